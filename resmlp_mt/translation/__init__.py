@@ -1,0 +1,1 @@
+"""The ResMLP encoder-decoder for fairseq."""

@@ -1,0 +1,133 @@
+"""Attention from the target to the source (Vaswani et al. 2017, section 3.2), kept by the paper.
+
+fairseq's ``MultiheadAttention`` is not used: while decoding it rounds the softmax to float32 and
+does not follow hypotheses that move between sentences.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
+
+
+class CrossAttention(WithIncrementalState, nn.Module):
+    """Multi-head attention with keys and values computed once per sentence.
+
+    While decoding, the hypotheses of a sentence share its keys and values: they are the queries
+    of one product.
+
+    Args:
+        dim: channels of the target; also the width of all heads together.
+        source_dim: channels of the source.
+        heads: number of heads.
+        dropout: dropout probability on the weights.
+    """
+
+    def __init__(self, dim: int, source_dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.beam_size = 1
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(source_dim, dim)
+        self.v_proj = nn.Linear(source_dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        # The starting values of fairseq's attention.
+        for linear in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Take ``beam_size`` neighbouring rows of a batch for hypotheses of one sentence."""
+        self.beam_size = beam_size
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor,
+        source_padding_mask: Tensor | None = None,
+        incremental_state: IncrementalState | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from every target position to all source positions.
+
+        Args:
+            x: (length, batch, dim).
+            source: (source length, batch, source_dim).
+            source_padding_mask: (batch, source length), True at pads.
+            incremental_state: cache of keys and values; ``source`` is read at the first step only.
+            need_weights: also return the weights, at the price of the fused kernel.
+
+        Returns:
+            (length, batch, dim) and, if wanted, weights (heads, batch, length, source length).
+        """
+        keys, values, mask = self._keys_and_values(source, source_padding_mask, incremental_state)
+        length, batch, dim = x.shape
+        sentences = keys.size(0)
+        beam = batch // sentences
+        queries = self.q_proj(x).view(length, sentences, beam, self.heads, -1)
+        queries = queries.permute(1, 3, 0, 2, 4).flatten(2, 3)
+        dropout = self.dropout if self.training else 0.0
+        weights: Tensor | None = None
+        if need_weights:
+            scores = queries @ keys.transpose(2, 3) * keys.size(3) ** -0.5
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            weights = scores.softmax(dim=3)
+            attended = F.dropout(weights, dropout) @ values
+            weights = weights.unflatten(2, (length, beam)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+        else:
+            attended = F.scaled_dot_product_attention(queries, keys, values, mask, dropout)
+        attended = attended.unflatten(2, (length, beam)).permute(2, 0, 3, 1, 4)
+        return self.out_proj(attended.reshape(length, batch, dim)), weights
+
+    def _keys_and_values(
+        self,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        incremental_state: IncrementalState | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(sentences, heads, source length, width) twice; mask (sentences, 1, 1, source length).
+
+        The mask is True where a position may be attended to.
+        """
+        state = self.get_incremental_state(incremental_state, "source")
+        if state is not None:
+            return state["keys"], state["values"], state["mask"]
+        if incremental_state is not None and self.beam_size > 1:
+            grouped = source.unflatten(1, (-1, self.beam_size))
+            source = grouped[:, :, 0]
+            if not torch.equal(grouped, source.unsqueeze(2).expand_as(grouped)):
+                raise ValueError(
+                    f"{self.beam_size} neighbouring rows of the batch must repeat one sentence: "
+                    f"call set_beam_size with the beam of this batch"
+                )
+            padding_mask = None if padding_mask is None else padding_mask[:: self.beam_size]
+        keys, values = (
+            proj(source).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
+            for proj in (self.k_proj, self.v_proj)
+        )
+        mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        if incremental_state is not None:
+            kept = {"keys": keys.contiguous(), "values": values.contiguous(), "mask": mask}
+            self.set_incremental_state(incremental_state, "source", kept)
+        return keys, values, mask
+
+    def reorder_incremental_state(
+        self, incremental_state: IncrementalState, new_order: Tensor
+    ) -> None:
+        """Follow a new order of hypotheses, (sentences * beam,) indices."""
+        state = self.get_incremental_state(incremental_state, "source")
+        if state is None:
+            return
+        # Beam search exchanges hypotheses within each sentence at every step: nothing to copy.
+        sentences = new_order[:: self.beam_size] // self.beam_size
+        unmoved = torch.arange(state["keys"].size(0), device=new_order.device)
+        if not torch.equal(sentences, unmoved):
+            moved = {
+                name: None if value is None else value.index_select(0, sentences)
+                for name, value in state.items()
+            }
+            self.set_incremental_state(incremental_state, "source", moved)

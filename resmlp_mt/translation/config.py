@@ -1,0 +1,156 @@
+"""Options of the translation models, under the names of fairseq's Transformer.
+
+One flat dataclass; every preset is a subclass that changes only what differs. Fields are
+``typing.Optional`` and booleans default to False because fairseq's command-line generator
+understands nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class OptionError(SystemExit, ValueError):
+    """A wrong option: a ValueError for Python code; one sentence and exit status 1 for commands."""
+
+
+@dataclass
+class ResMLPConfig(FairseqDataclass):
+    """The 6-layer model of the paper (section 3.5): dim 512, hidden 2048, LayerScale 0.2."""
+
+    encoder_embed_dim: int = field(default=512, metadata={"help": "encoder embedding dimension"})
+    encoder_ffn_embed_dim: int = field(
+        default=2048, metadata={"help": "encoder hidden dimension of the feed-forward sublayer"}
+    )
+    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
+    encoder_embed_path: Optional[str] = field(
+        default=None,
+        metadata={"help": "path to pre-trained encoder embeddings (GloVe text format)"},
+    )
+    decoder_embed_dim: int = field(default=512, metadata={"help": "decoder embedding dimension"})
+    decoder_ffn_embed_dim: int = field(
+        default=2048, metadata={"help": "decoder hidden dimension of the feed-forward sublayer"}
+    )
+    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
+    decoder_attention_heads: int = field(
+        default=8, metadata={"help": "number of heads of the cross-attention"}
+    )
+    decoder_embed_path: Optional[str] = field(
+        default=None,
+        metadata={"help": "path to pre-trained decoder embeddings (GloVe text format)"},
+    )
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
+        default="gelu", metadata={"help": "activation of the feed-forward sublayers"}
+    )
+    dropout: float = field(
+        default=0.1, metadata={"help": "dropout behind the embeddings and every sublayer"}
+    )
+    attention_dropout: float = field(
+        default=0.0, metadata={"help": "dropout on the cross-attention weights"}
+    )
+    activation_dropout: float = field(
+        default=0.0,
+        metadata={"help": "dropout behind the activation of the feed-forward sublayers"},
+    )
+    layer_scale_init: float = field(
+        default=0.2, metadata={"help": "start of the scale behind every sublayer (LayerScale)"}
+    )
+    share_all_embeddings: bool = field(
+        default=False,
+        metadata={"help": "share encoder, decoder and output embeddings (one joined dictionary)"},
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "share decoder input and output embeddings"}
+    )
+    max_source_positions: int = II("task.max_source_positions")
+    max_target_positions: int = II("task.max_target_positions")
+
+
+@dataclass
+class ResMLP12LConfig(ResMLPConfig):
+    """The 12-layer model of the paper."""
+
+    encoder_layers: int = 12
+    decoder_layers: int = 12
+
+
+@dataclass
+class ResMLPTinyConfig(ResMLPConfig):
+    """A model for demonstrations and tests: minutes on a CPU."""
+
+    encoder_embed_dim: int = 128
+    encoder_ffn_embed_dim: int = 256
+    encoder_layers: int = 2
+    decoder_embed_dim: int = 128
+    decoder_ffn_embed_dim: int = 256
+    decoder_layers: int = 2
+    decoder_attention_heads: int = 4
+
+
+def activation(cfg: ResMLPConfig) -> Callable[[Tensor], Tensor]:
+    """The function that ``--activation-fn`` names."""
+    if cfg.activation_fn == "gelu":
+        return F.gelu  # fairseq's rounds to float32
+    function: Callable[[Tensor], Tensor] = utils.get_activation_fn(cfg.activation_fn)
+    return function
+
+
+def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
+    """Check what can be known before the model is built.
+
+    Args:
+        joined_dictionary: whether source and target use the same dictionary.
+
+    Raises:
+        OptionError: naming the option, what was expected and what to do.
+    """
+    for name in (
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_layers",
+        "decoder_embed_dim",
+        "decoder_ffn_embed_dim",
+        "decoder_layers",
+        "decoder_attention_heads",
+        "max_source_positions",
+        "max_target_positions",
+    ):
+        value = getattr(cfg, name)
+        if value < 1:
+            raise OptionError(f"{_flag(name)} must be at least 1, but is {value}.")
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        value = getattr(cfg, name)
+        if not 0.0 <= value < 1.0:
+            raise OptionError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")
+    if cfg.decoder_embed_dim % cfg.decoder_attention_heads != 0:
+        raise OptionError(
+            f"--decoder-attention-heads must divide --decoder-embed-dim, "
+            f"but {cfg.decoder_embed_dim} is not a multiple of {cfg.decoder_attention_heads}."
+        )
+    if not cfg.share_all_embeddings:
+        return
+    if not joined_dictionary:
+        raise OptionError(
+            "--share-all-embeddings needs one dictionary for both languages, but they differ: "
+            "run fairseq-preprocess with --joined-dictionary, or drop the option."
+        )
+    if cfg.encoder_embed_dim != cfg.decoder_embed_dim:
+        raise OptionError(
+            f"--share-all-embeddings needs --encoder-embed-dim equal to --decoder-embed-dim, "
+            f"but they are {cfg.encoder_embed_dim} and {cfg.decoder_embed_dim}."
+        )
+    if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
+        raise OptionError(
+            "--share-all-embeddings takes its vectors from --encoder-embed-path: "
+            "drop --decoder-embed-path or give the same file."
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,348 @@
+"""Remedies for defects of fairseq on today's Python and PyTorch that touch the users of the plugin.
+
+Applied once, when the plugin is imported. Every remedy wraps one function, acts in the broken case
+only, and first looks whether the defect is there: a repaired fairseq is left alone.
+"""
+
+import atexit
+import copy
+import functools
+import inspect
+import logging
+import random
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import data_utils, iterators
+from fairseq.distributed import utils as distributed_utils
+from fairseq.optim import AMPOptimizer
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from resmlp_mt.translation.config import OptionError
+
+logger = logging.getLogger(__name__)
+
+
+def apply() -> None:
+    """Mend what is broken in the fairseq that is installed; calling it again does nothing."""
+    keep_last_batch()
+    stop_readers_at_exit()
+    train_on_several_cpu_processes()
+    compute_in_bfloat16_on_cpu()
+    answer_every_line()
+    decode_every_line()
+
+
+def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace ``owner.name`` by ``wrapper``, which receives the original as its first argument."""
+    original = getattr(owner, name)
+    if hasattr(original, "__wrapped__") and original.__module__ == __name__:
+        return
+
+    @functools.wraps(original)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    replacement.__module__ = __name__
+    setattr(owner, name, replacement)
+
+
+# --- the last batch is dropped when its size is no multiple of --required-batch-size-multiple ---
+
+
+def keep_last_batch() -> None:
+    """Append the sentences that ``batch_by_size`` leaves out (fairseq issues #5036, #5351)."""
+    thirteen = np.arange(13)
+    batches = data_utils.batch_by_size(
+        thirteen,
+        lambda index: 1,
+        num_tokens_vec=np.ones(13, dtype=np.int64),
+        max_sentences=13,
+        required_batch_size_multiple=8,
+    )
+    if sum(len(batch) for batch in batches) < 13:
+        _wrap(data_utils, "batch_by_size", _batch_by_size)
+
+
+def _batch_by_size(
+    original: Callable[..., Any], indices: Any, *args: Any, **kwargs: Any
+) -> list[Any]:
+    if not isinstance(indices, np.ndarray):
+        indices = np.fromiter(indices, dtype=np.int64, count=-1)
+    if len(indices) == 0:
+        return []
+    batches = list(original(indices, *args, **kwargs))
+    # Only the last batch can be missing, and it was within all limits when it was cut off.
+    missing = indices[sum(len(batch) for batch in batches) :]
+    fixed_shapes = kwargs.get("fixed_shapes")
+    return [*batches, missing] if len(missing) and fixed_shapes is None else batches
+
+
+# --- exit status 134 after a training that --max-update ends inside an epoch ---
+
+_readers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def stop_readers_at_exit() -> None:
+    """Stop the threads that read ahead before the interpreter is torn down under them."""
+    if hasattr(iterators.BackgroundConsumer, "stop") or _is_ours(
+        iterators.BufferedIterator._create_consumer
+    ):
+        return
+    _wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
+    atexit.register(_stop_readers)
+
+
+def _create_consumer(original: Callable[..., Any], self: Any) -> None:
+    original(self)
+    _readers.add(self._consumer)
+
+
+def _stop_readers() -> None:
+    for reader in list(_readers):
+        reader._max_len = 0  # the reader leaves its loop behind the next item
+        while reader.is_alive():
+            while not reader._queue.empty():
+                reader._queue.get_nowait()  # it may be waiting for room
+            reader.join(timeout=0.01)
+
+
+def _is_ours(function: Any) -> bool:
+    return bool(getattr(function, "__module__", None) == __name__)
+
+
+# --- several processes on CPU: exit status 0, nothing trained ---
+
+
+def train_on_several_cpu_processes() -> None:
+    """Start the processes that ``--cpu --distributed-world-size N`` asks for.
+
+    fairseq starts min(number of GPUs, N) of them. The remedy reaches commands that import the
+    plugin before they start processes; ``fairseq-hydra-train`` does so through the callback in
+    ``configs/mt``.
+    """
+    source = inspect.getsource(inspect.unwrap(distributed_utils.call_main))
+    if "common.cpu" not in source:
+        _wrap(distributed_utils, "call_main", _call_main)
+
+
+def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
+    options = cfg.distributed_training
+    processes = options.distributed_world_size
+    if not cfg.common.cpu or processes <= 1 or options.distributed_no_spawn:
+        original(cfg, main, **kwargs)
+        return
+    if options.distributed_backend != "gloo":
+        raise OptionError(
+            f"--cpu with --distributed-world-size {processes} needs --distributed-backend gloo, "
+            f"but it is {options.distributed_backend}."
+        )
+    if options.ddp_backend not in ("legacy_ddp", "no_c10d"):
+        raise OptionError(
+            f"--cpu with --distributed-world-size {processes} needs --ddp-backend legacy_ddp, "
+            f"but it is {options.ddp_backend}."
+        )
+    if options.distributed_init_method is None:
+        options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
+    options.distributed_rank = None  # given to each process by its index
+    spawn(
+        fn=distributed_utils.distributed_main,
+        args=(main, cfg, {**kwargs, "start_rank": 0}),
+        nprocs=processes,
+        join=True,
+    )
+
+
+class HydraCallback:
+    """Imports the plugin when a hydra job starts, earlier than fairseq does; see configs/mt."""
+
+    def __init__(self, **_: object) -> None:
+        import resmlp_mt.models  # noqa: F401
+
+
+# --- mixed precision on CPU ---
+
+
+def compute_in_bfloat16_on_cpu() -> None:
+    """Give ``--amp`` a meaning on CPU (bfloat16 autocast) and refuse ``--fp16`` and ``--bf16``.
+
+    fairseq ignores ``--amp`` without a GPU, and fails inside CUDA and XLA calls for the others.
+    """
+    if "cpu" not in inspect.getsource(inspect.unwrap(FairseqTask.train_step)):
+        _wrap(FairseqTask, "train_step", _train_step)
+        _wrap(Trainer, "__init__", _trainer_init)
+
+
+def _trainer_init(
+    original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kwargs: Any
+) -> None:
+    common = cfg.common
+    if not common.tpu and (common.cpu or not torch.cuda.is_available()):
+        for option in ("fp16", "bf16"):
+            if getattr(common, option):
+                raise OptionError(
+                    f"--{option} needs a GPU: on CPU use --amp, which computes in bfloat16."
+                )
+        if common.amp and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise OptionError(
+                "--amp on CPU needs a processor with AVX-512 or better for bfloat16: drop it."
+            )
+    original(self, cfg, *args, **kwargs)
+
+
+def _train_step(
+    original: Callable[..., Any],
+    self: Any,
+    sample: Any,
+    model: Any,
+    criterion: Any,
+    optimizer: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if isinstance(optimizer, AMPOptimizer) and not next(model.parameters()).is_cuda:
+        criterion = functools.partial(_in_bfloat16, criterion)
+    return original(self, sample, model, criterion, optimizer, *args, **kwargs)
+
+
+def _in_bfloat16(criterion: Any, model: Any, sample: Any) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return criterion(model, sample)
+
+
+# --- a line longer than the model allows stops interactive, or has no output line ---
+
+
+def answer_every_line() -> None:
+    """Answer a source that is too long with a message and an empty translation.
+
+    Such a source travels as a single pad, of length 0: batches keep their order and limits, and
+    the empty hypothesis is put in where the generator would run.
+    """
+    _wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
+    _wrap(FairseqTask, "inference_step", _inference_step)
+    _wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
+
+
+def _get_batch_iterator(
+    original: Callable[..., Any], self: Any, dataset: Any, *args: Any, **kwargs: Any
+) -> Any:
+    limits = kwargs.get("max_positions")
+    if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
+        limit = limits[0] if isinstance(limits, tuple) else limits
+        dataset = copy.copy(dataset)
+        dataset.src = [_within(tokens, limit, dataset.src_dict) for tokens in dataset.src]
+        dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
+        dataset.sizes = dataset.src_sizes
+    return original(self, dataset, *args, **kwargs)
+
+
+def _within(tokens: Tensor, limit: float, dictionary: Any) -> Tensor:
+    if len(tokens) <= limit:
+        return tokens
+    logger.error(
+        "the line that begins with '%s' has %d tokens, but this model was trained for at most %d: "
+        "its translation is left empty; shorten it, or train with a larger --max-source-positions",
+        dictionary.string(tokens[:8]),
+        len(tokens),
+        limit,
+    )
+    return tokens.new_full((1,), dictionary.pad())
+
+
+def _inference_step(
+    original: Callable[..., Any],
+    self: Any,
+    generator: Any,
+    models: Any,
+    sample: Any,
+    prefix_tokens: Tensor | None = None,
+    constraints: Tensor | None = None,
+) -> list[Any]:
+    lengths = sample["net_input"].get("src_lengths")
+    if lengths is None or bool(lengths.gt(0).all()):
+        return list(original(self, generator, models, sample, prefix_tokens, constraints))
+    kept = lengths.gt(0).nonzero().squeeze(1)
+
+    def select(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else rows.index_select(0, kept)
+
+    translated: Iterator[Any] = iter(())
+    if len(kept):
+        inputs = {name: select(rows) for name, rows in sample["net_input"].items()}
+        translated = iter(
+            original(
+                self,
+                generator,
+                models,
+                {**sample, "net_input": inputs},
+                select(prefix_tokens),
+                select(constraints),
+            )
+        )
+    minus_infinity = torch.tensor([-torch.inf])
+    return [
+        next(translated)
+        if length
+        else [
+            {
+                "tokens": torch.tensor([self.target_dictionary.eos()]),
+                "score": minus_infinity[0],
+                "positional_scores": minus_infinity.clone(),
+                "attention": torch.empty(0),
+                "alignment": torch.empty(0),
+            }
+        ]
+        for length in lengths.tolist()
+    ]
+
+
+def _filter_indices_by_size(
+    original: Callable[..., Any], self: Any, indices: Any, dataset: Any, *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        return original(self, indices, dataset, *args, **kwargs)
+    except Exception as error:
+        if type(error) is Exception and str(error).startswith("Size of sample"):
+            raise OptionError(
+                f"{error}, or train with a larger --max-source-positions or --max-target-positions."
+            ) from error
+        raise
+
+
+# --- interactive stops at a line that is not UTF-8 ---
+
+
+def decode_every_line() -> None:
+    """Make fairseq-interactive read any bytes: only a line feed ends a line."""
+    for name in ("fairseq_cli.interactive", "__main__"):
+        module = sys.modules.get(name)
+        read = getattr(module, "buffered_read", None)
+        if read is not None and "errors=" not in inspect.getsource(inspect.unwrap(read)):
+            _wrap(module, "buffered_read", _buffered_read)
+
+
+def _buffered_read(
+    original: Callable[..., Any], input: str, buffer_size: int
+) -> Iterator[list[str]]:
+    stream = sys.stdin.buffer if input == "-" else open(input, "rb")  # noqa: SIM115
+    with stream:
+        buffer: list[str] = []
+        for number, line in enumerate(stream, start=1):
+            text = line.decode("utf-8", errors="replace")
+            if "\ufffd" in text and text.encode() != line:
+                logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
+            buffer.append(text.strip())
+            if len(buffer) >= buffer_size:
+                yield buffer
+                buffer = []
+        if buffer:
+            yield buffer

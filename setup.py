@@ -1,0 +1,45 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "resmlp_mt/__init__.py").read_text())
+assert version is not None
+
+plots = ["matplotlib>=3.9,<4"]
+
+setup(
+    name="resmlp_mt",
+    version=version.group(1),
+    description="ResMLP for machine translation (a fairseq plugin) and for images",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["resmlp_mt", "resmlp_mt.*"]),
+    package_data={"resmlp_mt": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "fairseq-fixed==0.12.3.1",
+        "hydra-core>=1.3.2,<1.4",
+        "numpy>=2.2,<3",
+        "omegaconf>=2.3,<2.4",
+        "sacrebleu>=2.5,<3",
+        "sacremoses>=0.1.1,<0.2",
+        "sentencepiece>=0.2,<0.3",
+        "torch>=2.9,<2.15",
+    ],
+    extras_require={
+        "plots": plots,
+        "dev": [
+            *plots,
+            "hypothesis>=6,<7",
+            "mypy>=1.15,<3",
+            "pytest>=8,<10",
+            "ruff>=0.9,<1",
+            "types-PyYAML>=6,<7",
+            "types-requests>=2,<3",
+            "types-tqdm>=4,<5",
+        ],
+    },
+)

@@ -1,0 +1,86 @@
+"""Small models and batches for the tests of the translation model."""
+
+from types import SimpleNamespace
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from resmlp_mt.models.resmlp_mt import ResMLPModel
+from resmlp_mt.translation.config import ResMLPConfig
+
+PAD, EOS = 1, 2
+
+
+def dictionary(size: int) -> Dictionary:
+    """A fairseq dictionary of ``size`` entries, the four special ones included."""
+    words = Dictionary()
+    for index in range(size - len(words)):
+        words.add_symbol(f"w{index}")
+    return words
+
+
+def config(**changes: object) -> ResMLPConfig:
+    """A model of 2 + 2 layers and 8 channels, without dropout."""
+    cfg = ResMLPConfig()
+    defaults = {
+        "encoder_embed_dim": 8,
+        "encoder_ffn_embed_dim": 12,
+        "encoder_layers": 2,
+        "decoder_embed_dim": 8,
+        "decoder_ffn_embed_dim": 12,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "dropout": 0.0,
+        "max_source_positions": 12,
+        "max_target_positions": 10,
+    }
+    for name, value in {**defaults, **changes}.items():
+        assert hasattr(cfg, name), name
+        setattr(cfg, name, value)
+    return cfg
+
+
+def build(seed: int = 0, vocabulary: int = 20, **changes: object) -> ResMLPModel:
+    """A float64 model in evaluation mode, all parameters drawn from N(0, 0.3).
+
+    Zero biases and unit scales would hide a forgotten term; the standard deviation keeps the
+    activations of order one.
+    """
+    words = dictionary(vocabulary)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    model = ResMLPModel.build_model(config(**changes), task).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.3 * noise)
+    return model
+
+
+def sentences(lengths: list[int], vocabulary: int = 20, seed: int = 0) -> list[Tensor]:
+    """Random sentences that end in EOS; (length,) each."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.cat(
+            [torch.randint(4, vocabulary, (length - 1,), generator=generator), torch.tensor([EOS])]
+        )
+        for length in lengths
+    ]
+
+
+def padded(rows: list[Tensor], *, left: bool = False, extra: int = 0) -> Tensor:
+    """Stack sentences: (batch, longest + extra), padded on one side."""
+    longest = max(len(row) for row in rows) + extra
+    batch = torch.full((len(rows), longest), PAD)
+    for row, tokens in zip(batch, rows, strict=True):
+        if left:
+            row[longest - len(tokens) :] = tokens
+        else:
+            row[: len(tokens)] = tokens
+    return batch
+
+
+def shifted(target: Tensor) -> Tensor:
+    """Decoder input of one target sentence: EOS moved to the front; (length,)."""
+    return torch.cat([target[-1:], target[:-1]])

@@ -1,0 +1,152 @@
+"""The decoder equals the equations, is causal, and decodes step by step what it decodes at once."""
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import PAD, build, padded, sentences, shifted
+from test_encoder import affine_as_numbers, linear_as_numbers
+from torch import Tensor, nn
+
+TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
+
+
+def decode_by_loops(
+    decoder: nn.Module, tokens: Tensor, memory: Tensor, heads: int
+) -> tuple[reference.Matrix, list[list[list[float]]]]:
+    """The whole decoder on one sentence from the equations.
+
+    Returns scores (length, vocabulary) and the last layer's weights [head][position][source].
+    """
+    x = (decoder.embed_tokens.embedding_dim**0.5 * decoder.embed_tokens.weight[tokens]).tolist()
+    weights: list[list[list[float]]] = []
+    for layer in decoder.layers:
+        y = reference.affine(x, *affine_as_numbers(layer.mixing_pre))
+        mixing = layer.token_mixing
+        y = reference.mix(y, mixing.weight.tolist(), mixing.bias.tolist(), causal=True)
+        x = reference.add(x, reference.affine(y, *affine_as_numbers(layer.mixing_post)))
+        attn = layer.encoder_attn
+        projections = {
+            name: linear_as_numbers(getattr(attn, f"{name}_proj"))
+            for name in ("q", "k", "v", "out")
+        }
+        y = reference.affine(x, *affine_as_numbers(layer.encoder_attn_pre))
+        y, weights = reference.attention(y, memory.tolist(), projections, heads)
+        x = reference.add(x, reference.affine(y, *affine_as_numbers(layer.encoder_attn_post)))
+        y = reference.affine(x, *affine_as_numbers(layer.ffn_pre))
+        y = reference.feed_forward(
+            y, *linear_as_numbers(layer.ffn.fc1), *linear_as_numbers(layer.ffn.fc2)
+        )
+        x = reference.add(x, reference.affine(y, *affine_as_numbers(layer.ffn_post)))
+    x = reference.affine(x, *affine_as_numbers(decoder.final_affine))
+    vocabulary = decoder.output_projection.weight
+    return reference.linear(x, vocabulary.tolist(), [0.0] * len(vocabulary)), weights
+
+
+@pytest.mark.parametrize("left_pad_source", [False, True])
+@pytest.mark.parametrize("left_pad_target", [False, True])
+def test_model_equals_the_equations(left_pad_source: bool, left_pad_target: bool) -> None:
+    model = build(share_decoder_input_output_embed=True)
+    sources, targets = sentences([3, 6, 1]), [shifted(t) for t in sentences([5, 2, 10], seed=1)]
+    source = padded(sources, left=left_pad_source)
+    target = padded(targets, left=left_pad_target)
+    scores, extra = model(source, None, target)
+    for row, tokens in enumerate(targets):
+        memory = model.encoder(sources[row].unsqueeze(0))["encoder_out"][0][:, 0]
+        expected, weights = decode_by_loops(model.decoder, tokens, memory, heads=2)
+        here = target[row].ne(PAD)
+        torch.testing.assert_close(
+            scores[row, here], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-11
+        )
+        mean = torch.tensor(weights, dtype=torch.float64).mean(dim=0)
+        found = extra["attn"][0][row][here][:, source[row].ne(PAD)]
+        torch.testing.assert_close(found, mean, **TOLERANCE)
+
+
+def test_alignment_layer_and_heads_select_attention_weights() -> None:
+    model = build()
+    (source,), (target,) = sentences([4]), [shifted(t) for t in sentences([3], seed=1)]
+    encoder_out = model.encoder(source.unsqueeze(0))
+    memory = encoder_out["encoder_out"][0][:, 0]
+
+    def attn(**kwargs: int) -> Tensor:
+        _, extra = model.decoder(target.unsqueeze(0), encoder_out, **kwargs)
+        return extra["attn"][0][0]
+
+    _, weights = decode_by_loops(model.decoder, target, memory, heads=2)
+    last = torch.tensor(weights, dtype=torch.float64)
+    torch.testing.assert_close(attn(alignment_heads=1), last[0], **TOLERANCE)
+    torch.testing.assert_close(attn(alignment_layer=1), last.mean(dim=0), **TOLERANCE)
+    model.decoder.layers = model.decoder.layers[:1]
+    _, weights = decode_by_loops(model.decoder, target, memory, heads=2)
+    first = torch.tensor(weights, dtype=torch.float64).mean(dim=0)
+    torch.testing.assert_close(attn(alignment_layer=0), first, **TOLERANCE)
+
+
+def test_no_output_depends_on_a_later_token_even_after_training_steps() -> None:
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05, weight_decay=0.01)
+    source = padded(sentences([4, 6]))
+    target = padded([shifted(t) for t in sentences([10, 10], seed=1)])
+    for _ in range(2):
+        scores, _ = model(source, None, target)
+        for t in range(10):
+            changed = target.clone()
+            changed[:, t] = (target[:, t] - 3) % 16 + 4  # another word
+            other, _ = model(source, None, changed)
+            assert torch.equal(other[:, :t], scores[:, :t])
+            assert not torch.equal(other[:, t], scores[:, t])
+        optimizer.zero_grad()
+        scores.logsumexp(-1).sum().backward()
+        optimizer.step()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    source_lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    beam=st.integers(1, 3),
+    left=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_step_by_step_equals_all_at_once_under_any_reordering(
+    source_lengths: list[int], beam: int, left: bool, seed: int
+) -> None:
+    model = build()
+    generator = torch.Generator().manual_seed(seed)
+    source = padded(sentences(source_lengths, seed=seed), left=left)
+    hypotheses = torch.arange(len(source)).repeat_interleave(beam)
+    encoder_out = model.encoder.reorder_encoder_out(model.encoder(source), hypotheses)
+    model.decoder.set_beam_size(beam)
+    tokens = torch.full((len(hypotheses), 1), 2)
+    state: dict[str, dict[str, Tensor | None]] = {}
+    for step in range(model.max_decoder_positions()):
+        stepwise, extra = model.decoder(tokens, encoder_out, state)
+        at_once, full = model.decoder(tokens, encoder_out)
+        torch.testing.assert_close(stepwise[:, -1], at_once[:, -1], **TOLERANCE)
+        torch.testing.assert_close(extra["attn"][0][:, -1], full["attn"][0][:, -1], **TOLERANCE)
+        # Sentences move and leave, hypotheses are exchanged within each sentence.
+        sentence_count = len(tokens) // beam
+        left_over = torch.randperm(sentence_count, generator=generator)
+        if step % 3 == 2 and sentence_count > 1:
+            left_over = left_over[:-1]
+        within = torch.randint(beam, (len(left_over), beam), generator=generator)
+        order = (left_over.unsqueeze(1) * beam + within).reshape(-1)
+        model.decoder.reorder_incremental_state_scripting(state, order)
+        encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
+        new = torch.randint(4, 20, (len(order), 1), generator=generator)
+        tokens = torch.cat([tokens[order], new], dim=1)
+
+
+def test_a_target_longer_than_the_matrix_is_refused() -> None:
+    model = build()
+    assert model.max_decoder_positions() == 10
+    with pytest.raises(ValueError, match=r"11 tokens.*at most 10.*--max-target-positions"):
+        model(padded(sentences([3])), None, padded(sentences([11])))
+
+
+def test_attention_weights_are_left_out_while_training() -> None:
+    model = build().train()
+    source, target = padded(sentences([3])), padded(sentences([4]))
+    assert model(source, None, target)[1]["attn"] == [None]
+    assert model(source, None, target, alignment_layer=1)[1]["attn"][0] is not None

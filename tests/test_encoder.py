@@ -1,0 +1,106 @@
+"""The encoder equals the equations; a sentence's states do not depend on padding or neighbours."""
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import PAD, build, padded, sentences
+from torch import Tensor, nn
+
+from resmlp_mt.layers import Affine
+
+TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
+
+
+def affine_as_numbers(affine: Affine) -> tuple[list[float], list[float]]:
+    return affine.alpha.tolist(), affine.beta.tolist()
+
+
+def linear_as_numbers(linear: nn.Linear) -> tuple[list[list[float]], list[float]]:
+    return linear.weight.tolist(), linear.bias.tolist()
+
+
+def encode_by_loops(encoder: nn.Module, tokens: Tensor) -> reference.Matrix:
+    """The whole encoder on one sentence, (length, dim), from the equations."""
+    scale = encoder.embed_tokens.embedding_dim**0.5
+    x = (scale * encoder.embed_tokens.weight[tokens]).tolist()
+    for layer in encoder.layers:
+        y = reference.affine(x, *affine_as_numbers(layer.mixing_pre))
+        mixing = layer.token_mixing
+        y = reference.mix(y, mixing.weight.tolist(), mixing.bias.tolist(), causal=False)
+        x = reference.add(x, reference.affine(y, *affine_as_numbers(layer.mixing_post)))
+        y = reference.affine(x, *affine_as_numbers(layer.ffn_pre))
+        y = reference.feed_forward(
+            y, *linear_as_numbers(layer.ffn.fc1), *linear_as_numbers(layer.ffn.fc2)
+        )
+        x = reference.add(x, reference.affine(y, *affine_as_numbers(layer.ffn_post)))
+    return reference.affine(x, *affine_as_numbers(encoder.final_affine))
+
+
+def states_of(encoder: nn.Module, batch: Tensor, row: int) -> Tensor:
+    """The encoder's states at the tokens of one row, (tokens, dim)."""
+    states = encoder(batch)["encoder_out"][0][:, row]
+    return states[batch[row].ne(PAD)]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_encoder_equals_the_equations(left: bool) -> None:
+    encoder = build().encoder
+    rows = sentences([1, 5, 3, 12])
+    batch = padded(rows, left=left)
+    for index, tokens in enumerate(rows):
+        expected = torch.tensor(encode_by_loops(encoder, tokens), dtype=torch.float64)
+        torch.testing.assert_close(states_of(encoder, batch, index), expected, **TOLERANCE)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    left=st.booleans(),
+    extra=st.integers(0, 5),
+    seed=st.integers(0, 100),
+)
+def test_states_do_not_depend_on_neighbours_padding_or_side(
+    lengths: list[int], left: bool, extra: int, seed: int
+) -> None:
+    encoder = build().encoder
+    rows = sentences(lengths, seed=seed)
+    batch = padded(rows, left=left, extra=extra)
+    for index, tokens in enumerate(rows):
+        alone = encoder(tokens.unsqueeze(0))["encoder_out"][0][:, 0]
+        torch.testing.assert_close(states_of(encoder, batch, index), alone, **TOLERANCE)
+
+
+def test_padding_mask_and_all_hidden_states_follow_the_given_tokens() -> None:
+    encoder = build().encoder
+    batch = padded(sentences([2, 4]), left=True, extra=1)
+    out = encoder(batch, return_all_hiddens=True)
+    assert torch.equal(out["encoder_padding_mask"][0], batch.eq(PAD))
+    assert [tuple(s.shape) for s in out["encoder_states"]] == [(5, 2, 8)] * 3
+    embedded = 8**0.5 * encoder.embed_tokens(batch[1, 1:])
+    torch.testing.assert_close(out["encoder_states"][0][1:, 1], embedded, **TOLERANCE)
+
+
+def test_more_padding_than_positions_is_no_longer_sentence() -> None:
+    encoder = build().encoder
+    assert encoder.max_positions() == 12
+    batch = padded(sentences([12, 3]), extra=4)
+    assert encoder(batch)["encoder_out"][0].shape == (16, 2, 8)
+
+
+def test_a_sentence_longer_than_the_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"13 tokens.*at most 12.*--max-source-positions"):
+        build().encoder(padded(sentences([3, 13])))
+
+
+def test_reordering_selects_sentences() -> None:
+    encoder = build().encoder
+    batch = padded(sentences([2, 4, 3]))
+    order = torch.tensor([2, 0, 0, 1])
+    reordered = encoder.reorder_encoder_out(encoder(batch, return_all_hiddens=True), order)
+    expected = encoder(batch[order], return_all_hiddens=True)
+    assert torch.equal(reordered["encoder_padding_mask"][0], expected["encoder_padding_mask"][0])
+    for name in ("encoder_out", "encoder_states"):
+        for ours, theirs in zip(reordered[name], expected[name], strict=True):
+            torch.testing.assert_close(ours, theirs, **TOLERANCE)
