@@ -1,0 +1,1 @@
+"""The demo grammar: words, their inflection, clauses and sentences in English and German."""

@@ -1,0 +1,118 @@
+"""Shared by all tests: the fairseq commands, a small real corpus, and a model trained on it."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import sentencepiece
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+# Measurements and repeatability: one thread each, so that parallel test processes do not compete.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def fairseq(
+    command: str, *arguments: object, expect: int = 0, **kwargs: object
+) -> subprocess.CompletedProcess[str]:
+    """Run an installed fairseq command in the project's folder and check its exit status."""
+    program = Path(sys.executable).parent / f"fairseq-{command}"
+    done = subprocess.run(
+        [str(program), *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+        **{"encoding": "utf-8", **kwargs},
+    )
+    assert done.returncode == expect, done.stdout
+    return done
+
+
+class Corpus(NamedTuple):
+    """Sentences over ten words, translated word by word and reversed."""
+
+    folder: Path
+    data: Path
+    spm: Path
+
+    def sentences(self, split: str, language: str) -> list[str]:
+        """The raw lines of one side of a split."""
+        return (self.folder / f"{split}.{language}").read_text().splitlines()
+
+
+ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+GERMAN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
+SPLITS = {"train": 500, "valid": 21, "test": 13}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A binarised corpus with a joint sentencepiece vocabulary; 13 test sentences."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(1)
+    for split, size in SPLITS.items():
+        digits = [[rng.randrange(10) for _ in range(rng.randint(2, 7))] for _ in range(size)]
+        english = [" ".join(ENGLISH[d] for d in row) for row in digits]
+        german = [" ".join(GERMAN[d] for d in reversed(row)) for row in digits]
+        for language, lines in (("en", english), ("de", german)):
+            (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n")
+    sentencepiece.SentencePieceTrainer.train(
+        input=f"{folder}/train.en,{folder}/train.de",
+        model_prefix=str(folder / "spm"),
+        vocab_size=64,
+        hard_vocab_limit=False,
+        bos_id=-1,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    pieces = [processor.id_to_piece(index) for index in range(1, len(processor))]
+    (folder / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in pieces))
+    prefixes = {}
+    for split in SPLITS:
+        for language in ("en", "de"):
+            lines = (folder / f"{split}.{language}").read_text().splitlines()
+            encoded = [" ".join(processor.encode(line, out_type=str)) for line in lines]
+            (folder / f"{split}.spm.{language}").write_text("\n".join(encoded) + "\n")
+        prefixes[split] = folder / f"{split}.spm"
+    fairseq(
+        "preprocess", "-s", "en", "-t", "de", "--trainpref", prefixes["train"],
+        "--validpref", prefixes["valid"], "--testpref", prefixes["test"],
+        "--joined-dictionary", "--srcdict", folder / "dict.txt", "--destdir", folder / "bin",
+    )  # fmt: skip
+    return Corpus(folder, folder / "bin", folder / "spm.model")
+
+
+def train(corpus: Corpus, save_dir: Path, *arguments: object, expect: int = 0) -> str:
+    """Train a 1 + 1 layer ``resmlp_mt_tiny`` on the corpus and return what the command printed.
+
+    ``arguments`` come last and win.
+    """
+    return fairseq(
+        "train", corpus.data, "--user-dir", "resmlp_mt", "--arch", "resmlp_mt_tiny", "--cpu",
+        "--encoder-layers", 1, "--decoder-layers", 1, "--encoder-embed-dim", 64,
+        "--decoder-embed-dim", 64, "--share-all-embeddings", "--max-source-positions", 40,
+        "--max-target-positions", 40, "--optimizer", "adam", "--lr", 0.005, "--lr-scheduler",
+        "inverse_sqrt", "--warmup-updates", 20, "--criterion", "label_smoothed_cross_entropy",
+        "--label-smoothing", 0.1, "--dropout", 0.1, "--batch-size", 32, "--max-epoch", 2,
+        "--seed", 1, "--num-workers", 0, "--log-format", "json", "--save-dir", save_dir,
+        *arguments, expect=expect,
+    ).stdout  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of eight epochs, every epoch's checkpoint kept."""
+    save_dir = tmp_path_factory.mktemp("trained")
+    log = train(corpus, save_dir, "--max-epoch", 8)
+    (save_dir / "train.log").write_text(log)
+    return save_dir
