@@ -8,6 +8,8 @@ version = re.search(r'__version__ = "(.+)"', (here / "resmlp_mt/__init__.py").re
 assert version is not None
 
 plots = ["matplotlib>=3.9,<4"]
+# data_scripts/prepare.py
+data = ["PyYAML>=6,<7", "requests>=2.32,<3", "tqdm>=4.66,<5"]
 
 setup(
     name="resmlp_mt",
@@ -24,14 +26,19 @@ setup(
         "hydra-core>=1.3.2,<1.4",
         "numpy>=2.2,<3",
         "omegaconf>=2.3,<2.4",
+        "portalocker>=3,<5",
         "sacrebleu>=2.5,<3",
-        "sacremoses>=0.1.1,<0.2",
+        "sacremoses>=0.2,<0.3",
         "sentencepiece>=0.2,<0.3",
+        "tabulate>=0.9,<0.11",
         "torch>=2.9,<2.15",
     ],
     extras_require={
+        "data": data,
         "plots": plots,
+        "tensorboard": ["tensorboardX>=2.6,<3"],
         "dev": [
+            *data,
             *plots,
             "hypothesis>=6,<7",
             "mypy>=1.15,<3",

@@ -111,8 +111,10 @@ def train(corpus: Corpus, save_dir: Path, *arguments: object, expect: int = 0) -
 
 @pytest.fixture(scope="session")
 def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training of eight epochs, every epoch's checkpoint kept."""
+    """The folder of a training of forty epochs, the last three checkpoints kept."""
     save_dir = tmp_path_factory.mktemp("trained")
-    log = train(corpus, save_dir, "--max-epoch", 8)
+    log = train(
+        corpus, save_dir, "--max-epoch", 40, "--layer-scale-init", 1.0, "--keep-last-epochs", 3
+    )
     (save_dir / "train.log").write_text(log)
     return save_dir

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data import data_utils, iterators
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import AMPOptimizer
@@ -39,19 +40,21 @@ def apply() -> None:
     compute_in_bfloat16_on_cpu()
     answer_every_line()
     decode_every_line()
+    resume_with_the_same_batches()
+    replace_unknown_words_without_a_file()
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace ``owner.name`` by ``wrapper``, which receives the original as its first argument."""
     original = getattr(owner, name)
-    if hasattr(original, "__wrapped__") and original.__module__ == __name__:
+    if wrapper in getattr(original, "remedies", ()):
         return
 
     @functools.wraps(original)
     def replacement(*args: Any, **kwargs: Any) -> Any:
         return wrapper(original, *args, **kwargs)
 
-    replacement.__module__ = __name__
+    replacement.remedies = (*getattr(original, "remedies", ()), wrapper)  # type: ignore[attr-defined]
     setattr(owner, name, replacement)
 
 
@@ -93,12 +96,10 @@ _readers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def stop_readers_at_exit() -> None:
     """Stop the threads that read ahead before the interpreter is torn down under them."""
-    if hasattr(iterators.BackgroundConsumer, "stop") or _is_ours(
-        iterators.BufferedIterator._create_consumer
-    ):
-        return
-    _wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
-    atexit.register(_stop_readers)
+    if not hasattr(iterators.BackgroundConsumer, "stop"):
+        _wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
+        atexit.unregister(_stop_readers)
+        atexit.register(_stop_readers)
 
 
 def _create_consumer(original: Callable[..., Any], self: Any) -> None:
@@ -113,10 +114,6 @@ def _stop_readers() -> None:
             while not reader._queue.empty():
                 reader._queue.get_nowait()  # it may be waiting for room
             reader.join(timeout=0.01)
-
-
-def _is_ours(function: Any) -> bool:
-    return bool(getattr(function, "__module__", None) == __name__)
 
 
 # --- several processes on CPU: exit status 0, nothing trained ---
@@ -185,7 +182,8 @@ def _trainer_init(
     original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kwargs: Any
 ) -> None:
     common = cfg.common
-    if not common.tpu and (common.cpu or not torch.cuda.is_available()):
+    # fairseq takes --bf16 without a GPU for a TPU, even with --cpu
+    if common.cpu or not (common.tpu or torch.cuda.is_available()):
         for option in ("fp16", "bf16"):
             if getattr(common, option):
                 raise OptionError(
@@ -346,3 +344,55 @@ def _buffered_read(
                 buffer = []
         if buffer:
             yield buffer
+
+
+# --- training that resumes inside an epoch repeats and misses sentences (fairseq issue #5387) ---
+
+
+def resume_with_the_same_batches() -> None:
+    """Form the batches of a resumed epoch as an uninterrupted training does.
+
+    There they are formed once, in epoch 1, and reordered in every epoch; a resumed training forms
+    others, with the seed of its own epoch, and then skips as many as were done.
+    """
+    source = inspect.getsource(inspect.unwrap(TranslationTask.get_batch_iterator))
+    if "make_batches(dataset, epoch)" in source:
+        _wrap(TranslationTask, "get_batch_iterator", _same_batches)
+
+
+def _same_batches(
+    original: Callable[..., Any], self: Any, dataset: Any, *args: Any, **kwargs: Any
+) -> Any:
+    epoch = kwargs.get("epoch", 1)
+    kept = self.can_reuse_epoch_itr(dataset) and len(utils.split_paths(self.cfg.data)) == 1
+    if epoch <= 1 or not kept or dataset in self.dataset_to_epoch_iter:
+        return original(self, dataset, *args, **kwargs)
+    iterator = original(self, dataset, *args, **{**kwargs, "epoch": 1})
+    iterator.epoch = epoch
+    return iterator
+
+
+# --- --replace-unk alone: taken for a file named "@@ ", and no alignment to replace by ---
+
+
+def replace_unknown_words_without_a_file() -> None:
+    """Let a bare ``--replace-unk`` copy the aligned source word."""
+    try:
+        utils.load_align_dict("@@ ")
+    except FileNotFoundError:
+        _wrap(utils, "load_align_dict", _load_align_dict)
+        _wrap(FairseqTask, "build_generator", _build_generator)
+
+
+def _load_align_dict(original: Callable[..., Any], replace_unk: str | None) -> Any:
+    return {} if replace_unk == "@@ " else original(replace_unk)
+
+
+def _build_generator(
+    original: Callable[..., Any], self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
+) -> Any:
+    replaces = getattr(args, "replace_unk", None) is not None
+    if replaces and not getattr(args, "print_alignment", None):
+        args = copy.copy(args)
+        args.print_alignment = "hard"  # computed, but printed only if the user asks for it
+    return original(self, models, args, *rest, **kwargs)

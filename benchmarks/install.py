@@ -1,0 +1,83 @@
+"""What a new user waits for: installation, demo and tests, from a clean clone of this repository.
+
+    python benchmarks/install.py --work DIR
+
+Writes install.json and install.md beside this file.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def timed(target: str, folder: Path) -> float:
+    """Seconds of one make target; its output goes to TARGET.log beside the clone."""
+    start = time.monotonic()
+    name = target.replace("/", "-").strip("-.")
+    with (folder.parent / f"{name}.log").open("w") as log:
+        subprocess.run(["make", target], cwd=folder, stdout=log, stderr=log, check=True)
+    return time.monotonic() - start
+
+
+def megabytes(folder: Path) -> float:
+    output = subprocess.check_output(["du", "-sm", str(folder)], text=True)
+    return float(output.split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder for the clone")
+    work: Path = parser.parse_args().work.resolve()
+    work.mkdir(parents=True)
+    clone = work / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(HERE.parent), str(clone)], check=True)
+    seconds = {"install": timed(".venv/installed", clone)}
+    seconds["install again"] = timed(".venv/installed", clone)
+    seconds["demo"] = timed("demo", clone)
+    demo = (work / "demo.log").read_text()
+    seconds["test"] = timed("test", clone)
+    freeze = [str(clone / ".venv/bin/python"), "-m", "pip", "freeze"]
+    versions = subprocess.check_output(freeze, text=True)
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "python": platform.python_version(),
+        "versions": re.findall(r"^(?:torch|fairseq-fixed|numpy)==.*$", versions, re.MULTILINE),
+        "seconds": seconds,
+        "environment_megabytes": megabytes(clone / ".venv"),
+        "demo_scores": re.findall(r"^.*(?:BLEU|chrF).*$", demo, re.MULTILINE)[-6:],
+        "wheel_cache": "warm: fairseq was compiled on this machine before"
+        if os.environ.get("PIP_NO_CACHE_DIR") is None
+        else "off: fairseq was compiled",
+    }
+    (HERE / "install.json").write_text(json.dumps(result, indent=1) + "\n")
+    rows = [
+        ("installation (`.venv` made, fairseq's wheel and all)", f"{seconds['install']:.0f} s"),
+        ("the same again", f"{seconds['install again']:.1f} s"),
+        ("`make demo` after installation", f"{seconds['demo']:.0f} s"),
+        ("`make test` after installation", f"{seconds['test']:.0f} s"),
+        ("size of `.venv`", f"{result['environment_megabytes']:.0f} MB"),
+    ]
+    (HERE / "install.md").write_text(
+        "# Installation, demo and tests from a clean clone\n\n"
+        f"{result['machine']}, Python {result['python']}, {', '.join(result['versions'])}, "
+        f"{result['date']}; pip's wheel cache {result['wheel_cache']}.\n"
+        "Written by `benchmarks/install.py`.\n\n| | |\n|-|-|\n"
+        + "".join(f"| {name} | {value} |\n" for name, value in rows)
+        + "\nWhat the demo printed:\n\n"
+        + "".join(f"    {line}\n" for line in result["demo_scores"])
+    )
+    print((HERE / "install.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

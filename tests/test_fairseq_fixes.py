@@ -1,0 +1,259 @@
+"""Each remedy: the defect without it, the right result with it; a repaired fairseq left alone."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Corpus, fairseq, train
+from fairseq import utils
+from fairseq.data import data_utils, iterators
+from fairseq.distributed import utils as distributed_utils
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationTask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resmlp_mt.translation import fairseq_fixes
+
+fairseq_fixes.apply()
+
+
+def batches_of(
+    function: Any, lengths: list[int], multiple: int, max_tokens: int | None, batch_size: int | None
+) -> list[list[int]]:
+    sizes = np.array(lengths, dtype=np.int64)
+    batches = function(
+        np.arange(len(sizes)),
+        lambda index: sizes[index],
+        num_tokens_vec=sizes,
+        max_tokens=max_tokens,
+        max_sentences=batch_size,
+        required_batch_size_multiple=multiple,
+    )
+    return [list(map(int, batch)) for batch in batches]
+
+
+# --- the last batch ---
+
+
+@pytest.mark.parametrize(
+    ("sentences", "batch_size", "kept_by_fairseq"), [(13, None, 8), (200, 7, 196)]
+)
+def test_fairseq_drops_sentences_and_the_remedy_keeps_them(
+    sentences: int, batch_size: int | None, kept_by_fairseq: int
+) -> None:
+    limits = (8, 10_000, batch_size)
+    original = inspect.unwrap(data_utils.batch_by_size)
+    assert sum(map(len, batches_of(original, [5] * sentences, *limits))) == kept_by_fairseq
+    assert (
+        sum(map(len, batches_of(data_utils.batch_by_size, [5] * sentences, *limits))) == sentences
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    lengths=st.lists(st.integers(1, 20), max_size=60),
+    multiple=st.integers(1, 9),
+    max_tokens=st.none() | st.integers(20, 100),
+    batch_size=st.none() | st.integers(1, 30),
+)
+def test_every_sentence_is_in_one_batch_and_every_batch_within_limits(
+    lengths: list[int], multiple: int, max_tokens: int | None, batch_size: int | None
+) -> None:
+    batches = batches_of(data_utils.batch_by_size, lengths, multiple, max_tokens, batch_size)
+    assert [index for batch in batches for index in batch] == list(range(len(lengths)))
+    for batch in batches:
+        assert batch
+        if batch_size is not None:
+            assert len(batch) <= batch_size
+        if max_tokens is not None:
+            assert len(batch) * max(lengths[index] for index in batch) <= max_tokens
+
+
+def test_a_training_epoch_sees_every_sentence(corpus: Corpus, tmp_path: Path) -> None:
+    log = train(corpus, tmp_path, "--max-epoch", 1, "--batch-size", 7)
+    assert '"train_num_updates": "72"' in log  # 500 sentences: 71 batches of 7 and one of 3
+    assert '"valid_num_updates": "72"' in log
+
+
+# --- exit status ---
+
+READER = """
+import sys, torch
+from fairseq.data import iterators
+if sys.argv[1] == "mended":
+    import resmlp_mt.models
+class Endless:
+    def __len__(self): return 10 ** 9
+    def __iter__(self):
+        while True:
+            yield torch.randn(200, 200) @ torch.randn(200, 200)
+batches = iter(iterators.BufferedIterator(10, Endless()))
+next(batches)
+"""
+
+
+def exit_statuses(how: str, runs: int) -> list[int]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return [
+        subprocess.run(
+            [sys.executable, "-c", READER, how], env=environment, stderr=subprocess.DEVNULL
+        ).returncode
+        for _ in range(runs)
+    ]
+
+
+def test_reading_ahead_does_not_spoil_the_exit_status() -> None:
+    assert exit_statuses("mended", 5) == [0] * 5
+
+
+@pytest.mark.slow
+def test_twenty_trainings_that_stop_inside_an_epoch_exit_0(corpus: Corpus, tmp_path: Path) -> None:
+    assert any(exit_statuses("as it is", 20))
+    for run in range(20):  # train() checks the exit status
+        train(corpus, tmp_path / str(run), "--max-update", 5, "--disable-validation")
+
+
+def test_readers_are_stopped_at_exit() -> None:
+    class Endless:
+        def __len__(self) -> int:
+            return 10**9
+
+        def __iter__(self) -> Any:
+            while True:
+                yield 1
+
+    batches = iter(iterators.BufferedIterator(4, Endless()))
+    assert next(batches) == 1
+    reader = batches._consumer
+    assert reader.is_alive()
+    fairseq_fixes._stop_readers()
+    assert not reader.is_alive()
+
+
+# --- two processes on CPU ---
+
+TWO = ("--distributed-world-size", 2)
+GLOO = (*TWO, "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp")
+
+
+def test_two_cpu_processes_train_what_one_trains_with_two_batches(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    options = ("--dropout", 0, "--max-epoch", 1, "--batch-size", 25)
+    train(corpus, tmp_path / "one", *options, "--update-freq", 2)
+    train(corpus, tmp_path / "two", *options, *GLOO)
+    one, two = (
+        torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two")
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_fairseq_alone_exits_0_having_trained_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    fairseq(
+        "train", corpus.data, "--arch", "transformer_tiny", "--cpu", *GLOO, "--optimizer", "adam",
+        "--distributed-init-method", "tcp://localhost:29511", "--batch-size", 25,
+        "--save-dir", tmp_path / "x",
+    )  # fmt: skip
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [(TWO, "--distributed-backend gloo"), ((*TWO, *GLOO[2:4]), "--ddp-backend legacy_ddp")],
+)
+def test_two_cpu_processes_without_what_they_need_fail_loudly(
+    corpus: Corpus, tmp_path: Path, options: tuple[object, ...], missing: str
+) -> None:
+    output = train(corpus, tmp_path, *options, expect=1)
+    assert missing in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+# --- lines that are too long, resuming, unknown words: the wrapped functions have the defect ---
+
+
+def test_fairseq_stops_at_a_long_line_and_the_skip_flag_loses_it(
+    corpus: Corpus, trained: Path
+) -> None:
+    arguments = (
+        "interactive", corpus.data, "--path", trained / "checkpoint_best.pt", "--cpu",
+        "-s", "en", "-t", "de", "--user-dir", "resmlp_mt", "--buffer-size", 3, "--batch-size", 3,
+    )  # fmt: skip
+    text = "▁one\n" + "▁two " * 50 + "\n▁three\n"
+    without = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "unmended")}
+    stopped = fairseq(*arguments, input=text, env=without, expect=1).stdout
+    assert "Size of sample #1 is invalid" in stopped
+    skipped = fairseq(
+        *arguments, "--skip-invalid-size-inputs-valid-test", input=text, env=without
+    ).stdout
+    assert skipped.count("\nH-") == 2
+    for options in ((), ("--skip-invalid-size-inputs-valid-test",)):
+        mended = fairseq(*arguments, *options, input=text).stdout
+        assert mended.count("\nH-") == 3
+
+
+def test_fairseq_takes_a_bare_replace_unk_for_a_file() -> None:
+    with pytest.raises(FileNotFoundError, match="@@"):
+        inspect.unwrap(utils.load_align_dict)("@@ ")
+    assert utils.load_align_dict("@@ ") == {}
+    assert utils.load_align_dict(None) is None
+
+
+# --- footprint ---
+
+
+def test_applying_again_changes_nothing() -> None:
+    before = (data_utils.batch_by_size, FairseqTask.train_step, distributed_utils.call_main)
+    fairseq_fixes.apply()
+    assert before == (data_utils.batch_by_size, FairseqTask.train_step, distributed_utils.call_main)
+
+
+def test_a_repaired_fairseq_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def batch_by_size(indices: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        return [indices]
+
+    def call_main(cfg: Any, main: Any) -> None:
+        if cfg.common.cpu:
+            raise AssertionError
+
+    def train_step(self: Any, sample: Any) -> None:
+        with torch.autocast("cpu"):
+            raise AssertionError
+
+    def get_batch_iterator(self: Any, dataset: Any) -> None:
+        raise AssertionError
+
+    def load_align_dict(name: Any) -> dict[str, str]:
+        return {}
+
+    def stop(self: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(data_utils, "batch_by_size", batch_by_size)
+    monkeypatch.setattr(distributed_utils, "call_main", call_main)
+    monkeypatch.setattr(FairseqTask, "train_step", train_step)
+    monkeypatch.setattr(TranslationTask, "get_batch_iterator", get_batch_iterator)
+    monkeypatch.setattr(utils, "load_align_dict", load_align_dict)
+    monkeypatch.setattr(iterators.BackgroundConsumer, "stop", stop, raising=False)
+    create = inspect.unwrap(iterators.BufferedIterator._create_consumer)
+    monkeypatch.setattr(iterators.BufferedIterator, "_create_consumer", create)
+    fairseq_fixes.keep_last_batch()
+    fairseq_fixes.train_on_several_cpu_processes()
+    fairseq_fixes.compute_in_bfloat16_on_cpu()
+    fairseq_fixes.resume_with_the_same_batches()
+    fairseq_fixes.replace_unknown_words_without_a_file()
+    fairseq_fixes.stop_readers_at_exit()
+    assert data_utils.batch_by_size is batch_by_size
+    assert distributed_utils.call_main is call_main
+    assert FairseqTask.train_step is train_step
+    assert TranslationTask.get_batch_iterator is get_batch_iterator
+    assert utils.load_align_dict is load_align_dict
+    assert iterators.BufferedIterator._create_consumer is create
