@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target that needs it creates.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 # fairseq compiles against the torch of this environment: without build isolation, after torch.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
@@ -10,10 +11,10 @@ demo: .venv/installed
 	$(BIN)/python data_scripts/demo.py --out demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --durations 15
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest --durations 15
+	$(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -21,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/multi30k.py --out benchmarks
+	$(BIN)/python benchmarks/multi30k.py --data $(DATA) --work $(WORK)
 
 .venv/installed: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

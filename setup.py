@@ -43,6 +43,7 @@ setup(
             "hypothesis>=6,<7",
             "mypy>=1.15,<3",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<1",
             "types-PyYAML>=6,<7",
             "types-requests>=2,<3",

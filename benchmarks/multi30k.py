@@ -143,7 +143,7 @@ def translate(name: str, seed: int, epoch: int, args: argparse.Namespace) -> dic
         scores = folder / f"scores-{epoch}.json"
         run(
             [sys.executable, "-m", "resmlp_mt.score", "--generate-output", output, "--ref",
-             args.work / "data/text/test.de", "-l", "en-de", "--json", scores],
+             args.work / "data/raw/test.de", "-l", "en-de", "--json", scores],
             folder / f"scores-{epoch}.txt", args,
         )  # fmt: skip
         report = json.loads(scores.read_text())

@@ -63,7 +63,7 @@ def main() -> None:
     print_samples((out / "generate.txt").read_text())
     run(
         [sys.executable, "-m", "resmlp_mt.score", "--generate-output", out / "generate.txt",
-         "--ref", data / "text/test.de", "-l", "en-de", "-m", "bleu", "chrf"],
+         "--ref", data / "raw/test.de", "-l", "en-de", "-m", "bleu", "chrf"],
     )  # fmt: skip
     print(
         f"\nThe training curve is in {out / 'curve.png'}; all in {time.monotonic() - start:.0f} s."

@@ -158,13 +158,6 @@ def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any)
     )
 
 
-class HydraCallback:
-    """Imports the plugin when a hydra job starts, earlier than fairseq does; see configs/mt."""
-
-    def __init__(self, **_: object) -> None:
-        import resmlp_mt.models  # noqa: F401
-
-
 # --- mixed precision on CPU ---
 
 

@@ -1,0 +1,404 @@
+"""Measures `data_scripts/prepare.py local` on real text: time, memory, kept and dropped pairs.
+
+    python benchmarks/prepare.py --data DATA --work DIR [--jobs 1]
+
+DATA holds folders of `{train,valid,test_*}.{en,de,fr}.gz`. All training text of a language pair is
+put together; all validation and test sets are held out. Writes benchmarks/prepare.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE.parent / "data_scripts"
+
+CORPORA = {
+    "en-de": ("multi30k", "tatoeba-en-de", "wmt-news-en-de", "wmt-sample-en-de", "manpages-en-de"),
+    "en-fr": ("multi30k", "tatoeba-en-fr", "hansard-en-fr", "wmt-news-en-fr", "manpages-en-fr"),
+}
+
+TARGETS = {"WMT14 en-de": ("en-de", 4_520_620), "WMT14 en-fr": ("en-fr", 40_842_333)}
+"""Pairs before cleaning, as declared in data_scripts/corpora."""
+
+SENTENCES = 4_000_000
+"""Default of --input-sentence-size: the subword trainer reads no more."""
+
+HASHES = 40_000_000
+
+HASH_TABLE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import dedup
+import numpy as np
+draw = np.random.default_rng(1)
+table = dedup.HashSet()
+for _ in range(int(sys.argv[2]) // 5000):
+    table.add(draw.integers(0, 2**64, 5000, dtype=np.uint64))
+print(table.nbytes)
+"""
+
+ARROW = """
+import sys
+import pyarrow as pa
+import pyarrow.compute as pc
+pa.set_cpu_count(1)
+sides = []
+for path in sys.argv[1:3]:
+    with pa.input_stream(path) as file:
+        text = file.read().decode().split("\\n")[:-1]
+    side = pc.utf8_normalize(pa.array(text, pa.large_string()), form="NFC")
+    side = pc.replace_substring_regex(side, r"[\\s\\p{Z}\\p{Cc}]+", " ")
+    sides.append(pc.utf8_trim_whitespace(side))
+table = pa.table({"source": sides[0], "target": sides[1]})
+lengths = [pc.add(pc.count_substring(side, " "), 1) for side in sides]
+longest, shortest = pc.max_element_wise(*lengths), pc.min_element_wise(*lengths)
+good = pc.and_(pc.less_equal(longest, 250), pc.less_equal(longest, pc.multiply(shortest, 3)))
+for side in sides:
+    good = pc.and_(good, pc.greater(pc.utf8_length(side), 0))
+table = table.filter(good).group_by(["source", "target"], use_threads=False).aggregate([])
+print(len(table))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command took: wall and processor seconds, MiB of its largest process, its output."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    output: str
+
+
+def measure(command: list[str], log: Path | None = None) -> Run:
+    """Runs a command and its children.
+
+    The kernel counts the memory of this process at the start of the command to its peak, so this
+    script stays small.
+    """
+    start = time.monotonic()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if log is None else log.open("w")
+    ) as process:
+        assert process.stdout is not None
+        output = process.stdout.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[:4])} ... failed with {process.returncode}; see {log}")
+    seconds = time.monotonic() - start
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
+
+
+def collect(data: Path, pair: str, folder: Path) -> None:
+    """Writes the local folder of a language pair: newstest2013 validates, all else is a test."""
+    folder.mkdir(parents=True)
+    for lang in pair.split("-"):
+        with open(folder / f"train.{lang}.gz", "wb") as train:
+            for corpus in CORPORA[pair]:
+                # gzip files one after the other are a gzip file.
+                train.write((data / corpus / f"train.{lang}.gz").read_bytes())
+                for path in (data / corpus).glob(f"*.{lang}.gz"):
+                    split = path.name.partition(".")[0]
+                    if corpus.startswith("wmt-news") and split == "valid":
+                        shutil.copy(path, folder / f"valid.{lang}.gz")
+                    elif split != "train":
+                        shutil.copy(path, folder / f"test_{corpus}_{split}.{lang}.gz")
+
+
+def prepare(pair: str, folder: Path, out: Path, jobs: int) -> dict[str, Any]:
+    """One preparation, and one more that finds everything done."""
+    source, target = pair.split("-")
+    command = [sys.executable, str(SCRIPTS / "prepare.py"), "local", "--from-dir", str(folder)]
+    command += ["--src", source, "--tgt", target, "--out", str(out), "--jobs", str(jobs)]
+    run = measure(command, out.with_suffix(".log"))
+    again = measure(command, out.with_suffix(".again.log"))
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    steps = {
+        path.stem: {
+            "seconds": record["seconds"],
+            "cpu_seconds": record["cpu_seconds"],
+            "peak_mib": record["peak_kib"] / 1024,
+        }
+        for path in sorted((out / ".steps").glob("*.json"))
+        if "seconds" in (record := json.loads(path.read_text(encoding="utf-8")))
+    }
+    sizes = [(out / "text" / f"train.{lang}").stat().st_size for lang in (source, target)]
+    return {
+        "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "cpu_seconds_again": again.cpu_seconds,
+        "largest_process_mib": run.peak_mib,
+        "steps": steps,
+        "splits": manifest["splits"],
+        "options": manifest["options"],
+        "versions": manifest["versions"],
+        "text_bytes": sum(sizes),
+        "unknown": unknown(out, pair),
+    }
+
+
+def unknown(out: Path, pair: str) -> dict[str, float]:
+    """Share of unknown pieces among all of the target side, by split, in per mille."""
+    target = pair.split("-")[1]
+    pieces = {line.split(" ")[0] for line in (out / "dict.txt").read_text("utf-8").split("\n")}
+    shares = {}
+    for path in sorted((out / "subword").glob(f"*.{target}")):
+        count = wrong = 0
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                tokens = line.split()
+                count += len(tokens)
+                wrong += sum(token not in pieces for token in tokens)
+        shares[path.stem] = 1000 * wrong / count
+    return shares
+
+
+def wmt_bytes(data: Path, pair: str) -> float:
+    """Bytes of both sides for a pair of WMT news text: longer than the average of this data."""
+    corpus = next(name for name in CORPORA[pair] if name.startswith("wmt-news"))
+    sizes, lines = 0, 0
+    for lang in pair.split("-"):
+        path = data / corpus / f"train.{lang}.gz"
+        text = subprocess.run(["gzip", "-dc", str(path)], capture_output=True, check=True).stdout
+        sizes += len(text)
+        lines = text.count(b"\n")
+    return sizes / lines
+
+
+def extrapolate(result: dict[str, Any], pairs: int, bytes_per_pair: float) -> dict[str, float]:
+    """Processor hours of each step for `pairs` pairs of `bytes_per_pair`, by bytes of text."""
+    factor = pairs * bytes_per_pair / result["text_bytes"]
+    kept = result["splits"]["train"]["pairs"]
+    sampled = min(2 * pairs, SENTENCES) / (2 * kept) * bytes_per_pair * kept / result["text_bytes"]
+    hours = {"clean": 0.0, "spm": 0.0, "encode": 0.0, "binarize": 0.0}
+    for name, facts in result["steps"].items():
+        step = name.partition("-")[0]
+        if step in hours:
+            hours[step] += facts["cpu_seconds"] * (sampled if step == "spm" else factor) / 3600
+    return hours
+
+
+def shard_memory(work: Path) -> dict[str, float]:
+    """Memory of fairseq-preprocess for a full shard: it grows with sentences, not their length."""
+    sys.path.insert(0, str(SCRIPTS))
+    import binarize
+
+    folder = work / "shard"
+    folder.mkdir()
+    (folder / "dict.txt").write_text("a 1\n")
+    for lang in ("en", "de"):
+        with open(folder / f"train.{lang}", "w") as file:
+            for _ in range(binarize.SHARD // 1000):
+                file.write("a\n" * 1000)
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", "en"]
+    command += ["--target-lang", "de", "--joined-dictionary", "--srcdict", str(folder / "dict.txt")]
+    command += ["--trainpref", str(folder / "train"), "--destdir", str(folder / "bin")]
+    run = measure([*command, "--workers", "2"], work / "shard.log")
+    return {"pairs": binarize.SHARD, "cpu_seconds": run.cpu_seconds, "peak_mib": run.peak_mib}
+
+
+def arrow(out: Path, pair: str, pairs: int) -> dict[str, Any] | None:
+    """The peer: the same cleaning of text already cut into lines, in pyarrow, whole in memory."""
+    try:
+        version = importlib.metadata.version("pyarrow")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [str(out / "text" / f"train.{lang}") for lang in pair.split("-")]
+    run = measure([sys.executable, "-c", ARROW, *paths], out.with_suffix(".arrow.log"))
+    idle = measure([sys.executable, "-c", "import pyarrow.compute"])
+    return {
+        "version": version,
+        "cpu_seconds": run.cpu_seconds - idle.cpu_seconds,
+        "kept": int(run.output),
+        "peak_mib": run.peak_mib,
+        "mib_per_million_pairs": (run.peak_mib - idle.peak_mib) / pairs * 1e6,
+    }
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    """A Markdown table; the first row is the head."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return [head, "|-" + "|-:" * (len(rows[0]) - 1) + "|", *body, ""]
+
+
+def report(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    pairs = list(found["pairs"])
+    results = [found["pairs"][pair] for pair in pairs]
+    machine = found["machine"]
+    lines = [
+        "# Preparation, measured",
+        "",
+        "Written by `python benchmarks/prepare.py`; do not edit.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} core(s) used, `--jobs {machine['jobs']}`, "
+        f"Python {results[0]['versions']['python']}, "
+        + ", ".join(
+            f"{name} {version}"
+            for name, version in results[0]["versions"].items()
+            if name != "python"
+        )
+        + ". No seed: nothing is drawn at random. Other programs shared "
+        "the core, so wall times are too long: rates and estimates are by processor time (of the "
+        "main process and all its children), which is what an idle core would take.",
+        "",
+        "## All training text of a language pair, through `prepare.py local`",
+        "",
+    ]
+    rows = [["", *pairs]]
+    rows.append(["pairs read", *(f"{r['splits']['train']['read']:,}" for r in results)])
+    for index, step in enumerate(results[0]["splits"]["train"]["steps"]):
+        name = step["step"]
+        if name == "normalize":
+            changed = (f"{r['splits']['train']['steps'][index]['changed']:,}" for r in results)
+            rows.append(["changed by normalisation", *changed])
+        else:
+            dropped = (f"{r['splits']['train']['steps'][index]['dropped']:,}" for r in results)
+            rows.append([f"dropped: {name}", *dropped])
+    rows.append(["pairs kept", *(f"{r['splits']['train']['pairs']:,}" for r in results)])
+    rows.append(["wall time, s", *(f"{r['seconds']:.0f}" for r in results)])
+    rows.append(["processor time, s", *(f"{r['cpu_seconds']:.0f}" for r in results)])
+    for step in ("clean", "spm", "encode-train", "binarize-train"):
+        rows.append([f"- {step}, s", *(f"{r['steps'][step]['cpu_seconds']:.1f}" for r in results)])
+    for step in ("clean", "encode-train", "binarize-train"):
+        rates = (r["splits"]["train"]["read"] / r["steps"][step]["cpu_seconds"] for r in results)
+        rows.append([f"{step}, pairs/s", *(f"{rate:,.0f}" for rate in rates)])
+    rates = (r["splits"]["train"]["read"] / r["cpu_seconds"] for r in results)
+    rows.append(["all steps, pairs/s", *(f"{rate:,.0f}" for rate in rates)])
+    rows.append(["second run, all skipped, s", *(f"{r['cpu_seconds_again']:.1f}" for r in results)])
+    main_peak = (f"{max(step['peak_mib'] for step in r['steps'].values()):.0f}" for r in results)
+    rows.append(["peak of the main process, MiB", *main_peak])
+    rows.append(
+        ["peak of the largest process, MiB", *(f"{r['largest_process_mib']:.0f}" for r in results)]
+    )
+    worst = (f"{max(r['unknown'].values()):.3f}" for r in results)
+    rows.append(["unknown pieces, worst split, per mille", *worst])
+    lines += table(rows)
+    lines += ["The largest process is the subword trainer or fairseq-preprocess.", ""]
+    lines += ["## Extrapolated to WMT14, one process", ""]
+    lines += [
+        "By bytes of text, with the length of WMT news sentences; the subword trainer reads at "
+        f"most {SENTENCES:,} sentences. Cleaning, encoding and binarising divide by `--jobs` as "
+        "long as the reading process keeps up. Estimates, not measurements.",
+        "",
+    ]
+    rows = [
+        [
+            "",
+            "pairs",
+            "bytes/pair",
+            "clean, h",
+            "subword model, h",
+            "encode, h",
+            "binarise, h",
+            "all, h",
+        ]
+    ]
+    for name, facts in found["extrapolated"].items():
+        hours = facts["hours"]
+        numbers = [*(f"{value:.2f}" for value in hours.values()), f"{sum(hours.values()):.1f}"]
+        rows.append([name, f"{facts['pairs']:,}", f"{facts['bytes_per_pair']:.0f}", *numbers])
+    lines += table(rows)
+    hashes, shard = found["hash_table"], found["shard"]
+    lines += [
+        "## Memory at full size, measured",
+        "",
+        f"- {hashes['entries']:,} distinct pairs in the deduplication table: "
+        f"{hashes['table_mib']:.0f} MiB of table, {hashes['peak_mib']:.0f} MiB at the peak of the "
+        f"process, {hashes['cpu_seconds']:.0f} s of one core.",
+        f"- fairseq-preprocess with two workers on a full shard of {shard['pairs']:,.0f} pairs "
+        f"(one piece each: memory goes by sentences): {shard['peak_mib']:.0f} MiB for the "
+        f"largest process, {shard['cpu_seconds']:.0f} s of one core.",
+        "",
+    ]
+    if found["arrow"]:
+        lines += ["## The same cleaning with pyarrow", ""]
+        rows = [
+            [
+                "",
+                "ours, pairs/s",
+                "pyarrow, pairs/s",
+                "pyarrow, peak MiB",
+                "pyarrow, GiB at 40M pairs",
+            ]
+        ]
+        for pair, facts in found["arrow"].items():
+            result = found["pairs"][pair]
+            kept = result["splits"]["train"]["pairs"]
+            ours = result["splits"]["train"]["read"] / result["steps"]["clean"]["cpu_seconds"]
+            theirs = kept / facts["cpu_seconds"]
+            gib = facts["mib_per_million_pairs"] * 40 / 1024
+            rows.append(
+                [pair, f"{ours:,.0f}", f"{theirs:,.0f}", f"{facts['peak_mib']:.0f}", f"{gib:.0f}"]
+            )
+        version = next(iter(found["arrow"].values()))["version"]
+        lines += table(rows)
+        lines += [
+            f"pyarrow {version}, one thread, text already decompressed and cleaned once (its "
+            "easiest case), NFC, white space, the same length filters, deduplication by "
+            "`group_by`; no held-out test, no line numbers in errors, order not kept. Memory grows "
+            "with the text.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs everything and writes the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with the corpora")
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=False)
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    named = [line.split(": ")[1] for line in cpuinfo.split("\n") if line.startswith("model name")]
+    cpu = named[0].strip() if named else platform.processor()
+    found: dict[str, Any] = {
+        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "jobs": args.jobs},
+        "pairs": {},
+        "arrow": {},
+        "extrapolated": {},
+    }
+    for pair in CORPORA:
+        collect(args.data, pair, args.work / f"{pair}.in")
+        found["pairs"][pair] = prepare(pair, args.work / f"{pair}.in", args.work / pair, args.jobs)
+        kept = found["pairs"][pair]["splits"]["train"]["pairs"]
+        peer = arrow(args.work / pair, pair, kept)
+        if peer:
+            found["arrow"][pair] = peer
+    for name, (pair, count) in TARGETS.items():
+        size = wmt_bytes(args.data, pair)
+        hours = extrapolate(found["pairs"][pair], count, size)
+        found["extrapolated"][name] = {"pairs": count, "bytes_per_pair": size, "hours": hours}
+    command = [sys.executable, "-c", HASH_TABLE, str(SCRIPTS), str(HASHES)]
+    run = measure(command)
+    found["hash_table"] = {
+        "entries": HASHES,
+        "table_mib": int(run.output) / 2**20,
+        "peak_mib": run.peak_mib,
+        "cpu_seconds": run.cpu_seconds,
+    }
+    found["shard"] = shard_memory(args.work)
+    (HERE / "prepare.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (HERE / "prepare.md").write_text(report(found), encoding="utf-8")
+    print(HERE / "prepare.md")
+
+
+if __name__ == "__main__":
+    main()

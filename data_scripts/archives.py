@@ -1,0 +1,135 @@
+"""Safe unpacking of the wanted members of tar and zip archives."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from errors import DataError
+from steps import atomic_write
+
+MAX_RATIO = 20
+"""Text shrinks to a third or so; a compressed bomb to a thousandth."""
+
+MIN_LIMIT = 1 << 30
+
+
+def is_archive(path: Path) -> bool:
+    """Whether `path` is named as a tar or zip archive (a single gzip file is not)."""
+    return path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip"))
+
+
+def unpack(
+    archive: Path, members: Collection[str], target: Path, limit: int | None = None
+) -> list[Path]:
+    """Writes the wanted members of `archive` below `target`.
+
+    The whole archive is checked, wanted or not: a member that would leave `target`, a link or a
+    device makes it untrustworthy, and nothing more of it is written.
+
+    Args:
+        archive: tar (plain or gzip) or zip file.
+        members: names of regular files in it.
+        target: folder for them.
+        limit: most bytes that all members together may unpack to; by default `MAX_RATIO` times the
+            size of the archive, at least `MIN_LIMIT`.
+
+    Raises:
+        DataError: an unsafe, damaged or too large archive, or a member that is not there.
+    """
+    if limit is None:
+        limit = max(MIN_LIMIT, MAX_RATIO * archive.stat().st_size)
+    unpack_format = _unpack_zip if archive.suffix == ".zip" else _unpack_tar
+    try:
+        written = unpack_format(archive, members, target, limit)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        zlib.error,
+        EOFError,
+    ) as error:
+        raise DataError(
+            f"{archive}: the archive is cut off or damaged ({error}); delete it and fetch it again"
+        ) from error
+    missing = sorted(set(members) - set(written))
+    if missing:
+        raise DataError(f"{archive} has no member {', '.join(missing)}: it is another release")
+    return [written[member] for member in members]
+
+
+def _unpack_tar(
+    archive: Path, members: Collection[str], target: Path, limit: int
+) -> dict[str, Path]:
+    written: dict[str, Path] = {}
+    unpacked = 0
+    compressed = archive.name.endswith("gz")
+    # A stream ("r|") reads the archive once; a size is checked before its data is decompressed.
+    with (
+        gzip.open(archive) if compressed else open(archive, "rb") as file,
+        tarfile.open(fileobj=file, mode="r|") as tar,
+    ):
+        for info in tar:
+            name = info.name.removeprefix("./")
+            try:
+                tarfile.data_filter(info, str(target))
+            except tarfile.FilterError as error:
+                raise DataError(f"{archive} is refused: {error}") from error
+            if PurePosixPath(name).is_absolute():
+                raise DataError(f"{archive} is refused: {name} is an absolute name")
+            if not (info.isreg() or info.isdir()):
+                raise DataError(f"{archive} is refused: {name} is a link or a device")
+            unpacked += info.size
+            _check_size(archive, unpacked, limit)
+            if name in members and info.isreg():
+                source = tar.extractfile(info)
+                assert source is not None  # a regular file
+                written[name] = _copy(source, target / name)
+        # The check sum of a gzip file stands at its end.
+        while block := file.read(1 << 20):
+            unpacked += len(block)
+            _check_size(archive, unpacked, limit)
+    return written
+
+
+def _unpack_zip(
+    archive: Path, members: Collection[str], target: Path, limit: int
+) -> dict[str, Path]:
+    written: dict[str, Path] = {}
+    with zipfile.ZipFile(archive) as file:
+        infos = file.infolist()
+        # zipfile reads no more of a member than its declared size.
+        _check_size(archive, sum(info.file_size for info in infos), limit)
+        for info in infos:
+            name = info.filename
+            if not (target / name).resolve().is_relative_to(target.resolve()):
+                raise DataError(f"{archive} is refused: {name} would be outside the target folder")
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"{archive} is refused: {name} is a link or a device")
+        for info in infos:
+            if info.filename in members and not info.is_dir():
+                with file.open(info) as source:
+                    written[info.filename] = _copy(source, target / info.filename)
+    return written
+
+
+def _check_size(archive: Path, unpacked: int, limit: int) -> None:
+    if unpacked > limit:
+        raise DataError(
+            f"{archive} is refused: it unpacks to more than {limit} bytes, "
+            f"over {MAX_RATIO} times its size"
+        )
+
+
+def _copy(source: IO[bytes], path: Path) -> Path:
+    with atomic_write(path) as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+    return path

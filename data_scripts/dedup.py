@@ -1,0 +1,77 @@
+"""A set of 64-bit hashes in a numpy array: exact first-come deduplication in bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+
+MAX_LOAD = 0.7
+"""The table doubles when a larger share of its slots is taken."""
+
+
+class HashSet:
+    """Open addressing with linear probing, one batch at a time.
+
+    A slot is 8 bytes. The table has a power of two of slots; growing from `s` to `2 s` slots holds
+    both for a moment, 24 s bytes. 40M entries lie in 2**26 slots: 512 MiB, 768 MiB while growing
+    (a Python set of as many integers takes over 3 GB). Two different pairs share a 64-bit hash with
+    probability n**2 / 2**65: for 40M pairs about 4e-5 that one pair is dropped wrongly.
+    """
+
+    def __init__(self, slots: int = 1 << 16) -> None:
+        if slots & (slots - 1):
+            raise ValueError(f"slots must be a power of two, not {slots}")
+        self._table: Hashes = np.zeros(slots, dtype=np.uint64)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the table in bytes."""
+        return int(self._table.nbytes)
+
+    def add(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        """Adds `hashes`, shape `(n,)`; returns which of them were new, shape `(n,)`.
+
+        Of equal hashes within the batch the first one counts as new.
+        """
+        # Zero marks a free slot.
+        hashes = np.where(hashes == 0, np.uint64(1), hashes)
+        while self._count + len(hashes) > MAX_LOAD * len(self._table):
+            self._grow()
+        unique, first = np.unique(hashes, return_index=True)
+        inserted = _insert(self._table, unique)
+        self._count += int(inserted.sum())
+        new = np.zeros(len(hashes), dtype=np.bool_)
+        new[first[inserted]] = True
+        return new
+
+    def _grow(self) -> None:
+        old = self._table
+        self._table = np.zeros(2 * len(old), dtype=np.uint64)
+        for start in range(0, len(old), 1 << 20):
+            block = old[start : start + (1 << 20)]
+            _insert(self._table, block[block != 0])
+
+
+def _insert(table: Hashes, hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """Inserts distinct hashes into `table`; returns which were not there."""
+    mask = np.uint64(len(table) - 1)
+    inserted = np.zeros(len(hashes), dtype=np.bool_)
+    waiting = np.arange(len(hashes))
+    slots = hashes & mask
+    while len(waiting):
+        wanted = hashes[waiting]
+        found = table[slots]
+        free = found == 0
+        # Several may want one free slot: the last write wins, the others see it and go on.
+        table[slots[free]] = wanted[free]
+        won = free & (table[slots] == wanted)
+        inserted[waiting[won]] = True
+        on = ~won & (found != wanted)
+        waiting, slots = waiting[on], (slots[on] + np.uint64(1)) & mask
+    return inserted

@@ -1,0 +1,252 @@
+"""Downloads that resume, try every mirror and are verified before they get their name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import requests
+from corpus import Package
+from errors import DataError
+from requests.adapters import HTTPAdapter
+from steps import write_json
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
+
+ATTEMPTS = 5
+"""Times that one mirror may cut the connection; each attempt goes on where the last one ended."""
+
+TIMEOUT = (20, 60)
+"""Seconds to connect, and between two pieces of data."""
+
+BLOCK = 1 << 20
+
+
+class _RejectedError(Exception):
+    """This mirror cannot deliver; the message says why. Another one may."""
+
+
+class Checksums:
+    """SHA-256 of files whose publisher gives none: recorded when first seen, then enforced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def known(self) -> dict[str, str]:
+        """Recorded digests by file name."""
+        if not self.path.exists():
+            return {}
+        content = json.loads(self.path.read_text(encoding="utf-8"))
+        return {str(name): str(digest) for name, digest in content.items()}
+
+    def verify(self, path: Path, package: Package) -> str:
+        """Checks size and digests of `path`; returns its SHA-256.
+
+        Raises:
+            ValueError: with what differs.
+        """
+        size = path.stat().st_size
+        if package.size is not None and size != package.size:
+            raise ValueError(f"has {size} bytes where {package.size} are expected")
+        with open(path, "rb") as file:
+            sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+            while block := file.read(BLOCK):
+                sha256.update(block)
+                if package.md5 is not None:
+                    md5.update(block)
+        if package.md5 is not None and md5.hexdigest() != package.md5:
+            raise ValueError(f"has MD5 {md5.hexdigest()} where {package.md5} is expected")
+        digest = sha256.hexdigest()
+        known = self.known()
+        name = package.file_name
+        expected = package.sha256 or known.get(name)
+        if expected is None:
+            write_json(self.path, dict(sorted({**known, name: digest}.items())))
+        elif digest != expected:
+            raise ValueError(
+                f"has SHA-256 {digest} where {expected} "
+                + ("is expected" if package.sha256 else f"was recorded in {self.path}")
+            )
+        return digest
+
+
+def fetch(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tuple[Path, str]:
+    """Downloads the first package that any mirror delivers intact; returns its path and SHA-256.
+
+    A file that is already in `folder` is only verified.
+
+    Raises:
+        DataError: no mirror delivered; the message has each address with its reason.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    reasons: list[str] = []
+    for package in packages:
+        path = folder / package.file_name
+        if path.exists():
+            try:
+                return path, checksums.verify(path, package)
+            except ValueError as error:
+                reasons.append(f"{path} {error}")
+                path.unlink()
+        for url in package.urls:
+            try:
+                _download(url, path, package.size)
+                digest = checksums.verify(_partial(path), package)
+            except (_RejectedError, ValueError) as error:
+                reasons.append(f"{url} {error}")
+                if isinstance(error, ValueError):
+                    _forget(path)
+                continue
+            os.replace(_partial(path), path)
+            _forget(path)
+            return path, digest
+    raise DataError(
+        f"{packages[0].file_name} could not be fetched ({'; '.join(reasons)}): check the network "
+        "or proxy, or fetch the file by other means and give its folder with --from-dir"
+    )
+
+
+def take(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tuple[Path, str]:
+    """The first package that lies in `folder`, verified; returns its path and SHA-256."""
+    for package in packages:
+        path = folder / package.file_name
+        if path.exists():
+            try:
+                return path, checksums.verify(path, package)
+            except ValueError as error:
+                raise DataError(f"{path} {error}: fetch it again") from None
+    raise DataError(
+        f"--from-dir {folder} lacks {' or '.join(package.file_name for package in packages)}: "
+        f"fetch it from {packages[0].urls[0]}"
+    )
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _validator_path(path: Path) -> Path:
+    return path.with_name(path.name + ".part.json")
+
+
+def _forget(path: Path) -> None:
+    _partial(path).unlink(missing_ok=True)
+    _validator_path(path).unlink(missing_ok=True)
+
+
+def _download(url: str, path: Path, size: int | None) -> None:
+    """Fills the part file of `path` from `url`.
+
+    Raises:
+        _RejectedError: the server refuses, or `ATTEMPTS` times sent nothing new.
+    """
+    print(f"{url} -> {path}", file=sys.stderr)
+    retry = Retry(
+        total=ATTEMPTS,
+        connect=2,
+        backoff_factor=0.5,
+        status_forcelist=(429, 500, 502, 503, 504),
+        raise_on_status=False,
+    )
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        session.mount("https://", HTTPAdapter(max_retries=retry))
+        failures = 0
+        while True:
+            before = _size(_partial(path))
+            try:
+                _transfer(session, url, path, size)
+                return
+            except (requests.RequestException, HTTPError) as error:
+                failures = 0 if _size(_partial(path)) > before else failures + 1
+                if failures >= ATTEMPTS or isinstance(error, requests.exceptions.InvalidURL):
+                    raise _RejectedError(f"failed: {_short(error)}") from error
+                time.sleep(min(0.2 * 2**failures, 10))
+
+
+def _transfer(session: requests.Session, url: str, path: Path, size: int | None) -> None:
+    """One request; appends to the part file if the server says that it is of the same version."""
+    part = _partial(path)
+    start = _size(part)
+    known = _validator(path, url)
+    # gzip files must arrive as they are, not decoded on the way.
+    headers = {"Accept-Encoding": "identity"}
+    if start and known:
+        headers |= {"Range": f"bytes={start}-", "If-Range": known}
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:
+            # The part is as long as the file or longer: start again.
+            _forget(path)
+            raise requests.ConnectionError("the part file did not fit and was dropped")
+        if not response.ok:
+            raise _RejectedError(f"answers {response.status_code} {response.reason}")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise _RejectedError("answers with a web page")
+        resumed = response.status_code == 206 and _range_start(response.headers) == start
+        if response.status_code == 206 and not resumed:
+            _forget(path)
+            raise requests.ConnectionError("the server sent another range than asked for")
+        if not resumed:
+            start = 0
+            _remember(path, url, response.headers)
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length and length.isdigit() else size
+        if size is not None and total != size:
+            raise _RejectedError(f"offers {total} bytes where {size} are expected")
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(
+                desc=path.name,
+                total=total,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+            ) as progress,
+        ):
+            for block in response.raw.stream(BLOCK, decode_content=False):
+                file.write(block)
+                progress.update(len(block))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _remember(path: Path, url: str, headers: Mapping[str, str]) -> None:
+    """Keeps what identifies this version of the file, for If-Range; a weak ETag does not."""
+    etag = headers.get("ETag", "")
+    validator = etag if etag.startswith('"') else headers.get("Last-Modified")
+    write_json(_validator_path(path), {"url": url, "validator": validator})
+
+
+def _validator(path: Path, url: str) -> str | None:
+    try:
+        content = json.loads(_validator_path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if content.get("url") != url or not isinstance(content.get("validator"), str):
+        return None
+    return str(content["validator"])
+
+
+def _range_start(headers: Mapping[str, str]) -> int | None:
+    """First byte of a "bytes 10-99/100" answer."""
+    unit, _, rest = headers.get("Content-Range", "").partition(" ")
+    start = rest.partition("-")[0]
+    return int(start) if unit == "bytes" and start.isdigit() else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _short(error: Exception) -> str:
+    # requests wraps what urllib3 found in a message with pool, address and object.
+    reason = getattr(error.args[0], "reason", error) if error.args else error
+    return re.sub(r"^.*?[>)]: ", "", str(reason))[:200] or type(error).__name__

@@ -1,0 +1,184 @@
+"""From a corpus to binarised data for fairseq, in one command.
+
+    python data_scripts/prepare.py wmt14_en_de --out DIR
+    python data_scripts/prepare.py local --from-dir DIR --src en --tgt de --out OUT
+
+This file is the command line; the steps and their order are in pipeline.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import corpus
+import portalocker
+from errors import DataError
+from pipeline import Preparation
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(
+        description="Fetch, clean, split into subwords and binarise a parallel corpus for fairseq.",
+    )
+    parser.add_argument("corpus", choices=[*corpus.names(), "local"], help="what to prepare")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    parser.add_argument(
+        "--from-dir",
+        type=Path,
+        metavar="DIR",
+        help="local: the folder with train.*, valid.*, test*.*; else: with archives fetched before",
+    )
+    parser.add_argument("--src", metavar="LANG", help="source language (local only)")
+    parser.add_argument("--tgt", metavar="LANG", help="target language (local only)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=_cpus(),
+        metavar="N",
+        help="processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pairs",
+        type=_positive,
+        metavar="N",
+        help="read only N training pairs, an equal share of each part, for a quick trial",
+    )
+    cleaning = parser.add_argument_group("cleaning")
+    cleaning.add_argument(
+        "--tokenizer",
+        choices=["none", "moses"],
+        default="none",
+        help="moses: tokenize as fairseq's --tokenizer moses does (default: none)",
+    )
+    cleaning.add_argument(
+        "--normalize-punctuation", action="store_true", help="Moses punctuation normalisation"
+    )
+    cleaning.add_argument(
+        "--max-length",
+        type=_positive,
+        default=250,
+        help="most words in a sentence (default: %(default)s)",
+    )
+    cleaning.add_argument(
+        "--max-ratio",
+        type=float,
+        default=3.0,
+        help="largest ratio of the two sides' words (default: %(default)s)",
+    )
+    pieces = parser.add_argument_group("subwords")
+    pieces.add_argument(
+        "--vocab-size",
+        type=_positive,
+        default=32000,
+        help="size of the joint dictionary (default: %(default)s)",
+    )
+    pieces.add_argument(
+        "--subword-type", choices=["bpe", "unigram"], default="bpe", help="(default: %(default)s)"
+    )
+    pieces.add_argument(
+        "--character-coverage",
+        type=float,
+        help="share of the characters that get a piece (default: what the corpus file says, or 1)",
+    )
+    pieces.add_argument(
+        "--input-sentence-size",
+        type=_positive,
+        default=4_000_000,
+        help="most sentences to train the subword model on (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if args.corpus == "local":
+        for option, value in (
+            ("--from-dir", args.from_dir),
+            ("--src", args.src),
+            ("--tgt", args.tgt),
+        ):
+            if value is None:
+                parser.error(f"local needs {option}")
+        if args.src == args.tgt:
+            parser.error(f"--src and --tgt are both {args.src}")
+    elif args.src or args.tgt:
+        parser.error(f"--src and --tgt are for local; {args.corpus} has its own languages")
+    return args
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _cpus() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    args = parse_args(argv)
+    try:
+        preparation = Preparation(args)
+        if args.dry_run:
+            # `... | head` is no error.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            print(preparation.plan())
+            return 0
+        signal.signal(signal.SIGTERM, _terminate)
+        with _only_run(args.out):
+            preparation.run()
+    except DataError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the last finished step", 130)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _fail(
+                f"no space left for {args.out} ({error.strerror}): free some and run the same "
+                "command again, finished steps are kept"
+            )
+        return _fail(f"{error.filename or args.out}: {error.strerror or error}")
+    print(f"{args.out}/bin, {args.out}/spm.model and {args.out}/manifest.json are ready")
+    return 0
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"prepare.py: error: {message}", file=sys.stderr)
+    return status
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # Unwinds the stack, so that temporary files and workers go away.
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """Keeps a second run out of the same folder."""
+    lock = out / ".steps" / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with portalocker.Lock(
+            lock,
+            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
+            fail_when_locked=True,
+        ):
+            yield
+    except portalocker.LockException:
+        raise DataError(
+            f"another run is at work in {out}: wait for it or use another --out"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

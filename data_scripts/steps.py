@@ -1,0 +1,152 @@
+"""Steps that are run once: atomic outputs, and a record of what made them.
+
+A step is known by its name. Its record holds a hash of everything that decides the result (options,
+digests of the inputs and of the code) and size and digest of every output. A step is skipped when
+the hash is the same and the outputs are there. The record is removed before the work starts and
+written after the last output is in place, so a step cut off in the middle is never trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Record = dict[str, Any]
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path`, which gets that name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes `content` in one fixed byte form; the keys keep their order (tests have one)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    with atomic_write(path) as file:
+        file.write(text.encode() + b"\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Steps:
+    """The records in `out/.steps`.
+
+    `seconds` and memory stand in the records, not in the manifest: they differ from run to run.
+    """
+
+    def __init__(self, out: Path, summary: Path) -> None:
+        """`summary` describes all outputs; it is removed as soon as one of them is made anew."""
+        self.out = out
+        self.summary = summary
+        self.folder = out / ".steps"
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of an input; not computed again while size and time of change stay the same."""
+        cache_path = self.folder / "digests.json"
+        cache = _read_json(cache_path)
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        name = str(path.resolve())
+        known = cache.get(name)
+        if known is not None and known["stamp"] == stamp:
+            return str(known["sha256"])
+        digest = sha256(path)
+        cache[name] = {"stamp": stamp, "sha256": digest}
+        write_json(cache_path, cache)
+        return digest
+
+    def finished(self, name: str, inputs: Mapping[str, Any]) -> Record | None:
+        """The record of step `name` if it was made from `inputs` and the outputs are there."""
+        record = _read_json(self._path(name))
+        if record.get("key") != _key(inputs):
+            return None
+        for output, facts in record["outputs"].items():
+            path = self.out / output
+            if not path.is_file() or path.stat().st_size != facts["size"]:
+                return None
+        return record
+
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        action: Callable[[], tuple[Iterable[Path], Mapping[str, Any]]],
+    ) -> Record:
+        """Runs `action` unless the step is finished, and returns the record.
+
+        Args:
+            name: name of the step and of its record.
+            inputs: everything that decides the result, in JSON's types.
+            action: does the work; returns the outputs (below `out`) and facts for the manifest.
+        """
+        record = self.finished(name, inputs)
+        if record is not None:
+            print(f"{name}: finished before, skipped", file=sys.stderr)
+            return record
+        self.summary.unlink(missing_ok=True)
+        self._path(name).unlink(missing_ok=True)
+        start, cpu = time.monotonic(), _cpu_seconds()
+        outputs, facts = action()
+        seconds = time.monotonic() - start
+        record = {
+            "key": _key(inputs),
+            "outputs": {
+                path.relative_to(self.out).as_posix(): {
+                    "size": path.stat().st_size,
+                    "sha256": sha256(path),
+                }
+                for path in outputs
+            },
+            "facts": dict(facts),
+            "seconds": round(seconds, 3),
+            "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+            "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+        write_json(self._path(name), record)
+        print(f"{name}: done in {seconds:.1f} s", file=sys.stderr)
+        return record
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of its finished children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _key(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty when there is none (the step is then done again)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

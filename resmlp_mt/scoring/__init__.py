@@ -1,0 +1,1 @@
+"""Scoring of translations: reading and checking text, measures with signatures, reports."""

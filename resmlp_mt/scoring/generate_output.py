@@ -1,0 +1,115 @@
+"""The output of ``fairseq-generate``: its S-, T-, H- and D- lines in corpus order."""
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+
+from resmlp_mt.scoring.cleaning import remove_subwords
+from resmlp_mt.scoring.lines import InputError, Sentences, read_lines
+
+# A progress bar that went to the same file stands in front of the first line behind it.
+_LINE = re.compile(r"(?:\r[^\t]*\])?([STHD])-(\d{1,12})\t(.*)", re.DOTALL)
+_LOADED = re.compile(r"fairseq\.data\.data_utils\W+loaded ([\d,]+) examples from")
+
+
+@dataclass(frozen=True)
+class GenerateOutput:
+    """What one run wrote, in corpus order.
+
+    Attributes:
+        hypotheses: the best one of each sentence: D- lines, or H- lines where there are no D-.
+        targets: T- lines, None if the data had no target side.
+        sources: S- lines, None if there are none.
+        is_detokenized: whether fairseq's ``--tokenizer`` already worked on the D- lines.
+        is_run_together: whether ``--remove-bpe`` and ``--bpe`` both removed the subwords, so that
+            no blanks are left between words.
+    """
+
+    hypotheses: Sentences
+    targets: Sentences | None
+    sources: Sentences | None
+    is_detokenized: bool = False
+    is_run_together: bool = False
+
+
+def read_generate_output(path: str) -> GenerateOutput:
+    """Read and check a file.
+
+    Raises:
+        InputError: if sentences are missing (fairseq drops a last batch), a sentence occurs
+            twice, or a line is damaged.
+    """
+    single: dict[str, dict[int, str]] = {"S": {}, "T": {}}
+    best: dict[str, dict[int, tuple[float, str]]] = {"H": {}, "D": {}}
+    loaded = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        if found := _LOADED.search(line):
+            loaded = max(loaded, int(found[1].replace(",", "")))
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        kind, sentence_id, rest = match[1], int(match[2]), match[3]
+        if kind in single:
+            if sentence_id in single[kind]:
+                raise InputError(
+                    f"{path}, line {number}: {kind}-{sentence_id} occurs a second time, so the "
+                    f"file holds more than one run: give each run a file of its own"
+                )
+            single[kind][sentence_id] = rest
+            continue
+        score, text = _scored(rest, f"{path}, line {number}")
+        # n-best lists come best first, but lines may have been sorted since.
+        known = best[kind].get(sentence_id)
+        if known is None or score > known[0]:
+            best[kind][sentence_id] = (score, text)
+
+    hypotheses = best["D"] or best["H"]
+    if not hypotheses:
+        raise InputError(
+            f"{path} holds no D- or H- lines: give the output of fairseq-generate, run without "
+            f"--quiet"
+        )
+    ids = [*hypotheses, *best["H"], *single["S"], *single["T"]]
+    count = max(loaded, max(ids) + 1)
+
+    def in_order(kind: str, texts: dict[int, str]) -> Sentences | None:
+        if not texts:
+            return None
+        if len(texts) < count:
+            missing = islice((str(i) for i in range(count) if i not in texts), 5)
+            raise InputError(
+                f"{path}: {count - len(texts)} of {count} sentences have no {kind}- line (the "
+                f"first ids: {', '.join(missing)}); "
+                f"fairseq drops a last batch whose size does not fit: generate again with "
+                f"--required-batch-size-multiple 1 and without skipping long sentences"
+            )
+        return Sentences([texts[i] for i in range(count)], f"{path} ({kind}- lines)", "sentence")
+
+    texts = {kind: {i: text for i, (_, text) in best[kind].items()} for kind in best}
+    raw, decoded = in_order("H", texts["H"]), in_order("D", texts["D"])
+    chosen = decoded or raw
+    assert chosen is not None  # hypotheses is not empty
+    pairs = list(zip(raw.lines, decoded.lines, strict=True)) if raw and decoded else []
+    only_subwords = any(
+        any(mark in h for h, _ in pairs) and all(d == remove_subwords(h, symbol) for h, d in pairs)
+        for symbol, mark in (("sentencepiece", "\u2581"), ("subword_nmt", "@@"))
+    )
+    return GenerateOutput(
+        hypotheses=chosen,
+        targets=in_order("T", single["T"]),
+        sources=in_order("S", single["S"]),
+        is_detokenized=any(h != d for h, d in pairs) and not only_subwords,
+        is_run_together=any(re.search(r"\w \w", h) for h, _ in pairs)
+        and all(d == h.replace(" ", "") and "\u2581" not in h for h, d in pairs),
+    )
+
+
+def _scored(rest: str, place: str) -> tuple[float, str]:
+    """Split "score, tab, text"."""
+    score, tab, text = rest.partition("\t")
+    try:
+        if tab:
+            return float(score), text
+    except ValueError:
+        pass
+    raise InputError(f"{place} is damaged: expected id, score and text with tabs in between")

@@ -1,0 +1,69 @@
+"""Text files as lists of sentences, read strictly."""
+
+import gzip
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """An input that cannot be scored; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """One side of a corpus, in corpus order, and where it comes from.
+
+    Attributes:
+        lines: one sentence each.
+        origin: the file, and the kind of its lines where it holds several, for messages.
+        unit: how the origin counts: "line" from 1, "sentence" (fairseq's ids) from 0.
+    """
+
+    lines: list[str]
+    origin: str
+    unit: str = "line"
+
+    def place(self, index: int) -> str:
+        """Name the sentence at ``index`` in the terms of its file."""
+        return f"{self.origin}, {self.unit} {index + (self.unit == 'line')}"
+
+
+def read_lines(path: str) -> list[str]:
+    """Read UTF-8 lines, which ``\\n`` alone ends; "-" is standard input, ``.gz`` is unpacked.
+
+    A byte order mark at the start and carriage returns at line ends are no text and are dropped.
+
+    Raises:
+        InputError: naming the file, and the line where there is one, if the file cannot be read,
+            is no valid UTF-8 or holds a NUL byte.
+    """
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        elif path.endswith(".gz"):
+            data = gzip.decompress(Path(path).read_bytes())
+        else:
+            data = Path(path).read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is no complete gzip file ({error}): fetch it again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    name = "<stdin>" if path == "-" else path
+    raw = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not raw[-1]:
+        raw.pop()
+    lines = []
+    for number, line in enumerate(raw, start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {number} is no valid UTF-8 ({error.reason} at byte "
+                f"{error.start + 1}): convert the file to UTF-8"
+            ) from error
+        if "\0" in text:
+            raise InputError(f"{name}, line {number} holds a NUL byte: {name} is no text file")
+        lines.append(text.removesuffix("\r"))
+    return lines

@@ -1,0 +1,66 @@
+"""Where things live and which way imports point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "resmlp_mt"
+COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "layers"}
+
+# room: the rooms of the package that it may import
+MAY_IMPORT = {
+    "layers": set(),
+    "scoring": {"scoring"},
+    "translation": {"layers", "translation"},
+    "models": {"translation", "models"},
+    "vision": {"layers", "vision"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, at its head or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return names
+
+
+def rooms(path: Path) -> set[str]:
+    """The rooms of the package that a file imports."""
+    inside = {name for name in imported(path) if name.startswith("resmlp_mt.")}
+    return {name.split(".")[1] for name in inside}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
+def test_imports_point_one_way(path: Path) -> None:
+    relative = path.relative_to(PACKAGE)
+    assert not rooms(path) & COMMANDS, "nobody imports a command"
+    room = relative.parts[0].removesuffix(".py")
+    if room in MAY_IMPORT:
+        assert rooms(path) <= MAY_IMPORT[room]
+
+
+def test_layers_need_torch_alone() -> None:
+    outside = {name.split(".")[0] for name in imported(PACKAGE / "layers.py")}
+    assert outside <= {"collections", "torch"}
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imported(PACKAGE / "__init__.py") == set()
+    check = "import sys, resmlp_mt; sys.exit('torch' in sys.modules or 'fairseq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_no_file_is_a_drawer_for_everything() -> None:
+    banned = {"utils.py", "helpers.py", "common.py", "misc.py"}
+    found = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    assert not found & banned

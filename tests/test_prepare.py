@@ -1,0 +1,603 @@
+"""`prepare.py` from end to end: the declared corpora in their true layouts, and local folders."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import binarize
+import corpus
+import prepare
+import pytest
+import yaml
+from fairseq import options
+from fairseq.data import Dictionary, data_utils
+from fairseq_cli import preprocess
+
+from tests import corpus_server
+from tests.corpus_server import lines, text
+
+SCRIPT = Path(prepare.__file__)
+
+
+def fairseq_here(command: Sequence[str]) -> None:
+    """fairseq-preprocess without the start of another interpreter."""
+    preprocess.main(options.get_preprocessing_parser().parse_args(command[3:]))
+    for handler in list(preprocess.logger.handlers):
+        preprocess.logger.removeHandler(handler)
+        handler.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binarize, "_run", fairseq_here)
+    logging.getLogger("fairseq_cli.preprocess").setLevel(logging.WARNING)
+
+
+def run(*arguments: object) -> int:
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return prepare.main([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    """Everything that a run leaves behind but its private records."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and ".steps" not in path.parts
+    }
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    content = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def read(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def decoded(out: Path, split: str, lang: str, pair: str) -> list[str]:
+    """Text of a binarised split, by fairseq's own reader and dictionary."""
+    dictionary = Dictionary.load(str(out / "bin" / f"dict.{lang}.txt"))
+    dataset = data_utils.load_indexed_dataset(
+        str(out / "bin" / f"{split}.{pair}.{lang}"), dictionary
+    )
+    assert all(sentence[-1] == dictionary.eos() for sentence in dataset)
+    return [dictionary.string(sentence, bpe_symbol="sentencepiece") for sentence in dataset]
+
+
+# The declared corpora
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[corpus_server.CorpusServer]:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    with corpus_server.serve() as running:
+        yield running
+
+
+ARCHIVES = {
+    "wmt14_en_de": lambda: corpus_server.wmt14("en", "de", "de-en", "deen"),
+    "wmt14_en_fr": lambda: corpus_server.wmt14("en", "fr", "fr-en", "fren"),
+    "multi30k_en_de": lambda: corpus_server.multi30k("de"),
+    "multi30k_en_fr": lambda: corpus_server.multi30k("fr"),
+    "iwslt14_de_en": corpus_server.iwslt14,
+}
+
+
+def redirect(
+    name: str, server: corpus_server.CorpusServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, bytes]:
+    """Points the shipped declaration of a corpus at the small archives: all else stays."""
+    declared = yaml.safe_load((corpus.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    archives = ARCHIVES[name]()
+    server.files = {f"/{file}": content for file, content in archives.items()}
+    for packages in declared["files"].values():
+        for package in packages:
+            file = package["urls"][0].rpartition("/")[2]
+            if file not in archives:
+                package["urls"] = [f"{server.url}/elsewhere/{file}"]
+                continue
+            # The first mirror is gone.
+            package["urls"] = [f"{server.url}/gone/{file}", f"{server.url}/{file}"]
+            if "size" in package:
+                package["size"] = len(archives[file])
+            for kind in ("sha256", "md5"):
+                if kind in package:
+                    package[kind] = hashlib.new(kind, archives[file]).hexdigest()
+    for part in [
+        *declared["train"],
+        *declared.get("valid", []),
+        *(part for parts in declared["tests"].values() for part in parts),
+    ]:
+        part.pop("lines", None)
+    folder.mkdir()
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
+    monkeypatch.setattr(corpus, "FOLDER", folder)
+    return archives
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "train", "valid", "tests"),
+    [
+        ("wmt14_en_de", 600, 20, {"test": ("newstest2014", 21)}),
+        ("wmt14_en_fr", 710, 20, {"test": ("newstest2014", 21)}),
+        (
+            "multi30k_en_fr",
+            300,
+            14,
+            {
+                "test": ("test_2016_flickr", 10),
+                "test1": ("test_2017_flickr", 11),
+                "test2": ("test_2017_mscoco", 9),
+            },
+        ),
+        # 402 pairs: 400 sentences, a title and a description; every 23rd validates.
+        (
+            "iwslt14_de_en",
+            402,
+            17,
+            {"test": ("ted_dev2010_dev2012_tst2010_tst2011_tst2012", 5 + 6 + 7 + 8 + 9)},
+        ),
+    ],
+)
+def test_a_declared_corpus(
+    tmp_path: Path,
+    server: corpus_server.CorpusServer,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    train: int,
+    valid: int,
+    tests: dict[str, tuple[str, int]],
+) -> None:
+    redirect(name, server, tmp_path / "corpora", monkeypatch)
+    out = tmp_path / "out"
+    assert run(name, "--out", out, "--vocab-size", 200, "--jobs", 1) == 0
+    source, target = name.split("_")[-2:]
+    found = manifest(out)
+    assert found["splits"]["train"]["read"] == train
+    assert found["splits"]["valid"]["pairs"] == valid
+    assert {
+        split: (facts["name"], facts["pairs"])
+        for split, facts in found["splits"].items()
+        if split.startswith("test")
+    } == tests
+    kept = found["splits"]["train"]["pairs"]
+    assert kept == train - sum(step["dropped"] for step in found["splits"]["train"]["steps"])
+    for split, count in {
+        "train": kept,
+        "valid": valid,
+        **{s: n for s, (_, n) in tests.items()},
+    }.items():
+        for lang in (source, target):
+            assert len(read(out / "text" / f"{split}.{lang}")) == count
+            binarised = decoded(out, split, lang, f"{source}-{target}")
+            assert binarised == read(out / "text" / f"{split}.{lang}")
+    # Entities are resolved: the text has "&", the sgm "&amp;".
+    assert all("&" in line and "&amp;" not in line for line in read(out / "raw" / f"test.{target}"))
+    # The same again fetches nothing and changes nothing.
+    before, requests = outputs(out), len(server.requests)
+    assert run(name, "--out", out, "--vocab-size", 200, "--jobs", 1) == 0
+    assert outputs(out) == before
+    assert len(server.requests) == requests
+
+
+def test_the_parts_of_wmt14_in_their_order(
+    tmp_path: Path, server: corpus_server.CorpusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives = redirect("wmt14_en_de", server, tmp_path / "corpora", monkeypatch)
+    # Fetched before by other means: from a folder, with a digest that is not the declared one.
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    for file, content in archives.items():
+        (folder / file).write_bytes(content)
+    monkeypatch.setattr(binarize, "_run", fairseq_here)
+    out = tmp_path / "out"
+    arguments = (
+        "wmt14_en_de",
+        "--out",
+        out,
+        "--from-dir",
+        folder,
+        "--vocab-size",
+        200,
+        "--jobs",
+        1,
+    )
+    assert run(*arguments) == 0
+    assert server.requests == []
+    english = read(out / "text" / "train.en")
+    # Europarl, Common Crawl (U+2028 within a line, CRLF), News Commentary.
+    expected = text("en", 300, "Europe") + text("en", 200, "crawl ed") + text("en", 100, "news")
+    assert english == expected
+    assert read(out / "raw" / "valid.de") == text("de", 20, "dev")
+    assert read(out / "raw" / "test.de") == text("de", 21, "test")
+    assert (
+        manifest(out)["inputs"]["dev.tgz"]["sha256"]
+        == hashlib.sha256(archives["dev.tgz"]).hexdigest()
+    )
+
+
+def test_a_damaged_archive_in_the_folder_stops_the_run(
+    tmp_path: Path,
+    server: corpus_server.CorpusServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    archives = redirect("iwslt14_de_en", server, tmp_path / "corpora", monkeypatch)
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    (folder / "de-en.tgz").write_bytes(archives["de-en.tgz"][:-1] + b"x")
+    assert run("iwslt14_de_en", "--out", tmp_path / "out", "--from-dir", folder) == 1
+    assert "de-en.tgz has MD5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", corpus.names())
+def test_a_declaration_is_complete(name: str) -> None:
+    declared = corpus.load(corpus.FOLDER / f"{name}.yaml")
+    assert declared.licence
+    assert declared.generator or declared.citation
+    assert declared.generator or (declared.train and declared.tests)
+    assert declared.generator or declared.valid or declared.valid_every
+    for packages in declared.files.values():
+        assert all(url.startswith("http") for package in packages for url in package.urls)
+        # Every file can be had from two addresses at least.
+        assert sum(len(package.urls) for package in packages) >= 2
+
+
+def test_the_expected_counts_of_wmt14() -> None:
+    counts = {
+        name: sum(part.lines or 0 for part in corpus.load(corpus.FOLDER / f"{name}.yaml").train)
+        for name in ("wmt14_en_de", "wmt14_en_fr")
+    }
+    assert counts == {"wmt14_en_de": 4_520_620, "wmt14_en_fr": 40_842_333}
+
+
+# Local folders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: gzip and plain, a duplicate, an empty line, pairs that are held out."""
+    path = tmp_path_factory.mktemp("local")
+    for lang in ("en", "de"):
+        train = [*text(lang, 700, "a"), text(lang, 1, "a")[0], "", *text(lang, 5, "valid")]
+        (path / f"train.{lang}.gz").write_bytes(gzip.compress(lines(train)))
+        (path / f"valid.{lang}").write_bytes(lines(text(lang, 30, "valid")))
+        (path / f"test_b.{lang}").write_bytes(lines(text(lang, 9, "b")))
+        (path / f"test_a.{lang}.gz").write_bytes(gzip.compress(lines(text(lang, 8, "a test"))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path) -> list[object]:
+    return ["local", "--from-dir", folder, "--src", "en", "--tgt", "de", "--vocab-size", 200]
+
+
+@pytest.fixture(scope="module")
+def fresh(local: list[object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The outputs of an undisturbed run with one process and the real fairseq-preprocess."""
+    out = tmp_path_factory.mktemp("fresh") / "out"
+    assert run(*local, "--out", out, "--jobs", 1) == 0
+    return outputs(out)
+
+
+def test_a_local_folder(fresh: dict[str, bytes]) -> None:
+    found = json.loads(fresh["manifest.json"])
+    steps = {step["step"]: step["dropped"] for step in found["splits"]["train"]["steps"]}
+    assert steps == {
+        "normalize": 0,
+        "empty": 1,
+        "length": 0,
+        "ratio": 0,
+        "held-out": 5,
+        "duplicate": 1,
+    }
+    assert found["splits"]["train"]["pairs"] == 700
+    assert found["splits"]["test"]["name"] == "test_a"
+    assert found["splits"]["test1"]["name"] == "test_b"
+    assert set(found["outputs"]) == set(fresh) - {"manifest.json"}
+    for name, facts in found["outputs"].items():
+        assert facts["sha256"] == hashlib.sha256(fresh[name]).hexdigest()
+    binarised = {name for name in fresh if name.startswith("bin/")}
+    assert binarised == {"bin/dict.en.txt", "bin/dict.de.txt"} | {
+        f"bin/{split}.en-de.{lang}.{kind}"
+        for split in ("train", "valid", "test", "test1")
+        for lang in ("en", "de")
+        for kind in ("bin", "idx")
+    }
+    assert str(Path.cwd()) not in fresh["manifest.json"].decode()
+
+
+def test_any_number_of_processes_gives_the_same_bytes(
+    tmp_path: Path, local: list[object], fresh: dict[str, bytes]
+) -> None:
+    assert run(*local, "--out", tmp_path / "out", "--jobs", 3) == 0
+    assert outputs(tmp_path / "out") == fresh
+
+
+@pytest.mark.usefixtures("quick")
+def test_finished_steps_are_skipped_and_options_redo_what_depends_on_them(
+    tmp_path: Path, local: list[object], fresh: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+
+    def steps(*more: object) -> dict[str, str]:
+        capsys.readouterr()
+        assert run(*local, "--out", out, "--jobs", 1, *more) == 0
+        progress = capsys.readouterr().err.replace("\r", "\n").split("\n")
+        told = [line.split(": ") for line in progress if line.endswith(("skipped", " s"))]
+        return {name: "skipped" if "skipped" in state else "done" for name, state in told}
+
+    first = steps()
+    assert set(first.values()) == {"done"}
+    assert outputs(out) == fresh
+    assert set(steps().values()) == {"skipped"}
+    changed = steps("--vocab-size", 190)
+    assert changed == {name: "skipped" if name == "clean" else "done" for name in first}
+    assert manifest(out)["options"]["vocab_size"] == 190
+    # The length filter drops nothing here: the same text, so only the cleaning is done again.
+    changed = steps("--vocab-size", 190, "--max-length", 200)
+    assert changed == {name: "done" if name == "clean" else "skipped" for name in first}
+    # A damaged result is made again.
+    with open(out / "spm.model", "ab") as file:
+        file.truncate(100)
+    changed = steps("--vocab-size", 190, "--max-length", 200)
+    assert changed == {name: "done" if name == "spm" else "skipped" for name in first}
+    assert set(steps().values()) == {"done"}
+    assert outputs(out) == fresh
+
+
+@pytest.mark.usefixtures("quick")
+def test_large_training_sets_become_shards_that_fairseq_joins(
+    tmp_path: Path, local: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(binarize, "SHARD", 300)
+    assert run(*local, "--out", out, "--jobs", 1) == 0
+    sizes = [len(decoded(out, split, "en", "en-de")) for split in ("train", "train1", "train2")]
+    assert sizes == [300, 300, 100]
+    from fairseq.tasks.translation import load_langpair_dataset
+
+    dictionary = Dictionary.load(str(out / "bin" / "dict.en.txt"))
+    langs = "en", dictionary, "de", dictionary
+    dataset = load_langpair_dataset(
+        str(out / "bin"), "train", *langs, True, None, 1, True, True, 1024, 1024
+    )
+    whole = [
+        dictionary.string(dataset[index]["target"], bpe_symbol="sentencepiece")
+        for index in range(700)
+    ]
+    assert whole == read(out / "text" / "train.de")
+    # Shards of an earlier run are not left for fairseq to find.
+    monkeypatch.setattr(binarize, "SHARD", 1000)
+    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert not list((out / "bin").glob("train1*")) + list((out / "subword").glob("train1*"))
+    assert len(decoded(out, "train", "en", "en-de")) == 700
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("form", ["tmx", "tsv"])
+def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
+    pairs = list(zip(text("en", 300), text("de", 300), strict=True))
+    for split, part in {"train": pairs, "valid": pairs[:3], "test": pairs[5:7]}.items():
+        if form == "tsv":
+            content = "".join(f"{source}\t{target}\n" for source, target in part)
+        else:
+            units = "".join(
+                f'<tu><tuv xml:lang="en"><seg>{source}</seg></tuv>'
+                f'<tuv xml:lang="de"><seg>{target}</seg></tuv></tu>'
+                for source, target in part
+            ).replace("&", "&amp;")
+            content = f'<tmx version="1.4"><header/><body>{units}</body></tmx>'
+        (tmp_path / f"{split}.{form}.gz").write_bytes(gzip.compress(content.encode()))
+    arguments = ("--src", "en", "--tgt", "de", "--vocab-size", 150, "--jobs", 1)
+    assert run("local", "--from-dir", tmp_path, "--out", tmp_path / "out", *arguments) == 0
+    assert read(tmp_path / "out" / "text" / "train.de") == [
+        target for n, (_, target) in enumerate(pairs) if n not in (0, 1, 2, 5, 6)
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_demo_needs_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("demo", "--out", out, "--vocab-size", 300, "--max-pairs", 1000, "--jobs", 1) == 0
+    assert manifest(out)["splits"]["train"]["read"] == 1000
+    assert decoded(out, "test", "de", "en-de") == read(out / "raw" / "test.de")
+
+
+def test_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("wmt14_en_de", "--out", tmp_path / "out", "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "https://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz" in told
+    assert "657,632,379 bytes" in told
+    assert "fairseq-preprocess --joined-dictionary" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with prepare._only_run(tmp_path):
+        assert run(*local, "--out", tmp_path) == 1
+    assert "another run is at work" in capsys.readouterr().err
+
+
+# Mistakes of the user
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "train.de.gz").unlink(), r"has train.en but no train.de"),
+        (
+            lambda f: (f / "valid.en").write_bytes(b"one\n"),
+            r"valid.en has 1 lines but .*valid.de has 30",
+        ),
+        (lambda f: (f / "train.en").write_bytes(b""), r"train.en and .*train.en.gz are both there"),
+        (
+            lambda f: (f / "valid.de").write_bytes(b"ok\n" * 20 + b"\xfc\n" + b"ok\n" * 9),
+            r"valid.de, line 21: byte 0xfc at position 0 is not valid UTF-8",
+        ),
+        (
+            lambda f: (f / "train.en.gz").write_bytes((f / "train.en.gz").read_bytes()[:-50]),
+            r"train.en.gz: the gzip file is cut off or damaged",
+        ),
+        (
+            lambda f: (f / "valid.en").unlink() or (f / "valid.de").unlink(),
+            r"must hold 'valid' exactly",
+        ),
+    ],
+    ids=["one side", "misaligned", "two files", "not UTF-8", "cut gzip", "no valid"],
+)
+def test_a_mistake_is_told_in_one_line(
+    tmp_path: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Any,
+    message: str,
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    spoil(copy)
+    out = tmp_path / "out"
+    arguments = ("--src", "en", "--tgt", "de", "--jobs", 1)
+    assert run("local", "--from-dir", copy, "--out", out, *arguments) == 1
+    [line] = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
+    assert re.search(message, line)
+    assert not (out / "manifest.json").exists()
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["local", "--out", "x"],
+        ["wmt14_en_de", "--out", "x", "--src", "en"],
+        ["nothing", "--out", "x"],
+    ],
+)
+def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+
+
+# Interruptions
+
+
+def script(*arguments: object, **options_: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options_,
+    )
+
+
+STOP = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import prepare
+stop_at, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
+calls, replace = 0, os.replace
+def stopping(*paths):
+    global calls
+    calls += 1
+    if calls == stop_at:
+        os.kill(os.getpid(), number)
+    replace(*paths)
+os.replace = stopping
+sys.exit(prepare.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_killed_again_and_again_gives_the_same_in_the_end(
+    tmp_path: Path, local: list[object], fresh: dict[str, bytes]
+) -> None:
+    """Killed just before a result gets its name, at a later point each time."""
+    out = tmp_path / "out"
+    driver = tmp_path / "stop.py"
+    driver.write_text(STOP)
+    kills = 0
+    for stop_at in (1, 4, 9, 12, 14, 20):
+        done = script(driver, SCRIPT.parent, stop_at, "SIGKILL", *local, "--out", out, "--jobs", 1)
+        kills += done.returncode == -signal.SIGKILL
+        assert not (out / "manifest.json").exists() or done.returncode == 0
+    assert kills >= 4
+    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert outputs(out) == fresh
+
+
+def test_a_terminated_run_cleans_up(tmp_path: Path, local: list[object]) -> None:
+    out = tmp_path / "out"
+    driver = tmp_path / "stop.py"
+    driver.write_text(STOP)
+    done = script(driver, SCRIPT.parent, 15, "SIGTERM", *local, "--out", out, "--jobs", 1)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / ".steps" / "clean.json").exists() or (out / "text" / "train.en").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_full_disk_is_told_and_the_run_goes_on_later(
+    tmp_path: Path, local: list[object], fresh: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    # The kernel refuses to write files above this size, in the middle of text/train.*.
+    limit = len(fresh["text/train.en"]) // 2
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = script(SCRIPT, *local, "--out", out, "--jobs", 1, preexec_fn=small_disk)
+    assert done.returncode == 1
+    assert "no space left for" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / "text" / "train.en").exists()
+    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert outputs(out) == fresh
+
+
+def test_a_failure_of_fairseq_is_told(
+    tmp_path: Path,
+    local: list[object],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert run(*local, "--out", tmp_path / "out", "--jobs", 1) == 1
+    assert "fairseq-preprocess failed with status 1" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "bin").exists()
+    assert os.listdir(tmp_path / "out" / ".steps")

@@ -1,0 +1,127 @@
+"""Unpacking: only what is wanted, and nothing from an archive that would do harm."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import archives
+import pytest
+from errors import DataError
+
+from tests.corpus_server import tar, zipped
+
+GOOD = {"training/a.en": b"one\n", "training/a.de": b"eins\n", "training/a.fr": b"un\n"}
+WANTED = ("training/a.en", "training/a.de")
+
+
+def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.linkname = link
+    return info
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.tar", "x.zip"])
+def test_only_the_wanted_members_are_written(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / name
+    archive.write_bytes(
+        zipped(GOOD) if name == "x.zip" else tar(GOOD, "w:" if name == "x.tar" else "w:gz")
+    )
+    paths = archives.unpack(archive, WANTED, tmp_path / "out")
+    assert [path.read_bytes() for path in paths] == [b"one\n", b"eins\n"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["a.de", "a.en"]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"../evil": b"x"},
+        {"training/../../evil": b"x"},
+        {"/tmp/evil": b"x"},
+        {"evil": special("evil", tarfile.SYMTYPE, "/etc/passwd")},
+        {"evil": special("evil", tarfile.SYMTYPE, "training/a.en")},
+        {"evil": special("evil", tarfile.LNKTYPE, "training/a.en")},
+        {"evil": special("evil", tarfile.LNKTYPE, "../../outside")},
+        {"evil": special("evil", tarfile.CHRTYPE)},
+        {"evil": special("evil", tarfile.BLKTYPE)},
+        {"evil": special("evil", tarfile.FIFOTYPE)},
+    ],
+    ids=[
+        "up",
+        "up inside",
+        "absolute",
+        "symlink",
+        "symlink inside",
+        "hard link",
+        "hard link out",
+        "character device",
+        "block device",
+        "fifo",
+    ],
+)
+def test_a_hostile_tar_is_refused(
+    tmp_path: Path, member: dict[str, bytes | tarfile.TarInfo]
+) -> None:
+    archive = tmp_path / "x.tgz"
+    # First in the archive, so that nothing at all may be written.
+    archive.write_bytes(tar({**member, **GOOD}))
+    with pytest.raises(DataError, match=r"x.tgz is refused: .*evil"):
+        archives.unpack(archive, WANTED, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x.tgz"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil"])
+def test_a_zip_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(zipped({**GOOD, name: b"x"}))
+    with pytest.raises(DataError, match=r"x.zip is refused: .*evil would be outside"):
+        archives.unpack(archive, WANTED, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x.zip"]
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "x.zip"
+    link = zipfile.ZipInfo("evil")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match="evil is a link or a device"):
+        archives.unpack(archive, WANTED, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.zip"])
+def test_the_unpacked_size_is_bounded(tmp_path: Path, name: str) -> None:
+    bomb = {"bomb": bytes(10_000_000), **GOOD}
+    archive = tmp_path / name
+    archive.write_bytes(zipped(bomb) if name == "x.zip" else tar(bomb))
+    assert archive.stat().st_size < 20_000
+    with pytest.raises(DataError, match="unpacks to more than 1000000 bytes"):
+        archives.unpack(archive, WANTED, tmp_path / "out", limit=1_000_000)
+    assert not (tmp_path / "out").exists()
+    assert len(archives.unpack(archive, WANTED, tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("end", [60, 300, -200, -4])
+def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
+    archive = tmp_path / "x.tgz"
+    noise = bytes(range(256)) * 500
+    content = tar({**GOOD, "noise": noise})
+    archive.write_bytes(content[:end])
+    with pytest.raises(DataError, match=r"x.tgz: the archive is cut off or damaged"):
+        archives.unpack(archive, [*WANTED, "noise"], tmp_path / "out")
+
+
+def test_something_else_than_an_archive_is_an_error(tmp_path: Path) -> None:
+    for name in ("x.tgz", "x.zip", "x.tar"):
+        (tmp_path / name).write_bytes(b"<html>not found</html>" * 100)
+        with pytest.raises(DataError, match="damaged"):
+            archives.unpack(tmp_path / name, WANTED, tmp_path / "out")
+
+
+def test_a_missing_member_is_an_error(tmp_path: Path) -> None:
+    archive = tmp_path / "x.tgz"
+    archive.write_bytes(tar(GOOD))
+    with pytest.raises(DataError, match=r"x.tgz has no member training/b.en"):
+        archives.unpack(archive, ["training/b.en"], tmp_path / "out")

@@ -1,0 +1,235 @@
+"""Cleaning against a plain reference, and its invariants over random text."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from pathlib import Path
+
+import clean
+import dedup
+import numpy as np
+import pytest
+from clean import Options
+from errors import DataError
+from formats import TextFiles
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
+
+INVISIBLE = "\x00\x07\x1b\x7f\x80\x9f\xad\u200b\u200e\u202e\u2060\u2066\ufeff"
+SPACES = " \t\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000"
+sentences = st.text(
+    st.sampled_from("aAe\u0301\u0308éß한\u1100\u1161\u200d" + INVISIBLE + SPACES)
+    | st.characters(exclude_characters="\n", exclude_categories=["Cs"]),
+    max_size=40,
+)
+
+
+@given(sentences)
+@example("e\u200b\u0301")
+@example("\u2000")
+def test_normalize_is_a_projection_onto_clean_text(text: str) -> None:
+    cleaned = clean.normalize(text)
+    assert clean.normalize(cleaned) == cleaned
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert not set(cleaned) & set(INVISIBLE)
+    assert cleaned.split(" ") == cleaned.split() or cleaned == ""
+    assert all(character == " " or not character.isspace() for character in cleaned)
+
+
+def test_normalize_by_example() -> None:
+    assert clean.normalize("\ufeffCafe\u0301\xa0 au\u2028lait\x07 ") == "Café au lait"
+    assert clean.normalize("a\tb\x00c") == "a bc"
+    # The joiners belong to the spelling of some scripts.
+    assert clean.normalize("\u0645\u06cc\u200c\u062e\u0648") == "\u0645\u06cc\u200c\u062e\u0648"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fault"),
+    [
+        ("a b", "c", None),
+        ("", "c", "empty"),
+        ("a", "", "empty"),
+        ("a b c", "d", "ratio"),
+        ("d", "a b c", "ratio"),
+        ("a b c d e f g h", "a b c d", None),
+        ("a b c d e f g h i", "a b c d e", "length"),
+    ],
+)
+def test_faults(source: str, target: str, fault: str | None) -> None:
+    assert clean.fault(source, target, OPTIONS) == fault
+
+
+@given(st.lists(st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=30), max_size=8))
+def test_the_hash_set_is_a_set(batches: list[list[int]]) -> None:
+    # Slots are the low bits: small numbers share few slots of the smallest table and it must grow.
+    table = dedup.HashSet(slots=8)
+    seen: set[int] = set()
+    for batch in batches:
+        expected = []
+        for value in batch:
+            # 0 marks a free slot and stands for 1.
+            expected.append((value or 1) not in seen)
+            seen.add(value or 1)
+        assert table.add(np.array(batch, dtype=np.uint64)).tolist() == expected
+    assert len(table) == len(seen)
+    assert table.nbytes <= 8 * max(8, 4 * len(seen) + 120)
+
+
+def write(folder: Path, pairs: list[tuple[str, str]], stem: str = "x") -> TextFiles:
+    files = TextFiles(folder / f"{stem}.en", folder / f"{stem}.de", "plain", "en", "de")
+    files.source.write_text("".join(f"{a}\n" for a, _ in pairs), encoding="utf-8", newline="\n")
+    files.target.write_text("".join(f"{b}\n" for _, b in pairs), encoding="utf-8", newline="\n")
+    return files
+
+
+def run(
+    folder: Path, parts: list[TextFiles], options: Options = OPTIONS, **arguments: object
+) -> tuple[list[tuple[str, str]], dict[str, object]]:
+    outputs = folder / "out.en", folder / "out.de"
+    arguments = {"held_out": frozenset(), **arguments}
+    facts = clean.clean_train(parts, outputs, options, **arguments)  # type: ignore[arg-type]
+    sides = [path.read_text(encoding="utf-8").split("\n")[:-1] for path in outputs]
+    return list(zip(*sides, strict=True)), facts
+
+
+def reference(
+    pairs: list[tuple[str, str]], held_out: frozenset[str]
+) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """The same by the definitions, with Python's set."""
+    kept: list[tuple[str, str]] = []
+    dropped = dict.fromkeys(("empty", "length", "ratio", "held-out", "duplicate"), 0)
+    for source, target in pairs:
+        pair = clean.normalize(source), clean.normalize(target)
+        words = [len(side.split()) for side in pair]
+        if min(words) == 0:
+            dropped["empty"] += 1
+        elif max(words) > OPTIONS.max_length:
+            dropped["length"] += 1
+        elif max(words) / min(words) > OPTIONS.max_ratio:
+            dropped["ratio"] += 1
+        elif held_out & set(pair):
+            dropped["held-out"] += 1
+        elif pair in kept:
+            dropped["duplicate"] += 1
+        else:
+            kept.append(pair)
+    return kept, dropped
+
+
+words = st.lists(st.sampled_from(["a", "b", "ä\u0308", "\u200b", "c\xa0d"]), max_size=10).map(
+    " ".join
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(words, words), max_size=40), st.sets(words, max_size=3))
+def test_cleaning_is_what_the_definitions_say(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]], held: set[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    held_out = frozenset(map(clean.normalize, held))
+    pairs = [("left", "over"), *pairs]
+    kept, dropped = reference(pairs, held_out)
+    files = write(folder, pairs)
+    result, facts = run(folder, [files], held_out=held_out)
+    assert result == kept
+    steps = {step["step"]: step for step in facts["steps"]}  # type: ignore[attr-defined]
+    assert {name: steps[name]["dropped"] for name in dropped} == dropped
+    assert steps["duplicate"]["kept"] == facts["pairs"] == len(kept)
+    assert facts["read"] == len(pairs)
+    changed = sum((clean.normalize(a), clean.normalize(b)) != (a, b) for a, b in pairs)
+    assert steps["normalize"]["changed"] == changed
+    # Cleaning what is clean changes nothing.
+    again, _ = run(folder, [write(folder, result, "again")], held_out=held_out)
+    assert again == result
+
+
+def test_either_side_in_a_held_out_set_removes_a_pair(tmp_path: Path) -> None:
+    files = write(tmp_path, [("a", "b"), ("x", "b"), ("a", "y"), ("x", "y"), ("a b", "y x")])
+    kept, _ = run(tmp_path, [files], held_out=frozenset({"a", "b"}))
+    assert kept == [("x", "y"), ("a b", "y x")]
+
+
+def some_pairs(count: int) -> list[tuple[str, str]]:
+    draw = random.Random(1)
+    return [
+        tuple(" ".join(draw.choices("abcdefgh", k=draw.randint(0, 5))) for _ in range(2))  # type: ignore[misc]
+        for _ in range(count)
+    ]
+
+
+def test_the_result_does_not_depend_on_processes_or_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write(tmp_path, some_pairs(3000)), write(tmp_path, some_pairs(1000), "y")]
+    one = run(tmp_path, files, valid_every=7)
+    monkeypatch.setattr(clean, "CHUNK", 101)
+    assert run(tmp_path, files, valid_every=7) == one
+    assert run(tmp_path, files, valid_every=7, jobs=3) == one
+    assert len(one[0]) > 500
+
+
+def test_invalid_utf8_names_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean, "CHUNK", 10)
+    files = write(tmp_path, [("a", "b")] * 30)
+    files.target.write_bytes(b"b\n" * 24 + b"\xff\n" + b"b\n" * 5)
+    with pytest.raises(DataError, match=r"x.de, line 25: byte 0xff at position 0"):
+        run(tmp_path, [write(tmp_path, [("a", "b")] * 5, "first"), files])
+    assert sorted(path.name for path in tmp_path.glob("out*")) == []
+
+
+def test_max_pairs_takes_an_equal_share_of_each_part(tmp_path: Path) -> None:
+    parts = [
+        write(tmp_path, [(f"{name}{n}", f"{name}{n}") for n in range(10)], name) for name in "xyz"
+    ]
+    kept, facts = run(tmp_path, parts, max_pairs=5)
+    assert [source for source, _ in kept] == ["x0", "x1", "y0", "y1", "z0"]
+    assert facts["read"] == 5
+
+
+def test_every_nth_pair_is_held_out_and_removed(tmp_path: Path) -> None:
+    part = write(tmp_path, [(f"x{n}", f"y{n}") for n in range(1, 11)])
+    valid = [pair for _, _, pair in clean.valid_pairs([part], None, 4)]
+    assert valid == [(b"x4", b"y4"), (b"x8", b"y8")]
+    kept, facts = run(tmp_path, [part], valid_every=4)
+    assert [source for source, _ in kept] == [f"x{n}" for n in (1, 2, 3, 5, 6, 7, 9, 10)]
+    assert facts["steps"][1] == {"step": "validation", "kept": 8, "dropped": 2}  # type: ignore[index]
+
+
+def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None:
+    pairs = [("a\xa0 b", "c"), ("", "d"), ("a\xa0 b", "c"), ("x " * 50, "y\rz")]
+    files = write(tmp_path, pairs)
+    raw = tmp_path / "raw.en", tmp_path / "raw.de"
+    text = tmp_path / "text.en", tmp_path / "text.de"
+    items = clean.numbered_pairs([files])
+    count, seen = clean.clean_held_out(items, raw, text, clean.Cleaner(OPTIONS))
+    assert count == 4
+    assert seen >= {"a b", "c", "d", "y z"}
+    assert raw[0].read_text().split("\n")[:3] == ["a\xa0 b", "", "a\xa0 b"]
+    assert raw[1].read_bytes() == b"c\nd\nc\ny z\n"
+    assert text[0].read_text().split("\n")[:3] == ["a b", "", "a b"]
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no training pair is left of 2 .*'empty': 2"):
+        run(tmp_path, [write(tmp_path, [("", "a"), ("b", " ")])])
+
+
+def test_moses_is_what_fairseq_does(tmp_path: Path) -> None:
+    from fairseq.data.encoders.moses_tokenizer import MosesTokenizer, MosesTokenizerConfig
+
+    text = 'It\'s "well-known" & done.'
+    options = Options("en", "de", tokenizer="moses")
+    [(source, _)], _ = run(tmp_path, [write(tmp_path, [(text, text)])], options)
+    expected = MosesTokenizer(MosesTokenizerConfig(source_lang="en", target_lang="en"))
+    assert source == expected.encode(text)
+    assert "@-@" in source
+    assert expected.decode(source) == text
+    punctuated = Options("en", "de", normalize_punctuation=True)
+    [(source, _)], _ = run(
+        tmp_path, [write(tmp_path, [("„a“ \u2013 b…", "„a“ \u2013 b…")])], punctuated
+    )
+    assert source == '"a" - b...'

@@ -1,0 +1,160 @@
+"""Readers: lines, sgm, TED files, TMX, TSV, and what they refuse."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import formats
+import pytest
+from errors import DataError
+from formats import TextFiles
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import corpus_server
+
+SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"
+
+
+def read(
+    tmp_path: Path, source: bytes, target: bytes, form: str = "plain", **options: int
+) -> list[tuple[str, str]]:
+    files = TextFiles(tmp_path / "x.en", tmp_path / "x.de", form, "en", "de", **options)
+    files.source.write_bytes(source)
+    files.target.write_bytes(target)
+    return [(a.decode(), b.decode()) for a, b in formats.pairs(files)]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    # str.splitlines would make eight lines of the first one.
+    text = f"{SEPARATORS}\nsecond\n".encode()
+    assert read(tmp_path, text, b"eins\nzwei\n") == [(SEPARATORS, "eins"), ("second", "zwei")]
+
+
+def test_line_ends_of_windows_and_a_missing_last_one(tmp_path: Path) -> None:
+    assert read(tmp_path, b"one\r\ntwo\r\n", b"eins\nzwei") == [("one", "eins"), ("two", "zwei")]
+
+
+def test_empty_lines_are_lines(tmp_path: Path) -> None:
+    assert read(tmp_path, b"\n\n", b"a\n\n") == [("", "a"), ("", "")]
+
+
+@pytest.mark.parametrize(("source", "target", "line"), [(3, 5, 4), (5, 3, 4), (0, 1, 1)])
+def test_misaligned_files_are_an_error(tmp_path: Path, source: int, target: int, line: int) -> None:
+    message = rf"x.en has {source} lines but .*x.de has {target}: line {line} has no partner"
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, b"a\n" * source, b"b\n" * target)
+
+
+def test_another_count_than_expected_is_an_error(tmp_path: Path) -> None:
+    assert len(read(tmp_path, b"a\n" * 3, b"b\n" * 3, lines=3)) == 3
+    with pytest.raises(DataError, match=r"x.en has 2 pairs where 3 are expected"):
+        read(tmp_path, b"a\n" * 2, b"b\n" * 2, lines=3)
+
+
+def test_invalid_utf8_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.en"
+    with pytest.raises(
+        DataError, match=r"x.en, line 7: byte 0xe4 at position 2 is not valid UTF-8"
+    ):
+        formats.decode("ab\xe4cd".encode("latin-1"), path, 7)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_cut_gzip_is_an_error(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "x.en.gz"
+    content = gzip.compress("".join(f"line {n * n}\n" for n in range(5000)).encode())
+    path.write_bytes(content[: int(len(content) * share)] or b"no gzip")
+    with pytest.raises(DataError, match=r"x.en.gz: the gzip file is cut off or damaged"):
+        list(formats.pairs(TextFiles(path, path, "plain", "en", "de")))
+
+
+def test_gzip_files_of_several_members_are_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.en.gz"
+    path.write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
+    assert list(formats.pairs(TextFiles(path, path, "plain", "en", "de"))) == [
+        (b"one", b"one"),
+        (b"two", b"two"),
+    ]
+
+
+def test_a_line_without_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 100)
+    with pytest.raises(DataError, match=r"x.en, line 2: longer than 100 bytes"):
+        read(tmp_path, b"a\n" + b"x" * 1000 + b"\n", b"b\n" * 2)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]))))
+def test_any_text_without_line_feeds_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, sentences: list[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    text = corpus_server.lines(sentences)
+    assert read(folder, text, text) == [(sentence, sentence) for sentence in sentences]
+
+
+def test_sgm_gives_the_segments_with_entities_resolved(tmp_path: Path) -> None:
+    sentences = [f"Tom & Jerry {n} <3" for n in range(5)]
+    sgm = corpus_server.sgm([text.replace("<", "&lt;") for text in sentences], "srcset", "x")
+    assert b"&amp;" in sgm
+    doubly = sgm.replace(b"&amp;lt;", b"&lt;")
+    assert read(tmp_path, doubly, doubly, "sgm") == [(text, text) for text in sentences]
+
+
+def test_a_segment_without_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x.en, line 2: <seg> without </seg>"):
+        read(tmp_path, b'<doc>\n<seg id="1">open\n', b"<doc>\n", "sgm")
+
+
+def test_ted_files_keep_title_and_description_of_the_tag_lines(tmp_path: Path) -> None:
+    english, german = corpus_server.text("en", 3), corpus_server.text("de", 3)
+    tags = corpus_server.ted_tags(english, "en"), corpus_server.ted_tags(german, "de")
+    pairs = read(tmp_path, *tags, form="ted")
+    assert pairs[0] == ("A talk about trees", "Ein Vortrag über Bäume")
+    assert pairs[2:] == list(zip(english, german, strict=True))
+
+
+def test_ted_test_sets_are_sgm(tmp_path: Path) -> None:
+    english, german = corpus_server.text("en", 4), corpus_server.text("de", 4)
+    xml = corpus_server.ted_xml(english, "x"), corpus_server.ted_xml(german, "x")
+    assert read(tmp_path, *xml, form="sgm") == list(zip(english, german, strict=True))
+
+
+TMX = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE tmx SYSTEM "tmx14.dtd">
+<tmx version="1.4"><header srclang="en" datatype="plaintext"/><body>
+<tu><tuv xml:lang="EN-gb"><seg>Press <bpt i="1"/>the
+key<ept i="1"/> &amp; wait</seg></tuv><tuv xml:lang="de"><seg>Taste drücken</seg></tuv></tu>
+<tu><tuv xml:lang="fr"><seg>oui</seg></tuv><tuv xml:lang="en"><seg>yes</seg></tuv></tu>
+<tu><tuv lang="de_AT"><seg>Nein</seg></tuv><tuv lang="en"><seg>No</seg></tuv></tu>
+</body></tmx>
+"""
+
+
+def pair_file(tmp_path: Path, content: bytes, form: str) -> list[tuple[bytes, bytes]]:
+    path = tmp_path / f"x.{form}"
+    path.write_bytes(content)
+    return list(formats.pairs(TextFiles(path, path, form, "en", "de")))
+
+
+def test_tmx(tmp_path: Path) -> None:
+    assert pair_file(tmp_path, TMX.encode(), "tmx") == [
+        (b"Press the key & wait", "Taste drücken".encode()),
+        (b"No", b"Nein"),
+    ]
+
+
+def test_a_cut_tmx_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x.tmx: not well-formed TMX"):
+        pair_file(tmp_path, TMX.encode()[:-30], "tmx")
+
+
+def test_tsv(tmp_path: Path) -> None:
+    assert pair_file(tmp_path, b"one\teins\r\ntwo\tzwei\n", "tsv") == [
+        (b"one", b"eins"),
+        (b"two", b"zwei"),
+    ]
+    for line in (b"one", b"one\teins\tuno"):
+        with pytest.raises(DataError, match=r"x.tsv, line 2: [13] columns where two"):
+            pair_file(tmp_path, b"a\tb\n" + line + b"\n", "tsv")

@@ -1,0 +1,148 @@
+"""Records of steps, atomic files, and ordered work over processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import parallel
+import pytest
+from errors import DataError
+from steps import Steps, atomic_write
+
+
+def test_a_file_has_its_old_content_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def fill() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill()
+    assert path.read_bytes() == b"old"
+    with atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Work:
+    """A step that writes its input; `fails` makes it stop after the first of two outputs."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.summary = out / "manifest.json"
+        self.steps = Steps(out, self.summary)
+        self.runs = 0
+
+    def __call__(self, content: str, fails: bool = False) -> str:
+        def action() -> tuple[list[Path], dict[str, str]]:
+            self.runs += 1
+            for name in "ab":
+                with atomic_write(self.out / name) as file:
+                    file.write(content.encode())
+                if fails:
+                    raise KeyboardInterrupt
+            return [self.out / "a", self.out / "b"], {"said": content}
+
+        return str(self.steps.run("work", {"content": content}, action)["facts"]["said"])
+
+
+def test_a_finished_step_is_skipped(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    assert [work("one"), work("one"), Work(tmp_path)("one")] == ["one"] * 3
+    assert work.runs == 1
+    assert work("two") == "two"
+    assert work.runs == 2
+
+
+def test_a_step_cut_off_is_not_trusted_even_with_the_old_options(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work("old")
+    work.summary.write_text("{}")
+    # Same size: only the record can tell that "a" is no longer what "old" made.
+    with pytest.raises(KeyboardInterrupt):
+        work("new", fails=True)
+    assert (tmp_path / "a").read_text() == "new"
+    assert not work.summary.exists()
+    work("old")
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["old", "old"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "record"])
+def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
+    work = Work(tmp_path)
+    work("one")
+    if damage == "cut":
+        os.truncate(tmp_path / "b", 1)
+    elif damage == "gone":
+        (tmp_path / "b").unlink()
+    else:
+        (tmp_path / ".steps" / "work.json").write_text('{"key": ')
+    work("one")
+    assert work.runs == 2
+    assert (tmp_path / "b").read_text() == "one"
+
+
+def test_a_digest_follows_the_file(tmp_path: Path) -> None:
+    steps = Steps(tmp_path / "out", tmp_path / "m")
+    path = tmp_path / "x"
+    digests: list[str] = []
+    for content in (b"one", b"two", b"two"):
+        path.write_bytes(content)
+        os.utime(path, ns=(1, len(digests)))
+        digests.append(steps.digest(path))
+    assert digests[0] != digests[1] == digests[2]
+
+
+def ready(factor: int) -> None:
+    global _factor
+    _factor = factor
+
+
+def slow_first(number: int) -> int:
+    time.sleep(0.2 if number == 0 else 0)
+    if number == -1:
+        raise ValueError("minus one")
+    if number == -2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _factor * number
+
+
+_factor: int
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(100):
+            taken += 1
+            yield number
+
+    results = parallel.ordered_map(slow_first, items(), jobs=jobs, setup=ready, setup_args=(3,))
+    first = list(itertools.islice(results, 5))
+    assert first == [0, 3, 6, 9, 12]
+    assert taken <= 5 + parallel.IN_FLIGHT_PER_PROCESS * jobs
+    assert [*first, *results] == [3 * number for number in range(100)]
+
+
+def test_failures_of_workers_arrive() -> None:
+    def run(number: int) -> list[int]:
+        numbers = [1, number, 2]
+        return list(parallel.ordered_map(slow_first, numbers, jobs=2, setup=ready, setup_args=(1,)))
+
+    with pytest.raises(ValueError, match="minus one"):
+        run(-1)
+    with pytest.raises(DataError, match=r"a worker process was killed.* use a smaller --jobs"):
+        run(-2)

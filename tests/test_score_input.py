@@ -1,0 +1,269 @@
+"""What the score command reads and what it refuses."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from translations import Corpus, fails, score, scores, write
+
+from resmlp_mt.score import main
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def test_windows_files_and_gzip_score_alike(corpus: Corpus, tmp_path: Path) -> None:
+    text = Path(corpus.file["sys"]).read_bytes()
+    windows, packed = tmp_path / "windows", tmp_path / "sys.gz"
+    windows.write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
+    packed.write_bytes(gzip.compress(text))
+    found = [
+        score("-i", str(path), "--ref", corpus.file["ref"], path=tmp_path / "json")["scores"]
+        for path in (corpus.file["sys"], windows, packed)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_only_newlines_end_sentences(tmp_path: Path) -> None:
+    line = "one\u2028two\x0bthree\x85four five"
+    file = write(tmp_path / "odd", [line, "six"])
+    report = score("-i", file, "--ref", file, "-m", "bleu", path=tmp_path / "r.json")
+    assert report["sentences"] == 2
+
+
+def test_empty_translations_score_zero(corpus: Corpus, tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty", [""] * 150)
+    found = scores(
+        score("-i", empty, "--ref", corpus.file["ref"], "-l", "en-de", path=tmp_path / "r.json")
+    )
+    assert found["ter"][0] == 100.0
+    assert {value for metric, (value, _) in found.items() if metric != "ter"} == {0.0}
+
+
+def test_different_line_counts_name_both_files(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = write(tmp_path / "short", corpus.lines["sys"][:-1])
+    message = fails(capsys, "-i", short, "--ref", corpus.file["ref"])
+    assert f"{short} has 149 sentences, but {corpus.file['ref']} has 150" in message
+    argv = ("-i", corpus.file["sys"], "--ref", corpus.file["ref"])
+    assert f"but {short} has 149" in fails(capsys, *argv, "--src", short)
+    assert f"but {short} has 149" in fails(capsys, *argv, "--baseline", short, "-m", "bleu")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"good\nb\xc3\nc\n", ", line 2 is no valid UTF-8 (unexpected end of data at byte 2)"),
+        (b"good\nb\0\n", ", line 2 holds a NUL byte"),
+        ("a\n".encode("utf-16"), ", line 1 is no valid UTF-8"),
+        (b"", " is empty"),
+        (b"Ein H@@ aus\n", ", line 1 still carries subword marks ('@@'): give --remove-bpe"),
+        ("Ein\n▁Haus\n".encode(), ", line 2 still carries subword marks ('▁'): give --remove-bpe"),
+        (b"Es ist rich @-@ text\n", " looks tokenized (0 of 1 sentences end in ' .', 1 hold"),
+        (b"Ein Haus .\nEin Baum .\nKurz\n", " looks tokenized (2 of 3"),
+        (None, " cannot be read: No such file or directory"),
+    ],
+)
+def test_unusable_files_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, expected: str
+) -> None:
+    bad, good = tmp_path / "bad", write(tmp_path / "good", ["Ein Haus."])
+    if content is not None:
+        bad.write_bytes(content)
+    assert f"{bad}{expected}" in fails(capsys, "-i", str(bad), "--ref", good)
+    if content:
+        expected = re.sub(": give.*", ": give the raw reference", expected)
+        assert f"{bad}{expected}" in fails(capsys, "-i", good, "--ref", str(bad))
+
+
+def test_force_scores_suspicious_text_and_says_so(tmp_path: Path) -> None:
+    file = write(tmp_path / "sys", ["a ▁ in a text about ▁ @-@ ."])
+    report = score("-i", file, "--ref", file, "--force", "-m", "bleu", path=tmp_path / "r.json")
+    assert report["scores"][0]["score"] == pytest.approx(100.0)
+    assert any("--force" in note for note in report["notes"])
+
+
+def test_a_failed_run_leaves_the_old_report_and_no_litter(corpus: Corpus, tmp_path: Path) -> None:
+    report = tmp_path / "out" / "r.json"
+    report.parent.mkdir()
+    report.write_text("old")
+    same_file = tmp_path / "link"  # shows whether the file is replaced or written over
+    same_file.hardlink_to(report)
+    argv = ["-i", corpus.file["sys"], "--ref", str(tmp_path / "none"), "--json", str(report)]
+    assert main(argv) == 1
+    assert report.read_text() == "old"
+    score("-i", corpus.file["sys"], "--ref", corpus.file["ref"], "-m", "bleu", path=report)
+    assert json.loads(report.read_text())["sentences"] == 150
+    assert list(report.parent.iterdir()) == [report]
+    assert same_file.read_text() == "old"
+
+
+def test_scores_are_shown_even_if_the_report_cannot_be_written(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["-i", corpus.file["sys"], "--ref", corpus.file["ref"], "-m", "bleu", "--quiet"]
+    (tmp_path / "r.json").mkdir()
+    assert main([*argv, "--json", str(tmp_path / "r.json")]) == 1
+    captured = capsys.readouterr()
+    assert "BLEU " in captured.out
+    assert "r.json cannot be written (Is a directory): choose another place" in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["-i", "x"], "no references: give --ref FILE, or -t NAME -l SRC-TGT"),
+        (["-i", "x", "-t", "wmt14"], "-t wmt14 needs a language pair"),
+        (["-i", "x", "--ref", "y", "-l", "en-"], "expected source and target"),
+        (["-i", "x", "--ref", "y", "-l", "de"], "expected source and target, such as en-de"),
+        (["-i", "x", "--ref", "y", "-w", "-1"], "-w/--width: invalid choice"),
+        (["-i", "x", "--ref", "y", "--paired-bs"], "add --baseline FILE"),
+        (["-i", "x", "--ref", "y", "-m", "tokenized-bleu"], "tokenized BLEU needs -l SRC-TGT"),
+        (["-i", "x", "--ref", "y", "--length-buckets", "9,3"], "expected rising positive numbers"),
+        (["-i", "x", "--ref", "y", "--json", "/no/such/r.json"], "there is no folder /no/such"),
+    ],
+)
+def test_wrong_options_are_explained(
+    capsys: pytest.CaptureFixture[str], argv: list[str], expected: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_unknown_languages_and_test_sets_are_refused(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("-i", corpus.file["sys"], "--ref", corpus.file["ref"])
+    named = ("-l", "en-xx", "-m", "tokenized-bleu")
+    assert "no rules for the language 'xx'" in fails(capsys, *argv, *named)
+    assert "no rules for the language 'xx'" in fails(capsys, *argv, "--detokenize", "xx")
+    argv = ("-i", corpus.file["sys"], "-l", "en-xx")
+    assert "knows no test set 'wmt00'" in fails(capsys, *argv, "-t", "wmt00")
+    message = fails(capsys, *argv, "-t", "wmt14/full")
+    assert "wmt14/full has no language pair 'en-xx', but cs-en, en-cs, de-en, en-de" in message
+
+
+def test_test_set_without_network_is_one_sentence(corpus: Corpus, tmp_path: Path) -> None:
+    dead = "http://127.0.0.1:9"  # the discard port: the connection is refused at once
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "resmlp_mt.score", "-q", "-i", corpus.file["sys"]),
+            *("-t", "wmt14/full", "-l", "en-de"),
+        ],
+        env={**os.environ, "SACREBLEU": str(tmp_path), "https_proxy": dead, "http_proxy": dead},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "test set wmt14/full cannot be fetched" in result.stderr
+    assert "give --ref FILE" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_starts_fast_without_torch_and_fairseq() -> None:
+    code = (
+        "import sys; import resmlp_mt.score;print(sorted({'torch', 'fairseq'} & set(sys.modules)))"
+    )
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout.strip() == b"[]"
+    assert time.perf_counter() - start < 10  # about half a second on a quiet machine
+
+
+def test_reads_standard_input(corpus: Corpus, tmp_path: Path) -> None:
+    with open(corpus.file["sys"], "rb") as stdin:
+        result = subprocess.run(
+            [sys.executable, "-m", "resmlp_mt.score", "--ref", corpus.file["ref"], "-m", "bleu"],
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    ours = scores(
+        score("-i", corpus.file["sys"], "--ref", corpus.file["ref"], path=tmp_path / "r.json")
+    )
+    assert "system:      <stdin>" in result.stdout
+    assert f" {ours['bleu'][0]:.1f} " in result.stdout
+
+
+def test_a_language_without_moses_rules_has_no_tokenized_bleu(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    argv = ("-i", corpus.file["sys"], "--ref", corpus.file["ref"])
+    for more, reason in (((), "give -l SRC-TGT"), (("-l", "en-xx"), "rules for the language 'xx'")):
+        report = score(*argv, *more, path=tmp_path / "r.json")
+        assert list(scores(report)) == ["bleu", "chrf", "ter"]
+        assert any("no tokenized BLEU" in note and reason in note for note in report["notes"])
+
+
+def test_reports_what_was_done_to_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From subwords of Moses tokens to the plain reference; lengths are those of the S- lines."""
+    gen = write(
+        tmp_path / "gen",
+        [
+            *("S-1\tA t@@ ree .", "T-1\tEin B@@ aum .", "H-1\t-1\tEin B@@ aum ."),
+            *("D-1\t-1\tEin B@@ aum .", "S-0\tThe h@@ ou@@ se &apos;s .", "T-0\tDas H@@ aus ."),
+            *("H-0\t-1\tDas H@@ aus .", "D-0\t-1\tDas H@@ aus ."),
+        ],
+    )
+    argv = ("--generate-output", gen, "--remove-bpe", "--detokenize", "de", "-m", "bleu", "chrf")
+    assert main([*argv, "--length-buckets", "4", "--json", str(tmp_path / "r.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "removed:     subwords (subword_nmt) and Moses tokenization (de)" in printed
+    assert f"references:  {gen} (T- lines)" in printed
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert scores(report)["chrf"][0] == 100.0
+    assert [b["sentences"] for b in report["by_source_length"]] == [1, 1]
+    raw = write(tmp_path / "ref", ["Das Haus.", "Ein Baum."])
+    again = score(*argv, "--ref", raw, path=tmp_path / "r.json")
+    assert again["scores"] == report["scores"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "expected"),
+    [
+        (["T-0\ta <<unk>> b", "D-0\t-1\ta b"], [], "(T- lines), sentence 0 contains <unk>"),
+        (["D-0\t-1\ta b"], [], "has no T- lines: give --ref FILE"),
+        (["T-0\tEs ist gut .", "D-0\t-1\tEs ist gut."], [], "(T- lines) looks tokenized"),
+        (["T-0\tab c", "H-0\t-1\ta b", "D-0\t-1\tab"], [], "removed the subwords twice"),
+        (
+            ["T-0\ta.", "H-0\t-1\ta .", "D-0\t-1\ta."],
+            ["--detokenize", "de"],
+            "were detokenized by fairseq: drop --detokenize",
+        ),
+        (["T-0\ta", "D-0\t-1\ta"], ["--remove-bpe", "sentencepiece"], "(D- lines) holds no '▁'"),
+    ],
+)
+def test_unusable_generate_output_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lines: list[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    gen = write(tmp_path / "gen", lines)
+    message = fails(capsys, "--generate-output", gen, *options)
+    assert f"error: {gen}" in message
+    assert expected in message
+
+
+def test_unknown_words_of_the_system_are_reported(tmp_path: Path) -> None:
+    argv = ("-i", write(tmp_path / "sys", ["a <unk>", "b"]), "-m", "bleu")
+    report = score(*argv, "--ref", write(tmp_path / "ref", ["a c", "b"]), path=tmp_path / "r.json")
+    assert "1 translations contain <unk>" in report["notes"]
