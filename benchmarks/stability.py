@@ -2,11 +2,11 @@
 
     python benchmarks/stability.py --data DIR --work DIR --updates 2000 --core 0
 
-DIR of --data is what data_scripts/prepare.py makes (--vocab-size 8000); its bin/ is used. The model has the
-depth, LayerScale, optimizer and schedule of configs/mt/wmt14_en_de_12l.yaml at a reduced size: a
-quarter of the width, small batches, a warm-up of 1,000 updates (half of 2,000, as it is half
-of the recipe's). An interrupted run goes on from its last checkpoint; a finished one is not run
-again. Writes stability.json, stability.md and stability.png beside this file.
+DIR of --data is what `data_scripts/prepare.py multi30k_en_de --vocab-size 8000` makes; its bin/ is
+used. The model has the depth, LayerScale, optimizer and schedule of configs/mt/wmt14_en_de_12l.yaml
+at a reduced size: a quarter of the width, small batches, a warm-up of 1,000 updates (half of 2,000,
+as it is half of the recipe's). An interrupted run goes on from its last checkpoint; a finished one
+is not run again. Writes stability.json, stability.md and stability.png beside this file.
 """
 
 import argparse

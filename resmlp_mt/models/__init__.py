@@ -1,12 +1,22 @@
 """Registration with fairseq; ``--user-dir resmlp_mt`` or ``import resmlp_mt.models`` does it."""
 
+from typing import Any
+
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
 from resmlp_mt.models import resmlp_mt as resmlp_mt
+from resmlp_mt.translation.config import OptionError
 
 
 class HydraCallback(Callback):
-    """Has the plugin imported when a hydra job begins, earlier than fairseq does.
+    """For the configurations in configs/mt, which name it under ``hydra.callbacks``.
 
-    The configurations in configs/mt name it; its import is all that it does.
+    Its import has the plugin loaded when a hydra job begins, earlier than fairseq does.
     """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Show a wrong option as one sentence, as the other commands do; hydra adds a traceback."""
+        if isinstance(job_return._return_value, OptionError):
+            raise SystemExit(str(job_return._return_value))

@@ -20,6 +20,8 @@ import torch
 from fairseq import utils
 from fairseq.data import data_utils, iterators
 from fairseq.distributed import utils as distributed_utils
+from fairseq.models import FairseqEncoder
+from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
@@ -42,6 +44,7 @@ def apply() -> None:
     decode_every_line()
     resume_with_the_same_batches()
     replace_unknown_words_without_a_file()
+    find_nan_in_encoders()
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
@@ -389,3 +392,20 @@ def _build_generator(
         args = copy.copy(args)
         args.print_alignment = "hard"  # computed, but printed only if the user asks for it
     return original(self, models, args, *rest, **kwargs)
+
+
+# --- NaN in training ends in a StopIteration instead of naming the module ---
+
+
+def find_nan_in_encoders() -> None:
+    """Leave out the one hook that PyTorch cannot attach: backward, behind a dict of lists."""
+    if "register_backward_hook" in inspect.getsource(inspect.unwrap(NanDetector.add_hooks)):
+        _wrap(NanDetector, "add_hooks", _add_hooks)
+
+
+def _add_hooks(original: Callable[..., Any], self: Any, module: Any) -> None:
+    if isinstance(module, FairseqEncoder):
+        if self.forward:
+            self.fhooks.append(module.register_forward_hook(self.fhook_fn))
+    else:
+        original(self, module)
