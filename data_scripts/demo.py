@@ -8,7 +8,6 @@ not done again: delete the folder to start afresh.
 
 import argparse
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -31,7 +30,7 @@ TRAINING = """
     --optimizer adam --adam-betas (0.9,0.98) --lr 4e-3 --lr-scheduler inverse_sqrt
     --warmup-updates 400 --clip-norm 1.0
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.1
-    --max-tokens 2000 --max-epoch 10 --no-epoch-checkpoints
+    --max-tokens 2000 --max-epoch 8 --no-epoch-checkpoints
     --log-format json --log-interval 20 --num-workers 0 --seed 1
 """.split()
 
@@ -63,7 +62,8 @@ def main() -> None:
     print_samples((out / "generate.txt").read_text())
     run(
         [sys.executable, "-m", "resmlp_mt.score", "--generate-output", out / "generate.txt",
-         "--ref", data / "raw/test.de", "-l", "en-de", "-m", "bleu", "chrf"],
+         "--ref", data / "raw/test.de", "-l", "en-de", "-m", "bleu", "chrf",
+         "--length-buckets", 10],
     )  # fmt: skip
     print(
         f"\nThe training curve is in {out / 'curve.png'}; all in {time.monotonic() - start:.0f} s."
@@ -74,11 +74,9 @@ def run(command: list[object], log: Path | None = None, quiet: bool = False) -> 
     """Print and run a command; its output is shown and kept in ``log``, complete or not at all."""
     words = [str(word) for word in command]
     print("\n$ " + shlex.join(words), flush=True)
-    environment = {**os.environ, "LOGLEVEL": "INFO"}
     process = subprocess.Popen(
-        words, cwd=ROOT, env=environment, text=True,
-        stdout=None if log is None else subprocess.PIPE,
-    )  # fmt: skip
+        words, cwd=ROOT, text=True, stdout=None if log is None else subprocess.PIPE
+    )
     if log is not None:
         partial = log.with_suffix(".partial")
         assert process.stdout is not None
