@@ -2,7 +2,7 @@
 
     python benchmarks/install.py --work DIR
 
-Writes install.json and install.md beside this file.
+Writes install.json and install.md beside this file, and the sentence with these numbers in README.md.
 """
 
 import argparse
@@ -76,6 +76,17 @@ def main() -> None:
         + "\nWhat the demo printed:\n\n"
         + "".join(f"    {line}\n" for line in result["demo_scores"])
     )
+    readme = HERE.parent / "README.md"
+    begin, end = "<!-- written by benchmarks/install.py -->\n", "<!-- end -->\n"
+    before, rest = readme.read_text().split(begin)
+    _, after = rest.split(end)
+    summary = (
+        f"On {result['machine']} the environment took {seconds['install']:.0f} s to make and "
+        f"{result['environment_megabytes']:.0f} MB of disk\n(pip's wheel cache "
+        f"{result['wheel_cache']}), the demo {seconds['demo']:.0f} s and the tests "
+        f"{seconds['test']:.0f} s\n([benchmarks/install.md](benchmarks/install.md)).\n"
+    )
+    readme.write_text(before + begin + summary + end + after)
     print((HERE / "install.md").read_text())
 
 

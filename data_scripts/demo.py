@@ -25,8 +25,9 @@ SAMPLES = 10
 
 
 TRAINING = """
-    --user-dir resmlp_mt --arch resmlp_mt_tiny --cpu --share-all-embeddings
-    --max-source-positions 64 --max-target-positions 64 --layer-scale-init 1.0
+    --user-dir resmlp_mt --arch resmlp_mt_tiny --cpu --distributed-world-size 1
+    --share-all-embeddings --layer-scale-init 1.0
+    --max-source-positions 64 --max-target-positions 64
     --optimizer adam --adam-betas (0.9,0.98) --lr 4e-3 --lr-scheduler inverse_sqrt
     --warmup-updates 400 --clip-norm 1.0
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.1

@@ -10,6 +10,8 @@ from pathlib import Path
 from resmlp_mt.translation.checkpoints import average, latest_checkpoints, save
 from resmlp_mt.translation.config import OptionError
 
+KINDS = ("epoch", "update", "best")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -25,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, type=Path, help="file to write")
     which = parser.add_mutually_exclusive_group()
-    for kind in ("epoch", "update", "best"):
+    for kind in KINDS:
         which.add_argument(
             f"--num-{kind}-checkpoints",
             type=int,
@@ -40,18 +42,32 @@ def main() -> None:
     )
     args = parser.parse_args()
 
+    chosen = [kind for kind in KINDS if getattr(args, f"num_{kind}_checkpoints") is not None]
+    if args.checkpoint_upper_bound is not None and chosen not in (["epoch"], ["update"]):
+        raise OptionError(
+            "--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints."
+        )
+    if not args.output.parent.is_dir():
+        raise OptionError(f"--output {args.output}: there is no folder {args.output.parent}.")
+    if args.output.exists() and not args.output.is_file():
+        raise OptionError(f"--output {args.output} exists and is no file: choose another name.")
     paths: list[Path] = args.inputs
-    for kind in ("epoch", "update", "best"):
-        count: int | None = getattr(args, f"num_{kind}_checkpoints")
-        if count is None:
-            continue
-        if len(paths) != 1 or not paths[0].is_dir():
-            raise OptionError(f"--num-{kind}-checkpoints needs --inputs to be one folder.")
+    for kind in chosen:
+        count: int = getattr(args, f"num_{kind}_checkpoints")
         if count < 1:
             raise OptionError(f"--num-{kind}-checkpoints must be at least 1, but is {count}.")
+        if len(paths) != 1 or not paths[0].is_dir():
+            raise OptionError(
+                f"--num-{kind}-checkpoints needs --inputs to name one existing folder."
+            )
         paths = latest_checkpoints(
             paths[0], count, by=kind, upper_bound=args.checkpoint_upper_bound
         )
+    for path in paths:
+        if path.is_dir():
+            raise OptionError(
+                f"--inputs {path} is a folder: add --num-epoch-checkpoints N or a sibling of it."
+            )
     save(average(paths), args.output)
     print(f"wrote {args.output}, the mean of " + ", ".join(path.name for path in paths))
 

@@ -11,6 +11,7 @@ import argparse
 import logging
 import platform
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -313,6 +314,8 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 if the input cannot be scored."""
     args = parse_args(argv)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is no error
     if not args.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
     try:
@@ -320,7 +323,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"python -m resmlp_mt.score: error: {error}", file=sys.stderr)
         return 1
-    print(report.text(args.width, args.quiet), flush=True)
     if args.json is not None:
         try:
             write_json(report, args.json)
@@ -329,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"--json {args.json} cannot be written ({reason}): choose another place"
             print(f"python -m resmlp_mt.score: error: {message}", file=sys.stderr)
             return 1
+    print(report.text(args.width, args.quiet), flush=True)
     return 0
 
 

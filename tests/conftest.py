@@ -99,6 +99,7 @@ def train(corpus: Corpus, save_dir: Path, *arguments: object, expect: int = 0) -
     """
     return fairseq(
         "train", corpus.data, "--user-dir", "resmlp_mt", "--arch", "resmlp_mt_tiny", "--cpu",
+        "--distributed-world-size", 1,
         "--encoder-layers", 1, "--decoder-layers", 1, "--encoder-embed-dim", 64,
         "--decoder-embed-dim", 64, "--share-all-embeddings", "--max-source-positions", 40,
         "--max-target-positions", 40, "--optimizer", "adam", "--lr", 0.005, "--lr-scheduler",

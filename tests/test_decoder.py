@@ -1,13 +1,18 @@
 """The decoder equals the equations, is causal, and decodes step by step what it decodes at once."""
 
+from typing import Any
+
 import pytest
 import reference
 import torch
+from fairseq.sequence_generator import SequenceGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PAD, build, padded, sentences, shifted
+from models import PAD, build, dictionary, padded, sentences, shifted
 from test_encoder import affine_as_numbers, linear_as_numbers
 from torch import Tensor, nn
+
+from resmlp_mt.translation.attention import CrossAttention
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
 
@@ -150,3 +155,57 @@ def test_attention_weights_are_left_out_while_training() -> None:
     source, target = padded(sentences([3])), padded(sentences([4]))
     assert model(source, None, target)[1]["attn"] == [None]
     assert model(source, None, target, alignment_layer=1)[1]["attn"][0] is not None
+
+
+def test_fairseqs_generator_has_hypotheses_share_keys_and_values() -> None:
+    model = build(vocabulary=20)
+    words = dictionary(20)
+    source = padded(sentences([3, 6, 4]), left=True)
+    sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(dim=1)}}
+    kept: list[int] = []
+    attention = model.decoder.layers[0].encoder_attn
+    original = attention._keys_and_values
+
+    def spy(*args: Any) -> Any:
+        keys, values, mask = original(*args)
+        kept.append(keys.size(0))
+        return keys, values, mask
+
+    attention._keys_and_values = spy
+    found = {}
+    for beam in (4, 1, 2):  # one after the other on one model, as validation and the hub do
+        kept.clear()
+        generator = SequenceGenerator([model], words, beam_size=beam, max_len_b=8)
+        found[beam] = generator.generate([model], sample)
+        if beam > 1:
+            assert max(kept) == 3
+    alone = build(vocabulary=20)
+    for beam, hypotheses in found.items():
+        generator = SequenceGenerator([alone], words, beam_size=beam, max_len_b=8)
+        alone.decoder.set_beam_size(1)  # every hypothesis with keys and values of its own
+        for ours, theirs in zip(hypotheses, generator.generate([alone], sample), strict=True):
+            assert [h["tokens"].tolist() for h in ours] == [h["tokens"].tolist() for h in theirs]
+
+
+def test_rows_that_are_no_beam_are_taken_one_by_one() -> None:
+    model = build()
+    source = padded(sentences([3, 6, 4, 5]))
+    encoder_out = model.encoder(source)
+    tokens = torch.full((4, 1), 2)
+    expected = model.decoder(tokens, encoder_out)[0]
+    model.set_beam_size(2)
+    torch.testing.assert_close(model.decoder(tokens, encoder_out, {})[0], expected, **TOLERANCE)
+
+
+def test_attention_weights_do_not_overflow_in_half_precision() -> None:
+    attention = CrossAttention(dim=64, source_dim=64, heads=1).half().eval()
+    with torch.no_grad():
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+            linear.weight.copy_(torch.eye(64))
+            linear.bias.zero_()
+    x = torch.full((1, 1, 64), 40.0, dtype=torch.float16)
+    fused, _ = attention(x, x)
+    weighted, weights = attention(x, x, need_weights=True)
+    assert weights.item() == 1
+    torch.testing.assert_close(weighted, fused)
+    assert torch.equal(weighted, x)

@@ -104,3 +104,19 @@ def test_reordering_selects_sentences() -> None:
     for name in ("encoder_out", "encoder_states"):
         for ours, theirs in zip(reordered[name], expected[name], strict=True):
             torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
+def test_a_pad_inside_a_sentence_cuts_nothing_off() -> None:
+    encoder = build().encoder
+    tokens = torch.tensor([[5, PAD, 6, 7, 2]])
+    out = encoder(tokens)
+    states = out["encoder_out"][0]
+    changed = encoder(torch.tensor([[5, PAD, 6, 7, 9]]))["encoder_out"][0]
+    assert states.shape == (5, 1, 8)
+    assert not torch.equal(states[4], changed[4])
+    assert torch.equal(out["encoder_padding_mask"][0], tokens.eq(PAD))
+    full = torch.full((1, 12), 5)
+    full[0, 3] = PAD
+    assert encoder(full)["encoder_out"][0].shape == (12, 1, 8)
+    with pytest.raises(ValueError, match="13 tokens"):
+        encoder(torch.cat([full, torch.tensor([[2]])], dim=1))

@@ -214,6 +214,14 @@ def test_fairseq_takes_a_bare_replace_unk_for_a_file() -> None:
     assert utils.load_align_dict(None) is None
 
 
+def test_unknown_words_are_replaced_by_the_aligned_ones() -> None:
+    pairs = [(2, 0), (0, 2)]
+    call = ("<unk> b <unk>", "x y z", pairs, {"z": "zett"}, "<unk>")
+    with pytest.raises(TypeError):
+        inspect.unwrap(utils.replace_unk)(*call)
+    assert utils.replace_unk(*call) == "zett b x"
+
+
 def test_the_module_that_made_a_nan_is_named(caplog: pytest.LogCaptureFixture) -> None:
     model = build()
     source, target = padded(sentences([3])), padded(sentences([4]))

@@ -1,10 +1,13 @@
 """Registration, presets and options: what is named is what is built, trained and loaded."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import fairseq
 import pytest
+import reference
 import torch
 from fairseq import options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
@@ -15,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from models import build, config, dictionary, padded, sentences
 from omegaconf import DictConfig
 
+from resmlp_mt.layers import Affine
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from resmlp_mt.translation.config import OptionError
 
@@ -152,6 +156,7 @@ def test_pretrained_embeddings_are_loaded(tmp_path: Path) -> None:
     [
         ({"max_target_positions": 0}, "--max-target-positions must be at least 1, but is 0."),
         ({"encoder_layers": -1}, "--encoder-layers must be at least 1, but is -1."),
+        ({"layer_scale_init": math.nan}, "--layer-scale-init must be a number, but is nan."),
         ({"dropout": 1.5}, "--dropout must be at least 0 and below 1, but is 1.5."),
         (
             {"decoder_attention_heads": 3},
@@ -199,3 +204,95 @@ def test_compiled_model_equals_eager() -> None:
     torch.testing.assert_close(
         compiled(source, None, target)[0], model(source, None, target)[0], rtol=1e-5, atol=1e-5
     )
+
+
+def as_built(**changes: object) -> ResMLPModel:
+    """A model with its own starting values."""
+    words = dictionary(20)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    return ResMLPModel.build_model(config(**changes), task)
+
+
+def test_affine_maps_start_at_one_before_and_at_layer_scale_behind_every_sublayer() -> None:
+    affines = {
+        name: module
+        for name, module in as_built(layer_scale_init=0.3).named_modules()
+        if isinstance(module, Affine)
+    }
+    assert len(affines) == 2 * 4 + 2 * 6 + 2
+    for name, affine in affines.items():
+        start = 0.3 if name.endswith("_post") else 1.0
+        assert torch.equal(affine.alpha, torch.full((8,), start)), name
+        assert torch.equal(affine.beta, torch.zeros(8)), name
+
+
+def test_weights_start_with_the_documented_deviations() -> None:
+    torch.manual_seed(0)
+    wide = {"encoder_embed_dim": 64, "decoder_embed_dim": 64, "encoder_ffn_embed_dim": 192}
+    words = dictionary(3000)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    model = ResMLPModel.build_model(config(**wide), task)
+    layer, attn = model.encoder.layers[0], model.decoder.layers[0].encoder_attn
+    for weight, deviation in (
+        (layer.ffn.fc1.weight, (2 / (64 + 192)) ** 0.5),  # Glorot and Bengio 2010
+        (layer.ffn.fc2.weight, (2 / (64 + 192)) ** 0.5),
+        (attn.q_proj.weight, (0.5 * 2 / (64 + 64)) ** 0.5),
+        (attn.out_proj.weight, (2 / (64 + 64)) ** 0.5),
+        (model.decoder.output_projection.weight, 64**-0.5),
+        (model.encoder.embed_tokens.weight, 64**-0.5),
+    ):
+        assert weight.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("option", ["dropout", "attention_dropout", "activation_dropout"])
+def test_every_dropout_acts_while_training_and_only_then(option: str) -> None:
+    source, target = padded(sentences([4, 12])), padded(sentences([10, 3], seed=1))
+
+    def scores(training: bool, value: float) -> torch.Tensor:
+        model = build(**{option: value}).train(training)
+        torch.manual_seed(1)
+        result: torch.Tensor = model(source, None, target)[0]
+        return result
+
+    exact = scores(training=False, value=0.0)
+    torch.testing.assert_close(scores(training=True, value=0.0), exact, rtol=0, atol=1e-12)
+    assert torch.equal(scores(training=False, value=0.9), exact)
+    assert (scores(training=True, value=0.9) - exact).abs().max() > 1e-3
+
+
+def test_dropout_stands_behind_the_embedding_and_every_sublayer() -> None:
+    model = build(dropout=0.5).train()
+    calls: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if name.endswith(".dropout"):
+            count = lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1})  # noqa: E731
+            module.register_forward_hook(count)
+    model(padded(sentences([4])), None, padded(sentences([5])))
+    expected = {"encoder.dropout": 1, "decoder.dropout": 1}
+    for index in range(2):
+        expected |= {f"encoder.layers.{index}.dropout": 2, f"decoder.layers.{index}.dropout": 3}
+    assert calls == expected
+
+
+def model_layers(model: ResMLPModel) -> list[torch.nn.Module]:
+    return [*model.encoder.layers, *model.decoder.layers]
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("gelu", reference.gelu), ("relu", lambda x: max(x, 0.0)), ("tanh", math.tanh)],
+)
+def test_activation_fn_is_the_named_function(name: str, function: Callable[[float], float]) -> None:
+    for layer in model_layers(build(activation_fn=name)):
+        values = [-2.0, -0.3, 0.0, 0.7, 3.0]
+        found = layer.ffn.activation(torch.tensor(values, dtype=torch.float64))
+        assert found.tolist() == pytest.approx([function(value) for value in values], abs=1e-12)
+
+
+def test_wrong_embedding_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--encoder-embed-path .*none\.txt cannot be read"):
+        as_built(encoder_embed_path=str(tmp_path / "none.txt"))
+    narrow = tmp_path / "narrow.txt"
+    narrow.write_text("1 2\nw3 1 2\n")
+    with pytest.raises(OptionError, match=r"--decoder-embed-path .* width \[2\], not 8"):
+        as_built(decoder_embed_path=str(narrow))

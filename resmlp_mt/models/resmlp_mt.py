@@ -17,6 +17,7 @@ from torch import nn
 from resmlp_mt.translation import fairseq_fixes
 from resmlp_mt.translation.checkpoints import allow_safe_globals
 from resmlp_mt.translation.config import (
+    OptionError,
     ResMLP12LConfig,
     ResMLPConfig,
     ResMLPTinyConfig,
@@ -42,21 +43,45 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         source, target = task.source_dictionary, task.target_dictionary
         validate(cfg, joined_dictionary=source == target)
 
-        def embedding(dictionary: Dictionary, dim: int, path: str | None) -> nn.Embedding:
-            embed_tokens: nn.Embedding = Embedding(len(dictionary), dim, dictionary.pad())
-            if path is not None:
-                utils.load_embedding(utils.parse_embedding(path), dictionary, embed_tokens)
-            return embed_tokens
-
-        encoder_tokens = embedding(source, cfg.encoder_embed_dim, cfg.encoder_embed_path)
+        encoder_tokens = build_embedding(
+            source, cfg.encoder_embed_dim, cfg.encoder_embed_path, "--encoder-embed-path"
+        )
         if cfg.share_all_embeddings:
             decoder_tokens = encoder_tokens
         else:
-            decoder_tokens = embedding(target, cfg.decoder_embed_dim, cfg.decoder_embed_path)
+            decoder_tokens = build_embedding(
+                target, cfg.decoder_embed_dim, cfg.decoder_embed_path, "--decoder-embed-path"
+            )
         return cls(
-            ResMLPEncoder(cfg, encoder_tokens, source.pad()),
-            ResMLPDecoder(cfg, decoder_tokens, target.pad()),
+            ResMLPEncoder(cfg, source, encoder_tokens),
+            ResMLPDecoder(cfg, target, decoder_tokens),
         )
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Called by fairseq's generator: hypotheses of a sentence may share keys and values."""
+        self.decoder.set_beam_size(beam_size)
+
+
+def build_embedding(
+    dictionary: Dictionary, dim: int, path: str | None, option: str
+) -> nn.Embedding:
+    """An embedding, started as fairseq starts it or from a file of vectors.
+
+    Raises:
+        OptionError: if the file of ``option`` is missing or its vectors have another width.
+    """
+    embed_tokens: nn.Embedding = Embedding(len(dictionary), dim, dictionary.pad())
+    if path is None:
+        return embed_tokens
+    try:
+        vectors = utils.parse_embedding(path)
+    except (OSError, ValueError, IndexError) as error:
+        raise OptionError(f"{option} {path} cannot be read as GloVe text: {error}.") from error
+    widths = {len(vector) for vector in vectors.values()}
+    if widths != {dim}:
+        raise OptionError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
+    utils.load_embedding(vectors, dictionary, embed_tokens)
+    return embed_tokens
 
 
 @register_model("resmlp_mt_6l", dataclass=ResMLPConfig)

@@ -40,7 +40,10 @@ class CrossAttention(WithIncrementalState, nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def set_beam_size(self, beam_size: int) -> None:
-        """Take ``beam_size`` neighbouring rows of a batch for hypotheses of one sentence."""
+        """Expect ``beam_size`` neighbouring rows of a batch to be hypotheses of one sentence.
+
+        While decoding, these share keys and values; a batch of another form is taken row by row.
+        """
         self.beam_size = beam_size
 
     def forward(
@@ -72,11 +75,12 @@ class CrossAttention(WithIncrementalState, nn.Module):
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         if need_weights:
-            scores = queries @ keys.transpose(2, 3) * keys.size(3) ** -0.5
+            # scaled before the product, which could overflow in float16
+            scores = (queries * keys.size(3) ** -0.5) @ keys.transpose(2, 3)
             if mask is not None:
                 scores = scores.masked_fill(~mask, -torch.inf)
-            weights = scores.softmax(dim=3)
-            attended = F.dropout(weights, dropout) @ values
+            weights = scores.softmax(dim=3, dtype=torch.promote_types(scores.dtype, torch.float32))
+            attended = F.dropout(weights, dropout).type_as(values) @ values
             weights = weights.unflatten(2, (length, beam)).permute(1, 0, 3, 2, 4).flatten(1, 2)
         else:
             attended = F.scaled_dot_product_attention(queries, keys, values, mask, dropout)
@@ -96,15 +100,11 @@ class CrossAttention(WithIncrementalState, nn.Module):
         state = self.get_incremental_state(incremental_state, "source")
         if state is not None:
             return state["keys"], state["values"], state["mask"]
-        if incremental_state is not None and self.beam_size > 1:
-            grouped = source.unflatten(1, (-1, self.beam_size))
-            source = grouped[:, :, 0]
-            if not torch.equal(grouped, source.unsqueeze(2).expand_as(grouped)):
-                raise ValueError(
-                    f"{self.beam_size} neighbouring rows of the batch must repeat one sentence: "
-                    f"call set_beam_size with the beam of this batch"
-                )
-            padding_mask = None if padding_mask is None else padding_mask[:: self.beam_size]
+        beam = 1
+        if incremental_state is not None and self._repeats_sentences(source):
+            beam = self.beam_size
+            source = source[:, ::beam]
+            padding_mask = None if padding_mask is None else padding_mask[::beam]
         keys, values = (
             proj(source).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
             for proj in (self.k_proj, self.v_proj)
@@ -112,8 +112,15 @@ class CrossAttention(WithIncrementalState, nn.Module):
         mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
         if incremental_state is not None:
             kept = {"keys": keys.contiguous(), "values": values.contiguous(), "mask": mask}
-            self.set_incremental_state(incremental_state, "source", kept)
+            self.set_incremental_state(incremental_state, "source", {**kept, "beam": beam})
         return keys, values, mask
+
+    def _repeats_sentences(self, source: Tensor) -> bool:
+        """Whether every ``beam_size`` neighbouring rows of the batch are one sentence."""
+        if source.size(1) % self.beam_size != 0:
+            return False
+        grouped = source.unflatten(1, (-1, self.beam_size))
+        return torch.equal(grouped, grouped[:, :, :1].expand_as(grouped))
 
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
@@ -122,12 +129,13 @@ class CrossAttention(WithIncrementalState, nn.Module):
         state = self.get_incremental_state(incremental_state, "source")
         if state is None:
             return
+        beam = state["beam"]
+        sentences = new_order[::beam] // beam
         # Beam search exchanges hypotheses within each sentence at every step: nothing to copy.
-        sentences = new_order[:: self.beam_size] // self.beam_size
-        unmoved = torch.arange(state["keys"].size(0), device=new_order.device)
-        if not torch.equal(sentences, unmoved):
-            moved = {
-                name: None if value is None else value.index_select(0, sentences)
-                for name, value in state.items()
-            }
-            self.set_incremental_state(incremental_state, "source", moved)
+        if torch.equal(sentences, torch.arange(len(state["keys"]), device=new_order.device)):
+            return
+        moved = {
+            name: None if state[name] is None else state[name].index_select(0, sentences)
+            for name in ("keys", "values", "mask")
+        }
+        self.set_incremental_state(incremental_state, "source", {**moved, "beam": beam})

@@ -5,6 +5,7 @@ One flat dataclass; every preset is a subclass that changes only what differs. F
 understands nothing else.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Optional
@@ -128,6 +129,8 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         value = getattr(cfg, name)
         if not 0.0 <= value < 1.0:
             raise OptionError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")
+    if not math.isfinite(cfg.layer_scale_init):
+        raise OptionError(f"--layer-scale-init must be a number, but is {cfg.layer_scale_init}.")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads != 0:
         raise OptionError(
             f"--decoder-attention-heads must divide --decoder-embed-dim, "

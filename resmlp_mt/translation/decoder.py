@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
@@ -102,11 +103,13 @@ class DecoderLayer(nn.Module):
 class ResMLPDecoder(FairseqIncrementalDecoder):
     """Embedding, ``decoder_layers`` layers, final affine map, output projection."""
 
-    def __init__(self, cfg: ResMLPConfig, embed_tokens: nn.Embedding, padding_idx: int) -> None:
-        super().__init__(dictionary=None)
+    def __init__(
+        self, cfg: ResMLPConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
+    ) -> None:
+        super().__init__(dictionary)
         self.embed_tokens = embed_tokens
         self.embed_scale = math.sqrt(cfg.decoder_embed_dim)
-        self.padding_idx = padding_idx
+        self.padding_idx = dictionary.pad()
         self.max_target_positions = cfg.max_target_positions
         self.dropout = nn.Dropout(cfg.dropout)
         self.layers = nn.ModuleList([DecoderLayer(cfg) for _ in range(cfg.decoder_layers)])

@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
@@ -50,11 +52,13 @@ class EncoderLayer(nn.Module):
 class ResMLPEncoder(FairseqEncoder):
     """Embedding, ``encoder_layers`` layers, final affine map; no positional embedding."""
 
-    def __init__(self, cfg: ResMLPConfig, embed_tokens: nn.Embedding, padding_idx: int) -> None:
-        super().__init__(dictionary=None)
+    def __init__(
+        self, cfg: ResMLPConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
+    ) -> None:
+        super().__init__(dictionary)
         self.embed_tokens = embed_tokens
         self.embed_scale = math.sqrt(cfg.encoder_embed_dim)
-        self.padding_idx = padding_idx
+        self.padding_idx = dictionary.pad()
         self.max_source_positions = cfg.max_source_positions
         self.dropout = nn.Dropout(cfg.dropout)
         self.layers = nn.ModuleList([EncoderLayer(cfg) for _ in range(cfg.encoder_layers)])
@@ -83,17 +87,22 @@ class ResMLPEncoder(FairseqEncoder):
             ValueError: if the longest sentence exceeds ``--max-source-positions``.
         """
         given_mask = src_tokens.eq(self.padding_idx)
-        longest = int((~given_mask).sum(dim=1).max())
-        if longest > self.max_source_positions:
-            raise ValueError(
-                f"a source sentence has {longest} tokens, but this model was trained for at most "
-                f"{self.max_source_positions}: shorten it, or train with a larger "
-                f"--max-source-positions."
-            )
-        tokens, shift = left_aligned(src_tokens, self.padding_idx)
-        tokens = tokens[:, :longest]  # a batch may carry more padding than its longest sentence
-        mask = tokens.eq(self.padding_idx)
-        is_pad = mask.t().unsqueeze(2) if bool(mask.any()) else None
+        has_pads = bool(given_mask.any())
+        tokens, shift = (
+            left_aligned(src_tokens, self.padding_idx) if has_pads else (src_tokens, None)
+        )
+        if tokens.size(1) > self.max_source_positions:
+            # A batch may carry more padding than its longest sentence.
+            numbered = torch.arange(1, tokens.size(1) + 1, device=tokens.device)
+            longest = int((tokens.ne(self.padding_idx) * numbered).max())
+            if longest > self.max_source_positions:
+                raise ValueError(
+                    f"a source sentence has {longest} tokens, but this model was trained for at "
+                    f"most {self.max_source_positions}: shorten it, or train with a larger "
+                    f"--max-source-positions."
+                )
+            tokens = tokens[:, :longest]
+        is_pad = tokens.t().unsqueeze(2).eq(self.padding_idx) if has_pads else None
 
         x = self.dropout(self.embed_scale * self.embed_tokens(tokens.t()))
         states = [x] if return_all_hiddens else []
@@ -111,7 +120,7 @@ class ResMLPEncoder(FairseqEncoder):
 
         return {
             "encoder_out": [as_given(x)],
-            "encoder_padding_mask": [given_mask] if bool(given_mask.any()) else [],
+            "encoder_padding_mask": [given_mask] if has_pads else [],
             "encoder_embedding": [],
             "encoder_states": [as_given(state) for state in states],
             "src_tokens": [],

@@ -143,12 +143,12 @@ def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any)
     if options.distributed_backend != "gloo":
         raise OptionError(
             f"--cpu with --distributed-world-size {processes} needs --distributed-backend gloo, "
-            f"but it is {options.distributed_backend}."
+            f"but it is {options.distributed_backend}; for one process, --distributed-world-size 1."
         )
     if options.ddp_backend not in ("legacy_ddp", "no_c10d"):
         raise OptionError(
             f"--cpu with --distributed-world-size {processes} needs --ddp-backend legacy_ddp, "
-            f"but it is {options.ddp_backend}."
+            f"but it is {options.ddp_backend}; for one process, --distributed-world-size 1."
         )
     if options.distributed_init_method is None:
         options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
@@ -232,22 +232,27 @@ def _get_batch_iterator(
     limits = kwargs.get("max_positions")
     if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
         limit = limits[0] if isinstance(limits, tuple) else limits
+        option = "train with a larger --max-source-positions"
+        max_tokens = kwargs.get("max_tokens")
+        if max_tokens is not None and max_tokens < limit:
+            limit, option = max_tokens, "raise --max-tokens"
         dataset = copy.copy(dataset)
-        dataset.src = [_within(tokens, limit, dataset.src_dict) for tokens in dataset.src]
+        dataset.src = [_within(tokens, limit, option, dataset.src_dict) for tokens in dataset.src]
         dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
         dataset.sizes = dataset.src_sizes
     return original(self, dataset, *args, **kwargs)
 
 
-def _within(tokens: Tensor, limit: float, dictionary: Any) -> Tensor:
+def _within(tokens: Tensor, limit: float, option: str, dictionary: Any) -> Tensor:
     if len(tokens) <= limit:
         return tokens
     logger.error(
-        "the line that begins with '%s' has %d tokens, but this model was trained for at most %d: "
-        "its translation is left empty; shorten it, or train with a larger --max-source-positions",
+        "the line that begins with '%s' has %d tokens, but at most %d are allowed: "
+        "its translation is left empty; shorten it, or %s",
         dictionary.string(tokens[:8]),
         len(tokens),
         limit,
+        option,
     )
     return tokens.new_full((1,), dictionary.pad())
 
@@ -318,9 +323,11 @@ def _filter_indices_by_size(
 def decode_every_line() -> None:
     """Make fairseq-interactive read any bytes: only a line feed ends a line."""
     for name in ("fairseq_cli.interactive", "__main__"):
-        module = sys.modules.get(name)
-        read = getattr(module, "buffered_read", None)
-        if read is not None and "errors=" not in inspect.getsource(inspect.unwrap(read)):
+        module: Any = sys.modules.get(name)
+        spec = getattr(module, "__spec__", None)
+        if spec is None or spec.name != "fairseq_cli.interactive":
+            continue  # __main__ is somebody's script
+        if "errors=" not in inspect.getsource(inspect.unwrap(module.buffered_read)):
             _wrap(module, "buffered_read", _buffered_read)
 
 
@@ -368,7 +375,7 @@ def _same_batches(
     return iterator
 
 
-# --- --replace-unk alone: taken for a file named "@@ ", and no alignment to replace by ---
+# --- --replace-unk: taken for a file named "@@ ", without an alignment, or with one of pairs ---
 
 
 def replace_unknown_words_without_a_file() -> None:
@@ -378,6 +385,10 @@ def replace_unknown_words_without_a_file() -> None:
     except FileNotFoundError:
         _wrap(utils, "load_align_dict", _load_align_dict)
         _wrap(FairseqTask, "build_generator", _build_generator)
+    try:
+        utils.replace_unk("<unk>", "word", [(0, 0)], {}, "<unk>")
+    except TypeError:
+        _wrap(utils, "replace_unk", _replace_unk)
 
 
 def _load_align_dict(original: Callable[..., Any], replace_unk: str | None) -> Any:
@@ -392,6 +403,17 @@ def _build_generator(
         args = copy.copy(args)
         args.print_alignment = "hard"  # computed, but printed only if the user asks for it
     return original(self, models, args, *rest, **kwargs)
+
+
+def _replace_unk(
+    original: Callable[..., Any], hypo: str, src: str, alignment: Any, *rest: Any
+) -> str:
+    """The generator aligns by pairs (source, target); the original wants a source by target."""
+    source_of = {int(target): int(source) for source, target in alignment}
+    words = len(hypo.split())
+    end = len(src.split())  # where the original puts its "<eos>"
+    result: str = original(hypo, src, [source_of.get(i, end) for i in range(words)], *rest)
+    return result
 
 
 # --- NaN in training ends in a StopIteration instead of naming the module ---
