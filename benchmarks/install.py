@@ -2,7 +2,7 @@
 
     python benchmarks/install.py --work DIR
 
-Writes install.json and install.md beside this file, and the sentence with these numbers in README.md.
+Writes install.json and install.md beside this file, and the numbers in README.md.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/stability.py --data DIR --work DIR --updates 2000 --core 0
 
-DIR of --data is what `data_scripts/prepare.py multi30k_en_de --vocab-size 8000` makes; its bin/ is
+DIR of --data is what `data_scripts/prepare.py CORPUS --vocab-size 8000` makes; its bin/ is
 used. The model has the depth, LayerScale, optimizer and schedule of configs/mt/wmt14_en_de_12l.yaml
 at a reduced size: a quarter of the width, small batches, a warm-up of 1,000 updates (half of 2,000,
 as it is half of the recipe's). An interrupted run goes on from its last checkpoint; a finished one
@@ -44,7 +44,7 @@ RECIPE = """
 REDUCED = """
     --encoder-embed-dim 128 --decoder-embed-dim 128
     --encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 --decoder-attention-heads 4
-    --max-source-positions 128 --max-target-positions 128 --max-tokens 1000
+    --max-source-positions 256 --max-target-positions 256 --max-tokens 1000
 """.split()
 
 

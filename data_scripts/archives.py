@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from errors import DataError
 from steps import atomic_write
@@ -20,10 +22,38 @@ MAX_RATIO = 20
 
 MIN_LIMIT = 1 << 30
 
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+)
+"""What the readers of the standard library raise for a damaged file."""
+
 
 def is_archive(path: Path) -> bool:
     """Whether `path` is named as a tar or zip archive (a single gzip file is not)."""
     return path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip"))
+
+
+def check(path: Path) -> None:
+    """Reads a gzip file to its end, where the check sum stands; other files have none.
+
+    Raises:
+        DataError: it is cut off or damaged.
+    """
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
+    except DAMAGE as error:
+        raise DataError(
+            f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
+        ) from error
 
 
 def unpack(
@@ -49,20 +79,36 @@ def unpack(
     unpack_format = _unpack_zip if archive.suffix == ".zip" else _unpack_tar
     try:
         written = unpack_format(archive, members, target, limit)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        gzip.BadGzipFile,
-        zlib.error,
-        EOFError,
-    ) as error:
+    except DAMAGE as error:
         raise DataError(
             f"{archive}: the archive is cut off or damaged ({error}); delete it and fetch it again"
+        ) from error
+    except RuntimeError as error:
+        # zipfile's word for encryption and for compression that it does not know.
+        raise DataError(
+            f"{archive} cannot be unpacked ({error}): "
+            "it must be without a password, stored or compressed by deflate, bzip2 or lzma"
         ) from error
     missing = sorted(set(members) - set(written))
     if missing:
         raise DataError(f"{archive} has no member {', '.join(missing)}: it is another release")
     return [written[member] for member in members]
+
+
+class _Bounded:
+    """Reads `file`, but no more than `limit` bytes: a header of a tar file can be of any size."""
+
+    def __init__(self, file: IO[bytes], archive: Path, limit: int) -> None:
+        self.file = file
+        self.archive = archive
+        self.limit = limit
+        self.count = 0
+
+    def read(self, size: int) -> bytes:
+        block = self.file.read(size)
+        self.count += len(block)
+        _check_size(self.archive, self.count, self.limit)
+        return block
 
 
 def _unpack_tar(
@@ -72,10 +118,10 @@ def _unpack_tar(
     unpacked = 0
     compressed = archive.name.endswith("gz")
     # A stream ("r|") reads the archive once; a size is checked before its data is decompressed.
-    with (
-        gzip.open(archive) if compressed else open(archive, "rb") as file,
-        tarfile.open(fileobj=file, mode="r|") as tar,
-    ):
+    with ExitStack() as stack:
+        file = stack.enter_context(gzip.open(archive) if compressed else open(archive, "rb"))
+        bounded = _Bounded(cast(IO[bytes], file), archive, limit)
+        tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|"))
         for info in tar:
             name = info.name.removeprefix("./")
             try:
@@ -93,9 +139,8 @@ def _unpack_tar(
                 assert source is not None  # a regular file
                 written[name] = _copy(source, target / name)
         # The check sum of a gzip file stands at its end.
-        while block := file.read(1 << 20):
-            unpacked += len(block)
-            _check_size(archive, unpacked, limit)
+        while bounded.read(1 << 20):
+            pass
     return written
 
 

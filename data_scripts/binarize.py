@@ -48,17 +48,17 @@ def binarize(
         shutil.rmtree(left)
     # A new name each time: processes left over from a killed run cannot write into it.
     temporary = Path(tempfile.mkdtemp(prefix="bin.", dir=out / ".steps"))
-    text = out / "subword"
     command = [sys.executable, "-m", "fairseq_cli.preprocess"]
     command += ["--source-lang", languages[0], "--target-lang", languages[1]]
-    command += ["--joined-dictionary", "--srcdict", str(dictionary)]
-    command += ["--trainpref", str(text / train), "--destdir", str(temporary)]
+    command += ["--joined-dictionary", "--srcdict", str(dictionary.resolve())]
+    command += ["--trainpref", train, "--destdir", str(temporary.resolve())]
     if valid:
-        command += ["--validpref", ",".join(str(text / name) for name in valid)]
+        command += ["--validpref", ",".join(valid)]
     if tests:
-        command += ["--testpref", ",".join(str(text / name) for name in tests)]
+        command += ["--testpref", ",".join(tests)]
     command += ["--workers", str(jobs)]
-    _run(command)
+    # Relative prefixes: fairseq splits them at commas, which a path may have.
+    _run(command, out / "subword")
     # The log has times and paths, which differ from run to run.
     (temporary / "preprocess.log").unlink(missing_ok=True)
     target = out / "bin"
@@ -74,9 +74,10 @@ def binarize(
     return moved
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], folder: Path) -> None:
     process = subprocess.Popen(
         command,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -83,10 +84,11 @@ def load(path: Path) -> Corpus:
     """The corpus declared in `path`.
 
     Raises:
-        DataError: an unknown or missing key, a part that names no declared file.
+        DataError: no YAML, an unknown or missing key, a part that names no declared file, two files
+            of one name.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         content["files"] = {
             name: tuple(
                 Package(**{**package, "urls": tuple(package["urls"])}) for package in packages
@@ -100,8 +102,15 @@ def load(path: Path) -> Corpus:
             for name, parts in content.get("tests", {}).items()
         }
         corpus = Corpus(name=path.stem, **content)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: {error}; docs/data.md lists the keys of a corpus file") from error
+    stored = Counter(package.file_name for forms in corpus.files.values() for package in forms)
+    twice = sorted(name for name, count in stored.items() if count > 1)
+    if twice:
+        raise DataError(
+            f"{path}: {', '.join(twice)} is the file name of more than one package: "
+            "downloads need names of their own"
+        )
     for part in corpus.parts:
         if part.format not in (*LINE_FORMATS, *PAIR_FORMATS):
             raise DataError(f"{path}: unknown format {part.format!r}")

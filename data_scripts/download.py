@@ -34,7 +34,7 @@ class _RejectedError(Exception):
 
 
 class Checksums:
-    """SHA-256 of files whose publisher gives none: recorded when first seen, then enforced."""
+    """SHA-256 of files: recorded when first seen whole, then enforced where none is published."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,14 +43,27 @@ class Checksums:
         """Recorded digests by file name."""
         if not self.path.exists():
             return {}
-        content = json.loads(self.path.read_text(encoding="utf-8"))
-        return {str(name): str(digest) for name, digest in content.items()}
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return {str(name): str(digest) for name, digest in content.items()}
+        except (ValueError, AttributeError) as error:
+            raise DataError(
+                f"{self.path} is damaged ({error}): remove it, "
+                "and the digests are recorded anew from the files"
+            ) from None
+
+    def record(self, name: str, digest: str) -> None:
+        """Records the digest of a file that was read to its end, unless one is known."""
+        known = self.known()
+        if name not in known:
+            write_json(self.path, dict(sorted({**known, name: digest}.items())))
 
     def verify(self, path: Path, package: Package) -> str:
         """Checks size and digests of `path`; returns its SHA-256.
 
         Raises:
             ValueError: with what differs.
+            DataError: damaged records.
         """
         size = path.stat().st_size
         if package.size is not None and size != package.size:
@@ -64,15 +77,13 @@ class Checksums:
         if package.md5 is not None and md5.hexdigest() != package.md5:
             raise ValueError(f"has MD5 {md5.hexdigest()} where {package.md5} is expected")
         digest = sha256.hexdigest()
-        known = self.known()
         name = package.file_name
-        expected = package.sha256 or known.get(name)
-        if expected is None:
-            write_json(self.path, dict(sorted({**known, name: digest}.items())))
-        elif digest != expected:
+        expected = package.sha256 or self.known().get(name)
+        if expected is not None and digest != expected:
+            recorded = f"was recorded in {self.path} (remove {name!r} there if that was wrong)"
             raise ValueError(
                 f"has SHA-256 {digest} where {expected} "
-                + ("is expected" if package.sha256 else f"was recorded in {self.path}")
+                + ("is expected" if package.sha256 else recorded)
             )
         return digest
 
@@ -154,6 +165,8 @@ def _download(url: str, path: Path, size: int | None) -> None:
         backoff_factor=0.5,
         status_forcelist=(429, 500, 502, 503, 504),
         raise_on_status=False,
+        # A server may ask for hours; another mirror is tried before that.
+        respect_retry_after_header=False,
     )
     with requests.Session() as session:
         session.mount("http://", HTTPAdapter(max_retries=retry))

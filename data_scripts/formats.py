@@ -11,7 +11,7 @@ import html
 import re
 import xml.etree.ElementTree as ElementTree
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -31,6 +31,7 @@ PAIR_FORMATS = ("tmx", "tsv")
 _SEGMENT = re.compile(r"<seg\b[^>]*>(.*?)</seg>", re.IGNORECASE)
 _SEGMENT_START = re.compile(r"<seg\b", re.IGNORECASE)
 _TED_TEXT = re.compile(r"<(title|description)>(.*)</\1>", re.IGNORECASE)
+_TMX_CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
@@ -161,15 +162,20 @@ def _tsv(files: TextFiles) -> Iterator[Pair]:
 def _tmx(files: TextFiles) -> Iterator[Pair]:
     """Translation units that have both languages ("en" also takes "en-GB"); others are no pairs."""
     path = files.source
+    empty = True
+    langs: set[str] = set()
     try:
         with _open(path) as file:
             events = ElementTree.iterparse(file, events=("start", "end"))
             _, root = next(events)
             for event, element in events:
-                if event == "end" and element.tag == "tu":
+                if event == "end" and _local_name(element) == "tu":
                     sides = _tmx_unit(element)
-                    source, target = sides.get(files.source_lang), sides.get(files.target_lang)
+                    langs.update(sides)
+                    source = _tmx_side(sides, files.source_lang)
+                    target = _tmx_side(sides, files.target_lang)
                     if source is not None and target is not None:
+                        empty = False
                         yield source.encode(), target.encode()
                     # Finished units would otherwise all stay in memory, below <body>.
                     for child in root:
@@ -180,14 +186,48 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
         ) from error
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: not well-formed TMX ({error})") from error
+    if empty:
+        raise DataError(
+            f"{path} has no unit with both {files.source_lang} and {files.target_lang}; "
+            f"it has: {', '.join(sorted(langs)) or 'none at all'}"
+        )
 
 
 def _tmx_unit(unit: ElementTree.Element) -> dict[str, str]:
+    """Text by language tag, in lower case and with hyphens."""
     sides: dict[str, str] = {}
-    for variant in unit.iter("tuv"):
-        lang = (variant.get(_XML_LANG) or variant.get("lang") or "").lower()
-        segment = variant.find("seg")
+    for variant in unit.iterfind("{*}tuv"):
+        segment = variant.find("{*}seg")
         if segment is not None:
-            text = "".join(segment.itertext()).replace("\n", " ")
-            sides.setdefault(re.split("[-_]", lang)[0], text)
+            lang = variant.get(_XML_LANG) or variant.get("lang") or ""
+            sides.setdefault(_tag(lang), _tmx_text(segment).replace("\n", " "))
     return sides
+
+
+def _tmx_side(sides: Mapping[str, str], lang: str) -> str | None:
+    """The text in `lang`, else in a narrower or wider one: "pt" for "pt-BR", but not "pt-PT"."""
+    wanted = _tag(lang)
+    if wanted in sides:
+        return sides[wanted]
+    for tag, text in sides.items():
+        if tag.startswith(f"{wanted}-") or wanted.startswith(f"{tag}-"):
+            return text
+    return None
+
+
+def _tmx_text(element: ElementTree.Element) -> str:
+    """Text without inline codes, which hold markup of the translated document."""
+    text = element.text or ""
+    for child in element:
+        if _local_name(child) not in _TMX_CODES:
+            text += _tmx_text(child)
+        text += child.tail or ""
+    return text
+
+
+def _tag(lang: str) -> str:
+    return lang.lower().replace("_", "-")
+
+
+def _local_name(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]

@@ -21,11 +21,13 @@ import subwords
 from corpus import Package, Part
 from errors import DataError
 from formats import TextFiles
-from steps import Record, Steps, sha256, write_json
+from steps import Record, Steps, remove, sha256, write_json
 
 HERE = Path(__file__).parent
 
 RESULT_FOLDERS = ("raw", "text", "subword", "bin")
+
+OWN_FOLDERS = (*RESULT_FOLDERS, "downloads", "unpacked", ".steps")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Preparation:
         self.out: Path = args.out
         self.manifest_path = self.out / "manifest.json"
         self.steps = Steps(self.out, self.manifest_path)
+        for folder in (self.out / name for name in OWN_FOLDERS):
+            if args.from_dir and args.from_dir.resolve().is_relative_to(folder.resolve()):
+                raise DataError(
+                    f"--from-dir {args.from_dir} is in {folder}, where results go: "
+                    "give another --out"
+                )
         if args.corpus == "local":
             self.corpus = corpus.local(args.from_dir, args.src, args.tgt)
         else:
@@ -129,8 +137,9 @@ class Preparation:
             self._generate(self.corpus.generator)
         places: dict[str, tuple[Path, str]] = {}
         found: dict[str, dict[str, Any]] = {}
+        checksums = download.Checksums(self.out / "checksums.json")
         for name, packages in self.corpus.files.items():
-            path, digest = self._fetch(packages)
+            path, digest = self._fetch(packages, checksums)
             found[path.name] = {"size": path.stat().st_size, "sha256": digest}
             members = sorted(
                 {
@@ -143,7 +152,11 @@ class Preparation:
             if archives.is_archive(path):
                 places |= self._unpack(name, path, digest, members)
             else:
+                if path.name not in checksums.known():
+                    archives.check(path)
                 places[name] = (path, digest)
+            # Only now: a file cut off on the way must not become the one to compare with.
+            checksums.record(path.name, digest)
         if not self.corpus.files:
             for part in self.corpus.parts:
                 for side in (part.source, part.target):
@@ -188,8 +201,9 @@ class Preparation:
             self.corpus, train=local.train, valid=local.valid, tests=local.tests
         )
 
-    def _fetch(self, packages: Sequence[Package]) -> tuple[Path, str]:
-        checksums = download.Checksums(self.out / "checksums.json")
+    def _fetch(
+        self, packages: Sequence[Package], checksums: download.Checksums
+    ) -> tuple[Path, str]:
         if self.args.from_dir:
             return download.take(packages, self.args.from_dir, checksums)
         return download.fetch(packages, self.out / "downloads", checksums)
@@ -373,11 +387,15 @@ class Preparation:
         return records
 
     def _sweep(self, outputs: Mapping[str, Any]) -> None:
-        """Removes results of earlier options (fairseq would read a left-over `train1`, for one)."""
-        for folder in RESULT_FOLDERS:
-            for path in (self.out / folder).iterdir():
-                if path.relative_to(self.out).as_posix() not in outputs:
-                    path.unlink()
+        """Removes results of earlier options (fairseq would read a left-over `train1`, for one).
+
+        Only what a record lists is ours to remove.
+        """
+        remove(
+            self.out / name
+            for name in self.steps.outputs() - set(outputs)
+            if name.partition("/")[0] in RESULT_FOLDERS
+        )
 
 
 def _code(*names: str) -> list[str]:

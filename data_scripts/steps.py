@@ -2,8 +2,9 @@
 
 A step is known by its name. Its record holds a hash of everything that decides the result (options,
 digests of the inputs and of the code) and size and digest of every output. A step is skipped when
-the hash is the same and the outputs are there. The record is removed before the work starts and
-written after the last output is in place, so a step cut off in the middle is never trusted.
+the hash is the same and the outputs are there: of the same size and time of change, or else of the
+same digest. The record is removed before the work starts and written after the last output is in
+place, so a step cut off in the middle is never trusted.
 """
 
 from __future__ import annotations
@@ -43,6 +44,13 @@ def write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(text.encode() + b"\n")
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Removes those of `paths` that are files."""
+    for path in paths:
+        if path.is_file():
+            path.unlink()
 
 
 def sha256(path: Path) -> str:
@@ -87,7 +95,15 @@ class Steps:
             path = self.out / output
             if not path.is_file() or path.stat().st_size != facts["size"]:
                 return None
+            unchanged = path.stat().st_mtime_ns == record.get("modified", {}).get(output)
+            if not unchanged and sha256(path) != facts["sha256"]:
+                return None
         return record
+
+    def outputs(self) -> set[str]:
+        """Every output that a record lists, of this run or of an earlier one."""
+        paths = self.folder.glob("*.json")
+        return {name for path in paths for name in _read_json(path).get("outputs", {})}
 
     def run(
         self,
@@ -107,19 +123,20 @@ class Steps:
             print(f"{name}: finished before, skipped", file=sys.stderr)
             return record
         self.summary.unlink(missing_ok=True)
+        # Outputs before the record: without it nobody would know whose they were.
+        remove(self.out / output for output in _read_json(self._path(name)).get("outputs", {}))
         self._path(name).unlink(missing_ok=True)
         start, cpu = time.monotonic(), _cpu_seconds()
         outputs, facts = action()
+        paths = {path.relative_to(self.out).as_posix(): path for path in outputs}
         seconds = time.monotonic() - start
         record = {
             "key": _key(inputs),
             "outputs": {
-                path.relative_to(self.out).as_posix(): {
-                    "size": path.stat().st_size,
-                    "sha256": sha256(path),
-                }
-                for path in outputs
+                output: {"size": path.stat().st_size, "sha256": sha256(path)}
+                for output, path in paths.items()
             },
+            "modified": {output: path.stat().st_mtime_ns for output, path in paths.items()},
             "facts": dict(facts),
             "seconds": round(seconds, 3),
             "cpu_seconds": round(_cpu_seconds() - cpu, 3),

@@ -23,15 +23,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def fairseq(
     command: str, *arguments: object, expect: int = 0, **kwargs: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run an installed fairseq command in the project's folder and check its exit status."""
+    """Run an installed fairseq command, in the project's folder unless told otherwise."""
     program = Path(sys.executable).parent / f"fairseq-{command}"
     done = subprocess.run(
         [str(program), *map(str, arguments)],
-        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=600,
-        **{"encoding": "utf-8", **kwargs},
+        **{"encoding": "utf-8", "cwd": ROOT, **kwargs},
     )
     assert done.returncode == expect, done.stdout
     return done

@@ -1,7 +1,9 @@
 """The fairseq commands with the plugin, as a user types them."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +217,16 @@ def test_interactive_answers_every_line_in_order(
     assert "Traceback" not in output
 
 
+def test_a_line_longer_than_max_tokens_is_answered_too(corpus: Corpus, trained: Path) -> None:
+    text = b"one two\n" + b"one two " * 8 + b"\nnine"
+    output = interactive(
+        corpus, trained / "checkpoint_best.pt", text, "--buffer-size", 3, "--max-tokens", 12
+    )
+    assert hypotheses(output)[1] == ""
+    assert sorted(hypotheses(output)) == [0, 1, 2]
+    assert re.search(r"at most 12 are allowed: .* or raise --max-tokens", output)
+
+
 def test_hub_interface_answers_every_sentence_in_order(corpus: Corpus, trained: Path) -> None:
     hub = ResMLPTiny.from_pretrained(
         str(trained),
@@ -333,3 +345,30 @@ def test_plugin_folder_is_printed() -> None:
         [sys.executable, "-m", "resmlp_mt"], capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == ROOT / "resmlp_mt"
+
+
+def test_the_wheel_works_outside_the_checkout(
+    corpus: Corpus, trained: Path, tmp_path: Path
+) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "resmlp_mt", source / "resmlp_mt", ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    elsewhere = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(site)}}
+    done = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt"], capture_output=True, text=True, check=True, **elsewhere
+    )
+    assert Path(done.stdout.strip()) == site / "resmlp_mt"
+    output = fairseq(
+        "generate", corpus.data, "--user-dir", done.stdout.strip(), "--cpu",
+        "--path", trained / "checkpoint_best.pt", **elsewhere,
+    ).stdout  # fmt: skip
+    assert len(hypotheses(output)) == 13

@@ -230,7 +230,6 @@ def test_stability_is_measured_with_the_recipe() -> None:
         "model.decoder_attention_heads",
         "task.source_lang",
         "task.target_lang",
-        *(f"{group}.max_{side}_positions" for group in ("task", "model") for side in SIDES),
         "lr_scheduler.warmup_updates",
         "optimization.max_update",
         "optimization.update_freq",
