@@ -13,9 +13,10 @@ from fairseq import options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.optim import FP16Optimizer
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from models import build, config, dictionary, padded, sentences
+from models import build, config, dictionary, padded, sentences, shifted
 from omegaconf import DictConfig
 
 from resmlp_mt.layers import Affine
@@ -296,3 +297,41 @@ def test_wrong_embedding_files_are_named(tmp_path: Path) -> None:
     narrow.write_text("1 2\nw3 1 2\n")
     with pytest.raises(OptionError, match=r"--decoder-embed-path .* width \[2\], not 8"):
         as_built(decoder_embed_path=str(narrow))
+
+
+def test_adagrad_with_the_papers_settings_learns_in_float16() -> None:
+    """fairseq's --fp16 (half weights, float32 copies, loss scale), which runs without a GPU too."""
+    parser = options.get_training_parser()
+    flags = [
+        "--fp16",
+        "--fp16-no-flatten-grads",
+        "--optimizer",
+        "adagrad",
+        "--lr",
+        "0.2",
+        "--arch",
+        "resmlp_mt_tiny",
+    ]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, ["data", *flags]))
+    torch.manual_seed(0)
+    model = as_built(share_all_embeddings=True).half().train()
+    optimizer = FP16Optimizer.build_optimizer(cfg, list(model.parameters()))
+    source = padded(sentences([12, 7, 5]), left=True)
+    target = padded(sentences([10, 6, 8], seed=1))
+    previous = padded([shifted(row[row.ne(1)]) for row in target])
+    losses = []
+    for update in range(40):
+        optimizer.set_lr(0.2 * min(1.0, (update + 1) / 20))
+        scores = model(source, None, previous)[0].float()
+        loss = torch.nn.functional.cross_entropy(scores.transpose(1, 2), target, ignore_index=1)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        optimizer.backward(loss)
+        try:
+            optimizer.clip_grad_norm(0.0)
+        except OverflowError:  # the loss scale begins high and halves, as in fairseq's trainer
+            continue
+        optimizer.step()
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(parameter.dtype == torch.float16 for parameter in model.parameters())

@@ -185,7 +185,8 @@ def _trainer_init(
                 raise OptionError(
                     f"--{option} needs a GPU: on CPU use --amp, which computes in bfloat16."
                 )
-        if common.amp and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+        if common.amp and not supported():
             raise OptionError(
                 "--amp on CPU needs a processor with AVX-512 or better for bfloat16: drop it."
             )
