@@ -10,7 +10,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -98,7 +97,7 @@ def unpack(
 class _Bounded:
     """Reads `file`, but no more than `limit` bytes: a header of a tar file can be of any size."""
 
-    def __init__(self, file: IO[bytes], archive: Path, limit: int) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, archive: Path, limit: int) -> None:
         self.file = file
         self.archive = archive
         self.limit = limit
@@ -118,10 +117,10 @@ def _unpack_tar(
     unpacked = 0
     compressed = archive.name.endswith("gz")
     # A stream ("r|") reads the archive once; a size is checked before its data is decompressed.
-    with ExitStack() as stack:
-        file = stack.enter_context(gzip.open(archive) if compressed else open(archive, "rb"))
-        bounded = _Bounded(cast(IO[bytes], file), archive, limit)
-        tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|"))
+    with (
+        gzip.open(archive) if compressed else open(archive, "rb") as file,
+        tarfile.open(fileobj=cast(IO[bytes], _Bounded(file, archive, limit)), mode="r|") as tar,
+    ):
         for info in tar:
             name = info.name.removeprefix("./")
             try:
@@ -139,8 +138,9 @@ def _unpack_tar(
                 assert source is not None  # a regular file
                 written[name] = _copy(source, target / name)
         # The check sum of a gzip file stands at its end.
-        while bounded.read(1 << 20):
-            pass
+        while block := file.read(1 << 20):
+            unpacked += len(block)
+            _check_size(archive, unpacked, limit)
     return written
 
 

@@ -52,10 +52,12 @@ class Options:
 def normalize(text: str) -> str:
     """NFC, no invisible control characters, runs of any white space as one plain space, ends bare.
 
+    U+2581, sentencepiece's sign for a space, becomes "_": decoding would make it a space.
+
     Normalising twice changes nothing.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).replace("\u2581", "_")
     elif not text.isprintable():
         text = _INVISIBLE.sub("", text)
     return " ".join(text.split())

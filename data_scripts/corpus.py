@@ -89,6 +89,9 @@ def load(path: Path) -> Corpus:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
         content["files"] = {
             name: tuple(
                 Package(**{**package, "urls": tuple(package["urls"])}) for package in packages
@@ -102,7 +105,7 @@ def load(path: Path) -> Corpus:
             for name, parts in content.get("tests", {}).items()
         }
         corpus = Corpus(name=path.stem, **content)
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: {error}; docs/data.md lists the keys of a corpus file") from error
     stored = Counter(package.file_name for forms in corpus.files.values() for package in forms)
     twice = sorted(name for name, count in stored.items() if count > 1)

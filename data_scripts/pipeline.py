@@ -18,10 +18,10 @@ import corpus
 import download
 import manifest
 import subwords
-from corpus import Package, Part
+from corpus import Part
 from errors import DataError
 from formats import TextFiles
-from steps import Record, Steps, remove, sha256, write_json
+from steps import Record, Steps, sha256, write_json
 
 HERE = Path(__file__).parent
 
@@ -51,14 +51,12 @@ class Preparation:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.out: Path = args.out
+        self.downloads: Path = args.from_dir or self.out / "downloads"
         self.manifest_path = self.out / "manifest.json"
         self.steps = Steps(self.out, self.manifest_path)
         for folder in (self.out / name for name in OWN_FOLDERS):
             if args.from_dir and args.from_dir.resolve().is_relative_to(folder.resolve()):
-                raise DataError(
-                    f"--from-dir {args.from_dir} is in {folder}, where results go: "
-                    "give another --out"
-                )
+                raise DataError(f"--from-dir {args.from_dir} is in {folder}: give another --out")
         if args.corpus == "local":
             self.corpus = corpus.local(args.from_dir, args.src, args.tgt)
         else:
@@ -98,14 +96,13 @@ class Preparation:
         """What `run` would do, as text for the user."""
         lines = [f"{self.corpus.name}: {self.corpus.source} -> {self.corpus.target}"]
         lines += [f"licence: {self.corpus.licence or 'not stated'}"]
-        folder = self.args.from_dir or self.out / "downloads"
         for name, packages in self.corpus.files.items():
             for package in packages:
-                there = "there" if (folder / package.file_name).exists() else "not there"
+                there = "there" if (self.downloads / package.file_name).exists() else "not there"
                 size = "size unknown" if package.size is None else f"{package.size:,} bytes"
                 digest = package.sha256 or package.md5 or "recorded at first sight"
                 lines.append(
-                    f"file {name}: {folder / package.file_name} ({there}; {size}; {digest})"
+                    f"file {name}: {self.downloads / package.file_name} ({there}; {size}; {digest})"
                 )
                 if not self.args.from_dir:
                     lines += [f"  from {url}" for url in package.urls]
@@ -138,8 +135,9 @@ class Preparation:
         places: dict[str, tuple[Path, str]] = {}
         found: dict[str, dict[str, Any]] = {}
         checksums = download.Checksums(self.out / "checksums.json")
+        fetch = download.take if self.args.from_dir else download.fetch
         for name, packages in self.corpus.files.items():
-            path, digest = self._fetch(packages, checksums)
+            path, digest = fetch(packages, self.downloads, checksums)
             found[path.name] = {"size": path.stat().st_size, "sha256": digest}
             members = sorted(
                 {
@@ -194,19 +192,12 @@ class Preparation:
             importlib.import_module(module).write_corpus(folder, **arguments)
             return sorted(folder.iterdir()), {}
 
-        code = _code(*(path.name for path in sorted(HERE.glob("*.py"))))
+        code = _code(*(str(path.relative_to(HERE)) for path in sorted(HERE.rglob("*.py"))))
         self.steps.run("generate", {"generator": dict(generator), "code": code}, action)
         local = corpus.local(folder, *self.languages)
         self.corpus = dataclasses.replace(
             self.corpus, train=local.train, valid=local.valid, tests=local.tests
         )
-
-    def _fetch(
-        self, packages: Sequence[Package], checksums: download.Checksums
-    ) -> tuple[Path, str]:
-        if self.args.from_dir:
-            return download.take(packages, self.args.from_dir, checksums)
-        return download.fetch(packages, self.out / "downloads", checksums)
 
     def _unpack(
         self, name: str, archive: Path, digest: str, members: Sequence[str]
@@ -389,13 +380,14 @@ class Preparation:
     def _sweep(self, outputs: Mapping[str, Any]) -> None:
         """Removes results of earlier options (fairseq would read a left-over `train1`, for one).
 
-        Only what a record lists is ours to remove.
+        Only what a record lists is ours to remove, and what fairseq would take for a part of this
+        training set: a run cut off before its record can have left that.
         """
-        remove(
-            self.out / name
-            for name in self.steps.outputs() - set(outputs)
-            if name.partition("/")[0] in RESULT_FOLDERS
-        )
+        parts = (self.out / "bin").glob(f"train*.{'-'.join(self.languages)}.*")
+        ours = self.steps.outputs() | {path.relative_to(self.out).as_posix() for path in parts}
+        for name in ours - set(outputs):
+            if name.partition("/")[0] in RESULT_FOLDERS:
+                (self.out / name).unlink(missing_ok=True)
 
 
 def _code(*names: str) -> list[str]:

@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     cleaning.add_argument(
         "--max-ratio",
-        type=float,
+        type=_ratio,
         default=3.0,
         help="largest ratio of the two sides' words (default: %(default)s)",
     )
@@ -87,7 +87,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     pieces.add_argument(
         "--character-coverage",
-        type=float,
+        type=_share,
         help="share of the characters that get a piece (default: what the corpus file says, or 1)",
     )
     pieces.add_argument(
@@ -116,6 +116,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _ratio(text: str) -> float:
+    value = float(text)
+    if not value >= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0 and at most 1")
     return value
 
 

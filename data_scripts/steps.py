@@ -46,13 +46,6 @@ def write_json(path: Path, content: object) -> None:
         file.write(text.encode() + b"\n")
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Removes those of `paths` that are files."""
-    for path in paths:
-        if path.is_file():
-            path.unlink()
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with open(path, "rb") as file:
@@ -124,7 +117,8 @@ class Steps:
             return record
         self.summary.unlink(missing_ok=True)
         # Outputs before the record: without it nobody would know whose they were.
-        remove(self.out / output for output in _read_json(self._path(name)).get("outputs", {}))
+        for output in _read_json(self._path(name)).get("outputs", {}):
+            (self.out / output).unlink(missing_ok=True)
         self._path(name).unlink(missing_ok=True)
         start, cpu = time.monotonic(), _cpu_seconds()
         outputs, facts = action()

@@ -95,7 +95,9 @@ def _explain(error: Exception, vocab_size: int) -> str:
     too_high = re.search(r"Vocabulary size too high.*<= (\d+)", message)
     if too_high:
         return f"--vocab-size {vocab_size} is too large for this text: use at most {too_high[1]}"
-    if re.search(r"[Vv]ocabulary size is smaller than required_chars", message):
+    if vocab_size <= len(SPECIALS) or re.search(
+        r"[Vv]ocabulary size is smaller than required_chars", message
+    ):
         return (
             f"--vocab-size {vocab_size} is smaller than the number of characters: use a larger one"
         )

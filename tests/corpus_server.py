@@ -17,7 +17,8 @@ class CorpusServer(ThreadingHTTPServer):
     """Serves `files` (path -> bytes) with ETag and Range.
 
     `faults` maps a path to faults, one for each coming request: "cut" ends the connection in the
-    middle, an integer is a status, "no range" ignores Range, "gzip" adds Content-Encoding,
+    middle, an integer is a status (with a Retry-After of an hour),
+    "no range" ignores Range, "gzip" adds Content-Encoding,
     "page" says that it is HTML.
     `requests` logs path and Range header of each request.
     """
@@ -51,6 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.server.files.get(path)
         if isinstance(fault, int) or content is None:
             self.send_response(fault if isinstance(fault, int) else 404)
+            self.send_header("Retry-After", "3600")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +21,12 @@ from typing import Any
 
 import binarize
 import corpus
+import pipeline
 import prepare
 import pytest
+import steps
 import yaml
+from errors import DataError
 from fairseq import options
 from fairseq.data import Dictionary, data_utils
 from fairseq_cli import preprocess
@@ -32,9 +37,10 @@ from tests.corpus_server import lines, text
 SCRIPT = Path(prepare.__file__)
 
 
-def fairseq_here(command: Sequence[str]) -> None:
+def fairseq_here(command: Sequence[str], folder: Path) -> None:
     """fairseq-preprocess without the start of another interpreter."""
-    preprocess.main(options.get_preprocessing_parser().parse_args(command[3:]))
+    with contextlib.chdir(folder):
+        preprocess.main(options.get_preprocessing_parser().parse_args(command[3:]))
     for handler in list(preprocess.logger.handlers):
         preprocess.logger.removeHandler(handler)
         handler.close()
@@ -259,6 +265,50 @@ def test_a_damaged_archive_in_the_folder_stops_the_run(
     assert "de-en.tgz has MD5" in capsys.readouterr().err
 
 
+def test_a_cut_archive_is_not_the_one_to_compare_with(
+    tmp_path: Path,
+    server: corpus_server.CorpusServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    redirect("iwslt14_de_en", server, tmp_path / "corpora", monkeypatch)
+    path = corpus.FOLDER / "iwslt14_de_en.yaml"
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for packages in declared["files"].values():
+        for package in packages:
+            package.pop("md5", None)
+            package.pop("size", None)
+    path.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    archive = server.files["/de-en.tgz"]
+    server.files["/de-en.tgz"] = archive[:-20]
+    out = tmp_path / "out"
+    assert run("iwslt14_de_en", "--out", out) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert not (out / "checksums.json").exists()
+    server.files["/de-en.tgz"] = archive
+    (out / "downloads" / "de-en.tgz").unlink()
+    # Fetched and unpacked, but far too large a dictionary for the text.
+    assert run("iwslt14_de_en", "--out", out, "--vocab-size", 99999) == 1
+    assert "--vocab-size 99999" in capsys.readouterr().err
+    known = json.loads((out / "checksums.json").read_text())
+    assert known == {"de-en.tgz": hashlib.sha256(archive).hexdigest()}
+
+
+def test_two_packages_of_one_file_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    content = {
+        "source": "en",
+        "target": "de",
+        "files": {side: [{"urls": [f"http://{side}.example/all.gz"]}] for side in ("a", "b")},
+    }
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"x.yaml: all.gz is the file name of more than one"):
+        corpus.load(path)
+    path.write_text("files: [", encoding="utf-8")
+    with pytest.raises(DataError, match=r"x.yaml is not valid YAML: .* line 1"):
+        corpus.load(path)
+
+
 @pytest.mark.parametrize("name", corpus.names())
 def test_a_declaration_is_complete(name: str) -> None:
     declared = corpus.load(corpus.FOLDER / f"{name}.yaml")
@@ -376,6 +426,46 @@ def test_finished_steps_are_skipped_and_options_redo_what_depends_on_them(
 
 
 @pytest.mark.usefixtures("quick")
+def test_only_own_results_are_removed(
+    tmp_path: Path, local: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # fairseq splits prefixes at commas.
+    out = tmp_path / "a,b"
+    others = ["raw/mine.en", "text/notes", "bin/checkpoints/last.pt"]
+    for name in others:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    left = out / "bin" / "train7.en-de.en.bin"
+    left.write_text("of a run cut off")
+    with monkeypatch.context() as patch:
+        patch.setattr(binarize, "SHARD", 150)
+        assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert not left.exists()
+    shard = {out / "subword" / "train1.en", out / "bin" / "train1.en-de.en.bin"}
+    assert all(path.exists() for path in shard)
+    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert not any(path.exists() for path in shard)
+    assert all((out / name).read_text() == "mine" for name in others)
+    assert all((out / name).exists() for name in manifest(out)["outputs"])
+
+
+def test_a_corpus_in_a_result_folder_is_refused(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    languages = ("--src", "en", "--tgt", "de", "--out", tmp_path)
+    for name in ("raw", "text/mine"):
+        source = tmp_path / name
+        shutil.copytree(folder, source)
+        before = outputs(source)
+        assert run("local", "--from-dir", source, *languages) == 1
+        assert (
+            f"is in {tmp_path / name.partition('/')[0]}: give another --out"
+            in capsys.readouterr().err
+        )
+        assert outputs(source) == before
+
+
+@pytest.mark.usefixtures("quick")
 def test_large_training_sets_become_shards_that_fairseq_joins(
     tmp_path: Path, local: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,11 +516,20 @@ def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_demo_needs_nothing(tmp_path: Path) -> None:
+def test_the_demo_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
+    hashed: set[Path] = set()
+
+    def sha256(path: Path) -> str:
+        hashed.add(path)
+        return steps.sha256(path)
+
+    monkeypatch.setattr(pipeline, "sha256", sha256)
     assert run("demo", "--out", out, "--vocab-size", 300, "--max-pairs", 1000, "--jobs", 1) == 0
     assert manifest(out)["splits"]["train"]["read"] == 1000
     assert decoded(out, "test", "de", "en-de") == read(out / "raw" / "test.de")
+    # A changed word of the generator makes another text.
+    assert hashed >= set((SCRIPT.parent / "english_german").glob("*.py"))
 
 
 def test_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,6 +608,24 @@ def test_a_mistake_is_told_in_one_line(
 def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max-ratio", "nan"),
+        ("--max-ratio", "0.5"),
+        ("--character-coverage", "nan"),
+        ("--character-coverage", "0.0"),
+        ("--character-coverage", "1.5"),
+    ],
+)
+def test_numbers_out_of_range_name_their_option(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("demo", "--out", "x", option, value)
+    assert f"argument {option}: {value} is not " in capsys.readouterr().err
 
 
 # Interruptions

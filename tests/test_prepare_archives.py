@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zipfile
 from pathlib import Path
@@ -111,6 +112,54 @@ def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
     archive.write_bytes(content[:end])
     with pytest.raises(DataError, match=r"x.tgz: the archive is cut off or damaged"):
         archives.unpack(archive, [*WANTED, "noise"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("fault", ["password", "compression"])
+def test_a_zip_of_another_kind_is_an_error(tmp_path: Path, fault: str) -> None:
+    content = bytearray(zipped(GOOD))
+    # Flags and method of compression, in the headers before each member and in the directory.
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.find(signature)
+        while start >= 0:
+            if fault == "password":
+                content[start + flags] |= 1
+            else:
+                content[start + flags + 2] = 9
+            start = content.find(signature, start + 1)
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(DataError, match=rf"x.zip cannot be unpacked .*{fault}"):
+        archives.unpack(tmp_path / "x.zip", WANTED, tmp_path / "out")
+
+
+def test_a_damaged_lzma_member_is_an_error(tmp_path: Path) -> None:
+    archive = tmp_path / "x.zip"
+    noise = bytes(range(256)) * 50
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("noise", noise)
+    content = bytearray(archive.read_bytes())
+    content[39:44] = b"\xff" * 5  # the properties of the stream
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"x.zip: the archive is cut off or damaged"):
+        archives.unpack(archive, ["noise"], tmp_path / "out")
+
+
+def test_a_header_of_any_size_is_bounded(tmp_path: Path) -> None:
+    archive = tmp_path / "x.tgz"
+    name = special("././@LongLink", tarfile.GNUTYPE_LONGNAME)
+    name.size = 3_000_000
+    with gzip.open(archive, "wb") as file:
+        file.write(name.tobuf() + b"a" * name.size)
+    with pytest.raises(DataError, match="unpacks to more than 1000000 bytes"):
+        archives.unpack(archive, WANTED, tmp_path / "out", limit=1_000_000)
+
+
+def test_a_single_gzip_file_is_checked_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"text"))
+    archives.check(path)
+    path.write_bytes(gzip.compress(b"text")[:-1])
+    with pytest.raises(DataError, match=r"x.gz: the gzip file is cut off or damaged"):
+        archives.check(path)
 
 
 def test_something_else_than_an_archive_is_an_error(tmp_path: Path) -> None:

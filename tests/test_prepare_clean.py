@@ -42,6 +42,7 @@ def test_normalize_is_a_projection_onto_clean_text(text: str) -> None:
 def test_normalize_by_example() -> None:
     assert clean.normalize("\ufeffCafe\u0301\xa0 au\u2028lait\x07 ") == "Café au lait"
     assert clean.normalize("a\tb\x00c") == "a bc"
+    assert clean.normalize("a\u2581b") == "a_b"
     # The joiners belong to the spelling of some scripts.
     assert clean.normalize("\u0645\u06cc\u200c\u062e\u0648") == "\u0645\u06cc\u200c\u062e\u0648"
 

@@ -99,9 +99,15 @@ def test_a_server_without_range_starts_again(
     assert fetch(tmp_path, Package((f"{server.url}/a/x.tgz",))).read_bytes() == CONTENT
 
 
-def test_busy_servers_are_asked_again(tmp_path: Path, server: corpus_server.CorpusServer) -> None:
+def test_busy_servers_are_asked_again(
+    tmp_path: Path, server: corpus_server.CorpusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.faults["/a/x.tgz"] = [503, 429]
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     assert fetch(tmp_path, Package((f"{server.url}/a/x.tgz",))).read_bytes() == CONTENT
+    # Retry-After says an hour.
+    assert sum(waits) < 60
 
 
 @pytest.mark.parametrize(
@@ -167,11 +173,27 @@ def test_a_digest_is_recorded_at_first_sight_and_enforced(
 ) -> None:
     package = Package((f"{server.url}/a/x.tgz",))
     fetch(tmp_path, package).unlink()
+    assert not (tmp_path / "sums").exists()
+    sums = download.Checksums(tmp_path / "sums")
+    sums.record("x.tgz", SHA256)
+    sums.record("x.tgz", "another")
     server.files["/a/x.tgz"] = CONTENT[::-1]
-    with pytest.raises(DataError, match=f"{SHA256} was recorded"):
+    with pytest.raises(DataError, match=rf"{SHA256} was recorded in .*sums \(remove 'x.tgz'"):
         fetch(tmp_path, package)
     server.files["/a/x.tgz"] = CONTENT
     fetch(tmp_path, package)
+
+
+def test_damaged_records_are_told_and_nothing_is_removed(tmp_path: Path) -> None:
+    sums = tmp_path / "sums"
+    (tmp_path / "x.tgz").write_bytes(CONTENT)
+    for content in ('{"x.tgz": ', "[]"):
+        sums.write_text(content)
+        with pytest.raises(DataError, match="sums is damaged"):
+            download.fetch(
+                [Package(("http://127.0.0.1:9/x.tgz",))], tmp_path, download.Checksums(sums)
+            )
+        assert (tmp_path / "x.tgz").exists()
 
 
 def test_a_file_that_is_there_is_verified_not_fetched(

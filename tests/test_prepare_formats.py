@@ -132,10 +132,12 @@ key<ept i="1"/> &amp; wait</seg></tuv><tuv xml:lang="de"><seg>Taste drücken</se
 """
 
 
-def pair_file(tmp_path: Path, content: bytes, form: str) -> list[tuple[bytes, bytes]]:
+def pair_file(
+    tmp_path: Path, content: bytes, form: str, source: str = "en", target: str = "de"
+) -> list[tuple[bytes, bytes]]:
     path = tmp_path / f"x.{form}"
     path.write_bytes(content)
-    return list(formats.pairs(TextFiles(path, path, form, "en", "de")))
+    return list(formats.pairs(TextFiles(path, path, form, source, target)))
 
 
 def test_tmx(tmp_path: Path) -> None:
@@ -143,6 +145,35 @@ def test_tmx(tmp_path: Path) -> None:
         (b"Press the key & wait", "Taste drücken".encode()),
         (b"No", b"Nein"),
     ]
+
+
+def test_tmx_with_a_namespace(tmp_path: Path) -> None:
+    spaced = TMX.replace("<tmx ", '<tmx xmlns="http://www.lisa.org/tmx14" ').encode()
+    assert pair_file(tmp_path, spaced, "tmx") == pair_file(tmp_path, TMX.encode(), "tmx")
+
+
+def test_tmx_languages(tmp_path: Path) -> None:
+    tags = ("en", "pt-PT", "pt-BR", "de_AT")
+    variants = "".join(f'<tuv xml:lang="{tag}"><seg>{tag}</seg></tuv>' for tag in tags)
+    tmx = f"<tmx><body><tu>{variants}</tu></body></tmx>".encode()
+    for source, target, pair in (
+        ("EN", "pt-br", (b"en", b"pt-BR")),
+        ("en-GB", "pt", (b"en", b"pt-PT")),
+        ("pt_PT", "de", (b"pt-PT", b"de_AT")),
+    ):
+        assert pair_file(tmp_path, tmx, "tmx", source, target) == [pair]
+    with pytest.raises(
+        DataError, match=r"x.tmx has no unit with both en and pt-AO; it has: de-at, en, pt-br"
+    ):
+        pair_file(tmp_path, tmx, "tmx", "en", "pt-AO")
+
+
+def test_tmx_inline_codes_are_no_text(tmp_path: Path) -> None:
+    codes = "a<bpt>&lt;b></bpt>b<hi>c<ph>x<sub>y</sub></ph>d</hi><ept>&lt;/b></ept>"
+    codes += "<it>z</it>e<ut>u</ut>"
+    sides = "".join(f'<tuv xml:lang="{tag}"><seg>{codes}</seg></tuv>' for tag in ("en", "de"))
+    tmx = f"<tmx><body><tu>{sides}</tu></body></tmx>".encode()
+    assert pair_file(tmp_path, tmx, "tmx") == [(b"abcde", b"abcde")]
 
 
 def test_a_cut_tmx_is_an_error(tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ def test_a_finished_step_is_skipped(tmp_path: Path) -> None:
     assert work.runs == 2
 
 
+def test_a_copied_folder_is_finished(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work("one")
+    os.utime(tmp_path / "b", ns=(1, 1))
+    work("one")
+    assert work.runs == 1
+
+
 def test_a_step_cut_off_is_not_trusted_even_with_the_old_options(tmp_path: Path) -> None:
     work = Work(tmp_path)
     work("old")
@@ -77,7 +85,7 @@ def test_a_step_cut_off_is_not_trusted_even_with_the_old_options(tmp_path: Path)
     assert [(tmp_path / name).read_text() for name in "ab"] == ["old", "old"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "record"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed", "record"])
 def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
     work = Work(tmp_path)
     work("one")
@@ -85,6 +93,9 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
         os.truncate(tmp_path / "b", 1)
     elif damage == "gone":
         (tmp_path / "b").unlink()
+    elif damage == "changed":
+        (tmp_path / "b").write_text("eno")
+        os.utime(tmp_path / "b", ns=(1, 1))
     else:
         (tmp_path / ".steps" / "work.json").write_text('{"key": ')
     work("one")

@@ -93,10 +93,11 @@ def test_a_vocabulary_too_large_for_the_text_says_how_large_it_may_be(
     ) as error:
         train(texts, tmp_path / "m", 30000)
     train(texts, tmp_path / "m", int(str(error.value).split()[-1]))
-    with pytest.raises(
-        DataError, match=r"--vocab-size 10 is smaller than the number of characters"
-    ):
-        train(texts, tmp_path / "n", 10)
+    for size in (1, 3, 10):
+        with pytest.raises(
+            DataError, match=rf"--vocab-size {size} is smaller than the number of characters"
+        ):
+            train(texts, tmp_path / "n", size)
     assert not (tmp_path / "n").exists()
 
 
