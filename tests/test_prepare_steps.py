@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import parallel
 import pytest
-from errors import DataError
 from steps import Steps, atomic_write
 
 
@@ -123,8 +123,6 @@ def slow_first(number: int) -> int:
     time.sleep(0.2 if number == 0 else 0)
     if number == -1:
         raise ValueError("minus one")
-    if number == -2:
-        os.kill(os.getpid(), signal.SIGKILL)
     return _factor * number
 
 
@@ -149,11 +147,28 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
 
 
 def test_failures_of_workers_arrive() -> None:
-    def run(number: int) -> list[int]:
-        numbers = [1, number, 2]
-        return list(parallel.ordered_map(slow_first, numbers, jobs=2, setup=ready, setup_args=(1,)))
-
+    items = [1, -1, 2]
     with pytest.raises(ValueError, match="minus one"):
-        run(-1)
-    with pytest.raises(DataError, match=r"a worker process was killed.* use a smaller --jobs"):
-        run(-2)
+        list(parallel.ordered_map(slow_first, items, jobs=2, setup=ready, setup_args=(1,)))
+
+
+KILLED = """
+import os, parallel, errors
+try:
+    list(parallel.ordered_map(os._exit, [3, 3], jobs=2, setup=int, setup_args=()))
+except errors.DataError as error:
+    print(error)
+"""
+
+
+def test_a_killed_worker_is_told() -> None:
+    """In an interpreter of its own: what kills workers must not come near the test run."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=Path(parallel.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("a worker process was killed")
+    assert "use a smaller --jobs" in done.stdout
