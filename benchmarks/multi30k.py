@@ -168,7 +168,7 @@ def measured(name: str, seed: int, epochs: int | None, args: argparse.Namespace)
     scores = {row["metric"]: row for row in result["report"]["scores"]}
     last = log["train"][epochs - 1]
     (speed,) = re.findall(
-        r"Translated ([\d,]+) sentences .*, ([\d.]+) sentences/s",
+        r"Translated ([\d,]+) sentences .*\(([\d.]+) sentences/s",
         (args.work / f"{name}-{seed}" / f"generate-{epochs}.txt").read_text(),
     )
     return {

@@ -13,14 +13,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import dedup
 import numpy as np
+from sacremoses import MosesPunctNormalizer, MosesTokenizer
+from tqdm import tqdm
+
+import dedup
 from errors import DataError
 from formats import Pair, TextFiles, decode, pairs
 from parallel import ordered_map
-from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from steps import atomic_write
-from tqdm import tqdm
 
 NumberedPair = tuple[TextFiles, int, Pair]
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+
 from errors import DataError
 from formats import LINE_FORMATS, PAIR_FORMATS
 

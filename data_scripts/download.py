@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import requests
-from corpus import Package
-from errors import DataError
 from requests.adapters import HTTPAdapter
-from steps import write_json
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
+
+from corpus import Package
+from errors import DataError
+from steps import write_json
 
 ATTEMPTS = 5
 """Times that one mirror may cut the connection; each attempt goes on where the last one ended."""

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import corpus
 import portalocker
+
+import corpus
 from errors import DataError
 from pipeline import Preparation
 

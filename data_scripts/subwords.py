@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+from tqdm import tqdm
+
 from errors import DataError
 from parallel import ordered_map, run_in_process
 from steps import atomic_write
-from tqdm import tqdm
 
 CHUNK = 5_000
 """Sentences sent to a worker at a time."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Corpus, fairseq, train
 
+from conftest import ROOT, Corpus, fairseq, train
 from resmlp_mt.translation.checkpoints import (
     allow_safe_globals,
     average,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Corpus, fairseq, train
 from fairseq import checkpoint_utils
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.sequence_scorer import SequenceScorer
 
+from conftest import ROOT, Corpus, fairseq, train
 from resmlp_mt.models.resmlp_mt import ResMLPTiny
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import demo
 import pytest
 import torch
-from conftest import ROOT, Corpus, fairseq
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -20,12 +18,14 @@ from fairseq.optim import build_optimizer
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from models import dictionary
 from omegaconf import DictConfig, OmegaConf
-from test_models import expected_parameters
 
+import demo
 import resmlp_mt.models  # noqa: F401  registers the models
 from benchmarks import multi30k, stability
+from conftest import ROOT, Corpus, fairseq
+from models import dictionary
+from test_models import expected_parameters
 
 CONFIGS = ROOT / "configs/mt"
 WMT = (512, 2048, 8, 256, 32_000)

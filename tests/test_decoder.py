@@ -3,16 +3,16 @@
 from typing import Any
 
 import pytest
-import reference
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PAD, build, dictionary, padded, sentences, shifted
-from test_encoder import affine_as_numbers, linear_as_numbers
 from torch import Tensor, nn
 
+import reference
+from models import PAD, build, dictionary, padded, sentences, shifted
 from resmlp_mt.translation.attention import CrossAttention
+from test_encoder import affine_as_numbers, linear_as_numbers
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
 

@@ -10,8 +10,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import grammar
 import pytest
+
+import grammar
 from english_german.complex_sentences import OUTDOORS
 from english_german.lexicon import ADJECTIVES, MODALS, NAMES, NOUNS, TIMES, VERBS
 from grammar import SentencePair

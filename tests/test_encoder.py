@@ -1,13 +1,13 @@
 """The encoder equals the equations; a sentence's states do not depend on padding or neighbours."""
 
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PAD, build, padded, sentences
 from torch import Tensor, nn
 
+import reference
+from models import PAD, build, padded, sentences
 from resmlp_mt.layers import Affine
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}

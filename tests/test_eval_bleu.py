@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import Corpus, fairseq, train
 
+from conftest import Corpus, fairseq, train
 from resmlp_mt.score import main as score
 from resmlp_mt.translation.checkpoints import allow_safe_globals
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Corpus, fairseq, train
 from fairseq import utils
 from fairseq.data import data_utils, iterators
 from fairseq.distributed import utils as distributed_utils
@@ -19,8 +18,9 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import build, padded, sentences
 
+from conftest import ROOT, Corpus, fairseq, train
+from models import build, padded, sentences
 from resmlp_mt.translation import fairseq_fixes
 
 fairseq_fixes.apply()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from english_german.clauses import (
     BE,
     PLACE,

@@ -1,12 +1,12 @@
 """The layers equal the paper's equations (tolerance 1e-12 in float64) and keep their contracts."""
 
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import reference
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import fairseq
 import pytest
-import reference
 import torch
 from fairseq import options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
@@ -16,9 +15,10 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import FP16Optimizer
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from models import build, config, dictionary, padded, sentences, shifted
 from omegaconf import DictConfig
 
+import reference
+from models import build, config, dictionary, padded, sentences, shifted
 from resmlp_mt.layers import Affine
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from resmlp_mt.translation.config import OptionError

@@ -3,8 +3,8 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PAD, padded, sentences
 
+from models import PAD, padded, sentences
 from resmlp_mt.translation.padding import left_aligned, realigned
 
 

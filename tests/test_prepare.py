@@ -19,18 +19,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import binarize
-import corpus
-import pipeline
-import prepare
 import pytest
-import steps
 import yaml
-from errors import DataError
 from fairseq import options
 from fairseq.data import Dictionary, data_utils
 from fairseq_cli import preprocess
 
+import binarize
+import corpus
+import pipeline
+import prepare
+import steps
+from errors import DataError
 from tests import corpus_server
 from tests.corpus_server import lines, text
 

@@ -7,10 +7,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import archives
 import pytest
-from errors import DataError
 
+import archives
+from errors import DataError
 from tests.corpus_server import tar, zipped
 
 GOOD = {"training/a.en": b"one\n", "training/a.de": b"eins\n", "training/a.fr": b"un\n"}

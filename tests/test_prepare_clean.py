@@ -6,15 +6,16 @@ import random
 import unicodedata
 from pathlib import Path
 
-import clean
-import dedup
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import clean
+import dedup
 from clean import Options
 from errors import DataError
 from formats import TextFiles
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import download
 import pytest
+
+import download
 from corpus import Package
 from errors import DataError
-
 from tests import corpus_server
 
 CONTENT = random.Random(1).randbytes(3_000_000)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import formats
 import pytest
-from errors import DataError
-from formats import TextFiles
 from hypothesis import given
 from hypothesis import strategies as st
 
+import formats
+from errors import DataError
+from formats import TextFiles
 from tests import corpus_server
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import parallel
 import pytest
+
+import parallel
 from steps import Steps, atomic_write
 
 

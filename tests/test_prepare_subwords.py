@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import subwords
-from errors import DataError
 from fairseq.data import Dictionary
 
+import subwords
+from errors import DataError
 from tests import corpus_server
 
 

@@ -14,9 +14,9 @@ from fairseq.data import Dictionary
 from fairseq.scoring import bleu as fairseq_bleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from translations import Corpus, command, damaged, fails, score, scores, sentences, write
 
 from resmlp_mt.score import main
+from translations import Corpus, command, damaged, fails, score, scores, sentences, write
 
 
 @pytest.fixture(scope="module")

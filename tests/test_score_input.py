@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from translations import Corpus, fails, score, scores, write
 
 from resmlp_mt.score import main
+from translations import Corpus, fails, score, scores, write
 
 
 @pytest.fixture(scope="module")
