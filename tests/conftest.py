@@ -2,9 +2,10 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,15 @@ def fairseq(
     )
     assert done.returncode == expect, done.stdout
     return done
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers_as_before() -> Iterator[None]:
+    """Commands that are called here set handlers; SIGPIPE's default ends a process in silence."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 class Corpus(NamedTuple):
