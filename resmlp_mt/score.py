@@ -323,15 +323,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"python -m resmlp_mt.score: error: {error}", file=sys.stderr)
         return 1
+    failure = None
     if args.json is not None:
         try:
             write_json(report, args.json)
         except OSError as error:
-            reason = error.strerror or error
-            message = f"--json {args.json} cannot be written ({reason}): choose another place"
-            print(f"python -m resmlp_mt.score: error: {message}", file=sys.stderr)
-            return 1
+            failure = f"--json {args.json} cannot be written ({error.strerror or error})"
     print(report.text(args.width, args.quiet), flush=True)
+    if failure is not None:
+        print(f"python -m resmlp_mt.score: error: {failure}: choose another place", file=sys.stderr)
+        return 1
     return 0
 
 
