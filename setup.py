@@ -10,6 +10,21 @@ assert version is not None
 plots = ["matplotlib>=3.9,<4"]
 # data_scripts/prepare.py
 data = ["PyYAML>=6,<7", "requests>=2.32,<3", "tqdm>=4.66,<5"]
+# python -m resmlp_mt.vision.train and its neighbours
+vision = [
+    "Pillow>=11,<14",
+    "PyYAML>=6,<7",
+    "scikit-learn>=1.5,<2",
+    "tensorboard>=2.18,<3",
+    "timm>=1.0.20,<2",
+    "torchvision>=0.24,<0.30",
+    "tqdm>=4.66,<5",
+    "webdataset>=1,<2",
+]
+# python -m resmlp_mt.export --format onnx
+onnx = ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.5,<1"]
+# peers of python -m resmlp_mt.benchmark
+bench = ["ctranslate2>=4.6,<5", "openvino>=2026.1,<2027"]
 
 setup(
     name="resmlp_mt",
@@ -29,6 +44,7 @@ setup(
         "portalocker>=3,<5",
         "sacrebleu>=2.5,<3",
         "sacremoses>=0.2,<0.3",
+        "safetensors>=0.5,<1",
         "sentencepiece>=0.2,<0.3",
         "tabulate>=0.9,<0.11",
         "torch>=2.9,<2.15",
@@ -36,10 +52,16 @@ setup(
     extras_require={
         "data": data,
         "plots": plots,
+        "vision": vision,
+        "onnx": onnx,
+        "bench": bench,
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "dev": [
             *data,
             *plots,
+            *vision,
+            *onnx,
+            *bench,
             "hypothesis>=6,<7",
             "mypy>=1.15,<3",
             "pytest>=8,<10",
