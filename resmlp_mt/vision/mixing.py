@@ -1,0 +1,74 @@
+"""What may stand in for the linear mixing over patches: the paper's ablation (table 3).
+
+All take and return hidden states (tokens, batch, dim), the tokens being the patches of an image
+row by row.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from resmlp_mt.layers import TokenMixing
+
+MIXINGS = ("linear", "none", "mlp", "conv", "depthwise", "separable")
+
+
+class TokenMLP(nn.Module):
+    """Two linear layers over positions with GELU between them, the same for every channel.
+
+    The hidden layer is four times as wide as the input, as in the mixing over channels.
+
+    Shapes: input and output (tokens, batch, dim).
+    """
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(tokens, 4 * tokens)
+        self.fc2 = nn.Linear(4 * tokens, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(x.size(0), -1)
+        hidden = torch.addmm(self.fc1.bias.unsqueeze(1), self.fc1.weight, flat)
+        hidden = nn.functional.gelu(hidden)
+        return torch.addmm(self.fc2.bias.unsqueeze(1), self.fc2.weight, hidden).view_as(x)
+
+
+class ConvMixing(nn.Module):
+    """A 3 x 3 convolution over the grid of patches, zeros around it.
+
+    Shapes: input and output (tokens, batch, dim).
+
+    Args:
+        dim: number of channels.
+        grid: rows and columns of patches.
+        kind: ``"conv"`` mixes all channels, ``"depthwise"`` none, ``"separable"`` none in the
+            3 x 3 convolution and all in a 1 x 1 convolution behind it.
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int], kind: str) -> None:
+        super().__init__()
+        self.grid = grid
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=1 if kind == "conv" else dim)
+        self.pointwise = nn.Linear(dim, dim) if kind == "separable" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.permute(1, 2, 0).unflatten(2, self.grid)
+        output: Tensor = self.pointwise(self.conv(images).flatten(2).permute(2, 0, 1))
+        return output
+
+
+def create_mixing(mixing: str, dim: int, grid: tuple[int, int]) -> nn.Module | None:
+    """The mixing over patches named ``mixing``; None for ``"none"``.
+
+    Raises:
+        ValueError: if ``mixing`` is not one of :data:`MIXINGS`.
+    """
+    tokens = grid[0] * grid[1]
+    if mixing == "linear":
+        return TokenMixing(tokens)
+    if mixing == "none":
+        return None
+    if mixing == "mlp":
+        return TokenMLP(tokens)
+    if mixing in MIXINGS:
+        return ConvMixing(dim, grid, mixing)
+    raise ValueError(f"mixing must be one of {', '.join(MIXINGS)}, but is {mixing!r}.")
