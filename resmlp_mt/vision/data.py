@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from timm.data import auto_augment
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -181,7 +182,8 @@ def _folder(
         raise UserError(f"--data {folder}: {reason}; expected CLASS/IMAGE in it.") from error
     if not samples:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")
-    return ImageDataset(*zip(*samples, strict=True), classes, transform)
+    paths, targets = zip(*samples, strict=True)
+    return ImageDataset(paths, targets, classes, transform)
 
 
 def _archive(
@@ -295,6 +297,18 @@ def create_transform(data_config: dict[str, Any], normalize: bool = True) -> Tra
     """
     transform: Transform = timm.data.create_transform(**data_config, normalize=normalize)
     return transform
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """timm's operation; its strongest level keeps 0 bits, which Pillow 12 and later refuse."""
+    if bits_to_keep == 0:
+        return Image.new(image.mode, image.size)
+    posterized: Image.Image = auto_augment.posterize(image, bits_to_keep)
+    return posterized
+
+
+for _name in ("Posterize", "PosterizeIncreasing"):
+    auto_augment.NAME_TO_OP[_name] = _posterize
 
 
 def create_training_transform(data_config: dict[str, Any], **augmentation: Any) -> Transform:

@@ -1,0 +1,143 @@
+"""Distillation from a teacher, as in DeiT (Touvron et al. 2021, arXiv:2012.12877, section 4).
+
+With student logits Z_s, teacher logits Z_t, labels y, weight alpha and temperature tau:
+
+    soft:  (1 - alpha) L(Z_s, y) + alpha tau^2 KL(softmax(Z_t / tau) || softmax(Z_s / tau))
+    hard:  (1 - alpha) L(Z_s, y) + alpha CE(Z_s, argmax Z_t)
+
+L is the loss of the training, on mixed and smoothed labels; the teacher sees the same augmented
+images. KL is the mean over images, as in the paper's equation 2 (the authors' code divides it by
+the number of classes as well). ResMLP has no distillation token: one classifier learns both.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import load_checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resmlp_mt.vision.checkpoints import TIMM, build_model, load_model
+from resmlp_mt.vision.errors import UserError
+
+
+class Teacher(nn.Module):
+    """A frozen model for images that were normalised for the student.
+
+    Args:
+        model: images (batch, 3, height, width) -> logits (batch, classes).
+        student: (mean, std) that the images come normalised with.
+        teacher: (mean, std) that ``model`` was trained with.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        student: tuple[Sequence[float], Sequence[float]],
+        teacher: tuple[Sequence[float], Sequence[float]],
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        (mean, std), (own_mean, own_std) = (
+            [torch.tensor(values).view(1, -1, 1, 1) for values in pair]
+            for pair in (student, teacher)
+        )
+        self.register_buffer("scale", std / own_std)
+        self.register_buffer("shift", (mean - own_mean) / own_std)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """A teacher stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images * self.scale + self.shift)
+        return logits
+
+
+def load_teacher(
+    name: str, weights: str | None, classes: Sequence[str], data_config: dict[str, Any]
+) -> Teacher:
+    """The teacher that ``--teacher`` names.
+
+    Args:
+        name: ``timm:NAME``, or a checkpoint of :mod:`resmlp_mt.vision.train`.
+        weights: ``--teacher-weights``, for the former.
+        classes: the student's; a checkpoint must know the same in the same order.
+        data_config: mean, std and input_size of the student's images.
+
+    Raises:
+        UserError: if the teacher cannot be loaded or has other classes.
+    """
+    student = (data_config["mean"], data_config["std"])
+    if not name.startswith(TIMM):
+        model, checkpoint = load_model(name)
+        if checkpoint["classes"] != list(classes):
+            raise UserError(
+                f"--teacher {name} knows {len(checkpoint['classes'])} classes that are not the "
+                f"{len(classes)} of --data; expected the same names in the same order."
+            )
+        own = checkpoint["data_config"]
+        return Teacher(model, student, (own["mean"], own["std"]))
+    if weights is None:
+        raise UserError(f"--teacher {name} needs --teacher-weights FILE.")
+    model = build_model(name, num_classes=len(classes))
+    try:
+        load_checkpoint(model, weights, use_ema=True, weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"--teacher-weights {weights}: there is no such file.") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--teacher-weights {weights} do not fit {name}: {reason}.") from error
+    own = timm.data.resolve_model_data_config(model)
+    return Teacher(model, student, (own["mean"], own["std"]))
+
+
+class DistillationLoss(nn.Module):
+    """The training's loss with the teacher's term; see the head of this module.
+
+    Args:
+        base: logits, labels -> scalar.
+        teacher: images -> logits.
+        kind: "soft" or "hard".
+        alpha: weight of the teacher's term.
+        tau: temperature, for "soft".
+    """
+
+    def __init__(
+        self, base: nn.Module, teacher: nn.Module, kind: str, alpha: float, tau: float
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.teacher = teacher
+        self.kind = kind
+        self.alpha = alpha
+        self.tau = tau
+
+    def forward(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            images: (batch, 3, height, width), for the teacher.
+            logits: (batch, classes), of the student.
+            labels: what the training's loss takes: (batch,) or (batch, classes).
+        """
+        with torch.no_grad():
+            teacher_logits: Tensor = self.teacher(images)
+        if self.kind == "hard":
+            distillation = F.cross_entropy(logits, teacher_logits.argmax(dim=1))
+        else:
+            distillation = self.tau**2 * F.kl_div(
+                F.log_softmax(logits / self.tau, dim=1),
+                F.log_softmax(teacher_logits / self.tau, dim=1),
+                reduction="batchmean",
+                log_target=True,
+            )
+        loss: Tensor = (1 - self.alpha) * self.base(logits, labels) + self.alpha * distillation
+        return loss

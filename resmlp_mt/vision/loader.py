@@ -1,0 +1,147 @@
+"""Batches whose content is a function of (seed, epoch, step, rank) alone.
+
+Neither the number of workers nor an interruption changes what a step sees, so that a training can
+be continued exactly without saving the state of any random generator. One process with batches of
+2 B sees in a step what two processes with B see together.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.distributed_sampler import RepeatAugSampler
+from timm.utils.random import random_seed
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
+
+from resmlp_mt.vision.data import ImageDataset
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.images import BadImage, collate
+
+Batch = tuple[Tensor, Tensor, list[BadImage]]
+# what a step draws: its augmentation in a worker, its mixup and stochastic depth in the training
+AUGMENTATION, TRAINING = 0, 1
+
+
+def seed_all(*key: int) -> None:
+    """Seed the generators of Python, numpy and torch with a hash of non-negative integers."""
+    random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
+    """The batches of an epoch for one process: ``len(self)`` lists of (random key, index).
+
+    The last, incomplete batch is left out, so are batches that do not fill an update. Set
+    ``epoch``, and ``start`` to the first step that is not done yet, before iterating.
+
+    Args:
+        dataset: what the indices stand for.
+        batch_size: images per batch.
+        seed: of the order and the random keys.
+        rank, world_size: this process among all.
+        repeats: views of an image that processes, or one process, see side by side (repeated
+            augmentation, Hoffer et al. 2020); 0 for none.
+        multiple: batches per update.
+
+    Raises:
+        UserError: if the data does not fill one update.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 0,
+        multiple: int = 1,
+    ) -> None:
+        self.sampler: RepeatAugSampler | DistributedSampler[Any]
+        if repeats:
+            self.sampler = RepeatAugSampler(dataset, world_size, rank, num_repeats=repeats)
+        else:
+            self.sampler = DistributedSampler(dataset, world_size, rank, seed=seed)
+        self.batch_size = batch_size
+        self.key = (seed, rank)
+        self.steps = len(self.sampler) // (batch_size * multiple) * multiple
+        if not self.steps:
+            raise UserError(
+                f"--batch-size {batch_size}: the {len(dataset)} training images do not fill one "
+                f"update of {world_size} processes x {multiple} batches; choose a smaller one."
+            )
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[tuple[int, ...], int]]]:
+        self.sampler.set_epoch(self.epoch)
+        indices = list(self.sampler)
+        for step in range(self.start, self.steps):
+            key = (*self.key, self.epoch, step, AUGMENTATION)
+            chosen = indices[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(key, index) for index in chosen]
+
+
+class _Seeded(Dataset[Any]):
+    """Draws the augmentation of a batch from its random key."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, entries: list[tuple[tuple[int, ...], int]]) -> list[Any]:
+        seed_all(*entries[0][0])
+        return [self.dataset[index] for _, index in entries]
+
+
+def training_loader(
+    dataset: ImageDataset, batches: EpochBatches, workers: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """(images, targets, bad images) by batch; iterating begins at ``batches.start``."""
+    return DataLoader(
+        _Seeded(dataset),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def validation_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Any]:
+    """This process's share of the images; the shares together hold each image once."""
+    share = Subset(dataset, range(rank, len(dataset), world_size))
+    return DataLoader(
+        share,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def refill(images: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Fill a batch that lost bad images with the good ones again, in order.
+
+    All steps then weigh the same, in all processes.
+
+    Raises:
+        UserError: if no image is left.
+    """
+    if len(images) == size:
+        return images, targets
+    if not len(images):
+        raise UserError(f"--data: all {size} images of a batch are bad; see the messages above.")
+    again = torch.arange(size) % len(images)
+    return images[again], targets[again]

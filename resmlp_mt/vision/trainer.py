@@ -1,0 +1,398 @@
+"""The training loop: updates, validation, checkpoints, and an exact way back into an epoch.
+
+Beside what :mod:`resmlp_mt.vision.checkpoints` names, ``last.pth`` holds ``optimizer``,
+``scheduler``, ``scaler``, ``position`` (the epoch, the step in it, the running sums) and
+``history`` (the rows of summary.csv). Random numbers need no state: :mod:`.loader`.
+"""
+
+import argparse
+import csv
+import io
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.scheduler.scheduler import Scheduler
+from timm.utils.clip_grad import dispatch_clip_grad
+from timm.utils.cuda import NativeScaler
+from timm.utils.metrics import accuracy
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from resmlp_mt.vision import checkpoints
+from resmlp_mt.vision.data import Normalize
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.images import SkipCounter
+from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(images, logits, labels) -> scalar"""
+
+
+@dataclass
+class Position:
+    """Where the training is, and the running sums of its epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best: float = -1.0
+
+
+@dataclass
+class Process:
+    """This process among those of torchrun."""
+
+    device: torch.device
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    def sum(self, *values: float) -> list[float]:
+        """The values, summed over all processes."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        result: list[float] = tensor.tolist()
+        return result
+
+
+@dataclass
+class Trainer:
+    """Everything that one training consists of; :meth:`fit` runs it.
+
+    Attributes:
+        model: the bare model; ``options`` say how it is wrapped.
+        loss: of (images, logits, labels).
+        description: what every checkpoint says about the model: model_args, classes, ...
+        stop: set it, at any time, to save and end at the next step.
+    """
+
+    options: argparse.Namespace
+    process: Process
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler | None
+    loss: Loss
+    batches: EpochBatches
+    train: DataLoader[Any]
+    validation: DataLoader[Any]
+    normalize: Normalize
+    counter: SkipCounter
+    description: dict[str, Any]
+    mixup: Mixup | None = None
+    erasing: RandomErasing | None = None
+    ema: ModelEmaV3 | None = None
+    stop: bool = False
+    position: Position = field(default_factory=Position)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        options, device = self.options, self.process.device
+        self.scaler = (
+            NativeScaler(device=device.type)
+            if options.amp and options.amp_dtype == "float16"
+            else None
+        )
+        self.parallel: DistributedDataParallel | None = None
+        if self.process.world_size > 1:
+            ids = [self.process.local_rank] if device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.model, device_ids=ids)
+        self.forward: Any = self.parallel or self.model
+        if options.torchcompile:
+            self.forward = torch.compile(self.forward, backend=options.torchcompile)
+        self.main = self.process.rank == 0
+        self.output: Path = options.output
+
+    def autocast(self) -> Any:
+        """Mixed precision, if asked for."""
+        return torch.autocast(
+            self.process.device.type,
+            dtype=getattr(torch, self.options.amp_dtype),
+            enabled=self.options.amp,
+        )
+
+    def fit(self) -> bool:
+        """Train to the end; False if it was stopped, with everything saved to go on."""
+        writer = self._tensorboard()
+        while self.position.epoch < self.options.epochs:
+            if not self.train_epoch():
+                self.save("last.pth")
+                return False
+            row = self.validate_epoch()
+            if row is None:
+                self.save("last.pth")
+                return False
+            self.history.append(row)
+            score = row.get("ema_top1", row["val_top1"])
+            better = score > self.position.best
+            self.position = Position(
+                epoch=self.position.epoch + 1,
+                updates=self.position.updates,
+                seconds=self.position.seconds,
+                best=max(score, self.position.best),
+            )
+            if self.scheduler:
+                self.scheduler.step(self.position.epoch)
+            self.save("last.pth")
+            if better:
+                self.save("best.pth", resumable=False)
+            self._report(row, writer)
+        return True
+
+    def train_epoch(self) -> bool:
+        """The steps of the epoch that are left; False if it was stopped before its end."""
+        position, options = self.position, self.options
+        self.batches.epoch, self.batches.start = position.epoch, position.step
+        self.forward.train()
+        losses = 0.0
+        start, before = time.monotonic(), position.seconds
+        with self._progress() as bar:
+            for images, labels, bad in self.train:
+                self.counter.update(bad)
+                images, labels = refill(images, labels, self.batches.batch_size)
+                seed_all(options.seed, self.process.rank, position.epoch, position.step, TRAINING)
+                last = (position.step + 1) % options.grad_accum_steps == 0
+                wait = self.parallel is not None and not last
+                with self.parallel.no_sync() if self.parallel and wait else nullcontext():
+                    loss = self._forward(images, labels) / options.grad_accum_steps
+                    losses += loss.item()
+                    stop = False
+                    if last:
+                        losses, stop = self._agree(losses)
+                    self._backward(loss, last)
+                position.step += 1
+                position.seconds = before + time.monotonic() - start
+                bar.update()
+                if not last:
+                    continue
+                position.updates += 1
+                position.loss_sum += losses
+                bar.set_postfix(loss=f"{losses:.3f}", refresh=False)
+                losses = 0.0
+                self._after_update()
+                if stop or position.updates == options.max_updates:
+                    return False
+        return True
+
+    def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        device = self.process.device
+        images = self.normalize(images.to(device, non_blocking=True))
+        labels = labels.to(device, non_blocking=True)
+        if self.erasing:
+            images = self.erasing(images)
+        if self.mixup:
+            images, labels = self.mixup(images, labels)
+        if self.options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            return self.loss(images, self.forward(images), labels)
+
+    def _agree(self, loss: float) -> tuple[float, bool]:
+        """The mean loss of all processes, and whether any of them is to stop.
+
+        Raises:
+            UserError: if the loss is not finite; nothing has been done to the weights yet.
+        """
+        loss, stops = self.process.sum(loss, float(self.stop))
+        loss /= self.process.world_size
+        if not math.isfinite(loss):
+            last = self.output / "last.pth"
+            kept = f"{last} is the last good checkpoint" if last.exists() else "nothing was saved"
+            raise UserError(
+                f"the loss became {loss} in epoch {self.position.epoch}, update "
+                f"{self.position.updates}: training stops, {kept}; try a smaller --lr, "
+                "--clip-grad or a longer --warmup-epochs."
+            )
+        return loss, stops > 0
+
+    def _backward(self, loss: Tensor, update: bool) -> None:
+        options = self.options
+        if self.scaler:
+            self.scaler(
+                loss,
+                self.optimizer,
+                clip_grad=options.clip_grad,
+                clip_mode=options.clip_mode,
+                parameters=self.model.parameters(),
+                need_update=update,
+            )
+        else:
+            loss.backward()
+            if update:
+                if options.clip_grad is not None:
+                    dispatch_clip_grad(
+                        self.model.parameters(), options.clip_grad, mode=options.clip_mode
+                    )
+                self.optimizer.step()
+        if update:
+            self.optimizer.zero_grad()
+
+    def _after_update(self) -> None:
+        updates = self.position.updates
+        if self.ema:
+            self.ema.update(self.model, step=updates)
+        if self.scheduler:
+            self.scheduler.step_update(updates)
+        interval = self.options.recovery_interval
+        if interval and updates % interval == 0:
+            self.save("last.pth")
+
+    def validate_epoch(self) -> dict[str, Any] | None:
+        """A row of summary.csv; None if the validation was stopped."""
+        result = self.validate(self.model)
+        average = self.validate(self.ema.module) if self.ema and result else {}
+        if result is None or average is None:
+            return None
+        position = self.position
+        images = self.batches.batch_size * len(self.batches) * self.process.world_size
+        earlier = self.history[-1]["seconds"] if self.history else 0.0
+        return {
+            "epoch": position.epoch,
+            "updates": position.updates,
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "train_loss": position.loss_sum / (len(self.batches) // self.options.grad_accum_steps),
+            **{f"val_{name}": value for name, value in result.items()},
+            **{f"ema_{name}": value for name, value in average.items()},
+            "seconds": position.seconds,
+            "images_per_second": images / (position.seconds - earlier),
+        }
+
+    @torch.inference_mode()
+    def validate(self, model: nn.Module) -> dict[str, float] | None:
+        """Cross-entropy and accuracy in per cent on the validation images; None if stopped.
+
+        Raises:
+            UserError: if the loss is not finite, or all images are bad.
+        """
+        model.eval()
+        device = self.process.device
+        sums = [0.0] * 4
+        for images, labels, bad in self.validation:
+            self.counter.update(bad)
+            if self.stop:
+                break
+            if not len(images):
+                continue
+            images = self.normalize(images.to(device, non_blocking=True))
+            labels = labels.to(device, non_blocking=True)
+            with self.autocast():
+                logits = model(images).float()
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            top1, top5 = accuracy(logits, labels, topk=(1, 5))
+            size = float(len(labels))
+            new = (size, loss.item(), top1.item() * size, top5.item() * size)
+            sums = [a + b for a, b in zip(sums, new, strict=True)]
+        count, *totals, stops = self.process.sum(*sums, float(self.stop))
+        if stops:
+            return None
+        if not count:
+            raise UserError("--data: all validation images are bad; see the messages above.")
+        return dict(zip(("loss", "top1", "top5"), (t / count for t in totals), strict=True))
+
+    def save(self, name: str, resumable: bool = True) -> None:
+        """Write a checkpoint into the output folder; ``resumable`` with what ``last.pth`` adds.
+
+        Raises:
+            UserError: if it cannot be written, or a weight is not finite.
+        """
+        if not self.main:
+            return
+        state = {"model": self.model.state_dict(), **self.description}
+        if self.ema:
+            state["model_ema"] = self.ema.module.state_dict()
+        for part in ("model", "model_ema"):
+            for key, value in state.get(part, {}).items():
+                if not value.isfinite().all():
+                    raise UserError(
+                        f"{key} is not finite after update {self.position.updates}: training "
+                        f"stops, {self.output / name} is left as it was; try a smaller --lr."
+                    )
+        if resumable:
+            state["optimizer"] = self.optimizer.state_dict()
+            state["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
+            state["scaler"] = self.scaler.state_dict() if self.scaler else None
+            state["position"] = asdict(self.position)
+            state["history"] = self.history
+        checkpoints.save(state, self.output / name)
+
+    def resume(self, state: dict[str, Any], path: Path) -> None:
+        """Go back to where :meth:`save` was called.
+
+        Raises:
+            UserError: if the checkpoint is not a ``last.pth``, or of another model.
+        """
+        if "position" not in state:
+            raise UserError(f"--resume {path}: only last.pth holds what is needed to go on.")
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.ema:
+                self.ema.module.load_state_dict(state["model_ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler:
+                self.scheduler.load_state_dict(state["scheduler"])
+            if self.scaler:
+                self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"--resume {path} does not fit the options given: {' '.join(str(error).split())}."
+            ) from error
+        self.position = Position(**state["position"])
+        self.history = state["history"]
+
+    def _progress(self) -> "tqdm[Any]":
+        return tqdm(
+            total=len(self.batches),
+            initial=self.position.step,
+            desc=f"epoch {self.position.epoch}",
+            unit="step",
+            # None: on a terminal only
+            disable=None if self.main and self.options.progress else True,
+            leave=False,
+        )
+
+    def _tensorboard(self) -> SummaryWriter | None:
+        if not (self.options.tensorboard and self.main):
+            return None
+        return SummaryWriter(self.output, purge_step=self.position.epoch)
+
+    def _report(self, row: dict[str, Any], writer: SummaryWriter | None) -> None:
+        """summary.csv, always that of last.pth; TensorBoard; a line for the reader."""
+        if not self.main:
+            return
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.history)
+        partial = self.output / "summary.csv.partial"
+        try:
+            partial.write_text(text.getvalue())
+            os.replace(partial, self.output / "summary.csv")
+        except OSError as error:
+            raise UserError(
+                f"{self.output / 'summary.csv'} cannot be written: {error.strerror}."
+            ) from error
+        values = {key: value for key, value in row.items() if key not in ("epoch", "updates")}
+        if writer:
+            for key, value in values.items():
+                writer.add_scalar(key, value, row["epoch"])
+            writer.flush()
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+        tqdm.write(f"epoch {row['epoch']}: {shown}")
