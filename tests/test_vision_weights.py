@@ -1,0 +1,302 @@
+"""Weights of timm's and the authors' ResMLP give timm's outputs and gradients here."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from resmlp_mt.vision import create_model, load_weights
+
+# isort: split
+import timm  # behind the line that lets it be imported beside a PyTorch without CUDA
+
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.weights import adapt_mixing, own_names, timm_names
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Every parameter far from its start, scaled so that all layers count for the output."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1 or "norm" in name:
+                scale = 0.0 if name.endswith(("bias", "beta")) else 0.5
+                parameter.copy_(scale + 0.2 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return model.eval()
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def assert_equals_timm(ours: ResMLP, theirs: nn.Module, batch: int, bound: float) -> None:
+    """Equal outputs and equal gradients of every parameter, in relative norm."""
+    torch.manual_seed(1)
+    images = torch.randn(batch, 3, *ours.img_size)
+    weights = torch.randn(batch, ours.num_classes)
+    outputs = [model(images) for model in (ours, theirs)]
+    assert relative_error(*outputs) < bound
+    for output in outputs:
+        (output * weights).sum().backward()
+    gradients = own_names({name: p.grad for name, p in theirs.named_parameters()})
+    named = dict(ours.named_parameters())
+    assert named.keys() == gradients.keys()
+    for name, expected in gradients.items():
+        assert relative_error(named[name].grad, expected) < bound, name
+
+
+def small_model(**kwargs: object) -> ResMLP:
+    """Three patches a side, one layer of 12 channels; parameters far from their start."""
+    sizes = {"img_size": (12, 12), "patch_size": 4, "in_chans": 3, "num_classes": 5}
+    sizes |= {"embed_dim": 12, "depth": 1, "layer_scale_init": 0.1}
+    return randomised(ResMLP(**(sizes | kwargs)))
+
+
+def authors_names(model: ResMLP) -> dict[str, Tensor]:
+    """The names in the authors' resmlp_models.py, which timm's filter turns into its own."""
+    state = {}
+    for name, value in timm_names(model).items():
+        if name.endswith((".alpha", ".beta")):
+            value = value.flatten()
+        for theirs, authors in {
+            "stem.": "patch_embed.",
+            "linear_tokens.": "attn.",
+            "mlp_channels.": "mlp.",
+            ".ls": ".gamma_",
+        }.items():
+            name = name.replace(theirs, authors)
+        state[name] = value
+    return state
+
+
+def test_outputs_and_gradients_equal_timms() -> None:
+    theirs = randomised(timm.create_model("resmlp_12_224", num_classes=7, img_size=64))
+    ours = create_model("resmlp_s12", num_classes=7, img_size=64).eval()
+    load_weights(ours, theirs.state_dict())
+    assert_equals_timm(ours, theirs, batch=3, bound=1e-5)
+
+
+def test_b24_with_patches_of_8_equals_two_blocks_of_timms_big_model() -> None:
+    theirs = timm.models.mlp_mixer.MlpMixer(
+        num_classes=7, img_size=48, patch_size=8, num_blocks=2, embed_dim=768, mlp_ratio=4,
+        block_layer=timm.models.mlp_mixer.ResBlock, norm_layer=timm.models.mlp_mixer.Affine,
+    )  # fmt: skip
+    ours = ResMLP(
+        img_size=(48, 48), patch_size=8, in_chans=3, num_classes=7, embed_dim=768, depth=2,
+        layer_scale_init=1e-6,
+    ).eval()  # fmt: skip
+    load_weights(ours, randomised(theirs).state_dict())
+    assert_equals_timm(ours, theirs, batch=2, bound=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("timm_name", "name", "patch_size"),
+    [
+        ("resmlp_12_224", "resmlp_s12", 16),
+        ("resmlp_24_224", "resmlp_s24", 16),
+        ("resmlp_36_224", "resmlp_s36", 16),
+        ("resmlp_big_24_224", "resmlp_b24", 8),
+    ],
+)
+def test_all_models_equal_timms_at_full_size(timm_name: str, name: str, patch_size: int) -> None:
+    theirs = randomised(timm.create_model(timm_name))
+    ours = create_model(name, patch_size=patch_size).eval()
+    load_weights(ours, theirs.state_dict())
+    assert_equals_timm(ours, theirs, batch=1, bound=1e-5)
+
+
+def test_weights_go_back_to_timm() -> None:
+    ours = randomised(create_model("resmlp_s12", num_classes=7, img_size=32))
+    theirs = timm.create_model("resmlp_12_224", num_classes=7, img_size=32).eval()
+    theirs.load_state_dict(timm_names(ours))
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert relative_error(theirs(images), ours(images)) < 1e-5
+
+
+@pytest.mark.parametrize("kwargs", [{"pooling": "class_mlp"}, {"mixing": "none"}])
+def test_what_timm_lacks_is_not_renamed(kwargs: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="mean pooling and linear mixing only"):
+        timm_names(small_model(**kwargs))
+
+
+def assert_same_parameters(model: ResMLP, expected: ResMLP) -> None:
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_every_way_of_naming_and_storing_gives_the_same_model(tmp_path: Path) -> None:
+    expected = small_model()
+    own, timms, authors = expected.state_dict(), timm_names(expected), authors_names(expected)
+    other = {name: torch.zeros_like(value) for name, value in own.items()}
+    assert "blocks.0.gamma_1" in authors
+    assert authors["patch_embed.proj.weight"].shape == (12, 3, 4, 4)
+    torch.save(timms, tmp_path / "timm.pth")
+    torch.save({"model": authors, "args": argparse.Namespace(lr=1)}, tmp_path / "authors.pth")
+    torch.save({"model": other, "model_ema": own}, tmp_path / "train.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in own.items()}}, tmp_path / "ddp.pt")
+    save_file({k: v.contiguous() for k, v in authors.items()}, tmp_path / "authors.safetensors")
+    sources = [own, timms, authors, {"model": own}, *sorted(tmp_path.iterdir())]
+    assert len(sources) == 9
+    for source in sources:
+        model = small_model(num_classes=5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        load_weights(model, str(source) if isinstance(source, Path) else source)
+        assert_same_parameters(model, expected)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"pooling": "class_mlp"},
+        {"mixing": "mlp"},
+        {"mixing": "separable"},
+        {"norm": "layernorm"},
+        {"img_size": (12, 8)},
+    ],
+)
+def test_own_variants_are_loaded_back(kwargs: dict[str, object]) -> None:
+    expected = small_model(**kwargs)
+    model = ResMLP(**{  # type: ignore[arg-type]
+        "img_size": (12, 12), "patch_size": 4, "in_chans": 3, "num_classes": 5, "embed_dim": 12,
+        "depth": 1, "layer_scale_init": 0.1, **kwargs,
+    })  # fmt: skip
+    load_weights(model, expected.state_dict())
+    assert_same_parameters(model, expected)
+
+
+def test_the_head_is_kept_or_reset() -> None:
+    source = small_model(num_classes=9).state_dict()
+    model = small_model()
+    before = model.head.weight.clone()
+    with pytest.raises(UserError, match=r"has 9 classes and the model 5: load it with head=.reset"):
+        load_weights(model, source)
+    assert torch.equal(model.head.weight, before)
+    load_weights(model, source, head="reset")
+    assert torch.equal(model.head.weight, before)
+    assert torch.equal(model.patch_embed.proj.weight, source["patch_embed.proj.weight"])
+    headless = {k: v for k, v in source.items() if not k.startswith("head.")}
+    with pytest.raises(UserError, match=r"has no classifier: load it with head=.reset"):
+        load_weights(model, headless)
+    load_weights(model, headless, head="reset")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((3, 3), (5, 5)), ((4, 4), (2, 2)), ((3, 5), (4, 2)), ((2, 3), (3, 2))]
+)
+def test_adapted_mixing_resizes_mixes_and_resizes_back(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(old[0] * old[1], old[0] * old[1]), torch.randn(old[0] * old[1])
+    x = torch.randn(7, *new)  # images on the new grid
+    resized = nn.functional.interpolate(x[:, None], old, mode="bilinear", antialias=True)
+    mixed = (resized.flatten(1) @ weight.T + bias).view(7, 1, *old)
+    expected = nn.functional.interpolate(mixed, new, mode="bilinear", antialias=True).flatten(1)
+    new_weight, new_bias = adapt_mixing(weight, bias, old, new)
+    torch.testing.assert_close(
+        x.flatten(1) @ new_weight.T + new_bias, expected, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_weights_are_adapted_to_another_resolution(caplog: pytest.LogCaptureFixture) -> None:
+    model = small_model(pooling="class_mlp")
+    larger = small_model(pooling="class_mlp", img_size=(24, 16))
+    with caplog.at_level(logging.INFO):
+        load_weights(larger, model.state_dict())
+    assert "adapted from a grid of 3 x 3 patches to 6 x 4" in caplog.text
+    assert len(caplog.records) == 1
+    before, after = model.blocks[0].token_mixing, larger.blocks[0].token_mixing
+    expected = adapt_mixing(before.weight, before.bias, (3, 3), (6, 4))
+    torch.testing.assert_close((after.weight, after.bias), expected)
+    # The class token's own weight stays; equal patches contribute as much as before.
+    before, after = (m.class_blocks[0].token_mixing.weight[0] for m in (model, larger))
+    assert after[0] == before[0]
+    torch.testing.assert_close(after[1:].sum(), before[1:].sum())
+    assert torch.equal(larger.head.weight, model.head.weight)
+    assert larger(torch.randn(2, 3, 24, 16)).shape == (2, 5)
+
+
+def test_the_grid_of_a_checkpoint_is_used_where_it_is_not_square() -> None:
+    model = small_model(img_size=(8, 32))  # 2 x 8 = 4 x 4 patches
+    turned = small_model(img_size=(16, 16))
+    args = {"name": "resmlp_tiny", "img_size": (8, 32), "patch_size": 4}
+    load_weights(turned, {"model": model.state_dict(), "model_args": args})
+    mixing = model.blocks[0].token_mixing
+    expected = adapt_mixing(mixing.weight, mixing.bias, (2, 8), (4, 4))
+    torch.testing.assert_close(turned.blocks[0].token_mixing.weight, expected[0])
+    torch.testing.assert_close(turned.blocks[0].token_mixing.bias, expected[1])
+    assert turned.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_grid_that_cannot_be_known_is_refused() -> None:
+    source = small_model(img_size=(12, 8)).state_dict()
+    with pytest.raises(UserError, match="for 6 patches, which are no square grid"):
+        load_weights(small_model(), source)
+
+
+class Malicious:
+    """Unpickled, it runs a command."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo this must not run",)
+
+
+def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """name: a file that cannot be loaded, and what the message says of it."""
+    state = small_model().state_dict()
+    torch.save({"model": state, "code": Malicious()}, folder / "code.pth")
+    torch.save(state, folder / "cut.pth")
+    save_file(state, folder / "cut.safetensors")
+    for name in ("cut.pth", "cut.safetensors"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:700])
+    (folder / "text.pth").write_text("weights")
+    torch.save([1, 2], folder / "list.pth")
+    torch.save({"epoch": 3}, folder / "numbers.pth")
+    torch.save({"fc.weight": torch.ones(2)}, folder / "other.pth")
+    torch.save(small_model(embed_dim=16).state_dict(), folder / "wider.pth")
+    messages = {
+        "code.pth": "it asks for (posix|nt).system: expected tensors and plain values only",
+        "cut.pth": "it is broken or no PyTorch file",
+        "cut.safetensors": "is not a complete .safetensors file",
+        "text.pth": "it is broken or no PyTorch file",
+        "list.pth": "holds no state dict, but a list",
+        "numbers.pth": "holds no state dict of tensors",
+        "other.pth": "has no classifier",
+        "wider.pth": r"patch_embed.proj.weight has the shape \(16, 48\), but the model needs \(12, 48\)",
+        "nowhere.pth": "is not a file: expected weights as .pth or .safetensors",
+    }
+    return {name: (folder / name, message) for name, message in messages.items()}
+
+
+def test_files_that_cannot_be_loaded_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, (path, message) in broken_files(tmp_path).items():
+        with pytest.raises(UserError, match=message) as error:
+            load_weights(model, path)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_the_weights_of_another_architecture_are_refused() -> None:
+    source = small_model(mixing="none").state_dict()
+    with pytest.raises(UserError, match=r"names missing, 0 unknown; .* is missing"):
+        load_weights(small_model(), source)
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=5).state_dict()
+    with pytest.raises(UserError, match="does not fit the model"):
+        load_weights(small_model(), source)
