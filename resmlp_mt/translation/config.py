@@ -16,9 +16,7 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
-
-class OptionError(SystemExit, ValueError):
-    """A wrong option: a ValueError for Python code; one sentence and exit status 1 for commands."""
+from resmlp_mt.translation.errors import OptionError as OptionError
 
 
 @dataclass

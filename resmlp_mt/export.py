@@ -1,0 +1,46 @@
+"""``python -m resmlp_mt.export``: a checkpoint as a folder that translates without fairseq.
+
+    python -m resmlp_mt.export checkpoint_best.pt --out model --sentencepiece-model spm.model
+    python -m resmlp_mt.translate model < text.en > text.de
+
+All affine maps and scales are folded into the linear layers beside them. docs/engine.md lists the
+files.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.translation import model_folder
+from resmlp_mt.translation.linear_kernels import DTYPES
+from resmlp_mt.translation.trained import load_trained
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m resmlp_mt.export",
+        description="Fold a trained model and write it for translation without fairseq.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="file from fairseq-train")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="type of the linear layers' weights"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the dictionaries (default: as trained)"
+    )
+    parser.add_argument(
+        "--sentencepiece-model", type=Path, metavar="FILE", help="what made the subwords"
+    )
+    args = parser.parse_args()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+    model_folder.save(trained, args.out, args.dtype)
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    print(f"wrote {args.out}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""``python -m resmlp_mt.translate``: raw text in, raw text out, without fairseq's generator.
+
+    python -m resmlp_mt.translate model --input text.en > text.de
+    echo "A dog runs." | python -m resmlp_mt.translate checkpoint_best.pt \\
+        --data data-bin --sentencepiece-model spm.model --nbest 3
+
+MODEL is a folder from ``python -m resmlp_mt.export``, or a checkpoint (which loads fairseq). The
+options are those of fairseq-interactive. Line n of the output is the translation of line n; with
+--nbest or --print-scores lines are "D-<line>\\t<score>\\t<text>" as in fairseq, lines counted
+from 0 and scores to base 2.
+"""
+
+import argparse
+import itertools
+import logging
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from resmlp_mt.translation import model_folder
+from resmlp_mt.translation.beam_search import SearchOptions
+from resmlp_mt.translation.engine import Translation, Translator
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.linear_kernels import DTYPES
+
+logger = logging.getLogger("resmlp_mt.translate")
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resmlp_mt.translate",
+        description="Translate text, one sentence a line.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="exported folder or checkpoint")
+    parser.add_argument("--input", default="-", metavar="FILE", help="default: standard input")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
+    parser.add_argument(
+        "--sentencepiece-model", type=Path, metavar="FILE", help="subwords of a checkpoint"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="source tokens in a batch")
+    parser.add_argument(
+        "--buffer-size",
+        type=int,
+        metavar="N",
+        help="lines to read before translating (default: 1 from a terminal, else 2048)",
+    )
+    parser.add_argument("--nbest", type=int, default=1, metavar="N")
+    parser.add_argument("--print-scores", action="store_true")
+    search = parser.add_argument_group("search")
+    defaults = SearchOptions()
+    search.add_argument("--beam", type=int, default=defaults.beam, metavar="N")
+    search.add_argument("--lenpen", type=float, default=defaults.lenpen, metavar="X")
+    search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
+    search.add_argument("--unkpen", type=float, default=defaults.unkpen, metavar="X")
+    search.add_argument("--temperature", type=float, default=defaults.temperature, metavar="X")
+    search.add_argument("--min-len", type=int, default=defaults.min_len, metavar="N")
+    search.add_argument("--max-len-a", type=float, default=defaults.max_len_a, metavar="X")
+    search.add_argument("--max-len-b", type=int, default=defaults.max_len_b, metavar="N")
+    args = parser.parse_args()
+    for option in ("threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            flag = "--" + option.replace("_", "-")
+            parser.error(f"{flag} must be at least 1, but is {value}")
+    if args.nbest > args.beam:
+        parser.error(f"--nbest {args.nbest} is above --beam {args.beam}: raise --beam")
+    return args
+
+
+def load(args: argparse.Namespace) -> model_folder.TranslationModel:
+    """The model that MODEL names, ready to translate."""
+    if args.model.is_dir():
+        for option in ("data", "sentencepiece_model"):
+            if getattr(args, option) is not None:
+                flag = "--" + option.replace("_", "-")
+                raise OptionError(f"{flag} is for checkpoints: {args.model} has its own.")
+        return model_folder.load(args.model, args.dtype)
+    # fairseq takes seconds to load; exported models do without it
+    from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+    from resmlp_mt.translation.trained import load_trained
+
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    trained = load_trained(args.model, args.data, args.sentencepiece_model)
+    trained.model = model_folder.prepared(trained.model, args.dtype or "float32")
+    return trained
+
+
+def read_lines(stream: BinaryIO) -> Iterator[str]:
+    """Lines of UTF-8 text; wrong bytes become U+FFFD, and only a line feed ends a line."""
+    for number, line in enumerate(stream, start=1):
+        text = line.decode("utf-8", errors="replace")
+        if "\ufffd" in text and text.encode() != line:
+            logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
+        yield text.strip()
+
+
+def write(first: int, results: list[list[Translation]], args: argparse.Namespace) -> None:
+    """Print translations; ``first`` is the number of the first line."""
+    for number, translations in enumerate(results, start=first):
+        for translation in translations[: args.nbest]:
+            if args.print_scores or args.nbest > 1:
+                score = translation.score / math.log(2)
+                print(f"D-{number}\t{score}\t{translation.text}")
+            else:
+                print(translation.text)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    args = parse_args()
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        stream = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise OptionError(f"--input {args.input} cannot be read: {error.strerror}.") from error
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    options = SearchOptions(
+        beam=args.beam,
+        lenpen=args.lenpen,
+        unnormalized=args.unnormalized,
+        unkpen=args.unkpen,
+        temperature=args.temperature,
+        min_len=args.min_len,
+        max_len_a=args.max_len_a,
+        max_len_b=args.max_len_b,
+    )
+    translator = Translator(load(args), options, args.batch_size, args.max_tokens)
+    buffer_size = args.buffer_size or (1 if stream.isatty() else 2048)
+    first = 0
+    with stream:
+        lines = read_lines(stream)
+        while buffer := list(itertools.islice(lines, buffer_size)):
+            write(first, translator.translate(buffer), args)
+            first += len(buffer)
+
+
+if __name__ == "__main__":
+    main()

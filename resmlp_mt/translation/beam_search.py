@@ -1,0 +1,304 @@
+"""Beam search over a :class:`FoldedModel`, with the rules and scores of fairseq's generator.
+
+At each step the 2 * beam best continuations of a sentence are looked at. Those among the first
+``beam`` that end the sentence are kept as finished; the first ``beam`` others go on. A sentence
+is done with ``beam`` finished hypotheses, or at its maximum length, and leaves the batch.
+
+Nothing is moved when the beam moves: inputs, tokens and scores stay where they were written, and
+every hypothesis knows the entries that it goes back to. Sentences that leave are replaced by the
+last ones of the batch.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedModel, Memory
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of the search under fairseq's names; see ``fairseq-generate --help``.
+
+    Raises:
+        OptionError: naming the option, what was expected and what to do.
+    """
+
+    beam: int = 5
+    lenpen: float = 1.0
+    unnormalized: bool = False
+    unkpen: float = 0.0
+    temperature: float = 1.0
+    min_len: int = 1
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+
+    def __post_init__(self) -> None:
+        for name, least in (("beam", 1), ("min_len", 0), ("max_len_b", 0), ("max_len_a", 0.0)):
+            value = getattr(self, name)
+            if value < least:
+                option = "--" + name.replace("_", "-")
+                raise OptionError(f"{option} must be at least {least}, but is {value}.")
+        if self.temperature <= 0:
+            raise OptionError(f"--temperature must be above 0, but is {self.temperature}.")
+
+    def max_len(self, source_length: int, max_target_positions: int) -> int:
+        """The most tokens of a translation, without end-of-sentence.
+
+        It counts the sentence's own tokens, where fairseq counts the padding of its batch too.
+
+        Raises:
+            OptionError: if it is below ``min_len``.
+        """
+        longest = min(
+            int(self.max_len_a * source_length + self.max_len_b), max_target_positions - 1
+        )
+        if self.min_len > longest:
+            raise OptionError(
+                f"--min-len {self.min_len} is above the longest translation, {longest} tokens: "
+                f"lower it, or raise --max-len-b (the model allows {max_target_positions - 1})."
+            )
+        return longest
+
+
+class Hypothesis(NamedTuple):
+    """A finished translation.
+
+    Tokens end in end-of-sentence. Scores are natural logarithms: ``score`` is the sum of
+    ``positional_scores``, divided by the length to the power of ``lenpen`` unless unnormalized.
+    """
+
+    tokens: list[int]
+    score: float
+    positional_scores: list[float]
+
+
+class SpecialTokens(NamedTuple):
+    """Indices in the target vocabulary."""
+
+    pad: int
+    eos: int
+    unk: int
+
+
+class _Beams:
+    """What a batch has decoded so far; row r of every tensor belongs to sentence ``sentences[r]``.
+
+    ``history`` is (layers, rows, positions, beam, dim); ``tokens`` and ``scores``, the inputs of
+    the decoder and their cumulative scores, are (rows, positions, beam); ``ancestors`` is (rows,
+    beam, positions). Room for positions is doubled when it is used up.
+    """
+
+    def __init__(self, model: FoldedModel, memory: Memory, limits: list[int], beam: int) -> None:
+        config = model.config
+        rows, room = len(limits), min(32, max(limits) + 2)
+        self.memory = memory
+        self.limits = limits
+        self.sentences = list(range(rows))
+        self.history = memory.keys.new_empty(
+            config.decoder_layers, rows, room, beam, config.decoder_embed_dim
+        )
+        self.tokens = torch.zeros(rows, room, beam, dtype=torch.long)
+        self.scores = torch.zeros(rows, room, beam)
+        self.ancestors = torch.arange(beam)[None, :, None].repeat(rows, 1, room)
+
+    def append(self, position: int, entries: Tensor) -> None:
+        """Store the entries of a step, (layers, rows, beam or 1, dim)."""
+        if position + 1 >= self.tokens.size(1):
+            self.history = torch.cat([self.history, torch.empty_like(self.history)], dim=2)
+            self.tokens = torch.cat([self.tokens, self.tokens], dim=1)
+            self.scores = torch.cat([self.scores, self.scores], dim=1)
+            newest = self.ancestors[:, :, -1:].expand_as(self.ancestors)
+            self.ancestors = torch.cat([self.ancestors, newest], dim=2)
+        self.history[:, : len(self.sentences), position] = entries
+
+    def extend(self, position: int, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
+        """Continue each hypothesis ``parents`` by a token; (rows, beam) each."""
+        rows = len(self.sentences)
+        seen = self.ancestors[:rows, :, : position + 1]
+        seen.copy_(seen.gather(1, parents.unsqueeze(2).expand_as(seen)))
+        self.tokens[:rows, position + 1] = tokens
+        self.scores[:rows, position + 1] = scores
+
+    def remove(self, finished: list[int], position: int) -> Tensor:
+        """Let sentences leave; returns the old row of every row that is left."""
+        rows = len(self.sentences)
+        left = rows - len(finished)
+        holes = [row for row in finished if row < left]
+        last = [row for row in range(left, rows) if row not in set(finished)]
+        order = list(range(left))
+        for hole, row in zip(holes, last, strict=True):
+            order[hole] = row
+            self.limits[hole] = self.limits[row]
+            self.sentences[hole] = self.sentences[row]
+        del self.sentences[left:], self.limits[left:]
+        if holes:
+            keys, values, mask = self.memory
+            for moved in (keys, values, self.history[:, :, : position + 1]):
+                moved[:, holes] = moved[:, last]
+            for moved in (self.tokens, self.scores, self.ancestors):
+                moved[holes] = moved[last]
+            if mask is not None:
+                mask[holes] = mask[last]
+        keys, values, mask = self.memory
+        self.memory = Memory(
+            keys[:, :left], values[:, :left], None if mask is None else mask[:left]
+        )
+        return torch.tensor(order)
+
+    def hypotheses(
+        self, rows: Tensor, slots: Tensor, position: int, scores: Tensor, eos: int
+    ) -> list[tuple[list[int], list[float]]]:
+        """Tokens and scores per token of hypotheses that end at a position."""
+        path = self.ancestors[rows, slots, : position + 1]
+        tokens = self.tokens[rows, : position + 1].gather(2, path.unsqueeze(2)).squeeze(2)
+        cumulative = self.scores[rows, : position + 1].gather(2, path.unsqueeze(2)).squeeze(2)
+        cumulative = torch.cat([cumulative, scores.unsqueeze(1)], dim=1)
+        ends = tokens.new_full((len(tokens), 1), eos)
+        return list(
+            zip(
+                torch.cat([tokens[:, 1:], ends], dim=1).tolist(),
+                cumulative.diff(dim=1).tolist(),
+                strict=True,
+            )
+        )
+
+
+@torch.inference_mode()
+def beam_search(
+    model: FoldedModel,
+    source: list[list[int]],
+    options: SearchOptions,
+    special: SpecialTokens,
+) -> list[list[Hypothesis]]:
+    """Translate a batch.
+
+    Args:
+        model: a folded model, its linear layers packed or not.
+        source: the tokens of each sentence with end-of-sentence.
+
+    Returns:
+        For each sentence its finished hypotheses, best first.
+
+    Raises:
+        ValueError: if a sentence is longer than ``max_source_positions``.
+        OptionError: if ``min_len`` or ``beam`` do not fit the model.
+    """
+    beam, eos = options.beam, special.eos
+    candidates = 2 * beam
+    if candidates > model.config.target_vocabulary - 2:
+        raise OptionError(
+            f"--beam {beam} is too large for a vocabulary of {model.config.target_vocabulary}."
+        )
+    lengths = [len(tokens) for tokens in source]
+    limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
+    memory = _encode(model, source, lengths, special.pad)
+    beams = _Beams(model, memory, limits, beam)
+    finished: list[list[Hypothesis]] = [[] for _ in source]
+    # all hypotheses are the same at first: one is enough
+    tokens = torch.full((len(source), 1), eos)
+    scores = torch.zeros(len(source), 1)
+
+    for position in range(max(limits) + 1):
+        rows = len(beams.sentences)
+        logits, entries = model.step(
+            tokens,
+            beams.history[:, :rows, :position],
+            beams.ancestors[:rows, : tokens.size(1), :position],
+            beams.memory,
+        )
+        beams.append(position, entries)
+        at_limit = [row for row, limit in enumerate(beams.limits) if limit == position]
+        scores, parents, tokens = _best(
+            logits, scores, candidates, position, at_limit, options, special
+        )
+
+        is_eos = tokens == eos
+        if bool(is_eos.any()):
+            ends = (is_eos & scores.isfinite())[:, :beam].nonzero()
+            done = _finish(beams, ends, parents, scores, position, options, eos, finished)
+            if len(done) == rows:
+                break
+            if done:
+                order = beams.remove(done, position)
+                is_eos, scores, parents, tokens = (
+                    t[order] for t in (is_eos, scores, parents, tokens)
+                )
+            going_on = torch.argsort(is_eos.byte(), dim=1, stable=True)[:, :beam]
+            scores, parents, tokens = (t.gather(1, going_on) for t in (scores, parents, tokens))
+        else:
+            scores, parents, tokens = scores[:, :beam], parents[:, :beam], tokens[:, :beam]
+        beams.extend(position, parents, tokens, scores)
+
+    return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
+
+
+def _encode(model: FoldedModel, source: list[list[int]], lengths: list[int], pad: int) -> Memory:
+    longest = max(lengths)
+    tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
+    same = min(lengths) == longest
+    return model.encode(tokens, None if same else torch.tensor(lengths))
+
+
+def _best(
+    logits: Tensor,
+    scores: Tensor,
+    count: int,
+    position: int,
+    at_limit: list[int],
+    options: SearchOptions,
+    special: SpecialTokens,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of each sentence: scores, hypotheses and tokens, (rows, count) each.
+
+    The log-softmax is taken of these alone.
+    """
+    logits = logits.float()
+    if options.temperature != 1.0:
+        logits = logits / options.temperature
+    log_total = logits.logsumexp(dim=2, keepdim=True)
+    logits[..., special.pad] = -torch.inf
+    if options.unkpen:
+        logits[..., special.unk] -= options.unkpen
+    if position < options.min_len:
+        logits[..., special.eos] = -torch.inf
+    if at_limit:
+        ends = logits[at_limit, :, special.eos]
+        logits[at_limit] = -torch.inf
+        logits[at_limit, :, special.eos] = ends
+    best, tokens = logits.topk(count, dim=2)
+    totals = (best - log_total + scores.unsqueeze(2)).flatten(1)
+    scores, index = totals.topk(count, dim=1)
+    return scores, index // count, tokens.flatten(1).gather(1, index)
+
+
+def _finish(
+    beams: _Beams,
+    ends: Tensor,
+    parents: Tensor,
+    scores: Tensor,
+    position: int,
+    options: SearchOptions,
+    eos: int,
+    finished: list[list[Hypothesis]],
+) -> list[int]:
+    """Store hypotheses that end, (row, candidate) each; returns the rows of finished sentences."""
+    if len(ends) == 0:
+        return []
+    rows, columns = ends.unbind(1)
+    totals = scores[rows, columns]
+    paths = beams.hypotheses(rows, parents[rows, columns], position, totals, eos)
+    norm = 1.0 if options.unnormalized else (position + 1) ** options.lenpen
+    found = zip(rows.tolist(), paths, (totals / norm).tolist(), strict=True)
+    for row, (tokens, positional_scores), score in found:
+        sentence = finished[beams.sentences[row]]
+        if len(sentence) < options.beam:
+            sentence.append(Hypothesis(tokens, score, positional_scores))
+    return [
+        row
+        for row in sorted(set(rows.tolist()))
+        if len(finished[beams.sentences[row]]) == options.beam or beams.limits[row] == position
+    ]

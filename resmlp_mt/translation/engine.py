@@ -1,0 +1,124 @@
+"""Raw text in, raw text out."""
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from resmlp_mt.translation.beam_search import SearchOptions, SpecialTokens, beam_search
+from resmlp_mt.translation.model_folder import TranslationModel
+from resmlp_mt.translation.vocabulary import EOS, PAD, UNK
+
+logger = logging.getLogger(__name__)
+
+
+class Translation(NamedTuple):
+    """One translation of a line.
+
+    ``pieces`` is the text before its subwords are put together. Scores are natural logarithms, as
+    in :class:`Hypothesis`; ``score`` is minus infinity for a line that could not be translated.
+    """
+
+    text: str
+    pieces: str
+    score: float
+    positional_scores: list[float]
+
+
+class Translator:
+    """Translates lines with a model in batches of similar length.
+
+    Args:
+        loaded: a model, as :func:`model_folder.load` returns it.
+        options: of the search.
+        batch_size: most sentences in a batch.
+        max_tokens: most source tokens in a batch, padding included; a longer line is refused.
+
+    Raises:
+        OptionError: if ``options`` do not fit the model.
+    """
+
+    def __init__(
+        self,
+        loaded: TranslationModel,
+        options: SearchOptions,
+        batch_size: int = 64,
+        max_tokens: int | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.options = options
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        config = loaded.model.config
+        self.longest, self.remedy = (
+            config.max_source_positions,
+            "train with a larger --max-source-positions",
+        )
+        if max_tokens is not None and max_tokens < self.longest:
+            self.longest, self.remedy = max_tokens, "raise --max-tokens"
+        options.max_len(1, config.max_target_positions)
+
+    def translate(self, lines: list[str]) -> list[list[Translation]]:
+        """Translate lines.
+
+        Returns:
+            For each line its translations, best first, at most ``beam``. An empty line has one
+            empty translation of score 0; so has a line that is too long, with a message in the
+            log and a score of minus infinity.
+        """
+        results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
+        sentences = {}
+        for number, line in enumerate(lines):
+            tokens = self.encode(line)
+            if len(tokens) > self.longest:
+                logger.error(
+                    "the line that begins with '%s' has %d tokens, but at most %d are allowed: "
+                    "its translation is left empty; shorten it, or %s",
+                    line[:40],
+                    len(tokens),
+                    self.longest,
+                    self.remedy,
+                )
+                results[number] = [Translation("", "", -float("inf"), [])]
+            elif len(tokens) > 1:
+                sentences[number] = tokens
+        special = SpecialTokens(PAD, EOS, UNK)
+        for numbers in self._batches(sentences):
+            batch = [sentences[number] for number in numbers]
+            found = beam_search(self.loaded.model, batch, self.options, special)
+            for number, hypotheses in zip(numbers, found, strict=True):
+                results[number] = [
+                    Translation(*self.decode(h.tokens), h.score, h.positional_scores)
+                    for h in hypotheses
+                ]
+        return results
+
+    def encode(self, line: str) -> list[int]:
+        """The source tokens of a line, with end-of-sentence."""
+        pieces = line.split()
+        if self.loaded.sentencepiece is not None:
+            # pieces may hold characters that fairseq takes for spaces
+            pieces = " ".join(self.loaded.sentencepiece.encode(line, out_type=str)).split()
+        return self.loaded.source.encode(pieces)
+
+    def decode(self, tokens: list[int]) -> tuple[str, str]:
+        """The text of target tokens, and the same as pieces."""
+        pieces = self.loaded.target.decode(tokens)
+        if self.loaded.sentencepiece is None:
+            return pieces, pieces
+        return pieces.replace(" ", "").replace("\u2581", " ").strip(), pieces
+
+    def _batches(self, sentences: dict[int, list[int]]) -> Iterator[list[int]]:
+        """Numbers of sentences, longest first."""
+        batch: list[int] = []
+        longest = 0
+        for number in sorted(sentences, key=lambda n: len(sentences[n]), reverse=True):
+            length = len(sentences[number])
+            tokens = (len(batch) + 1) * max(longest, length)
+            too_many = self.max_tokens is not None and tokens > self.max_tokens
+            if batch and (too_many or len(batch) == self.batch_size):
+                yield batch
+                batch, longest = [], 0
+            batch.append(number)
+            longest = max(longest, length)
+        if batch:
+            yield batch

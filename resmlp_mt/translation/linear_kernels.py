@@ -1,0 +1,81 @@
+"""Linear layers for translation on a CPU: weights in the order that their kernels read them.
+
+Float32 and bfloat16 products are oneDNN's with prepacked weights, int8 products FBGEMM's. These
+are the operators that ``torch.compile`` puts in place of ``nn.Linear`` when weights are frozen;
+docs/engine.md has the measurements.
+"""
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = ("float32", "bfloat16", "int8")
+"""What weights and linear layers may be; everything else stays in float32 or bfloat16."""
+
+
+class PackedLinear(nn.Module):
+    """x W + b in the type of the weights; (..., in_features) -> (..., out_features)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight, None)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, "none", [], ""
+        )
+        return output
+
+
+class Int8Linear(nn.Module):
+    """The product of weights and inputs rounded to 8 and 7 bits; float32 in and out.
+
+    Weights have one scale per output channel. Inputs have a scale and an offset per row, taken
+    from the row, so that a sentence's translation does not depend on its neighbours.
+
+    With x = low + (high - low) u, where 0 <= u <= 1 and W = diag(s) Q for integers Q,
+
+        W x + b = (high - low) (diag(s) Q u) + low (W 1) + b.
+
+    u has 7 bits because processors without VNNI add two products in 16 bits.
+    """
+
+    LEVELS = 127
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """Take quantized weights.
+
+        Args:
+            weight: int8, (out_features, in_features).
+            scale: float32, (out_features,).
+            bias: float32, (out_features,); zeros by default.
+        """
+        super().__init__()
+        self.row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
+        self.bias = torch.zeros_like(scale) if bias is None else bias
+        quantized = torch._make_per_channel_quantized_tensor(
+            weight, scale, torch.zeros(len(scale), dtype=torch.long), 0
+        )
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # two reductions: aminmax is not vectorized along a row
+        low = x.amin(dim=-1, keepdim=True)
+        span = (x.amax(dim=-1, keepdim=True) - low).clamp_min_(1e-12)
+        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            (x - low).div_(span), 1.0 / self.LEVELS, 0, self.packed
+        )
+        return torch.addcmul(self.bias, product, span).addcmul_(low, self.row_sums)
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights to int8, symmetrically, with one scale per output channel.
+
+    Args:
+        weight: (out_features, in_features).
+
+    Returns:
+        The int8 weights and their scales, (out_features,).
+    """
+    scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
+    return (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scale

@@ -1,0 +1,200 @@
+"""A folder that translates without fairseq: weights, sizes, dictionaries, sentencepiece model.
+
+config.json          sizes (:class:`FoldedConfig`), languages, type of the weights
+model.safetensors    parameters of the :class:`FoldedModel`; int8 weights X.weight come with
+                     their scales X.scale
+dict.LANG.txt        fairseq's dictionaries
+sentencepiece.model  optional
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedConfig, FoldedModel
+from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
+from resmlp_mt.translation.vocabulary import Vocabulary
+
+CONFIG, WEIGHTS, SENTENCEPIECE = "config.json", "model.safetensors", "sentencepiece.model"
+
+
+@dataclass
+class TranslationModel:
+    """A folded model with all that stands between it and raw text."""
+
+    model: FoldedModel
+    source_lang: str
+    target_lang: str
+    source: Vocabulary
+    target: Vocabulary
+    sentencepiece: sentencepiece.SentencePieceProcessor | None
+
+
+def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Load a sentencepiece model.
+
+    Raises:
+        OptionError: if the file is missing or is none.
+    """
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise OptionError(f"{path} cannot be read as a sentencepiece model.") from error
+
+
+def save(translation: TranslationModel, folder: Path, dtype: str) -> None:
+    """Write a folder; it appears complete or not at all.
+
+    Args:
+        translation: a float32 model.
+        folder: must not exist or be empty.
+        dtype: of the weights in the file: ``float32``, ``bfloat16`` or ``int8``.
+
+    Raises:
+        OptionError: if the folder has files in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f"--out {folder} exists and is no empty folder: choose another name.")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        config = {
+            "model_type": "resmlp_mt",
+            "dtype": dtype,
+            "source_lang": translation.source_lang,
+            "target_lang": translation.target_lang,
+            **dataclasses.asdict(translation.model.config),
+        }
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        save_file(tensors(translation.model, dtype), partial / WEIGHTS, {"format": "pt"})
+        for language, vocabulary in (
+            (translation.source_lang, translation.source),
+            (translation.target_lang, translation.target),
+        ):
+            vocabulary.write(partial / f"dict.{language}.txt")
+        if translation.sentencepiece is not None:
+            proto = translation.sentencepiece.serialized_model_proto()
+            (partial / SENTENCEPIECE).write_bytes(proto)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def tensors(model: FoldedModel, dtype: str) -> dict[str, Tensor]:
+    """The parameters of a float32 model in the type of a file, by name; shared ones once."""
+    linear = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    saved = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
+        if dtype == "int8" and name in linear:
+            value, saved[name.removesuffix("weight") + "scale"] = quantize(value)
+        elif dtype == "bfloat16":
+            value = value.bfloat16()
+        saved[name] = value.contiguous()
+    return saved
+
+
+def load(folder: Path, dtype: str | None = None) -> TranslationModel:
+    """Read a folder and make its model ready to translate on this machine.
+
+    Args:
+        dtype: type to compute in; by default that of the weights.
+
+    Raises:
+        OptionError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        stored = load_file(folder / WEIGHTS)
+        names = [field.name for field in dataclasses.fields(FoldedConfig)]
+        sizes = FoldedConfig(**{name: config[name] for name in names})
+        stored_dtype = str(config["dtype"])
+        languages = str(config["source_lang"]), str(config["target_lang"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise OptionError(
+            f"{folder} cannot be read as an exported model ({error}): "
+            f"write it with python -m resmlp_mt.export."
+        ) from error
+    dtype = dtype or stored_dtype
+    if stored_dtype == "int8" and dtype != "int8":
+        raise OptionError(
+            f"--dtype {dtype}: {folder} holds int8 weights; export it with --dtype {dtype}."
+        )
+    source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
+    piece_model = folder / SENTENCEPIECE
+    return TranslationModel(
+        prepared(build(sizes, stored, folder), dtype),
+        *languages,
+        source=source,
+        target=target,
+        sentencepiece=read_sentencepiece(piece_model) if piece_model.exists() else None,
+    )
+
+
+def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> FoldedModel:
+    """A model with the stored parameters; int8 weights become :class:`Int8Linear` layers.
+
+    Raises:
+        OptionError: if names or shapes do not fit the sizes.
+    """
+    with torch.device("meta"):
+        model = FoldedModel(config)
+    quantized = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.scale" in stored
+    ]
+    for name in quantized:
+        weight, scale, bias = (
+            stored.pop(f"{name}.{part}", None) for part in ("weight", "scale", "bias")
+        )
+        if weight is None or scale is None:
+            raise OptionError(f"{folder / WEIGHTS} lacks {name}.weight.")
+        model.set_submodule(name, Int8Linear(weight, scale, bias))
+    if config.share_all_embeddings:
+        stored["target_embedding.weight"] = stored["source_embedding.weight"]
+    try:
+        model.load_state_dict(stored, assign=True)
+    except RuntimeError as error:
+        raise OptionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
+    """Convert a model to the type to compute in and pack its linear layers.
+
+    Raises:
+        OptionError: if the processor does not compute in bfloat16.
+    """
+    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise OptionError(
+            "--dtype bfloat16 needs a processor with AVX-512 or better: use float32 or int8."
+        )
+    model = model.bfloat16() if dtype == "bfloat16" else model.float()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            packed: nn.Module
+            if dtype == "int8":
+                packed = Int8Linear(*quantize(module.weight), module.bias)
+            elif torch.backends.mkldnn.is_available():
+                packed = PackedLinear(module)
+            else:
+                continue
+            model.set_submodule(name, packed)
+    return model

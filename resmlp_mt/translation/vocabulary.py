@@ -1,0 +1,67 @@
+"""Dictionaries of fairseq, read without fairseq."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from resmlp_mt.translation.errors import OptionError
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+BOS, PAD, EOS, UNK = range(4)
+OVERWRITE = " #fairseq:overwrite"  # behind a symbol that is meant to come twice
+
+
+class Vocabulary:
+    """Symbols and their indices; the first four are fairseq's special symbols.
+
+    Args:
+        symbols: all symbols in the order of their indices. If one comes twice, text is encoded
+            with its last index.
+    """
+
+    def __init__(self, symbols: Iterable[str]) -> None:
+        self.symbols = list(symbols)
+        self.indices = {symbol: index for index, symbol in enumerate(self.symbols)}
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file of lines "symbol count", as fairseq-preprocess writes it.
+
+        Raises:
+            OptionError: if the file is missing or has lines of another form.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise OptionError(f"{path} cannot be read as a dictionary: {error}.") from error
+        symbols = list(SPECIAL)
+        known = set(symbols)
+        for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+            entry = line.rstrip().removesuffix(OVERWRITE)
+            symbol, space, count = entry.rpartition(" ")
+            if not (space and count.isdecimal()):
+                raise OptionError(f"{path}, line {number}: expected 'symbol count', got '{line}'.")
+            if symbol in known and not line.rstrip().endswith(OVERWRITE):
+                raise OptionError(f"{path}, line {number}: the symbol '{symbol}' comes twice.")
+            symbols.append(symbol)
+            known.add(symbol)
+        return cls(symbols)
+
+    def write(self, path: Path) -> None:
+        """Write a file that :meth:`read` reads; all counts are 1."""
+        known = set(SPECIAL)
+        with path.open("w", encoding="utf-8") as file:
+            for symbol in self.symbols[len(SPECIAL) :]:
+                file.write(f"{symbol} 1{OVERWRITE if symbol in known else ''}\n")
+                known.add(symbol)
+
+    def encode(self, pieces: Iterable[str]) -> list[int]:
+        """Indices of the pieces, with end-of-sentence."""
+        return [self.indices.get(piece, UNK) for piece in pieces] + [EOS]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The symbols of tokens with spaces between; sentence marks are left out."""
+        return " ".join(self.symbols[token] for token in tokens if token not in (BOS, EOS))

@@ -1,0 +1,112 @@
+"""The engine beside fairseq-generate on the same text: the same hypotheses and scores."""
+
+import logging
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from conftest import Corpus, fairseq
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.translation import model_folder
+from resmlp_mt.translation.beam_search import SearchOptions
+from resmlp_mt.translation.engine import Translator
+from resmlp_mt.translation.model_folder import TranslationModel
+from resmlp_mt.translation.trained import load_trained
+
+
+@pytest.fixture(scope="module")
+def loaded(corpus: Corpus, trained: Path) -> TranslationModel:
+    """The trained model, folded and packed."""
+    translation = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    translation.model = model_folder.prepared(translation.model, "float32")
+    return translation
+
+
+def generated(output: str) -> dict[int, list[tuple[float, str, str]]]:
+    """Scores to base e, pieces and texts of fairseq's output, by sentence."""
+    found: dict[int, list[tuple[float, str, str]]] = defaultdict(list)
+    pieces = re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE)
+    texts = re.findall(r"^D-\d+\t\S+\t(.*)$", output, re.MULTILINE)
+    for (number, score, piece), text in zip(pieces, texts, strict=True):
+        found[int(number)].append((float(score) * math.log(2), piece, text))
+    return found
+
+
+def test_hypotheses_and_scores_are_those_of_fairseq_generate(
+    corpus: Corpus, trained: Path, loaded: TranslationModel
+) -> None:
+    options = SearchOptions(beam=4, lenpen=0.6, min_len=2, unkpen=1.0, temperature=1.5)
+    output = fairseq(
+        "generate", corpus.data, "--user-dir", "resmlp_mt", "--cpu",
+        "--path", trained / "checkpoint_best.pt", "--gen-subset", "test",
+        "--bpe", "sentencepiece", "--sentencepiece-model", corpus.spm,
+        "--beam", options.beam, "--nbest", options.beam, "--lenpen", options.lenpen,
+        "--unkpen", options.unkpen, "--temperature", options.temperature,
+        "--min-len", options.min_len,
+    ).stdout  # fmt: skip
+    expected = generated(output)
+    lines = corpus.sentences("test", "en")
+    found = Translator(loaded, options, batch_size=5).translate(lines)
+    assert len(found) == len(expected) == len(lines)
+    for number, translations in enumerate(found):
+        assert [(t.pieces, t.text) for t in translations] == [h[1:] for h in expected[number]]
+        scores = [t.score for t in translations]
+        assert scores == pytest.approx([h[0] for h in expected[number]], abs=1e-5)
+
+
+def test_translations_are_mostly_right(corpus: Corpus, loaded: TranslationModel) -> None:
+    """The equality above would hold for a broken model too."""
+    found = Translator(loaded, SearchOptions(beam=4)).translate(corpus.sentences("valid", "en"))
+    right = [
+        t[0].text == line for t, line in zip(found, corpus.sentences("valid", "de"), strict=True)
+    ]
+    assert sum(right) >= 0.6 * len(right)
+
+
+def test_lines_keep_their_order_and_do_not_depend_on_the_batch(
+    corpus: Corpus, loaded: TranslationModel
+) -> None:
+    lines = corpus.sentences("test", "en")
+    together = Translator(loaded, SearchOptions()).translate(lines)
+    for limits in ({"batch_size": 1}, {"max_tokens": 30}):
+        found = Translator(loaded, SearchOptions(), **limits).translate(lines)
+        assert [[t.text for t in line] for line in found] == [
+            [t.text for t in line] for line in together
+        ]
+
+
+def test_empty_lines_have_empty_translations(loaded: TranslationModel) -> None:
+    first, second, third = Translator(loaded, SearchOptions()).translate(["", "one two", "  "])
+    assert [t.text for t in first + third] == ["", ""]
+    assert second[0].text
+    assert Translator(loaded, SearchOptions()).translate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "limit", "remedy"),
+    [(None, 40, "train with a larger --max-source-positions"), (12, 12, "raise --max-tokens")],
+)
+def test_a_line_that_is_too_long_is_answered_with_a_message(
+    loaded: TranslationModel,
+    caplog: pytest.LogCaptureFixture,
+    max_tokens: int | None,
+    limit: int,
+    remedy: str,
+) -> None:
+    lines = ["one two", "seven " * 60, "three"]
+    translator = Translator(loaded, SearchOptions(), max_tokens=max_tokens)
+    with caplog.at_level(logging.ERROR):
+        found = translator.translate(lines)
+    assert [bool(t[0].text) for t in found] == [True, False, True]
+    assert found[1][0].score == -math.inf
+    (message,) = caplog.messages
+    assert f"at most {limit} are allowed" in message
+    assert remedy in message
+
+
+def test_words_outside_the_vocabulary_are_unknown(loaded: TranslationModel) -> None:
+    (found,) = Translator(loaded, SearchOptions()).translate(["one \u4e2d two"])
+    assert found[0].text
