@@ -1,0 +1,141 @@
+"""The folded model as two ONNX graphs: the encoder, and one step of the decoder with its caches.
+
+``encoder.onnx`` is :meth:`FoldedModel.encode` and ``decoder_step.onnx`` is
+:meth:`FoldedModel.step`: their inputs and outputs have the names and shapes given there, keys,
+values and mask of the memory one by one. Batch, length, beam and position are free.
+"""
+
+import importlib.util
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedModel, Memory
+
+ENCODER = "encoder.onnx"
+DECODER_STEP = "decoder_step.onnx"
+
+
+class _Encoder(nn.Module):
+    def __init__(self, folded: FoldedModel) -> None:
+        super().__init__()
+        self.folded = folded
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Memory:
+        return self.folded.encode(tokens, lengths)
+
+
+class _DecoderStep(nn.Module):
+    def __init__(self, folded: FoldedModel) -> None:
+        super().__init__()
+        self.folded = folded
+
+    def forward(
+        self,
+        tokens: Tensor,
+        history: Tensor,
+        ancestors: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return self.folded.step(tokens, history, ancestors, Memory(keys, values, mask))
+
+
+def export_onnx(folded: FoldedModel, folder: Path) -> None:
+    """Write ``encoder.onnx`` and ``decoder_step.onnx``; each appears complete or not at all.
+
+    Args:
+        folded: the model; the graphs have its type, float32 for ONNX Runtime on the CPU.
+        folder: an existing folder.
+
+    Raises:
+        OptionError: if onnxscript, PyTorch's exporter, is not installed.
+        OSError: if a file cannot be written.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise OptionError(
+            "--format onnx needs the package onnxscript: run pip install 'resmlp_mt[onnx]'."
+        )
+    config = folded.config
+    # Examples of all free sizes, none of them 0 or 1: the exporter takes those for constants.
+    batch, length, beam, position = 2, 3, 4, 5
+    dtype = folded.output_projection.weight.dtype
+    tokens = torch.zeros(batch, length, dtype=torch.long)
+    lengths = torch.full((batch,), length)
+    heads = config.decoder_attention_heads
+    memory = (config.decoder_layers, batch, heads, length, config.decoder_embed_dim // heads)
+    history = (config.decoder_layers, batch, position, beam, config.decoder_embed_dim)
+    _write(
+        _Encoder(folded),
+        {"tokens": (tokens, ("batch", "length")), "lengths": (lengths, ("batch",))},
+        ("keys", "values", "mask"),
+        folder / ENCODER,
+    )
+    _write(
+        _DecoderStep(folded),
+        {
+            "tokens": (tokens.new_zeros(batch, beam), ("batch", "beam")),
+            "history": (
+                torch.zeros(history, dtype=dtype),
+                (None, "batch", "position", "beam"),
+            ),
+            "ancestors": (tokens.new_zeros(batch, beam, position), ("batch", "beam", "position")),
+            "keys": (torch.zeros(memory, dtype=dtype), (None, "batch", None, "length")),
+            "values": (torch.zeros(memory, dtype=dtype), (None, "batch", None, "length")),
+            "mask": (
+                torch.zeros(batch, 1, 1, length, dtype=dtype),
+                ("batch", None, None, "length"),
+            ),
+        },
+        ("scores", "entries"),
+        folder / DECODER_STEP,
+    )
+
+
+def _write(
+    module: nn.Module,
+    inputs: dict[str, tuple[Tensor, tuple[str | None, ...]]],
+    outputs: tuple[str, ...],
+    path: Path,
+) -> None:
+    """Export a module; each input is an example and the names of its free dimensions."""
+    names = {name for _, dims in inputs.values() for name in dims if name is not None}
+    free: dict[str, Any] = {name: Dim(name, min=0 if name == "position" else 1) for name in names}
+    # These report every node that they simplify, where a program's root logger lets them.
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # the same name of a dimension of two inputs is meant
+            warnings.filterwarnings("ignore", message=".*axis name.*")
+            program = torch.onnx.export(
+                module.eval(),
+                kwargs={name: example for name, (example, _) in inputs.items()},
+                dynamic_shapes={
+                    name: {index: free[dim] for index, dim in enumerate(dims) if dim is not None}
+                    for name, (_, dims) in inputs.items()
+                },
+                output_names=outputs,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert program is not None
+    partial = path.with_name(path.name + ".partial")
+    try:
+        program.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
