@@ -13,6 +13,7 @@ All of them are map-style datasets of (image, class index): whatever the number 
 workers, the order is the sampler's alone, and a training can go on in the middle of an epoch.
 """
 
+import random
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,8 +30,8 @@ from sklearn.model_selection import train_test_split
 from timm.data import auto_augment
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import transforms
 from torchvision.datasets.folder import find_classes, make_dataset
+from torchvision.transforms.functional import crop
 
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, open_image
@@ -311,11 +312,32 @@ for _name in ("Posterize", "PosterizeIncreasing"):
     auto_augment.NAME_TO_OP[_name] = _posterize
 
 
+class _PaddedCrop:
+    """The image, resized where it needs to be, shifted by up to ``padding`` pixels; black outside.
+
+    torchvision's RandomCrop does the same by enlarging the image first, which takes most of the
+    time that small images are given.
+    """
+
+    def __init__(self, size: tuple[int, int], padding: int) -> None:
+        self.size = size
+        self.padding = padding
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        top, left = (random.randint(-self.padding, self.padding) for _ in range(2))
+        cropped: Image.Image = crop(image, top, left, height, width)
+        return cropped
+
+
 def create_training_transform(data_config: dict[str, Any], **augmentation: Any) -> Transform:
     """timm's augmentation; the result is a uint8 tensor (3, height, width).
 
     Up to 32 x 32 pixels a crop from the image, padded by an eighth (4 pixels for CIFAR), takes
-    the place of the random resized crop, as in the authors' code.
+    the place of the random resized crop, as in the authors' code; images of another size are
+    resized first.
 
     Args:
         data_config: input_size, interpolation, mean, std; as in timm.
@@ -328,7 +350,7 @@ def create_training_transform(data_config: dict[str, Any], **augmentation: Any) 
     )
     size = data_config["input_size"][1:]
     if max(size) <= 32 and not augmentation.get("no_aug"):
-        transform.transforms[0] = transforms.RandomCrop(size, padding=max(size) // 8)
+        transform.transforms[0] = _PaddedCrop(size, max(size) // 8)
     result: Transform = transform
     return result
 

@@ -1,0 +1,351 @@
+"""ResMLP on CIFAR-10 beside timm's blocks, a ViT and a distilled run, on CPU.
+
+    python benchmarks/cifar10.py --data cifar10.tar.gz --work DIR --part resmlp-1
+    python benchmarks/cifar10.py --data cifar10.tar.gz --work DIR --report
+
+Each part is one training by resmlp_mt.vision.train on one thread, and is continued if it was
+interrupted. All use configs/vision/cifar10_scratch.yaml and the same loop, data and order:
+
+=============  ==================================================================================
+resmlp-SEED    the blocks of this project
+timm-SEED      timm's MlpMixer of ResBlock and Affine, from the same initial weights
+vit-SEED       timm's VisionTransformer of about as many parameters, for about as many seconds
+teacher-SEED   a small residual convnet of timm's
+student-SEED   resmlp-SEED with the hard labels of teacher-SEED besides
+speed          images/s of training steps, the models in turn
+=============  ==================================================================================
+
+--report writes cifar10.json, cifar10.md and cifar10.png beside this file from the finished parts.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from torch import nn
+
+from resmlp_mt.vision import train
+from resmlp_mt.vision.checkpoints import load
+from resmlp_mt.vision.inference import machine
+from resmlp_mt.vision.loader import seed_all
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.weights import timm_names
+
+# after resmlp_mt.vision, which lets torchvision be imported beside a PyTorch without CUDA
+import timm  # isort: skip
+from timm.models import byobnet, mlp_mixer, register_model  # isort: skip
+from timm.models.vision_transformer import VisionTransformer  # isort: skip
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # isort: skip
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / "configs/vision/cifar10_scratch.yaml"
+# resmlp_tiny made narrower, so that all parts take a few hours of one slow core
+IMG_SIZE, PATCH_SIZE, EMBED_DIM, DEPTH = 32, 4, 32, 3
+TEACHER_EPOCHS = 10
+MODELS = {
+    "resmlp": "cifar10_resmlp",
+    "timm": "cifar10_timm",
+    "vit": "cifar10_vit",
+    "teacher": "cifar10_convnet",
+    "student": "cifar10_resmlp",
+}
+NAMES = {
+    "resmlp": "ResMLP, this project",
+    "timm": "ResMLP, timm's blocks",
+    "vit": "ViT, timm",
+    "teacher": "convnet, the teacher",
+    "student": "ResMLP, this project, distilled",
+}
+BATCH_SIZE = 128
+SPEED_ROUNDS, SPEED_STEPS = 6, 12
+
+
+def cifar10_resmlp(num_classes: int = 10, **_: Any) -> nn.Module:
+    """Our model."""
+    return ResMLP(
+        img_size=(IMG_SIZE, IMG_SIZE),
+        patch_size=PATCH_SIZE,
+        in_chans=3,
+        num_classes=num_classes,
+        embed_dim=EMBED_DIM,
+        depth=DEPTH,
+        layer_scale_init=0.1,
+    )
+
+
+def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
+    """The same configuration of timm's blocks, started from our weights for this seed."""
+    ours = cifar10_resmlp(num_classes)
+    assert isinstance(ours, ResMLP)
+    model = mlp_mixer.MlpMixer(
+        num_classes=num_classes,
+        img_size=IMG_SIZE,
+        patch_size=PATCH_SIZE,
+        num_blocks=DEPTH,
+        embed_dim=EMBED_DIM,
+        mlp_ratio=4,
+        block_layer=mlp_mixer.ResBlock,
+        norm_layer=mlp_mixer.Affine,
+    )
+    model.load_state_dict(timm_names(ours))
+    scales = {name for name, _ in model.named_parameters() if name.endswith(("alpha", "beta"))}
+    model.no_weight_decay = lambda: scales  # timm's are (1, 1, dim), which it takes for matrices
+    return model
+
+
+def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
+    """A ViT of the same width, depth and patches."""
+    return VisionTransformer(
+        img_size=IMG_SIZE,
+        patch_size=PATCH_SIZE,
+        num_classes=num_classes,
+        embed_dim=EMBED_DIM,
+        depth=DEPTH,
+        num_heads=2,
+        class_token=False,
+        global_pool="avg",
+    )
+
+
+def cifar10_convnet(num_classes: int = 10, **_: Any) -> nn.Module:
+    """Three residual stages of 16, 32 and 64 channels."""
+    stages = tuple(
+        byobnet.ByoBlockCfg(type="basic", d=1, c=channels, s=stride, br=1.0)
+        for channels, stride in ((16, 1), (32, 2), (64, 2))
+    )
+    config = byobnet.ByoModelCfg(blocks=stages, stem_type="3x3", stem_chs=16, stem_pool="")
+    return byobnet.ByobNet(config, num_classes=num_classes)
+
+
+for _model in (cifar10_resmlp, cifar10_timm, cifar10_vit, cifar10_convnet):
+    register_model(_model)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="cifar10.tar.gz")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="for the parts")
+    parser.add_argument("--part", metavar="NAME", help="MODEL-SEED or speed")
+    parser.add_argument("--report", action="store_true", help="write the table and the plot")
+    parser.add_argument("--epochs", type=int, default=20, help="of all but ViT and teacher")
+    parser.add_argument("--core", type=int, help="run on this core alone")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one part, or report."""
+    args = parse_args()
+    if args.core is not None:
+        os.sched_setaffinity(0, {args.core})
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.part == "speed":
+        speeds = measure_speed(list(dict.fromkeys(MODELS.values())))
+        write_json(args.work / "speed.json", speeds)
+    elif args.part:
+        run(args.part, args)
+    if args.report:
+        report(args)
+
+
+def run(part: str, args: argparse.Namespace) -> None:
+    """Train one model, or go on with it."""
+    kind, seed = part.split("-")
+    output = args.work / part
+    epochs = {"teacher": TEACHER_EPOCHS}.get(kind, args.epochs)
+    if kind == "vit":
+        epochs = equal_time_epochs(args)
+    options = [
+        f"--config={CONFIG}",
+        "--data", "cifar10-tar", str(args.data),
+        f"--model=timm:{MODELS[kind]}",
+        f"--epochs={epochs}",
+        f"--batch-size={BATCH_SIZE}",
+        f"--seed={seed}",
+        f"--output={output}",
+        "--recovery-interval=100",
+    ]  # fmt: skip
+    if kind == "student":
+        teacher = args.work / f"teacher-{seed}/best.pth"
+        options += [f"--teacher={teacher}", "--distillation-type=hard"]
+    if (output / "last.pth").exists():
+        options.append(f"--resume={output / 'last.pth'}")
+    train.main(options)
+
+
+def equal_time_epochs(args: argparse.Namespace) -> int:
+    """Epochs of the ViT that take as long as those of ResMLP; measured once."""
+    path = args.work / "vit_speed.json"
+    if not path.exists():
+        write_json(path, measure_speed([MODELS["resmlp"], MODELS["vit"]]))
+    speeds = json.loads(path.read_text())
+    ratio = speeds[MODELS["vit"]]["median"] / speeds[MODELS["resmlp"]]["median"]
+    return max(1, round(args.epochs * ratio))
+
+
+def measure_speed(names: list[str]) -> dict[str, Any]:
+    """Training steps on random images, the models in turn (A B A B ...).
+
+    Processor time is what counts: the machine may be shared.
+    """
+    steps = {}
+    for name in names:
+        seed_all(0)
+        steps[name] = training_step(timm.create_model(name))
+        steps[name]()
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(SPEED_ROUNDS):
+        for name in names:
+            start = time.process_time()
+            for _ in range(SPEED_STEPS):
+                steps[name]()
+            rates[name].append(BATCH_SIZE * SPEED_STEPS / (time.process_time() - start))
+    return {
+        name: {"median": statistics.median(values), "rounds": values}
+        for name, values in rates.items()
+    }
+
+
+def training_step(model: nn.Module) -> Any:
+    """A function that does one update."""
+    images = torch.randn(BATCH_SIZE, 3, IMG_SIZE, IMG_SIZE)
+    labels = torch.randint(10, (BATCH_SIZE,))
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a complete file or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def read_part(folder: Path) -> dict[str, Any]:
+    """What a finished or unfinished training says."""
+    kind, seed = folder.name.split("-")
+    with (folder / "summary.csv").open() as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    checkpoint = load(folder / "last.pth")
+    return {
+        "model": NAMES[kind],
+        "kind": kind,
+        "seed": int(seed),
+        "parameters": sum(weight.numel() for weight in checkpoint["model"].values()),
+        "epochs": len(rows),
+        "epochs_planned": checkpoint["config"]["epochs"],
+        "seconds": rows[-1]["seconds"],
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows),
+        "val_top1": rows[-1]["val_top1"],
+        "best_val_top1": max(row["val_top1"] for row in rows),
+        "curve": [
+            {key: row[key] for key in ("seconds", "train_loss", "val_loss", "val_top1")}
+            for row in rows
+        ],
+    }
+
+
+def report(args: argparse.Namespace) -> None:
+    """Table and plot of what is there."""
+    folders = [args.work / f"{kind}-{seed}" for kind in MODELS for seed in range(1, 10)]
+    parts = [read_part(folder) for folder in folders if (folder / "summary.csv").exists()]
+    speed_file = args.work / "speed.json"
+    speeds = json.loads(speed_file.read_text()) if speed_file.exists() else {}
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "machine": {**machine(torch.device("cpu")), "timm": timm.__version__},
+        "threads": 1,
+        "data": "CIFAR-10 as JPEG, 45,000 training and 5,000 validation images",
+        "config": CONFIG.read_text(),
+        "parts": parts,
+        "speed": speeds,
+    }
+    write_json(HERE / "cifar10.json", results)
+    (HERE / "cifar10.md").write_text(table(results))
+    plot(parts)
+
+
+def table(results: dict[str, Any]) -> str:
+    """cifar10.md"""
+    lines = [
+        "# CIFAR-10 from random weights",
+        "",
+        f"ResMLP with {DEPTH} layers of {EMBED_DIM} channels at 32 x 32 pixels, patch 4; "
+        "45,000 training and 5,000 validation images, one thread, "
+        f"{results['machine']['machine']}, PyTorch {results['machine']['torch']}, "
+        f"timm {results['machine']['timm']}, {results['date']}. "
+        "Recipe: configs/vision/cifar10_scratch.yaml, batch 128. Accuracy is that of the last "
+        "epoch on the validation images, which were used for nothing else.",
+        "",
+        "| model | seed | parameters | epochs | minutes | val top-1 % |",
+        "|-|-|-|-|-|-|",
+    ]
+    for part in results["parts"]:
+        planned = part["epochs_planned"]
+        epochs = f"{part['epochs']}" + (f" of {planned}" if part["epochs"] < planned else "")
+        lines.append(
+            f"| {part['model']} | {part['seed']} | {part['parameters']:,} | {epochs} "
+            f"| {part['seconds'] / 60:.1f} | {part['val_top1']:.2f} |"
+        )
+    lines += [
+        "",
+        "Minutes are wall-clock time on a machine that other programs shared; they do not compare.",
+        "The ViT's epochs were chosen to take as much processor time as ResMLP's.",
+    ]
+    if results["speed"]:
+        lines += [
+            "",
+            "| training, images per second of processor time | median | range |",
+            "|-|-|-|",
+        ]
+        for kind in ("resmlp", "timm", "vit", "teacher"):
+            speed = results["speed"][MODELS[kind]]
+            low, high = min(speed["rounds"]), max(speed["rounds"])
+            lines.append(f"| {NAMES[kind]} | {speed['median']:.0f} | {low:.0f} - {high:.0f} |")
+        lines += [
+            "",
+            f"{SPEED_ROUNDS} rounds in which each model in turn does {SPEED_STEPS} updates of "
+            f"{BATCH_SIZE} random images; loading and augmentation are not in it.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(parts: list[dict[str, Any]]) -> None:
+    """cifar10.png: validation accuracy by epoch and training loss by epoch."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    colors = {kind: f"C{index}" for index, kind in enumerate(MODELS)}
+    for part in parts:
+        style = {
+            "color": colors[part["kind"]],
+            "linestyle": "-" if part["seed"] == 1 else "--",
+            "label": f"{part['model']}, seed {part['seed']}",
+        }
+        epochs = range(1, part["epochs"] + 1)
+        left.plot(epochs, [point["val_top1"] for point in part["curve"]], **style)
+        right.plot(epochs, [point["train_loss"] for point in part["curve"]], **style)
+    left.set(xlabel="epoch", ylabel="validation top-1 %")
+    right.set(xlabel="epoch", ylabel="training loss")
+    left.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(HERE / "cifar10.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
