@@ -38,9 +38,20 @@ _INVISIBLE = re.compile(
 )
 
 
+# Scripts without spaces between words: Han and kana, of which each sign counts as a word (with the
+# punctuation beside it), and those of Thai, Lao, Burmese and Khmer, with about four signs a word.
+_SIGNS = (
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_UNSPACED = re.compile(f"[{_SIGNS}{_LETTERS}]")
+_WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{_LETTERS}]{{1,4}}|[^\s{_SIGNS}{_LETTERS}]+")
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to clean. Lengths are words between white space, as in Moses' clean-corpus-n."""
+    """How to clean. Lengths are what `words` counts."""
 
     source: str
     target: str
@@ -64,10 +75,21 @@ def normalize(text: str) -> str:
     return " ".join(text.split())
 
 
+def words(text: str) -> int:
+    """Words of a normalised sentence: what stands between spaces, as in Moses' clean-corpus-n.
+
+    Where a script has no spaces between words they are estimated: each sign of Chinese and
+    Japanese is a word, and so are four of Thai, Lao, Burmese or Khmer.
+    """
+    if _UNSPACED.search(text):
+        return len(_WORDS.findall(text))
+    # A normalised sentence has one plain space between words, and only there.
+    return text.count(" ") + 1 if text else 0
+
+
 def fault(source: str, target: str, options: Options) -> str | None:
     """The filter that a normalised pair fails ("empty", "length", "ratio"), or None."""
-    # A normalised sentence has one plain space between words, and only there.
-    lengths = [text.count(" ") + 1 if text else 0 for text in (source, target)]
+    lengths = [words(source), words(target)]
     if 0 in lengths:
         return "empty"
     if max(lengths) > options.max_length:

@@ -137,7 +137,7 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
         raise DataError(f"--from-dir {folder}: no such folder")
     stems = sorted(
         {
-            path.name.partition(".")[0]
+            path.name.removesuffix(".gz").rpartition(".")[0]
             for path in folder.iterdir()
             if path.name.startswith("test") and _extension(path) in (source, target, *PAIR_FORMATS)
         }

@@ -515,6 +515,23 @@ def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
     ]
 
 
+def test_every_test_set_of_a_local_folder_is_found(tmp_path: Path) -> None:
+    """A name may have dots of its own, also beside the same name without."""
+    for stem in ("train", "valid", "test", "test.2014"):
+        for lang in ("en", "de"):
+            (tmp_path / f"{stem}.{lang}").write_bytes(b"x\n")
+    (tmp_path / "test.2015.tsv.gz").write_bytes(gzip.compress(b"x\ty\n"))
+    found = corpus.local(tmp_path, "en", "de")
+    assert {name: Path(part.target).name for name, (part,) in found.tests.items()} == {
+        "test": "test.de",
+        "test.2014": "test.2014.de",
+        "test.2015": "test.2015.tsv.gz",
+    }
+    (tmp_path / "test.2014.de").unlink()
+    with pytest.raises(DataError, match=r"has test\.2014\.en but no test\.2014\.de"):
+        corpus.local(tmp_path, "en", "de")
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_demo_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"

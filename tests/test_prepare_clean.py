@@ -64,6 +64,33 @@ def test_faults(source: str, target: str, fault: str | None) -> None:
     assert clean.fault(source, target, OPTIONS) == fault
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 0),
+        ("a b-c d.", 3),
+        ("Straße “für” alle", 3),
+        ("저는 학생입니다.", 2),  # Korean is written with spaces
+        ("我是学生。", 4),
+        ("「好」，他走了。", 4),
+        ("私はカメラを買う。", 8),
+        ("我用iPhone手机 每天", 7),
+        ("\U00020000\U00020001", 2),
+        ("ฉันเป็นนักเรียน", 4),  # 15 signs: about a word for every four
+        ("ខ្ញុំជាសិស្ស", 3),
+    ],
+)
+def test_words_are_counted_in_scripts_without_spaces_too(text: str, count: int) -> None:
+    assert clean.words(text) == count
+
+
+def test_chinese_beside_english_passes_the_filters_that_it_should() -> None:
+    english = "The weather is very nice today, so let us walk."
+    assert clean.fault(english, "今天天气很好，我们去散步吧。", Options("en", "zh")) is None
+    assert clean.fault(english, "好。", Options("en", "zh")) == "ratio"
+    assert clean.fault("学" * 251, "学" * 251, Options("zh", "ja")) == "length"
+
+
 @given(st.lists(st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=30), max_size=8))
 def test_the_hash_set_is_a_set(batches: list[list[int]]) -> None:
     # Slots are the low bits: small numbers share few slots of the smallest table and it must grow.
@@ -126,7 +153,7 @@ words = st.lists(st.sampled_from(["a", "b", "ä\u0308", "\u200b", "c\xa0d"]), ma
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(words, words), max_size=40), st.sets(words, max_size=3))
 def test_cleaning_is_what_the_definitions_say(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]], held: set[str]

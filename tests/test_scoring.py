@@ -87,6 +87,7 @@ def test_a_dropped_end_is_found_in_the_log(tmp_path: Path, prefix: str) -> None:
 
 def test_the_best_hypothesis_is_the_first(tmp_path: Path) -> None:
     lines = ["D-0\t-0.5\tfirst", "D-0\t-0.5\tas good", "D-0\t-2\tworse", "D-1\t-3\tonly"]
+    lines += ["S-0\ta", "S-1\tb"]
     assert read_generate_output(generate(*lines, folder=tmp_path)).hypotheses.lines == [
         *("first", "only")
     ]
@@ -112,6 +113,11 @@ def test_a_progress_bar_in_the_same_file_hides_nothing(tmp_path: Path) -> None:
     ("lines", "expected"),
     [
         ([*run("a"), *run("b")], "line 6: S-0 occurs a second time, so the file holds more than"),
+        (
+            ["D-0\t-1\ta", "D-1\t-1\tb", "D-0\t-2\tc", "D-1\t-2\td"],
+            "line 3: D-0 occurs a second time, and without S- or T- lines an n-best list",
+        ),
+        (["H-0\t-1\ta", "H-0\t-1\ta"], "line 2: H-0 occurs a second time, and without"),
         (["nothing here"], "holds no D- or H- lines: give the output of fairseq-generate"),
         (["D-0\ttext without score"], "line 1 is damaged: expected id, score and text"),
         (["D-0\tscore\ttext"], "line 1 is damaged"),

@@ -37,10 +37,12 @@ def read_generate_output(path: str) -> GenerateOutput:
 
     Raises:
         InputError: if sentences are missing (fairseq drops a last batch), a sentence occurs
-            twice, or a line is damaged.
+            twice, or a line is damaged. Several hypotheses of one sentence are an n-best list;
+            without S- and T- lines, which occur once in a run, they may as well be two runs.
     """
     single: dict[str, dict[int, str]] = {"S": {}, "T": {}}
     best: dict[str, dict[int, tuple[float, str]]] = {"H": {}, "D": {}}
+    repeated = ""
     loaded = 0
     for number, line in enumerate(read_lines(path), start=1):
         if found := _LOADED.search(line):
@@ -60,6 +62,8 @@ def read_generate_output(path: str) -> GenerateOutput:
         score, text = _scored(rest, f"{path}, line {number}")
         # n-best lists come best first, but lines may have been sorted since.
         known = best[kind].get(sentence_id)
+        if known is not None and not repeated:
+            repeated = f"{path}, line {number}: {kind}-{sentence_id}"
         if known is None or score > known[0]:
             best[kind][sentence_id] = (score, text)
 
@@ -68,6 +72,11 @@ def read_generate_output(path: str) -> GenerateOutput:
         raise InputError(
             f"{path} holds no D- or H- lines: give the output of fairseq-generate, run without "
             f"--quiet"
+        )
+    if repeated and not single["S"] and not single["T"]:
+        raise InputError(
+            f"{repeated} occurs a second time, and without S- or T- lines an n-best list cannot be "
+            f"told from two runs: give the whole output of one run"
         )
     ids = [*hypotheses, *best["H"], *single["S"], *single["T"]]
     count = max(loaded, max(ids) + 1)
