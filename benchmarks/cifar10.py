@@ -7,7 +7,7 @@ Each part is one training by resmlp_mt.vision.train on one thread, and is contin
 interrupted. All use configs/vision/cifar10_scratch.yaml and the same loop, data and order:
 
 =============  ==================================================================================
-resmlp-SEED    the blocks of this project
+resmlp-SEED    resmlp_tiny of this project
 timm-SEED      timm's MlpMixer of ResBlock and Affine, from the same initial weights
 vit-SEED       timm's VisionTransformer of about as many parameters, for about as many seconds
 teacher-SEED   a small residual convnet of timm's
@@ -15,7 +15,9 @@ student-SEED   resmlp-SEED with the hard labels of teacher-SEED besides
 speed          images/s of training steps, the models in turn
 =============  ==================================================================================
 
---report writes cifar10.json, cifar10.md and cifar10.png beside this file from the finished parts.
+A part of 20 epochs takes an hour or two of one slow core; parts may run side by side, each on its
+--core. --report writes cifar10.json, cifar10.md and cifar10.png beside this file from the parts
+that there are.
 """
 
 import argparse
@@ -33,10 +35,10 @@ import torch
 from torch import nn
 
 from resmlp_mt.vision import train
-from resmlp_mt.vision.checkpoints import load
+from resmlp_mt.vision.checkpoints import build_model, load
 from resmlp_mt.vision.inference import machine
 from resmlp_mt.vision.loader import seed_all
-from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.model import MODELS, create_model
 from resmlp_mt.vision.weights import timm_names
 
 # after resmlp_mt.vision, which lets torchvision be imported beside a PyTorch without CUDA
@@ -49,15 +51,14 @@ import matplotlib.pyplot as plt  # isort: skip
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs/vision/cifar10_scratch.yaml"
-# resmlp_tiny made narrower, so that all parts take a few hours of one slow core
-IMG_SIZE, PATCH_SIZE, EMBED_DIM, DEPTH = 32, 4, 32, 3
-TEACHER_EPOCHS = 10
-MODELS = {
-    "resmlp": "cifar10_resmlp",
-    "timm": "cifar10_timm",
-    "vit": "cifar10_vit",
-    "teacher": "cifar10_convnet",
-    "student": "cifar10_resmlp",
+TINY = MODELS["resmlp_tiny"]
+IMG_SIZE = TINY.img_size
+MODEL = {  # --model of each kind of part
+    "resmlp": "resmlp_tiny",
+    "timm": "timm:cifar10_timm",
+    "vit": "timm:cifar10_vit",
+    "teacher": "timm:cifar10_convnet",
+    "student": "resmlp_tiny",
 }
 NAMES = {
     "resmlp": "ResMLP, this project",
@@ -70,29 +71,15 @@ BATCH_SIZE = 128
 SPEED_ROUNDS, SPEED_STEPS = 6, 12
 
 
-def cifar10_resmlp(num_classes: int = 10, **_: Any) -> nn.Module:
-    """Our model."""
-    return ResMLP(
-        img_size=(IMG_SIZE, IMG_SIZE),
-        patch_size=PATCH_SIZE,
-        in_chans=3,
-        num_classes=num_classes,
-        embed_dim=EMBED_DIM,
-        depth=DEPTH,
-        layer_scale_init=0.1,
-    )
-
-
 def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
     """The same configuration of timm's blocks, started from our weights for this seed."""
-    ours = cifar10_resmlp(num_classes)
-    assert isinstance(ours, ResMLP)
+    ours = create_model("resmlp_tiny", num_classes=num_classes)
     model = mlp_mixer.MlpMixer(
         num_classes=num_classes,
         img_size=IMG_SIZE,
-        patch_size=PATCH_SIZE,
-        num_blocks=DEPTH,
-        embed_dim=EMBED_DIM,
+        patch_size=TINY.patch_size,
+        num_blocks=TINY.depth,
+        embed_dim=TINY.embed_dim,
         mlp_ratio=4,
         block_layer=mlp_mixer.ResBlock,
         norm_layer=mlp_mixer.Affine,
@@ -104,14 +91,14 @@ def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
 
 
 def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
-    """A ViT of the same width, depth and patches."""
+    """A ViT of the same depth and patches, narrower: attention has more parameters than mixing."""
     return VisionTransformer(
         img_size=IMG_SIZE,
-        patch_size=PATCH_SIZE,
+        patch_size=TINY.patch_size,
         num_classes=num_classes,
-        embed_dim=EMBED_DIM,
-        depth=DEPTH,
-        num_heads=2,
+        embed_dim=80,
+        depth=TINY.depth,
+        num_heads=5,
         class_token=False,
         global_pool="avg",
     )
@@ -127,7 +114,7 @@ def cifar10_convnet(num_classes: int = 10, **_: Any) -> nn.Module:
     return byobnet.ByobNet(config, num_classes=num_classes)
 
 
-for _model in (cifar10_resmlp, cifar10_timm, cifar10_vit, cifar10_convnet):
+for _model in (cifar10_timm, cifar10_vit, cifar10_convnet):
     register_model(_model)
 
 
@@ -139,6 +126,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--part", metavar="NAME", help="MODEL-SEED or speed")
     parser.add_argument("--report", action="store_true", help="write the table and the plot")
     parser.add_argument("--epochs", type=int, default=20, help="of all but ViT and teacher")
+    parser.add_argument("--teacher-epochs", type=int, default=10, help="of the teacher")
+    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="of the report")
     parser.add_argument("--core", type=int, help="run on this core alone")
     return parser.parse_args()
 
@@ -151,7 +140,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
     if args.part == "speed":
-        speeds = measure_speed(list(dict.fromkeys(MODELS.values())))
+        speeds = measure_speed(["resmlp", "timm", "vit", "teacher"])
         write_json(args.work / "speed.json", speeds)
     elif args.part:
         run(args.part, args)
@@ -163,13 +152,13 @@ def run(part: str, args: argparse.Namespace) -> None:
     """Train one model, or go on with it."""
     kind, seed = part.split("-")
     output = args.work / part
-    epochs = {"teacher": TEACHER_EPOCHS}.get(kind, args.epochs)
+    epochs = args.teacher_epochs if kind == "teacher" else args.epochs
     if kind == "vit":
         epochs = equal_time_epochs(args)
     options = [
         f"--config={CONFIG}",
         "--data", "cifar10-tar", str(args.data),
-        f"--model=timm:{MODELS[kind]}",
+        f"--model={MODEL[kind]}",
         f"--epochs={epochs}",
         f"--batch-size={BATCH_SIZE}",
         f"--seed={seed}",
@@ -188,9 +177,9 @@ def equal_time_epochs(args: argparse.Namespace) -> int:
     """Epochs of the ViT that take as long as those of ResMLP; measured once."""
     path = args.work / "vit_speed.json"
     if not path.exists():
-        write_json(path, measure_speed([MODELS["resmlp"], MODELS["vit"]]))
+        write_json(path, measure_speed(["resmlp", "vit"]))
     speeds = json.loads(path.read_text())
-    ratio = speeds[MODELS["vit"]]["median"] / speeds[MODELS["resmlp"]]["median"]
+    ratio = speeds["vit"]["median"] / speeds["resmlp"]["median"]
     return max(1, round(args.epochs * ratio))
 
 
@@ -202,7 +191,7 @@ def measure_speed(names: list[str]) -> dict[str, Any]:
     steps = {}
     for name in names:
         seed_all(0)
-        steps[name] = training_step(timm.create_model(name))
+        steps[name] = training_step(build_model(MODEL[name], num_classes=10))
         steps[name]()
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(SPEED_ROUNDS):
@@ -264,7 +253,7 @@ def read_part(folder: Path) -> dict[str, Any]:
 
 def report(args: argparse.Namespace) -> None:
     """Table and plot of what is there."""
-    folders = [args.work / f"{kind}-{seed}" for kind in MODELS for seed in range(1, 10)]
+    folders = [args.work / f"{kind}-{seed}" for kind in MODEL for seed in range(1, 10)]
     parts = [read_part(folder) for folder in folders if (folder / "summary.csv").exists()]
     speed_file = args.work / "speed.json"
     speeds = json.loads(speed_file.read_text()) if speed_file.exists() else {}
@@ -277,9 +266,9 @@ def report(args: argparse.Namespace) -> None:
         "parts": parts,
         "speed": speeds,
     }
-    write_json(HERE / "cifar10.json", results)
-    (HERE / "cifar10.md").write_text(table(results))
-    plot(parts)
+    write_json(args.out / "cifar10.json", results)
+    (args.out / "cifar10.md").write_text(table(results))
+    plot(parts, args.out / "cifar10.png")
 
 
 def table(results: dict[str, Any]) -> str:
@@ -287,8 +276,8 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# CIFAR-10 from random weights",
         "",
-        f"ResMLP with {DEPTH} layers of {EMBED_DIM} channels at 32 x 32 pixels, patch 4; "
-        "45,000 training and 5,000 validation images, one thread, "
+        f"resmlp_tiny ({TINY.depth} layers of {TINY.embed_dim} channels) at 32 x 32 pixels, "
+        f"patch {TINY.patch_size}; 45,000 training and 5,000 validation images, one thread, "
         f"{results['machine']['machine']}, PyTorch {results['machine']['torch']}, "
         f"timm {results['machine']['timm']}, {results['date']}. "
         "Recipe: configs/vision/cifar10_scratch.yaml, batch 128. Accuracy is that of the last "
@@ -316,7 +305,7 @@ def table(results: dict[str, Any]) -> str:
             "|-|-|-|",
         ]
         for kind in ("resmlp", "timm", "vit", "teacher"):
-            speed = results["speed"][MODELS[kind]]
+            speed = results["speed"][kind]
             low, high = min(speed["rounds"]), max(speed["rounds"])
             lines.append(f"| {NAMES[kind]} | {speed['median']:.0f} | {low:.0f} - {high:.0f} |")
         lines += [
@@ -327,10 +316,10 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(parts: list[dict[str, Any]]) -> None:
-    """cifar10.png: validation accuracy by epoch and training loss by epoch."""
+def plot(parts: list[dict[str, Any]], path: Path) -> None:
+    """Validation accuracy by epoch and training loss by epoch."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    colors = {kind: f"C{index}" for index, kind in enumerate(MODELS)}
+    colors = {kind: f"C{index}" for index, kind in enumerate(MODEL)}
     for part in parts:
         style = {
             "color": colors[part["kind"]],
@@ -344,7 +333,7 @@ def plot(parts: list[dict[str, Any]]) -> None:
     right.set(xlabel="epoch", ylabel="training loss")
     left.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(HERE / "cifar10.png", dpi=120)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
