@@ -1,0 +1,313 @@
+"""``python -m resmlp_mt.vision.evaluate``: accuracy, confusion and throughput of a classifier.
+
+    python -m resmlp_mt.vision.evaluate CHECKPOINT
+    python -m resmlp_mt.vision.evaluate CHECKPOINT --data DIR --json report.json
+    python -m resmlp_mt.vision.evaluate --model resmlp_s12 --weights resmlp_12.pth --data DIR
+
+docs/vision_evaluation.md describes the report.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from tabulate import tabulate
+from torch import Tensor
+
+from resmlp_mt.vision.data import ImageDataset, create_dataset, create_transform
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.images import BadImage, SkipCounter
+from resmlp_mt.vision.inference import (
+    Classifier,
+    add_loader_options,
+    add_model_options,
+    batches,
+    check_outputs,
+    data_of,
+    finite,
+    load_classifier,
+    machine,
+    output_file,
+    write_json,
+)
+
+TOP = 5
+#: up to this many classes are printed, and named in the picture
+FEW_CLASSES = 50
+
+
+@dataclass
+class ClassReport:
+    """One class, in per cent; None where there is nothing to divide by."""
+
+    name: str
+    images: int
+    top1: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclass
+class Report:
+    """What was measured and how; accuracies in per cent, throughput in images per second.
+
+    ``top5`` is None for five classes or fewer. ``images_per_second`` is the whole way from the
+    file to the prediction, ``model_images_per_second`` the model alone; neither counts the first
+    batch, unless it is the only one.
+    """
+
+    model: str
+    weights: str
+    data: list[str]
+    split: str
+    data_config: dict[str, Any]
+    images: int
+    skipped: dict[str, str]
+    top1: float
+    top5: float | None
+    classes: list[ClassReport]
+    images_per_second: float
+    model_images_per_second: float
+    batch_size: int
+    workers: int
+    machine: dict[str, Any]
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resmlp_mt.vision.evaluate",
+        description="Top-1 and top-5 accuracy, confusion and throughput of an image classifier.",
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DATA",
+        help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
+    )
+    parser.add_argument(
+        "--split", default="val", metavar="NAME", help="train or val (default: %(default)s)"
+    )
+    add_loader_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="FILE", type=Path, help="the whole report")
+    output.add_argument(
+        "--confusion-csv", metavar="FILE", type=Path, help="rows: true classes, columns: predicted"
+    )
+    output.add_argument("--confusion-png", metavar="FILE", type=Path, help="the same as a picture")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: a sentence for the user, and exit status 1.
+    """
+    args = parse_args(argv)
+    check_outputs([args.json, args.confusion_csv, args.confusion_png])
+    if args.confusion_png is not None:
+        _plotting()  # an error, if any, comes before the work
+    classifier = load_classifier(args)
+    data = data_of(args, classifier)
+    dataset, classes = labelled(classifier, data, args.split)
+    counter = SkipCounter(args.on_error)
+    outputs = predict(classifier, batches(dataset, args, counter))
+    if outputs is None:
+        raise UserError(f"--data {' '.join(data)}: none of its images could be read.")
+    targets, top = outputs.targets, outputs.top
+
+    report = Report(
+        model=classifier.name,
+        weights=classifier.weights,
+        data=data,
+        split=args.split,
+        data_config=classifier.data_config,
+        images=len(targets),
+        skipped=counter.skipped,
+        top1=100 * float(accuracy_score(targets, top[:, 0])),
+        top5=100 * float((top == targets[:, None]).any(1).mean()) if len(classes) > TOP else None,
+        classes=per_class(targets, top[:, 0], classes),
+        images_per_second=outputs.images_per_second,
+        model_images_per_second=outputs.model_images_per_second,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        machine=machine(args.device),
+    )
+    if args.json is not None:
+        write_json(asdict(report), args.json)
+    confusion = confusion_matrix(targets, top[:, 0], labels=np.arange(len(classes)))
+    if args.confusion_csv is not None:
+        write_csv(confusion, classes, args.confusion_csv)
+    if args.confusion_png is not None:
+        write_png(confusion, classes, args.confusion_png)
+    print(text_of(report))
+
+
+def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[ImageDataset, list[str]]:
+    """The images, with indices of the classifier's outputs as targets, and the outputs' names.
+
+    Raises:
+        UserError: if there is no such data, or the classifier lacks some of its classes.
+    """
+    transform = create_transform(classifier.data_config)
+    if classifier.classes is None:
+        dataset = create_dataset(data, split, transform)
+        outputs = classifier.num_classes
+        if len(dataset.classes) != outputs:
+            raise UserError(
+                f"--data {' '.join(data)} has {len(dataset.classes)} classes, but "
+                f"{classifier.name} has {outputs}: give the data that the weights are for."
+            )
+        return dataset, dataset.classes
+    dataset = create_dataset(data, split, transform, classes=classifier.classes)
+    if dataset.classes != classifier.classes:  # data with class names of its own
+        raise UserError(
+            f"--data {' '.join(data)} has the classes {', '.join(dataset.classes[:3])}, ..., but "
+            f"{classifier.name} knows {', '.join(classifier.classes[:3])}, ...: give the data that "
+            "it was trained on, or such as has its classes."
+        )
+    return dataset, classifier.classes
+
+
+@dataclass
+class Outputs:
+    """Targets (images,), classes of highest score, best first (images, 5 at most), and speed."""
+
+    targets: NDArray[np.int64]
+    top: NDArray[np.int64]
+    images_per_second: float
+    model_images_per_second: float
+
+
+def predict(
+    classifier: Classifier, loader: Iterable[tuple[Tensor, Tensor, list[BadImage]]]
+) -> Outputs | None:
+    """Run the classifier over all batches; None if they hold no image.
+
+    Raises:
+        UserError: if the model computes no finite numbers.
+    """
+    targets: list[Tensor] = []
+    top: list[Tensor] = []
+    times = [time.perf_counter()]  # ends of the batches
+    seconds: list[float] = []  # in the model
+    for images, batch_targets, _ in loader:
+        if len(images) == 0:
+            continue
+        start = time.perf_counter()
+        with torch.inference_mode():
+            logits = finite(classifier.model(images), classifier.name)  # waits for the device
+        times.append(time.perf_counter())
+        seconds.append(times[-1] - start)
+        top.append(logits.topk(min(TOP, logits.size(1))).indices)
+        targets.append(batch_targets)
+    if not targets:
+        return None
+    first = 1 if len(targets) > 1 else 0  # the first batch warms up
+    timed = sum(len(batch) for batch in targets[first:])
+    return Outputs(
+        torch.cat(targets).numpy(),
+        torch.cat(top).numpy(),
+        timed / (times[-1] - times[first]),
+        timed / sum(seconds[first:]),
+    )
+
+
+def per_class(
+    targets: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
+) -> list[ClassReport]:
+    """Accuracy (recall), precision and F1 of each class; inputs (images,)."""
+    precision, recall, f1, images = precision_recall_fscore_support(
+        targets, predicted, labels=np.arange(len(classes)), zero_division=np.nan
+    )
+
+    def per_cent(share: float) -> float | None:
+        return None if np.isnan(share) else 100 * float(share)
+
+    return [
+        ClassReport(
+            name, int(images[i]), per_cent(recall[i]), per_cent(precision[i]), per_cent(f1[i])
+        )
+        for i, name in enumerate(classes)
+    ]
+
+
+def write_csv(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Write the confusion matrix (true, predicted) with the names of its rows and columns.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with output_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true / predicted", *classes])
+        writer.writerows(
+            [name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)
+        )
+
+
+def write_png(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Draw the confusion matrix (true, predicted), each row as shares of its true class.
+
+    Raises:
+        UserError: if the file cannot be written, or matplotlib is not installed.
+    """
+    figure_class, display_class = _plotting()
+    side = min(4 + 0.3 * len(classes), 20)
+    axes = figure_class(figsize=(side, side), layout="constrained").subplots()
+    few = len(classes) <= FEW_CLASSES
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    display_class(shares, display_labels=list(classes) if few else None).plot(
+        ax=axes, include_values=few, values_format=".2f", xticks_rotation="vertical",
+        text_kw={"fontsize": 6}, im_kw={"vmin": 0, "vmax": 1},
+    )  # fmt: skip
+    if not few:
+        axes.set(xticks=[], yticks=[])
+    with output_file(path) as temporary:
+        axes.figure.savefig(temporary, format="png", dpi=150)
+
+
+def _plotting() -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+        from sklearn.metrics import ConfusionMatrixDisplay
+    except ImportError as error:
+        raise UserError(
+            "--confusion-png needs matplotlib: pip install 'resmlp_mt[plots]'."
+        ) from error
+    return Figure, ConfusionMatrixDisplay
+
+
+def text_of(report: Report) -> str:
+    """The report as it is printed."""
+    top5 = "" if report.top5 is None else f", top-5 {report.top5:.2f} %"
+    lines = [
+        f"{report.model} ({report.weights}) on {report.images} images of "
+        f"{' '.join(report.data)}, {report.split}",
+        f"top-1 {report.top1:.2f} %{top5}",
+        f"{report.images_per_second:.1f} images/s, the model alone "
+        f"{report.model_images_per_second:.1f}: {report.machine['machine']}, "
+        f"{report.machine['device']}, {report.machine['threads']} threads, batches of "
+        f"{report.batch_size}, {report.workers} workers",
+    ]
+    if report.skipped:
+        lines.append(f"{len(report.skipped)} images could not be read and were left out")
+    if len(report.classes) <= FEW_CLASSES:
+        table = [[row.name, row.images, row.top1, row.precision, row.f1] for row in report.classes]
+        headers = ["class", "images", "top-1 %", "precision %", "F1 %"]
+        lines += ["", tabulate(table, headers, floatfmt=".2f", missingval="-")]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""Accuracy equals scikit-learn's, classes go by name, and whatever cannot be evaluated is said."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
+
+from resmlp_mt.vision import create_model, knn, load_weights, predict
+
+# isort: split
+import timm  # behind the line that lets it be imported beside a PyTorch without CUDA
+
+from conftest import ROOT
+from resmlp_mt.vision.checkpoints import load_model
+from resmlp_mt.vision.data import create_dataset, create_transform
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.evaluate import main
+from resmlp_mt.vision.images import collate
+from resmlp_mt.vision.train import main as train
+from vision_checkpoints import DIGITS, MEAN, STD, checkpoint, folder, image, run_json
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """A checkpoint for the digits with random weights."""
+    return checkpoint(tmp_path / "best.pth")
+
+
+def reference(
+    path: Path, data: list[str], use_ema: bool = True, **kwargs: Any
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Targets (images,) and logits (images, classes) of the validation split in one batch."""
+    model, saved = load_model(path, use_ema)
+    dataset = create_dataset(data, "val", create_transform(saved["data_config"]), **kwargs)
+    images, targets, bad = collate([dataset[index] for index in range(len(dataset))])
+    assert not bad
+    with torch.no_grad():
+        return targets.numpy(), model(images).numpy()
+
+
+def test_the_report_equals_scikit_learn(digits: Path, tmp_path: Path) -> None:
+    targets, logits = reference(digits, ["digits"])
+    matrix = tmp_path / "confusion.csv"
+    # 360 images in batches of 50: the last one is smaller
+    report = run_json(main, tmp_path / "r.json", digits, "-b", 50, "--confusion-csv", matrix)
+    assert report["images"] == len(targets) == 360
+    for k in (1, 5):
+        expected = 100 * top_k_accuracy_score(targets, logits, k=k)
+        assert report[f"top{k}"] == pytest.approx(expected, abs=1e-9)
+    predicted = logits.argmax(1)
+    with matrix.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["true / predicted", *DIGITS]
+    assert [row[0] for row in rows[1:]] == DIGITS
+    counts = [[int(cell) for cell in row[1:]] for row in rows[1:]]
+    np.testing.assert_array_equal(counts, confusion_matrix(targets, predicted))
+    recall = 100 * recall_score(targets, predicted, average=None)
+    assert [row["top1"] for row in report["classes"]] == pytest.approx(recall.tolist())
+
+
+def test_the_report_says_what_and_how(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run_json(main, tmp_path / "r.json", digits, "-b", 100)
+    assert (report["data"], report["split"], report["model"]) == (["digits"], "val", str(digits))
+    assert report["batch_size"] == 100
+    assert report["images_per_second"] > 0
+    assert report["model_images_per_second"] >= report["images_per_second"]
+    assert report["machine"]["threads"] == torch.get_num_threads()
+    printed = capsys.readouterr().out
+    assert f"top-1 {report['top1']:.2f} %, top-5 {report['top5']:.2f} %" in printed
+    assert report["machine"]["machine"] in printed
+
+
+def test_the_training_split_is_another(digits: Path, tmp_path: Path) -> None:
+    assert run_json(main, tmp_path / "r.json", digits, "--split", "train")["images"] == 1437
+
+
+def test_the_moving_average_is_used_where_there_is_one(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "ema.pth", seed=0, ema_seed=1)
+    found = {}
+    for option, use_ema in (("--use-ema", True), ("--no-use-ema", False)):
+        report = run_json(main, tmp_path / "r.json", path, option)
+        targets, logits = reference(path, ["digits"], use_ema)
+        assert report["top1"] == pytest.approx(100 * top_k_accuracy_score(targets, logits, k=1))
+        assert report["weights"] == ("model_ema" if use_ema else "model")
+        found[use_ema] = report["top1"]
+    assert found[True] != found[False]
+    assert run_json(main, tmp_path / "r.json", path)["top1"] == found[True]
+
+
+def test_classes_go_by_name(tmp_path: Path) -> None:
+    """Of five classes the data has the second and the fourth: in a list of its own, 0 and 1."""
+    path = checkpoint(tmp_path / "best.pth", classes=list("abcde"), config=None)
+    data = folder(tmp_path / "data", b=20, d=20)
+    matrix = tmp_path / "confusion.csv"
+    report = run_json(main, tmp_path / "r.json", path, "--data", data, "--confusion-csv", matrix)
+    targets, logits = reference(path, [str(data)], classes=list("abcde"))
+    assert set(targets) == {1, 3}
+    assert report["top1"] == pytest.approx(100 * float((logits.argmax(1) == targets).mean()))
+    assert [row["images"] for row in report["classes"]] == [0, 20, 0, 20, 0]
+    assert report["classes"][0]["top1"] is None
+    assert report["top5"] is None  # of five classes it would say nothing
+
+
+def test_two_classes(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "best.pth", classes=list("ab"))
+    report = run_json(
+        main, tmp_path / "r.json", path, "--data", folder(tmp_path / "data", a=9, b=9)
+    )
+    targets, logits = reference(path, [str(tmp_path / "data")])
+    assert report["top1"] == pytest.approx(100 * float((logits.argmax(1) == targets).mean()))
+
+
+def test_timms_weights_and_the_names_of_imagenet(tmp_path: Path) -> None:
+    """Of three images two lie in the folder of the class that timm's model sees."""
+    theirs = timm.create_model("resmlp_12_224", img_size=64).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(0)))
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    transform = timm.data.create_transform(
+        (3, 64, 64), interpolation="bicubic", crop_pct=0.9, mean=MEAN, std=STD
+    )
+    names = timm.data.ImageNetInfo().label_names()
+    data = tmp_path / "data"
+    for index, shift in enumerate([0, 0, 1]):
+        drawn = image(tmp_path / f"{index}.png", seed=index, size=80)
+        with Image.open(drawn) as picture, torch.no_grad():
+            seen = int(theirs(transform(picture)[None]).argmax())
+        folder_of_class = data / "val" / names[(seen + shift) % 1000]
+        folder_of_class.mkdir(parents=True, exist_ok=True)
+        drawn.rename(folder_of_class / drawn.name)
+    report = run_json(
+        main, tmp_path / "r.json", "--model", "resmlp_s12", "--weights", tmp_path / "timm.pth",
+        "--img-size", 64, "--data", data,
+    )  # fmt: skip
+    assert report["top1"] == pytest.approx(200 / 3)
+    assert [row["name"] for row in report["classes"]] == names
+    assert report["data_config"]["crop_pct"] == 0.9
+
+
+def test_weights_without_names_take_the_names_of_the_data(tmp_path: Path) -> None:
+    torch.save(create_model("resmlp_tiny", num_classes=10).state_dict(), tmp_path / "w.pth")
+    words = ["--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--data", "digits"]
+    report = run_json(main, tmp_path / "r.json", *words, "--num-classes", 10)
+    assert [row["name"] for row in report["classes"]] == DIGITS
+    torch.save(create_model("resmlp_tiny", num_classes=7).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"digits has 10 classes, but .* has 7"):
+        main([*map(str, words), "--num-classes", "7"])
+
+
+def test_another_resolution_is_adapted_as_load_weights_does(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "best.pth", size=8)
+    report = run_json(main, tmp_path / "r.json", path, "--img-size", 12, "--crop-pct", 0.75)
+    assert report["data_config"]["input_size"] == [3, 12, 12]
+    _, saved = load_model(path)
+    larger = create_model("resmlp_tiny", num_classes=10, img_size=12, patch_size=2).eval()
+    load_weights(larger, saved)
+    config = {**saved["data_config"], "input_size": (3, 12, 12), "crop_pct": 0.75}
+    dataset = create_dataset(["digits"], "val", create_transform(config))
+    images, targets, _ = collate([dataset[index] for index in range(len(dataset))])
+    with torch.no_grad():
+        accuracy = (larger(images).argmax(1) == targets).double().mean()
+    assert report["top1"] == pytest.approx(100 * float(accuracy))
+
+
+def test_bad_images_stop_the_command_or_are_counted(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder(tmp_path / "data", **{"1": 3, "2": 3})
+    bad = data / "val" / "1" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    (data / "val" / "2" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1/1\.png: .* --on-error skip"):
+        main([str(digits), "--data", str(data), "--workers", "0"])
+    report = run_json(main, tmp_path / "r.json", digits, "--data", data, "--on-error", "skip")
+    assert report["images"] == 4
+    assert report["skipped"][str(data / "val" / "2" / "0.png")] == "the file is empty"
+    assert str(bad) in report["skipped"]
+    assert "2 images could not be read" in capsys.readouterr().out
+
+
+def test_nothing_but_bad_images(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/val/1").mkdir(parents=True)
+    (tmp_path / "data/val/1/0.png").touch()
+    words = [digits, "--data", tmp_path / "data", "--workers", "0", "--on-error", "skip"]
+    with pytest.raises(UserError, match="none of its images could be read"):
+        main([*map(str, words)])
+
+
+@pytest.mark.parametrize("classes", [10, 60])
+def test_the_picture_is_a_png(classes: int, tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(classes)]
+    path = checkpoint(tmp_path / "best.pth", classes=names)
+    data = folder(tmp_path / "data", **{"00": 2, "03": 1})
+    picture = tmp_path / "confusion.png"
+    main([*map(str, (path, "--data", data, "--confusion-png", picture, "--workers", "0"))])
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+        assert min(drawn.size) > 500
+
+
+def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    torch.save({"head.weight": torch.zeros(1)}, tmp_path / "bare.pth")
+    no_classes = checkpoint(tmp_path / "no_classes.pth", classes=DIGITS)
+    state = torch.load(no_classes)
+    torch.save({**state, "classes": []}, no_classes)
+    nan = {name: tensor * torch.nan for name, tensor in state["model"].items()}
+    torch.save({**state, "model": nan}, tmp_path / "nan.pth")
+    other = checkpoint(tmp_path / "other.pth", classes=list("abcdefghij"))
+    unknown = checkpoint(tmp_path / "unknown.pth", config=None)
+    (tmp_path / "empty/val").mkdir(parents=True)
+    (tmp_path / "classes/val/1").mkdir(parents=True)
+    weird = folder(tmp_path / "weird", cat=1)
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((), "no model: give a checkpoint"),
+        ((digits, "--weights", "x"), "leave out --model"),
+        ((tmp_path / "missing.pth",), r"missing\.pth cannot be read: No such file"),
+        ((tmp_path / "text.pth",), r"text\.pth is not a complete PyTorch file"),
+        ((tmp_path / "bare.pth",), r"bare\.pth is not a checkpoint"),
+        ((no_classes,), r"no_classes\.pth has no class names"),
+        ((tmp_path / "nan.pth",), r"nan\.pth computes values that are no finite numbers"),
+        ((other, "--data", "digits"), r"has the classes 0, 1, 2, .* knows a, b, c"),
+        ((unknown,), "no images: give --data"),
+        ((digits, "--data", tmp_path / "nowhere"), "there is no folder .*nowhere"),
+        ((digits, "--data", tmp_path / "empty"), r"empty/val"),
+        ((digits, "--data", tmp_path / "classes"), r"classes/val holds no images"),
+        ((digits, "--data", weird), "weird/val has classes that training lacks .cat"),
+        ((digits, "--split", "test"), "train and val, but not test"),
+        ((digits, "--json", tmp_path / "nowhere/r.json"), r"r\.json cannot be written"),
+        ((digits, "--confusion-csv", tmp_path), "cannot be written .it is a folder"),
+    ]
+    for words, expected in cases:
+        with pytest.raises(UserError, match=expected) as caught:
+            main([*map(str, words), "--workers", "0"])
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--batch-size 0", "--workers -1", "--device nonsense", "--crop-pct 1.5", "--img-size x"],
+)
+def test_wrong_options_are_a_usage_error(
+    words: str, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([str(digits), *words.split()])
+    assert caught.value.code == 2
+    assert words.split()[0] in capsys.readouterr().err
+
+
+def test_a_mistake_on_the_command_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt.vision.evaluate", str(tmp_path / "missing.pth")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_failed_run_leaves_the_earlier_report(digits: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    report.write_text("earlier")
+    with pytest.raises(UserError):
+        main([str(digits), "--data", str(tmp_path), "--json", str(report)])
+    assert report.read_text() == "earlier"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_training_goes_through_all_commands(tmp_path: Path) -> None:
+    """Two epochs on the digits: far above chance; then the same features for two classes."""
+    common = ["--model", "resmlp_tiny", "--patch-size", 2, "--warmup-epochs", 0]
+    train([*map(str, [*common, "--epochs", 4, "--model-ema", "--model-ema-decay", 0.9,
+                      "--no-progress", "--output", tmp_path / "run"])])  # fmt: skip
+    [best] = (tmp_path / "run").rglob("best.pth")
+    report = run_json(main, tmp_path / "r.json", best)
+    assert report["weights"] == "model_ema"
+    assert report["top1"] > 60
+    neighbours = run_json(knn.main, tmp_path / "k.json", best)
+    assert neighbours["scores"][0]["top1"] > 60
+    digit = create_dataset(["digits"], "val")
+    image, _ = digit[0]
+    image.save(tmp_path / "digit.png")
+    predict.main(
+        [str(best), str(tmp_path / "digit.png"), "--workers", "0", "--output",
+         str(tmp_path / "p.jsonl")]
+    )  # fmt: skip
+    assert '"label"' in (tmp_path / "p.jsonl").read_text()
+
+    data = folder(tmp_path / "data", a=2, b=2)
+    folder(data, "train", a=8, b=8)
+    train([*map(str, [*common, "--epochs", 1, "--weights", best, "--reset-head", "--data", data,
+                      "--img-size", 8, "--batch-size", 8, "--no-progress", "--workers", 0,
+                      "--output", tmp_path / "two"])])  # fmt: skip
+    [best] = (tmp_path / "two").rglob("best.pth")
+    report = run_json(main, tmp_path / "r.json", best)
+    assert [row["name"] for row in report["classes"]] == ["a", "b"]

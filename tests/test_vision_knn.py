@@ -1,0 +1,169 @@
+"""Nearest neighbours equal a full sort and scikit-learn's classifier, in bounded memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resmlp_mt.vision.checkpoints import load_model
+from resmlp_mt.vision.data import create_dataset, create_transform
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.images import collate
+from resmlp_mt.vision.knn import main, nearest, vote
+from vision_checkpoints import checkpoint, folder, run_json
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    queries=st.integers(1, 7),
+    keys=st.integers(1, 30),
+    chunk=st.tuples(st.integers(1, 9), st.integers(1, 31)),
+    values=st.sampled_from([2, 3, 1000]),  # few values: most similarities are equal
+    data=st.data(),
+)
+def test_nearest_is_a_stable_sort_whatever_the_chunks(
+    queries: int, keys: int, chunk: tuple[int, int], values: int, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    a = rng.integers(0, values, (queries, 4)).astype(np.float32)
+    b = rng.integers(0, values, (keys, 4)).astype(np.float32)
+    k = data.draw(st.integers(1, keys))
+    products, indices = nearest(torch.tensor(a), torch.tensor(b), k, chunk)
+    exact = a @ b.T  # whole numbers: no rounding
+    expected = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(indices.numpy(), expected)
+    np.testing.assert_array_equal(products.numpy(), np.take_along_axis(exact, expected, 1))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_equal_to_scikit_learn(k: int, temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(7, 16))
+    labels, targets = rng.integers(0, 7, 400), rng.integers(0, 7, 150)
+    keys = centres[labels] + 1.5 * rng.normal(size=(400, 16))
+    queries = centres[targets] + 1.5 * rng.normal(size=(150, 16))
+    theirs = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute",
+        weights=lambda distance: np.exp((1 - distance) / temperature),
+    ).fit(keys, labels)  # fmt: skip
+    similarity, neighbours = nearest(
+        F.normalize(torch.tensor(queries)), F.normalize(torch.tensor(keys)), k, (64, 100)
+    )
+    found = vote(similarity, torch.tensor(labels)[neighbours], 7, temperature)
+    np.testing.assert_array_equal(found[:, 0].numpy(), theirs.predict(queries))
+    shares = theirs.predict_proba(queries)
+    best = np.argsort(-shares, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(found.numpy(), best)
+
+
+def test_nearer_neighbours_count_more_at_lower_temperature() -> None:
+    similarity, labels = torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[1, 0, 0]])
+    assert vote(similarity, labels, 2, 1.0)[0].tolist() == [0, 1]
+    assert vote(similarity, labels, 2, 0.07)[0].tolist() == [1, 0]
+
+
+def test_low_temperatures_do_not_overflow() -> None:
+    similarity = torch.tensor([[1.0, 0.5, 0.5]])  # exp(1 / 1e-6) is beyond float64
+    assert vote(similarity, torch.tensor([[2, 0, 0]]), 3, 1e-6)[0].tolist() == [2, 0, 1]
+
+
+def test_equal_votes_go_to_the_earlier_class() -> None:
+    similarity = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    found = vote(similarity, torch.tensor([[3, 1, 3, 1]]), 6, 0.07)
+    assert found[0].tolist() == [1, 3, 0, 2, 4]  # and those without a vote in their order
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_memory_does_not_grow_with_the_data() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (100, 1000):
+        keys = torch.randn(size, 4, generator=generator)
+        with Largest() as largest:
+            nearest(keys, keys, 3, (10, 20))
+        assert largest.elements <= max(10 * (20 + 3), 4 * size)  # a chunk, or the input itself
+
+
+def test_the_command_equals_scikit_learn_on_the_features(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "best.pth", ema_seed=1)
+    report = run_json(main, tmp_path / "r.json", path, "-k", 1, 20, "-b", 200)
+    model, saved = load_model(path)
+    parts = []
+    for split in ("train", "val"):
+        dataset = create_dataset(["digits"], split, create_transform(saved["data_config"]))
+        images, targets, _ = collate([dataset[index] for index in range(len(dataset))])
+        with torch.no_grad():
+            parts += [model.forward_features(images).numpy(), targets.numpy()]
+    for score in report["scores"]:
+        theirs = KNeighborsClassifier(
+            score["k"], metric="cosine", algorithm="brute",
+            weights=lambda distance: np.exp((1 - distance) / 0.07),
+        ).fit(parts[0], parts[1])  # fmt: skip
+        assert score["top1"] == pytest.approx(100 * theirs.score(parts[2], parts[3]), abs=0.3)
+        assert score["top5"] > score["top1"]
+    assert [score["k"] for score in report["scores"]] == [1, 20]
+    assert (report["train_images"], report["val_images"]) == (1437, 360)
+    assert (report["temperature"], report["weights"]) == (0.07, "model_ema")
+
+
+def test_classes_need_not_be_those_of_the_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Frozen features serve other data; a copy of a training image is its own neighbour."""
+    path = checkpoint(tmp_path / "best.pth")
+    data = folder(folder(tmp_path / "data", "train", cat=3, dog=3, emu=3), dog=3, emu=3)
+    for name, source in (("dog", "dog"), ("emu", "emu")):
+        for index in range(3):
+            copy = data / "train" / source / f"{index}.png"
+            (data / "val" / name / f"{index}.png").write_bytes(copy.read_bytes())
+    (data / "val" / "emu" / "0.png").write_bytes(b"bad")
+    report = run_json(
+        main, tmp_path / "r.json", path, "--data", data, "-k", 1, "--on-error", "skip"
+    )
+    assert report["scores"] == [{"k": 1, "top1": 100.0, "top5": None}]
+    assert report["val_images"] == 5
+    assert len(report["skipped"]) == 1
+    assert "k 1: top-1 100.00 %\n1 images could not be read" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "best.pth")
+    data = folder(folder(tmp_path / "data", "train", a=2, b=2), c=1)
+    small = folder(folder(tmp_path / "small", "train", a=2, b=2), a=1)
+    no_train = folder(tmp_path / "no_train", a=1)
+    for words, expected in (
+        (["--data", data], "val has classes that training lacks .c"),
+        (["--data", small, "-k", "5"], "-k 5 is more than the 4 training images"),
+        (["--data", no_train], "there is no folder .*no_train/train"),
+        (["--json", tmp_path / "nowhere/r.json"], "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=expected) as caught:
+            main([str(path), *map(str, words), "--workers", "0"])
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["-k 0", "--temperature 0", "--temperature nan"])
+def test_wrong_options_are_a_usage_error(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["best.pth", *words.split()])
+    assert caught.value.code == 2
+    assert words.split()[0] in capsys.readouterr().err

@@ -1,0 +1,196 @@
+"""Predictions: in the order of the input, one for each file, whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import ROOT
+from resmlp_mt.vision.checkpoints import load_model
+from resmlp_mt.vision.data import create_transform
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.images import open_image
+from resmlp_mt.vision.model import create_model
+from resmlp_mt.vision.predict import main
+from vision_checkpoints import DIGITS, checkpoint, image
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """A checkpoint for the digits with random weights."""
+    return checkpoint(tmp_path / "best.pth")
+
+
+def run(*words: object) -> None:
+    main([*map(str, words), "--workers", "0"])
+
+
+def rows(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict[str, Any]]:
+    """The JSON lines that the command prints."""
+    run(*words)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def pictures(root: Path, count: int) -> list[Path]:
+    return [image(root / f"{index}.png", seed=index) for index in range(count)]
+
+
+def test_probabilities_are_the_softmax(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures(tmp_path, 3)[::-1]  # not by name
+    found = rows(capsys, digits, *files, "--topk", 10, "-b", 2)
+    assert [row["file"] for row in found] == [str(file) for file in files]
+    model, saved = load_model(digits)
+    transform = create_transform(saved["data_config"])
+    images = torch.stack([transform(open_image(file)) for file in files])
+    with torch.no_grad():
+        expected = model(images).softmax(1)
+    for row, probabilities in zip(found, expected, strict=True):
+        values = [best["probability"] for best in row["predictions"]]
+        assert values == sorted(values, reverse=True)
+        by_name = {best["label"]: best["probability"] for best in row["predictions"]}
+        assert [by_name[name] for name in DIGITS] == pytest.approx(probabilities.tolist(), abs=1e-6)
+
+
+def test_folders_are_walked_by_name_and_order_is_kept(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = [image(tmp_path / "in" / name) for name in ("a/2.PNG", "a/10.jpg", "b.webp")]
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    single = image(tmp_path / "z.png")
+    found = rows(capsys, digits, single, tmp_path / "in", single, "-b", 2)
+    files = [single, *sorted(inside), single]
+    assert [row["file"] for row in found] == [str(file) for file in files]
+    assert [best["label"] for best in found[0]["predictions"]] == [
+        best["label"] for best in found[-1]["predictions"]
+    ]
+
+
+def test_the_same_in_both_formats(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures(tmp_path, 2)
+    table = tmp_path / "out.csv"
+    run(digits, *files, "--topk", 3, "--output", table)
+    with table.open(newline="") as file:
+        [*found] = csv.DictReader(file)
+    for row, line in zip(found, rows(capsys, digits, *files, "--topk", 3), strict=True):
+        assert row["file"] == line["file"]
+        assert row["error"] == ""
+        for rank, best in enumerate(line["predictions"], 1):
+            assert row[f"label_{rank}"] == best["label"]
+            assert float(row[f"probability_{rank}"]) == best["probability"]
+    run(digits, *files, "--topk", 3, "--format", "csv")
+    assert capsys.readouterr().out == table.read_text()
+
+
+def test_bad_images_keep_their_places(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures(tmp_path, 7)
+    for index in (1, 2, 3, 6):  # batches of two: one of them wholly bad
+        files[index].write_bytes(b"")
+    words = (digits, *files, "-b", 2, "--on-error", "skip")
+    run(*words)
+    printed = capsys.readouterr()
+    found = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["file"] for row in found] == [str(file) for file in files]
+    assert [index for index, row in enumerate(found) if "error" in row] == [1, 2, 3, 6]
+    assert found[6] == {"file": str(files[6]), "error": "the file is empty"}
+    assert "4 of 7 images could not be read" in printed.err
+    run(*words, "--format", "csv", "--topk", 2)
+    table = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert table[2] == [str(files[1]), "", "", "", "", "the file is empty"]
+
+
+def test_a_bad_image_ends_the_command_without_output(digits: Path, tmp_path: Path) -> None:
+    files = pictures(tmp_path, 3)
+    files[2].write_bytes(b"")
+    table = tmp_path / "out.csv"
+    table.write_text("earlier")
+    with pytest.raises(UserError, match=r"2\.png: the file is empty; --on-error skip"):
+        run(digits, *files, "--output", table, "-b", 1)
+    assert table.read_text() == "earlier"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_predictions_do_not_depend_on_the_batch(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures(tmp_path, 5)
+    alone = [rows(capsys, digits, file)[0] for file in files]
+    for row, expected in zip(rows(capsys, digits, *files), alone, strict=True):
+        for best, other in zip(row["predictions"], expected["predictions"], strict=True):
+            assert best["label"] == other["label"]
+            assert best["probability"] == pytest.approx(other["probability"], abs=1e-6)
+
+
+def test_more_labels_than_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkpoint(tmp_path / "best.pth", classes=["cat", "dog"])
+    [row] = rows(capsys, path, image(tmp_path / "0.png"), "--topk", 5)
+    assert {best["label"] for best in row["predictions"]} == {"cat", "dog"}
+    run(path, tmp_path / "0.png", "--format", "csv")
+    header = "file,label_1,probability_1,label_2,probability_2,error"
+    assert capsys.readouterr().out.splitlines()[0] == header
+
+
+def test_bare_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(create_model("resmlp_tiny", num_classes=7).state_dict(), tmp_path / "w.pth")
+    file = image(tmp_path / "0.png")
+    words = ("--model", "resmlp_tiny", "--weights", tmp_path / "w.pth")
+    [row] = rows(capsys, *words, "--num-classes", 7, "--topk", 7, file)
+    assert {best["label"] for best in row["predictions"]} == set("0123456")
+    torch.save(create_model("resmlp_tiny").state_dict(), tmp_path / "w.pth")
+    [row] = rows(capsys, file, *words, "--topk", 1000)
+    assert "n01440764" in {best["label"] for best in row["predictions"]}  # ImageNet's names
+
+
+def test_names_need_not_be_utf8(digits: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xbc.png")
+    image(tmp_path / "0.png").rename(name)
+    run(digits, name, "--output", tmp_path / "out.csv")
+    assert os.fsencode(name) in (tmp_path / "out.csv").read_bytes()
+    run(digits, name, "--output", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["file"] == name
+    done = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt.vision.predict", digits, name, "--format", "csv"],
+        cwd=ROOT, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == (tmp_path / "out.csv").read_bytes()
+
+
+def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    file = image(tmp_path / "0.png")
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((digits,), "no images: name files or folders behind the checkpoint"),
+        ((digits, tmp_path / "missing.png"), r"there is no file or folder .*missing\.png"),
+        ((digits, tmp_path / "empty"), r"empty holds no images \(\.bmp, "),
+        ((file,), r"0\.png is not a complete PyTorch file"),
+        ((tmp_path / "text.pth", file), r"text\.pth is not a complete PyTorch file"),
+        ((digits, file, "--output", tmp_path / "no/o.csv"), r"o\.csv cannot be written"),
+        ((digits, file, "--weights", "x"), "leave out --model"),
+        (("--model", "resmlp_tiny", "--weights", tmp_path / "none", file), "none"),
+    ]
+    for words, expected in cases:
+        with pytest.raises(UserError, match=expected) as caught:
+            run(*words)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_output_of_unknown_kind(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(digits, tmp_path, "--output", tmp_path / "out.xlsx")
+    assert caught.value.code == 2
+    assert "give --format csv or --format jsonl" in capsys.readouterr().err
