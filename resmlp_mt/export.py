@@ -9,22 +9,27 @@ files.
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.linear_kernels import DTYPES
-from resmlp_mt.translation.trained import load_trained
 
 
-def main() -> None:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on a wrong one."""
     parser = argparse.ArgumentParser(
         prog="python -m resmlp_mt.export",
         description="Fold a trained model and write it for translation without fairseq.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="file from fairseq-train")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "onnx"),
+        default="safetensors",
+        help="safetensors for python -m resmlp_mt.translate, onnx for other runtimes",
+    )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the linear layers' weights"
     )
@@ -34,10 +39,26 @@ def main() -> None:
     parser.add_argument(
         "--sentencepiece-model", type=Path, metavar="FILE", help="what made the subwords"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.format == "onnx" and args.dtype != "float32":
+        parser.error(f"--format onnx has float32 weights: drop --dtype {args.dtype}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    # after the logger is set, since fairseq talks while it is loaded
+    from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+    from resmlp_mt.translation.trained import load_trained
+
     trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
-    model_folder.save(trained, args.out, args.dtype)
+    if args.format == "onnx":
+        from resmlp_mt.translation.onnx_export import export_onnx
+
+        model_folder.save(trained, args.out, write_weights=export_onnx)
+    else:
+        model_folder.save(trained, args.out, args.dtype)
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"wrote {args.out}: {size / 2**20:.1f} MiB")
 

@@ -16,7 +16,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +31,7 @@ from resmlp_mt.translation.linear_kernels import DTYPES
 logger = logging.getLogger("resmlp_mt.translate")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = argparse.ArgumentParser(
         prog="python -m resmlp_mt.translate",
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     search.add_argument("--min-len", type=int, default=defaults.min_len, metavar="N")
     search.add_argument("--max-len-a", type=float, default=defaults.max_len_a, metavar="X")
     search.add_argument("--max-len-b", type=int, default=defaults.max_len_b, metavar="N")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for option in ("threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
         value = getattr(args, option)
         if value is not None and value < 1:
@@ -84,11 +84,11 @@ def load(args: argparse.Namespace) -> model_folder.TranslationModel:
                 flag = "--" + option.replace("_", "-")
                 raise OptionError(f"{flag} is for checkpoints: {args.model} has its own.")
         return model_folder.load(args.model, args.dtype)
-    # fairseq takes seconds to load; exported models do without it
+    # fairseq takes seconds to load, and talks meanwhile; exported models do without it
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
     from resmlp_mt.translation.trained import load_trained
 
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     trained = load_trained(args.model, args.data, args.sentencepiece_model)
     trained.model = model_folder.prepared(trained.model, args.dtype or "float32")
     return trained
@@ -115,8 +115,8 @@ def write(first: int, results: list[list[Translation]], args: argparse.Namespace
     sys.stdout.flush()
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

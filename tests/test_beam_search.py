@@ -14,6 +14,7 @@ from resmlp_mt.translation.beam_search import (
     Hypothesis,
     SearchOptions,
     SpecialTokens,
+    _top,
     beam_search,
 )
 from resmlp_mt.translation.folding import fold
@@ -99,6 +100,20 @@ def test_long_translations_outgrow_the_first_room() -> None:
     found = beam_search(fold(model), [row.tolist() for row in rows], options, SPECIAL)
     assert_same(found, by_fairseq(model, rows, options))
     assert min(len(h.tokens) for h in chain(*found)) > 90
+
+
+@pytest.mark.parametrize("vocabulary", [20, 3 * 64, 40 * 64, 40 * 64 + 1, 40 * 64 + 63])
+def test_the_best_of_large_vocabularies(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(3, 4, vocabulary, generator=generator)
+    logits[0, 0, -3:] = 9.0 + torch.arange(3)
+    logits[1, :, 100:] = -torch.inf
+    for count in (2, 8):
+        found, index = _top(logits, count)
+        expected = logits.topk(count)
+        assert torch.equal(found, expected.values)
+        finite = found.isfinite()
+        assert torch.equal(index[finite], expected.indices[finite])
 
 
 def test_a_sentence_does_not_depend_on_its_neighbours() -> None:

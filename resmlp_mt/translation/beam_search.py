@@ -19,6 +19,9 @@ from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel, Memory
 
 
+CHUNK = 64  # neighbours in the vocabulary
+
+
 @dataclass(frozen=True)
 class SearchOptions:
     """Options of the search under fairseq's names; see ``fairseq-generate --help``.
@@ -269,10 +272,31 @@ def _best(
         ends = logits[at_limit, :, special.eos]
         logits[at_limit] = -torch.inf
         logits[at_limit, :, special.eos] = ends
-    best, tokens = logits.topk(count, dim=2)
+    best, tokens = _top(logits, count)
     totals = (best - log_total + scores.unsqueeze(2)).flatten(1)
     scores, index = totals.topk(count, dim=1)
     return scores, index // count, tokens.flatten(1).gather(1, index)
+
+
+def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``logits.topk(count)`` by way of the chunks with the ``count`` largest maxima.
+
+    The maxima are one vectorized pass over the vocabulary; the best are in these chunks. Where
+    minus infinity is among them, its index may lie behind the vocabulary.
+    """
+    vocabulary = logits.size(-1)
+    chunks = vocabulary // CHUNK
+    if chunks < 4 * count:
+        return logits.topk(count)
+    maxima = logits[..., : chunks * CHUNK].unflatten(-1, (chunks, CHUNK)).amax(-1)
+    if chunks * CHUNK < vocabulary:
+        rest = logits[..., chunks * CHUNK :].amax(-1, keepdim=True)
+        maxima = torch.cat([maxima, rest], dim=-1)
+    best_chunks = maxima.topk(count, sorted=False).indices
+    index = (best_chunks.unsqueeze(-1) * CHUNK + torch.arange(CHUNK)).flatten(-2)
+    values = logits.gather(-1, index.clamp_max(vocabulary - 1))
+    best, where = values.masked_fill(index >= vocabulary, -torch.inf).topk(count)
+    return best, index.gather(-1, where)
 
 
 def _finish(

@@ -5,6 +5,8 @@ are the operators that ``torch.compile`` puts in place of ``nn.Linear`` when wei
 docs/engine.md has the measurements.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -53,9 +55,12 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
         self.bias = torch.zeros_like(scale) if bias is None else bias
-        quantized = torch._make_per_channel_quantized_tensor(
-            weight, scale, torch.zeros(len(scale), dtype=torch.long), 0
-        )
+        with warnings.catch_warnings():
+            # PyTorch will drop quantized tensors some day, but packs from nothing else so far
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
+            quantized = torch._make_per_channel_quantized_tensor(
+                weight, scale, torch.zeros(len(scale), dtype=torch.long), 0
+            )
         self.packed = torch.ops.quantized.linear_prepack(quantized, None)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,19 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
         raise OptionError(f"{path} cannot be read as a sentencepiece model.") from error
 
 
-def save(translation: TranslationModel, folder: Path, dtype: str) -> None:
+def save(
+    translation: TranslationModel,
+    folder: Path,
+    dtype: str = "float32",
+    write_weights: Callable[[FoldedModel, Path], None] | None = None,
+) -> None:
     """Write a folder; it appears complete or not at all.
 
     Args:
         translation: a float32 model.
         folder: must not exist or be empty.
         dtype: of the weights in the file: ``float32``, ``bfloat16`` or ``int8``.
+        write_weights: writes the model into a folder in another form than ``model.safetensors``.
 
     Raises:
         OptionError: if the folder has files in it.
@@ -78,7 +85,10 @@ def save(translation: TranslationModel, folder: Path, dtype: str) -> None:
             **dataclasses.asdict(translation.model.config),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file(tensors(translation.model, dtype), partial / WEIGHTS, {"format": "pt"})
+        if write_weights is None:
+            save_file(tensors(translation.model, dtype), partial / WEIGHTS, {"format": "pt"})
+        else:
+            write_weights(translation.model, partial)
         for language, vocabulary in (
             (translation.source_lang, translation.source),
             (translation.target_lang, translation.target),
@@ -172,8 +182,14 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
     try:
         model.load_state_dict(stored, assign=True)
     except RuntimeError as error:
-        raise OptionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+        reason = " ".join(str(error).split())  # of several lines
+        raise OptionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this processor has bfloat16 products."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
@@ -182,7 +198,7 @@ def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
     Raises:
         OptionError: if the processor does not compute in bfloat16.
     """
-    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if dtype == "bfloat16" and not computes_in_bfloat16():
         raise OptionError(
             "--dtype bfloat16 needs a processor with AVX-512 or better: use float32 or int8."
         )

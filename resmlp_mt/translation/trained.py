@@ -36,12 +36,13 @@ def load_trained(
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides=overrides
         )
-    except FileNotFoundError as error:
-        raise OptionError(
-            f"--data: the dictionaries of {path} are not where they were in training "
-            f"({error.filename}): give the folder that holds them."
-        ) from error
     except Exception as error:  # torch and fairseq raise a dozen types for broken files
+        if isinstance(error, FileNotFoundError) or "infer language pair" in str(error):
+            where = "where they were in training" if data is None else f"in {data}"
+            raise OptionError(
+                f"--data: the dictionaries of {path} are not {where}: give the folder that "
+                f"holds them."
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OptionError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models

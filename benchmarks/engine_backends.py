@@ -1,0 +1,237 @@
+"""One encoder pass and one decoder step of the folded model in every backend, interleaved.
+
+    python benchmarks/engine_backends.py --threads 2
+
+6 + 6 layers, dim 512, hidden 2048, 32,000 subwords, random weights; sentences of 27 tokens, beam
+4, the step at position 20. Writes engine_backends.json and engine_backends.md beside this file.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import onnxruntime
+import onnxruntime.quantization
+import openvino
+import torch
+from torch import Tensor
+from torch._inductor import config as inductor
+
+from resmlp_mt.benchmarking.machine import describe
+from resmlp_mt.benchmarking.timing import Spread, interleaved
+from resmlp_mt.translation.folding import FoldedConfig, FoldedModel, Memory
+from resmlp_mt.translation.model_folder import prepared
+from resmlp_mt.translation.onnx_export import DECODER_STEP, ENCODER, export_onnx
+
+HERE = Path(__file__).resolve().parent
+SIZES = FoldedConfig(
+    source_vocabulary=32000,
+    target_vocabulary=32000,
+    share_all_embeddings=True,
+    encoder_embed_dim=512,
+    encoder_ffn_embed_dim=2048,
+    encoder_layers=6,
+    decoder_embed_dim=512,
+    decoder_ffn_embed_dim=2048,
+    decoder_layers=6,
+    decoder_attention_heads=8,
+    activation_fn="gelu",
+    max_source_positions=256,
+    max_target_positions=256,
+)
+BEAM, LENGTH, POSITION = 4, 27, 20
+
+
+class Batch(NamedTuple):
+    """What a pass through the encoder and a step of the decoder read."""
+
+    source: Tensor
+    lengths: Tensor
+    tokens: Tensor
+    history: Tensor
+    ancestors: Tensor
+
+
+Backend = Callable[[Batch], object]
+"""Runs the encoder and one step."""
+
+
+def model() -> FoldedModel:
+    """Random weights, the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    built = FoldedModel(SIZES).eval().requires_grad_(False)
+    for parameter in built.parameters():
+        parameter.copy_(0.03 * torch.randn(parameter.shape, generator=generator))
+    return built
+
+
+def batch(size: int) -> Batch:
+    """A batch of random sentences, all of one length."""
+    generator = torch.Generator().manual_seed(size)
+    history = torch.randn(
+        (SIZES.decoder_layers, size, POSITION, BEAM, SIZES.decoder_embed_dim), generator=generator
+    )
+    return Batch(
+        torch.randint(4, SIZES.source_vocabulary, (size, LENGTH), generator=generator),
+        torch.full((size,), LENGTH),
+        torch.randint(4, SIZES.target_vocabulary, (size, BEAM), generator=generator),
+        history,
+        torch.randint(BEAM, (size, BEAM, POSITION), generator=generator),
+    )
+
+
+def pytorch(folded: FoldedModel, compiled: bool = False) -> Backend:
+    """The model itself, or ``torch.compile`` of it with frozen weights and free sizes."""
+    encode, step = folded.encode, folded.step
+    if compiled:
+        inductor.freezing = True
+        encode, step = torch.compile(encode, dynamic=True), torch.compile(step, dynamic=True)
+
+    def run(given: Batch) -> object:
+        with torch.no_grad():
+            memory = encode(given.source, None)
+            return step(given.tokens, given.history, given.ancestors, memory)
+
+    return run
+
+
+def onnx_runtime(folder: Path, threads: int) -> Backend:
+    """ONNX Runtime on the exported graphs, tensors passed without copies."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    encoder, decoder = (
+        onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+        for name in (ENCODER, DECODER_STEP)
+    )
+
+    def run(given: Batch) -> object:
+        source = {"tokens": given.source.numpy(), "lengths": given.lengths.numpy()}
+        memory = dict(zip(Memory._fields, encoder.run(None, source), strict=True))
+        target = {name: getattr(given, name).numpy() for name in ("tokens", "history", "ancestors")}
+        return decoder.run(None, {**target, **memory})
+
+    return run
+
+
+def open_vino(folder: Path, threads: int) -> Backend:
+    """OpenVINO on the exported graphs."""
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    encoder, decoder = (
+        core.compile_model(folder / name, "CPU", settings).create_infer_request()
+        for name in (ENCODER, DECODER_STEP)
+    )
+
+    def run(given: Batch) -> object:
+        source = {"tokens": given.source.numpy(), "lengths": given.lengths.numpy()}
+        results = encoder.infer(source, share_inputs=True, share_outputs=True)
+        memory = {name: results[name] for name in Memory._fields}
+        target = {name: getattr(given, name).numpy() for name in ("tokens", "history", "ancestors")}
+        return decoder.infer({**target, **memory}, share_inputs=True, share_outputs=True)
+
+    return run
+
+
+def backends(folder: Path, threads: int) -> dict[str, Backend]:
+    """All backends by name; ``folder`` receives their files."""
+    float32, int8 = folder / "float32", folder / "int8"
+    float32.mkdir()
+    int8.mkdir()
+    export_onnx(model(), float32)
+    for name in (ENCODER, DECODER_STEP):
+        onnxruntime.quantization.quantize_dynamic(
+            float32 / name, int8 / name, per_channel=True, reduce_range=True
+        )
+    found = {
+        "PyTorch eager": pytorch(model()),
+        "PyTorch eager, oneDNN packed weights (the engine)": pytorch(prepared(model(), "float32")),
+        "torch.compile, frozen weights": pytorch(model(), compiled=True),
+        "ONNX Runtime": onnx_runtime(float32, threads),
+        "OpenVINO": open_vino(float32, threads),
+        "PyTorch eager, FBGEMM int8 (the engine)": pytorch(prepared(model(), "int8")),
+        "ONNX Runtime, int8": onnx_runtime(int8, threads),
+        "OpenVINO, int8 of ONNX Runtime": open_vino(int8, threads),
+    }
+    return found
+
+
+def measure(run: Backend, given: Batch) -> Callable[[int], float]:
+    """A run of :func:`interleaved`."""
+
+    def once(_: int) -> float:
+        run(given)
+        return 1.0
+
+    return once
+
+
+def markdown(seconds: dict[int, dict[str, Spread]], setting: str) -> str:
+    """Milliseconds, median and quartiles."""
+    sizes = list(seconds)
+    lines = [
+        "| backend | " + " | ".join(f"batch {size}, ms" for size in sizes) + " |",
+        "|-|" + "-:|" * len(sizes),
+    ]
+    for name in seconds[sizes[0]]:
+        cells = []
+        for size in sizes:
+            speed = seconds[size][name]
+            cells.append(
+                f"{1e3 / speed.median:.1f} [{1e3 / speed.high:.1f}, {1e3 / speed.low:.1f}]"
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", setting, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = backends(Path(folder), args.threads)
+        seconds = {
+            size: interleaved(
+                {name: measure(run, batch(size)) for name, run in runs.items()}, args.rounds
+            )
+            for size in args.batch_sizes
+        }
+    machine = describe(args.threads)
+    setting = (
+        f"One encoder pass and one decoder step, beam {BEAM}, {LENGTH} source tokens, position "
+        f"{POSITION}; median and quartiles of {args.rounds} interleaved rounds on "
+        f"{machine['processor']} ({machine['instructions']}), {args.threads} threads, torch "
+        f"{torch.__version__}, onnxruntime {onnxruntime.__version__}, openvino "
+        f"{openvino.__version__.split('-')[0]}."
+    )
+    report = {
+        "setting": setting,
+        "machine": machine,
+        "per_second": {
+            str(size): {name: speed.samples for name, speed in found.items()}
+            for size, found in seconds.items()
+        },
+        "wall_seconds": time.monotonic() - start,
+    }
+    (HERE / "engine_backends.json").write_text(json.dumps(report, indent=1) + "\n")
+    (HERE / "engine_backends.md").write_text(markdown(seconds, setting))
+    print(markdown(seconds, setting))
+
+
+if __name__ == "__main__":
+    main()

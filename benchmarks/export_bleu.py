@@ -1,0 +1,113 @@
+"""BLEU of real sentences in every form that a model can be exported in, beside fairseq's.
+
+    python benchmarks/export_bleu.py checkpoint_best.pt --data data-bin \\
+        --sentencepiece-model spm.model --source valid.en --reference valid.de
+
+The first 200 lines, beam 4. Writes export_bleu.json and export_bleu.md beside this file.
+"""
+
+import argparse
+import json
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import sacrebleu
+
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.translation import model_folder
+from resmlp_mt.translation.beam_search import SearchOptions
+from resmlp_mt.translation.engine import Translator
+from resmlp_mt.translation.trained import load_trained
+
+HERE = Path(__file__).resolve().parent
+BEAM = 4
+REFERENCE = "fairseq-interactive"
+
+
+def fairseq(args: argparse.Namespace, lines: list[str]) -> list[str]:
+    """Translate with fairseq's generator."""
+    command = [
+        sys.executable, "-m", "fairseq_cli.interactive", args.data, "--user-dir", "resmlp_mt",
+        "--cpu", "--path", args.checkpoint, "--beam", BEAM, "--buffer-size", len(lines),
+        "--batch-size", 32, "--bpe", "sentencepiece",
+        "--sentencepiece-model", args.sentencepiece_model,
+    ]  # fmt: skip
+    done = subprocess.run(
+        [str(word) for word in command],
+        input="\n".join(lines) + "\n",
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return re.findall(r"^D-\d+\t\S+\t(.*)$", done.stdout, re.MULTILINE)
+
+
+def exported(dtype: str) -> Callable[[argparse.Namespace, list[str]], list[str]]:
+    """Translate with a folder of weights of one type."""
+
+    def translate(args: argparse.Namespace, lines: list[str]) -> list[str]:
+        trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+        with tempfile.TemporaryDirectory() as folder:
+            model_folder.save(trained, Path(folder) / "model", dtype)
+            loaded = model_folder.load(Path(folder) / "model")
+        found = Translator(loaded, SearchOptions(beam=BEAM), batch_size=32).translate(lines)
+        return [translations[0].text for translations in found]
+
+    return translate
+
+
+BACKENDS = {
+    REFERENCE: fairseq,
+    "safetensors, float32": exported("float32"),
+    "safetensors, int8": exported("int8"),
+}
+if model_folder.computes_in_bfloat16():
+    BACKENDS["safetensors, bfloat16"] = exported("bfloat16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="binarised data")
+    parser.add_argument("--sentencepiece-model", type=Path, required=True)
+    parser.add_argument("--source", type=Path, required=True, help="raw text")
+    parser.add_argument("--reference", type=Path, required=True, help="raw text")
+    parser.add_argument("--sentences", type=int, default=200)
+    args = parser.parse_args()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    source, reference = (
+        path.read_text(encoding="utf-8").splitlines()[: args.sentences]
+        for path in (args.source, args.reference)
+    )
+    bleu = sacrebleu.BLEU()
+    rows: list[dict[str, object]] = []
+    translations: dict[str, list[str]] = {}
+    for name, translate in BACKENDS.items():
+        translations[name] = translate(args, source)
+        score = bleu.corpus_score(translations[name], [reference]).score
+        same = sum(a == b for a, b in zip(translations[name], translations[REFERENCE], strict=True))
+        rows.append({"export": name, "bleu": score, "same_as_fairseq": same})
+    setting = (
+        f"First {len(source)} sentences of {args.source.name}, beam {BEAM}; sacreBLEU "
+        f"{bleu.get_signature()}."
+    )
+    lines = ["| export | BLEU | same as fairseq's |", "|-|-:|-:|"]
+    lines += [
+        f"| {row['export']} | {row['bleu']:.2f} | {row['same_as_fairseq']} of {len(source)} |"
+        for row in rows
+    ]
+    text = "\n".join([*lines, "", setting, ""])
+    report = {"setting": setting, "rows": rows}
+    (HERE / "export_bleu.json").write_text(json.dumps(report, indent=1) + "\n")
+    (HERE / "export_bleu.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Exported folders hold what the checkpoint holds, and are refused when they are broken."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import ROOT
+from models import build, dictionary, padded, sentences
+from resmlp_mt import export
+from resmlp_mt.translation import model_folder
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedModel, fold
+from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
+from resmlp_mt.translation.model_folder import TranslationModel
+from resmlp_mt.translation.vocabulary import Vocabulary
+
+
+def translation(**changes: object) -> TranslationModel:
+    """A small model with random parameters, float32."""
+    words = Vocabulary(dictionary(20).symbols)
+    model = fold(build(**changes).float())
+    return TranslationModel(model, "en", "de", words, words, None)
+
+
+def scores(model: FoldedModel) -> torch.Tensor:
+    """Scores of the first target token of three sentences."""
+    memory = model.encode(padded(sentences([5, 3, 9])), torch.tensor([5, 3, 9]))
+    history = memory.keys.new_empty(2, 3, 0, 1, 8)
+    with torch.inference_mode():
+        found, _ = model.step(torch.full((3, 1), 2), history, torch.zeros(3, 1, 0), memory)
+    return found
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
+def test_a_folder_holds_the_model(tmp_path: Path, shared: bool) -> None:
+    saved = translation(share_all_embeddings=shared)
+    model_folder.save(saved, tmp_path / "model")
+    loaded = model_folder.load(tmp_path / "model")
+    assert loaded.model.config == saved.model.config
+    assert (loaded.source_lang, loaded.target_lang) == ("en", "de")
+    assert loaded.source.symbols == loaded.target.symbols == saved.source.symbols
+    torch.testing.assert_close(scores(loaded.model), scores(saved.model), rtol=1e-5, atol=1e-5)
+    assert isinstance(loaded.model.output_projection, PackedLinear)
+
+
+def test_int8_in_the_file_equals_int8_made_when_loading(tmp_path: Path) -> None:
+    saved = translation()
+    model_folder.save(saved, tmp_path / "float32")
+    model_folder.save(saved, tmp_path / "int8", "int8")
+    stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)
+    assert stored["output_projection.weight"].dtype == torch.int8
+    from_file = model_folder.load(tmp_path / "int8").model
+    on_loading = model_folder.load(tmp_path / "float32", "int8").model
+    assert isinstance(from_file.kv_proj, Int8Linear)
+    torch.testing.assert_close(scores(from_file), scores(on_loading))
+    with pytest.raises(OptionError, match="holds int8 weights; export it with --dtype float32"):
+        model_folder.load(tmp_path / "int8", "float32")
+
+
+def test_bfloat16_weights_compute_in_float32_where_asked(tmp_path: Path) -> None:
+    saved = translation()
+    model_folder.save(saved, tmp_path / "model", "bfloat16")
+    loaded = model_folder.load(tmp_path / "model", "float32")
+    expected = scores(saved.model)
+    assert (scores(loaded.model) - expected).norm() < 0.02 * expected.norm()
+
+
+def test_bfloat16_is_refused_where_the_processor_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_folder.save(translation(), tmp_path / "model")
+    monkeypatch.setattr(model_folder, "computes_in_bfloat16", lambda: False)
+    with pytest.raises(OptionError, match="--dtype bfloat16 needs a processor"):
+        model_folder.load(tmp_path / "model", "bfloat16")
+
+
+def test_int8_products_are_within_the_rounding() -> None:
+    """Half a step of 127 for the inputs and of 254 for the weights bound every product."""
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(64, 32)
+    x = 3 * torch.randn(2, 5, 64, generator=generator) + 1
+    found = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach())(x)
+    error = (found - linear(x)).abs()
+    weight = linear.weight.abs()
+    span = x.amax(2, keepdim=True) - x.amin(2, keepdim=True)
+    bound = 0.5 * span / 127 * weight.sum(1)
+    bound += 0.5 * weight.amax(1) / 127 * (x.abs() + span / 127).sum(2, keepdim=True)
+    assert (error <= bound + 1e-5).all()
+    assert error.norm() < 0.02 * linear(x).norm()
+
+
+def test_int8_rows_do_not_depend_on_each_other() -> None:
+    linear = torch.nn.Linear(64, 32)
+    int8 = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach())
+    x = torch.randn(6, 64) * torch.logspace(-2, 2, 6).unsqueeze(1)
+    alone = torch.cat([int8(row) for row in x.split(1)])
+    torch.testing.assert_close(int8(x), alone, rtol=1e-6, atol=1e-6)
+    zeros = int8(torch.zeros(1, 64))
+    torch.testing.assert_close(zeros[0], linear.bias)
+
+
+def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match=f"--out {tmp_path} exists and is no empty folder"):
+        model_folder.save(translation(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    def fail(model: FoldedModel, folder: Path) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        model_folder.save(translation(), tmp_path / "model", write_weights=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def lose_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def change_sizes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "decoder_ffn_embed_dim": 13}))
+
+
+def cut_dictionary(folder: Path) -> None:
+    (folder / "dict.de.txt").write_text("word\n")
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_config, "cannot be read as an exported model"),
+        (lose_weights, "cannot be read as an exported model"),
+        (cut_weights, "cannot be read as an exported model"),
+        (change_sizes, "does not fit config.json"),
+        (cut_dictionary, "dict.de.txt, line 1: expected 'symbol count', got 'word'"),
+    ],
+)
+def test_broken_folders_are_refused_in_one_line(
+    tmp_path: Path, damage: object, message: str
+) -> None:
+    model_folder.save(translation(), tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(OptionError, match=message) as error:
+        model_folder.load(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
+    words = dictionary(12)
+    words.add_symbol("two words")
+    words.add_symbol("w0", overwrite=True)
+    words.save(str(tmp_path / "theirs"))
+    text = (tmp_path / "theirs").read_text()
+    with pytest.raises(OptionError, match="the symbol 'w0' comes twice"):
+        Vocabulary.read(tmp_path / "theirs")
+    (tmp_path / "theirs").write_text(text.strip() + " #fairseq:overwrite\n")
+    ours = Vocabulary.read(tmp_path / "theirs")
+    theirs = type(words).load(str(tmp_path / "theirs"))
+    assert ours.symbols == theirs.symbols
+    assert ours.indices == theirs.indices
+    line = "w3 w0 unseen w1"
+    assert ours.encode(line.split()) == theirs.encode_line(line, add_if_not_exist=False).tolist()
+    assert ours.decode([0, 5, 3, 6, 2]) == theirs.string([0, 5, 3, 6, 2])
+    ours.write(tmp_path / "ours")
+    assert Vocabulary.read(tmp_path / "ours").indices == theirs.indices
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.pt"], "missing.pt is neither a checkpoint nor a folder"),
+        (["README.md"], "README.md cannot be read as a fairseq checkpoint"),
+        (["README.md", "--sentencepiece-model", "LICENSE"], "LICENSE cannot be read as a sent"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(OptionError, match=message) as error:
+        export.main([*arguments, "--out", str(tmp_path / "model")])
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_is_refused_with_other_types(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export.main(["any.pt", "--out", "model", "--format", "onnx", "--dtype", "int8"])
+    assert "--format onnx has float32 weights: drop --dtype int8" in capsys.readouterr().err
+
+
+def test_missing_dictionaries_are_named(tmp_path: Path, trained: Path) -> None:
+    checkpoint = str(trained / "checkpoint_best.pt")
+    with pytest.raises(OptionError, match=r"--data: the dictionaries of .* are not") as error:
+        export.main([checkpoint, "--data", str(tmp_path), "--out", str(tmp_path / "model")])
+    assert "\n" not in str(error.value)

@@ -1,0 +1,155 @@
+"""``python -m resmlp_mt.translate`` on exported folders and checkpoints."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import ROOT, Corpus
+from resmlp_mt import export, translate
+from resmlp_mt.translation.errors import OptionError
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Corpus, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model, exported."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export.main(
+        [
+            str(trained / "checkpoint_best.pt"),
+            "--out",
+            str(folder),
+            "--sentencepiece-model",
+            str(corpus.spm),
+        ]
+    )
+    return folder
+
+
+def run(*arguments: object, text: bytes, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Lines of standard output for ``text`` on standard input."""
+    stdin = sys.stdin
+    sys.stdin = SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False)  # type: ignore
+    try:
+        translate.main([str(argument) for argument in arguments])
+    finally:
+        sys.stdin = stdin
+    return capsys.readouterr().out.split("\n")[:-1]
+
+
+def test_an_exported_model_translates_without_fairseq(corpus: Corpus, model: Path) -> None:
+    """In a process of its own, in which fairseq and omegaconf cannot be imported."""
+    program = (
+        "import runpy, sys; sys.modules.update({'fairseq': None, 'omegaconf': None});"
+        "runpy.run_module('resmlp_mt.translate', run_name='__main__')"
+    )
+    lines = corpus.sentences("test", "en")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(model), "--beam", "4", "--threads", "1"],
+        input="\n".join(lines),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = done.stdout.splitlines()
+    assert len(found) == len(lines)
+    right = sum(f == t for f, t in zip(found, corpus.sentences("test", "de"), strict=True))
+    assert right >= 6
+
+
+def test_checkpoint_file_and_folder_translate_alike(
+    corpus: Corpus, trained: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = trained / "checkpoint_best.pt"
+    path = corpus.folder / "test.en"
+    from_file = run(model, "--input", path, text=b"", capsys=capsys)
+    of_checkpoint = run(
+        checkpoint, "--data", corpus.data, "--sentencepiece-model", corpus.spm,
+        text=path.read_bytes(), capsys=capsys,
+    )  # fmt: skip
+    assert from_file == of_checkpoint
+
+
+def test_small_buffers_change_nothing(
+    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (corpus.folder / "test.en").read_bytes()
+    expected = run(model, text=text, capsys=capsys)
+    options = ("--buffer-size", 3, "--batch-size", 2, "--max-tokens", 40)
+    assert run(model, *options, text=text, capsys=capsys) == expected
+
+
+def test_nbest_lines_carry_number_and_score(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = b"one two\n\nthree four five\n"
+    best = run(model, text=text, capsys=capsys)
+    lines = run(model, "--nbest", 2, text=text, capsys=capsys)
+    fields = [line.split("\t") for line in lines]
+    assert [f[0] for f in fields] == ["D-0", "D-0", "D-1", "D-2", "D-2"]
+    scores = [float(f[1]) for f in fields]
+    assert scores[0] > scores[1]
+    assert scores[3] > scores[4]
+    assert [fields[0][2], fields[2][2], fields[3][2]] == best
+    alone = run(model, "--print-scores", text=text, capsys=capsys)
+    assert alone == [lines[0], lines[2], lines[3]]
+
+
+def test_every_line_has_its_line(
+    model: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Empty, too long, of wrong bytes, and with a carriage return inside."""
+    text = b"one\n\n" + b"two " * 99 + b"\nthr\xffee\nfour\rfive\nsix"
+    lines = run(model, text=text, capsys=capsys)
+    assert [bool(line) for line in lines] == [True, False, False, True, True, True]
+    assert "at most 40 are allowed: its translation is left empty" in caplog.text
+    assert "line 4 is not valid UTF-8: its wrong bytes became U+FFFD" in caplog.text
+
+
+def test_int8_translates_nearly_alike(
+    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (corpus.folder / "valid.en").read_bytes()
+    float32 = run(model, text=text, capsys=capsys)
+    int8 = run(model, "--dtype", "int8", text=text, capsys=capsys)
+    assert sum(a == b for a, b in zip(float32, int8, strict=True)) >= 0.7 * len(int8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "missing is neither a checkpoint nor a folder"),
+        (["tests"], "tests cannot be read as an exported model"),
+        (["MODEL", "--input", "missing"], "--input missing cannot be read: No such file"),
+        (["MODEL", "--data", "x"], "--data is for checkpoints: .* has its own"),
+        (["MODEL", "--beam", "0", "--nbest", "0"], None),
+        (["MODEL", "--nbest", "6"], None),
+        (["MODEL", "--threads", "0"], None),
+        (["MODEL", "--lenpen", "1", "--beam", "400"], "--beam 400 is too large"),
+        (["MODEL", "--min-len", "50"], "--min-len 50 is above the longest translation, 39"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str | None,
+) -> None:
+    """Wrong numbers in the command line are argparse's to report, with status 2."""
+    monkeypatch.chdir(ROOT)
+    arguments = [str(model) if a == "MODEL" else a for a in arguments]
+    with pytest.raises(SystemExit) as error:
+        run(*arguments, text=b"one\n", capsys=capsys)
+    if message is None:
+        assert error.value.code == 2
+        assert "error: --" in capsys.readouterr().err
+    else:
+        assert isinstance(error.value, OptionError)
+        assert error.match(message)
+        assert "\n" not in str(error.value)
