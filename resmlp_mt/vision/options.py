@@ -26,6 +26,12 @@ DIGITS = {
     "patch_size": 2,
 }
 
+# Where and how a run goes on, as opposed to what it computes.
+MAY_CHANGE = {
+    "data", "device", "on_error", "output", "pin_mem", "progress", "recovery_interval",
+    "tensorboard", "torchcompile", "validation_batch_size", "workers",
+}  # fmt: skip
+
 
 class _Parser(argparse.ArgumentParser):
     """Answers a wrong option with one sentence, without the 80 lines of usage."""
@@ -168,14 +174,28 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     sources.add_argument("--resume", type=Path)
     files, _ = sources.parse_known_args(flags)
     words: list[str] = []
-    if files.resume:
-        words += _to_flags(load(files.resume)["config"], parser, files.resume)
+    earlier = load(files.resume)["config"] if files.resume else {}
+    words += _to_flags(earlier, parser, files.resume)
     if files.config:
         words += _to_flags(_read_yaml(files.config), parser, files.config)
     words += flags
     if parser.parse_args(words).data == ["digits"]:
         parser.set_defaults(**DIGITS)
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if files.resume:
+        _check_same_run(options, earlier)
+    return options
+
+
+def _check_same_run(options: argparse.Namespace, earlier: dict[str, Any]) -> None:
+    """Refuse what a training that goes on would not follow, such as another learning rate."""
+    for name, value in to_config(options).items():
+        if name not in MAY_CHANGE and value != earlier.get(name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"--resume {options.resume} goes on with {flag} {earlier.get(name)}, not {value}; "
+                "start a new training from its weights with --weights to change that."
+            )
 
 
 def to_config(options: argparse.Namespace) -> dict[str, Any]:
@@ -198,7 +218,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _to_flags(values: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> list[str]:
+def _to_flags(
+    values: dict[str, Any], parser: argparse.ArgumentParser, path: Path | None
+) -> list[str]:
     """The same options as words of a command line."""
     known = {action.dest for action in parser._actions} - {"help", "config", "resume"}
     words: list[str] = []

@@ -150,7 +150,7 @@ class Trainer:
                 best=max(score, self.position.best),
             )
             if self.scheduler:
-                self.scheduler.step(self.position.epoch)
+                self.scheduler.step(self.position.epoch, score)  # the score is for plateau
             self.save("last.pth")
             if better:
                 self.save("best.pth", resumable=False)
