@@ -18,7 +18,6 @@ from torch import Tensor
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel, Memory
 
-
 CHUNK = 64  # neighbours in the vocabulary
 
 
