@@ -1,0 +1,266 @@
+"""Pictures and sparsity of the mixing matrices, for image and translation checkpoints."""
+
+import argparse
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import colormaps
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conftest import ROOT
+from resmlp_mt import visualize
+
+
+def image_state(tokens: int = 12, dim: int = 3, depth: int = 2) -> dict[str, Tensor]:
+    """A state dict of an image model, as far as it is read here."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "token_mixing": (tokens, tokens),
+        "ffn.fc1": (4 * dim, dim),
+        "ffn.fc2": (dim, 4 * dim),
+    }
+    state = {
+        f"blocks.{i}.{name}.weight": torch.randn(shape, generator=generator)
+        for i in range(depth)
+        for name, shape in shapes.items()
+    }
+    return state | {"class_blocks.0.token_mixing.weight": torch.ones(1, tokens + 1)}
+
+
+def translation_state(positions: int = 10) -> dict[str, Tensor]:
+    """A state dict of a translation model of 2 + 2 layers, as far as it is read here."""
+    state = image_state(positions)
+    del state["class_blocks.0.token_mixing.weight"]
+    sides = ("encoder", "decoder")
+    renamed = {
+        f"{side}.{k.replace('blocks', 'layers')}": v for side in sides for k, v in state.items()
+    }
+    return renamed | {"decoder.layers.0.encoder_attn.k_proj.weight": torch.ones(3, 3)}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["visualize", *map(str, arguments)])
+    visualize.main()
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGBA"))
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 99))
+def test_sparsity_is_the_share_of_small_entries(rows: int, columns: int, seed: int) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) ** 5
+    largest = max(abs(entry) for row in weight.tolist() for entry in row)
+    small = 0
+    for row in weight.tolist():
+        for entry in row:
+            if abs(entry) < 0.05 * largest:
+                small += 1
+    assert visualize.sparsity(weight, 0.05) == pytest.approx(small / (rows * columns), abs=1e-7)
+
+
+def test_the_decoders_sparsity_counts_its_triangle_alone() -> None:
+    weight = torch.tensor([[1.0, 9.0, 9.0], [0.01, 1.0, 9.0], [0.01, 1.0, 0.01]])
+    layers = visualize.matrices({"decoder.layers.0.token_mixing.weight": weight}, "x")
+    numbers = visualize.sparsities(layers, 0.05)
+    assert numbers["decoder"][0]["A"] == pytest.approx(3 / 6)
+
+
+def test_pictures_of_rows_show_the_rows_of_the_central_patches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = image_state(tokens=5 * 4)
+    torch.save(state, tmp_path / "image.pth")
+    run(monkeypatch, tmp_path / "image.pth", "--out", tmp_path, "--grid", 5, 4, "--patches", 2)
+    weight = state["blocks.1.token_mixing.weight"].numpy()
+    picture = pixels(tmp_path / "image_layer_01.png")
+    pixel, gap = visualize.SIDE // 5, visualize.GAP
+    assert picture.shape == (2 * 5 * pixel + gap, 2 * 4 * pixel + gap, 4)
+    colors = colormaps[visualize.COLORS]
+    for down in range(2):
+        for across in range(2):
+            patch = (1 + down) * 4 + (1 + across)  # rows 1-2 of 0-4, columns 1-2 of 0-3
+            scaled = weight[patch] / np.abs(weight[patch]).max()
+            for source in range(20):
+                top = down * (5 * pixel + gap) + source // 4 * pixel
+                left = across * (4 * pixel + gap) + source % 4 * pixel
+                square = picture[top : top + pixel, left : left + pixel]
+                expected = colors((scaled[source] + 1) / 2, bytes=True)
+                assert (square == np.array(expected)).all()
+    assert (picture[5 * pixel : 5 * pixel + gap] == (0, 0, 0, 255)).all()
+
+
+def test_the_papers_figure_has_36_pictures_of_14_x_14() -> None:
+    images = visualize.row_images(torch.randn(196, 196), (14, 14), 6)
+    assert images.shape == (6, 6, 14, 14)
+    weight = torch.arange(196.0).unsqueeze(1).expand(196, 196)  # row t holds t
+    images = visualize.row_images(weight, (14, 14), 6)
+    assert images[0, 0, 0, 0] == 4 * 14 + 4
+    assert images[5, 5, 3, 3] == 9 * 14 + 9
+
+
+def test_heat_maps_show_the_matrix_and_some_rows() -> None:
+    weight = torch.randn(16, 16).tril()
+    matrix_axes, row_axes = visualize.heat_map(weight, "decoder, layer 0", causal=True).axes[:2]
+    (picture,) = matrix_axes.images
+    assert np.array_equal(picture.get_array(), weight.numpy())
+    assert picture.norm.vmax == -picture.norm.vmin == weight.abs().max().item()
+    curves = [line for line in row_axes.lines if line.get_label().startswith("row")]
+    assert [line.get_label() for line in curves] == ["row 2", "row 4", "row 8"]
+    for line, row in zip(curves, (2, 4, 8), strict=True):
+        assert line.get_xdata().tolist() == list(range(-row, 1))
+        assert np.array_equal(line.get_ydata(), weight[row, : row + 1].numpy())
+
+
+def assert_page_is_complete(folder: Path) -> None:
+    """The page links to every file and holds every picture."""
+    page = (folder / "index.html").read_text()
+    names = {path.name for path in folder.iterdir()} - {"index.html"}
+    assert set(re.findall(r'href="([^"]+)"', page)) == names
+    embedded = re.findall(r'src="data:image/png;base64,([^"]+)" alt="([^"]+)"', page)
+    assert {name for _, name in embedded} == {name for name in names if name.endswith(".png")}
+    for data, name in embedded:
+        assert base64.b64decode(data) == (folder / name).read_bytes()
+        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_translation_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    checkpoint, out = tmp_path / f"<mt>.{suffix}", tmp_path / "new" / "folder"
+    state = translation_state()
+    if suffix == "pt":
+        torch.save({"model": state, "cfg": {}}, checkpoint)
+    else:
+        save_file({name: value.clone() for name, value in state.items()}, checkpoint)
+    run(monkeypatch, checkpoint, "--out", out, "--positions", 6, "--threshold", 0.1)
+    assert_page_is_complete(out)
+    sides = ("encoder", "decoder")
+    expected = {f"{side}_layer_{i:02d}.png" for side in sides for i in range(2)}
+    expected |= {"sparsity.png", "sparsity.json", "index.html"}
+    assert {path.name for path in out.iterdir()} == expected
+    assert "<h1>&lt;mt&gt;" in (out / "index.html").read_text()
+    report = json.loads((out / "sparsity.json").read_text())
+    assert (report["positions"], report["threshold"]) == (6, 0.1)
+    weight = state["encoder.layers.1.token_mixing.weight"][:6, :6].abs()
+    share = (weight < 0.1 * weight.max()).double().mean().item()
+    assert report["layers"]["encoder"][1]["A"] == pytest.approx(share, abs=1e-6)
+
+
+def test_checkpoints_of_the_image_models_and_timms_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = image_state(tokens=12)
+    zeros = {name: torch.zeros_like(value) for name, value in state.items()}
+    args = {"name": "resmlp_tiny", "img_size": [12, 16], "patch_size": 4}
+    torch.save({"model": zeros, "model_ema": state, "model_args": args}, tmp_path / "best.pth")
+    timms = {
+        k.replace("token_mixing", "linear_tokens").replace("ffn", "mlp_channels"): v
+        for k, v in image_state(tokens=9).items()
+    }
+    torch.save(timms | {"stem.proj.weight": torch.ones(3, 3, 4, 4)}, tmp_path / "timm.pth")
+    for name in ("best", "timm"):
+        run(monkeypatch, tmp_path / f"{name}.pth", "--out", tmp_path / name)
+        assert_page_is_complete(tmp_path / name)
+    report = json.loads((tmp_path / "best" / "sparsity.json").read_text())
+    expected = visualize.sparsity(state["blocks.0.ffn.fc1.weight"], 0.05)
+    assert report["layers"]["image"][0]["B"] == expected
+    pixel, gap = visualize.SIDE // 4, visualize.GAP
+    assert pixels(tmp_path / "best" / "image_layer_00.png").shape == (
+        3 * (3 * pixel + gap) - gap,
+        4 * (4 * pixel + gap) - gap,
+        4,
+    )
+
+
+def test_what_fairseq_leaves_in_checkpoints_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options of its older components and the sums behind --eval-bleu."""
+    extra = {"args": argparse.Namespace(lr=[0.2]), "bleu": np.zeros(4, dtype=np.int64)}
+    torch.save({"model": translation_state(), **extra}, tmp_path / "checkpoint_best.pt")
+    run(monkeypatch, tmp_path / "checkpoint_best.pt", "--out", tmp_path / "out")
+    assert_page_is_complete(tmp_path / "out")
+
+
+def test_reading_an_image_checkpoint_loads_neither_fairseq_nor_timm(tmp_path: Path) -> None:
+    torch.save(image_state(tokens=9), tmp_path / "image.pth")
+    check = (
+        "import sys; from resmlp_mt import visualize; visualize.main(); "
+        "assert not {'fairseq', 'timm'} & sys.modules.keys()"
+    )
+    subprocess.run(
+        [sys.executable, "-c", check, tmp_path / "image.pth", "--out", tmp_path / "out"],
+        cwd=ROOT,
+        check=True,
+    )
+
+
+class Malicious:
+    """Unpickled, it runs a command."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo this must not run",)
+
+
+def test_mistakes_are_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(image_state(tokens=12), tmp_path / "grid.pth")
+    torch.save({"model": image_state(), "code": Malicious()}, tmp_path / "code.pth")
+    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
+    torch.save({"epoch": 1}, tmp_path / "numbers.pth")
+    torch.save([1], tmp_path / "list.pth")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    (tmp_path / "text.safetensors").write_text("no checkpoint")
+    (tmp_path / "file").write_text("in the way")
+    mistakes = {
+        "nowhere.pt": "nowhere.pt is not a file",
+        "code.pth": "it asks for (posix|nt).system: expected tensors and plain values only",
+        "text.pt": "it is broken or no checkpoint",
+        "text.safetensors": "it is broken or no checkpoint",
+        "list.pth": "is no checkpoint: it holds a list",
+        "numbers.pth": "holds no state dict",
+        "other.pth": "has no linear mixing matrices",
+        "grid.pth": "for 12 patches, which are no square: name their grid with --grid",
+        "grid.pth --grid 3 5": "--grid 3 5 has 15 patches, but the mixing matrices have 12",
+        "grid.pth --grid 3 4 --out file": "--out .*file cannot be written: File exists",
+        "grid.pth --patches 0": "--patches must be at least 1, but is 0",
+        "grid.pth --threshold 5": "--threshold must be between 0 and 1, but is 5",
+    }
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in mistakes.items():
+        with pytest.raises(SystemExit) as error:
+            run(monkeypatch, *f"--out out {arguments}".split())
+        told = capfd.readouterr().err if error.value.code == 2 else str(error.value)
+        assert re.search(message, told), told
+        assert "\n" not in told.strip() or error.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_appears_complete_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    torch.save(image_state(tokens=9), tmp_path / "image.pth")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SystemExit, match="cannot be written: No space left on device"):
+        run(monkeypatch, tmp_path / "image.pth", "--out", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
