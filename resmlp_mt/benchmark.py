@@ -1,0 +1,247 @@
+"""``python -m resmlp_mt.benchmark``: speed and memory beside the peers, in one table.
+
+    python -m resmlp_mt.benchmark --out results
+    python -m resmlp_mt.benchmark --rows training generation --threads 2 --repeats 5
+
+All peers do the same work on the same inputs, in turn (A B A B ...), with random weights of one
+size. Writes benchmark.md, benchmark.json with all samples and, for the row ``length``,
+length.png. docs/benchmark.md explains the columns.
+"""
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resmlp_mt.benchmarking import lengths as length_distribution
+from resmlp_mt.benchmarking.floors import Rates, measure_rates
+from resmlp_mt.benchmarking.generation_rows import fairseq_generate, translate
+from resmlp_mt.benchmarking.image_rows import images
+from resmlp_mt.benchmarking.length_rows import Curves, length, plot
+from resmlp_mt.benchmarking.machine import describe, has_bf16, usable_cores
+from resmlp_mt.benchmarking.report import Rows, Unmeasured, as_json, markdown
+from resmlp_mt.benchmarking.training_rows import training, training_memory
+from resmlp_mt.benchmarking.translation_models import BASE, QUICK
+
+GROUPS = ("training", "generation", "translate", "images", "length")
+SEED = 1
+NOT_SUPPORTED = "not supported here"
+NO_GPU = "not measured: no GPU"
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resmlp_mt.benchmark", description="Measure speed and memory beside peers."
+    )
+    parser.add_argument("--rows", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), metavar="N", help="default: one per core"
+    )
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: 5")
+    parser.add_argument(
+        "--out", type=Path, default=Path("."), metavar="DIR", help="default: this folder"
+    )
+    parser.add_argument(
+        "--lengths-from",
+        type=Path,
+        metavar="FILE",
+        help="subword sentences, source<TAB>target in each line "
+        f"(default: {length_distribution.SOURCE})",
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny models: does it run?")
+    args = parser.parse_args()
+    for option in ("threads", "repeats"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option} must be at least 1, but is {getattr(args, option)}")
+    return args
+
+
+def measure(
+    rows: list[str], lengths: length_distribution.Lengths, repeats: int, threads: int, quick: bool
+) -> tuple[Rows, dict[str, Rates], Curves]:
+    """All rows of the named groups, the rates behind the floors by device, and the plot's data."""
+    gpu, bf16 = torch.cuda.is_available(), has_bf16()
+    rates = {"cpu": measure_rates("cpu", _dtypes(bf16, int8=True))}
+    if gpu:
+        rates["cuda"] = measure_rates("cuda", _dtypes(True, int8=False))
+    sizes = QUICK if quick else BASE
+    tokens = 256 if quick else 1024
+    batches = {1: 2, 4: 4} if quick else {1: 4, 64: 64}
+    image_batches = (1, 4) if quick else (1, 64)
+    long = (16, 64) if quick else (16, 32, 64, 128, 256, 512, 1024)
+
+    def on(device: str, half: bool) -> dict[str, Any]:
+        return {"device": device, "bf16": half, "rounds": repeats, "seed": SEED}
+
+    def train(device: str, half: bool) -> Rows:
+        return training(lengths, sizes, rates[device], max_tokens=tokens, **on(device, half))
+
+    def memory(device: str) -> Rows:
+        return training_memory(lengths, sizes, device=device, max_tokens=tokens, seed=SEED)
+
+    def picture(device: str, half: bool) -> Rows:
+        return images(
+            rates[device],
+            img_size=32 if quick else 224,
+            batch_sizes=image_batches,
+            training_batch=image_batches[1] if quick else 16,
+            **on(device, half),
+        )
+
+    def generate(device: str) -> Rows:
+        return fairseq_generate(
+            lengths, sizes, rates[device], device=device, sentences=4 if quick else 32,
+            rounds=repeats, seed=SEED,
+        )  # fmt: skip
+
+    curves: Curves = {}
+
+    def along_length() -> Rows:
+        tokens = 64 if quick else 512
+        rounds = min(repeats, 2)
+        found = length(sizes, lengths=long, batch_tokens=tokens, rounds=rounds, seed=SEED)
+        curves.update(found)
+        return [row for rows in found.values() for row in rows.values()]
+
+    def missing(reason: str, *names: str) -> Rows:
+        return [Unmeasured(name, reason) for name in names]
+
+    parts: dict[str, list[Callable[[], Rows]]] = {
+        "training": [
+            lambda: train("cpu", False),
+            lambda: (
+                train("cpu", True) if bf16 else missing(NOT_SUPPORTED, "training, CPU bf16")
+            ),
+            lambda: memory("cpu"),
+            lambda: (
+                train("cuda", True) + memory("cuda")
+                if gpu
+                else missing(NO_GPU, "training, CUDA bf16", "training, peak memory, CUDA")
+            ),
+        ],
+        "generation": [
+            lambda: generate("cpu"),
+            lambda: (
+                generate("cuda") if gpu else missing(NO_GPU, "fairseq-generate, beam 4, CUDA fp32")
+            ),
+        ],
+        "translate": [
+            lambda: translate(
+                lengths, sizes, rates["cpu"], batch_sizes=batches, threads=threads,
+                rounds=repeats, seed=SEED,
+            )
+        ],
+        "images": [
+            lambda: picture("cpu", False),
+            lambda: picture("cpu", True) if bf16 else missing(NOT_SUPPORTED, "images, CPU bf16"),
+            lambda: picture("cuda", True) if gpu else missing(NO_GPU, "images, CUDA bf16"),
+        ],
+        "length": [along_length],
+    }  # fmt: skip
+    measured: Rows = []
+    for group in rows:
+        for part in parts[group]:
+            found = part()
+            print(markdown(found), file=sys.stderr, flush=True)
+            measured += found
+    return measured, rates, curves
+
+
+def _dtypes(bf16: bool, int8: bool) -> dict[str, torch.dtype]:
+    dtypes = {"fp32": torch.float32}
+    if bf16:
+        dtypes["bf16"] = torch.bfloat16
+    if int8:
+        dtypes["int8"] = torch.int8
+    return dtypes
+
+
+def page(rows: Rows, facts: dict[str, Any]) -> str:
+    """benchmark.md."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    settings = " ".join(f"{k}={v}" for k, v in facts["allocator"].items()) or "the system's"
+    matrix = "; ".join(
+        f"{device.upper()} "
+        + ", ".join(f"{dtype} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in rates["matrix"].items())
+        + f", copying {rates['bandwidth'] / 1e9:.1f} GB/s"
+        for device, rates in facts["rates"].items()
+    )
+    plotted = "\n![milliseconds per token against length](length.png)\n" if facts["plot"] else ""
+    return f"""# Benchmark
+
+{facts["date"]}; `{facts["command"]}`; {facts["seconds"]:.0f} s.
+{facts["processor"]}, {facts["cores"]} cores, {facts["instructions"]}, \
+{facts["gpu"] or "no GPU"}, {facts["system"]}; {facts["threads"]} threads; seed {facts["seed"]}.
+{versions}. Allocator settings: {settings}.
+Measured rates: {matrix}.
+Sizes: {facts["sizes"]}; lengths: {facts["lengths"]}.
+
+Medians of {facts["repeats"]} interleaved rounds, quartiles in brackets. "floor": ours at the
+measured rates. "by operations": the peer's matrix operations divided by ours.
+
+{markdown(rows)}{plotted}"""
+
+
+def main() -> None:
+    args = parse_args()
+    lengths = length_distribution.default_lengths()
+    if args.lengths_from is not None:
+        try:
+            lengths = length_distribution.read_lengths(args.lengths_from)
+        except (OSError, ValueError) as error:
+            sys.exit(f"--lengths-from {error}.")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"--out {args.out} cannot be made a folder: {error.strerror}.")
+    logging.disable(logging.INFO)  # of the peers, as are the warnings
+    warnings.filterwarnings("ignore", category=UserWarning)
+    torch.set_num_threads(args.threads)
+    start = datetime.datetime.now()
+    rows, rates, curves = measure(args.rows, lengths, args.repeats, args.threads, args.quick)
+    facts = {
+        "date": start.date().isoformat(),
+        "command": " ".join(["python -m resmlp_mt.benchmark", *sys.argv[1:]]),
+        "seconds": (datetime.datetime.now() - start).total_seconds(),
+        **describe(args.threads),
+        "seed": SEED,
+        "repeats": args.repeats,
+        "lengths": str(args.lengths_from or length_distribution.SOURCE),
+        "sizes": str(QUICK if args.quick else BASE),
+        "rates": {
+            device: {"matrix": found.matrix, "bandwidth": found.bandwidth}
+            for device, found in rates.items()
+        },
+        "plot": bool(curves),
+    }
+    if facts["plot"]:
+        _write(args.out / "length.png", lambda path: plot(curves, path))
+    result = json.dumps({**facts, "rows": as_json(rows)}, indent=1) + "\n"
+    _write(args.out / "benchmark.json", lambda path: path.write_text(result))
+    _write(args.out / "benchmark.md", lambda path: path.write_text(page(rows, facts)))
+    print((args.out / "benchmark.md").read_text())
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """The file appears complete or not at all."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        sys.exit(f"--out {path} cannot be written: {error.strerror}.")
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

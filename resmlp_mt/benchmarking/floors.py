@@ -1,0 +1,64 @@
+"""The least time that a computation needs on this machine.
+
+    floor = max(operations / matrix rate, bytes / bandwidth)
+
+with the operations of the matrix products as PyTorch counts them, and both rates measured here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine reaches in a bare product and a bare copy."""
+
+    matrix: dict[str, float]
+    """Operations per second of a product of 1024 x 1024 matrices, by type."""
+    bandwidth: float
+    """Bytes per second, read and written, of a copy that no cache holds."""
+
+    def seconds(self, operations: float, moved_bytes: float = 0.0, dtype: str = "fp32") -> float:
+        """The floor of a computation."""
+        return max(operations / self.matrix[dtype], moved_bytes / self.bandwidth)
+
+
+def measure_rates(device: str, dtypes: dict[str, torch.dtype]) -> Rates:
+    """Measure the rates of a device for the types given by name; ``torch.int8`` is one of them."""
+    size = 1024
+    matrix = {
+        name: 2 * size**3 / _median_seconds(_product(size, dtype, device))
+        for name, dtype in dtypes.items()
+    }
+    source = torch.ones(2**25, device=device)
+    target = torch.empty_like(source)
+    moved = 2 * source.numel() * source.element_size()
+    return Rates(matrix, moved / _median_seconds(lambda: target.copy_(source)))
+
+
+def _product(size: int, dtype: torch.dtype, device: str) -> Callable[[], object]:
+    if dtype == torch.int8:
+        linear = torch.ao.nn.quantized.dynamic.Linear(size, size)
+        rows = torch.randn(size, size)
+        return lambda: linear(rows)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return lambda: a @ b
+
+
+def _median_seconds(run: Callable[[], object]) -> float:
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=0.5).median)
+
+
+def operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products, multiplications and additions apart."""
+    counter = FlopCounterMode(display=False)
+    # The fused attention kernel of the CPU is not counted: take it apart.
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return int(counter.get_total_flops())

@@ -1,0 +1,249 @@
+"""Translation: beam search in fairseq's generator, and the engine beside CTranslate2."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.sequence_generator import SequenceGenerator
+
+from resmlp_mt.benchmarking.floors import Rates, operations
+from resmlp_mt.benchmarking.lengths import Lengths, draw
+from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
+from resmlp_mt.benchmarking.timing import interleaved
+from resmlp_mt.benchmarking.translation_models import (
+    Sizes,
+    build,
+    dictionary,
+    sentence_pairs,
+    to_device,
+)
+from resmlp_mt.translation.beam_search import SearchOptions
+from resmlp_mt.translation.engine import Translator
+from resmlp_mt.translation.folding import FoldedModel, fold
+from resmlp_mt.translation.model_folder import TranslationModel, prepared
+from resmlp_mt.translation.vocabulary import Vocabulary
+
+GENERATION_GOAL = 1.6
+TRANSLATE_GOAL = 1.0
+BEAM = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sentences to translate, all into ``target_length`` tokens and end-of-sentence.
+
+    Random weights end a sentence at no sensible place, so all peers are told the length: the mean
+    of the drawn sentences.
+    """
+
+    lines: list[str]
+    target_length: int
+    sample: dict[str, Any]
+
+
+def draw_task(lengths: Lengths, words: Dictionary, sizes: Sizes, count: int, seed: int) -> Task:
+    """Random sentences with lengths from the distribution, sorted as fairseq sorts them."""
+    longest = sizes.max_positions - 1
+    drawn = sorted((min(s, longest), min(t, longest)) for s, t in draw(lengths, count, seed))
+    pairs = sentence_pairs(drawn, words, seed)
+    lines = [" ".join(words[token] for token in source[:-1]) for source in pairs.src]
+    target_length = round(sum(target for _, target in drawn) / count) - 1
+    sample = pairs.collater([pairs[index] for index in range(count)])
+    return Task(lines, max(target_length, 1), sample)
+
+
+def fairseq_generate(
+    lengths: Lengths,
+    sizes: Sizes,
+    rates: Rates,
+    *,
+    device: str = "cpu",
+    sentences: int = 32,
+    rounds: int = 5,
+    seed: int = 1,
+) -> Rows:
+    """Sentences per second of fairseq's ``SequenceGenerator``, one batch a round."""
+    words = dictionary(sizes.vocabulary)
+    task = draw_task(lengths, words, sizes, sentences, seed)
+    sample = to_device(task.sample, device)
+
+    def generating(name: str) -> Callable[[int], float]:
+        model = build(name, sizes, seed).to(device).eval()
+        # as fairseq-generate does
+        model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
+        generator = SequenceGenerator(
+            [model], words, beam_size=BEAM, min_len=task.target_length, max_len_a=0,
+            max_len_b=task.target_length,
+        ).to(device)  # fmt: skip
+
+        def run(index: int) -> float:
+            with torch.inference_mode():
+                found = generator.generate([model], sample)
+            assert all(len(h[0]["tokens"]) == task.target_length + 1 for h in found)
+            return float(sentences)
+
+        return run
+
+    runs = {name: generating(name) for name in ("resmlp", "transformer")}
+    speeds = interleaved(runs, rounds, device=device)
+    folded = fold(build("resmlp", sizes, seed))
+    return [
+        Row(
+            measured=f"fairseq-generate, beam {BEAM}, {device.upper()} fp32",
+            unit="sentences/s",
+            ours=speeds["resmlp"],
+            peer_name="fairseq transformer",
+            peer=speeds["transformer"],
+            goal=GENERATION_GOAL,
+            floor=sentences / _floor(folded, task, sentences, rates, "fp32"),
+            note=f"batch {sentences}, {task.target_length} tokens",
+        )
+    ]
+
+
+def translate(
+    lengths: Lengths,
+    sizes: Sizes,
+    rates: Rates,
+    *,
+    batch_sizes: dict[int, int],
+    threads: int,
+    rounds: int = 5,
+    seed: int = 1,
+) -> Rows:
+    """Sentences per second of ``resmlp_mt.translate``'s engine and CTranslate2's Transformer.
+
+    Args:
+        batch_sizes: sentences that are translated in each round, by batch size.
+    """
+    try:
+        import ctranslate2
+    except ImportError:
+        reason = "needs CTranslate2: pip install 'resmlp_mt[bench]'"
+        return [Unmeasured("python -m resmlp_mt.translate", reason)]
+    words = dictionary(sizes.vocabulary)
+    folded = fold(build("resmlp", sizes, seed))
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        _save_for_ctranslate2(sizes, words, Path(folder), seed)
+        for dtype, shown, compute_type in (
+            ("float32", "fp32", "float32"),
+            ("bfloat16", "bf16", "bfloat16"),
+            ("int8", "int8", "int8"),
+        ):
+            if compute_type not in ctranslate2.get_supported_compute_types("cpu"):
+                rows.append(Unmeasured(f"translate, CPU {shown}", "not supported here"))
+                continue
+            model = prepared(fold(build("resmlp", sizes, seed)), dtype)
+            peer = ctranslate2.Translator(
+                folder, compute_type=compute_type, intra_threads=threads, inter_threads=1
+            )
+            for batch_size, sentences in batch_sizes.items():
+                task = draw_task(lengths, words, sizes, sentences, seed)
+                speeds = interleaved(
+                    {
+                        "resmlp": _engine(model, words, task, batch_size),
+                        "ctranslate2": _ctranslate2(peer, task, batch_size),
+                    },
+                    rounds,
+                )
+                floor = _floor(folded, task, batch_size, rates, shown)
+                rows.append(
+                    Row(
+                        measured=f"translate, beam {BEAM}, batch {batch_size}, CPU {shown}",
+                        unit="sentences/s",
+                        ours=speeds["resmlp"],
+                        peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
+                        peer=speeds["ctranslate2"],
+                        goal=TRANSLATE_GOAL,
+                        floor=min(batch_size, sentences) / floor,
+                        note=f"{task.target_length} tokens",
+                    )
+                )
+    return rows
+
+
+def _engine(
+    model: FoldedModel, words: Dictionary, task: Task, batch_size: int
+) -> Callable[[int], float]:
+    vocabulary = Vocabulary(words.symbols)
+    loaded = TranslationModel(model, "en", "de", vocabulary, vocabulary, None)
+    options = SearchOptions(beam=BEAM, min_len=task.target_length, max_len_b=task.target_length)
+    translator = Translator(loaded, options, batch_size)
+
+    def run(index: int) -> float:
+        found = translator.translate(task.lines)
+        assert all(len(t[0].positional_scores) == task.target_length + 1 for t in found)
+        return float(len(found))
+
+    return run
+
+
+def _ctranslate2(translator: Any, task: Task, batch_size: int) -> Callable[[int], float]:
+    source = [line.split() for line in task.lines]
+
+    def run(index: int) -> float:
+        found = translator.translate_batch(
+            source,
+            max_batch_size=batch_size,
+            beam_size=BEAM,
+            min_decoding_length=task.target_length,
+            max_decoding_length=task.target_length,
+        )
+        assert all(len(t.hypotheses[0]) == task.target_length for t in found)
+        return float(len(found))
+
+    return run
+
+
+def _save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: int) -> None:
+    """The weights of fairseq's Transformer, through CTranslate2's own converter."""
+    from ctranslate2.converters import fairseq as converter
+    from ctranslate2.specs import TransformerSpec
+
+    model = build("transformer", sizes, seed).requires_grad_(False)
+    # fairseq computes sinusoids when it needs them
+    for side in (model.encoder, model.decoder):
+        positions = side.embed_positions
+        if getattr(positions, "weights", None) is None:
+            positions.weights = positions.get_embedding(
+                sizes.max_positions + words.pad() + 1, sizes.embed_dim, words.pad()
+            )
+    spec = TransformerSpec.from_config(sizes.layers, sizes.heads, pre_norm=False)
+    converter.set_transformer_encoder(spec.encoder, model.encoder)
+    converter.set_transformer_decoder(spec.decoder, model.decoder)
+    symbols = ["<blank>" if token == "<pad>" else token for token in words.symbols]
+    spec.register_source_vocabulary(symbols)
+    spec.register_target_vocabulary(symbols)
+    spec.config.decoder_start_token = spec.config.eos_token
+    spec.config.add_source_eos = True
+    spec.validate()
+    spec.optimize()
+    spec.save(str(folder))
+
+
+@torch.no_grad()  # in inference mode not all operations would be counted
+def _floor(folded: FoldedModel, task: Task, batch: int, rates: Rates, dtype: str) -> float:
+    """Seconds for one batch: the encoder once, and the weights of the decoder once per token."""
+    config, steps = folded.config, task.target_length + 1
+    source = torch.full((batch, round(task.sample["ntokens"] / len(task.lines))), 4)
+    memory = folded.encode(source)
+    half = steps // 2
+    history = torch.zeros(config.decoder_layers, batch, half, BEAM, config.decoder_embed_dim)
+    ancestors = torch.zeros(batch, BEAM, half, dtype=torch.long)
+    tokens = torch.full((batch, BEAM), 4)
+    step = operations(lambda: folded.step(tokens, history, ancestors, memory))
+    width = {"fp32": 4, "bf16": 2, "int8": 1}[dtype]
+    weights = sum(
+        module.weight.numel()
+        for module in [*folded.decoder_layers.modules(), folded.output_projection]
+        if isinstance(module, torch.nn.Linear)
+    )
+    encoding = rates.seconds(operations(lambda: folded.encode(source)), dtype=dtype)
+    return encoding + steps * rates.seconds(step, weights * width, dtype)

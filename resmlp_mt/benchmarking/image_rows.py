@@ -1,0 +1,129 @@
+"""Images: ResMLP-S12 beside timm's models."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from resmlp_mt.benchmarking.floors import Rates, operations
+from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
+from resmlp_mt.benchmarking.timing import Run, interleaved
+
+INFERENCE_GOAL = 1.25
+TRAINING_GOAL = 1.1
+
+# The second is the Mixer of nearest size, without a goal.
+PEERS = ("resmlp_12_224", "mixer_s16_224")
+
+
+def images(
+    rates: Rates,
+    *,
+    img_size: int = 224,
+    device: str = "cpu",
+    bf16: bool = False,
+    batch_sizes: tuple[int, ...] = (1, 64),
+    training_batch: int = 16,
+    rounds: int = 5,
+    seed: int = 1,
+) -> Rows:
+    """Images per second in inference and in training (forward, backward, AdamW).
+
+    Inference runs on our model as it is exported, affine maps folded.
+    """
+    try:
+        from resmlp_mt.vision import create_model  # before timm: it mends torchvision
+        from resmlp_mt.vision.folding import folded
+    except ImportError:
+        return [Unmeasured("images", "needs timm: pip install 'resmlp_mt[vision]'")]
+    import timm
+
+    torch.manual_seed(seed)
+    ours = create_model("resmlp_s12", img_size=img_size)
+    others = {name: timm.create_model(name, img_size=img_size) for name in PEERS}
+    models: dict[str, nn.Module] = {
+        name: model.to(device).eval() for name, model in {"resmlp": ours, **others}.items()
+    }
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    shown = f"{device.upper()} {'bf16' if bf16 else 'fp32'}"
+    rows: Rows = []
+
+    def measure(
+        what: str, goal: float, runs: dict[str, Run], forward: dict[str, Callable[[], object]],
+        batch: int,
+    ) -> None:  # fmt: skip
+        speeds = interleaved(runs, rounds, device=device)
+        work = {name: operations(run) for name, run in forward.items()}
+        floor = batch / rates.seconds(work["resmlp"], dtype="bf16" if bf16 else "fp32")
+        for name in others:
+            rows.append(
+                Row(
+                    measured=f"{what}, {shown}",
+                    unit="images/s",
+                    ours=speeds["resmlp"],
+                    peer_name=f"timm {name}",
+                    peer=speeds[name],
+                    goal=goal if name == "resmlp_12_224" else None,
+                    floor=floor,
+                    work_ratio=work[name] / work["resmlp"],
+                )
+            )
+
+    inference = {**models, "resmlp": folded(ours)}
+    inference = {name: model.to(dtype) for name, model in inference.items()}
+    for batch in batch_sizes:
+        pixels = torch.randn(batch, 3, *ours.img_size, device=device, dtype=dtype)
+        measure(
+            f"image inference, batch {batch}",
+            INFERENCE_GOAL,
+            {name: _predicting(model, pixels) for name, model in inference.items()},
+            {name: _forward(model, pixels) for name, model in inference.items()},
+            batch,
+        )
+    pixels = torch.randn(training_batch, 3, *ours.img_size, device=device)
+    classes = torch.randint(1000, (training_batch,), device=device)
+    runs = {
+        name: _training(model.float().train(), pixels, classes, bf16)
+        for name, model in models.items()
+    }
+    measure(
+        f"image training, batch {training_batch}",
+        TRAINING_GOAL,
+        runs,
+        {name: partial(run, 0) for name, run in runs.items()},
+        training_batch,
+    )
+    return rows
+
+
+def _forward(model: nn.Module, pixels: Tensor) -> Callable[[], object]:
+    @torch.no_grad()  # in inference mode not all operations would be counted
+    def run() -> object:
+        return model(pixels)
+
+    return run
+
+
+def _predicting(model: nn.Module, pixels: Tensor) -> Run:
+    def run(index: int) -> float:
+        with torch.inference_mode():
+            model(pixels)
+        return float(len(pixels))
+
+    return run
+
+
+def _training(model: nn.Module, pixels: Tensor, classes: Tensor, bf16: bool) -> Run:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    loss = nn.CrossEntropyLoss()
+
+    def run(index: int) -> float:
+        optimizer.zero_grad()
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+            value = loss(model(pixels), classes)
+        value.backward()
+        optimizer.step()
+        return float(len(pixels))
+
+    return run

@@ -1,0 +1,114 @@
+"""Cost against length: microseconds per token in training and in decoding, as a plot."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from resmlp_mt.benchmarking.report import Row
+from resmlp_mt.benchmarking.timing import Run, interleaved
+from resmlp_mt.benchmarking.training_rows import Training
+from resmlp_mt.benchmarking.translation_models import (
+    Sizes,
+    build,
+    dictionary,
+    sentence_pairs,
+    to_device,
+)
+
+Curves = dict[str, dict[int, Row]]
+"""Rows by "training" or "decoding" and by length."""
+
+NEVER_SLOWER = 1.0
+NAMES = ("resmlp", "transformer")
+
+
+def length(
+    sizes: Sizes,
+    *,
+    lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024),
+    batch_tokens: int = 512,
+    device: str = "cpu",
+    rounds: int = 2,
+    seed: int = 1,
+) -> Curves:
+    """Tokens per second of sentences of one length, source and target alike.
+
+    Training: forward and backward of about ``batch_tokens`` target tokens. Decoding: one sentence,
+    one hypothesis, encoder included, step by step with fairseq's incremental state.
+    """
+    words = dictionary(sizes.vocabulary)
+    trainings = {
+        name: Training(name, sizes, device=device, bf16=False, seed=seed) for name in NAMES
+    }
+    models = {name: build(name, sizes, seed).to(device).eval() for name in NAMES}
+    curves: Curves = {"training": {}, "decoding": {}}
+    for tokens in lengths:
+        count = max(1, batch_tokens // tokens)
+        pairs = sentence_pairs([(tokens, tokens)] * count, words, seed)
+        batch = to_device(pairs.collater([pairs[index] for index in range(count)]), device)
+        warm_up = tokens == lengths[0]
+        for what, runs in (
+            ("training", {name: _training(one, batch) for name, one in trainings.items()}),
+            ("decoding", {name: _decoding(one, batch) for name, one in models.items()}),
+        ):
+            speeds = interleaved(runs, rounds, device=device, warm_up=warm_up)
+            curves[what][tokens] = Row(
+                measured=f"length {tokens}, {what}, {device.upper()} fp32",
+                unit="tokens/s",
+                ours=speeds["resmlp"],
+                peer_name="fairseq transformer",
+                peer=speeds["transformer"],
+                goal=NEVER_SLOWER,
+            )
+    return curves
+
+
+def _training(training: Training, batch: dict[str, Any]) -> Run:
+    def run(index: int) -> float:
+        training.model.zero_grad()
+        training.backward(batch)
+        return float(batch["ntokens"])
+
+    return run
+
+
+def _decoding(model: Any, batch: dict[str, Any]) -> Run:
+    inputs = batch["net_input"]
+    source, lengths = inputs["src_tokens"][:1], inputs["src_lengths"][:1]
+    target = inputs["prev_output_tokens"][:1]
+
+    @torch.inference_mode()
+    def run(index: int) -> float:
+        encoder_out = model.encoder(source, src_lengths=lengths)
+        state: dict[str, Any] = {}
+        for end in range(1, target.size(1) + 1):
+            model.decoder(target[:, :end], encoder_out=encoder_out, incremental_state=state)
+        return float(target.size(1))
+
+    return run
+
+
+def plot(curves: Curves, path: Path) -> None:
+    """Draw milliseconds per target token against the length."""
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axes, (what, rows) in zip(both, curves.items(), strict=True):
+        for name, speeds in (
+            ("ResMLP", [row.ours for row in rows.values()]),
+            ("fairseq transformer", [row.peer for row in rows.values()]),
+        ):
+            axes.plot(list(rows), [1000 / speed.median for speed in speeds], "o-", label=name)
+        axes.set_title(what)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(rows), [str(tokens) for tokens in rows])
+        axes.set_xlabel("tokens in a sentence")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    both[0].set_ylabel("ms per target token")
+    both[0].legend(frameon=False)
+    figure.savefig(path, dpi=120, format="png")
+    plt.close(figure)

@@ -1,0 +1,44 @@
+"""``python -m resmlp_mt.benchmarking.peak_memory``: bytes that two updates need at their peak.
+
+Reads the arguments as JSON from standard input; see :mod:`resmlp_mt.benchmarking.training_rows`.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resmlp_mt.benchmarking.training_rows import Training, batches
+from resmlp_mt.benchmarking.translation_models import Sizes
+
+
+def peak(task: dict[str, Any]) -> int:
+    """Bytes at the peak of two updates, less those in use before the model was built."""
+    torch.set_num_threads(task["threads"])
+    sizes, device, seed = Sizes(**task["sizes"]), task["device"], task["seed"]
+    lengths = [(source, target) for source, target in task["lengths"]]
+    data = batches(lengths, sizes, task["max_tokens"], count=2, device=device, seed=seed)
+    before = _resident("VmRSS")
+    training = Training(task["name"], sizes, device=device, bf16=device == "cuda", seed=seed)
+    for batch in data:
+        training.step(batch)
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    """A line of /proc/self/status, in bytes.
+
+    ru_maxrss would start at the resident set of the process that started this one.
+    """
+    found = re.search(rf"^{name}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return 1024 * int(found.group(1))
+
+
+if __name__ == "__main__":
+    print(peak(json.load(sys.stdin)))

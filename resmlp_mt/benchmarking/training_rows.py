@@ -1,0 +1,154 @@
+"""Training: target tokens per second, and peak memory."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.optim.adam import Adam
+
+from resmlp_mt.benchmarking.floors import Rates, operations
+from resmlp_mt.benchmarking.lengths import Lengths
+from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
+from resmlp_mt.benchmarking.timing import Run, Spread, interleaved, spread
+from resmlp_mt.benchmarking.translation_models import (
+    Sizes,
+    build,
+    dictionary,
+    sentence_pairs,
+    to_device,
+    training_batches,
+)
+
+TRAINING_GOAL = 1.4
+MEMORY_GOAL = 0.8
+PEERS = {"transformer": "fairseq transformer", "torch": "nn.Transformer"}
+
+
+class Training:
+    """One model in training, with its optimizer, as in fairseq-train."""
+
+    def __init__(self, name: str, sizes: Sizes, *, device: str, bf16: bool, seed: int) -> None:
+        self.model = build(name, sizes, seed).to(device).train()
+        task = SimpleNamespace(target_dictionary=dictionary(sizes.vocabulary))
+        self.criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+        self.optimizer = Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98))
+        self.autocast: Callable[[], Any] = (
+            partial(torch.autocast, device, dtype=torch.bfloat16)
+            if bf16
+            else contextlib.nullcontext
+        )
+
+    def backward(self, batch: dict[str, Any]) -> None:
+        """Loss and gradients of one batch."""
+        with self.autocast():
+            loss, sample_size, _ = self.criterion(self.model, batch)
+        (loss / sample_size).backward()
+
+    def step(self, batch: dict[str, Any]) -> float:
+        """One update; returns the number of target tokens."""
+        self.optimizer.zero_grad()
+        self.backward(batch)
+        self.optimizer.step()
+        return float(batch["ntokens"])
+
+
+def batches(
+    lengths: Lengths, sizes: Sizes, max_tokens: int, *, count: int, device: str, seed: int
+) -> list[dict[str, Any]]:
+    """Batches that all models are trained on."""
+    words = dictionary(sizes.vocabulary)
+    longest = [(min(s, sizes.max_positions), min(t, sizes.max_positions)) for s, t in lengths]
+    pairs = sentence_pairs(longest, words, seed)
+    return [to_device(b, device) for b in training_batches(pairs, max_tokens, count, seed)]
+
+
+def training(
+    lengths: Lengths,
+    sizes: Sizes,
+    rates: Rates,
+    *,
+    device: str = "cpu",
+    bf16: bool = False,
+    max_tokens: int = 1024,
+    rounds: int = 5,
+    seed: int = 1,
+) -> Rows:
+    """Target tokens per second of one update: forward, backward and Adam."""
+    data = batches(lengths, sizes, max_tokens, count=rounds, device=device, seed=seed)
+    names = ["resmlp", *PEERS]
+    trainings = {name: Training(name, sizes, device=device, bf16=bf16, seed=seed) for name in names}
+    runs = {name: _updating(one, data) for name, one in trainings.items()}
+    speeds = interleaved(runs, rounds, device=device)
+    work = {name: operations(partial(one.backward, data[0])) for name, one in trainings.items()}
+    dtype = "bf16" if bf16 else "fp32"
+    floor = data[0]["ntokens"] / rates.seconds(work["resmlp"], dtype=dtype)
+    return [
+        Row(
+            measured=f"training, {device.upper()} {dtype}",
+            unit="target tokens/s",
+            ours=speeds["resmlp"],
+            peer_name=shown,
+            peer=speeds[name],
+            goal=TRAINING_GOAL if name == "transformer" else None,
+            floor=floor,
+            work_ratio=work[name] / work["resmlp"],
+            note=f"batches of {max_tokens} tokens",
+        )
+        for name, shown in PEERS.items()
+    ]
+
+
+def _updating(training: Training, data: list[dict[str, Any]]) -> Run:
+    return lambda index: training.step(data[index % len(data)])
+
+
+def training_memory(
+    lengths: Lengths, sizes: Sizes, *, device: str = "cpu", max_tokens: int = 1024, seed: int = 1
+) -> Rows:
+    """Peak memory of two updates, each model in a process of its own.
+
+    On the CPU the peak is that of the resident set (VmHWM) less what is resident before the model
+    is built; on the GPU, PyTorch's peak of allocated memory.
+    """
+    measured = f"training, peak memory, {device.upper()}"
+    if device == "cpu" and not sys.platform.startswith("linux"):
+        return [Unmeasured(measured, "needs Linux: /proc/self/status")]
+    peaks: dict[str, Spread] = {}
+    for name in ("resmlp", "transformer"):
+        task = {
+            "name": name,
+            "lengths": lengths,
+            "sizes": asdict(sizes),
+            "device": device,
+            "max_tokens": max_tokens,
+            "threads": torch.get_num_threads(),
+            "seed": seed,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "resmlp_mt.benchmarking.peak_memory"],
+            input=json.dumps(task),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        peaks[name] = spread([float(done.stdout) / 2**20])
+    return [
+        Row(
+            measured=measured,
+            unit="MiB",
+            ours=peaks["resmlp"],
+            peer_name=PEERS["transformer"],
+            peer=peaks["transformer"],
+            goal=MEMORY_GOAL,
+            less_is_better=True,
+            note=f"batches of {max_tokens} tokens",
+        )
+    ]

@@ -1,0 +1,211 @@
+"""The benchmark: statistics, floors, batches, equal work for all peers, and the command itself."""
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import ROOT
+from resmlp_mt import benchmark
+from resmlp_mt.benchmarking import generation_rows, lengths, timing
+from resmlp_mt.benchmarking.floors import Rates, operations
+from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, markdown
+from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio, spread
+from resmlp_mt.benchmarking.training_rows import Training, batches
+from resmlp_mt.benchmarking.translation_models import QUICK, build, dictionary
+
+
+def row(ours: float, peer: float, goal: float | None, less_is_better: bool = False) -> Row:
+    return Row("training", "tokens/s", spread([ours]), "peer", spread([peer]), goal, less_is_better)
+
+
+def test_runs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A and B once untimed, then A B A B; speeds are amounts by seconds of the clock."""
+    clock = iter(range(100))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    calls: list[tuple[str, int]] = []
+    amounts = {"a": 3.0, "b": 5.0}
+
+    def run(name: str) -> timing.Run:
+        return lambda index: calls.append((name, index)) or amounts[name]
+
+    speeds = interleaved({name: run(name) for name in amounts}, 2)
+    assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert {name: s.samples for name, s in speeds.items()} == {"a": [3, 3], "b": [5, 5]}
+
+
+def test_spread_is_median_and_quartiles() -> None:
+    samples = [4.0, 1.0, 2.0, 3.0, 100.0]
+    assert spread(samples) == Spread(3.0, 2.0, 4.0, samples)
+    assert spread([7.0]) == Spread(7.0, 7.0, 7.0, [7.0])
+    with pytest.raises(ValueError, match="nothing was measured"):
+        spread([])
+
+
+def test_ratio_is_taken_round_by_round() -> None:
+    """A load that slows one round of both down leaves the ratio alone; medians would not."""
+    ours, peer = spread([10.0, 1.0, 9.0]), spread([5.0, 0.5, 4.5])
+    assert ratio(ours, peer).samples == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "goal", "less_is_better", "met"),
+    [(1.5, 1.4, False, True), (1.3, 1.4, False, False), (0.8, 0.8, True, True),
+     (0.9, 0.8, True, False), (1.0, None, False, None)],
+)  # fmt: skip
+def test_goals(ours: float, goal: float | None, less_is_better: bool, met: bool | None) -> None:
+    assert row(ours, 1.0, goal, less_is_better).met is met
+
+
+def test_table_and_json_tell_the_same() -> None:
+    rows = [row(3.0, 2.0, 1.4), row(1.0, 2.0, 0.6, True), Unmeasured("training, GPU", "no GPU")]
+    lines = markdown(rows).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert ">= 1.4: met" in lines[2]
+    assert "<= 0.6: met" in lines[3]
+    assert "no GPU" in lines[4]
+    assert [(entry.get("met"), entry.get("reason")) for entry in as_json(rows)] == [
+        (True, None), (True, None), (None, "no GPU"),
+    ]  # fmt: skip
+
+
+def test_operations_are_those_of_the_matrix_products() -> None:
+    """2 n m k of a product; twice as many again in backward; attention by its two products."""
+    linear, x = nn.Linear(5, 7), torch.randn(3, 5)
+    assert operations(lambda: linear(x)) == 2 * 3 * 5 * 7
+    assert operations(lambda: linear(x.requires_grad_()).sum().backward()) == 3 * 2 * 3 * 5 * 7
+    heads = torch.randn(1, 2, 4, 8)
+    attend = nn.functional.scaled_dot_product_attention
+    assert operations(lambda: attend(heads, heads, heads)) == 2 * 2 * (2 * 4 * 4 * 8)
+
+
+def test_floor_is_the_larger_of_computing_and_moving() -> None:
+    rates = Rates(matrix={"fp32": 100.0, "int8": 400.0}, bandwidth=10.0)
+    assert rates.seconds(200.0) == 2.0
+    assert rates.seconds(200.0, 50.0) == 5.0
+    assert rates.seconds(200.0, dtype="int8") == 0.5
+
+
+def test_default_lengths_are_those_of_the_test_set() -> None:
+    """Means of all 3,000 sentences of newstest2013: 27.14 and 28.73 subwords."""
+    source, target = zip(*lengths.default_lengths(), strict=True)
+    assert len(source) == 400
+    assert statistics.mean(source) == pytest.approx(27.14, abs=1)
+    assert statistics.mean(target) == pytest.approx(28.73, abs=1)
+
+
+def test_lengths_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("▁a ▁b c\t▁d\n▁e\t▁f ▁g\n")
+    assert lengths.read_lengths(path) == [(4, 2), (2, 3)]
+    assert set(lengths.draw([(4, 2), (2, 3)], 20, seed=1)) == {(4, 2), (2, 3)}
+
+
+@pytest.mark.parametrize("content", [b"a\tb\tc\n", b"a b\n", b"\xff\tb\n", b""])
+def test_a_file_that_holds_no_pairs_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"pairs\.tsv"):
+        lengths.read_lengths(path)
+
+
+@pytest.mark.parametrize("name", ["resmlp", "transformer", "torch"])
+def test_every_peer_learns_on_the_same_batches(name: str) -> None:
+    """Twenty updates on one batch bring the loss down: every peer trains, and on all its tokens."""
+    (batch,) = batches(lengths.default_lengths(), QUICK, 256, count=1, device="cpu", seed=1)
+    assert batch["target"].ne(1).sum() == batch["ntokens"]
+    assert batch["ntokens"] <= 256
+    training = Training(name, QUICK, device="cpu", bf16=False, seed=1)
+    for group in training.optimizer.param_groups:
+        group["lr"] = 1e-2
+
+    def loss() -> float:
+        with torch.no_grad():
+            value, _, _ = training.criterion(training.model.eval(), batch)
+        training.model.train()
+        return float(value / batch["ntokens"])
+
+    before = loss()
+    for _ in range(20):
+        assert training.step(batch) == batch["ntokens"]
+    assert loss() < before - 0.5
+
+
+def test_torch_transformer_does_not_look_ahead() -> None:
+    model = build("torch", QUICK, seed=1).eval()
+    source, target = torch.randint(4, 100, (2, 9)), torch.randint(4, 100, (2, 6))
+    changed = target.clone()
+    changed[:, 4:] = 5
+    first, second = (model(source, tokens)[0] for tokens in (target, changed))
+    torch.testing.assert_close(first[:, :4], second[:, :4], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(first[:, 4:], second[:, 4:])
+
+
+def test_ctranslate2_computes_fairseqs_transformer(tmp_path: Path) -> None:
+    """The peer is the model that it is said to be: log-probabilities of forced targets agree."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    words = dictionary(QUICK.vocabulary)
+    generation_rows._save_for_ctranslate2(QUICK, words, tmp_path, seed=1)
+    source = torch.tensor([[10, 11, 12, 13, words.eos()]])
+    target = torch.tensor([[20, 21, 22, words.eos()]])
+    model = build("transformer", QUICK, seed=1).eval()
+    with torch.no_grad():
+        scores = model(source, torch.tensor([5]), target.roll(1, 1))[0].log_softmax(2)
+    expected = scores.gather(2, target.unsqueeze(2)).flatten()
+    translator = ctranslate2.Translator(str(tmp_path), compute_type="float32")
+    (found,) = translator.score_batch(
+        [[words[int(t)] for t in source[0, :-1]]], [[words[int(t)] for t in target[0, :-1]]]
+    )
+    torch.testing.assert_close(torch.tensor(found.log_probs), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """All groups of rows, at a size that takes seconds, with both files and the plot."""
+    done = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt.benchmark", "--quick", "--repeats", "2", "--threads",
+         "1", "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    rows = [entry for entry in result["rows"] if "ours" in entry]
+    names = " ".join(entry["measured"] for entry in rows)
+    for part in ("training, CPU fp32", "peak memory", "fairseq-generate", "translate", "int8",
+                 "image inference", "image training", "length 64, decoding"):  # fmt: skip
+        assert part in names
+    for entry in rows:
+        assert entry["ours"]["median"] > 0
+        assert math.isclose(statistics.median(entry["ratio"]["samples"]), entry["ratio"]["median"])
+    floors = [entry["floor"] / entry["ours"]["median"] for entry in rows if entry["floor"]]
+    assert floors
+    assert min(floors) > 1, "faster than the machine"
+    table = (tmp_path / "benchmark.md").read_text()
+    assert all(entry["measured"] in table for entry in result["rows"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "benchmark.json", "benchmark.md", "length.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--lengths-from", "none.tsv"], "--lengths-from .*none.tsv"),
+     (["--out", "/dev/null/x"], "--out /dev/null/x cannot be made a folder"),
+     (["--threads", "0"], "--threads must be at least 1")],
+)  # fmt: skip
+def test_wrong_options_are_answered_with_a_sentence(
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *options])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main()
+    assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")
