@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,15 @@ def test_cut_connections_are_resumed(tmp_path: Path, server: corpus_server.Corpu
     half, quarter = len(CONTENT) // 2, len(CONTENT) // 2 + len(CONTENT) // 4
     assert [asked for _, asked in server.requests] == [None, f"bytes={half}-", f"bytes={quarter}-"]
     assert server.sent == len(CONTENT)
+
+
+def test_progress_tells_rate_and_time_left(
+    tmp_path: Path, server: corpus_server.CorpusServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch(tmp_path, Package((f"{server.url}/a/x.tgz",), size=len(CONTENT)))
+    progress = capsys.readouterr().err
+    assert re.search(r"x\.tgz: +0%.+\| 0\.00/2\.86M \[00:00<\?, \?B/s\]", progress)
+    assert re.search(r"x\.tgz: 100%.+2\.86M/2\.86M \[\d+:\d+<00:00, .+B/s\]", progress)
 
 
 def test_an_interrupted_run_goes_on(
