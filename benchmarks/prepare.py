@@ -1,9 +1,11 @@
 """Measures `data_scripts/prepare.py local` on real text: time, memory, kept and dropped pairs.
 
-    python benchmarks/prepare.py --data DATA --work DIR [--jobs 1]
+    python benchmarks/prepare.py --data DATA --work DIR [--jobs 1 2]
 
 DATA holds folders of `{train,valid,test_*}.{en,de,fr}.gz`. All training text of a language pair is
-put together; all validation and test sets are held out. Writes benchmarks/prepare.md and .json.
+put together; all validation and test sets are held out. The tables are those of the first number of
+processes; with every other the preparation is repeated and its manifest has to be the same. Writes
+benchmarks/prepare.md and .json.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,13 +121,24 @@ def collect(data: Path, pair: str, folder: Path) -> None:
                         shutil.copy(path, folder / f"test_{corpus}_{split}.{lang}.gz")
 
 
-def prepare(pair: str, folder: Path, out: Path, jobs: int) -> dict[str, Any]:
-    """One preparation, and one more that finds everything done."""
+def timed(pair: str, folder: Path, out: Path, jobs: int) -> Run:
+    """One preparation."""
     source, target = pair.split("-")
     command = [sys.executable, str(SCRIPTS / "prepare.py"), "local", "--from-dir", str(folder)]
     command += ["--src", source, "--tgt", target, "--out", str(out), "--jobs", str(jobs)]
-    run = measure(command, out.with_suffix(".log"))
-    again = measure(command, out.with_suffix(".again.log"))
+    return measure(command, out.with_suffix(".log"))
+
+
+def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str, Any]:
+    """A preparation, one more that finds everything done, and those with other `jobs`."""
+    run = timed(pair, folder, out, jobs[0])
+    again = timed(pair, folder, out, jobs[0])
+    others = {}
+    for count in jobs[1:]:
+        place = out.with_name(f"{pair}-{count}")
+        others[count] = timed(pair, folder, place, count)
+        if (place / "manifest.json").read_bytes() != (out / "manifest.json").read_bytes():
+            raise SystemExit(f"{place} differs from {out}: see their manifest.json")
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     steps = {
         path.stem: {
@@ -135,11 +149,15 @@ def prepare(pair: str, folder: Path, out: Path, jobs: int) -> dict[str, Any]:
         for path in sorted((out / ".steps").glob("*.json"))
         if "seconds" in (record := json.loads(path.read_text(encoding="utf-8")))
     }
-    sizes = [(out / "text" / f"train.{lang}").stat().st_size for lang in (source, target)]
+    sizes = [(out / "text" / f"train.{lang}").stat().st_size for lang in pair.split("-")]
     return {
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
         "cpu_seconds_again": again.cpu_seconds,
+        "by_jobs": {
+            count: {"seconds": other.seconds, "cpu_seconds": other.cpu_seconds}
+            for count, other in {jobs[0]: run, **others}.items()
+        },
         "largest_process_mib": run.peak_mib,
         "steps": steps,
         "splits": manifest["splits"],
@@ -244,7 +262,7 @@ def report(found: dict[str, Any]) -> str:
         "",
         "Written by `python benchmarks/prepare.py`; do not edit.",
         "",
-        f"{machine['cpu']}, {machine['cores']} core(s) used, `--jobs {machine['jobs']}`, "
+        f"{machine['cpu']}, {machine['cores']} core(s) used, `--jobs {machine['jobs'][0]}`, "
         f"Python {results[0]['versions']['python']}, "
         + ", ".join(
             f"{name} {version}"
@@ -279,6 +297,9 @@ def report(found: dict[str, Any]) -> str:
     rates = (r["splits"]["train"]["read"] / r["cpu_seconds"] for r in results)
     rows.append(["all steps, pairs/s", *(f"{rate:,.0f}" for rate in rates)])
     rows.append(["second run, all skipped, s", *(f"{r['cpu_seconds_again']:.1f}" for r in results)])
+    for count in machine["jobs"][1:]:
+        times = (f"{r['by_jobs'][count]['cpu_seconds']:.0f}" for r in results)
+        rows.append([f"processor time with `--jobs {count}`, same bytes, s", *times])
     main_peak = (f"{max(step['peak_mib'] for step in r['steps'].values()):.0f}" for r in results)
     rows.append(["peak of the main process, MiB", *main_peak])
     rows.append(
@@ -363,7 +384,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with the corpora")
     parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2], metavar="N")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=False)
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
