@@ -271,7 +271,7 @@ def report(found: dict[str, Any]) -> str:
         )
         + ". No seed: nothing is drawn at random. Other programs shared "
         "the core, so wall times are too long: rates and estimates are by processor time (of the "
-        "main process and all its children), which is what an idle core would take.",
+        "main process and all its children), of which an idle core would take no more.",
         "",
         "## All training text of a language pair, through `prepare.py local`",
         "",

@@ -81,7 +81,7 @@ def words(text: str) -> int:
     Where a script has no spaces between words they are estimated: each sign of Chinese and
     Japanese is a word, and so are four of Thai, Lao, Burmese or Khmer.
     """
-    if _UNSPACED.search(text):
+    if not text.isascii() and _UNSPACED.search(text):
         return len(_WORDS.findall(text))
     # A normalised sentence has one plain space between words, and only there.
     return text.count(" ") + 1 if text else 0
