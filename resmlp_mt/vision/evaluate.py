@@ -9,6 +9,7 @@ docs/vision_evaluation.md describes the report.
 
 import argparse
 import csv
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a sentence for the user, and exit status 1.
     """
     args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_outputs([args.json, args.confusion_csv, args.confusion_png])
     if args.confusion_png is not None:
         _plotting()  # an error, if any, comes before the work

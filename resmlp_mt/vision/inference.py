@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -339,16 +339,18 @@ def output_file(path: Path, keep: bool = True) -> Iterator[Path]:
     Raises:
         UserError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = path.resolve()  # what a link points to is replaced, not the link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
+        if target.exists() and not target.is_file():
+            raise FileExistsError(None, "it exists and is no file")  # a folder, or /dev/stdout
         temporary.touch()
         yield temporary
         if keep:
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path} cannot be written ({reason}): choose another place.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or no folder that could hold it
+            temporary.unlink()

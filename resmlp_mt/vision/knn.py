@@ -13,6 +13,7 @@ earlier one comes first, so that a class without a vote can count for the top 5,
 """
 
 import argparse
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -179,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a sentence for the user, and exit status 1.
     """
     args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_outputs([args.json])
     classifier = load_classifier(args)
     data = data_of(args, classifier)

@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -168,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a sentence for the user, and exit status 1.
     """
     args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is no error
     check_outputs([args.output])
