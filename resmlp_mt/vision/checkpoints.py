@@ -16,6 +16,7 @@ config             the resolved options of the training
 
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.model import create_model
 
 TIMM = "timm:"
+#: what PyTorch raises for files that are cut short, harmful, or of something else
+BROKEN = (
+    OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError
+)  # fmt: skip
 
 
 def save(state: dict[str, Any], path: str | Path) -> None:
@@ -45,7 +50,8 @@ def save(state: dict[str, Any], path: str | Path) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # PyTorch's writer turns some of the former into these
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such folder
+            partial.unlink()
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         kept = "; the earlier checkpoint there is kept" if path.exists() else ""
         raise UserError(f"{path} cannot be written: {reason or error}{kept}.") from error
@@ -58,14 +64,16 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: if there is no such file or it is not such a checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with Path(path).open("rb") as file:
+            try:
+                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            except (*BROKEN, KeyError) as error:
+                raise UserError(
+                    f"{path} is not a complete PyTorch file of tensors and plain values; expected "
+                    "a checkpoint written by resmlp_mt.vision.train."
+                ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} is not a complete PyTorch file of tensors and plain values; expected a "
-            "checkpoint written by resmlp_mt.vision.train."
-        ) from error
     if not (isinstance(checkpoint, dict) and {"model", "model_args"} <= checkpoint.keys()):
         raise UserError(
             f"{path} is not a checkpoint of resmlp_mt.vision.train: model and model_args are "

@@ -10,7 +10,6 @@ images. KL is the mean over images, as in the paper's equation 2 (the authors' c
 the number of classes as well). ResMLP has no distillation token: one classifier learns both.
 """
 
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,14 +20,8 @@ from timm.models import load_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.vision.checkpoints import TIMM, build_model, load_model
+from resmlp_mt.vision.checkpoints import BROKEN, TIMM, build_model, load_model
 from resmlp_mt.vision.errors import UserError
-
-# what PyTorch and safetensors raise for files that hold no state dict, or one of another model
-_BROKEN = (
-    OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError,
-    pickle.UnpicklingError, SafetensorError,
-)  # fmt: skip
 
 
 class Teacher(nn.Module):
@@ -99,7 +92,7 @@ def load_teacher(
         load_checkpoint(model, weights, use_ema=True, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"--teacher-weights {weights}: there is no such file.") from error
-    except _BROKEN as error:
+    except (*BROKEN, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"--teacher-weights {weights} do not fit {name}: {reason}.") from error
     own = timm.data.resolve_model_data_config(model)

@@ -27,7 +27,6 @@ from timm.data.random_erasing import RandomErasing
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils.distributed import init_distributed_device_so
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -41,12 +40,13 @@ from resmlp_mt.vision.data import (
     create_transform,
 )
 from resmlp_mt.vision.distill import DistillationLoss, load_teacher
+from resmlp_mt.vision.distributed import Process, start_process
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import parse_args, to_config
-from resmlp_mt.vision.trainer import Loss, Process, Trainer
+from resmlp_mt.vision.trainer import Loss, Trainer
 from resmlp_mt.vision.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a sentence for the user, and exit status 1.
     """
     options = parse_args(argv)
-    process = _process(options)
+    process = start_process(options.device)
     logging.basicConfig(
         level=logging.INFO if process.rank == 0 else logging.WARNING,
         format="%(message)s",
@@ -162,19 +162,6 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
         len(train.classes),
     )
     return trainer
-
-
-def _process(options: argparse.Namespace) -> Process:
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu.")
-    found = init_distributed_device_so(name)
-    return Process(
-        torch.device(found["device"]),
-        found["global_rank"],
-        found["local_rank"],
-        found["world_size"],
-    )
 
 
 def _resolve(options: argparse.Namespace, train: ImageDataset) -> None:

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.scheduler.scheduler import Scheduler
@@ -30,14 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from resmlp_mt.vision import checkpoints
 from resmlp_mt.vision.data import Normalize
+from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images, logits, labels) -> scalar"""
@@ -53,25 +55,6 @@ class Position:
     loss_sum: float = 0.0
     seconds: float = 0.0
     best: float = -1.0
-
-
-@dataclass
-class Process:
-    """This process among those of torchrun."""
-
-    device: torch.device
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-
-    def sum(self, *values: float) -> list[float]:
-        """The values, summed over all processes."""
-        if self.world_size == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
-        result: list[float] = tensor.tolist()
-        return result
 
 
 @dataclass
@@ -368,12 +351,18 @@ class Trainer:
             leave=False,
         )
 
-    def _tensorboard(self) -> SummaryWriter | None:
+    def _tensorboard(self) -> "SummaryWriter | None":
         if not (self.options.tensorboard and self.main):
             return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "--tensorboard needs the package tensorboard, which is missing."
+            ) from error
         return SummaryWriter(self.output, purge_step=self.position.epoch)
 
-    def _report(self, row: dict[str, Any], writer: SummaryWriter | None) -> None:
+    def _report(self, row: dict[str, Any], writer: "SummaryWriter | None") -> None:
         """summary.csv, always that of last.pth; TensorBoard; a line for the reader."""
         if not self.main:
             return

@@ -1,0 +1,49 @@
+"""This process among those of torchrun."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from timm.utils.distributed import init_distributed_device_so
+
+from resmlp_mt.vision.errors import UserError
+
+
+@dataclass
+class Process:
+    """This process among those of torchrun."""
+
+    device: torch.device
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    def sum(self, *values: float) -> list[float]:
+        """The values, summed over all processes."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        result: list[float] = tensor.tolist()
+        return result
+
+
+def start_process(device: str | None) -> Process:
+    """Join the processes of torchrun, if there are any: nccl on GPUs, gloo on CPUs.
+
+    Args:
+        device: ``--device``; by default CUDA if there is one, else the CPU.
+
+    Raises:
+        UserError: if there is no CUDA device where one is asked for.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu.")
+    found = init_distributed_device_so(name)
+    return Process(
+        torch.device(found["device"]),
+        found["global_rank"],
+        found["local_rank"],
+        found["world_size"],
+    )

@@ -1,0 +1,332 @@
+"""The images behind --data, their transforms, and the order in which a training sees them."""
+
+import io
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from resmlp_mt.vision import data, loader
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.images import BadImage
+
+from timm.data.auto_augment import rand_augment_ops  # isort: skip  (after resmlp_mt.vision)
+from torchvision import transforms  # isort: skip
+from torchvision.datasets import ImageFolder  # isort: skip
+
+CONFIG = {
+    "input_size": (3, 8, 8),
+    "mean": (0.4, 0.5, 0.6),
+    "std": (0.1, 0.2, 0.3),
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+}
+
+
+def random_image(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(256, size=(*size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """train: 3 classes of 4 images; val: 2 of them, 1 image each; files are PNG."""
+    for split, classes, count in (("train", "abc", 4), ("val", "bc", 1)):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(count):
+                image = random_image(ord(name) * 10 + index)
+                image.save(tmp_path / split / name / f"{index}.png")
+    return tmp_path
+
+
+def pixels(dataset: data.ImageDataset) -> list[tuple[bytes, int]]:
+    return [(image.tobytes(), target) for image, target in dataset]
+
+
+def test_a_folder_is_read_as_by_torchvision(folder: Path) -> None:
+    ours = data.create_dataset([str(folder)], "train")
+    theirs = ImageFolder(str(folder / "train"))
+    assert ours.classes == theirs.classes
+    assert pixels(ours) == [(image.tobytes(), target) for image, target in theirs]
+
+
+def test_validation_counts_classes_as_training_does(folder: Path) -> None:
+    dataset = data.create_dataset([str(folder)], "val")
+    assert dataset.classes == ["a", "b", "c"]
+    assert dataset.targets == [1, 2]
+    other = data.create_dataset([str(folder)], "val", classes=["c", "x", "b"])
+    assert other.targets == [2, 0]
+
+
+def test_a_validation_class_that_training_lacks_is_refused(folder: Path) -> None:
+    (folder / "val/z").mkdir()
+    with pytest.raises(UserError, match=r"val has classes that training lacks \(z\)"):
+        data.create_dataset([str(folder)], "val")
+
+
+def test_an_empty_class_folder_is_refused_in_training(folder: Path) -> None:
+    (folder / "train/empty").mkdir()
+    with pytest.raises(UserError, match=r"train: .*empty"):
+        data.create_dataset([str(folder)], "train")
+
+
+def test_folders_without_classes_or_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        data.create_dataset([str(tmp_path)], "train")
+    (tmp_path / "val/a").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no images"):
+        data.create_dataset([str(tmp_path)], "val")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="train"):
+        data.create_dataset([str(tmp_path)], "train")
+
+
+@pytest.mark.parametrize("words", [["cifar10-tar"], ["wds"], ["a", "b"], [], ["digits", "x"]])
+def test_other_words_are_refused(words: list[str]) -> None:
+    with pytest.raises(UserError, match="expected a folder"):
+        data.create_dataset(words, "train")
+
+
+def pack(folder: Path, archive: Path) -> None:
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / "train", "top/train")
+        tar.add(folder / "val", "top/val")
+
+
+def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "images.tar.gz")
+    for split in ("train", "val"):
+        ours = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], split)
+        theirs = data.create_dataset([str(folder)], split)
+        assert ours.classes == theirs.classes
+        assert sorted(pixels(ours)) == sorted(pixels(theirs))
+        assert ours.image_size == (8, 8)
+
+
+def test_broken_archives_are_refused(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar.gz"
+    with pytest.raises(UserError, match="No such file"):
+        data.create_dataset(["cifar10-tar", str(archive)], "train")
+    pack(folder, archive)
+    archive.write_bytes(archive.read_bytes()[:1500])
+    with pytest.raises(UserError, match=r"images\.tar\.gz cannot be read"):
+        data.create_dataset(["cifar10-tar", str(archive)], "train")
+    archive.write_bytes(b"no archive")
+    with pytest.raises(UserError, match=r"images\.tar\.gz cannot be read"):
+        data.create_dataset(["cifar10-tar", str(archive)], "train")
+
+
+def test_a_bad_image_is_returned_in_its_place(folder: Path, tmp_path: Path) -> None:
+    bad = folder / "train/b/1.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    pack(folder, tmp_path / "images.tar.gz")
+    for words in ([str(folder)], ["cifar10-tar", str(tmp_path / "images.tar.gz")]):
+        samples = [s for s in data.create_dataset(words, "train") if isinstance(s, BadImage)]
+        assert len(samples) == 1
+        assert samples[0].name.endswith("train/b/1.png")
+
+
+def write_shards(folder: Path) -> None:
+    for shard in range(2):
+        with webdataset.TarWriter(str(folder / f"set-train-{shard:04}.tar")) as writer:
+            for index in range(3):
+                key = f"sample{shard}{index}.with.dots"[:8]
+                writer.write({"__key__": key, "png": random_image(index), "cls": index % 2})
+    with webdataset.TarWriter(str(folder / "set-val-0000.tar")) as writer:
+        writer.write({"__key__": "x", "png": random_image(9), "cls": 1})
+
+
+def test_shards_are_read_as_by_webdataset(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    ours = data.create_dataset(["wds", str(tmp_path)], "train")
+    urls = [str(path) for path in sorted(tmp_path.glob("*train*.tar"))]
+    theirs = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png", "cls")
+    assert pixels(ours) == [(image.tobytes(), target) for image, target in theirs]
+    assert ours.classes == ["0", "1"]
+    assert data.create_dataset(["wds", str(tmp_path)], "val").targets == [1]
+
+
+def test_wrong_shards_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no images"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+    write_shards(tmp_path)
+    with webdataset.TarWriter(str(tmp_path / "set-val-0001.tar")) as writer:
+        writer.write({"__key__": "x", "png": random_image(9), "cls": 7})
+    with pytest.raises(UserError, match="val has class 7"):
+        data.create_dataset(["wds", str(tmp_path)], "val")
+    with webdataset.TarWriter(str(tmp_path / "set-train-0002.tar")) as writer:
+        writer.write({"__key__": "y", "png": random_image(9)})
+    with pytest.raises(UserError, match=r"y\.cls is missing"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+    with webdataset.TarWriter(str(tmp_path / "set-train-0002.tar")) as writer:
+        writer.write({"__key__": "y", "png": random_image(9), "txt": "cat", "cls": b"cat"})
+    with pytest.raises(UserError, match="expected a class index, but found b'cat'"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+    (tmp_path / "set-train-0002.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(UserError, match=r"train-0002\.tar cannot be read"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+
+
+def test_a_fifth_of_the_digits_is_held_out_evenly() -> None:
+    train = data.create_dataset(["digits"], "train")
+    val = data.create_dataset(["digits"], "val")
+    assert (len(train), len(val)) == (1437, 360)
+    shares = np.bincount(val.targets) / np.bincount(load_digits().target)
+    assert np.abs(shares - 0.2).max() < 0.01
+    again = data.create_dataset(["digits"], "val")
+    assert pixels(val) == pixels(again)
+    brightest = max(np.asarray(image).max() for image, _ in val)
+    assert brightest == 255
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_small_crop_is_that_of_a_padded_image(seed: int) -> None:
+    image, padding = random_image(seed), 3
+    padded = np.pad(np.asarray(image), ((padding, padding), (padding, padding), (0, 0)))
+    windows = {
+        padded[top : top + 8, left : left + 8].tobytes()
+        for top in range(2 * padding + 1)
+        for left in range(2 * padding + 1)
+    }
+    random.seed(seed)
+    cropped = data._PaddedCrop((8, 8), padding)(image)
+    assert cropped.tobytes() in windows
+
+
+def test_normalising_a_batch_is_normalising_each_image() -> None:
+    image = random_image(0)
+    ours = data.Normalize(CONFIG["mean"], CONFIG["std"])(
+        torch.stack([data.create_transform(CONFIG, normalize=False)(image)])
+    )
+    theirs = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(CONFIG["mean"], CONFIG["std"])]
+    )(image)
+    torch.testing.assert_close(ours[0], theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(data.create_transform(CONFIG)(image), theirs)
+
+
+def test_the_papers_augmentation_takes_every_strength() -> None:
+    """Pillow refuses the strongest posterization of timm's RandAugment: 0 bits."""
+    for operation in rand_augment_ops(magnitude=10, transforms="rand", prob=1.0, hparams=None):
+        operation.prob = 1.0
+        assert operation(random_image(1)).size == (8, 8)
+    augment = data.create_training_transform(
+        {**CONFIG, "input_size": (3, 40, 40)}, auto_augment="rand-m10-n4-inc1"
+    )
+    random.seed(0)
+    for seed in range(60):
+        result = augment(random_image(seed, (50, 60)))
+        assert (result.shape, result.dtype) == ((3, 40, 40), torch.uint8)
+
+
+def blank(count: int) -> data.MemoryDataset:
+    images = np.zeros((count, 8, 8, 3), np.uint8)
+    return data.MemoryDataset(images, [0] * count, ["a"])
+
+
+def steps(batches: loader.EpochBatches) -> list[list[int]]:
+    return [[index for _, index in batch] for batch in batches]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2), st.integers(0, 40)
+)
+def test_two_processes_see_what_one_sees(
+    batch: int, epoch: int, repeats: int, multiple: int, more: int
+) -> None:
+    dataset = blank(2 * batch * multiple + more)
+    one = loader.EpochBatches(dataset, 2 * batch, 3, repeats=repeats, multiple=multiple)
+    two = [
+        loader.EpochBatches(dataset, batch, 3, rank, 2, repeats=repeats, multiple=multiple)
+        for rank in range(2)
+    ]
+    for batches in (one, *two):
+        batches.epoch = epoch
+    assert len(one) % multiple == 0
+    pairs = zip(steps(one), *map(steps, two), strict=False)
+    for alone, first, second in pairs:
+        assert sorted(alone) == sorted(first + second)
+    if not repeats:
+        seen = [index for batch_ in steps(one) for index in batch_]
+        assert len(set(seen)) == len(seen)
+
+
+def test_an_epoch_goes_on_where_it_was_left() -> None:
+    batches = loader.EpochBatches(blank(40), 4, seed=1)
+    batches.epoch = 2
+    whole = list(batches)
+    batches.start = 6
+    assert list(batches) == whole[6:]
+    batches.epoch, batches.start = 3, 0
+    assert [index for _, index in next(iter(batches))] != [index for _, index in whole[0]]
+
+
+def test_data_below_one_update_is_refused() -> None:
+    with pytest.raises(UserError, match="10 training images do not fill one update"):
+        loader.EpochBatches(blank(10), 4, seed=1, multiple=3)
+
+
+def test_workers_and_start_do_not_change_a_batch() -> None:
+    images = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
+    transform = data.create_training_transform(CONFIG, auto_augment="rand-m9-mstd0.5-inc1")
+    dataset = data.MemoryDataset(images, list(range(24)), ["a"] * 24, transform)
+
+    def read(workers: int, start: int) -> list[torch.Tensor]:
+        batches = loader.EpochBatches(dataset, 4, seed=5)
+        batches.start = start
+        found = loader.training_loader(dataset, batches, workers, pin_memory=False)
+        return [images for images, _, _ in found]
+
+    alone = read(0, 0)
+    assert len({images.numpy().tobytes() for images in alone}) == 6
+    for other in (read(2, 0), [*alone[:3], *read(0, 3)]):
+        assert all(torch.equal(a, b) for a, b in zip(alone, other, strict=True))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 5))
+def test_validation_shares_hold_each_image_once(count: int, world: int, batch: int) -> None:
+    dataset = blank(count)
+    dataset.transform = data.create_transform(CONFIG, normalize=False)
+    dataset.targets = list(range(count))
+    seen: list[int] = []
+    for rank in range(world):
+        share = loader.validation_loader(dataset, batch, 0, False, rank, world)
+        seen += [target for _, targets, _ in share for target in targets.tolist()]
+    assert sorted(seen) == list(range(count))
+
+
+def test_lost_images_are_made_up_by_good_ones() -> None:
+    images, targets = torch.arange(3.0).view(3, 1, 1, 1), torch.arange(3)
+    filled, labels = loader.refill(images, targets, 8)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert filled.flatten().tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    with pytest.raises(UserError, match="all 8 images of a batch are bad"):
+        loader.refill(images[:0], targets[:0], 8)
+
+
+def test_an_archive_inside_memory_is_a_plain_file(tmp_path: Path) -> None:
+    """Images of different sizes and other files in the archive are fine."""
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, size in (("train/a/1.png", (3, 5)), ("train/b/2.PNG", (4, 4)), ("README", None)):
+            stream = io.BytesIO()
+            if size:
+                random_image(1, size).save(stream, "PNG")
+            member = tarfile.TarInfo(name)
+            member.size = len(stream.getvalue())
+            tar.addfile(member, io.BytesIO(stream.getvalue()))
+    dataset = data.create_dataset(["cifar10-tar", str(archive)], "train")
+    assert [image.size for image, _ in dataset] == [(5, 3), (4, 4)]
+    with pytest.raises(UserError, match="holds no images val/CLASS/IMAGE"):
+        data.create_dataset(["cifar10-tar", str(archive)], "val")

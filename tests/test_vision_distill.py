@@ -1,0 +1,164 @@
+"""Distillation: the loss against DeiT's equations, and a student that moves to its teacher."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from resmlp_mt.vision import checkpoints, distill, train
+from resmlp_mt.vision.errors import UserError
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+class Constant(nn.Module):
+    """A teacher that always says the same."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits
+
+
+def softmax(logits: list[float], tau: float) -> list[float]:
+    powers = [math.exp(value / tau) for value in logits]
+    return [power / sum(powers) for power in powers]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 4),
+    classes=st.integers(2, 5),
+    alpha=st.floats(0, 1),
+    tau=st.floats(0.5, 5),
+)
+def test_the_loss_is_that_of_the_equations(
+    seed: int, batch: int, classes: int, alpha: float, tau: float
+) -> None:
+    """Equations 2 (soft) and 3 (hard) of arXiv:2012.12877, entry by entry."""
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, batch, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (batch,), generator=generator)
+    soft = hard = 0.0
+    for z_s, z_t, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+        cross_entropy = -math.log(softmax(z_s, 1)[y])
+        pairs = zip(softmax(z_t, tau), softmax(z_s, tau), strict=True)
+        kl = sum(p * math.log(p / q) for p, q in pairs)
+        teacher_label = max(range(classes), key=lambda c: z_t[c])
+        soft += ((1 - alpha) * cross_entropy + alpha * tau**2 * kl) / batch
+        hard += (
+            (1 - alpha) * cross_entropy - alpha * math.log(softmax(z_s, 1)[teacher_label])
+        ) / batch
+    for kind, expected in (("soft", soft), ("hard", hard)):
+        loss = distill.DistillationLoss(nn.CrossEntropyLoss(), Constant(teacher), kind, alpha, tau)
+        found = loss(torch.zeros(batch, 3, 1, 1), student, labels).item()
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_a_teacher_sees_its_own_normalisation_and_stays_frozen() -> None:
+    images = torch.rand(2, 3, 32, 32)
+    model = checkpoints.build_model("timm:test_convnext", num_classes=3)
+    other = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+    def normalised(mean: list[float], std: list[float]) -> Tensor:
+        return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    teacher = distill.Teacher(model, student=IMAGENET, teacher=other).train()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    found = teacher(normalised(*IMAGENET))
+    torch.testing.assert_close(found, model(normalised(*other)), rtol=1e-4, atol=1e-5)
+
+
+def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) -> None:
+    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    images = torch.rand(2, 3, 32, 32)
+    model = checkpoints.build_model("timm:test_convnext", num_classes=2)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    teacher = distill.load_teacher(
+        "timm:test_convnext", str(tmp_path / "weights.pth"), ["a", "b"], config
+    )
+    own = model.pretrained_cfg
+    expected = distill.Teacher(model, IMAGENET, (own["mean"], own["std"]))(images)
+    torch.testing.assert_close(teacher(images), expected)
+    state = {
+        "model": model.state_dict(),
+        "model_args": {"name": "timm:test_convnext", "num_classes": 2},
+        "classes": ["a", "b"],
+        "data_config": config,
+    }
+    checkpoints.save(state, tmp_path / "best.pth")
+    teacher = distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "b"], config)
+    torch.testing.assert_close(teacher(images), model.eval()(images))
+    with pytest.raises(UserError, match="knows 2 classes that are not the 2 of --data"):
+        distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "c"], config)
+
+
+def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
+    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    with pytest.raises(UserError, match="needs --teacher-weights FILE"):
+        distill.load_teacher("timm:test_convnext", None, ["a"], config)
+    with pytest.raises(UserError, match="there is no such file"):
+        distill.load_teacher("timm:test_convnext", str(tmp_path / "no.pth"), ["a"], config)
+    other = checkpoints.build_model("timm:test_convnext", num_classes=5)
+    for name, content in (("w.pth", other.state_dict()), ("x.pth", [1])):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} do not fit timm:test_convnext"):
+            distill.load_teacher("timm:test_convnext", str(tmp_path / name), ["a"], config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "x.pth"], "--teacher needs --distillation-type"),
+        (["--distillation-type", "hard"], "--distillation-type hard needs --teacher"),
+    ],
+)
+def test_half_an_order_is_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        train.main([*options, "--output", str(tmp_path)])
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_the_student_moves_towards_its_teacher(kind: str, tmp_path: Path) -> None:
+    """The teacher calls every digit d by the name d + 1: only its word can lead there."""
+    torch.manual_seed(0)
+    teacher = train_on_digits(tmp_path / "teacher", "--epochs=8")
+    state = checkpoints.load(teacher)
+    for name in ("head.weight", "head.bias"):
+        state["model"][name] = state["model"][name].roll(1, dims=0)
+    checkpoints.save(state, teacher)
+    options = [f"--teacher={teacher}", f"--distillation-type={kind}", "--epochs=4"]
+    agreement = {}
+    for alpha in (0, 1):
+        student = train_on_digits(
+            tmp_path / f"student{alpha}", *options, f"--distillation-alpha={alpha}"
+        )
+        agreement[alpha] = agree(teacher, student)
+    assert agreement[0] < 0.2
+    assert agreement[1] > 0.5
+
+
+def train_on_digits(output: Path, *options: str) -> Path:
+    train.main([f"--output={output}", "--patch-size=4", "--warmup-epochs=0",
+                "--model-kwargs", "layer_scale_init=1.0", *options])  # fmt: skip
+    return output / "last.pth"
+
+
+def agree(teacher: Path, student: Path) -> float:
+    from resmlp_mt.vision.data import create_dataset, create_transform
+
+    models = [checkpoints.load_model(path) for path in (teacher, student)]
+    transform = create_transform(models[0][1]["data_config"])
+    dataset = create_dataset(["digits"], "val", transform)
+    images = torch.stack([image for image, _ in dataset])
+    with torch.no_grad():
+        first, second = (model(images).argmax(1) for model, _ in models)
+    return (first == second).float().mean().item()

@@ -1,0 +1,342 @@
+"""The training command: options, resuming, processes, errors, and what it learns."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from resmlp_mt.vision import checkpoints, train
+from resmlp_mt.vision.distributed import Process
+from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.options import parse_args, to_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs/vision").glob("*.yaml"))
+# everything that draws random numbers or keeps a state
+FULL = """
+    --img-size 8 --patch-size 4 --batch-size 8 --epochs 3 --warmup-epochs 1 --sched-on-updates
+    --opt lamb --lr 5e-3 --clip-grad 1 --grad-accum-steps 2 --model-ema --model-ema-decay 0.9
+    --drop-path 0.2 --aug-repeats 3 --aa rand-m9-mstd0.5-inc1 --reprob 0.5 --mixup 0.8
+    --cutmix 1.0 --workers 0
+""".split()
+PLAIN = """
+    --img-size 8 --patch-size 4 --batch-size 8 --no-aug --epochs 2 --warmup-epochs 0 --workers 0
+    --smoothing 0
+""".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, bright and dark; 64 images for training, 10 for validation."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 32), ("val", 5)):
+        for name, low in (("dark", 0), ("light", 100)):
+            path = root / split / name
+            path.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(low, low + 150, size=(10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path / f"{index}.png")
+    return root
+
+
+def run(folder: Path, output: Path, *options: object) -> dict[str, Any]:
+    """Train in this process; returns last.pth."""
+    train.main(["--data", str(folder), f"--output={output}", *map(str, options)])
+    return checkpoints.load(output / "last.pth")
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Equal to the last bit, wherever tensors are."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first.keys() - {"seconds", "images_per_second", "config"}:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for a, b in zip(first, second, strict=True):
+            assert_same(a, b)
+    elif isinstance(first, Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+# 64 images with 3 repeats give 64 // 8 = 8 batches, 4 updates an epoch
+@pytest.mark.parametrize("stops", [[6], [1, 4, 11]])
+def test_a_stopped_training_goes_on_exactly(folder: Path, tmp_path: Path, stops: list[int]) -> None:
+    whole = run(folder, tmp_path / "whole", *FULL)
+    parts = tmp_path / "parts"
+    stopped = run(folder, parts, *FULL, "--max-updates", stops[0])
+    assert stopped["position"]["updates"] == stops[0]
+    for stop in stops[1:]:
+        train.main([f"--resume={parts / 'last.pth'}", f"--max-updates={stop}"])
+    train.main([f"--resume={parts / 'last.pth'}"])  # the other options are in the checkpoint
+    assert_same(whole, checkpoints.load(parts / "last.pth"))
+    assert_same(checkpoints.load(tmp_path / "whole/best.pth"), checkpoints.load(parts / "best.pth"))
+    assert whole["position"]["updates"] == 12
+    assert [row["epoch"] for row in whole["history"]] == [0, 1, 2]
+
+
+def test_a_training_goes_on_as_it_began(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, *PLAIN, "--max-updates", 1)
+    with pytest.raises(UserError, match=r"goes on with --lr 0\.001, not 0\.01"):
+        parse_args([f"--resume={tmp_path / 'last.pth'}", "--lr=0.01"])
+    options = parse_args([f"--resume={tmp_path / 'last.pth'}", "--workers=2", "--output=other"])
+    assert (options.workers, str(options.output), options.batch_size) == (2, "other", 8)
+
+
+def test_a_checkpoint_in_between_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    plain = run(folder, tmp_path / "a", *PLAIN)
+    saved = run(folder, tmp_path / "b", *PLAIN, "--recovery-interval", 1)
+    assert_same(plain, saved)
+
+
+def command(*words: object, **kwargs: Any) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+
+
+def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path) -> None:
+    options = ["--data", folder, *FULL, "--epochs", 10_000, "--recovery-interval", 1]
+    process = command("resmlp_mt.vision.train", f"--output={tmp_path}", *options)
+    deadline = time.monotonic() + 500
+    while not (tmp_path / "summary.csv").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    last = checkpoints.load(tmp_path / "last.pth")
+    updates = last["position"]["updates"]
+    assert f"stopped after update {updates}; go on with --resume" in output
+    again = run(folder, tmp_path / "whole", *FULL, "--epochs", 10_000, "--max-updates", updates)
+    assert_same(again, last)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_two_processes_are_one_with_twice_the_batch(folder: Path, tmp_path: Path) -> None:
+    """Tolerance 1e-5: sums in another order. SGD, because Adam enlarges gradients near zero."""
+    options = [*PLAIN, "--opt", "sgd", "--lr", "0.05", "--clip-grad", "1"]
+    alone = run(folder, tmp_path / "one", *options, "--batch-size", 16)
+    process = command(
+        "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+        "-m", "resmlp_mt.vision.train", "--data", folder, f"--output={tmp_path / 'two'}",
+        *options, "--device", "cpu",
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    together = checkpoints.load(tmp_path / "two/last.pth")
+    for name, weight in alone["model"].items():
+        torch.testing.assert_close(together["model"][name], weight, rtol=1e-5, atol=1e-6)
+    for one, two in zip(alone["history"], together["history"], strict=True):
+        for key in ("updates", "val_top1", "train_loss", "val_loss", "lr"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5)
+
+
+def test_accumulated_batches_are_one_of_their_size(folder: Path, tmp_path: Path) -> None:
+    options = [*PLAIN, "--opt", "sgd", "--lr", "0.05"]
+    whole = run(folder, tmp_path / "a", *options, "--batch-size", 16)
+    parts = run(folder, tmp_path / "b", *options, "--batch-size", 4, "--grad-accum-steps", 4)
+    for name, weight in whole["model"].items():
+        torch.testing.assert_close(parts["model"][name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_it_learns_and_writes_what_it_says(folder: Path, tmp_path: Path) -> None:
+    options = [*PLAIN, "--epochs", 4, "--model-kwargs", "layer_scale_init=1.0"]
+    average = ["--model-ema", "--model-ema-decay", 0.5]
+    last = run(folder, tmp_path, *options, *average, "--tensorboard")
+    assert last["history"][-1]["ema_top1"] == 100
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: float(v) for k, v in row.items()} for row in rows] == last["history"]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    best = checkpoints.load(tmp_path / "best.pth")
+    assert "optimizer" not in best
+    assert best["classes"] == ["dark", "light"]
+    assert best["data_config"]["input_size"] == (3, 8, 8)
+    model, _ = checkpoints.load_model(tmp_path / "best.pth")
+    assert torch.equal(model.state_dict()["head.bias"], best["model_ema"]["head.bias"])
+    saved = yaml.safe_load((tmp_path / "args.yaml").read_text())
+    assert to_config(parse_args([f"--config={tmp_path / 'args.yaml'}"])) == saved
+    with pytest.raises(UserError, match=r"only last\.pth holds what is needed"):
+        train.main([f"--resume={tmp_path / 'best.pth'}"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--amp", "--amp --amp-dtype float16", "--torchcompile eager", "--channels-last",
+     "--workers 2", "--sched none", "--mixup 0.2 --smoothing 0.1", "--opt sgd --weight-decay 0"],
+)  # fmt: skip
+def test_variants_run(folder: Path, tmp_path: Path, options: str) -> None:
+    last = run(folder, tmp_path, *PLAIN, "--epochs", 1, "--batch-size", 16, *options.split())
+    assert last["position"]["updates"] == 4
+    if options in ("--torchcompile eager", "--channels-last", "--workers 2"):
+        plain = run(folder, tmp_path / "plain", *PLAIN, "--epochs", 1, "--batch-size", 16)
+        for name, weight in plain["model"].items():
+            torch.testing.assert_close(last["model"][name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_scales_and_biases_are_not_decayed(folder: Path, tmp_path: Path) -> None:
+    options = parse_args(["--data", str(folder), f"--output={tmp_path}", *PLAIN, "--opt", "lamb",
+                          "--weight-decay", "0.2", "--batch-size", "8"])  # fmt: skip
+    trainer = train.create_trainer(options, Process(torch.device("cpu")))
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            decays = group["weight_decay"] > 0
+            assert decays == (parameter.dim() > 1), names[parameter]
+            assert not (decays and re.search("alpha|beta|bias", names[parameter]))
+
+
+def test_weights_start_a_training(folder: Path, tmp_path: Path) -> None:
+    options = [*PLAIN, "--lr", 0, "--warmup-lr", 0, "--min-lr", 0, "--seed", 1]
+    first = run(folder, tmp_path / "a", *options)
+    kept = run(folder, tmp_path / "b", *options[:-1], 2, "--weights", tmp_path / "a/best.pth")
+    assert_same(first["model"], kept["model"])
+    fresh = run(folder, tmp_path / "c", *options[:-1], 2, "--weights", tmp_path / "a/best.pth",
+                "--reset-head")  # fmt: skip
+    different = {n for n, w in fresh["model"].items() if not torch.equal(w, first["model"][n])}
+    assert different == {"head.weight"}
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Path) -> None:
+    good = run(folder, tmp_path, *PLAIN, "--sched", "none", "--max-updates", 9)
+    last = checkpoints.load(tmp_path / "last.pth")
+    last["optimizer"]["param_groups"][0]["lr"] = 1e30
+    checkpoints.save(last, tmp_path / "last.pth")
+    message = r"the loss became (nan|inf) in epoch 1, update \d+: .*last\.pth is the last good"
+    with pytest.raises(UserError, match=message):
+        train.main([f"--resume={tmp_path / 'last.pth'}"])
+    assert_same(checkpoints.load(tmp_path / "last.pth")["model"], good["model"])
+
+
+def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
+    options = parse_args(["--data", str(folder), f"--output={tmp_path}", *PLAIN,
+                          "--batch-size", "8"])  # fmt: skip
+    trainer = train.create_trainer(options, Process(torch.device("cpu")))
+    with torch.no_grad():
+        trainer.model.head.bias[0] = float("nan")
+    with pytest.raises(UserError, match=r"head\.bias is not finite after update 0"):
+        trainer.save("last.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_images_stop_the_training_or_are_counted(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = tmp_path / "images"
+    subprocess.run(["cp", "-r", str(folder), str(images)], check=True)
+    for bad in ("train/dark/3.png", "val/light/1.png"):
+        (images / bad).write_bytes(b"no image")
+    options = [*PLAIN, "--workers", 2]
+    with pytest.raises(UserError, match=r"(3|1)\.png: this is no image file .*--on-error skip"):
+        run(images, tmp_path / "a", *options)
+    last = run(images, tmp_path / "b", *options, "--on-error", "skip", "--mixup", 0.5)
+    assert last["position"]["updates"] == 16
+    assert "2 bad images were skipped" in caplog.text
+    assert "dark/3.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--batch-size 100", "--batch-size 100: the 64 training images do not fill one update"),
+        ("--batch-size 0", "--batch-size: must be above 0, but is 0"),
+        ("--batch-size 7 --mixup 0.5", "need an even --batch-size"),
+        ("--no-such-option", "unrecognized arguments: --no-such-option"),
+        ("--opt nonsense", "--opt nonsense: "),
+        ("--sched nonsense", "--sched nonsense: "),
+        ("--model nonsense", "--model nonsense: there is no model"),
+        ("--patch-size 3", "--model resmlp_tiny: img_size must be a multiple of patch_size 3"),
+        ("--img-size 8 8 8", "--img-size takes a side, or height and width"),
+        ("--device cuda:9", "--device cuda:9: "),
+        ("--aa nonsense", "--aa nonsense"),
+        ("--weights nothing.pth", "nothing.pth is not a file"),
+        ("--model timm:test_vit --weights x.pth", "--weights starts our models only"),
+        ("--resume nothing.pth", "nothing.pth cannot be read"),
+        ("--config nothing.yaml", "--config nothing.yaml cannot be read"),
+        ("--output /dev/null/x", "--output /dev/null/x cannot be written to"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    folder: Path, tmp_path: Path, options: str, message: str
+) -> None:
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    words = [word for word in PLAIN if word not in ("--no-aug",)] if "--aa" in options else PLAIN
+    with pytest.raises(UserError) as error:
+        run(folder, tmp_path, *words, *options.split())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_flags_win_over_the_config_and_the_config_over_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("lr: 5e-3\nmodel-ema: true\nscale: [0.5, 1.0]\nmodel_kwargs: {norm: layernorm}")
+    options = parse_args([f"--config={path}", "--data", "x"])
+    assert (options.lr, options.model_ema, options.scale) == (0.005, True, [0.5, 1.0])
+    assert options.model_kwargs == {"norm": "layernorm"}
+    assert options.weight_decay == parse_args(["--data", "x"]).weight_decay
+    options = parse_args(
+        [f"--config={path}", "--lr=0.001", "--no-model-ema", "--scale", "0.1", "1"]
+    )
+    assert (options.lr, options.model_ema, options.scale) == (0.001, False, [0.1, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1", "there is no option learning_rate"),
+        ("lr: fast", "argument --lr: invalid float value: 'fast'"),
+        ("remode: sometimes", "argument --remode: invalid choice: 'sometimes'"),
+        ("- lr", "expected lines of the form OPTION: VALUE"),
+        ("lr: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_args([f"--config={tmp_path / 'c.yaml'}"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_is_understood(path: Path) -> None:
+    parse_args([f"--config={path}", "--data", "x"])
+
+
+def test_the_papers_recipe() -> None:
+    """Section 3.1 of the paper."""
+    for model in ("resmlp_s12", "resmlp_s24", "resmlp_s36", "resmlp_b24"):
+        o = parse_args([f"--config={ROOT}/configs/vision/{model}.yaml", "--data", "x"])
+        assert (o.model, o.opt, o.lr, o.weight_decay) == (model, "lamb", 5e-3, 0.2)
+        assert (o.epochs, 8 * o.batch_size, o.sched, o.warmup_epochs) == (400, 2048, "cosine", 5)
+        assert (o.smoothing, o.reprob, o.mixup, o.cutmix) == (0.1, 0.25, 0.8, 1.0)
+        assert (o.drop_path, o.aug_repeats, o.crop_pct, o.amp) == (0.05, 3, 0.9, False)
+        assert o.aa == "rand-m9-mstd0.5-inc1"
+
+
+@pytest.mark.slow
+def test_the_digits_are_learned_without_options(tmp_path: Path) -> None:
+    train.main([f"--output={tmp_path}"])
+    assert checkpoints.load(tmp_path / "last.pth")["history"][-1]["val_top1"] >= 95
