@@ -313,7 +313,7 @@ def sparsity(weight: Tensor, threshold: float) -> float:
 
 def sparsities(layers: Layers, threshold: float) -> dict[str, list[dict[str, float]]]:
     """Sparsity of every matrix; of the decoder's A, that of the lower triangle."""
-    numbers = {}
+    numbers: dict[str, list[dict[str, float]]] = {}
     for stack, members in layers.items():
         numbers[stack] = []
         for layer in members:

@@ -69,7 +69,7 @@ class FoldedResMLP(nn.Module):
             self.blocks.append(FoldedBlock(block, missing))
             missing = block.ffn_post.alpha * block.ffn.fc2.bias
         self.head = _behind(model.norm, model.head)
-        self.head.bias += self.head.weight @ missing
+        self.head.bias.add_(self.head.weight @ missing)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)
@@ -97,7 +97,7 @@ def folded(model: ResMLP) -> FoldedResMLP:
 def _behind(affine: Affine, linear: nn.Linear) -> nn.Linear:
     """One linear layer for ``linear(affine(x))``."""
     layer = copy.deepcopy(linear)
-    layer.weight *= affine.alpha
+    layer.weight.mul_(affine.alpha)
     if affine.beta is not None:
-        layer.bias += linear.weight @ affine.beta
+        layer.bias.add_(linear.weight @ affine.beta)
     return layer
