@@ -14,7 +14,7 @@ from torch import nn
 
 from conftest import ROOT
 from resmlp_mt import benchmark
-from resmlp_mt.benchmarking import generation_rows, lengths, timing
+from resmlp_mt.benchmarking import generation_rows, lengths, timing, training_rows
 from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, markdown
 from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio, spread
@@ -116,7 +116,7 @@ def test_a_file_that_holds_no_pairs_is_named(content: bytes, tmp_path: Path) -> 
         lengths.read_lengths(path)
 
 
-@pytest.mark.parametrize("name", ["resmlp", "transformer", "torch"])
+@pytest.mark.parametrize("name", [*training_rows.our_names(), "transformer", "torch"])
 def test_every_peer_learns_on_the_same_batches(name: str) -> None:
     """Twenty updates on one batch bring the loss down: every peer trains, and on all its tokens."""
     (batch,) = batches(lengths.default_lengths(), QUICK, 256, count=1, device="cpu", seed=1)

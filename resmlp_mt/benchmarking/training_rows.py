@@ -26,19 +26,32 @@ from resmlp_mt.benchmarking.translation_models import (
     to_device,
     training_batches,
 )
+from resmlp_mt.translation.criterion import ChunkedLabelSmoothedCrossEntropy
 
 TRAINING_GOAL = 1.4
 MEMORY_GOAL = 0.8
+CHUNKED = "resmlp_chunked"
+OURS = {"resmlp": "fairseq's criterion", CHUNKED: "chunked criterion"}
 PEERS = {"transformer": "fairseq transformer", "torch": "nn.Transformer"}
 
 
 class Training:
-    """One model in training, with its optimizer, as in fairseq-train."""
+    """One model in training, with its optimizer, as in fairseq-train.
+
+    Args:
+        name: of the model; ``resmlp_chunked`` is ``resmlp`` with our criterion, which computes
+            what fairseq's does.
+    """
 
     def __init__(self, name: str, sizes: Sizes, *, device: str, bf16: bool, seed: int) -> None:
+        chunked = name == CHUNKED
+        name = "resmlp" if chunked else name
         self.model = build(name, sizes, seed).to(device).train()
         task = SimpleNamespace(target_dictionary=dictionary(sizes.vocabulary))
-        self.criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+        criterion = (
+            ChunkedLabelSmoothedCrossEntropy if chunked else LabelSmoothedCrossEntropyCriterion
+        )
+        self.criterion = criterion(task, False, 0.1)
         self.optimizer = Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98))
         self.autocast: Callable[[], Any] = (
             partial(torch.autocast, device, dtype=torch.bfloat16)
@@ -83,27 +96,34 @@ def training(
 ) -> Rows:
     """Target tokens per second of one update: forward, backward and Adam."""
     data = batches(lengths, sizes, max_tokens, count=rounds, device=device, seed=seed)
-    names = ["resmlp", *PEERS]
-    trainings = {name: Training(name, sizes, device=device, bf16=bf16, seed=seed) for name in names}
+    ours = our_names()
+    trainings = {
+        name: Training(name, sizes, device=device, bf16=bf16, seed=seed) for name in [*ours, *PEERS]
+    }
     runs = {name: _updating(one, data) for name, one in trainings.items()}
     speeds = interleaved(runs, rounds, device=device)
     work = {name: operations(partial(one.backward, data[0])) for name, one in trainings.items()}
     dtype = "bf16" if bf16 else "fp32"
-    floor = data[0]["ntokens"] / rates.seconds(work["resmlp"], dtype=dtype)
     return [
         Row(
             measured=f"training, {device.upper()} {dtype}",
             unit="target tokens/s",
-            ours=speeds["resmlp"],
+            ours=speeds[name],
             peer_name=shown,
-            peer=speeds[name],
-            goal=TRAINING_GOAL if name == "transformer" else None,
-            floor=floor,
-            work_ratio=work[name] / work["resmlp"],
-            note=f"batches of {max_tokens} tokens",
+            peer=speeds[peer],
+            goal=TRAINING_GOAL if peer == "transformer" else None,
+            floor=data[0]["ntokens"] / rates.seconds(work[name], dtype=dtype),
+            work_ratio=work[peer] / work[name],
+            note=f"batches of {max_tokens} tokens, {OURS[name]}",
         )
-        for name, shown in PEERS.items()
+        for name in ours
+        for peer, shown in PEERS.items()
     ]
+
+
+def our_names() -> list[str]:
+    """Our model with each criterion that this PyTorch can run."""
+    return list(OURS) if hasattr(torch.nn.functional, "linear_cross_entropy") else ["resmlp"]
 
 
 def _updating(training: Training, data: list[dict[str, Any]]) -> Run:
@@ -122,7 +142,7 @@ def training_memory(
     if device == "cpu" and not sys.platform.startswith("linux"):
         return [Unmeasured(measured, "needs Linux: /proc/self/status")]
     peaks: dict[str, Spread] = {}
-    for name in ("resmlp", "transformer"):
+    for name in [*our_names(), "transformer"]:
         task = {
             "name": name,
             "lengths": lengths,
@@ -144,11 +164,12 @@ def training_memory(
         Row(
             measured=measured,
             unit="MiB",
-            ours=peaks["resmlp"],
+            ours=peaks[name],
             peer_name=PEERS["transformer"],
             peer=peaks["transformer"],
             goal=MEMORY_GOAL,
             less_is_better=True,
-            note=f"batches of {max_tokens} tokens",
+            note=f"batches of {max_tokens} tokens, {OURS[name]}",
         )
+        for name in our_names()
     ]

@@ -1,0 +1,74 @@
+"""The chunked criterion is fairseq's: loss, log-likelihood and gradients, pads left out."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+
+from conftest import Corpus, train
+from models import build, dictionary, padded, sentences
+from resmlp_mt.translation import criterion
+from resmlp_mt.translation.criterion import ChunkedLabelSmoothedCrossEntropy
+
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5, "check_dtype": False}
+TASK = SimpleNamespace(target_dictionary=dictionary(20))
+
+
+def sample(lengths: list[int]) -> dict[str, Any]:
+    target = padded(sentences(lengths, seed=1))
+    shifted = padded([torch.cat([row[-1:], row[:-1]]) for row in sentences(lengths, seed=1)])
+    source = padded(sentences([4] * len(lengths)))
+    inputs = {"src_tokens": source, "src_lengths": None, "prev_output_tokens": shifted}
+    return {"net_input": inputs, "target": target, "ntokens": sum(lengths)}
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("rows", [1, 4, 256])
+def test_loss_and_gradients_are_fairseqs(
+    epsilon: float, share: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tolerance 1e-5: fairseq rounds log-probabilities to float32; 17 tokens in chunks that do and do not divide them."""
+    monkeypatch.setattr(criterion, "ROWS", rows)
+    results = []
+    for kind in (LabelSmoothedCrossEntropyCriterion, ChunkedLabelSmoothedCrossEntropy):
+        model = build(share_all_embeddings=share)
+        loss, size, logged = kind(TASK, False, epsilon)(model, sample([2, 9, 6]))
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append((loss.detach(), size, logged, gradients))
+    (loss, size, logged, gradients), (chunked_loss, chunked_size, chunked_logged, chunked) = results
+    torch.testing.assert_close(chunked_loss, loss, **CLOSE)
+    assert chunked_size == size == 17
+    assert chunked_logged.keys() == logged.keys()
+    torch.testing.assert_close(chunked_logged["nll_loss"], logged["nll_loss"], **CLOSE)
+    torch.testing.assert_close(chunked, gradients, **CLOSE)
+
+
+def test_validation_without_gradients() -> None:
+    model, batch = build(), sample([3, 5])
+    with torch.no_grad():
+        chunked = ChunkedLabelSmoothedCrossEntropy(TASK, False, 0.1)(model, batch)[0]
+        plain = LabelSmoothedCrossEntropyCriterion(TASK, False, 0.1)(model, batch)[0]
+        unreduced = ChunkedLabelSmoothedCrossEntropy(TASK, False, 0.1)(model, batch, reduce=False)
+    torch.testing.assert_close(chunked, plain, **CLOSE)
+    torch.testing.assert_close(unreduced[0].sum(), plain, **CLOSE)
+
+
+def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="--report-accuracy"):
+        ChunkedLabelSmoothedCrossEntropy(TASK, False, 0.1, report_accuracy=True)
+    monkeypatch.delattr(torch.nn.functional, "linear_cross_entropy")
+    with pytest.raises(SystemExit, match=r"needs PyTorch 2\.13"):
+        ChunkedLabelSmoothedCrossEntropy(TASK, False, 0.1)
+
+
+def test_fairseq_train_with_it(corpus: Corpus, tmp_path: Any) -> None:
+    """By name from the command line, with validation; 2 updates."""
+    log = train(
+        corpus, tmp_path, "--criterion", "chunked_label_smoothed_cross_entropy",
+        "--max-update", 2, "--validate-interval-updates", 2,
+    )  # fmt: skip
+    assert "valid_nll_loss" in log
