@@ -11,6 +11,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "resmlp_mt"
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "layers"}
+VISION_COMMANDS = {
+    f"resmlp_mt.vision.{path.stem}"
+    for path in (PACKAGE / "vision").glob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+}
 
 # room: the rooms of the package that it may import
 MAY_IMPORT = {
@@ -19,6 +24,7 @@ MAY_IMPORT = {
     "translation": {"layers", "translation"},
     "models": {"translation", "models"},
     "vision": {"layers", "vision"},
+    "benchmarking": {"benchmarking", "models", "translation", "vision"},
 }
 
 
@@ -45,6 +51,7 @@ def rooms(path: Path) -> set[str]:
 def test_imports_point_one_way(path: Path) -> None:
     relative = path.relative_to(PACKAGE)
     assert not rooms(path) & COMMANDS, "nobody imports a command"
+    assert not imported(path) & VISION_COMMANDS, "nobody imports a command"
     room = relative.parts[0].removesuffix(".py")
     if room in MAY_IMPORT:
         assert rooms(path) <= MAY_IMPORT[room]
@@ -53,6 +60,13 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_layers_need_torch_alone() -> None:
     outside = {name.split(".")[0] for name in imported(PACKAGE / "layers.py")}
     assert outside <= {"collections", "torch"}
+
+
+def test_images_need_no_fairseq() -> None:
+    check = "import sys, resmlp_mt.vision.model; sys.exit('fairseq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+    for path in (PACKAGE / "vision").glob("*.py"):
+        assert not {name.split(".")[0] for name in imported(path)} & {"fairseq", "hydra"}
 
 
 def test_the_package_itself_imports_nothing() -> None:
