@@ -3,10 +3,16 @@
     python benchmarks/stability.py --data DIR --work DIR --updates 2000 --core 0
 
 DIR of --data is what `data_scripts/prepare.py CORPUS --vocab-size 8000` makes; its bin/ is
-used. The model has the depth, LayerScale, optimizer and schedule of configs/mt/wmt14_en_de_12l.yaml
-at a reduced size: a quarter of the width, small batches, a warm-up of 1,000 updates (half of 2,000,
-as it is half of the recipe's). An interrupted run goes on from its last checkpoint; a finished one
-is not run again. Writes stability.json, stability.md and stability.png beside this file.
+used. The model has the depth, LayerScale, optimizer and clipping of configs/mt/wmt14_en_de_12l.yaml
+at a reduced size: a quarter of the width, small batches, a warm-up of 1,000 updates, not 32,000.
+
+After t updates Adagrad's step is about lr / sqrt(t), for gradients of about one size. It is largest
+when the warm-up ends: 0.2 / sqrt(32000) = 0.0011 in the recipe. The first of RUNS reaches the same
+step after 1,000 updates; the others keep the rate of 0.2, which makes it 5.7 times larger.
+
+A training ends early where its gradients are not finite. An interrupted run goes on from its last
+checkpoint; a finished one is not run again. Writes stability.json, stability.md and stability.png
+beside this file.
 """
 
 import argparse
@@ -34,32 +40,41 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WARMUP = 1000  # updates
 WINDOW = 20  # updates over which the tables and the thick lines average
+NOT_FINITE = "gradients are Nan/Inf"  # what fairseq says when it ends a training for that reason
 
 RECIPE = """
     --user-dir resmlp_mt --arch resmlp_mt_12l --cpu --share-all-embeddings --dropout 0.15
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1
-    --optimizer adagrad --lr 0.2 --lr-scheduler fixed --clip-norm 0.0
+    --optimizer adagrad --lr-scheduler fixed
 """.split()
 
 REDUCED = """
     --encoder-embed-dim 128 --decoder-embed-dim 128
     --encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 --decoder-attention-heads 4
-    --max-source-positions 256 --max-target-positions 256 --max-tokens 1000
+    --max-source-positions 256 --max-target-positions 256 --max-tokens 300
 """.split()
 
+RUNS = {
+    "the recipe's steps": ["--lr", "0.0354", "--clip-norm", "1.0"],  # 0.2 * sqrt(1000 / 32000)
+    "the recipe's rate": ["--lr", "0.2", "--clip-norm", "1.0"],
+    "the recipe's rate, not clipped": ["--lr", "0.2", "--clip-norm", "0.0"],
+}
+"""Learning rate and clipping of every training; the first stands for the recipe."""
 
-def arguments(updates: int, seed: int) -> list[str]:
+
+def arguments(run: str, updates: int, seed: int) -> list[str]:
     """The options of fairseq-train besides the data and where to save."""
     return [
-        *RECIPE, *REDUCED, "--warmup-updates", str(WARMUP), "--max-update", str(updates),
-        "--save-interval-updates", "200", "--keep-interval-updates", "1", "--no-epoch-checkpoints",
+        *RECIPE, *RUNS[run], *REDUCED,
+        "--warmup-updates", str(WARMUP), "--max-update", str(updates),
+        "--save-interval-updates", "500", "--keep-interval-updates", "1", "--no-epoch-checkpoints",
         "--num-workers", "0", "--log-format", "json", "--log-interval", "1", "--seed", str(seed),
     ]  # fmt: skip
 
 
-def train(args: argparse.Namespace) -> str:
+def train(args: argparse.Namespace, run: str) -> str:
     """Train, or go on, or do nothing; returns the logs of all parts, in their order."""
-    folder = args.work / f"seed-{args.seed}"
+    folder = args.work / "-".join([*re.findall(r"\w+", run), "seed", str(args.seed)])
     folder.mkdir(parents=True, exist_ok=True)
     logs = sorted(folder.glob("train.*.log"))
     finished = folder / f"finished-{args.updates}"
@@ -67,7 +82,7 @@ def train(args: argparse.Namespace) -> str:
         log = folder / f"train.{len(logs):03}.log"
         command = [
             sys.executable, "-m", "fairseq_cli.train", str(args.data / "bin"),
-            *arguments(args.updates, args.seed), "--save-dir", str(folder),
+            *arguments(run, args.updates, args.seed), "--save-dir", str(folder),
         ]  # fmt: skip
         if args.core is not None:
             command = ["taskset", "--cpu-list", str(args.core), *command]
@@ -77,7 +92,7 @@ def train(args: argparse.Namespace) -> str:
                 command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=output, stderr=output,
             )  # fmt: skip
-        if done.returncode != 0:
+        if done.returncode != 0 and NOT_FINITE not in log.read_text():
             sys.exit(f"stability: fairseq-train ended with status {done.returncode}; see {log}")
         finished.touch()
         logs.append(log)
@@ -96,13 +111,27 @@ def rows(log: str, kind: str, updates: int) -> list[dict[str, float]]:
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """The curves and how they came about."""
-    log = train(args)
-    inner = rows(log, "train_inner", args.updates)
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = re.search(r"model name\s*: (.+)", cpuinfo)
     packages = ("torch", "fairseq-fixed", "numpy")
     manifest = args.data / "manifest.json"
     facts = json.loads(manifest.read_text()) if manifest.exists() else {}
+    runs, log = {}, ""
+    for run in RUNS:
+        log = train(args, run)
+        inner = rows(log, "train_inner", args.updates)
+        runs[run] = {
+            "options": arguments(run, args.updates, args.seed),
+            "ended_not_finite": NOT_FINITE in log,
+            "curve": {
+                name: [row[name] for row in inner]
+                for name in ("num_updates", "loss", "nll_loss", "gnorm", "lr", "wpb")
+            },
+            "valid": [
+                {name: row[name] for name in ("num_updates", "loss", "nll_loss", "ppl")}
+                for row in rows(log, "valid", args.updates)
+            ],
+        }
     return {
         "machine": cpu.group(1) if cpu else platform.processor(),
         "versions": {
@@ -110,7 +139,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in packages},
         },
         "seed": args.seed,
-        "options": arguments(args.updates, args.seed),
+        "updates": args.updates,
         "corpus": {
             "pairs": facts.get("splits", {}).get("train", {}).get("pairs"),
             "inputs": facts.get("inputs"),
@@ -119,58 +148,93 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "parameters": int(
             re.findall(r"num\. shared model params: ([\d,]+)", log)[0].replace(",", "")
         ),
-        "curve": {
-            name: [row[name] for row in inner]
-            for name in ("num_updates", "loss", "nll_loss", "gnorm", "lr", "wpb")
-        },
-        "valid": [
-            {name: row[name] for name in ("num_updates", "loss", "nll_loss", "ppl")}
-            for row in rows(log, "valid", args.updates)
-        ],
+        "runs": runs,
     }
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Gradient norm and loss of every update, and their means over a window."""
-    curve, valid = found["curve"], found["valid"]
-    updates = curve["num_updates"]
+    """Gradient norm and loss of the first run's every update, and the means of all runs."""
     figure, axes = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
     labels = {"gnorm": "gradient norm", "loss": "loss, bits per token"}
-    for axis, (name, label) in zip(axes, labels.items(), strict=True):
-        axis.plot(updates, curve[name], color="C0", alpha=0.3, linewidth=0.7, label="every update")
+    for color, (name, run) in enumerate(found["runs"].items()):
+        curve, valid = run["curve"], run["valid"]
+        updates = curve["num_updates"]
         starts = range(0, len(updates) - WINDOW + 1, WINDOW)
-        means = [statistics.fmean(curve[name][i : i + WINDOW]) for i in starts]
         middles = [statistics.fmean(updates[i : i + WINDOW]) for i in starts]
-        axis.plot(middles, means, color="C0", label=f"mean of {WINDOW} updates")
+        for axis, key in zip(axes, labels, strict=True):
+            if color == 0:
+                axis.plot(updates, curve[key], color="C0", alpha=0.3, linewidth=0.7)
+            means = [statistics.fmean(curve[key][i : i + WINDOW]) for i in starts]
+            axis.plot(middles, means, color=f"C{color}", label=name)
+            if run["ended_not_finite"]:
+                axis.plot(updates[-1:], curve[key][-1:], "x", color=f"C{color}", markersize=9)
+        axes[1].plot(
+            [row["num_updates"] for row in valid], [row["loss"] for row in valid],
+            "o", color=f"C{color}",
+        )  # fmt: skip
+    for axis, label in zip(axes, labels.values(), strict=True):
         axis.axvline(WARMUP, color="grey", linestyle=":", linewidth=1)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
-        which(LogFormatter())
-    axes[0].set_title(
-        "ResMLP, 12 + 12 layers, Adagrad 0.2, LayerScale 0.2 (dotted: the warm-up ends)"
-    )
-    axes[1].plot(
-        [row["num_updates"] for row in valid], [row["loss"] for row in valid],
-        "o", color="C1", label="validation",
-    )  # fmt: skip
-    axes[1].set_xlabel("update")
-    axes[1].set_xlim(0, max(updates))
-    for axis in axes:
         axis.legend()
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(LogFormatter())
+        axis.yaxis.set_minor_formatter(LogFormatter())
+    axes[0].set_title("ResMLP, 12 + 12 layers, Adagrad (dotted: the warm-up ends)")
+    axes[1].set_xlabel(f"update (lines: means of {WINDOW}; points: validation; cross: not finite)")
+    axes[1].set_xlim(0, found["updates"])
     partial = path.with_suffix(".partial")
     figure.savefig(partial, dpi=120, format="png")
     os.replace(partial, path)
 
 
-def report(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    curve, corpus = found["curve"], found["corpus"]
+def run_report(name: str, run: dict[str, Any], total: int) -> list[str]:
+    """One training as Markdown."""
+    curve = run["curve"]
     updates, norms = curve["num_updates"], curve["gnorm"]
-    infinite = sum(not math.isfinite(value) for value in (*curve["loss"], *norms))
     later = [(norm, update) for norm, update in zip(norms, updates, strict=True) if update > 100]
     peak, at = max(later or list(zip(norms, updates, strict=True)))
+    infinite = sum(not math.isfinite(value) for value in (*curve["loss"], *norms))
+    ending = (
+        f"**Ended at update {updates[-1] + 1:,.0f}: its gradients were not finite.** Before that,"
+        if run["ended_not_finite"]
+        else f"{len(updates):,} of {total:,} updates were done. Of them,"
+    )
+    lines = [
+        f"## {name[0].upper()}{name[1:]}",
+        "",
+        "    fairseq-train DATA/bin " + shlex.join(run["options"]),
+        "",
+        f"{ending} {infinite} of {2 * len(norms):,} losses and gradient norms were not finite. "
+        f"Largest gradient norm{' after update 100' if later else ''}: "
+        f"{peak:,.4g}, at update {at:,.0f}.",
+        "",
+        "| updates | learning rate | loss | gradient norm, median | largest | updates above 10 |",
+        "|-:|-:|-:|-:|-:|-:|",
+    ]
+    bounds = [0, *(n for n in (20, 100, 200, 500, 1000, 1500) if n < len(updates)), len(updates)]
+    for start, end in itertools.pairwise(bounds):
+        part = slice(start, end)
+        lines.append(
+            f"| {updates[start]:,.0f} to {updates[end - 1]:,.0f} | {curve['lr'][end - 1]:.3g} | "
+            f"{statistics.fmean(curve['loss'][part]):.2f} | {statistics.median(norms[part]):.2f} | "
+            f"{max(norms[part]):,.4g} | {sum(norm > 10 for norm in norms[part])} |"
+        )
+    lines.append("")
+    if run["valid"]:
+        lines += ["| update | validation loss | perplexity |", "|-:|-:|-:|"]
+        lines += [
+            f"| {row['num_updates']:,.0f} | {row['loss']:.2f} | {row['ppl']:.1f} |"
+            for row in run["valid"]
+        ]
+        lines.append("")
+    return lines
+
+
+def report(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    corpus = found["corpus"]
+    words = statistics.fmean(next(iter(found["runs"].values()))["curve"]["wpb"])
     pairs = ""
     if corpus["pairs"] is not None:
         pairs = f"{corpus['pairs']:,} training pairs (from {', '.join(corpus['inputs'])}); "
@@ -180,44 +244,25 @@ def report(found: dict[str, Any]) -> str:
         "Written by `python benchmarks/stability.py`; do not edit.",
         "",
         f"12 + 12 layers, {found['parameters']:,} parameters, joint vocabulary of "
-        f"{corpus['vocabulary']:,}; {pairs}about {statistics.fmean(curve['wpb']):.0f} target "
+        f"{corpus['vocabulary']:,}; {pairs}about {words:.0f} target "
         f"tokens per update. One thread of {found['machine']}; "
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         + f"; seed {found['seed']}.",
         "",
-        "    fairseq-train DATA/bin " + shlex.join(found["options"]),
+        f"The learning rate rises linearly until update {WARMUP:,} and stays. After t updates "
+        "Adagrad's step is about lr / sqrt(t) for gradients of one size, and largest when the "
+        "warm-up ends. The recipe's, with its warm-up of 32,000 updates to 0.2, is then "
+        "0.2 / sqrt(32000) = 0.0011. The first training below reaches the same step with its "
+        "shorter warm-up; the others keep the rate, and with it a step that is 5.7 times larger.",
         "",
-        "The gradient norm is that of the mean gradient per token, over all parameters, without "
-        "clipping. The loss is label-smoothed, in bits per token, with dropout. Learning rate: "
-        f"linear to 0.2 at update {WARMUP:,}, then constant.",
+        "The gradient norm is that of the mean gradient per token, over all parameters, before any "
+        "clipping. The loss is label-smoothed, in bits per token, with dropout.",
         "",
         "![gradient norm and loss](stability.png)",
         "",
-        "| updates | learning rate | loss | gradient norm, mean | largest |",
-        "|-:|-:|-:|-:|-:|",
     ]
-    bounds = [0, *(n for n in (20, 100, 200, 500, 1000, 1500) if n < len(updates)), len(updates)]
-    for start, end in itertools.pairwise(bounds):
-        part = slice(start, end)
-        lines.append(
-            f"| {updates[start]:,.0f} to {updates[end - 1]:,.0f} | {curve['lr'][end - 1]:.3g} | "
-            f"{statistics.fmean(curve['loss'][part]):.2f} | {statistics.fmean(norms[part]):.2f} | "
-            f"{max(norms[part]):.2f} |"
-        )
-    lines += [
-        "",
-        f"Losses and gradient norms that were not finite: {infinite} of {2 * len(norms):,}. "
-        f"Largest gradient norm{' after update 100' if later else ''}: {peak:.2f}, at update "
-        f"{at:,.0f}.",
-        "",
-        "| update | validation loss | perplexity |",
-        "|-:|-:|-:|",
-        *(
-            f"| {row['num_updates']:,.0f} | {row['loss']:.2f} | {row['ppl']:.1f} |"
-            for row in found["valid"]
-        ),
-        "",
-    ]
+    for name, run in found["runs"].items():
+        lines += run_report(name, run, found["updates"])
     return "\n".join(lines)
 
 

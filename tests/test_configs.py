@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import demo
 import resmlp_mt.models  # noqa: F401  registers the models
-from benchmarks import multi30k, stability
+from benchmarks import gpu_hours, multi30k, stability
 from conftest import ROOT, Corpus, fairseq
 from models import dictionary
 from test_models import expected_parameters
@@ -181,7 +181,12 @@ def test_wmt_recipes_hold_the_numbers_of_the_paper(name: str) -> None:
 
 
 def test_wmt_recipes_differ_only_where_they_say() -> None:
-    layers = {"model._name", "model.encoder_layers", "model.decoder_layers"}
+    layers = {
+        "model._name",
+        "model.encoder_layers",
+        "model.decoder_layers",
+        "optimization.clip_norm",
+    }
     pair = {"task.target_lang", "model.dropout", "optimization.max_update"}
     base = from_yaml("wmt14_en_de_6l")
     for name, keys in {
@@ -223,9 +228,19 @@ def test_demo_is_the_training_of_make_demo() -> None:
 
 
 def test_stability_is_measured_with_the_recipe() -> None:
-    """Only size, place and logging differ; not the depth, LayerScale, optimizer or schedule."""
-    reduced = from_command_line(["DATA/bin", *stability.arguments(2000, seed=1)])
-    assert differences(from_yaml("wmt14_en_de_12l"), reduced).keys() == {
+    """Only size, place and logging differ; not the depth, LayerScale, optimizer or clipping."""
+    recipe, rate, unclipped = (
+        from_command_line(["DATA/bin", *stability.arguments(run, 2000, seed=1)])
+        for run in stability.RUNS
+    )
+    lr = {"optimization.lr", "lr_scheduler.lr", "optimizer"}
+    assert differences(recipe, rate).keys() == lr
+    assert differences(rate, unclipped) == {"optimization.clip_norm": (1.0, 0.0)}
+    assert rate.optimization.lr == [0.2]
+    # Adagrad's step where the warm-up ends is that of the recipe.
+    steps = recipe.optimization.lr[0] / stability.WARMUP**0.5
+    assert steps == pytest.approx(0.2 / 32_000**0.5, rel=2e-3)
+    assert differences(from_yaml("wmt14_en_de_12l"), recipe).keys() == lr | {
         *(f"model.{side}_{dim}" for side in ("encoder", "decoder") for dim in DIMS),
         "model.decoder_attention_heads",
         "task.source_lang",
@@ -242,6 +257,30 @@ def test_stability_is_measured_with_the_recipe() -> None:
         "checkpoint.save_interval_updates",
         "checkpoint.keep_interval_updates",
     }
+
+
+def test_the_operations_that_are_counted() -> None:
+    """A matrix product of m x k and k x n is 2mkn; backward has two of each of forward."""
+    layers, dim, hidden, _, _, vocabulary = RECIPES["demo"]
+    length = 10
+    mixing, forward = 2 * length * dim, 4 * dim * hidden
+    attention = 8 * dim * dim + 4 * length * dim  # four projections, then scores and their sum
+    expected = 3 * (layers * (2 * (mixing + forward) + attention) + 2 * dim * vocabulary)
+    model = gpu_hours.build(gpu_hours.resolved("demo"), vocabulary)
+    assert gpu_hours.flops_per_token(model, length) == expected
+
+
+def test_the_documented_hours_are_the_estimated_ones() -> None:
+    estimates = json.loads((ROOT / "benchmarks/gpu_hours.json").read_text())["recipes"]
+    rows = re.findall(
+        r"^\| `(wmt14\w+)` \|.+\| (\d+) \| (\d+) \|$",
+        (ROOT / "docs/recipes.md").read_text(),
+        re.MULTILINE,
+    )
+    assert rows == [
+        (name, *(f"{estimates[name]['hours']['float32'][gpus]:.0f}" for gpus in ("1", "8")))
+        for name in WMT_RECIPES
+    ]
 
 
 def hydra_train(corpus: Corpus, folder: Path, *overrides: str, expect: int = 0) -> str:
