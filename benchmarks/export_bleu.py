@@ -22,6 +22,7 @@ from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architecture
 from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.beam_search import SearchOptions
 from resmlp_mt.translation.engine import Translator
+from resmlp_mt.translation.onnx_export import export_onnx
 from resmlp_mt.translation.trained import load_trained
 
 HERE = Path(__file__).resolve().parent
@@ -48,13 +49,16 @@ def fairseq(args: argparse.Namespace, lines: list[str]) -> list[str]:
     return re.findall(r"^D-\d+\t\S+\t(.*)$", done.stdout, re.MULTILINE)
 
 
-def exported(dtype: str) -> Callable[[argparse.Namespace, list[str]], list[str]]:
-    """Translate with a folder of weights of one type."""
+def exported(
+    dtype: str, onnx: bool = False
+) -> Callable[[argparse.Namespace, list[str]], list[str]]:
+    """Translate with an exported folder."""
 
     def translate(args: argparse.Namespace, lines: list[str]) -> list[str]:
         trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
         with tempfile.TemporaryDirectory() as folder:
-            model_folder.save(trained, Path(folder) / "model", dtype)
+            write_weights = export_onnx if onnx else None
+            model_folder.save(trained, Path(folder) / "model", dtype, write_weights)
             loaded = model_folder.load(Path(folder) / "model")
         found = Translator(loaded, SearchOptions(beam=BEAM), batch_size=32).translate(lines)
         return [translations[0].text for translations in found]
@@ -66,6 +70,7 @@ BACKENDS = {
     REFERENCE: fairseq,
     "safetensors, float32": exported("float32"),
     "safetensors, int8": exported("int8"),
+    "ONNX, float32": exported("float32", onnx=True),
 }
 if model_folder.computes_in_bfloat16():
     BACKENDS["safetensors, bfloat16"] = exported("bfloat16")

@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--format",
         choices=("safetensors", "onnx"),
         default="safetensors",
-        help="safetensors for python -m resmlp_mt.translate, onnx for other runtimes",
+        help="onnx: graphs for ONNX Runtime and others",
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the linear layers' weights"

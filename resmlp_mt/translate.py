@@ -26,6 +26,7 @@ from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.beam_search import SearchOptions
 from resmlp_mt.translation.engine import Translation, Translator
 from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedModel
 from resmlp_mt.translation.linear_kernels import DTYPES
 
 logger = logging.getLogger("resmlp_mt.translate")
@@ -90,6 +91,7 @@ def load(args: argparse.Namespace) -> model_folder.TranslationModel:
     from resmlp_mt.translation.trained import load_trained
 
     trained = load_trained(args.model, args.data, args.sentencepiece_model)
+    assert isinstance(trained.model, FoldedModel)
     trained.model = model_folder.prepared(trained.model, args.dtype or "float32")
     return trained
 

@@ -9,14 +9,19 @@ every hypothesis knows the entries that it goes back to. Sentences that leave ar
 last ones of the batch.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel, Memory
+
+if TYPE_CHECKING:
+    from resmlp_mt.translation.onnx_model import OnnxModel
 
 CHUNK = 64  # neighbours in the vocabulary
 
@@ -94,7 +99,9 @@ class _Beams:
     beam, positions). Room for positions is doubled when it is used up.
     """
 
-    def __init__(self, model: FoldedModel, memory: Memory, limits: list[int], beam: int) -> None:
+    def __init__(
+        self, model: FoldedModel | OnnxModel, memory: Memory, limits: list[int], beam: int
+    ) -> None:
         config = model.config
         rows, room = len(limits), min(32, max(limits) + 2)
         self.memory = memory
@@ -171,7 +178,7 @@ class _Beams:
 
 @torch.inference_mode()
 def beam_search(
-    model: FoldedModel,
+    model: FoldedModel | OnnxModel,
     source: list[list[int]],
     options: SearchOptions,
     special: SpecialTokens,
@@ -238,7 +245,9 @@ def beam_search(
     return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
 
 
-def _encode(model: FoldedModel, source: list[list[int]], lengths: list[int], pad: int) -> Memory:
+def _encode(
+    model: FoldedModel | OnnxModel, source: list[list[int]], lengths: list[int], pad: int
+) -> Memory:
     longest = max(lengths)
     tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
     same = min(lengths) == longest

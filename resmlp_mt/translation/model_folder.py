@@ -7,6 +7,8 @@ dict.LANG.txt        fairseq's dictionaries
 sentencepiece.model  optional
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -14,7 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 import torch
@@ -27,6 +29,9 @@ from resmlp_mt.translation.folding import FoldedConfig, FoldedModel
 from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
 from resmlp_mt.translation.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from resmlp_mt.translation.onnx_model import OnnxModel
+
 CONFIG, WEIGHTS, SENTENCEPIECE = "config.json", "model.safetensors", "sentencepiece.model"
 
 
@@ -34,7 +39,7 @@ CONFIG, WEIGHTS, SENTENCEPIECE = "config.json", "model.safetensors", "sentencepi
 class TranslationModel:
     """A folded model with all that stands between it and raw text."""
 
-    model: FoldedModel
+    model: FoldedModel | OnnxModel
     source_lang: str
     target_lang: str
     source: Vocabulary
@@ -73,6 +78,9 @@ def save(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"--out {folder} exists and is no empty folder: choose another name.")
+    model = translation.model
+    if not isinstance(model, FoldedModel):
+        raise TypeError("only a folded model can be written")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -82,13 +90,13 @@ def save(
             "dtype": dtype,
             "source_lang": translation.source_lang,
             "target_lang": translation.target_lang,
-            **dataclasses.asdict(translation.model.config),
+            **dataclasses.asdict(model.config),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         if write_weights is None:
-            save_file(tensors(translation.model, dtype), partial / WEIGHTS, {"format": "pt"})
+            save_file(tensors(model, dtype), partial / WEIGHTS, {"format": "pt"})
         else:
-            write_weights(translation.model, partial)
+            write_weights(model, partial)
         for language, vocabulary in (
             (translation.source_lang, translation.source),
             (translation.target_lang, translation.target),
@@ -131,7 +139,8 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
     """
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-        stored = load_file(folder / WEIGHTS)
+        is_onnx = any(folder.glob("*.onnx")) and not (folder / WEIGHTS).exists()
+        stored = {} if is_onnx else load_file(folder / WEIGHTS)
         names = [field.name for field in dataclasses.fields(FoldedConfig)]
         sizes = FoldedConfig(**{name: config[name] for name in names})
         stored_dtype = str(config["dtype"])
@@ -146,10 +155,20 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         raise OptionError(
             f"--dtype {dtype}: {folder} holds int8 weights; export it with --dtype {dtype}."
         )
+    if is_onnx and dtype != stored_dtype:
+        raise OptionError(f"--dtype {dtype}: {folder} holds ONNX graphs of {stored_dtype}.")
+    model: FoldedModel | OnnxModel
+    if is_onnx:
+        # not before it is needed: PyTorch's exporter takes its time to load
+        from resmlp_mt.translation.onnx_model import OnnxModel
+
+        model = OnnxModel(sizes, folder)
+    else:
+        model = prepared(build(sizes, stored, folder), dtype)
     source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
     piece_model = folder / SENTENCEPIECE
     return TranslationModel(
-        prepared(build(sizes, stored, folder), dtype),
+        model,
         *languages,
         source=source,
         target=target,

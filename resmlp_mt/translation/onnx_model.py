@@ -1,0 +1,62 @@
+"""The exported ONNX graphs behind the methods of :class:`FoldedModel`, run by ONNX Runtime."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedConfig, Memory
+from resmlp_mt.translation.onnx_export import DECODER_STEP, ENCODER
+
+
+class OnnxModel:
+    """Translates like the model that was exported; uses as many threads as PyTorch does.
+
+    Args:
+        config: sizes of the exported model.
+        folder: holds ``encoder.onnx`` and ``decoder_step.onnx``.
+
+    Raises:
+        OptionError: if onnxruntime is not installed, or a graph is missing or broken.
+    """
+
+    def __init__(self, config: FoldedConfig, folder: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise OptionError(
+                f"{folder} holds ONNX graphs, which need the package onnxruntime: "
+                f"run pip install 'resmlp_mt[onnx]'."
+            ) from error
+        self.config = config
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.encoder, self.decoder_step = (
+                onnxruntime.InferenceSession(
+                    folder / name, options, providers=["CPUExecutionProvider"]
+                )
+                for name in (ENCODER, DECODER_STEP)
+            )
+        except Exception as error:  # of the runtime's own types, without a common base
+            reason = " ".join(str(error).split())
+            raise OptionError(f"{folder} has broken ONNX graphs: {reason}") from error
+
+    def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
+        """See :meth:`FoldedModel.encode`."""
+        if lengths is None:
+            lengths = torch.full((tokens.size(0),), tokens.size(1))
+        found = self.encoder.run(None, {"tokens": tokens.numpy(), "lengths": lengths.numpy()})
+        return Memory(*(torch.from_numpy(array) for array in found))
+
+    def step(
+        self, tokens: Tensor, history: Tensor, ancestors: Tensor, memory: Memory
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`FoldedModel.step`; histories and memories with gaps are copied."""
+        inputs = {"tokens": tokens, "history": history, "ancestors": ancestors}
+        inputs |= {name: value for name, value in memory._asdict().items() if value is not None}
+        arrays = {name: value.contiguous().numpy() for name, value in inputs.items()}
+        scores, entries = (torch.from_numpy(a) for a in self.decoder_step.run(None, arrays))
+        return scores, entries
