@@ -86,7 +86,8 @@ def measure(
         return training(lengths, sizes, rates[device], max_tokens=tokens, **on(device, half))
 
     def memory(device: str) -> Rows:
-        return training_memory(lengths, sizes, device=device, max_tokens=tokens, seed=SEED)
+        most = 256 if quick else 4096
+        return training_memory(lengths, sizes, device=device, max_tokens=most, seed=SEED)
 
     def picture(device: str, half: bool) -> Rows:
         return images(

@@ -131,9 +131,9 @@ def _updating(training: Training, data: list[dict[str, Any]]) -> Run:
 
 
 def training_memory(
-    lengths: Lengths, sizes: Sizes, *, device: str = "cpu", max_tokens: int = 1024, seed: int = 1
+    lengths: Lengths, sizes: Sizes, *, device: str = "cpu", max_tokens: int = 4096, seed: int = 1
 ) -> Rows:
-    """Peak memory of two updates, each model in a process of its own.
+    """Peak memory of an update, each model in a process of its own.
 
     On the CPU the peak is that of the resident set (VmHWM) less what is resident before the model
     is built; on the GPU, PyTorch's peak of allocated memory.
