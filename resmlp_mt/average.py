@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from resmlp_mt.translation.checkpoints import average, latest_checkpoints, save
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 
 KINDS = ("epoch", "update", "best")
 

@@ -17,7 +17,7 @@ from resmlp_mt.translation.checkpoints import (
     latest_checkpoints,
     save,
 )
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 
 
 class Payload:

@@ -79,3 +79,9 @@ def test_no_file_is_a_drawer_for_everything() -> None:
     banned = {"utils.py", "helpers.py", "common.py", "misc.py"}
     found = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
     assert not found & banned
+
+
+@pytest.mark.parametrize("module", ["engine", "model_folder", "checkpoints"])
+def test_translating_and_reading_checkpoints_need_no_fairseq(module: str) -> None:
+    check = f"import sys, resmlp_mt.translation.{module}; sys.exit('fairseq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0

@@ -21,7 +21,7 @@ import reference
 from models import build, config, dictionary, padded, sentences, shifted
 from resmlp_mt.layers import Affine
 from resmlp_mt.models.resmlp_mt import ResMLPModel
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 
 # name: (layers, dim, hidden, heads), the issue of record being section 3.5 of the paper
 PRESETS = {

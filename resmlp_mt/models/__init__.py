@@ -7,7 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from resmlp_mt.models import resmlp_mt as resmlp_mt
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 
 
 class HydraCallback(Callback):

@@ -17,7 +17,6 @@ from torch import nn
 from resmlp_mt.translation import fairseq_fixes
 from resmlp_mt.translation.checkpoints import allow_safe_globals
 from resmlp_mt.translation.config import (
-    OptionError,
     ResMLP12LConfig,
     ResMLPConfig,
     ResMLPTinyConfig,
@@ -25,6 +24,7 @@ from resmlp_mt.translation.config import (
 )
 from resmlp_mt.translation.decoder import ResMLPDecoder
 from resmlp_mt.translation.encoder import ResMLPEncoder
+from resmlp_mt.translation.errors import OptionError
 
 fairseq_fixes.apply()
 allow_safe_globals()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
 # as a Namespace, and the sums behind --eval-bleu as integer arrays.

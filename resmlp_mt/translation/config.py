@@ -16,7 +16,7 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
-from resmlp_mt.translation.errors import OptionError as OptionError
+from resmlp_mt.translation.errors import OptionError
 
 
 @dataclass

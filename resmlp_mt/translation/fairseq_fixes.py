@@ -29,7 +29,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoderDecoderModel
 
 from resmlp_mt.translation.checkpoints import allow_safe_globals
-from resmlp_mt.translation.config import OptionError
+from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import fold
 from resmlp_mt.translation.model_folder import TranslationModel, read_sentencepiece
 from resmlp_mt.translation.vocabulary import Vocabulary
