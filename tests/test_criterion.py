@@ -30,7 +30,10 @@ def sample(lengths: list[int]) -> dict[str, Any]:
 def test_loss_and_gradients_are_fairseqs(
     epsilon: float, share: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tolerance 1e-5: fairseq rounds log-probabilities to float32; 17 tokens in chunks that do and do not divide them."""
+    """17 tokens, in chunks that divide them and that do not.
+
+    Tolerance 1e-5: fairseq rounds log-probabilities to float32.
+    """
     monkeypatch.setattr(criterion, "ROWS", rows)
     results = []
     for kind in (LabelSmoothedCrossEntropyCriterion, ChunkedLabelSmoothedCrossEntropy):

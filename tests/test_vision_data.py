@@ -18,7 +18,7 @@ from resmlp_mt.vision import data, loader
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import BadImage
 
-from timm.data.auto_augment import rand_augment_ops  # isort: skip  (after resmlp_mt.vision)
+from timm.data.auto_augment import rand_augment_transform  # isort: skip  (after resmlp_mt.vision)
 from torchvision import transforms  # isort: skip
 from torchvision.datasets import ImageFolder  # isort: skip
 
@@ -139,7 +139,7 @@ def write_shards(folder: Path) -> None:
     for shard in range(2):
         with webdataset.TarWriter(str(folder / f"set-train-{shard:04}.tar")) as writer:
             for index in range(3):
-                key = f"sample{shard}{index}.with.dots"[:8]
+                key = f"sample{shard}{index}"
                 writer.write({"__key__": key, "png": random_image(index), "cls": index % 2})
     with webdataset.TarWriter(str(folder / "set-val-0000.tar")) as writer:
         writer.write({"__key__": "x", "png": random_image(9), "cls": 1})
@@ -216,7 +216,8 @@ def test_normalising_a_batch_is_normalising_each_image() -> None:
 
 def test_the_papers_augmentation_takes_every_strength() -> None:
     """Pillow refuses the strongest posterization of timm's RandAugment: 0 bits."""
-    for operation in rand_augment_ops(magnitude=10, transforms="rand", prob=1.0, hparams=None):
+    strongest = rand_augment_transform("rand-m10-inc1", {"translate_const": 3})
+    for operation in strongest.ops:
         operation.prob = 1.0
         assert operation(random_image(1)).size == (8, 8)
     augment = data.create_training_transform(

@@ -275,7 +275,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "list.pth": "holds no state dict, but a list",
         "numbers.pth": "holds no state dict of tensors",
         "other.pth": "has no classifier",
-        "wider.pth": r"patch_embed.proj.weight has the shape \(16, 48\), but the model needs \(12, 48\)",
+        "wider.pth": r"proj.weight has the shape \(16, 48\), but the model needs \(12, 48\)",
         "nowhere.pth": "is not a file: expected weights as .pth or .safetensors",
     }
     return {name: (folder / name, message) for name, message in messages.items()}
