@@ -74,7 +74,7 @@ SPEED_ROUNDS, SPEED_STEPS = 6, 12
 def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
     """The same configuration of timm's blocks, started from our weights for this seed."""
     ours = create_model("resmlp_tiny", num_classes=num_classes)
-    model = mlp_mixer.MlpMixer(
+    model: Any = mlp_mixer.MlpMixer(
         num_classes=num_classes,
         img_size=IMG_SIZE,
         patch_size=TINY.patch_size,
@@ -87,12 +87,13 @@ def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
     model.load_state_dict(timm_names(ours))
     scales = {name for name, _ in model.named_parameters() if name.endswith(("alpha", "beta"))}
     model.no_weight_decay = lambda: scales  # timm's are (1, 1, dim), which it takes for matrices
-    return model
+    result: nn.Module = model
+    return result
 
 
 def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
     """A ViT of the same depth and patches, narrower: attention has more parameters than mixing."""
-    return VisionTransformer(
+    model: nn.Module = VisionTransformer(
         img_size=IMG_SIZE,
         patch_size=TINY.patch_size,
         num_classes=num_classes,
@@ -102,6 +103,7 @@ def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
         class_token=False,
         global_pool="avg",
     )
+    return model
 
 
 def cifar10_convnet(num_classes: int = 10, **_: Any) -> nn.Module:
@@ -111,7 +113,8 @@ def cifar10_convnet(num_classes: int = 10, **_: Any) -> nn.Module:
         for channels, stride in ((16, 1), (32, 2), (64, 2))
     )
     config = byobnet.ByoModelCfg(blocks=stages, stem_type="3x3", stem_chs=16, stem_pool="")
-    return byobnet.ByobNet(config, num_classes=num_classes)
+    model: nn.Module = byobnet.ByobNet(config, num_classes=num_classes)
+    return model
 
 
 for _model in (cifar10_timm, cifar10_vit, cifar10_convnet):
@@ -179,8 +182,9 @@ def equal_time_epochs(args: argparse.Namespace) -> int:
     if not path.exists():
         write_json(path, measure_speed(["resmlp", "vit"]))
     speeds = json.loads(path.read_text())
-    ratio = speeds["vit"]["median"] / speeds["resmlp"]["median"]
-    return max(1, round(args.epochs * ratio))
+    ratio: float = speeds["vit"]["median"] / speeds["resmlp"]["median"]
+    epochs: int = round(args.epochs * ratio)
+    return max(1, epochs)
 
 
 def measure_speed(names: list[str]) -> dict[str, Any]:

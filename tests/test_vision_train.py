@@ -272,6 +272,15 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--img-size 8 8 8", "--img-size takes a side, or height and width"),
         ("--device cuda:9", "--device cuda:9: "),
         ("--aa nonsense", "--aa nonsense"),
+        ("--device nonsense", "--device nonsense"),
+        ("--interpolation nonsense", "argument --interpolation: invalid choice"),
+        ("--train-interpolation nonsense", "argument --train-interpolation: invalid choice"),
+        ("--workers -3", "--workers: must be at least 0, but is -3"),
+        ("--seed -1", "--seed: must be at least 0, but is -1"),
+        ("--crop-pct 0", "--crop-pct: must be above 0, but is 0"),
+        ("--std 0 0 0", "--std: must be above 0, but is 0"),
+        ("--torchcompile nonsense", "--torchcompile nonsense is no backend of torch.compile"),
+        ("--weights timm:nonsense", "--weights timm:nonsense: timm's hub gave no weights"),
         ("--weights nothing.pth", "nothing.pth is not a file"),
         ("--model timm:test_vit --weights x.pth", "--weights starts our models only"),
         ("--resume nothing.pth", "nothing.pth cannot be read"),
@@ -291,8 +300,18 @@ def test_mistakes_end_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
+def test_an_earlier_training_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, *PLAIN)
+    before = (tmp_path / "last.pth").read_bytes()
+    with pytest.raises(UserError, match=r"holds a training already: go on with --resume .*last"):
+        run(folder, tmp_path, *PLAIN)
+    assert (tmp_path / "last.pth").read_bytes() == before
+
+
 def test_flags_win_over_the_config_and_the_config_over_defaults(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
+    assert parse_args(["--data", "x"]).aug
+    assert not parse_args(["--data", "x", "--no-aug"]).aug
     path.write_text("lr: 5e-3\nmodel-ema: true\nscale: [0.5, 1.0]\nmodel_kwargs: {norm: layernorm}")
     options = parse_args([f"--config={path}", "--data", "x"])
     assert (options.lr, options.model_ema, options.scale) == (0.005, True, [0.5, 1.0])

@@ -16,6 +16,8 @@ config             the resolved options of the training
 
 import os
 import pickle
+import shutil
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,13 @@ def save(state: dict[str, Any], path: str | Path) -> None:
     except (OSError, RuntimeError) as error:  # PyTorch's writer turns some of the former into these
         with suppress(OSError):  # there may be no such folder
             partial.unlink()
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        else:
+            free = shutil.disk_usage(path.parent).free / 2**20
+            reason = f"PyTorch's writer failed with {free:.0f} MiB of disk free"
         kept = "; the earlier checkpoint there is kept" if path.exists() else ""
-        raise UserError(f"{path} cannot be written: {reason or error}{kept}.") from error
+        raise UserError(f"{path} cannot be written: {reason}{kept}.") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -115,6 +121,6 @@ def load_model(path: str | Path, use_ema: bool = True) -> tuple[nn.Module, dict[
     try:
         model.load_state_dict(checkpoint["model"] if weights is None else weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), 200)
         raise UserError(f"{path} does not fit its own model_args: {reason}") from error
     return model.eval(), checkpoint

@@ -196,7 +196,7 @@ def _archive(
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                *_, part, name, file = ("", "", *Path(member.name).parts)
+                *_, part, name, file = ("", "", "", *Path(member.name).parts)
                 if not member.isfile() or Path(file).suffix.lower() not in EXTENSIONS:
                     continue
                 if part == "train":
@@ -207,7 +207,7 @@ def _archive(
                     names.append(name)
                     images.append(_decode(content.read(), f"{path}:{member.name}"))
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"--data cifar10-tar {path} cannot be read: {reason}.") from error
     if not images:
         raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
@@ -249,6 +249,8 @@ def _shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, 
                 for member in archive:
                     # WebDataset's rule: the key ends at the first dot of the file's name
                     stem, _, extension = Path(member.name).name.partition(".")
+                    if not stem:  # a hidden file, or the folder itself
+                        continue
                     key = (shard, str(Path(member.name).with_name(stem)))
                     if f".{extension.lower()}" in EXTENSIONS:
                         samples[key] = (str(shard), member.offset_data, member.size, member.name)

@@ -35,9 +35,13 @@ def start_process(device: str | None) -> Process:
         device: ``--device``; by default CUDA if there is one, else the CPU.
 
     Raises:
-        UserError: if there is no CUDA device where one is asked for.
+        UserError: if there is no such device.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name} is no device of PyTorch's: give cpu or cuda.") from error
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu.")
     found = init_distributed_device_so(name)

@@ -33,6 +33,10 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 
+# Pillow's, under timm's names
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+
 class _Parser(argparse.ArgumentParser):
     """Answers a wrong option with one sentence, without the 80 lines of usage."""
 
@@ -63,14 +67,24 @@ def create_parser() -> argparse.ArgumentParser:
     )
     add("--img-size", type=_positive(int), nargs="+", metavar="PIXELS", help="side, or height and "
         "width; default: those of images decoded in memory, else 224")  # fmt: skip
-    add("--crop-pct", type=float, help="central share that validation sees; default: all of "
-        "images decoded in memory, else 0.9")  # fmt: skip
+    add("--crop-pct", type=_positive(float), help="central share that validation sees; default: "
+        "all of images decoded in memory, else 0.9")  # fmt: skip
     add("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="of the channels")
-    add("--std", type=float, nargs=3, default=[0.229, 0.224, 0.225], help="of the channels")
-    add("--interpolation", default="bicubic", help="of resizing")
+    add(
+        "--std",
+        type=_positive(float),
+        nargs=3,
+        default=[0.229, 0.224, 0.225],
+        help="of the channels",
+    )
+    add("--interpolation", choices=INTERPOLATIONS, default="bicubic", help="of resizing")
     add("--batch-size", type=_positive(int), default=128, help="images per process and step")
     add("--validation-batch-size", type=_positive(int), help="default: that of training")
-    add("--workers", type=int, help="loading processes; default: 0 for data in memory, else 4")
+    add(
+        "--workers",
+        type=_positive(int, or_zero=True),
+        help="loading processes; default: 0 for data in memory, else 4",
+    )
     add("--pin-mem", action=flag, default=False, help="pinned host memory, for CUDA")
     add("--on-error", choices=["raise", "skip"], default="raise", help="at a bad image")
 
@@ -105,7 +119,8 @@ def create_parser() -> argparse.ArgumentParser:
     add("--model-ema-warmup", action=flag, default=False, help="a smaller decay at first")
 
     add = parser.add_argument_group("augmentation and regularization").add_argument
-    add("--no-aug", action=flag, default=False, help="resize and central crop only")
+    # the option is named for its negation, timm's --no-aug
+    add("--aug", action=flag, default=True, help="--no-aug: resize and central crop only")
     add("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area of the random crop")
     add("--ratio", type=float, nargs=2, default=[3 / 4, 4 / 3], help="its aspect ratio")
     add("--train-crop-mode", choices=["rrc", "rkrc", "rkrr"], help="as in timm")
@@ -113,7 +128,8 @@ def create_parser() -> argparse.ArgumentParser:
     add("--vflip", type=float, default=0.0, help="probability of turning upside down")
     add("--color-jitter", type=float, default=0.4, help="strength; off with --aa, as in timm")
     add("--aa", help="AutoAugment policy, such as rand-m9-mstd0.5-inc1")
-    add("--train-interpolation", default="random", help="of the random crop")
+    add("--train-interpolation", choices=["random", *INTERPOLATIONS], default="random",
+        help="of the random crop")  # fmt: skip
     add("--aug-repeats", type=int, default=0, help="views of an image in a batch (repeated "
         "augmentation), 3 for the authors; 0: off")  # fmt: skip
     add("--reprob", type=float, default=0.0, help="probability of random erasing")
@@ -139,7 +155,12 @@ def create_parser() -> argparse.ArgumentParser:
     add("--max-updates", type=_positive(int), help="save and stop after so many updates in all")
     add("--recovery-interval", type=int, default=0, help="save last.pth after so many updates, "
         "too; 0: after epochs only")  # fmt: skip
-    add("--seed", type=int, default=42, help="of weights, order and augmentation")
+    add(
+        "--seed",
+        type=_positive(int, or_zero=True),
+        default=42,
+        help="of weights, order and augmentation",
+    )
     add("--device", help="default: cuda if there is one, else cpu")
     add("--amp", action=flag, default=False, help="mixed precision")
     add("--amp-dtype", choices=["bfloat16", "float16"], default="bfloat16", help="its type")
@@ -150,11 +171,12 @@ def create_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(kind: type[int] | type[float]) -> Any:
+def _positive(kind: type[int] | type[float], or_zero: bool = False) -> Any:
     def number(text: str) -> float:
         value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
+        if value < 0 or not (value or or_zero):
+            least = "at least" if or_zero else "above"
+            raise argparse.ArgumentTypeError(f"must be {least} 0, but is {text}")
         return value
 
     number.__name__ = kind.__name__  # argparse names it in its message

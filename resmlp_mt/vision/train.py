@@ -13,6 +13,7 @@ and SIGINT save last.pth and end; docs/vision.md has more.
 import argparse
 import logging
 import signal
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer = create_trainer(options, process)
         if process.rank == 0:
             _write_config(options)
+        if trainer.position.epoch >= options.epochs:
+            logger.info("--resume %s: all %d epochs are done.", options.resume, options.epochs)
         with _stops_at_signals(trainer), logging_redirect_tqdm():
             finished = trainer.fit()
         skipped = process.sum(len(trainer.counter.skipped))[0]
@@ -185,11 +188,11 @@ def _training_transform(options: argparse.Namespace, data_config: dict[str, Any]
             {
                 **data_config,
                 # without augmentation, training sees what validation sees
-                "interpolation": options.interpolation
-                if options.no_aug
-                else options.train_interpolation,
+                "interpolation": options.train_interpolation
+                if options.aug
+                else options.interpolation,
             },
-            no_aug=options.no_aug,
+            no_aug=not options.aug,
             scale=options.scale,
             ratio=options.ratio,
             train_crop_mode=options.train_crop_mode,
@@ -222,9 +225,21 @@ def _model(options: argparse.Namespace, classes: Sequence[str]) -> tuple[nn.Modu
             raise UserError("--weights starts our models only; timm:NAME starts from random ones.")
         source: Any = options.weights
         if source.startswith(TIMM):
-            source = timm.create_model(source.removeprefix(TIMM), pretrained=True).state_dict()
+            source = _hub_weights(source.removeprefix(TIMM))
         load_weights(model, source, head="reset" if options.reset_head else "keep")
     return model, model_args
+
+
+def _hub_weights(name: str) -> dict[str, Tensor]:
+    """The state dict of timm's pre-trained model ``name``."""
+    try:
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client and its transports raise a dozen types
+        raise UserError(
+            f"--weights {TIMM}{name}: timm's hub gave no weights "
+            f"({textwrap.shorten(str(error), 200)}); fetch them elsewhere and give the file."
+        ) from error
+    return state
 
 
 def _optimizer(options: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
@@ -277,7 +292,7 @@ def _mixup(options: argparse.Namespace, num_classes: int) -> Mixup | None:
 
 
 def _erasing(options: argparse.Namespace, device: torch.device) -> RandomErasing | None:
-    if not options.reprob or options.no_aug:
+    if not options.reprob or not options.aug:
         return None
     return RandomErasing(
         options.reprob, mode=options.remode, max_count=options.recount, device=device
@@ -320,6 +335,12 @@ def _loss(
 
 def _write_config(options: argparse.Namespace) -> None:
     path: Path = options.output / "args.yaml"
+    earlier = options.output / "last.pth"
+    if earlier.exists() and not options.resume:
+        raise UserError(
+            f"--output {options.output} holds a training already: go on with --resume {earlier}, "
+            "or give another folder."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(to_config(options), sort_keys=False))

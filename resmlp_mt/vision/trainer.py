@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -100,6 +101,12 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.model, device_ids=ids)
         self.forward: Any = self.parallel or self.model
         if options.torchcompile:
+            backends = torch.compiler.list_backends(exclude_tags=())
+            if options.torchcompile not in backends:
+                raise UserError(
+                    f"--torchcompile {options.torchcompile} is no backend of torch.compile: "
+                    f"expected one of {', '.join(backends)}."
+                )
             self.forward = torch.compile(self.forward, backend=options.torchcompile)
         self.main = self.process.rank == 0
         self.output: Path = options.output
@@ -335,7 +342,8 @@ class Trainer:
                 self.scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"--resume {path} does not fit the options given: {' '.join(str(error).split())}."
+                f"--resume {path} does not fit the options given: "
+                f"{textwrap.shorten(str(error), 200)}."
             ) from error
         self.position = Position(**state["position"])
         self.history = state["history"]

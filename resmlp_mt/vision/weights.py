@@ -235,12 +235,12 @@ def _square(tokens: int, name: str) -> tuple[int, int]:
 
 def _check_head(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
     if "head.weight" not in state:
-        raise UserError(f'{name} has no classifier: load it with head="reset".')
+        raise UserError(f'{name} has no classifier: load it with head="reset" (--reset-head).')
     given, wanted = len(state["head.weight"]), len(expected["head.weight"])
     if given != wanted:
         raise UserError(
             f"{name}: its classifier has {given} classes and the model {wanted}: load it with "
-            'head="reset", or create the model with num_classes of these weights.'
+            'head="reset" (--reset-head), or create the model with num_classes of these weights.'
         )
 
 
