@@ -122,8 +122,8 @@ def _positive(text: str) -> int:
 
 def _ratio(text: str) -> float:
     value = float(text)
-    if not value >= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    if not 1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a finite number of 1 or more")
     return value
 
 

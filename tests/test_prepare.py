@@ -631,6 +631,7 @@ def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
     ("option", "value"),
     [
         ("--max-ratio", "nan"),
+        ("--max-ratio", "inf"),
         ("--max-ratio", "0.5"),
         ("--character-coverage", "nan"),
         ("--character-coverage", "0.0"),
