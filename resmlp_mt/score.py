@@ -25,6 +25,10 @@ from resmlp_mt.scoring.lines import InputError, Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, Measure, length_scores
 from resmlp_mt.scoring.report import Report, write_json
 
+BUCKETS = "10,20,30,40,50,60"
+# sacreBLEU's numbers of samples
+SAMPLES = {"bs": 1000, "ar": 10000}
+
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check the command line; exits with status 2 on a wrong one."""
@@ -73,8 +77,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--length-buckets",
         metavar="N,N,...",
         type=_borders,
-        default="10,20,30,40,50,60",
-        help="where the buckets of the source length begin (default: %(default)s)",
+        help=f"where the buckets of the source length begin (default: {BUCKETS})",
     )
     paired = parser.add_argument_group("significance")
     paired.add_argument(
@@ -87,8 +90,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     test.add_argument(
         "-par", "--paired-ar", action="store_true", help="paired approximate randomization"
     )
-    paired.add_argument("-pbsn", "--paired-bs-n", metavar="N", type=_positive, default=1000)
-    paired.add_argument("-parn", "--paired-ar-n", metavar="N", type=_positive, default=10000)
+    for test_name, count in SAMPLES.items():
+        paired.add_argument(
+            f"-p{test_name}n",
+            f"--paired-{test_name}-n",
+            metavar="N",
+            type=_positive,
+            help=f"samples (default: {count})",
+        )
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", type=Path, help="write the full report as JSON")
     output.add_argument(
@@ -109,8 +118,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"-t {args.test_set} needs a language pair: add -l, such as -l en-de")
     if args.generate_output is None and args.ref is None and args.test_set is None:
         parser.error("no references: give --ref FILE, or -t NAME -l SRC-TGT")
-    if args.baseline is None and (args.paired_bs or args.paired_ar):
+    paired_options = (args.paired_bs, args.paired_ar, args.paired_bs_n, args.paired_ar_n)
+    if args.baseline is None and any(paired_options):
         parser.error("--paired-bs and --paired-ar compare two systems: add --baseline FILE")
+    if args.metrics and "bleu" not in args.metrics and args.length_buckets:
+        parser.error("--length-buckets divides BLEU: add bleu to -m")
+    sources = (args.src, args.generate_output, args.test_set)
+    if args.length_buckets and sources == (None, None, None):
+        parser.error("--length-buckets needs the source text: add --src FILE")
     if args.generate_output is None and args.input == "-" and sys.stdin.isatty():
         parser.error("no translations: give -i FILE or --generate-output FILE")
     if args.metrics and args.language_pair is None and set(args.metrics) & set(TOKENIZED):
@@ -167,7 +182,7 @@ def run(args: argparse.Namespace) -> Report:
         notes.append(f"{unknown} translations contain <unk>")
 
     language = None if args.language_pair is None else args.language_pair.split("-")[1]
-    metrics = args.metrics or list(KINDS)
+    metrics = list(dict.fromkeys(args.metrics or KINDS))
     if args.metrics is None and language not in moses_languages():
         metrics = [name for name in KINDS if name not in TOKENIZED]
         notes.append(
@@ -178,7 +193,8 @@ def run(args: argparse.Namespace) -> Report:
     baseline, test, samples = None, None, None
     if args.baseline is not None:
         baseline = read_baseline(args, system, cleaning)
-        test, samples = ("ar", args.paired_ar_n) if args.paired_ar else ("bs", args.paired_bs_n)
+        test = "ar" if args.paired_ar else "bs"
+        samples = getattr(args, f"paired_{test}_n") or SAMPLES[test]
 
     streams = [reference.lines for reference in references]
     measures = [Measure(name, streams, language) for name in metrics]
@@ -187,7 +203,11 @@ def run(args: argparse.Namespace) -> Report:
         _check_counts(system, source, args.test_set)
         if "bleu" in metrics:
             by_length = length_scores(
-                system.lines, streams, source.lines, args.length_buckets, language
+                system.lines,
+                streams,
+                source.lines,
+                args.length_buckets or _borders(BUCKETS),
+                language,
             )
     elif args.metrics is None:
         notes.append("no BLEU by source length: give the source text with --src FILE")

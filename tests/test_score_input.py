@@ -129,6 +129,12 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "-l", "de"], "expected source and target, such as en-de"),
         (["-i", "x", "--ref", "y", "-w", "-1"], "-w/--width: invalid choice"),
         (["-i", "x", "--ref", "y", "--paired-bs"], "add --baseline FILE"),
+        (["-i", "x", "--ref", "y", "-pbsn", "50"], "add --baseline FILE"),
+        (["-i", "x", "--ref", "y", "--length-buckets", "9"], "add --src FILE"),
+        (
+            ["-i", "x", "--ref", "y", "--src", "z", "-m", "chrf", "--length-buckets", "9"],
+            "add bleu to -m",
+        ),
         (["-i", "x", "--ref", "y", "-m", "tokenized-bleu"], "tokenized BLEU needs -l SRC-TGT"),
         (["-i", "x", "--ref", "y", "--length-buckets", "9,3"], "expected rising positive numbers"),
         (["-i", "x", "--ref", "y", "--json", "/no/such/r.json"], "there is no folder /no/such"),
