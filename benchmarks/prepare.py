@@ -155,7 +155,7 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
         "cpu_seconds": run.cpu_seconds,
         "cpu_seconds_again": again.cpu_seconds,
         "by_jobs": {
-            count: {"seconds": other.seconds, "cpu_seconds": other.cpu_seconds}
+            str(count): {"seconds": other.seconds, "cpu_seconds": other.cpu_seconds}
             for count, other in {jobs[0]: run, **others}.items()
         },
         "largest_process_mib": run.peak_mib,
@@ -269,9 +269,9 @@ def report(found: dict[str, Any]) -> str:
             for name, version in results[0]["versions"].items()
             if name != "python"
         )
-        + ". No seed: nothing is drawn at random. Other programs shared "
-        "the core, so wall times are too long: rates and estimates are by processor time (of the "
-        "main process and all its children), of which an idle core would take no more.",
+        + ". No seed: nothing is drawn at random. Rates and "
+        "estimates are by processor time (of the main process and all its children), of which an "
+        "idle core would take no more; wall times are too long where other programs ran.",
         "",
         "## All training text of a language pair, through `prepare.py local`",
         "",
@@ -298,8 +298,9 @@ def report(found: dict[str, Any]) -> str:
     rows.append(["all steps, pairs/s", *(f"{rate:,.0f}" for rate in rates)])
     rows.append(["second run, all skipped, s", *(f"{r['cpu_seconds_again']:.1f}" for r in results)])
     for count in machine["jobs"][1:]:
-        times = (f"{r['by_jobs'][count]['cpu_seconds']:.0f}" for r in results)
-        rows.append([f"processor time with `--jobs {count}`, same bytes, s", *times])
+        for key, name in (("seconds", "wall time"), ("cpu_seconds", "processor time")):
+            times = (f"{r['by_jobs'][str(count)][key]:.0f}" for r in results)
+            rows.append([f"{name} with `--jobs {count}`, same bytes, s", *times])
     main_peak = (f"{max(step['peak_mib'] for step in r['steps'].values()):.0f}" for r in results)
     rows.append(["peak of the main process, MiB", *main_peak])
     rows.append(
@@ -377,6 +378,29 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_readme(found: dict[str, Any]) -> None:
+    """The block of the README that says how fast it is and what WMT14 would take."""
+    readme = HERE.parent / "README.md"
+    begin, end = "<!-- written by benchmarks/prepare.py -->\n", "<!-- end of prepare -->\n"
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    rates = (
+        f"{r['splits']['train']['read'] / r['cpu_seconds']:,.0f} pairs/s ({pair}, "
+        f"{r['splits']['train']['read']:,} pairs)"
+        for pair, r in found["pairs"].items()
+    )
+    hours = (
+        f"{name} ({facts['pairs']:,} pairs) {sum(facts['hours'].values()):.1f} h"
+        for name, facts in found["extrapolated"].items()
+    )
+    text = (
+        f"One core of {found['machine']['cpu']} prepares {' and '.join(rates)}, binarised data "
+        f"and all;\nextrapolated by bytes of text: {', '.join(hours)} of one core\n"
+        "([benchmarks/prepare.md](benchmarks/prepare.md)).\n"
+    )
+    readme.write_text(before + begin + text + end + after, encoding="utf-8")
+
+
 def main() -> None:
     """Runs everything and writes the tables."""
     parser = argparse.ArgumentParser(
@@ -418,6 +442,7 @@ def main() -> None:
     found["shard"] = shard_memory(args.work)
     (HERE / "prepare.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (HERE / "prepare.md").write_text(report(found), encoding="utf-8")
+    write_readme(found)
     print(HERE / "prepare.md")
 
 
