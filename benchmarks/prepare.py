@@ -313,8 +313,10 @@ def report(found: dict[str, Any]) -> str:
     lines += ["## Extrapolated to WMT14, one process", ""]
     lines += [
         "By bytes of text, with the length of WMT news sentences; the subword trainer reads at "
-        f"most {SENTENCES:,} sentences. Cleaning, encoding and binarising divide by `--jobs` as "
-        "long as the reading process keeps up. Estimates, not measurements.",
+        f"most {SENTENCES:,} sentences. Cleaning and encoding divide by `--jobs` as long as the "
+        "reading process keeps up. Binarising hardly does: fairseq-preprocess joins the parts of "
+        "its workers one sentence after the other, as the wall times above show. Estimates, not "
+        "measurements.",
         "",
     ]
     rows = [
