@@ -253,8 +253,11 @@ def clean_train(
         kept -= dropped[step]
         steps.append({"step": step, "kept": kept, "dropped": dropped[step]})
     if kept == 0:
+        if read == 0:
+            raise DataError("the training files are empty: expected a sentence a line in them")
+        reasons = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
         raise DataError(
-            f"no training pair is left of {read} ({dict(dropped)}): "
+            f"no training pair is left of {read} (dropped: {reasons}): "
             "look at the input, --max-length and --max-ratio"
         )
     return {"read": read, "pairs": kept, "steps": steps}

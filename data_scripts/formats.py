@@ -185,7 +185,9 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
             f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
         ) from error
     except ElementTree.ParseError as error:
-        raise DataError(f"{path}: not well-formed TMX ({error})") from error
+        raise DataError(
+            f"{path}: not well-formed TMX ({error}); mend it or export it again"
+        ) from error
     if empty:
         raise DataError(
             f"{path} has no unit with both {files.source_lang} and {files.target_lang}; "

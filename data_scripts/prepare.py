@@ -114,23 +114,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """NaN, which is out of every range, for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _ratio(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 1 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not a finite number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of 1 or more")
     return value
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
     return value
 
 

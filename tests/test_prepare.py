@@ -632,6 +632,9 @@ def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
     [
         ("--max-ratio", "nan"),
         ("--max-ratio", "inf"),
+        ("--max-ratio", "x"),
+        ("--jobs", "0"),
+        ("--jobs", "x"),
         ("--max-ratio", "0.5"),
         ("--character-coverage", "nan"),
         ("--character-coverage", "0.0"),

@@ -243,8 +243,10 @@ def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no training pair is left of 2 .*'empty': 2"):
+    with pytest.raises(DataError, match=r"no training pair is left of 2 \(dropped: empty 2\)"):
         run(tmp_path, [write(tmp_path, [("", "a"), ("b", " ")])])
+    with pytest.raises(DataError, match="the training files are empty"):
+        run(tmp_path, [write(tmp_path, [])])
 
 
 def test_moses_is_what_fairseq_does(tmp_path: Path) -> None:
