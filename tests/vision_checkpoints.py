@@ -20,7 +20,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def random_model(seed: int, **model_args: Any) -> nn.Module:
     """A model whose logits differ a lot between images."""
     generator = torch.Generator().manual_seed(seed)
-    model = create_model(**model_args)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(**model_args)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

@@ -65,8 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         level=logging.INFO if process.rank == 0 else logging.WARNING,
         format="%(message)s",
     )
+    trainer: Trainer | None = None
     try:
         trainer = create_trainer(options, process)
+        if options.resume:
+            trainer.resume(load(options.resume), options.resume)
         if process.rank == 0:
             _write_config(options)
         if trainer.position.epoch >= options.epochs:
@@ -83,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 options.output / "last.pth",
             )
     finally:
+        if trainer is not None:
+            trainer.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -95,6 +100,12 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
     Raises:
         UserError: for anything in the options or the data that cannot be used.
     """
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if options.torchcompile and options.torchcompile not in backends:
+        raise UserError(
+            f"--torchcompile {options.torchcompile} is no backend of torch.compile: expected one "
+            f"of {', '.join(backends)}."
+        )
     train, validation = create_dataset(options.data, "train"), create_dataset(options.data, "val")
     _resolve(options, train)
     data_config = {
@@ -154,8 +165,6 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
         erasing=_erasing(options, process.device),
         ema=ema,
     )
-    if options.resume:
-        trainer.resume(load(options.resume), options.resume)
     logger.info(
         "%s with %.2f M parameters; %d training and %d validation images of %d classes",
         options.model,

@@ -101,15 +101,17 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.model, device_ids=ids)
         self.forward: Any = self.parallel or self.model
         if options.torchcompile:
-            backends = torch.compiler.list_backends(exclude_tags=())
-            if options.torchcompile not in backends:
-                raise UserError(
-                    f"--torchcompile {options.torchcompile} is no backend of torch.compile: "
-                    f"expected one of {', '.join(backends)}."
-                )
             self.forward = torch.compile(self.forward, backend=options.torchcompile)
         self.main = self.process.rank == 0
         self.output: Path = options.output
+
+    def leave(self) -> None:
+        """Let go of the other processes; call it before the process group is destroyed.
+
+        DistributedDataParallel must not be the last to hold the group: freed after it, it joins
+        gloo's threads with the interpreter locked, and they may be waiting for the interpreter.
+        """
+        self.parallel, self.forward = None, self.model
 
     def autocast(self) -> Any:
         """Mixed precision, if asked for."""
