@@ -80,6 +80,8 @@ def test_operations_are_those_of_the_matrix_products() -> None:
     """2 n m k of a product; twice as many again in backward; attention by its two products."""
     linear, x = nn.Linear(5, 7), torch.randn(3, 5)
     assert operations(lambda: linear(x)) == 2 * 3 * 5 * 7
+    total, left, right = torch.zeros(3, 5), torch.zeros(3, 7), torch.zeros(7, 5)
+    assert operations(lambda: total.addmm_(left, right)) == 2 * 3 * 5 * 7
     assert operations(lambda: linear(x.requires_grad_()).sum().backward()) == 3 * 2 * 3 * 5 * 7
     heads = torch.randn(1, 2, 4, 8)
     attend = nn.functional.scaled_dot_product_attention
