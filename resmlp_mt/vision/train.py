@@ -60,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a sentence for the user, and exit status 1.
     """
     options = parse_args(argv)
+    earlier = options.output / "last.pth"
+    if earlier.exists() and not options.resume:
+        raise UserError(
+            f"--output {options.output} holds a training already: go on with --resume {earlier}, "
+            "or give another folder."
+        )
     process = start_process(options.device)
     logging.basicConfig(
         level=logging.INFO if process.rank == 0 else logging.WARNING,
@@ -100,12 +106,13 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
     Raises:
         UserError: for anything in the options or the data that cannot be used.
     """
-    backends = torch.compiler.list_backends(exclude_tags=())
-    if options.torchcompile and options.torchcompile not in backends:
-        raise UserError(
-            f"--torchcompile {options.torchcompile} is no backend of torch.compile: expected one "
-            f"of {', '.join(backends)}."
-        )
+    if options.torchcompile:  # listing the backends loads the compiler
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if options.torchcompile not in backends:
+            raise UserError(
+                f"--torchcompile {options.torchcompile} is no backend of torch.compile: expected "
+                f"one of {', '.join(backends)}."
+            )
     train, validation = create_dataset(options.data, "train"), create_dataset(options.data, "val")
     _resolve(options, train)
     data_config = {
@@ -344,12 +351,6 @@ def _loss(
 
 def _write_config(options: argparse.Namespace) -> None:
     path: Path = options.output / "args.yaml"
-    earlier = options.output / "last.pth"
-    if earlier.exists() and not options.resume:
-        raise UserError(
-            f"--output {options.output} holds a training already: go on with --resume {earlier}, "
-            "or give another folder."
-        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(to_config(options), sort_keys=False))
