@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import PAD, padded, sentences
-from resmlp_mt.translation.padding import left_aligned, realigned
+from resmlp_mt.translation.padding import left_aligned, on_tokens, realigned, token_rows
 
 
 @settings(deadline=None, max_examples=50)
@@ -33,3 +33,28 @@ def test_a_row_of_pads_stays_a_row_of_pads() -> None:
     tokens = torch.tensor([[PAD, PAD, PAD], [PAD, 5, 2]])
     aligned, _ = left_aligned(tokens, PAD)
     assert aligned.tolist() == [[PAD, PAD, PAD], [5, 2, PAD]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), extra=st.integers(0, 3))
+def test_a_function_on_tokens_never_sees_a_pad(lengths: list[int], extra: int) -> None:
+    tokens = padded(sentences(lengths), extra=extra).t()
+    is_pad = tokens.eq(PAD)
+    x = torch.randn(*tokens.shape, 3, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(2, 3, dtype=torch.double)
+    seen = []
+
+    def function(flat: torch.Tensor) -> torch.Tensor:
+        seen.append(flat.shape)
+        return flat.reshape(-1, 3) @ weight.t() + 1.0
+
+    rows = token_rows(is_pad)
+    assert (rows is None) == (not is_pad.any())
+    y = on_tokens(lambda flat: function(flat).view(*flat.shape[:-1], 2), x, rows)
+    assert sum(shape.numel() for shape in seen) == 3 * sum(lengths)
+    expected = (x @ weight.t() + 1.0).masked_fill(is_pad.unsqueeze(2), 0.0)
+    torch.testing.assert_close(y, expected)
+    factor = torch.randn_like(y)
+    (ours,) = torch.autograd.grad((y * factor).sum(), x)
+    (naive,) = torch.autograd.grad((expected * factor).sum(), x)
+    torch.testing.assert_close(ours, naive)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
+from resmlp_mt.translation.padding import on_tokens
 
 
 class CrossAttention(WithIncrementalState, nn.Module):
@@ -53,6 +54,8 @@ class CrossAttention(WithIncrementalState, nn.Module):
         source_padding_mask: Tensor | None = None,
         incremental_state: IncrementalState | None = None,
         need_weights: bool = False,
+        rows: Tensor | None = None,
+        source_rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from every target position to all source positions.
 
@@ -62,15 +65,19 @@ class CrossAttention(WithIncrementalState, nn.Module):
             source_padding_mask: (batch, source length), True at pads.
             incremental_state: cache of keys and values; ``source`` is read at the first step only.
             need_weights: also return the weights, at the price of the fused kernel.
+            rows: of the target tokens among length * batch; None: all are computed.
+            source_rows: the same of the source.
 
         Returns:
             (length, batch, dim) and, if wanted, weights (heads, batch, length, source length).
         """
-        keys, values, mask = self._keys_and_values(source, source_padding_mask, incremental_state)
+        keys, values, mask = self._keys_and_values(
+            source, source_padding_mask, incremental_state, source_rows
+        )
         length, batch, dim = x.shape
         sentences = keys.size(0)
         beam = batch // sentences
-        queries = self.q_proj(x).view(length, sentences, beam, self.heads, -1)
+        queries = on_tokens(self.q_proj, x, rows).view(length, sentences, beam, self.heads, -1)
         queries = queries.permute(1, 3, 0, 2, 4).flatten(2, 3)
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
@@ -85,13 +92,15 @@ class CrossAttention(WithIncrementalState, nn.Module):
         else:
             attended = F.scaled_dot_product_attention(queries, keys, values, mask, dropout)
         attended = attended.unflatten(2, (length, beam)).permute(2, 0, 3, 1, 4)
-        return self.out_proj(attended.reshape(length, batch, dim)), weights
+        attended = attended.reshape(length, batch, dim)
+        return on_tokens(self.out_proj, attended, rows), weights
 
     def _keys_and_values(
         self,
         source: Tensor,
         padding_mask: Tensor | None,
         incremental_state: IncrementalState | None,
+        rows: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(sentences, heads, source length, width) twice; mask (sentences, 1, 1, source length).
 
@@ -103,10 +112,10 @@ class CrossAttention(WithIncrementalState, nn.Module):
         beam = 1
         if incremental_state is not None and self._repeats_sentences(source):
             beam = self.beam_size
-            source = source[:, ::beam]
+            source, rows = source[:, ::beam], None
             padding_mask = None if padding_mask is None else padding_mask[::beam]
         keys, values = (
-            proj(source).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
+            on_tokens(proj, source, rows).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
             for proj in (self.k_proj, self.v_proj)
         )
         mask = None if padding_mask is None else ~padding_mask[:, None, None, :]

@@ -12,7 +12,7 @@ from resmlp_mt.layers import Affine, FeedForward, TokenMixing
 from resmlp_mt.translation.attention import CrossAttention
 from resmlp_mt.translation.config import ResMLPConfig, activation
 from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
-from resmlp_mt.translation.padding import left_aligned, realigned
+from resmlp_mt.translation.padding import left_aligned, on_tokens, realigned, token_rows
 
 
 class CausalMixing(WithIncrementalState, TokenMixing):
@@ -67,6 +67,8 @@ class DecoderLayer(nn.Module):
         encoder_padding_mask: Tensor | None,
         incremental_state: IncrementalState | None = None,
         need_weights: bool = False,
+        rows: Tensor | None = None,
+        source_rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Transform hidden states.
 
@@ -77,6 +79,8 @@ class DecoderLayer(nn.Module):
             encoder_padding_mask: (batch, source length), True at pads.
             incremental_state: fairseq's cache of the positions seen so far.
             need_weights: also return the attention weights.
+            rows: of the target tokens among length * batch; None: all are computed.
+            source_rows: the same of the source.
 
         Returns:
             Hidden states, shaped like ``x``, and weights (heads, batch, length, source length).
@@ -94,10 +98,15 @@ class DecoderLayer(nn.Module):
             encoder_padding_mask,
             incremental_state,
             need_weights,
+            rows,
+            source_rows,
         )
         x = x + self.dropout(self.encoder_attn_post(y))
-        x = x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
-        return x, weights
+        return x + on_tokens(self._feed_forward, x, rows), weights
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
+        return y
 
 
 class ResMLPDecoder(FairseqIncrementalDecoder):
@@ -172,13 +181,16 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
                 f"trained for at most {self.max_target_positions}: shorten it, or train with a "
                 f"larger --max-target-positions."
             )
-        shift = None
-        if incremental_state is None:
-            tokens, shift = left_aligned(prev_output_tokens, self.padding_idx)
-        else:
-            tokens = prev_output_tokens[:, -1:]
         (encoder_states,) = encoder_out["encoder_out"]
         encoder_padding_mask = next(iter(encoder_out["encoder_padding_mask"]), None)
+        shift = rows = source_rows = None
+        if incremental_state is None:
+            tokens, shift = left_aligned(prev_output_tokens, self.padding_idx)
+            rows = token_rows(tokens.t().eq(self.padding_idx))
+            if encoder_padding_mask is not None:
+                source_rows = token_rows(encoder_padding_mask.t())
+        else:
+            tokens = prev_output_tokens[:, -1:]
 
         x = self.dropout(self.embed_scale * self.embed_tokens(tokens.t()))
         wanted = alignment_layer
@@ -187,7 +199,13 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         attn: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x, weights = layer(
-                x, encoder_states, encoder_padding_mask, incremental_state, index == wanted
+                x,
+                encoder_states,
+                encoder_padding_mask,
+                incremental_state,
+                index == wanted,
+                rows,
+                source_rows,
             )
             if index == wanted:
                 attn = weights[:alignment_heads].mean(dim=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing
 from resmlp_mt.translation.config import ResMLPConfig, activation
-from resmlp_mt.translation.padding import left_aligned, realigned
+from resmlp_mt.translation.padding import left_aligned, on_tokens, realigned, token_rows
 
 
 class EncoderLayer(nn.Module):
@@ -31,12 +31,13 @@ class EncoderLayer(nn.Module):
         )
         self.ffn_post = Affine(dim, cfg.layer_scale_init)
 
-    def forward(self, x: Tensor, is_pad: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, is_pad: Tensor | None, rows: Tensor | None) -> Tensor:
         """Transform hidden states.
 
         Args:
             x: (length, batch, dim), sentences start at position 0.
             is_pad: (length, batch, 1), True at pads; None without any.
+            rows: of the tokens among length * batch; None without any pads.
 
         Returns:
             (length, batch, dim); what stands at pads has no meaning and never reaches a token.
@@ -45,8 +46,11 @@ class EncoderLayer(nn.Module):
         if is_pad is not None:
             y = y.masked_fill(is_pad, 0.0)
         x = x + self.dropout(self.mixing_post(self.token_mixing(y)))
-        output: Tensor = x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
-        return output
+        return x + on_tokens(self._feed_forward, x, rows)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
+        return y
 
 
 class ResMLPEncoder(FairseqEncoder):
@@ -103,11 +107,12 @@ class ResMLPEncoder(FairseqEncoder):
                 )
             tokens = tokens[:, :longest]
         is_pad = tokens.t().unsqueeze(2).eq(self.padding_idx) if has_pads else None
+        rows = None if is_pad is None else token_rows(is_pad.squeeze(2))
 
         x = self.dropout(self.embed_scale * self.embed_tokens(tokens.t()))
         states = [x] if return_all_hiddens else []
         for layer in self.layers:
-            x = layer(x, is_pad)
+            x = layer(x, is_pad, rows)
             if return_all_hiddens:
                 states.append(x)
         x = self.final_affine(x)

@@ -38,7 +38,7 @@ MODELS = {
     "resmlp_s24": Preset(384, 24, 16, 1e-5),
     "resmlp_s36": Preset(384, 36, 16, 1e-6),
     "resmlp_b24": Preset(768, 24, 16, 1e-6),
-    "resmlp_tiny": Preset(96, 4, 4, 0.1, img_size=32),
+    "resmlp_tiny": Preset(64, 4, 4, 0.1, img_size=32),
 }
 
 
