@@ -27,7 +27,7 @@ from resmlp_mt.benchmarking.generation_rows import fairseq_generate, translate
 from resmlp_mt.benchmarking.image_rows import images
 from resmlp_mt.benchmarking.length_rows import Curves, length, plot
 from resmlp_mt.benchmarking.machine import describe, has_bf16, usable_cores
-from resmlp_mt.benchmarking.report import Rows, Unmeasured, as_json, markdown
+from resmlp_mt.benchmarking.report import Rows, Unmeasured, as_json, markdown, missed
 from resmlp_mt.benchmarking.training_rows import training, training_memory
 from resmlp_mt.benchmarking.translation_models import BASE, QUICK
 
@@ -176,6 +176,9 @@ def page(rows: Rows, facts: dict[str, Any]) -> str:
         + f", copying {rates['bandwidth'] / 1e9:.1f} GB/s"
         for device, rates in facts["rates"].items()
     )
+    profiles = missed(rows)
+    if profiles:
+        profiles = f"\nWhere the time of ours goes in the rows that miss their goal:\n\n{profiles}"
     plotted = "\n![milliseconds per token against length](length.png)\n" if facts["plot"] else ""
     return f"""# Benchmark
 
@@ -189,7 +192,7 @@ Sizes: {facts["sizes"]}; lengths: {facts["lengths"]}.
 Medians of {facts["repeats"]} interleaved rounds, quartiles in brackets. "floor": ours at the
 measured rates. "by operations": the peer's matrix operations divided by ours.
 
-{markdown(rows)}{plotted}"""
+{markdown(rows)}{profiles}{plotted}"""
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from conftest import ROOT
 from resmlp_mt import benchmark
 from resmlp_mt.benchmarking import generation_rows, lengths, timing, training_rows
 from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, markdown
+from resmlp_mt.benchmarking.profiles import explained, kind_of
+from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, markdown, missed
 from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio, spread
 from resmlp_mt.benchmarking.training_rows import Training, batches
 from resmlp_mt.benchmarking.translation_models import QUICK, build, dictionary
@@ -74,6 +75,36 @@ def test_table_and_json_tell_the_same() -> None:
     assert [(entry.get("met"), entry.get("reason")) for entry in as_json(rows)] == [
         (True, None), (True, None), (None, "no GPU"),
     ]  # fmt: skip
+
+
+def test_a_missed_goal_is_explained_by_where_the_time_goes() -> None:
+    """A run of one large product spends its time there; a goal that is met needs no profile."""
+    matrix = torch.randn(512, 512)
+
+    def run(index: int) -> float:
+        torch.mm(matrix, matrix).add_(1.0)
+        return 1.0
+
+    assert explained(row(2.0, 1.0, 1.5), run).profile == {}
+    profile = explained(row(1.0, 1.0, 1.5), run).profile
+    assert sum(profile.values()) == pytest.approx(1.0)
+    assert next(iter(profile)) == "matrix products"
+    assert profile["matrix products"] > 0.5
+    text = missed([explained(row(1.0, 1.0, 1.5), run), row(2.0, 1.0, 1.5)])
+    assert text.startswith("* training, 1.00: matrix products ")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [("aten::addmm_", "matrix products"), ("mkldnn::_linear_pointwise", "matrix products"),
+     ("quantized::linear_dynamic", "matrix products"), ("aten::gelu_backward", "GELU"),
+     ("aten::_log_softmax", "softmax and loss"), ("aten::index_select", "moving data"),
+     ("aten::addcmul_", "arithmetic"), ("aten::_scaled_dot_product_flash_attention_for_cpu",
+     "attention"), ("Optimizer.step#Adam.step", "optimizer"), ("aten::view", "other operators")],
+)  # fmt: skip
+def test_kinds_of_operators(operator: str, kind: str) -> None:
+    assert kind_of(operator) == kind
 
 
 def test_operations_are_those_of_the_matrix_products() -> None:

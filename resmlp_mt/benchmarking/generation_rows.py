@@ -14,6 +14,7 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.lengths import Lengths, draw
+from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
 from resmlp_mt.benchmarking.timing import interleaved
 from resmlp_mt.benchmarking.translation_models import (
@@ -93,18 +94,17 @@ def fairseq_generate(
     runs = {name: generating(name) for name in ("resmlp", "transformer")}
     speeds = interleaved(runs, rounds, device=device)
     folded = fold(build("resmlp", sizes, seed))
-    return [
-        Row(
-            measured=f"fairseq-generate, beam {BEAM}, {device.upper()} fp32",
-            unit="sentences/s",
-            ours=speeds["resmlp"],
-            peer_name="fairseq transformer",
-            peer=speeds["transformer"],
-            goal=GENERATION_GOAL,
-            floor=sentences / _floor(folded, task, sentences, rates, "fp32"),
-            note=f"batch {sentences}, {task.target_length} tokens",
-        )
-    ]
+    row = Row(
+        measured=f"fairseq-generate, beam {BEAM}, {device.upper()} fp32",
+        unit="sentences/s",
+        ours=speeds["resmlp"],
+        peer_name="fairseq transformer",
+        peer=speeds["transformer"],
+        goal=GENERATION_GOAL,
+        floor=sentences / _floor(folded, task, sentences, rates, "fp32"),
+        note=f"batch {sentences}, {task.target_length} tokens",
+    )
+    return [explained(row, runs["resmlp"])]
 
 
 def translate(
@@ -146,26 +146,23 @@ def translate(
             )
             for batch_size, sentences in batch_sizes.items():
                 task = draw_task(lengths, words, sizes, sentences, seed)
-                speeds = interleaved(
-                    {
-                        "resmlp": _engine(model, words, task, batch_size),
-                        "ctranslate2": _ctranslate2(peer, task, batch_size),
-                    },
-                    rounds,
-                )
+                runs = {
+                    "resmlp": _engine(model, words, task, batch_size),
+                    "ctranslate2": _ctranslate2(peer, task, batch_size),
+                }
+                speeds = interleaved(runs, rounds)
                 floor = _floor(folded, task, batch_size, rates, shown)
-                rows.append(
-                    Row(
-                        measured=f"translate, beam {BEAM}, batch {batch_size}, CPU {shown}",
-                        unit="sentences/s",
-                        ours=speeds["resmlp"],
-                        peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
-                        peer=speeds["ctranslate2"],
-                        goal=TRANSLATE_GOAL,
-                        floor=min(batch_size, sentences) / floor,
-                        note=f"{task.target_length} tokens",
-                    )
+                row = Row(
+                    measured=f"translate, beam {BEAM}, batch {batch_size}, CPU {shown}",
+                    unit="sentences/s",
+                    ours=speeds["resmlp"],
+                    peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
+                    peer=speeds["ctranslate2"],
+                    goal=TRANSLATE_GOAL,
+                    floor=min(batch_size, sentences) / floor,
+                    note=f"{task.target_length} tokens",
                 )
+                rows.append(explained(row, runs["resmlp"]))
     return rows
 
 

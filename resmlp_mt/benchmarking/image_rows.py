@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.benchmarking.floors import Rates, operations
+from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
 from resmlp_mt.benchmarking.timing import Run, interleaved
 
@@ -57,18 +58,17 @@ def images(
         work = {name: operations(run) for name, run in forward.items()}
         floor = batch / rates.seconds(work["resmlp"], dtype="bf16" if bf16 else "fp32")
         for name in others:
-            rows.append(
-                Row(
-                    measured=f"{what}, {shown}",
-                    unit="images/s",
-                    ours=speeds["resmlp"],
-                    peer_name=f"timm {name}",
-                    peer=speeds[name],
-                    goal=goal if name == "resmlp_12_224" else None,
-                    floor=floor,
-                    work_ratio=work[name] / work["resmlp"],
-                )
+            row = Row(
+                measured=f"{what}, {shown}",
+                unit="images/s",
+                ours=speeds["resmlp"],
+                peer_name=f"timm {name}",
+                peer=speeds[name],
+                goal=goal if name == "resmlp_12_224" else None,
+                floor=floor,
+                work_ratio=work[name] / work["resmlp"],
             )
+            rows.append(explained(row, runs["resmlp"]))
 
     inference = {**models, "resmlp": folded(ours)}
     inference = {name: model.to(dtype) for name, model in inference.items()}

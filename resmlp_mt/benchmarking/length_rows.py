@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
+from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row
 from resmlp_mt.benchmarking.timing import Run, interleaved
 from resmlp_mt.benchmarking.training_rows import Training
@@ -57,7 +58,7 @@ def length(
             ("decoding", {name: _decoding(one, batch) for name, one in models.items()}),
         ):
             speeds = interleaved(runs, rounds, device=device, warm_up=warm_up)
-            curves[what][tokens] = Row(
+            row = Row(
                 measured=f"length {tokens}, {what}, {device.upper()} fp32",
                 unit="tokens/s",
                 ours=speeds["resmlp"],
@@ -65,6 +66,7 @@ def length(
                 peer=speeds["transformer"],
                 goal=NEVER_SLOWER,
             )
+            curves[what][tokens] = explained(row, runs["resmlp"])
     return curves
 
 

@@ -1,6 +1,6 @@
 """Rows of measurements, as Markdown and JSON."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from resmlp_mt.benchmarking.timing import Spread, ratio
@@ -23,6 +23,8 @@ class Row:
     work_ratio: float | None = None
     """Operations of the peer divided by ours: the ratio at equal rates."""
     note: str = ""
+    profile: dict[str, float] = field(default_factory=dict)
+    """Shares of the time of ours by kind of operator, where a goal is missed."""
 
     @property
     def ratio(self) -> Spread:
@@ -70,6 +72,17 @@ def markdown(rows: Rows) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def missed(rows: Rows) -> str:
+    """A line for every missed goal that has a profile."""
+    return "".join(
+        f"* {row.measured}{f' ({row.note})' if row.note else ''}, {row.ratio.median:.2f}: "
+        + ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in row.profile.items())
+        + ".\n"
+        for row in rows
+        if isinstance(row, Row) and row.profile
+    )
 
 
 def as_json(rows: Rows) -> list[dict[str, Any]]:

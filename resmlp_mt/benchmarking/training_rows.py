@@ -16,6 +16,7 @@ from fairseq.optim.adam import Adam
 
 from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.lengths import Lengths
+from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
 from resmlp_mt.benchmarking.timing import Run, Spread, interleaved, spread
 from resmlp_mt.benchmarking.translation_models import (
@@ -105,16 +106,19 @@ def training(
     work = {name: operations(partial(one.backward, data[0])) for name, one in trainings.items()}
     dtype = "bf16" if bf16 else "fp32"
     return [
-        Row(
-            measured=f"training, {device.upper()} {dtype}",
-            unit="target tokens/s",
-            ours=speeds[name],
-            peer_name=shown,
-            peer=speeds[peer],
-            goal=TRAINING_GOAL if peer == "transformer" else None,
-            floor=data[0]["ntokens"] / rates.seconds(work[name], dtype=dtype),
-            work_ratio=work[peer] / work[name],
-            note=f"batches of {max_tokens} tokens, {OURS[name]}",
+        explained(
+            Row(
+                measured=f"training, {device.upper()} {dtype}",
+                unit="target tokens/s",
+                ours=speeds[name],
+                peer_name=shown,
+                peer=speeds[peer],
+                goal=TRAINING_GOAL if peer == "transformer" else None,
+                floor=data[0]["ntokens"] / rates.seconds(work[name], dtype=dtype),
+                work_ratio=work[peer] / work[name],
+                note=f"batches of {max_tokens} tokens, {OURS[name]}",
+            ),
+            runs[name],
         )
         for name in ours
         for peer, shown in PEERS.items()
