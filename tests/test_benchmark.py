@@ -14,7 +14,13 @@ from torch import nn
 
 from conftest import ROOT
 from resmlp_mt import benchmark
-from resmlp_mt.benchmarking import generation_rows, lengths, timing, training_rows
+from resmlp_mt.benchmarking import (
+    generation_rows,
+    lengths,
+    timing,
+    training_rows,
+    translation_models,
+)
 from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.profiles import explained, kind_of
 from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, markdown, missed
@@ -169,6 +175,18 @@ def test_every_peer_learns_on_the_same_batches(name: str) -> None:
     for _ in range(20):
         assert training.step(batch) == batch["ntokens"]
     assert loss() < before - 0.5
+
+
+@pytest.mark.skipif("resmlp_chunked" not in training_rows.our_names(), reason="PyTorch 2.13")
+def test_both_criteria_need_the_same_operations_without_pads() -> None:
+    """But for the sum of the features times the mean of the weights."""
+    pairs = translation_models.sentence_pairs([(7, 9)] * 4, dictionary(QUICK.vocabulary), seed=1)
+    batch = pairs.collater([pairs[index] for index in range(4)])
+    fairseqs, chunked = (
+        Training(name, QUICK, device="cpu", bf16=False, seed=1).operations(batch)
+        for name in ("resmlp", "resmlp_chunked")
+    )
+    assert fairseqs <= chunked <= 1.01 * fairseqs
 
 
 def test_torch_transformer_does_not_look_ahead() -> None:

@@ -66,6 +66,16 @@ class Training:
             loss, sample_size, _ = self.criterion(self.model, batch)
         (loss / sample_size).backward()
 
+    def operations(self, batch: dict[str, Any]) -> int:
+        """Those of :meth:`backward`."""
+        counted = operations(partial(self.backward, batch))
+        if isinstance(self.criterion, ChunkedLabelSmoothedCrossEntropy):
+            # PyTorch counts none for its chunked loss: the scores and two gradients, without pads
+            counted += (
+                3 * 2 * batch["ntokens"] * self.model.decoder.output_projection.weight.numel()
+            )
+        return counted
+
     def step(self, batch: dict[str, Any]) -> float:
         """One update; returns the number of target tokens."""
         self.optimizer.zero_grad()
@@ -103,7 +113,7 @@ def training(
     }
     runs = {name: _updating(one, data) for name, one in trainings.items()}
     speeds = interleaved(runs, rounds, device=device)
-    work = {name: operations(partial(one.backward, data[0])) for name, one in trainings.items()}
+    work = {name: one.operations(data[0]) for name, one in trainings.items()}
     dtype = "bf16" if bf16 else "fp32"
     return [
         explained(
