@@ -5,7 +5,8 @@
 
 All peers do the same work on the same inputs, in turn (A B A B ...), with random weights of one
 size. Writes benchmark.md, benchmark.json with all samples and, for the row ``length``,
-length.png. docs/benchmark.md explains the columns.
+length.png. What stands in these files of groups that are not measured is kept, so that a long
+benchmark can be made in parts. docs/benchmark.md explains the columns.
 """
 
 import argparse
@@ -27,12 +28,13 @@ from resmlp_mt.benchmarking.generation_rows import fairseq_generate, translate
 from resmlp_mt.benchmarking.image_rows import images
 from resmlp_mt.benchmarking.length_rows import Curves, length, plot
 from resmlp_mt.benchmarking.machine import describe, has_bf16, usable_cores
-from resmlp_mt.benchmarking.report import Rows, Unmeasured, as_json, markdown, missed
+from resmlp_mt.benchmarking.report import Rows, Unmeasured, as_json, from_json, markdown, missed
 from resmlp_mt.benchmarking.training_rows import training, training_memory
 from resmlp_mt.benchmarking.translation_models import BASE, QUICK
 
 GROUPS = ("training", "generation", "translate", "images", "length")
 SEED = 1
+PLOT = "length.png"
 NOT_SUPPORTED = "not supported here"
 NO_GPU = "not measured: no GPU"
 
@@ -65,14 +67,25 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def measure(
-    rows: list[str], lengths: length_distribution.Lengths, repeats: int, threads: int, quick: bool
-) -> tuple[Rows, dict[str, Rates], Curves]:
-    """All rows of the named groups, the rates behind the floors by device, and the plot's data."""
-    gpu, bf16 = torch.cuda.is_available(), has_bf16()
-    rates = {"cpu": measure_rates("cpu", _dtypes(bf16, int8=True))}
-    if gpu:
+def device_rates() -> dict[str, Rates]:
+    """The rates behind the floors, by device."""
+    rates = {"cpu": measure_rates("cpu", _dtypes(has_bf16(), int8=True))}
+    if torch.cuda.is_available():
         rates["cuda"] = measure_rates("cuda", _dtypes(True, int8=False))
+    return rates
+
+
+def measure(
+    group: str,
+    lengths: length_distribution.Lengths,
+    rates: dict[str, Rates],
+    *,
+    repeats: int,
+    threads: int,
+    quick: bool,
+) -> tuple[Rows, Curves]:
+    """All rows of a group, and the data of its plot if it has one."""
+    gpu, bf16 = torch.cuda.is_available(), has_bf16()
     sizes = QUICK if quick else BASE
     tokens = 256 if quick else 1024
     batches = {1: 2, 4: 4} if quick else {1: 4, 64: 64}
@@ -149,12 +162,11 @@ def measure(
         "length": [along_length],
     }  # fmt: skip
     measured: Rows = []
-    for group in rows:
-        for part in parts[group]:
-            found = part()
-            print(markdown(found), file=sys.stderr, flush=True)
-            measured += found
-    return measured, rates, curves
+    for part in parts[group]:
+        found = part()
+        print(markdown(found), file=sys.stderr, flush=True)
+        measured += found
+    return measured, curves
 
 
 def _dtypes(bf16: bool, int8: bool) -> dict[str, torch.dtype]:
@@ -166,8 +178,18 @@ def _dtypes(bf16: bool, int8: bool) -> dict[str, torch.dtype]:
     return dtypes
 
 
-def page(rows: Rows, facts: dict[str, Any]) -> str:
+def page(groups: dict[str, dict[str, Any]]) -> str:
     """benchmark.md."""
+    return """# Benchmark
+
+Medians of interleaved rounds, quartiles in brackets. "floor": ours at the measured rates.
+"by operations": the peer's matrix operations divided by ours.
+""" + "".join(section(name, groups[name]) for name in GROUPS if name in groups)
+
+
+def section(name: str, facts: dict[str, Any]) -> str:
+    """What was measured in a group, and how."""
+    rows = from_json(facts["rows"])
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     settings = " ".join(f"{k}={v}" for k, v in facts["allocator"].items()) or "the system's"
     matrix = "; ".join(
@@ -179,20 +201,32 @@ def page(rows: Rows, facts: dict[str, Any]) -> str:
     profiles = missed(rows)
     if profiles:
         profiles = f"\nWhere the time of ours goes in the rows that miss their goal:\n\n{profiles}"
-    plotted = "\n![milliseconds per token against length](length.png)\n" if facts["plot"] else ""
-    return f"""# Benchmark
+    plotted = f"\n![milliseconds per token against length]({PLOT})\n" if facts["plot"] else ""
+    return f"""
+## {name}
 
-{facts["date"]}; `{facts["command"]}`; {facts["seconds"]:.0f} s.
+{facts["date"]}; `{facts["command"]}`; {facts["seconds"]:.0f} s, {facts["repeats"]} rounds.
 {facts["processor"]}, {facts["cores"]} cores, {facts["instructions"]}, \
 {facts["gpu"] or "no GPU"}, {facts["system"]}; {facts["threads"]} threads; seed {facts["seed"]}.
 {versions}. Allocator settings: {settings}.
 Measured rates: {matrix}.
 Sizes: {facts["sizes"]}; lengths: {facts["lengths"]}.
 
-Medians of {facts["repeats"]} interleaved rounds, quartiles in brackets. "floor": ours at the
-measured rates. "by operations": the peer's matrix operations divided by ours.
-
 {markdown(rows)}{profiles}{plotted}"""
+
+
+def earlier(path: Path) -> dict[str, dict[str, Any]]:
+    """The groups of an earlier run; ends the command if the file is not of this command."""
+    if not path.exists():
+        return {}
+    try:
+        groups: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        if not groups.keys() <= set(GROUPS):
+            raise KeyError
+        page(groups)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sys.exit(f"--out {path} is not a result of this command: move it away.")
+    return groups
 
 
 def main() -> None:
@@ -210,29 +244,40 @@ def main() -> None:
     logging.disable(logging.INFO)  # of the peers, as are the warnings
     warnings.filterwarnings("ignore", category=UserWarning)
     torch.set_num_threads(args.threads)
-    start = datetime.datetime.now()
-    rows, rates, curves = measure(args.rows, lengths, args.repeats, args.threads, args.quick)
-    facts = {
-        "date": start.date().isoformat(),
-        "command": " ".join(["python -m resmlp_mt.benchmark", *sys.argv[1:]]),
-        "seconds": (datetime.datetime.now() - start).total_seconds(),
-        **describe(args.threads),
-        "seed": SEED,
-        "repeats": args.repeats,
-        "lengths": str(args.lengths_from or length_distribution.SOURCE),
-        "sizes": str(QUICK if args.quick else BASE),
-        "rates": {
-            device: {"matrix": found.matrix, "bandwidth": found.bandwidth}
-            for device, found in rates.items()
-        },
-        "plot": bool(curves),
-    }
-    if facts["plot"]:
-        _write(args.out / "length.png", lambda path: plot(curves, path))
-    result = json.dumps({**facts, "rows": as_json(rows)}, indent=1) + "\n"
-    _write(args.out / "benchmark.json", lambda path: path.write_text(result))
-    _write(args.out / "benchmark.md", lambda path: path.write_text(page(rows, facts)))
+    groups = earlier(args.out / "benchmark.json")
+    rates = device_rates()
+    for group in args.rows:
+        start = datetime.datetime.now()
+        rows, curves = measure(
+            group, lengths, rates, repeats=args.repeats, threads=args.threads, quick=args.quick
+        )
+        groups[group] = {
+            "date": start.date().isoformat(),
+            "command": " ".join(["python -m resmlp_mt.benchmark", *sys.argv[1:]]),
+            "seconds": (datetime.datetime.now() - start).total_seconds(),
+            **describe(args.threads),
+            "seed": SEED,
+            "repeats": args.repeats,
+            "lengths": str(args.lengths_from or length_distribution.SOURCE),
+            "sizes": str(QUICK if args.quick else BASE),
+            "rates": {
+                device: {"matrix": found.matrix, "bandwidth": found.bandwidth}
+                for device, found in rates.items()
+            },
+            "plot": bool(curves),
+            "rows": as_json(rows),
+        }
+        save(args.out, groups, curves)
     print((args.out / "benchmark.md").read_text())
+
+
+def save(folder: Path, groups: dict[str, dict[str, Any]], curves: Curves) -> None:
+    """Write the results of all groups, and the plot if it was measured."""
+    if curves:
+        _write(folder / PLOT, lambda path: plot(curves, path))
+    result = json.dumps(groups, indent=1) + "\n"
+    _write(folder / "benchmark.json", lambda path: path.write_text(result))
+    _write(folder / "benchmark.md", lambda path: path.write_text(page(groups)))
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -23,7 +23,7 @@ from resmlp_mt.benchmarking import (
 )
 from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.profiles import explained, kind_of
-from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, markdown, missed
+from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, from_json, markdown, missed
 from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio, spread
 from resmlp_mt.benchmarking.training_rows import Training, batches
 from resmlp_mt.benchmarking.translation_models import QUICK, build, dictionary
@@ -81,6 +81,7 @@ def test_table_and_json_tell_the_same() -> None:
     assert [(entry.get("met"), entry.get("reason")) for entry in as_json(rows)] == [
         (True, None), (True, None), (None, "no GPU"),
     ]  # fmt: skip
+    assert from_json(json.loads(json.dumps(as_json(rows)))) == rows
 
 
 def test_a_missed_goal_is_explained_by_where_the_time_goes() -> None:
@@ -226,7 +227,9 @@ def test_the_command(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "benchmark.json").read_text())
-    rows = [entry for entry in result["rows"] if "ours" in entry]
+    assert list(result) == list(benchmark.GROUPS)
+    entries = [entry for group in result.values() for entry in group["rows"]]
+    rows = [entry for entry in entries if "ours" in entry]
     names = " ".join(entry["measured"] for entry in rows)
     for part in ("training, CPU fp32", "peak memory", "fairseq-generate", "translate", "int8",
                  "image inference", "image training", "length 64, decoding"):  # fmt: skip
@@ -238,10 +241,42 @@ def test_the_command(tmp_path: Path) -> None:
     assert floors
     assert min(floors) > 1, "faster than the machine"
     table = (tmp_path / "benchmark.md").read_text()
-    assert all(entry["measured"] in table for entry in result["rows"])
+    assert all(entry["measured"] in table for entry in entries)
     assert {path.name for path in tmp_path.iterdir()} == {
         "benchmark.json", "benchmark.md", "length.png",
     }  # fmt: skip
+
+
+def test_groups_that_are_not_measured_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = iter([3.0, 5.0, 7.0])
+    monkeypatch.setattr(benchmark, "device_rates", dict)
+    monkeypatch.setattr(
+        benchmark, "measure", lambda group, *_, **__: ([row(next(speeds), 2.0, 1.4)], {})
+    )
+
+    def measured(*groups: str) -> dict[str, float]:
+        monkeypatch.setattr(sys, "argv", ["", "--rows", *groups, "--out", str(tmp_path)])
+        benchmark.main()
+        result = json.loads((tmp_path / "benchmark.json").read_text())
+        return {name: group["rows"][0]["ours"]["median"] for name, group in result.items()}
+
+    assert measured("training", "images") == {"training": 3.0, "images": 5.0}
+    assert measured("images") == {"training": 3.0, "images": 7.0}
+    headings = re.findall("^## (.*)$", (tmp_path / "benchmark.md").read_text(), re.M)
+    assert headings == ["training", "images"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"training": {"rows": []}}', '{"date": "1"}'])
+def test_a_foreign_result_is_not_overwritten(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "benchmark.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["", "--rows", "images", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"benchmark\.json is not a result of this command"):
+        benchmark.main()
+    assert (tmp_path / "benchmark.json").read_text() == content
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,24 @@ def as_json(rows: Rows) -> list[dict[str, Any]]:
     ]
 
 
+def from_json(entries: list[dict[str, Any]]) -> Rows:
+    """What :func:`as_json` was given.
+
+    Raises:
+        KeyError: for an entry that is no row.
+        TypeError: for a value that a row does not have.
+    """
+    rows: Rows = []
+    for entry in entries:
+        if "reason" in entry:
+            rows.append(Unmeasured(**entry))
+            continue
+        values = {name: value for name, value in entry.items() if name not in ("ratio", "met")}
+        both = {name: Spread(**values[name]) for name in ("ours", "peer")}
+        rows.append(Row(**{**values, **both}))
+    return rows
+
+
 def _goal(row: Row) -> str:
     if row.goal is None:
         return ""
