@@ -20,7 +20,7 @@ from resmlp_mt.vision.errors import UserError
 DIGITS = {
     "hflip": 0.0,
     "color_jitter": 0.0,
-    "epochs": 40,
+    "epochs": 60,
     "batch_size": 64,
     "lr": 3e-3,
     "patch_size": 2,
