@@ -15,9 +15,9 @@ student-SEED   resmlp-SEED with the hard labels of teacher-SEED besides
 speed          images/s of training steps, the models in turn
 =============  ==================================================================================
 
-A part of 20 epochs takes an hour or two of one slow core; parts may run side by side, each on its
---core. --report writes cifar10.json, cifar10.md and cifar10.png beside this file from the parts
-that there are.
+A part of 20 epochs takes most of an hour of one slow core; parts may run side by side, each on its
+--core. With another number of --epochs a seed is a shorter comparison. --report writes
+cifar10.json, cifar10.md and cifar10.png beside this file from the parts that there are.
 """
 
 import argparse
@@ -241,7 +241,9 @@ def read_part(folder: Path) -> dict[str, Any]:
         "model": NAMES[kind],
         "kind": kind,
         "seed": int(seed),
-        "parameters": sum(weight.numel() for weight in checkpoint["model"].values()),
+        "parameters": sum(
+            weight.numel() for weight in build_model(MODEL[kind], num_classes=10).parameters()
+        ),
         "epochs": len(rows),
         "epochs_planned": checkpoint["config"]["epochs"],
         "seconds": rows[-1]["seconds"],
@@ -285,9 +287,9 @@ def table(results: dict[str, Any]) -> str:
         f"{results['machine']['machine']}, PyTorch {results['machine']['torch']}, "
         f"timm {results['machine']['timm']}, {results['date']}. "
         "Recipe: configs/vision/cifar10_scratch.yaml, batch 128. Accuracy is that of the last "
-        "epoch on the validation images, which were used for nothing else.",
+        "epoch on the validation images, which chose nothing but the teacher's best epoch.",
         "",
-        "| model | seed | parameters | epochs | minutes | val top-1 % |",
+        "| model | seed | parameters | epochs | images/s | val top-1 % |",
         "|-|-|-|-|-|-|",
     ]
     for part in results["parts"]:
@@ -295,12 +297,16 @@ def table(results: dict[str, Any]) -> str:
         epochs = f"{part['epochs']}" + (f" of {planned}" if part["epochs"] < planned else "")
         lines.append(
             f"| {part['model']} | {part['seed']} | {part['parameters']:,} | {epochs} "
-            f"| {part['seconds'] / 60:.1f} | {part['val_top1']:.2f} |"
+            f"| {part['images_per_second']:.0f} | {part['val_top1']:.2f} |"
         )
     lines += [
         "",
-        "Minutes are wall-clock time on a machine that other programs shared; they do not compare.",
-        "The ViT's epochs were chosen to take as much processor time as ResMLP's.",
+        "Images/s are the median of the epochs, loading and augmentation included, on a core that "
+        "other programs shared: they say how long it takes and do not compare.",
+        "The ViT's epochs were chosen to take as much processor time as those of ResMLP with its "
+        "seed.",
+        "",
+        *comparisons(results["parts"]),
     ]
     if results["speed"]:
         lines += [
@@ -318,6 +324,37 @@ def table(results: dict[str, Any]) -> str:
             f"{BATCH_SIZE} random images; loading and augmentation are not in it.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def comparisons(parts: list[dict[str, Any]]) -> list[str]:
+    """What the finished parts of each seed say beside ResMLP."""
+    done = {
+        (part["kind"], part["seed"]): part
+        for part in parts
+        if part["epochs"] == part["epochs_planned"]
+    }
+    lines = []
+    for (kind, seed), ours in done.items():
+        if kind != "resmlp":
+            continue
+        for peer in ("timm", "vit", "student"):
+            if (peer, seed) not in done:
+                continue
+            part = done[peer, seed]
+            line = (
+                f"* Seed {seed}, {NAMES[peer]}: {part['val_top1'] - ours['val_top1']:+.2f} points "
+                f"of top-1 beside {NAMES['resmlp']}"
+            )
+            if peer == "timm":
+                pairs = list(zip(ours["curve"], part["curve"], strict=True))
+                furthest = max(abs(a["val_top1"] - b["val_top1"]) for a, b in pairs)
+                losses = max(abs(a["train_loss"] - b["train_loss"]) for a, b in pairs)
+                line += (
+                    f"; over all epochs at most {furthest:.2f} points and {losses:.4f} of the "
+                    "training loss apart"
+                )
+            lines.append(line + ".")
+    return lines
 
 
 def plot(parts: list[dict[str, Any]], path: Path) -> None:
