@@ -10,8 +10,8 @@ interrupted. All use configs/vision/cifar10_scratch.yaml and the same loop, data
 resmlp-SEED    resmlp_tiny of this project
 timm-SEED      timm's MlpMixer of ResBlock and Affine, from the same initial weights
 vit-SEED       timm's VisionTransformer of about as many parameters, for about as many seconds
-teacher-SEED   a small residual convnet of timm's
-student-SEED   resmlp-SEED with the hard labels of teacher-SEED besides
+teacher-1      a small residual convnet of timm's
+student-SEED   resmlp-SEED with the hard labels of teacher-1 besides
 speed          images/s of training steps, the models in turn
 =============  ==================================================================================
 
@@ -169,7 +169,7 @@ def run(part: str, args: argparse.Namespace) -> None:
         "--recovery-interval=100",
     ]  # fmt: skip
     if kind == "student":
-        teacher = args.work / f"teacher-{seed}/best.pth"
+        teacher = args.work / "teacher-1/best.pth"
         options += [f"--teacher={teacher}", "--distillation-type=hard"]
     if (output / "last.pth").exists():
         options.append(f"--resume={output / 'last.pth'}")
