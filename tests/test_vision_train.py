@@ -135,6 +135,23 @@ def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def _names_of(rank: int, folder: str) -> None:
+    """One of two processes, for :func:`test_an_image_that_two_processes_skip_counts_once`."""
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    process = Process(torch.device("cpu"), rank, rank, 2)
+    names = process.union({"both.jpg": "cut", f"{rank}.jpg": "cut"})
+    Path(folder, f"{rank}.txt").write_text(" ".join(sorted(names)))
+    torch.distributed.destroy_process_group()
+
+
+def test_an_image_that_two_processes_skip_counts_once(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_names_of, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        assert (tmp_path / f"{rank}.txt").read_text() == "0.jpg 1.jpg both.jpg"
+    assert Process(torch.device("cpu")).union({"a.jpg": "cut"}) == {"a.jpg"}
+
+
 def test_two_processes_are_one_with_twice_the_batch(folder: Path, tmp_path: Path) -> None:
     """Tolerance 1e-5: sums in another order. SGD, because Adam enlarges gradients near zero."""
     options = [*PLAIN, "--opt", "sgd", "--lr", "0.05", "--clip-grad", "1"]

@@ -1,5 +1,6 @@
 """This process among those of torchrun."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,14 @@ class Process:
         dist.all_reduce(tensor)
         result: list[float] = tensor.tolist()
         return result
+
+    def union(self, names: Iterable[str]) -> set[str]:
+        """The names of all processes, each once."""
+        found = [list(names)]
+        if self.world_size > 1:
+            mine, found = found[0], [[] for _ in range(self.world_size)]
+            dist.all_gather_object(found, mine)
+        return set().union(*found)
 
 
 def start_process(device: str | None) -> Process:

@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             logger.info("--resume %s: all %d epochs are done.", options.resume, options.epochs)
         with _stops_at_signals(trainer), logging_redirect_tqdm():
             finished = trainer.fit()
-        skipped = process.sum(len(trainer.counter.skipped))[0]
-        if skipped:
-            logger.warning("%d bad images were skipped; they are named above.", skipped)
+        skipped = process.union(trainer.counter.skipped)
+        if skipped and process.rank == 0:
+            logger.warning("%d bad images were skipped; they are named above.", len(skipped))
         if not finished:
             logger.info(
                 "stopped after update %d; go on with --resume %s",
