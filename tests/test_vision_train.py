@@ -20,7 +20,9 @@ from torch import Tensor
 from resmlp_mt.vision import checkpoints, train
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.model import create_model
 from resmlp_mt.vision.options import parse_args, to_config
+from resmlp_mt.vision.weights import adapt_mixing, load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs/vision").glob("*.yaml"))
@@ -96,6 +98,71 @@ def test_a_training_goes_on_as_it_began(folder: Path, tmp_path: Path) -> None:
         parse_args([f"--resume={tmp_path / 'last.pth'}", "--lr=0.01"])
     options = parse_args([f"--resume={tmp_path / 'last.pth'}", "--workers=2", "--output=other"])
     assert (options.workers, str(options.output), options.batch_size) == (2, "other", 8)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_made_up_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at the first best.pth; the training that goes on still writes it."""
+    run(folder, tmp_path, *PLAIN, "--max-updates", 1)
+    save = checkpoints.save
+
+    def full(state: dict[str, Any], path: Path) -> None:
+        if path.name == "best.pth":
+            raise UserError("the disk is full")
+        save(state, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            train.main([f"--resume={tmp_path / 'last.pth'}"])
+    train.main([f"--resume={tmp_path / 'last.pth'}"])
+    whole = run(folder, tmp_path / "whole", *PLAIN)
+    assert_same(whole, checkpoints.load(tmp_path / "last.pth"))
+    best = checkpoints.load(tmp_path / "best.pth")
+    assert_same(checkpoints.load(tmp_path / "whole/best.pth"), best)
+
+
+def test_a_lost_summary_comes_back(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, *PLAIN)
+    before = (tmp_path / "summary.csv").read_text()
+    (tmp_path / "summary.csv").unlink()
+    train.main([f"--resume={tmp_path / 'last.pth'}"])
+    assert (tmp_path / "summary.csv").read_text() == before
+
+
+def test_the_grid_of_a_checkpoint_is_known(folder: Path, tmp_path: Path) -> None:
+    """Weights for 8 x 32 pixels, 2 x 8 patches of the preset's size, are no 4 x 4 grid."""
+    options = ["--batch-size", 16, "--epochs", 1, "--no-aug", "--workers", 0, "--max-updates", 1]
+    wide = run(folder, tmp_path, *options, "--img-size", 8, 32)
+    assert wide["model_args"]["img_size"] == (8, 32)
+    assert wide["model_args"]["patch_size"] == 4
+    larger = create_model("resmlp_tiny", num_classes=2, img_size=(16, 64))
+    load_weights(larger, tmp_path / "last.pth")
+    expected, _ = adapt_mixing(
+        wide["model"]["blocks.0.token_mixing.weight"],
+        wide["model"]["blocks.0.token_mixing.bias"],
+        (2, 8),
+        (4, 16),
+    )
+    assert torch.equal(larger.state_dict()["blocks.0.token_mixing.weight"], expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("world_size", 2, "was trained with 2 processes, but here there are 1"),
+        ("steps_per_epoch", 9, "was trained with 9 steps per epoch, but here there are 8"),
+        ("classes", ["light", "dark"], "was trained with other classes than --data has"),
+    ],
+)
+def test_another_setting_does_not_go_on(
+    folder: Path, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    state = run(folder, tmp_path, *PLAIN, "--max-updates", 1)
+    checkpoints.save({**state, key: value}, tmp_path / "last.pth")
+    with pytest.raises(UserError, match=message):
+        train.main([f"--resume={tmp_path / 'last.pth'}"])
 
 
 def test_a_checkpoint_in_between_changes_nothing(folder: Path, tmp_path: Path) -> None:

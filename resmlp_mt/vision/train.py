@@ -236,6 +236,8 @@ def _model(options: argparse.Namespace, classes: Sequence[str]) -> tuple[nn.Modu
             model_args["patch_size"] = options.patch_size
     model_args.update(options.model_kwargs)
     model = build_model(**model_args)
+    if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
+        model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
     if options.weights:
         if not isinstance(model, ResMLP):
             raise UserError("--weights starts our models only; timm:NAME starts from random ones.")

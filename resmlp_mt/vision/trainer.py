@@ -1,8 +1,9 @@
 """The training loop: updates, validation, checkpoints, and an exact way back into an epoch.
 
 Beside what :mod:`resmlp_mt.vision.checkpoints` names, ``last.pth`` holds ``optimizer``,
-``scheduler``, ``scaler``, ``position`` (the epoch, the step in it, the running sums) and
-``history`` (the rows of summary.csv). Random numbers need no state: :mod:`.loader`.
+``scheduler``, ``scaler``, ``position`` (the epoch, the step in it, the running sums), ``history``
+(the rows of summary.csv), ``world_size`` and ``steps_per_epoch``, without which the position has
+no meaning. Random numbers need no state: :mod:`.loader`.
 """
 
 import argparse
@@ -124,6 +125,8 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end; False if it was stopped, with everything saved to go on."""
         writer = self._tensorboard()
+        if self.history:  # the run before may have ended between last.pth and its summary
+            self._write_summary()
         while self.position.epoch < self.options.epochs:
             if not self.train_epoch():
                 self.save("last.pth")
@@ -143,9 +146,10 @@ class Trainer:
             )
             if self.scheduler:
                 self.scheduler.step(self.position.epoch, score)  # the score is for plateau
-            self.save("last.pth")
+            # in this order: an end between the two repeats the epoch, and best.pth with it
             if better:
                 self.save("best.pth", resumable=False)
+            self.save("last.pth")
             self._report(row, writer)
         return True
 
@@ -323,16 +327,33 @@ class Trainer:
             state["scaler"] = self.scaler.state_dict() if self.scaler else None
             state["position"] = asdict(self.position)
             state["history"] = self.history
+            state["world_size"] = self.process.world_size
+            state["steps_per_epoch"] = len(self.batches)
         checkpoints.save(state, self.output / name)
 
     def resume(self, state: dict[str, Any], path: Path) -> None:
         """Go back to where :meth:`save` was called.
 
         Raises:
-            UserError: if the checkpoint is not a ``last.pth``, or of another model.
+            UserError: if the checkpoint is not a ``last.pth``, or of another model, other
+                classes, or another number of processes or images.
         """
         if "position" not in state:
             raise UserError(f"--resume {path}: only last.pth holds what is needed to go on.")
+        if state.get("classes", self.description["classes"]) != self.description["classes"]:
+            raise UserError(
+                f"--resume {path} was trained with other classes than --data has; give the data "
+                "of that training."
+            )
+        for key, found, what in (
+            ("world_size", self.process.world_size, "processes"),
+            ("steps_per_epoch", len(self.batches), "steps per epoch"),
+        ):
+            if state.get(key, found) != found:  # checkpoints of earlier versions do not say
+                raise UserError(
+                    f"--resume {path} was trained with {state[key]} {what}, but here there are "
+                    f"{found}; go on with as many processes and the same data."
+                )
         try:
             self.model.load_state_dict(state["model"])
             if self.ema:
@@ -376,8 +397,20 @@ class Trainer:
         """summary.csv, always that of last.pth; TensorBoard; a line for the reader."""
         if not self.main:
             return
+        self._write_summary()
+        values = {key: value for key, value in row.items() if key not in ("epoch", "updates")}
+        if writer:
+            for key, value in values.items():
+                writer.add_scalar(key, value, row["epoch"])
+            writer.flush()
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+        tqdm.write(f"epoch {row['epoch']}: {shown}")
+
+    def _write_summary(self) -> None:
+        if not self.main:
+            return
         text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        table = csv.DictWriter(text, fieldnames=list(self.history[-1]), lineterminator="\n")
         table.writeheader()
         table.writerows(self.history)
         partial = self.output / "summary.csv.partial"
@@ -388,10 +421,3 @@ class Trainer:
             raise UserError(
                 f"{self.output / 'summary.csv'} cannot be written: {error.strerror}."
             ) from error
-        values = {key: value for key, value in row.items() if key not in ("epoch", "updates")}
-        if writer:
-            for key, value in values.items():
-                writer.add_scalar(key, value, row["epoch"])
-            writer.flush()
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
-        tqdm.write(f"epoch {row['epoch']}: {shown}")
