@@ -28,7 +28,15 @@ from resmlp_mt.benchmarking.generation_rows import fairseq_generate, translate
 from resmlp_mt.benchmarking.image_rows import images
 from resmlp_mt.benchmarking.length_rows import Curves, length, plot
 from resmlp_mt.benchmarking.machine import describe, has_bf16, usable_cores
-from resmlp_mt.benchmarking.report import Rows, Unmeasured, as_json, from_json, markdown, missed
+from resmlp_mt.benchmarking.report import (
+    Row,
+    Rows,
+    Unmeasured,
+    as_json,
+    from_json,
+    markdown,
+    missed,
+)
 from resmlp_mt.benchmarking.training_rows import training, training_memory
 from resmlp_mt.benchmarking.translation_models import BASE, QUICK
 
@@ -198,6 +206,8 @@ def section(name: str, facts: dict[str, Any]) -> str:
         + f", copying {rates['bandwidth'] / 1e9:.1f} GB/s"
         for device, rates in facts["rates"].items()
     )
+    counts = sorted({len(row.ours.samples) for row in rows if isinstance(row, Row)})
+    rounds = f"{' and '.join(map(str, counts))} rounds"
     profiles = missed(rows)
     if profiles:
         profiles = f"\nWhere the time of ours goes in the rows that miss their goal:\n\n{profiles}"
@@ -205,7 +215,7 @@ def section(name: str, facts: dict[str, Any]) -> str:
     return f"""
 ## {name}
 
-{facts["date"]}; `{facts["command"]}`; {facts["seconds"]:.0f} s, {facts["repeats"]} rounds.
+{facts["date"]}; `{facts["command"]}`; {rounds}.
 {facts["processor"]}, {facts["cores"]} cores, {facts["instructions"]}, \
 {facts["gpu"] or "no GPU"}, {facts["system"]}; {facts["threads"]} threads; seed {facts["seed"]}.
 {versions}. Allocator settings: {settings}.

@@ -148,7 +148,9 @@ def test_lengths_of_a_file(tmp_path: Path) -> None:
     assert set(lengths.draw([(4, 2), (2, 3)], 20, seed=1)) == {(4, 2), (2, 3)}
 
 
-@pytest.mark.parametrize("content", [b"a\tb\tc\n", b"a b\n", b"\xff\tb\n", b""])
+@pytest.mark.parametrize(
+    "content", [b"a\tb\tc\n", b"a b\n", b"\xff\tb\n", b"\tb\n", b"a\t \n", b""]
+)
 def test_a_file_that_holds_no_pairs_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes(content)
@@ -156,7 +158,15 @@ def test_a_file_that_holds_no_pairs_is_named(content: bytes, tmp_path: Path) -> 
         lengths.read_lengths(path)
 
 
-@pytest.mark.parametrize("name", [*training_rows.our_names(), "transformer", "torch"])
+def test_a_small_corpus_is_enough() -> None:
+    """Where no batch is full, the fullest ones are taken."""
+    (batch,) = batches([(9, 7)], QUICK, 1024, count=1, device="cpu", seed=1)
+    assert batch["ntokens"] == 7
+
+
+@pytest.mark.parametrize(
+    "name", training_rows.can_run([*training_rows.LIKE_FOR_LIKE, *training_rows.PEERS])
+)
 def test_every_peer_learns_on_the_same_batches(name: str) -> None:
     """Twenty updates on one batch bring the loss down: every peer trains, and on all its tokens."""
     (batch,) = batches(lengths.default_lengths(), QUICK, 256, count=1, device="cpu", seed=1)
@@ -178,7 +188,7 @@ def test_every_peer_learns_on_the_same_batches(name: str) -> None:
     assert loss() < before - 0.5
 
 
-@pytest.mark.skipif("resmlp_chunked" not in training_rows.our_names(), reason="PyTorch 2.13")
+@pytest.mark.skipif(not training_rows.can_run(["resmlp_chunked"]), reason="PyTorch 2.13")
 def test_both_criteria_need_the_same_operations_without_pads() -> None:
     """But for the sum of the features times the mean of the weights."""
     pairs = translation_models.sentence_pairs([(7, 9)] * 4, dictionary(QUICK.vocabulary), seed=1)

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    label_smoothed_nll_loss,
+)
 
 from conftest import Corpus, train
 from models import build, dictionary, padded, sentences
@@ -48,6 +51,23 @@ def test_loss_and_gradients_are_fairseqs(
     assert chunked_logged.keys() == logged.keys()
     torch.testing.assert_close(chunked_logged["nll_loss"], logged["nll_loss"], **CLOSE)
     torch.testing.assert_close(chunked, gradients, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_models_are_float32(dtype: torch.dtype) -> None:
+    """12,000 rows: their sum is beyond float16, and between the steps of bfloat16."""
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(12000, 8, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(2000, 8, generator=generator).to(dtype)
+    target = torch.randint(2000, (12000,), generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, nll = criterion.smoothed_cross_entropy(features, weight, target, 0.1)
+    lprobs = (features.detach().float() @ weight.float().t()).log_softmax(1)
+    expected, expected_nll = label_smoothed_nll_loss(lprobs, target.unsqueeze(1), 0.1)
+    torch.testing.assert_close((loss, nll), (expected, expected_nll), rtol=1e-5, atol=0.0)
+    loss.backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
 
 
 def test_validation_without_gradients() -> None:

@@ -1,5 +1,6 @@
 """Exported folders hold what the checkpoint holds, and are refused when they are broken."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -111,15 +112,37 @@ def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     def fail(model: FoldedModel, folder: Path) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OptionError, match=r"--out .*model cannot be written: No space"):
         model_folder.save(translation(), tmp_path / "model", write_weights=fail)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match=r"--out .*file/model cannot be written: Not a directory"):
+        model_folder.save(translation(), tmp_path / "file" / "model")
+
+
+def test_the_current_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    model_folder.save(translation(), Path())
+    assert (tmp_path / "empty" / "config.json").exists()
+
+
 def break_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
+
+
+def empty_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def change_activation(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "activation_fn": "foo"}))
 
 
 def lose_weights(folder: Path) -> None:
@@ -144,6 +167,8 @@ def cut_weights(folder: Path) -> None:
     ("damage", "message"),
     [
         (break_config, "cannot be read as an exported model"),
+        (empty_config, "cannot be read as an exported model"),
+        (change_activation, "unknown activation_fn foo"),
         (lose_weights, "cannot be read as an exported model"),
         (cut_weights, "cannot be read as an exported model"),
         (change_sizes, "does not fit config.json"),

@@ -1,6 +1,7 @@
 """Cost against length: microseconds per token in training and in decoding, as a plot."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -8,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from fairseq.dataclass.configs import GenerationConfig
 
 from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row
@@ -47,17 +49,18 @@ def length(
         name: Training(name, sizes, device=device, bf16=False, seed=seed) for name in NAMES
     }
     models = {name: build(name, sizes, seed).to(device).eval() for name in NAMES}
+    for model in models.values():  # as fairseq-generate does
+        model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
     curves: Curves = {"training": {}, "decoding": {}}
     for tokens in lengths:
         count = max(1, batch_tokens // tokens)
         pairs = sentence_pairs([(tokens, tokens)] * count, words, seed)
         batch = to_device(pairs.collater([pairs[index] for index in range(count)]), device)
-        warm_up = tokens == lengths[0]
         for what, runs in (
             ("training", {name: _training(one, batch) for name, one in trainings.items()}),
             ("decoding", {name: _decoding(one, batch) for name, one in models.items()}),
         ):
-            speeds = interleaved(runs, rounds, device=device, warm_up=warm_up)
+            speeds = interleaved(runs, rounds, device=device)
             row = Row(
                 measured=f"length {tokens}, {what}, {device.upper()} fp32",
                 unit="tokens/s",

@@ -54,12 +54,14 @@ def read_lengths(path: Path) -> Lengths:
     lengths = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            source, target = line.decode().split("\t")
+            source, target = (side.split() for side in line.decode().split("\t"))
+            if not (source and target):
+                raise ValueError
         except ValueError:
             raise ValueError(
                 f"{path}, line {number} is not two UTF-8 sentences with a tab between them"
             ) from None
-        lengths.append((len(source.split()) + 1, len(target.split()) + 1))
+        lengths.append((len(source) + 1, len(target) + 1))
     if not lengths:
         raise ValueError(f"{path} holds no sentences")
     return lengths

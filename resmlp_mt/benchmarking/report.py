@@ -117,7 +117,9 @@ def _goal(row: Row) -> str:
     if row.goal is None:
         return ""
     sign = "<=" if row.less_is_better else ">="
-    return f"{sign} {row.goal:g}: " + ("met" if row.met else "**missed**")
+    ends = row.ratio.low, row.ratio.high
+    noise = ", within noise" if min(ends) < row.goal < max(ends) else ""
+    return f"{sign} {row.goal:g}: " + ("met" if row.met else "**missed**") + noise
 
 
 def _spread(value: Spread) -> str:

@@ -40,21 +40,17 @@ def ratio(ours: Spread, peer: Spread) -> Spread:
     return spread([a / b for a, b in zip(ours.samples, peer.samples, strict=True)])
 
 
-def interleaved(
-    runs: Mapping[str, Run], rounds: int, *, device: str = "cpu", warm_up: bool = True
-) -> dict[str, Spread]:
+def interleaved(runs: Mapping[str, Run], rounds: int, *, device: str = "cpu") -> dict[str, Spread]:
     """Amounts per second of every run, measured in turn.
 
     Args:
         runs: by name. All are called once, untimed, before the first round.
         rounds: calls of each run that are timed.
         device: ``"cuda"`` times with events on the current stream.
-        warm_up: leave out the untimed calls where an earlier measurement did the same work.
     """
     clock = _cuda_seconds if device == "cuda" else _seconds
-    if warm_up:
-        for run in runs.values():
-            run(0)
+    for run in runs.values():
+        run(0)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(rounds):
         for name, run in runs.items():

@@ -4,7 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
@@ -31,23 +31,30 @@ from resmlp_mt.translation.criterion import ChunkedLabelSmoothedCrossEntropy
 
 TRAINING_GOAL = 1.4
 MEMORY_GOAL = 0.8
-CHUNKED = "resmlp_chunked"
-OURS = {"resmlp": "fairseq's criterion", CHUNKED: "chunked criterion"}
-PEERS = {"transformer": "fairseq transformer", "torch": "nn.Transformer"}
+CHUNKED = "_chunked"
+PEERS = {
+    "transformer": "fairseq transformer",
+    "torch": "nn.Transformer",
+    f"transformer{CHUNKED}": "fairseq transformer, chunked criterion",
+}
+# Ours, its criterion, and the peer that has the same one, which the goal is for.
+LIKE_FOR_LIKE = {
+    "resmlp": ("fairseq's criterion", "transformer"),
+    f"resmlp{CHUNKED}": ("chunked criterion", f"transformer{CHUNKED}"),
+}
 
 
 class Training:
     """One model in training, with its optimizer, as in fairseq-train.
 
     Args:
-        name: of the model; ``resmlp_chunked`` is ``resmlp`` with our criterion, which computes
-            what fairseq's does.
+        name: of the model; with ``_chunked`` behind it, it is trained with our criterion, which
+            computes what fairseq's does.
     """
 
     def __init__(self, name: str, sizes: Sizes, *, device: str, bf16: bool, seed: int) -> None:
-        chunked = name == CHUNKED
-        name = "resmlp" if chunked else name
-        self.model = build(name, sizes, seed).to(device).train()
+        chunked = name.endswith(CHUNKED)
+        self.model = build(name.removesuffix(CHUNKED), sizes, seed).to(device).train()
         task = SimpleNamespace(target_dictionary=dictionary(sizes.vocabulary))
         criterion = (
             ChunkedLabelSmoothedCrossEntropy if chunked else LabelSmoothedCrossEntropyCriterion
@@ -107,9 +114,9 @@ def training(
 ) -> Rows:
     """Target tokens per second of one update: forward, backward and Adam."""
     data = batches(lengths, sizes, max_tokens, count=rounds, device=device, seed=seed)
-    ours = our_names()
     trainings = {
-        name: Training(name, sizes, device=device, bf16=bf16, seed=seed) for name in [*ours, *PEERS]
+        name: Training(name, sizes, device=device, bf16=bf16, seed=seed)
+        for name in can_run([*LIKE_FOR_LIKE, *PEERS])
     }
     runs = {name: _updating(one, data) for name, one in trainings.items()}
     speeds = interleaved(runs, rounds, device=device)
@@ -121,23 +128,33 @@ def training(
                 measured=f"training, {device.upper()} {dtype}",
                 unit="target tokens/s",
                 ours=speeds[name],
-                peer_name=shown,
+                peer_name=PEERS[peer],
                 peer=speeds[peer],
-                goal=TRAINING_GOAL if peer == "transformer" else None,
+                goal=TRAINING_GOAL if peer == LIKE_FOR_LIKE[name][1] else None,
                 floor=data[0]["ntokens"] / rates.seconds(work[name], dtype=dtype),
                 work_ratio=work[peer] / work[name],
-                note=f"batches of {max_tokens} tokens, {OURS[name]}",
+                note=f"batches of {max_tokens} tokens, {LIKE_FOR_LIKE[name][0]}",
             ),
             runs[name],
         )
-        for name in ours
-        for peer, shown in PEERS.items()
+        for name, peer in pairs()
     ]
 
 
-def our_names() -> list[str]:
-    """Our model with each criterion that this PyTorch can run."""
-    return list(OURS) if hasattr(torch.nn.functional, "linear_cross_entropy") else ["resmlp"]
+def can_run(names: Iterable[str]) -> list[str]:
+    """Those whose criterion this PyTorch has."""
+    chunked = hasattr(torch.nn.functional, "linear_cross_entropy")
+    return [name for name in names if chunked or not name.endswith(CHUNKED)]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Ours and the peers beside it: fairseq's criterion is not beside a chunked peer."""
+    return [
+        (name, peer)
+        for name in can_run(LIKE_FOR_LIKE)
+        for peer in can_run(PEERS)
+        if name.endswith(CHUNKED) or not peer.endswith(CHUNKED)
+    ]
 
 
 def _updating(training: Training, data: list[dict[str, Any]]) -> Run:
@@ -156,7 +173,9 @@ def training_memory(
     if device == "cpu" and not sys.platform.startswith("linux"):
         return [Unmeasured(measured, "needs Linux: /proc/self/status")]
     peaks: dict[str, Spread] = {}
-    for name in [*our_names(), "transformer"]:
+    for name in can_run(
+        ["resmlp", "transformer", *(n + CHUNKED for n in ("resmlp", "transformer"))]
+    ):
         task = {
             "name": name,
             "lengths": lengths,
@@ -179,11 +198,12 @@ def training_memory(
             measured=measured,
             unit="MiB",
             ours=peaks[name],
-            peer_name=PEERS["transformer"],
-            peer=peaks["transformer"],
-            goal=MEMORY_GOAL,
+            peer_name=PEERS[peer],
+            peer=peaks[peer],
+            goal=MEMORY_GOAL if peer == LIKE_FOR_LIKE[name][1] else None,
             less_is_better=True,
-            note=f"batches of {max_tokens} tokens, {OURS[name]}",
+            note=f"batches of {max_tokens} tokens, {LIKE_FOR_LIKE[name][0]}",
         )
-        for name in our_names()
+        for name, peer in pairs()
+        if peer in peaks
     ]

@@ -147,7 +147,8 @@ def training_batches(
     np.random.set_state(state)
     batches = [batch for batch in pairs.batch_by_size(order, max_tokens=max_tokens) if len(batch)]
     # The longest and shortest ones are rarely full.
-    full = [batch for batch in batches if _padded_tokens(pairs, batch) > 0.8 * max_tokens]
+    fullest = max(_padded_tokens(pairs, batch) for batch in batches)
+    full = [batch for batch in batches if _padded_tokens(pairs, batch) > 0.8 * fullest]
     chosen = with_seed.choice(len(full), count, replace=len(full) < count)
     return [pairs.collater([pairs[int(i)] for i in full[index]]) for index in chosen]
 

@@ -11,6 +11,7 @@ last ones of the batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,10 +47,13 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for name, least in (("beam", 1), ("min_len", 0), ("max_len_b", 0), ("max_len_a", 0.0)):
             value = getattr(self, name)
-            if value < least:
+            if not least <= value < math.inf:
                 option = "--" + name.replace("_", "-")
                 raise OptionError(f"{option} must be at least {least}, but is {value}.")
-        if self.temperature <= 0:
+        for name in ("lenpen", "unkpen"):
+            if not math.isfinite(getattr(self, name)):
+                raise OptionError(f"--{name} must be a number, but is {getattr(self, name)}.")
+        if not 0 < self.temperature < math.inf:
             raise OptionError(f"--temperature must be above 0, but is {self.temperature}.")
 
     def max_len(self, source_length: int, max_target_positions: int) -> int:

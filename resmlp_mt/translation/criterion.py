@@ -30,17 +30,25 @@ def smoothed_cross_entropy(
 
     so that PyTorch's chunked cross-entropy, which knows no smoothing, does all that is expensive.
 
+    Scores and sums are formed in float32 at least, also under autocast, as fairseq forms its
+    log-probabilities: half precision does not hold the sum over a batch.
+
     Args:
         features: (rows, dim).
         weight: of the output projection, (vocabulary, dim).
         target: (rows,).
         epsilon: of fairseq's ``--label-smoothing``.
     """
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    features, weight = features.to(dtype), weight.to(dtype)
     options = nn.LinearCrossEntropyOptions(batch_chunk_size=ROWS, chunking_method=None)
-    nll: Tensor = F.linear_cross_entropy(features, weight, target, reduction="sum", options=options)
     vocabulary = len(weight)
     spread = epsilon * vocabulary / (vocabulary - 1)
-    ahead = (features * F.embedding(target, weight)).sum() - features.sum(0) @ weight.mean(0)
+    with torch.autocast(features.device.type, enabled=False):
+        nll: Tensor = F.linear_cross_entropy(
+            features, weight, target, reduction="sum", options=options
+        )
+        ahead = (features * F.embedding(target, weight)).sum() - features.sum(0) @ weight.mean(0)
     return nll + spread * ahead, nll
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedConfig, FoldedModel
+from resmlp_mt.translation.folding import ACTIVATIONS, FoldedConfig, FoldedModel
 from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
 from resmlp_mt.translation.vocabulary import Vocabulary
 
@@ -74,8 +74,9 @@ def save(
         write_weights: writes the model into a folder in another form than ``model.safetensors``.
 
     Raises:
-        OptionError: if the folder has files in it.
+        OptionError: if the folder has files in it or cannot be written.
     """
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"--out {folder} exists and is no empty folder: choose another name.")
     model = translation.model
@@ -108,6 +109,8 @@ def save(
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)
+    except OSError as error:
+        raise OptionError(f"--out {folder} cannot be written: {error.strerror}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -143,9 +146,11 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         stored = {} if is_onnx else load_file(folder / WEIGHTS)
         names = [field.name for field in dataclasses.fields(FoldedConfig)]
         sizes = FoldedConfig(**{name: config[name] for name in names})
+        if sizes.activation_fn not in ACTIVATIONS:
+            raise ValueError(f"unknown activation_fn {sizes.activation_fn}")
         stored_dtype = str(config["dtype"])
         languages = str(config["source_lang"]), str(config["target_lang"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OptionError(
             f"{folder} cannot be read as an exported model ({error}): "
             f"write it with python -m resmlp_mt.export."
