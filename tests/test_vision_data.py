@@ -138,6 +138,44 @@ def test_a_bad_image_is_returned_in_its_place(folder: Path, tmp_path: Path) -> N
         assert samples[0].name.endswith("train/b/1.png")
 
 
+def damage_last_header(path: Path) -> int:
+    """Change a byte of the last file's header; returns where it begins."""
+    with tarfile.open(path) as tar:
+        offset = tar.getmembers()[-1].offset
+    content = bytearray(path.read_bytes())
+    content[offset + 150] ^= 0xFF  # inside the checksum
+    path.write_bytes(content)
+    return offset
+
+
+@pytest.mark.parametrize("kind", ["cifar10-tar", "wds"])
+def test_an_archive_that_is_damaged_inside_is_refused(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """tarfile alone would end there, with the images before."""
+    if kind == "wds":
+        write_shards(tmp_path)
+        source, archive = tmp_path, tmp_path / "set-train-0000.tar"
+    else:
+        source = archive = tmp_path / "images.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(folder / "train", "train")
+            tar.add(folder / "val", "val")
+    assert len(data.create_dataset([kind, str(source)], "train"))
+    offset = damage_last_header(archive)
+    with pytest.raises(UserError, match=f"{archive.name} is damaged at byte {offset:,} of"):
+        data.create_dataset([kind, str(source)], "train")
+
+
+def test_an_archive_without_its_closing_zeros_is_whole(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder / "train", "train")
+        end = tar.offset
+    archive.write_bytes(archive.read_bytes()[:end])
+    assert len(data.create_dataset(["cifar10-tar", str(archive)], "train")) == 12
+
+
 def write_shards(folder: Path) -> None:
     for shard in range(2):
         with webdataset.TarWriter(str(folder / f"set-train-{shard:04}.tar")) as writer:

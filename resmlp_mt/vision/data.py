@@ -206,6 +206,7 @@ def _archive(
                     assert content is not None  # it is a regular file
                     names.append(name)
                     images.append(_decode(content.read(), f"{path}:{member.name}"))
+            _check_end(archive, path)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"--data cifar10-tar {path} cannot be read: {reason}.") from error
@@ -215,6 +216,24 @@ def _archive(
         classes = sorted(training_classes or set(names))
     indices = _class_indices(set(names), classes, f"{path}, {split}/,")
     return MemoryDataset(images, [indices[name] for name in names], classes, transform)
+
+
+def _check_end(archive: tarfile.TarFile, path: Path) -> None:
+    """Refuse an archive that was not read to its end.
+
+    tarfile takes any header behind the first that it does not understand for the end.
+
+    Raises:
+        UserError: naming the file and the byte.
+    """
+    assert archive.fileobj is not None  # it is open
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if block not in (b"", bytes(tarfile.BLOCKSIZE)):
+        raise UserError(
+            f"--data: {path} is damaged at byte {archive.offset:,} of the archive: expected "
+            "another file or its end; get it again."
+        )
 
 
 def _decode(content: bytes, name: str) -> NDArray[np.uint8] | BadImage:
@@ -256,6 +275,7 @@ def _shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, 
                         samples[key] = (str(shard), member.offset_data, member.size, member.name)
                     elif extension == "cls":
                         labels[key] = _label(file, member, shard)
+                _check_end(archive, shard)
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"--data wds: {shard} cannot be read: {error}.") from error
     if not samples:
