@@ -47,6 +47,13 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     )
 
 
+@pytest.mark.parametrize("size", [(1, 201), (402, 2), (1, 2_000_000)])
+def test_images_that_are_lines_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BadImage, match=f"{size[0]} x {size[1]} pixels, is more than 200 times"):
+        open_image(encode(Image.new("L", size)))
+    assert open_image(encode(Image.new("L", (200, 1)))).size == (200, 1)
+
+
 def test_rgb_comes_through_unchanged_from_file_and_bytes(tmp_path: Path) -> None:
     expected = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     data = encode(Image.fromarray(expected))

@@ -8,8 +8,9 @@ What is done to an image, in this order:
 * transparency is laid on white;
 * grey, CMYK and palettes become RGB.
 
-Of several frames the first counts. Refused are images of more than :data:`MAX_PIXELS` pixels,
-before they are decoded, and files in other formats than :data:`FORMATS`.
+Of several frames the first counts. Refused are images of more than :data:`MAX_PIXELS` pixels or
+more than :data:`MAX_RATIO` times as long as wide, before they are decoded, and files in other
+formats than :data:`FORMATS`.
 """
 
 import io
@@ -32,6 +33,9 @@ OnError = Literal["raise", "skip"]
 
 #: Pillow's own bound against decompression bombs: a quarter of a GiB as RGB
 MAX_PIXELS = 89_478_485
+#: resizing brings the shorter side to that of the model and enlarges the longer one with it: few
+#: pixels in a line of one become gigabytes; at this ratio, 224 pixels take some 30 MB
+MAX_RATIO = 200
 #: the formats of torchvision's ImageFolder, and GIF; EPS, PDF and the like would run programs
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (
@@ -82,6 +86,12 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
             with Image.open(data, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if max(image.size) > MAX_RATIO * min(image.size):
+                    raise BadImage(
+                        name,
+                        f"the image, {image.width} x {image.height} pixels, is more than "
+                        f"{MAX_RATIO} times as long as wide",
+                    )
                 image.load()
                 return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -95,6 +105,8 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise BadImage(name, reason) from error
     except OSError as error:
         raise BadImage(name, error.strerror or str(error)) from error
+    except BadImage:
+        raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
         raise BadImage(name, f"the image cannot be decoded ({error})") from error
 
