@@ -221,6 +221,26 @@ def test_wrong_shards_are_refused(tmp_path: Path) -> None:
         data.create_dataset(["wds", str(tmp_path)], "train")
 
 
+def test_a_split_is_a_word_in_the_name_of_a_shard(tmp_path: Path) -> None:
+    names = ("train-interval-0", "x_Train_1", "constraint-2", "validation-0", "a.val.1", "val2")
+    for index, name in enumerate(names):
+        with webdataset.TarWriter(str(tmp_path / f"{name}.tar")) as writer:
+            writer.write({"__key__": "x", "png": random_image(index), "cls": index})
+
+    def targets(split: str) -> set[int]:
+        return set(data.create_dataset(["wds", str(tmp_path)], split, classes=["c"] * 6).targets)
+
+    assert targets("train") == {0, 1}
+    assert targets("val") == {3, 4, 5}
+
+
+def test_a_class_index_beyond_reason_is_refused(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "train-0.tar")) as writer:
+        writer.write({"__key__": "x", "png": random_image(0), "cls": 1_000_000})
+    with pytest.raises(UserError, match="expected a class index below 1,000,000, but found b'1000"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+
+
 def test_a_fifth_of_the_digits_is_held_out_evenly() -> None:
     train = data.create_dataset(["digits"], "train")
     val = data.create_dataset(["digits"], "val")

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webdataset
 import yaml
 from PIL import Image
 from torch import Tensor
 
-from resmlp_mt.vision import checkpoints, train
+from resmlp_mt.vision import checkpoints, data, train
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.model import create_model
@@ -382,6 +383,57 @@ def test_mistakes_end_in_one_sentence(
         run(folder, tmp_path, *words, *options.split())
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_shards_are_scanned_once_and_their_classes_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, labels in (("train", (0, 2) * 4), ("val", (0, 2, 1))):
+        with webdataset.TarWriter(str(tmp_path / f"{split}-0.tar")) as writer:
+            for index, label in enumerate(labels):
+                pixels = np.full((8, 8, 3), 30 * index, dtype=np.uint8)
+                writer.write({"__key__": str(index), "png": pixels, "cls": label})
+    scanned = []
+    scan = data._shard_samples
+
+    def count(root: Path, split: str) -> Any:
+        scanned.append(split)
+        return scan(root, split)
+
+    monkeypatch.setattr(data, "_shard_samples", count)
+    options = parse_args(["--data", "wds", str(tmp_path), f"--output={tmp_path}", *PLAIN])
+    with pytest.raises(UserError, match=r"validation has classes that training lacks \(1\)"):
+        train.create_trainer(options, Process(torch.device("cpu")))
+    assert scanned == ["train", "val"]
+
+
+def test_models_and_teachers_are_tried_with_the_size_of_the_images(
+    folder: Path, tmp_path: Path
+) -> None:
+    message = r"--model timm:test_vit does not take images of 8 x 8 pixels \(--img-size\): "
+    with pytest.raises(UserError, match=message):
+        run(folder, tmp_path / "a", *PLAIN, "--model", "timm:test_vit")
+    run(folder, tmp_path / "teacher", *PLAIN, "--img-size", 16, "--max-updates", 1)
+    teacher = tmp_path / "teacher/last.pth"
+    options = [*PLAIN, "--teacher", teacher, "--distillation-type", "hard"]
+    with pytest.raises(UserError, match=r"--teacher .*last\.pth does not take images of 8 x 8"):
+        run(folder, tmp_path / "b", *options)
+
+
+def test_args_yaml_is_written_whole_or_not_at_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "args.yaml").write_text("earlier")
+    write = Path.write_text
+
+    def full(path: Path, text: str, *args: Any, **kwargs: Any) -> int:
+        write(path, text[:10], *args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="cannot be written to: No space left on device"):
+        run(folder, tmp_path, *PLAIN)
+    assert (tmp_path / "args.yaml").read_text() == "earlier"
 
 
 def test_an_earlier_training_is_not_overwritten(folder: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@
 DIR                    DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE, as torchvision's ImageFolder
 cifar10-tar FILE       an archive of small images, .../train/CLASS/IMAGE and .../val/CLASS/IMAGE,
                        decoded once into memory
-wds DIR                WebDataset shards DIR/*train*.tar and DIR/*val*.tar; samples are KEY.jpg
-                       (or .png, .webp, ...) and KEY.cls
+wds DIR                WebDataset shards DIR/*.tar with the word train, or val or validation, in
+                       their names; samples are KEY.jpg (or .png, .webp, ...) and KEY.cls
 digits                 scikit-learn's 1,797 handwritten digits of 8 x 8; a fifth is held out
 =====================  ==========================================================================
 
@@ -14,6 +14,7 @@ workers, the order is the sampler's alone, and a training can go on in the middl
 """
 
 import random
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, open_image
 
 Transform = Callable[[Image.Image], Any]
+
+#: classes are as many as the largest index says: a wrong one must not fill the memory with names
+MAX_CLASSES = 1_000_000
 
 
 class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
@@ -262,7 +266,11 @@ def _shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, 
     """Where the images of all shards of a split lie, and their classes."""
     samples: dict[tuple[Path, str], tuple[str, int, int, str]] = {}
     labels: dict[tuple[Path, str], int] = {}
-    for shard in sorted(folder.glob(f"*{split}*.tar")):
+    # not inside another word: train-interval-0.tar is no validation shard
+    word = re.compile(
+        rf"(?<![a-z]){re.escape(split)}{'(idation)?' * (split == 'val')}(?![a-z])", re.I
+    )
+    for shard in sorted(path for path in folder.glob("*.tar") if word.search(path.stem)):
         try:
             with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
@@ -279,7 +287,7 @@ def _shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, 
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"--data wds: {shard} cannot be read: {error}.") from error
     if not samples:
-        raise UserError(f"--data wds: {folder} holds no images in shards *{split}*.tar.")
+        raise UserError(f"--data wds: {folder} holds no images in shards such as {split}-0000.tar.")
     for shard, name in samples.keys() - labels.keys():
         raise UserError(f"--data wds: {shard} has no class for {name}: {name}.cls is missing.")
     return list(samples.values()), [labels[key] for key in samples]
@@ -291,6 +299,11 @@ def _label(file: BinaryIO, member: tarfile.TarInfo, shard: Path) -> int:
     if not text.strip().isdigit():
         raise UserError(
             f"--data wds: {shard}, {member.name}: expected a class index, but found {text[:20]!r}."
+        )
+    if int(text) >= MAX_CLASSES:
+        raise UserError(
+            f"--data wds: {shard}, {member.name}: expected a class index below {MAX_CLASSES:,}, "
+            f"but found {text[:20]!r}."
         )
     return int(text)
 

@@ -12,6 +12,7 @@ and SIGINT save last.pth and end; docs/vision.md has more.
 
 import argparse
 import logging
+import os
 import signal
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -113,7 +114,15 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
                 f"--torchcompile {options.torchcompile} is no backend of torch.compile: expected "
                 f"one of {', '.join(backends)}."
             )
-    train, validation = create_dataset(options.data, "train"), create_dataset(options.data, "val")
+    train = create_dataset(options.data, "train")
+    validation = create_dataset(options.data, "val", classes=train.classes)
+    unseen = sorted(set(validation.targets) - set(train.targets))
+    if unseen:  # indices of WebDataset shards may leave some out
+        names = ", ".join(train.classes[index] for index in unseen[:5])
+        raise UserError(
+            f"--data {' '.join(options.data)}: validation has classes that training lacks "
+            f"({names}); remove them or train with them."
+        )
     _resolve(options, train)
     data_config = {
         "input_size": (3, *options.img_size),
@@ -128,6 +137,8 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
     seed_all(options.seed)
     model, model_args = _model(options, train.classes)
     model.to(process.device)
+    if options.model.startswith(TIMM):
+        _try_forward(model, f"--model {options.model}", options, process.device)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
@@ -248,6 +259,23 @@ def _model(options: argparse.Namespace, classes: Sequence[str]) -> tuple[nn.Modu
     return model, model_args
 
 
+@torch.no_grad()
+def _try_forward(
+    model: nn.Module, flag: str, options: argparse.Namespace, device: torch.device
+) -> None:
+    """Show the model an image, before the first epoch does: not every one takes every size."""
+    height, width = options.img_size
+    mode = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, height, width, device=device))
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"{flag} does not take images of {height} x {width} pixels (--img-size): "
+            f"{textwrap.shorten(str(error), 200)}."
+        ) from error
+    model.train(mode)
+
+
 def _hub_weights(name: str) -> dict[str, Tensor]:
     """The state dict of timm's pre-trained model ``name``."""
     try:
@@ -342,9 +370,11 @@ def _loss(
     if not options.teacher:
         raise UserError(f"--distillation-type {options.distillation_type} needs --teacher.")
     teacher = load_teacher(options.teacher, options.teacher_weights, classes, data_config)
+    teacher.to(device)
+    _try_forward(teacher, f"--teacher {options.teacher}", options, device)
     return DistillationLoss(
         base,
-        teacher.to(device),
+        teacher,
         options.distillation_type,
         options.distillation_alpha,
         options.distillation_tau,
@@ -353,9 +383,11 @@ def _loss(
 
 def _write_config(options: argparse.Namespace) -> None:
     path: Path = options.output / "args.yaml"
+    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(to_config(options), sort_keys=False))
+        partial.write_text(yaml.safe_dump(to_config(options), sort_keys=False))
+        os.replace(partial, path)
     except OSError as error:
         raise UserError(
             f"--output {options.output} cannot be written to: {error.strerror}; choose a folder "
