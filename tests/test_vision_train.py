@@ -370,6 +370,31 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--model timm:test_vit --weights x.pth", "--weights starts our models only"),
         ("--resume nothing.pth", "nothing.pth cannot be read"),
         ("--config nothing.yaml", "--config nothing.yaml cannot be read"),
+        ("--hflip 1.5", "--hflip: must be at most 1, but is 1.5"),
+        ("--vflip -0.1", "--vflip: must be at least 0, but is -0.1"),
+        ("--reprob 2", "--reprob: must be at most 1"),
+        ("--mixup-prob 2", "--mixup-prob: must be at most 1"),
+        ("--mixup-switch-prob 2", "--mixup-switch-prob: must be at most 1"),
+        ("--model-ema-decay 2", "--model-ema-decay: must be at most 1"),
+        ("--distillation-alpha -1", "--distillation-alpha: must be at least 0"),
+        ("--smoothing 1", "--smoothing: must be below 1, but is 1"),
+        ("--mixup -1", "--mixup: must be at least 0"),
+        ("--cutmix -1", "--cutmix: must be at least 0"),
+        ("--aug-repeats -1", "--aug-repeats: must be at least 0"),
+        ("--warmup-epochs -1", "--warmup-epochs: must be at least 0"),
+        ("--recovery-interval -1", "--recovery-interval: must be at least 0"),
+        ("--clip-grad 0", "--clip-grad: must be above 0"),
+        ("--ratio 0 1", "--ratio: must be above 0"),
+        ("--scale 0.5 1.5", "--scale: must be at most 1"),
+        ("--crop-pct 1.5", "--crop-pct: must be at most 1"),
+        ("--lr nan", "--lr: must be a finite number, but is nan"),
+        ("--mean 0 nan 0", "--mean: must be a finite number, but is nan"),
+        ("--hflip nan", "--hflip: must be a finite number, but is nan"),
+        ("--model-kwargs pooling", "--model-kwargs: expected KEY=VALUE, but found 'pooling'"),
+        ("--opt-kwargs betas", "--opt-kwargs: expected KEY=VALUE, but found 'betas'"),
+        ("--device meta", "--device meta cannot be used here: "),
+        ("--device xpu", "--device xpu"),
+        (f"--output {'x' * 300}", "cannot be read: File name too long"),
         ("--output /dev/null/x", "--output /dev/null/x cannot be written to"),
     ],
 )
@@ -434,6 +459,45 @@ def test_args_yaml_is_written_whole_or_not_at_all(
     with pytest.raises(UserError, match="cannot be written to: No space left on device"):
         run(folder, tmp_path, *PLAIN)
     assert (tmp_path / "args.yaml").read_text() == "earlier"
+
+
+def test_a_checkpoint_without_options_does_not_go_on(folder: Path, tmp_path: Path) -> None:
+    state = run(folder, tmp_path, *PLAIN, "--max-updates", 1)
+    del state["config"]
+    checkpoints.save(state, tmp_path / "last.pth")
+    with pytest.raises(UserError, match=r"--resume .*last\.pth does not say with which options"):
+        train.main([f"--resume={tmp_path / 'last.pth'}"])
+
+
+def test_updates_that_are_done_are_not_passed(folder: Path, tmp_path: Path) -> None:
+    first = run(folder, tmp_path, *PLAIN, "--max-updates", 5)
+    for most in (5, 3):
+        train.main([f"--resume={tmp_path / 'last.pth'}", f"--max-updates={most}"])
+        assert_same(checkpoints.load(tmp_path / "last.pth"), first)
+
+
+def test_a_plateau_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
+    """Accuracy stays as it is at this rate: after ten epochs more, timm's schedule lowers it."""
+    options = [*PLAIN, "--sched", "plateau", "--lr", 1e-6, "--min-lr", 0, "--epochs", 14,
+               "--batch-size", 32]  # fmt: skip
+    whole = run(folder, tmp_path / "whole", *options)
+    run(folder, tmp_path / "parts", *options, "--max-updates", 11)  # in the sixth epoch
+    train.main([f"--resume={tmp_path / 'parts/last.pth'}"])
+    parts = checkpoints.load(tmp_path / "parts/last.pth")
+    assert whole["history"][-1]["lr"] < 1e-6
+    assert [row["lr"] for row in parts["history"]] == [row["lr"] for row in whole["history"]]
+    assert_same(whole, parts)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_training(
+    folder: Path, tmp_path: Path
+) -> None:
+    options = parse_args(["--data", str(folder), f"--output={tmp_path}", *PLAIN])
+    trainer = train.create_trainer(options, Process(torch.device("cpu")))
+    with torch.no_grad():
+        trainer.model.head.bias[0] = float("nan")
+    with pytest.raises(UserError, match="the validation loss is nan after update 0: training"):
+        trainer.validate(trainer.model)
 
 
 def test_an_earlier_training_is_not_overwritten(folder: Path, tmp_path: Path) -> None:

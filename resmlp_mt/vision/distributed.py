@@ -48,11 +48,20 @@ def start_process(device: str | None) -> Process:
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.device(name)
+        kind = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name} is no device of PyTorch's: give cpu or cuda.") from error
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu.")
+    if kind.type == "cuda":  # nothing is put there: all processes would meet on the first GPU
+        if (kind.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"--device {name}: PyTorch finds no such CUDA device here; use --device cpu."
+            )
+    else:
+        try:
+            torch.zeros(1, device=kind).item()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device {name} cannot be used here: {reason}") from error
     found = init_distributed_device_so(name)
     return Process(
         torch.device(found["device"]),

@@ -159,7 +159,7 @@ def _share(text: str) -> float:
 def _device(text: str) -> torch.device:
     try:
         device = torch.device(text)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # of a meta device nothing can be read
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error

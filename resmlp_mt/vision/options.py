@@ -5,6 +5,7 @@ over it. Its values are read by the same parser, so they are checked in the same
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,22 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (--help lists the options).")
 
 
+class _Kwargs(ParseKwargs):
+    """timm's KEY=VALUE words, with a sentence for those that are none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for word in values:
+            if not word.partition("=")[0].isidentifier() or "=" not in word:
+                raise argparse.ArgumentError(self, f"expected KEY=VALUE, but found {word!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def create_parser() -> argparse.ArgumentParser:
     """All options of ``python -m resmlp_mt.vision.train``."""
     parser = _Parser(
@@ -65,24 +82,33 @@ def create_parser() -> argparse.ArgumentParser:
         metavar="DATA",
         help="DIR (train/, val/), cifar10-tar FILE, wds DIR (WebDataset shards), or digits",
     )
-    add("--img-size", type=_positive(int), nargs="+", metavar="PIXELS", help="side, or height and "
-        "width; default: those of images decoded in memory, else 224")  # fmt: skip
-    add("--crop-pct", type=_positive(float), help="central share that validation sees; default: "
-        "all of images decoded in memory, else 0.9")  # fmt: skip
-    add("--mean", type=float, nargs=3, default=[0.485, 0.456, 0.406], help="of the channels")
+    add("--img-size", type=_number(int, above=0), nargs="+", metavar="PIXELS",
+        help="side, or height and width; default: those of images decoded in memory, else 224"
+    )  # fmt: skip
+    add("--crop-pct", type=_number(float, above=0, most=1),
+        help="central share that validation sees; default: all of images decoded in memory, "
+             "else 0.9"
+    )  # fmt: skip
+    add(
+        "--mean",
+        type=_number(float),
+        nargs=3,
+        default=[0.485, 0.456, 0.406],
+        help="of the channels",
+    )
     add(
         "--std",
-        type=_positive(float),
+        type=_number(float, above=0),
         nargs=3,
         default=[0.229, 0.224, 0.225],
         help="of the channels",
     )
     add("--interpolation", choices=INTERPOLATIONS, default="bicubic", help="of resizing")
-    add("--batch-size", type=_positive(int), default=128, help="images per process and step")
-    add("--validation-batch-size", type=_positive(int), help="default: that of training")
+    add("--batch-size", type=_number(int, above=0), default=128, help="images per process and step")
+    add("--validation-batch-size", type=_number(int, above=0), help="default: that of training")
     add(
         "--workers",
-        type=_positive(int, or_zero=True),
+        type=_number(int, least=0),
         help="loading processes; default: 0 for data in memory, else 4",
     )
     add("--pin-mem", action=flag, default=False, help="pinned host memory, for CUDA")
@@ -90,74 +116,128 @@ def create_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("model").add_argument
     add("--model", default="resmlp_tiny", help="one of ours, or timm:NAME")
-    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+    add("--model-kwargs", nargs="*", default={}, action=_Kwargs, metavar="KEY=VALUE",
         help="further arguments of the model, such as pooling=class_mlp")  # fmt: skip
-    add("--patch-size", type=int, help="default: the model's")
-    add("--drop-path", type=float, default=0.0, help="stochastic depth")
+    add("--patch-size", type=_number(int, above=0), help="default: the model's")
+    add("--drop-path", type=_number(float, least=0, below=1), default=0.0, help="stochastic depth")
     add("--weights", metavar="FILE", help="start from these weights (.pth, .safetensors), "
         "or timm:NAME for timm's from the hub")  # fmt: skip
     add("--reset-head", action=flag, default=False, help="--weights without the classifier")
 
     add = parser.add_argument_group("optimization").add_argument
-    add("--epochs", type=_positive(int), default=100, help="passes over the data")
+    add("--epochs", type=_number(int, above=0), default=100, help="passes over the data")
     add("--opt", default="adamw", help="one of timm's optimizers")
-    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+    add("--opt-kwargs", nargs="*", default={}, action=_Kwargs, metavar="KEY=VALUE",
         help="further arguments of the optimizer")  # fmt: skip
-    add("--lr", type=float, default=1e-3, help="learning rate")
-    add("--weight-decay", type=float, default=0.05, help="not on scales, norms and biases")
-    add("--momentum", type=float, default=0.9, help="of optimizers that have one")
-    add("--clip-grad", type=float, help="largest norm of the gradient")
+    add("--lr", type=_number(float), default=1e-3, help="learning rate")
+    add("--weight-decay", type=_number(float), default=0.05, help="not on scales, norms and biases")
+    add("--momentum", type=_number(float), default=0.9, help="of optimizers that have one")
+    add("--clip-grad", type=_number(float, above=0), help="largest norm of the gradient")
     add("--clip-mode", choices=["norm", "value", "agc"], default="norm", help="how to clip")
-    add("--grad-accum-steps", type=_positive(int), default=1, help="batches per update")
+    add("--grad-accum-steps", type=_number(int, above=0), default=1, help="batches per update")
     add("--sched", default="cosine", help="one of timm's schedules, or none")
     add("--sched-on-updates", action=flag, default=False, help="step it by update, not by epoch")
-    add("--warmup-epochs", type=int, default=5, help="epochs of linear warm-up")
-    add("--warmup-lr", type=float, default=1e-6, help="learning rate at its start")
-    add("--min-lr", type=float, default=1e-6, help="learning rate at the end")
+    add("--warmup-epochs", type=_number(int, least=0), default=5, help="epochs of linear warm-up")
+    add("--warmup-lr", type=_number(float), default=1e-6, help="learning rate at its start")
+    add("--min-lr", type=_number(float), default=1e-6, help="learning rate at the end")
     add("--model-ema", action=flag, default=False, help="moving average of the weights")
-    add("--model-ema-decay", type=float, default=0.9998, help="its decay")
+    add("--model-ema-decay", type=_number(float, least=0, most=1), default=0.9998, help="its decay")
     add("--model-ema-warmup", action=flag, default=False, help="a smaller decay at first")
 
     add = parser.add_argument_group("augmentation and regularization").add_argument
     # the option is named for its negation, timm's --no-aug
     add("--aug", action=flag, default=True, help="--no-aug: resize and central crop only")
-    add("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area of the random crop")
-    add("--ratio", type=float, nargs=2, default=[3 / 4, 4 / 3], help="its aspect ratio")
+    add(
+        "--scale",
+        type=_number(float, above=0, most=1),
+        nargs=2,
+        default=[0.08, 1.0],
+        help="area of the random crop",
+    )
+    add(
+        "--ratio",
+        type=_number(float, above=0),
+        nargs=2,
+        default=[3 / 4, 4 / 3],
+        help="its aspect ratio",
+    )
     add("--train-crop-mode", choices=["rrc", "rkrc", "rkrr"], help="as in timm")
-    add("--hflip", type=float, default=0.5, help="probability of mirroring")
-    add("--vflip", type=float, default=0.0, help="probability of turning upside down")
-    add("--color-jitter", type=float, default=0.4, help="strength; off with --aa, as in timm")
+    add(
+        "--hflip",
+        type=_number(float, least=0, most=1),
+        default=0.5,
+        help="probability of mirroring",
+    )
+    add(
+        "--vflip",
+        type=_number(float, least=0, most=1),
+        default=0.0,
+        help="probability of turning upside down",
+    )
+    add(
+        "--color-jitter",
+        type=_number(float),
+        default=0.4,
+        help="strength; off with --aa, as in timm",
+    )
     add("--aa", help="AutoAugment policy, such as rand-m9-mstd0.5-inc1")
     add("--train-interpolation", choices=["random", *INTERPOLATIONS], default="random",
         help="of the random crop")  # fmt: skip
-    add("--aug-repeats", type=int, default=0, help="views of an image in a batch (repeated "
-        "augmentation), 3 for the authors; 0: off")  # fmt: skip
-    add("--reprob", type=float, default=0.0, help="probability of random erasing")
+    add("--aug-repeats", type=_number(int, least=0), default=0,
+        help="views of an image in a batch (repeated augmentation), 3 for the authors; 0: off"
+    )  # fmt: skip
+    add(
+        "--reprob",
+        type=_number(float, least=0, most=1),
+        default=0.0,
+        help="probability of random erasing",
+    )
     add("--remode", choices=["const", "rand", "pixel"], default="pixel", help="what is put there")
-    add("--recount", type=int, default=1, help="most areas erased in an image")
-    add("--smoothing", type=float, default=0.1, help="label smoothing")
-    add("--mixup", type=float, default=0.0, help="alpha of mixup; 0: off")
-    add("--cutmix", type=float, default=0.0, help="alpha of cutmix; 0: off")
-    add("--mixup-prob", type=float, default=1.0, help="probability of either")
-    add("--mixup-switch-prob", type=float, default=0.5, help="probability of cutmix if both")
+    add("--recount", type=_number(int, above=0), default=1, help="most areas erased in an image")
+    add("--smoothing", type=_number(float, least=0, below=1), default=0.1, help="label smoothing")
+    add("--mixup", type=_number(float, least=0), default=0.0, help="alpha of mixup; 0: off")
+    add("--cutmix", type=_number(float, least=0), default=0.0, help="alpha of cutmix; 0: off")
+    add(
+        "--mixup-prob",
+        type=_number(float, least=0, most=1),
+        default=1.0,
+        help="probability of either",
+    )
+    add(
+        "--mixup-switch-prob",
+        type=_number(float, least=0, most=1),
+        default=0.5,
+        help="probability of cutmix if both",
+    )
     add("--mixup-mode", choices=["batch", "pair", "elem"], default="batch", help="one factor per")
 
     add = parser.add_argument_group("distillation").add_argument
     add("--teacher", metavar="MODEL", help="timm:NAME, or a checkpoint of this command")
     add("--teacher-weights", metavar="FILE", help="of timm:NAME (.pth, .safetensors)")
     add("--distillation-type", choices=["none", "soft", "hard"], default="none", help="of DeiT")
-    add("--distillation-alpha", type=float, default=0.5, help="weight of the teacher's term")
-    add("--distillation-tau", type=_positive(float), default=1.0, help="temperature, if soft")
+    add(
+        "--distillation-alpha",
+        type=_number(float, least=0, most=1),
+        default=0.5,
+        help="weight of the teacher's term",
+    )
+    add(
+        "--distillation-tau", type=_number(float, above=0), default=1.0, help="temperature, if soft"
+    )
 
     add = parser.add_argument_group("running").add_argument
     add("--output", type=Path, default=Path("outputs/vision"), help="folder for the results")
     add("--resume", type=Path, metavar="FILE", help="go on from this last.pth")
-    add("--max-updates", type=_positive(int), help="save and stop after so many updates in all")
-    add("--recovery-interval", type=int, default=0, help="save last.pth after so many updates, "
-        "too; 0: after epochs only")  # fmt: skip
+    add(
+        "--max-updates",
+        type=_number(int, above=0),
+        help="save and stop after so many updates in all",
+    )
+    add("--recovery-interval", type=_number(int, least=0), default=0,
+        help="save last.pth after so many updates, too; 0: after epochs only")  # fmt: skip
     add(
         "--seed",
-        type=_positive(int, or_zero=True),
+        type=_number(int, least=0),
         default=42,
         help="of weights, order and augmentation",
     )
@@ -171,12 +251,28 @@ def create_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(kind: type[int] | type[float], or_zero: bool = False) -> Any:
+def _number(
+    kind: type[int] | type[float],
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> Any:
+    """Type of an option that is a finite number within these bounds."""
+
     def number(text: str) -> float:
         value = kind(text)
-        if value < 0 or not (value or or_zero):
-            least = "at least" if or_zero else "above"
-            raise argparse.ArgumentTypeError(f"must be {least} 0, but is {text}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be a finite number, but is {text}")
+        for holds, bound in (
+            (value >= least, f"at least {least}"),
+            (value > above, f"above {above}"),
+            (value <= most, f"at most {most}"),
+            (value < below, f"below {below}"),
+        ):
+            if not holds:
+                raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")
         return value
 
     number.__name__ = kind.__name__  # argparse names it in its message
@@ -196,7 +292,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     sources.add_argument("--resume", type=Path)
     files, _ = sources.parse_known_args(flags)
     words: list[str] = []
-    earlier = load(files.resume)["config"] if files.resume else {}
+    earlier = _config_of(files.resume) if files.resume else {}
     words += _to_flags(earlier, parser, files.resume)
     if files.config:
         words += _to_flags(_read_yaml(files.config), parser, files.config)
@@ -207,6 +303,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if files.resume:
         _check_same_run(options, earlier)
     return options
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    config = load(path).get("config")
+    if not isinstance(config, dict):
+        raise UserError(
+            f"--resume {path} does not say with which options it was trained; expected the "
+            "last.pth of a training."
+        )
+    return config
 
 
 def _check_same_run(options: argparse.Namespace, earlier: dict[str, Any]) -> None:

@@ -62,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     options = parse_args(argv)
     earlier = options.output / "last.pth"
-    if earlier.exists() and not options.resume:
+    try:
+        exists = earlier.exists()
+    except OSError as error:
+        raise UserError(f"--output {options.output} cannot be read: {error.strerror}.") from error
+    if exists and not options.resume:
         raise UserError(
             f"--output {options.output} holds a training already: go on with --resume {earlier}, "
             "or give another folder."

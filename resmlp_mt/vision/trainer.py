@@ -1,9 +1,10 @@
 """The training loop: updates, validation, checkpoints, and an exact way back into an epoch.
 
 Beside what :mod:`resmlp_mt.vision.checkpoints` names, ``last.pth`` holds ``optimizer``,
-``scheduler``, ``scaler``, ``position`` (the epoch, the step in it, the running sums), ``history``
-(the rows of summary.csv), ``world_size`` and ``steps_per_epoch``, without which the position has
-no meaning. Random numbers need no state: :mod:`.loader`.
+``scheduler``, ``plateau`` (of ``--sched plateau``), ``scaler``, ``position`` (the epoch, the step
+in it, the running sums), ``history`` (the rows of summary.csv), ``world_size`` and
+``steps_per_epoch``, without which the position has no meaning.
+Random numbers need no state: :mod:`.loader`.
 """
 
 import argparse
@@ -156,6 +157,8 @@ class Trainer:
     def train_epoch(self) -> bool:
         """The steps of the epoch that are left; False if it was stopped before its end."""
         position, options = self.position, self.options
+        if options.max_updates and position.updates >= options.max_updates:
+            return False
         self.batches.epoch, self.batches.start = position.epoch, position.step
         self.forward.train()
         losses = 0.0
@@ -301,6 +304,11 @@ class Trainer:
             return None
         if not count:
             raise UserError("--data: all validation images are bad; see the messages above.")
+        if not math.isfinite(totals[0]):
+            raise UserError(
+                f"the validation loss is {totals[0]} after update {self.position.updates}: "
+                f"training stops, {self.output / 'last.pth'} is left as it was; try a smaller --lr."
+            )
         return dict(zip(("loss", "top1", "top5"), (t / count for t in totals), strict=True))
 
     def save(self, name: str, resumable: bool = True) -> None:
@@ -324,6 +332,9 @@ class Trainer:
         if resumable:
             state["optimizer"] = self.optimizer.state_dict()
             state["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
+            # timm's schedule leaves out how many epochs the plateau lasts already
+            plateau = getattr(self.scheduler, "lr_scheduler", None)
+            state["plateau"] = plateau.state_dict() if plateau else None
             state["scaler"] = self.scaler.state_dict() if self.scaler else None
             state["position"] = asdict(self.position)
             state["history"] = self.history
@@ -361,6 +372,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler:
                 self.scheduler.load_state_dict(state["scheduler"])
+                if state.get("plateau"):
+                    self.scheduler.lr_scheduler.load_state_dict(state["plateau"])
             if self.scaler:
                 self.scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
