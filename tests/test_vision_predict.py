@@ -92,6 +92,16 @@ def test_the_same_in_both_formats(
     assert capsys.readouterr().out == table.read_text()
 
 
+def test_json_is_one_array_of_the_lines(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures(tmp_path, 3)
+    run(digits, *files, "--output", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == rows(capsys, digits, *files)
+    run(digits, *files, "--format", "json")
+    assert capsys.readouterr().out == (tmp_path / "out.json").read_text()
+
+
 def test_bad_images_keep_their_places(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,4 +203,4 @@ def test_an_output_of_unknown_kind(
     with pytest.raises(SystemExit) as caught:
         run(digits, tmp_path, "--output", tmp_path / "out.xlsx")
     assert caught.value.code == 2
-    assert "give --format csv or --format jsonl" in capsys.readouterr().err
+    assert "give --format csv, json or jsonl" in capsys.readouterr().err

@@ -4,7 +4,7 @@
     python -m resmlp_mt.vision.predict CHECKPOINT folder/ --output labels.csv --on-error skip
 
 Results come in the order of the input, one for each file; a folder stands for the image files in
-it and below it, by name. docs/vision_evaluation.md describes the two formats.
+it and below it, by name. docs/vision_evaluation.md describes the formats.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from resmlp_mt.vision.inference import (
     positive,
 )
 
-FORMATS = ("jsonl", "csv")
+FORMATS = ("jsonl", "json", "csv")
 
 
 @dataclass
@@ -78,9 +78,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         args.checkpoint = None
     if args.format is None:
         suffix = args.output.suffix.lower().lstrip(".") if args.output else "jsonl"
-        args.format = "jsonl" if suffix == "json" else suffix
+        args.format = suffix
         if args.format not in FORMATS:
-            parser.error(f"--output {args.output}: give --format csv or --format jsonl")
+            parser.error(f"--output {args.output}: give --format csv, json or jsonl")
     return args
 
 
@@ -142,8 +142,9 @@ def predict(
 
 
 def write(predictions: Iterable[Prediction], file: TextIO, kind: str, topk: int) -> int:
-    """Write predictions as they come, as "csv" or "jsonl"; returns how many are errors."""
+    """Write predictions as csv, json (an array) or jsonl; returns how many are errors."""
     errors = 0
+    before = "[\n" if kind == "json" else ""
     writer = csv.writer(file, lineterminator="\n")
     if kind == "csv":
         ranks = range(1, topk + 1)
@@ -158,7 +159,14 @@ def write(predictions: Iterable[Prediction], file: TextIO, kind: str, topk: int)
         else:
             best = [{"label": label, "probability": value} for label, value in row.labels]
             content = {"predictions": best} if row.error is None else {"error": row.error}
-            file.write(json.dumps({"file": row.file, **content}) + "\n")
+            line = json.dumps({"file": row.file, **content})
+            if kind == "json":
+                file.write(before + line)
+                before = ",\n"
+            else:
+                file.write(line + "\n")
+    if kind == "json":
+        file.write("\n]\n")
     return errors
 
 
