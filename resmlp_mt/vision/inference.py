@@ -84,6 +84,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="outputs of --model (default: %(default)s)",
     )
     group.add_argument(
+        "--patch-size", metavar="N", type=positive, help="of --model, where not the usual one"
+    )
+    group.add_argument(
         "--use-ema",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -173,10 +176,10 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         UserError: if they name no model, or its file cannot be used.
     """
     if args.checkpoint is not None:
-        if args.model is not None or args.weights is not None:
+        if any(x is not None for x in (args.model, args.weights, args.patch_size)):
             raise UserError(
-                f"{args.checkpoint} is a checkpoint and knows its model: leave out --model and "
-                "--weights, or the checkpoint."
+                f"{args.checkpoint} is a checkpoint and knows its model: leave out --model, "
+                "--weights and --patch-size, or the checkpoint."
             )
         classifier = _from_checkpoint(args)
     elif args.model is not None and args.weights is not None:
@@ -218,8 +221,9 @@ def _from_checkpoint(args: argparse.Namespace) -> Classifier:
 
 
 def _from_weights(args: argparse.Namespace) -> Classifier:
-    size = {} if args.img_size is None else {"img_size": args.img_size}
-    model = build_model(args.model, args.num_classes, **size)
+    sizes = {"img_size": args.img_size, "patch_size": args.patch_size}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    model = build_model(args.model, args.num_classes, **given)
     data_config: dict[str, Any]
     if isinstance(model, ResMLP):
         load_weights(model, args.weights)
