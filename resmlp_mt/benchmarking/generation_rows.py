@@ -4,12 +4,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.dataclass.configs import GenerationConfig
 from fairseq.sequence_generator import SequenceGenerator
 
 from resmlp_mt.benchmarking.floors import Rates, operations
@@ -20,6 +18,7 @@ from resmlp_mt.benchmarking.timing import interleaved
 from resmlp_mt.benchmarking.translation_models import (
     Sizes,
     build,
+    build_for_generation,
     dictionary,
     sentence_pairs,
     to_device,
@@ -75,9 +74,7 @@ def fairseq_generate(
     sample = to_device(task.sample, device)
 
     def generating(name: str) -> Callable[[int], float]:
-        model = build(name, sizes, seed).to(device).eval()
-        # as fairseq-generate does
-        model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
+        model = build_for_generation(name, sizes, seed, device)
         generator = SequenceGenerator(
             [model], words, beam_size=BEAM, min_len=task.target_length, max_len_a=0,
             max_len_b=task.target_length,

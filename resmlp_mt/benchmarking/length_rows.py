@@ -1,7 +1,6 @@
 """Cost against length: microseconds per token in training and in decoding, as a plot."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -9,7 +8,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from fairseq.dataclass.configs import GenerationConfig
 
 from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row
@@ -17,7 +15,7 @@ from resmlp_mt.benchmarking.timing import Run, interleaved
 from resmlp_mt.benchmarking.training_rows import Training
 from resmlp_mt.benchmarking.translation_models import (
     Sizes,
-    build,
+    build_for_generation,
     dictionary,
     sentence_pairs,
     to_device,
@@ -48,9 +46,7 @@ def length(
     trainings = {
         name: Training(name, sizes, device=device, bf16=False, seed=seed) for name in NAMES
     }
-    models = {name: build(name, sizes, seed).to(device).eval() for name in NAMES}
-    for model in models.values():  # as fairseq-generate does
-        model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
+    models = {name: build_for_generation(name, sizes, seed, device) for name in NAMES}
     curves: Curves = {"training": {}, "decoding": {}}
     for tokens in lengths:
         count = max(1, batch_tokens // tokens)

@@ -31,8 +31,10 @@ def explained(row: Row, run: Run) -> Row:
 
 
 def shares(run: Run) -> dict[str, float]:
-    """Shares of a run's operator time by kind, the largest first; operators of the CPU alone."""
-    run(0)
+    """Shares of a run's operator time by kind, the largest first; operators of the CPU alone.
+
+    Not warmed up: call it behind the measurement of the same run.
+    """
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         run(0)
     seconds: dict[str, float] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,6 +73,13 @@ def build(name: str, sizes: Sizes, seed: int) -> Any:
     args = argparse.Namespace(**options, encoder_attention_heads=sizes.heads)
     base_architecture(args)
     return TransformerModel.build_model(args, task)
+
+
+def build_for_generation(name: str, sizes: Sizes, seed: int, device: str) -> Any:
+    """The same model as ``fairseq-generate`` prepares it: without attention weights, for one."""
+    model = build(name, sizes, seed).to(device).eval()
+    model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
+    return model
 
 
 class TorchTransformer(nn.Module):

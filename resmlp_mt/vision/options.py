@@ -70,6 +70,7 @@ def create_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     flag = argparse.BooleanOptionalAction
+    probability = _number(float, least=0, most=1)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML with values for these options"
     )
@@ -141,7 +142,7 @@ def create_parser() -> argparse.ArgumentParser:
     add("--warmup-lr", type=_number(float), default=1e-6, help="learning rate at its start")
     add("--min-lr", type=_number(float), default=1e-6, help="learning rate at the end")
     add("--model-ema", action=flag, default=False, help="moving average of the weights")
-    add("--model-ema-decay", type=_number(float, least=0, most=1), default=0.9998, help="its decay")
+    add("--model-ema-decay", type=probability, default=0.9998, help="its decay")
     add("--model-ema-warmup", action=flag, default=False, help="a smaller decay at first")
 
     add = parser.add_argument_group("augmentation and regularization").add_argument
@@ -162,18 +163,8 @@ def create_parser() -> argparse.ArgumentParser:
         help="its aspect ratio",
     )
     add("--train-crop-mode", choices=["rrc", "rkrc", "rkrr"], help="as in timm")
-    add(
-        "--hflip",
-        type=_number(float, least=0, most=1),
-        default=0.5,
-        help="probability of mirroring",
-    )
-    add(
-        "--vflip",
-        type=_number(float, least=0, most=1),
-        default=0.0,
-        help="probability of turning upside down",
-    )
+    add("--hflip", type=probability, default=0.5, help="probability of mirroring")
+    add("--vflip", type=probability, default=0.0, help="probability of turning upside down")
     add(
         "--color-jitter",
         type=_number(float),
@@ -186,41 +177,21 @@ def create_parser() -> argparse.ArgumentParser:
     add("--aug-repeats", type=_number(int, least=0), default=0,
         help="views of an image in a batch (repeated augmentation), 3 for the authors; 0: off"
     )  # fmt: skip
-    add(
-        "--reprob",
-        type=_number(float, least=0, most=1),
-        default=0.0,
-        help="probability of random erasing",
-    )
+    add("--reprob", type=probability, default=0.0, help="probability of random erasing")
     add("--remode", choices=["const", "rand", "pixel"], default="pixel", help="what is put there")
     add("--recount", type=_number(int, above=0), default=1, help="most areas erased in an image")
     add("--smoothing", type=_number(float, least=0, below=1), default=0.1, help="label smoothing")
     add("--mixup", type=_number(float, least=0), default=0.0, help="alpha of mixup; 0: off")
     add("--cutmix", type=_number(float, least=0), default=0.0, help="alpha of cutmix; 0: off")
-    add(
-        "--mixup-prob",
-        type=_number(float, least=0, most=1),
-        default=1.0,
-        help="probability of either",
-    )
-    add(
-        "--mixup-switch-prob",
-        type=_number(float, least=0, most=1),
-        default=0.5,
-        help="probability of cutmix if both",
-    )
+    add("--mixup-prob", type=probability, default=1.0, help="probability of either")
+    add("--mixup-switch-prob", type=probability, default=0.5, help="probability of cutmix if both")
     add("--mixup-mode", choices=["batch", "pair", "elem"], default="batch", help="one factor per")
 
     add = parser.add_argument_group("distillation").add_argument
     add("--teacher", metavar="MODEL", help="timm:NAME, or a checkpoint of this command")
     add("--teacher-weights", metavar="FILE", help="of timm:NAME (.pth, .safetensors)")
     add("--distillation-type", choices=["none", "soft", "hard"], default="none", help="of DeiT")
-    add(
-        "--distillation-alpha",
-        type=_number(float, least=0, most=1),
-        default=0.5,
-        help="weight of the teacher's term",
-    )
+    add("--distillation-alpha", type=probability, default=0.5, help="weight of the teacher's term")
     add(
         "--distillation-tau", type=_number(float, above=0), default=1.0, help="temperature, if soft"
     )
@@ -235,12 +206,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
     add("--recovery-interval", type=_number(int, least=0), default=0,
         help="save last.pth after so many updates, too; 0: after epochs only")  # fmt: skip
-    add(
-        "--seed",
-        type=_number(int, least=0),
-        default=42,
-        help="of weights, order and augmentation",
-    )
+    add("--seed", type=_number(int, least=0), default=42, help="of weights, order and augmentation")
     add("--device", help="default: cuda if there is one, else cpu")
     add("--amp", action=flag, default=False, help="mixed precision")
     add("--amp-dtype", choices=["bfloat16", "float16"], default="bfloat16", help="its type")
