@@ -107,10 +107,10 @@ def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
 
 
 def cifar10_convnet(num_classes: int = 10, **_: Any) -> nn.Module:
-    """Three residual stages of 16, 32 and 64 channels."""
+    """A stem that halves the image, then three residual stages that halve it again."""
     stages = tuple(
-        byobnet.ByoBlockCfg(type="basic", d=1, c=channels, s=stride, br=1.0)
-        for channels, stride in ((16, 1), (32, 2), (64, 2))
+        byobnet.ByoBlockCfg(type="basic", d=1, c=channels, s=2, br=1.0)
+        for channels in (64, 128, 256)
     )
     config = byobnet.ByoModelCfg(blocks=stages, stem_type="3x3", stem_chs=16, stem_pool="")
     model: nn.Module = byobnet.ByobNet(config, num_classes=num_classes)
@@ -129,7 +129,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--part", metavar="NAME", help="MODEL-SEED or speed")
     parser.add_argument("--report", action="store_true", help="write the table and the plot")
     parser.add_argument("--epochs", type=int, default=20, help="of all but ViT and teacher")
-    parser.add_argument("--teacher-epochs", type=int, default=10, help="of the teacher")
+    parser.add_argument("--teacher-epochs", type=int, default=16, help="of the teacher")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="of the report")
     parser.add_argument("--core", type=int, help="run on this core alone")
     return parser.parse_args()

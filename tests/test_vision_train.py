@@ -101,6 +101,13 @@ def test_a_training_goes_on_as_it_began(folder: Path, tmp_path: Path) -> None:
     assert (options.workers, str(options.output), options.batch_size) == (2, "other", 8)
 
 
+def test_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
+    """All options again, in the form they were given in, besides --resume."""
+    run(folder, tmp_path, *FULL, "--max-updates", 1)
+    whole = run(folder, tmp_path, *FULL, f"--resume={tmp_path / 'last.pth'}")
+    assert whole["position"]["updates"] == 12
+
+
 def test_a_checkpoint_that_could_not_be_written_is_made_up_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

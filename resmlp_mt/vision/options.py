@@ -266,6 +266,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if parser.parse_args(words).data == ["digits"]:
         parser.set_defaults(**DIGITS)
     options = parser.parse_args(words)
+    if options.img_size:
+        if len(options.img_size) > 2:
+            raise UserError(
+                "--img-size takes a side, or height and width, but not "
+                f"{len(options.img_size)} values."
+            )
+        # A side and the pair are the same run to --resume.
+        options.img_size = [options.img_size[0], options.img_size[-1]]
     if files.resume:
         _check_same_run(options, earlier)
     return options

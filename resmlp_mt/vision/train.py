@@ -202,10 +202,6 @@ def _resolve(options: argparse.Namespace, train: ImageDataset) -> None:
     """Fill in what depends on the data."""
     in_memory = train.image_size is not None
     size = options.img_size or train.image_size or (224,)
-    if len(size) > 2:
-        raise UserError(
-            f"--img-size takes a side, or height and width, but not {len(size)} values."
-        )
     options.img_size = [size[0], size[-1]]
     if options.crop_pct is None:
         options.crop_pct = 1.0 if in_memory else 0.9
