@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.translation import model_folder
+from resmlp_mt.translation import model_folder, shortlist
 from resmlp_mt.translation.linear_kernels import DTYPES
 
 
@@ -39,7 +39,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sentencepiece-model", type=Path, metavar="FILE", help="what made the subwords"
     )
+    parser.add_argument(
+        "--shortlist",
+        type=Path,
+        metavar="DATA-BIN",
+        help="count words of this binarised training text, for translate --shortlist",
+    )
     args = parser.parse_args(argv)
+    if args.format == "onnx" and args.shortlist is not None:
+        parser.error("--format onnx scores the whole vocabulary: drop --shortlist")
     if args.format == "onnx" and args.dtype != "float32":
         parser.error(f"--format onnx has float32 weights: drop --dtype {args.dtype}")
     return args
@@ -50,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-    from resmlp_mt.translation.trained import load_trained
+    from resmlp_mt.translation.trained import load_trained, read_training_text
 
     trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+    if args.shortlist is not None:
+        text = read_training_text(args.shortlist, trained)
+        trained.shortlist = shortlist.build(*text, len(trained.source), len(trained.target))
     if args.format == "onnx":
         from resmlp_mt.translation.onnx_export import export_onnx
 

@@ -54,6 +54,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="lines to read before translating (default: 1 from a terminal, else 2048)",
     )
+    parser.add_argument(
+        "--shortlist",
+        action="store_true",
+        help="choose among the exported shortlist's words: faster, other scores",
+    )
     parser.add_argument("--nbest", type=int, default=1, metavar="N")
     parser.add_argument("--print-scores", action="store_true")
     search = parser.add_argument_group("search")
@@ -137,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_len_a=args.max_len_a,
         max_len_b=args.max_len_b,
     )
-    translator = Translator(load(args), options, args.batch_size, args.max_tokens)
+    translator = Translator(load(args), options, args.batch_size, args.max_tokens, args.shortlist)
     buffer_size = args.buffer_size or (1 if stream.isatty() else 2048)
     first = 0
     with stream:

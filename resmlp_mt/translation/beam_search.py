@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel, Memory
@@ -95,16 +95,34 @@ class SpecialTokens(NamedTuple):
     unk: int
 
 
+class SomeWords(NamedTuple):
+    """The target words that the sentences of a batch may use.
+
+    ``words`` is (words,), ascending and with the special tokens; ``allowed``, (batch, words), is
+    whether a sentence may use each; ``output_projection`` maps (..., dim) to (..., words).
+    """
+
+    words: Tensor
+    allowed: Tensor
+    output_projection: nn.Module
+
+
 class _Beams:
     """What a batch has decoded so far; row r of every tensor belongs to sentence ``sentences[r]``.
 
     ``history`` is (layers, rows, positions, beam, dim); ``tokens`` and ``scores``, the inputs of
     the decoder and their cumulative scores, are (rows, positions, beam); ``ancestors`` is (rows,
-    beam, positions). Room for positions is doubled when it is used up.
+    beam, positions); ``forbidden`` is (rows, 1, words). Room for positions is doubled when it is
+    used up.
     """
 
     def __init__(
-        self, model: FoldedModel | OnnxModel, memory: Memory, limits: list[int], beam: int
+        self,
+        model: FoldedModel | OnnxModel,
+        memory: Memory,
+        limits: list[int],
+        beam: int,
+        some: SomeWords | None,
     ) -> None:
         config = model.config
         rows, room = len(limits), min(32, max(limits) + 2)
@@ -117,6 +135,11 @@ class _Beams:
         self.tokens = torch.zeros(rows, room, beam, dtype=torch.long)
         self.scores = torch.zeros(rows, room, beam)
         self.ancestors = torch.arange(beam)[None, :, None].repeat(rows, 1, room)
+        self.forbidden = (
+            torch.zeros(rows, 1, 0, dtype=torch.bool)
+            if some is None
+            else ~some.allowed.unsqueeze(1)
+        )
 
     def append(self, position: int, entries: Tensor) -> None:
         """Store the entries of a step, (layers, rows, beam or 1, dim)."""
@@ -152,7 +175,7 @@ class _Beams:
             keys, values, mask = self.memory
             for moved in (keys, values, self.history[:, :, : position + 1]):
                 moved[:, holes] = moved[:, last]
-            for moved in (self.tokens, self.scores, self.ancestors):
+            for moved in (self.tokens, self.scores, self.ancestors, self.forbidden):
                 moved[holes] = moved[last]
             if mask is not None:
                 mask[holes] = mask[last]
@@ -186,12 +209,14 @@ def beam_search(
     source: list[list[int]],
     options: SearchOptions,
     special: SpecialTokens,
+    some: SomeWords | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate a batch.
 
     Args:
         model: a folded model, its linear layers packed or not.
         source: the tokens of each sentence with end-of-sentence.
+        some: takes the softmax over some words of the vocabulary; not with ONNX graphs.
 
     Returns:
         For each sentence its finished hypotheses, best first.
@@ -202,14 +227,17 @@ def beam_search(
     """
     beam, eos = options.beam, special.eos
     candidates = 2 * beam
-    if candidates > model.config.target_vocabulary - 2:
-        raise OptionError(
-            f"--beam {beam} is too large for a vocabulary of {model.config.target_vocabulary}."
-        )
+    choice = model.config.target_vocabulary
+    columns = special  # where the special tokens are among the scores
+    if some is not None:
+        choice = int(some.allowed.sum(1).min())
+        columns = SpecialTokens(*torch.searchsorted(some.words, torch.tensor(special)).tolist())
+    if candidates > choice - 2:
+        raise OptionError(f"--beam {beam} is too large for a vocabulary of {choice}.")
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
     memory = _encode(model, source, lengths, special.pad)
-    beams = _Beams(model, memory, limits, beam)
+    beams = _Beams(model, memory, limits, beam, some)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     # all hypotheses are the same at first: one is enough
     tokens = torch.full((len(source), 1), eos)
@@ -217,17 +245,14 @@ def beam_search(
 
     for position in range(max(limits) + 1):
         rows = len(beams.sentences)
-        logits, entries = model.step(
-            tokens,
-            beams.history[:, :rows, :position],
-            beams.ancestors[:rows, : tokens.size(1), :position],
-            beams.memory,
-        )
+        logits, entries = _step(model, tokens, beams, position, some)
         beams.append(position, entries)
         at_limit = [row for row, limit in enumerate(beams.limits) if limit == position]
         scores, parents, tokens = _best(
-            logits, scores, candidates, position, at_limit, options, special
+            logits, scores, candidates, position, at_limit, options, columns
         )
+        if some is not None:
+            tokens = some.words[tokens]
 
         is_eos = tokens == eos
         if bool(is_eos.any()):
@@ -256,6 +281,26 @@ def _encode(
     tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
     same = min(lengths) == longest
     return model.encode(tokens, None if same else torch.tensor(lengths))
+
+
+def _step(
+    model: FoldedModel | OnnxModel,
+    tokens: Tensor,
+    beams: _Beams,
+    position: int,
+    some: SomeWords | None,
+) -> tuple[Tensor, Tensor]:
+    """Scores of the words that each sentence may use, and the entries for the history."""
+    rows = len(beams.sentences)
+    history = beams.history[:, :rows, :position]
+    ancestors = beams.ancestors[:rows, : tokens.size(1), :position]
+    if some is None:
+        return model.step(tokens, history, ancestors, beams.memory)
+    if not isinstance(model, FoldedModel):
+        raise TypeError("ONNX graphs score the whole vocabulary")
+    hidden, entries = model.decode(tokens, history, ancestors, beams.memory)
+    scores: Tensor = some.output_projection(hidden)
+    return scores.masked_fill(beams.forbidden[:rows], -torch.inf), entries
 
 
 def _best(
@@ -294,7 +339,7 @@ def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """``logits.topk(count)`` by way of the chunks with the ``count`` largest maxima.
 
     The maxima are one vectorized pass over the vocabulary; the best are in these chunks. Where
-    minus infinity is among them, its index may lie behind the vocabulary.
+    minus infinity is among them, its index is any.
     """
     vocabulary = logits.size(-1)
     chunks = vocabulary // CHUNK
@@ -308,7 +353,7 @@ def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     index = (best_chunks.unsqueeze(-1) * CHUNK + torch.arange(CHUNK)).flatten(-2)
     values = logits.gather(-1, index.clamp_max(vocabulary - 1))
     best, where = values.masked_fill(index >= vocabulary, -torch.inf).topk(count)
-    return best, index.gather(-1, where)
+    return best, index.gather(-1, where).clamp_max(vocabulary - 1)
 
 
 def _finish(

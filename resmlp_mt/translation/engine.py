@@ -4,7 +4,15 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from resmlp_mt.translation.beam_search import SearchOptions, SpecialTokens, beam_search
+from resmlp_mt.translation.beam_search import (
+    SearchOptions,
+    SomeWords,
+    SpecialTokens,
+    beam_search,
+)
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import FoldedModel
+from resmlp_mt.translation.linear_kernels import selector
 from resmlp_mt.translation.model_folder import TranslationModel
 from resmlp_mt.translation.vocabulary import EOS, PAD, UNK
 
@@ -32,9 +40,10 @@ class Translator:
         options: of the search.
         batch_size: most sentences in a batch.
         max_tokens: most source tokens in a batch, padding included; a longer line is refused.
+        use_shortlist: choose among the words of the model's shortlist alone, which is faster.
 
     Raises:
-        OptionError: if ``options`` do not fit the model.
+        OptionError: if ``options`` do not fit the model, or it has no shortlist.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class Translator:
         options: SearchOptions,
         batch_size: int = 64,
         max_tokens: int | None = None,
+        use_shortlist: bool = False,
     ) -> None:
         self.loaded = loaded
         self.options = options
@@ -56,6 +66,19 @@ class Translator:
         if max_tokens is not None and max_tokens < self.longest:
             self.longest, self.remedy = max_tokens, "raise --max-tokens"
         options.max_len(1, config.max_target_positions)
+        self.shortlist, self.select = None, None
+        if use_shortlist:
+            if loaded.shortlist is None:
+                raise OptionError(
+                    "--shortlist: this model has none; export it with --shortlist DATA-BIN."
+                )
+            if not isinstance(loaded.model, FoldedModel):
+                raise OptionError(
+                    "--shortlist: ONNX graphs score the whole vocabulary; export the model "
+                    "without --format onnx."
+                )
+            self.shortlist = loaded.shortlist
+            self.select = selector(loaded.model.output_projection)
 
     def translate(self, lines: list[str]) -> list[list[Translation]]:
         """Translate lines.
@@ -84,7 +107,8 @@ class Translator:
         special = SpecialTokens(PAD, EOS, UNK)
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
-            found = beam_search(self.loaded.model, batch, self.options, special)
+            some = self._some_words(batch)
+            found = beam_search(self.loaded.model, batch, self.options, special, some)
             for number, hypotheses in zip(numbers, found, strict=True):
                 results[number] = [
                     Translation(*self.decode(h.tokens), h.score, h.positional_scores)
@@ -106,6 +130,12 @@ class Translator:
         if self.loaded.sentencepiece is None:
             return pieces, pieces
         return pieces.replace(" ", "").replace("\u2581", " ").strip(), pieces
+
+    def _some_words(self, batch: list[list[int]]) -> SomeWords | None:
+        if self.shortlist is None or self.select is None:
+            return None
+        words, allowed = self.shortlist.words(batch)
+        return SomeWords(words, allowed, self.select(words))
 
     def _batches(self, sentences: dict[int, list[int]]) -> Iterator[list[int]]:
         """Numbers of sentences, longest first."""

@@ -213,7 +213,19 @@ class FoldedModel(nn.Module):
     def step(
         self, tokens: Tensor, history: Tensor, ancestors: Tensor, memory: Memory
     ) -> tuple[Tensor, Tensor]:
-        """Score every next token of every hypothesis.
+        """Score every next token of every hypothesis: :meth:`decode` and the output projection.
+
+        Returns:
+            Scores before the softmax, (batch, beam, target_vocabulary), and the entries of this
+            step, (decoder_layers, batch, beam, dim).
+        """
+        hidden, entries = self.decode(tokens, history, ancestors, memory)
+        return self.output_projection(hidden), entries
+
+    def decode(
+        self, tokens: Tensor, history: Tensor, ancestors: Tensor, memory: Memory
+    ) -> tuple[Tensor, Tensor]:
+        """Decode the newest token of every hypothesis.
 
         The hypotheses of a sentence share its history: entries stay where they were written, and
         ``ancestors`` says which of them a hypothesis goes back to.
@@ -228,8 +240,8 @@ class FoldedModel(nn.Module):
             memory: what :meth:`encode` returned.
 
         Returns:
-            Scores before the softmax, (batch, beam, target_vocabulary), and the entries of this
-            step, (decoder_layers, batch, beam, dim).
+            What the output projection takes, (batch, beam, dim), and the entries of this step,
+            (decoder_layers, batch, beam, dim).
 
         Raises:
             ValueError: if ``position`` is not below ``max_target_positions``.
@@ -256,7 +268,7 @@ class FoldedModel(nn.Module):
                 memory.mask,
             )
             entries.append(entry)
-        return self.output_projection(x), torch.stack(entries)
+        return x, torch.stack(entries)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ docs/engine.md has the measurements.
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +85,29 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
     return (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
+    """A function that makes of a linear layer, packed or not, one with some of its outputs.
+
+    It takes the indices of these outputs. The layer's weights are unpacked once, here.
+    """
+    if isinstance(layer, Int8Linear):
+        quantized, _ = torch.ops.quantized.linear_unpack(layer.packed)
+        integers, scale = quantized.int_repr(), quantized.q_per_channel_scales().float()
+        bias = layer.bias
+        return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows])
+    if not isinstance(layer, nn.Linear | PackedLinear):
+        raise TypeError(f"{type(layer).__name__} is no linear layer")
+    packed = isinstance(layer, PackedLinear)
+    weight, bias = layer.weight.detach(), layer.bias
+    if packed:
+        weight = weight.to_dense()
+
+    def select(rows: Tensor) -> nn.Module:
+        linear = nn.Linear(weight.size(1), len(rows), device="meta")
+        linear.weight = nn.Parameter(weight[rows], requires_grad=False)
+        linear.bias = nn.Parameter(bias[rows], requires_grad=False)
+        return PackedLinear(linear) if packed else linear
+
+    return select

@@ -5,6 +5,7 @@ model.safetensors    parameters of the :class:`FoldedModel`; int8 weights X.weig
                      their scales X.scale
 dict.LANG.txt        fairseq's dictionaries
 sentencepiece.model  optional
+shortlist.safetensors  optional (:class:`Shortlist`)
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from torch import Tensor, nn
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import ACTIVATIONS, FoldedConfig, FoldedModel
 from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
+from resmlp_mt.translation.shortlist import Shortlist
 from resmlp_mt.translation.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from resmlp_mt.translation.onnx_model import OnnxModel
 
 CONFIG, WEIGHTS, SENTENCEPIECE = "config.json", "model.safetensors", "sentencepiece.model"
+SHORTLIST = "shortlist.safetensors"
 
 
 @dataclass
@@ -45,6 +48,7 @@ class TranslationModel:
     source: Vocabulary
     target: Vocabulary
     sentencepiece: sentencepiece.SentencePieceProcessor | None
+    shortlist: Shortlist | None = None
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -106,6 +110,8 @@ def save(
         if translation.sentencepiece is not None:
             proto = translation.sentencepiece.serialized_model_proto()
             (partial / SENTENCEPIECE).write_bytes(proto)
+        if translation.shortlist is not None:
+            translation.shortlist.save(partial / SHORTLIST)
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)
@@ -171,13 +177,16 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
     else:
         model = prepared(build(sizes, stored, folder), dtype)
     source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
-    piece_model = folder / SENTENCEPIECE
+    piece_model, shortlist = folder / SENTENCEPIECE, folder / SHORTLIST
     return TranslationModel(
         model,
         *languages,
         source=source,
         target=target,
         sentencepiece=read_sentencepiece(piece_model) if piece_model.exists() else None,
+        shortlist=(
+            Shortlist.load(shortlist, len(source), len(target)) if shortlist.exists() else None
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairseq import checkpoint_utils
+from fairseq.data import FairseqDataset, data_utils
 from fairseq.models import FairseqEncoderDecoderModel
 
 from resmlp_mt.translation.checkpoints import allow_safe_globals
@@ -57,3 +58,32 @@ def load_trained(
         Vocabulary(task.target_dictionary.symbols),
         pieces,
     )
+
+
+def read_training_text(
+    data: Path, trained: TranslationModel
+) -> tuple[FairseqDataset, FairseqDataset]:
+    """Source and target of the training text that fairseq-preprocess wrote.
+
+    Raises:
+        OptionError: if it is not there, or its dictionaries are not those of the model.
+    """
+    source, target = trained.source_lang, trained.target_lang
+    sides = []
+    for language, vocabulary in ((source, trained.source), (target, trained.target)):
+        dictionary = data / f"dict.{language}.txt"
+        if Vocabulary.read(dictionary).symbols != vocabulary.symbols:
+            raise OptionError(
+                f"--shortlist: {dictionary} is not the dictionary that the model was trained with."
+            )
+        found = None
+        for pair in (f"{source}-{target}", f"{target}-{source}"):
+            prefix = str(data / f"train.{pair}.{language}")
+            found = found or data_utils.load_indexed_dataset(prefix, combine=True)
+        if found is None:
+            raise OptionError(
+                f"--shortlist: {data} has no train.{source}-{target}.{language}.bin; give the "
+                "folder that fairseq-preprocess wrote."
+            )
+        sides.append(found)
+    return sides[0], sides[1]

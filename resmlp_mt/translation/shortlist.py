@@ -1,0 +1,152 @@
+"""Lexical shortlists: the few target words that a source sentence may be translated with.
+
+The words of a sentence are the likely translations of each of its words and the most frequent
+words of the language (Jean et al. 2015, "On using very large target vocabulary for neural machine
+translation"). How likely t is as a translation of s is Dice's coefficient of the training
+sentences that they occur in, 2 n(s, t) / (n(s) + n(t)).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.vocabulary import SPECIAL
+
+FREQUENT, PER_WORD = 200, 50
+SENTENCES = 100_000  # whose pairs of words are counted at once
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Target words for every source word.
+
+    ``always`` are the words that every sentence may use, the special symbols among them;
+    ``by_source`` is (source_vocabulary, PER_WORD), filled up with the first of ``always``.
+    """
+
+    always: Tensor
+    by_source: Tensor
+
+    def words(self, sentences: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """The target words of a batch.
+
+        Args:
+            sentences: source tokens.
+
+        Returns:
+            The words of all sentences, (words,), in the order of the vocabulary, and whether each
+            sentence may use them, (batch, words).
+        """
+        own = [torch.cat([self.always, self.by_source[tokens].flatten()]) for tokens in sentences]
+        words = torch.cat(own).unique()
+        allowed = torch.zeros(len(own), len(words), dtype=torch.bool)
+        for row, chosen in zip(allowed, own, strict=True):
+            row[torch.searchsorted(words, chosen)] = True
+        return words, allowed
+
+    def save(self, path: Path) -> None:
+        """Write a .safetensors file."""
+        save_file({"always": self.always, "by_source": self.by_source}, path)
+
+    @classmethod
+    def load(cls, path: Path, source_vocabulary: int, target_vocabulary: int) -> Shortlist:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            OptionError: if the file is broken or of other vocabularies.
+        """
+        try:
+            tensors = load_file(path)
+            always, by_source = tensors["always"], tensors["by_source"]
+            fits = by_source.dim() == 2 and len(by_source) == source_vocabulary
+            for words in (always, by_source):
+                fits = fits and words.dtype == torch.long and int(words.min()) >= 0
+                fits = fits and int(words.max()) < target_vocabulary
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise OptionError(
+                f"{path} cannot be read as a shortlist ({error}): export the model again."
+            ) from error
+        if not fits:
+            raise OptionError(
+                f"{path} is not of these vocabularies ({source_vocabulary} and "
+                f"{target_vocabulary} words): export the model again."
+            )
+        return cls(always, by_source)
+
+
+def build(
+    source: Iterable[Sequence[int] | Tensor],
+    target: Iterable[Sequence[int] | Tensor],
+    source_vocabulary: int,
+    target_vocabulary: int,
+    frequent: int = FREQUENT,
+    per_word: int = PER_WORD,
+) -> Shortlist:
+    """Count words in pairs of sentences.
+
+    Args:
+        source: tokens of the training sentences.
+        target: tokens of their translations.
+        frequent: how many of the most frequent target words every sentence may use.
+        per_word: how many translations of each source word.
+
+    Raises:
+        ValueError: if one side has more sentences.
+    """
+    indices, values = torch.zeros(2, 0, dtype=torch.long), torch.zeros(0)
+    counts = torch.zeros(source_vocabulary), torch.zeros(target_vocabulary)
+    pairs = zip(source, target, strict=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        while chunk := list(islice(pairs, SENTENCES)):
+            sides = [
+                _occurrences(sentences, len(count))
+                for sentences, count in zip(zip(*chunk, strict=True), counts, strict=True)
+            ]
+            for side, count in zip(sides, counts, strict=True):
+                count += side.sum(0).to_dense()
+            of_source, of_target = sides
+            found = of_source.t().coalesce().to_sparse_csr() @ of_target.to_sparse_csr()
+            found = found.to_sparse_coo()
+            together = _sparse(
+                torch.cat([indices, found.indices()], dim=1),
+                torch.cat([values, found.values()]),
+                found.shape,
+            )
+            indices, values = together.indices(), together.values()
+    special = torch.arange(len(SPECIAL))
+    always = torch.cat([special, counts[1].argsort(descending=True, stable=True)[:frequent]])
+    rows, columns = indices
+    dice = 2 * values / (counts[0][rows] + counts[1][columns])
+    order = dice.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    rows, columns = rows[order], columns[order]
+    rank = torch.arange(len(rows)) - torch.searchsorted(rows, rows)
+    best = rank < per_word
+    by_source = torch.zeros(source_vocabulary, per_word, dtype=torch.long)
+    by_source[rows[best], rank[best]] = columns[best]
+    return Shortlist(always.unique(), by_source)
+
+
+def _occurrences(sentences: Sequence[Sequence[int] | Tensor], vocabulary: int) -> Tensor:
+    """Which sentence has which word, (sentences, vocabulary), sparse."""
+    words = [torch.as_tensor(tokens, dtype=torch.long).unique() for tokens in sentences]
+    rows = torch.arange(len(words)).repeat_interleave(torch.tensor([len(w) for w in words]))
+    index = torch.stack([rows, torch.cat(words)])
+    return _sparse(index, torch.ones(index.size(1)), (len(words), vocabulary))
+
+
+def _sparse(indices: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """A sparse matrix; values at the same place are added."""
+    matrix = torch.sparse_coo_tensor(indices, values, tuple(shape), check_invariants=False)
+    return matrix.coalesce()

@@ -1,0 +1,227 @@
+"""Lexical shortlists: counted as defined, and searched as if other words were impossible."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from conftest import Corpus
+from models import EOS, PAD, build, dictionary, sentences
+from resmlp_mt import export, translate
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.translation import model_folder, shortlist
+from resmlp_mt.translation.beam_search import SearchOptions, SomeWords, SpecialTokens, beam_search
+from resmlp_mt.translation.engine import Translator
+from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.translation.folding import fold
+from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize, selector
+from resmlp_mt.translation.shortlist import Shortlist
+from resmlp_mt.translation.trained import load_trained
+
+VOCABULARY = 20
+SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
+SENTENCE = st.lists(st.integers(4, VOCABULARY - 1), min_size=1, max_size=6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(SENTENCE, SENTENCE), min_size=1, max_size=9), st.integers(1, 5))
+def test_translations_are_those_of_the_largest_dice_coefficients(
+    pairs: list[tuple[list[int], list[int]]], chunk: int
+) -> None:
+    source, target = [s for s, _ in pairs], [t for _, t in pairs]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shortlist, "SENTENCES", chunk)
+        found = shortlist.build(source, target, VOCABULARY, VOCABULARY, frequent=2, per_word=3)
+    of_source = Counter(s for tokens in source for s in set(tokens))
+    of_target = Counter(t for tokens in target for t in set(tokens))
+    together = Counter((s, t) for a, b in pairs for s in set(a) for t in set(b))
+    for s in range(VOCABULARY):
+        dice = {
+            t: 2 * n / (of_source[s] + of_target[t]) for (a, t), n in together.items() if a == s
+        }
+        row = [t for t in found.by_source[s].tolist() if t != 0]
+        assert len(set(row)) == len(row) == min(3, len(dice))
+        best = sorted(dice.values(), reverse=True)[: len(row)]
+        assert [dice[t] for t in row] == pytest.approx(best, rel=1e-6)
+    frequent = set(found.always.tolist()) - {0, 1, 2, 3}
+    assert len(frequent) <= 2  # fewer where fewer words occur
+    assert sum(of_target[t] for t in frequent) == sum(n for _, n in of_target.most_common(2))
+
+
+def test_sides_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        shortlist.build([[4], [5]], [[4]], VOCABULARY, VOCABULARY)
+
+
+def test_words_of_a_batch() -> None:
+    table = torch.zeros(VOCABULARY, 2, dtype=torch.long)
+    table[5] = torch.tensor([9, 7])
+    table[6] = torch.tensor([7, 12])
+    words, allowed = Shortlist(torch.tensor([0, 1, 2, 3, 8]), table).words([[5, 2], [6, 2]])
+    assert words.tolist() == [0, 1, 2, 3, 7, 8, 9, 12]
+    assert words[allowed[0]].tolist() == [0, 1, 2, 3, 7, 8, 9]
+    assert words[allowed[1]].tolist() == [0, 1, 2, 3, 7, 8, 12]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 2.0]),
+    st.integers(0, 1000),
+)
+def test_the_search_equals_that_of_a_model_without_the_other_words(
+    lengths: list[int], beam: int, unkpen: float, seed: int
+) -> None:
+    """Sentence by sentence, with a bias of minus infinity for what the sentence may not use."""
+    model = fold(build(seed))
+    batch = [row.tolist() for row in sentences(lengths, seed=seed)]
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randint(4, VOCABULARY, (VOCABULARY, 2), generator=generator)
+    lexicon = Shortlist(torch.tensor([0, 1, 2, 3, 4, 5, 6]), table)
+    options = SearchOptions(beam=beam, unkpen=unkpen, min_len=1)
+    words, allowed = lexicon.words(batch)
+    some = SomeWords(words, allowed, selector(model.output_projection)(words))
+    found = beam_search(model, batch, options, SPECIAL, some)
+    bias = model.output_projection.bias
+    for index, tokens in enumerate(batch):
+        impossible = torch.full_like(bias, -torch.inf)
+        impossible[words[allowed[index]]] = 0.0
+        model.output_projection.bias = nn.Parameter(bias + impossible, requires_grad=False)
+        (expected,) = beam_search(model, [tokens], options, SPECIAL)
+        assert [h.tokens for h in found[index]] == [h.tokens for h in expected]
+        for ours, theirs in zip(found[index], expected, strict=True):
+            assert ours.positional_scores == pytest.approx(theirs.positional_scores, abs=1e-5)
+
+
+def test_a_beam_that_the_words_do_not_fill_is_refused() -> None:
+    model = fold(build())
+    words = torch.tensor([0, 1, 2, 3, 7])
+    some = SomeWords(words, torch.ones(1, 5, dtype=torch.bool), nn.Identity())
+    with pytest.raises(OptionError, match="--beam 2 is too large for a vocabulary of 5"):
+        beam_search(model, [[4, EOS]], SearchOptions(beam=2), SPECIAL, some)
+
+
+@pytest.mark.parametrize("kind", ["linear", "packed", "int8"])
+def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(kind: str) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 90).requires_grad_(False)
+    layers = {
+        "linear": lambda: linear,
+        "packed": lambda: PackedLinear(linear),
+        "int8": lambda: Int8Linear(*quantize(linear.weight), linear.bias),
+    }
+    layer = layers[kind]()
+    rows = torch.tensor([3, 4, 50, 89])
+    x = torch.randn(5, 2, 64)
+    some = selector(layer)(rows)
+    assert type(some) is type(layer)
+    torch.testing.assert_close(some(x), layer(x)[..., rows], rtol=1e-5, atol=1e-6)
+
+
+def test_other_layers_have_no_selector() -> None:
+    with pytest.raises(TypeError, match="ReLU is no linear layer"):
+        selector(nn.ReLU())
+
+
+def arguments(corpus: Corpus, trained: Path, folder: Path) -> list[str]:
+    """Of an export with a shortlist."""
+    return [
+        str(trained / "checkpoint_best.pt"),
+        f"--out={folder}",
+        f"--sentencepiece-model={corpus.spm}",
+        f"--shortlist={corpus.data}",
+    ]
+
+
+def test_a_few_words_suffice(corpus: Corpus, trained: Path, tmp_path: Path) -> None:
+    """Word-by-word translations: of each source word, two target words."""
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    text = [
+        [loaded_side.encode(" ".join(loaded.sentencepiece.encode(line, out_type=str)).split())
+         for line in corpus.sentences("train", language)]
+        for language, loaded_side in (("en", loaded.source), ("de", loaded.target))
+    ]  # fmt: skip
+    sizes = len(loaded.source), len(loaded.target)
+    loaded.shortlist = shortlist.build(*text, *sizes, frequent=3, per_word=2)
+    lines = corpus.sentences("valid", "en")
+    words, _ = loaded.shortlist.words([loaded.source.encode(["x"])])
+    assert len(words) <= 4 + 3 + 4 < len(loaded.target) / 2
+    for dtype in ("float32", "int8"):
+        model_folder.save(loaded, tmp_path / dtype, dtype)
+        model = model_folder.load(tmp_path / dtype)
+        found = Translator(model, SearchOptions(beam=2), use_shortlist=True).translate(lines)
+        alone = Translator(model, SearchOptions(beam=2), 1, use_shortlist=True).translate(lines)
+        assert [t[0].text for t in alone] == [t[0].text for t in found]
+        pairs = zip(found, corpus.sentences("valid", "de"), strict=True)
+        assert sum(t[0].text == line for t, line in pairs) >= 0.5 * len(lines)
+
+
+def test_export_and_translate(
+    corpus: Corpus, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of so few words are in the shortlist: it changes nothing."""
+    folder = tmp_path / "model"
+    export.main(arguments(corpus, trained, folder))
+    capsys.readouterr()
+    outputs = []
+    for options in ([], ["--shortlist"]):
+        translate.main([str(folder), f"--input={corpus.folder / 'test.en'}", *options])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
+    found = model_folder.load(folder).shortlist
+    assert found is not None
+    assert found.by_source.shape[1] == shortlist.PER_WORD
+
+
+def test_a_model_without_a_shortlist_says_so(corpus: Corpus, trained: Path) -> None:
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    with pytest.raises(OptionError, match="--shortlist: this model has none; export it with"):
+        Translator(loaded, SearchOptions(), use_shortlist=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "names", "sizes", "words"])
+def test_broken_shortlists_are_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "shortlist.safetensors"
+    always, table = torch.arange(4), torch.zeros(10, 2, dtype=torch.long)
+    if damage == "sizes":
+        table = table[:9]
+    if damage == "words":
+        table[0, 0] = 10
+    Shortlist(always, table).save(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    if damage == "names":
+        from safetensors.torch import save_file
+
+        save_file({"always": always}, path)
+    with pytest.raises(OptionError, match=r"shortlist\.safetensors .*export the model again"):
+        Shortlist.load(path, 10, 10)
+
+
+def test_other_training_text_is_refused(corpus: Corpus, trained: Path, tmp_path: Path) -> None:
+    command = arguments(corpus, trained, tmp_path / "model")
+    other = tmp_path / "data"
+    other.mkdir()
+    with pytest.raises(OptionError, match=r"dict\.en\.txt cannot be read as a dictionary"):
+        export.main([*command, f"--shortlist={other}"])
+    for language in ("en", "de"):
+        (other / f"dict.{language}.txt").write_bytes(
+            (corpus.data / f"dict.{language}.txt").read_bytes()
+        )
+    with pytest.raises(OptionError, match=r"has no train\.en-de\.en\.bin; give the folder"):
+        export.main([*command, f"--shortlist={other}"])
+    dictionary(8).save(str(other / "dict.en.txt"))
+    with pytest.raises(OptionError, match="is not the dictionary that the model was trained with"):
+        export.main([*command, f"--shortlist={other}"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_onnx_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export.main(["any.pt", "--out=model", "--format=onnx", "--shortlist=data-bin"])
+    assert "--format onnx scores the whole vocabulary: drop --shortlist" in capsys.readouterr().err
