@@ -1,5 +1,6 @@
 """Lexical shortlists: counted as defined, and searched as if other words were impossible."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -27,9 +28,23 @@ SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
 SENTENCE = st.lists(st.integers(4, VOCABULARY - 1), min_size=1, max_size=6)
 
 
+def g2(both: int, first: int, second: int, total: int) -> float:
+    """Observed and expected counts of the table of two events, cell by cell."""
+    result = 0.0
+    for has_first in (True, False):
+        for has_second in (True, False):
+            of_first = first if has_first else total - first
+            of_second = second if has_second else total - second
+            together = both if has_first else second - both
+            observed = together if has_second else of_first - together
+            if observed:
+                result += 2 * observed * math.log(observed * total / (of_first * of_second))
+    return result
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(SENTENCE, SENTENCE), min_size=1, max_size=9), st.integers(1, 5))
-def test_translations_are_those_of_the_largest_dice_coefficients(
+def test_translations_are_those_of_the_largest_log_likelihood_ratios(
     pairs: list[tuple[list[int], list[int]]], chunk: int
 ) -> None:
     source, target = [s for s, _ in pairs], [t for _, t in pairs]
@@ -40,13 +55,15 @@ def test_translations_are_those_of_the_largest_dice_coefficients(
     of_target = Counter(t for tokens in target for t in set(tokens))
     together = Counter((s, t) for a, b in pairs for s in set(a) for t in set(b))
     for s in range(VOCABULARY):
-        dice = {
-            t: 2 * n / (of_source[s] + of_target[t]) for (a, t), n in together.items() if a == s
+        ratios = {
+            t: g2(n, of_source[s], of_target[t], len(pairs))
+            for (a, t), n in together.items()
+            if a == s and n * len(pairs) > of_source[s] * of_target[t]
         }
         row = [t for t in found.by_source[s].tolist() if t != 0]
-        assert len(set(row)) == len(row) == min(3, len(dice))
-        best = sorted(dice.values(), reverse=True)[: len(row)]
-        assert [dice[t] for t in row] == pytest.approx(best, rel=1e-6)
+        assert len(set(row)) == len(row) == min(3, len(ratios))
+        best = sorted(ratios.values(), reverse=True)[: len(row)]
+        assert [ratios[t] for t in row] == pytest.approx(best, rel=1e-9)
     frequent = set(found.always.tolist()) - {0, 1, 2, 3}
     assert len(frequent) <= 2  # fewer where fewer words occur
     assert sum(of_target[t] for t in frequent) == sum(n for _, n in of_target.most_common(2))

@@ -2,8 +2,9 @@
 
 The words of a sentence are the likely translations of each of its words and the most frequent
 words of the language (Jean et al. 2015, "On using very large target vocabulary for neural machine
-translation"). How likely t is as a translation of s is Dice's coefficient of the training
-sentences that they occur in, 2 n(s, t) / (n(s) + n(t)).
+translation"). Likely translations of s are the words t that occur in the translations of sentences
+with s more often than by chance, those first whose log-likelihood ratio G2 is the largest (Dunning
+1993, "Accurate methods for the statistics of surprise and coincidence").
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.vocabulary import SPECIAL
 
-FREQUENT, PER_WORD = 200, 50
+FREQUENT, PER_WORD = 1000, 50
 SENTENCES = 100_000  # whose pairs of words are counted at once
 
 
@@ -103,15 +104,17 @@ def build(
     Raises:
         ValueError: if one side has more sentences.
     """
-    indices, values = torch.zeros(2, 0, dtype=torch.long), torch.zeros(0)
-    counts = torch.zeros(source_vocabulary), torch.zeros(target_vocabulary)
+    indices, values = torch.zeros(2, 0, dtype=torch.long), torch.zeros(0).double()
+    counts = torch.zeros(source_vocabulary).double(), torch.zeros(target_vocabulary).double()
+    sentences = 0
     pairs = zip(source, target, strict=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         while chunk := list(islice(pairs, SENTENCES)):
+            sentences += len(chunk)
             sides = [
-                _occurrences(sentences, len(count))
-                for sentences, count in zip(zip(*chunk, strict=True), counts, strict=True)
+                _occurrences(side, len(count))
+                for side, count in zip(zip(*chunk, strict=True), counts, strict=True)
             ]
             for side, count in zip(sides, counts, strict=True):
                 count += side.sum(0).to_dense()
@@ -127,8 +130,10 @@ def build(
     special = torch.arange(len(SPECIAL))
     always = torch.cat([special, counts[1].argsort(descending=True, stable=True)[:frequent]])
     rows, columns = indices
-    dice = 2 * values / (counts[0][rows] + counts[1][columns])
-    order = dice.argsort(descending=True, stable=True)
+    ratios = log_likelihood_ratio(values, counts[0][rows], counts[1][columns], sentences)
+    ratios[values * sentences <= counts[0][rows] * counts[1][columns]] = -1.0  # not more often
+    rows, columns, ratios = (x[ratios >= 0] for x in (rows, columns, ratios))
+    order = ratios.argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]
     rows, columns = rows[order], columns[order]
     rank = torch.arange(len(rows)) - torch.searchsorted(rows, rows)
@@ -138,12 +143,31 @@ def build(
     return Shortlist(always.unique(), by_source)
 
 
+def log_likelihood_ratio(both: Tensor, first: Tensor, second: Tensor, total: int) -> Tensor:
+    """G2 of two events in ``total`` trials: 2 sum_ij O_ij log(O_ij / E_ij).
+
+    Args:
+        both: in how many trials the two happen together.
+        first: in how many the first happens, as ``second`` of the second.
+    """
+
+    def xlogx(count: Tensor) -> Tensor:
+        product: Tensor = torch.special.xlogy(count, count)
+        return product
+
+    neither = total - first - second + both
+    observed = xlogx(both) + xlogx(first - both) + xlogx(second - both) + xlogx(neither)
+    margins = xlogx(first) + xlogx(total - first) + xlogx(second) + xlogx(total - second)
+    everything = torch.as_tensor(float(total), dtype=both.dtype)
+    return 2 * (observed - margins + xlogx(everything))
+
+
 def _occurrences(sentences: Sequence[Sequence[int] | Tensor], vocabulary: int) -> Tensor:
     """Which sentence has which word, (sentences, vocabulary), sparse."""
     words = [torch.as_tensor(tokens, dtype=torch.long).unique() for tokens in sentences]
     rows = torch.arange(len(words)).repeat_interleave(torch.tensor([len(w) for w in words]))
     index = torch.stack([rows, torch.cat(words)])
-    return _sparse(index, torch.ones(index.size(1)), (len(words), vocabulary))
+    return _sparse(index, torch.ones(index.size(1)).double(), (len(words), vocabulary))
 
 
 def _sparse(indices: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:

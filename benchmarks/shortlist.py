@@ -1,0 +1,223 @@
+"""What lexical shortlists change: BLEU of a trained model, and time with a large vocabulary.
+
+    python benchmarks/shortlist.py --threads 2 --checkpoint checkpoint_best.pt --data data-bin \\
+        --sentencepiece-model spm.model --source valid.en --reference valid.de \\
+        --large-data large/data-bin
+
+BLEU is that of the checkpoint on the raw text. Times are those of random weights of the base size
+with the vocabulary of --large-data, whose training text the shortlist is counted on and whose
+validation sentences are translated, each into as many tokens as it has. Writes shortlist.json and
+shortlist.md beside this file.
+"""
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+import torch
+from fairseq.data import data_utils
+
+from resmlp_mt.benchmarking.machine import describe
+from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio
+from resmlp_mt.benchmarking.translation_models import Sizes, build
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.translation import shortlist
+from resmlp_mt.translation.beam_search import SearchOptions
+from resmlp_mt.translation.engine import Translator
+from resmlp_mt.translation.folding import fold
+from resmlp_mt.translation.model_folder import TranslationModel, prepared
+from resmlp_mt.translation.trained import load_trained, read_training_text
+from resmlp_mt.translation.vocabulary import Vocabulary
+
+HERE = Path(__file__).resolve().parent
+BEAM = 4
+SIZES = [(200, 50), (shortlist.FREQUENT, shortlist.PER_WORD), (1000, 100)]  # frequent, per word
+SENTENCES = {1: 12, 64: 64}  # translated in a round, by batch size
+ROUNDS = 5
+
+
+def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """BLEU with the whole vocabulary and with each size of shortlist."""
+    trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+    text = read_training_text(args.data, trained)
+    trained.model = prepared(trained.model, "float32")  # type: ignore[arg-type]
+    source, reference = (
+        path.read_text(encoding="utf-8").splitlines() for path in (args.source, args.reference)
+    )
+    bleu = sacrebleu.BLEU()
+    rows: list[dict[str, Any]] = []
+    whole: list[str] = []
+    for size in [None, *SIZES]:
+        words = float(len(trained.target))
+        if size is not None:
+            vocabularies = len(trained.source), len(trained.target)
+            trained.shortlist = shortlist.build(*text, *vocabularies, *size)
+        translator = Translator(trained, SearchOptions(beam=BEAM), use_shortlist=size is not None)
+        found = [translations[0].text for translations in translator.translate(source)]
+        if trained.shortlist is not None:
+            words = mean_words(trained.shortlist, [translator.encode(line) for line in source])
+        whole = whole or found
+        rows.append(
+            {
+                "size": size,
+                "words": words,
+                "bleu": bleu.corpus_score(found, [reference]).score,
+                "same": sum(a == b for a, b in zip(found, whole, strict=True)),
+                "sentences": len(source),
+            }
+        )
+    rows[0]["signature"] = str(bleu.get_signature())
+    return rows
+
+
+def mean_words(lexicon: shortlist.Shortlist, sentences: list[list[int]]) -> float:
+    """Target words per sentence."""
+    return sum(len(lexicon.words([tokens])[0]) for tokens in sentences) / len(sentences)
+
+
+def times(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Sentences per second of the engine with and without a shortlist."""
+    source, target = (
+        Vocabulary.read(args.large_data / f"dict.{lang}.txt") for lang in (args.src, args.tgt)
+    )
+    model = prepared(fold(build("resmlp", Sizes(vocabulary=len(target)), seed=1)), "float32")
+    loaded = TranslationModel(model, args.src, args.tgt, source, target, None)
+    text = read_training_text(args.large_data, loaded)
+    loaded.shortlist = shortlist.build(*text, len(source), len(target))
+    valid, references = (
+        data_utils.load_indexed_dataset(
+            str(args.large_data / f"valid.{args.src}-{args.tgt}.{lang}"), combine=True
+        )
+        for lang in (args.src, args.tgt)
+    )
+    sentences = [valid[index].tolist() for index in range(max(SENTENCES.values()))]
+    covered, total = 0, 0
+    for tokens, reference in zip(sentences, references, strict=False):
+        words, _ = loaded.shortlist.words([tokens])
+        covered += int(torch.isin(reference, words).sum())
+        total += len(reference)
+    facts = {
+        "vocabulary": len(target),
+        "words": {
+            batch: mean_words(loaded.shortlist, sentences[:count])
+            if batch == 1
+            else len(loaded.shortlist.words(sentences[:batch])[0])
+            for batch, count in SENTENCES.items()
+        },
+        "covered": covered / total,
+        "source_tokens": sum(map(len, sentences)) / len(sentences),
+    }
+    rows = []
+    for batch, count in SENTENCES.items():
+        lines = [
+            " ".join(source.symbols[token] for token in tokens[:-1]) for tokens in sentences[:count]
+        ]
+        length = round(sum(map(len, sentences[:count])) / count)
+        search = SearchOptions(beam=BEAM, min_len=length, max_len_b=length)
+        runs = {
+            name: translating(Translator(loaded, search, batch, use_shortlist=use), lines)
+            for name, use in (("shortlist", True), ("whole", False))
+        }
+        speeds = interleaved(runs, ROUNDS)
+        rows.append({"batch": batch, "tokens": length, **{k: asdict(v) for k, v in speeds.items()}})
+    return rows, facts
+
+
+def translating(translator: Translator, lines: list[str]) -> Callable[[int], float]:
+    """A round of the measurement."""
+
+    def run(index: int) -> float:
+        return float(len(translator.translate(lines)))
+
+    return run
+
+
+def table(report: dict[str, Any]) -> str:
+    """shortlist.md"""
+    machine, facts = report["machine"], report["facts"]
+    whole, *others = report["qualities"]
+    lines = [
+        "# Lexical shortlists",
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, PyTorch "
+        f"{machine['versions']['torch']}; `translate`'s engine, float32, beam {BEAM}. Default: "
+        f"{shortlist.FREQUENT} frequent words and {shortlist.PER_WORD} per source word.",
+        "",
+        f"BLEU of {whole['sentences']} sentences of {report['text']}:",
+        "",
+        "| frequent, per source word | target words a sentence | BLEU | same translations |",
+        "|-|-:|-:|-:|",
+        f"| whole vocabulary | {whole['words']:.0f} | {whole['bleu']:.2f} | |",
+    ]
+    lines += [
+        f"| {row['size'][0]}, {row['size'][1]} | {row['words']:.0f} | {row['bleu']:.2f} "
+        f"| {row['same']} |"
+        for row in others
+    ]
+    lines += [
+        "",
+        f"sacreBLEU {whole['signature']}.",
+        "",
+        f"Random weights of the base size, {facts['vocabulary']} words, sentences of "
+        f"{facts['source_tokens']:.1f} tokens; the shortlist holds "
+        f"{100 * facts['covered']:.1f} % of the references' tokens.",
+        "",
+        "| batch | target words | sentences/s | whole vocabulary | ratio |",
+        "|-|-:|-:|-:|-:|",
+    ]
+    for row in report["times"]:
+        ours, peer = Spread(**row["shortlist"]), Spread(**row["whole"])
+        times = ratio(ours, peer)
+        lines.append(
+            f"| {row['batch']} | {facts['words'][row['batch']]:.0f} | {ours.median:.2f} "
+            f"| {peer.median:.2f} | {times.median:.2f} ({times.low:.2f} - {times.high:.2f}) |"
+        )
+    lines += [
+        "",
+        f"{ROUNDS} rounds in turn; the ratio is the median over rounds (quartiles).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="binarised, of the checkpoint")
+    parser.add_argument("--sentencepiece-model", type=Path, required=True)
+    parser.add_argument("--source", type=Path, required=True, help="raw text")
+    parser.add_argument("--reference", type=Path, required=True, help="raw text")
+    parser.add_argument("--large-data", type=Path, required=True, help="binarised")
+    parser.add_argument("--src", default="en")
+    parser.add_argument("--tgt", default="de")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    torch.set_num_threads(args.threads)
+    rows, facts = times(args)
+    report = {
+        "machine": describe(args.threads),
+        "text": args.source.name,
+        "qualities": qualities(args),
+        "facts": facts,
+        "times": rows,
+    }
+    text = table(report)
+    for path, content in (
+        (HERE / "shortlist.json", json.dumps(report, indent=1) + "\n"),
+        (HERE / "shortlist.md", text),
+    ):
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(content)
+        os.replace(partial, path)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
