@@ -21,6 +21,9 @@ from resmlp_mt.vision.model import create_model
 from resmlp_mt.vision.predict import main
 from vision_checkpoints import DIGITS, checkpoint, image
 
+# after resmlp_mt.vision, which lets torchvision be imported beside a PyTorch without CUDA
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # isort: skip
+
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
@@ -173,6 +176,26 @@ def test_bare_weights_of_another_patch_size(
     assert len(row["predictions"]) == 5
 
 
+def test_bare_weights_of_another_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The probabilities are those of the model that was saved."""
+    torch.manual_seed(0)
+    design = {"pooling": "class_mlp", "norm": "layernorm", "patch_size": 8}
+    model = create_model("resmlp_tiny", num_classes=3, **design).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    words = ("--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--num-classes", 3)
+    file = image(tmp_path / "0.png")
+    kwargs = [f"{name}={value}" for name, value in design.items()]
+    [row] = rows(capsys, file, *words, "--topk", 3, "--crop-pct", 1, "--model-kwargs", *kwargs)
+    data_config = {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 1.0,
+                   "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}  # fmt: skip
+    pixels = create_transform(data_config)(open_image(file))
+    expected = model(pixels.unsqueeze(0)).softmax(1)[0]
+    found = {int(best["label"]): best["probability"] for best in row["predictions"]}
+    assert [found[i] for i in range(3)] == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(UserError, match=r"--model resmlp_tiny: .*nrm"):
+        run(*words, file, "--model-kwargs", "nrm=layernorm")
+
+
 def test_names_need_not_be_utf8(digits: Path, tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xbc.png")
     image(tmp_path / "0.png").rename(name)
@@ -199,6 +222,7 @@ def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
         ((tmp_path / "text.pth", file), r"text\.pth is not a complete PyTorch file"),
         ((digits, file, "--output", tmp_path / "no/o.csv"), r"o\.csv cannot be written"),
         ((digits, file, "--weights", "x"), "leave out --model"),
+        ((digits, file, "--model-kwargs", "norm=affine"), "and --model-kwargs, or the checkp"),
         (("--model", "resmlp_tiny", "--weights", tmp_path / "none", file), "none"),
     ]
     for words, expected in cases:

@@ -23,6 +23,7 @@ from resmlp_mt.vision.data import ImageDataset
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.options import Kwargs
 from resmlp_mt.vision.weights import load_weights
 
 
@@ -85,6 +86,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--patch-size", metavar="N", type=positive, help="of --model, where not the usual one"
+    )
+    group.add_argument(
+        "--model-kwargs",
+        nargs="*",
+        default={},
+        action=Kwargs,
+        metavar="KEY=VALUE",
+        help="further arguments of --model, as in training, such as norm=layernorm",
     )
     group.add_argument(
         "--use-ema",
@@ -176,10 +185,11 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         UserError: if they name no model, or its file cannot be used.
     """
     if args.checkpoint is not None:
-        if any(x is not None for x in (args.model, args.weights, args.patch_size)):
+        given = (args.model, args.weights, args.patch_size, args.model_kwargs or None)
+        if any(x is not None for x in given):
             raise UserError(
                 f"{args.checkpoint} is a checkpoint and knows its model: leave out --model, "
-                "--weights and --patch-size, or the checkpoint."
+                "--weights, --patch-size and --model-kwargs, or the checkpoint."
             )
         classifier = _from_checkpoint(args)
     elif args.model is not None and args.weights is not None:
@@ -223,7 +233,8 @@ def _from_checkpoint(args: argparse.Namespace) -> Classifier:
 def _from_weights(args: argparse.Namespace) -> Classifier:
     sizes = {"img_size": args.img_size, "patch_size": args.patch_size}
     given = {name: size for name, size in sizes.items() if size is not None}
-    model = build_model(args.model, args.num_classes, **given)
+    model_args = {"name": args.model, "num_classes": args.num_classes, **given}
+    model = build_model(**model_args | args.model_kwargs)
     data_config: dict[str, Any]
     if isinstance(model, ResMLP):
         load_weights(model, args.weights)

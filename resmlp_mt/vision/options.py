@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (--help lists the options).")
 
 
-class _Kwargs(ParseKwargs):
+class Kwargs(ParseKwargs):
     """timm's KEY=VALUE words, with a sentence for those that are none."""
 
     def __call__(
@@ -117,7 +117,7 @@ def create_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("model").add_argument
     add("--model", default="resmlp_tiny", help="one of ours, or timm:NAME")
-    add("--model-kwargs", nargs="*", default={}, action=_Kwargs, metavar="KEY=VALUE",
+    add("--model-kwargs", nargs="*", default={}, action=Kwargs, metavar="KEY=VALUE",
         help="further arguments of the model, such as pooling=class_mlp")  # fmt: skip
     add("--patch-size", type=_number(int, above=0), help="default: the model's")
     add("--drop-path", type=_number(float, least=0, below=1), default=0.0, help="stochastic depth")
@@ -128,7 +128,7 @@ def create_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("optimization").add_argument
     add("--epochs", type=_number(int, above=0), default=100, help="passes over the data")
     add("--opt", default="adamw", help="one of timm's optimizers")
-    add("--opt-kwargs", nargs="*", default={}, action=_Kwargs, metavar="KEY=VALUE",
+    add("--opt-kwargs", nargs="*", default={}, action=Kwargs, metavar="KEY=VALUE",
         help="further arguments of the optimizer")  # fmt: skip
     add("--lr", type=_number(float), default=1e-3, help="learning rate")
     add("--weight-decay", type=_number(float), default=0.05, help="not on scales, norms and biases")
