@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sacrebleu
 
+from resmlp_mt.linear_kernels import computes_in_bfloat16
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.beam_search import SearchOptions
@@ -72,7 +73,7 @@ BACKENDS = {
     "safetensors, int8": exported("int8"),
     "ONNX, float32": exported("float32", onnx=True),
 }
-if model_folder.computes_in_bfloat16():
+if computes_in_bfloat16():
     BACKENDS["safetensors, bfloat16"] = exported("bfloat16")
 
 

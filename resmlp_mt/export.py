@@ -12,8 +12,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from resmlp_mt.linear_kernels import DTYPES
 from resmlp_mt.translation import model_folder, shortlist
-from resmlp_mt.translation.linear_kernels import DTYPES
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

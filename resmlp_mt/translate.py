@@ -22,12 +22,12 @@ from typing import BinaryIO
 
 import torch
 
+from resmlp_mt.linear_kernels import DTYPES
 from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.beam_search import SearchOptions
 from resmlp_mt.translation.engine import Translation, Translator
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel
-from resmlp_mt.translation.linear_kernels import DTYPES
 
 logger = logging.getLogger("resmlp_mt.translate")
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from conftest import ROOT
 from models import build, dictionary, padded, sentences
 from resmlp_mt import export
+from resmlp_mt.linear_kernels import Int8Linear, PackedLinear, quantize
 from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel, fold
-from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
 from resmlp_mt.translation.model_folder import TranslationModel
 from resmlp_mt.translation.vocabulary import Vocabulary
 

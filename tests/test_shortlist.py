@@ -13,13 +13,13 @@ from torch import nn
 from conftest import Corpus
 from models import EOS, PAD, build, dictionary, sentences
 from resmlp_mt import export, translate
+from resmlp_mt.linear_kernels import Int8Linear, PackedLinear, quantize, selector
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 from resmlp_mt.translation import model_folder, shortlist
 from resmlp_mt.translation.beam_search import SearchOptions, SomeWords, SpecialTokens, beam_search
 from resmlp_mt.translation.engine import Translator
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import fold
-from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize, selector
 from resmlp_mt.translation.shortlist import Shortlist
 from resmlp_mt.translation.trained import load_trained
 

@@ -202,6 +202,15 @@ def test_folded_models_have_equal_outputs(in_chans: int) -> None:
     assert not any(p.requires_grad for p in fold.parameters())
 
 
+def test_a_folded_model_of_another_type() -> None:
+    torch.manual_seed(0)
+    model = randomised(small(depth=3)).float()
+    batch = images()
+    fold = folded(model, torch.float64)
+    assert fold(batch).dtype == torch.float64
+    torch.testing.assert_close(fold(batch), model.double()(batch), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "kwargs", [{"norm": "layernorm"}, {"mixing": "none"}, {"pooling": "class_mlp"}]
 )

@@ -194,6 +194,7 @@ def test_it_is_one_of_the_image_commands(tmp_path: Path, monkeypatch: pytest.Mon
     run(monkeypatch, tmp_path / "best.pth", "--out", tmp_path / "first")
     words = ["visualize", str(tmp_path / "best.pth"), "--out", str(tmp_path / "second")]
     monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.delitem(sys.modules, "resmlp_mt.visualize")
     runpy.run_module("resmlp_mt.vision.visualize", run_name="__main__")
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "second").iterdir())

@@ -5,7 +5,7 @@ Every preset is a dataclass and a model subclass of its own: presets made by fun
 base model without a word.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from fairseq import utils
 from fairseq.data import Dictionary
@@ -14,6 +14,7 @@ from fairseq.models.transformer import Embedding
 from fairseq.tasks import FairseqTask
 from torch import nn
 
+from resmlp_mt.linear_kernels import PackingLinear
 from resmlp_mt.translation import fairseq_fixes
 from resmlp_mt.translation.checkpoints import allow_safe_globals
 from resmlp_mt.translation.config import (
@@ -56,6 +57,13 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             ResMLPEncoder(cfg, source, encoder_tokens),
             ResMLPDecoder(cfg, target, decoder_tokens),
         )
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Called by fairseq-generate and its kin: linear layers may keep their weights packed."""
+        super().prepare_for_inference_(cfg)
+        for name, module in list(self.named_modules()):
+            if type(module) is nn.Linear:
+                self.set_submodule(name, PackingLinear(module))
 
     def set_beam_size(self, beam_size: int) -> None:
         """Called by fairseq's generator: hypotheses of a sentence may share keys and values."""

@@ -31,9 +31,14 @@ class CausalMixing(WithIncrementalState, TokenMixing):
     ) -> None:
         """Follow a new order of hypotheses; (batch,) indices."""
         state = self.get_incremental_state(incremental_state, "history")
-        if state is not None:
-            inputs = state["inputs"].index_select(1, new_order)
-            self.set_incremental_state(incremental_state, "history", {"inputs": inputs})
+        if state is None:
+            return
+        inputs = state["inputs"]
+        # Of greedy search; a GPU would have to be waited for to know.
+        if inputs.is_cpu and torch.equal(new_order, torch.arange(inputs.size(1))):
+            return
+        inputs = inputs.index_select(1, new_order)
+        self.set_incremental_state(incremental_state, "history", {"inputs": inputs})
 
 
 class DecoderLayer(nn.Module):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from resmlp_mt.linear_kernels import selector
 from resmlp_mt.translation.beam_search import (
     SearchOptions,
     SomeWords,
@@ -12,7 +13,6 @@ from resmlp_mt.translation.beam_search import (
 )
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import FoldedModel
-from resmlp_mt.translation.linear_kernels import selector
 from resmlp_mt.translation.model_folder import TranslationModel
 from resmlp_mt.translation.vocabulary import EOS, PAD, UNK
 

@@ -25,9 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from resmlp_mt.linear_kernels import (
+    Int8Linear,
+    PackedLinear,
+    can_pack,
+    computes_in_bfloat16,
+    quantize,
+)
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import ACTIVATIONS, FoldedConfig, FoldedModel
-from resmlp_mt.translation.linear_kernels import Int8Linear, PackedLinear, quantize
 from resmlp_mt.translation.shortlist import Shortlist
 from resmlp_mt.translation.vocabulary import Vocabulary
 
@@ -220,11 +226,6 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
     return model.eval().requires_grad_(False)
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether this processor has bfloat16 products."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
     """Convert a model to the type to compute in and pack its linear layers.
 
@@ -241,7 +242,7 @@ def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
             packed: nn.Module
             if dtype == "int8":
                 packed = Int8Linear(*quantize(module.weight), module.bias)
-            elif torch.backends.mkldnn.is_available():
+            elif can_pack(module.weight):
                 packed = PackedLinear(module)
             else:
                 continue

@@ -208,7 +208,7 @@ def predict(
             continue
         start = time.perf_counter()
         with torch.inference_mode():
-            logits = finite(classifier.model(images), classifier.name)  # waits for the device
+            logits = finite(classifier.logits(images), classifier.name)  # waits for the device
         times.append(time.perf_counter())
         seconds.append(times[-1] - start)
         top.append(logits.topk(min(TOP, logits.size(1))).indices)

@@ -7,7 +7,8 @@ over patches and the affine maps over channels, so the two commute:
     s = gamma alpha,    c_t = gamma ((sum_u A_tu) beta + b_t)
 
 The bias of a feed-forward sublayer is left out of the hidden states and made good in the next
-mixing, in c, so that its product is added to the hidden states as it is computed.
+mixing, in c, so that its product is added to the hidden states as it is computed. On a CPU GELU is
+part of a product too.
 """
 
 import copy
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, TokenMixing
+from resmlp_mt.linear_kernels import PackedLinear, can_pack
 from resmlp_mt.vision.model import Block, ResMLP
 
 
@@ -40,16 +42,26 @@ class FoldedBlock(nn.Module):
         row_sums = mixing.weight.sum(1, keepdim=True)
         constant = gamma * (row_sums * pre(missing) + mixing.bias.unsqueeze(1)) + missing
         self.constant = nn.Parameter(constant.unsqueeze(1))  # (tokens, 1, dim)
-        self.fc1 = _behind(block.ffn_pre, block.ffn.fc1)
-        # as the right-hand factor of a product, (hidden, dim)
-        self.fc2 = nn.Parameter((block.ffn_post.alpha.unsqueeze(1) * block.ffn.fc2.weight).T)
+        self.fc1: nn.Module = _behind(block.ffn_pre, block.ffn.fc1)
+        fc2 = nn.Linear(block.ffn.fc2.in_features, block.ffn.fc2.out_features, False, "meta")
+        fc2.weight = nn.Parameter(block.ffn_post.alpha.unsqueeze(1) * block.ffn.fc2.weight)
+        self.fc2: nn.Module = fc2
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = torch.mm(self.mixing, x.flatten(1)).view_as(x)
         x.addcmul_(self.scale, mixed).add_(self.constant)
-        hidden = nn.functional.gelu(self.fc1(x.flatten(0, 1)))
-        x.view(-1, x.size(2)).addmm_(hidden, self.fc2)
+        tokens = x.flatten(0, 1)
+        if isinstance(self.fc1, PackedLinear) and isinstance(self.fc2, PackedLinear):
+            return self.fc2.plus(self.fc1.gelu(tokens), tokens).view_as(x)
+        tokens += self.fc2(nn.functional.gelu(self.fc1(tokens)))
         return x
+
+    def pack(self) -> None:
+        """Put weights in the order that the CPU's kernels read them, where there are any."""
+        if can_pack(self.mixing):
+            assert isinstance(self.fc1, nn.Linear)
+            assert isinstance(self.fc2, nn.Linear)
+            self.fc1, self.fc2 = PackedLinear(self.fc1), PackedLinear(self.fc2)
 
 
 class FoldedResMLP(nn.Module):
@@ -79,19 +91,37 @@ class FoldedResMLP(nn.Module):
         return logits
 
 
+def can_be_folded(model: nn.Module) -> bool:
+    """Whether :func:`folded` takes the model."""
+    return (
+        isinstance(model, ResMLP)
+        and all(isinstance(block.token_mixing, TokenMixing) for block in model.blocks)
+        and isinstance(model.norm, Affine)
+        and model.class_token is None
+    )
+
+
 @torch.no_grad()
-def folded(model: ResMLP) -> FoldedResMLP:
+def folded(model: ResMLP, dtype: torch.dtype | None = None) -> FoldedResMLP:
     """A copy of ``model`` for inference, without Affine and LayerScale; outputs equal to rounding.
+
+    It stays on the device and in the type that it is made for: move and convert ``model`` first.
+
+    Args:
+        dtype: type to compute in, by default that of ``model``; products are formed in the latter.
 
     Raises:
         ValueError: if the model has LayerNorm, a mixing that is not linear, or class-MLP pooling.
     """
-    linear = all(isinstance(block.token_mixing, TokenMixing) for block in model.blocks)
-    if not (linear and isinstance(model.norm, Affine) and model.class_token is None):
+    if not can_be_folded(model):
         raise ValueError(
             "only models with affine maps, linear mixing and mean pooling can be folded."
         )
-    return FoldedResMLP(model).eval().requires_grad_(False)
+    result = FoldedResMLP(model).to(dtype=dtype).eval().requires_grad_(False)
+    for block in result.blocks:
+        assert isinstance(block, FoldedBlock)
+        block.pack()
+    return result
 
 
 def _behind(affine: Affine, linear: nn.Linear) -> nn.Linear:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from resmlp_mt.vision.checkpoints import build_model, load_model
 from resmlp_mt.vision.data import ImageDataset
 from resmlp_mt.vision.errors import UserError
+from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import Kwargs
@@ -38,6 +39,7 @@ class Classifier:
         classes: name of each output; None if the weights came without names.
         data_config: how images are prepared, as in timm.
         data: what the model was trained on, as in ``--data``, if that is known.
+        folded: the same model without its affine maps, where they can be folded.
     """
 
     model: nn.Module
@@ -46,11 +48,17 @@ class Classifier:
     classes: list[str] | None
     data_config: dict[str, Any]
     data: list[str] | None
+    folded: nn.Module | None = None
 
     @property
     def num_classes(self) -> int:
         """The number of outputs."""
         return int(self.model.num_classes)  # type: ignore[arg-type]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) -> (batch, classes)."""
+        result: Tensor = (self.folded or self.model)(images)
+        return result
 
     def features(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) -> what the last layer sees, (batch, dim)."""
@@ -198,7 +206,9 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         raise UserError("no model: give a checkpoint, or --model NAME with --weights FILE.")
     if args.crop_pct is not None:
         classifier.data_config["crop_pct"] = args.crop_pct
-    classifier.model.eval().to(args.device)
+    model = classifier.model.eval().to(args.device)
+    if isinstance(model, ResMLP) and can_be_folded(model):
+        classifier.folded = folded(model)
     return classifier
 
 

@@ -126,7 +126,7 @@ def predict(
         results = {}
         if len(images) > 0:
             with torch.inference_mode():
-                logits = finite(classifier.model(images), classifier.name)
+                logits = finite(classifier.logits(images), classifier.name)
             probabilities, classes = logits.softmax(1).topk(min(topk, logits.size(1)))
             names = classifier.classes or [str(number) for number in range(logits.size(1))]
             for index, row, values in zip(

@@ -1,6 +1,6 @@
-"""``python -m resmlp_mt.vision.visualize``: :mod:`resmlp_mt.visualize` among the image commands."""
+"""``python -m resmlp_mt.vision.visualize``: ``resmlp_mt.visualize`` among the image commands."""
 
-from resmlp_mt.visualize import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("resmlp_mt.visualize", run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Linear layers for translation on a CPU: weights in the order that their kernels read them.
+"""Linear layers for inference on a CPU: weights in the order that their kernels read them.
 
 Float32 and bfloat16 products are oneDNN's with prepacked weights, int8 products FBGEMM's. These
 are the operators that ``torch.compile`` puts in place of ``nn.Linear`` when weights are frozen;
@@ -7,6 +7,7 @@ docs/engine.md has the measurements.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,29 @@ DTYPES = ("float32", "bfloat16", "int8")
 """What weights and linear layers may be; everything else stays in float32 or bfloat16."""
 
 
+def can_pack(weight: Tensor) -> bool:
+    """Whether there is a kernel for packed weights of this type on their device."""
+    return (
+        weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and (
+            weight.dtype == torch.float32
+            or (weight.dtype == torch.bfloat16 and computes_in_bfloat16())
+        )
+    )
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this processor has bfloat16 products."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class PackedLinear(nn.Module):
     """x W + b in the type of the weights; (..., in_features) -> (..., out_features)."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight, None)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,6 +46,59 @@ class PackedLinear(nn.Module):
             x, self.weight, self.bias, "none", [], ""
         )
         return output
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU(x W + b), as the product is computed."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, "gelu", [], "none"
+        )
+        return output
+
+    def plus(self, x: Tensor, addend: Tensor) -> Tensor:
+        """x W + b + addend, as the product is computed."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, addend, self.weight, self.bias, "add"
+        )
+        return output
+
+
+class PackingLinear(nn.Linear):
+    """``nn.Linear`` that keeps a packed copy of its weights for products without gradients.
+
+    The parameters stay what they were: they can be saved, trained, converted and moved, and the
+    copy follows them. Made of a linear layer, whose parameters it shares.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.train(linear.training)
+        self._packed: Tensor | None = None
+        self._packed_from: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if (
+            torch.is_grad_enabled()
+            or x.dtype != weight.dtype
+            or weight.is_inference()  # nothing tells when it changes
+            or torch.is_autocast_enabled("cpu")
+            or not can_pack(weight)
+        ):
+            # Optimizers may change weights in ways that leave no trace in their version.
+            self._packed = None
+            return super().forward(x)
+        version = weight.data_ptr(), weight._version
+        if self._packed is None or self._packed_from != version:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+            self._packed_from = version
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._packed, self.bias, "none", [], ""
+        )
+        return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None, "_packed_from": None}
 
 
 class Int8Linear(nn.Module):
