@@ -55,6 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    model_folder.check_is_free(args.out)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -63,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
     if args.shortlist is not None:
         text = read_training_text(args.shortlist, trained)
-        trained.shortlist = shortlist.build(*text, len(trained.source), len(trained.target))
+        trained.shortlist = shortlist.build(
+            *text,
+            len(trained.source),
+            len(trained.target),
+            joint=trained.source.symbols == trained.target.symbols,
+        )
     if args.format == "onnx":
         from resmlp_mt.translation.onnx_export import export_onnx
 

@@ -148,9 +148,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stream:
         lines = read_lines(stream)
         while buffer := list(itertools.islice(lines, buffer_size)):
-            write(first, translator.translate(buffer), args)
+            results = translator.translate(buffer)
+            try:
+                write(first, results, args)
+            except OSError as error:
+                raise OptionError(
+                    f"standard output cannot be written: {error.strerror}."
+                ) from error
             first += len(buffer)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

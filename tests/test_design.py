@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "translation": {"layers", "linear_kernels", "translation"},
     "models": {"linear_kernels", "translation", "models"},
     "vision": {"layers", "linear_kernels", "vision"},
-    "benchmarking": {"benchmarking", "models", "translation", "vision"},
+    "benchmarking": {"benchmarking", "linear_kernels", "models", "translation", "vision"},
 }
 
 

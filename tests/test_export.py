@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,29 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_neighbours_stay_and_all_may_read(tmp_path: Path) -> None:
+    neighbour = tmp_path / "model.partial"
+    neighbour.mkdir()
+    (neighbour / "mine.txt").write_text("mine")
+    model_folder.save(translation(), tmp_path / "model")
+    assert (neighbour / "mine.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.partial"]
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "model").iterdir()} == {usual}
+    assert (tmp_path / "model").stat().st_mode == neighbour.stat().st_mode
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OptionError, match="cannot be written: No space left on device"):
+        model_folder.save(translation(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match=r"--out .*file/model cannot be written: Not a directory"):
@@ -158,6 +182,21 @@ def cut_dictionary(folder: Path) -> None:
     (folder / "dict.de.txt").write_text("word\n")
 
 
+def lose_a_word(folder: Path) -> None:
+    path = folder / "dict.de.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def change_dtype(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "int4"}))
+
+
+def quote_a_number(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "encoder_layers": "2"}))
+
+
 def cut_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -172,6 +211,9 @@ def cut_weights(folder: Path) -> None:
         (lose_weights, "cannot be read as an exported model"),
         (cut_weights, "cannot be read as an exported model"),
         (change_sizes, "does not fit config.json"),
+        (lose_a_word, r"dict\.de\.txt has \d+ words, but the model has \d+: export it again"),
+        (change_dtype, "unknown dtype int4"),
+        (quote_a_number, "encoder_layers is '2', but must be of type int"),
         (cut_dictionary, "dict.de.txt, line 1: expected 'symbol count', got 'word'"),
     ],
 )

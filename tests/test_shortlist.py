@@ -1,6 +1,7 @@
 """Lexical shortlists: counted as defined, and searched as if other words were impossible."""
 
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from resmlp_mt.translation.engine import Translator
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import fold
 from resmlp_mt.translation.shortlist import Shortlist
-from resmlp_mt.translation.trained import load_trained
+from resmlp_mt.translation.trained import load_trained, read_training_text
 
 VOCABULARY = 20
 SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
@@ -72,6 +73,25 @@ def test_translations_are_those_of_the_largest_log_likelihood_ratios(
 def test_sides_of_other_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         shortlist.build([[4], [5]], [[4]], VOCABULARY, VOCABULARY)
+
+
+def test_rare_pairs_are_forgotten_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of pairs that occur together once, twice and so on, the frequent ones stay."""
+    source = [[4 + n] for n in range(8) for _ in range(n + 1)]
+    monkeypatch.setattr(shortlist, "MOST_PAIRS", 3)
+    found = shortlist.build(source, source, VOCABULARY, VOCABULARY, frequent=1, per_word=1)
+    listed = found.by_source[4:12, 0].tolist()
+    assert listed == [0, 0, 0, 0, 0, 9, 10, 11]
+
+
+def test_with_joint_words_every_word_may_stay() -> None:
+    pairs = [[4], [5], [6]], [[7], [8], [9]]
+    found = shortlist.build(*pairs, VOCABULARY, VOCABULARY, frequent=1, per_word=1, joint=True)
+    words, allowed = found.words([[4, 15, 2], [5, 2]])
+    assert {7, 4, 15} <= set(words[allowed[0]].tolist())
+    assert 15 not in words[allowed[1]]
 
 
 def test_words_of_a_batch() -> None:
@@ -192,7 +212,39 @@ def test_export_and_translate(
     assert outputs[0] == outputs[1] != ""
     found = model_folder.load(folder).shortlist
     assert found is not None
-    assert found.by_source.shape[1] == shortlist.PER_WORD
+    assert found.by_source.shape[1] == shortlist.PER_WORD + 1  # joint: and the word itself
+
+
+def test_all_parts_of_the_training_text_are_read(
+    corpus: Corpus, trained: Path, tmp_path: Path
+) -> None:
+    """``train`` and ``train1``, the second of the other direction, as fairseq's task reads them."""
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    for path in corpus.data.glob("dict.*"):
+        shutil.copy(path, tmp_path)
+    for split, part in (("train.en-de", "train.en-de"), ("valid.en-de", "train1.de-en")):
+        for path in corpus.data.glob(f"{split}.*"):
+            shutil.copy(path, tmp_path / path.name.replace(split, part))
+    source, target = read_training_text(tmp_path, loaded)
+    for side, language, words in ((source, "en", loaded.source), (target, "de", loaded.target)):
+        lines = [*corpus.sentences("train", language), *corpus.sentences("valid", language)]
+        assert len(side) == len(lines)
+        for index in (0, 499, 500, 520):
+            pieces = loaded.sentencepiece.encode(lines[index], out_type=str)
+            assert side[index].tolist() == words.encode(pieces)
+    (tmp_path / "train1.de-en.de.bin").write_bytes(b"")
+    (tmp_path / "train1.de-en.de.idx").write_bytes(b"TNTIDX\x00\x00")
+    with pytest.raises(OptionError, match=r"train1\.de-en\.de\.bin is not there or of an old form"):
+        read_training_text(tmp_path, loaded)
+
+
+def test_a_beam_is_refused_before_anything_is_translated(corpus: Corpus, trained: Path) -> None:
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    table = torch.zeros(len(loaded.source), 5, dtype=torch.long)
+    loaded.shortlist = Shortlist(torch.arange(10), table)
+    with pytest.raises(OptionError, match=r"--beam 5 is too large .*: choose at most 4, or"):
+        Translator(loaded, SearchOptions(beam=5), use_shortlist=True)
+    Translator(loaded, SearchOptions(beam=4), use_shortlist=True)
 
 
 def test_a_model_without_a_shortlist_says_so(corpus: Corpus, trained: Path) -> None:
@@ -230,7 +282,7 @@ def test_other_training_text_is_refused(corpus: Corpus, trained: Path, tmp_path:
         (other / f"dict.{language}.txt").write_bytes(
             (corpus.data / f"dict.{language}.txt").read_bytes()
         )
-    with pytest.raises(OptionError, match=r"has no train\.en-de\.en\.bin; give the folder"):
+    with pytest.raises(OptionError, match=r"has no train\.en-de\.en\.idx; give the folder"):
         export.main([*command, f"--shortlist={other}"])
     dictionary(8).save(str(other / "dict.en.txt"))
     with pytest.raises(OptionError, match="is not the dictionary that the model was trained with"):

@@ -23,6 +23,7 @@ from resmlp_mt.benchmarking.translation_models import (
     sentence_pairs,
     to_device,
 )
+from resmlp_mt.linear_kernels import computes_in_bfloat16
 from resmlp_mt.translation.beam_search import SearchOptions
 from resmlp_mt.translation.engine import Translator
 from resmlp_mt.translation.folding import FoldedModel, fold
@@ -134,7 +135,8 @@ def translate(
             ("bfloat16", "bf16", "bfloat16"),
             ("int8", "int8", "int8"),
         ):
-            if compute_type not in ctranslate2.get_supported_compute_types("cpu"):
+            supported = compute_type in ctranslate2.get_supported_compute_types("cpu")
+            if not supported or (dtype == "bfloat16" and not computes_in_bfloat16()):
                 rows.append(Unmeasured(f"translate, CPU {shown}", "not supported here"))
                 continue
             model = prepared(fold(build("resmlp", sizes, seed)), dtype)

@@ -68,14 +68,20 @@ class Translator:
         options.max_len(1, config.max_target_positions)
         self.shortlist, self.select = None, None
         if use_shortlist:
-            if loaded.shortlist is None:
-                raise OptionError(
-                    "--shortlist: this model has none; export it with --shortlist DATA-BIN."
-                )
             if not isinstance(loaded.model, FoldedModel):
                 raise OptionError(
                     "--shortlist: ONNX graphs score the whole vocabulary; export the model "
                     "without --format onnx."
+                )
+            if loaded.shortlist is None:
+                raise OptionError(
+                    "--shortlist: this model has none; export it with --shortlist DATA-BIN."
+                )
+            most = (len(loaded.shortlist.always) - 2) // 2
+            if options.beam > most:
+                raise OptionError(
+                    f"--beam {options.beam} is too large for this shortlist: choose at most "
+                    f"{most}, or leave out --shortlist."
                 )
             self.shortlist = loaded.shortlist
             self.select = selector(loaded.model.output_projection)

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 import sentencepiece
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from resmlp_mt.linear_kernels import (
+    DTYPES,
     Int8Linear,
     PackedLinear,
     can_pack,
@@ -86,16 +89,18 @@ def save(
     Raises:
         OptionError: if the folder has files in it or cannot be written.
     """
+    check_is_free(folder)
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"--out {folder} exists and is no empty folder: choose another name.")
     model = translation.model
     if not isinstance(model, FoldedModel):
         raise TypeError("only a folded model can be written")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    outer: Path | None = None
     try:
-        partial.mkdir(parents=True)
+        if not folder.parent.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        outer = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        partial = outer / folder.name  # with the usual permissions, unlike the other
+        partial.mkdir()
         config = {
             "model_type": "resmlp_mt",
             "dtype": dtype,
@@ -105,7 +110,7 @@ def save(
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         if write_weights is None:
-            save_file(tensors(model, dtype), partial / WEIGHTS, {"format": "pt"})
+            (partial / WEIGHTS).write_bytes(serialized(tensors(model, dtype), {"format": "pt"}))
         else:
             write_weights(model, partial)
         for language, vocabulary in (
@@ -124,7 +129,18 @@ def save(
     except OSError as error:
         raise OptionError(f"--out {folder} cannot be written: {error.strerror}.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if outer is not None:
+            shutil.rmtree(outer, ignore_errors=True)
+
+
+def check_is_free(folder: Path) -> None:
+    """Before any work for a folder is begun.
+
+    Raises:
+        OptionError: if it has files in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f"--out {folder} exists and is no empty folder: choose another name.")
 
 
 def tensors(model: FoldedModel, dtype: str) -> dict[str, Tensor]:
@@ -158,9 +174,15 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         stored = {} if is_onnx else load_file(folder / WEIGHTS)
         names = [field.name for field in dataclasses.fields(FoldedConfig)]
         sizes = FoldedConfig(**{name: config[name] for name in names})
+        for field in dataclasses.fields(FoldedConfig):
+            value = getattr(sizes, field.name)
+            if type(value).__name__ != field.type:
+                raise ValueError(f"{field.name} is {value!r}, but must be of type {field.type}")
         if sizes.activation_fn not in ACTIVATIONS:
             raise ValueError(f"unknown activation_fn {sizes.activation_fn}")
         stored_dtype = str(config["dtype"])
+        if stored_dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {stored_dtype}")
         languages = str(config["source_lang"]), str(config["target_lang"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OptionError(
@@ -183,6 +205,15 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
     else:
         model = prepared(build(sizes, stored, folder), dtype)
     source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
+    for language, words, size in (
+        (languages[0], source, sizes.source_vocabulary),
+        (languages[1], target, sizes.target_vocabulary),
+    ):
+        if len(words) != size:
+            raise OptionError(
+                f"{folder / f'dict.{language}.txt'} has {len(words)} words, but the model has "
+                f"{size}: export it again."
+            )
     piece_model, shortlist = folder / SENTENCEPIECE, folder / SHORTLIST
     return TranslationModel(
         model,

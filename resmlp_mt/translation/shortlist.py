@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from resmlp_mt.translation.errors import OptionError
@@ -25,6 +25,7 @@ from resmlp_mt.translation.vocabulary import SPECIAL
 
 FREQUENT, PER_WORD = 1000, 50
 SENTENCES = 100_000  # whose pairs of words are counted at once
+MOST_PAIRS = 20_000_000  # that are kept in between, in some gigabytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Shortlist:
     """Target words for every source word.
 
     ``always`` are the words that every sentence may use, the special symbols among them;
-    ``by_source`` is (source_vocabulary, PER_WORD), filled up with the first of ``always``.
+    ``by_source`` is (source_vocabulary, words), filled up with the first of ``always``.
     """
 
     always: Tensor
@@ -57,7 +58,7 @@ class Shortlist:
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file."""
-        save_file({"always": self.always, "by_source": self.by_source}, path)
+        path.write_bytes(save({"always": self.always, "by_source": self.by_source}))
 
     @classmethod
     def load(cls, path: Path, source_vocabulary: int, target_vocabulary: int) -> Shortlist:
@@ -92,14 +93,19 @@ def build(
     target_vocabulary: int,
     frequent: int = FREQUENT,
     per_word: int = PER_WORD,
+    joint: bool = False,
 ) -> Shortlist:
     """Count words in pairs of sentences.
+
+    Where more than MOST_PAIRS pairs of words have occurred together, those that did so least often
+    are forgotten on the way; they would hardly be in a list.
 
     Args:
         source: tokens of the training sentences.
         target: tokens of their translations.
-        frequent: how many of the most frequent target words every sentence may use.
+        frequent: how many target words every sentence may use: those of the most sentences.
         per_word: how many translations of each source word.
+        joint: both sides have the same words, and every word may stay as it is.
 
     Raises:
         ValueError: if one side has more sentences.
@@ -127,6 +133,10 @@ def build(
                 found.shape,
             )
             indices, values = together.indices(), together.values()
+            least = 1
+            while len(values) > MOST_PAIRS:
+                kept = values > least
+                indices, values, least = indices[:, kept], values[kept], least + 1
     special = torch.arange(len(SPECIAL))
     always = torch.cat([special, counts[1].argsort(descending=True, stable=True)[:frequent]])
     rows, columns = indices
@@ -140,6 +150,8 @@ def build(
     best = rank < per_word
     by_source = torch.zeros(source_vocabulary, per_word, dtype=torch.long)
     by_source[rows[best], rank[best]] = columns[best]
+    if joint:
+        by_source = torch.cat([by_source, torch.arange(source_vocabulary).unsqueeze(1)], dim=1)
     return Shortlist(always.unique(), by_source)
 
 

@@ -1,9 +1,11 @@
 """A trained checkpoint of fairseq with its dictionaries, ready to be folded."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 from fairseq import checkpoint_utils
-from fairseq.data import FairseqDataset, data_utils
+from fairseq.data import ConcatDataset, data_utils, indexed_dataset
 from fairseq.models import FairseqEncoderDecoderModel
 
 from resmlp_mt.translation.checkpoints import allow_safe_globals
@@ -60,30 +62,43 @@ def load_trained(
     )
 
 
-def read_training_text(
-    data: Path, trained: TranslationModel
-) -> tuple[FairseqDataset, FairseqDataset]:
-    """Source and target of the training text that fairseq-preprocess wrote.
+def read_training_text(data: Path, trained: TranslationModel) -> tuple[Any, Any]:
+    """Source and target of the training text that fairseq-preprocess wrote, all parts of it.
 
     Raises:
-        OptionError: if it is not there, or its dictionaries are not those of the model.
+        OptionError: if it is not there or in another form, or its dictionaries are not those of
+            the model.
     """
     source, target = trained.source_lang, trained.target_lang
-    sides = []
     for language, vocabulary in ((source, trained.source), (target, trained.target)):
         dictionary = data / f"dict.{language}.txt"
         if Vocabulary.read(dictionary).symbols != vocabulary.symbols:
             raise OptionError(
                 f"--shortlist: {dictionary} is not the dictionary that the model was trained with."
             )
-        found = None
-        for pair in (f"{source}-{target}", f"{target}-{source}"):
-            prefix = str(data / f"train.{pair}.{language}")
-            found = found or data_utils.load_indexed_dataset(prefix, combine=True)
-        if found is None:
+    sides: tuple[list[Any], list[Any]] = [], []
+    for part in itertools.count():
+        split = f"train{part or ''}"  # as in fairseq's translation task
+        pairs = [f"{split}.{source}-{target}", f"{split}.{target}-{source}"]
+        pair = next((p for p in pairs if (data / f"{p}.{source}.idx").exists()), None)
+        if pair is None:
+            break
+        for side, language in zip(sides, (source, target), strict=True):
+            prefix = str(data / f"{pair}.{language}")
+            if indexed_dataset.infer_dataset_impl(prefix) != "mmap":
+                raise OptionError(
+                    f"--shortlist: {prefix}.bin is not there or of an old form: binarise the text "
+                    "with fairseq-preprocess --dataset-impl mmap, its default."
+                )
+            side.append(data_utils.load_indexed_dataset(prefix, dataset_impl="mmap"))
+        if len(sides[0][-1]) != len(sides[1][-1]):
             raise OptionError(
-                f"--shortlist: {data} has no train.{source}-{target}.{language}.bin; give the "
-                "folder that fairseq-preprocess wrote."
+                f"--shortlist: {data / pair} has {len(sides[0][-1])} {source} and "
+                f"{len(sides[1][-1])} {target} sentences: binarise the two sides together."
             )
-        sides.append(found)
-    return sides[0], sides[1]
+    if not sides[0]:
+        raise OptionError(
+            f"--shortlist: {data} has no train.{source}-{target}.{source}.idx; give the folder "
+            "that fairseq-preprocess wrote."
+        )
+    return ConcatDataset(sides[0]), ConcatDataset(sides[1])
