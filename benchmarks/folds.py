@@ -23,7 +23,7 @@ from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Run, interleaved, ratio
 from resmlp_mt.benchmarking.translation_models import BASE, build
 from resmlp_mt.layers import Affine
-from resmlp_mt.translation.folding import FoldedDecoderLayer, FoldedModel, fold
+from resmlp_mt.translation.folding import FoldedDecoderLayer, FoldedEncoderLayer, FoldedModel, fold
 from resmlp_mt.translation.model_folder import prepared
 
 HERE = Path(__file__).resolve().parent
@@ -74,6 +74,40 @@ def unfold_mixing(model: FoldedModel) -> None:
         layer.bias = layer.constant.clone()
 
 
+class UnfoldedEncoderMixing(FoldedEncoderLayer):
+    """The mixing of the encoder between two affine maps, its bias apart from them."""
+
+    pre: Affine
+    post: Affine
+    bias: Tensor
+
+    def forward(self, x: Tensor, is_pad: Tensor | None) -> Tensor:
+        """As in the folded layer, computed as the equations say."""
+        y = self.pre(x)
+        if is_pad is not None:
+            y = y.masked_fill(is_pad, 0.0)
+        length = len(x)
+        matrix = self.mixing[:length, :length]
+        mixed = torch.addmm(self.bias[:length], matrix, y.reshape(length, -1)).view_as(x)
+        x = x + self.post(mixed)
+        output: Tensor = x + self.fc2(self.activation(self.fc1(x)))
+        return output
+
+
+def unfold_encoder_mixing(model: FoldedModel) -> None:
+    """Around the mixing of the encoder."""
+    for layer in model.encoder_layers:
+        assert isinstance(layer, FoldedEncoderLayer)
+        layer.__class__ = UnfoldedEncoderMixing
+        assert isinstance(layer, UnfoldedEncoderMixing)
+        layer.pre, layer.post = Affine(DIM), Affine(DIM)
+        layer.pre.alpha.copy_(layer.scale)
+        assert layer.pre.beta is not None
+        layer.pre.beta.copy_(layer.shift)
+        # a ResMLP of random weights starts with equal scales, so one channel tells the bias
+        layer.bias = layer.constant[:, :, 0].clone()
+
+
 def around(name: str, in_front: bool, model: FoldedModel) -> None:
     """An affine map in front of or behind the linear layers of this name."""
     for module in list(model.modules()):
@@ -111,6 +145,7 @@ UNDO: dict[str, Callable[[FoldedModel], None]] = {
     "behind the cross-attention": partial(around, "out_proj", False),
     "last of the encoder": partial(around, "kv_proj", True),
     "last of the decoder": partial(around, "output_projection", True),
+    "around the mixing of the encoder": unfold_encoder_mixing,
     "around the mixing of the decoder": unfold_mixing,
     "scale of the embeddings": unfold_embeddings,
 }

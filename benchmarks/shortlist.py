@@ -2,7 +2,7 @@
 
     python benchmarks/shortlist.py --threads 2 --checkpoint checkpoint_best.pt --data data-bin \\
         --sentencepiece-model spm.model --source valid.en --reference valid.de \\
-        --large-data large/data-bin
+        --large-data large/data-bin --large-name "Multi30k, Tatoeba and WMT news"
 
 BLEU is that of the checkpoint on the raw text. Times are those of random weights of the base size
 with the vocabulary of --large-data, whose training text the shortlist is counted on and whose
@@ -50,23 +50,28 @@ def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
     source, reference = (
         path.read_text(encoding="utf-8").splitlines() for path in (args.source, args.reference)
     )
+    pieces = trained.sentencepiece
+    assert pieces is not None
+    targets = [trained.target.encode(pieces.encode(line, out_type=str)) for line in reference]
     bleu = sacrebleu.BLEU()
     rows: list[dict[str, Any]] = []
     whole: list[str] = []
     for size in [None, *SIZES]:
-        words = float(len(trained.target))
+        words, share = float(len(trained.target)), 1.0
         if size is not None:
-            vocabularies = len(trained.source), len(trained.target)
-            trained.shortlist = shortlist.build(*text, *vocabularies, *size)
+            trained.shortlist = build_shortlist(text, trained, *size)
         translator = Translator(trained, SearchOptions(beam=BEAM), use_shortlist=size is not None)
         found = [translations[0].text for translations in translator.translate(source)]
         if trained.shortlist is not None:
-            words = mean_words(trained.shortlist, [translator.encode(line) for line in source])
+            sentences = [translator.encode(line) for line in source]
+            words = mean_words(trained.shortlist, sentences)
+            share = covered(trained.shortlist, sentences, targets)
         whole = whole or found
         rows.append(
             {
                 "size": size,
                 "words": words,
+                "covered": share,
                 "bleu": bleu.corpus_score(found, [reference]).score,
                 "same": sum(a == b for a, b in zip(found, whole, strict=True)),
                 "sentences": len(source),
@@ -74,6 +79,30 @@ def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     rows[0]["signature"] = str(bleu.get_signature())
     return rows
+
+
+def build_shortlist(
+    text: Any,
+    loaded: TranslationModel,
+    frequent: int = shortlist.FREQUENT,
+    per_word: int = shortlist.PER_WORD,
+) -> shortlist.Shortlist:
+    """As python -m resmlp_mt.export does."""
+    joint = loaded.source.symbols == loaded.target.symbols
+    sizes = len(loaded.source), len(loaded.target)
+    return shortlist.build(text[0], text[1], sizes[0], sizes[1], frequent, per_word, joint)
+
+
+def covered(
+    lexicon: shortlist.Shortlist, sentences: list[list[int]], references: list[list[int]]
+) -> float:
+    """Share of the references' tokens that the shortlists hold; end-of-sentence does not count."""
+    found, total = 0, 0
+    for tokens, reference in zip(sentences, references, strict=True):
+        words = set(lexicon.words([tokens])[0].tolist())
+        found += sum(token in words for token in reference[:-1])
+        total += len(reference) - 1
+    return found / total
 
 
 def mean_words(lexicon: shortlist.Shortlist, sentences: list[list[int]]) -> float:
@@ -89,29 +118,22 @@ def times(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any
     model = prepared(fold(build("resmlp", Sizes(vocabulary=len(target)), seed=1)), "float32")
     loaded = TranslationModel(model, args.src, args.tgt, source, target, None)
     text = read_training_text(args.large_data, loaded)
-    loaded.shortlist = shortlist.build(*text, len(source), len(target))
+    loaded.shortlist = build_shortlist(text, loaded)
     valid, references = (
         data_utils.load_indexed_dataset(
             str(args.large_data / f"valid.{args.src}-{args.tgt}.{lang}"), combine=True
         )
         for lang in (args.src, args.tgt)
     )
-    sentences = [valid[index].tolist() for index in range(max(SENTENCES.values()))]
-    covered, total = 0, 0
-    for tokens, reference in zip(sentences, references, strict=False):
-        words, _ = loaded.shortlist.words([tokens])
-        covered += int(torch.isin(reference, words).sum())
-        total += len(reference)
+    sentences, targets = (
+        [side[index].tolist() for index in range(len(side))] for side in (valid, references)
+    )
     facts = {
         "vocabulary": len(target),
-        "words": {
-            batch: mean_words(loaded.shortlist, sentences[:count])
-            if batch == 1
-            else len(loaded.shortlist.words(sentences[:batch])[0])
-            for batch, count in SENTENCES.items()
-        },
-        "covered": covered / total,
-        "source_tokens": sum(map(len, sentences)) / len(sentences),
+        "name": args.large_name,
+        "pairs": len(text[0]),
+        "sentences": len(sentences),
+        "covered": covered(loaded.shortlist, sentences, targets),
     }
     rows = []
     for batch, count in SENTENCES.items():
@@ -125,7 +147,16 @@ def times(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any
             for name, use in (("shortlist", True), ("whole", False))
         }
         speeds = interleaved(runs, ROUNDS)
-        rows.append({"batch": batch, "tokens": length, **{k: asdict(v) for k, v in speeds.items()}})
+        taken = sentences[:count]
+        row = {
+            "batch": batch,
+            "sentences": count,
+            "tokens": length,
+            "words": mean_words(loaded.shortlist, taken)
+            if batch == 1
+            else len(loaded.shortlist.words(taken)[0]),
+        }
+        rows.append(row | {name: asdict(speed) for name, speed in speeds.items()})
     return rows, facts
 
 
@@ -151,32 +182,34 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"BLEU of {whole['sentences']} sentences of {report['text']}:",
         "",
-        "| frequent, per source word | target words a sentence | BLEU | same translations |",
-        "|-|-:|-:|-:|",
-        f"| whole vocabulary | {whole['words']:.0f} | {whole['bleu']:.2f} | |",
+        "| frequent, per source word | target words a sentence | references' tokens held % "
+        "| BLEU | same translations |",
+        "|-|-:|-:|-:|-:|",
+        f"| whole vocabulary | {whole['words']:.0f} | | {whole['bleu']:.2f} | |",
     ]
     lines += [
-        f"| {row['size'][0]}, {row['size'][1]} | {row['words']:.0f} | {row['bleu']:.2f} "
-        f"| {row['same']} |"
+        f"| {row['size'][0]}, {row['size'][1]} | {row['words']:.0f} | {100 * row['covered']:.1f} "
+        f"| {row['bleu']:.2f} | {row['same']} of {row['sentences']} |"
         for row in others
     ]
     lines += [
         "",
         f"sacreBLEU {whole['signature']}.",
         "",
-        f"Random weights of the base size, {facts['vocabulary']} words, sentences of "
-        f"{facts['source_tokens']:.1f} tokens; the shortlist holds "
-        f"{100 * facts['covered']:.1f} % of the references' tokens.",
+        f"Time with {facts['vocabulary']} words and random weights of the base size; words counted "
+        f"in {facts['pairs']:,} pairs ({facts['name']}). Of the tokens of {facts['sentences']:,} "
+        f"references shortlists hold {100 * facts['covered']:.1f} %. BLEU was not measured here.",
         "",
-        "| batch | target words | sentences/s | whole vocabulary | ratio |",
-        "|-|-:|-:|-:|-:|",
+        "| batch | sentences | tokens | target words | sentences/s | whole vocabulary | ratio |",
+        "|-|-:|-:|-:|-:|-:|-:|",
     ]
     for row in report["times"]:
         ours, peer = Spread(**row["shortlist"]), Spread(**row["whole"])
         times = ratio(ours, peer)
         lines.append(
-            f"| {row['batch']} | {facts['words'][row['batch']]:.0f} | {ours.median:.2f} "
-            f"| {peer.median:.2f} | {times.median:.2f} ({times.low:.2f} - {times.high:.2f}) |"
+            f"| {row['batch']} | {row['sentences']} | {row['tokens']} | {row['words']:.0f} "
+            f"| {ours.median:.2f} | {peer.median:.2f} "
+            f"| {times.median:.2f} ({times.low:.2f} - {times.high:.2f}) |"
         )
     lines += [
         "",
@@ -194,6 +227,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True, help="raw text")
     parser.add_argument("--reference", type=Path, required=True, help="raw text")
     parser.add_argument("--large-data", type=Path, required=True, help="binarised")
+    parser.add_argument("--large-name", required=True, help="what --large-data is")
     parser.add_argument("--src", default="en")
     parser.add_argument("--tgt", default="de")
     parser.add_argument("--threads", type=int, default=2)
