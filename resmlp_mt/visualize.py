@@ -86,6 +86,8 @@ def main() -> None:
     for option in ("patches", "positions"):
         if getattr(args, option) < 1:
             parser.error(f"--{option} must be at least 1, but is {getattr(args, option)}.")
+    if args.grid is not None and min(args.grid) < 1:
+        parser.error("--grid must be at least 1 x 1.")
     if not 0 < args.threshold < 1:
         parser.error(f"--threshold must be between 0 and 1, but is {args.threshold}.")
     try:
@@ -185,6 +187,8 @@ def matrices(state: Mapping[str, Tensor], name: str) -> Layers:
         if match is not None:
             stack, index, matrix = match.groups()
             value = value.float()
+            if not value.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite, in {key}.")
             if stack == "decoder" and matrix == "token_mixing":
                 value = value.tril()
             found[stack or "image"][int(index)][LETTERS[matrix]] = value

@@ -73,6 +73,15 @@ def test_a_validation_class_that_training_lacks_is_refused(folder: Path) -> None
         data.create_dataset([str(folder)], "val")
 
 
+def test_a_part_of_the_classes_keeps_the_numbers_of_all(folder: Path) -> None:
+    names = sorted(path.name for path in (folder / "train").iterdir())
+    classes = ["0 before", *names, "zz behind"]
+    for split in ("train", "val"):
+        part = data.create_dataset([str(folder)], split, classes=classes)
+        whole = data.create_dataset([str(folder)], split)
+        assert part.targets == [target + 1 for target in whole.targets]
+
+
 def test_an_empty_class_folder_is_refused_in_training(folder: Path) -> None:
     (folder / "train/empty").mkdir()
     with pytest.raises(UserError, match=r"train: .*empty"):
@@ -112,6 +121,31 @@ def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, to
         assert ours.classes == theirs.classes
         assert sorted(pixels(ours)) == sorted(pixels(theirs))
         assert ours.image_size == (8, 8)
+
+
+def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path) -> None:
+    """A second name of an image is an image; files beside them that begin with a dot are none."""
+    plain = tmp_path / "plain.tar"
+    pack(folder, plain.with_suffix(".tar.gz"))
+    expected = data.create_dataset(["cifar10-tar", str(plain.with_suffix(".tar.gz"))], "train")
+    with tarfile.open(plain, "w") as tar:
+        tar.add(folder / "train", "train")
+        tar.add(folder / "val", "val")
+        image = next(member for member in tar.getmembers() if member.name.endswith(".png"))
+        link = tarfile.TarInfo(str(Path(image.name).with_name("zz.png")))
+        link.type, link.linkname = tarfile.LNKTYPE, image.name
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo(str(Path(image.name).with_name("._0.png"))))
+    found = data.create_dataset(["cifar10-tar", str(plain)], "train")
+    assert len(found) == len(expected) + 1
+    pictures = sorted(pixels(found))
+    assert len(set(pictures)) == len(pictures) - 1  # the link shows the same again
+    empty = tarfile.TarInfo("train/zz_nothing")
+    empty.type = tarfile.DIRTYPE
+    with tarfile.open(plain, "a") as tar:
+        tar.addfile(empty)
+    with pytest.raises(UserError, match=r"plain\.tar: train/zz_nothing holds no images"):
+        data.create_dataset(["cifar10-tar", str(plain)], "train")
 
 
 def test_broken_archives_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -234,6 +268,19 @@ def test_a_split_is_a_word_in_the_name_of_a_shard(tmp_path: Path) -> None:
     assert targets("val") == {3, 4, 5}
 
 
+def test_a_shard_of_two_splits_and_keys_with_dots_are_refused(tmp_path: Path) -> None:
+    """Training on what validates, and images that WebDataset would not find."""
+    write_shards(tmp_path)
+    (tmp_path / "set-train-0000.tar").rename(tmp_path / "set-train-val-0000.tar")
+    with pytest.raises(UserError, match=r"set-train-val-0000\.tar is named after both"):
+        data.create_dataset(["wds", str(tmp_path)], "val")
+    (tmp_path / "set-train-val-0000.tar").rename(tmp_path / "set-train-0000.tar")
+    with tarfile.open(tmp_path / "set-train-0000.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("a.0.png"))
+    with pytest.raises(UserError, match=r"takes a\.0\.png for '0\.png' of 'a'.*without dots"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+
+
 def test_a_class_index_beyond_reason_is_refused(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "train-0.tar")) as writer:
         writer.write({"__key__": "x", "png": random_image(0), "cls": 1_000_000})
@@ -325,6 +372,19 @@ def test_two_processes_see_what_one_sees(
     if not repeats:
         seen = [index for batch_ in steps(one) for index in batch_]
         assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("repeats", [0, 3])
+def test_seed_and_epoch_change_the_order(repeats: int) -> None:
+    orders = []
+    for seed, epoch in ((1, 0), (2, 0), (1, 1), (1, 0)):
+        batches = loader.EpochBatches(blank(64), 8, seed, repeats=repeats)
+        batches.epoch = epoch
+        orders.append(steps(batches))
+    assert orders[0] == orders[3]
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
+    assert orders[1] != orders[2]
 
 
 def test_an_epoch_goes_on_where_it_was_left() -> None:

@@ -22,6 +22,7 @@ from resmlp_mt.vision.predict import main
 from vision_checkpoints import DIGITS, checkpoint, image
 
 # after resmlp_mt.vision, which lets torchvision be imported beside a PyTorch without CUDA
+import timm  # isort: skip
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # isort: skip
 
 
@@ -192,8 +193,47 @@ def test_bare_weights_of_another_design(tmp_path: Path, capsys: pytest.CaptureFi
     expected = model(pixels.unsqueeze(0)).softmax(1)[0]
     found = {int(best["label"]): best["probability"] for best in row["predictions"]}
     assert [found[i] for i in range(3)] == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(UserError, match="--no-use-ema is for the checkpoints"):
+        run(*words, file, "--no-use-ema")
+    with pytest.raises(SystemExit):
+        run(*words, file, "--model-kwargs", "num_classes=4")
+    assert "num_classes follows from --model and the data" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"--model resmlp_tiny: .*nrm"):
         run(*words, file, "--model-kwargs", "nrm=layernorm")
+
+
+def test_weights_of_timms_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the hub: no test downloads."""
+    torch.manual_seed(0)
+    create = timm.create_model
+    hub = {name: create(name, num_classes=1000).eval() for name in ("resmlp_12_224", "test_vit")}
+
+    def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+        return hub[name] if pretrained else create(name, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    file = image(tmp_path / "0.png")
+    for name, source in (("resmlp_s12", "resmlp_12_224"), ("timm:test_vit", "test_vit")):
+        options = ("--model", name, "--weights", f"timm:{source}", "--topk", 1000)
+        [row] = rows(capsys, file, *options)
+        config = timm.data.resolve_model_data_config(hub[source])
+        if name == "resmlp_s12":  # ours: the paper's crop, ImageNet's mean
+            config |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+            config |= {"crop_pct": 0.9, "interpolation": "bicubic"}
+        pixels = create_transform(config)(open_image(file)).unsqueeze(0)
+        with torch.no_grad():
+            expected = hub[source](pixels).softmax(1)[0].sort(descending=True).values
+        found = [best["probability"] for best in row["predictions"]]
+        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_image(digits: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg.*no file"):
+        run(digits, tmp_path / "a.jpg")
 
 
 def test_names_need_not_be_utf8(digits: Path, tmp_path: Path) -> None:

@@ -108,6 +108,35 @@ def test_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
     assert whole["position"]["updates"] == 12
 
 
+def test_a_training_goes_on_where_its_folder_is_now(folder: Path, tmp_path: Path) -> None:
+    """Moved, or copied with --output; the best epoch so far comes along."""
+    constant = ["--lr", 0, "--min-lr", 0, "--warmup-lr", 0]  # the first epoch stays the best
+    run(folder, tmp_path / "old", *PLAIN, *constant, "--max-updates", 12)
+    best = checkpoints.load(tmp_path / "old/best.pth")
+    (tmp_path / "old").rename(tmp_path / "new")
+    train.main([f"--resume={tmp_path / 'new/last.pth'}", "--max-updates=13"])
+    assert checkpoints.load(tmp_path / "new/last.pth")["position"]["updates"] == 13
+    assert not (tmp_path / "old").exists()
+    words = [f"--resume={tmp_path / 'new/last.pth'}", f"--output={tmp_path / 'copy'}"]
+    train.main(words)
+    assert checkpoints.load(tmp_path / "copy/last.pth")["position"]["updates"] == 16
+    assert checkpoints.load(tmp_path / "new/last.pth")["position"]["updates"] == 13
+    assert_same(best["model"], checkpoints.load(tmp_path / "copy/best.pth")["model"])
+    before = (tmp_path / "copy/last.pth").read_bytes()
+    with pytest.raises(UserError, match="copy holds a training already"):
+        train.main(words)
+    assert (tmp_path / "copy/last.pth").read_bytes() == before
+
+
+def test_weights_are_needed_at_the_start_alone(folder: Path, tmp_path: Path) -> None:
+    first = run(folder, tmp_path / "a", *PLAIN, "--max-updates", 1)
+    torch.save(first["model"], tmp_path / "w.pth")
+    run(folder, tmp_path / "b", *PLAIN, "--weights", tmp_path / "w.pth", "--max-updates", 1)
+    (tmp_path / "w.pth").unlink()
+    train.main([f"--resume={tmp_path / 'b/last.pth'}"])
+    assert checkpoints.load(tmp_path / "b/last.pth")["position"]["updates"] == 16
+
+
 def test_a_checkpoint_that_could_not_be_written_is_made_up_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,14 +221,19 @@ def command(*words: object, **kwargs: Any) -> "subprocess.Popen[str]":
     )
 
 
-def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path, workers: int) -> None:
+    """It is sent to all processes, as schedulers do."""
     options = ["--data", folder, *FULL, "--epochs", 10_000, "--recovery-interval", 1]
-    process = command("resmlp_mt.vision.train", f"--output={tmp_path}", *options)
+    process = command(
+        "resmlp_mt.vision.train", f"--output={tmp_path}", *options, "--workers", workers,
+        start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 500
     while not (tmp_path / "summary.csv").exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     last = checkpoints.load(tmp_path / "last.pth")
@@ -372,6 +406,10 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--crop-pct 0", "--crop-pct: must be above 0, but is 0"),
         ("--std 0 0 0", "--std: must be above 0, but is 0"),
         ("--torchcompile nonsense", "--torchcompile nonsense is no backend of torch.compile"),
+        ("--model-kwargs num_classes=5", "num_classes follows from --model and the data"),
+        ("--model-kwargs img_size=(8,)", "img_size must be a side, or height and width"),
+        ("--teacher-weights w.pth", "--teacher-weights needs --teacher: give it"),
+        ("--reset-head", "--reset-head needs --weights: give it"),
         ("--weights timm:nonsense", "--weights timm:nonsense: timm's hub gave no weights"),
         ("--weights nothing.pth", "nothing.pth is not a file"),
         ("--model timm:test_vit --weights x.pth", "--weights starts our models only"),

@@ -240,6 +240,8 @@ def test_mistakes_are_told_in_one_sentence(
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
     torch.save({"epoch": 1}, tmp_path / "numbers.pth")
     torch.save([1], tmp_path / "list.pth")
+    nan = {name: value * torch.nan for name, value in image_state(tokens=9).items()}
+    torch.save(nan, tmp_path / "nan.pth")
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "text.safetensors").write_text("no checkpoint")
     (tmp_path / "file").write_text("in the way")
@@ -254,6 +256,8 @@ def test_mistakes_are_told_in_one_sentence(
         "grid.pth": "for 12 patches, which are no square: name their grid with --grid",
         "grid.pth --grid 3 5": "--grid 3 5 has 15 patches, but the mixing matrices have 12",
         "grid.pth --grid 3 4 --out file": "--out .*file cannot be written: File exists",
+        "grid.pth --grid -3 -4": "--grid must be at least 1 x 1",
+        "nan.pth": "nan.pth holds numbers that are not finite, in blocks.0",
         "grid.pth --patches 0": "--patches must be at least 1, but is 0",
         "grid.pth --threshold 5": "--threshold must be between 0 and 1, but is 5",
     }

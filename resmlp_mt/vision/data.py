@@ -181,7 +181,8 @@ def _folder(
             classes = find_classes(train if train.is_dir() else folder)[0]
         indices = _class_indices(names, classes, str(folder))
         # in training an empty folder is a mistake; in validation a class may be absent
-        samples = make_dataset(folder, indices, extensions=EXTENSIONS, allow_empty=split != "train")
+        found = {name: indices[name] for name in names}
+        samples = make_dataset(folder, found, extensions=EXTENSIONS, allow_empty=split != "train")
     except OSError as error:  # torchvision's findings, FileNotFoundError, among them
         reason = error.strerror or str(error).split(" Supported extensions")[0].rstrip(". ")
         raise UserError(f"--data {folder}: {reason}; expected CLASS/IMAGE in it.") from error
@@ -197,11 +198,16 @@ def _archive(
     names: list[str] = []
     images: list[NDArray[np.uint8] | BadImage] = []
     training_classes: set[str] = set()
+    training_folders: set[str] = set()
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 *_, part, name, file = ("", "", "", *Path(member.name).parts)
-                if not member.isfile() or Path(file).suffix.lower() not in EXTENSIONS:
+                if member.isdir() and name == "train":
+                    training_folders.add(file)
+                is_file = member.isfile() or member.islnk()  # tar keeps equal files once
+                hidden = file.startswith(".")  # macOS puts such files beside the images
+                if not is_file or hidden or Path(file).suffix.lower() not in EXTENSIONS:
                     continue
                 if part == "train":
                     training_classes.add(name)
@@ -216,6 +222,12 @@ def _archive(
         raise UserError(f"--data cifar10-tar {path} cannot be read: {reason}.") from error
     if not images:
         raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
+    empty = sorted(training_folders - training_classes)
+    if empty and split == "train":
+        raise UserError(
+            f"--data cifar10-tar {path}: train/{empty[0]} holds no images "
+            f"({', '.join(EXTENSIONS)})."
+        )
     if classes is None:
         classes = sorted(training_classes or set(names))
     indices = _class_indices(set(names), classes, f"{path}, {split}/,")
@@ -262,15 +274,24 @@ def _shards(
     return ShardDataset(samples, targets, classes, transform)
 
 
+def _word(split: str) -> re.Pattern[str]:
+    """A split's name, but not inside another word: train-interval-0.tar is for training."""
+    return re.compile(
+        rf"(?<![a-z]){re.escape(split)}{'(idation)?' * (split == 'val')}(?![a-z])", re.I
+    )
+
+
 def _shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, str]], list[int]]:
     """Where the images of all shards of a split lie, and their classes."""
     samples: dict[tuple[Path, str], tuple[str, int, int, str]] = {}
     labels: dict[tuple[Path, str], int] = {}
-    # not inside another word: train-interval-0.tar is no validation shard
-    word = re.compile(
-        rf"(?<![a-z]){re.escape(split)}{'(idation)?' * (split == 'val')}(?![a-z])", re.I
-    )
-    for shard in sorted(path for path in folder.glob("*.tar") if word.search(path.stem)):
+    shards = sorted(folder.glob("*.tar"))
+    both = [p for p in shards if all(_word(part).search(p.stem) for part in ("train", "val"))]
+    if both:
+        raise UserError(
+            f"--data wds: {both[0]} is named after both train and val; name it after one."
+        )
+    for shard in (path for path in shards if _word(split).search(path.stem)):
         try:
             with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
@@ -278,6 +299,12 @@ def _shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, 
                     stem, _, extension = Path(member.name).name.partition(".")
                     if not stem:  # a hidden file, or the folder itself
                         continue
+                    last = Path(member.name).suffix.lower()
+                    if last in EXTENSIONS and f".{extension.lower()}" != last:
+                        raise UserError(
+                            f"--data wds: {shard}: WebDataset takes {member.name} for "
+                            f"{extension!r} of {stem!r}: write keys without dots."
+                        )
                     key = (shard, str(Path(member.name).with_name(stem)))
                     if f".{extension.lower()}" in EXTENSIONS:
                         samples[key] = (str(shard), member.offset_data, member.size, member.name)

@@ -250,7 +250,10 @@ def write_csv(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) 
     Raises:
         UserError: if the file cannot be written.
     """
-    with output_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        output_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["true / predicted", *classes])
         writer.writerows(

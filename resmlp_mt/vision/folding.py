@@ -20,6 +20,8 @@ from resmlp_mt.layers import Affine, TokenMixing
 from resmlp_mt.linear_kernels import PackedLinear, can_pack
 from resmlp_mt.vision.model import Block, ResMLP
 
+ROWS = 784  # tokens whose hidden states are computed at once, so that they stay in cache
+
 
 class FoldedBlock(nn.Module):
     """x + s A x + c, then x + C GELU(B x); changes x in place.
@@ -50,10 +52,12 @@ class FoldedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixed = torch.mm(self.mixing, x.flatten(1)).view_as(x)
         x.addcmul_(self.scale, mixed).add_(self.constant)
-        tokens = x.flatten(0, 1)
+        tokens = x.view(-1, x.size(2))
         if isinstance(self.fc1, PackedLinear) and isinstance(self.fc2, PackedLinear):
-            return self.fc2.plus(self.fc1.gelu(tokens), tokens).view_as(x)
-        tokens += self.fc2(nn.functional.gelu(self.fc1(tokens)))
+            for rows in tokens.split(ROWS):
+                rows.copy_(self.fc2.plus(self.fc1.gelu(rows), rows))
+        else:
+            tokens += self.fc2(nn.functional.gelu(self.fc1(tokens)))
         return x
 
     def pack(self) -> None:

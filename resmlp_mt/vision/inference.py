@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from resmlp_mt.vision.checkpoints import build_model, load_model
+from resmlp_mt.vision.checkpoints import TIMM, build_model, load_model
 from resmlp_mt.vision.data import ImageDataset
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import Kwargs
-from resmlp_mt.vision.weights import load_weights
+from resmlp_mt.vision.options import ModelKwargs
+from resmlp_mt.vision.weights import hub_weights, load_weights
 
 
 @dataclass
@@ -83,7 +83,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="resmlp_s12, resmlp_s24, resmlp_s36, resmlp_b24, resmlp_tiny, or timm:NAME",
     )
     group.add_argument(
-        "--weights", metavar="FILE", type=Path, help="timm's or the authors' weights of --model"
+        "--weights",
+        metavar="FILE",
+        help="timm's or the authors' weights of --model, or timm:NAME for those of timm's hub",
     )
     group.add_argument(
         "--num-classes",
@@ -99,7 +101,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-kwargs",
         nargs="*",
         default={},
-        action=Kwargs,
+        action=ModelKwargs,
         metavar="KEY=VALUE",
         help="further arguments of --model, as in training, such as norm=layernorm",
     )
@@ -203,7 +205,10 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     elif args.model is not None and args.weights is not None:
         classifier = _from_weights(args)
     else:
-        raise UserError("no model: give a checkpoint, or --model NAME with --weights FILE.")
+        raise UserError(
+            "no model: give a checkpoint, in front of options that take several words, or --model "
+            "NAME with --weights FILE."
+        )
     if args.crop_pct is not None:
         classifier.data_config["crop_pct"] = args.crop_pct
     model = classifier.model.eval().to(args.device)
@@ -241,13 +246,21 @@ def _from_checkpoint(args: argparse.Namespace) -> Classifier:
 
 
 def _from_weights(args: argparse.Namespace) -> Classifier:
+    if not args.use_ema:
+        raise UserError(
+            "--no-use-ema is for the checkpoints of resmlp_mt.vision.train: give one without "
+            "--model and --weights."
+        )
     sizes = {"img_size": args.img_size, "patch_size": args.patch_size}
     given = {name: size for name, size in sizes.items() if size is not None}
     model_args = {"name": args.model, "num_classes": args.num_classes, **given}
     model = build_model(**model_args | args.model_kwargs)
     data_config: dict[str, Any]
+    source: Any = args.weights
+    if source.startswith(TIMM):
+        source = hub_weights(source)
     if isinstance(model, ResMLP):
-        load_weights(model, args.weights)
+        load_weights(model, source)
         data_config = {
             "input_size": (3, *model.img_size),
             "mean": IMAGENET_DEFAULT_MEAN,
@@ -257,7 +270,10 @@ def _from_weights(args: argparse.Namespace) -> Classifier:
         }
     else:
         try:
-            timm.models.load_checkpoint(model, str(args.weights), weights_only=True)
+            if isinstance(source, str):
+                timm.models.load_checkpoint(model, source, weights_only=True)
+            else:
+                model.load_state_dict(source)
         except Exception as error:  # of a dozen types, as the files are
             reason = str(error).splitlines()[0]
             raise UserError(

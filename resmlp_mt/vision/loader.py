@@ -5,6 +5,7 @@ be continued exactly without saving the state of any random generator. One proce
 2 B sees in a step what two processes with B see together.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,10 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[tuple[tuple[int, ...], int]]]:
-        self.sampler.set_epoch(self.epoch)
+        epoch = self.epoch
+        if isinstance(self.sampler, RepeatAugSampler):  # which has no seed but the epoch
+            epoch = int(np.random.SeedSequence([self.key[0], epoch]).generate_state(1)[0])
+        self.sampler.set_epoch(epoch)
         indices = list(self.sampler)
         for step in range(self.start, self.steps):
             key = (*self.key, self.epoch, step, AUGMENTATION)
@@ -97,6 +101,11 @@ class _Seeded(Dataset[Any]):
         return [self.dataset[index] for _, index in entries]
 
 
+def _ends_with_its_parent(worker: int) -> None:
+    """Leave SIGTERM, which a scheduler sends to all processes, to the main one: it still saves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def training_loader(
     dataset: ImageDataset, batches: EpochBatches, workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
@@ -106,6 +115,7 @@ def training_loader(
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=_ends_with_its_parent,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )
@@ -126,6 +136,7 @@ def validation_loader(
         batch_size=batch_size,
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=_ends_with_its_parent,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )

@@ -335,6 +335,8 @@ def create_model(
         raise ValueError(f"there is no model {name!r}: choose one of {', '.join(MODELS)}.")
     preset = MODELS[name]
     size = preset.img_size if img_size is None else img_size
+    if not isinstance(size, int) and len(size) != 2:
+        raise ValueError(f"img_size must be a side, or height and width, but is {size}.")
     return ResMLP(
         img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
         patch_size=preset.patch_size if patch_size is None else patch_size,

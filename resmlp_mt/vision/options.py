@@ -61,6 +61,24 @@ class Kwargs(ParseKwargs):
         super().__call__(parser, namespace, values, option_string)
 
 
+class ModelKwargs(Kwargs):
+    """Arguments of a model, without those that follow from other options or the data."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, values, option_string)
+        for name in ("name", "num_classes", "in_chans", "features_only"):
+            if name in getattr(namespace, self.dest):
+                raise argparse.ArgumentError(
+                    self, f"{name} follows from --model and the data: leave it out"
+                )
+
+
 def create_parser() -> argparse.ArgumentParser:
     """All options of ``python -m resmlp_mt.vision.train``."""
     parser = _Parser(
@@ -117,7 +135,7 @@ def create_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("model").add_argument
     add("--model", default="resmlp_tiny", help="one of ours, or timm:NAME")
-    add("--model-kwargs", nargs="*", default={}, action=Kwargs, metavar="KEY=VALUE",
+    add("--model-kwargs", nargs="*", default={}, action=ModelKwargs, metavar="KEY=VALUE",
         help="further arguments of the model, such as pooling=class_mlp")  # fmt: skip
     add("--patch-size", type=_number(int, above=0), help="default: the model's")
     add("--drop-path", type=_number(float, least=0, below=1), default=0.0, help="stochastic depth")
@@ -259,7 +277,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     files, _ = sources.parse_known_args(flags)
     words: list[str] = []
     earlier = _config_of(files.resume) if files.resume else {}
-    words += _to_flags(earlier, parser, files.resume)
+    if files.resume:  # a folder may have been moved
+        parser.set_defaults(output=files.resume.parent)
+    moved = {name: value for name, value in earlier.items() if name != "output"}
+    words += _to_flags(moved, parser, files.resume)
     if files.config:
         words += _to_flags(_read_yaml(files.config), parser, files.config)
     words += flags
@@ -274,6 +295,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             )
         # A side and the pair are the same run to --resume.
         options.img_size = [options.img_size[0], options.img_size[-1]]
+    for name, needed in (("teacher_weights", "teacher"), ("reset_head", "weights")):
+        if getattr(options, name) and not getattr(options, needed):
+            flags_of = ["--" + word.replace("_", "-") for word in (name, needed)]
+            raise UserError(f"{flags_of[0]} needs {flags_of[1]}: give it, or leave out both.")
     if files.resume:
         _check_same_run(options, earlier)
     return options
@@ -291,13 +316,18 @@ def _config_of(path: Path) -> dict[str, Any]:
 
 def _check_same_run(options: argparse.Namespace, earlier: dict[str, Any]) -> None:
     """Refuse what a training that goes on would not follow, such as another learning rate."""
-    for name, value in to_config(options).items():
-        if name not in MAY_CHANGE and value != earlier.get(name):
+    for name, value in _plain(to_config(options)).items():
+        if name not in MAY_CHANGE and value != _plain(earlier.get(name)):
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"--resume {options.resume} goes on with {flag} {earlier.get(name)}, not {value}; "
                 "start a new training from its weights with --weights to change that."
             )
+
+
+def _plain(value: Any) -> Any:
+    """Through YAML and back, where a tuple becomes a list."""
+    return yaml.safe_load(yaml.safe_dump(value))
 
 
 def to_config(options: argparse.Namespace) -> dict[str, Any]:

@@ -188,7 +188,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
-        errors = write(predictions, sys.stdout, args.format, topk)
+        try:
+            errors = write(predictions, sys.stdout, args.format, topk)
+            sys.stdout.flush()
+        except OSError as error:
+            raise UserError(f"standard output cannot be written: {error.strerror}.") from error
     else:
         with (
             output_file(args.output) as temporary,

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.distributed as dist
 import yaml
@@ -33,7 +32,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from resmlp_mt.vision.checkpoints import TIMM, build_model, load
+from resmlp_mt.vision.checkpoints import TIMM, build_model, load, save
 from resmlp_mt.vision.data import (
     ImageDataset,
     Normalize,
@@ -46,10 +45,10 @@ from resmlp_mt.vision.distributed import Process, start_process
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
-from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.model import MODELS, ResMLP
 from resmlp_mt.vision.options import parse_args, to_config
 from resmlp_mt.vision.trainer import Loss, Trainer
-from resmlp_mt.vision.weights import load_weights
+from resmlp_mt.vision.weights import hub_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         exists = earlier.exists()
     except OSError as error:
         raise UserError(f"--output {options.output} cannot be read: {error.strerror}.") from error
-    if exists and not options.resume:
+    goes_on = options.resume and options.resume.parent.resolve() == options.output.resolve()
+    if exists and not goes_on:
         raise UserError(
             f"--output {options.output} holds a training already: go on with --resume {earlier}, "
             "or give another folder."
@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer = create_trainer(options, process)
         if options.resume:
             trainer.resume(load(options.resume), options.resume)
+            if process.rank == 0 and not goes_on:
+                _copy_best(options)
         if process.rank == 0:
             _write_config(options)
         if trainer.position.epoch >= options.epochs:
@@ -141,8 +143,7 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
     seed_all(options.seed)
     model, model_args = _model(options, train.classes)
     model.to(process.device)
-    if options.model.startswith(TIMM):
-        _try_forward(model, f"--model {options.model}", options, process.device)
+    _try_forward(model, f"--model {options.model}", options, process.device, len(train.classes))
     if options.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
@@ -198,10 +199,18 @@ def create_trainer(options: argparse.Namespace, process: Process) -> Trainer:
     return trainer
 
 
+def _copy_best(options: argparse.Namespace) -> None:
+    """Take the best epoch so far to the folder in which the training goes on."""
+    best = options.resume.with_name("best.pth")
+    if best.exists():
+        save(load(best), options.output / "best.pth")
+
+
 def _resolve(options: argparse.Namespace, train: ImageDataset) -> None:
     """Fill in what depends on the data."""
     in_memory = train.image_size is not None
-    size = options.img_size or train.image_size or (224,)
+    usual = MODELS[options.model].img_size if options.model in MODELS else 224
+    size = options.img_size or train.image_size or (usual,)
     options.img_size = [size[0], size[-1]]
     if options.crop_pct is None:
         options.crop_pct = 1.0 if in_memory else 0.9
@@ -249,43 +258,42 @@ def _model(options: argparse.Namespace, classes: Sequence[str]) -> tuple[nn.Modu
     model = build_model(**model_args)
     if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
         model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
-    if options.weights:
+    if options.weights and not options.resume:  # last.pth has what became of them
         if not isinstance(model, ResMLP):
             raise UserError("--weights starts our models only; timm:NAME starts from random ones.")
         source: Any = options.weights
         if source.startswith(TIMM):
-            source = _hub_weights(source.removeprefix(TIMM))
+            source = hub_weights(source)
         load_weights(model, source, head="reset" if options.reset_head else "keep")
     return model, model_args
 
 
 @torch.no_grad()
 def _try_forward(
-    model: nn.Module, flag: str, options: argparse.Namespace, device: torch.device
+    model: nn.Module,
+    flag: str,
+    options: argparse.Namespace,
+    device: torch.device,
+    num_classes: int,
 ) -> None:
     """Show the model an image, before the first epoch does: not every one takes every size."""
     height, width = options.img_size
     mode = model.training
     try:
-        model.eval()(torch.zeros(1, 3, height, width, device=device))
-    except (ValueError, AssertionError, RuntimeError) as error:
+        logits = model.eval()(torch.zeros(1, 3, height, width, device=device))
+    except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
             f"{flag} does not take images of {height} x {width} pixels (--img-size): "
             f"{textwrap.shorten(str(error), 200)}."
         ) from error
-    model.train(mode)
-
-
-def _hub_weights(name: str) -> dict[str, Tensor]:
-    """The state dict of timm's pre-trained model ``name``."""
-    try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client and its transports raise a dozen types
+    shape = getattr(logits, "shape", None)
+    if shape != (1, num_classes):
         raise UserError(
-            f"--weights {TIMM}{name}: timm's hub gave no weights "
-            f"({textwrap.shorten(str(error), 200)}); fetch them elsewhere and give the file."
-        ) from error
-    return state
+            f"{flag} does not give the scores of {num_classes} classes for an image, but "
+            f"{type(logits).__name__} {'' if shape is None else tuple(shape)}; look at "
+            "--model-kwargs."
+        )
+    model.train(mode)
 
 
 def _optimizer(options: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
@@ -371,7 +379,7 @@ def _loss(
         raise UserError(f"--distillation-type {options.distillation_type} needs --teacher.")
     teacher = load_teacher(options.teacher, options.teacher_weights, classes, data_config)
     teacher.to(device)
-    _try_forward(teacher, f"--teacher {options.teacher}", options, device)
+    _try_forward(teacher, f"--teacher {options.teacher}", options, device, len(classes))
     return DistillationLoss(
         base,
         teacher,

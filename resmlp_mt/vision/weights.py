@@ -4,17 +4,20 @@ import argparse
 import logging
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
+import timm
 import torch
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
+from resmlp_mt.vision.checkpoints import TIMM
 from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.model import ResMLP
 
@@ -171,6 +174,23 @@ def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Bilinear resizing of images as a matrix (new rows * columns, old rows * columns)."""
     images = torch.eye(old[0] * old[1]).unflatten(1, old).unsqueeze(1)
     return F.interpolate(images, new, mode="bilinear", antialias=True).flatten(1).T
+
+
+def hub_weights(source: str) -> dict[str, Tensor]:
+    """The state dict of timm's pre-trained model ``timm:NAME``.
+
+    Raises:
+        UserError: if the hub gives none.
+    """
+    try:
+        name = source.removeprefix(TIMM)
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client and its transports raise a dozen types
+        raise UserError(
+            f"--weights {source}: timm's hub gave no weights "
+            f"({textwrap.shorten(str(error), 200)}); fetch them elsewhere and give the file."
+        ) from error
+    return state
 
 
 def _read(path: Path) -> Mapping[str, Any]:
