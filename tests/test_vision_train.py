@@ -409,7 +409,6 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--model-kwargs num_classes=5", "num_classes follows from --model and the data"),
         ("--model-kwargs img_size=(8,)", "img_size must be a side, or height and width"),
         ("--teacher-weights w.pth", "--teacher-weights needs --teacher: give it"),
-        ("--reset-head", "--reset-head needs --weights: give it"),
         ("--weights timm:nonsense", "--weights timm:nonsense: timm's hub gave no weights"),
         ("--weights nothing.pth", "nothing.pth is not a file"),
         ("--model timm:test_vit --weights x.pth", "--weights starts our models only"),

@@ -295,10 +295,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             )
         # A side and the pair are the same run to --resume.
         options.img_size = [options.img_size[0], options.img_size[-1]]
-    for name, needed in (("teacher_weights", "teacher"), ("reset_head", "weights")):
-        if getattr(options, name) and not getattr(options, needed):
-            flags_of = ["--" + word.replace("_", "-") for word in (name, needed)]
-            raise UserError(f"{flags_of[0]} needs {flags_of[1]}: give it, or leave out both.")
+    if options.teacher_weights and not options.teacher:
+        raise UserError("--teacher-weights needs --teacher: give it, or leave out both.")
     if files.resume:
         _check_same_run(options, earlier)
     return options
