@@ -76,8 +76,8 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     """
     if name is None:
         name = "image" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and Path(source).exists() and not Path(source).is_file():
-        raise BadImage(name, "it is no file")
+    if not isinstance(source, bytes) and Path(source).is_fifo():  # reading it would wait for ever
+        raise BadImage(name, "it is no file but a pipe")
     if source == b"":
         raise BadImage(name, "the file is empty")
     try:
