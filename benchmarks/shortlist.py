@@ -32,7 +32,7 @@ from resmlp_mt.translation.beam_search import SearchOptions
 from resmlp_mt.translation.engine import Translator
 from resmlp_mt.translation.folding import fold
 from resmlp_mt.translation.model_folder import TranslationModel, prepared
-from resmlp_mt.translation.trained import load_trained, read_training_text
+from resmlp_mt.translation.trained import build_shortlist, load_trained, read_training_text
 from resmlp_mt.translation.vocabulary import Vocabulary
 
 HERE = Path(__file__).resolve().parent
@@ -79,18 +79,6 @@ def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     rows[0]["signature"] = str(bleu.get_signature())
     return rows
-
-
-def build_shortlist(
-    text: Any,
-    loaded: TranslationModel,
-    frequent: int = shortlist.FREQUENT,
-    per_word: int = shortlist.PER_WORD,
-) -> shortlist.Shortlist:
-    """As python -m resmlp_mt.export does."""
-    joint = loaded.source.symbols == loaded.target.symbols
-    sizes = len(loaded.source), len(loaded.target)
-    return shortlist.build(text[0], text[1], sizes[0], sizes[1], frequent, per_word, joint)
 
 
 def covered(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resmlp_mt.linear_kernels import DTYPES
-from resmlp_mt.translation import model_folder, shortlist
+from resmlp_mt.translation import model_folder
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,17 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-    from resmlp_mt.translation.trained import load_trained, read_training_text
+    from resmlp_mt.translation.trained import build_shortlist, load_trained, read_training_text
 
     trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
     if args.shortlist is not None:
         text = read_training_text(args.shortlist, trained)
-        trained.shortlist = shortlist.build(
-            *text,
-            len(trained.source),
-            len(trained.target),
-            joint=trained.source.symbols == trained.target.symbols,
-        )
+        trained.shortlist = build_shortlist(text, trained)
     if args.format == "onnx":
         from resmlp_mt.translation.onnx_export import export_onnx
 

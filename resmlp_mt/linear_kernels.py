@@ -33,19 +33,26 @@ def computes_in_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return output
+
+
 class PackedLinear(nn.Module):
     """x W + b in the type of the weights; (..., in_features) -> (..., out_features)."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.weight = _pack(linear.weight)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, "none", [], ""
-        )
-        return output
+        return _product(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU(x W + b), as the product is computed."""
@@ -90,12 +97,9 @@ class PackingLinear(nn.Linear):
             return super().forward(x)
         version = weight.data_ptr(), weight._version
         if self._packed is None or self._packed_from != version:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+            self._packed = _pack(weight)
             self._packed_from = version
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self.bias, "none", [], ""
-        )
-        return output
+        return _product(x, self._packed, self.bias)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_packed": None, "_packed_from": None}

@@ -8,6 +8,7 @@ from fairseq import checkpoint_utils
 from fairseq.data import ConcatDataset, data_utils, indexed_dataset
 from fairseq.models import FairseqEncoderDecoderModel
 
+from resmlp_mt.translation import shortlist
 from resmlp_mt.translation.checkpoints import allow_safe_globals
 from resmlp_mt.translation.errors import OptionError
 from resmlp_mt.translation.folding import fold
@@ -59,6 +60,23 @@ def load_trained(
         Vocabulary(task.source_dictionary.symbols),
         Vocabulary(task.target_dictionary.symbols),
         pieces,
+    )
+
+
+def build_shortlist(
+    text: tuple[Any, Any],
+    trained: TranslationModel,
+    frequent: int = shortlist.FREQUENT,
+    per_word: int = shortlist.PER_WORD,
+) -> shortlist.Shortlist:
+    """The shortlist of a model; ``text`` is what :func:`read_training_text` returns."""
+    return shortlist.build(
+        *text,
+        len(trained.source),
+        len(trained.target),
+        frequent=frequent,
+        per_word=per_word,
+        joint=trained.source.symbols == trained.target.symbols,
     )
 
 

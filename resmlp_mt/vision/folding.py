@@ -12,6 +12,7 @@ part of a product too.
 """
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ class FoldedResMLP(nn.Module):
         return logits
 
 
-def can_be_folded(model: nn.Module) -> bool:
+def can_be_folded(model: nn.Module) -> TypeGuard[ResMLP]:
     """Whether :func:`folded` takes the model."""
     return (
         isinstance(model, ResMLP)

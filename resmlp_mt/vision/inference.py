@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ class Classifier:
         classes: name of each output; None if the weights came without names.
         data_config: how images are prepared, as in timm.
         data: what the model was trained on, as in ``--data``, if that is known.
-        folded: the same model without its affine maps, where they can be folded.
     """
 
     model: nn.Module
@@ -48,7 +48,6 @@ class Classifier:
     classes: list[str] | None
     data_config: dict[str, Any]
     data: list[str] | None
-    folded: nn.Module | None = None
 
     @property
     def num_classes(self) -> int:
@@ -57,8 +56,13 @@ class Classifier:
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) -> (batch, classes)."""
-        result: Tensor = (self.folded or self.model)(images)
+        result: Tensor = self._folded(images)
         return result
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """The model without its affine maps, where they can be folded; features keep them."""
+        return folded(self.model) if can_be_folded(self.model) else self.model
 
     def features(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) -> what the last layer sees, (batch, dim)."""
@@ -211,9 +215,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         )
     if args.crop_pct is not None:
         classifier.data_config["crop_pct"] = args.crop_pct
-    model = classifier.model.eval().to(args.device)
-    if isinstance(model, ResMLP) and can_be_folded(model):
-        classifier.folded = folded(model)
+    classifier.model.eval().to(args.device)
     return classifier
 
 

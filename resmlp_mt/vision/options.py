@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from timm.utils.misc import ParseKwargs
@@ -46,7 +46,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Kwargs(ParseKwargs):
-    """timm's KEY=VALUE words, with a sentence for those that are none."""
+    """timm's KEY=VALUE words, with a sentence for those that are none.
+
+    ``follow`` are keys that have an option of their own or come from the data.
+    """
+
+    follow: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self,
@@ -56,27 +61,20 @@ class Kwargs(ParseKwargs):
         option_string: str | None = None,
     ) -> None:
         for word in values:
-            if not word.partition("=")[0].isidentifier() or "=" not in word:
+            name, equals, _ = word.partition("=")
+            if not (equals and name.isidentifier()):
                 raise argparse.ArgumentError(self, f"expected KEY=VALUE, but found {word!r}")
+            if name in self.follow:
+                raise argparse.ArgumentError(
+                    self, f"{name} follows from --model and the data: leave it out"
+                )
         super().__call__(parser, namespace, values, option_string)
 
 
 class ModelKwargs(Kwargs):
-    """Arguments of a model, without those that follow from other options or the data."""
+    """Arguments of a model."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        super().__call__(parser, namespace, values, option_string)
-        for name in ("name", "num_classes", "in_chans", "features_only"):
-            if name in getattr(namespace, self.dest):
-                raise argparse.ArgumentError(
-                    self, f"{name} follows from --model and the data: leave it out"
-                )
+    follow = ("name", "num_classes", "in_chans", "features_only")
 
 
 def create_parser() -> argparse.ArgumentParser:
