@@ -130,7 +130,9 @@ def measure(
     def along_length() -> Rows:
         tokens = 64 if quick else 512
         rounds = min(repeats, 2)
-        found = length(sizes, lengths=long, batch_tokens=tokens, rounds=rounds, seed=SEED)
+        found = length(
+            sizes, rates["cpu"], lengths=long, batch_tokens=tokens, rounds=rounds, seed=SEED
+        )
         curves.update(found)
         return [row for rows in found.values() for row in rows.values()]
 

@@ -10,10 +10,13 @@ Hidden states are time-first, (length, batch, dim): mixing over positions is the
 product over (length, batch * dim), without a transpose.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+CAUSAL_ROWS = 128
+"""Rows of a triangular matrix that are multiplied together."""
 
 
 class Affine(nn.Module):
@@ -60,8 +63,8 @@ class TokenMixing(nn.Module):
         self.bias = nn.Parameter(torch.zeros(max_positions))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def matrix(self, length: int) -> Tensor:
-        """The matrix applied to an input of ``length`` positions, (length, length).
+    def check(self, length: int) -> None:
+        """Refuse inputs that are too long.
 
         Raises:
             ValueError: if ``length`` exceeds ``max_positions``.
@@ -70,8 +73,6 @@ class TokenMixing(nn.Module):
             raise ValueError(
                 f"the input has {length} positions but the mixing matrix has {self.max_positions}"
             )
-        leading = self.weight[:length, :length]
-        return leading.tril() if self.causal else leading
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix all positions: (length, batch, dim) -> (length, batch, dim).
@@ -79,9 +80,8 @@ class TokenMixing(nn.Module):
         Raises:
             ValueError: if ``length`` exceeds ``max_positions``.
         """
-        length = x.size(0)
-        bias = self.bias[:length].unsqueeze(1)
-        return torch.addmm(bias, self.matrix(length), x.reshape(length, -1)).view_as(x)
+        self.check(x.size(0))
+        return mix(self.weight, self.bias, x, self.causal)
 
     def last(self, history: Tensor) -> Tensor:
         """The last position of ``forward(history)`` alone: (length, batch, dim) -> (1, batch, dim).
@@ -92,11 +92,48 @@ class TokenMixing(nn.Module):
             ValueError: if ``length`` exceeds ``max_positions``.
         """
         length = history.size(0)
-        if length > self.max_positions:
-            self.matrix(length)  # raises
+        self.check(length)
         row = self.weight[length - 1 : length, :length]
         mixed = torch.addmm(self.bias[length - 1], row, history.reshape(length, -1))
         return mixed.view(1, *history.shape[1:])
+
+
+def mix(weight: Tensor, bias: Tensor, x: Tensor, causal: bool) -> Tensor:
+    """A x + b with the leading part of ``weight``, or its lower triangle if ``causal``.
+
+    Args:
+        weight: (max_positions, max_positions); a leading part of it is a view, never a copy.
+        bias: (max_positions,).
+        x: (length, batch, dim), as the output; length is at most max_positions.
+    """
+    length = x.size(0)
+    flat = x.reshape(length, -1)
+    parts = []
+    for rows in blocks(length, causal):
+        part = bias[rows].unsqueeze(1)
+        if rows.start:
+            part = torch.addmm(part, weight[rows, : rows.start], flat[: rows.start])
+        part = torch.addmm(part, diagonal_block(weight, rows, causal), flat[rows])
+        parts.append(part)
+    mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return mixed.view_as(x)
+
+
+def blocks(length: int, causal: bool) -> Iterator[slice]:
+    """The rows of A that are multiplied together.
+
+    With ``causal`` these are few, since no block of rows is multiplied with what comes behind it:
+    long inputs take little more than half the operations, and only small squares are masked.
+    """
+    size = CAUSAL_ROWS if causal else length
+    for start in range(0, length, max(size, 1)):
+        yield slice(start, min(start + size, length))
+
+
+def diagonal_block(weight: Tensor, rows: slice, causal: bool) -> Tensor:
+    """What rows of A take from their own positions."""
+    block = weight[rows, rows]
+    return block.tril() if causal else block
 
 
 class FeedForward(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
-from resmlp_mt.translation.attention import CrossAttention
+from resmlp_mt.translation.attention import CrossAttention, Source
+from resmlp_mt.translation.padding import Layout
 from test_encoder import affine_as_numbers, linear_as_numbers
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
@@ -204,8 +205,9 @@ def test_attention_weights_do_not_overflow_in_half_precision() -> None:
             linear.weight.copy_(torch.eye(64))
             linear.bias.zero_()
     x = torch.full((1, 1, 64), 40.0, dtype=torch.float16)
-    fused, _ = attention(x, x)
-    weighted, weights = attention(x, x, need_weights=True)
+    layout = Layout(1, 1, None)
+    fused, _ = attention(x[0], layout, Source(x, None))
+    weighted, weights = attention(x[0], layout, Source(x, None), need_weights=True)
     assert weights.item() == 1
     torch.testing.assert_close(weighted, fused)
-    assert torch.equal(weighted, x)
+    assert torch.equal(weighted, x[0])

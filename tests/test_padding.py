@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import PAD, padded, sentences
-from resmlp_mt.translation.padding import left_aligned, on_tokens, realigned, token_rows
+from resmlp_mt.translation.padding import Layout, left_aligned, realigned
 
 
 @settings(deadline=None, max_examples=50)
@@ -37,24 +37,17 @@ def test_a_row_of_pads_stays_a_row_of_pads() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), extra=st.integers(0, 3))
-def test_a_function_on_tokens_never_sees_a_pad(lengths: list[int], extra: int) -> None:
-    tokens = padded(sentences(lengths), extra=extra).t()
-    is_pad = tokens.eq(PAD)
-    x = torch.randn(*tokens.shape, 3, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(2, 3, dtype=torch.double)
-    seen = []
-
-    def function(flat: torch.Tensor) -> torch.Tensor:
-        seen.append(flat.shape)
-        return flat.reshape(-1, 3) @ weight.t() + 1.0
-
-    rows = token_rows(is_pad)
-    assert (rows is None) == (not is_pad.any())
-    y = on_tokens(lambda flat: function(flat).view(*flat.shape[:-1], 2), x, rows)
-    assert sum(shape.numel() for shape in seen) == 3 * sum(lengths)
-    expected = (x @ weight.t() + 1.0).masked_fill(is_pad.unsqueeze(2), 0.0)
-    torch.testing.assert_close(y, expected)
+def test_tokens_are_taken_out_of_the_padding_and_put_back(lengths: list[int], extra: int) -> None:
+    is_pad = padded(sentences(lengths), extra=extra).t().eq(PAD)
+    layout = Layout.of(is_pad)
+    assert (layout.rows is None) == (not is_pad.any())
+    x = torch.randn(*is_pad.shape, 3, dtype=torch.double, requires_grad=True)
+    tokens = layout.pack(x)
+    assert torch.equal(tokens, x[~is_pad])
+    y = layout.pad(tokens)
+    expected = x.masked_fill(is_pad.unsqueeze(2), 0.0)
+    assert torch.equal(y, expected)
     factor = torch.randn_like(y)
     (ours,) = torch.autograd.grad((y * factor).sum(), x)
     (naive,) = torch.autograd.grad((expected * factor).sum(), x)
-    torch.testing.assert_close(ours, naive)
+    assert torch.equal(ours, naive)

@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
+from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row
 from resmlp_mt.benchmarking.timing import Run, interleaved
@@ -30,6 +31,7 @@ NAMES = ("resmlp", "transformer")
 
 def length(
     sizes: Sizes,
+    rates: Rates,
     *,
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024),
     batch_tokens: int = 512,
@@ -64,6 +66,9 @@ def length(
                 peer_name="fairseq transformer",
                 peer=speeds["transformer"],
                 goal=NEVER_SLOWER,
+                floor=batch["ntokens"] / rates.seconds(trainings["resmlp"].operations(batch))
+                if what == "training"
+                else tokens / _decoding_floor(models["resmlp"], batch, sizes, rates),
             )
             curves[what][tokens] = explained(row, runs["resmlp"])
     return curves
@@ -92,6 +97,23 @@ def _decoding(model: Any, batch: dict[str, Any]) -> Run:
         return float(target.size(1))
 
     return run
+
+
+def _decoding_floor(model: Any, batch: dict[str, Any], sizes: Sizes, rates: Rates) -> float:
+    """Seconds for one sentence: products of the encoder, and what each step of the decoder reads.
+
+    These are weights, keys and values, and half the final cache of A's inputs.
+    """
+    source = batch["net_input"]["src_tokens"][:1]
+    positions: int = source.size(1)
+    weights: int = sum(
+        module.weight.numel()
+        for name, module in model.decoder.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith(("k_proj", "v_proj"))
+    )
+    cached = sizes.layers * sizes.embed_dim * (2 * positions + positions // 2)
+    encoding = rates.seconds(operations(lambda: model.encoder(source)))
+    return encoding + positions * rates.seconds(0, 4 * (weights + cached))
 
 
 def plot(curves: Curves, path: Path) -> None:

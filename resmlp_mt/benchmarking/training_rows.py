@@ -15,7 +15,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.optim.adam import Adam
 
 from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.lengths import Lengths
+from resmlp_mt.benchmarking.lengths import Lengths, draw
 from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
 from resmlp_mt.benchmarking.timing import Run, Spread, interleaved, spread
@@ -31,6 +31,8 @@ from resmlp_mt.translation.criterion import ChunkedLabelSmoothedCrossEntropy
 
 TRAINING_GOAL = 1.4
 MEMORY_GOAL = 0.8
+CORPUS = 20_000
+"""Pairs that batches are formed of: few ones would differ in length and leave many pads."""
 CHUNKED = "_chunked"
 PEERS = {
     "transformer": "fairseq transformer",
@@ -96,8 +98,11 @@ def batches(
 ) -> list[dict[str, Any]]:
     """Batches that all models are trained on."""
     words = dictionary(sizes.vocabulary)
-    longest = [(min(s, sizes.max_positions), min(t, sizes.max_positions)) for s, t in lengths]
-    pairs = sentence_pairs(longest, words, seed)
+    corpus = [
+        (min(source, sizes.max_positions), min(target, sizes.max_positions))
+        for source, target in draw(lengths, CORPUS, seed)
+    ]
+    pairs = sentence_pairs(corpus, words, seed)
     return [to_device(b, device) for b in training_batches(pairs, max_tokens, count, seed)]
 
 
@@ -122,6 +127,7 @@ def training(
     speeds = interleaved(runs, rounds, device=device)
     work = {name: one.operations(data[0]) for name, one in trainings.items()}
     dtype = "bf16" if bf16 else "fp32"
+    pads = share_of_pads(data)
     return [
         explained(
             Row(
@@ -133,12 +139,21 @@ def training(
                 goal=TRAINING_GOAL if peer == LIKE_FOR_LIKE[name][1] else None,
                 floor=data[0]["ntokens"] / rates.seconds(work[name], dtype=dtype),
                 work_ratio=work[peer] / work[name],
-                note=f"batches of {max_tokens} tokens, {LIKE_FOR_LIKE[name][0]}",
+                note=f"batches of {max_tokens} tokens, {pads:.0%} pads, {LIKE_FOR_LIKE[name][0]}",
             ),
             runs[name],
         )
         for name, peer in pairs()
     ]
+
+
+def share_of_pads(data: list[dict[str, Any]]) -> float:
+    """Of all positions of the source and the target."""
+    sides = [
+        batch["net_input"][name] for batch in data for name in ("src_tokens", "prev_output_tokens")
+    ]
+    all_positions = torch.cat([side.flatten() for side in sides])
+    return float(all_positions.eq(dictionary(0).pad()).float().mean())
 
 
 def can_run(names: Iterable[str]) -> list[str]:
@@ -167,11 +182,14 @@ def training_memory(
     """Peak memory of an update, each model in a process of its own.
 
     On the CPU the peak is that of the resident set (VmHWM) less what is resident before the model
-    is built; on the GPU, PyTorch's peak of allocated memory.
+    is built; on the GPU, PyTorch's peak of allocated memory. The floor is what weights, gradients
+    and the optimizer's states take.
     """
     measured = f"training, peak memory, {device.upper()}"
     if device == "cpu" and not sys.platform.startswith("linux"):
         return [Unmeasured(measured, "needs Linux: /proc/self/status")]
+    # weights, gradients and two states of Adam, four bytes each
+    parameters = sum(p.numel() for p in build("resmlp", sizes, seed).parameters())
     peaks: dict[str, Spread] = {}
     for name in can_run(
         ["resmlp", "transformer", *(n + CHUNKED for n in ("resmlp", "transformer"))]
@@ -202,6 +220,7 @@ def training_memory(
             peer=peaks[peer],
             goal=MEMORY_GOAL if peer == LIKE_FOR_LIKE[name][1] else None,
             less_is_better=True,
+            floor=16 * parameters / 2**20,
             note=f"batches of {max_tokens} tokens, {LIKE_FOR_LIKE[name][0]}",
         )
         for name, peer in pairs()

@@ -4,12 +4,39 @@ fairseq's ``MultiheadAttention`` is not used: while decoding it rounds the softm
 does not follow hypotheses that move between sentences.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
-from resmlp_mt.translation.padding import on_tokens
+from resmlp_mt.translation.padding import Layout
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the encoder returned; its tokens are looked up when they are first needed.
+
+    ``states`` is (length, batch, dim), ``padding_mask`` (batch, length), True at pads, None without
+    any.
+    """
+
+    states: Tensor
+    padding_mask: Tensor | None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the tokens stand among the states."""
+        if self.padding_mask is None:
+            return Layout(self.states.size(0), self.states.size(1), None)
+        return Layout.of(self.padding_mask.t())
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The states without pads, (tokens, dim)."""
+        return self.layout.pack(self.states)
 
 
 class CrossAttention(WithIncrementalState, nn.Module):
@@ -50,34 +77,28 @@ class CrossAttention(WithIncrementalState, nn.Module):
     def forward(
         self,
         x: Tensor,
-        source: Tensor,
-        source_padding_mask: Tensor | None = None,
+        layout: Layout,
+        source: Source,
         incremental_state: IncrementalState | None = None,
         need_weights: bool = False,
-        rows: Tensor | None = None,
-        source_rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from every target position to all source positions.
 
         Args:
-            x: (length, batch, dim).
-            source: (source length, batch, source_dim).
-            source_padding_mask: (batch, source length), True at pads.
+            x: of the target tokens, (tokens, dim).
+            layout: where they stand.
+            source: what the encoder returned.
             incremental_state: cache of keys and values; ``source`` is read at the first step only.
             need_weights: also return the weights, at the price of the fused kernel.
-            rows: of the target tokens among length * batch; None: all are computed.
-            source_rows: the same of the source.
 
         Returns:
-            (length, batch, dim) and, if wanted, weights (heads, batch, length, source length).
+            (tokens, dim) and, if wanted, weights (heads, batch, length, source length).
         """
-        keys, values, mask = self._keys_and_values(
-            source, source_padding_mask, incremental_state, source_rows
-        )
-        length, batch, dim = x.shape
+        keys, values, mask = self._keys_and_values(source, incremental_state)
+        length, batch, _ = layout
         sentences = keys.size(0)
         beam = batch // sentences
-        queries = on_tokens(self.q_proj, x, rows).view(length, sentences, beam, self.heads, -1)
+        queries = layout.pad(self.q_proj(x)).view(length, sentences, beam, self.heads, -1)
         queries = queries.permute(1, 3, 0, 2, 4).flatten(2, 3)
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
@@ -92,15 +113,10 @@ class CrossAttention(WithIncrementalState, nn.Module):
         else:
             attended = F.scaled_dot_product_attention(queries, keys, values, mask, dropout)
         attended = attended.unflatten(2, (length, beam)).permute(2, 0, 3, 1, 4)
-        attended = attended.reshape(length, batch, dim)
-        return on_tokens(self.out_proj, attended, rows), weights
+        return self.out_proj(layout.pack(attended.reshape(length, batch, -1))), weights
 
     def _keys_and_values(
-        self,
-        source: Tensor,
-        padding_mask: Tensor | None,
-        incremental_state: IncrementalState | None,
-        rows: Tensor | None,
+        self, source: Source, incremental_state: IncrementalState | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(sentences, heads, source length, width) twice; mask (sentences, 1, 1, source length).
 
@@ -110,15 +126,16 @@ class CrossAttention(WithIncrementalState, nn.Module):
         if state is not None:
             return state["keys"], state["values"], state["mask"]
         beam = 1
-        if incremental_state is not None and self._repeats_sentences(source):
+        if incremental_state is not None and self._repeats_sentences(source.states):
             beam = self.beam_size
-            source, rows = source[:, ::beam], None
-            padding_mask = None if padding_mask is None else padding_mask[::beam]
+            mask = source.padding_mask
+            source = Source(source.states[:, ::beam], None if mask is None else mask[::beam])
+        projected = (proj(source.tokens) for proj in (self.k_proj, self.v_proj))
         keys, values = (
-            on_tokens(proj, source, rows).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
-            for proj in (self.k_proj, self.v_proj)
+            source.layout.pad(p).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
+            for p in projected
         )
-        mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        mask = None if source.padding_mask is None else ~source.padding_mask[:, None, None, :]
         if incremental_state is not None:
             kept = {"keys": keys.contiguous(), "values": values.contiguous(), "mask": mask}
             self.set_incremental_state(incremental_state, "source", {**kept, "beam": beam})

@@ -9,10 +9,11 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing
-from resmlp_mt.translation.attention import CrossAttention
+from resmlp_mt.translation.attention import CrossAttention, Source
+from resmlp_mt.translation.branches import add_branch, feed_forward_branch, mixing_branch
 from resmlp_mt.translation.config import ResMLPConfig, activation
 from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
-from resmlp_mt.translation.padding import left_aligned, on_tokens, realigned, token_rows
+from resmlp_mt.translation.padding import Layout, left_aligned, realigned
 
 
 class CausalMixing(WithIncrementalState, TokenMixing):
@@ -68,50 +69,38 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        encoder_out: Tensor,
-        encoder_padding_mask: Tensor | None,
+        layout: Layout,
+        source: Source,
         incremental_state: IncrementalState | None = None,
         need_weights: bool = False,
-        rows: Tensor | None = None,
-        source_rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Transform hidden states.
 
         Args:
-            x: (length, batch, dim); with ``incremental_state`` the newest position alone,
-                (1, batch, dim).
-            encoder_out: (source length, batch, dim).
-            encoder_padding_mask: (batch, source length), True at pads.
+            x: of the target tokens, (tokens, dim).
+            layout: where they stand; with ``incremental_state`` all are the newest of their
+                sentences.
+            source: what they attend to.
             incremental_state: fairseq's cache of the positions seen so far.
             need_weights: also return the attention weights.
-            rows: of the target tokens among length * batch; None: all are computed.
-            source_rows: the same of the source.
 
         Returns:
             Hidden states, shaped like ``x``, and weights (heads, batch, length, source length).
         """
-        y = self.mixing_pre(x)
         if incremental_state is None:
-            y = self.token_mixing(y)
+            x = mixing_branch(
+                x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
+            )
         else:
-            y = self.token_mixing.step(y, incremental_state)
-        x = x + self.dropout(self.mixing_post(y))
-
+            newest = layout.pad(self.mixing_pre(x))
+            y = layout.pack(self.token_mixing.step(newest, incremental_state))
+            x = add_branch(x, y, self.mixing_post, self.dropout)
         y, weights = self.encoder_attn(
-            self.encoder_attn_pre(x),
-            encoder_out,
-            encoder_padding_mask,
-            incremental_state,
-            need_weights,
-            rows,
-            source_rows,
+            self.encoder_attn_pre(x), layout, source, incremental_state, need_weights
         )
-        x = x + self.dropout(self.encoder_attn_post(y))
-        return x + on_tokens(self._feed_forward, x, rows), weights
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
-        return y
+        x = add_branch(x, y, self.encoder_attn_post, self.dropout)
+        x = feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
+        return x, weights
 
 
 class ResMLPDecoder(FairseqIncrementalDecoder):
@@ -153,7 +142,8 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
             features_only: leave out the output projection.
 
         Returns:
-            (batch, length, vocabulary) scores before the softmax, and ``{"attn": [weights]}``.
+            (batch, length, vocabulary) scores before the softmax, zeros at pads, and
+            ``{"attn": [weights]}``.
 
         Raises:
             ValueError: if ``length`` exceeds ``--max-target-positions``.
@@ -161,7 +151,13 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         x, extra = self.extract_features(
             prev_output_tokens, encoder_out, incremental_state, **kwargs
         )
-        return (x if features_only else self.output_layer(x)), extra
+        if features_only:
+            return x, extra
+        if incremental_state is not None:
+            return self.output_layer(x), extra
+        # The largest product of all: it leaves out pads, too, in the order of the batch.
+        layout = Layout.of(prev_output_tokens.eq(self.padding_idx))
+        return layout.pad(self.output_layer(layout.pack(x))), extra
 
     def extract_features(
         self,
@@ -188,33 +184,25 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
             )
         (encoder_states,) = encoder_out["encoder_out"]
         encoder_padding_mask = next(iter(encoder_out["encoder_padding_mask"]), None)
-        shift = rows = source_rows = None
+        shift = None
         if incremental_state is None:
             tokens, shift = left_aligned(prev_output_tokens, self.padding_idx)
-            rows = token_rows(tokens.t().eq(self.padding_idx))
-            if encoder_padding_mask is not None:
-                source_rows = token_rows(encoder_padding_mask.t())
+            layout = Layout.of(tokens.t().eq(self.padding_idx))
         else:
+            layout = Layout(1, len(prev_output_tokens), None)
             tokens = prev_output_tokens[:, -1:]
+        source = Source(encoder_states, encoder_padding_mask)
 
-        x = self.dropout(self.embed_scale * self.embed_tokens(tokens.t()))
+        x = self.dropout(self.embed_scale * self.embed_tokens(layout.pack(tokens.t())))
         wanted = alignment_layer
         if wanted is None and not self.training:
             wanted = len(self.layers) - 1
         attn: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x, weights = layer(
-                x,
-                encoder_states,
-                encoder_padding_mask,
-                incremental_state,
-                index == wanted,
-                rows,
-                source_rows,
-            )
+            x, weights = layer(x, layout, source, incremental_state, index == wanted)
             if index == wanted:
                 attn = weights[:alignment_heads].mean(dim=0)
-        x = self.final_affine(x)
+        x = layout.pad(self.final_affine(x))
         if shift is not None:
             x = realigned(x, shift)
             if attn is not None:

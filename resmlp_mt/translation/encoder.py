@@ -8,8 +8,9 @@ from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing
+from resmlp_mt.translation.branches import feed_forward_branch, mixing_branch
 from resmlp_mt.translation.config import ResMLPConfig, activation
-from resmlp_mt.translation.padding import left_aligned, on_tokens, realigned, token_rows
+from resmlp_mt.translation.padding import Layout, left_aligned, realigned
 
 
 class EncoderLayer(nn.Module):
@@ -31,26 +32,12 @@ class EncoderLayer(nn.Module):
         )
         self.ffn_post = Affine(dim, cfg.layer_scale_init)
 
-    def forward(self, x: Tensor, is_pad: Tensor | None, rows: Tensor | None) -> Tensor:
-        """Transform hidden states.
-
-        Args:
-            x: (length, batch, dim), sentences start at position 0.
-            is_pad: (length, batch, 1), True at pads; None without any.
-            rows: of the tokens among length * batch; None without any pads.
-
-        Returns:
-            (length, batch, dim); what stands at pads has no meaning and never reaches a token.
-        """
-        y = self.mixing_pre(x)
-        if is_pad is not None:
-            y = y.masked_fill(is_pad, 0.0)
-        x = x + self.dropout(self.mixing_post(self.token_mixing(y)))
-        return x + on_tokens(self._feed_forward, x, rows)
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
-        return y
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Transform hidden states of the tokens of a batch, (tokens, dim)."""
+        x = mixing_branch(
+            x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
+        )
+        return feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
 
 
 class ResMLPEncoder(FairseqEncoder):
@@ -106,18 +93,18 @@ class ResMLPEncoder(FairseqEncoder):
                     f"--max-source-positions."
                 )
             tokens = tokens[:, :longest]
-        is_pad = tokens.t().unsqueeze(2).eq(self.padding_idx) if has_pads else None
-        rows = None if is_pad is None else token_rows(is_pad.squeeze(2))
+        layout = Layout.of(tokens.t().eq(self.padding_idx))
 
-        x = self.dropout(self.embed_scale * self.embed_tokens(tokens.t()))
+        x = self.dropout(self.embed_scale * self.embed_tokens(layout.pack(tokens.t())))
         states = [x] if return_all_hiddens else []
         for layer in self.layers:
-            x = layer(x, is_pad, rows)
+            x = layer(x, layout)
             if return_all_hiddens:
                 states.append(x)
         x = self.final_affine(x)
 
         def as_given(hidden: Tensor) -> Tensor:
+            hidden = layout.pad(hidden)
             missing = src_tokens.size(1) - hidden.size(0)
             if missing:
                 hidden = nn.functional.pad(hidden, (0, 0, 0, 0, 0, missing))

@@ -1,6 +1,6 @@
 """Padding: its side matters (row 0 of a mixing matrix is position 0), and it costs no products."""
 
-from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,33 +32,64 @@ def realigned(x: Tensor, shift: Tensor) -> Tensor:
     return x.gather(0, index.unsqueeze(2).expand_as(x))
 
 
-def token_rows(is_pad: Tensor) -> Tensor | None:
-    """Where tokens stand in flattened hidden states.
+class Layout(NamedTuple):
+    """Where tokens stand in a padded batch.
 
-    Args:
-        is_pad: (length, batch), True at pads.
+    Hidden states are kept as (tokens, dim), without pads: batches of fairseq are a tenth to a
+    quarter pads, on which every linear layer would be wasted.
 
-    Returns:
-        Indices into length * batch for :func:`on_tokens`; None where there are no pads.
+    ``length`` and ``batch`` are those of the padded batch; ``rows``, (tokens,), are the indices of
+    the tokens among length * batch, None if there are no pads. Where the batch comes first, the
+    two change places.
     """
-    return is_pad.logical_not().flatten().nonzero().squeeze(1) if bool(is_pad.any()) else None
+
+    length: int
+    batch: int
+    rows: Tensor | None
+
+    @classmethod
+    def of(cls, is_pad: Tensor) -> "Layout":
+        """The layout of a batch, given (length, batch), True at pads."""
+        length, batch = is_pad.shape
+        rows = is_pad.logical_not().flatten().nonzero().squeeze(1) if bool(is_pad.any()) else None
+        return cls(length, batch, rows)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Take the tokens of (length, batch, ...): (tokens, ...)."""
+        flat = x.flatten(0, 1)
+        if self.rows is None:
+            return flat
+        packed: Tensor = _Pack.apply(flat, self.rows)
+        return packed
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Put (tokens, ...) in their places in (length, batch, ...), among zeros."""
+        if self.rows is not None:
+            x = _Pad.apply(x, self.rows, self.length * self.batch)
+        return x.view(self.length, self.batch, *x.shape[1:])
 
 
-def on_tokens(function: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor | None) -> Tensor:
-    """Apply a position-wise function to tokens alone, and leave zeros at pads.
+class _Pack(torch.autograd.Function):
+    """The gradient of ``index_select`` would be added to zeros, where each row is met once."""
 
-    Batches of fairseq are a tenth to a quarter pads, on which a linear layer would be wasted.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.count = rows, len(x)
+        return x.index_select(0, rows)
 
-    Args:
-        function: (tokens, dim) -> (tokens, any dim).
-        x: (length, batch, dim).
-        rows: of :func:`token_rows`.
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Pad.apply(grad, ctx.rows, ctx.count), None
 
-    Returns:
-        (length, batch, any dim).
-    """
-    if rows is None:
-        return function(x)
-    y = function(x.flatten(0, 1).index_select(0, rows))
-    padded = y.new_zeros(x.size(0) * x.size(1), y.size(1)).index_copy(0, rows, y)
-    return padded.view(x.size(0), x.size(1), -1)
+
+class _Pad(torch.autograd.Function):
+    """``index_copy`` would keep what it copies, which may be the scores of all words."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, count: int) -> Tensor:
+        ctx.rows = rows
+        return x.new_zeros(count, *x.shape[1:]).index_copy_(0, rows, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Pack.apply(grad, ctx.rows), None, None
