@@ -25,6 +25,7 @@ from resmlp_mt.benchmarking.translation_models import BASE, build
 from resmlp_mt.layers import Affine
 from resmlp_mt.translation.folding import FoldedDecoderLayer, FoldedEncoderLayer, FoldedModel, fold
 from resmlp_mt.translation.model_folder import prepared
+from resmlp_mt.translation.padding import Layout
 
 HERE = Path(__file__).resolve().parent
 BEAM, LENGTH, POSITION = 4, 27, 20
@@ -81,7 +82,7 @@ class UnfoldedEncoderMixing(FoldedEncoderLayer):
     post: Affine
     bias: Tensor
 
-    def forward(self, x: Tensor, is_pad: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, is_pad: Tensor | None, layout: Layout | None) -> Tensor:
         """As in the folded layer, computed as the equations say."""
         y = self.pre(x)
         if is_pad is not None:
@@ -90,8 +91,10 @@ class UnfoldedEncoderMixing(FoldedEncoderLayer):
         matrix = self.mixing[:length, :length]
         mixed = torch.addmm(self.bias[:length], matrix, y.reshape(length, -1)).view_as(x)
         x = x + self.post(mixed)
-        output: Tensor = x + self.fc2(self.activation(self.fc1(x)))
-        return output
+        if layout is not None:
+            x = layout.pack(x)
+        x = x + self.fc2(self.activation(self.fc1(x)))
+        return x if layout is None else layout.pad(x)
 
 
 def unfold_encoder_mixing(model: FoldedModel) -> None:

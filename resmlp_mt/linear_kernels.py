@@ -108,29 +108,32 @@ class PackingLinear(nn.Linear):
 class Int8Linear(nn.Module):
     """The product of weights and inputs rounded to 8 and 7 bits; float32 in and out.
 
-    Weights have one scale per output channel. Inputs have a scale and an offset per row, taken
-    from the row, so that a sentence's translation does not depend on its neighbours.
+    Weights have one scale per output channel. Inputs have a scale per row, taken from the row, so
+    that a sentence's translation does not depend on its neighbours. With W = diag(s) Q for integers
+    Q, and x = m u, where m = max |x|, or x = least + m u behind an activation that is never below
+    ``least``, where m = max (x - least),
 
-    With x = low + (high - low) u, where 0 <= u <= 1 and W = diag(s) Q for integers Q,
-
-        W x + b = (high - low) (diag(s) Q u) + low (W 1) + b.
+        W x + b = m (diag(s) Q u) + b     or     m (diag(s) Q u) + (b + least W 1).
 
     u has 7 bits because processors without VNNI add two products in 16 bits.
     """
 
-    LEVELS = 127
-
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, least: float | None = None
+    ) -> None:
         """Take quantized weights.
 
         Args:
             weight: int8, (out_features, in_features).
             scale: float32, (out_features,).
             bias: float32, (out_features,); zeros by default.
+            least: of all inputs, if it is known.
         """
         super().__init__()
-        self.row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
         self.bias = torch.zeros_like(scale) if bias is None else bias
+        self.least = least
+        row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
+        self.constant = self.bias + (least or 0.0) * row_sums
         with warnings.catch_warnings():
             # PyTorch will drop quantized tensors some day, but packs from nothing else so far
             warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
@@ -141,12 +144,18 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # two reductions: aminmax is not vectorized along a row
-        low = x.amin(dim=-1, keepdim=True)
-        span = (x.amax(dim=-1, keepdim=True) - low).clamp_min_(1e-12)
+        largest = x.amax(dim=-1, keepdim=True)
+        if self.least is None:
+            largest = torch.maximum(largest, x.amin(dim=-1, keepdim=True).neg_())
+            step, zero = 1 / 63, 64
+        else:
+            x, largest = x - self.least, largest - self.least
+            step, zero = 1 / 127, 0
+        largest.clamp_min_(1e-12)
         product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            (x - low).div_(span), 1.0 / self.LEVELS, 0, self.packed
+            x / largest, step, zero, self.packed
         )
-        return torch.addcmul(self.bias, product, span).addcmul_(low, self.row_sums)
+        return torch.addcmul(self.constant, product, largest, out=product)
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from resmlp_mt import export
 from resmlp_mt.linear_kernels import Int8Linear, PackedLinear, quantize
 from resmlp_mt.translation import model_folder
 from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedModel, fold
-from resmlp_mt.translation.model_folder import TranslationModel
+from resmlp_mt.translation.folding import ACTIVATIONS, LEAST, FoldedModel, fold
+from resmlp_mt.translation.model_folder import TranslationModel, prepared
 from resmlp_mt.translation.vocabulary import Vocabulary
 
 
@@ -79,29 +79,48 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(
         model_folder.load(tmp_path / "model", "bfloat16")
 
 
-def test_int8_products_are_within_the_rounding() -> None:
-    """Half a step of 127 for the inputs and of 254 for the weights bound every product."""
+@pytest.mark.parametrize("least", [None, -1.5])
+def test_int8_products_are_within_the_rounding(least: float | None) -> None:
+    """Half a step of 63 or 127 for the inputs and of 254 for the weights bound every product."""
     generator = torch.Generator().manual_seed(0)
     linear = torch.nn.Linear(64, 32)
-    x = 3 * torch.randn(2, 5, 64, generator=generator) + 1
-    found = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach())(x)
+    x = (3 * torch.randn(2, 5, 64, generator=generator) + 1).clamp_min(-1.5)
+    found = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach(), least)(x)
     error = (found - linear(x)).abs()
     weight = linear.weight.abs()
-    span = x.amax(2, keepdim=True) - x.amin(2, keepdim=True)
-    bound = 0.5 * span / 127 * weight.sum(1)
-    bound += 0.5 * weight.amax(1) / 127 * (x.abs() + span / 127).sum(2, keepdim=True)
+    step = x.abs().amax(2, keepdim=True) / 63
+    if least is not None:
+        step = (x.amax(2, keepdim=True) - least) / 127
+    bound = 0.5 * step * weight.sum(1)
+    bound += 0.5 * weight.amax(1) / 127 * (x.abs() + step).sum(2, keepdim=True)
     assert (error <= bound + 1e-5).all()
     assert error.norm() < 0.02 * linear(x).norm()
 
 
-def test_int8_rows_do_not_depend_on_each_other() -> None:
+@pytest.mark.parametrize("least", [None, 0.0, -0.17])
+def test_int8_rows_do_not_depend_on_each_other(least: float | None) -> None:
     linear = torch.nn.Linear(64, 32)
-    int8 = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach())
+    int8 = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach(), least)
     x = torch.randn(6, 64) * torch.logspace(-2, 2, 6).unsqueeze(1)
+    x = x if least is None else x.clamp_min(least)
+    before = x.clone()
     alone = torch.cat([int8(row) for row in x.split(1)])
     torch.testing.assert_close(int8(x), alone, rtol=1e-6, atol=1e-6)
+    assert torch.equal(x, before)
     zeros = int8(torch.zeros(1, 64))
-    torch.testing.assert_close(zeros[0], linear.bias)
+    torch.testing.assert_close(zeros[0], linear.bias.detach(), rtol=0, atol=2e-3 if least else 1e-6)
+
+
+def test_int8_uses_the_least_value_of_each_activation() -> None:
+    grid = torch.linspace(-5, 5, 100_001, dtype=torch.float64)
+    for name, least in LEAST.items():
+        assert least <= ACTIVATIONS[name](grid).min() < least + 1e-3
+    for name in ACTIVATIONS:
+        model = prepared(fold(build(activation_fn=name)), "int8")
+        layer = model.decoder_layers[0]
+        assert layer.fc2.least == LEAST.get(name)
+        assert layer.fc1.least is None
+        assert model.output_projection.least is None
 
 
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resmlp_mt.translation.padding import Layout
+
 if TYPE_CHECKING:
     from fairseq.models import FairseqEncoderDecoderModel
 
@@ -38,6 +40,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
 }
 """What fairseq's ``--activation-fn`` offers; its ``gelu_fast`` is ``gelu_accurate``."""
+
+LEAST = {"relu": 0.0, "gelu": -0.17, "gelu_accurate": -0.1701}
+"""Below no value of these activations."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,14 @@ class FoldedEncoderLayer(nn.Module):
         self.fc1 = nn.Linear(dim, config.encoder_ffn_embed_dim)
         self.fc2 = nn.Linear(config.encoder_ffn_embed_dim, dim)
 
-    def forward(self, x: Tensor, is_pad: Tensor | None) -> Tensor:
-        """Transform (length, batch, dim); ``is_pad`` is (length, batch, 1)."""
+    def forward(self, x: Tensor, is_pad: Tensor | None, layout: Layout | None) -> Tensor:
+        """Transform (length, batch, dim).
+
+        Args:
+            x: hidden states.
+            is_pad: (length, batch, 1); None without pads.
+            layout: where tokens stand, if pads are to be left out of the feed-forward layer.
+        """
         length, batch, dim = x.shape
         y = torch.addcmul(self.shift, x, self.scale)
         if is_pad is not None:
@@ -94,8 +105,10 @@ class FoldedEncoderLayer(nn.Module):
         matrix = self.mixing[:length, :length]
         x = torch.addmm(x.view(length, -1), matrix, y.view(length, -1)).view(length, batch, dim)
         x = x + self.constant[:length]
-        output: Tensor = x + self.fc2(self.activation(self.fc1(x)))
-        return output
+        if layout is not None:
+            x = layout.pack(x)
+        x = x + self.fc2(self.activation(self.fc1(x)))
+        return x if layout is None else layout.pad(x)
 
 
 class FoldedDecoderLayer(nn.Module):
@@ -199,15 +212,19 @@ class FoldedModel(nn.Module):
             )
         is_pad: Tensor | None = None
         mask: Tensor | None = None
+        layout: Layout | None = None
         x = self.source_embedding(tokens.t())
         if lengths is not None:
             pads = torch.arange(length, device=tokens.device) >= lengths.unsqueeze(1)
             is_pad = pads.t().unsqueeze(2)
+            if not torch.compiler.is_compiling():  # sizes that depend on data make no graph
+                layout = Layout.of(pads.t())
             mask = x.new_zeros(pads.shape).masked_fill(pads, -torch.inf)[:, None, None, :]
         for layer in self.encoder_layers:
-            x = layer(x, is_pad)
+            x = layer(x, is_pad, layout)
+        projected = self.kv_proj(x) if layout is None else layout.pad(self.kv_proj(layout.pack(x)))
         heads = (2, config.decoder_layers, config.decoder_attention_heads, -1)
-        keys, values = self.kv_proj(x).unflatten(2, heads).permute(2, 3, 1, 4, 0, 5).contiguous()
+        keys, values = projected.unflatten(2, heads).permute(2, 3, 1, 4, 0, 5).contiguous()
         return Memory(keys, values, mask)
 
     def step(

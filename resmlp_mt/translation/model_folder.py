@@ -36,7 +36,7 @@ from resmlp_mt.linear_kernels import (
     quantize,
 )
 from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import ACTIVATIONS, FoldedConfig, FoldedModel
+from resmlp_mt.translation.folding import ACTIVATIONS, LEAST, FoldedConfig, FoldedModel
 from resmlp_mt.translation.shortlist import Shortlist
 from resmlp_mt.translation.vocabulary import Vocabulary
 
@@ -246,7 +246,7 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
         )
         if weight is None or scale is None:
             raise OptionError(f"{folder / WEIGHTS} lacks {name}.weight.")
-        model.set_submodule(name, Int8Linear(weight, scale, bias))
+        model.set_submodule(name, Int8Linear(weight, scale, bias, _least_input(config, name)))
     if config.share_all_embeddings:
         stored["target_embedding.weight"] = stored["source_embedding.weight"]
     try:
@@ -255,6 +255,10 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
         reason = " ".join(str(error).split())  # of several lines
         raise OptionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def _least_input(config: FoldedConfig, layer: str) -> float | None:
+    return LEAST.get(config.activation_fn) if layer.endswith(".fc2") else None
 
 
 def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
@@ -272,7 +276,8 @@ def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
         if isinstance(module, nn.Linear):
             packed: nn.Module
             if dtype == "int8":
-                packed = Int8Linear(*quantize(module.weight), module.bias)
+                least = _least_input(model.config, name)
+                packed = Int8Linear(*quantize(module.weight), module.bias, least)
             elif can_pack(module.weight):
                 packed = PackedLinear(module)
             else:
