@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
 from resmlp_mt.translation.attention import CrossAttention, Source
+from resmlp_mt.translation.decoder import CausalMixing
 from resmlp_mt.translation.padding import Layout
 from test_encoder import affine_as_numbers, linear_as_numbers
 
@@ -113,11 +114,25 @@ def test_no_output_depends_on_a_later_token_even_after_training_steps() -> None:
     source_lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     beam=st.integers(1, 3),
     left=st.booleans(),
+    first_room=st.integers(1, 11),
+    gradients=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_step_by_step_equals_all_at_once_under_any_reordering(
-    source_lengths: list[int], beam: int, left: bool, seed: int
+    source_lengths: list[int], beam: int, left: bool, first_room: int, gradients: bool, seed: int
 ) -> None:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.set_grad_enabled(gradients),
+    ):
+        patch.setattr(CausalMixing, "FIRST_ROOM", first_room)
+        stepwise = _decode_and_compare(source_lengths, beam, left, seed)
+    if gradients:
+        stepwise.sum().backward()
+
+
+def _decode_and_compare(source_lengths: list[int], beam: int, left: bool, seed: int) -> Tensor:
+    """Ten steps; returns the scores of the last."""
     model = build()
     generator = torch.Generator().manual_seed(seed)
     source = padded(sentences(source_lengths, seed=seed), left=left)
@@ -142,6 +157,7 @@ def test_step_by_step_equals_all_at_once_under_any_reordering(
         encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
         new = torch.randint(4, 20, (len(order), 1), generator=generator)
         tokens = torch.cat([tokens[order], new], dim=1)
+    return stepwise
 
 
 def test_a_target_longer_than_the_matrix_is_refused() -> None:

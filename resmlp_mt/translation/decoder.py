@@ -17,15 +17,28 @@ from resmlp_mt.translation.padding import Layout, left_aligned, realigned
 
 
 class CausalMixing(WithIncrementalState, TokenMixing):
-    """Lower-triangular token mixing that can go on from a cache of its earlier inputs."""
+    """Lower-triangular token mixing that can go on from a cache of its earlier inputs.
+
+    The cache, (room, batch, dim), is written in place and doubled when its room is used up; where
+    gradients are wanted, it is made anew in each step.
+    """
+
+    FIRST_ROOM = 32
 
     def step(self, x: Tensor, incremental_state: IncrementalState) -> Tensor:
         """Mix the newest position into those seen before: (1, batch, dim) -> (1, batch, dim)."""
-        state = self.get_incremental_state(incremental_state, "history") or {}
-        history = state.get("inputs")
-        history = x if history is None else torch.cat([history, x])
-        self.set_incremental_state(incremental_state, "history", {"inputs": history})
-        return self.last(history)
+        state = self.get_incremental_state(incremental_state, "history")
+        if state is None:
+            state = {"inputs": x.new_empty(self.FIRST_ROOM, *x.shape[1:]), "length": 0}
+        inputs, length = state["inputs"], state["length"]
+        if x.requires_grad:
+            inputs = torch.cat([inputs[:length], x])
+        else:
+            if length == len(inputs):
+                inputs = torch.cat([inputs, torch.empty_like(inputs)])
+            inputs[length] = x[0]
+        self._keep(incremental_state, inputs, length + 1)
+        return self.last(inputs[: length + 1])
 
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
@@ -34,12 +47,19 @@ class CausalMixing(WithIncrementalState, TokenMixing):
         state = self.get_incremental_state(incremental_state, "history")
         if state is None:
             return
-        inputs = state["inputs"]
-        # Of greedy search; a GPU would have to be waited for to know.
-        if inputs.is_cpu and torch.equal(new_order, torch.arange(inputs.size(1))):
+        inputs, length = state["inputs"], state["length"]
+        if inputs.is_cpu and len(new_order) == inputs.size(1) and not inputs.requires_grad:
+            # A GPU would have to be waited for to know which.
+            moved = (new_order != torch.arange(len(new_order))).nonzero().squeeze(1)
+            inputs[:length, moved] = inputs[:length, new_order[moved]]
             return
-        inputs = inputs.index_select(1, new_order)
-        self.set_incremental_state(incremental_state, "history", {"inputs": inputs})
+        reordered = inputs.new_empty(len(inputs), len(new_order), inputs.size(2))
+        reordered[:length] = inputs[:length].index_select(1, new_order)
+        self._keep(incremental_state, reordered, length)
+
+    def _keep(self, incremental_state: IncrementalState, inputs: Tensor, length: int) -> None:
+        state = {"inputs": inputs, "length": length}
+        self.set_incremental_state(incremental_state, "history", state)
 
 
 class DecoderLayer(nn.Module):
