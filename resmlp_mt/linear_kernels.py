@@ -115,7 +115,8 @@ class Int8Linear(nn.Module):
 
         W x + b = m (diag(s) Q u) + b     or     m (diag(s) Q u) + (b + least W 1).
 
-    u has 7 bits because processors without VNNI add two products in 16 bits.
+    u has 7 bits because processors without VNNI add two products in 16 bits. With ``least``, rows
+    whose values all lie near it are rounded coarsely, by |least| / 254.
     """
 
     def __init__(
@@ -179,8 +180,8 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
     if isinstance(layer, Int8Linear):
         quantized, _ = torch.ops.quantized.linear_unpack(layer.packed)
         integers, scale = quantized.int_repr(), quantized.q_per_channel_scales().float()
-        bias = layer.bias
-        return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows])
+        bias, least = layer.bias, layer.least
+        return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows], least)
     if not isinstance(layer, nn.Linear | PackedLinear):
         raise TypeError(f"{type(layer).__name__} is no linear layer")
     packed = isinstance(layer, PackedLinear)

@@ -26,7 +26,7 @@ from resmlp_mt.benchmarking.profiles import explained, kind_of
 from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, from_json, markdown, missed
 from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio, spread
 from resmlp_mt.benchmarking.training_rows import Training, batches
-from resmlp_mt.benchmarking.translation_models import QUICK, build, dictionary
+from resmlp_mt.benchmarking.translation_models import BASE, QUICK, build, dictionary
 
 
 def row(ours: float, peer: float, goal: float | None, less_is_better: bool = False) -> Row:
@@ -159,21 +159,21 @@ def test_a_file_that_holds_no_pairs_is_named(content: bytes, tmp_path: Path) -> 
 
 
 def test_batches_hold_as_few_pads_as_those_of_a_large_corpus() -> None:
-    """fairseq's batches of 1,024 tokens of a corpus of 256,615 pairs: 0.1 % and 2.1 % pads."""
-    data = batches(lengths.default_lengths(), QUICK, 1024, count=8, device="cpu", seed=1)
+    """A few hundredths; batches of the 400 pairs alone are 15 % pads."""
+    data = batches(lengths.default_lengths(), BASE, 1024, count=30, device="cpu", seed=1)
     counts = [
         (int(side.eq(1).sum()), side.numel())
         for batch in data
         for side in (batch["net_input"]["src_tokens"], batch["net_input"]["prev_output_tokens"])
     ]
     share = sum(pads for pads, _ in counts) / sum(total for _, total in counts)
-    assert 0 < share < 0.03
+    assert 0.003 < share < 0.05
     assert training_rows.share_of_pads(data) == pytest.approx(share)
 
 
 def test_one_pair_is_enough() -> None:
     (batch,) = batches([(9, 7)], QUICK, 90, count=1, device="cpu", seed=1)
-    assert batch["ntokens"] == 70
+    assert set(batch["target"].ne(1).sum(dim=1).tolist()) <= {6, 7, 8}
 
 
 @pytest.mark.parametrize(

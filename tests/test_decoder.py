@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
+from resmlp_mt.translation import decoder
 from resmlp_mt.translation.attention import CrossAttention, Source
-from resmlp_mt.translation.decoder import CausalMixing
 from resmlp_mt.translation.padding import Layout
 from test_encoder import affine_as_numbers, linear_as_numbers
 
@@ -125,7 +125,7 @@ def test_step_by_step_equals_all_at_once_under_any_reordering(
         pytest.MonkeyPatch.context() as patch,
         torch.set_grad_enabled(gradients),
     ):
-        patch.setattr(CausalMixing, "FIRST_ROOM", first_room)
+        patch.setattr(decoder, "FIRST_ROOM", first_room)
         stepwise = _decode_and_compare(source_lengths, beam, left, seed)
     if gradients:
         stepwise.sum().backward()
@@ -158,6 +158,59 @@ def _decode_and_compare(source_lengths: list[int], beam: int, left: bool, seed: 
         new = torch.randint(4, 20, (len(order), 1), generator=generator)
         tokens = torch.cat([tokens[order], new], dim=1)
     return stepwise
+
+
+def step_by_step(model: Any, words: list[int], state: dict[str, Any], encoder_out: Any) -> Tensor:
+    """Scores behind the last word; the state knows those in front of it."""
+    tokens = torch.tensor([[2, *words]])
+    return model.decoder(tokens, encoder_out, state)[0][:, -1]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_copies_of_a_state_go_on_by_themselves(mode: Any) -> None:
+    model = build()
+    with mode():
+        encoder_out = model.encoder(padded(sentences([4])))
+        states: dict[tuple[int, ...], dict[str, Any]] = {(): {}}
+        step_by_step(model, [], states[()], encoder_out)
+        for _ in range(3):
+            grown = {}
+            for words, state in states.items():
+                for word in (5, 7):
+                    copied = {name: dict(value) for name, value in state.items()}
+                    found = step_by_step(model, [*words, word], copied, encoder_out)
+                    grown[(*words, word)] = copied
+                    full = model.decoder(torch.tensor([[2, *words, word]]), encoder_out)[0][:, -1]
+                    torch.testing.assert_close(found, full, **TOLERANCE)
+            states = grown
+
+
+def test_a_state_of_inference_mode_goes_on_outside_of_it() -> None:
+    model = build()
+    state: dict[str, Any] = {}
+    with torch.inference_mode():
+        step_by_step(model, [], state, model.encoder(padded(sentences([4]))))
+    with torch.no_grad():
+        encoder_out = model.encoder(padded(sentences([4])))
+        found = step_by_step(model, [5], state, encoder_out)
+        full = model.decoder(torch.tensor([[2, 5]]), encoder_out)[0][:, -1]
+    torch.testing.assert_close(found, full, **TOLERANCE)
+
+
+def test_steps_can_be_trained_where_only_the_mixing_is() -> None:
+    gradients = []
+    for stepwise in (True, False):
+        model = build().requires_grad_(False)
+        weight = model.decoder.layers[0].token_mixing.weight.requires_grad_(True)
+        encoder_out = model.encoder(padded(sentences([4])))
+        words, state = [5, 6, 7], {}
+        scores = (
+            torch.stack([step_by_step(model, words[:n], state, encoder_out) for n in range(4)], 1)
+            if stepwise
+            else model.decoder(torch.tensor([[2, *words]]), encoder_out)[0]
+        )
+        gradients += torch.autograd.grad(scores.square().sum(), weight)
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_target_longer_than_the_matrix_is_refused() -> None:

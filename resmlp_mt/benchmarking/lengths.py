@@ -70,3 +70,16 @@ def read_lengths(path: Path) -> Lengths:
 def draw(lengths: Lengths, count: int, seed: int) -> Lengths:
     """Draw pairs with replacement."""
     return random.Random(seed).choices(lengths, k=count)
+
+
+def draw_smoothly(lengths: Lengths, count: int, seed: int) -> Lengths:
+    """Draw pairs with replacement and scale both lengths of each, by up to a tenth.
+
+    A large corpus does not repeat the few lengths of a sample: its batches would hold no pads.
+    """
+    generator = random.Random(seed)
+
+    def near(length: int) -> int:
+        return max(2, round(length * generator.uniform(0.9, 1.1)))
+
+    return [(near(source), near(target)) for source, target in generator.choices(lengths, k=count)]

@@ -3,6 +3,8 @@
 Reads the arguments as JSON from standard input; see :mod:`resmlp_mt.benchmarking.training_rows`.
 """
 
+import ctypes
+import gc
 import json
 import re
 import sys
@@ -25,6 +27,9 @@ def peak(task: dict[str, Any]) -> int:
         batches(lengths, sizes, max_tokens, count=1, device=device, seed=seed)[0]
         for max_tokens in (256, task["max_tokens"])
     ]
+    gc.collect()
+    if device == "cpu":  # what the batches left free would be used again, and not be counted
+        ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
     training = Training(task["name"], sizes, device=device, bf16=device == "cuda", seed=seed)
     for batch in data:

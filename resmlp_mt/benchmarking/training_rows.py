@@ -15,7 +15,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.optim.adam import Adam
 
 from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.lengths import Lengths, draw
+from resmlp_mt.benchmarking.lengths import Lengths, draw_smoothly
 from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
 from resmlp_mt.benchmarking.timing import Run, Spread, interleaved, spread
@@ -100,7 +100,7 @@ def batches(
     words = dictionary(sizes.vocabulary)
     corpus = [
         (min(source, sizes.max_positions), min(target, sizes.max_positions))
-        for source, target in draw(lengths, CORPUS, seed)
+        for source, target in draw_smoothly(lengths, CORPUS, seed)
     ]
     pairs = sentence_pairs(corpus, words, seed)
     return [to_device(b, device) for b in training_batches(pairs, max_tokens, count, seed)]
@@ -190,6 +190,7 @@ def training_memory(
         return [Unmeasured(measured, "needs Linux: /proc/self/status")]
     # weights, gradients and two states of Adam, four bytes each
     parameters = sum(p.numel() for p in build("resmlp", sizes, seed).parameters())
+    pads = share_of_pads(batches(lengths, sizes, max_tokens, count=1, device="cpu", seed=seed))
     peaks: dict[str, Spread] = {}
     for name in can_run(
         ["resmlp", "transformer", *(n + CHUNKED for n in ("resmlp", "transformer"))]
@@ -221,7 +222,7 @@ def training_memory(
             goal=MEMORY_GOAL if peer == LIKE_FOR_LIKE[name][1] else None,
             less_is_better=True,
             floor=16 * parameters / 2**20,
-            note=f"batches of {max_tokens} tokens, {LIKE_FOR_LIKE[name][0]}",
+            note=f"batches of {max_tokens} tokens, {pads:.0%} pads, {LIKE_FOR_LIKE[name][0]}",
         )
         for name, peer in pairs()
         if peer in peaks

@@ -11,8 +11,10 @@ h = alpha x + beta, g the gradient of y and sums over tokens:
 
 where the last two need no output of W or A.
 
-The modules themselves are called wherever somebody could tell: under hooks, subclasses and
-parametrizations of theirs, and without gradients.
+This holds for the branches of A and of the feed-forward layer without ``--activation-dropout``.
+The modules themselves are called without gradients, and where somebody could tell: with hooks,
+forward methods of one's own or activations that are modules, in ``torch.func`` and in
+``torch.compile``.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing, blocks, diagonal_block, mix
 from resmlp_mt.translation.padding import Layout
 
-_PLAIN = (Affine, FeedForward, nn.Dropout, nn.Linear)
+_Gradients = tuple[Tensor | None, ...]
+_KNOWN = {kind.forward for kind in (Affine, FeedForward, TokenMixing, nn.Dropout, nn.Linear)}
 
 
 def mixing_branch(
@@ -37,9 +41,8 @@ def mixing_branch(
     Raises:
         ValueError: if the layout has more positions than the matrix.
     """
-    if not _may_recompute(pre, mixing, post, dropout):
-        y = post(layout.pack(mixing(layout.pad(pre(x)))))
-        return x + cast(Tensor, dropout(y))
+    if not _may_recompute(pre, mixing, post):
+        return _add(x, post(layout.pack(mixing(layout.pad(pre(x))))), dropout)
     mixing.check(layout.length)
     y = _AffineMixing.apply(
         x,
@@ -61,8 +64,8 @@ def feed_forward_branch(
     """x + dropout(post(ffn(pre(x)))); (tokens, dim) both."""
     fc1, fc2 = ffn.fc1, ffn.fc2
     inner = ffn.activation_dropout
-    if not _may_recompute(pre, ffn, fc1, inner, fc2, post, dropout):
-        return x + cast(Tensor, dropout(post(ffn(pre(x)))))
+    if not _may_recompute(pre, ffn, fc1, inner, fc2, post):
+        return _add(x, post(ffn(pre(x))), dropout)
     hidden = _AffineLinear.apply(x, pre.alpha, pre.beta, fc1.weight, fc1.bias)
     if inner.training and inner.p:
         y = post(fc2(inner(ffn.activation(hidden))))
@@ -75,29 +78,35 @@ def feed_forward_branch(
 
 def add_branch(x: Tensor, y: Tensor, post: Affine, dropout: nn.Dropout) -> Tensor:
     """x + dropout(post(y)); (tokens, dim) all."""
-    return _add(x, post(y), dropout) if _may_recompute(dropout) else x + dropout(post(y))
+    return _add(x, post(y), dropout)
 
 
 def _add(x: Tensor, y: Tensor, dropout: nn.Dropout) -> Tensor:
-    if not (dropout.training and dropout.p):
-        return x + y
-    added: Tensor = _DroppedAddition.apply(x, y, dropout.p)
+    """x + dropout(y), which draws the same numbers with and without gradients."""
+    if not (dropout.training and 0 < dropout.p < 1 and _are_plain(dropout)):
+        return x + cast(Tensor, dropout(y))
+    added: Tensor = _DroppedAddition.apply(x, y, *keep_mask(y, dropout.p))
     return added
 
 
 def _may_recompute(*modules: nn.Module) -> bool:
-    """Whether these modules do nothing beyond their equations, and gradients are wanted."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()  # which decides by itself what to keep
-        and all(
-            (type(module) in _PLAIN or isinstance(module, TokenMixing))
-            and not (
-                module._forward_hooks
-                or module._forward_pre_hooks
-                or module._backward_hooks
-                or module._backward_pre_hooks
-            )
+    return torch.is_grad_enabled() and _are_plain(*modules)
+
+
+def _are_plain(*modules: nn.Module) -> bool:
+    """Whether these modules do nothing beyond their equations, and only autograd looks on."""
+    return not (
+        torch.compiler.is_compiling()  # which decides by itself what to keep
+        or torch._C._are_functorch_transforms_active()
+        or _has_any_global_hook()
+        or any(
+            getattr(module.forward, "__func__", None) not in _KNOWN
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or (isinstance(module, Affine) and module.beta is None)
+            or (isinstance(module, FeedForward) and isinstance(module.activation, nn.Module))
             for module in modules
         )
     )
@@ -108,13 +117,27 @@ def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
 
     On a CPU, PyTorch draws a random number of 64 bits for each element; here four elements share
     it. Their probability is then ``p`` rounded to 16 bits, and so is the share.
+
+    Args:
+        p: the probability of 0, between 0 and 1.
     """
     if x.device.type != "cpu":
         return torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p).view(torch.uint8), 1 - p
-    dropped = round(p * 2**16)
+    dropped = min(round(p * 2**16), 2**16 - 1)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()] >= dropped - 2**15
     return kept.view(torch.uint8).view(x.shape), 1 - dropped / 2**16
+
+
+def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gradients]:
+    """A backward pass chooses the types of its products by itself."""
+
+    @once_differentiable
+    def wrapped(ctx: Any, grad: Tensor) -> _Gradients:
+        with torch.autocast(grad.device.type, enabled=False):
+            return backward(ctx, grad)
+
+    return cast("Callable[..., _Gradients]", wrapped)
 
 
 def _affine_gradients(
@@ -140,14 +163,14 @@ class _AffineLinear(torch.autograd.Function):
         return F.linear(torch.addcmul(beta, x, alpha), weight, bias)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @_without_autocast
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, alpha, beta, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
         of_weight = None
         if needed[3]:
             of_weight = grad.t() @ torch.addcmul(beta, x, alpha).to(grad.dtype)
-        of_affine: tuple[Tensor | None, ...] = (None, None, None)
+        of_affine: _Gradients = (None, None, None)
         if any(needed[:3]):
             of_affine = _affine_gradients(needed, x, alpha, grad @ weight.to(grad.dtype))
         return *of_affine, of_weight, grad.sum(0) if needed[4] else None
@@ -172,8 +195,8 @@ class _ActivatedLinear(torch.autograd.Function):
         return torch.addcmul(beta, product, alpha)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @_without_autocast
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, weight, bias, alpha = ctx.saved_tensors
         needed = ctx.needs_input_grad
         of_x = of_weight = of_bias = of_alpha = of_beta = None
@@ -219,25 +242,25 @@ class _AffineMixing(torch.autograd.Function):
         return torch.addcmul(post_beta, layout.pack(mixed), post_alpha)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @_without_autocast
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, alpha, beta, weight, bias, post_alpha = ctx.saved_tensors
         layout, causal, length = ctx.layout, ctx.causal, ctx.layout.length
         needed = ctx.needs_input_grad
         affine = torch.addcmul(beta, x, alpha).to(ctx.dtype)
-        of_affine: tuple[Tensor | None, ...] = (None, None, None)
+        of_affine: _Gradients = (None, None, None)
         of_weight = of_bias = of_post_alpha = None
         of_post_beta = grad.sum(0) if needed[6] else None
         padded = layout.pad(grad.to(ctx.dtype))
         per_position = padded.sum(1)  # (length, dim)
         if needed[4]:
             of_bias = bias.new_zeros(len(bias))
-            of_bias[:length] = per_position.to(bias.dtype) @ post_alpha
+            of_bias[:length] = (per_position * post_alpha).sum(1)
         if any(needed[:3]) or needed[5]:
             mixed = layout.pack(_transposed(weight.to(ctx.dtype), padded, causal))
             if needed[5]:
                 of_post_alpha = (mixed * affine).sum(0)
-                of_post_alpha += bias[:length].to(ctx.dtype) @ per_position
+                of_post_alpha += (per_position * bias[:length].unsqueeze(1)).sum(0)
             of_affine = _affine_gradients(needed, x, alpha, mixed * post_alpha)
         if needed[3]:
             of_weight = _outer(
@@ -275,17 +298,17 @@ def _outer(weight: Tensor, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
 
 
 class _DroppedAddition(torch.autograd.Function):
-    """x + m y / (1 - p), where m is 0 with probability p, else 1."""
+    """x + m y / share, where m is a mask of which that share is 1."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, p: float) -> Tensor:
-        kept, ctx.share = keep_mask(y, p)
+    def forward(ctx: Any, x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:
         ctx.save_for_backward(kept)
-        return torch.add(x, y * kept, alpha=1 / ctx.share)
+        ctx.share = share
+        return torch.add(x, y * kept, alpha=1 / share)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @_without_autocast
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
         (kept,) = ctx.saved_tensors
         of_y = (grad * kept).mul_(1 / ctx.share) if ctx.needs_input_grad[1] else None
-        return grad, of_y, None
+        return grad, of_y, None, None

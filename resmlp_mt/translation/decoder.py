@@ -15,30 +15,47 @@ from resmlp_mt.translation.config import ResMLPConfig, activation
 from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
 from resmlp_mt.translation.padding import Layout, left_aligned, realigned
 
+FIRST_ROOM = 32
+"""Positions that the cache of step-by-step decoding starts with; it is doubled when it is full."""
 
-class CausalMixing(WithIncrementalState, TokenMixing):
-    """Lower-triangular token mixing that can go on from a cache of its earlier inputs.
 
-    The cache, (room, batch, dim), is written in place and doubled when its room is used up; where
-    gradients are wanted, it is made anew in each step.
+class _History:
+    """Inputs of A at earlier steps, (room, batch, dim), of which ``used`` are written.
+
+    Copies of an incremental state share it until one of them goes on.
     """
 
-    FIRST_ROOM = 32
+    def __init__(self, inputs: Tensor, used: int) -> None:
+        self.inputs = inputs
+        self.used = used
+
+    def appended(self, length: int, x: Tensor) -> "_History":
+        """Its first ``length`` inputs and x, (1, batch, dim): in place if nothing is lost by it."""
+        inputs = self.inputs
+        if torch.is_grad_enabled():
+            return _History(torch.cat([inputs[:length], x]), length + 1)
+        is_frozen = inputs.is_inference() and not torch.is_inference_mode_enabled()
+        if self.used != length or length == len(inputs) or is_frozen:
+            bigger = x.new_empty(max(FIRST_ROOM, 2 * length), *x.shape[1:])
+            bigger[:length] = inputs[:length]
+            return _History(bigger, length).appended(length, x)
+        inputs[length] = x[0]
+        self.used += 1
+        return self
+
+
+class CausalMixing(WithIncrementalState, TokenMixing):
+    """Lower-triangular token mixing that can go on from a cache of its earlier inputs."""
 
     def step(self, x: Tensor, incremental_state: IncrementalState) -> Tensor:
         """Mix the newest position into those seen before: (1, batch, dim) -> (1, batch, dim)."""
         state = self.get_incremental_state(incremental_state, "history")
-        if state is None:
-            state = {"inputs": x.new_empty(self.FIRST_ROOM, *x.shape[1:]), "length": 0}
-        inputs, length = state["inputs"], state["length"]
-        if x.requires_grad:
-            inputs = torch.cat([inputs[:length], x])
-        else:
-            if length == len(inputs):
-                inputs = torch.cat([inputs, torch.empty_like(inputs)])
-            inputs[length] = x[0]
-        self._keep(incremental_state, inputs, length + 1)
-        return self.last(inputs[: length + 1])
+        history, length = (
+            (_History(x[:0], 0), 0) if state is None else (state["inputs"], state["length"])
+        )
+        history = history.appended(length, x)
+        self._keep(incremental_state, history, length + 1)
+        return self.last(history.inputs[: length + 1])
 
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
@@ -47,18 +64,19 @@ class CausalMixing(WithIncrementalState, TokenMixing):
         state = self.get_incremental_state(incremental_state, "history")
         if state is None:
             return
-        inputs, length = state["inputs"], state["length"]
-        if inputs.is_cpu and len(new_order) == inputs.size(1) and not inputs.requires_grad:
-            # A GPU would have to be waited for to know which.
-            moved = (new_order != torch.arange(len(new_order))).nonzero().squeeze(1)
-            inputs[:length, moved] = inputs[:length, new_order[moved]]
+        inputs, length = state["inputs"].inputs, state["length"]
+        # Of greedy search; a GPU would have to be waited for to know.
+        if inputs.is_cpu and torch.equal(new_order, torch.arange(inputs.size(1))):
             return
-        reordered = inputs.new_empty(len(inputs), len(new_order), inputs.size(2))
-        reordered[:length] = inputs[:length].index_select(1, new_order)
-        self._keep(incremental_state, reordered, length)
+        if torch.is_grad_enabled():
+            reordered = inputs[:length].index_select(1, new_order)
+        else:
+            reordered = inputs.new_empty(len(inputs), len(new_order), inputs.size(2))
+            torch.index_select(inputs[:length], 1, new_order, out=reordered[:length])
+        self._keep(incremental_state, _History(reordered, length), length)
 
-    def _keep(self, incremental_state: IncrementalState, inputs: Tensor, length: int) -> None:
-        state = {"inputs": inputs, "length": length}
+    def _keep(self, incremental_state: IncrementalState, history: _History, length: int) -> None:
+        state = {"inputs": history, "length": length}
         self.set_incremental_state(incremental_state, "history", state)
 
 

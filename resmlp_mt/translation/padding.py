@@ -35,8 +35,8 @@ def realigned(x: Tensor, shift: Tensor) -> Tensor:
 class Layout(NamedTuple):
     """Where tokens stand in a padded batch.
 
-    Hidden states are kept as (tokens, dim), without pads: batches of fairseq are a tenth to a
-    quarter pads, on which every linear layer would be wasted.
+    Hidden states are kept as (tokens, dim), without pads, on which every linear layer would be
+    wasted: sentences of one batch differ in length, the more the larger the batch is.
 
     ``length`` and ``batch`` are those of the padded batch; ``rows``, (tokens,), are the indices of
     the tokens among length * batch, None if there are no pads. Where the batch comes first, the
@@ -73,9 +73,13 @@ class _Pack(torch.autograd.Function):
     """The gradient of ``index_select`` would be added to zeros, where each row is met once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
-        ctx.rows, ctx.count = rows, len(x)
+    def forward(x: Tensor, rows: Tensor) -> Tensor:
         return x.index_select(0, rows)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        x, ctx.rows = inputs
+        ctx.count = len(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -86,9 +90,12 @@ class _Pad(torch.autograd.Function):
     """``index_copy`` would keep what it copies, which may be the scores of all words."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, count: int) -> Tensor:
-        ctx.rows = rows
+    def forward(x: Tensor, rows: Tensor, count: int) -> Tensor:
         return x.new_zeros(count, *x.shape[1:]).index_copy_(0, rows, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.rows = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
