@@ -265,9 +265,7 @@ def test_the_command(tmp_path: Path) -> None:
         if entry["floor"]
     ]
     assert len(floors) == len(rows)
-    # Rates are measured apart from the rows, perhaps under another load.
-    assert min(floors) > 1 / 3, "faster than the machine"
-    assert statistics.median(floors) > 1
+    assert min(floors) > 1, "faster than the machine"
     table = (tmp_path / "benchmark.md").read_text()
     assert all(entry["measured"] in table for entry in entries)
     assert {path.name for path in tmp_path.iterdir()} == {
