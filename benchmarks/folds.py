@@ -90,11 +90,7 @@ class UnfoldedEncoderMixing(FoldedEncoderLayer):
         length = len(x)
         matrix = self.mixing[:length, :length]
         mixed = torch.addmm(self.bias[:length], matrix, y.reshape(length, -1)).view_as(x)
-        x = x + self.post(mixed)
-        if layout is not None:
-            x = layout.pack(x)
-        x = x + self.fc2(self.activation(self.fc1(x)))
-        return x if layout is None else layout.pad(x)
+        return self.feed_forward(x + self.post(mixed), layout)
 
 
 def unfold_encoder_mixing(model: FoldedModel) -> None:

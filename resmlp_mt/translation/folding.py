@@ -104,7 +104,10 @@ class FoldedEncoderLayer(nn.Module):
             y = y.masked_fill(is_pad, 0.0)
         matrix = self.mixing[:length, :length]
         x = torch.addmm(x.view(length, -1), matrix, y.view(length, -1)).view(length, batch, dim)
-        x = x + self.constant[:length]
+        return self.feed_forward(x + self.constant[:length], layout)
+
+    def feed_forward(self, x: Tensor, layout: Layout | None) -> Tensor:
+        """The second half of the layer, with zeros at pads if they are left out."""
         if layout is not None:
             x = layout.pack(x)
         x = x + self.fc2(self.activation(self.fc1(x)))
