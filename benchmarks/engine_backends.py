@@ -25,9 +25,9 @@ from torch._inductor import config as inductor
 
 from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Spread, interleaved
-from resmlp_mt.translation.folding import FoldedConfig, FoldedModel, Memory
-from resmlp_mt.translation.model_folder import prepared
-from resmlp_mt.translation.onnx_export import DECODER_STEP, ENCODER, export_onnx
+from resmlp_mt.engine.folding import FoldedConfig, FoldedModel, Memory
+from resmlp_mt.engine.model_folder import prepared
+from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER, export_onnx
 
 HERE = Path(__file__).resolve().parent
 SIZES = FoldedConfig(

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import sacrebleu
 
-from resmlp_mt.linear_kernels import computes_in_bfloat16
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-from resmlp_mt.translation import model_folder
-from resmlp_mt.translation.beam_search import SearchOptions
-from resmlp_mt.translation.engine import Translator
-from resmlp_mt.translation.onnx_export import export_onnx
-from resmlp_mt.translation.trained import load_trained
 
 HERE = Path(__file__).resolve().parent
 BEAM = 4

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Run, interleaved, ratio
 from resmlp_mt.benchmarking.translation_models import BASE, build
+from resmlp_mt.engine.folding import FoldedDecoderLayer, FoldedEncoderLayer, FoldedModel, fold
+from resmlp_mt.engine.model_folder import prepared
 from resmlp_mt.layers import Affine
-from resmlp_mt.translation.folding import FoldedDecoderLayer, FoldedEncoderLayer, FoldedModel, fold
-from resmlp_mt.translation.model_folder import prepared
-from resmlp_mt.translation.padding import Layout
+from resmlp_mt.padding import Layout
 
 HERE = Path(__file__).resolve().parent
 BEAM, LENGTH, POSITION = 4, 27, 20

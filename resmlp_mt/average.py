@@ -7,8 +7,8 @@ PyTorch >= 2.6.
 import argparse
 from pathlib import Path
 
-from resmlp_mt.translation.checkpoints import average, latest_checkpoints, save
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints, save
 
 KINDS = ("epoch", "update", "best")
 
@@ -44,28 +44,26 @@ def main() -> None:
 
     chosen = [kind for kind in KINDS if getattr(args, f"num_{kind}_checkpoints") is not None]
     if args.checkpoint_upper_bound is not None and chosen not in (["epoch"], ["update"]):
-        raise OptionError(
+        raise UserError(
             "--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints."
         )
     if not args.output.parent.is_dir():
-        raise OptionError(f"--output {args.output}: there is no folder {args.output.parent}.")
+        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}.")
     if args.output.exists() and not args.output.is_file():
-        raise OptionError(f"--output {args.output} exists and is no file: choose another name.")
+        raise UserError(f"--output {args.output} exists and is no file: choose another name.")
     paths: list[Path] = args.inputs
     for kind in chosen:
         count: int = getattr(args, f"num_{kind}_checkpoints")
         if count < 1:
-            raise OptionError(f"--num-{kind}-checkpoints must be at least 1, but is {count}.")
+            raise UserError(f"--num-{kind}-checkpoints must be at least 1, but is {count}.")
         if len(paths) != 1 or not paths[0].is_dir():
-            raise OptionError(
-                f"--num-{kind}-checkpoints needs --inputs to name one existing folder."
-            )
+            raise UserError(f"--num-{kind}-checkpoints needs --inputs to name one existing folder.")
         paths = latest_checkpoints(
             paths[0], count, by=kind, upper_bound=args.checkpoint_upper_bound
         )
     for path in paths:
         if path.is_dir():
-            raise OptionError(
+            raise UserError(
                 f"--inputs {path} is a folder: add --num-epoch-checkpoints N or a sibling of it."
             )
     save(average(paths), args.output)

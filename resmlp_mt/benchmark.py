@@ -27,7 +27,7 @@ from resmlp_mt.benchmarking.floors import Rates, measure_rates
 from resmlp_mt.benchmarking.generation_rows import fairseq_generate, translate
 from resmlp_mt.benchmarking.image_rows import images
 from resmlp_mt.benchmarking.length_rows import Curves, length, plot
-from resmlp_mt.benchmarking.machine import describe, has_bf16, usable_cores
+from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.report import (
     Row,
     Rows,
@@ -39,6 +39,7 @@ from resmlp_mt.benchmarking.report import (
 )
 from resmlp_mt.benchmarking.training_rows import training, training_memory
 from resmlp_mt.benchmarking.translation_models import BASE, QUICK
+from resmlp_mt.machine import computes_in_bfloat16, usable_cores
 
 GROUPS = ("training", "generation", "translate", "images", "length")
 SEED = 1
@@ -77,7 +78,7 @@ def parse_args() -> argparse.Namespace:
 
 def device_rates() -> dict[str, Rates]:
     """The rates behind the floors, by device."""
-    rates = {"cpu": measure_rates("cpu", _dtypes(has_bf16(), int8=True))}
+    rates = {"cpu": measure_rates("cpu", _dtypes(computes_in_bfloat16(), int8=True))}
     if torch.cuda.is_available():
         rates["cuda"] = measure_rates("cuda", _dtypes(True, int8=False))
     return rates
@@ -93,7 +94,7 @@ def measure(
     quick: bool,
 ) -> tuple[Rows, Curves]:
     """All rows of a group, and the data of its plot if it has one."""
-    gpu, bf16 = torch.cuda.is_available(), has_bf16()
+    gpu, bf16 = torch.cuda.is_available(), computes_in_bfloat16()
     sizes = QUICK if quick else BASE
     tokens = 256 if quick else 1024
     batches = {1: 2, 4: 4} if quick else {1: 4, 64: 64}

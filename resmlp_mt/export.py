@@ -12,8 +12,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.linear_kernels import DTYPES
-from resmlp_mt.translation import model_folder
+from resmlp_mt.engine import model_folder
+from resmlp_mt.packed_linear import DTYPES
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,15 +58,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_folder.check_is_free(args.out)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
+    from resmlp_mt.fairseq_plugin.trained import build_shortlist, load_trained, read_training_text
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-    from resmlp_mt.translation.trained import build_shortlist, load_trained, read_training_text
 
     trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
     if args.shortlist is not None:
         text = read_training_text(args.shortlist, trained)
         trained.shortlist = build_shortlist(text, trained)
     if args.format == "onnx":
-        from resmlp_mt.translation.onnx_export import export_onnx
+        from resmlp_mt.engine.onnx_export import export_onnx
 
         model_folder.save(trained, args.out, write_weights=export_onnx)
     else:

@@ -22,12 +22,12 @@ from typing import BinaryIO
 
 import torch
 
-from resmlp_mt.linear_kernels import DTYPES
-from resmlp_mt.translation import model_folder
-from resmlp_mt.translation.beam_search import SearchOptions
-from resmlp_mt.translation.engine import Translation, Translator
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedModel
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.folding import FoldedModel
+from resmlp_mt.engine.translator import Translation, Translator
+from resmlp_mt.errors import UserError
+from resmlp_mt.packed_linear import DTYPES
 
 logger = logging.getLogger("resmlp_mt.translate")
 
@@ -88,12 +88,12 @@ def load(args: argparse.Namespace) -> model_folder.TranslationModel:
         for option in ("data", "sentencepiece_model"):
             if getattr(args, option) is not None:
                 flag = "--" + option.replace("_", "-")
-                raise OptionError(f"{flag} is for checkpoints: {args.model} has its own.")
+                raise UserError(f"{flag} is for checkpoints: {args.model} has its own.")
         return model_folder.load(args.model, args.dtype)
     # fairseq takes seconds to load, and talks meanwhile; exported models do without it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    from resmlp_mt.fairseq_plugin.trained import load_trained
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-    from resmlp_mt.translation.trained import load_trained
 
     trained = load_trained(args.model, args.data, args.sentencepiece_model)
     assert isinstance(trained.model, FoldedModel)
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         stream = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     except OSError as error:
-        raise OptionError(f"--input {args.input} cannot be read: {error.strerror}.") from error
+        raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     options = SearchOptions(
@@ -152,9 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             try:
                 write(first, results, args)
             except OSError as error:
-                raise OptionError(
-                    f"standard output cannot be written: {error.strerror}."
-                ) from error
+                raise UserError(f"standard output cannot be written: {error.strerror}.") from error
             first += len(buffer)
 
 

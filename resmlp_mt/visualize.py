@@ -140,7 +140,7 @@ def read(path: Path) -> Mapping[str, Any]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             # fairseq's older components leave more than tensors; see there
-            from resmlp_mt.translation.checkpoints import SAFE_GLOBALS
+            from resmlp_mt.fairseq_plugin.checkpoints import SAFE_GLOBALS
 
             with torch.serialization.safe_globals(SAFE_GLOBALS):
                 loaded = torch.load(path, map_location="cpu", weights_only=True)

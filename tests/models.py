@@ -6,8 +6,8 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.models.resmlp_mt import ResMLPModel
-from resmlp_mt.translation.config import ResMLPConfig
 
 PAD, EOS = 1, 2
 

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import EOS, PAD, build, padded, sentences
-from resmlp_mt.models.resmlp_mt import ResMLPModel
-from resmlp_mt.translation.beam_search import (
+from resmlp_mt.engine.beam_search import (
     Hypothesis,
     SearchOptions,
     SpecialTokens,
     _top,
     beam_search,
 )
-from resmlp_mt.translation.folding import fold
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 UNK = 3
 SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=UNK)

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models import PAD, build, padded, sentences
-from resmlp_mt.layers import CAUSAL_ROWS, Affine, FeedForward, TokenMixing
-from resmlp_mt.translation import branches
-from resmlp_mt.translation.branches import (
+from resmlp_mt.fairseq_plugin import branches
+from resmlp_mt.fairseq_plugin.branches import (
     add_branch,
     feed_forward_branch,
     keep_mask,
     mixing_branch,
 )
-from resmlp_mt.translation.padding import Layout
+from resmlp_mt.layers import CAUSAL_ROWS, Affine, FeedForward, TokenMixing
+from resmlp_mt.padding import Layout
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh}
 

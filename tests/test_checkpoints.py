@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from conftest import ROOT, Corpus, fairseq, train
-from resmlp_mt.translation.checkpoints import (
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.checkpoints import (
     allow_safe_globals,
     average,
     latest_checkpoints,
     save,
 )
-from resmlp_mt.translation.errors import OptionError
 
 
 class Payload:
@@ -52,7 +52,7 @@ def test_any_other_callable_is_refused_and_not_called(
             "--cpu", "-s", "en", "-t", "de", input="one\n", expect=1,
         )  # fmt: skip
         assert "Weights only load failed" in refused.stdout
-    with pytest.raises(OptionError, match=r"hostile\.pt cannot be read as a fairseq checkpoint"):
+    with pytest.raises(UserError, match=r"hostile\.pt cannot be read as a fairseq checkpoint"):
         average([tmp_path / "hostile.pt"])
     assert not touched.exists()
     torch.load(tmp_path / "hostile.pt", weights_only=False)
@@ -128,7 +128,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (["d"], "d.pt cannot be read"),
         ([], "names no checkpoint"),
     ):
-        with pytest.raises(OptionError, match=message):
+        with pytest.raises(UserError, match=message):
             average([tmp_path / f"{name}.pt" for name in names])
 
 

@@ -12,8 +12,8 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 
 from conftest import Corpus, train
 from models import build, dictionary, padded, sentences
-from resmlp_mt.translation import criterion
-from resmlp_mt.translation.criterion import ChunkedLabelSmoothedCrossEntropy
+from resmlp_mt.fairseq_plugin import criterion
+from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5, "check_dtype": False}
 TASK = SimpleNamespace(target_dictionary=dictionary(20))

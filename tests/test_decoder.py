@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
-from resmlp_mt.translation import decoder
-from resmlp_mt.translation.attention import CrossAttention, Source
-from resmlp_mt.translation.padding import Layout
+from resmlp_mt.fairseq_plugin import decoder
+from resmlp_mt.fairseq_plugin.attention import CrossAttention, Source
+from resmlp_mt.padding import Layout
 from test_encoder import affine_as_numbers, linear_as_numbers
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from conftest import Corpus, fairseq
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.fairseq_plugin.trained import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-from resmlp_mt.translation import model_folder
-from resmlp_mt.translation.beam_search import SearchOptions
-from resmlp_mt.translation.engine import Translator
-from resmlp_mt.translation.model_folder import TranslationModel
-from resmlp_mt.translation.trained import load_trained
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from conftest import Corpus, fairseq, train
+from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.score import main as score
-from resmlp_mt.translation.checkpoints import allow_safe_globals
 
 SEARCH = {"beam": 3, "lenpen": 0.6, "max_len_a": 1.0, "max_len_b": 5}
 EVAL_BLEU = (

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from conftest import ROOT
 from models import build, dictionary, padded, sentences
 from resmlp_mt import export
-from resmlp_mt.linear_kernels import Int8Linear, PackedLinear, quantize
-from resmlp_mt.translation import model_folder
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import ACTIVATIONS, LEAST, FoldedModel, fold
-from resmlp_mt.translation.model_folder import TranslationModel, prepared
-from resmlp_mt.translation.vocabulary import Vocabulary
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.folding import ACTIVATIONS, LEAST, FoldedModel, fold
+from resmlp_mt.engine.model_folder import TranslationModel, prepared
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize
 
 
 def translation(**changes: object) -> TranslationModel:
@@ -58,7 +58,7 @@ def test_int8_in_the_file_equals_int8_made_when_loading(tmp_path: Path) -> None:
     on_loading = model_folder.load(tmp_path / "float32", "int8").model
     assert isinstance(from_file.kv_proj, Int8Linear)
     torch.testing.assert_close(scores(from_file), scores(on_loading))
-    with pytest.raises(OptionError, match="holds int8 weights; export it with --dtype float32"):
+    with pytest.raises(UserError, match="holds int8 weights; export it with --dtype float32"):
         model_folder.load(tmp_path / "int8", "float32")
 
 
@@ -75,7 +75,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(
 ) -> None:
     model_folder.save(translation(), tmp_path / "model")
     monkeypatch.setattr(model_folder, "computes_in_bfloat16", lambda: False)
-    with pytest.raises(OptionError, match="--dtype bfloat16 needs a processor"):
+    with pytest.raises(UserError, match="--dtype bfloat16 needs a processor"):
         model_folder.load(tmp_path / "model", "bfloat16")
 
 
@@ -125,7 +125,7 @@ def test_int8_uses_the_least_value_of_each_activation() -> None:
 
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OptionError, match=f"--out {tmp_path} exists and is no empty folder"):
+    with pytest.raises(UserError, match=f"--out {tmp_path} exists and is no empty folder"):
         model_folder.save(translation(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -134,7 +134,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     def fail(model: FoldedModel, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OptionError, match=r"--out .*model cannot be written: No space"):
+    with pytest.raises(UserError, match=r"--out .*model cannot be written: No space"):
         model_folder.save(translation(), tmp_path / "model", write_weights=fail)
     assert list(tmp_path.iterdir()) == []
 
@@ -157,14 +157,14 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OptionError, match="cannot be written: No space left on device"):
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
         model_folder.save(translation(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OptionError, match=r"--out .*file/model cannot be written: Not a directory"):
+    with pytest.raises(UserError, match=r"--out .*file/model cannot be written: Not a directory"):
         model_folder.save(translation(), tmp_path / "file" / "model")
 
 
@@ -241,7 +241,7 @@ def test_broken_folders_are_refused_in_one_line(
 ) -> None:
     model_folder.save(translation(), tmp_path / "model")
     damage(tmp_path / "model")
-    with pytest.raises(OptionError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         model_folder.load(tmp_path / "model")
     assert "\n" not in str(error.value)
 
@@ -252,7 +252,7 @@ def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
     words.add_symbol("w0", overwrite=True)
     words.save(str(tmp_path / "theirs"))
     text = (tmp_path / "theirs").read_text()
-    with pytest.raises(OptionError, match="the symbol 'w0' comes twice"):
+    with pytest.raises(UserError, match="the symbol 'w0' comes twice"):
         Vocabulary.read(tmp_path / "theirs")
     (tmp_path / "theirs").write_text(text.strip() + " #fairseq:overwrite\n")
     ours = Vocabulary.read(tmp_path / "theirs")
@@ -278,7 +278,7 @@ def test_mistakes_are_named_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(OptionError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         export.main([*arguments, "--out", str(tmp_path / "model")])
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -292,6 +292,6 @@ def test_onnx_is_refused_with_other_types(capsys: pytest.CaptureFixture[str]) ->
 
 def test_missing_dictionaries_are_named(tmp_path: Path, trained: Path) -> None:
     checkpoint = str(trained / "checkpoint_best.pt")
-    with pytest.raises(OptionError, match=r"--data: the dictionaries of .* are not") as error:
+    with pytest.raises(UserError, match=r"--data: the dictionaries of .* are not") as error:
         export.main([checkpoint, "--data", str(tmp_path), "--out", str(tmp_path / "model")])
     assert "\n" not in str(error.value)

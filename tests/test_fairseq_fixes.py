@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, Corpus, fairseq, train
 from models import build, padded, sentences
-from resmlp_mt.translation import fairseq_fixes
+from resmlp_mt.fairseq_plugin import fairseq_fixes
 
 fairseq_fixes.apply()
 

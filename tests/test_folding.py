@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import EOS, build, padded, sentences, shifted
+from resmlp_mt.engine.folding import FoldedModel, fold
 from resmlp_mt.models.resmlp_mt import ResMLPModel
-from resmlp_mt.translation.folding import FoldedModel, fold
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=4)
 

@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 
 import reference
 from models import build, config, dictionary, padded, sentences, shifted
+from resmlp_mt.errors import UserError
 from resmlp_mt.layers import Affine
 from resmlp_mt.models.resmlp_mt import ResMLPModel
-from resmlp_mt.translation.errors import OptionError
 
 # name: (layers, dim, hidden, heads), the issue of record being section 3.5 of the paper
 PRESETS = {
@@ -177,7 +177,7 @@ def test_pretrained_embeddings_are_loaded(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_named_in_one_sentence(changes: dict[str, object], sentence: str) -> None:
-    with pytest.raises(OptionError) as caught:
+    with pytest.raises(UserError) as caught:
         build(**changes)
     assert str(caught.value) == sentence
     assert isinstance(caught.value, ValueError)
@@ -185,7 +185,7 @@ def test_wrong_options_are_named_in_one_sentence(changes: dict[str, object], sen
 
 def test_sharing_different_dictionaries_is_refused() -> None:
     task = SimpleNamespace(source_dictionary=dictionary(20), target_dictionary=dictionary(21))
-    with pytest.raises(OptionError, match="--share-all-embeddings needs one dictionary"):
+    with pytest.raises(UserError, match="--share-all-embeddings needs one dictionary"):
         ResMLPModel.build_model(config(share_all_embeddings=True), task)
 
 
@@ -291,11 +291,11 @@ def test_activation_fn_is_the_named_function(name: str, function: Callable[[floa
 
 
 def test_wrong_embedding_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"--encoder-embed-path .*none\.txt cannot be read"):
+    with pytest.raises(UserError, match=r"--encoder-embed-path .*none\.txt cannot be read"):
         as_built(encoder_embed_path=str(tmp_path / "none.txt"))
     narrow = tmp_path / "narrow.txt"
     narrow.write_text("1 2\nw3 1 2\n")
-    with pytest.raises(OptionError, match=r"--decoder-embed-path .* width \[2\], not 8"):
+    with pytest.raises(UserError, match=r"--decoder-embed-path .* width \[2\], not 8"):
         as_built(decoder_embed_path=str(narrow))
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import EOS, PAD, build, padded, sentences
-from resmlp_mt.translation import onnx_export
-from resmlp_mt.translation.folding import FoldedModel, Memory, fold
+from resmlp_mt.engine import onnx_export
+from resmlp_mt.engine.folding import FoldedModel, Memory, fold
 
 VOCABULARY = 20
 

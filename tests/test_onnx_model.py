@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from models import build, dictionary
-from resmlp_mt.translation import model_folder
-from resmlp_mt.translation.beam_search import SearchOptions
-from resmlp_mt.translation.engine import Translator
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import fold
-from resmlp_mt.translation.model_folder import TranslationModel
-from resmlp_mt.translation.onnx_export import DECODER_STEP, export_onnx
-from resmlp_mt.translation.onnx_model import OnnxModel
-from resmlp_mt.translation.vocabulary import Vocabulary
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.onnx_export import DECODER_STEP, export_onnx
+from resmlp_mt.engine.onnx_model import OnnxModel
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,10 @@ def test_both_forms_translate_alike(folders: tuple[Path, Path]) -> None:
 
 def test_other_types_and_broken_graphs_are_refused(folders: tuple[Path, Path]) -> None:
     onnx = folders[1]
-    with pytest.raises(OptionError, match=r"--dtype int8: .* holds ONNX graphs of float32"):
+    with pytest.raises(UserError, match=r"--dtype int8: .* holds ONNX graphs of float32"):
         model_folder.load(onnx, "int8")
     graph = (onnx / DECODER_STEP).read_bytes()
     (onnx / DECODER_STEP).write_bytes(graph[:100])
-    with pytest.raises(OptionError, match="has broken ONNX graphs") as error:
+    with pytest.raises(UserError, match="has broken ONNX graphs") as error:
         model_folder.load(onnx)
     assert "\n" not in str(error.value)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import PAD, build, padded, sentences
-from resmlp_mt.linear_kernels import PackedLinear, PackingLinear
+from resmlp_mt.packed_linear import PackedLinear, PackingLinear
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="packs for oneDNN"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import PAD, padded, sentences
-from resmlp_mt.translation.padding import Layout, left_aligned, realigned
+from resmlp_mt.padding import Layout, left_aligned, realigned
 
 
 @settings(deadline=None, max_examples=50)

@@ -14,15 +14,15 @@ from torch import nn
 from conftest import Corpus
 from models import EOS, PAD, build, dictionary, sentences
 from resmlp_mt import export, translate
-from resmlp_mt.linear_kernels import Int8Linear, PackedLinear, quantize, selector
+from resmlp_mt.engine import model_folder, shortlist
+from resmlp_mt.engine.beam_search import SearchOptions, SomeWords, SpecialTokens, beam_search
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.shortlist import Shortlist
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.trained import load_trained, read_training_text
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-from resmlp_mt.translation import model_folder, shortlist
-from resmlp_mt.translation.beam_search import SearchOptions, SomeWords, SpecialTokens, beam_search
-from resmlp_mt.translation.engine import Translator
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import fold
-from resmlp_mt.translation.shortlist import Shortlist
-from resmlp_mt.translation.trained import load_trained, read_training_text
+from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize, selector
 
 VOCABULARY = 20
 SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
@@ -139,7 +139,7 @@ def test_a_beam_that_the_words_do_not_fill_is_refused() -> None:
     model = fold(build())
     words = torch.tensor([0, 1, 2, 3, 7])
     some = SomeWords(words, torch.ones(1, 5, dtype=torch.bool), nn.Identity())
-    with pytest.raises(OptionError, match="--beam 2 is too large for a vocabulary of 5"):
+    with pytest.raises(UserError, match="--beam 2 is too large for a vocabulary of 5"):
         beam_search(model, [[4, EOS]], SearchOptions(beam=2), SPECIAL, some)
 
 
@@ -234,7 +234,7 @@ def test_all_parts_of_the_training_text_are_read(
             assert side[index].tolist() == words.encode(pieces)
     (tmp_path / "train1.de-en.de.bin").write_bytes(b"")
     (tmp_path / "train1.de-en.de.idx").write_bytes(b"TNTIDX\x00\x00")
-    with pytest.raises(OptionError, match=r"train1\.de-en\.de\.bin is not there or of an old form"):
+    with pytest.raises(UserError, match=r"train1\.de-en\.de\.bin is not there or of an old form"):
         read_training_text(tmp_path, loaded)
 
 
@@ -242,14 +242,14 @@ def test_a_beam_is_refused_before_anything_is_translated(corpus: Corpus, trained
     loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
     table = torch.zeros(len(loaded.source), 5, dtype=torch.long)
     loaded.shortlist = Shortlist(torch.arange(10), table)
-    with pytest.raises(OptionError, match=r"--beam 5 is too large .*: choose at most 4, or"):
+    with pytest.raises(UserError, match=r"--beam 5 is too large .*: choose at most 4, or"):
         Translator(loaded, SearchOptions(beam=5), use_shortlist=True)
     Translator(loaded, SearchOptions(beam=4), use_shortlist=True)
 
 
 def test_a_model_without_a_shortlist_says_so(corpus: Corpus, trained: Path) -> None:
     loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
-    with pytest.raises(OptionError, match="--shortlist: this model has none; export it with"):
+    with pytest.raises(UserError, match="--shortlist: this model has none; export it with"):
         Translator(loaded, SearchOptions(), use_shortlist=True)
 
 
@@ -268,7 +268,7 @@ def test_broken_shortlists_are_named(tmp_path: Path, damage: str) -> None:
         from safetensors.torch import save_file
 
         save_file({"always": always}, path)
-    with pytest.raises(OptionError, match=r"shortlist\.safetensors .*export the model again"):
+    with pytest.raises(UserError, match=r"shortlist\.safetensors .*export the model again"):
         Shortlist.load(path, 10, 10)
 
 
@@ -276,16 +276,16 @@ def test_other_training_text_is_refused(corpus: Corpus, trained: Path, tmp_path:
     command = arguments(corpus, trained, tmp_path / "model")
     other = tmp_path / "data"
     other.mkdir()
-    with pytest.raises(OptionError, match=r"dict\.en\.txt cannot be read as a dictionary"):
+    with pytest.raises(UserError, match=r"dict\.en\.txt cannot be read as a dictionary"):
         export.main([*command, f"--shortlist={other}"])
     for language in ("en", "de"):
         (other / f"dict.{language}.txt").write_bytes(
             (corpus.data / f"dict.{language}.txt").read_bytes()
         )
-    with pytest.raises(OptionError, match=r"has no train\.en-de\.en\.idx; give the folder"):
+    with pytest.raises(UserError, match=r"has no train\.en-de\.en\.idx; give the folder"):
         export.main([*command, f"--shortlist={other}"])
     dictionary(8).save(str(other / "dict.en.txt"))
-    with pytest.raises(OptionError, match="is not the dictionary that the model was trained with"):
+    with pytest.raises(UserError, match="is not the dictionary that the model was trained with"):
         export.main([*command, f"--shortlist={other}"])
     assert not (tmp_path / "model").exists()
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT, Corpus
 from resmlp_mt import export, translate
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,6 @@ def test_mistakes_are_named_in_one_line(
         assert error.value.code == 2
         assert "error: --" in capsys.readouterr().err
     else:
-        assert isinstance(error.value, OptionError)
+        assert isinstance(error.value, UserError)
         assert error.match(message)
         assert "\n" not in str(error.value)

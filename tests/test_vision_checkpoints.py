@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints
-from resmlp_mt.vision.errors import UserError
 
 MODEL_ARGS = {"name": "resmlp_tiny", "num_classes": 3, "img_size": (8, 16), "patch_size": 8}
 

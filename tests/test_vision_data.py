@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision import data, loader
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import BadImage
 
 from timm.data.auto_augment import rand_augment_transform  # isort: skip  (after resmlp_mt.vision)

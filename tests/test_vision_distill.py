@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, distill, train
-from resmlp_mt.vision.errors import UserError
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

@@ -19,9 +19,9 @@ from resmlp_mt.vision import create_model, knn, load_weights, predict
 import timm  # behind the line that lets it be imported beside a PyTorch without CUDA
 
 from conftest import ROOT
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load_model
 from resmlp_mt.vision.data import create_dataset, create_transform
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.evaluate import main
 from resmlp_mt.vision.images import collate
 from resmlp_mt.vision.train import main as train

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from resmlp_mt.vision.errors import UserError
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, SkipCounter, collate, open_image
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8).reshape(4, 4)

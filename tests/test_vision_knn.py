@@ -12,9 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load_model
 from resmlp_mt.vision.data import create_dataset, create_transform
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import collate
 from resmlp_mt.vision.knn import main, nearest, vote
 from vision_checkpoints import checkpoint, folder, run_json

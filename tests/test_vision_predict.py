@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from conftest import ROOT
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load_model
 from resmlp_mt.vision.data import create_transform
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import open_image
 from resmlp_mt.vision.model import create_model
 from resmlp_mt.vision.predict import main

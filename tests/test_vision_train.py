@@ -18,9 +18,9 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, data, train
 from resmlp_mt.vision.distributed import Process
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.model import create_model
 from resmlp_mt.vision.options import parse_args, to_config
 from resmlp_mt.vision.weights import adapt_mixing, load_weights

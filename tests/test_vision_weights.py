@@ -15,7 +15,7 @@ from resmlp_mt.vision import create_model, load_weights
 # isort: split
 import timm  # behind the line that lets it be imported beside a PyTorch without CUDA
 
-from resmlp_mt.vision.errors import UserError
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.weights import adapt_mixing, own_names, timm_names
 

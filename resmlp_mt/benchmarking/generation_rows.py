@@ -23,12 +23,12 @@ from resmlp_mt.benchmarking.translation_models import (
     sentence_pairs,
     to_device,
 )
-from resmlp_mt.linear_kernels import computes_in_bfloat16
-from resmlp_mt.translation.beam_search import SearchOptions
-from resmlp_mt.translation.engine import Translator
-from resmlp_mt.translation.folding import FoldedModel, fold
-from resmlp_mt.translation.model_folder import TranslationModel, prepared
-from resmlp_mt.translation.vocabulary import Vocabulary
+from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.folding import FoldedModel, fold
+from resmlp_mt.engine.model_folder import TranslationModel, prepared
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.machine import computes_in_bfloat16
 
 GENERATION_GOAL = 1.6
 TRANSLATE_GOAL = 1.0

@@ -27,7 +27,7 @@ from resmlp_mt.benchmarking.translation_models import (
     to_device,
     training_batches,
 )
-from resmlp_mt.translation.criterion import ChunkedLabelSmoothedCrossEntropy
+from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 
 TRAINING_GOAL = 1.4
 MEMORY_GOAL = 0.8

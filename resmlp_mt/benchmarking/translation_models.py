@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.benchmarking.lengths import Lengths
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.models.resmlp_mt import ResMLPModel
-from resmlp_mt.translation.config import ResMLPConfig
 
 
 @dataclass(frozen=True)

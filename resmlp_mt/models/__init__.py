@@ -6,8 +6,8 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.models import resmlp_mt as resmlp_mt
-from resmlp_mt.translation.errors import OptionError
 
 
 class HydraCallback(Callback):
@@ -18,5 +18,5 @@ class HydraCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Show a wrong option as one sentence, as the other commands do; hydra adds a traceback."""
-        if isinstance(job_return._return_value, OptionError):
+        if isinstance(job_return._return_value, UserError):
             raise SystemExit(str(job_return._return_value))

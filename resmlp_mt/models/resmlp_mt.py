@@ -14,18 +14,18 @@ from fairseq.models.transformer import Embedding
 from fairseq.tasks import FairseqTask
 from torch import nn
 
-from resmlp_mt.linear_kernels import PackingLinear
-from resmlp_mt.translation import fairseq_fixes
-from resmlp_mt.translation.checkpoints import allow_safe_globals
-from resmlp_mt.translation.config import (
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
+from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
     ResMLPConfig,
     ResMLPTinyConfig,
     validate,
 )
-from resmlp_mt.translation.decoder import ResMLPDecoder
-from resmlp_mt.translation.encoder import ResMLPEncoder
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
+from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
+from resmlp_mt.packed_linear import PackingLinear
 
 fairseq_fixes.apply()
 allow_safe_globals()
@@ -39,7 +39,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         """Build a model for the task's dictionaries.
 
         Raises:
-            OptionError: if an option is out of range or does not fit another one.
+            UserError: if an option is out of range or does not fit another one.
         """
         source, target = task.source_dictionary, task.target_dictionary
         validate(cfg, joined_dictionary=source == target)
@@ -76,7 +76,7 @@ def build_embedding(
     """An embedding, started as fairseq starts it or from a file of vectors.
 
     Raises:
-        OptionError: if the file of ``option`` is missing or its vectors have another width.
+        UserError: if the file of ``option`` is missing or its vectors have another width.
     """
     embed_tokens: nn.Embedding = Embedding(len(dictionary), dim, dictionary.pad())
     if path is None:
@@ -84,10 +84,10 @@ def build_embedding(
     try:
         vectors = utils.parse_embedding(path)
     except (OSError, ValueError, IndexError) as error:
-        raise OptionError(f"{option} {path} cannot be read as GloVe text: {error}.") from error
+        raise UserError(f"{option} {path} cannot be read as GloVe text: {error}.") from error
     widths = {len(vector) for vector in vectors.values()}
     if widths != {dim}:
-        raise OptionError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
+        raise UserError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
     utils.load_embedding(vectors, dictionary, embed_tokens)
     return embed_tokens
 

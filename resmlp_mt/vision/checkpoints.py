@@ -26,7 +26,7 @@ import timm
 import torch
 from torch import nn
 
-from resmlp_mt.vision.errors import UserError
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.model import create_model
 
 TIMM = "timm:"

@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.transforms.functional import crop
 
-from resmlp_mt.vision.errors import UserError
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, open_image
 
 Transform = Callable[[Image.Image], Any]

@@ -20,8 +20,8 @@ from timm.models import load_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import BROKEN, TIMM, build_model, load_model
-from resmlp_mt.vision.errors import UserError
 
 
 class Teacher(nn.Module):

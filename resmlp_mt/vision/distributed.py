@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from timm.utils.distributed import init_distributed_device_so
 
-from resmlp_mt.vision.errors import UserError
+from resmlp_mt.errors import UserError
 
 
 @dataclass

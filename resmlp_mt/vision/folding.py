@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, TokenMixing
-from resmlp_mt.linear_kernels import PackedLinear, can_pack
+from resmlp_mt.packed_linear import PackedLinear, can_pack
 from resmlp_mt.vision.model import Block, ResMLP
 
 ROWS = 784  # tokens whose hidden states are computed at once, so that they stay in cache

@@ -25,7 +25,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from resmlp_mt.vision.errors import UserError
+from resmlp_mt.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import TIMM, build_model, load_model
 from resmlp_mt.vision.data import ImageDataset
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
 from resmlp_mt.vision.model import ResMLP

@@ -23,8 +23,8 @@ from sklearn.metrics import accuracy_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.data import create_dataset, create_transform
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import BadImage, SkipCounter
 from resmlp_mt.vision.inference import (
     Classifier,

@@ -16,8 +16,8 @@ from timm.utils.random import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.data import ImageDataset
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import BadImage, collate
 
 Batch = tuple[Tensor, Tensor, list[BadImage]]

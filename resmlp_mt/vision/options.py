@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NoReturn
 import yaml
 from timm.utils.misc import ParseKwargs
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load
-from resmlp_mt.vision.errors import UserError
 
 # The embedded data is not photographs: a mirrored digit is another sign, and colour says nothing.
 DIGITS = {

@@ -22,8 +22,8 @@ from typing import TextIO
 
 import torch
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.data import ImageDataset, create_transform
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import EXTENSIONS, SkipCounter
 from resmlp_mt.vision.inference import (
     Classifier,

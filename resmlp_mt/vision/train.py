@@ -32,6 +32,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import TIMM, build_model, load, save
 from resmlp_mt.vision.data import (
     ImageDataset,
@@ -42,7 +43,6 @@ from resmlp_mt.vision.data import (
 )
 from resmlp_mt.vision.distill import DistillationLoss, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
 from resmlp_mt.vision.model import MODELS, ResMLP

@@ -34,10 +34,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints
 from resmlp_mt.vision.data import Normalize
 from resmlp_mt.vision.distributed import Process
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
 

@@ -17,8 +17,8 @@ from timm.models import clean_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import TIMM
-from resmlp_mt.vision.errors import UserError
 from resmlp_mt.vision.model import ResMLP
 
 logger = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.translation.padding import Layout
+from resmlp_mt.padding import Layout
 
 if TYPE_CHECKING:
     from fairseq.models import FairseqEncoderDecoderModel
 
+    from resmlp_mt.fairseq_plugin.decoder import DecoderLayer, ResMLPDecoder
+    from resmlp_mt.fairseq_plugin.encoder import EncoderLayer, ResMLPEncoder
     from resmlp_mt.layers import Affine
-    from resmlp_mt.translation.decoder import DecoderLayer, ResMLPDecoder
-    from resmlp_mt.translation.encoder import EncoderLayer, ResMLPEncoder
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedModel, Memory
+from resmlp_mt.engine.folding import FoldedModel, Memory
+from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
-    from resmlp_mt.translation.onnx_model import OnnxModel
+    from resmlp_mt.engine.onnx_model import OnnxModel
 
 CHUNK = 64  # neighbours in the vocabulary
 
@@ -32,7 +32,7 @@ class SearchOptions:
     """Options of the search under fairseq's names; see ``fairseq-generate --help``.
 
     Raises:
-        OptionError: naming the option, what was expected and what to do.
+        UserError: naming the option, what was expected and what to do.
     """
 
     beam: int = 5
@@ -49,12 +49,12 @@ class SearchOptions:
             value = getattr(self, name)
             if not least <= value < math.inf:
                 option = "--" + name.replace("_", "-")
-                raise OptionError(f"{option} must be at least {least}, but is {value}.")
+                raise UserError(f"{option} must be at least {least}, but is {value}.")
         for name in ("lenpen", "unkpen"):
             if not math.isfinite(getattr(self, name)):
-                raise OptionError(f"--{name} must be a number, but is {getattr(self, name)}.")
+                raise UserError(f"--{name} must be a number, but is {getattr(self, name)}.")
         if not 0 < self.temperature < math.inf:
-            raise OptionError(f"--temperature must be above 0, but is {self.temperature}.")
+            raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
 
     def max_len(self, source_length: int, max_target_positions: int) -> int:
         """The most tokens of a translation, without end-of-sentence.
@@ -62,13 +62,13 @@ class SearchOptions:
         It counts the sentence's own tokens, where fairseq counts the padding of its batch too.
 
         Raises:
-            OptionError: if it is below ``min_len``.
+            UserError: if it is below ``min_len``.
         """
         longest = min(
             int(self.max_len_a * source_length + self.max_len_b), max_target_positions - 1
         )
         if self.min_len > longest:
-            raise OptionError(
+            raise UserError(
                 f"--min-len {self.min_len} is above the longest translation, {longest} tokens: "
                 f"lower it, or raise --max-len-b (the model allows {max_target_positions - 1})."
             )
@@ -223,7 +223,7 @@ def beam_search(
 
     Raises:
         ValueError: if a sentence is longer than ``max_source_positions``.
-        OptionError: if ``min_len`` or ``beam`` do not fit the model.
+        UserError: if ``min_len`` or ``beam`` do not fit the model.
     """
     beam, eos = options.beam, special.eos
     candidates = 2 * beam
@@ -233,7 +233,7 @@ def beam_search(
         choice = int(some.allowed.sum(1).min())
         columns = SpecialTokens(*torch.searchsorted(some.words, torch.tensor(special)).tolist())
     if candidates > choice - 2:
-        raise OptionError(f"--beam {beam} is too large for a vocabulary of {choice}.")
+        raise UserError(f"--beam {beam} is too large for a vocabulary of {choice}.")
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
     memory = _encode(model, source, lengths, special.pad)

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.vocabulary import SPECIAL
+from resmlp_mt.engine.vocabulary import SPECIAL
+from resmlp_mt.errors import UserError
 
 FREQUENT, PER_WORD = 1000, 50
 SENTENCES = 100_000  # whose pairs of words are counted at once
@@ -65,7 +65,7 @@ class Shortlist:
         """Read what :meth:`save` wrote.
 
         Raises:
-            OptionError: if the file is broken or of other vocabularies.
+            UserError: if the file is broken or of other vocabularies.
         """
         try:
             tensors = load_file(path)
@@ -75,11 +75,11 @@ class Shortlist:
                 fits = fits and words.dtype == torch.long and int(words.min()) >= 0
                 fits = fits and int(words.max()) < target_vocabulary
         except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-            raise OptionError(
+            raise UserError(
                 f"{path} cannot be read as a shortlist ({error}): export the model again."
             ) from error
         if not fits:
-            raise OptionError(
+            raise UserError(
                 f"{path} is not of these vocabularies ({source_vocabulary} and "
                 f"{target_vocabulary} words): export the model again."
             )

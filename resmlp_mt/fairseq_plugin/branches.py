@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing, blocks, diagonal_block, mix
-from resmlp_mt.translation.padding import Layout
+from resmlp_mt.padding import Layout
 
 _Gradients = tuple[Tensor | None, ...]
 _KNOWN = {kind.forward for kind in (Affine, FeedForward, TokenMixing, nn.Dropout, nn.Linear)}

@@ -7,10 +7,10 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
+from resmlp_mt.fairseq_plugin.branches import feed_forward_branch, mixing_branch
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig, activation
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing
-from resmlp_mt.translation.branches import feed_forward_branch, mixing_branch
-from resmlp_mt.translation.config import ResMLPConfig, activation
-from resmlp_mt.translation.padding import Layout, left_aligned, realigned
+from resmlp_mt.padding import Layout, left_aligned, realigned
 
 
 class EncoderLayer(nn.Module):

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedConfig, Memory
-from resmlp_mt.translation.onnx_export import DECODER_STEP, ENCODER
+from resmlp_mt.engine.folding import FoldedConfig, Memory
+from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER
+from resmlp_mt.errors import UserError
 
 
 class OnnxModel:
@@ -18,14 +18,14 @@ class OnnxModel:
         folder: holds ``encoder.onnx`` and ``decoder_step.onnx``.
 
     Raises:
-        OptionError: if onnxruntime is not installed, or a graph is missing or broken.
+        UserError: if onnxruntime is not installed, or a graph is missing or broken.
     """
 
     def __init__(self, config: FoldedConfig, folder: Path) -> None:
         try:
             import onnxruntime
         except ImportError as error:
-            raise OptionError(
+            raise UserError(
                 f"{folder} holds ONNX graphs, which need the package onnxruntime: "
                 f"run pip install 'resmlp_mt[onnx]'."
             ) from error
@@ -42,7 +42,7 @@ class OnnxModel:
             )
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
-            raise OptionError(f"{folder} has broken ONNX graphs: {reason}") from error
+            raise UserError(f"{folder} has broken ONNX graphs: {reason}") from error
 
     def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
         """See :meth:`FoldedModel.encode`."""

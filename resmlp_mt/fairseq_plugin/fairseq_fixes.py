@@ -29,7 +29,8 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
+from resmlp_mt.machine import computes_in_bfloat16
 
 logger = logging.getLogger(__name__)
 
@@ -141,12 +142,12 @@ def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any)
         original(cfg, main, **kwargs)
         return
     if options.distributed_backend != "gloo":
-        raise OptionError(
+        raise UserError(
             f"--cpu with --distributed-world-size {processes} needs --distributed-backend gloo, "
             f"but it is {options.distributed_backend}; for one process, --distributed-world-size 1."
         )
     if options.ddp_backend not in ("legacy_ddp", "no_c10d"):
-        raise OptionError(
+        raise UserError(
             f"--cpu with --distributed-world-size {processes} needs --ddp-backend legacy_ddp, "
             f"but it is {options.ddp_backend}; for one process, --distributed-world-size 1."
         )
@@ -182,12 +183,11 @@ def _trainer_init(
     if common.cpu or not (common.tpu or torch.cuda.is_available()):
         for option in ("fp16", "bf16"):
             if getattr(common, option):
-                raise OptionError(
+                raise UserError(
                     f"--{option} needs a GPU: on CPU use --amp, which computes in bfloat16."
                 )
-        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-        if common.amp and not supported():
-            raise OptionError(
+        if common.amp and not computes_in_bfloat16():
+            raise UserError(
                 "--amp on CPU needs a processor with AVX-512 or better for bfloat16: drop it."
             )
     original(self, cfg, *args, **kwargs)
@@ -312,7 +312,7 @@ def _filter_indices_by_size(
         return original(self, indices, dataset, *args, **kwargs)
     except Exception as error:
         if type(error) is Exception and str(error).startswith("Size of sample"):
-            raise OptionError(
+            raise UserError(
                 f"{error}, or train with a larger --max-source-positions or --max-target-positions."
             ) from error
         raise

@@ -8,12 +8,12 @@ from fairseq import checkpoint_utils
 from fairseq.data import ConcatDataset, data_utils, indexed_dataset
 from fairseq.models import FairseqEncoderDecoderModel
 
-from resmlp_mt.translation import shortlist
-from resmlp_mt.translation.checkpoints import allow_safe_globals
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import fold
-from resmlp_mt.translation.model_folder import TranslationModel, read_sentencepiece
-from resmlp_mt.translation.vocabulary import Vocabulary
+from resmlp_mt.engine import shortlist
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.model_folder import TranslationModel, read_sentencepiece
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 
 
 def load_trained(
@@ -27,10 +27,10 @@ def load_trained(
         sentencepiece_model: what made the subwords; None if text comes as subwords.
 
     Raises:
-        OptionError: if a file is missing or is none of the expected kind.
+        UserError: if a file is missing or is none of the expected kind.
     """
     if not path.is_file():
-        raise OptionError(
+        raise UserError(
             f"{path} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
     pieces = None if sentencepiece_model is None else read_sentencepiece(sentencepiece_model)
@@ -43,16 +43,16 @@ def load_trained(
     except Exception as error:  # torch and fairseq raise a dozen types for broken files
         if isinstance(error, FileNotFoundError) or "infer language pair" in str(error):
             where = "where they were in training" if data is None else f"in {data}"
-            raise OptionError(
+            raise UserError(
                 f"--data: the dictionaries of {path} are not {where}: give the folder that "
                 f"holds them."
             ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OptionError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
+        raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models
     kind = type(model).__module__
     if not kind.startswith("resmlp_mt.") or not isinstance(model, FairseqEncoderDecoderModel):
-        raise OptionError(f"{path} holds a {type(model).__name__}, but a ResMLP model is needed.")
+        raise UserError(f"{path} holds a {type(model).__name__}, but a ResMLP model is needed.")
     return TranslationModel(
         fold(model.float()),
         task.cfg.source_lang,
@@ -84,14 +84,14 @@ def read_training_text(data: Path, trained: TranslationModel) -> tuple[Any, Any]
     """Source and target of the training text that fairseq-preprocess wrote, all parts of it.
 
     Raises:
-        OptionError: if it is not there or in another form, or its dictionaries are not those of
+        UserError: if it is not there or in another form, or its dictionaries are not those of
             the model.
     """
     source, target = trained.source_lang, trained.target_lang
     for language, vocabulary in ((source, trained.source), (target, trained.target)):
         dictionary = data / f"dict.{language}.txt"
         if Vocabulary.read(dictionary).symbols != vocabulary.symbols:
-            raise OptionError(
+            raise UserError(
                 f"--shortlist: {dictionary} is not the dictionary that the model was trained with."
             )
     sides: tuple[list[Any], list[Any]] = [], []
@@ -104,18 +104,18 @@ def read_training_text(data: Path, trained: TranslationModel) -> tuple[Any, Any]
         for side, language in zip(sides, (source, target), strict=True):
             prefix = str(data / f"{pair}.{language}")
             if indexed_dataset.infer_dataset_impl(prefix) != "mmap":
-                raise OptionError(
+                raise UserError(
                     f"--shortlist: {prefix}.bin is not there or of an old form: binarise the text "
                     "with fairseq-preprocess --dataset-impl mmap, its default."
                 )
             side.append(data_utils.load_indexed_dataset(prefix, dataset_impl="mmap"))
         if len(sides[0][-1]) != len(sides[1][-1]):
-            raise OptionError(
+            raise UserError(
                 f"--shortlist: {data / pair} has {len(sides[0][-1])} {source} and "
                 f"{len(sides[1][-1])} {target} sentences: binarise the two sides together."
             )
     if not sides[0]:
-        raise OptionError(
+        raise UserError(
             f"--shortlist: {data} has no train.{source}-{target}.{source}.idx; give the folder "
             "that fairseq-preprocess wrote."
         )

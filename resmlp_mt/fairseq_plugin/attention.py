@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
-from resmlp_mt.translation.padding import Layout
+from resmlp_mt.fairseq_plugin.incremental import IncrementalState, WithIncrementalState
+from resmlp_mt.padding import Layout
 
 
 @dataclass(frozen=True)

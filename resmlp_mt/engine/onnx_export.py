@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedModel, Memory
+from resmlp_mt.engine.folding import FoldedModel, Memory
+from resmlp_mt.errors import UserError
 
 ENCODER = "encoder.onnx"
 DECODER_STEP = "decoder_step.onnx"
@@ -57,11 +57,11 @@ def export_onnx(folded: FoldedModel, folder: Path) -> None:
         folder: an existing folder.
 
     Raises:
-        OptionError: if onnxscript, PyTorch's exporter, is not installed.
+        UserError: if onnxscript, PyTorch's exporter, is not installed.
         OSError: if a file cannot be written.
     """
     if importlib.util.find_spec("onnxscript") is None:
-        raise OptionError(
+        raise UserError(
             "--format onnx needs the package onnxscript: run pip install 'resmlp_mt[onnx]'."
         )
     config = folded.config

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.machine import computes_in_bfloat16
+
 DTYPES = ("float32", "bfloat16", "int8")
 """What weights and linear layers may be; everything else stays in float32 or bfloat16."""
 
@@ -26,11 +28,6 @@ def can_pack(weight: Tensor) -> bool:
             or (weight.dtype == torch.bfloat16 and computes_in_bfloat16())
         )
     )
-
-
-def computes_in_bfloat16() -> bool:
-    """Whether this processor has bfloat16 products."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _pack(weight: Tensor) -> Tensor:

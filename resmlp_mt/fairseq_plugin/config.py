@@ -16,7 +16,7 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
 
 
 @dataclass
@@ -107,7 +107,7 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         joined_dictionary: whether source and target use the same dictionary.
 
     Raises:
-        OptionError: naming the option, what was expected and what to do.
+        UserError: naming the option, what was expected and what to do.
     """
     for name in (
         "encoder_embed_dim",
@@ -122,32 +122,32 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
     ):
         value = getattr(cfg, name)
         if value < 1:
-            raise OptionError(f"{_flag(name)} must be at least 1, but is {value}.")
+            raise UserError(f"{_flag(name)} must be at least 1, but is {value}.")
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         value = getattr(cfg, name)
         if not 0.0 <= value < 1.0:
-            raise OptionError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")
+            raise UserError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")
     if not math.isfinite(cfg.layer_scale_init):
-        raise OptionError(f"--layer-scale-init must be a number, but is {cfg.layer_scale_init}.")
+        raise UserError(f"--layer-scale-init must be a number, but is {cfg.layer_scale_init}.")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads != 0:
-        raise OptionError(
+        raise UserError(
             f"--decoder-attention-heads must divide --decoder-embed-dim, "
             f"but {cfg.decoder_embed_dim} is not a multiple of {cfg.decoder_attention_heads}."
         )
     if not cfg.share_all_embeddings:
         return
     if not joined_dictionary:
-        raise OptionError(
+        raise UserError(
             "--share-all-embeddings needs one dictionary for both languages, but they differ: "
             "run fairseq-preprocess with --joined-dictionary, or drop the option."
         )
     if cfg.encoder_embed_dim != cfg.decoder_embed_dim:
-        raise OptionError(
+        raise UserError(
             f"--share-all-embeddings needs --encoder-embed-dim equal to --decoder-embed-dim, "
             f"but they are {cfg.encoder_embed_dim} and {cfg.decoder_embed_dim}."
         )
     if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
-        raise OptionError(
+        raise UserError(
             "--share-all-embeddings takes its vectors from --encoder-embed-path: "
             "drop --decoder-embed-path or give the same file."
         )

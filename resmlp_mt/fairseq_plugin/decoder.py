@@ -8,12 +8,12 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
+from resmlp_mt.fairseq_plugin.attention import CrossAttention, Source
+from resmlp_mt.fairseq_plugin.branches import add_branch, feed_forward_branch, mixing_branch
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig, activation
+from resmlp_mt.fairseq_plugin.incremental import IncrementalState, WithIncrementalState
 from resmlp_mt.layers import Affine, FeedForward, TokenMixing
-from resmlp_mt.translation.attention import CrossAttention, Source
-from resmlp_mt.translation.branches import add_branch, feed_forward_branch, mixing_branch
-from resmlp_mt.translation.config import ResMLPConfig, activation
-from resmlp_mt.translation.incremental import IncrementalState, WithIncrementalState
-from resmlp_mt.translation.padding import Layout, left_aligned, realigned
+from resmlp_mt.padding import Layout, left_aligned, realigned
 
 FIRST_ROOM = 32
 """Positions that the cache of step-by-step decoding starts with; it is doubled when it is full."""

@@ -12,7 +12,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
 
 ROWS = 512
 """Rows at a time: 62.5 MiB of scores with 32,000 words; fewer make the products slower on a CPU."""
@@ -65,12 +65,12 @@ class ChunkedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # t
     ) -> None:
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         if not hasattr(F, "linear_cross_entropy"):
-            raise OptionError(
+            raise UserError(
                 f"--criterion chunked_label_smoothed_cross_entropy needs PyTorch 2.13, but this is "
                 f"{torch.__version__}: use label_smoothed_cross_entropy."
             )
         if self.report_accuracy or self.ignore_prefix_size:
-            raise OptionError(
+            raise UserError(
                 "--report-accuracy and --ignore-prefix-size need "
                 "--criterion label_smoothed_cross_entropy."
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 BOS, PAD, EOS, UNK = range(4)
@@ -31,21 +31,21 @@ class Vocabulary:
         """Read a file of lines "symbol count", as fairseq-preprocess writes it.
 
         Raises:
-            OptionError: if the file is missing or has lines of another form.
+            UserError: if the file is missing or has lines of another form.
         """
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
-            raise OptionError(f"{path} cannot be read as a dictionary: {error}.") from error
+            raise UserError(f"{path} cannot be read as a dictionary: {error}.") from error
         symbols = list(SPECIAL)
         known = set(symbols)
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
             entry = line.rstrip().removesuffix(OVERWRITE)
             symbol, space, count = entry.rpartition(" ")
             if not (space and count.isdecimal()):
-                raise OptionError(f"{path}, line {number}: expected 'symbol count', got '{line}'.")
+                raise UserError(f"{path}, line {number}: expected 'symbol count', got '{line}'.")
             if symbol in known and not line.rstrip().endswith(OVERWRITE):
-                raise OptionError(f"{path}, line {number}: the symbol '{symbol}' comes twice.")
+                raise UserError(f"{path}, line {number}: the symbol '{symbol}' comes twice.")
             symbols.append(symbol)
             known.add(symbol)
         return cls(symbols)

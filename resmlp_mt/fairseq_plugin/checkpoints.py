@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resmlp_mt.translation.errors import OptionError
+from resmlp_mt.errors import UserError
 
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
 # as a Namespace, and the sums behind --eval-bleu as integer arrays.
@@ -44,7 +44,7 @@ def latest_checkpoints(
         upper_bound: leave out checkpoints with a higher epoch or update.
 
     Raises:
-        OptionError: if the folder holds fewer.
+        UserError: if the folder holds fewer.
     """
     pattern = {
         "epoch": r"checkpoint(\d+)\.pt",
@@ -60,7 +60,7 @@ def latest_checkpoints(
         if by == "best" or upper_bound is None or order <= upper_bound:
             found.append((order, path))
     if len(found) < count:
-        raise OptionError(
+        raise UserError(
             f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for."
         )
     return [path for _, path in sorted(found, reverse=True)[:count]]
@@ -73,18 +73,18 @@ def average(paths: list[Path]) -> dict[str, Any]:
     mean has the parameter's own type.
 
     Raises:
-        OptionError: if a file is missing, is no fairseq checkpoint, or has other parameters.
+        UserError: if a file is missing, is no fairseq checkpoint, or has other parameters.
     """
     allow_safe_globals()
     if not paths:
-        raise OptionError("--inputs names no checkpoint.")
+        raise UserError("--inputs names no checkpoint.")
     averaged = _load(paths[0])
     parameters: dict[str, Tensor] = averaged["model"]
     sums = {name: value.double() for name, value in parameters.items()}
     for path in paths[1:]:
         other = _load(path)["model"]
         if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in parameters.items()}:
-            raise OptionError(
+            raise UserError(
                 f"{path} has other parameters than {paths[0]}: average checkpoints of one run."
             )
         for name, value in other.items():
@@ -112,12 +112,12 @@ def _mean(total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise OptionError(f"--inputs {path} is not a file.")
+        raise UserError(f"--inputs {path} is not a file.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for broken or unsafe files
         reason = str(error).splitlines()[0]
-        raise OptionError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
+        raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     if not isinstance(state, dict) or "model" not in state:
-        raise OptionError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
+        raise UserError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
     return state

@@ -27,21 +27,21 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from resmlp_mt.linear_kernels import (
+from resmlp_mt.engine.folding import ACTIVATIONS, LEAST, FoldedConfig, FoldedModel
+from resmlp_mt.engine.shortlist import Shortlist
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.machine import computes_in_bfloat16
+from resmlp_mt.packed_linear import (
     DTYPES,
     Int8Linear,
     PackedLinear,
     can_pack,
-    computes_in_bfloat16,
     quantize,
 )
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import ACTIVATIONS, LEAST, FoldedConfig, FoldedModel
-from resmlp_mt.translation.shortlist import Shortlist
-from resmlp_mt.translation.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from resmlp_mt.translation.onnx_model import OnnxModel
+    from resmlp_mt.engine.onnx_model import OnnxModel
 
 CONFIG, WEIGHTS, SENTENCEPIECE = "config.json", "model.safetensors", "sentencepiece.model"
 SHORTLIST = "shortlist.safetensors"
@@ -64,12 +64,12 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a sentencepiece model.
 
     Raises:
-        OptionError: if the file is missing or is none.
+        UserError: if the file is missing or is none.
     """
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise OptionError(f"{path} cannot be read as a sentencepiece model.") from error
+        raise UserError(f"{path} cannot be read as a sentencepiece model.") from error
 
 
 def save(
@@ -87,7 +87,7 @@ def save(
         write_weights: writes the model into a folder in another form than ``model.safetensors``.
 
     Raises:
-        OptionError: if the folder has files in it or cannot be written.
+        UserError: if the folder has files in it or cannot be written.
     """
     check_is_free(folder)
     folder = folder.resolve()
@@ -127,7 +127,7 @@ def save(
             folder.rmdir()
         os.replace(partial, folder)
     except OSError as error:
-        raise OptionError(f"--out {folder} cannot be written: {error.strerror}.") from error
+        raise UserError(f"--out {folder} cannot be written: {error.strerror}.") from error
     finally:
         if outer is not None:
             shutil.rmtree(outer, ignore_errors=True)
@@ -137,10 +137,10 @@ def check_is_free(folder: Path) -> None:
     """Before any work for a folder is begun.
 
     Raises:
-        OptionError: if it has files in it.
+        UserError: if it has files in it.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"--out {folder} exists and is no empty folder: choose another name.")
+        raise UserError(f"--out {folder} exists and is no empty folder: choose another name.")
 
 
 def tensors(model: FoldedModel, dtype: str) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         dtype: type to compute in; by default that of the weights.
 
     Raises:
-        OptionError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
+        UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
     """
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
@@ -185,21 +185,21 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
             raise ValueError(f"unknown dtype {stored_dtype}")
         languages = str(config["source_lang"]), str(config["target_lang"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise OptionError(
+        raise UserError(
             f"{folder} cannot be read as an exported model ({error}): "
             f"write it with python -m resmlp_mt.export."
         ) from error
     dtype = dtype or stored_dtype
     if stored_dtype == "int8" and dtype != "int8":
-        raise OptionError(
+        raise UserError(
             f"--dtype {dtype}: {folder} holds int8 weights; export it with --dtype {dtype}."
         )
     if is_onnx and dtype != stored_dtype:
-        raise OptionError(f"--dtype {dtype}: {folder} holds ONNX graphs of {stored_dtype}.")
+        raise UserError(f"--dtype {dtype}: {folder} holds ONNX graphs of {stored_dtype}.")
     model: FoldedModel | OnnxModel
     if is_onnx:
         # not before it is needed: PyTorch's exporter takes its time to load
-        from resmlp_mt.translation.onnx_model import OnnxModel
+        from resmlp_mt.engine.onnx_model import OnnxModel
 
         model = OnnxModel(sizes, folder)
     else:
@@ -210,7 +210,7 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         (languages[1], target, sizes.target_vocabulary),
     ):
         if len(words) != size:
-            raise OptionError(
+            raise UserError(
                 f"{folder / f'dict.{language}.txt'} has {len(words)} words, but the model has "
                 f"{size}: export it again."
             )
@@ -231,7 +231,7 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
     """A model with the stored parameters; int8 weights become :class:`Int8Linear` layers.
 
     Raises:
-        OptionError: if names or shapes do not fit the sizes.
+        UserError: if names or shapes do not fit the sizes.
     """
     with torch.device("meta"):
         model = FoldedModel(config)
@@ -245,7 +245,7 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
             stored.pop(f"{name}.{part}", None) for part in ("weight", "scale", "bias")
         )
         if weight is None or scale is None:
-            raise OptionError(f"{folder / WEIGHTS} lacks {name}.weight.")
+            raise UserError(f"{folder / WEIGHTS} lacks {name}.weight.")
         model.set_submodule(name, Int8Linear(weight, scale, bias, _least_input(config, name)))
     if config.share_all_embeddings:
         stored["target_embedding.weight"] = stored["source_embedding.weight"]
@@ -253,7 +253,7 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
         model.load_state_dict(stored, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())  # of several lines
-        raise OptionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -265,10 +265,10 @@ def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
     """Convert a model to the type to compute in and pack its linear layers.
 
     Raises:
-        OptionError: if the processor does not compute in bfloat16.
+        UserError: if the processor does not compute in bfloat16.
     """
     if dtype == "bfloat16" and not computes_in_bfloat16():
-        raise OptionError(
+        raise UserError(
             "--dtype bfloat16 needs a processor with AVX-512 or better: use float32 or int8."
         )
     model = model.bfloat16() if dtype == "bfloat16" else model.float()

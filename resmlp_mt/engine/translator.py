@@ -4,17 +4,17 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from resmlp_mt.linear_kernels import selector
-from resmlp_mt.translation.beam_search import (
+from resmlp_mt.engine.beam_search import (
     SearchOptions,
     SomeWords,
     SpecialTokens,
     beam_search,
 )
-from resmlp_mt.translation.errors import OptionError
-from resmlp_mt.translation.folding import FoldedModel
-from resmlp_mt.translation.model_folder import TranslationModel
-from resmlp_mt.translation.vocabulary import EOS, PAD, UNK
+from resmlp_mt.engine.folding import FoldedModel
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
+from resmlp_mt.errors import UserError
+from resmlp_mt.packed_linear import selector
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Translator:
         use_shortlist: choose among the words of the model's shortlist alone, which is faster.
 
     Raises:
-        OptionError: if ``options`` do not fit the model, or it has no shortlist.
+        UserError: if ``options`` do not fit the model, or it has no shortlist.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Translator:
         self.shortlist, self.select = None, None
         if use_shortlist:
             if not isinstance(loaded.model, FoldedModel):
-                raise OptionError(
+                raise UserError(
                     "--shortlist: ONNX graphs score the whole vocabulary; export the model "
                     "without --format onnx."
                 )
             if loaded.shortlist is None:
-                raise OptionError(
+                raise UserError(
                     "--shortlist: this model has none; export it with --shortlist DATA-BIN."
                 )
             most = (len(loaded.shortlist.always) - 2) // 2
             if options.beam > most:
-                raise OptionError(
+                raise UserError(
                     f"--beam {options.beam} is too large for this shortlist: choose at most "
                     f"{most}, or leave out --shortlist."
                 )

@@ -1,0 +1,1 @@
+"""Translates without fairseq."""

@@ -1,0 +1,1 @@
+"""The translation models as fairseq sees them."""

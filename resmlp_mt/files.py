@@ -1,0 +1,110 @@
+"""Files that appear complete or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from resmlp_mt.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file: yields a new, empty file beside ``path``, which takes its place at the end.
+
+    The new file has a name that nobody can guess, so that no link can be planted there. It is
+    synchronized with the disk before it is renamed: after a crash or a full disk, ``path`` holds
+    what it held before or all of the new content. If the block raises, the new file is removed.
+    Where ``path`` is a link, the file that it points to is replaced. Devices and pipes, which
+    cannot be replaced, are yielded themselves.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        if target.is_dir():
+            raise IsADirectoryError(21, os.strerror(21), str(path))
+        yield target
+        return
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        partial.chmod(_mode(target))
+        yield partial
+        synchronize(partial)
+        os.replace(partial, target)
+        synchronize(target.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+@contextmanager
+def output_file(path: Path, option: str = "") -> Iterator[Path]:
+    """:func:`replacing`, with a sentence for the user where it fails.
+
+    Args:
+        path: the file to write.
+        option: the option that named it, for the message.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    try:
+        with replacing(path) as partial:
+            yield partial
+    except OSError as error:
+        raise unwritable(path, error, option) from error
+
+
+def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
+    """Refuse output files that cannot be written, before any work is done.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        target = Path(os.path.realpath(path))
+        try:
+            if target.is_dir():
+                raise IsADirectoryError(21, os.strerror(21))
+            if not target.exists() or target.is_file():
+                with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
+                    pass
+        except OSError as error:
+            raise unwritable(path, error, option) from error
+
+
+def unwritable(path: Path, error: OSError, option: str = "") -> UserError:
+    """What to tell the user when ``path`` cannot be written."""
+    named = f"{option} {path}" if option else str(path)
+    return UserError(
+        f"{named} cannot be written ({error.strerror or error}): choose another place."
+    )
+
+
+def synchronize(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's entries.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file that is replaced, or of any new file."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

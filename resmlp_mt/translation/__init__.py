@@ -1,1 +1,0 @@
-"""The ResMLP encoder-decoder for fairseq."""

@@ -1,0 +1,85 @@
+"""Files appear complete or not at all."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs, output_file, replacing
+
+
+def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+        assert partial.parent == path.parent
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def stop_half_way() -> None:
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stop_half_way()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_link_keeps_pointing(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with replacing(tmp_path / "link") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_permissions_are_those_of_the_old_file_or_the_usual_ones(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.touch(mode=0o600)
+    old.chmod(0o640)
+    usual = tmp_path / "usual"
+    usual.touch()
+    for path, like in ((old, 0o640), (tmp_path / "new", stat.S_IMODE(usual.stat().st_mode))):
+        with replacing(path):
+            pass
+        assert stat.S_IMODE(path.stat().st_mode) == like
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    with replacing(tmp_path / "pipe") as path:
+        path.write_text("all")
+    reader.join(timeout=10)
+    assert received == ["all"]
+
+
+@pytest.mark.parametrize("name", ["folder", "missing/file", "file/below"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=name), output_file(tmp_path / name, "--out"):
+        pass
+    with pytest.raises(UserError, match=f"--out .*{name}"):
+        check_outputs([None, tmp_path / name], "--out")
+
+
+def test_checking_leaves_everything_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null")])
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
