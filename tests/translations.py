@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
 
 TEXT = """
@@ -40,7 +41,7 @@ def write(path: Path, lines: list[str]) -> str:
 
 def score(*argv: str, path: Path) -> dict:
     """Run the command in this process and return its JSON report."""
-    assert main([*argv, "--json", str(path), "--quiet"]) == 0
+    main([*argv, "--json", str(path), "--quiet"])
     return json.loads(path.read_text())
 
 
@@ -74,9 +75,9 @@ class Corpus:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run the command, expect exit status 1 and one line on standard error; return that line."""
-    assert main([*argv, "--quiet"]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
+    """Run the command, expect that it ends with one sentence for the user; return that."""
+    with pytest.raises(UserError) as stopped:
+        main([*argv, "--quiet"])
+    assert capsys.readouterr().out == ""
+    (line,) = str(stopped.value).splitlines()
     return line

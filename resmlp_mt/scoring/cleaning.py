@@ -3,10 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from sacremoses import MosesDetokenizer
-from sacremoses.corpus import NonbreakingPrefixes
-
-from resmlp_mt.scoring.lines import InputError, Sentences
+from resmlp_mt.errors import UserError
+from resmlp_mt.scoring.lines import Sentences
 
 # fairseq's names of subword symbols. Joining schemes separate all pieces by blanks and mark where
 # words begin (or end); the others mark what continues.
@@ -33,18 +31,24 @@ def remove_subwords(sentence: str, symbol: str) -> str:
 
 def moses_languages() -> list[str]:
     """The codes of the languages that Moses has rules for; for others it uses those of English."""
+    from sacremoses.corpus import NonbreakingPrefixes  # slow, and --help does without it
+
     return sorted(set(NonbreakingPrefixes().available_langs.values()))
 
 
 def moses_language(code: str) -> str:
-    """Return the code if Moses has rules for the language.
+    """Moses' code of a language that it has rules for, however the language is written.
 
     Raises:
-        InputError: for any other code.
+        UserError: for any other language.
     """
+    from resmlp_mt.scoring.languages import base_language
+
     known = moses_languages()
     if code not in known:
-        raise InputError(
+        code = base_language(code)
+    if code not in known:
+        raise UserError(
             f"Moses has no rules for the language {code!r}, only for {', '.join(known)}: "
             f"correct it, or do without --detokenize and tokenized BLEU"
         )
@@ -69,12 +73,12 @@ class Cleaning:
         """Put subwords together.
 
         Raises:
-            InputError: if there are none to put together, which would run all words into one.
+            UserError: if there are none to put together, which would run all words into one.
         """
         mark = JOINING.get(self.remove_bpe)
         text = [line for line in sentences.lines if line.strip()]
         if mark is not None and text and not any(mark in line for line in text):
-            raise InputError(
+            raise UserError(
                 f"{sentences.origin} holds no {mark!r}, so its subwords were removed before: "
                 f"drop --remove-bpe {self.remove_bpe}"
             )
@@ -85,10 +89,12 @@ class Cleaning:
         """Put subwords together, detokenize, and check the result.
 
         Raises:
-            InputError: as in :meth:`joined` and :meth:`check`.
+            UserError: as in :meth:`joined` and :meth:`check`.
         """
         sentences = self.joined(sentences)
         if self.detokenize is not None:
+            from sacremoses import MosesDetokenizer
+
             detokenizer = MosesDetokenizer(lang=moses_language(self.detokenize))
             lines = [detokenizer.detokenize(line.split()) for line in sentences.lines]
             sentences = Sentences(lines, sentences.origin, sentences.unit)
@@ -99,14 +105,14 @@ class Cleaning:
         """Refuse text that is not plain, unless forced.
 
         Raises:
-            InputError: naming the first sentence with a subword mark, or saying that the text
+            UserError: naming the first sentence with a subword mark, or saying that the text
                 looks tokenized, and the remedy.
         """
         if self.force:
             return
         for index, line in enumerate(sentences.lines):
             if mark := _SUBWORD_MARK.search(line):
-                raise InputError(
+                raise UserError(
                     f"{sentences.place(index)} still carries subword marks ({mark.group()!r}): "
                     f"{subword_remedy}, or insist with --force"
                 )
@@ -114,7 +120,7 @@ class Cleaning:
         periods = sum(line.rstrip().endswith(" .") for line in text)
         marks = sum(_MOSES_MARK.search(line) is not None for line in text)
         if periods > _TOKENIZED_PERIODS * len(text) or marks > _TOKENIZED_MARKS * len(text):
-            raise InputError(
+            raise UserError(
                 f"{sentences.origin} looks tokenized ({periods} of {len(text)} sentences end in "
                 f"' .', {marks} hold Moses escapes such as &apos; or @-@): "
                 f"{token_remedy}, or insist with --force"

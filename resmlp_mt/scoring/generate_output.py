@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import remove_subwords
-from resmlp_mt.scoring.lines import InputError, Sentences, read_lines
+from resmlp_mt.scoring.lines import Sentences, read_lines
 
 # A progress bar that went to the same file stands in front of the first line behind it.
 _LINE = re.compile(r"(?:\r[^\t]*\])?([STHD])-(\d{1,12})\t(.*)", re.DOTALL)
@@ -36,7 +37,7 @@ def read_generate_output(path: str) -> GenerateOutput:
     """Read and check a file.
 
     Raises:
-        InputError: if sentences are missing (fairseq drops a last batch), a sentence occurs
+        UserError: if sentences are missing (fairseq drops a last batch), a sentence occurs
             twice, or a line is damaged. Several hypotheses of one sentence are an n-best list;
             without S- and T- lines, which occur once in a run, they may as well be two runs.
     """
@@ -53,7 +54,7 @@ def read_generate_output(path: str) -> GenerateOutput:
         kind, sentence_id, rest = match[1], int(match[2]), match[3]
         if kind in single:
             if sentence_id in single[kind]:
-                raise InputError(
+                raise UserError(
                     f"{path}, line {number}: {kind}-{sentence_id} occurs a second time, so the "
                     f"file holds more than one run: give each run a file of its own"
                 )
@@ -69,12 +70,12 @@ def read_generate_output(path: str) -> GenerateOutput:
 
     hypotheses = best["D"] or best["H"]
     if not hypotheses:
-        raise InputError(
+        raise UserError(
             f"{path} holds no D- or H- lines: give the output of fairseq-generate, run without "
             f"--quiet"
         )
     if repeated and not single["S"] and not single["T"]:
-        raise InputError(
+        raise UserError(
             f"{repeated} occurs a second time, and without S- or T- lines an n-best list cannot be "
             f"told from two runs: give the whole output of one run"
         )
@@ -86,7 +87,7 @@ def read_generate_output(path: str) -> GenerateOutput:
             return None
         if len(texts) < count:
             missing = islice((str(i) for i in range(count) if i not in texts), 5)
-            raise InputError(
+            raise UserError(
                 f"{path}: {count - len(texts)} of {count} sentences have no {kind}- line (the "
                 f"first ids: {', '.join(missing)}); "
                 f"fairseq drops a last batch whose size does not fit: generate again with "
@@ -121,4 +122,4 @@ def _scored(rest: str, place: str) -> tuple[float, str]:
             return float(score), text
     except ValueError:
         pass
-    raise InputError(f"{place} is damaged: expected id, score and text with tabs in between")
+    raise UserError(f"{place} is damaged: expected id, score and text with tabs in between")

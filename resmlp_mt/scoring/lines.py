@@ -6,9 +6,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class InputError(ValueError):
-    """An input that cannot be scored; the message is a sentence for the user."""
+from resmlp_mt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def read_lines(path: str) -> list[str]:
     A byte order mark at the start and carriage returns at line ends are no text and are dropped.
 
     Raises:
-        InputError: naming the file, and the line where there is one, if the file cannot be read,
+        UserError: naming the file, and the line where there is one, if the file cannot be read,
             is no valid UTF-8 or holds a NUL byte.
     """
     try:
@@ -47,9 +45,9 @@ def read_lines(path: str) -> list[str]:
         else:
             data = Path(path).read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is no complete gzip file ({error}): fetch it again") from error
+        raise UserError(f"{path} is no complete gzip file ({error}): fetch it again") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     name = "<stdin>" if path == "-" else path
     raw = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not raw[-1]:
@@ -59,11 +57,11 @@ def read_lines(path: str) -> list[str]:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(
+            raise UserError(
                 f"{name}, line {number} is no valid UTF-8 ({error.reason} at byte "
                 f"{error.start + 1}): convert the file to UTF-8"
             ) from error
         if "\0" in text:
-            raise InputError(f"{name}, line {number} holds a NUL byte: {name} is no text file")
+            raise UserError(f"{name}, line {number} holds a NUL byte: {name} is no text file")
         lines.append(text.removesuffix("\r"))
     return lines

@@ -1,44 +1,67 @@
 """The measures: sacreBLEU's metrics, on plain or Moses-tokenized text, each with its signature."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-import sacremoses
-from sacrebleu.metrics import BLEU, CHRF, TER
-
+from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import moses_language
-from resmlp_mt.scoring.lines import InputError
+
+# by sacreBLEU's metric: the arguments of its class
+MetricOptions = Mapping[str, Mapping[str, Any]]
 
 
 class Kind(NamedTuple):
-    """How a measure is computed; ``tokenization`` is None for metrics that tokenize themselves."""
+    """How a measure is computed.
+
+    Attributes:
+        label: stands before sacreBLEU's name of the metric.
+        metric: bleu, chrf or ter.
+        tokenization: of :func:`moses_tokenizer`; None for metrics that tokenize themselves.
+        fixed: arguments of the metric that no option changes.
+    """
 
     label: str
-    metric: type[Any]
+    metric: str
     tokenization: str | None = None
+    fixed: Mapping[str, Any] = {}
 
 
 KINDS = {
-    "bleu": Kind("", BLEU),
-    "chrf": Kind("", CHRF),
-    "ter": Kind("", TER),
-    "tokenized-bleu": Kind("tokenized ", BLEU, "moses"),
-    "dash-split-bleu": Kind("dash-split tokenized ", BLEU, "moses-aggressive"),
-    "compound-split-bleu": Kind("compound-split tokenized ", BLEU, "moses+compound_split"),
+    "bleu": Kind("", "bleu"),
+    "chrf": Kind("", "chrf"),
+    "chrf++": Kind("", "chrf", fixed={"word_order": 2}),
+    "ter": Kind("", "ter"),
+    "tokenized-bleu": Kind("tokenized ", "bleu", "moses"),
+    "dash-split-bleu": Kind("dash-split tokenized ", "bleu", "moses-aggressive"),
+    "compound-split-bleu": Kind("compound-split tokenized ", "bleu", "moses+compound_split"),
 }
 TOKENIZED = tuple(name for name, kind in KINDS.items() if kind.tokenization is not None)
+# What to install where sacreBLEU lacks its tokenizer.
+_EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number and what it measures; ``verbose`` is sacreBLEU's breakdown, empty if none."""
+    """A number and what it measures.
+
+    Attributes:
+        mean, ci: of the bootstrap, with half the width of the 95 % interval; None without it.
+        precisions, brevity_penalty, ratio: of BLEU: percentages of n-grams, n = 1, 2, ..., and
+            the length of the translations divided by that of the references.
+        verbose: sacreBLEU's breakdown, empty if none.
+    """
 
     metric: str
     name: str
     score: float
+    mean: float | None
+    ci: float | None
+    precisions: list[float] | None
+    brevity_penalty: float | None
+    ratio: float | None
     signature: str
     verbose: str
 
@@ -47,15 +70,15 @@ class Score:
 class LengthScore:
     """The score of the sentences whose source has ``low`` to ``high`` tokens, both included.
 
-    ``high`` is None in the last bucket; score and signature are None in an empty one.
+    ``high`` is None in the last bucket.
     """
 
     bucket: str
     low: int
     high: int | None
     sentences: int
-    score: float | None
-    signature: str | None
+    score: float
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -75,48 +98,106 @@ class Comparison:
 
 
 class Measure:
-    """One kind of score with its references."""
+    """One kind of score with its references.
+
+    Args:
+        metric: a key of ``KINDS``.
+        references: one or more streams of sentences, all of one length.
+        language: code of the target side; the tokenized measures need it.
+        options: of sacreBLEU's metrics.
+        short: write signatures in sacreBLEU's short form.
+
+    Attributes:
+        arguments: of sacreBLEU's metric, the tokenizer chosen.
+
+    Raises:
+        UserError: if the words of the text cannot be told in this language or by this tokenizer,
+            or an extra is missing.
+    """
 
     def __init__(
-        self, metric: str, references: Sequence[Sequence[str]], language: str | None
+        self,
+        metric: str,
+        references: Sequence[Sequence[str]],
+        language: str | None,
+        options: MetricOptions,
+        short: bool = False,
     ) -> None:
-        """Prepare the references.
+        from sacrebleu.metrics import METRICS
 
-        Args:
-            metric: a key of ``KINDS``.
-            references: one or more streams of sentences, all of one length.
-            language: of the target side; the tokenized measures need it.
+        from resmlp_mt.scoring.downloads import download
 
-        Raises:
-            InputError: if Moses has no rules for the language, or sacreBLEU lacks its tokenizer.
-        """
         self.metric = metric
         kind = KINDS[metric]
         self._label = kind.label
+        self._short = short
         self._prepare: Callable[[str], str] = str.rstrip
         self._pretok: str | None = None
-        if kind.tokenization is not None:
-            self._prepare = moses_tokenizer(language or "", kind.tokenization)
-            version = sacremoses.__version__
-            self._pretok = f"sacre{kind.tokenization}[{language}]-{version}"
-        options: dict[str, Any] = {"references": [list(map(self._prepare, r)) for r in references]}
-        if kind.tokenization is not None:
-            options.update(tokenize="none", force=True)
-        elif kind.metric is BLEU:
+        arguments = {**options.get(kind.metric, {}), **kind.fixed}
+        if kind.metric == "bleu":
             # The text was checked before; sacreBLEU's own warning would only repeat it.
-            options.update(trg_lang=language or "", force=True)
-        try:
-            self._metric = kind.metric(**options)
-        except (ImportError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"sacreBLEU cannot tokenize {language!r}: {reason}") from error
+            arguments["force"] = True
+        if kind.tokenization is not None:
+            self._prepare, self._pretok = _pretokenizer(kind.tokenization, language, references)
+            arguments["tokenize"] = "none"
+        elif kind.metric == "bleu" and arguments.get("tokenize") is None:
+            from resmlp_mt.scoring.languages import bleu_tokenizer
 
-    def score(self, hypotheses: Sequence[str]) -> Score:
-        """Score a system."""
-        result = self._metric.corpus_score(list(map(self._prepare, hypotheses)), None)
-        signature = self._signature(self._metric.get_signature())
-        verbose = result._verbose
-        return Score(self.metric, self._label + result.name, result.score, signature, verbose)
+            arguments["tokenize"] = bleu_tokenizer(language, references)
+        self.arguments = arguments
+        self.references = [list(map(self._prepare, stream)) for stream in references]
+        tokenizer = arguments.get("tokenize")
+        try:
+            with download(f"--tokenize {tokenizer}", "models", "choose another tokenizer"):
+                self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
+        except RuntimeError as error:  # sacreBLEU's answer where MeCab is missing
+            if tokenizer not in _EXTRAS:
+                raise
+            raise UserError(
+                f"BLEU with the tokenizer {tokenizer} needs MeCab and its dictionary: "
+                f"pip install 'resmlp_mt[{_EXTRAS[tokenizer]}]', or choose another --tokenize."
+            ) from error
+
+    def prepared(self, hypotheses: Sequence[str]) -> list[str]:
+        """The text that sacreBLEU gets to see."""
+        return list(map(self._prepare, hypotheses))
+
+    def equals(self, other: Self, hypotheses: Sequence[str]) -> bool:
+        """Whether both count the same things, for these hypotheses, in the same way."""
+        return (
+            KINDS[self.metric].metric == KINDS[other.metric].metric
+            and self.arguments == other.arguments
+            and self.references == other.references
+            and self.prepared(hypotheses) == other.prepared(hypotheses)
+        )
+
+    def score(self, hypotheses: Sequence[str], samples: int = 1) -> Score:
+        """Score a system; with more than one bootstrap sample, with an interval."""
+        result = self._metric.corpus_score(self.prepared(hypotheses), None, n_bootstrap=samples)
+        return Score(
+            metric=self.metric,
+            name=self._label + result.name,
+            score=float(result.score),
+            mean=float(result._mean) if samples > 1 else None,
+            ci=float(result._ci) if samples > 1 else None,
+            precisions=getattr(result, "precisions", None),
+            brevity_penalty=getattr(result, "bp", None),
+            ratio=getattr(result, "ratio", None),
+            signature=self._signature(self._metric.get_signature()),
+            verbose=result._verbose,
+        )
+
+    def sentence_scores(self, hypotheses: Sequence[str], width: int) -> Iterator[str]:
+        """A line for each sentence, as sacreBLEU writes it with --sentence-level.
+
+        BLEU is meant to be of effective order here.
+        """
+        for hypothesis, *references in zip(
+            self.prepared(hypotheses), *self.references, strict=True
+        ):
+            result = self._metric.sentence_score(hypothesis, references)
+            signature = self._signature(self._metric.get_signature())
+            yield self._label + result.format(width, False, signature)
 
     def compare(
         self, baseline: Sequence[str], hypotheses: Sequence[str], test: str, samples: int
@@ -124,10 +205,7 @@ class Measure:
         """Run sacreBLEU's paired test: ``test`` is "bs" (bootstrap) or "ar" (randomization)."""
         from sacrebleu.significance import PairedTest  # numpy, only where it is wanted
 
-        systems = [
-            ("baseline", list(map(self._prepare, baseline))),
-            ("system", list(map(self._prepare, hypotheses))),
-        ]
+        systems = [("baseline", self.prepared(baseline)), ("system", self.prepared(hypotheses))]
         paired = PairedTest(systems, {self.metric: self._metric}, None, test, samples)
         signatures, scores = paired()
         ((name, signature),) = signatures.items()
@@ -151,7 +229,30 @@ class Measure:
     def _signature(self, signature: Any) -> str:
         if self._pretok is not None:
             signature.update("pretok", self._pretok)
-        return str(signature)
+        return str(signature.format(self._short))
+
+
+def _pretokenizer(
+    tokenization: str, language: str | None, references: Sequence[Sequence[str]]
+) -> tuple[Callable[[str], str], str]:
+    """A tokenizer of Moses and its name for the signature.
+
+    Raises:
+        UserError: if Moses has no rules for the language, or does not find its words.
+    """
+    import sacremoses
+
+    from resmlp_mt.scoring.languages import script_without_words
+
+    code = moses_language(language or "")
+    script = script_without_words(references)
+    if script not in (None, "Hangul"):
+        raise UserError(
+            f"Moses finds words by the spaces between them, and text in {script} script has none: "
+            f"use -m bleu and chrf."
+        )
+    version = sacremoses.__version__
+    return moses_tokenizer(code, tokenization), f"sacre{tokenization}[{code}]-{version}"
 
 
 def moses_tokenizer(language: str, tokenization: str) -> Callable[[str], str]:
@@ -164,9 +265,11 @@ def moses_tokenizer(language: str, tokenization: str) -> Callable[[str], str]:
             the same split in the notation of the early papers ("rich ##AT##-##AT## text").
 
     Raises:
-        InputError: if Moses has no rules for the language.
+        UserError: if Moses has no rules for the language.
     """
-    tokenizer = sacremoses.MosesTokenizer(lang=moses_language(language))
+    from sacremoses import MosesTokenizer  # slow, and --help does without it
+
+    tokenizer = MosesTokenizer(lang=moses_language(language))
     aggressive = tokenization == "moses-aggressive"
     compound_split = tokenization == "moses+compound_split"
 
@@ -188,11 +291,13 @@ def length_scores(
     references: Sequence[Sequence[str]],
     sources: Sequence[str],
     borders: Sequence[int],
-    language: str | None,
+    bleu: Mapping[str, Any],
+    short: bool = False,
 ) -> list[LengthScore]:
-    """BLEU by source length in tokens, which white space separates.
+    """BLEU by source length in tokens, which white space separates; empty buckets are left out.
 
     Args:
+        bleu: arguments of sacreBLEU's metric, with the tokenizer.
         borders: the first length of every bucket but the first, which starts at 0.
     """
     lengths = [len(source.split()) for source in sources]
@@ -205,12 +310,13 @@ def length_scores(
         high = None if following is None else following - 1
         bucket = f"{low}+" if high is None else f"{low}-{high}"
         if not chosen:
-            results.append(LengthScore(bucket, low, high, 0, None, None))
             continue
-        measure = Measure("bleu", [[r[i] for i in chosen] for r in references], language)
+        part = [[stream[i] for i in chosen] for stream in references]
+        measure = Measure("bleu", part, None, {"bleu": bleu}, short)
         result = measure.score([hypotheses[i] for i in chosen])
         # A part of the test set gets a signature of its own, in sacreBLEU's field for parts.
         nrefs, rest = result.signature.split("|", 1)
-        signature = f"{nrefs}|subset:source_tokens_{bucket}|{rest}"
+        subset = "S" if short else "subset"
+        signature = f"{nrefs}|{subset}:source_tokens_{bucket}|{rest}"
         results.append(LengthScore(bucket, low, high, len(chosen), result.score, signature))
     return results

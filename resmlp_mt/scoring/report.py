@@ -1,15 +1,17 @@
 """The report of one run, as tables and as JSON."""
 
 import json
-import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tabulate import tabulate
 
+from resmlp_mt.files import output_file
 from resmlp_mt.scoring.measures import Comparison, LengthScore, Score
 
+COLUMNS = 100
 TESTS = {"bs": "paired bootstrap resampling", "ar": "paired approximate randomization"}
 
 
@@ -46,84 +48,112 @@ class Report:
     def text(self, width: int, quiet: bool) -> str:
         """Tables; ``width`` is the number of decimals, ``quiet`` leaves the tables alone."""
         parts = [] if quiet else [self._header()]
-        parts.append(
-            _table(
-                ("metric", "score", "signature"),
-                [(s.name, f"{s.score:.{width}f}", s.signature) for s in self.scores],
-            )
-        )
+        parts += [self._scores(width), _signatures(self.scores)]
         if self.by_source_length:
             rows = [
-                (
-                    s.bucket,
-                    str(s.sentences),
-                    "-" if s.score is None else f"{s.score:.{width}f}",
-                    s.signature or "-",
-                )
-                for s in self.by_source_length
+                (s.bucket, str(s.sentences), f"{s.score:.{width}f}") for s in self.by_source_length
             ]
-            parts.append(_table(("source tokens", "sentences", "BLEU", "signature"), rows))
+            parts.append(_table(("source tokens", "sentences", "BLEU"), rows))
+            first = self.by_source_length[0]
+            every = first.signature.replace(f"tokens_{first.bucket}", "tokens_N")
+            parts.append(_wrapped(f"BLEU|{every}"))
         if self.significance:
-            parts.append(self._significance(width, quiet))
+            parts += [self._significance(width, quiet), _signatures(self.significance)]
         if self.notes and not quiet:
-            parts.append("\n".join(f"note: {note}" for note in self.notes))
+            parts.append("\n".join(_filled(f"note: {note}", "      ") for note in self.notes))
         return "\n\n".join(parts)
+
+    def _scores(self, width: int) -> str:
+        rows = [
+            (
+                s.name,
+                _estimate(s.score, s.mean, s.ci, width),
+                "" if s.precisions is None else "/".join(f"{p:.1f}" for p in s.precisions),
+                "" if s.brevity_penalty is None else f"{s.brevity_penalty:.3f}",
+                "" if s.ratio is None else f"{s.ratio:.3f}",
+            )
+            for s in self.scores
+        ]
+        headers = ("metric", "score", "n-gram precisions", "BP", "length ratio")
+        columns = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
+        return _table([headers[i] for i in columns], [[row[i] for i in columns] for row in rows])
 
     def _header(self) -> str:
         subwords = [] if self.remove_bpe == "none" else [f"subwords ({self.remove_bpe})"]
         tokens = [] if self.detokenize is None else [f"Moses tokenization ({self.detokenize})"]
         removed = " and ".join(subwords + tokens) or "nothing"
-        return "\n".join(
-            [
-                f"system:      {self.system}",
-                f"references:  {', '.join(self.references)}",
-                f"sentences:   {self.sentences}",
-                f"removed:     {removed}",
-            ]
-        )
+        lines = [
+            f"system:      {self.system}",
+            f"references:  {', '.join(self.references)}",
+            f"sentences:   {self.sentences}",
+            f"removed:     {removed}",
+        ]
+        return "\n".join(_filled(line, " " * 13) for line in lines)
 
     def _significance(self, width: int, quiet: bool) -> str:
-        def estimate(score: float, mean: float | None, ci: float | None) -> str:
-            more = "" if mean is None else f" ({mean:.{width}f} ± {ci:.{width}f})"
-            return f"{score:.{width}f}{more}"
-
         rows = [
             (
                 c.name,
-                estimate(c.baseline, c.baseline_mean, c.baseline_ci),
-                estimate(c.score, c.mean, c.ci),
+                _estimate(c.baseline, c.baseline_mean, c.baseline_ci, width),
+                _estimate(c.score, c.mean, c.ci, width),
                 f"{c.p_value:.4f}" + ("*" if c.p_value < 0.05 else ""),
-                c.signature,
             )
             for c in self.significance
         ]
-        table = _table(("metric", "baseline", "system", "p", "signature"), rows)
+        table = _table(("metric", "baseline", "system", "p"), rows)
         if quiet:
             return table
         assert self.test is not None
-        return (
-            f"{table}\n{TESTS[self.test]} against {self.baseline}, {self.samples} samples; "
+        explained = _filled(
+            f"{TESTS[self.test]} against {self.baseline}, {self.samples} samples; "
             f"* p < 0.05: such a difference is unlikely between equal systems"
         )
+        return f"{table}\n{explained}"
 
 
 def write_json(report: Report, path: Path) -> None:
     """Write the report in full precision; a file of that name is replaced in one step.
 
     Raises:
-        OSError: if the folder does not take the file.
+        UserError: if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(asdict(report), file, ensure_ascii=False, indent=2, allow_nan=False)
-            file.write("\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with output_file(path, "--json") as partial:
+        text = json.dumps(asdict(report), ensure_ascii=False, indent=2, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _estimate(score: float, mean: float | None, ci: float | None, width: int) -> str:
+    more = "" if mean is None else f" ({mean:.{width}f} ± {ci:.{width}f})"
+    return f"{score:.{width}f}{more}"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    align = ["left" if name in ("metric", "signature") else "right" for name in headers]
+    align = ["left" if name == "metric" else "right" for name in headers]
     table: str = tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
-    return table
+    return "\n".join(line.rstrip() for line in table.splitlines())
+
+
+def _signatures(scores: Sequence[Score] | Sequence[Comparison]) -> str:
+    """A line for each score, as sacreBLEU joins name and signature."""
+    return "\n".join(_wrapped(f"{score.name}|{score.signature}") for score in scores)
+
+
+def _wrapped(signature: str) -> str:
+    """Lines of at most ``COLUMNS`` that end behind a field."""
+    lines = [""]
+    for field in signature.split("|"):
+        if len(lines[-1]) + len(field) + 1 > COLUMNS:
+            lines.append("    ")
+        lines[-1] += f"{field}|"
+    return "\n".join(lines).removesuffix("|")
+
+
+def _filled(text: str, indent: str = "") -> str:
+    """Lines of at most ``COLUMNS``; names of files stay in one piece."""
+    return textwrap.fill(
+        text,
+        COLUMNS,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,47 @@
+"""What sacreBLEU fetches on first use, with a sentence for the user where that fails."""
+
+import socket
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import portalocker
+from sacrebleu.utils import SACREBLEU_DIR
+
+from resmlp_mt.errors import UserError
+
+_TIMEOUT = 30.0  # seconds; sacreBLEU sets none and would wait for a dead network for ever
+
+
+@contextmanager
+def download(what: str, place: str, instead: str) -> Iterator[None]:
+    """Let sacreBLEU fetch something within the block.
+
+    Args:
+        what: its name, for the message.
+        place: where sacreBLEU keeps it, below its folder.
+        instead: what the user can do without it.
+
+    Raises:
+        UserError: if it cannot be fetched, or what an earlier download left behind is broken.
+    """
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        SystemExit,  # sacreBLEU's answer to a wrong checksum
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        portalocker.LockException,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{what} cannot be fetched ({reason}): allow the network and delete "
+            f"{SACREBLEU_DIR}/{place} if an earlier download was cut, or {instead}."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)

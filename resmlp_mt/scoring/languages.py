@@ -1,0 +1,95 @@
+"""Codes of languages as people write them, and the tokenizer that BLEU needs for each."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import langcodes
+import regex
+from langcodes.tag_parser import LanguageTagError
+
+from resmlp_mt.errors import UserError
+
+# Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
+_CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
+# sacreBLEU's choices for a target language
+_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+# Scripts in which spaces do not separate words, and the two in which they separate phrases.
+_SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+_SCRIPT = {name: regex.compile(rf"\p{{Script={name}}}") for name in _SCRIPTS}
+_LETTER = regex.compile(r"\p{L}")
+_ENOUGH = 20_000  # characters tell the script of a text
+
+
+def language_pair(text: str) -> tuple[str, str]:
+    """Split a pair such as ``en-de``, ``en_XX-zh_CN`` or ``en-zh-CN`` into its two codes.
+
+    Raises:
+        ValueError: if it is no pair, or can be read in two ways.
+    """
+    parts = text.split("-")
+    if len(parts) < 2 or not all(re.fullmatch(r"\w+", part) for part in parts):
+        raise ValueError("expected source and target, such as en-de")
+    splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
+    if len(splits) > 1:
+        splits = [pair for pair in splits if all(map(langcodes.tag_is_valid, pair))]
+        # en-fr-CA is Canadian French, en-FR-ca is Catalan
+        spelled = [pair for pair in splits if all(code == _spelled(code) for code in pair)]
+        splits = spelled or splits
+    if len(splits) != 1:
+        raise ValueError(
+            "it is not clear where the target begins: join a language and its region with an "
+            "underscore, such as en-zh_CN"
+        )
+    return splits[0]
+
+
+def _spelled(code: str) -> str:
+    return langcodes.standardize_tag(code, macro=False)
+
+
+def base_language(code: str) -> str:
+    """The language of a code without region and script, as short as there is one: zho_Hans is zh.
+
+    A code that is none (such as ``xx``) is returned in lower case.
+    """
+    try:
+        language = langcodes.Language.get(code, normalize=True).language or code
+    except LanguageTagError:
+        return code.lower()
+    return "zh" if language in _CHINESE else language
+
+
+def script_without_words(texts: Sequence[Sequence[str]]) -> str | None:
+    """The script of most letters, if its words are not what stands between spaces, else None."""
+    text = ""
+    for line in texts[0]:
+        text += line
+        if len(text) > _ENOUGH:
+            break
+    letters = len(_LETTER.findall(text))
+    counts = Counter({name: len(script.findall(text)) for name, script in _SCRIPT.items()})
+    if not letters or counts.total() <= letters / 2:
+        return None
+    return counts.most_common(1)[0][0]
+
+
+def bleu_tokenizer(language: str | None, references: Sequence[Sequence[str]]) -> str:
+    """Choose sacreBLEU's tokenizer by the target language, however its code is written.
+
+    Raises:
+        UserError: if the language is not known to have one but the references need it, since 13a
+            would take whole sentences for words.
+    """
+    if language is not None and (known := _TOKENIZERS.get(base_language(language))):
+        return known
+    script = script_without_words(references)
+    if script is None:
+        return "13a"
+    remedy = "give --tokenize flores200 or --tokenize char"
+    if script in ("Han", "Hiragana", "Katakana", "Hangul"):
+        remedy = "name the target language, such as -l en-zh, -l en-ja or -l en-ko"
+    raise UserError(
+        f"sacreBLEU's default tokenizer (13a) does not find the words of text in {script} script: "
+        f"{remedy}."
+    )

@@ -1,0 +1,269 @@
+"""The options of the score command; those that sacreBLEU has bear its names."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resmlp_mt.scoring.cleaning import SYMBOLS
+from resmlp_mt.scoring.measures import KINDS, TOKENIZED, MetricOptions
+
+BUCKETS = "10,20,30,40,50,60"
+# sacreBLEU's numbers of samples
+SAMPLES = {"bs": 1000, "ar": 10000}
+TOKENIZERS = (
+    *("none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab"),
+    *("spm", "flores101", "flores200", "spBLEU-1K"),
+)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse and check the command line; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resmlp_mt.score",
+        description="Score translations: sacreBLEU, chrF, TER and tokenized BLEU with signatures.",
+    )
+    _add_input(parser)
+    _add_metrics(parser)
+    _add_statistics(parser)
+    _add_output(parser)
+    args = parser.parse_args(argv)
+    _check(parser, args)
+    return args
+
+
+def metric_options(args: argparse.Namespace) -> MetricOptions:
+    """The options of each of sacreBLEU's metrics, by its name."""
+    return {
+        metric: {
+            name.removeprefix(f"{metric}_"): value
+            for name, value in vars(args).items()
+            if name.startswith(f"{metric}_")
+        }
+        for metric in ("bleu", "chrf", "ter")
+    }
+
+
+def borders(text: str) -> list[int]:
+    """Where buckets begin: rising positive numbers with commas between."""
+    try:
+        found = [int(border) for border in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or found[0] < 1 or found != sorted(set(found)):
+        raise argparse.ArgumentTypeError(f"expected rising positive numbers, got {text!r}")
+    return found
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument("--generate-output", metavar="FILE", help="output of fairseq-generate")
+    system.add_argument(
+        "-i", "--input", metavar="FILE", default="-", help="translations (default: standard input)"
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--ref", metavar="FILE", nargs="+", help="raw references")
+    target.add_argument("-t", "--test-set", metavar="NAME", help="sacreBLEU's references; needs -l")
+    parser.add_argument(
+        "-l",
+        "--language-pair",
+        metavar="SRC-TGT",
+        help="such as en-de or en-zh_CN; chooses the tokenizer of BLEU",
+    )
+    parser.add_argument("--src", metavar="FILE", help="source text, for BLEU by source length")
+    parser.add_argument(
+        "--remove-bpe",
+        "--post-process",
+        nargs="?",
+        const="subword_nmt",
+        default="none",
+        choices=SYMBOLS,
+        metavar="SYMBOL",
+        help="put subwords of the system's text together, as fairseq-generate --remove-bpe does: "
+        "sentencepiece, subword_nmt (without a value), wordpiece, letter or _EOW (default: none)",
+    )
+    parser.add_argument(
+        "--detokenize", metavar="LANG", help="undo the Moses tokenization of the system's text"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="score text that looks like subwords or tokens"
+    )
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is computed")
+    group.add_argument(
+        "-m",
+        "--metrics",
+        nargs="+",
+        choices=list(KINDS),
+        metavar="NAME",
+        help=f"{', '.join(KINDS)} (default: all that can be computed)",
+    )
+    group.add_argument(
+        "-sl",
+        "--sentence-level",
+        action="store_true",
+        help="one score a sentence, by one metric (default: bleu)",
+    )
+    group.add_argument(
+        "--length-buckets",
+        metavar="N,N,...",
+        type=borders,
+        help=f"where the buckets of the source length begin (default: {BUCKETS})",
+    )
+    bleu = parser.add_argument_group("BLEU")
+    bleu.add_argument(
+        "-tok",
+        "--tokenize",
+        dest="bleu_tokenize",
+        choices=TOKENIZERS,
+        metavar="NAME",
+        help=f"{', '.join(TOKENIZERS)} (default: zh, ja-mecab and ko-mecab for Chinese, Japanese "
+        f"and Korean, else 13a)",
+    )
+    bleu.add_argument("-lc", "--lowercase", dest="bleu_lowercase", action="store_true")
+    bleu.add_argument(
+        "-s",
+        "--smooth-method",
+        dest="bleu_smooth_method",
+        choices=("none", "floor", "add-k", "exp"),
+        default="exp",
+        help="default: exp",
+    )
+    bleu.add_argument(
+        "-sv",
+        "--smooth-value",
+        dest="bleu_smooth_value",
+        type=float,
+        metavar="X",
+        help="of floor (default: 0.1) and add-k (default: 1)",
+    )
+    chrf = parser.add_argument_group("chrF")
+    chrf.add_argument(
+        *("-cc", "--chrf-char-order"), type=_positive, default=6, metavar="N", help="default: 6"
+    )
+    chrf.add_argument(
+        *("-cw", "--chrf-word-order"),
+        type=_not_negative,
+        default=0,
+        metavar="N",
+        help="of chrf (default: 0); chrf++ has 2",
+    )
+    chrf.add_argument("--chrf-beta", type=_positive, default=2, metavar="N", help="default: 2")
+    chrf.add_argument("--chrf-whitespace", action="store_true", help="count white space")
+    chrf.add_argument("--chrf-lowercase", action="store_true")
+    chrf.add_argument(
+        "--chrf-eps-smoothing", action="store_true", help="as chrF++.py, NLTK and Moses smooth"
+    )
+    ter = parser.add_argument_group("TER")
+    ter.add_argument("--ter-case-sensitive", action="store_true")
+    ter.add_argument("--ter-asian-support", action="store_true", help="split Asian characters")
+    ter.add_argument("--ter-no-punct", action="store_true", help="leave out punctuation")
+    ter.add_argument("--ter-normalized", action="store_true", help="tokenize a little")
+
+
+def _add_statistics(parser: argparse.ArgumentParser) -> None:
+    confidence = parser.add_argument_group("confidence")
+    confidence.add_argument(
+        "-ci", "--confidence", action="store_true", help="95 %% interval by bootstrap resampling"
+    )
+    confidence.add_argument(
+        *("-cin", "--confidence-n"),
+        type=_positive,
+        metavar="N",
+        help=f"samples (default: {SAMPLES['bs']})",
+    )
+    paired = parser.add_argument_group("significance")
+    paired.add_argument(
+        "--baseline", metavar="FILE", help="another system's output, of the same kind as the system"
+    )
+    test = paired.add_mutually_exclusive_group()
+    test.add_argument(
+        "-pbs", "--paired-bs", action="store_true", help="paired bootstrap (the default)"
+    )
+    test.add_argument(
+        "-par", "--paired-ar", action="store_true", help="paired approximate randomization"
+    )
+    for test_name, count in SAMPLES.items():
+        paired.add_argument(
+            f"-p{test_name}n",
+            f"--paired-{test_name}-n",
+            metavar="N",
+            type=_positive,
+            help=f"samples (default: {count})",
+        )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="FILE", type=Path, help="write the full report as JSON")
+    output.add_argument(
+        *("-w", "--width"),
+        metavar="N",
+        type=int,
+        choices=range(13),
+        default=1,
+        help="decimals (default: 1)",
+    )
+    output.add_argument("-sh", "--short", action="store_true", help="short signatures")
+    output.add_argument("-q", "--quiet", action="store_true", help="print the tables alone")
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Find out before any work what does not go together."""
+    metrics = args.metrics or []
+    if args.language_pair is not None:
+        # here, because the tables of languages take a while to load
+        from resmlp_mt.scoring.languages import language_pair
+
+        try:
+            language_pair(args.language_pair)
+        except ValueError as error:
+            parser.error(f"-l {args.language_pair}: {error}")
+    if args.test_set is not None and args.language_pair is None:
+        parser.error(f"-t {args.test_set} needs a language pair: add -l, such as -l en-de")
+    if args.generate_output is None and args.ref is None and args.test_set is None:
+        parser.error("no references: give --ref FILE, or -t NAME -l SRC-TGT")
+    if args.sentence_level:
+        if len(set(metrics)) > 1:
+            parser.error("--sentence-level takes one metric: give one name to -m")
+        alone = "confidence", "baseline", "length_buckets", "json"
+        if given := [option for option in alone if getattr(args, option)]:
+            option = given[0].replace("_", "-")
+            parser.error(f"--{option} belongs to scores of a whole text: drop --sentence-level")
+    if args.confidence_n is not None and not args.confidence:
+        parser.error("--confidence-n is the number of samples of --confidence: add that")
+    paired_options = (args.paired_bs, args.paired_ar, args.paired_bs_n, args.paired_ar_n)
+    if args.baseline is None and any(paired_options):
+        parser.error("--paired-bs and --paired-ar compare two systems: add --baseline FILE")
+    if args.baseline is not None and args.confidence:
+        parser.error("--confidence is for one system: drop it, --baseline has intervals itself")
+    if args.bleu_smooth_value is not None and args.bleu_smooth_method not in ("floor", "add-k"):
+        parser.error("--smooth-value is for --smooth-method floor and add-k: add one of them")
+    if metrics and "bleu" not in metrics and args.length_buckets:
+        parser.error("--length-buckets divides BLEU: add bleu to -m")
+    sources = (args.src, args.generate_output, args.test_set)
+    if args.length_buckets and sources == (None, None, None):
+        parser.error("--length-buckets needs the source text: add --src FILE")
+    if args.generate_output is None and args.input == "-" and sys.stdin.isatty():
+        parser.error("no translations: give -i FILE or --generate-output FILE")
+    if args.language_pair is None and set(metrics) & set(TOKENIZED):
+        parser.error(f"-m {' '.join(metrics)}: tokenized BLEU needs -l SRC-TGT")
+    if args.json is not None and not args.json.resolve().parent.is_dir():
+        parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _not_negative(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        expected = "a positive number" if least else "a number that is not negative"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return int(text)

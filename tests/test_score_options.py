@@ -1,0 +1,293 @@
+"""sacreBLEU's options in the score command, and the tokenizers of languages without spaces."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from sacrebleu.metrics import BLEU
+
+from resmlp_mt.score import main
+from resmlp_mt.scoring.languages import base_language, language_pair, script_without_words
+from resmlp_mt.scoring.options import TOKENIZERS
+from translations import Corpus, command, fails, score, scores, write
+
+TEXTS = {
+    "zh": ["我们去城里。", "猫坐在垫子上面。", "今天的天气非常好，我们去公园散步。"],
+    "ja": ["猫がマットの上に座っています。", "今日は天気がとても良いです。", "東京に行きます。"],
+    "ko": ["고양이가 매트 위에 앉아 있습니다.", "오늘은 날씨가 매우 좋습니다.", "서울에 갑니다."],
+    "th": ["แมวนั่งอยู่บนเสื่อ", "วันนี้อากาศดีมาก", "เราไปกรุงเทพฯ"],
+}
+CODES = {
+    "zh": "zh zh-CN zh_TW zho chi cmn ZH zh_Hans zho_Hans cmn_Hant zh-cmn-Hans-CN yue".split(),
+    "ja": "ja ja_XX jpn ja-JP jpn_Jpan".split(),
+    "ko": "ko kor ko-KR kor_Hang".split(),
+    "th": "th tha th-TH tha_Thai".split(),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def system(text: list[str]) -> list[str]:
+    """A translation with an error in the middle of each sentence."""
+    return [line[: len(line) // 2] + "x" + line[len(line) // 2 + 1 :] for line in text]
+
+
+OPTIONS = [
+    "-m bleu -lc",
+    "-m bleu --tokenize intl",
+    "-m bleu -tok char",
+    "-m bleu -tok none --force",
+    "-m bleu -s floor",
+    "-m bleu -s add-k -sv 2",
+    "-m bleu --smooth-method none",
+    "-m chrf -cw 2",
+    "-m chrf --chrf-char-order 4 --chrf-beta 1 --chrf-whitespace",
+    "-m chrf --chrf-lowercase --chrf-eps-smoothing",
+    "-m ter --ter-case-sensitive --ter-no-punct",
+    "-m ter --ter-normalized --ter-asian-support",
+    "-m bleu chrf ter --confidence --confidence-n 60",
+    "-m bleu -ci -cin 30 -lc -tok intl",
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_equal_those_of_the_sacrebleu_command(
+    corpus: Corpus, tmp_path: Path, options: str
+) -> None:
+    files = ("-i", corpus.file["sys"])
+    report = score(*files, "--ref", corpus.file["ref"], *options.split(), path=tmp_path / "r")
+    entries = json.loads(
+        command("sacrebleu", corpus.file["ref"], *files, *options.split(), "-w", "9")
+    )
+    entries = entries if isinstance(entries, list) else [entries]
+    assert len(report["scores"]) == len(entries)
+    for ours, theirs in zip(report["scores"], entries, strict=True):
+        assert ours["name"] == theirs["name"]
+        assert round(ours["score"], 9) == theirs["score"]
+        assert ours["signature"] == theirs["signature"]
+        assert ours["verbose"] == theirs.get("verbose_score", "")
+        if "confidence_mean" in theirs:
+            assert round(ours["mean"], 9) == theirs["confidence_mean"]
+            assert round(ours["ci"], 9) == theirs["confidence_var"]
+        else:
+            assert ours["mean"] is None
+
+
+@pytest.mark.parametrize("options", ["", "-m chrf -cw 2", "-m ter", "-m bleu -lc -s floor -w 3"])
+def test_sentence_level_prints_what_the_sacrebleu_command_prints(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    argv = ("-i", corpus.file["sys"], *options.split(), "-sl")
+    main([*argv, "--ref", corpus.file["ref"], corpus.file["ref2"]])
+    theirs = command("sacrebleu", corpus.file["ref"], corpus.file["ref2"], *argv)
+    assert capsys.readouterr().out == theirs
+    assert len(theirs.splitlines()) == 150
+
+
+def test_short_signatures_equal_those_of_the_sacrebleu_command(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("-i", corpus.file["sys"], "-m", "bleu", "chrf", "ter", "--short")
+    main([*argv, "--ref", corpus.file["ref"], "-q"])
+    printed = capsys.readouterr().out
+    theirs = command("sacrebleu", corpus.file["ref"], *argv, "--format", "text")
+    for line in theirs.splitlines():
+        assert f"\n{line.partition(' = ')[0].strip()}\n" in f"{printed}\n"
+
+
+def test_all_tokenizers_of_sacrebleu_can_be_chosen() -> None:
+    assert set(TOKENIZERS) == set(BLEU.TOKENIZERS)
+
+
+def test_flores200_equals_the_sacrebleu_command(corpus: Corpus, tmp_path: Path) -> None:
+    """A small model stands for the one that sacreBLEU would download."""
+    (tmp_path / "models").mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus.lines["ref"]),
+        model_prefix=str(tmp_path / "small"),
+        vocab_size=90,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (tmp_path / "small.model").rename(tmp_path / "models" / "flores200sacrebleuspm")
+    argv = ("-i", corpus.file["sys"], "-m", "bleu", "--tokenize", "flores200")
+    theirs = json.loads(
+        command("sacrebleu", corpus.file["ref"], *argv, "-w", "9", SACREBLEU=str(tmp_path))
+    )
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "resmlp_mt.score", *argv, "--ref", corpus.file["ref"]),
+            *("--json", str(tmp_path / "r.json")),
+        ],
+        env={**os.environ, "SACREBLEU": str(tmp_path)},
+        check=True,
+    )
+    (ours,) = json.loads((tmp_path / "r.json").read_text())["scores"]
+    assert round(ours["score"], 9) == theirs["score"]
+    assert ours["signature"] == theirs["signature"]
+    assert "tok:flores200" in ours["signature"]
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(corpus: Corpus, tmp_path: Path) -> None:
+    dead = "http://127.0.0.1:9"  # the discard port: the connection is refused at once
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "resmlp_mt.score", "-i", corpus.file["sys"], "-q"),
+            *("--ref", corpus.file["ref"], "-m", "bleu", "--tokenize", "flores200"),
+        ],
+        env={**os.environ, "SACREBLEU": str(tmp_path), "https_proxy": dead, "http_proxy": dead},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("--tokenize flores200 cannot be fetched")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [(k, code) for k in ("zh", "ja", "ko") for code in CODES[k]]
+)
+def test_the_tokenizer_fits_every_spelling_of_the_language(
+    tmp_path: Path, language: str, code: str
+) -> None:
+    files = [
+        write(tmp_path / name, lines)
+        for name, lines in (("ref", TEXTS[language]), ("sys", system(TEXTS[language])))
+    ]
+    argv = ("-i", files[1], "-m", "bleu", "-l")
+    theirs = json.loads(command("sacrebleu", files[0], *argv, f"en-{language}", "-w", "9"))
+    (ours,) = score(*argv, f"en-{code}", "--ref", files[0], path=tmp_path / "r.json")["scores"]
+    assert round(ours["score"], 9) == theirs["score"] > 10
+    assert ours["signature"] == theirs["signature"]
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [("th", code) for code in CODES["th"]]
+    + [("zh", None), ("ja", "jp"), ("ko", "kr"), ("zh", "cn"), ("zh", "chinese"), ("th", None)],
+)
+def test_bleu_is_refused_where_its_tokenizer_is_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], language: str, code: str | None
+) -> None:
+    """Also where the code is wrong or missing: the script of the references tells."""
+    ref = write(tmp_path / "ref", TEXTS[language])
+    argv = ["-i", write(tmp_path / "sys", system(TEXTS[language])), "--ref", ref]
+    argv += [] if code is None else ["-l", f"en-{code}"]
+    message = fails(capsys, *argv, "-m", "bleu")
+    assert "(13a) does not find the words" in message
+    assert ("--tokenize flores200" if language == "th" else "-l en-zh, -l en-ja") in message
+    report = score(*argv, path=tmp_path / "r.json")
+    assert list(scores(report)) == ["chrf", "chrf++", "ter"]
+    assert any(note.startswith("no BLEU: ") for note in report["notes"])
+    by_hand = score(*argv, "-m", "bleu", "--tokenize", "char", path=tmp_path / "r.json")
+    assert scores(by_hand)["bleu"][0] > 10
+
+
+def test_moses_is_refused_for_text_without_spaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ref = write(tmp_path / "ref", TEXTS["zh"])
+    argv = ("-i", write(tmp_path / "sys", system(TEXTS["zh"])), "--ref", ref, "-l", "en-zh_CN")
+    assert "text in Han script has none" in fails(capsys, *argv, "-m", "tokenized-bleu")
+    assert list(scores(score(*argv, path=tmp_path / "r.json"))) == ["bleu", "chrf", "chrf++", "ter"]
+
+
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_a_missing_extra_is_named(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+) -> None:
+    monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{language}_mecab.MeCab", None)
+    ref = write(tmp_path / "ref", TEXTS[language])
+    message = fails(capsys, "-i", ref, "--ref", ref, "-l", f"en-{language}", "-m", "bleu")
+    assert f"pip install 'resmlp_mt[{language}]'" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("en-de", ("en", "de")),
+        ("en_XX-zh_CN", ("en_XX", "zh_CN")),
+        ("en-zh-CN", ("en", "zh-CN")),
+        ("pt-BR-en", ("pt-BR", "en")),
+        ("zh-Hans-CN-pt-BR", ("zh-Hans-CN", "pt-BR")),
+        ("en-fr-CA", ("en", "fr-CA")),
+        ("en-FR-ca", ("en-FR", "ca")),
+        ("xx-yy", ("xx", "yy")),
+    ],
+)
+def test_pairs_are_split_as_they_are_meant(text: str, expected: tuple[str, str]) -> None:
+    assert language_pair(text) == expected
+
+
+def test_base_languages() -> None:
+    for language, codes in CODES.items():
+        assert {base_language(code) for code in codes} == {language}
+    for code, language in (
+        ("deu", "de"),
+        ("de_AT", "de"),
+        ("XX", "xx"),
+        ("klingons!", "klingons!"),
+    ):
+        assert base_language(code) == language
+
+
+def test_scripts_of_text() -> None:
+    for language, script in (("zh", "Han"), ("ko", "Hangul"), ("th", "Thai")):
+        assert script_without_words([TEXTS[language]]) == script
+    assert script_without_words([TEXTS["ja"]]) in ("Han", "Hiragana", "Katakana")
+    assert script_without_words([["Das Wort 猫 heißt Katze.", ""]]) is None
+    assert script_without_words([["", "123 !"]]) is None
+
+
+def test_equal_scores_are_shown_once(tmp_path: Path) -> None:
+    """Without hyphens, all three tokenizations of Moses are the same; one bucket holds all."""
+    ref = write(tmp_path / "ref", ["Das Haus ist alt.", "Ein Baum steht dort."])
+    argv = ["-i", write(tmp_path / "sys", ["Das Haus ist neu.", "Ein Baum."]), "--ref", ref]
+    argv += ["--src", ref, "-l", "en-de"]
+    report = score(*argv, "-cw", "2", path=tmp_path / "r.json")
+    assert list(scores(report)) == ["bleu", "chrf", "ter", "tokenized-bleu"]
+    assert "dash-split-bleu is left out: it equals tokenized-bleu on this text" in report["notes"]
+    assert "chrf++ is left out: it equals chrf on this text" in report["notes"]
+    assert report["by_source_length"] == []
+    assert any("all sources have 0-9 tokens" in note for note in report["notes"])
+    asked = score(*argv, "-m", "tokenized-bleu", "dash-split-bleu", path=tmp_path / "r.json")
+    assert len(asked["scores"]) == 2
+
+
+def test_tables_fit_100_columns_and_show_what_bleu_is_made_of(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus.folder)
+    argv = ["-i", "sys", "--ref", "ref", "ref2", "--src", "src", "-l", "en-de"]
+    main([*argv, "-ci", "-cin", "20"])
+    single = capsys.readouterr().out
+    main([*argv, "--baseline", "base", "-pbsn", "20"])
+    assert max(map(len, (single + capsys.readouterr().out).splitlines())) <= 100
+    theirs = json.loads(command("sacrebleu", "ref", "ref2", "-i", "sys", "-w", "9"))
+    precisions, rest = theirs["verbose_score"].split(" (BP = ")
+    (row,) = [line for line in single.splitlines() if line.startswith("BLEU ")]
+    assert f" {precisions} " in row
+    assert f"  {rest.split()[0]}  " in row
+
+
+def test_text_out_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    ref = write(tmp_path / "größe", ["Das Haus ist alt."])
+    result = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt.score", "-i", ref, "--ref", ref, "-ci", "-cin", "5"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert f"references:  {ref}" in result.stdout.decode()
+    assert "±" in result.stdout.decode()
