@@ -154,6 +154,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             except OSError as error:
                 raise UserError(f"standard output cannot be written: {error.strerror}.") from error
             first += len(buffer)
+    if translator.failed:
+        raise UserError(
+            f"{translator.failed} of {first} lines have no translation of a finite score and were "
+            "left empty: the errors above name them."
+        )
 
 
 if __name__ == "__main__":

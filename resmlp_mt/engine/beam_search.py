@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from resmlp_mt.engine.onnx_model import OnnxModel
 
 CHUNK = 64  # neighbours in the vocabulary
+MOST_LENPEN = 10  # of the lengths that models allow, this power is still a float32
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class SearchOptions:
         for name in ("lenpen", "unkpen"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"--{name} must be a number, but is {getattr(self, name)}.")
+        if not abs(self.lenpen) <= MOST_LENPEN:
+            raise UserError(
+                f"--lenpen must be between -{MOST_LENPEN} and {MOST_LENPEN}, but is {self.lenpen}."
+            )
         if not 0 < self.temperature < math.inf:
             raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
 
@@ -64,9 +69,10 @@ class SearchOptions:
         Raises:
             UserError: if it is below ``min_len``.
         """
-        longest = min(
-            int(self.max_len_a * source_length + self.max_len_b), max_target_positions - 1
-        )
+        longest = max_target_positions - 1
+        if self.max_len_a * source_length < longest:  # else it may be too large for an integer
+            own = int(self.max_len_a * source_length + min(self.max_len_b, longest))
+            longest = min(own, longest)
         if self.min_len > longest:
             raise UserError(
                 f"--min-len {self.min_len} is above the longest translation, {longest} tokens: "
@@ -219,7 +225,7 @@ def beam_search(
         some: takes the softmax over some words of the vocabulary; not with ONNX graphs.
 
     Returns:
-        For each sentence its finished hypotheses, best first.
+        For each sentence its finished hypotheses, best first; none if no score is finite.
 
     Raises:
         ValueError: if a sentence is longer than ``max_source_positions``.
@@ -255,7 +261,7 @@ def beam_search(
             tokens = some.words[tokens]
 
         is_eos = tokens == eos
-        if bool(is_eos.any()):
+        if at_limit or bool(is_eos.any()):
             ends = (is_eos & scores.isfinite())[:, :beam].nonzero()
             done = _finish(beams, ends, parents, scores, position, options, eos, finished)
             if len(done) == rows:
@@ -318,7 +324,9 @@ def _best(
     """
     logits = logits.float()
     if options.temperature != 1.0:
-        logits = logits / options.temperature
+        # the best is at 0, so that a small temperature makes no infinity of it
+        least = torch.finfo(logits.dtype).tiny
+        logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
     log_total = logits.logsumexp(dim=2, keepdim=True)
     logits[..., special.pad] = -torch.inf
     if options.unkpen:
@@ -366,9 +374,10 @@ def _finish(
     eos: int,
     finished: list[list[Hypothesis]],
 ) -> list[int]:
-    """Store hypotheses that end, (row, candidate) each; returns the rows of finished sentences."""
-    if len(ends) == 0:
-        return []
+    """Store hypotheses that end, (row, candidate) each; returns the rows of finished sentences.
+
+    A sentence at its limit is finished, even if none of its hypotheses has a finite score.
+    """
     rows, columns = ends.unbind(1)
     totals = scores[rows, columns]
     paths = beams.hypotheses(rows, parents[rows, columns], position, totals, eos)
@@ -380,6 +389,6 @@ def _finish(
             sentence.append(Hypothesis(tokens, score, positional_scores))
     return [
         row
-        for row in sorted(set(rows.tolist()))
-        if len(finished[beams.sentences[row]]) == options.beam or beams.limits[row] == position
+        for row, (sentence, limit) in enumerate(zip(beams.sentences, beams.limits, strict=True))
+        if len(finished[sentence]) == options.beam or limit == position
     ]

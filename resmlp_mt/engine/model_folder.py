@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,8 +231,9 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
     """A model with the stored parameters; int8 weights become :class:`Int8Linear` layers.
 
     Raises:
-        UserError: if names or shapes do not fit the sizes.
+        UserError: if names or shapes do not fit the sizes, or a number is not finite.
     """
+    check_finite(stored, folder / WEIGHTS)
     with torch.device("meta"):
         model = FoldedModel(config)
     quantized = [
@@ -255,6 +256,20 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
         reason = " ".join(str(error).split())  # of several lines
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights with which no translation has a score.
+
+    Raises:
+        UserError: naming the file and the first tensor with NaN or infinity.
+    """
+    for name, value in stored.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(
+                f"{path} has NaN or infinity in {name}: it is damaged, or its training diverged; "
+                "use an earlier checkpoint or export the model again."
+            )
 
 
 def _least_input(config: FoldedConfig, layer: str) -> float | None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from resmlp_mt.engine.folding import FoldedConfig, Memory
 from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER
+from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
 
 
@@ -43,6 +44,37 @@ class OnnxModel:
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
             raise UserError(f"{folder} has broken ONNX graphs: {reason}") from error
+        self._try(folder)
+
+    def _try(self, folder: Path) -> None:
+        """Run both graphs once: they may be of another model, exchanged or not finite.
+
+        Raises:
+            UserError: naming the folder.
+        """
+        config = self.config
+        layers, dim = config.decoder_layers, config.decoder_embed_dim
+        tokens, ancestors = torch.full((1, 1), EOS), torch.zeros(1, 1, 1, dtype=torch.long)
+        try:
+            memory = self.encode(tokens)
+            history = torch.zeros(layers, 1, 1, 1, dim)
+            scores, entries = self.step(tokens, history, ancestors, memory)
+        except Exception as error:  # of the runtime's own types, without a common base
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{folder} has ONNX graphs that do not fit config.json ({reason}): export the "
+                "model again."
+            ) from error
+        fits = scores.shape == (1, 1, config.target_vocabulary)
+        if not fits or entries.shape != (layers, 1, 1, dim):
+            raise UserError(
+                f"{folder} has ONNX graphs of other sizes than config.json: export the model again."
+            )
+        if not bool(scores.isfinite().all()):
+            raise UserError(
+                f"{folder} has ONNX graphs whose scores are NaN or infinity: export the model "
+                "again from an earlier checkpoint."
+            )
 
     def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
         """See :meth:`FoldedModel.encode`."""

@@ -74,6 +74,7 @@ class Shortlist:
             for words in (always, by_source):
                 fits = fits and words.dtype == torch.long and int(words.min()) >= 0
                 fits = fits and int(words.max()) < target_vocabulary
+            fits = fits and bool(torch.isin(torch.arange(len(SPECIAL)), always).all())
         except (OSError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 f"{path} cannot be read as a shortlist ({error}): export the model again."

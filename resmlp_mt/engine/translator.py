@@ -42,6 +42,9 @@ class Translator:
         max_tokens: most source tokens in a batch, padding included; a longer line is refused.
         use_shortlist: choose among the words of the model's shortlist alone, which is faster.
 
+    Attributes:
+        failed: lines for which the search found no finite score, over all calls.
+
     Raises:
         UserError: if ``options`` do not fit the model, or it has no shortlist.
     """
@@ -58,6 +61,7 @@ class Translator:
         self.options = options
         self.batch_size = batch_size
         self.max_tokens = max_tokens
+        self.failed = 0
         config = loaded.model.config
         self.longest, self.remedy = (
             config.max_source_positions,
@@ -90,24 +94,21 @@ class Translator:
         """Translate lines.
 
         Returns:
-            For each line its translations, best first, at most ``beam``. An empty line has one
-            empty translation of score 0; so has a line that is too long, with a message in the
-            log and a score of minus infinity.
+            For each line its translations, best first, at least one and at most ``beam``. An
+            empty line has one empty translation of score 0. A line that is too long, or for
+            which the model finds no finite score, has an empty one of score minus infinity,
+            with its error in the log.
         """
         results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
         sentences = {}
         for number, line in enumerate(lines):
             tokens = self.encode(line)
             if len(tokens) > self.longest:
-                logger.error(
-                    "the line that begins with '%s' has %d tokens, but at most %d are allowed: "
-                    "its translation is left empty; shorten it, or %s",
-                    line[:40],
-                    len(tokens),
-                    self.longest,
-                    self.remedy,
+                results[number] = _empty(
+                    line,
+                    f"has {len(tokens)} tokens, but at most {self.longest} are allowed: its "
+                    f"translation is left empty; shorten it, or {self.remedy}",
                 )
-                results[number] = [Translation("", "", -float("inf"), [])]
             elif len(tokens) > 1:
                 sentences[number] = tokens
         special = SpecialTokens(PAD, EOS, UNK)
@@ -120,6 +121,13 @@ class Translator:
                     Translation(*self.decode(h.tokens), h.score, h.positional_scores)
                     for h in hypotheses
                 ]
+                if not hypotheses:
+                    self.failed += 1
+                    results[number] = _empty(
+                        lines[number],
+                        "has no translation of a finite score: it is left empty; look at the "
+                        "model and the options of the search",
+                    )
         return results
 
     def encode(self, line: str) -> list[int]:
@@ -158,3 +166,9 @@ class Translator:
             longest = max(longest, length)
         if batch:
             yield batch
+
+
+def _empty(line: str, reason: str) -> list[Translation]:
+    """The one translation of a line that cannot be translated; the reason is logged."""
+    logger.error("the line that begins with '%s' %s", line[:40], reason)
+    return [Translation("", "", -float("inf"), [])]

@@ -10,7 +10,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 
 from resmlp_mt.engine import shortlist
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, read_sentencepiece
+from resmlp_mt.engine.model_folder import TranslationModel, check_finite, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
@@ -53,6 +53,7 @@ def load_trained(
     kind = type(model).__module__
     if not kind.startswith("resmlp_mt.") or not isinstance(model, FairseqEncoderDecoderModel):
         raise UserError(f"{path} holds a {type(model).__name__}, but a ResMLP model is needed.")
+    check_finite(model.state_dict(), path)
     return TranslationModel(
         fold(model.float()),
         task.cfg.source_lang,
