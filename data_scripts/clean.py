@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import dedup
 from errors import DataError
 from formats import Pair, TextFiles, decode, pairs
 from parallel import ordered_map
+from resmlp_mt.text import normalize
 from steps import atomic_write
 
 NumberedPair = tuple[TextFiles, int, Pair]
@@ -30,13 +30,6 @@ CHUNK = 5_000
 
 FILTERS = ("validation", "empty", "length", "ratio", "held-out", "duplicate")
 """The filters of the training text, in the order in which they are applied and counted."""
-
-# C0 and C1 controls but white space, soft hyphen, zero-width space, direction marks and embeddings,
-# word joiner, isolates, byte order mark. ZWNJ and ZWJ stay: some scripts are spelt with them.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
-)
-
 
 # Scripts without spaces between words: Han and kana, of which each sign counts as a word (with the
 # punctuation beside it), and those of Thai, Lao, Burmese and Khmer, with about four signs a word.
@@ -59,20 +52,6 @@ class Options:
     normalize_punctuation: bool = False
     max_length: int = 250
     max_ratio: float = 3.0
-
-
-def normalize(text: str) -> str:
-    """NFC, no invisible control characters, runs of any white space as one plain space, ends bare.
-
-    U+2581, sentencepiece's sign for a space, becomes "_": decoding would make it a space.
-
-    Normalising twice changes nothing.
-    """
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).replace("\u2581", "_")
-    elif not text.isprintable():
-        text = _INVISIBLE.sub("", text)
-    return " ".join(text.split())
 
 
 def words(text: str) -> int:

@@ -267,7 +267,7 @@ class Preparation:
             "options": dataclasses.asdict(self.options),
             "valid_every": self.corpus.valid_every,
             "max_pairs": args.max_pairs,
-            "code": _code("clean.py", "formats.py", "dedup.py"),
+            "code": _code("clean.py", "formats.py", "dedup.py", "../resmlp_mt/text.py"),
             "versions": _versions("python", "unicode", "sacremoses"),
         }
         return self.steps.run("clean", decides, action)
@@ -293,8 +293,8 @@ class Preparation:
         decides = {
             "text": [cleaned["outputs"][path.relative_to(self.out).as_posix()] for path in texts],
             "options": options,
-            "code": _code("subwords.py"),
-            "versions": _versions("sentencepiece"),
+            "code": _code("subwords.py", "normalization.py", "../resmlp_mt/text.py"),
+            "versions": _versions("sentencepiece", "unicode"),
         }
         return self.steps.run("spm", decides, action)
 

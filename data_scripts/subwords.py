@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,7 +16,9 @@ from typing import Any
 import sentencepiece
 from tqdm import tqdm
 
+import normalization
 from errors import DataError
+from formats import MAX_LINE_BYTES
 from parallel import ordered_map, run_in_process
 from steps import atomic_write
 
@@ -23,6 +27,9 @@ CHUNK = 5_000
 
 THREADS = 16
 """Threads of the trainer: fixed, because unigram training sums in an order that depends on it."""
+
+RULES = "normalization.tsv"
+"""File of the normalisation map; the model holds the map itself."""
 
 SPECIALS = {name: f"\u2060{name}" for name in ("unk", "bos", "eos", "pad")}
 """Names of the special pieces. Cleaning removes U+2060, so text can never be taken for one; with
@@ -55,6 +62,7 @@ def train(
         DataError: the text is too small for so many pieces.
     """
     take = min(pairs, max(1, input_sentence_size // 2))
+    texts = texts[0].resolve(), texts[1].resolve()
     serialized = run_in_process(
         _train, texts, pairs, take, vocab_size, subword_type, character_coverage
     )
@@ -74,18 +82,23 @@ def _train(
     specials: dict[str, Any] = {f"{name}_piece": piece for name, piece in SPECIALS.items()}
     specials |= {f"{name}_id": index for index, name in enumerate(SPECIALS)}
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sample(texts, pairs, take),
-            model_writer=buffer,
-            model_type=subword_type,
-            vocab_size=vocab_size,
-            character_coverage=character_coverage,
-            # The text is normalised already, and decoding must give it back unchanged.
-            normalization_rule_name="identity",
-            num_threads=THREADS,
-            minloglevel=2,
-            **specials,
-        )
+        # In a folder of its own, because the model records the name of this file.
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path(RULES).write_text(normalization.tsv(normalization.rules()), encoding="utf-8")
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_sample(texts, pairs, take),
+                model_writer=buffer,
+                model_type=subword_type,
+                vocab_size=vocab_size,
+                character_coverage=character_coverage,
+                # Training text is normalised already; this is for the text that is translated.
+                normalization_rule_tsv=RULES,
+                # Longer lines would be left out without a word.
+                max_sentence_length=MAX_LINE_BYTES,
+                num_threads=THREADS,
+                minloglevel=2,
+                **specials,
+            )
     except (RuntimeError, OSError) as error:
         raise DataError(_explain(error, vocab_size)) from None
     return buffer.getvalue()

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "resmlp_mt"
-FOUNDATIONS = {"errors", "files", "layers", "machine", "packed_linear", "padding"}
+FOUNDATIONS = {"errors", "files", "layers", "machine", "packed_linear", "padding", "text"}
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
     f"resmlp_mt.vision.{path.stem}"
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "layers": set(),
     "packed_linear": {"machine"},
     "padding": set(),
+    "text": set(),
     "scoring": {"errors", "files", "scoring"},
     "engine": FOUNDATIONS | {"engine", "fairseq_plugin"},  # fairseq_plugin for types alone
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin"},

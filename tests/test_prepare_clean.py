@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clean
@@ -18,34 +17,6 @@ from errors import DataError
 from formats import TextFiles
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
-
-INVISIBLE = "\x00\x07\x1b\x7f\x80\x9f\xad\u200b\u200e\u202e\u2060\u2066\ufeff"
-SPACES = " \t\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000"
-sentences = st.text(
-    st.sampled_from("aAe\u0301\u0308éß한\u1100\u1161\u200d" + INVISIBLE + SPACES)
-    | st.characters(exclude_characters="\n", exclude_categories=["Cs"]),
-    max_size=40,
-)
-
-
-@given(sentences)
-@example("e\u200b\u0301")
-@example("\u2000")
-def test_normalize_is_a_projection_onto_clean_text(text: str) -> None:
-    cleaned = clean.normalize(text)
-    assert clean.normalize(cleaned) == cleaned
-    assert unicodedata.is_normalized("NFC", cleaned)
-    assert not set(cleaned) & set(INVISIBLE)
-    assert cleaned.split(" ") == cleaned.split() or cleaned == ""
-    assert all(character == " " or not character.isspace() for character in cleaned)
-
-
-def test_normalize_by_example() -> None:
-    assert clean.normalize("\ufeffCafe\u0301\xa0 au\u2028lait\x07 ") == "Café au lait"
-    assert clean.normalize("a\tb\x00c") == "a bc"
-    assert clean.normalize("a\u2581b") == "a_b"
-    # The joiners belong to the spelling of some scripts.
-    assert clean.normalize("\u0645\u06cc\u200c\u062e\u0648") == "\u0645\u06cc\u200c\u062e\u0648"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
 from resmlp_mt.packed_linear import selector
+from resmlp_mt.text import normalize
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ class Translator:
         pieces = line.split()
         if self.loaded.sentencepiece is not None:
             # pieces may hold characters that fairseq takes for spaces
-            pieces = " ".join(self.loaded.sentencepiece.encode(line, out_type=str)).split()
+            encoded = self.loaded.sentencepiece.encode(normalize(line), out_type=str)
+            pieces = " ".join(encoded).split()
         return self.loaded.source.encode(pieces)
 
     def decode(self, tokens: list[int]) -> tuple[str, str]:
@@ -143,7 +145,8 @@ class Translator:
         pieces = self.loaded.target.decode(tokens)
         if self.loaded.sentencepiece is None:
             return pieces, pieces
-        return pieces.replace(" ", "").replace("\u2581", " ").strip(), pieces
+        text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
+        return text.replace("\n", " "), pieces  # a line stays one, whatever bytes a model emits
 
     def _some_words(self, batch: list[list[int]]) -> SomeWords | None:
         if self.shortlist is None or self.select is None:

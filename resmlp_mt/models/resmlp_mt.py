@@ -15,7 +15,7 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.fairseq_plugin import fairseq_fixes, text_input
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
@@ -28,6 +28,7 @@ from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.packed_linear import PackingLinear
 
 fairseq_fixes.apply()
+text_input.apply()
 allow_safe_globals()
 
 

@@ -1,0 +1,28 @@
+"""What a line of text is before it is split into subwords, in training and in translation."""
+
+import re
+import unicodedata
+
+# C0 and C1 controls but white space, soft hyphen, zero-width space, direction marks and embeddings,
+# word joiner, isolates, byte order mark. ZWNJ and ZWJ stay: some scripts are spelt with them.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+)
+
+RESERVED = {"\u2581": "_", "\u2585": "\u2584"}
+"""Signs that sentencepiece uses itself, and what stands for them: decoding would make a space of
+the first, and its trainer leaves out every sentence with the second."""
+
+_RESERVED = str.maketrans(RESERVED)
+
+
+def normalize(text: str) -> str:
+    """NFC, no invisible control characters, runs of any white space as one plain space, ends bare.
+
+    The signs in ``RESERVED`` are replaced. Normalising twice changes nothing.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text)).translate(_RESERVED)
+    elif not text.isprintable():
+        text = INVISIBLE.sub("", text)
+    return " ".join(text.split())

@@ -1,0 +1,182 @@
+"""Text is prepared alike for training and for translation, in every way in, and comes out whole."""
+
+import io
+import sys
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sentencepiece
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import normalization
+import subwords
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
+from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.text import INVISIBLE as INVISIBLE_SIGN
+from resmlp_mt.text import RESERVED, normalize
+from tests import corpus_server
+
+INVISIBLE = "\x07\x1b\x7f\x80\x9f\xad\u200b\u200e\u202e\u2060\u2066\ufeff"
+SPACES = " \t\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000"
+SIGNS = "aAe\u0301\u0308\u0323éß한\u1100\u1161\u200d\u2581\u2585\u212b" + INVISIBLE + SPACES
+any_text = st.text(
+    st.sampled_from(SIGNS) | st.characters(exclude_characters="\n", exclude_categories=["Cs"]),
+    max_size=40,
+)
+
+
+@given(any_text)
+@example("e\u200b\u0301")
+@example("\u2000")
+@example("\x00e\x00\u0301")
+def test_normalize_is_a_projection_onto_clean_text(text: str) -> None:
+    cleaned = normalize(text)
+    assert normalize(cleaned) == cleaned
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert not set(cleaned) & {*INVISIBLE, *RESERVED, "\x00"}
+    assert cleaned.split(" ") == cleaned.split() or cleaned == ""
+    assert all(character == " " or not character.isspace() for character in cleaned)
+
+
+def test_normalize_by_example() -> None:
+    assert normalize("\ufeffCafe\u0301\xa0 au\u2028lait\x07 ") == "Café au lait"
+    assert normalize("a\tb\x00c") == "a bc"
+    assert normalize("a\u2581b \u2585") == "a_b \u2584"
+    # The joiners belong to the spelling of some scripts.
+    assert normalize("\u0645\u06cc\u200c\u062e\u0648") == "\u0645\u06cc\u200c\u062e\u0648"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    alphabet = "éèêÅäöüñçłßğệốữάϊЙёकक़ดが한국어 — the quick brown dog_▄"
+    texts = folder / "en", folder / "de"
+    for path in texts:
+        path.write_bytes(corpus_server.lines([f"{alphabet} {alphabet[::-1]}"] * 20))
+    subwords.train(
+        texts,
+        20,
+        folder / "spm.model",
+        vocab_size=120,
+        subword_type="bpe",
+        character_coverage=1.0,
+        input_sentence_size=1000,
+    )
+    return folder / "spm.model"
+
+
+@pytest.fixture(scope="module")
+def processor(model: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+
+LETTERS = st.sampled_from("aeoyßłéèåäñçğǻệốữǖṩάΐϊᾷЙёїकक़ो가한힣がパأئשּׁ̀́") | st.characters(
+    categories=["L"]
+)
+WORDS = st.tuples(
+    st.text(LETTERS, min_size=1, max_size=5),
+    st.sampled_from(["NFC", "NFD"]),
+    st.sampled_from(["", *INVISIBLE, *RESERVED]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(WORDS, st.text(SPACES, max_size=2)), max_size=6))
+def test_the_model_itself_prepares_what_people_write(
+    processor: sentencepiece.SentencePieceProcessor,
+    words: list[tuple[tuple[str, str, str], str]],
+) -> None:
+    """So spm_encode and every other tool does, too."""
+    line = "".join(
+        sign + unicodedata.normalize(form, text) + space for (text, form, sign), space in words
+    )
+    assert processor.normalize(line) == processor.normalize(normalize(line))
+    assert processor.encode(line, out_type=str) == processor.encode(normalize(line), out_type=str)
+
+
+def test_the_map_holds_every_composition() -> None:
+    """Composed characters and what is canonically equal to one, by Unicode's own tables."""
+    rules = normalization.rules()
+    for character in map(chr, range(1, sys.maxunicode + 1)):
+        decomposed = unicodedata.normalize("NFD", character)
+        if decomposed != character or character.isspace() or INVISIBLE_SIGN.match(character):
+            for text in (character, decomposed):
+                mapped = normalization.apply(rules, text)
+                assert f"q{mapped}q" == normalize(f"q{text}q"), ascii(text)
+    latin = [
+        "o\u0302\u0301",
+        "ô\u0301",
+        "a\u0302\u0323",
+        "ạ\u0302",
+        "â\u0323",
+        "a\u0301\u0323",
+        "e\u0331\u0301",
+    ]
+    for text in (*latin, "\u0651\u064e", "\u05bc\u05b7\u05c1"):
+        assert normalization.apply(rules, text) == unicodedata.normalize("NFC", text), ascii(text)
+
+
+def translator(processor: sentencepiece.SentencePieceProcessor) -> Any:
+    """What the translator's ways in and out look at."""
+    pieces = [processor.id_to_piece(index) for index in range(len(processor))]
+    words = Vocabulary([*SPECIAL, *(piece for piece in pieces if piece not in SPECIAL)])
+    loaded = SimpleNamespace(sentencepiece=processor, source=words, target=words)
+    return SimpleNamespace(loaded=loaded)
+
+
+@settings(deadline=None)
+@given(any_text)
+@example("Two dogs run\xa0in the grass.")
+@example("e\u200b\u0301\u0323\u00ad\u0302")
+def test_the_engine_and_fairseq_prepare_any_text(model: Path, text: str) -> None:
+    text_input.apply()
+    text_input.apply()
+    bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(model)))
+    assert bpe.encode(text) == bpe.encode(normalize(text))
+    assert bpe.encode(text).split() == bpe.sp.encode(normalize(text), out_type=str)
+    engine = translator(bpe.sp)
+    assert Translator.encode(engine, text) == Translator.encode(engine, normalize(text))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "unigram": {"model_type": "unigram", "vocab_size": 40},
+    "bpe": {"model_type": "bpe", "vocab_size": 40},
+    "char": {"model_type": "char", "vocab_size": 30},
+    "word": {"model_type": "word", "vocab_size": 10},
+    "bytes, bpe": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 290},
+    "bytes, unigram": {"model_type": "unigram", "byte_fallback": True, "vocab_size": 290},
+    "user-defined symbols": {"user_defined_symbols": ["<sep>", "a b", "☃"], "vocab_size": 40},
+    "white space behind": {"treat_whitespace_as_suffix": True, "vocab_size": 40},
+    "no dummy prefix": {"add_dummy_prefix": False, "model_type": "bpe", "vocab_size": 40},
+    "spaces kept": {"remove_extra_whitespaces": False, "model_type": "bpe", "vocab_size": 40},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_comes_out_as_spm_decode_has_it(kind: str) -> None:
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the dog runs in the grass", "ein Hund läuft, a cat sits"] * 50),
+        model_writer=buffer,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **KINDS[kind],
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+    engine = translator(processor)
+    indices = engine.loaded.target.indices
+    for line in ("the dog  runs", " läuft <sep> ☃ a b", "5 € 日本 the", ""):
+        pieces = [piece for piece in processor.encode(line, out_type=str) if piece in indices]
+        tokens = [BOS, *(indices[piece] for piece in pieces), EOS]
+        assert Translator.decode(engine, tokens) == (processor.decode(pieces), " ".join(pieces))
+    if "bytes" in kind:
+        assert Translator.decode(engine, Translator.encode(engine, "5 €"))[0] == "5 €"
+        # A line of output stays one line.
+        line_feed = [indices[piece] for piece in ("<0x35>", "<0x0A>", "<0x35>")]
+        assert Translator.decode(engine, line_feed)[0] == "5 5"
