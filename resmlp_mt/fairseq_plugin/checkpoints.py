@@ -6,21 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import stored_arrays
 
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
 # as a Namespace, and the sums behind --eval-bleu as integer arrays.
-SAFE_GLOBALS = [
-    argparse.Namespace,
-    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    np.ndarray,
-    np.dtype,
-    np.dtypes.Int64DType,
-]
+SAFE_GLOBALS: list[Any] = [argparse.Namespace, *stored_arrays.GLOBALS]
 
 
 def allow_safe_globals() -> None:

@@ -1,0 +1,99 @@
+"""Numpy arrays in checkpoints, rebuilt without any constructor of numpy that the file could steer.
+
+fairseq saves the counts behind ``--eval-bleu`` as numpy arrays. A pickled array names
+``numpy.ndarray`` and ``numpy.dtype`` and calls them; called by a hostile file, they make arrays of
+objects over the file's own bytes. Here these names stand for functions and classes of our own,
+which build arrays of integers and floats from exactly as many bytes as they need, and nothing else.
+"""
+
+import math
+from collections.abc import Callable
+from pickle import UnpicklingError
+from typing import Any, Self
+
+import numpy as np
+
+DTYPES = {f"i{size}" for size in (1, 2, 4, 8)} | {f"u{size}" for size in (1, 2, 4, 8)}
+DTYPES |= {"f2", "f4", "f8"}
+MOST_DIMENSIONS = 8
+
+
+class StoredDtype:
+    """What a file may say of the numbers in an array: a code of ``DTYPES`` and a byte order.
+
+    Raises:
+        UnpicklingError: for any other type.
+    """
+
+    __slots__ = ("code", "order")
+    code: str
+    order: str
+
+    def __new__(cls, code: object = "", *_: object) -> Self:
+        if not (isinstance(code, str) and code in DTYPES):
+            raise UnpicklingError(f"arrays of type {code!r:.40} are not read from files")
+        self = super().__new__(cls)
+        self.code, self.order = code, "|" if code.endswith("1") else "<"
+        return self
+
+    def __setstate__(self, state: object) -> None:
+        """Version, byte order, and what only types with fields have, which must be absent."""
+        match state:
+            case (int(), str(order), None, None, None, *_) if order in ("<", ">", "|", "="):
+                self.order = order
+            case _:
+                raise UnpicklingError(
+                    "the type of an array has fields, which are not read from files"
+                )
+
+
+class StoredArray(np.ndarray[Any, Any]):
+    """An array of integers or floats from a file; empty until its content has come.
+
+    It is pickled as a plain array.
+    """
+
+    def __new__(cls, *_: object) -> Self:
+        return np.zeros(0, dtype=np.int64).view(cls)
+
+    def __setstate__(self, state: Any) -> None:  # type: ignore[override]
+        """Take over (version, shape, dtype, whether in Fortran's order, bytes).
+
+        Raises:
+            UnpicklingError: if these do not fit each other exactly.
+        """
+        match state:
+            case (int(), tuple(shape), StoredDtype() as stored, bool(fortran), bytes(content)):
+                pass
+            case _:
+                raise UnpicklingError("an array in the file has another form than numpy writes")
+        if stored.code not in DTYPES or stored.order not in ("<", ">", "|", "="):
+            raise UnpicklingError("an array in the file is neither of integers nor of floats")
+        sizes_are_right = all(type(size) is int and 0 <= size <= len(content) for size in shape)
+        dtype = np.dtype(stored.order.replace("|", "=") + stored.code)
+        if (
+            len(shape) > MOST_DIMENSIONS
+            or not sizes_are_right
+            or math.prod(shape) * dtype.itemsize != len(content)
+        ):
+            raise UnpicklingError(
+                f"an array in the file has {len(content)} bytes for shape {shape}"
+            )
+        super().__setstate__((1, shape, dtype, fortran, content))  # type: ignore[arg-type]
+
+    def __reduce__(self) -> Any:  # type: ignore[override]
+        return self.view(np.ndarray).__reduce__()
+
+
+def _reconstruct(*_: object) -> StoredArray:
+    """In the place of numpy's function of this name: an empty array, whatever the file asks for."""
+    return StoredArray()
+
+
+# what torch.serialization.add_safe_globals takes: the object, and the name that files give it
+GLOBALS: list[tuple[Callable[..., Any], str]] = [
+    (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # before numpy 2
+    (StoredArray, "numpy.ndarray"),
+    (StoredDtype, "numpy.dtype"),
+]

@@ -1,0 +1,154 @@
+"""Arrays in checkpoints: plain numbers come back, and nothing else is built from a file."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from conftest import ROOT
+from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
+from resmlp_mt.fairseq_plugin.stored_arrays import StoredArray
+
+RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+
+
+class Called:
+    """Pickled as a call; ``state`` is handed to what the call made."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.call = (function, arguments, state)
+
+    def __reduce__(self) -> Any:
+        return self.call if self.call[2] is not None else self.call[:2]
+
+
+def dtype(code: str, *fields: Any, order: str = "<") -> Called:
+    return Called(
+        np.dtype, code, False, True, state=(3, order, *(fields or (None,) * 3), -1, -1, 0)
+    )
+
+
+def array(shape: Any, kind: Any, content: Any, fortran: Any = False) -> Called:
+    empty = (np.ndarray, (0,), b"b")
+    return Called(RECONSTRUCT, *empty, state=(1, shape, kind, fortran, content))
+
+
+def load(value: Any, path: Path) -> Any:
+    allow_safe_globals()
+    torch.save({"value": value}, path)
+    return torch.load(path, weights_only=True)["value"]
+
+
+numbers = arrays.arrays(
+    st.sampled_from([np.dtype(order + code) for order in "<>" for code in
+                     ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]),
+    arrays.array_shapes(min_dims=0, max_dims=4, min_side=1, max_side=4),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(numbers, st.booleans())
+def test_numbers_come_back(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, turned: bool
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    value = value.T if turned else value
+    found = load(value, folder / "numbers.pt")
+    assert found.dtype.newbyteorder("=") == value.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(found, value)
+    again = pickle.loads(pickle.dumps(found))
+    assert type(again) is np.ndarray
+    np.testing.assert_array_equal(again, value)
+    assert type(load(found, folder / "again.pt")) is StoredArray
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Called(np.ndarray, (1,), "O", b"12345678"),
+        Called(np.ndarray, (1 << 40,), "i8"),
+    ],
+)
+def test_a_call_of_ndarray_makes_an_empty_array_of_integers(tmp_path: Path, value: Any) -> None:
+    found = load(value, tmp_path / "x.pt")
+    assert (found.dtype, found.shape) == (np.int64, (0,))
+
+
+HOSTILE = {
+    "objects": np.array([None]),
+    "objects by hand": array((1,), dtype("O"), b"12345678"),
+    "a list of objects": array((1,), dtype("O"), [None]),
+    "void": np.zeros(2, dtype="V8"),
+    "text": np.array(["a"]),
+    "bytes": np.array([b"a"]),
+    "booleans": np.array([True]),
+    "complex numbers": np.array([1j]),
+    "dates": np.array(["2020-01-01"], dtype="M8[D]"),
+    "long doubles": np.zeros(1, dtype=np.longdouble),
+    "fields": np.zeros(1, dtype=[("a", "i4")]),
+    "fields by hand": array((1,), dtype("i8", None, ("a",), {"a": 1}), b"12345678"),
+    "a subarray": array((1,), dtype("i8", (1, (2,)), None, None), b"12345678"),
+    "metadata": np.zeros(1, dtype=np.dtype("i8", metadata={"a": 1})),
+    "a dtype that is no string": Called(np.dtype, {"names": ["a"], "formats": ["O"]}),
+    "a dtype of a list": Called(np.dtype, [("a", "O")]),
+    "a dtype as text": array((1,), "i8", b"12345678"),
+    "an unfinished dtype's order": array((1,), dtype("i8", order="O"), b"12345678"),
+    "too few bytes": array((2,), dtype("i8"), b"12345678"),
+    "too many bytes": array((1,), dtype("i8"), b"12345678abcdefgh"),
+    "a huge shape": array((1 << 62, 4), dtype("i8"), b""),
+    "a huge shape of nothing": array((1 << 62, 0), dtype("i8"), b""),
+    "a negative shape": array((-1, -1), dtype("i8"), b"12345678"),
+    "a shape of truths": array((True,), dtype("i8"), b"12345678"),
+    "a shape that is no tuple": array([1], dtype("i8"), b"12345678"),
+    "65 dimensions": array((1,) * 65, dtype("i8"), b"12345678"),
+    "a list for bytes": array((1,), dtype("i8"), [1]),
+    "an order that is no truth": array((1,), dtype("i8"), b"12345678", 7),
+    "no state": Called(RECONSTRUCT, np.ndarray, (0,), b"b", state=()),
+    "a scalar": np.float64(1.0),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:metadata on a dtype")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_anything_else_is_refused(tmp_path: Path, name: str) -> None:
+    if name == "metadata":  # is left away by numpy when it writes the array
+        assert load(HOSTILE[name], tmp_path / "x.pt").dtype.metadata is None
+        return
+    with pytest.raises(pickle.UnpicklingError):
+        load(HOSTILE[name], tmp_path / "x.pt")
+
+
+def test_an_options_object_cannot_become_a_type(tmp_path: Path) -> None:
+    """The loader sets attributes of a Namespace: its class must not turn into one of ours."""
+    program = """
+import argparse, pickle, sys, torch
+from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
+from resmlp_mt.fairseq_plugin.stored_arrays import StoredDtype
+allow_safe_globals()
+import numpy as np
+class N:
+    def __reduce__(self):
+        return argparse.Namespace, (), (None, {"__class__": np.dtype, "code": "O"})
+class A:
+    def __reduce__(self):
+        state = (1, (1,), N(), False, b"12345678")
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state
+torch.save(A(), sys.argv[1])
+try:
+    print(torch.load(sys.argv[1], weights_only=True).dtype)
+except Exception as error:
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x.pt")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "refused"), done.stderr
