@@ -25,6 +25,31 @@ def allow_safe_globals() -> None:
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
 
 
+def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
+    """What is in a checkpoint of fairseq, by the safe loader, on the CPU.
+
+    Args:
+        only_look: leave the content of the tensors on the disk until it is used.
+
+    Raises:
+        UserError: naming the file, if it is missing, damaged, or asks for other types.
+    """
+    allow_safe_globals()
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
+        except RuntimeError as error:
+            if not (only_look and "mmap" in str(error)):
+                raise
+            state = torch.load(path, map_location="cpu", weights_only=True)  # of an older form
+    except Exception as error:  # torch raises a dozen types for broken or unsafe files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
+    return state
+
+
 def latest_checkpoints(
     folder: Path, count: int, *, by: str, upper_bound: int | None = None
 ) -> list[Path]:
@@ -69,14 +94,13 @@ def average(paths: list[Path]) -> dict[str, Any]:
     Raises:
         UserError: if a file is missing, is no fairseq checkpoint, or has other parameters.
     """
-    allow_safe_globals()
     if not paths:
         raise UserError("--inputs names no checkpoint.")
-    averaged = _load(paths[0])
+    averaged = _read_parameters(paths[0])
     parameters: dict[str, Tensor] = averaged["model"]
     sums = {name: value.double() for name, value in parameters.items()}
     for path in paths[1:]:
-        other = _load(path)["model"]
+        other = _read_parameters(path)["model"]
         if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in parameters.items()}:
             raise UserError(
                 f"{path} has other parameters than {paths[0]}: average checkpoints of one run."
@@ -104,14 +128,10 @@ def _mean(total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return mean.to(dtype) if dtype.is_floating_point else mean.round().to(dtype)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _read_parameters(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--inputs {path} is not a file.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for broken or unsafe files
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
-    if not isinstance(state, dict) or "model" not in state:
-        raise UserError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
+    state = read(path)
+    if not all(isinstance(value, Tensor) for value in state["model"].values()):
+        raise UserError(f"{path} is no fairseq checkpoint: a parameter of it is no tensor.")
     return state
