@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import loading
+from resmlp_mt.fairseq_plugin import loading, saving
 from resmlp_mt.fairseq_plugin.remedies import wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
@@ -49,6 +49,7 @@ def apply() -> None:
     replace_unknown_words_without_a_file()
     find_nan_in_encoders()
     loading.check_checkpoints()
+    saving.never_lose_a_checkpoint()
 
 
 # --- the last batch is dropped when its size is no multiple of --required-batch-size-multiple ---
