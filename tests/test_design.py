@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "padding": set(),
     "text": set(),
     "scoring": {"errors", "files", "scoring"},
+    "serving": {"errors", "engine", "serving"},
     "engine": FOUNDATIONS | {"engine", "fairseq_plugin"},  # fairseq_plugin for types alone
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin"},
     "models": FOUNDATIONS | {"fairseq_plugin", "models"},
