@@ -25,12 +25,15 @@ from torch._inductor import config as inductor
 
 from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Spread, interleaved
-from resmlp_mt.engine.folding import FoldedConfig, FoldedModel, Memory
+from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import prepared
 from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER, export_onnx
+from resmlp_mt.model.attention import Memory
+from resmlp_mt.model.config import ModelConfig
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 HERE = Path(__file__).resolve().parent
-SIZES = FoldedConfig(
+SIZES = ModelConfig(
     source_vocabulary=32000,
     target_vocabulary=32000,
     share_all_embeddings=True,
@@ -62,10 +65,10 @@ Backend = Callable[[Batch], object]
 """Runs the encoder and one step."""
 
 
-def model() -> FoldedModel:
+def model() -> EncoderDecoder:
     """Random weights, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    built = FoldedModel(SIZES).eval().requires_grad_(False)
+    built = empty(SIZES).to_empty(device="cpu")
     for parameter in built.parameters():
         parameter.copy_(0.03 * torch.randn(parameter.shape, generator=generator))
     return built
@@ -75,7 +78,8 @@ def batch(size: int) -> Batch:
     """A batch of random sentences, all of one length."""
     generator = torch.Generator().manual_seed(size)
     history = torch.randn(
-        (SIZES.decoder_layers, size, POSITION, BEAM, SIZES.decoder_embed_dim), generator=generator
+        (SIZES.decoder_layers, size, 1, POSITION, BEAM, SIZES.decoder_embed_dim),
+        generator=generator,
     )
     return Batch(
         torch.randint(4, SIZES.source_vocabulary, (size, LENGTH), generator=generator),
@@ -86,7 +90,7 @@ def batch(size: int) -> Batch:
     )
 
 
-def pytorch(folded: FoldedModel, compiled: bool = False) -> Backend:
+def pytorch(folded: EncoderDecoder, compiled: bool = False) -> Backend:
     """The model itself, or ``torch.compile`` of it with frozen weights and free sizes."""
     encode, step = folded.encode, folded.step
     if compiled:

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Run, interleaved, ratio
 from resmlp_mt.benchmarking.translation_models import BASE, build
-from resmlp_mt.engine.folding import FoldedDecoderLayer, FoldedEncoderLayer, FoldedModel, fold
+from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import prepared
 from resmlp_mt.layers import Affine
-from resmlp_mt.padding import Layout
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 HERE = Path(__file__).resolve().parent
 BEAM, LENGTH, POSITION = 4, 27, 20
@@ -34,88 +33,15 @@ BATCHES = (1, 16)
 FOLDED = "all folded"
 
 
-class UnfoldedMixing(FoldedDecoderLayer):
-    """The mixing between two affine maps, its diagonal and bias apart from them."""
-
-    pre: Affine
-    post: Affine
-    bias: Tensor
-    diagonal: list[float]
-
-    def forward(
-        self,
-        x: Tensor,
-        position: int,
-        history: Tensor,
-        mixing: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """As in the folded layer, computed as the equations say."""
-        entry = self.pre(x)
-        own = torch.add(self.bias[position], entry, alpha=self.diagonal[position])
-        x = x + self.post(torch.baddbmm(own, mixing, history))
-        queries = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0)
-        x = x + self.out_proj(attended.transpose(1, 2).flatten(2))
-        return x + self.fc2(self.activation(self.fc1(x))), entry
+def around(stack: str, name: str, model: EncoderDecoder) -> None:
+    """The affine map of this name in every layer of the encoder or the decoder."""
+    for layer in getattr(model, stack).layers:
+        setattr(layer, name, Affine(DIM))
 
 
-def unfold_mixing(model: FoldedModel) -> None:
-    """Around the mixing of the decoder."""
-    for layer in model.decoder_layers:
-        assert isinstance(layer, FoldedDecoderLayer)
-        layer.__class__ = UnfoldedMixing
-        assert isinstance(layer, UnfoldedMixing)
-        layer.pre, layer.post = Affine(DIM), Affine(DIM)
-        layer.pre.alpha.copy_(layer.scale)
-        # a ResMLP of random weights starts with equal scales, so one channel tells the diagonal
-        layer.diagonal = ((layer.own_scale[:, 0] - 1.0) / layer.scale[0]).tolist()
-        layer.bias = layer.constant.clone()
-
-
-class UnfoldedEncoderMixing(FoldedEncoderLayer):
-    """The mixing of the encoder between two affine maps, its bias apart from them."""
-
-    pre: Affine
-    post: Affine
-    bias: Tensor
-
-    def forward(self, x: Tensor, is_pad: Tensor | None, layout: Layout | None) -> Tensor:
-        """As in the folded layer, computed as the equations say."""
-        y = self.pre(x)
-        if is_pad is not None:
-            y = y.masked_fill(is_pad, 0.0)
-        length = len(x)
-        matrix = self.mixing[:length, :length]
-        mixed = torch.addmm(self.bias[:length], matrix, y.reshape(length, -1)).view_as(x)
-        return self.feed_forward(x + self.post(mixed), layout)
-
-
-def unfold_encoder_mixing(model: FoldedModel) -> None:
-    """Around the mixing of the encoder."""
-    for layer in model.encoder_layers:
-        assert isinstance(layer, FoldedEncoderLayer)
-        layer.__class__ = UnfoldedEncoderMixing
-        assert isinstance(layer, UnfoldedEncoderMixing)
-        layer.pre, layer.post = Affine(DIM), Affine(DIM)
-        layer.pre.alpha.copy_(layer.scale)
-        assert layer.pre.beta is not None
-        layer.pre.beta.copy_(layer.shift)
-        # a ResMLP of random weights starts with equal scales, so one channel tells the bias
-        layer.bias = layer.constant[:, :, 0].clone()
-
-
-def around(name: str, in_front: bool, model: FoldedModel) -> None:
-    """An affine map in front of or behind the linear layers of this name."""
-    for module in list(model.modules()):
-        linear = module._modules.get(name)
-        if linear is not None:
-            affine = Affine(DIM)  # on either side: what is in front of a hidden layer is narrow
-            module._modules[name] = (
-                nn.Sequential(affine, linear) if in_front else nn.Sequential(linear, affine)
-            )
+def last(stack: str, model: EncoderDecoder) -> None:
+    """Behind all layers."""
+    getattr(model, stack).final_affine = Affine(DIM)
 
 
 class Scaled(nn.Module):
@@ -131,26 +57,32 @@ class Scaled(nn.Module):
         return scaled
 
 
-def unfold_embeddings(model: FoldedModel) -> None:
+def unfold_embeddings(model: EncoderDecoder) -> None:
     """In front of both sides."""
-    model.source_embedding = Scaled(model.source_embedding)  # type: ignore[assignment]
-    model.target_embedding = Scaled(model.target_embedding)  # type: ignore[assignment]
+    for side in (model.encoder, model.decoder):
+        side.embed_tokens = Scaled(side.embed_tokens)  # type: ignore[assignment]
 
 
-UNDO: dict[str, Callable[[FoldedModel], None]] = {
-    "in front of the feed-forward layers": partial(around, "fc1", True),
-    "behind the feed-forward layers": partial(around, "fc2", False),
-    "in front of the cross-attention": partial(around, "q_proj", True),
-    "behind the cross-attention": partial(around, "out_proj", False),
-    "last of the encoder": partial(around, "kv_proj", True),
-    "last of the decoder": partial(around, "output_projection", True),
-    "around the mixing of the encoder": unfold_encoder_mixing,
-    "around the mixing of the decoder": unfold_mixing,
+def both(name: str, model: EncoderDecoder) -> None:
+    """In every layer of both sides."""
+    for stack in ("encoder", "decoder"):
+        around(stack, name, model)
+
+
+UNDO: dict[str, Callable[[EncoderDecoder], None]] = {
+    "in front of the feed-forward layers": partial(both, "ffn_pre"),
+    "behind the feed-forward layers": partial(both, "ffn_post"),
+    "in front of the cross-attention": partial(around, "decoder", "encoder_attn_pre"),
+    "behind the cross-attention": partial(around, "decoder", "encoder_attn_post"),
+    "last of the encoder": partial(last, "encoder"),
+    "last of the decoder": partial(last, "decoder"),
+    "behind the mixing of the encoder": partial(around, "encoder", "mixing_post"),
+    "behind the mixing of the decoder": partial(around, "decoder", "mixing_post"),
     "scale of the embeddings": unfold_embeddings,
 }
 
 
-def variant(undone: list[str]) -> FoldedModel:
+def variant(undone: list[str]) -> EncoderDecoder:
     """The model that translates, with some folds undone."""
     model = prepared(fold(build("resmlp", BASE, seed=1)), "float32")
     for name in undone:
@@ -158,13 +90,13 @@ def variant(undone: list[str]) -> FoldedModel:
     return model.requires_grad_(False)
 
 
-def running(model: FoldedModel, size: int) -> tuple[Run, Callable[[], Tensor]]:
+def running(model: EncoderDecoder, size: int) -> tuple[Run, Callable[[], Tensor]]:
     """One pass through the encoder and one step of the decoder; and the scores of the step."""
     generator = torch.Generator().manual_seed(size)
     source = torch.randint(4, BASE.vocabulary, (size, LENGTH), generator=generator)
     tokens = torch.randint(4, BASE.vocabulary, (size, BEAM), generator=generator)
     ancestors = torch.randint(BEAM, (size, BEAM, POSITION), generator=generator)
-    history = torch.randn((BASE.layers, size, POSITION, BEAM, DIM), generator=generator)
+    history = torch.randn((BASE.layers, size, 1, POSITION, BEAM, DIM), generator=generator)
 
     @torch.inference_mode()
     def scores() -> Tensor:

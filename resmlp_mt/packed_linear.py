@@ -51,6 +51,10 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _product(x, self.weight, self.bias)
 
+    def unpacked(self) -> nn.Linear:
+        """The same layer with its weights in their usual order."""
+        return _linear(self.weight.to_dense(), self.bias)
+
     def gelu(self, x: Tensor) -> Tensor:
         """GELU(x W + b), as the product is computed."""
         output: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -182,14 +186,20 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
     if not isinstance(layer, nn.Linear | PackedLinear):
         raise TypeError(f"{type(layer).__name__} is no linear layer")
     packed = isinstance(layer, PackedLinear)
-    weight, bias = layer.weight.detach(), layer.bias
-    if packed:
-        weight = weight.to_dense()
+    weight = layer.weight.to_dense() if packed else layer.weight.detach()
+    bias = layer.bias
 
     def select(rows: Tensor) -> nn.Module:
-        linear = nn.Linear(weight.size(1), len(rows), device="meta")
-        linear.weight = nn.Parameter(weight[rows], requires_grad=False)
-        linear.bias = nn.Parameter(bias[rows], requires_grad=False)
+        linear = _linear(weight[rows], bias[rows])
         return PackedLinear(linear) if packed else linear
 
     return select
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """For inference, with these weights."""
+    linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear

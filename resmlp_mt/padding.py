@@ -17,7 +17,8 @@ def left_aligned(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
         (batch,), or None where no row had any.
     """
     is_token = tokens.ne(pad)
-    if bool((is_token[:, 0] | ~is_token.any(dim=1)).all()):
+    # A graph cannot branch on its data.
+    if not torch.compiler.is_compiling() and bool((is_token[:, 0] | ~is_token.any(dim=1)).all()):
         return tokens, None
     shift = is_token.long().argmax(dim=1)
     positions = torch.arange(tokens.size(1), device=tokens.device)
@@ -41,16 +42,23 @@ class Layout(NamedTuple):
     ``length`` and ``batch`` are those of the padded batch; ``rows``, (tokens,), are the indices of
     the tokens among length * batch, None if there are no pads. Where the batch comes first, the
     two change places.
+
+    In a compiled graph no size may depend on data. There the pads stay among the hidden states,
+    (length * batch, dim), and are zeroed by :meth:`pad`; ``is_pad``, (length, batch), says where
+    they are.
     """
 
     length: int
     batch: int
-    rows: Tensor | None
+    rows: Tensor | None = None
+    is_pad: Tensor | None = None
 
     @classmethod
     def of(cls, is_pad: Tensor) -> "Layout":
         """The layout of a batch, given (length, batch), True at pads."""
         length, batch = is_pad.shape
+        if torch.compiler.is_compiling():
+            return cls(length, batch, None, is_pad)
         rows = is_pad.logical_not().flatten().nonzero().squeeze(1) if bool(is_pad.any()) else None
         return cls(length, batch, rows)
 
@@ -66,7 +74,10 @@ class Layout(NamedTuple):
         """Put (tokens, ...) in their places in (length, batch, ...), among zeros."""
         if self.rows is not None:
             x = _Pad.apply(x, self.rows, self.length * self.batch)
-        return x.view(self.length, self.batch, *x.shape[1:])
+        x = x.view(self.length, self.batch, *x.shape[1:])
+        if self.is_pad is not None:
+            x = x.masked_fill(self.is_pad.view(*self.is_pad.shape, *[1] * (x.dim() - 2)), 0.0)
+        return x
 
 
 class _Pack(torch.autograd.Function):

@@ -24,9 +24,9 @@ import torch
 
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import SearchOptions
-from resmlp_mt.engine.folding import FoldedModel
 from resmlp_mt.engine.translator import Translation, Translator
 from resmlp_mt.errors import UserError
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import DTYPES
 
 logger = logging.getLogger("resmlp_mt.translate")
@@ -45,6 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sentencepiece-model", type=Path, metavar="FILE", help="subwords of a checkpoint"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="source tokens in a batch")
@@ -89,15 +90,16 @@ def load(args: argparse.Namespace) -> model_folder.TranslationModel:
             if getattr(args, option) is not None:
                 flag = "--" + option.replace("_", "-")
                 raise UserError(f"{flag} is for checkpoints: {args.model} has its own.")
-        return model_folder.load(args.model, args.dtype)
+        return model_folder.load(args.model, args.dtype, args.device)
     # fairseq takes seconds to load, and talks meanwhile; exported models do without it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     from resmlp_mt.fairseq_plugin.trained import load_trained
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
     trained = load_trained(args.model, args.data, args.sentencepiece_model)
-    assert isinstance(trained.model, FoldedModel)
-    trained.model = model_folder.prepared(trained.model, args.dtype or "float32")
+    assert isinstance(trained.model, EncoderDecoder)
+    dtype = args.dtype or "float32"
+    trained.model = model_folder.prepared(trained.model, dtype, args.device)
     return trained
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
-from resmlp_mt.fairseq_plugin import decoder
-from resmlp_mt.fairseq_plugin.attention import CrossAttention, Source
-from resmlp_mt.padding import Layout
+from resmlp_mt.model import cache, decoder
+from resmlp_mt.model.attention import CrossAttention
 from test_encoder import affine_as_numbers, linear_as_numbers
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
@@ -125,7 +124,8 @@ def test_step_by_step_equals_all_at_once_under_any_reordering(
         pytest.MonkeyPatch.context() as patch,
         torch.set_grad_enabled(gradients),
     ):
-        patch.setattr(decoder, "FIRST_ROOM", first_room)
+        for module in (cache, decoder):
+            patch.setattr(module, "FIRST_ROOM", first_room)
         stepwise = _decode_and_compare(source_lengths, beam, left, seed)
     if gradients:
         stepwise.sum().backward()
@@ -233,15 +233,14 @@ def test_fairseqs_generator_has_hypotheses_share_keys_and_values() -> None:
     source = padded(sentences([3, 6, 4]), left=True)
     sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(dim=1)}}
     kept: list[int] = []
-    attention = model.decoder.layers[0].encoder_attn
-    original = attention._keys_and_values
+    original = model.decoder.memory
 
-    def spy(*args: Any) -> Any:
-        keys, values, mask = original(*args)
-        kept.append(keys.size(0))
-        return keys, values, mask
+    def spy(source: Any) -> Any:
+        memory = original(source)
+        kept.append(memory.keys.size(1))
+        return memory
 
-    attention._keys_and_values = spy
+    model.decoder.memory = spy
     found = {}
     for beam in (4, 1, 2):  # one after the other on one model, as validation and the hub do
         kept.clear()
@@ -274,9 +273,9 @@ def test_attention_weights_do_not_overflow_in_half_precision() -> None:
             linear.weight.copy_(torch.eye(64))
             linear.bias.zero_()
     x = torch.full((1, 1, 64), 40.0, dtype=torch.float16)
-    layout = Layout(1, 1, None)
-    fused, _ = attention(x[0], layout, Source(x, None))
-    weighted, weights = attention(x[0], layout, Source(x, None), need_weights=True)
+    keys = values = x.unsqueeze(0)
+    fused, _ = attention(x, keys, values, None)
+    weighted, weights = attention(x, keys, values, None, need_weights=True)
     assert weights.item() == 1
     torch.testing.assert_close(weighted, fused)
-    assert torch.equal(weighted, x[0])
+    assert torch.equal(weighted, x)

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "resmlp_mt"
-FOUNDATIONS = {"errors", "files", "layers", "machine", "packed_linear", "padding", "text"}
+FOUNDATIONS = {"errors", "files", "layers", "machine", "mixing", "packed_linear", "padding", "text"}
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
     f"resmlp_mt.vision.{path.stem}"
@@ -28,12 +28,14 @@ MAY_IMPORT = {
     "padding": set(),
     "text": set(),
     "scoring": {"errors", "files", "scoring"},
-    "serving": {"errors", "engine", "serving"},
-    "engine": FOUNDATIONS | {"engine", "fairseq_plugin"},  # fairseq_plugin for types alone
-    "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin"},
+    "mixing": {"layers", "padding"},
+    "model": {"layers", "mixing", "model", "padding"},
+    "engine": FOUNDATIONS | {"engine", "model"},
+    "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
     "models": FOUNDATIONS | {"fairseq_plugin", "models"},
-    "vision": {"errors", "files", "machine", "layers", "packed_linear", "vision"},
-    "benchmarking": FOUNDATIONS | {"benchmarking", "engine", "fairseq_plugin", "models", "vision"},
+    "vision": {"errors", "files", "machine", "layers", "mixing", "packed_linear", "vision"},
+    "benchmarking": FOUNDATIONS
+    | {"benchmarking", "engine", "fairseq_plugin", "model", "models", "vision"},
 }
 
 
@@ -67,8 +69,9 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 def test_layers_need_torch_alone() -> None:
-    outside = {name.split(".")[0] for name in imported(PACKAGE / "layers.py")}
-    assert outside <= {"collections", "torch"}
+    for path in (PACKAGE / "layers.py", PACKAGE / "mixing.py", *(PACKAGE / "model").glob("*.py")):
+        outside = {name.split(".")[0] for name in imported(path)}
+        assert outside <= {*sys.stdlib_module_names, "resmlp_mt", "torch"}
 
 
 def test_images_need_no_fairseq() -> None:
@@ -88,6 +91,12 @@ def test_no_file_is_a_drawer_for_everything() -> None:
     banned = {"utils.py", "helpers.py", "common.py", "misc.py"}
     found = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
     assert not found & banned
+
+
+@pytest.mark.parametrize("room", ["model", "engine"])
+def test_model_and_engine_need_no_fairseq(room: str) -> None:
+    for path in (PACKAGE / room).glob("*.py"):
+        assert not {name.split(".")[0] for name in imported(path)} & {"fairseq", "hydra"}
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from conftest import ROOT
 from models import build, dictionary, padded, sentences
 from resmlp_mt import export
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.folding import ACTIVATIONS, LEAST, FoldedModel, fold
+from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel, prepared
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize
 
 
@@ -27,10 +29,10 @@ def translation(**changes: object) -> TranslationModel:
     return TranslationModel(model, "en", "de", words, words, None)
 
 
-def scores(model: FoldedModel) -> torch.Tensor:
+def scores(model: EncoderDecoder) -> torch.Tensor:
     """Scores of the first target token of three sentences."""
     memory = model.encode(padded(sentences([5, 3, 9])), torch.tensor([5, 3, 9]))
-    history = memory.keys.new_empty(2, 3, 0, 1, 8)
+    history = memory.keys.new_empty(2, 3, 1, 0, 1, 8)
     with torch.inference_mode():
         found, _ = model.step(torch.full((3, 1), 2), history, torch.zeros(3, 1, 0), memory)
     return found
@@ -45,7 +47,7 @@ def test_a_folder_holds_the_model(tmp_path: Path, shared: bool) -> None:
     assert (loaded.source_lang, loaded.target_lang) == ("en", "de")
     assert loaded.source.symbols == loaded.target.symbols == saved.source.symbols
     torch.testing.assert_close(scores(loaded.model), scores(saved.model), rtol=1e-5, atol=1e-5)
-    assert isinstance(loaded.model.output_projection, PackedLinear)
+    assert isinstance(loaded.model.decoder.output_projection, PackedLinear)
 
 
 def test_int8_in_the_file_equals_int8_made_when_loading(tmp_path: Path) -> None:
@@ -53,10 +55,10 @@ def test_int8_in_the_file_equals_int8_made_when_loading(tmp_path: Path) -> None:
     model_folder.save(saved, tmp_path / "float32")
     model_folder.save(saved, tmp_path / "int8", "int8")
     stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)
-    assert stored["output_projection.weight"].dtype == torch.int8
+    assert stored["decoder.output_projection.weight"].dtype == torch.int8
     from_file = model_folder.load(tmp_path / "int8").model
     on_loading = model_folder.load(tmp_path / "float32", "int8").model
-    assert isinstance(from_file.kv_proj, Int8Linear)
+    assert isinstance(from_file.decoder.kv_proj, Int8Linear)
     torch.testing.assert_close(scores(from_file), scores(on_loading))
     with pytest.raises(UserError, match="holds int8 weights; export it with --dtype float32"):
         model_folder.load(tmp_path / "int8", "float32")
@@ -113,14 +115,14 @@ def test_int8_rows_do_not_depend_on_each_other(least: float | None) -> None:
 
 def test_int8_uses_the_least_value_of_each_activation() -> None:
     grid = torch.linspace(-5, 5, 100_001, dtype=torch.float64)
-    for name, least in LEAST.items():
+    for name, least in LEAST_VALUES.items():
         assert least <= ACTIVATIONS[name](grid).min() < least + 1e-3
     for name in ACTIVATIONS:
         model = prepared(fold(build(activation_fn=name)), "int8")
-        layer = model.decoder_layers[0]
-        assert layer.fc2.least == LEAST.get(name)
+        layer = model.decoder.layers[0].ffn
+        assert layer.fc2.least == LEAST_VALUES.get(name)
         assert layer.fc1.least is None
-        assert model.output_projection.least is None
+        assert model.decoder.output_projection.least is None
 
 
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
-    def fail(model: FoldedModel, folder: Path) -> None:
+    def fail(model: EncoderDecoder, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match=r"--out .*model cannot be written: No space"):

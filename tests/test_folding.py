@@ -7,24 +7,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import EOS, build, padded, sentences, shifted
-from resmlp_mt.engine.folding import FoldedModel, fold
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=4)
 
 
 @torch.no_grad()
-def step_by_step(folded: FoldedModel, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+def step_by_step(folded: EncoderDecoder, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
     """Scores of every next token with ``target`` forced, one hypothesis per sentence."""
     memory = folded.encode(source, lengths)
     cfg = folded.config
-    dtype = folded.kv_proj.weight.dtype
-    history = torch.empty(cfg.decoder_layers, len(target), 0, 1, cfg.decoder_embed_dim, dtype=dtype)
+    dtype = folded.decoder.kv_proj.weight.dtype
+    heads = cfg.decoder_mixing.heads
+    shape = (cfg.decoder_layers, len(target), heads, 0, 1, cfg.decoder_embed_dim // heads)
+    history = torch.empty(shape, dtype=dtype)
     scores = []
     for position in range(target.size(1)):
         ancestors = torch.zeros(len(target), 1, position, dtype=torch.long)
         score, entries = folded.step(target[:, position : position + 1], history, ancestors, memory)
-        history = torch.cat([history, entries.unsqueeze(2)], dim=2)
+        history = torch.cat([history, entries.unsqueeze(3)], dim=3)
         scores.append(score)
     return torch.cat(scores, dim=1)
 
@@ -91,7 +94,7 @@ def test_every_activation_of_fairseq_is_recognised(activation: str) -> None:
 
 def test_shared_embeddings_stay_shared() -> None:
     folded = fold(build(share_all_embeddings=True))
-    assert folded.target_embedding is folded.source_embedding
+    assert folded.decoder.embed_tokens is folded.encoder.embed_tokens
 
 
 @settings(max_examples=20, deadline=None)
@@ -102,13 +105,13 @@ def test_hypotheses_go_back_to_their_ancestors(beam: int, positions: int, seed: 
     folded = fold(build())
     memory = folded.encode(padded(sentences([5, 3])), torch.tensor([5, 3]))
     layers, dim = folded.config.decoder_layers, folded.config.decoder_embed_dim
-    history = torch.randn(layers, 2, positions, beam, dim, generator=generator).double()
+    history = torch.randn(layers, 2, 1, positions, beam, dim, generator=generator).double()
     ancestors = torch.randint(beam, (2, beam, positions), generator=generator)
     tokens = torch.randint(4, 20, (2, beam), generator=generator)
     found, entries = folded.step(tokens, history, ancestors, memory)
 
-    index = ancestors.transpose(1, 2)[None, ..., None].expand_as(history)
-    moved = history.gather(3, index)
+    index = ancestors.transpose(1, 2)[None, :, None, ..., None].expand_as(history)
+    moved = history.gather(4, index)
     in_order = torch.arange(beam)[None, :, None].expand_as(ancestors)
     expected, expected_entries = folded.step(tokens, moved, in_order, memory)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -120,7 +123,7 @@ def test_sentences_beyond_the_matrices_are_refused() -> None:
     with pytest.raises(ValueError, match="13 tokens, but this model was trained for at most 12"):
         folded.encode(torch.full((1, 13), 5))
     memory = folded.encode(torch.full((1, 3), 5))
-    history = torch.zeros(2, 1, 10, 1, 8).double()
+    history = torch.zeros(2, 1, 1, 10, 1, 8).double()
     with pytest.raises(ValueError, match="11 tokens, but this model was trained for at most 10"):
         folded.step(torch.tensor([[5]]), history, torch.zeros(1, 1, 10).long(), memory)
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from resmlp_mt.layers import Affine, FeedForward, TokenMixing
+from resmlp_mt.layers import Affine, FeedForward
+from resmlp_mt.mixing import AbsoluteMixing
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
 sizes = st.integers(min_value=1, max_value=7)
@@ -52,7 +53,7 @@ def test_affine_is_diag_alpha_x_plus_beta(length: int, batch: int, dim: int, see
 def test_token_mixing_is_a_sum_over_positions(
     length: int, spare: int, batch: int, dim: int, causal: bool, seed: int
 ) -> None:
-    mixing = randomised(TokenMixing(length + spare, causal), seed)
+    mixing = randomised(AbsoluteMixing(length + spare, causal), seed)
     x = states(length, batch, dim)
     for b in range(batch):
         expected = reference.mix(
@@ -83,18 +84,8 @@ def test_feed_forward_is_c_gelu_b(
         )
 
 
-@settings(deadline=None, max_examples=25)
-@given(length=sizes, batch=sizes, dim=sizes, causal=st.booleans())
-def test_last_is_the_last_position_of_forward(
-    length: int, batch: int, dim: int, causal: bool
-) -> None:
-    mixing = randomised(TokenMixing(8, causal))
-    x = states(length, batch, dim)
-    torch.testing.assert_close(mixing.last(x), mixing(x)[-1:], **TOLERANCE)
-
-
 def test_causal_mixing_never_sees_or_trains_what_comes_later() -> None:
-    mixing = randomised(TokenMixing(6, causal=True))
+    mixing = randomised(AbsoluteMixing(6, causal=True))
     optimizer = torch.optim.Adam(mixing.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(3):
         x = states(6, 2, 3)
@@ -117,7 +108,7 @@ def test_initial_values_are_those_of_the_paper_and_the_authors_code() -> None:
     assert torch.equal(before.beta, torch.zeros(5))
     assert torch.equal(behind.beta, torch.zeros(5))
     torch.manual_seed(0)
-    mixing = TokenMixing(200)
+    mixing = AbsoluteMixing(200)
     assert mixing.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert mixing.bias.abs().max() == 0
 
@@ -129,8 +120,7 @@ def test_affine_without_bias_is_a_layer_scale() -> None:
     assert torch.equal(scale(x), 0.1 * x)
 
 
-@pytest.mark.parametrize("call", ["forward", "last"])
-def test_an_input_longer_than_the_matrix_is_refused(call: str) -> None:
-    mixing = TokenMixing(4)
+def test_an_input_longer_than_the_matrix_is_refused() -> None:
+    mixing = AbsoluteMixing(4)
     with pytest.raises(ValueError, match="has 5 positions but the mixing matrix has 4"):
-        getattr(mixing, call)(torch.zeros(5, 1, 2))
+        mixing(torch.zeros(5, 1, 2))

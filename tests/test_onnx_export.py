@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 
 from models import EOS, PAD, build, padded, sentences
 from resmlp_mt.engine import onnx_export
-from resmlp_mt.engine.folding import FoldedModel, Memory, fold
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.model.attention import Memory
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 VOCABULARY = 20
 
 
 @pytest.fixture(scope="module")
-def folded() -> FoldedModel:
+def folded() -> EncoderDecoder:
     return fold(build(vocabulary=VOCABULARY)).float()
 
 
 @pytest.fixture(scope="module")
-def folder(folded: FoldedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(folded: EncoderDecoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
     onnx_export.export_onnx(folded, folder)
     return folder
@@ -79,7 +81,13 @@ def test_decoder_step(
     memory = folded.encode(padded(sentences(lengths, VOCABULARY, seed)), torch.tensor(lengths))
     tokens = torch.randint(VOCABULARY, (batch, beam), generator=generator)
     history = torch.randn(
-        config.decoder_layers, batch, position, beam, config.decoder_embed_dim, generator=generator
+        config.decoder_layers,
+        batch,
+        1,
+        position,
+        beam,
+        config.decoder_embed_dim,
+        generator=generator,
     )
     ancestors = torch.randint(beam, (batch, beam, position), generator=generator)
     expected = folded.step(tokens, history, ancestors, memory)
@@ -93,20 +101,20 @@ def test_greedy_translation(folded, encoder, decoder_step) -> None:
     lengths = torch.tensor([5, 12, 1])
     memory = Memory(*map(torch.from_numpy, run(encoder, source, lengths)))
     tokens = torch.full((3, 1), EOS)
-    history = torch.zeros(2, 3, 0, 1, 8)
+    history = torch.zeros(2, 3, 1, 0, 1, 8)
     for _ in range(10):
-        step = (tokens[:, -1:], history, torch.zeros(3, 1, history.size(2), dtype=torch.long))
+        step = (tokens[:, -1:], history, torch.zeros(3, 1, history.size(3), dtype=torch.long))
         scores, entries = map(torch.from_numpy, run(decoder_step, *step, *memory))
         scores[..., PAD] = -torch.inf  # no search goes on behind a pad
         tokens = torch.cat([tokens, scores.argmax(dim=2)], dim=1)
-        history = torch.cat([history, entries.unsqueeze(2)], dim=2)
+        history = torch.cat([history, entries.unsqueeze(3)], dim=3)
     scores, _ = model(source, lengths, tokens[:, :-1])
     scores[..., PAD] = -torch.inf
     assert torch.equal(scores.argmax(dim=2), tokens[:, 1:])
 
 
 def test_a_full_folder_leaves_nothing_behind(
-    folded: FoldedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folded: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: object, path: Path, **_: object) -> None:
         path.write_bytes(b"half a graph")
@@ -119,7 +127,7 @@ def test_a_full_folder_leaves_nothing_behind(
 
 
 def test_without_the_exporter(
-    folded: FoldedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folded: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="resmlp_mt\\[onnx\\]"):

@@ -122,13 +122,13 @@ def test_the_search_equals_that_of_a_model_without_the_other_words(
     lexicon = Shortlist(torch.tensor([0, 1, 2, 3, 4, 5, 6]), table)
     options = SearchOptions(beam=beam, unkpen=unkpen, min_len=1)
     words, allowed = lexicon.words(batch)
-    some = SomeWords(words, allowed, selector(model.output_projection)(words))
+    some = SomeWords(words, allowed, selector(model.decoder.output_projection)(words))
     found = beam_search(model, batch, options, SPECIAL, some)
-    bias = model.output_projection.bias
+    bias = model.decoder.output_projection.bias
     for index, tokens in enumerate(batch):
         impossible = torch.full_like(bias, -torch.inf)
         impossible[words[allowed[index]]] = 0.0
-        model.output_projection.bias = nn.Parameter(bias + impossible, requires_grad=False)
+        model.decoder.output_projection.bias = nn.Parameter(bias + impossible, requires_grad=False)
         (expected,) = beam_search(model, [tokens], options, SPECIAL)
         assert [h.tokens for h in found[index]] == [h.tokens for h in expected]
         for ours, theirs in zip(found[index], expected, strict=True):

@@ -24,11 +24,12 @@ from resmlp_mt.benchmarking.translation_models import (
     to_device,
 )
 from resmlp_mt.engine.beam_search import SearchOptions
-from resmlp_mt.engine.folding import FoldedModel, fold
+from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel, prepared
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.machine import computes_in_bfloat16
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 GENERATION_GOAL = 1.6
 TRANSLATE_GOAL = 1.0
@@ -166,7 +167,7 @@ def translate(
 
 
 def _engine(
-    model: FoldedModel, words: Dictionary, task: Task, batch_size: int
+    model: EncoderDecoder, words: Dictionary, task: Task, batch_size: int
 ) -> Callable[[int], float]:
     vocabulary = Vocabulary(words.symbols)
     loaded = TranslationModel(model, "en", "de", vocabulary, vocabulary, None)
@@ -225,20 +226,20 @@ def _save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: i
 
 
 @torch.no_grad()  # in inference mode not all operations would be counted
-def _floor(folded: FoldedModel, task: Task, batch: int, rates: Rates, dtype: str) -> float:
+def _floor(folded: EncoderDecoder, task: Task, batch: int, rates: Rates, dtype: str) -> float:
     """Seconds for one batch: the encoder once, and the weights of the decoder once per token."""
     config, steps = folded.config, task.target_length + 1
     source = torch.full((batch, round(task.sample["ntokens"] / len(task.lines))), 4)
     memory = folded.encode(source)
     half = steps // 2
-    history = torch.zeros(config.decoder_layers, batch, half, BEAM, config.decoder_embed_dim)
+    history = torch.zeros(config.decoder_layers, batch, 1, half, BEAM, config.decoder_embed_dim)
     ancestors = torch.zeros(batch, BEAM, half, dtype=torch.long)
     tokens = torch.full((batch, BEAM), 4)
     step = operations(lambda: folded.step(tokens, history, ancestors, memory))
     width = {"fp32": 4, "bf16": 2, "int8": 1}[dtype]
     weights = sum(
         module.weight.numel()
-        for module in [*folded.decoder_layers.modules(), folded.output_projection]
+        for module in [*folded.decoder.layers.modules(), folded.decoder.output_projection]
         if isinstance(module, torch.nn.Linear)
     )
     encoding = rates.seconds(operations(lambda: folded.encode(source)), dtype=dtype)

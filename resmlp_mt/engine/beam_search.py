@@ -1,4 +1,4 @@
-"""Beam search over a :class:`FoldedModel`, with the rules and scores of fairseq's generator.
+"""Beam search over a folded model, with the rules and scores of fairseq's generator.
 
 At each step the 2 * beam best continuations of a sentence are looked at. Those among the first
 ``beam`` that end the sentence are kept as finished; the first ``beam`` others go on. A sentence
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.engine.folding import FoldedModel, Memory
 from resmlp_mt.errors import UserError
+from resmlp_mt.model.attention import Memory
+from resmlp_mt.model.cache import FIRST_ROOM, Cache
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.onnx_model import OnnxModel
@@ -101,7 +103,7 @@ class SpecialTokens(NamedTuple):
     unk: int
 
 
-class SomeWords(NamedTuple):
+class WordChoice(NamedTuple):
     """The target words that the sentences of a batch may use.
 
     ``words`` is (words,), ascending and with the special tokens; ``allowed``, (batch, words), is
@@ -112,60 +114,51 @@ class SomeWords(NamedTuple):
     allowed: Tensor
     output_projection: nn.Module
 
+    def to(self, device: torch.device) -> WordChoice:
+        """The same on a device."""
+        return WordChoice(
+            self.words.to(device), self.allowed.to(device), self.output_projection.to(device)
+        )
+
 
 class _Beams:
     """What a batch has decoded so far; row r of every tensor belongs to sentence ``sentences[r]``.
 
-    ``history`` is (layers, rows, positions, beam, dim); ``tokens`` and ``scores``, the inputs of
-    the decoder and their cumulative scores, are (rows, positions, beam); ``ancestors`` is (rows,
-    beam, positions); ``forbidden`` is (rows, 1, words). Room for positions is doubled when it is
+    ``tokens`` and ``scores``, the inputs of the decoder and their cumulative scores, are (rows,
+    positions, beam); ``forbidden`` is (rows, 1, words). Room for positions is doubled when it is
     used up.
     """
 
     def __init__(
         self,
-        model: FoldedModel | OnnxModel,
-        memory: Memory,
+        cache: Cache,
         limits: list[int],
-        beam: int,
-        some: SomeWords | None,
+        choice: WordChoice | None,
     ) -> None:
-        config = model.config
-        rows, room = len(limits), min(32, max(limits) + 2)
-        self.memory = memory
+        rows, beam, device = len(limits), cache.beam, cache.ancestors.device
+        room = min(FIRST_ROOM, max(limits) + 2)
+        self.cache = cache
         self.limits = limits
         self.sentences = list(range(rows))
-        self.history = memory.keys.new_empty(
-            config.decoder_layers, rows, room, beam, config.decoder_embed_dim
-        )
-        self.tokens = torch.zeros(rows, room, beam, dtype=torch.long)
-        self.scores = torch.zeros(rows, room, beam)
-        self.ancestors = torch.arange(beam)[None, :, None].repeat(rows, 1, room)
+        self.tokens = torch.zeros(rows, room, beam, dtype=torch.long, device=device)
+        self.scores = torch.zeros(rows, room, beam, device=device)
         self.forbidden = (
-            torch.zeros(rows, 1, 0, dtype=torch.bool)
-            if some is None
-            else ~some.allowed.unsqueeze(1)
+            torch.zeros(rows, 1, 0, dtype=torch.bool, device=device)
+            if choice is None
+            else ~choice.allowed.unsqueeze(1)
         )
-
-    def append(self, position: int, entries: Tensor) -> None:
-        """Store the entries of a step, (layers, rows, beam or 1, dim)."""
-        if position + 1 >= self.tokens.size(1):
-            self.history = torch.cat([self.history, torch.empty_like(self.history)], dim=2)
-            self.tokens = torch.cat([self.tokens, self.tokens], dim=1)
-            self.scores = torch.cat([self.scores, self.scores], dim=1)
-            newest = self.ancestors[:, :, -1:].expand_as(self.ancestors)
-            self.ancestors = torch.cat([self.ancestors, newest], dim=2)
-        self.history[:, : len(self.sentences), position] = entries
 
     def extend(self, position: int, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
         """Continue each hypothesis ``parents`` by a token; (rows, beam) each."""
         rows = len(self.sentences)
-        seen = self.ancestors[:rows, :, : position + 1]
-        seen.copy_(seen.gather(1, parents.unsqueeze(2).expand_as(seen)))
+        if position + 1 >= self.tokens.size(1):
+            self.tokens = torch.cat([self.tokens, self.tokens], dim=1)
+            self.scores = torch.cat([self.scores, self.scores], dim=1)
+        self.cache = self.cache.followed(parents)
         self.tokens[:rows, position + 1] = tokens
         self.scores[:rows, position + 1] = scores
 
-    def remove(self, finished: list[int], position: int) -> Tensor:
+    def remove(self, finished: list[int]) -> Tensor:
         """Let sentences leave; returns the old row of every row that is left."""
         rows = len(self.sentences)
         left = rows - len(finished)
@@ -178,24 +171,16 @@ class _Beams:
             self.sentences[hole] = self.sentences[row]
         del self.sentences[left:], self.limits[left:]
         if holes:
-            keys, values, mask = self.memory
-            for moved in (keys, values, self.history[:, :, : position + 1]):
-                moved[:, holes] = moved[:, last]
-            for moved in (self.tokens, self.scores, self.ancestors, self.forbidden):
+            for moved in (self.tokens, self.scores, self.forbidden):
                 moved[holes] = moved[last]
-            if mask is not None:
-                mask[holes] = mask[last]
-        keys, values, mask = self.memory
-        self.memory = Memory(
-            keys[:, :left], values[:, :left], None if mask is None else mask[:left]
-        )
-        return torch.tensor(order)
+        self.cache = self.cache.moved(last, holes, left)
+        return torch.tensor(order, device=self.tokens.device)
 
     def hypotheses(
         self, rows: Tensor, slots: Tensor, position: int, scores: Tensor, eos: int
     ) -> list[tuple[list[int], list[float]]]:
         """Tokens and scores per token of hypotheses that end at a position."""
-        path = self.ancestors[rows, slots, : position + 1]
+        path = self.cache.ancestors[rows, slots]
         tokens = self.tokens[rows, : position + 1].gather(2, path.unsqueeze(2)).squeeze(2)
         cumulative = self.scores[rows, : position + 1].gather(2, path.unsqueeze(2)).squeeze(2)
         cumulative = torch.cat([cumulative, scores.unsqueeze(1)], dim=1)
@@ -211,18 +196,18 @@ class _Beams:
 
 @torch.inference_mode()
 def beam_search(
-    model: FoldedModel | OnnxModel,
+    model: EncoderDecoder | OnnxModel,
     source: list[list[int]],
     options: SearchOptions,
     special: SpecialTokens,
-    some: SomeWords | None = None,
+    words: WordChoice | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate a batch.
 
     Args:
         model: a folded model, its linear layers packed or not.
         source: the tokens of each sentence with end-of-sentence.
-        some: takes the softmax over some words of the vocabulary; not with ONNX graphs.
+        words: takes the softmax over some words of the vocabulary; not with ONNX graphs.
 
     Returns:
         For each sentence its finished hypotheses, best first; none if no score is finite.
@@ -231,34 +216,35 @@ def beam_search(
         ValueError: if a sentence is longer than ``max_source_positions``.
         UserError: if ``min_len`` or ``beam`` do not fit the model.
     """
-    beam, eos = options.beam, special.eos
+    beam, eos, device = options.beam, special.eos, model.device
     candidates = 2 * beam
     choice = model.config.target_vocabulary
     columns = special  # where the special tokens are among the scores
-    if some is not None:
-        choice = int(some.allowed.sum(1).min())
-        columns = SpecialTokens(*torch.searchsorted(some.words, torch.tensor(special)).tolist())
+    if words is not None:
+        words = words.to(device)
+        choice = int(words.allowed.sum(1).min())
+        wanted = torch.tensor(special, device=device)
+        columns = SpecialTokens(*torch.searchsorted(words.words, wanted).tolist())
     if candidates > choice - 2:
         raise UserError(f"--beam {beam} is too large for a vocabulary of {choice}.")
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
     memory = _encode(model, source, lengths, special.pad)
-    beams = _Beams(model, memory, limits, beam, some)
+    beams = _Beams(model.cache(memory, beam), limits, words)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     # all hypotheses are the same at first: one is enough
-    tokens = torch.full((len(source), 1), eos)
-    scores = torch.zeros(len(source), 1)
+    tokens = torch.full((len(source), 1), eos, device=device)
+    scores = torch.zeros(len(source), 1, device=device)
 
     for position in range(max(limits) + 1):
         rows = len(beams.sentences)
-        logits, entries = _step(model, tokens, beams, position, some)
-        beams.append(position, entries)
+        logits = _step(model, tokens, beams, words)
         at_limit = [row for row, limit in enumerate(beams.limits) if limit == position]
         scores, parents, tokens = _best(
             logits, scores, candidates, position, at_limit, options, columns
         )
-        if some is not None:
-            tokens = some.words[tokens]
+        if words is not None:
+            tokens = words.words[tokens]
 
         is_eos = tokens == eos
         if at_limit or bool(is_eos.any()):
@@ -267,7 +253,7 @@ def beam_search(
             if len(done) == rows:
                 break
             if done:
-                order = beams.remove(done, position)
+                order = beams.remove(done)
                 is_eos, scores, parents, tokens = (
                     t[order] for t in (is_eos, scores, parents, tokens)
                 )
@@ -281,32 +267,27 @@ def beam_search(
 
 
 def _encode(
-    model: FoldedModel | OnnxModel, source: list[list[int]], lengths: list[int], pad: int
+    model: EncoderDecoder | OnnxModel, source: list[list[int]], lengths: list[int], pad: int
 ) -> Memory:
     longest = max(lengths)
     tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
     same = min(lengths) == longest
-    return model.encode(tokens, None if same else torch.tensor(lengths))
+    return model.encode(
+        tokens.to(model.device), None if same else torch.tensor(lengths, device=model.device)
+    )
 
 
 def _step(
-    model: FoldedModel | OnnxModel,
-    tokens: Tensor,
-    beams: _Beams,
-    position: int,
-    some: SomeWords | None,
-) -> tuple[Tensor, Tensor]:
-    """Scores of the words that each sentence may use, and the entries for the history."""
-    rows = len(beams.sentences)
-    history = beams.history[:, :rows, :position]
-    ancestors = beams.ancestors[:rows, : tokens.size(1), :position]
-    if some is None:
-        return model.step(tokens, history, ancestors, beams.memory)
-    if not isinstance(model, FoldedModel):
+    model: EncoderDecoder | OnnxModel, tokens: Tensor, beams: _Beams, words: WordChoice | None
+) -> Tensor:
+    """Scores of the words that each sentence may use."""
+    if words is None:
+        scores, beams.cache = model.advance(tokens, beams.cache)
+        return scores
+    if not isinstance(model, EncoderDecoder):
         raise TypeError("ONNX graphs score the whole vocabulary")
-    hidden, entries = model.decode(tokens, history, ancestors, beams.memory)
-    scores: Tensor = some.output_projection(hidden)
-    return scores.masked_fill(beams.forbidden[:rows], -torch.inf), entries
+    scores, beams.cache = model.advance(tokens, beams.cache, words.output_projection)
+    return scores.masked_fill(beams.forbidden[: len(beams.sentences)], -torch.inf)
 
 
 def _best(
@@ -358,7 +339,9 @@ def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         rest = logits[..., chunks * CHUNK :].amax(-1, keepdim=True)
         maxima = torch.cat([maxima, rest], dim=-1)
     best_chunks = maxima.topk(count, sorted=False).indices
-    index = (best_chunks.unsqueeze(-1) * CHUNK + torch.arange(CHUNK)).flatten(-2)
+    index = (best_chunks.unsqueeze(-1) * CHUNK + torch.arange(CHUNK, device=logits.device)).flatten(
+        -2
+    )
     values = logits.gather(-1, index.clamp_max(vocabulary - 1))
     best, where = values.masked_fill(index >= vocabulary, -torch.inf).topk(count)
     return best, index.gather(-1, where).clamp_max(vocabulary - 1)

@@ -1,8 +1,8 @@
 """A folder that translates without fairseq: weights, sizes, dictionaries, sentencepiece model.
 
-config.json          sizes (:class:`FoldedConfig`), languages, type of the weights
-model.safetensors    parameters of the :class:`FoldedModel`; int8 weights X.weight come with
-                     their scales X.scale
+config.json          sizes and options (:class:`ModelConfig`), languages, type of the weights
+model.safetensors    parameters of the folded :class:`EncoderDecoder`; int8 weights X.weight come
+                     with their scales X.scale
 dict.LANG.txt        fairseq's dictionaries
 sentencepiece.model  optional
 shortlist.safetensors  optional (:class:`Shortlist`)
@@ -27,11 +27,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from resmlp_mt.engine.folding import ACTIVATIONS, LEAST, FoldedConfig, FoldedModel
+from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import computes_in_bfloat16
+from resmlp_mt.mixing import VARIANTS, MixingConfig
+from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES, ModelConfig
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import (
     DTYPES,
     Int8Linear,
@@ -51,7 +54,7 @@ SHORTLIST = "shortlist.safetensors"
 class TranslationModel:
     """A folded model with all that stands between it and raw text."""
 
-    model: FoldedModel | OnnxModel
+    model: EncoderDecoder | OnnxModel
     source_lang: str
     target_lang: str
     source: Vocabulary
@@ -76,7 +79,7 @@ def save(
     translation: TranslationModel,
     folder: Path,
     dtype: str = "float32",
-    write_weights: Callable[[FoldedModel, Path], None] | None = None,
+    write_weights: Callable[[EncoderDecoder, Path], None] | None = None,
 ) -> None:
     """Write a folder; it appears complete or not at all.
 
@@ -92,7 +95,7 @@ def save(
     check_is_free(folder)
     folder = folder.resolve()
     model = translation.model
-    if not isinstance(model, FoldedModel):
+    if not isinstance(model, EncoderDecoder):
         raise TypeError("only a folded model can be written")
     outer: Path | None = None
     try:
@@ -143,7 +146,7 @@ def check_is_free(folder: Path) -> None:
         raise UserError(f"--out {folder} exists and is no empty folder: choose another name.")
 
 
-def tensors(model: FoldedModel, dtype: str) -> dict[str, Tensor]:
+def tensors(model: EncoderDecoder, dtype: str) -> dict[str, Tensor]:
     """The parameters of a float32 model in the type of a file, by name; shared ones once."""
     linear = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)
@@ -159,11 +162,12 @@ def tensors(model: FoldedModel, dtype: str) -> dict[str, Tensor]:
     return saved
 
 
-def load(folder: Path, dtype: str | None = None) -> TranslationModel:
+def load(folder: Path, dtype: str | None = None, device: str = "cpu") -> TranslationModel:
     """Read a folder and make its model ready to translate on this machine.
 
     Args:
         dtype: type to compute in; by default that of the weights.
+        device: where to compute.
 
     Raises:
         UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
@@ -172,14 +176,9 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         is_onnx = any(folder.glob("*.onnx")) and not (folder / WEIGHTS).exists()
         stored = {} if is_onnx else load_file(folder / WEIGHTS)
-        names = [field.name for field in dataclasses.fields(FoldedConfig)]
-        sizes = FoldedConfig(**{name: config[name] for name in names})
-        for field in dataclasses.fields(FoldedConfig):
-            value = getattr(sizes, field.name)
-            if type(value).__name__ != field.type:
-                raise ValueError(f"{field.name} is {value!r}, but must be of type {field.type}")
-        if sizes.activation_fn not in ACTIVATIONS:
-            raise ValueError(f"unknown activation_fn {sizes.activation_fn}")
+        if "encoder_layers" in config and "encoder_mixing" not in config:
+            raise ValueError("it was written by resmlp_mt 0.1.0, which had another format")
+        sizes = _checked(ModelConfig, config)
         stored_dtype = str(config["dtype"])
         if stored_dtype not in DTYPES:
             raise ValueError(f"unknown dtype {stored_dtype}")
@@ -196,14 +195,16 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
         )
     if is_onnx and dtype != stored_dtype:
         raise UserError(f"--dtype {dtype}: {folder} holds ONNX graphs of {stored_dtype}.")
-    model: FoldedModel | OnnxModel
+    if is_onnx and device != "cpu":
+        raise UserError(f"--device {device}: {folder} holds ONNX graphs, which run on the CPU.")
+    model: EncoderDecoder | OnnxModel
     if is_onnx:
         # not before it is needed: PyTorch's exporter takes its time to load
         from resmlp_mt.engine.onnx_model import OnnxModel
 
         model = OnnxModel(sizes, folder)
     else:
-        model = prepared(build(sizes, stored, folder), dtype)
+        model = prepared(build(sizes, stored, folder), dtype, device)
     source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
     for language, words, size in (
         (languages[0], source, sizes.source_vocabulary),
@@ -227,15 +228,37 @@ def load(folder: Path, dtype: str | None = None) -> TranslationModel:
     )
 
 
-def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> FoldedModel:
+def _checked(kind: type[Any], values: dict[str, Any]) -> Any:
+    """A dataclass from what JSON holds.
+
+    Raises:
+        KeyError: if a field is missing.
+        ValueError: if a value is of another type, or names something unknown.
+    """
+    found = {}
+    for field in dataclasses.fields(kind):
+        value = values[field.name]
+        if field.type is MixingConfig:
+            found[field.name] = _checked(MixingConfig, value)
+            continue
+        if type(value) is not field.type:
+            expected = getattr(field.type, "__name__", field.type)
+            raise ValueError(f"{field.name} is {value!r}, but must be of type {expected}")
+        found[field.name] = value
+    for name, known in (("activation_fn", ACTIVATIONS), ("relative", VARIANTS)):
+        if name in found and found[name] not in known:
+            raise ValueError(f"unknown {name} {found[name]}")
+    return kind(**found)
+
+
+def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> EncoderDecoder:
     """A model with the stored parameters; int8 weights become :class:`Int8Linear` layers.
 
     Raises:
         UserError: if names or shapes do not fit the sizes, or a number is not finite.
     """
     check_finite(stored, folder / WEIGHTS)
-    with torch.device("meta"):
-        model = FoldedModel(config)
+    model = empty(config)
     quantized = [
         name
         for name, module in model.named_modules()
@@ -249,7 +272,9 @@ def build(config: FoldedConfig, stored: dict[str, Tensor], folder: Path) -> Fold
             raise UserError(f"{folder / WEIGHTS} lacks {name}.weight.")
         model.set_submodule(name, Int8Linear(weight, scale, bias, _least_input(config, name)))
     if config.share_all_embeddings:
-        stored["target_embedding.weight"] = stored["source_embedding.weight"]
+        shared = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
+        if shared[0] in stored:
+            stored[shared[1]] = stored[shared[0]]
     try:
         model.load_state_dict(stored, assign=True)
     except RuntimeError as error:
@@ -272,21 +297,25 @@ def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:
             )
 
 
-def _least_input(config: FoldedConfig, layer: str) -> float | None:
-    return LEAST.get(config.activation_fn) if layer.endswith(".fc2") else None
+def _least_input(config: ModelConfig, layer: str) -> float | None:
+    return LEAST_VALUES.get(config.activation_fn) if layer.endswith(".fc2") else None
 
 
-def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
-    """Convert a model to the type to compute in and pack its linear layers.
+def prepared(model: EncoderDecoder, dtype: str, device: str = "cpu") -> EncoderDecoder:
+    """Convert a model to the type to compute in and pack its linear layers for a CPU.
 
     Raises:
-        UserError: if the processor does not compute in bfloat16.
+        UserError: if there is no such device, or it does not compute in this type.
     """
-    if dtype == "bfloat16" and not computes_in_bfloat16():
+    check_device(device)
+    on_cpu = torch.device(device).type == "cpu"
+    if dtype == "int8" and not on_cpu:
+        raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
+    if dtype == "bfloat16" and on_cpu and not computes_in_bfloat16():
         raise UserError(
             "--dtype bfloat16 needs a processor with AVX-512 or better: use float32 or int8."
         )
-    model = model.bfloat16() if dtype == "bfloat16" else model.float()
+    model = model.to(device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             packed: nn.Module
@@ -299,3 +328,33 @@ def prepared(model: FoldedModel, dtype: str) -> FoldedModel:
                 continue
             model.set_submodule(name, packed)
     return model
+
+
+def check_device(device: str) -> None:
+    """Whether PyTorch can compute on a device.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used: {reason}") from error
+
+
+def placed(model: EncoderDecoder, device: str) -> EncoderDecoder:
+    """The model on a device, its linear layers unpacked where they were packed for a CPU.
+
+    Raises:
+        UserError: if there is no such device, or the weights are int8 and it is not a CPU.
+    """
+    check_device(device)
+    if model.device == torch.device(device):
+        return model
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Int8Linear):
+            raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
+        if isinstance(module, PackedLinear):
+            model.set_submodule(name, module.unpacked())
+    return model.to(device)

@@ -1,7 +1,7 @@
 """The folded model as two ONNX graphs: the encoder, and one step of the decoder with its caches.
 
-``encoder.onnx`` is :meth:`FoldedModel.encode` and ``decoder_step.onnx`` is
-:meth:`FoldedModel.step`: their inputs and outputs have the names and shapes given there, keys,
+``encoder.onnx`` is :meth:`EncoderDecoder.encode` and ``decoder_step.onnx`` is
+:meth:`EncoderDecoder.step`: their inputs and outputs have the names and shapes given there, keys,
 values and mask of the memory one by one. Batch, length, beam and position are free.
 """
 
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from resmlp_mt.engine.folding import FoldedModel, Memory
 from resmlp_mt.errors import UserError
+from resmlp_mt.model.attention import Memory
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 ENCODER = "encoder.onnx"
 DECODER_STEP = "decoder_step.onnx"
 
 
 class _Encoder(nn.Module):
-    def __init__(self, folded: FoldedModel) -> None:
+    def __init__(self, folded: EncoderDecoder) -> None:
         super().__init__()
         self.folded = folded
 
@@ -33,7 +34,7 @@ class _Encoder(nn.Module):
 
 
 class _DecoderStep(nn.Module):
-    def __init__(self, folded: FoldedModel) -> None:
+    def __init__(self, folded: EncoderDecoder) -> None:
         super().__init__()
         self.folded = folded
 
@@ -49,7 +50,7 @@ class _DecoderStep(nn.Module):
         return self.folded.step(tokens, history, ancestors, Memory(keys, values, mask))
 
 
-def export_onnx(folded: FoldedModel, folder: Path) -> None:
+def export_onnx(folded: EncoderDecoder, folder: Path) -> None:
     """Write ``encoder.onnx`` and ``decoder_step.onnx``; each appears complete or not at all.
 
     Args:
@@ -67,12 +68,14 @@ def export_onnx(folded: FoldedModel, folder: Path) -> None:
     config = folded.config
     # Examples of all free sizes, none of them 0 or 1: the exporter takes those for constants.
     batch, length, beam, position = 2, 3, 4, 5
-    dtype = folded.output_projection.weight.dtype
+    dtype = folded.decoder.output_projection.weight.dtype
     tokens = torch.zeros(batch, length, dtype=torch.long)
     lengths = torch.full((batch,), length)
     heads = config.decoder_attention_heads
     memory = (config.decoder_layers, batch, heads, length, config.decoder_embed_dim // heads)
-    history = (config.decoder_layers, batch, position, beam, config.decoder_embed_dim)
+    mixing_heads = config.decoder_mixing.heads
+    width = config.decoder_embed_dim // mixing_heads
+    history = (config.decoder_layers, batch, mixing_heads, position, beam, width)
     _write(
         _Encoder(folded),
         {"tokens": (tokens, ("batch", "length")), "lengths": (lengths, ("batch",))},
@@ -85,7 +88,7 @@ def export_onnx(folded: FoldedModel, folder: Path) -> None:
             "tokens": (tokens.new_zeros(batch, beam), ("batch", "beam")),
             "history": (
                 torch.zeros(history, dtype=dtype),
-                (None, "batch", "position", "beam"),
+                (None, "batch", None, "position", "beam"),
             ),
             "ancestors": (tokens.new_zeros(batch, beam, position), ("batch", "beam", "position")),
             "keys": (torch.zeros(memory, dtype=dtype), (None, "batch", None, "length")),

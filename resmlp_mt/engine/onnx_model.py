@@ -1,14 +1,19 @@
-"""The exported ONNX graphs behind the methods of :class:`FoldedModel`, run by ONNX Runtime."""
+"""The exported ONNX graphs behind the methods of an :class:`EncoderDecoder`.
+
+ONNX Runtime runs them.
+"""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from resmlp_mt.engine.folding import FoldedConfig, Memory
 from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
+from resmlp_mt.model.attention import Memory
+from resmlp_mt.model.cache import Cache
+from resmlp_mt.model.config import ModelConfig
 
 
 class OnnxModel:
@@ -22,7 +27,7 @@ class OnnxModel:
         UserError: if onnxruntime is not installed, or a graph is missing or broken.
     """
 
-    def __init__(self, config: FoldedConfig, folder: Path) -> None:
+    def __init__(self, config: ModelConfig, folder: Path) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -31,6 +36,7 @@ class OnnxModel:
                 f"run pip install 'resmlp_mt[onnx]'."
             ) from error
         self.config = config
+        self.device = torch.device("cpu")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -53,11 +59,12 @@ class OnnxModel:
             UserError: naming the folder.
         """
         config = self.config
-        layers, dim = config.decoder_layers, config.decoder_embed_dim
+        heads = config.decoder_mixing.heads
+        width = config.decoder_embed_dim // heads
         tokens, ancestors = torch.full((1, 1), EOS), torch.zeros(1, 1, 1, dtype=torch.long)
         try:
             memory = self.encode(tokens)
-            history = torch.zeros(layers, 1, 1, 1, dim)
+            history = torch.zeros(config.decoder_layers, 1, heads, 1, 1, width)
             scores, entries = self.step(tokens, history, ancestors, memory)
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
@@ -66,7 +73,7 @@ class OnnxModel:
                 "model again."
             ) from error
         fits = scores.shape == (1, 1, config.target_vocabulary)
-        if not fits or entries.shape != (layers, 1, 1, dim):
+        if not fits or entries.shape != (config.decoder_layers, 1, heads, 1, width):
             raise UserError(
                 f"{folder} has ONNX graphs of other sizes than config.json: export the model again."
             )
@@ -77,7 +84,7 @@ class OnnxModel:
             )
 
     def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
-        """See :meth:`FoldedModel.encode`."""
+        """See :meth:`EncoderDecoder.encode`."""
         if lengths is None:
             lengths = torch.full((tokens.size(0),), tokens.size(1))
         found = self.encoder.run(None, {"tokens": tokens.numpy(), "lengths": lengths.numpy()})
@@ -86,9 +93,20 @@ class OnnxModel:
     def step(
         self, tokens: Tensor, history: Tensor, ancestors: Tensor, memory: Memory
     ) -> tuple[Tensor, Tensor]:
-        """See :meth:`FoldedModel.step`; histories and memories with gaps are copied."""
+        """See :meth:`EncoderDecoder.step`; histories and memories with gaps are copied."""
         inputs = {"tokens": tokens, "history": history, "ancestors": ancestors}
         inputs |= {name: value for name, value in memory._asdict().items() if value is not None}
         arrays = {name: value.contiguous().numpy() for name, value in inputs.items()}
         scores, entries = (torch.from_numpy(a) for a in self.decoder_step.run(None, arrays))
         return scores, entries
+
+    def cache(self, memory: Memory, beam: int) -> Cache:
+        """See :meth:`EncoderDecoder.cache`."""
+        config = self.config
+        return Cache.empty(memory, config.decoder_embed_dim, config.decoder_mixing.heads, beam)
+
+    def advance(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """See :meth:`EncoderDecoder.advance`."""
+        ancestors = cache.ancestors[:, : tokens.size(1)]
+        scores, entries = self.step(tokens, cache.past(), ancestors, cache.memory)
+        return scores, cache.appended(entries)

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from resmlp_mt.engine.beam_search import (
     SearchOptions,
-    SomeWords,
     SpecialTokens,
+    WordChoice,
     beam_search,
 )
-from resmlp_mt.engine.folding import FoldedModel
-from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.model_folder import TranslationModel, placed
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import selector
 from resmlp_mt.text import normalize
 
@@ -42,6 +42,7 @@ class Translator:
         batch_size: most sentences in a batch.
         max_tokens: most source tokens in a batch, padding included; a longer line is refused.
         use_shortlist: choose among the words of the model's shortlist alone, which is faster.
+        device: where to move the model, by default where it is.
 
     Attributes:
         failed: lines for which the search found no finite score, over all calls.
@@ -57,7 +58,10 @@ class Translator:
         batch_size: int = 64,
         max_tokens: int | None = None,
         use_shortlist: bool = False,
+        device: str | None = None,
     ) -> None:
+        if device is not None and isinstance(loaded.model, EncoderDecoder):
+            loaded.model = placed(loaded.model, device)
         self.loaded = loaded
         self.options = options
         self.batch_size = batch_size
@@ -73,7 +77,7 @@ class Translator:
         options.max_len(1, config.max_target_positions)
         self.shortlist, self.select = None, None
         if use_shortlist:
-            if not isinstance(loaded.model, FoldedModel):
+            if not isinstance(loaded.model, EncoderDecoder):
                 raise UserError(
                     "--shortlist: ONNX graphs score the whole vocabulary; export the model "
                     "without --format onnx."
@@ -89,7 +93,7 @@ class Translator:
                     f"{most}, or leave out --shortlist."
                 )
             self.shortlist = loaded.shortlist
-            self.select = selector(loaded.model.output_projection)
+            self.select = selector(loaded.model.decoder.output_projection)
 
     def translate(self, lines: list[str]) -> list[list[Translation]]:
         """Translate lines.
@@ -115,8 +119,8 @@ class Translator:
         special = SpecialTokens(PAD, EOS, UNK)
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
-            some = self._some_words(batch)
-            found = beam_search(self.loaded.model, batch, self.options, special, some)
+            words = self._words(batch)
+            found = beam_search(self.loaded.model, batch, self.options, special, words)
             for number, hypotheses in zip(numbers, found, strict=True):
                 results[number] = [
                     Translation(*self.decode(h.tokens), h.score, h.positional_scores)
@@ -148,11 +152,11 @@ class Translator:
         text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
         return text.replace("\n", " "), pieces  # a line stays one, whatever bytes a model emits
 
-    def _some_words(self, batch: list[list[int]]) -> SomeWords | None:
+    def _words(self, batch: list[list[int]]) -> WordChoice | None:
         if self.shortlist is None or self.select is None:
             return None
         words, allowed = self.shortlist.words(batch)
-        return SomeWords(words, allowed, self.select(words))
+        return WordChoice(words, allowed, self.select(words))
 
     def _batches(self, sentences: dict[int, list[int]]) -> Iterator[list[int]]:
         """Numbers of sentences, longest first."""

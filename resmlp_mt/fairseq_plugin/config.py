@@ -6,17 +6,18 @@ understands nothing else.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
-from torch import Tensor
-from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.mixing import VARIANTS, MixingConfig
+from resmlp_mt.model.config import ModelConfig
+
+RELATIVE = ChoiceEnum(list(VARIANTS))
 
 
 @dataclass
@@ -60,6 +61,58 @@ class ResMLPConfig(FairseqDataclass):
     layer_scale_init: float = field(
         default=0.2, metadata={"help": "start of the scale behind every sublayer (LayerScale)"}
     )
+    mixing_heads: int = field(
+        default=1,
+        metadata={"help": "groups of neighbouring channels, each with a mixing matrix of its own"},
+    )
+    encoder_mixing_heads: Optional[int] = field(
+        default=None, metadata={"help": "--mixing-heads of the encoder alone"}
+    )
+    decoder_mixing_heads: Optional[int] = field(
+        default=None, metadata={"help": "--mixing-heads of the decoder alone"}
+    )
+    mixing_relative: RELATIVE = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={
+            "help": "weights that depend on the distance of two positions (a Toeplitz matrix): "
+            "none, beside those that depend on the positions, or alone"
+        },
+    )
+    encoder_mixing_relative: Optional[RELATIVE] = field(  # type: ignore[valid-type]
+        default=None, metadata={"help": "--mixing-relative of the encoder alone"}
+    )
+    decoder_mixing_relative: Optional[RELATIVE] = field(  # type: ignore[valid-type]
+        default=None, metadata={"help": "--mixing-relative of the decoder alone"}
+    )
+    mixing_decay: bool = field(
+        default=False,
+        metadata={"help": "relative weights shrink exponentially with the distance, as learned"},
+    )
+    mixing_values: bool = field(
+        default=False, metadata={"help": "value and output projections around the mixing matrices"}
+    )
+    encoder_mixing_values: bool = field(
+        default=False, metadata={"help": "--mixing-values in the encoder alone"}
+    )
+    decoder_mixing_values: bool = field(
+        default=False, metadata={"help": "--mixing-values in the decoder alone"}
+    )
+    mixing_gate: bool = field(
+        default=False, metadata={"help": "multiply the mixed states by sigma(G x)"}
+    )
+    encoder_mixing_gate: bool = field(
+        default=False, metadata={"help": "--mixing-gate in the encoder alone"}
+    )
+    decoder_mixing_gate: bool = field(
+        default=False, metadata={"help": "--mixing-gate in the decoder alone"}
+    )
+    mixing_dropout: float = field(
+        default=0.0, metadata={"help": "dropout on the entries of the mixing matrices"}
+    )
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={"help": "compute each layer again for its gradients: less memory, more time"},
+    )
     share_all_embeddings: bool = field(
         default=False,
         metadata={"help": "share encoder, decoder and output embeddings (one joined dictionary)"},
@@ -92,12 +145,42 @@ class ResMLPTinyConfig(ResMLPConfig):
     decoder_attention_heads: int = 4
 
 
-def activation(cfg: ResMLPConfig) -> Callable[[Tensor], Tensor]:
-    """The function that ``--activation-fn`` names."""
-    if cfg.activation_fn == "gelu":
-        return F.gelu  # fairseq's rounds to float32
-    function: Callable[[Tensor], Tensor] = utils.get_activation_fn(cfg.activation_fn)
-    return function
+def model_config(
+    cfg: ResMLPConfig, source_vocabulary: int, target_vocabulary: int, padding_idx: int
+) -> ModelConfig:
+    """The options as the model takes them."""
+    same = {
+        field.name: getattr(cfg, field.name)
+        for field in fields(ModelConfig)
+        if hasattr(cfg, field.name)
+    }
+    activation = str(cfg.activation_fn).replace("gelu_fast", "gelu_accurate")
+    return ModelConfig(
+        **same
+        | {
+            "source_vocabulary": source_vocabulary,
+            "target_vocabulary": target_vocabulary,
+            "padding_idx": padding_idx,
+            "activation_fn": activation,
+            "encoder_mixing": mixing_config(cfg, "encoder"),
+            "decoder_mixing": mixing_config(cfg, "decoder"),
+        }
+    )
+
+
+def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:
+    """The mixing of the encoder or the decoder: its own options before those of both."""
+    heads = getattr(cfg, f"{side}_mixing_heads")
+    relative = getattr(cfg, f"{side}_mixing_relative")
+    relative = str(cfg.mixing_relative if relative is None else relative)
+    return MixingConfig(
+        heads=cfg.mixing_heads if heads is None else heads,
+        relative=relative,
+        decay=cfg.mixing_decay and relative != "none",
+        values=cfg.mixing_values or getattr(cfg, f"{side}_mixing_values"),
+        gate=cfg.mixing_gate or getattr(cfg, f"{side}_mixing_gate"),
+        dropout=cfg.mixing_dropout,
+    )
 
 
 def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
@@ -123,7 +206,7 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         value = getattr(cfg, name)
         if value < 1:
             raise UserError(f"{_flag(name)} must be at least 1, but is {value}.")
-    for name in ("dropout", "attention_dropout", "activation_dropout"):
+    for name in ("dropout", "attention_dropout", "activation_dropout", "mixing_dropout"):
         value = getattr(cfg, name)
         if not 0.0 <= value < 1.0:
             raise UserError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")
@@ -133,6 +216,20 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         raise UserError(
             f"--decoder-attention-heads must divide --decoder-embed-dim, "
             f"but {cfg.decoder_embed_dim} is not a multiple of {cfg.decoder_attention_heads}."
+        )
+    for side in ("encoder", "decoder"):
+        mixing, dim = mixing_config(cfg, side), getattr(cfg, f"{side}_embed_dim")
+        if mixing.heads < 1 or dim % mixing.heads != 0:
+            raise UserError(
+                f"--mixing-heads must be at least 1 and divide --{side}-embed-dim, but is "
+                f"{mixing.heads} with {dim} channels."
+            )
+    if cfg.mixing_decay and all(
+        mixing_config(cfg, side).relative == "none" for side in ("encoder", "decoder")
+    ):
+        raise UserError(
+            "--mixing-decay is for weights that depend on distances: add --mixing-relative beside "
+            "or alone."
         )
     if not cfg.share_all_embeddings:
         return

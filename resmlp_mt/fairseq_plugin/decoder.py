@@ -1,6 +1,6 @@
-"""The decoder: causal token mixing, cross-attention and feed-forward, each between affine maps."""
+"""The decoder as fairseq calls it."""
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,160 +8,41 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
-from resmlp_mt.fairseq_plugin.attention import CrossAttention, Source
-from resmlp_mt.fairseq_plugin.branches import add_branch, feed_forward_branch, mixing_branch
-from resmlp_mt.fairseq_plugin.config import ResMLPConfig, activation
-from resmlp_mt.fairseq_plugin.incremental import IncrementalState, WithIncrementalState
-from resmlp_mt.layers import Affine, FeedForward, TokenMixing
+from resmlp_mt.model.attention import Source
+from resmlp_mt.model.cache import Cache
+from resmlp_mt.model.config import ModelConfig
+from resmlp_mt.model.decoder import Decoder
+from resmlp_mt.model.encoder import check_length
 from resmlp_mt.padding import Layout, left_aligned, realigned
 
-FIRST_ROOM = 32
-"""Positions that the cache of step-by-step decoding starts with; it is doubled when it is full."""
+IncrementalState = dict[str, dict[str, Any]]
+"""fairseq's cache of step-by-step decoding, by module; ours is one :class:`Cache` in it."""
 
 
-class _History:
-    """Inputs of A at earlier steps, (room, batch, dim), of which ``used`` are written.
+class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
+    """A :class:`Decoder` of sentences that are padded on either side."""
 
-    Copies of an incremental state share it until one of them goes on.
-    """
-
-    def __init__(self, inputs: Tensor, used: int) -> None:
-        self.inputs = inputs
-        self.used = used
-
-    def appended(self, length: int, x: Tensor) -> "_History":
-        """Its first ``length`` inputs and x, (1, batch, dim): in place if nothing is lost by it."""
-        inputs = self.inputs
-        if torch.is_grad_enabled():
-            return _History(torch.cat([inputs[:length], x]), length + 1)
-        is_frozen = inputs.is_inference() and not torch.is_inference_mode_enabled()
-        if self.used != length or length == len(inputs) or is_frozen:
-            bigger = x.new_empty(max(FIRST_ROOM, 2 * length), *x.shape[1:])
-            bigger[:length] = inputs[:length]
-            return _History(bigger, length).appended(length, x)
-        inputs[length] = x[0]
-        self.used += 1
-        return self
-
-
-class CausalMixing(WithIncrementalState, TokenMixing):
-    """Lower-triangular token mixing that can go on from a cache of its earlier inputs."""
-
-    def step(self, x: Tensor, incremental_state: IncrementalState) -> Tensor:
-        """Mix the newest position into those seen before: (1, batch, dim) -> (1, batch, dim)."""
-        state = self.get_incremental_state(incremental_state, "history")
-        history, length = (
-            (_History(x[:0], 0), 0) if state is None else (state["inputs"], state["length"])
-        )
-        history = history.appended(length, x)
-        self._keep(incremental_state, history, length + 1)
-        return self.last(history.inputs[: length + 1])
-
-    def reorder_incremental_state(
-        self, incremental_state: IncrementalState, new_order: Tensor
-    ) -> None:
-        """Follow a new order of hypotheses; (batch,) indices."""
-        state = self.get_incremental_state(incremental_state, "history")
-        if state is None:
-            return
-        inputs, length = state["inputs"].inputs, state["length"]
-        # Of greedy search; a GPU would have to be waited for to know.
-        if inputs.is_cpu and torch.equal(new_order, torch.arange(inputs.size(1))):
-            return
-        if torch.is_grad_enabled():
-            reordered = inputs[:length].index_select(1, new_order)
-        else:
-            reordered = inputs.new_empty(len(inputs), len(new_order), inputs.size(2))
-            torch.index_select(inputs[:length], 1, new_order, out=reordered[:length])
-        self._keep(incremental_state, _History(reordered, length), length)
-
-    def _keep(self, incremental_state: IncrementalState, history: _History, length: int) -> None:
-        state = {"inputs": history, "length": length}
-        self.set_incremental_state(incremental_state, "history", state)
-
-
-class DecoderLayer(nn.Module):
-    """X + Aff(A Aff(X)) with A lower triangular, then cross-attention and feed-forward likewise."""
-
-    def __init__(self, cfg: ResMLPConfig) -> None:
-        super().__init__()
-        dim = cfg.decoder_embed_dim
-        self.dropout = nn.Dropout(cfg.dropout)
-        self.mixing_pre = Affine(dim)
-        self.token_mixing = CausalMixing(cfg.max_target_positions, causal=True)
-        self.mixing_post = Affine(dim, cfg.layer_scale_init)
-        self.encoder_attn_pre = Affine(dim)
-        self.encoder_attn = CrossAttention(
-            dim, cfg.encoder_embed_dim, cfg.decoder_attention_heads, cfg.attention_dropout
-        )
-        self.encoder_attn_post = Affine(dim, cfg.layer_scale_init)
-        self.ffn_pre = Affine(dim)
-        self.ffn = FeedForward(
-            dim,
-            cfg.decoder_ffn_embed_dim,
-            activation(cfg),
-            cfg.activation_dropout,
-        )
-        self.ffn_post = Affine(dim, cfg.layer_scale_init)
-
-    def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        source: Source,
-        incremental_state: IncrementalState | None = None,
-        need_weights: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Transform hidden states.
-
-        Args:
-            x: of the target tokens, (tokens, dim).
-            layout: where they stand; with ``incremental_state`` all are the newest of their
-                sentences.
-            source: what they attend to.
-            incremental_state: fairseq's cache of the positions seen so far.
-            need_weights: also return the attention weights.
-
-        Returns:
-            Hidden states, shaped like ``x``, and weights (heads, batch, length, source length).
-        """
-        if incremental_state is None:
-            x = mixing_branch(
-                x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
-            )
-        else:
-            newest = layout.pad(self.mixing_pre(x))
-            y = layout.pack(self.token_mixing.step(newest, incremental_state))
-            x = add_branch(x, y, self.mixing_post, self.dropout)
-        y, weights = self.encoder_attn(
-            self.encoder_attn_pre(x), layout, source, incremental_state, need_weights
-        )
-        x = add_branch(x, y, self.encoder_attn_post, self.dropout)
-        x = feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
-        return x, weights
-
-
-class ResMLPDecoder(FairseqIncrementalDecoder):
-    """Embedding, ``decoder_layers`` layers, final affine map, output projection."""
+    init_incremental_state: Callable[[], None]
+    get_incremental_state: Callable[[IncrementalState, str], dict[str, Any] | None]
+    set_incremental_state: Callable[[IncrementalState, str, dict[str, Any]], object]
 
     def __init__(
-        self, cfg: ResMLPConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
+        self, config: ModelConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
     ) -> None:
-        super().__init__(dictionary)
-        self.embed_tokens = embed_tokens
-        self.embed_scale = math.sqrt(cfg.decoder_embed_dim)
+        super().__init__(config, embed_tokens)
+        self.dictionary = dictionary
         self.padding_idx = dictionary.pad()
-        self.max_target_positions = cfg.max_target_positions
-        self.dropout = nn.Dropout(cfg.dropout)
-        self.layers = nn.ModuleList([DecoderLayer(cfg) for _ in range(cfg.decoder_layers)])
-        self.final_affine = Affine(cfg.decoder_embed_dim)
-        self.output_projection = nn.Linear(
-            cfg.decoder_embed_dim, embed_tokens.num_embeddings, bias=False
-        )
-        if cfg.share_decoder_input_output_embed or cfg.share_all_embeddings:
-            self.output_projection.weight = embed_tokens.weight
-        else:
-            nn.init.normal_(self.output_projection.weight, std=cfg.decoder_embed_dim**-0.5)
+        self.init_incremental_state()  # its own place in fairseq's cache
+        self.onnx_trace = False
+        self.adaptive_softmax = None
+        self.beam_size = 1
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Expect ``beam_size`` neighbouring rows of a batch to be hypotheses of one sentence.
+
+        While decoding, these share keys and values; a batch of another form is taken row by row.
+        """
+        self.beam_size = beam_size
 
     def forward(
         self,
@@ -170,7 +51,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         incremental_state: IncrementalState | None = None,
         features_only: bool = False,
         **kwargs: Any,
-    ) -> tuple[Tensor, dict[str, list[Tensor | None]]]:
+    ) -> tuple[Tensor, dict[str, list[Any]]]:
         """Predict every next token; the arguments are those of fairseq's Transformer decoder.
 
         Args:
@@ -181,7 +62,8 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
 
         Returns:
             (batch, length, vocabulary) scores before the softmax, zeros at pads, and
-            ``{"attn": [weights]}``.
+            ``{"attn": [weights], "inner_states": [(length, batch, dim), ...]}``; the latter is
+            left empty while training, where it would take memory.
 
         Raises:
             ValueError: if ``length`` exceeds ``--max-target-positions``.
@@ -205,7 +87,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
         **_: object,
-    ) -> tuple[Tensor, dict[str, list[Tensor | None]]]:
+    ) -> tuple[Tensor, dict[str, list[Any]]]:
         """Hidden states in front of the output projection, (batch, length, dim).
 
         ``attn`` is the cross-attention of ``alignment_layer`` (default: the last), averaged over
@@ -214,38 +96,63 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         """
         if encoder_out is None:
             raise ValueError("the ResMLP decoder needs the output of an encoder")
-        if prev_output_tokens.size(1) > self.max_target_positions:
-            raise ValueError(
-                f"a target sentence has {prev_output_tokens.size(1)} tokens, but this model was "
-                f"trained for at most {self.max_target_positions}: shorten it, or train with a "
-                f"larger --max-target-positions."
-            )
-        (encoder_states,) = encoder_out["encoder_out"]
-        encoder_padding_mask = next(iter(encoder_out["encoder_padding_mask"]), None)
-        shift = None
-        if incremental_state is None:
-            tokens, shift = left_aligned(prev_output_tokens, self.padding_idx)
-            layout = Layout.of(tokens.t().eq(self.padding_idx))
-        else:
-            layout = Layout(1, len(prev_output_tokens), None)
-            tokens = prev_output_tokens[:, -1:]
-        source = Source(encoder_states, encoder_padding_mask)
-
-        x = self.dropout(self.embed_scale * self.embed_tokens(layout.pack(tokens.t())))
+        check_length("target", prev_output_tokens.size(1), self.longest)
         wanted = alignment_layer
         if wanted is None and not self.training:
             wanted = len(self.layers) - 1
-        attn: Tensor | None = None
-        for index, layer in enumerate(self.layers):
-            x, weights = layer(x, layout, source, incremental_state, index == wanted)
-            if index == wanted:
-                attn = weights[:alignment_heads].mean(dim=0)
-        x = layout.pad(self.final_affine(x))
-        if shift is not None:
-            x = realigned(x, shift)
-            if attn is not None:
-                attn = realigned(attn.transpose(0, 1), shift).transpose(0, 1)
-        return x.transpose(0, 1), {"attn": [attn], "inner_states": []}
+        inner: list[Tensor] = []
+        visit = None if self.training else inner.append
+        if incremental_state is not None:
+            cache = self._cache(incremental_state, encoder_out)
+            newest = prev_output_tokens[:, -1].view(-1, cache.beam)
+            x, cache, weights = self.advance(newest, cache, wanted, visit)
+            self.set_incremental_state(incremental_state, "decoding", {"cache": cache})
+            attn = None if weights is None else weights[:, :alignment_heads].mean(1)
+            extra = [state.view(1, -1, state.size(2)) for state in inner]
+            return x.view(-1, 1, x.size(2)), {
+                "attn": [None if attn is None else attn.view(-1, 1, attn.size(2))],
+                "inner_states": extra,
+            }
+        tokens, shift = left_aligned(prev_output_tokens, self.padding_idx)
+        layout = Layout.of(tokens.t().eq(self.padding_idx))
+
+        def as_given(hidden: Tensor) -> Tensor:
+            return hidden if shift is None else realigned(hidden, shift)
+
+        source = source_of(encoder_out)
+        hidden, weights = self.decode(tokens, layout, source, wanted, visit)
+        if weights is not None:
+            weights = weights[:, :alignment_heads].mean(1).transpose(0, 1)
+            weights = as_given(weights).transpose(0, 1)
+        inner_states = [as_given(layout.pad(state)) for state in inner]
+        features = as_given(layout.pad(hidden)).transpose(0, 1)
+        return features, {"attn": [weights], "inner_states": inner_states}
+
+    def _cache(
+        self, incremental_state: IncrementalState, encoder_out: dict[str, list[Tensor]]
+    ) -> Cache:
+        state = self.get_incremental_state(incremental_state, "decoding")
+        if state is not None:
+            cache: Cache = state["cache"]
+            return cache
+        (states,), (mask,) = encoder_out["encoder_out"], encoder_out["encoder_padding_mask"]
+        beam = self.beam_size
+        if states.size(1) % beam != 0:
+            beam = 1
+        grouped = states.unflatten(1, (-1, beam))
+        if not torch.equal(grouped, grouped[:, :, :1].expand_as(grouped)):
+            beam = 1
+        once = {"encoder_out": [states[:, ::beam]], "encoder_padding_mask": [mask[::beam]]}
+        return self.cache(self.memory(source_of(once)), beam)
+
+    def reorder_incremental_state(
+        self, incremental_state: IncrementalState, new_order: Tensor
+    ) -> None:
+        """Follow a new order of hypotheses, (sentences * beam,) indices."""
+        state = self.get_incremental_state(incremental_state, "decoding")
+        if state is not None:
+            cache = state["cache"].reordered(new_order)
+            self.set_incremental_state(incremental_state, "decoding", {"cache": cache})
 
     def output_layer(self, features: Tensor) -> Tensor:
         """Project to the vocabulary: (..., dim) -> (..., vocabulary)."""
@@ -254,4 +161,14 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
 
     def max_positions(self) -> int:
         """The longest target sentence, in tokens with end-of-sentence."""
-        return self.max_target_positions
+        return self.longest
+
+
+def source_of(encoder_out: dict[str, list[Tensor]]) -> Source:
+    """The encoder's states without pads."""
+    (states,) = encoder_out["encoder_out"]
+    mask = next(iter(encoder_out["encoder_padding_mask"]), None)
+    if mask is None or not (torch.compiler.is_compiling() or bool(mask.any())):
+        return Source(states.flatten(0, 1), Layout(states.size(0), states.size(1)), None)
+    layout = Layout.of(mask.t())
+    return Source(layout.pack(states), layout, mask)

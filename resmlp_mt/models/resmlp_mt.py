@@ -21,6 +21,7 @@ from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
     ResMLPConfig,
     ResMLPTinyConfig,
+    model_config,
     validate,
 )
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
@@ -54,9 +55,10 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             decoder_tokens = build_embedding(
                 target, cfg.decoder_embed_dim, cfg.decoder_embed_path, "--decoder-embed-path"
             )
+        config = model_config(cfg, len(source), len(target), source.pad())
         return cls(
-            ResMLPEncoder(cfg, source, encoder_tokens),
-            ResMLPDecoder(cfg, target, decoder_tokens),
+            ResMLPEncoder(config, source, encoder_tokens),
+            ResMLPDecoder(config, target, decoder_tokens),
         )
 
     def prepare_for_inference_(self, cfg: Any) -> None:

@@ -17,7 +17,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.layers import Affine, TokenMixing
+from resmlp_mt.layers import Affine
+from resmlp_mt.mixing import AbsoluteMixing
 from resmlp_mt.packed_linear import PackedLinear, can_pack
 from resmlp_mt.vision.model import Block, ResMLP
 
@@ -37,7 +38,7 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: Block, missing: Tensor) -> None:
         super().__init__()
         mixing, pre, gamma = block.token_mixing, block.mixing_pre, block.mixing_post.alpha
-        assert isinstance(mixing, TokenMixing)
+        assert isinstance(mixing, AbsoluteMixing)
         assert isinstance(pre, Affine)
         assert isinstance(block.ffn_pre, Affine)
         self.mixing = nn.Parameter(mixing.weight.clone())
@@ -100,7 +101,7 @@ def can_be_folded(model: nn.Module) -> TypeGuard[ResMLP]:
     """Whether :func:`folded` takes the model."""
     return (
         isinstance(model, ResMLP)
-        and all(isinstance(block.token_mixing, TokenMixing) for block in model.blocks)
+        and all(isinstance(block.token_mixing, AbsoluteMixing) for block in model.blocks)
         and isinstance(model.norm, Affine)
         and model.class_token is None
     )

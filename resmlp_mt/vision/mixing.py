@@ -7,7 +7,7 @@ row by row.
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.layers import TokenMixing
+from resmlp_mt.mixing import AbsoluteMixing
 
 MIXINGS = ("linear", "none", "mlp", "conv", "depthwise", "separable")
 
@@ -64,7 +64,7 @@ def create_mixing(mixing: str, dim: int, grid: tuple[int, int]) -> nn.Module | N
     """
     tokens = grid[0] * grid[1]
     if mixing == "linear":
-        return TokenMixing(tokens)
+        return AbsoluteMixing(tokens)
     if mixing == "none":
         return None
     if mixing == "mlp":

@@ -1,4 +1,4 @@
-"""The residual branches of the translation model, x + dropout(Aff(f(Aff(x)))).
+"""The residual branches of a layer, x + dropout(Aff(f(Aff(x)))).
 
 While they are trained, nothing is kept that the backward pass computes again, or goes without:
 neither the outputs of affine maps and of the activation, nor padded inputs of A. Of each token
@@ -11,10 +11,9 @@ h = alpha x + beta, g the gradient of y and sums over tokens:
 
 where the last two need no output of W or A.
 
-This holds for the branches of A and of the feed-forward layer without ``--activation-dropout``.
 The modules themselves are called without gradients, and where somebody could tell: with hooks,
 forward methods of one's own or activations that are modules, in ``torch.func`` and in
-``torch.compile``.
+``torch.compile``; also with ``--activation-dropout``.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +25,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from resmlp_mt.layers import Affine, FeedForward, TokenMixing, blocks, diagonal_block, mix
+from resmlp_mt.layers import Affine, FeedForward, apply_affine
+from resmlp_mt.mixing import TokenMixing, blocks, by_head, from_heads, mix
 from resmlp_mt.padding import Layout
 
 _Gradients = tuple[Tensor | None, ...]
@@ -34,56 +34,87 @@ _KNOWN = {kind.forward for kind in (Affine, FeedForward, TokenMixing, nn.Dropout
 
 
 def mixing_branch(
-    x: Tensor, layout: Layout, pre: Affine, mixing: TokenMixing, post: Affine, dropout: nn.Dropout
+    x: Tensor,
+    layout: Layout,
+    pre: Affine | None,
+    mixing: TokenMixing,
+    post: Affine | None,
+    dropout: nn.Dropout,
 ) -> Tensor:
     """x + dropout(post(mixing(pre(x)))), without what stands at pads; (tokens, dim) both.
+
+    Affine maps that were merged away are None.
 
     Raises:
         ValueError: if the layout has more positions than the matrix.
     """
-    if not _may_recompute(pre, mixing, post):
-        return _add(x, post(layout.pack(mixing(layout.pad(pre(x))))), dropout)
-    mixing.check(layout.length)
-    y = _AffineMixing.apply(
-        x,
-        pre.alpha,
-        pre.beta,
-        mixing.weight,
-        mixing.bias,
-        post.alpha,
-        post.beta,
-        layout,
-        mixing.causal,
-    )
-    return _add(x, y, dropout)
+    gate, before, behind = mixing.gate_proj, mixing.v_proj, mixing.out_proj
+    projections = [linear for linear in (gate, before, behind) if linear is not None]
+    if (
+        not torch.is_grad_enabled()
+        or pre is None
+        or post is None
+        or not mixing.merges_affines
+        or not _may_recompute(pre, mixing, post, *projections)
+    ):
+        return _add(x, apply_affine(post, mixing(apply_affine(pre, x), layout)), dropout)
+    if not projections:
+        matrix, offset = mixing.trained_matrix(layout.length), mixing.offset(layout.length)
+        affine = pre.alpha, pre.beta, matrix, offset, post.alpha, post.beta
+        return _add(x, _AffineMixing.apply(x, *affine, layout, mixing.causal), dropout)
+    entries = pre(x) if before is None else _affine_linear(x, pre, before)
+    mixed = layout.pack(mixing.mix(layout.pad(entries)))
+    if gate is not None:
+        mixed = mixed * torch.sigmoid(_affine_linear(x, pre, gate))
+    return _add(x, post(mixed) if behind is None else _linear_affine(mixed, behind, post), dropout)
 
 
 def feed_forward_branch(
-    x: Tensor, pre: Affine, ffn: FeedForward, post: Affine, dropout: nn.Dropout
+    x: Tensor, pre: Affine | None, ffn: FeedForward, post: Affine | None, dropout: nn.Dropout
 ) -> Tensor:
-    """x + dropout(post(ffn(pre(x)))); (tokens, dim) both."""
-    fc1, fc2 = ffn.fc1, ffn.fc2
-    inner = ffn.activation_dropout
+    """x + dropout(post(ffn(pre(x)))); (..., dim) both."""
+    if not torch.is_grad_enabled() or pre is None or post is None or x.dim() != 2:
+        return _add(x, apply_affine(post, ffn(apply_affine(pre, x))), dropout)
+    fc1, fc2, inner = ffn.fc1, ffn.fc2, ffn.activation_dropout
     if not _may_recompute(pre, ffn, fc1, inner, fc2, post):
         return _add(x, post(ffn(pre(x))), dropout)
-    hidden = _AffineLinear.apply(x, pre.alpha, pre.beta, fc1.weight, fc1.bias)
+    hidden = _affine_linear(x, pre, fc1)
     if inner.training and inner.p:
         y = post(fc2(inner(ffn.activation(hidden))))
     else:
-        y = _ActivatedLinear.apply(
-            hidden, fc2.weight, fc2.bias, post.alpha, post.beta, ffn.activation
-        )
+        y = _linear_affine(hidden, fc2, post, ffn.activation)
     return _add(x, y, dropout)
 
 
-def add_branch(x: Tensor, y: Tensor, post: Affine, dropout: nn.Dropout) -> Tensor:
-    """x + dropout(post(y)); (tokens, dim) all."""
-    return _add(x, post(y), dropout)
+def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -> Tensor:
+    """x + dropout(post(y)); (..., dim) all."""
+    return _add(x, apply_affine(post, y), dropout)
+
+
+def _affine_linear(x: Tensor, affine: Affine, linear: nn.Linear) -> Tensor:
+    """linear(affine(x))."""
+    y: Tensor = _AffineLinear.apply(x, affine.alpha, affine.beta, linear.weight, linear.bias)
+    return y
+
+
+def _linear_affine(
+    x: Tensor,
+    linear: nn.Linear,
+    affine: Affine,
+    activation: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
+    """affine(linear(activation(x)))."""
+    y: Tensor = _ActivatedLinear.apply(
+        x, linear.weight, linear.bias, affine.alpha, affine.beta, activation
+    )
+    return y
 
 
 def _add(x: Tensor, y: Tensor, dropout: nn.Dropout) -> Tensor:
     """x + dropout(y), which draws the same numbers with and without gradients."""
-    if not (dropout.training and 0 < dropout.p < 1 and _are_plain(dropout)):
+    if not dropout.training:
+        return x + y
+    if not (0 < dropout.p < 1 and _are_plain(dropout)):
         return x + cast(Tensor, dropout(y))
     added: Tensor = _DroppedAddition.apply(x, y, *keep_mask(y, dropout.p))
     return added
@@ -220,7 +251,7 @@ class _ActivatedLinear(torch.autograd.Function):
 class _AffineMixing(torch.autograd.Function):
     """alpha' (A (alpha x + beta) + b) + beta' over the positions of a layout; (tokens, dim) both.
 
-    There are zeros at pads in front of A.
+    There are zeros at pads in front of A. Matrix and offset are those of :func:`mix`.
     """
 
     @staticmethod
@@ -229,72 +260,70 @@ class _AffineMixing(torch.autograd.Function):
         x: Tensor,
         alpha: Tensor,
         beta: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        matrix: Tensor,
+        offset: Tensor | None,
         post_alpha: Tensor,
         post_beta: Tensor,
         layout: Layout,
         causal: bool,
     ) -> Tensor:
-        mixed = mix(weight, bias, layout.pad(torch.addcmul(beta, x, alpha)), causal)
-        ctx.save_for_backward(x, alpha, beta, weight, bias, post_alpha)
+        mixed = mix(matrix, offset, layout.pad(torch.addcmul(beta, x, alpha)), causal)
+        ctx.save_for_backward(x, alpha, beta, matrix, offset, post_alpha)
         ctx.layout, ctx.causal, ctx.dtype = layout, causal, mixed.dtype
         return torch.addcmul(post_beta, layout.pack(mixed), post_alpha)
 
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> _Gradients:
-        x, alpha, beta, weight, bias, post_alpha = ctx.saved_tensors
-        layout, causal, length = ctx.layout, ctx.causal, ctx.layout.length
+        x, alpha, beta, matrix, offset, post_alpha = ctx.saved_tensors
+        layout, causal, heads = ctx.layout, ctx.causal, len(matrix)
         needed = ctx.needs_input_grad
         affine = torch.addcmul(beta, x, alpha).to(ctx.dtype)
         of_affine: _Gradients = (None, None, None)
-        of_weight = of_bias = of_post_alpha = None
+        of_matrix = of_offset = of_post_alpha = None
         of_post_beta = grad.sum(0) if needed[6] else None
         padded = layout.pad(grad.to(ctx.dtype))
         per_position = padded.sum(1)  # (length, dim)
         if needed[4]:
-            of_bias = bias.new_zeros(len(bias))
-            of_bias[:length] = (per_position * post_alpha).sum(1)
+            of_offset = (per_position * post_alpha).unflatten(1, (heads, -1))
+            of_offset = of_offset.sum_to_size(offset.shape).to(offset.dtype)
         if any(needed[:3]) or needed[5]:
-            mixed = layout.pack(_transposed(weight.to(ctx.dtype), padded, causal))
+            mixed = layout.pack(_transposed(matrix.to(ctx.dtype), padded, causal))
             if needed[5]:
                 of_post_alpha = (mixed * affine).sum(0)
-                of_post_alpha += (per_position * bias[:length].unsqueeze(1)).sum(0)
+                if offset is not None:
+                    of_post_alpha += (
+                        (per_position.unflatten(1, (heads, -1)) * offset).sum(0).flatten()
+                    )
             of_affine = _affine_gradients(needed, x, alpha, mixed * post_alpha)
         if needed[3]:
-            of_weight = _outer(
-                weight, padded * post_alpha.to(ctx.dtype), layout.pad(affine), causal
-            )
-        return *of_affine, of_weight, of_bias, of_post_alpha, of_post_beta, None, None
+            scaled = padded * post_alpha.to(ctx.dtype)
+            of_matrix = _outer(heads, scaled, layout.pad(affine), causal).to(matrix.dtype)
+        return *of_affine, of_matrix, of_offset, of_post_alpha, of_post_beta, None, None
 
 
-def _transposed(weight: Tensor, grad: Tensor, causal: bool) -> Tensor:
+def _transposed(matrix: Tensor, grad: Tensor, causal: bool) -> Tensor:
     """A^T g, as A x of :func:`mix`; (length, batch, dim) both."""
-    length = len(grad)
-    flat = grad.view(length, -1)
+    flat = by_head(grad, len(matrix))
     parts = []
-    for rows in blocks(length, causal):
-        part = diagonal_block(weight, rows, causal).t() @ flat[rows]
-        if rows.stop < length:
-            later = slice(rows.stop, length)
-            part.addmm_(weight[later, rows].t(), flat[later])
-        parts.append(part)
-    product = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return product.view_as(grad)
+    for rows in blocks(len(grad), causal):
+        later = slice(rows.start, len(grad))
+        parts.append(torch.bmm(matrix[:, later, rows].transpose(1, 2), flat[:, later]))
+    return from_heads(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), grad.size(1))
 
 
-def _outer(weight: Tensor, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
-    """The gradient of A, g x^T in the shape of ``weight``; (length, batch, dim) both."""
+def _outer(heads: int, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
+    """The gradient of A, g x^T, (heads, length, length); grad and x are (length, batch, dim)."""
+    flat, of_output = by_head(x, heads), by_head(grad, heads)
     length = len(grad)
-    flat, of_output = x.view(length, -1), grad.view(length, -1)
-    of_weight = torch.zeros_like(weight, dtype=grad.dtype)
-    for rows in blocks(length, causal):
+    parts = blocks(length, causal)
+    if len(parts) == 1:
+        return torch.bmm(of_output, flat.transpose(1, 2))
+    of_matrix = grad.new_zeros(heads, length, length)
+    for rows in parts:
         seen = slice(0, rows.stop)
-        of_weight[rows, seen] = of_output[rows] @ flat[seen].t()
-        if causal:
-            of_weight[rows, rows].tril_()
-    return of_weight
+        of_matrix[:, rows, seen] = torch.bmm(of_output[:, rows], flat[:, seen].transpose(1, 2))
+    return of_matrix
 
 
 class _DroppedAddition(torch.autograd.Function):

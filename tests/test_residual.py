@@ -1,4 +1,4 @@
-"""Branches equal their modules called one by one, keep less, and leave room for hooks."""
+"""Residual branches equal their modules called one by one, keep less, and leave room for hooks."""
 
 import copy
 from collections.abc import Callable
@@ -13,14 +13,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models import PAD, build, padded, sentences
-from resmlp_mt.fairseq_plugin import branches
-from resmlp_mt.fairseq_plugin.branches import (
+from resmlp_mt.layers import Affine, FeedForward
+from resmlp_mt.mixing import CAUSAL_ROWS, AbsoluteMixing
+from resmlp_mt.model import residual
+from resmlp_mt.model.residual import (
     add_branch,
     feed_forward_branch,
     keep_mask,
     mixing_branch,
 )
-from resmlp_mt.layers import CAUSAL_ROWS, Affine, FeedForward, TokenMixing
 from resmlp_mt.padding import Layout
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh}
@@ -45,7 +46,7 @@ class Branches(nn.Module):
         self.pre, self.post, self.ffn_pre, self.ffn_post, self.last = (
             Affine(dim) for _ in range(5)
         )
-        self.mixing = TokenMixing(positions, causal)
+        self.mixing = AbsoluteMixing(positions, causal)
         self.ffn = FeedForward(dim, 2 * dim + 1, ACTIVATIONS[activation])
         self.dropout = nn.Dropout(p)
 
@@ -221,7 +222,7 @@ def test_hooks_and_subclasses_are_called() -> None:
     randomised(Branches(3, 6, False, "gelu", 0.0))(x, layout)
     handle.remove()
     assert seen.count(Affine) == 5
-    assert {TokenMixing, FeedForward} < set(seen)
+    assert {AbsoluteMixing, FeedForward} < set(seen)
 
 
 @pytest.mark.parametrize("name", ["ffn.fc1", "mixing", "pre"])
@@ -234,13 +235,13 @@ def test_forward_methods_of_ones_own_are_called(name: str) -> None:
         changed = module.get_submodule(name)
         original = changed.forward
         if of_instance:
-            changed.forward = lambda y, original=original: 2 * original(y)
+            changed.forward = lambda *y, original=original: 2 * original(*y)
         else:
             kind = type(changed)
             changed.__class__ = type(
                 "Doubled",
                 (kind,),
-                {"forward": lambda self, y, kind=kind: 2 * kind.forward(self, y)},
+                {"forward": lambda self, *y, kind=kind: 2 * kind.forward(self, *y)},
             )
         assert not torch.allclose(module(x, layout), before)
         torch.testing.assert_close(module(x, layout), module.one_by_one(x, layout))
@@ -341,5 +342,5 @@ def test_a_layer_keeps_little_for_its_gradients(monkeypatch: pytest.MonkeyPatch)
         return sum(size for pointer, size in seen.items() if pointer not in parameters)
 
     less = kept()
-    monkeypatch.setattr(branches, "_may_recompute", lambda *_: False)
+    monkeypatch.setattr(residual, "_may_recompute", lambda *_: False)
     assert less < 0.65 * kept()

@@ -1,0 +1,468 @@
+"""Mixing over positions: a learned matrix A, and the ways to make it from parameters.
+
+A sublayer has three parts. :meth:`TokenMixing.entries` is computed for every token,
+:meth:`TokenMixing.mix` goes over positions, :meth:`TokenMixing.output` is computed for every token
+again. Step-by-step decoding keeps the entries.
+
+The paper's model (section 3.5) is :class:`AbsoluteMixing` with one head and no projections. A new
+variant is one subclass of :class:`TokenMixing` with :meth:`TokenMixing.matrix`, and a line in
+:data:`VARIANTS`: training, decoding, folding and export need to know nothing about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resmlp_mt.layers import Affine, apply_affine, merged_before, merged_behind
+from resmlp_mt.padding import Layout
+
+CAUSAL_ROWS = 128
+"""Rows of a triangular matrix that are multiplied together."""
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """The options ``--mixing-...`` of one side of the model; the defaults are the paper's."""
+
+    heads: int = 1
+    """Groups of neighbouring channels; each has its own matrix."""
+    relative: str = "none"
+    """A key of :data:`VARIANTS`: whether the matrix depends on distances."""
+    decay: bool = False
+    """Weights of distances shrink exponentially with the distance, at a learned rate."""
+    values: bool = False
+    """Linear maps over channels in front of the matrix and behind it."""
+    gate: bool = False
+    """The mixed states are multiplied by sigma(G x)."""
+    dropout: float = 0.0
+    """Dropout probability of the entries of the matrix."""
+
+
+PAPER = MixingConfig()
+"""The mixing of the paper's model."""
+
+
+class Past(NamedTuple):
+    """What the earlier positions contribute to the newest one, while decoding step by step.
+
+    Attributes:
+        weights: entries of A, (batch * heads, beam, positions * beam); zero where a hypothesis
+            does not go back to the entry.
+        history: the entries, (batch * heads, positions * beam, dim / heads).
+        heads: number of heads.
+    """
+
+    weights: Tensor
+    history: Tensor
+    heads: int
+
+    def added_to(self, x: Tensor) -> Tensor:
+        """The sum of x, (batch, beam, dim), and the mixed history."""
+        if self.heads == 1:
+            return torch.baddbmm(x, self.weights, self.history)
+        mixed = torch.bmm(self.weights, self.history)
+        batch = len(mixed) // self.heads
+        mixed = mixed.view(batch, self.heads, *mixed.shape[1:])
+        return x + mixed.transpose(1, 2).flatten(2)
+
+
+class TokenMixing(nn.Module):
+    """A linear map over positions, one matrix for each head of channels.
+
+    A variant says how its matrix is made, in :meth:`matrix`, and may have a constant for every
+    position, in :meth:`offset`. One that also changes :meth:`entries` or :meth:`output` keeps the
+    affine maps around it when the model is folded, unless it says ``merges_affines``.
+
+    Args:
+        max_positions: the longest input.
+        causal: position t receives positions <= t only; :meth:`matrix` is lower triangular.
+        config: heads, projections, gate and dropout.
+        dim: number of channels; needed for projections and the gate alone.
+    """
+
+    merges_affines = True
+    """Whether affine maps in front and behind may become part of the projections, or of A x + b."""
+
+    def __init__(
+        self,
+        max_positions: int,
+        causal: bool = False,
+        config: MixingConfig = PAPER,
+        dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.max_positions = max_positions
+        self.causal = causal
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.v_proj = _projection(dim) if config.values else None
+        self.out_proj = _projection(dim) if config.values else None
+        self.gate_proj = _projection(dim) if config.gate else None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__
+        if {"entries", "mix", "output"} & own.keys() and "merges_affines" not in own:
+            cls.merges_affines = False
+
+    def matrix(self, length: int) -> Tensor:
+        """A for an input of ``length`` positions, (heads, length, length)."""
+        raise NotImplementedError
+
+    def offset(self, length: int) -> Tensor | None:
+        """What is added behind A: (length, heads, 1 or dim / heads), or None."""
+        return None
+
+    @property
+    def longest(self) -> int:
+        """The longest input that :meth:`matrix` can be made for."""
+        return self.max_positions
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether there is more than the matrix."""
+        return self.v_proj is not None or self.gate_proj is not None
+
+    def check(self, length: int) -> None:
+        """Refuse inputs that are too long.
+
+        Raises:
+            ValueError: if ``length`` exceeds :attr:`longest`.
+        """
+        if length > self.longest:
+            raise ValueError(
+                f"the input has {length} positions but the mixing matrix has {self.longest}"
+            )
+
+    def trained_matrix(self, length: int) -> Tensor:
+        """:meth:`matrix`, some entries dropped while it is trained.
+
+        Raises:
+            ValueError: if ``length`` exceeds :attr:`longest`.
+        """
+        self.check(length)
+        matrix = self.matrix(length)
+        if self.training and self.dropout:
+            matrix = F.dropout(matrix, self.dropout)
+        return matrix
+
+    def entries(self, x: Tensor) -> Tensor:
+        """What A takes of each token; (..., dim) both."""
+        if self.v_proj is None:
+            return x
+        return cast(Tensor, self.v_proj(x))
+
+    def mix(self, entries: Tensor) -> Tensor:
+        """A and the offset, over positions; (length, batch, dim) both.
+
+        Raises:
+            ValueError: if ``length`` exceeds :attr:`longest`.
+        """
+        length = entries.size(0)
+        return mix(self.trained_matrix(length), self.offset(length), entries, self.causal)
+
+    def output(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """What becomes of the mixed states of each token, given its input; (..., dim) all."""
+        if self.gate_proj is not None:
+            mixed = mixed * torch.sigmoid(self.gate_proj(x))
+        if self.out_proj is None:
+            return mixed
+        return cast(Tensor, self.out_proj(mixed))
+
+    def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
+        """Mix all positions.
+
+        Args:
+            x: (length, batch, dim), or (tokens, dim) with a layout.
+            layout: where the tokens stand; there are zeros at pads in front of A.
+
+        Raises:
+            ValueError: if there are more positions than :attr:`longest`.
+        """
+        entries = self.entries(x)
+        if layout is None:
+            return self.output(self.mix(entries), x)
+        return self.output(layout.pack(self.mix(layout.pad(entries))), x)
+
+    def step(
+        self,
+        x: Tensor,
+        pre: nn.Module | None,
+        post: nn.Module | None,
+        past: Past,
+        own: Tensor,
+        offset: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The newest position of x + post(mixing(pre(x))).
+
+        Args:
+            x: (batch, beam, dim).
+            pre: affine map in front.
+            post: affine map behind.
+            past: the earlier positions.
+            own: diagonal entry of A, (dim,) or (1,): the newest position is every hypothesis' own,
+                and needs no history.
+            offset: of the newest position, (dim,) or (1,).
+
+        Returns:
+            Hidden states and the entry for the history, (batch, beam, dim) each.
+        """
+        y = apply_affine(pre, x)
+        entry = self.entries(y)
+        mixed = entry * own if offset is None else torch.addcmul(offset, entry, own)
+        mixed = past.added_to(mixed)
+        return x + apply_affine(post, self.output(mixed, y)), entry
+
+    @torch.no_grad()
+    def folded(
+        self, pre: Affine, post: Affine
+    ) -> tuple[Affine | None, "TokenMixing", Affine | None]:
+        """This mixing with its matrix as numbers and the affine maps around it merged away.
+
+        With projections the affine maps become part of these. Without, A acts over positions and
+        the affine maps over channels, so the two commute:
+
+            post(A pre(x) + b) = A (s x + h) + c,
+            s = alpha_post alpha_pre,  h = alpha_post beta_pre,  c_t = b_t alpha_post + beta_post
+
+        h stays in front of A, where pads are zeroed. What cannot be merged is returned as it is.
+        """
+        if not self.merges_affines:
+            return pre, self, post
+        folded = MaterialisedMixing(self, pre.alpha.numel())
+        if self.v_proj is not None:
+            assert self.out_proj is not None
+            folded.v_proj = merged_before(pre, self.v_proj)
+            folded.out_proj = merged_behind(self.out_proj, post)
+            if self.gate_proj is not None:
+                folded.gate_proj = merged_before(pre, self.gate_proj)
+            return None, folded, None
+        if self.gate_proj is not None:  # which multiplies between the two affine maps
+            folded.gate_proj = self.gate_proj
+            return pre, folded, post
+        one = Affine(pre.alpha.numel(), device=pre.alpha.device).to(pre.alpha.dtype)
+        one.alpha.copy_(post.alpha * pre.alpha)
+        if pre.beta is not None:
+            assert one.beta is not None
+            one.beta.copy_(post.alpha * pre.beta)
+        assert folded.constant is not None
+        constant = folded.constant * post.alpha.view(self.heads, -1)
+        if post.beta is not None:
+            constant = constant + post.beta.view(self.heads, -1)
+        folded.constant = nn.Parameter(constant)
+        return one, folded, None
+
+
+def _projection(dim: int) -> nn.Linear:
+    linear = nn.Linear(dim, dim)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class AbsoluteMixing(TokenMixing):
+    """A matrix with ``max_positions`` rows, and a bias for every position: the paper's.
+
+    An input of n positions uses the leading n x n submatrix (section 3.5 of the paper).
+    Parameters: ``weight`` (positions, positions) and ``bias`` (positions,), each with the heads in
+    front if there are several.
+
+    The start (N(0, 0.02) truncated at two units, zero bias) is that of the authors' image code.
+    """
+
+    def __init__(
+        self,
+        max_positions: int,
+        causal: bool = False,
+        config: MixingConfig = PAPER,
+        dim: int = 0,
+    ) -> None:
+        super().__init__(max_positions, causal, config, dim)
+        heads = () if config.heads == 1 else (config.heads,)
+        self.weight = nn.Parameter(torch.empty(*heads, max_positions, max_positions))
+        self.bias = nn.Parameter(torch.zeros(*heads, max_positions))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def matrix(self, length: int) -> Tensor:
+        matrix = self.weight[..., :length, :length]
+        if self.causal:
+            matrix = matrix.tril()
+        return matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
+
+    def offset(self, length: int) -> Tensor | None:
+        return self.bias[..., :length].view(self.heads, length).t().unsqueeze(2)
+
+
+class RelativeMixing(TokenMixing):
+    """A Toeplitz matrix: A_ts = r_(t - s), where r has one number for each distance and head.
+
+    Parameters: ``relative``, (heads, 2 max_positions - 1), distances from 1 - max_positions on;
+    (heads, max_positions) if causal, distances from 0 on; with ``decay`` also ``decay``, (heads,):
+
+        A_ts = exp(-softplus(decay) |t - s|) r_(t - s)     (as in TNN, arXiv:2305.04749)
+
+    which starts with the slopes 2^(-8 k / heads), k = 1 ... heads (ALiBi, arXiv:2108.12409).
+    There is no bias. r starts N(0, 0.02).
+
+    With decay, the input may be longer than ``max_positions``: a larger distance has the r of the
+    largest one, and the decay of its own. Without, a longer input is refused. Distances that no
+    training sentence had keep their start, times the decay.
+    """
+
+    def __init__(
+        self,
+        max_positions: int,
+        causal: bool = False,
+        config: MixingConfig = PAPER,
+        dim: int = 0,
+    ) -> None:
+        super().__init__(max_positions, causal, config, dim)
+        distances = max_positions if causal else 2 * max_positions - 1
+        self.relative = nn.Parameter(torch.empty(config.heads, distances))
+        nn.init.trunc_normal_(self.relative, std=0.02)
+        self.decay: nn.Parameter | None = None
+        if config.decay:
+            slopes = torch.tensor([2 ** (-8 * (k + 1) / config.heads) for k in range(config.heads)])
+            self.decay = nn.Parameter(slopes.expm1().log())  # softplus gives the slopes back
+
+    @property
+    def longest(self) -> int:
+        return self.max_positions if self.decay is None else 2**31 - 1
+
+    def matrix(self, length: int) -> Tensor:
+        # weights of the distances length - 1, ..., 1 - length
+        relative, beyond = self.relative, max(length - self.max_positions, 0)
+        largest = min(length, self.max_positions)
+        if self.causal:
+            weights = F.pad(relative[:, :largest].flip(1), (0, length - 1))
+        else:
+            zero = self.max_positions - 1
+            weights = relative[:, zero - largest + 1 : zero + largest].flip(1)
+        if beyond:
+            first = weights[:, :1].expand(-1, beyond)
+            last = weights[:, -1:].expand(-1, 0 if self.causal else beyond)
+            weights = torch.cat([first, weights, last], dim=1)
+        if self.decay is not None:
+            distances = torch.arange(1 - length, length, device=weights.device).abs()
+            weights = weights * torch.exp(-F.softplus(self.decay).unsqueeze(1) * distances)
+        # row t is the window that begins at distance t
+        return weights.unfold(1, length, 1).flip(1)
+
+
+class AbsoluteAndRelativeMixing(RelativeMixing):
+    """The sum of an absolute and a Toeplitz matrix, and a bias for every position.
+
+    Parameters: those of :class:`RelativeMixing` and of :class:`AbsoluteMixing`.
+    """
+
+    def __init__(
+        self,
+        max_positions: int,
+        causal: bool = False,
+        config: MixingConfig = PAPER,
+        dim: int = 0,
+    ) -> None:
+        super().__init__(max_positions, causal, config, dim)
+        absolute = AbsoluteMixing(max_positions, causal, MixingConfig(heads=config.heads))
+        self.weight, self.bias = absolute.weight, absolute.bias
+
+    longest = TokenMixing.longest
+
+    def matrix(self, length: int) -> Tensor:
+        return AbsoluteMixing.matrix(cast(AbsoluteMixing, self), length) + super().matrix(length)
+
+    def offset(self, length: int) -> Tensor | None:
+        return AbsoluteMixing.offset(cast(AbsoluteMixing, self), length)
+
+
+VARIANTS: dict[str, type[TokenMixing]] = {
+    "none": AbsoluteMixing,
+    "beside": AbsoluteAndRelativeMixing,
+    "alone": RelativeMixing,
+}
+"""By the values of ``--mixing-relative``."""
+
+
+class MaterialisedMixing(TokenMixing):
+    """What every variant becomes when it is folded: its matrix and its offset as numbers.
+
+    Parameters: ``weight``, (heads, positions, positions), and ``constant``, (positions, heads,
+    dim / heads), which is left out where it is nothing.
+    """
+
+    def __init__(self, mixing: TokenMixing, dim: int) -> None:
+        super().__init__(mixing.max_positions, mixing.causal, MixingConfig(heads=mixing.heads))
+        positions, heads = mixing.max_positions, mixing.heads
+        matrix, offset = mixing.matrix(positions), mixing.offset(positions)
+        self.weight = nn.Parameter(matrix.clone())
+        self.constant: nn.Parameter | None = None
+        if offset is not None or not mixing.is_projected:  # where the affine map behind may go
+            constant = matrix.new_zeros(positions, heads, dim // heads)
+            self.constant = nn.Parameter(constant if offset is None else constant + offset)
+
+    def matrix(self, length: int) -> Tensor:
+        return self.weight[:, :length, :length]
+
+    def offset(self, length: int) -> Tensor | None:
+        return None if self.constant is None else self.constant[:length]
+
+
+def create_mixing(
+    config: MixingConfig, dim: int, max_positions: int, causal: bool = False
+) -> TokenMixing:
+    """The variant that the options name."""
+    return VARIANTS[config.relative](max_positions, causal, config, dim)
+
+
+def mix(matrix: Tensor, offset: Tensor | None, x: Tensor, causal: bool) -> Tensor:
+    """A x + b, head by head.
+
+    Args:
+        matrix: (heads, length, length), lower triangular if ``causal``.
+        offset: (length, heads, 1 or dim / heads).
+        x: (length, batch, dim), as the output.
+    """
+    flat = by_head(x, len(matrix))
+    added = None
+    if offset is not None and offset.size(2) == 1:
+        added, offset = offset.transpose(0, 1), None
+    parts = []
+    for rows in blocks(x.size(0), causal):
+        part, seen = matrix[:, rows, : rows.stop], flat[:, : rows.stop]
+        parts.append(
+            torch.bmm(part, seen) if added is None else torch.baddbmm(added[:, rows], part, seen)
+        )
+    mixed = from_heads(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), x.size(1))
+    return mixed if offset is None else mixed + offset.flatten(1).unsqueeze(1)
+
+
+def blocks(length: int, causal: bool) -> Sequence[slice]:
+    """The rows of A that are multiplied together.
+
+    With ``causal`` these are few, since no block of rows is multiplied with what comes behind it:
+    long inputs take little more than half the operations.
+    """
+    if not causal or torch.compiler.is_compiling():
+        return [slice(0, length)]
+    starts = range(0, max(length, 1), CAUSAL_ROWS)
+    return [slice(start, min(start + CAUSAL_ROWS, length)) for start in starts]
+
+
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """(length, batch, dim) -> (heads, length, batch * dim / heads)."""
+    if heads == 1:
+        return x.reshape(1, x.size(0), -1)
+    by_channel: Tensor = x.unflatten(2, (heads, -1))
+    return by_channel.permute(2, 0, 1, 3).flatten(2)
+
+
+def from_heads(x: Tensor, batch: int) -> Tensor:
+    """(heads, length, batch * dim / heads) -> (length, batch, dim)."""
+    if len(x) == 1:
+        return x.view(x.size(1), batch, -1)
+    by_sentence: Tensor = x.unflatten(2, (batch, -1))
+    return by_sentence.permute(1, 2, 0, 3).flatten(2)

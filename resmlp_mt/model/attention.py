@@ -1,0 +1,131 @@
+"""Attention from the target to the source (Vaswani et al. 2017, section 3.2), kept by the paper.
+
+fairseq's ``MultiheadAttention`` is not used: while decoding it rounds the softmax to float32 and
+does not follow hypotheses that move between sentences.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resmlp_mt.padding import Layout
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the encoder made of the source sentences.
+
+    ``tokens`` is (tokens, dim); ``layout`` says where they stand. ``is_pad`` is (batch, length),
+    True at pads, and None without any.
+    """
+
+    tokens: Tensor
+    layout: Layout
+    is_pad: Tensor | None
+
+    def mask(self) -> Tensor | None:
+        """What is added to the scores of attention: minus infinity at pads, else 0.
+
+        (batch, 1, 1, length), or None where there are no pads.
+        """
+        if self.is_pad is None:
+            return None
+        zeros = torch.zeros_like(self.is_pad, dtype=self.tokens.dtype)
+        return zeros.masked_fill(self.is_pad, -torch.inf)[:, None, None, :]
+
+
+class Memory(NamedTuple):
+    """What the decoder reads of the source.
+
+    Keys and values are (decoder_layers, batch, heads, length, dim / heads). The mask is
+    (batch, 1, 1, length): 0 at tokens and minus infinity at pads; None where there are no pads.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of target positions over the source.
+
+    Args:
+        dim: channels of the target; also the width of all heads together.
+        source_dim: channels of the source.
+        heads: number of heads.
+        dropout: dropout probability on the weights.
+    """
+
+    def __init__(self, dim: int, source_dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.scale = (dim // heads) ** -0.5
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj: nn.Linear | None = nn.Linear(source_dim, dim)
+        self.v_proj: nn.Linear | None = nn.Linear(source_dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        # The starting values of fairseq's attention.
+        for linear in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def keys_and_values(self, source: Source) -> tuple[Tensor, Tensor]:
+        """Those of all source positions, (batch, heads, length, dim / heads) each."""
+        assert self.k_proj is not None
+        assert self.v_proj is not None
+        keys, values = (
+            source.layout.pad(proj(source.tokens))
+            .unflatten(2, (self.heads, -1))
+            .permute(1, 2, 0, 3)
+            for proj in (self.k_proj, self.v_proj)
+        )
+        return keys, values
+
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        layout: Layout | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend to all source positions.
+
+        Args:
+            x: (batch, queries, dim), or (tokens, dim) with a layout.
+            keys: (batch, heads, length, dim / heads), as ``values``.
+            values: what is averaged.
+            mask: (batch, 1, 1, length), added to the scores.
+            layout: where the target tokens stand.
+            need_weights: also return the weights, at the price of the fused kernel.
+
+        Returns:
+            The shape of ``x`` and, if wanted, weights (batch, heads, queries, length).
+        """
+        queries = self.q_proj(x)
+        if layout is not None:
+            queries = layout.pad(queries).transpose(0, 1)
+        queries = queries.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        dropout = self.dropout if self.training else 0.0
+        weights: Tensor | None = None
+        if need_weights:
+            # scaled before the product, which could overflow in float16
+            scores = (queries * self.scale) @ keys.transpose(2, 3)
+            if mask is not None:
+                scores = scores + mask
+            weights = scores.softmax(dim=3, dtype=torch.promote_types(scores.dtype, torch.float32))
+            attended = F.dropout(weights, dropout).type_as(values) @ values
+        else:
+            attended = F.scaled_dot_product_attention(
+                queries, keys, values, mask, dropout, scale=self.scale
+            )
+        attended = attended.transpose(1, 2).flatten(2)
+        if layout is not None:
+            attended = layout.pack(attended.transpose(0, 1))
+        return self.out_proj(attended), weights

@@ -1,0 +1,59 @@
+"""The sizes and options of a model, under the names of the training options."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resmlp_mt.mixing import MixingConfig
+
+
+def _gelu_accurate(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _linear(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_accurate": _gelu_accurate,
+    "tanh": torch.tanh,
+    "linear": _linear,
+}
+"""What fairseq's ``--activation-fn`` offers; its ``gelu_fast`` is ``gelu_accurate``."""
+
+LEAST_VALUES = {"relu": 0.0, "gelu": -0.17, "gelu_accurate": -0.1701}
+"""A bound that the values of these activations never fall below."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is built from."""
+
+    source_vocabulary: int
+    target_vocabulary: int
+    encoder_embed_dim: int
+    encoder_ffn_embed_dim: int
+    encoder_layers: int
+    decoder_embed_dim: int
+    decoder_ffn_embed_dim: int
+    decoder_layers: int
+    decoder_attention_heads: int
+    max_source_positions: int
+    max_target_positions: int
+    activation_fn: str = "gelu"
+    share_all_embeddings: bool = False
+    share_decoder_input_output_embed: bool = False
+    layer_scale_init: float = 0.2
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    checkpoint_activations: bool = False
+    padding_idx: int = 1
+    encoder_mixing: MixingConfig = field(default_factory=MixingConfig)
+    decoder_mixing: MixingConfig = field(default_factory=MixingConfig)

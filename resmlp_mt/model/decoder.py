@@ -1,0 +1,320 @@
+"""The decoder: causal token mixing, cross-attention and feed-forward, each between affine maps."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from resmlp_mt.layers import Affine, FeedForward, apply_affine
+from resmlp_mt.mixing import Past, create_mixing
+from resmlp_mt.model.attention import CrossAttention, Memory, Source
+from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
+from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
+from resmlp_mt.model.encoder import check_length, run_layer, scaled
+from resmlp_mt.model.residual import add_branch, feed_forward_branch, mixing_branch
+from resmlp_mt.padding import Layout
+
+
+class DecoderLayer(nn.Module):
+    """X + Aff(A Aff(X)) with A lower triangular, then cross-attention and feed-forward likewise."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.decoder_embed_dim
+        self.dropout = nn.Dropout(config.dropout)
+        self.mixing_pre: Affine | None = Affine(dim)
+        self.token_mixing = create_mixing(
+            config.decoder_mixing, dim, config.max_target_positions, causal=True
+        )
+        self.mixing_post: Affine | None = Affine(dim, config.layer_scale_init)
+        self.encoder_attn_pre: Affine | None = Affine(dim)
+        self.encoder_attn = CrossAttention(
+            dim, config.encoder_embed_dim, config.decoder_attention_heads, config.attention_dropout
+        )
+        self.encoder_attn_post: Affine | None = Affine(dim, config.layer_scale_init)
+        self.ffn_pre: Affine | None = Affine(dim)
+        self.ffn = FeedForward(
+            dim,
+            config.decoder_ffn_embed_dim,
+            ACTIVATIONS[config.activation_fn],
+            config.activation_dropout,
+        )
+        self.ffn_post: Affine | None = Affine(dim, config.layer_scale_init)
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Transform the hidden states of all positions.
+
+        Args:
+            x: of the target tokens, (tokens, dim).
+            layout: where they stand.
+            keys: what they attend to, (batch, heads, source length, dim / heads), as ``values``.
+            values: see ``keys``.
+            mask: (batch, 1, 1, source length), added to the scores of the attention.
+            weights: where to put those of the attention, (batch, heads, length, source length).
+        """
+        x = mixing_branch(
+            x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
+        )
+        return self._attend_and_feed(x, keys, values, mask, layout, weights)
+
+    def step(
+        self,
+        x: Tensor,
+        past: Past,
+        own: Tensor,
+        offset: Tensor | None,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        weights: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Transform the newest position of every hypothesis.
+
+        Args:
+            x: (batch, beam, dim).
+            past: the earlier positions.
+            own: of the newest position, see :meth:`TokenMixing.step`; as ``offset``.
+            offset: see ``own``.
+            keys: (batch, heads, source length, dim / heads), as ``values``.
+            values: see ``keys``.
+            mask: (batch, 1, 1, source length).
+            weights: as in :meth:`forward`, with the beam in the place of the length.
+
+        Returns:
+            Hidden states and the entry for the history, (batch, beam, dim) each.
+        """
+        x, entry = self.token_mixing.step(x, self.mixing_pre, self.mixing_post, past, own, offset)
+        return self._attend_and_feed(x, keys, values, mask, None, weights), entry
+
+    def _attend_and_feed(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        layout: Layout | None,
+        weights: list[Tensor] | None,
+    ) -> Tensor:
+        y = apply_affine(self.encoder_attn_pre, x)
+        y, found = self.encoder_attn(y, keys, values, mask, layout, weights is not None)
+        if weights is not None:
+            weights.append(found)
+        x = add_branch(x, y, self.encoder_attn_post, self.dropout)
+        return feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
+
+
+class Decoder(nn.Module):
+    """Embedding, ``decoder_layers`` layers, final affine map, output projection.
+
+    :meth:`decode` takes all positions at once, :meth:`step` one position after the other.
+
+    Args:
+        config: sizes and options.
+        embed_tokens: the embedding, (target_vocabulary, dim).
+    """
+
+    def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
+        nn.Module.__init__(self)  # with fairseq there is a second base class
+        dim = config.decoder_embed_dim
+        self.config = config
+        self.embed_tokens = embed_tokens
+        self.embed_scale = math.sqrt(dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
+        self.final_affine: Affine | None = Affine(dim)
+        self.output_projection = nn.Linear(dim, embed_tokens.num_embeddings, bias=False)
+        # In a folded model, keys and values of all layers are one product.
+        self.kv_proj: nn.Linear | None = None
+        if config.share_decoder_input_output_embed or config.share_all_embeddings:
+            self.output_projection.weight = embed_tokens.weight
+        else:
+            nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a target sentence, with end-of-sentence."""
+        return min(layer.token_mixing.longest for layer in self._layers)
+
+    @property
+    def _layers(self) -> list[DecoderLayer]:
+        return cast("list[DecoderLayer]", self.layers)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Scaled embeddings of tokens: (...,) -> (..., dim)."""
+        return scaled(self.embed_tokens(tokens), self.embed_scale)
+
+    def keys_and_values(self, source: Source) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """What each layer reads of the source, (batch, heads, length, dim / heads) each."""
+        if self.kv_proj is None:
+            read = [layer.encoder_attn.keys_and_values(source) for layer in self._layers]
+            return [keys for keys, _ in read], [values for _, values in read]
+        heads = (2, len(self.layers), self.config.decoder_attention_heads, -1)
+        projected = source.layout.pad(self.kv_proj(source.tokens)).unflatten(2, heads)
+        keys, values = projected.permute(2, 3, 1, 4, 0, 5).contiguous()
+        return keys, values
+
+    def memory(self, source: Source) -> Memory:
+        """Keys and values of all layers, computed once per sentence."""
+        keys, values = (
+            both if isinstance(both, Tensor) else torch.stack(tuple(both))
+            for both in self.keys_and_values(source)
+        )
+        return Memory(keys, values, source.mask())
+
+    def decode(
+        self,
+        tokens: Tensor,
+        layout: Layout,
+        source: Source,
+        weights_of: int | None = None,
+        visit: Callable[[Tensor], object] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Transform all positions of the target sentences.
+
+        Args:
+            tokens: (batch, length), pads behind the sentences.
+            layout: where they stand.
+            source: what they are translations of.
+            weights_of: the layer whose attention weights are wanted.
+            visit: called with the states in front of the first layer and behind every layer.
+
+        Returns:
+            What the output projection takes, (tokens, dim), and the weights, (batch, heads,
+            length, source length).
+
+        Raises:
+            ValueError: if a sentence is longer than the model allows.
+        """
+        check_length("target", tokens.size(1), self.longest)
+        mask = source.mask()
+        keys, values = self.keys_and_values(source)
+        x = self.dropout(self.embed(layout.pack(tokens.t())))
+        if visit is not None:
+            visit(x)
+        weights: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            wanted = weights if index == weights_of else None
+            read = keys[index], values[index], mask
+            x = run_layer(layer, self.config, x, layout, *read, wanted)
+            if visit is not None:
+                visit(x)
+        return apply_affine(self.final_affine, x), weights[0] if weights else None
+
+    def mixing_tables(self, length: int) -> MixingTables:
+        """What all layers do over the first ``length`` positions, as numbers."""
+        dim = self.config.decoder_embed_dim
+        mixings = [layer.token_mixing for layer in self._layers]
+        matrices = torch.stack([mixing.matrix(length) for mixing in mixings])
+        offsets = [mixing.offset(length) for mixing in mixings]
+        added = [
+            offset.expand(-1, -1, dim // offset.size(1)).flatten(1)
+            for offset in offsets
+            if offset is not None
+        ]
+        return MixingTables(matrices, torch.stack(added) if added else None)
+
+    def cache(self, memory: Memory, beam: int) -> Cache:
+        """For :meth:`advance`, with ``beam`` hypotheses for each sentence."""
+        config = self.config
+        return Cache.empty(memory, config.decoder_embed_dim, config.decoder_mixing.heads, beam)
+
+    def advance(
+        self,
+        tokens: Tensor,
+        cache: Cache,
+        weights_of: int | None = None,
+        visit: Callable[[Tensor], object] | None = None,
+    ) -> tuple[Tensor, Cache, Tensor | None]:
+        """:meth:`step` with a cache: returns the one behind it in the place of the entries.
+
+        ``tokens`` may be (batch, 1) where all hypotheses are the same.
+        """
+        position, tables = cache.position, cache.tables
+        check_length("target", position + 1, self.longest)
+        if tables is None or position == tables.matrices.size(2):
+            tables = self.mixing_tables(min(max(FIRST_ROOM, 2 * position), self.longest))
+            cache = replace(cache, tables=tables)
+        ancestors = cache.ancestors[:, : tokens.size(1)]
+        hidden, entries, weights = self.step(
+            tokens, cache.past(), ancestors, cache.memory, tables, weights_of, visit
+        )
+        return hidden, cache.appended(entries), weights
+
+    def step(
+        self,
+        tokens: Tensor,
+        history: Tensor,
+        ancestors: Tensor,
+        memory: Memory,
+        tables: MixingTables | None = None,
+        weights_of: int | None = None,
+        visit: Callable[[Tensor], object] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Decode the newest token of every hypothesis.
+
+        The hypotheses of a sentence share its history: entries stay where they were written, and
+        ``ancestors`` says which of them a hypothesis goes back to.
+
+        Args:
+            tokens: the newest token of every hypothesis, (batch, beam); end-of-sentence at first.
+            history: the entries of all earlier steps, (layers, batch, heads, position, beam, dim /
+                heads), where position is the number of these steps; entries without descendants
+                must be finite.
+            ancestors: the entry that each hypothesis goes back to at every earlier position,
+                (batch, beam, position), each from 0 to beam - 1.
+            memory: what the decoder reads of the source.
+            tables: for more positions than there are earlier steps; made here by default.
+            weights_of: the layer whose attention weights are wanted.
+            visit: as in :meth:`decode`.
+
+        Returns:
+            What the output projection takes, (batch, beam, dim), the entries of this step, (layers,
+            batch, heads, beam, dim / heads), and the weights, (batch, heads, beam, source length).
+
+        Raises:
+            ValueError: if ``position`` is not below ``max_target_positions``.
+        """
+        position, heads, beam = history.size(3), history.size(2), history.size(4)
+        check_length("target", position + 1, self.longest)
+        if tables is None:
+            tables = self.mixing_tables(position + 1)
+        x = self.embed(tokens)
+        if visit is not None:
+            visit(x)
+        descends = ancestors.unsqueeze(3) == torch.arange(beam, device=tokens.device)
+        rows = tables.matrices[:, :, position]
+        mixing = rows[:, None, :, None, :position, None] * descends.unsqueeze(1)
+        mixing = mixing.flatten(4).flatten(1, 2)
+        past = history.flatten(3, 4).flatten(1, 2)
+        own = rows[:, :, position, None]
+        own = own.flatten(1) if heads == 1 else own.repeat(1, 1, x.size(2) // heads).flatten(1)
+        offsets = None if tables.offsets is None else tables.offsets[:, position]
+        weights: list[Tensor] = []
+        entries = []
+        for index, layer in enumerate(self._layers):
+            x, entry = layer.step(
+                x,
+                Past(mixing[index], past[index], heads),
+                own[index],
+                None if offsets is None else offsets[index],
+                memory.keys[index],
+                memory.values[index],
+                memory.mask,
+                weights if index == weights_of else None,
+            )
+            if visit is not None:
+                visit(x)
+            entries.append(entry)
+        stacked = torch.stack(entries).unflatten(3, (heads, -1)).transpose(2, 3)
+        return apply_affine(self.final_affine, x), stacked, weights[0] if weights else None

@@ -1,0 +1,121 @@
+"""The encoder: token mixing and feed-forward, each between two affine maps."""
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from resmlp_mt.layers import Affine, FeedForward, apply_affine
+from resmlp_mt.mixing import create_mixing
+from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
+from resmlp_mt.model.residual import feed_forward_branch, mixing_branch
+from resmlp_mt.padding import Layout
+
+
+class EncoderLayer(nn.Module):
+    """Z = X + Aff(A Aff(X)), Y = Z + Aff(FeedForward(Aff(Z)))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.encoder_embed_dim
+        self.dropout = nn.Dropout(config.dropout)
+        self.mixing_pre: Affine | None = Affine(dim)
+        self.token_mixing = create_mixing(config.encoder_mixing, dim, config.max_source_positions)
+        self.mixing_post: Affine | None = Affine(dim, config.layer_scale_init)
+        self.ffn_pre: Affine | None = Affine(dim)
+        self.ffn = FeedForward(
+            dim,
+            config.encoder_ffn_embed_dim,
+            ACTIVATIONS[config.activation_fn],
+            config.activation_dropout,
+        )
+        self.ffn_post: Affine | None = Affine(dim, config.layer_scale_init)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Transform hidden states of the tokens of a batch, (tokens, dim)."""
+        x = mixing_branch(
+            x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
+        )
+        return feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
+
+
+class Encoder(nn.Module):
+    """Embedding, ``encoder_layers`` layers, final affine map; no positional embedding.
+
+    Args:
+        config: sizes and options.
+        embed_tokens: the embedding, (source_vocabulary, dim).
+    """
+
+    def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
+        nn.Module.__init__(self)  # with fairseq there is a second base class
+        self.config = config
+        self.embed_tokens = embed_tokens
+        self.embed_scale = math.sqrt(config.encoder_embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.final_affine: Affine | None = Affine(config.encoder_embed_dim)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a source sentence, with end-of-sentence."""
+        return min(cast(EncoderLayer, layer).token_mixing.longest for layer in self.layers)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Scaled embeddings of tokens: (...,) -> (..., dim)."""
+        return scaled(self.embed_tokens(tokens), self.embed_scale)
+
+    def encode(
+        self, tokens: Tensor, layout: Layout, visit: Callable[[Tensor], object] | None = None
+    ) -> Tensor:
+        """Transform a batch of sentences.
+
+        Args:
+            tokens: (batch, length), pads behind the sentences.
+            layout: where they stand.
+            visit: called with the states in front of the first layer and behind every layer.
+
+        Returns:
+            States of the tokens, (tokens, dim).
+
+        Raises:
+            ValueError: if a sentence is longer than the model allows.
+        """
+        check_length("source", tokens.size(1), self.longest)
+        x = self.dropout(self.embed(layout.pack(tokens.t())))
+        if visit is not None:
+            visit(x)
+        for layer in self.layers:
+            x = run_layer(layer, self.config, x, layout)
+            if visit is not None:
+                visit(x)
+        return apply_affine(self.final_affine, x)
+
+
+def scaled(embedded: Tensor, scale: float) -> Tensor:
+    """Embeddings times their scale, which is 1 in a folded model."""
+    return embedded if scale == 1.0 else embedded * scale
+
+
+def check_length(side: str, length: int, longest: int) -> None:
+    """Refuse sentences that are too long.
+
+    Raises:
+        ValueError: if ``length`` exceeds ``longest``.
+    """
+    if length > longest:
+        raise ValueError(
+            f"a {side} sentence has {length} tokens, but this model was trained for at most "
+            f"{longest}: shorten it, or train with a larger --max-{side}-positions."
+        )
+
+
+def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Tensor:
+    """The layer's output; ``--checkpoint-activations`` has the backward pass compute it again."""
+    if config.checkpoint_activations and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
+    output: Tensor = layer(*arguments)
+    return output

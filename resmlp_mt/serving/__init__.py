@@ -1,1 +1,0 @@
-"""A server for translation: interface, scheduler, worker processes, metrics, the page."""
