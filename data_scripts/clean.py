@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import compress, groupby, islice
-from operator import itemgetter
+from itertools import compress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from sacremoses import MosesPunctNormalizer, MosesTokenizer
+import numpy.typing as npt
 from tqdm import tqdm
 
 import dedup
-from errors import DataError
-from formats import Pair, TextFiles, decode, pairs
+from formats import TextFiles, blocks, decode_lines
 from parallel import ordered_map
+from resmlp_mt.errors import UserError
 from resmlp_mt.text import normalize
 from steps import atomic_write
 
-NumberedPair = tuple[TextFiles, int, Pair]
+Faults = npt.NDArray[np.int64]
 
 CHUNK = 5_000
 """Pairs sent to a worker at a time."""
 
-FILTERS = ("validation", "empty", "length", "ratio", "held-out", "duplicate")
+LENGTH_FILTERS = ("empty", "length", "ratio")
+
+FILTERS = ("validation", *LENGTH_FILTERS, "held-out", "duplicate")
 """The filters of the training text, in the order in which they are applied and counted."""
 
 # Scripts without spaces between words: Han and kana, of which each sign counts as a word (with the
@@ -38,13 +41,15 @@ _SIGNS = (
     "\U00020000-\U0003ffff"
 )
 _LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+# Where they lie among the code points: not below the first number, nor between the others.
+_FIRST_UNSPACED, _BETWEEN = 0x0E00, (0x1800, 0x3005)
 _UNSPACED = re.compile(f"[{_SIGNS}{_LETTERS}]")
 _WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{_LETTERS}]{{1,4}}|[^\s{_SIGNS}{_LETTERS}]+")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to clean. Lengths are what `words` counts."""
+    """How to clean. Lengths are what `words` counts; `Joiner` says what `concatenate` does."""
 
     source: str
     target: str
@@ -52,6 +57,8 @@ class Options:
     normalize_punctuation: bool = False
     max_length: int = 250
     max_ratio: float = 3.0
+    concatenate: int = 1
+    concatenate_share: float = 0.5
 
 
 def words(text: str) -> int:
@@ -66,16 +73,20 @@ def words(text: str) -> int:
     return text.count(" ") + 1 if text else 0
 
 
-def fault(source: str, target: str, options: Options) -> str | None:
-    """The filter that a normalised pair fails ("empty", "length", "ratio"), or None."""
-    lengths = [words(source), words(target)]
-    if 0 in lengths:
-        return "empty"
-    if max(lengths) > options.max_length:
-        return "length"
-    if max(lengths) > options.max_ratio * min(lengths):
-        return "ratio"
-    return None
+def faults(sources: Sequence[str], targets: Sequence[str], options: Options) -> Faults:
+    """For each normalised pair the index in `LENGTH_FILTERS` of the first that it fails, or -1."""
+    counts = np.array([_word_counts(sources), _word_counts(targets)])
+    shorter, longer = counts.min(axis=0), counts.max(axis=0)
+    failed = [shorter == 0, longer > options.max_length, longer > options.max_ratio * shorter]
+    return np.select(failed, range(len(failed)), -1)
+
+
+def _word_counts(lines: Sequence[str]) -> list[int]:
+    codes = np.frombuffer("".join(lines).encode("utf-32-le"), dtype="<u4")
+    if np.any((codes >= _FIRST_UNSPACED) & ((codes < _BETWEEN[0]) | (codes >= _BETWEEN[1]))):
+        return [words(line) for line in lines]
+    # Normalised sentences have one plain space between words, and only there.
+    return [line.count(" ") + 1 if line else 0 for line in lines]
 
 
 @dataclass(frozen=True)
@@ -89,16 +100,26 @@ class Chunk:
     files: TextFiles
     first: int
     offset: int
-    pairs: list[Pair]
+    sources: list[bytes]
+    targets: list[bytes]
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What a worker made of a chunk: kept pairs, a 64-bit hash of each, dropped pairs by filter."""
+    """What a worker made of a chunk.
 
-    source: list[str]
-    target: list[str]
-    hashes: bytes
+    Attributes:
+        source, target: kept sentences, each with a line feed behind it.
+        places: index of each kept pair in the chunk.
+        hashes: a 64-bit hash of each kept pair.
+        dropped: other pairs, by filter.
+        changed: pairs that normalisation changed.
+    """
+
+    source: bytes
+    target: bytes
+    places: npt.NDArray[np.int64]
+    hashes: dedup.Hashes
     dropped: Counter[str]
     changed: int
 
@@ -125,65 +146,73 @@ class Cleaner:
         self._punctuation = [_punctuation(lang, options) for lang in langs]
         self._tokenize = [_tokenizer(lang, options) for lang in langs]
 
-    def normalize(self, pair: Pair, files: TextFiles, number: int) -> tuple[str, str]:
-        """The pair decoded and normalised, not yet tokenized."""
-        source = normalize(self._punctuation[0](decode(pair[0], files.source, number)))
-        target = normalize(self._punctuation[1](decode(pair[1], files.target, number)))
-        return source, target
+    def normalize(self, side: int, lines: Sequence[str]) -> list[str]:
+        """Lines of one side (0 or 1) normalised, not yet tokenized."""
+        punctuation = self._punctuation[side]
+        return [normalize(line) for line in (map(punctuation, lines) if punctuation else lines)]
 
-    def tokenize(self, source: str, target: str) -> tuple[str, str]:
-        """The pair tokenized, if that was asked for."""
-        return self._tokenize[0](source), self._tokenize[1](target)
+    def tokenize(self, side: int, lines: Sequence[str]) -> Sequence[str]:
+        """Lines of one side tokenized, if that was asked for."""
+        tokenizer = self._tokenize[side]
+        return [tokenizer(line) for line in lines] if tokenizer else lines
 
     def __call__(self, chunk: Chunk) -> Cleaned:
-        kept: tuple[list[str], list[str]] = ([], [])
-        hashes: list[bytes] = []
-        dropped: Counter[str] = Counter()
-        changed = 0
-        for index, pair in enumerate(chunk.pairs):
-            if is_valid(chunk.offset + index, self.valid_every):
-                dropped["validation"] += 1
-                continue
-            source, target = self.normalize(pair, chunk.files, chunk.first + index)
-            changed += source.encode() != pair[0] or target.encode() != pair[1]
-            wrong = fault(source, target, self.options)
-            if wrong is None and (source in self.held_out or target in self.held_out):
-                wrong = "held-out"
-            if wrong is not None:
-                dropped[wrong] += 1
-                continue
-            hashes.append(hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=8).digest())
-            source, target = self.tokenize(source, target)
-            kept[0].append(source)
-            kept[1].append(target)
-        return Cleaned(*kept, b"".join(hashes), dropped, changed)
+        raw = (
+            decode_lines(chunk.sources, chunk.files.source, chunk.first),
+            decode_lines(chunk.targets, chunk.files.target, chunk.first),
+        )
+        sources, targets = self.normalize(0, raw[0]), self.normalize(1, raw[1])
+        failed = faults(sources, targets, self.options)
+        failed[failed >= 0] += FILTERS.index(LENGTH_FILTERS[0])
+        if self.held_out:
+            held = [a in self.held_out or b in self.held_out for a, b in zip(sources, targets)]  # noqa: B905
+            failed[(failed < 0) & np.array(held)] = FILTERS.index("held-out")
+        looked_at = np.ones(len(sources), dtype=np.bool_)
+        if self.valid_every is not None:
+            looked_at = (chunk.offset + np.arange(len(sources)) + 1) % self.valid_every != 0
+            failed[~looked_at] = FILTERS.index("validation")
+        changed = map(
+            operator.or_, map(operator.ne, sources, raw[0]), map(operator.ne, targets, raw[1])
+        )
+        kept = failed < 0
+        sources, targets = list(compress(sources, kept)), list(compress(targets, kept))
+        hashes = b"".join(
+            hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=8).digest()
+            for source, target in zip(sources, targets, strict=True)
+        )
+        return Cleaned(
+            _joined(self.tokenize(0, sources)),
+            _joined(self.tokenize(1, targets)),
+            np.flatnonzero(kept),
+            np.frombuffer(hashes, dtype="<u8").astype(np.uint64),
+            Counter(FILTERS[index] for index in failed[~kept]),
+            sum(compress(changed, looked_at)),
+        )
 
 
-def is_valid(index: int, valid_every: int | None) -> bool:
-    """Whether training pair `index` (from 0) is held out: the n-th, 2n-th, ... of all pairs."""
-    return valid_every is not None and (index + 1) % valid_every == 0
-
-
-def numbered_pairs(
-    parts: Sequence[TextFiles], max_pairs: int | None = None
-) -> Iterator[NumberedPair]:
-    """All pairs with file and line number; at most `max_pairs`, an equal share of each part."""
+def chunks(parts: Sequence[TextFiles], max_pairs: int | None = None) -> Iterator[Chunk]:
+    """All pairs in blocks; at most `max_pairs`, an equal share of each part."""
+    offset = 0
     for index, files in enumerate(parts):
         share = None
         if max_pairs is not None:
             share = max_pairs // len(parts) + (index < max_pairs % len(parts))
-        reader = islice(pairs(files, checked=share is None), share)
-        for number, pair in enumerate(reader, 1):
-            yield files, number, pair
+        first = 1
+        for sources, targets in blocks(files, CHUNK, share):
+            yield Chunk(files, first, offset, sources, targets)
+            first += len(sources)
+            offset += len(sources)
 
 
-def valid_pairs(
+def valid_chunks(
     parts: Sequence[TextFiles], max_pairs: int | None, valid_every: int
-) -> Iterator[NumberedPair]:
-    """The training pairs that `is_valid` holds out."""
-    for index, item in enumerate(numbered_pairs(parts, max_pairs)):
-        if is_valid(index, valid_every):
-            yield item
+) -> Iterator[Chunk]:
+    """The training pairs that are held out: the n-th, 2n-th, ... of all."""
+    for chunk in chunks(parts, max_pairs):
+        places = range(-(chunk.offset + 1) % valid_every, len(chunk.sources), valid_every)
+        for place in places:
+            pair = [chunk.sources[place]], [chunk.targets[place]]
+            yield Chunk(chunk.files, chunk.first + place, chunk.offset + place, *pair)
 
 
 def clean_train(
@@ -201,8 +230,9 @@ def clean_train(
     The order of the pairs is kept. Memory: the hash table of `dedup` and a few chunks.
     """
     seen = dedup.HashSet()
+    joiner = Joiner(options)
     dropped: Counter[str] = Counter()
-    read = changed = 0
+    read = changed = lines = 0
     with (
         atomic_write(outputs[0]) as source_file,
         atomic_write(outputs[1]) as target_file,
@@ -210,18 +240,20 @@ def clean_train(
     ):
         for cleaned in ordered_map(
             _clean,
-            _chunks(parts, max_pairs),
+            chunks(parts, max_pairs),
             jobs=jobs,
             setup=_setup,
             setup_args=(options, held_out, valid_every),
         ):
-            new = seen.add(np.frombuffer(cleaned.hashes, dtype="<u8").astype(np.uint64))
-            _write_lines(source_file, compress(cleaned.source, new))
-            _write_lines(target_file, compress(cleaned.target, new))
+            new = seen.add(cleaned.hashes)
+            size = len(new) + cleaned.dropped.total()
+            source, target, count = joiner(cleaned, new, read)
+            source_file.write(source)
+            target_file.write(target)
             dropped.update(cleaned.dropped)
             dropped["duplicate"] += len(new) - int(new.sum())
-            size = len(cleaned.source) + cleaned.dropped.total()
             read += size
+            lines += count
             changed += cleaned.changed
             progress.update(size)
     kept = read
@@ -233,17 +265,75 @@ def clean_train(
         steps.append({"step": step, "kept": kept, "dropped": dropped[step]})
     if kept == 0:
         if read == 0:
-            raise DataError("the training files are empty: expected a sentence a line in them")
+            raise UserError("the training files are empty: expected a sentence a line in them")
         reasons = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
-        raise DataError(
+        raise UserError(
             f"no training pair is left of {read} (dropped: {reasons}): "
             "look at the input, --max-length and --max-ratio"
         )
-    return {"read": read, "pairs": kept, "steps": steps}
+    if options.concatenate > 1:
+        steps.append({"step": "concatenate", "kept": lines, "dropped": 0, "joined": joiner.joined})
+    return {"read": read, "pairs": lines, "steps": steps}
+
+
+class Joiner:
+    """Leaves out duplicates, and puts neighbouring pairs together where that was asked for.
+
+    The pairs of a corpus are cut into groups of `concatenate`; of `concatenate_share` of the
+    groups, evenly spaced, each becomes one pair, unless one of its pairs was dropped or the whole
+    is longer than `max_length`.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.size = options.concatenate
+        self.share = options.concatenate_share
+        self.max_length = options.max_length
+        self.joined = 0
+
+    def __call__(
+        self, cleaned: Cleaned, new: npt.NDArray[np.bool_], offset: int
+    ) -> tuple[bytes, bytes, int]:
+        """Both sides of a chunk as text, and its number of lines.
+
+        Args:
+            cleaned: the kept pairs of the chunk.
+            new: which of them are no duplicates.
+            offset: pairs of the corpus before this chunk.
+        """
+        count = int(new.sum())
+        if count == len(new) and self.size == 1:
+            return cleaned.source, cleaned.target, count
+        sides = [
+            list(compress(side.split(b"\n"), new)) for side in (cleaned.source, cleaned.target)
+        ]
+        if self.size > 1:
+            sides = self._join(sides, cleaned.places[new] + offset)
+        source, target = (b"".join(line + b"\n" for line in side) for side in sides)
+        return source, target, len(sides[0])
+
+    def _join(self, sides: list[list[bytes]], places: npt.NDArray[np.int64]) -> list[list[bytes]]:
+        groups, starts, sizes = np.unique(
+            places // self.size, return_index=True, return_counts=True
+        )
+        chosen = np.floor((groups + 1) * self.share) != np.floor(groups * self.share)
+        joined: list[list[bytes]] = [[], []]
+        for start, size, together in zip(starts, sizes, chosen, strict=True):
+            pairs = [side[start : start + size] for side in sides]
+            whole = [b" ".join(lines) for lines in pairs]
+            if (
+                together
+                and size == self.size
+                and max(words(text.decode()) for text in whole) <= self.max_length
+            ):
+                pairs = [[text] for text in whole]
+                self.joined += 1
+            for lines, more in zip(joined, pairs, strict=True):
+                lines += more
+        return joined
 
 
 def clean_held_out(
-    items: Iterable[NumberedPair],
+    items: Iterable[Chunk],
     raw: tuple[Path, Path],
     outputs: tuple[Path, Path],
     cleaner: Cleaner,
@@ -255,33 +345,20 @@ def clean_held_out(
     """
     count = 0
     sentences: set[str] = set()
-    with (
-        atomic_write(raw[0]) as raw_source,
-        atomic_write(raw[1]) as raw_target,
-        atomic_write(outputs[0]) as source_file,
-        atomic_write(outputs[1]) as target_file,
-    ):
-        for files, number, pair in items:
-            source, target = cleaner.normalize(pair, files, number)
-            sentences.update((source, target))
-            # Readers in text mode take a lone carriage return for a line end.
-            _write_lines(raw_source, [decode(pair[0], files.source, number).replace("\r", " ")])
-            _write_lines(raw_target, [decode(pair[1], files.target, number).replace("\r", " ")])
-            source, target = cleaner.tokenize(source, target)
-            _write_lines(source_file, [source])
-            _write_lines(target_file, [target])
-            count += 1
+    with ExitStack() as stack:
+        raw_files = [stack.enter_context(atomic_write(path)) for path in raw]
+        files = [stack.enter_context(atomic_write(path)) for path in outputs]
+        for chunk in items:
+            paths = (chunk.files.source, chunk.files.target)
+            for side, block in enumerate((chunk.sources, chunk.targets)):
+                lines = decode_lines(block, paths[side], chunk.first)
+                # Readers in text mode take a lone carriage return for a line end.
+                raw_files[side].write(_joined([line.replace("\r", " ") for line in lines]))
+                normalized = cleaner.normalize(side, lines)
+                sentences.update(normalized)
+                files[side].write(_joined(cleaner.tokenize(side, normalized)))
+            count += len(chunk.sources)
     return count, sentences
-
-
-def _chunks(parts: Sequence[TextFiles], max_pairs: int | None) -> Iterator[Chunk]:
-    offset = 0
-    for files, items in groupby(numbered_pairs(parts, max_pairs), key=itemgetter(0)):
-        first = 1
-        while block := [pair for _, _, pair in islice(items, CHUNK)]:
-            yield Chunk(files, first, offset, block)
-            first += len(block)
-            offset += len(block)
 
 
 _cleaner: Cleaner
@@ -296,26 +373,26 @@ def _clean(chunk: Chunk) -> Cleaned:
     return _cleaner(chunk)
 
 
-def _write_lines(file: BinaryIO, lines: Iterable[str]) -> None:
-    file.write("".join(f"{line}\n" for line in lines).encode())
+def _joined(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _punctuation(lang: str, options: Options) -> Callable[[str], str]:
+def _punctuation(lang: str, options: Options) -> Callable[[str], str] | None:
     if not options.normalize_punctuation:
-        return _unchanged
+        return None
+    from sacremoses import MosesPunctNormalizer  # here: most runs do without it
+
     normalizer = MosesPunctNormalizer(lang)
     return lambda text: str(normalizer.normalize(text))
 
 
-def _tokenizer(lang: str, options: Options) -> Callable[[str], str]:
+def _tokenizer(lang: str, options: Options) -> Callable[[str], str] | None:
     if options.tokenizer != "moses":
-        return _unchanged
+        return None
+    from sacremoses import MosesTokenizer
+
     tokenizer = MosesTokenizer(lang)
     # The arguments of fairseq's `--tokenizer moses`, so that fairseq-interactive does the same.
     return lambda text: str(
         tokenizer.tokenize(text, aggressive_dash_splits=True, return_str=True, escape=True)
     )
-
-
-def _unchanged(text: str) -> str:
-    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from errors import DataError
 from formats import LINE_FORMATS, PAIR_FORMATS
+from resmlp_mt.errors import UserError
 
 FOLDER = Path(__file__).parent / "corpora"
 
@@ -81,47 +82,171 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def file_code(language: str) -> str:
+    """A language code as files have it: `zh_CN` for `zh-CN`.
+
+    fairseq finds the languages of `train.en-zh_CN.en.idx` by its hyphen.
+
+    Raises:
+        UserError: it has other characters.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*", language):
+        raise UserError(
+            f"{language!r} is not a language code: use letters and digits, as in en, pt-BR, zh_Hans"
+        )
+    return language.replace("-", "_")
+
+
+class _Loader(yaml.BaseLoader):
+    """Every value is a text (so `no` is Norwegian), and nothing stands for something else."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            # Ten lines of them can be gigabytes.
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias (*)")
+        return super().compose_node(parent, index)
+
+
 def load(path: Path) -> Corpus:
     """The corpus declared in `path`.
 
     Raises:
-        DataError: no YAML, an unknown or missing key, a part that names no declared file, two files
-            of one name.
+        UserError: no YAML, an unknown or missing key, a value of another type, a name that leads
+            out of the folder, a part that names no declared file, two files of one name.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"{path} is not valid YAML: {' '.join(reason.split())}") from error
     try:
-        content["files"] = {
-            name: tuple(
-                Package(**{**package, "urls": tuple(package["urls"])}) for package in packages
-            )
-            for name, packages in content.get("files", {}).items()
-        }
-        for split in ("train", "valid"):
-            content[split] = tuple(Part(**part) for part in content.get(split, ()))
-        content["tests"] = {
-            name: tuple(Part(**part) for part in parts)
-            for name, parts in content.get("tests", {}).items()
-        }
-        corpus = Corpus(name=path.stem, **content)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: {error}; docs/data.md lists the keys of a corpus file") from error
+        corpus = _corpus(path.stem, content)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{path}: {reason}; docs/data.md lists the keys of a corpus file"
+        ) from error
     stored = Counter(package.file_name for forms in corpus.files.values() for package in forms)
     twice = sorted(name for name, count in stored.items() if count > 1)
     if twice:
-        raise DataError(
+        raise UserError(
             f"{path}: {', '.join(twice)} is the file name of more than one package: "
             "downloads need names of their own"
         )
     for part in corpus.parts:
         if part.format not in (*LINE_FORMATS, *PAIR_FORMATS):
-            raise DataError(f"{path}: unknown format {part.format!r}")
+            raise UserError(f"{path}: unknown format {part.format!r}")
         for side in (part.source, part.target):
             if side.partition(":")[0] not in corpus.files:
-                raise DataError(f"{path}: {side!r} names none of the files {sorted(corpus.files)}")
+                raise UserError(f"{path}: {side!r} names none of the files {sorted(corpus.files)}")
     return corpus
+
+
+def _corpus(name: str, content: Any) -> Corpus:
+    """A declaration of texts, lists and mappings, checked and with its numbers.
+
+    Raises:
+        TypeError, KeyError, AttributeError, ValueError: saying what is wrong.
+    """
+    fields = dict(_mapping(content, "the file"))
+    for key in ("source", "target"):
+        file_code(_text(fields[key], key))
+    for key in ("licence", "citation"):
+        fields[key] = _text(fields.get(key, ""), key)
+    fields["files"] = {
+        _plain_name(file, "files"): tuple(_package(package) for package in packages)
+        for file, packages in _mapping(fields.get("files", {}), "files").items()
+    }
+    for split in ("train", "valid"):
+        fields[split] = tuple(_part(part) for part in fields.get(split, ()))
+    fields["tests"] = {
+        test: tuple(_part(part) for part in parts)
+        for test, parts in _mapping(fields.get("tests", {}), "tests").items()
+    }
+    if "valid_every" in fields:
+        fields["valid_every"] = _number(fields["valid_every"], "valid_every")
+    if "character_coverage" in fields:
+        fields["character_coverage"] = float(fields["character_coverage"])
+        if not 0 < fields["character_coverage"] <= 1:
+            raise ValueError("character_coverage must be above 0 and at most 1")
+    if "generator" in fields:
+        fields["generator"] = _generator(fields["generator"])
+    return Corpus(name=name, **fields)
+
+
+def _package(declared: Any) -> Package:
+    fields = dict(_mapping(declared, "a package"))
+    fields["urls"] = tuple(_text(url, "urls") for url in _list(fields["urls"], "urls"))
+    for url in fields["urls"]:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"{url!r} is not an address that begins with http:// or https://")
+    if "size" in fields:
+        fields["size"] = _number(fields["size"], "size")
+    for kind, digits in (("sha256", 64), ("md5", 32)):
+        if kind in fields and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", str(fields[kind])):
+            raise ValueError(f"{kind} must be {digits} hexadecimal digits, in small letters")
+    package = Package(**fields)
+    _plain_name(package.file_name, "urls")
+    return package
+
+
+def _part(declared: Any) -> Part:
+    fields = dict(_mapping(declared, "a part"))
+    for key in ("source", "target", "format"):
+        if key in fields:
+            fields[key] = _text(fields[key], key)
+    for key in ("source", "target"):
+        file, colon, member = fields[key].partition(":")
+        path = PurePosixPath(member)
+        if colon and (not member or path.is_absolute() or ".." in path.parts or "\\" in member):
+            raise ValueError(f"{fields[key]!r} must name a member inside {file}, without '..'")
+    if "lines" in fields:
+        fields["lines"] = _number(fields["lines"], "lines")
+    return Part(**fields)
+
+
+def _generator(declared: Any) -> dict[str, Any]:
+    """Module and arguments; whole numbers are numbers."""
+    fields = dict(_mapping(declared, "generator"))
+    module = _text(fields["module"], "module")
+    if not (re.fullmatch(r"[a-z_]+", module) and (FOLDER.parent / f"{module}.py").is_file()):
+        raise ValueError(f"generator: {module!r} is not a module of data_scripts")
+    return {
+        key: _number(value, key) if str(value).isdecimal() else _text(value, key)
+        for key, value in fields.items()
+    }
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a mapping of keys to values")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise TypeError(f"{name} must be a list")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text")
+    return value
+
+
+def _number(value: Any, name: str) -> int:
+    if not (isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value) and int(value) > 0):
+        raise ValueError(f"{name} must be a positive number, not {str(value)[:40]!r}")
+    return int(value)
+
+
+def _plain_name(name: str, key: str) -> str:
+    if not re.fullmatch(r"[\w-][\w.+-]*", name):
+        raise ValueError(f"{key}: {name!r} is not a plain file name")
+    return name
 
 
 def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus:
@@ -131,13 +256,14 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     `.tsv[.gz]`.
 
     Raises:
-        DataError: a missing split or side, or two files for one.
+        UserError: a missing split or side, or two files for one.
     """
     if not folder.is_dir():
-        raise DataError(f"--from-dir {folder}: no such folder")
+        raise UserError(f"--from-dir {folder}: no such folder")
+    source, target = file_code(source), file_code(target)
     stems = sorted(
         {
-            path.name.removesuffix(".gz").rpartition(".")[0]
+            _stem(path)
             for path in folder.iterdir()
             if path.name.startswith("test") and _extension(path) in (source, target, *PAIR_FORMATS)
         }
@@ -152,8 +278,13 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     )
 
 
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[0]
+
+
 def _extension(path: Path) -> str:
-    return path.name.removesuffix(".gz").rpartition(".")[2]
+    """The last part of the name; `zh-CN` is `zh_CN`."""
+    return path.name.removesuffix(".gz").rpartition(".")[2].replace("-", "_")
 
 
 def _local_split(folder: Path, stem: str, source: str, target: str) -> tuple[Part, ...]:
@@ -167,11 +298,11 @@ def _local_split(folder: Path, stem: str, source: str, target: str) -> tuple[Par
         parts.insert(0, Part(str(sides[0]), str(sides[1])))
     elif sides[0] or sides[1]:
         there, missing = (source, target) if sides[0] else (target, source)
-        raise DataError(
+        raise UserError(
             f"{folder} has {stem}.{there} but no {stem}.{missing}: add it (.gz is fine)"
         )
     if len(parts) != 1:
-        raise DataError(
+        raise UserError(
             f"{folder} must hold '{stem}' exactly once, as {stem}.{source} and {stem}.{target}, "
             f"{stem}.tmx or {stem}.tsv (each also .gz); found {len(parts)}"
         )
@@ -179,11 +310,11 @@ def _local_split(folder: Path, stem: str, source: str, target: str) -> tuple[Par
 
 
 def _one_of(folder: Path, stem: str, extension: str) -> Path | None:
-    found = [
+    found = sorted(
         path
-        for path in (folder / f"{stem}.{extension}", folder / f"{stem}.{extension}.gz")
-        if path.is_file()
-    ]
-    if len(found) == 2:
-        raise DataError(f"{found[0]} and {found[1]} are both there: remove one")
+        for path in folder.iterdir()
+        if _stem(path) == stem and _extension(path) == extension and path.is_file()
+    )
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(map(str, found))} are all there: keep one")
     return found[0] if found else None

@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from corpus import Package
-from errors import DataError
+from resmlp_mt.errors import UserError
 from steps import write_json
 
 ATTEMPTS = 5
@@ -32,6 +32,10 @@ BLOCK = 1 << 20
 
 class _RejectedError(Exception):
     """This mirror cannot deliver; the message says why. Another one may."""
+
+
+class MismatchError(Exception):
+    """A file is not the one that was expected; the message says what differs."""
 
 
 class Checksums:
@@ -48,7 +52,7 @@ class Checksums:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             return {str(name): str(digest) for name, digest in content.items()}
         except (ValueError, AttributeError) as error:
-            raise DataError(
+            raise UserError(
                 f"{self.path} is damaged ({error}): remove it, "
                 "and the digests are recorded anew from the files"
             ) from None
@@ -63,12 +67,12 @@ class Checksums:
         """Checks size and digests of `path`; returns its SHA-256.
 
         Raises:
-            ValueError: with what differs.
-            DataError: damaged records.
+            MismatchError: with what differs.
+            UserError: damaged records.
         """
         size = path.stat().st_size
         if package.size is not None and size != package.size:
-            raise ValueError(f"has {size} bytes where {package.size} are expected")
+            raise MismatchError(f"has {size} bytes where {package.size} are expected")
         with open(path, "rb") as file:
             sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
             while block := file.read(BLOCK):
@@ -76,13 +80,13 @@ class Checksums:
                 if package.md5 is not None:
                     md5.update(block)
         if package.md5 is not None and md5.hexdigest() != package.md5:
-            raise ValueError(f"has MD5 {md5.hexdigest()} where {package.md5} is expected")
+            raise MismatchError(f"has MD5 {md5.hexdigest()} where {package.md5} is expected")
         digest = sha256.hexdigest()
         name = package.file_name
         expected = package.sha256 or self.known().get(name)
         if expected is not None and digest != expected:
             recorded = f"was recorded in {self.path} (remove {name!r} there if that was wrong)"
-            raise ValueError(
+            raise MismatchError(
                 f"has SHA-256 {digest} where {expected} "
                 + ("is expected" if package.sha256 else recorded)
             )
@@ -95,7 +99,7 @@ def fetch(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tu
     A file that is already in `folder` is only verified.
 
     Raises:
-        DataError: no mirror delivered; the message has each address with its reason.
+        UserError: no mirror delivered; the message has each address with its reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
@@ -104,22 +108,22 @@ def fetch(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tu
         if path.exists():
             try:
                 return path, checksums.verify(path, package)
-            except ValueError as error:
+            except MismatchError as error:
                 reasons.append(f"{path} {error}")
                 path.unlink()
         for url in package.urls:
             try:
                 _download(url, path, package.size)
                 digest = checksums.verify(_partial(path), package)
-            except (_RejectedError, ValueError) as error:
+            except (_RejectedError, MismatchError) as error:
                 reasons.append(f"{url} {error}")
-                if isinstance(error, ValueError):
+                if isinstance(error, MismatchError):
                     _forget(path)
                 continue
             os.replace(_partial(path), path)
             _forget(path)
             return path, digest
-    raise DataError(
+    raise UserError(
         f"{packages[0].file_name} could not be fetched ({'; '.join(reasons)}): check the network "
         "or proxy, or fetch the file by other means and give its folder with --from-dir"
     )
@@ -132,9 +136,9 @@ def take(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tup
         if path.exists():
             try:
                 return path, checksums.verify(path, package)
-            except ValueError as error:
-                raise DataError(f"{path} {error}: fetch it again") from None
-    raise DataError(
+            except MismatchError as error:
+                raise UserError(f"{path} {error}: fetch it again") from None
+    raise UserError(
         f"--from-dir {folder} lacks {' or '.join(package.file_name for package in packages)}: "
         f"fetch it from {packages[0].urls[0]}"
     )

@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import gzip
 import html
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from errors import DataError
+from resmlp_mt.errors import UserError
 
 Pair = tuple[bytes, bytes]
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is no sentence; the bound keeps memory small whatever the file holds."""
 
+MAX_RATIO = 20
+"""Text shrinks to a third or so when it is compressed; a compressed bomb to a thousandth."""
+
+MIN_LIMIT = 1 << 30
+"""Bytes that any compressed file may unpack to."""
+
 LINE_FORMATS = ("plain", "sgm", "ted")
 PAIR_FORMATS = ("tmx", "tsv")
 
-_SEGMENT = re.compile(r"<seg\b[^>]*>(.*?)</seg>", re.IGNORECASE)
 _SEGMENT_START = re.compile(r"<seg\b", re.IGNORECASE)
+_SEGMENT_END = re.compile("</seg>", re.IGNORECASE)
 _TED_TEXT = re.compile(r"<(title|description)>(.*)</\1>", re.IGNORECASE)
 _TMX_CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -47,41 +55,76 @@ class TextFiles:
     lines: int | None = None
 
 
-def pairs(files: TextFiles, *, checked: bool = True) -> Iterator[Pair]:
-    """Sentence pairs of `files` as bytes, without line ends.
+def blocks(
+    files: TextFiles, size: int, limit: int | None = None
+) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Sentences of `files` as bytes, without line ends: `size` pairs at a time, the sides apart.
 
     Args:
         files: what to read.
-        checked: compare the number of pairs with `files.lines`; off when reading stops early.
+        size: pairs in a block; the last may have fewer.
+        limit: most pairs to read; without one their number is compared with `files.lines`.
 
     Raises:
-        DataError: damaged gzip, sides of different length, a count other than expected, bad markup.
+        UserError: damaged gzip, sides of different length, a count other than expected, bad markup.
     """
     number = 0
-    if files.format in PAIR_FORMATS:
-        reader = _tsv(files) if files.format == "tsv" else _tmx(files)
-        for pair in reader:
-            number += 1
-            yield pair
-    else:
-        sides = [_SIDES[files.format](path) for path in (files.source, files.target)]
-        counts = [0, 0]
-        for source, target in zip_longest(*sides):
-            counts[0] += source is not None
-            counts[1] += target is not None
-            if counts[0] == counts[1]:
-                yield source, target
-        if counts[0] != counts[1]:
-            raise DataError(
-                f"{files.source} has {counts[0]} lines but {files.target} has {counts[1]}: "
-                f"line {min(counts) + 1} has no partner, the files must be aligned"
-            )
-        number = counts[0]
-    if checked and files.lines is not None and number != files.lines:
-        raise DataError(
+    for sources, targets in _blocks(files, size):
+        rest = None if limit is None else limit - number
+        if rest is not None and rest <= len(sources):
+            if rest:
+                yield sources[:rest], targets[:rest]
+            return
+        number += len(sources)
+        yield sources, targets
+    if limit is None and files.lines is not None and number != files.lines:
+        raise UserError(
             f"{files.source} has {number} pairs where {files.lines} are expected: "
             "it is another release or incomplete; delete it and fetch it again"
         )
+
+
+def pairs(files: TextFiles, limit: int | None = None) -> Iterator[Pair]:
+    """Sentence pairs of `files`, one at a time; as `blocks`."""
+    for sources, targets in blocks(files, 1000, limit):
+        yield from zip(sources, targets, strict=True)
+
+
+def _blocks(files: TextFiles, size: int) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    if files.format in PAIR_FORMATS:
+        reader = _tsv(files) if files.format == "tsv" else _tmx(files)
+        while block := list(islice(reader, size)):
+            yield [source for source, _ in block], [target for _, target in block]
+        return
+    sides = [_SIDES[files.format](path) for path in (files.source, files.target)]
+    count = 0
+    while True:
+        sources, targets = (list(islice(side, size)) for side in sides)
+        if len(sources) != len(targets):
+            counts = [
+                count + len(block) + sum(1 for _ in side)
+                for block, side in zip((sources, targets), sides, strict=True)
+            ]
+            raise UserError(
+                f"{files.source} has {counts[0]} lines but {files.target} has {counts[1]}: "
+                f"line {min(counts) + 1} has no partner, the files must be aligned"
+            )
+        if not sources:
+            return
+        count += len(sources)
+        yield sources, targets
+
+
+def check(path: Path) -> None:
+    """Reads a gzip file to its end, where the check sum stands; other files have none.
+
+    Raises:
+        UserError: it is cut off, damaged or far too large.
+    """
+    if path.suffix == ".gz":
+        with _open(path) as file:
+            while file.read(1 << 20):
+                pass
 
 
 def decode(line: bytes, path: Path, number: int) -> str:
@@ -89,34 +132,77 @@ def decode(line: bytes, path: Path, number: int) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
+        raise UserError(
             f"{path}, line {number}: byte 0x{line[error.start]:02x} at position {error.start} is "
             "not valid UTF-8; convert the file to UTF-8 (iconv) or repair the line"
         ) from None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def decode_lines(lines: Sequence[bytes], path: Path, first: int) -> list[str]:
+    """`decode` for consecutive lines; `first` is the number of the first one."""
     try:
-        with _open(path) as file:
-            for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
-                if line.endswith(b"\n"):
-                    line = line[:-1].removesuffix(b"\r")
-                elif len(line) == MAX_LINE_BYTES:
-                    raise DataError(
-                        f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes, so this is "
-                        "hardly text with one sentence a line"
-                    )
-                yield line
+        # In one piece, which is many times faster.
+        return b"\n".join(lines).decode("utf-8").split("\n") if lines else []
+    except UnicodeDecodeError:
+        return [decode(line, path, number) for number, line in enumerate(lines, first)]
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with _open(path) as file:
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
+            if line.endswith(b"\n"):
+                line = line[:-1].removesuffix(b"\r")
+            elif len(line) == MAX_LINE_BYTES:
+                raise UserError(
+                    f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes, so this is "
+                    "hardly text with one sentence a line"
+                )
+            yield line
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """A plain or gzip file.
+
+    Raises:
+        UserError: the gzip file is damaged, or holds far more than text of its size can.
+    """
+    if path.suffix != ".gz":
+        with open(path, "rb", buffering=1 << 20) as file:
+            yield file
+        return
+    limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
+    try:
+        with gzip.open(path) as unpacked:
+            bounded = _Bounded(cast(BinaryIO, unpacked), path, limit)
+            yield cast(BinaryIO, io.BufferedReader(bounded, 1 << 18))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
+        raise UserError(
             f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
         ) from error
 
 
-def _open(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return open(path, "rb", buffering=1 << 20)
+class _Bounded(io.RawIOBase):
+    """Reads `file`, but no more than `limit` bytes."""
+
+    def __init__(self, file: BinaryIO, path: Path, limit: int) -> None:
+        self.file = file
+        self.path = path
+        self.left = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self.file.read(len(buffer))
+        self.left -= len(block)
+        if self.left < 0:
+            raise UserError(
+                f"{self.path} is refused: it unpacks to over {MAX_RATIO} times its size, as text "
+                "never does; unpack it yourself if you trust it"
+            )
+        buffer[: len(block)] = block
+        return len(block)
 
 
 def _text(path: Path) -> Iterator[tuple[int, str]]:
@@ -127,10 +213,12 @@ def _text(path: Path) -> Iterator[tuple[int, str]]:
 def _sgm(path: Path) -> Iterator[bytes]:
     """Segments of an sgm or xml test set, one to a line, entities resolved."""
     for number, line in _text(path):
-        segments = _SEGMENT.findall(line)
-        if len(segments) != len(_SEGMENT_START.findall(line)):
-            raise DataError(f"{path}, line {number}: <seg> without </seg> on the same line")
-        for segment in segments:
+        # Cut at every start, so that each character is looked at once, whatever the line holds.
+        for started in _SEGMENT_START.split(line)[1:]:
+            _, tag_end, content = started.partition(">")
+            segment, *ended = _SEGMENT_END.split(content, maxsplit=1)
+            if not tag_end or not ended:
+                raise UserError(f"{path}, line {number}: <seg> without </seg> on the same line")
             yield html.unescape(segment).strip().replace("\n", " ").encode()
 
 
@@ -152,7 +240,7 @@ def _tsv(files: TextFiles) -> Iterator[Pair]:
     for number, line in enumerate(_lines(files.source), 1):
         columns = line.split(b"\t")
         if len(columns) != 2:
-            raise DataError(
+            raise UserError(
                 f"{files.source}, line {number}: {len(columns)} columns where two are expected "
                 "(source, tab, target)"
             )
@@ -180,16 +268,12 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
                     # Finished units would otherwise all stay in memory, below <body>.
                     for child in root:
                         child.clear()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
-        ) from error
     except ElementTree.ParseError as error:
-        raise DataError(
+        raise UserError(
             f"{path}: not well-formed TMX ({error}); mend it or export it again"
         ) from error
     if empty:
-        raise DataError(
+        raise UserError(
             f"{path} has no unit with both {files.source_lang} and {files.target_lang}; "
             f"it has: {', '.join(sorted(langs)) or 'none at all'}"
         )
@@ -217,13 +301,21 @@ def _tmx_side(sides: Mapping[str, str], lang: str) -> str | None:
     return None
 
 
-def _tmx_text(element: ElementTree.Element) -> str:
+def _tmx_text(segment: ElementTree.Element) -> str:
     """Text without inline codes, which hold markup of the translated document."""
-    text = element.text or ""
-    for child in element:
-        if _local_name(child) not in _TMX_CODES:
-            text += _tmx_text(child)
-        text += child.tail or ""
+    text = ""
+    # Not by recursion: markup of a hostile file is nested thousands of times.
+    waiting: list[ElementTree.Element | str] = [segment]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            text += item
+            continue
+        for child in reversed(item):
+            waiting.append(child.tail or "")
+            if _local_name(child) not in _TMX_CODES:
+                waiting.append(child)
+        waiting.append(item.text or "")
     return text
 
 

@@ -6,14 +6,14 @@ import argparse
 import functools
 import platform
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from corpus import Corpus
 from steps import Record
 
-PACKAGES = ("fairseq", "numpy", "sacremoses", "sentencepiece")
+PACKAGES = ("numpy", "sacremoses", "sentencepiece")
 
 NOT_RECORDED = ("out", "from_dir", "jobs", "dry_run", "corpus")
 """Options that do not change a byte of the result."""
@@ -35,9 +35,9 @@ def build(
     corpus: Corpus,
     args: argparse.Namespace,
     inputs: Mapping[str, Mapping[str, Any]],
-    splits: Mapping[str, Any],
-    dictionary_entries: int,
-    records: Iterable[Record],
+    cleaned: Record,
+    model: Record,
+    binarized: Record,
 ) -> dict[str, Any]:
     """The manifest. It has no times, paths or number of processes: equal runs give equal bytes.
 
@@ -45,12 +45,13 @@ def build(
         corpus: what was prepared.
         args: the command line.
         inputs: size and SHA-256 of every input file, by name.
-        splits: pairs of each split, and of each cleaning step.
-        dictionary_entries: lines of the fairseq dictionary.
-        records: records of the steps; their outputs are listed.
+        cleaned: record of the cleaning, with the pairs of each split and of each filter.
+        model: record of the subword model.
+        binarized: record of the binary files, with their tokens.
     """
     options = {name: value for name, value in vars(args).items() if name not in NOT_RECORDED}
     options["character_coverage"] = args.character_coverage or corpus.character_coverage
+    records = (cleaned, model, binarized)
     return {
         "corpus": corpus.name,
         "source_lang": corpus.source,
@@ -60,7 +61,32 @@ def build(
         "options": options,
         "versions": versions(),
         "inputs": inputs,
-        "splits": splits,
-        "dictionary_entries": dictionary_entries,
+        "splits": cleaned["facts"],
+        "dictionary_entries": binarized["facts"]["entries"],
+        "tokens": binarized["facts"]["tokens"],
         "outputs": {name: facts for record in records for name, facts in record["outputs"].items()},
     }
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """What was kept and dropped, as text for the user."""
+    train = content["splits"]["train"]
+    lines = [f"training pairs read{train['read']:>16,}"]
+    for step in train["steps"]:
+        if step["step"] == "normalize":
+            lines.append(f"  changed by normalisation{step['changed']:>11,}")
+        elif step["step"] == "concatenate":
+            lines.append(f"  joined to longer ones{step['joined']:>14,}")
+        else:
+            lines.append(f"  dropped: {step['step']:<14}{step['dropped']:>12,}")
+    lines.append(f"training pairs kept{train['pairs']:>16,}")
+    for split, facts in content["splits"].items():
+        if split != "train":
+            name = "" if facts["name"] == split else f" ({facts['name']})"
+            lines.append(f"{split} pairs{facts['pairs']:>{29 - len(split)},}{name}")
+    lines.append(f"dictionary entries{content['dictionary_entries']:>17,}")
+    for name, facts in content["tokens"].items():
+        if facts["unknown"]:
+            share = 1000 * facts["unknown"] / facts["pieces"]
+            lines.append(f"{name}: {share:.3f} per mille of the pieces are unknown")
+    return "\n".join(lines)

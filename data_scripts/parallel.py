@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from errors import DataError
+from resmlp_mt.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,7 +78,7 @@ def _processes(
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()
         if isinstance(error, BrokenProcessPool):
-            raise DataError(
+            raise UserError(
                 "a worker process was killed, most likely for want of memory: "
                 "use a smaller --jobs and run the same command again"
             ) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,10 @@ from types import FrameType
 import portalocker
 
 import corpus
-from errors import DataError
+from binarize import folder_name
 from pipeline import Preparation
+from resmlp_mt.errors import UserError
+from resmlp_mt.machine import usable_cores
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,15 +37,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--from-dir",
         type=Path,
         metavar="DIR",
-        help="local: the folder with train.*, valid.*, test*.*; else: with archives fetched before",
+        help="local: the folder with train.SRC and train.TGT, valid.*, test*.*; "
+        "else: with archives fetched before",
     )
-    parser.add_argument("--src", metavar="LANG", help="source language (local only)")
-    parser.add_argument("--tgt", metavar="LANG", help="target language (local only)")
+    parser.add_argument(
+        "--src", type=_language, metavar="LANG", help="source language (local only)"
+    )
+    parser.add_argument(
+        "--tgt", type=_language, metavar="LANG", help="target language (local only)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     parser.add_argument(
         "--jobs",
         type=_positive,
-        default=_cpus(),
+        default=usable_cores(),
         metavar="N",
         help="processes (default: %(default)s)",
     )
@@ -76,6 +82,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=3.0,
         help="largest ratio of the two sides' words (default: %(default)s)",
     )
+    cleaning.add_argument(
+        "--concatenate",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="join N neighbouring pairs to one, for longer training sentences (default: no)",
+    )
+    cleaning.add_argument(
+        "--concatenate-share",
+        type=_share,
+        default=0.5,
+        metavar="X",
+        help="share of the training set that --concatenate joins (default: %(default)s)",
+    )
     pieces = parser.add_argument_group("subwords")
     pieces.add_argument(
         "--vocab-size",
@@ -97,6 +117,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=4_000_000,
         help="most sentences to train the subword model on (default: %(default)s)",
     )
+    pieces.add_argument(
+        "--samples",
+        type=_positive,
+        default=0,
+        metavar="K",
+        help="K copies of the training set in differently sampled subwords (BPE-dropout), "
+        "for fairseq-train OUT/bin:OUT/bin2:..., which takes one after the other, epoch by epoch",
+    )
+    pieces.add_argument(
+        "--sentencepiece-alpha",
+        type=_share,
+        default=0.1,
+        metavar="X",
+        help="of --samples: share of the merges left out (bpe), or smoothing of the "
+        "probabilities (unigram) (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     if args.corpus == "local":
         for option, value in (
@@ -106,11 +142,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ):
             if value is None:
                 parser.error(f"local needs {option}")
-        if args.src == args.tgt:
+        if corpus.file_code(args.src) == corpus.file_code(args.tgt):
             parser.error(f"--src and --tgt are both {args.src}")
     elif args.src or args.tgt:
         parser.error(f"--src and --tgt are for local; {args.corpus} has its own languages")
     return args
+
+
+def _language(text: str) -> str:
+    try:
+        corpus.file_code(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _positive(text: str) -> int:
@@ -141,11 +185,6 @@ def _share(text: str) -> float:
     return value
 
 
-def _cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = parse_args(argv)
@@ -159,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         with _only_run(args.out):
             preparation.run()
-    except DataError as error:
+    except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last finished step", 130)
@@ -170,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "command again, finished steps are kept"
             )
         return _fail(f"{error.filename or args.out}: {error.strerror or error}")
-    print(f"{args.out}/bin, {args.out}/spm.model and {args.out}/manifest.json are ready")
+    folders = ":".join(f"{args.out}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
+    print(f"{folders}, {args.out}/spm.model and {args.out}/manifest.json are ready")
     return 0
 
 
@@ -197,7 +237,7 @@ def _only_run(out: Path) -> Iterator[None]:
         ):
             yield
     except portalocker.LockException:
-        raise DataError(
+        raise UserError(
             f"another run is at work in {out}: wait for it or use another --out"
         ) from None
 

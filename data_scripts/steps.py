@@ -9,6 +9,7 @@ place, so a step cut off in the middle is never trusted.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -20,23 +21,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from resmlp_mt.files import replacing
+
 Record = dict[str, Any]
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path`, which gets that name only when it is complete."""
+    """Opens a file that takes the place of `path` when it is complete; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # Of a run that was killed: one run at a time works here, so nobody else writes this file.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        left.unlink()
+    with replacing(path) as partial, open(partial, "wb") as file:
+        yield file
 
 
 def write_json(path: Path, content: object) -> None:
@@ -50,6 +48,11 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code(*names: str) -> list[str]:
+    """Digests of files of this folder, for a step that they decide."""
+    return [sha256(Path(__file__).parent / name) for name in names]
 
 
 class Steps:

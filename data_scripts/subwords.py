@@ -1,4 +1,4 @@
-"""Sentencepiece: a joint model, its fairseq dictionary, and text in pieces."""
+"""Sentencepiece: a joint model for both languages, and fairseq's dictionary of its pieces."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import io
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
-from tqdm import tqdm
 
 import normalization
-from errors import DataError
 from formats import MAX_LINE_BYTES
 from parallel import ordered_map, run_in_process
+from resmlp_mt.errors import UserError
 from steps import atomic_write
-
-CHUNK = 5_000
-"""Sentences sent to a worker at a time."""
+from text_blocks import TextBlock, cut
 
 THREADS = 16
 """Threads of the trainer: fixed, because unigram training sums in an order that depends on it."""
@@ -36,6 +33,16 @@ SPECIALS = {name: f"\u2060{name}" for name in ("unk", "bos", "eos", "pad")}
 the usual names a "<s>" in the text would become the symbol. Four, so that the model has as many
 pieces as fairseq's dictionary, which has four of its own."""
 
+UNK, _, EOS, _ = range(len(SPECIALS))
+
+FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+"""The first four entries of every fairseq dictionary, which are not in its file."""
+
+OVERWRITE = " #fairseq:overwrite"
+"""Behind a piece that is spelt like one of these: text encodes to the piece."""
+
+FAIRSEQ_EOS, FAIRSEQ_UNK = FAIRSEQ_SPECIALS.index("</s>"), FAIRSEQ_SPECIALS.index("<unk>")
+
 
 def train(
     texts: tuple[Path, Path],
@@ -46,6 +53,7 @@ def train(
     subword_type: str,
     character_coverage: float,
     input_sentence_size: int,
+    jobs: int = 1,
 ) -> None:
     """Trains a joint model on evenly spaced pairs and writes it to `model`.
 
@@ -57,36 +65,49 @@ def train(
         subword_type: "bpe" or "unigram".
         character_coverage: share of the characters that get a piece; the rarest become unknown.
         input_sentence_size: most sentences used, both languages together.
+        jobs: processes that count words; the result does not depend on it.
 
     Raises:
-        DataError: the text is too small for so many pieces.
+        UserError: the text is too small for so many pieces.
     """
     take = min(pairs, max(1, input_sentence_size // 2))
     texts = texts[0].resolve(), texts[1].resolve()
+    words = _count_words(texts, pairs, take, jobs) if subword_type == "bpe" else None
     serialized = run_in_process(
-        _train, texts, pairs, take, vocab_size, subword_type, character_coverage
+        _train,
+        normalization.tsv(normalization.rules()),
+        (texts, pairs, take) if words is None else words,
+        vocab_size,
+        subword_type,
+        character_coverage,
     )
     with atomic_write(model) as file:
         file.write(serialized)
 
 
 def _train(
-    texts: tuple[Path, Path],
-    pairs: int,
-    take: int,
+    rules: str,
+    text: tuple[tuple[Path, Path], int, int] | Counter[str],
     vocab_size: int,
     subword_type: str,
     character_coverage: float,
 ) -> bytes:
+    """Trains on counted words or, as it says, on a sample of sentences."""
     buffer = io.BytesIO()
     specials: dict[str, Any] = {f"{name}_piece": piece for name, piece in SPECIALS.items()}
     specials |= {f"{name}_id": index for index, name in enumerate(SPECIALS)}
+    sentences: Iterator[str]
+    if isinstance(text, Counter):
+        sentences, form = (f"{word}\t{count}" for word, count in text.items()), "tsv"
+    else:
+        sentences, form = _sample(*text), "text"
     try:
         # In a folder of its own, because the model records the name of this file.
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            Path(RULES).write_text(normalization.tsv(normalization.rules()), encoding="utf-8")
+            Path(RULES).write_text(rules, encoding="utf-8")
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_sample(texts, pairs, take),
+                sentence_iterator=sentences,
+                input_format=form,
                 model_writer=buffer,
                 model_type=subword_type,
                 vocab_size=vocab_size,
@@ -100,7 +121,7 @@ def _train(
                 **specials,
             )
     except (RuntimeError, OSError) as error:
-        raise DataError(_explain(error, vocab_size)) from None
+        raise UserError(_explain(error, vocab_size)) from None
     return buffer.getvalue()
 
 
@@ -118,85 +139,89 @@ def _explain(error: Exception, vocab_size: int) -> str:
     return f"sentencepiece could not train a model of --vocab-size {vocab_size}: {message.strip()}"
 
 
-def _sample(texts: tuple[Path, Path], pairs: int, take: int) -> Iterator[str]:
-    """`take` of the `pairs` pairs, evenly spaced: source sentences first, then target ones."""
-    for text in texts:
-        for index, line in enumerate(_lines(text)):
-            if (index + 1) * take // pairs != index * take // pairs:
-                yield line
+def _count_words(texts: tuple[Path, Path], pairs: int, take: int, jobs: int) -> Counter[str]:
+    """Words of the sample and how often they come.
 
-
-def encode(
-    model: Path,
-    texts: Sequence[Path],
-    outputs: Sequence[Path],
-    *,
-    start: int = 0,
-    count: int | None = None,
-    jobs: int = 1,
-) -> Counter[str]:
-    """Writes lines `start` to `start + count` of each text in pieces; returns counts of pieces."""
-    stop = None if count is None else start + count
+    BPE merges within words alone, so that their numbers are all that its trainer needs; it would
+    count them itself, more slowly and in one thread. Unigram training looks at whole sentences.
+    """
     counts: Counter[str] = Counter()
-    with (
-        ExitStack() as stack,
-        tqdm(desc=f"encode {outputs[0].stem}", unit="line", unit_scale=True) as progress,
+    for found in ordered_map(
+        _count,
+        (block for text in texts for block in cut(text)),
+        jobs=jobs,
+        setup=_remember_sample,
+        setup_args=(pairs, take),
     ):
-        files = [stack.enter_context(atomic_write(output)) for output in outputs]
-        for index, encoded, size, pieces in ordered_map(
-            _encode, _blocks(texts, start, stop), jobs=jobs, setup=_setup, setup_args=(model,)
-        ):
-            files[index].write(encoded)
-            counts.update(pieces)
-            progress.update(size)
+        counts.update(found)
     return counts
 
 
-def _blocks(texts: Sequence[Path], start: int, stop: int | None) -> Iterator[tuple[int, list[str]]]:
-    """Blocks of lines, each with the index of its text."""
-    for index, text in enumerate(texts):
-        lines = islice(_lines(text), start, stop)
-        while block := list(islice(lines, CHUNK)):
-            yield index, block
+_sampled: tuple[int, int]
 
 
-def write_dictionary(model: Path, counts: dict[str, int], path: Path) -> int:
+def _remember_sample(pairs: int, take: int) -> None:
+    global _sampled
+    _sampled = pairs, take
+
+
+def _count(block: TextBlock) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    pairs, take = _sampled
+    first = block.first
+    for text in block.read():
+        if take == pairs:
+            counts.update(text.split())
+        else:
+            lines = text.split("\n")[:-1]
+            for index, line in enumerate(lines, first):
+                if _is_sampled(index, pairs, take):
+                    counts.update(line.split())
+            first += len(lines)
+    return counts
+
+
+def _is_sampled(index: int, pairs: int, take: int) -> bool:
+    """Whether pair `index` (from 0) is one of the `take` of `pairs` pairs, evenly spaced."""
+    return (index + 1) * take // pairs != index * take // pairs
+
+
+def _sample(texts: tuple[Path, Path], pairs: int, take: int) -> Iterator[str]:
+    """The sampled sentences: source sentences first, then target ones."""
+    for text in texts:
+        with open(text, encoding="utf-8", newline="\n") as file:
+            for index, line in enumerate(file):
+                if _is_sampled(index, pairs, take):
+                    yield line.removesuffix("\n")
+
+
+def write_dictionary(
+    processor: sentencepiece.SentencePieceProcessor, counts: npt.NDArray[np.int64], path: Path
+) -> npt.NDArray[np.int64]:
     """Writes the fairseq dictionary: every piece that the model can emit, the most frequent first.
 
-    fairseq adds its four special symbols itself. Returns the number of entries.
+    fairseq adds its four special symbols itself.
+
+    Args:
+        processor: the model.
+        counts: of each piece in the training text, by the model's ids.
+        path: where the dictionary goes.
+
+    Returns:
+        fairseq's index of each of the model's ids.
     """
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    pieces = [
-        processor.id_to_piece(index)
-        for index in range(processor.get_piece_size())
+    ids = [
+        index
+        for index in range(len(processor))
         if not processor.is_control(index) and not processor.is_unknown(index)
     ]
-    pieces.sort(key=lambda piece: -counts.get(piece, 0))
+    ids.sort(key=lambda index: -counts[index])
+    indices = np.full(len(processor), FAIRSEQ_UNK, dtype=np.int64)
+    indices[EOS] = FAIRSEQ_EOS
+    indices[ids] = np.arange(len(FAIRSEQ_SPECIALS), len(FAIRSEQ_SPECIALS) + len(ids))
     with atomic_write(path) as file:
-        file.write("".join(f"{piece} {counts.get(piece, 0)}\n" for piece in pieces).encode())
-    return len(pieces)
-
-
-_processor: sentencepiece.SentencePieceProcessor
-
-
-def _setup(model: Path) -> None:
-    global _processor
-    _processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-
-
-def _encode(item: tuple[int, list[str]]) -> tuple[int, bytes, int, Counter[str]]:
-    index, lines = item
-    counts: Counter[str] = Counter()
-    encoded: list[str] = []
-    for pieces in _processor.encode(lines, out_type=str, num_threads=1):
-        counts.update(pieces)
-        encoded.append(" ".join(pieces) + "\n")
-    return index, "".join(encoded).encode(), len(lines), counts
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of a text that this project wrote: only "\\n" ends one."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            yield line.removesuffix("\n")
+        for index in ids:
+            piece = processor.id_to_piece(index)
+            flag = OVERWRITE if piece in FAIRSEQ_SPECIALS else ""
+            file.write(f"{piece} {counts[index]}{flag}\n".encode())
+    return indices

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints, save
+from resmlp_mt.files import check_outputs, unwritable
 
 KINDS = ("epoch", "update", "best")
 
@@ -47,10 +48,7 @@ def main() -> None:
         raise UserError(
             "--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints."
         )
-    if not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}.")
-    if args.output.exists() and not args.output.is_file():
-        raise UserError(f"--output {args.output} exists and is no file: choose another name.")
+    check_outputs([args.output], "--output")
     paths: list[Path] = args.inputs
     for kind in chosen:
         count: int = getattr(args, f"num_{kind}_checkpoints")
@@ -66,7 +64,11 @@ def main() -> None:
             raise UserError(
                 f"--inputs {path} is a folder: add --num-epoch-checkpoints N or a sibling of it."
             )
-    save(average(paths), args.output)
+    averaged = average(paths)
+    try:
+        save(averaged, args.output)
+    except OSError as error:
+        raise unwritable(args.output, error, "--output") from error
     print(f"wrote {args.output}, the mean of " + ", ".join(path.name for path in paths))
 
 

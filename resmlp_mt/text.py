@@ -13,16 +13,21 @@ RESERVED = {"\u2581": "_", "\u2585": "\u2584"}
 """Signs that sentencepiece uses itself, and what stands for them: decoding would make a space of
 the first, and its trainer leaves out every sentence with the second."""
 
-_RESERVED = str.maketrans(RESERVED)
-
 
 def normalize(text: str) -> str:
     """NFC, no invisible control characters, runs of any white space as one plain space, ends bare.
 
     The signs in ``RESERVED`` are replaced. Normalising twice changes nothing.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text)).translate(_RESERVED)
-    elif not text.isprintable():
+    if not text.isprintable():  # else: no control characters, and no white space but plain spaces
         text = INVISIBLE.sub("", text)
-    return " ".join(text.split())
+        if not text.isprintable():
+            text = " ".join(text.split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+        for sign, other in RESERVED.items():
+            text = text.replace(sign, other)
+    # Most lines have nothing to mend, and splitting takes longer than all the rest.
+    if "  " in text or text[:1] == " " or text[-1:] == " ":
+        text = " ".join(text.split())
+    return text

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "padding": set(),
     "text": set(),
     "scoring": {"errors", "files", "scoring"},
+    "serving": {"errors", "engine", "serving"},
     "mixing": {"layers", "padding"},
     "model": {"layers", "mixing", "model", "padding"},
     "engine": FOUNDATIONS | {"engine", "model"},

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import archives
-from errors import DataError
+import formats
+from resmlp_mt.errors import UserError
 from tests.corpus_server import tar, zipped
 
 GOOD = {"training/a.en": b"one\n", "training/a.de": b"eins\n", "training/a.fr": b"un\n"}
@@ -68,7 +69,7 @@ def test_a_hostile_tar_is_refused(
     archive = tmp_path / "x.tgz"
     # First in the archive, so that nothing at all may be written.
     archive.write_bytes(tar({**member, **GOOD}))
-    with pytest.raises(DataError, match=r"x.tgz is refused: .*evil"):
+    with pytest.raises(UserError, match=r"x.tgz is refused: .*evil"):
         archives.unpack(archive, WANTED, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["x.tgz"]
 
@@ -77,7 +78,7 @@ def test_a_hostile_tar_is_refused(
 def test_a_zip_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     archive = tmp_path / "x.zip"
     archive.write_bytes(zipped({**GOOD, name: b"x"}))
-    with pytest.raises(DataError, match=r"x.zip is refused: .*evil would be outside"):
+    with pytest.raises(UserError, match=r"x.zip is refused: .*evil would be outside"):
         archives.unpack(archive, WANTED, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["x.zip"]
 
@@ -88,7 +89,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(link, "/etc/passwd")
-    with pytest.raises(DataError, match="evil is a link or a device"):
+    with pytest.raises(UserError, match="evil is a link or a device"):
         archives.unpack(archive, WANTED, tmp_path / "out")
 
 
@@ -98,7 +99,7 @@ def test_the_unpacked_size_is_bounded(tmp_path: Path, name: str) -> None:
     archive = tmp_path / name
     archive.write_bytes(zipped(bomb) if name == "x.zip" else tar(bomb))
     assert archive.stat().st_size < 20_000
-    with pytest.raises(DataError, match="unpacks to more than 1000000 bytes"):
+    with pytest.raises(UserError, match="unpacks to more than 1000000 bytes"):
         archives.unpack(archive, WANTED, tmp_path / "out", limit=1_000_000)
     assert not (tmp_path / "out").exists()
     assert len(archives.unpack(archive, WANTED, tmp_path / "out")) == 2
@@ -110,7 +111,7 @@ def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
     noise = bytes(range(256)) * 500
     content = tar({**GOOD, "noise": noise})
     archive.write_bytes(content[:end])
-    with pytest.raises(DataError, match=r"x.tgz: the archive is cut off or damaged"):
+    with pytest.raises(UserError, match=r"x.tgz: the archive is cut off or damaged"):
         archives.unpack(archive, [*WANTED, "noise"], tmp_path / "out")
 
 
@@ -127,7 +128,7 @@ def test_a_zip_of_another_kind_is_an_error(tmp_path: Path, fault: str) -> None:
                 content[start + flags + 2] = 9
             start = content.find(signature, start + 1)
     (tmp_path / "x.zip").write_bytes(content)
-    with pytest.raises(DataError, match=rf"x.zip cannot be unpacked .*{fault}"):
+    with pytest.raises(UserError, match=rf"x.zip cannot be unpacked .*{fault}"):
         archives.unpack(tmp_path / "x.zip", WANTED, tmp_path / "out")
 
 
@@ -139,7 +140,7 @@ def test_a_damaged_lzma_member_is_an_error(tmp_path: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[39:44] = b"\xff" * 5  # the properties of the stream
     archive.write_bytes(content)
-    with pytest.raises(DataError, match=r"x.zip: the archive is cut off or damaged"):
+    with pytest.raises(UserError, match=r"x.zip: the archive is cut off or damaged"):
         archives.unpack(archive, ["noise"], tmp_path / "out")
 
 
@@ -149,28 +150,28 @@ def test_a_header_of_any_size_is_bounded(tmp_path: Path) -> None:
     name.size = 3_000_000
     with gzip.open(archive, "wb") as file:
         file.write(name.tobuf() + b"a" * name.size)
-    with pytest.raises(DataError, match="unpacks to more than 1000000 bytes"):
+    with pytest.raises(UserError, match="unpacks to more than 1000000 bytes"):
         archives.unpack(archive, WANTED, tmp_path / "out", limit=1_000_000)
 
 
 def test_a_single_gzip_file_is_checked_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(b"text"))
-    archives.check(path)
+    formats.check(path)
     path.write_bytes(gzip.compress(b"text")[:-1])
-    with pytest.raises(DataError, match=r"x.gz: the gzip file is cut off or damaged"):
-        archives.check(path)
+    with pytest.raises(UserError, match=r"x.gz: the gzip file is cut off or damaged"):
+        formats.check(path)
 
 
 def test_something_else_than_an_archive_is_an_error(tmp_path: Path) -> None:
     for name in ("x.tgz", "x.zip", "x.tar"):
         (tmp_path / name).write_bytes(b"<html>not found</html>" * 100)
-        with pytest.raises(DataError, match="damaged"):
+        with pytest.raises(UserError, match="damaged"):
             archives.unpack(tmp_path / name, WANTED, tmp_path / "out")
 
 
 def test_a_missing_member_is_an_error(tmp_path: Path) -> None:
     archive = tmp_path / "x.tgz"
     archive.write_bytes(tar(GOOD))
-    with pytest.raises(DataError, match=r"x.tgz has no member training/b.en"):
+    with pytest.raises(UserError, match=r"x.tgz has no member training/b.en"):
         archives.unpack(archive, ["training/b.en"], tmp_path / "out")

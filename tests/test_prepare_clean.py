@@ -13,10 +13,15 @@ from hypothesis import strategies as st
 import clean
 import dedup
 from clean import Options
-from errors import DataError
 from formats import TextFiles
+from resmlp_mt.errors import UserError
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
+
+
+def fault_of(source: str, target: str, options: Options) -> str | None:
+    [index] = clean.faults([source], [target], options)
+    return None if index < 0 else clean.LENGTH_FILTERS[index]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +37,7 @@ OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
     ],
 )
 def test_faults(source: str, target: str, fault: str | None) -> None:
-    assert clean.fault(source, target, OPTIONS) == fault
+    assert fault_of(source, target, OPTIONS) == fault
 
 
 @pytest.mark.parametrize(
@@ -57,9 +62,9 @@ def test_words_are_counted_in_scripts_without_spaces_too(text: str, count: int) 
 
 def test_chinese_beside_english_passes_the_filters_that_it_should() -> None:
     english = "The weather is very nice today, so let us walk."
-    assert clean.fault(english, "今天天气很好，我们去散步吧。", Options("en", "zh")) is None
-    assert clean.fault(english, "好。", Options("en", "zh")) == "ratio"
-    assert clean.fault("学" * 251, "学" * 251, Options("zh", "ja")) == "length"
+    assert fault_of(english, "今天天气很好，我们去散步吧。", Options("en", "zh")) is None
+    assert fault_of(english, "好。", Options("en", "zh")) == "ratio"
+    assert fault_of("学" * 251, "学" * 251, Options("zh", "ja")) == "length"
 
 
 @given(st.lists(st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=30), max_size=8))
@@ -176,7 +181,7 @@ def test_invalid_utf8_names_file_and_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(clean, "CHUNK", 10)
     files = write(tmp_path, [("a", "b")] * 30)
     files.target.write_bytes(b"b\n" * 24 + b"\xff\n" + b"b\n" * 5)
-    with pytest.raises(DataError, match=r"x.de, line 25: byte 0xff at position 0"):
+    with pytest.raises(UserError, match=r"x.de, line 25: byte 0xff at position 0"):
         run(tmp_path, [write(tmp_path, [("a", "b")] * 5, "first"), files])
     assert sorted(path.name for path in tmp_path.glob("out*")) == []
 
@@ -192,7 +197,8 @@ def test_max_pairs_takes_an_equal_share_of_each_part(tmp_path: Path) -> None:
 
 def test_every_nth_pair_is_held_out_and_removed(tmp_path: Path) -> None:
     part = write(tmp_path, [(f"x{n}", f"y{n}") for n in range(1, 11)])
-    valid = [pair for _, _, pair in clean.valid_pairs([part], None, 4)]
+    chunks = clean.valid_chunks([part], None, 4)
+    valid = [(*chunk.sources, *chunk.targets) for chunk in chunks]
     assert valid == [(b"x4", b"y4"), (b"x8", b"y8")]
     kept, facts = run(tmp_path, [part], valid_every=4)
     assert [source for source, _ in kept] == [f"x{n}" for n in (1, 2, 3, 5, 6, 7, 9, 10)]
@@ -204,7 +210,7 @@ def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None
     files = write(tmp_path, pairs)
     raw = tmp_path / "raw.en", tmp_path / "raw.de"
     text = tmp_path / "text.en", tmp_path / "text.de"
-    items = clean.numbered_pairs([files])
+    items = clean.chunks([files])
     count, seen = clean.clean_held_out(items, raw, text, clean.Cleaner(OPTIONS))
     assert count == 4
     assert seen >= {"a b", "c", "d", "y z"}
@@ -214,9 +220,9 @@ def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no training pair is left of 2 \(dropped: empty 2\)"):
+    with pytest.raises(UserError, match=r"no training pair is left of 2 \(dropped: empty 2\)"):
         run(tmp_path, [write(tmp_path, [("", "a"), ("b", " ")])])
-    with pytest.raises(DataError, match="the training files are empty"):
+    with pytest.raises(UserError, match="the training files are empty"):
         run(tmp_path, [write(tmp_path, [])])
 
 

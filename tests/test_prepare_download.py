@@ -16,7 +16,7 @@ import pytest
 
 import download
 from corpus import Package
-from errors import DataError
+from resmlp_mt.errors import UserError
 from tests import corpus_server
 
 CONTENT = random.Random(1).randbytes(3_000_000)
@@ -149,7 +149,7 @@ def test_a_wrong_length_is_seen_before_the_transfer(
     tmp_path: Path, server: corpus_server.CorpusServer
 ) -> None:
     package = Package((f"{server.url}/a/x.tgz",), size=7)
-    with pytest.raises(DataError, match=f"offers {len(CONTENT)} bytes where 7 are expected"):
+    with pytest.raises(UserError, match=f"offers {len(CONTENT)} bytes where 7 are expected"):
         fetch(tmp_path, package)
 
 
@@ -167,14 +167,14 @@ def test_the_error_names_every_address_and_reason(
     server.files["/bad/x.tgz"] = b"page"
     package = Package((f"{server.url}/gone/x.tgz", f"{server.url}/bad/x.tgz"), sha256=SHA256)
     with pytest.raises(
-        DataError, match=r"gone/x.tgz answers 404.*bad/x.tgz has SHA-256.*--from-dir"
+        UserError, match=r"gone/x.tgz answers 404.*bad/x.tgz has SHA-256.*--from-dir"
     ):
         fetch(tmp_path, package)
     assert list((tmp_path / "d").iterdir()) == []
 
 
 def test_a_dead_server_ends_in_an_error(tmp_path: Path, server: corpus_server.CorpusServer) -> None:
-    with pytest.raises(DataError, match=r"x.tgz could not be fetched.*127.0.0.1:9/x.tgz failed"):
+    with pytest.raises(UserError, match=r"x.tgz could not be fetched.*127.0.0.1:9/x.tgz failed"):
         fetch(tmp_path, Package(("http://127.0.0.1:9/x.tgz",)))
 
 
@@ -188,7 +188,7 @@ def test_a_digest_is_recorded_at_first_sight_and_enforced(
     sums.record("x.tgz", SHA256)
     sums.record("x.tgz", "another")
     server.files["/a/x.tgz"] = CONTENT[::-1]
-    with pytest.raises(DataError, match=rf"{SHA256} was recorded in .*sums \(remove 'x.tgz'"):
+    with pytest.raises(UserError, match=rf"{SHA256} was recorded in .*sums \(remove 'x.tgz'"):
         fetch(tmp_path, package)
     server.files["/a/x.tgz"] = CONTENT
     fetch(tmp_path, package)
@@ -199,7 +199,7 @@ def test_damaged_records_are_told_and_nothing_is_removed(tmp_path: Path) -> None
     (tmp_path / "x.tgz").write_bytes(CONTENT)
     for content in ('{"x.tgz": ', "[]"):
         sums.write_text(content)
-        with pytest.raises(DataError, match="sums is damaged"):
+        with pytest.raises(UserError, match="sums is damaged"):
             download.fetch(
                 [Package(("http://127.0.0.1:9/x.tgz",))], tmp_path, download.Checksums(sums)
             )
@@ -259,10 +259,10 @@ def test_a_full_disk_leaves_a_part_that_is_resumed(
 def test_a_folder_of_archives_is_verified_like_a_download(tmp_path: Path) -> None:
     package = Package(("http://corpus.invalid/x.tgz",), sha256=SHA256)
     sums = download.Checksums(tmp_path / "sums")
-    with pytest.raises(DataError, match=r"lacks x.tgz: fetch it from http://corpus.invalid/x.tgz"):
+    with pytest.raises(UserError, match=r"lacks x.tgz: fetch it from http://corpus.invalid/x.tgz"):
         download.take([package], tmp_path, sums)
     (tmp_path / "x.tgz").write_bytes(CONTENT[1:])
-    with pytest.raises(DataError, match=r"x.tgz has SHA-256"):
+    with pytest.raises(UserError, match=r"x.tgz has SHA-256"):
         download.take([package], tmp_path, sums)
     (tmp_path / "x.tgz").write_bytes(CONTENT)
     assert download.take([package], tmp_path, sums) == (tmp_path / "x.tgz", SHA256)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import formats
-from errors import DataError
 from formats import TextFiles
+from resmlp_mt.errors import UserError
 from tests import corpus_server
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"
@@ -43,20 +43,20 @@ def test_empty_lines_are_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("source", "target", "line"), [(3, 5, 4), (5, 3, 4), (0, 1, 1)])
 def test_misaligned_files_are_an_error(tmp_path: Path, source: int, target: int, line: int) -> None:
     message = rf"x.en has {source} lines but .*x.de has {target}: line {line} has no partner"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, b"a\n" * source, b"b\n" * target)
 
 
 def test_another_count_than_expected_is_an_error(tmp_path: Path) -> None:
     assert len(read(tmp_path, b"a\n" * 3, b"b\n" * 3, lines=3)) == 3
-    with pytest.raises(DataError, match=r"x.en has 2 pairs where 3 are expected"):
+    with pytest.raises(UserError, match=r"x.en has 2 pairs where 3 are expected"):
         read(tmp_path, b"a\n" * 2, b"b\n" * 2, lines=3)
 
 
 def test_invalid_utf8_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "x.en"
     with pytest.raises(
-        DataError, match=r"x.en, line 7: byte 0xe4 at position 2 is not valid UTF-8"
+        UserError, match=r"x.en, line 7: byte 0xe4 at position 2 is not valid UTF-8"
     ):
         formats.decode("ab\xe4cd".encode("latin-1"), path, 7)
 
@@ -66,7 +66,7 @@ def test_a_cut_gzip_is_an_error(tmp_path: Path, share: float) -> None:
     path = tmp_path / "x.en.gz"
     content = gzip.compress("".join(f"line {n * n}\n" for n in range(5000)).encode())
     path.write_bytes(content[: int(len(content) * share)] or b"no gzip")
-    with pytest.raises(DataError, match=r"x.en.gz: the gzip file is cut off or damaged"):
+    with pytest.raises(UserError, match=r"x.en.gz: the gzip file is cut off or damaged"):
         list(formats.pairs(TextFiles(path, path, "plain", "en", "de")))
 
 
@@ -81,7 +81,7 @@ def test_gzip_files_of_several_members_are_read_whole(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MAX_LINE_BYTES", 100)
-    with pytest.raises(DataError, match=r"x.en, line 2: longer than 100 bytes"):
+    with pytest.raises(UserError, match=r"x.en, line 2: longer than 100 bytes"):
         read(tmp_path, b"a\n" + b"x" * 1000 + b"\n", b"b\n" * 2)
 
 
@@ -103,7 +103,7 @@ def test_sgm_gives_the_segments_with_entities_resolved(tmp_path: Path) -> None:
 
 
 def test_a_segment_without_end_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"x.en, line 2: <seg> without </seg>"):
+    with pytest.raises(UserError, match=r"x.en, line 2: <seg> without </seg>"):
         read(tmp_path, b'<doc>\n<seg id="1">open\n', b"<doc>\n", "sgm")
 
 
@@ -163,7 +163,7 @@ def test_tmx_languages(tmp_path: Path) -> None:
     ):
         assert pair_file(tmp_path, tmx, "tmx", source, target) == [pair]
     with pytest.raises(
-        DataError, match=r"x.tmx has no unit with both en and pt-AO; it has: de-at, en, pt-br"
+        UserError, match=r"x.tmx has no unit with both en and pt-AO; it has: de-at, en, pt-br"
     ):
         pair_file(tmp_path, tmx, "tmx", "en", "pt-AO")
 
@@ -177,7 +177,7 @@ def test_tmx_inline_codes_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_cut_tmx_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"x.tmx: not well-formed TMX"):
+    with pytest.raises(UserError, match=r"x.tmx: not well-formed TMX"):
         pair_file(tmp_path, TMX.encode()[:-30], "tmx")
 
 
@@ -187,5 +187,5 @@ def test_tsv(tmp_path: Path) -> None:
         (b"two", b"zwei"),
     ]
     for line in (b"one", b"one\teins\tuno"):
-        with pytest.raises(DataError, match=r"x.tsv, line 2: [13] columns where two"):
+        with pytest.raises(UserError, match=r"x.tsv, line 2: [13] columns where two"):
             pair_file(tmp_path, b"a\tb\n" + line + b"\n", "tsv")

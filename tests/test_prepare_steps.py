@@ -146,10 +146,10 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
 
 
 FAILING = """
-import os, parallel, errors
+import os, parallel
 try:
     list(parallel.ordered_map({function}, {items}, jobs=2, setup=int, setup_args=()))
-except (ValueError, errors.DataError) as error:
+except ValueError as error:
     print(error)
 """
 

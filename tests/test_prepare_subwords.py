@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import sentencepiece
-from fairseq.data import Dictionary
 
 import subwords
-from errors import DataError
+import text_blocks
+from resmlp_mt.errors import UserError
 from tests import corpus_server
 
 
@@ -43,34 +42,6 @@ def train(texts: tuple[Path, Path], model: Path, vocab_size: int, kind: str = "b
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_pieces_dictionary_and_fairseq_agree(
-    tmp_path: Path, texts: tuple[Path, Path], kind: str
-) -> None:
-    model = tmp_path / "spm.model"
-    train(texts, model, 180, kind)
-    outputs = tmp_path / "train.en", tmp_path / "train.de"
-    counts = subwords.encode(model, texts, outputs)
-    entries = subwords.write_dictionary(model, counts, tmp_path / "dict.txt")
-    assert entries == 180 - 4
-    # fairseq refuses a dictionary with a piece twice, or with one named like a special symbol.
-    dictionary = Dictionary.load(str(tmp_path / "dict.txt"))
-    assert len(dictionary) == 180
-    encoded = [output.read_text(encoding="utf-8").splitlines() for output in outputs]
-    pieces = Counter(piece for side in encoded for line in side for piece in line.split(" "))
-    assert counts == pieces
-    assert {symbol: dictionary.count[dictionary.index(symbol)] for symbol in pieces} == pieces
-    assert dictionary.count[4:] == sorted(dictionary.count[4:], reverse=True)
-    for text, lines in zip(texts, encoded, strict=True):
-        for sentence, line in zip(
-            text.read_text(encoding="utf-8").splitlines(), lines, strict=True
-        ):
-            ids = dictionary.encode_line(line, add_if_not_exist=False, append_eos=False)
-            assert dictionary.unk() not in ids
-            # fairseq's --remove-bpe sentencepiece gives the text back, unchanged.
-            assert dictionary.string(ids, bpe_symbol="sentencepiece") == sentence
-
-
-@pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_the_model_is_the_same_each_time(
     tmp_path: Path, texts: tuple[Path, Path], kind: str
 ) -> None:
@@ -89,13 +60,13 @@ def test_a_vocabulary_too_large_for_the_text_says_how_large_it_may_be(
     tmp_path: Path, texts: tuple[Path, Path]
 ) -> None:
     with pytest.raises(
-        DataError, match=r"--vocab-size 30000 is too large .* at most (\d+)"
+        UserError, match=r"--vocab-size 30000 is too large .* at most (\d+)"
     ) as error:
         train(texts, tmp_path / "m", 30000)
     train(texts, tmp_path / "m", int(str(error.value).split()[-1]))
     for size in (1, 3, 10):
         with pytest.raises(
-            DataError, match=rf"--vocab-size {size} is smaller than the number of characters"
+            UserError, match=rf"--vocab-size {size} is smaller than the number of characters"
         ):
             train(texts, tmp_path / "n", size)
     assert not (tmp_path / "n").exists()
@@ -111,16 +82,27 @@ def test_the_sample_is_spread_evenly(tmp_path: Path) -> None:
     assert len(list(subwords._sample(paths, 10, 10))) == 20
 
 
-def test_shards_together_are_the_whole(tmp_path: Path, texts: tuple[Path, Path]) -> None:
-    model = tmp_path / "m"
-    train(texts, model, 150)
-    whole = tmp_path / "whole.en", tmp_path / "whole.de"
-    total = subwords.encode(model, texts, whole)
-    parts: Counter[str] = Counter()
-    content = [b"", b""]
-    for start in range(0, 400, 150):
-        shard = tmp_path / f"{start}.en", tmp_path / f"{start}.de"
-        parts += subwords.encode(model, texts, shard, start=start, count=150)
-        content = [old + path.read_bytes() for old, path in zip(content, shard, strict=True)]
-    assert content == [path.read_bytes() for path in whole]
-    assert parts == total
+@pytest.mark.parametrize("sentences", [1_000_000, 300])
+def test_bpe_learns_from_word_counts_what_it_learns_from_sentences(
+    tmp_path: Path, texts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, sentences: int
+) -> None:
+    """Pieces and scores, with all sentences and with a sample, in blocks of any size."""
+    monkeypatch.setattr(text_blocks, "BLOCK", 3000)
+    monkeypatch.setattr(text_blocks, "PIECE", 700)
+    subwords.train(
+        texts,
+        400,
+        tmp_path / "m",
+        vocab_size=200,
+        subword_type="bpe",
+        character_coverage=0.99,
+        input_sentence_size=sentences,
+    )
+    take = min(400, sentences // 2)
+    serialized = subwords._train("A0\t20\n", (texts, 400, take), 200, "bpe", 0.99)
+    models = [
+        sentencepiece.SentencePieceProcessor(**source)
+        for source in ({"model_file": str(tmp_path / "m")}, {"model_proto": serialized})
+    ]
+    pieces = [[(m.id_to_piece(i), m.get_score(i)) for i in range(len(m))] for m in models]
+    assert pieces[0] == pieces[1]

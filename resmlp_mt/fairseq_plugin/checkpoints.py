@@ -1,8 +1,8 @@
 """Checkpoints: what the safe loader may construct, and averages of several checkpoints."""
 
 import argparse
-import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stored_arrays
+from resmlp_mt.files import replacing
 
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
 # as a Namespace, and the sums behind --eval-bleu as integer arrays.
@@ -23,6 +24,54 @@ def allow_safe_globals() -> None:
     Everything else that a checkpoint names is still refused.
     """
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
+
+
+def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
+    """What is in a checkpoint of fairseq, by the safe loader, on the CPU.
+
+    Args:
+        only_look: leave the content of the tensors on the disk until it is used, unchecked.
+
+    Raises:
+        UserError: naming the file, if it is missing, damaged, or asks for other types.
+    """
+    allow_safe_globals()
+    try:
+        if not only_look:
+            _check_sums(path)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
+        except RuntimeError as error:
+            if not (only_look and "mmap" in str(error)):
+                raise
+            state = torch.load(path, map_location="cpu", weights_only=True)  # of an older form
+    except Exception as error:  # torch raises a dozen types for broken or unsafe files
+        raise UserError(
+            f"{path} cannot be read as a fairseq checkpoint: {_reason(error)}."
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
+    return state
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of torch's message, and what the safe loader has refused."""
+    sentence = re.split(r"\.(\s|$)", str(error), maxsplit=1)[0] or type(error).__name__
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return sentence + (f", because it asks for {code.group(1)}" if code else "")
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the content with the checksums in the file, which PyTorch does not read.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def latest_checkpoints(
@@ -69,14 +118,13 @@ def average(paths: list[Path]) -> dict[str, Any]:
     Raises:
         UserError: if a file is missing, is no fairseq checkpoint, or has other parameters.
     """
-    allow_safe_globals()
     if not paths:
         raise UserError("--inputs names no checkpoint.")
-    averaged = _load(paths[0])
+    averaged = _read_parameters(paths[0])
     parameters: dict[str, Tensor] = averaged["model"]
     sums = {name: value.double() for name, value in parameters.items()}
     for path in paths[1:]:
-        other = _load(path)["model"]
+        other = _read_parameters(path)["model"]
         if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in parameters.items()}:
             raise UserError(
                 f"{path} has other parameters than {paths[0]}: average checkpoints of one run."
@@ -89,14 +137,20 @@ def average(paths: list[Path]) -> dict[str, Any]:
     return averaged
 
 
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the file appears complete or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def save(state: Any, path: Path) -> None:
+    """Write a checkpoint; the file appears complete or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch's writer reports a full disk in words of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _mean(total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -104,14 +158,10 @@ def _mean(total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return mean.to(dtype) if dtype.is_floating_point else mean.round().to(dtype)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _read_parameters(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--inputs {path} is not a file.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for broken or unsafe files
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
-    if not isinstance(state, dict) or "model" not in state:
-        raise UserError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
+    state = read(path)
+    if not all(isinstance(value, Tensor) for value in state["model"].values()):
+        raise UserError(f"{path} is no fairseq checkpoint: a parameter of it is no tensor.")
     return state

@@ -30,6 +30,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import loading, saving
+from resmlp_mt.fairseq_plugin.remedies import wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -46,20 +48,8 @@ def apply() -> None:
     resume_with_the_same_batches()
     replace_unknown_words_without_a_file()
     find_nan_in_encoders()
-
-
-def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace ``owner.name`` by ``wrapper``, which receives the original as its first argument."""
-    original = getattr(owner, name)
-    if wrapper in getattr(original, "remedies", ()):
-        return
-
-    @functools.wraps(original)
-    def replacement(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(original, *args, **kwargs)
-
-    replacement.remedies = (*getattr(original, "remedies", ()), wrapper)  # type: ignore[attr-defined]
-    setattr(owner, name, replacement)
+    loading.check_checkpoints()
+    saving.never_lose_a_checkpoint()
 
 
 # --- the last batch is dropped when its size is no multiple of --required-batch-size-multiple ---
@@ -76,7 +66,7 @@ def keep_last_batch() -> None:
         required_batch_size_multiple=8,
     )
     if sum(len(batch) for batch in batches) < 13:
-        _wrap(data_utils, "batch_by_size", _batch_by_size)
+        wrap(data_utils, "batch_by_size", _batch_by_size)
 
 
 def _batch_by_size(
@@ -101,7 +91,7 @@ _readers: weakref.WeakSet[Any] = weakref.WeakSet()
 def stop_readers_at_exit() -> None:
     """Stop the threads that read ahead before the interpreter is torn down under them."""
     if not hasattr(iterators.BackgroundConsumer, "stop"):
-        _wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
+        wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
         atexit.unregister(_stop_readers)
         atexit.register(_stop_readers)
 
@@ -132,7 +122,7 @@ def train_on_several_cpu_processes() -> None:
     """
     source = inspect.getsource(inspect.unwrap(distributed_utils.call_main))
     if "common.cpu" not in source:
-        _wrap(distributed_utils, "call_main", _call_main)
+        wrap(distributed_utils, "call_main", _call_main)
 
 
 def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
@@ -171,8 +161,8 @@ def compute_in_bfloat16_on_cpu() -> None:
     fairseq ignores ``--amp`` without a GPU, and fails inside CUDA and XLA calls for the others.
     """
     if "cpu" not in inspect.getsource(inspect.unwrap(FairseqTask.train_step)):
-        _wrap(FairseqTask, "train_step", _train_step)
-        _wrap(Trainer, "__init__", _trainer_init)
+        wrap(FairseqTask, "train_step", _train_step)
+        wrap(Trainer, "__init__", _trainer_init)
 
 
 def _trainer_init(
@@ -222,9 +212,9 @@ def answer_every_line() -> None:
     Such a source travels as a single pad, of length 0: batches keep their order and limits, and
     the empty hypothesis is put in where the generator would run.
     """
-    _wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
-    _wrap(FairseqTask, "inference_step", _inference_step)
-    _wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
+    wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
+    wrap(FairseqTask, "inference_step", _inference_step)
+    wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
 
 
 def _get_batch_iterator(
@@ -329,7 +319,7 @@ def decode_every_line() -> None:
         if spec is None or spec.name != "fairseq_cli.interactive":
             continue  # __main__ is somebody's script
         if "errors=" not in inspect.getsource(inspect.unwrap(module.buffered_read)):
-            _wrap(module, "buffered_read", _buffered_read)
+            wrap(module, "buffered_read", _buffered_read)
 
 
 def _buffered_read(
@@ -361,7 +351,7 @@ def resume_with_the_same_batches() -> None:
     """
     source = inspect.getsource(inspect.unwrap(TranslationTask.get_batch_iterator))
     if "make_batches(dataset, epoch)" in source:
-        _wrap(TranslationTask, "get_batch_iterator", _same_batches)
+        wrap(TranslationTask, "get_batch_iterator", _same_batches)
 
 
 def _same_batches(
@@ -384,12 +374,12 @@ def replace_unknown_words_without_a_file() -> None:
     try:
         utils.load_align_dict("@@ ")
     except FileNotFoundError:
-        _wrap(utils, "load_align_dict", _load_align_dict)
-        _wrap(FairseqTask, "build_generator", _build_generator)
+        wrap(utils, "load_align_dict", _load_align_dict)
+        wrap(FairseqTask, "build_generator", _build_generator)
     try:
         utils.replace_unk("<unk>", "word", [(0, 0)], {}, "<unk>")
     except TypeError:
-        _wrap(utils, "replace_unk", _replace_unk)
+        wrap(utils, "replace_unk", _replace_unk)
 
 
 def _load_align_dict(original: Callable[..., Any], replace_unk: str | None) -> Any:
@@ -423,7 +413,7 @@ def _replace_unk(
 def find_nan_in_encoders() -> None:
     """Leave out the one hook that PyTorch cannot attach: backward, behind a dict of lists."""
     if "register_backward_hook" in inspect.getsource(inspect.unwrap(NanDetector.add_hooks)):
-        _wrap(NanDetector, "add_hooks", _add_hooks)
+        wrap(NanDetector, "add_hooks", _add_hooks)
 
 
 def _add_hooks(original: Callable[..., Any], self: Any, module: Any) -> None:

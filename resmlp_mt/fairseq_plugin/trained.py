@@ -6,14 +6,13 @@ from typing import Any
 
 from fairseq import checkpoint_utils
 from fairseq.data import ConcatDataset, data_utils, indexed_dataset
-from fairseq.models import FairseqEncoderDecoderModel
 
 from resmlp_mt.engine import shortlist
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, check_finite, read_sentencepiece
+from resmlp_mt.engine.model_folder import TranslationModel, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
+from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 
 
 def load_trained(
@@ -34,12 +33,17 @@ def load_trained(
             f"{path} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
     pieces = None if sentencepiece_model is None else read_sentencepiece(sentencepiece_model)
-    allow_safe_globals()
-    overrides = {} if data is None else {"data": str(data)}
+    stored_config.check(checkpoints.read(path, only_look=True), path, plugin_only=True)
+    # the weights are in the file: where their training began does not matter
+    overrides: dict[str, Any] = {"encoder_embed_path": None, "decoder_embed_path": None}
+    if data is not None:
+        overrides["data"] = str(data)
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides=overrides
         )
+    except UserError:
+        raise
     except Exception as error:  # torch and fairseq raise a dozen types for broken files
         if isinstance(error, FileNotFoundError) or "infer language pair" in str(error):
             where = "where they were in training" if data is None else f"in {data}"
@@ -50,10 +54,6 @@ def load_trained(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models
-    kind = type(model).__module__
-    if not kind.startswith("resmlp_mt.") or not isinstance(model, FairseqEncoderDecoderModel):
-        raise UserError(f"{path} holds a {type(model).__name__}, but a ResMLP model is needed.")
-    check_finite(model.state_dict(), path)
     return TranslationModel(
         fold(model.float()),
         task.cfg.source_lang,

@@ -1,0 +1,154 @@
+"""The text of a corpus on disk: fetched, taken from a folder or generated, and unpacked."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import archives
+import corpus
+import formats
+from corpus import Corpus, Part
+from formats import TextFiles
+from steps import Steps, code
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The text of a corpus on disk; `digests` has the SHA-256 of every text file."""
+
+    train: list[TextFiles]
+    valid: list[TextFiles]
+    tests: dict[str, list[TextFiles]]
+    digests: dict[Path, str]
+    manifest: dict[str, dict[str, Any]]
+
+
+def downloads(out: Path, from_dir: Path | None) -> Path:
+    """Where the packages of a declared corpus lie."""
+    return from_dir or out / "downloads"
+
+
+def gather(
+    declared: Corpus, out: Path, from_dir: Path | None, steps: Steps
+) -> tuple[Corpus, Inputs]:
+    """Makes the text available.
+
+    Args:
+        declared: the corpus.
+        out: folder for downloads, unpacked members and generated text.
+        from_dir: folder with the packages, instead of downloading them.
+        steps: records of `out`.
+
+    Returns:
+        The corpus (with the parts of generated text) and where its text is.
+
+    Raises:
+        UserError: it cannot be had, or is damaged.
+    """
+    if declared.generator:
+        declared = _generate(declared, declared.generator, out, steps)
+    places: dict[str, tuple[Path, str]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    if declared.files:
+        places = _fetch(declared, out, from_dir, steps, found)
+    else:
+        for part in declared.parts:
+            for side in (part.source, part.target):
+                path = Path(side)
+                places[side] = (path, steps.digest(path))
+                found[path.name] = {"size": path.stat().st_size, "sha256": places[side][1]}
+
+    def located(parts: Sequence[Part]) -> list[TextFiles]:
+        return [
+            TextFiles(
+                places[part.source][0],
+                places[part.target][0],
+                part.format,
+                declared.source,
+                declared.target,
+                lines=part.lines,
+            )
+            for part in parts
+        ]
+
+    return declared, Inputs(
+        train=located(declared.train),
+        valid=located(declared.valid),
+        tests={name: located(parts) for name, parts in declared.tests.items()},
+        digests=dict(places.values()),
+        manifest=found,
+    )
+
+
+def _fetch(
+    declared: Corpus,
+    out: Path,
+    from_dir: Path | None,
+    steps: Steps,
+    found: dict[str, dict[str, Any]],
+) -> dict[str, tuple[Path, str]]:
+    """Path and digest of every file and member that the parts name."""
+    import download  # here: it loads requests, which only declared corpora need
+
+    places: dict[str, tuple[Path, str]] = {}
+    checksums = download.Checksums(out / "checksums.json")
+    fetch = download.take if from_dir else download.fetch
+    sides = {side for part in declared.parts for side in (part.source, part.target)}
+    for name, packages in declared.files.items():
+        path, digest = fetch(packages, downloads(out, from_dir), checksums)
+        found[path.name] = {"size": path.stat().st_size, "sha256": digest}
+        if archives.is_archive(path):
+            members = sorted(
+                side.partition(":")[2] for side in sides if side.partition(":")[0] == name
+            )
+            places |= _unpack(name, path, digest, members, out, steps)
+        else:
+            if path.name not in checksums.known():
+                formats.check(path)
+            places[name] = (path, digest)
+        # Only now: a file cut off on the way must not become the one to compare with.
+        checksums.record(path.name, digest)
+    return places
+
+
+def _unpack(
+    name: str, archive: Path, digest: str, members: Sequence[str], out: Path, steps: Steps
+) -> dict[str, tuple[Path, str]]:
+    """Places and digests of the members, by `name:member`."""
+    folder = out / "unpacked" / name
+    record = steps.run(
+        f"unpack-{name}",
+        {"archive": digest, "members": members, "code": code("archives.py")},
+        lambda: (archives.unpack(archive, members, folder), {}),
+    )
+    outputs = record["outputs"]
+    return {
+        f"{name}:{member}": (
+            folder / member,
+            outputs[(folder / member).relative_to(out).as_posix()]["sha256"],
+        )
+        for member in members
+    }
+
+
+def _generate(declared: Corpus, generator: Mapping[str, Any], out: Path, steps: Steps) -> Corpus:
+    arguments = dict(generator)
+    module = arguments.pop("module")
+    folder = out / "generated"
+
+    def action() -> tuple[list[Path], dict[str, Any]]:
+        folder.mkdir(parents=True, exist_ok=True)
+        importlib.import_module(module).write_corpus(folder, **arguments)
+        return sorted(folder.iterdir()), {}
+
+    scripts = code(*(str(path.relative_to(HERE)) for path in sorted(HERE.rglob("*.py"))))
+    steps.run("generate", {"generator": dict(generator), "code": scripts}, action)
+    local = corpus.local(folder, declared.source, declared.target)
+    return dataclasses.replace(declared, train=local.train, valid=local.valid, tests=local.tests)

@@ -1,0 +1,141 @@
+"""Remedies for fairseq's writing of checkpoints: a kill or a full disk never costs the run.
+
+fairseq copies the newest checkpoint over ``checkpoint_last.pt`` and ``checkpoint_best.pt`` in
+place, so that a training killed meanwhile leaves half a file, with which it never starts again.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from omegaconf import open_dict
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.files import replacing
+
+logger = logging.getLogger(__name__)
+
+LAST = "checkpoint_last.pt"
+
+
+def never_lose_a_checkpoint() -> None:
+    """Write every checkpoint beside its place; go on from the newest one that can be read."""
+    wrap(checkpoint_utils, "torch_persistent_save", _torch_persistent_save)
+    wrap(PathManager, "copy", _copy)
+    wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
+
+
+def _torch_persistent_save(
+    original: Callable[..., None], obj: Any, filename: str, async_write: bool = False
+) -> None:
+    if async_write or not PathManager.supports_rename(filename):
+        original(obj, filename, async_write)
+        return
+    try:
+        checkpoints.save(obj, Path(filename))
+    except OSError as error:
+        raise _unsaved(filename, error) from error
+
+
+def _copy(
+    original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False
+) -> Any:
+    if PathManager.path_requires_pathmanager(src_path) or not PathManager.supports_rename(dst_path):
+        return original(src_path, dst_path, overwrite)
+    try:
+        with replacing(Path(dst_path)) as partial:
+            shutil.copyfile(src_path, partial)
+    except OSError as error:
+        raise _unsaved(dst_path, error) from error
+    return dst_path
+
+
+def _unsaved(path: str, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}), and the training stops; what was "
+        "saved before is whole: make room and give the same command again to go on."
+    )
+
+
+def _load_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) -> Any:
+    """Start from the newest readable checkpoint where the last one is damaged."""
+    if cfg.restore_file != LAST or trainer.checkpoint_suffix:
+        return original(cfg, trainer, **arguments)
+    instead: Path | None = None
+    if trainer.data_parallel_rank == 0:
+        remove_partial(Path(cfg.save_dir))
+        instead = readable_instead(Path(cfg.save_dir))
+    if trainer.data_parallel_world_size > 1:
+        instead = distributed_utils.broadcast_object(
+            instead, src_rank=0, group=trainer.data_parallel_process_group
+        )
+    if instead is None:
+        return original(cfg, trainer, **arguments)
+    restore_file, finetune_from_model = cfg.restore_file, cfg.finetune_from_model
+    with open_dict(cfg):
+        cfg.restore_file, cfg.finetune_from_model = str(instead), None
+    try:
+        return original(cfg, trainer, **arguments)
+    finally:
+        with open_dict(cfg):
+            cfg.restore_file, cfg.finetune_from_model = restore_file, finetune_from_model
+
+
+def readable_instead(folder: Path) -> Path | None:
+    """The newest readable checkpoint of a run whose last one is damaged; None where it is not.
+
+    Raises:
+        UserError: if none can be read.
+    """
+    last = folder / LAST
+    if not last.exists():
+        return None
+    damage = _damage(last)
+    if damage is None:
+        return None
+    for path in sorted(_others(folder), key=_updates, reverse=True):
+        if _damage(path) is None:
+            logger.warning("%s; the training goes on from %s.", damage, path)
+            return path
+    raise UserError(
+        f"{damage}; {folder} has no other checkpoint that can be read: remove the file to begin "
+        "again, or give --restore-file."
+    )
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed training left half written."""
+    for path in folder.glob(".checkpoint*.pt.*"):
+        if re.fullmatch(r"\.checkpoint.*\.pt\.[a-z0-9_]{8}", path.name):
+            path.unlink(missing_ok=True)
+
+
+def _others(folder: Path) -> list[Path]:
+    """The checkpoints that fairseq writes beside the last one, but no averages of them."""
+    names = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")
+    return [path for path in folder.iterdir() if names.fullmatch(path.name)]
+
+
+def _updates(path: Path) -> int:
+    """How many updates a checkpoint has seen; -1 if it cannot be read."""
+    try:
+        return int(checkpoints.read(path, only_look=True)["optimizer_history"][-1]["num_updates"])
+    except (UserError, LookupError, TypeError, ValueError):
+        return -1
+
+
+def _damage(path: Path) -> str | None:
+    """Why a checkpoint cannot be read, if so; all of its content is looked at."""
+    try:
+        checkpoints.read(path)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,317 @@
+"""What the configuration inside a checkpoint may say, checked before fairseq acts on it.
+
+A checkpoint holds the options of its training, and fairseq builds the task, the model and their
+parts from them. On the way it gives some strings to ``eval`` (the convolutions of wav2vec, the
+betas of Adam), resolves ``${...}``, and follows names of classes. A file of plain values could so
+run any code. A configuration passes if
+
+* it is of plain values: no ``${...}``, no ``_target_``, nothing but text, numbers and collections;
+* no string, evaluated as Python, would do more than name or add up constants, and none holds an
+  address (paths may say anything: fairseq only opens them);
+* its model, task and other parts are registered, and every field has the type that their
+  dataclasses declare.
+
+``--trust``, or ``RESMLP_MT_TRUST=1`` for the programs without options, leaves the checks out. The
+project's own commands have no such option: they load this plugin's models and nothing else.
+"""
+
+import ast
+import enum
+import os
+import re
+import types
+import typing
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import MISSING, is_dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+from fairseq import models, tasks
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.registry import REGISTRIES
+
+from resmlp_mt.errors import UserError
+
+TRUST = "RESMLP_MT_TRUST"  # also what processes inherit that a command with --trust starts
+PATHS = {"data", "path", "save_dir", "restore_file", "finetune_from_model", "continue_once"}
+PATHS |= {"user_dir", "log_file", "tensorboard_logdir", "results_path", "distributed_init_method"}
+MOST_DEPTH, MOST_TEXT, MOST_INTEGER = 20, 100_000, 2**63
+
+# What an expression may consist of. Calls and indices can run code; products and powers can fill
+# the memory.
+HARMLESS = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Attribute, ast.Tuple, ast.List, ast.Dict,
+    ast.Set, ast.UnaryOp, ast.unaryop, ast.BinOp, ast.Add, ast.Sub, ast.Div, ast.FloorDiv,
+    ast.BitOr, ast.BitAnd, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop, ast.IfExp,
+)  # fmt: skip
+
+
+class RefusedError(Exception):
+    """Where in a configuration the fault is, and what it is."""
+
+
+def check(
+    state: Mapping[str, Any],
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    plugin_only: bool = False,
+) -> None:
+    """Refuse a checkpoint whose configuration could run code, or is none.
+
+    Args:
+        state: what the safe loader read, before fairseq has touched it.
+        path: of the file, for the message.
+        overrides: what the user puts in the place of fields of these names, such as the values of
+            ``--model-overrides``.
+        plugin_only: refuse the models of others, and all tasks but translation; --trust is not
+            heeded.
+
+    Raises:
+        UserError: naming the file, the field and the remedy.
+    """
+    if os.environ.get(TRUST) == "1" and not plugin_only:
+        return
+    try:
+        if state.get("cfg") is None and state.get("args") is None:
+            raise RefusedError("there is no configuration of a training")
+        if state.get("cfg") is not None:
+            _check_sections(state["cfg"], overrides or {}, plugin_only)
+        if state.get("args") is not None:
+            _check_legacy(state["args"], overrides or {}, plugin_only)
+    except RefusedError as reason:
+        remedy = (
+            "this command loads ResMLP translation models only, without any of this"
+            if plugin_only
+            else f"if you trust its source, give --trust or set {TRUST}=1"
+        )
+        raise UserError(f"{path} was not loaded: {reason}; {remedy}.") from None
+
+
+def uses_plugin(state: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint is of a model of this plugin, by its configuration."""
+    for stored in (state.get("args"), state.get("cfg")):
+        if stored is None:
+            continue
+        config = stored if isinstance(stored, Mapping) else vars(stored)
+        model = config.get("model", config)
+        cls = _model_class(_name("model", model) or config.get("arch"))
+        return cls is not None and cls.__module__.startswith("resmlp_mt.")
+    return False
+
+
+def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
+    if not isinstance(cfg, Mapping):
+        raise RefusedError("its entry 'cfg' is no configuration")
+    _check_plain(cfg, "cfg")  # fairseq looks at fields before it replaces them
+    for section, stored in _changed(cfg, overrides).items():
+        _check_plain(stored, str(section))
+        known = section in FairseqConfig.__dataclass_fields__ or section in REGISTRIES
+        if known and stored is not None:
+            _check_section(section, stored)
+    if plugin_only:
+        _check_plugin(_name("model", cfg.get("model")), _name("task", cfg.get("task")))
+
+
+def _check_section(section: str, stored: Any) -> None:
+    declared: Any
+    if section in ("model", "task"):
+        declared = _dataclass(section, _name(section, stored))
+    elif section in REGISTRIES:  # a part that is not registered is not built either
+        declared = REGISTRIES[section]["dataclass_registry"].get(_name(section, stored))
+    else:
+        declared = FairseqConfig.__dataclass_fields__[section].type
+    if isinstance(stored, Mapping) and is_dataclass(declared):
+        _check_types(stored, declared, section)
+
+
+def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
+    """The flat options of old checkpoints, which fairseq turns into text for hydra to parse."""
+    if not isinstance(args, Namespace):
+        raise RefusedError("its entry 'args' is no configuration")
+    options = {**vars(args), **overrides}
+    _check_plain(args, "args")
+    _check_plain(options, "args")
+    for name, value in options.items():
+        if not name.isidentifier() or (isinstance(value, str) and "\\" in value):
+            raise RefusedError(f"args.{name[:40]} is {value!r:.80}, which hydra could misread")
+    _dataclass("model", options.get("arch"))
+    _dataclass("task", options.get("task", "translation"))
+    for registry in REGISTRIES:
+        if not re.fullmatch(r"\w*", str(options.get(registry))):
+            raise RefusedError(f"args.{registry} is {options[registry]!r:.80}, which is no name")
+    if plugin_only:
+        _check_plugin(options.get("arch"), options.get("task", "translation"))
+
+
+def _check_plugin(model: str | None, task: str | None) -> None:
+    cls = _model_class(model)
+    if cls is None or not cls.__module__.startswith("resmlp_mt."):
+        held = "no known model" if cls is None else f"a {cls.__name__}"
+        raise RefusedError(f"it holds {held}, but a ResMLP model is needed")
+    if task != "translation":
+        raise RefusedError(f"its task is {task!r:.80}, not translation")
+
+
+def _changed(cfg: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections as fairseq will see them: a field that the user names has the user's value."""
+    changed: dict[str, Any] = {}
+    for section, stored in cfg.items():
+        if isinstance(stored, Namespace):
+            changed[section] = Namespace(**{**vars(stored), **overrides})
+        elif isinstance(stored, Mapping):
+            own = overrides.get(section)
+            replacing = own if isinstance(own, Mapping) else overrides
+            changed[section] = {
+                name: replacing.get(name, value)
+                for name, value in ({**stored, **own} if own is replacing else stored).items()
+            }
+        else:
+            changed[section] = overrides.get(section, stored)
+    return changed
+
+
+def _check_plain(value: Any, where: str, depth: int = 0, key: str = "") -> None:
+    if depth > MOST_DEPTH:
+        raise RefusedError(f"{where:.200} is nested too deeply")
+    if isinstance(value, str):
+        _check_text(value, where, key)
+    elif isinstance(value, bool) or value is None or type(value) is float:
+        pass
+    elif type(value) is int:
+        if abs(value) > MOST_INTEGER:
+            raise RefusedError(f"{where:.200} is too large a number")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]", depth + 1, key)
+    elif isinstance(value, Mapping | Namespace):
+        items = value if isinstance(value, Mapping) else vars(value)
+        for name, item in items.items():
+            if not isinstance(name, str | int):
+                raise RefusedError(f"{where:.200} has a key of type {type(name).__name__}")
+            _check_text(str(name), f"a key of {where}", "")
+            if str(name) in ("_target_", "_partial_", "_args_"):
+                raise RefusedError(f"{where:.200} names code to call ({name})")
+            _check_plain(item, f"{where}.{name}", depth + 1, str(name))
+    elif not isinstance(value, enum.Enum):
+        raise RefusedError(f"{where:.200} holds a {type(value).__name__}")
+
+
+def _check_text(text: str, where: str, key: str) -> None:
+    if len(text) > MOST_TEXT:
+        raise RefusedError(f"{where:.200} is a text of {len(text)} characters")
+    if "${" in text:
+        raise RefusedError(f"{where:.200} is {text!r:.80}, which stands for something else")
+    if key in PATHS:
+        return
+    if "://" in text and text not in _default_addresses():
+        raise RefusedError(f"{where:.200} is {text!r:.80}, an address")
+    try:
+        expression = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return  # no expression: eval fails without doing anything
+    except (MemoryError, RecursionError):
+        raise RefusedError(f"{where:.200} is nested too deeply") from None
+    for node in ast.walk(expression):
+        private = isinstance(node, ast.Attribute) and node.attr.startswith("_")
+        if private or not isinstance(node, HARMLESS):
+            raise RefusedError(f"{where:.200} is {text!r:.80}, which fairseq may evaluate as code")
+
+
+def _check_types(stored: Mapping[str, Any], declared: Any, where: str) -> None:
+    hints = typing.get_type_hints(declared)
+    for field in dataclass_fields(declared):
+        if field.name not in stored or field.name.startswith("_"):
+            continue
+        value, hint = stored[field.name], hints[field.name]
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if (
+            value is not None
+            and value != default
+            and not _fits(value, hint, f"{where}.{field.name}")
+        ):
+            expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+            raise RefusedError(
+                f"{where}.{field.name} is {value!r:.80}, but should be of type {expected}"
+            )
+
+
+def _fits(value: Any, hint: Any, where: str) -> bool:
+    """Whether a plain value is of a declared type; whole numbers pass for float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument, where) for argument in arguments)
+    if origin in (list, tuple):
+        of = [argument for argument in arguments if argument is not Ellipsis]
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is tuple and len(of) == len(arguments) and of:
+            return len(value) == len(of) and all(map(_fits, value, of, [where] * len(of)))
+        return all(_fits(item, of[0], where) for item in value) if of else True
+    if origin is dict:
+        return isinstance(value, Mapping)
+    if origin is typing.Literal:
+        return value in arguments
+    if not isinstance(hint, type):
+        return True  # Any and the like: plain is enough
+    if is_dataclass(hint):
+        if isinstance(value, Mapping):
+            _check_types(value, hint, where)
+        return isinstance(value, Mapping | Namespace | hint)
+    if issubclass(hint, enum.Enum):
+        value = value.value if isinstance(value, enum.Enum) else value
+        return value in [member.value for member in hint]
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, bool, str, list, dict, types.NoneType):
+        return type(value) is hint
+    return True
+
+
+def _name(section: str, stored: Any) -> Any:
+    """The registered name that a section of a configuration goes by, as fairseq finds it."""
+    if isinstance(stored, Namespace):
+        stored = vars(stored)
+    if not isinstance(stored, Mapping):
+        return stored
+    if section == "model":
+        name = stored.get("_name") or stored.get("arch")
+    elif isinstance(stored.get(section), str):
+        name = stored[section]
+    else:
+        name = stored.get("_name")
+    if name is None and section == "model" and len(stored) == 1:
+        (name,) = stored  # fairseq takes a lone key for the name
+    return name
+
+
+def _model_class(name: Any) -> type | None:
+    if not isinstance(name, str):
+        return None
+    found = models.ARCH_MODEL_REGISTRY.get(name) or models.MODEL_REGISTRY.get(name)
+    return typing.cast("type | None", found)
+
+
+def _dataclass(section: str, name: Any) -> Any:
+    """The dataclass of a registered model or task; None for those without.
+
+    Raises:
+        RefusedError: if nothing is registered under the name.
+    """
+    cls = _model_class(name)
+    if section == "task":
+        cls = tasks.TASK_REGISTRY.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise RefusedError(f"its {section} {name!r:.80} is unknown (is --user-dir missing?)")
+    return getattr(cls, "__dataclass", None)
+
+
+def _default_addresses() -> frozenset[str]:
+    """Addresses that fairseq itself puts into configurations, as those of GPT-2's subwords."""
+    found = set()
+    for registry in REGISTRIES.values():
+        for declared in registry["dataclass_registry"].values():
+            found |= {f.default for f in dataclass_fields(declared) if isinstance(f.default, str)}
+    return frozenset(found)

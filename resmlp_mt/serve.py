@@ -1,0 +1,164 @@
+"""``python -m resmlp_mt.serve``: a server for translation, with LibreTranslate's interface.
+
+    python -m resmlp_mt.serve models/en-de
+    curl -d q="A dog runs." -d source=en -d target=de http://127.0.0.1:5000/translate
+
+A page is at /, the description of the interface at /docs, counters for Prometheus at /metrics.
+docs/serve.md says more.
+"""
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.machine import usable_cores
+
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resmlp_mt.serve",
+        description="Serve translations over HTTP, with the interface of LibreTranslate.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="exported folders")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too")
+    parser.add_argument("--port", type=_number(0, 65535), default=5000, help="0 takes a free one")
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--workers", type=_number(1), default=usable_cores(), metavar="N", help="processes"
+    )
+    work.add_argument(
+        "--threads", type=_number(1), default=1, metavar="N", help="threads of a worker"
+    )
+    work.add_argument("--dtype", choices=DTYPES, help="(default: as the model was exported)")
+    work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
+    work.add_argument("--beam", type=_number(1), default=5, metavar="N", help="of the search")
+    work.add_argument("--lenpen", type=float, default=1.0, metavar="X", help="of the search")
+    work.add_argument(
+        "--max-batch-tokens",
+        type=_number(1),
+        default=4096,
+        metavar="N",
+        help="source tokens in a batch, and so in a sentence",
+    )
+    work.add_argument(
+        "--max-batch-size", type=_number(1), default=64, metavar="N", help="sentences in a batch"
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--queue-size", type=_number(1), default=2048, metavar="N", help="sentences that wait: 503"
+    )
+    limits.add_argument(
+        "--max-wait", type=float, default=30.0, metavar="SECONDS", help="for an answer: 503"
+    )
+    limits.add_argument(
+        "--max-body", type=_number(1), default=1_000_000, metavar="BYTES", help="of a request: 413"
+    )
+    limits.add_argument(
+        "--char-limit",
+        type=_number(1),
+        default=100_000,
+        metavar="N",
+        help="characters of a request's texts: 413",
+    )
+    limits.add_argument(
+        "--client-requests",
+        type=_number(0),
+        default=256,
+        metavar="N",
+        help="of one address in work, 0 for any number: 429",
+    )
+    args = parser.parse_args(argv)
+    if not args.max_wait > 0:
+        parser.error(f"--max-wait must be above 0, but is {args.max_wait}")
+    return args
+
+
+class _number:  # noqa: N801  argparse names types as functions
+    """A whole number between two limits."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self._least, self._most = least, most
+
+    def __call__(self, text: str) -> int:
+        number = int(text) if text.isdecimal() else None
+        if number is None or number < self._least or (self._most and number > self._most):
+            most = "" if self._most is None else f" and at most {self._most}"
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {self._least}{most}, got {text!r}"
+            )
+        return number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        import uvicorn
+
+        from resmlp_mt.serving.app import Limits, create_app
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise UserError(
+            f"the server needs the package {package}: pip install 'resmlp_mt[serve]'."
+        ) from error
+    from resmlp_mt.serving.workers import ModelOptions, Worker
+
+    listener = bind(args.host, args.port)
+    options = ModelOptions(
+        beam=args.beam,
+        lenpen=args.lenpen,
+        max_batch_tokens=args.max_batch_tokens,
+        dtype=args.dtype,
+        threads=args.threads,
+        use_shortlist=args.shortlist,
+    )
+    workers = [Worker(args.models, options) for _ in range(args.workers)]
+    try:
+        loaded = [worker.languages() for worker in workers]
+        limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
+        config = uvicorn.Config(
+            create_app(workers, loaded[0], limits),
+            log_level="warning",
+            timeout_graceful_shutdown=round(args.max_wait) + 5,
+        )
+        listener.listen(config.backlog)  # who connects from now on is answered
+        host, port = listener.getsockname()[:2]
+        print(f"serving http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        # uvicorn answers what is in work, then raises the signal again: this is not a failure
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on the address, which does not take connections yet.
+
+    Raises:
+        UserError: if the address is taken or none of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port} cannot be used ({error.strerror}): choose another."
+        ) from error
+    return listener
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

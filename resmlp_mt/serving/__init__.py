@@ -1,0 +1,1 @@
+"""A server for translation: interface, scheduler, worker processes, metrics, the page."""

@@ -1,0 +1,285 @@
+"""The server's interface: LibreTranslate's, and what the page needs besides."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+import resmlp_mt
+from resmlp_mt.serving.interface import (
+    BadRequestError,
+    DetectedLanguage,
+    DetectRequest,
+    ErrorResponse,
+    ExplainedSegment,
+    ExplainResponse,
+    FrontendSettings,
+    Health,
+    Hypothesis,
+    LanguageInfo,
+    TranslateRequest,
+    TranslateResponse,
+    parse,
+)
+from resmlp_mt.serving.languages import AUTO, Pairs
+from resmlp_mt.serving.metrics import Metrics
+from resmlp_mt.serving.requests import (
+    ClientGoneError,
+    ClientLimit,
+    Counted,
+    LimitedBodies,
+    fields,
+    while_connected,
+)
+from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler, TranslatesBatches
+from resmlp_mt.serving.service import TooLongError, TranslatedText, translate
+from resmlp_mt.serving.workers import Languages
+
+PAGE = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes on.
+
+    Attributes:
+        beam: hypotheses of a sentence, so that there are ``beam - 1`` alternatives.
+        max_batch_tokens: most source tokens in a batch.
+        max_batch_size: most sentences in a batch.
+        queue_size: most sentences that wait.
+        max_wait: seconds until an answer, or until a request has arrived.
+        max_body: bytes of a request.
+        char_limit: characters of a request's texts.
+        client_requests: of one address in work; 0 is no limit.
+    """
+
+    beam: int = 5
+    max_batch_tokens: int = 4096
+    max_batch_size: int = 64
+    queue_size: int = 2048
+    max_wait: float = 30.0
+    max_body: int = 1_000_000
+    char_limit: int = 100_000
+    client_requests: int = 256
+
+
+# Enough for sentences of any alphabet; the worker divides what is more in tokens.
+CHARACTERS_PER_TOKEN = 4
+# The page is made of its own three files and speaks to its own server.
+_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_STATUS: dict[type[Exception], int] = {
+    BadRequestError: 400,
+    TooLongError: 413,
+    FailedError: 500,
+    RefusedError: 503,
+    ClientGoneError: 499,  # nginx's number; nobody reads it
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "Not a request that can be answered",
+        408: "The request did not arrive in time",
+        413: "Too long: the request, or one of its sentences",
+        429: "Too many requests of this client are in work",
+        500: "Translating failed",
+        503: "The server is busy",
+    }.items()
+}
+
+
+def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]:
+    """A request body in the OpenAPI description; it is read by hand, since it may be a form.
+
+    Args:
+        properties: what this server adds to the description of some.
+    """
+    schema = kind.model_json_schema()
+    for name, more in properties.items():
+        schema["properties"][name] = {**schema["properties"][name], **more}
+    one = {
+        **schema,
+        "properties": {**schema["properties"], "q": {"type": "string", "minLength": 1}},
+    }
+    contents = {
+        "application/json": {"schema": schema},
+        "application/x-www-form-urlencoded": {"schema": one},
+        "multipart/form-data": {"schema": one},
+    }
+    return {"requestBody": {"required": True, "content": contents}}
+
+
+def create_app(
+    workers: Sequence[TranslatesBatches], languages: Sequence[Languages], limits: Limits
+) -> FastAPI:
+    """The application; the scheduler runs while the application does.
+
+    Args:
+        workers: each translates one batch at a time, with a model for each pair of ``languages``.
+        languages: at least one pair.
+    """
+    metrics = Metrics()
+    pairs = Pairs(languages)
+    scheduler = Scheduler(
+        workers,
+        metrics,
+        max_batch_characters=CHARACTERS_PER_TOKEN * limits.max_batch_tokens,
+        max_batch_size=limits.max_batch_size,
+        queue_size=limits.queue_size,
+        max_wait=limits.max_wait,
+    )
+    metrics.watch_queue(scheduler.waiting)
+    clients = ClientLimit(limits.client_requests)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        scheduler.start()
+        yield
+        await scheduler.stop()
+
+    app: FastAPI = FastAPIOffline(  # the page of the interface, without files from elsewhere
+        title="resmlp_mt",
+        version=resmlp_mt.__version__,
+        description="Machine translation with ResMLP; the interface is LibreTranslate's.",
+        lifespan=running,
+        redoc_url=None,
+    )
+    app.add_middleware(LimitedBodies, most=limits.max_body, seconds=limits.max_wait)
+    app.add_middleware(Counted, metrics=metrics)
+    for kind in _STATUS:
+        app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+
+    served: dict[str, dict[str, Any]] = {
+        "source": {"enum": [AUTO, *pairs.sources()]},
+        "target": {"enum": pairs.targets()},
+        "alternatives": {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": limits.beam - 1},
+                {"enum": [str(count) for count in range(limits.beam)]},
+            ]
+        },
+    }
+
+    async def translated(
+        request: Request,
+    ) -> tuple[TranslateRequest, list[TranslatedText], list[DetectedLanguage] | None]:
+        asked = parse(TranslateRequest, await fields(request))
+        if asked.alternatives >= limits.beam:
+            raise BadRequestError(
+                f"Invalid request: alternatives must be at most {limits.beam - 1}"
+            )
+        size = sum(map(len, asked.texts))
+        if size > limits.char_limit:
+            raise TooLongError(
+                f"Invalid request: request ({size}) exceeds text limit ({limits.char_limit})"
+            )
+        found = [pairs.find(asked.source, asked.target, text) for text in asked.texts]
+        meant = [pair for pair, _ in found]
+        with clients.place(request):
+            work = translate(asked.texts, meant, scheduler, metrics)
+            texts = await while_connected(request, work, metrics)
+        detected = [language for _, language in found if language is not None]
+        return asked, texts, detected or None
+
+    @app.post(
+        "/translate",
+        openapi_extra=_body(TranslateRequest, **served),
+        responses=_ERRORS,
+        response_model_exclude_none=True,
+    )
+    async def translate_texts(request: Request) -> TranslateResponse:
+        """Translate a text or several; white space and empty lines stay as they are."""
+        asked, texts, detected = await translated(request)
+        joined = [text.joined() for text in texts]
+        others = [text.alternatives(asked.alternatives) for text in texts]
+        is_one = isinstance(asked.q, str)
+        return TranslateResponse(
+            translatedText=joined[0] if is_one else joined,
+            alternatives=None if not asked.alternatives else others[0] if is_one else others,
+            detectedLanguage=None if detected is None else detected[0] if is_one else detected,
+        )
+
+    @app.post(
+        "/explain",
+        openapi_extra=_body(TranslateRequest, q={"type": "string", "minLength": 1}, **served),
+        responses=_ERRORS,
+        response_model_exclude_none=True,
+    )
+    async def explain(request: Request) -> ExplainResponse:
+        """Translate one text, and tell of every sentence its translations and their scores."""
+        asked, texts, detected = await translated(request)
+        if not isinstance(asked.q, str):
+            raise BadRequestError("Invalid request: q must be one text")
+        return ExplainResponse(
+            translatedText=texts[0].joined(),
+            segments=[
+                ExplainedSegment(
+                    text=part.segment.text,
+                    start=part.segment.start,
+                    translations=[
+                        Hypothesis(text=found.text, score=found.score)
+                        for found in (part.answer.translations if part.answer else [])
+                    ],
+                )
+                for part in texts[0].parts
+            ],
+            detectedLanguage=None if detected is None else detected[0],
+        )
+
+    @app.post("/detect", openapi_extra=_body(DetectRequest), responses=_ERRORS)
+    async def detect(request: Request) -> list[DetectedLanguage]:
+        """The languages that a text may be in, likeliest first, of those that are translated."""
+        return pairs.detect(parse(DetectRequest, await fields(request)).q)
+
+    @app.get("/languages")
+    async def languages_listed() -> list[LanguageInfo]:
+        """The languages, with what each can be translated into."""
+        return pairs.listed()
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Whether the server answers."""
+        return Health()
+
+    @app.get("/frontend/settings")
+    async def frontend_settings() -> FrontendSettings:
+        """What a client shows before anything is typed."""
+        return FrontendSettings(charLimit=limits.char_limit, language=pairs.defaults())
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus(request: Request) -> Response:
+        """Counters for Prometheus."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics.registry), headers={"Content-Type": content_type})
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = _STATUS[type(error)]
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse({"error": str(error)}, status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the server made a mistake, which is in its log"}, 500)

@@ -1,0 +1,139 @@
+"""Requests and answers: the interface of LibreTranslate, and what the page needs besides."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+
+Request = TypeVar("Request", bound=BaseModel)
+Language = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _number(value: object) -> object:
+    """A number as JSON or a form has it; to Python, true would be one as well."""
+    if isinstance(value, bool) or (isinstance(value, str) and not value.isdecimal()):
+        raise ValueError("not a number")
+    return value
+
+
+class BadRequestError(Exception):
+    """A request that nobody could answer; the message is a sentence for the client."""
+
+
+class TranslateRequest(BaseModel):
+    """What to translate; a form may have these fields as well."""
+
+    q: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    source: Annotated[Language, Field(description="code of the text's language, or auto")]
+    target: Language
+    format: Literal["text"] = "text"
+    alternatives: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
+    api_key: Annotated[str | None, Field(description="not needed, for clients that send one")] = (
+        None
+    )
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts, also where there is only one."""
+        return [self.q] if isinstance(self.q, str) else self.q
+
+
+class DetectRequest(BaseModel):
+    """A text whose language is asked for."""
+
+    q: Annotated[str, StringConstraints(min_length=1)]
+    api_key: str | None = None
+
+
+class DetectedLanguage(BaseModel):
+    confidence: Annotated[float, Field(ge=0, le=100, description="in per cent")]
+    language: str
+
+
+class TranslateResponse(BaseModel):
+    """As many answers as texts: one where ``q`` was one text, else a list."""
+
+    translatedText: str | list[str]  # noqa: N815  LibreTranslate's names
+    alternatives: list[str] | list[list[str]] | None = None
+    detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None  # noqa: N815
+
+
+class Hypothesis(BaseModel):
+    """A translation of a sentence; ``score`` is its log-probability per token, base e."""
+
+    text: str
+    score: float
+
+
+class ExplainedSegment(BaseModel):
+    """A sentence with its translations, best first; or text that is passed on, without any."""
+
+    text: str
+    start: Annotated[int, Field(ge=0, description="first character, in code points")]
+    translations: list[Hypothesis]
+
+
+class ExplainResponse(BaseModel):
+    translatedText: str  # noqa: N815
+    segments: list[ExplainedSegment]
+    detectedLanguage: DetectedLanguage | None = None  # noqa: N815
+
+
+class LanguageInfo(BaseModel):
+    code: str
+    name: str
+    targets: list[str]
+
+
+class NamedLanguage(BaseModel):
+    code: str
+    name: str
+
+
+class DefaultLanguages(BaseModel):
+    source: NamedLanguage
+    target: NamedLanguage
+
+
+class FrontendSettings(BaseModel):
+    """What LibreTranslate's clients ask before they begin."""
+
+    apiKeys: bool = False  # noqa: N815
+    charLimit: int  # noqa: N815
+    filesTranslation: bool = False  # noqa: N815
+    frontendTimeout: int = 500  # noqa: N815
+    keyRequired: bool = False  # noqa: N815
+    language: DefaultLanguages
+    suggestions: bool = False
+    supportedFilesFormat: list[str] = []  # noqa: N815
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class ErrorResponse(BaseModel):
+    error: str
+
+
+def parse(kind: type[Request], fields: Mapping[str, Any]) -> Request:
+    """Check the fields of a request.
+
+    Raises:
+        BadRequestError: in the words of LibreTranslate where it has some.
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        value = fields.get(name)
+        if value is None or value in ("", []):
+            raise BadRequestError(f"Invalid request: missing {name} parameter") from error
+        if name == "format":
+            raise BadRequestError(f"{value} format is not supported") from error
+        if name == "alternatives":
+            raise BadRequestError(
+                "Invalid request: alternatives parameter is not a number"
+            ) from error
+        raise BadRequestError(f"Invalid request: {name}: {first['msg']}") from error

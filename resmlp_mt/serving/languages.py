@@ -1,0 +1,133 @@
+"""The pairs that a server translates: their names, and which one a request means."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from babel import Locale, UnknownLocaleError
+from langcodes import standardize_tag
+from langcodes.tag_parser import LanguageTagError
+
+from resmlp_mt.serving.interface import (
+    BadRequestError,
+    DefaultLanguages,
+    DetectedLanguage,
+    LanguageInfo,
+    NamedLanguage,
+)
+from resmlp_mt.serving.workers import Languages
+
+AUTO = "auto"
+
+
+class Pairs:
+    """The pairs of languages of a server.
+
+    Args:
+        pairs: at least one; the first is the default of the page.
+    """
+
+    def __init__(self, pairs: Sequence[Languages]) -> None:
+        self._pairs = list(pairs)
+        self._identifier: Any = None
+
+    def sources(self, target: str | None = None) -> list[str]:
+        """Codes of the languages that can be translated, into ``target`` if it is given."""
+        found = [pair.source for pair in self._pairs if target in (None, pair.target)]
+        return list(dict.fromkeys(found))
+
+    def targets(self) -> list[str]:
+        """Codes of the languages that can be translated into."""
+        return list(dict.fromkeys(pair.target for pair in self._pairs))
+
+    def listed(self) -> list[LanguageInfo]:
+        """Every language, with what it can be translated into."""
+        codes = dict.fromkeys([code for pair in self._pairs for code in pair])
+        return [
+            LanguageInfo(
+                code=code,
+                name=name(code),
+                targets=[pair.target for pair in self._pairs if pair.source == code],
+            )
+            for code in codes
+        ]
+
+    def defaults(self) -> DefaultLanguages:
+        """The languages that a client shows first."""
+        source, target = self._pairs[0]
+        return DefaultLanguages(
+            source=NamedLanguage(code=source, name=name(source)),
+            target=NamedLanguage(code=target, name=name(target)),
+        )
+
+    def find(
+        self, source: str, target: str, text: str
+    ) -> tuple[Languages, DetectedLanguage | None]:
+        """The pair that a request means, and the language of ``text`` if it had to be detected.
+
+        Codes may be written in another way (``DE``, ``de_DE`` or ``deu`` for ``de``).
+
+        Raises:
+            BadRequestError: if there is no such model.
+        """
+        found = _match(target, self.targets())
+        sources = self.sources(found)
+        if source == AUTO:
+            detected = self.detect(text, sources)[0]
+            return Languages(detected.language, found), detected
+        known = _match(source, self.sources())
+        if known not in sources:
+            raise BadRequestError(f"{target} is not available as a target language from {source}")
+        return Languages(known, found), None
+
+    def detect(self, text: str, sources: Sequence[str] | None = None) -> list[DetectedLanguage]:
+        """The languages that a text may be in, likeliest first, of those that the server knows."""
+        sources = self.sources() if sources is None else sources
+        if len(sources) == 1:
+            return [DetectedLanguage(confidence=100.0, language=sources[0])]
+        if self._identifier is None:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model
+
+            self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        known = {_language(code): code for code in reversed(sources)}
+        ranked = [
+            DetectedLanguage(confidence=round(100 * float(probability), 1), language=known[code])
+            for code, probability in self._identifier.rank(text)
+            if code in known
+        ]
+        rest = [code for code in sources if code not in {found.language for found in ranked}]
+        return [*ranked, *(DetectedLanguage(confidence=0.0, language=code) for code in rest)]
+
+
+def name(code: str) -> str:
+    """The English name of a language; its code if it has none."""
+    try:
+        return str(Locale.parse(code.replace("-", "_")).get_display_name("en") or code)
+    except (ValueError, UnknownLocaleError):
+        return code
+
+
+def _match(code: str, known: Sequence[str]) -> str:
+    """The known code that means the same: as it is written, else the same language and region,
+    else the same language.
+
+    Raises:
+        BadRequestError: if there is none.
+    """
+    if code in known:
+        return code
+    for form in (_standard, _language):
+        for candidate in known:
+            if form(candidate) == form(code):
+                return candidate
+    raise BadRequestError(f"{code} is not supported")
+
+
+def _standard(code: str) -> str:
+    try:
+        return standardize_tag(code).lower()
+    except LanguageTagError:
+        return code.lower()
+
+
+def _language(code: str) -> str:
+    return _standard(code).split("-")[0]

@@ -1,0 +1,71 @@
+"""What Prometheus reads of the server."""
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_SENTENCES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own.
+
+    Attributes:
+        requests: answers, by path, method and status.
+        latency: seconds from a request's first byte to its answer, by path.
+        in_work: requests that are not answered yet.
+        sentences: translated, by the pair of languages.
+        batches: histogram of sentences per batch.
+        failures: batches that a worker failed on, each sentence of which was tried again.
+        disconnected: clients that went away before their answer.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = Counter(
+            "resmlp_requests", "Answers.", ("path", "method", "status"), registry=self.registry
+        )
+        self.latency = Histogram(
+            "resmlp_request_seconds",
+            "Time to the answer.",
+            ("path",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.in_work = Gauge(
+            "resmlp_requests_in_work", "Requests not answered yet.", registry=self.registry
+        )
+        self.sentences = Counter(
+            "resmlp_sentences", "Sentences translated.", ("pair",), registry=self.registry
+        )
+        self.batches = Histogram(
+            "resmlp_batch_sentences",
+            "Sentences per batch.",
+            buckets=_SENTENCES,
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "resmlp_batch_failures", "Batches that a worker failed on.", registry=self.registry
+        )
+        self.disconnected = Counter(
+            "resmlp_clients_gone",
+            "Clients that went away before their answer.",
+            registry=self.registry,
+        )
+
+    def watch_queue(self, waiting: Callable[[], int]) -> None:
+        """Show how many sentences wait, asked whenever Prometheus reads."""
+        gauge = Gauge(
+            "resmlp_queue_sentences", "Sentences that wait for a worker.", registry=self.registry
+        )
+        gauge.set_function(lambda: float(waiting()))

@@ -1,0 +1,167 @@
+"""Sentences of many clients, translated in batches of whatever waits.
+
+A sentence waits in a bounded queue. Whenever a worker is idle, it takes the sentence that has
+waited longest and, with it, the next ones for the same model, up to a batch. Nothing waits for a
+batch to fill: an idle server answers at once, and batches grow with the load.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from resmlp_mt.serving.metrics import Metrics
+from resmlp_mt.serving.workers import Answer, Languages, WorkerDiedError
+
+
+class RefusedError(Exception):
+    """A request that cannot be answered now; the message is a sentence for the client."""
+
+
+class FailedError(Exception):
+    """A sentence that the model or the machine fails on, again after a second try."""
+
+
+class TranslatesBatches(Protocol):
+    """What the scheduler needs of a worker."""
+
+    async def translate(self, languages: Languages, lines: list[str]) -> list[Answer]: ...
+
+
+@dataclass(eq=False)
+class _Job:
+    line: str
+    number: int  # in the order of arrival
+    answer: "asyncio.Future[Answer]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Scheduler:
+    """The queue between requests and workers.
+
+    Args:
+        workers: each translates one batch at a time.
+        max_batch_characters: most characters in a batch; a longer sentence comes alone.
+        max_batch_size: most sentences in a batch.
+        queue_size: most sentences that wait.
+        max_wait: seconds until an answer; a request that takes longer is refused.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[TranslatesBatches],
+        metrics: Metrics,
+        max_batch_characters: int,
+        max_batch_size: int,
+        queue_size: int,
+        max_wait: float,
+    ) -> None:
+        self._workers = workers
+        self._metrics = metrics
+        self._max_batch_characters = max_batch_characters
+        self._max_batch_size = max_batch_size
+        self.queue_size = queue_size
+        self._max_wait = max_wait
+        self._waiting: dict[Languages, dict[_Job, None]] = {}  # in the order of arrival
+        self._numbers = itertools.count()
+        self._arrived = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Let the workers take batches, from within an event loop."""
+        self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
+
+    async def stop(self) -> None:
+        """End the loops of the workers; call it when all requests are answered."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def waiting(self) -> int:
+        """How many sentences wait for a worker."""
+        return sum(len(jobs) for jobs in self._waiting.values())
+
+    async def translate(self, languages: Languages, lines: Sequence[str]) -> list[Answer]:
+        """Translate sentences; if this call is cancelled, they leave the queue.
+
+        Raises:
+            RefusedError: if the queue is full, or the answer takes too long.
+            FailedError: if a sentence cannot be translated.
+        """
+        if not lines:
+            return []
+        if self.waiting() + len(lines) > self.queue_size:
+            raise RefusedError("the server is busy: its queue is full, try again later")
+        jobs = [_Job(line, next(self._numbers)) for line in lines]
+        queue = self._waiting.setdefault(languages, {})
+        queue.update(dict.fromkeys(jobs))
+        try:
+            async with asyncio.timeout(self._max_wait):
+                async with self._arrived:
+                    self._arrived.notify(len(jobs))
+                return await asyncio.gather(*(job.answer for job in jobs))
+        except TimeoutError as error:
+            raise RefusedError(
+                f"the server is busy: no answer within {self._max_wait:g} seconds, try again later"
+            ) from error
+        finally:
+            for job in jobs:
+                queue.pop(job, None)
+                job.answer.cancel()
+
+    async def _serve(self, worker: TranslatesBatches) -> None:
+        while True:
+            async with self._arrived:
+                await self._arrived.wait_for(self.waiting)
+                languages, jobs = self._take()
+            await self._answer(worker, languages, jobs)
+
+    def _take(self) -> tuple[Languages, list[_Job]]:
+        """Remove a batch from the queue: the oldest sentence, and the next ones of its model."""
+        heads = {languages: next(iter(jobs)) for languages, jobs in self._waiting.items() if jobs}
+        languages = min(heads, key=lambda key: heads[key].number)
+        queue = self._waiting[languages]
+        batch: list[_Job] = []
+        characters = 0
+        for job in queue:
+            characters += len(job.line)
+            is_full = len(batch) == self._max_batch_size or characters > self._max_batch_characters
+            if batch and is_full:
+                break
+            batch.append(job)
+        for job in batch:
+            del queue[job]
+        return languages, batch
+
+    async def _answer(
+        self, worker: TranslatesBatches, languages: Languages, jobs: list[_Job]
+    ) -> None:
+        """Translate a batch; if that fails, its sentences one by one, so that one fails alone."""
+        self._metrics.batches.observe(len(jobs))
+        try:
+            answers = await worker.translate(languages, [job.line for job in jobs])
+        except Exception as error:
+            self._metrics.failures.inc()
+            for job in jobs:
+                await self._answer_alone(worker, languages, job, error)
+            return
+        for job, answer in zip(jobs, answers, strict=True):
+            if not job.answer.done():
+                job.answer.set_result(answer)
+
+    async def _answer_alone(
+        self, worker: TranslatesBatches, languages: Languages, job: _Job, first: Exception
+    ) -> None:
+        if job.answer.done():
+            return
+        try:
+            (answer,) = await worker.translate(languages, [job.line])
+        except Exception as error:
+            reason = "a worker died" if isinstance(error, WorkerDiedError) else str(error) or first
+            if not job.answer.done():
+                job.answer.set_exception(FailedError(f"translating failed twice: {reason}"))
+        else:
+            if not job.answer.done():
+                job.answer.set_result(answer)

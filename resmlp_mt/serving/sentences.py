@@ -1,0 +1,45 @@
+"""Text divided into sentences, and put together again with all white space kept."""
+
+import re
+from typing import NamedTuple
+
+import sentencex
+
+_LINE_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
+_WORD = re.compile(r"\w")
+
+
+class Segment(NamedTuple):
+    """A piece of text; ``start`` is its first character in the text.
+
+    What is not translatable (white space, rules of dashes, emoji) is passed on as it is.
+    """
+
+    text: str
+    start: int
+    is_sentence: bool
+
+
+def segments(text: str, language: str) -> list[Segment]:
+    """Divide a text; the pieces in their order are the text.
+
+    Sentences end where ``sentencex`` ends them for the language, and at every line break. White
+    space around a sentence is no part of it.
+
+    Args:
+        language: the code of the text's language; rules of a related language, else of English,
+            serve languages that have none.
+    """
+    found: list[Segment] = []
+    start = 0
+    for number, line in enumerate(_LINE_BREAK.split(text)):
+        parts = [line] if number % 2 or not line.strip() else sentencex.segment(language, line)
+        for part in parts:
+            core = part.strip()
+            begin = part.find(core)
+            for piece in (part[:begin], core, part[begin + len(core) :]):
+                if piece:
+                    is_sentence = piece is core and _WORD.search(core) is not None
+                    found.append(Segment(piece, start, is_sentence))
+                    start += len(piece)
+    return found

@@ -1,0 +1,91 @@
+"""Texts into translated texts: divided into sentences, translated, put together."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from resmlp_mt.serving.metrics import Metrics
+from resmlp_mt.serving.scheduler import FailedError, Scheduler
+from resmlp_mt.serving.sentences import Segment, segments
+from resmlp_mt.serving.workers import Answer, Languages
+
+
+class TooLongError(Exception):
+    """More than the server or the model takes; the message is a sentence for the client."""
+
+
+class Part(NamedTuple):
+    """A segment of a text; ``answer`` is None for what is passed on as it is."""
+
+    segment: Segment
+    answer: Answer | None
+
+    def translation(self, rank: int = 0) -> str:
+        """The translation of a rank, or the best one where there are not as many."""
+        if self.answer is None:
+            return self.segment.text
+        found = self.answer.translations
+        return found[rank if rank < len(found) else 0].text
+
+
+class TranslatedText(NamedTuple):
+    """A text with the translations of its sentences."""
+
+    parts: list[Part]
+
+    def joined(self, rank: int = 0) -> str:
+        """The whole text, of every sentence the translation of a rank."""
+        return "".join(part.translation(rank) for part in self.parts)
+
+    def alternatives(self, count: int) -> list[str]:
+        """At most ``count`` other translations of the text, all different."""
+        most = max((len(p.answer.translations) for p in self.parts if p.answer), default=0)
+        texts = dict.fromkeys(self.joined(rank) for rank in range(most))
+        return list(texts)[1 : count + 1]
+
+
+async def translate(
+    texts: Sequence[str], pairs: Sequence[Languages], scheduler: Scheduler, metrics: Metrics
+) -> list[TranslatedText]:
+    """Translate texts, each with the model of its pair.
+
+    Raises:
+        TooLongError: if there are more sentences than the queue takes, or a sentence is too long.
+        RefusedError: if the server is busy.
+        FailedError: if the model has no translation.
+    """
+    divided = [
+        segments(text, languages.source) for text, languages in zip(texts, pairs, strict=True)
+    ]
+    lines: dict[Languages, list[str]] = {languages: [] for languages in pairs}
+    for languages, parts in zip(pairs, divided, strict=True):
+        lines[languages] += [part.text for part in parts if part.is_sentence]
+    count = sum(map(len, lines.values()))
+    if count > scheduler.queue_size:
+        raise TooLongError(
+            f"the request has {count} sentences, more than the server's queue of "
+            f"{scheduler.queue_size}: send fewer at a time"
+        )
+    answers = {}
+    for languages, wanted in lines.items():
+        found = await scheduler.translate(languages, wanted)
+        for line, answer in zip(wanted, found, strict=True):
+            _check(line, answer)
+        metrics.sentences.labels("-".join(languages)).inc(len(wanted))
+        answers[languages] = iter(found)
+    return [
+        TranslatedText(
+            [Part(part, next(answers[pair]) if part.is_sentence else None) for part in parts]
+        )
+        for pair, parts in zip(pairs, divided, strict=True)
+    ]
+
+
+def _check(line: str, answer: Answer) -> None:
+    begin = f"the sentence that begins with '{line[:40]}'"
+    if answer.tokens > answer.longest:
+        raise TooLongError(
+            f"{begin} has {answer.tokens} tokens, but the model takes at most {answer.longest}: "
+            f"divide it"
+        )
+    if not answer.translations:
+        raise FailedError(f"{begin} has no translation of a finite score")

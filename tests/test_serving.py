@@ -1,0 +1,201 @@
+"""Sentences and the scheduler of the server."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resmlp_mt.serving.metrics import Metrics
+from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
+from resmlp_mt.serving.sentences import segments
+from resmlp_mt.serving.workers import Languages, WorkerDiedError
+from serving import EN_DE, FR_DE, Reversing, translated
+
+LANGUAGES = st.sampled_from(["en", "de", "zh", "th", "ar", "xx"])
+TEXTS = st.text(st.sampled_from("aB.?! \t\n\r\u2028\u3000中。é5\"'()")) | st.text()
+
+
+@given(TEXTS, LANGUAGES)
+def test_segments_put_together_are_the_text(text: str, language: str) -> None:
+    found = segments(text, language)
+    assert "".join(segment.text for segment in found) == text
+    for segment in found:
+        assert text.startswith(segment.text, segment.start)
+        assert segment.text
+        if segment.is_sentence:
+            assert segment.text == segment.text.strip()
+            assert len(segment.text.splitlines()) == 1
+            assert any(character.isalnum() or character == "_" for character in segment.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("Dr. Smith came. He left!  Why?", "en", ["Dr. Smith came.", "He left!", "Why?"]),
+        ("Am 3. Mai kam z.B. Anna. Gut.", "de", ["Am 3. Mai kam z.B. Anna.", "Gut."]),
+        ("我们去。你呢？", "zh", ["我们去。", "你呢？"]),
+        (" One line\nanother\r\n\n- item ", "en", ["One line", "another", "- item"]),
+        ("😀\n---\n  \n…", "en", []),
+    ],
+)
+def test_sentences_are_found(text: str, language: str, expected: list[str]) -> None:
+    assert [part.text for part in segments(text, language) if part.is_sentence] == expected
+
+
+def scheduler(workers: list[Reversing], **changes: float) -> Scheduler:
+    limits = {"max_batch_characters": 40, "max_batch_size": 4, "queue_size": 100, "max_wait": 60.0}
+    return Scheduler(workers, Metrics(), **{**limits, **changes})  # type: ignore[arg-type]
+
+
+LINES = st.lists(st.sampled_from(["a b", "c", "d e f", "poison", "x" * 50]), max_size=6)
+REQUESTS = st.lists(st.tuples(st.sampled_from([EN_DE, FR_DE]), LINES, st.booleans()), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests=REQUESTS, count=st.integers(1, 3), seed=st.integers(0, 99))
+def test_no_answer_is_lost_or_given_to_another(
+    requests: list[tuple[Languages, list[str], bool]], count: int, seed: int
+) -> None:
+    """Clients that come and go while workers fail on some sentences."""
+    workers = [Reversing() for _ in range(count)]
+
+    async def client(
+        queue: Scheduler, number: int, languages: Languages, lines: list[str]
+    ) -> list[str]:
+        for _ in range(random.Random(seed + number).randrange(4)):
+            await asyncio.sleep(0)
+        answers = await queue.translate(languages, [f"{line} {number}" for line in lines])
+        return [answer.translations[0].text for answer in answers]
+
+    async def run() -> list[object]:
+        queue = scheduler(workers)
+        queue.start()
+        tasks = [
+            asyncio.create_task(client(queue, number, languages, lines))
+            for number, (languages, lines, _) in enumerate(requests)
+        ]
+        for _ in range(seed % 5):
+            await asyncio.sleep(0)
+        for task, (_, _, leaves) in zip(tasks, requests, strict=True):
+            if leaves:
+                task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert queue.waiting() == 0
+        await queue.stop()
+        return found
+
+    found = asyncio.run(run())
+    for number, ((_, lines, leaves), answer) in enumerate(zip(requests, found, strict=True)):
+        if isinstance(answer, asyncio.CancelledError):
+            assert leaves
+        elif isinstance(answer, FailedError):
+            assert "poison" in lines
+        else:
+            assert answer == [translated(f"{line} {number}") for line in lines]
+    for worker in workers:
+        for _, batch in worker.batches:
+            assert len(batch) <= 4
+            assert len(batch) == 1 or sum(map(len, batch)) <= 40
+
+
+def test_batches_are_of_what_waits_oldest_first() -> None:
+    worker = Reversing()
+
+    async def run() -> None:
+        queue = scheduler([worker])
+        queue.start()
+        worker.gate.clear()
+        requests = [asyncio.create_task(queue.translate(EN_DE, ["first"]))]
+        while not worker.batches:
+            await asyncio.sleep(0)
+        requests += [
+            asyncio.create_task(queue.translate(languages, [line]))
+            for languages, line in [
+                *((FR_DE, "a"), (EN_DE, "b"), (FR_DE, "c"), (EN_DE, "d")),
+                *((EN_DE, "e"), (EN_DE, "f"), (EN_DE, "g")),
+            ]
+        ]
+        while queue.waiting() < 7:
+            await asyncio.sleep(0)
+        worker.gate.set()
+        await asyncio.gather(*requests)
+        await queue.stop()
+
+    asyncio.run(run())
+    assert worker.batches == [
+        (EN_DE, ["first"]),
+        (FR_DE, ["a", "c"]),
+        (EN_DE, ["b", "d", "e", "f"]),
+        (EN_DE, ["g"]),
+    ]
+
+
+def test_a_full_queue_refuses_and_places_of_those_who_leave_are_free() -> None:
+    worker = Reversing()
+
+    async def run() -> None:
+        queue = scheduler([worker], queue_size=3)
+        queue.start()
+        worker.gate.clear()
+        in_work = asyncio.create_task(queue.translate(EN_DE, ["in work"]))
+        while not worker.batches:
+            await asyncio.sleep(0)
+        waits = asyncio.create_task(queue.translate(EN_DE, ["a", "b"]))
+        while queue.waiting() < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(RefusedError, match="queue is full"):
+            await queue.translate(EN_DE, ["c", "d"])
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+        assert queue.waiting() == 0
+        stays = asyncio.create_task(queue.translate(EN_DE, ["c", "d", "e"]))
+        while queue.waiting() < 3:
+            await asyncio.sleep(0)
+        worker.gate.set()
+        await asyncio.gather(in_work, stays)
+        await queue.stop()
+
+    asyncio.run(run())
+    assert [lines for _, lines in worker.batches] == [["in work"], ["c", "d", "e"]]
+
+
+def test_an_answer_that_takes_too_long_is_refused() -> None:
+    worker = Reversing()
+
+    async def run() -> None:
+        queue = scheduler([worker], max_wait=0.01)
+        queue.start()
+        worker.gate.clear()
+        with pytest.raises(RefusedError, match=r"no answer within 0\.01 seconds"):
+            await queue.translate(EN_DE, ["a"])
+        worker.gate.set()
+        answer = (await queue.translate(EN_DE, ["b"]))[0]  # the worker goes on
+        assert answer.translations[0].text == "B"
+        await queue.stop()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_dies_is_tried_again_once() -> None:
+    class Dying(Reversing):
+        async def translate(self, languages: Languages, lines: list[str]) -> list:
+            if "dies" in lines or len(self.batches) == 0:
+                self.batches.append((languages, lines))
+                raise WorkerDiedError
+            return await super().translate(languages, lines)
+
+    worker = Dying()
+
+    async def run() -> None:
+        queue = scheduler([worker])
+        queue.start()
+        answers = await queue.translate(EN_DE, ["a", "b"])
+        assert [answer.translations[0].text for answer in answers] == ["A", "B"]
+        with pytest.raises(FailedError, match="failed twice: a worker died"):
+            await queue.translate(EN_DE, ["dies"])
+        await queue.stop()
+
+    asyncio.run(run())
+    assert [len(lines) for _, lines in worker.batches] == [2, 1, 1, 1, 1]

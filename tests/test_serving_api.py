@@ -1,0 +1,319 @@
+"""The server's interface, with workers that are made up: LibreTranslate's answers and errors."""
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import settings
+from libretranslatepy import LibreTranslateAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from resmlp_mt.serving.app import Limits, create_app
+from serving import EN_DE, FR_DE, LONGEST, Reversing, served, translated, wait_for
+
+ASKED = {"q": "Hello big world.", "source": "en", "target": "de"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with served([Reversing(), Reversing()]) as address:
+        yield address
+
+
+def post(address: str, status: int = 200, path: str = "/translate", **fields: object) -> dict:
+    """The answer to a JSON request, of the status that is expected."""
+    answer = requests.post(address + path, json={**ASKED, **fields}, timeout=60)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    return answer.json()
+
+
+def metric(address: str, name: str, **labels: str) -> float:
+    text = requests.get(f"{address}/metrics", timeout=60).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def test_a_client_of_libretranslate_works_unchanged(server: str) -> None:
+    client = LibreTranslateAPI(server)
+    assert client.languages() == [
+        {"code": "en", "name": "English", "targets": ["de"]},
+        {"code": "de", "name": "German", "targets": []},
+    ]
+    assert client.translate("Hello big world.", "en", "de") == "WORLD. BIG hELLO"
+    assert client.detect("Hello") == [{"confidence": 100.0, "language": "en"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"translatedText": "WORLD. BIG hELLO"}),
+        ({"q": ["a b", "c"]}, {"translatedText": ["B A", "C"]}),
+        ({"q": "😀"}, {"translatedText": "😀"}),
+        ({"q": ["😀", " \n"]}, {"translatedText": ["😀", " \n"]}),
+        ({"api_key": "secret", "format": "text"}, {"translatedText": "WORLD. BIG hELLO"}),
+        (
+            {"q": "a", "alternatives": 2},
+            {"translatedText": "A", "alternatives": ["A!", "A!!"]},
+        ),
+        (
+            {"q": ["a", "😀"], "alternatives": "1"},
+            {"translatedText": ["A", "😀"], "alternatives": [["A!"], []]},
+        ),
+        (
+            {"q": "a", "source": "auto"},
+            {
+                "translatedText": "A",
+                "detectedLanguage": {"confidence": 100.0, "language": "en"},
+            },
+        ),
+        (
+            {"q": ["a", "b"], "source": "auto"},
+            {
+                "translatedText": ["A", "B"],
+                "detectedLanguage": [{"confidence": 100.0, "language": "en"}] * 2,
+            },
+        ),
+        ({"q": "a", "source": "EN", "target": "de_DE"}, {"translatedText": "A"}),
+        ({"q": "a", "source": "eng", "target": "deu"}, {"translatedText": "A"}),
+    ],
+)
+def test_answers(server: str, fields: dict, expected: dict) -> None:
+    assert post(server, **fields) == expected
+
+
+def test_white_space_and_empty_lines_are_kept(server: str) -> None:
+    text = "\n  One two. Three four!\t\r\n\r\n\n* five six\n"
+    expected = "\n  TWO. oNE FOUR! tHREE\t\r\n\r\n\nSIX FIVE *\n"
+    assert post(server, q=text)["translatedText"] == expected
+    assert post(server, q=text, alternatives=1)["alternatives"] == [
+        "\n  TWO. oNE! FOUR! tHREE!\t\r\n\r\n\nSIX FIVE *!\n"
+    ]
+
+
+@pytest.mark.parametrize("content", ["data", "files", "params"])
+def test_forms_and_addresses_do_as_well_as_json(server: str, content: str) -> None:
+    fields = {"q": "Hello\nbig world.", "source": "en", "target": "de", "alternatives": "1"}
+    sent = {name: (None, value) for name, value in fields.items()} if content == "files" else fields
+    answer = requests.post(f"{server}/translate", timeout=60, **{content: sent})
+    assert answer.json() == {
+        "translatedText": "hELLO\nWORLD. BIG",
+        "alternatives": ["hELLO!\nWORLD. BIG!"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"q": None}, "Invalid request: missing q parameter"),
+        ({"q": []}, "Invalid request: missing q parameter"),
+        ({"source": ""}, "Invalid request: missing source parameter"),
+        ({"target": None}, "Invalid request: missing target parameter"),
+        ({"target": "zz"}, "zz is not supported"),
+        ({"source": "zz"}, "zz is not supported"),
+        ({"source": "de", "target": "de"}, "de is not supported"),
+        ({"format": "html"}, "html format is not supported"),
+        ({"alternatives": "abc"}, "Invalid request: alternatives parameter is not a number"),
+        ({"alternatives": 5}, "Invalid request: alternatives must be at most 4"),
+        ({"alternatives": True}, "Invalid request: alternatives parameter is not a number"),
+        ({"alternatives": -1}, "Invalid request: alternatives parameter is not a number"),
+        ({"q": 7}, "Invalid request: q: Input should be a valid string"),
+        (
+            {"q": "a\ud800b"},
+            "Invalid request: q: Input should be a valid string, unable to parse raw data as a "
+            "unicode string",
+        ),
+    ],
+)
+def test_wrong_requests_get_libretranslates_sentences(
+    server: str, fields: dict, error: str
+) -> None:
+    assert post(server, 400, **fields) == {"error": error}
+
+
+@pytest.mark.parametrize("body", [b"{", b"[1]", b"\xff", b'"q"', b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(server: str, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(f"{server}/translate", body, headers=headers, timeout=60)
+    assert (answer.status_code, answer.json()) == (400, {"error": "Invalid JSON format"})
+
+
+def test_wrong_addresses_and_methods_get_an_error_in_json(server: str) -> None:
+    assert requests.get(f"{server}/nothing", timeout=60).json() == {"error": "Not Found"}
+    answer = requests.get(f"{server}/translate", timeout=60)
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
+def test_what_is_too_long_is_413() -> None:
+    limits = Limits(max_body=1000, char_limit=300, queue_size=5)
+    with served([Reversing()], limits) as server:
+        assert post(server, q="a " * LONGEST)["translatedText"]
+        error = post(server, 413, q="Fits. " + "word " * LONGEST + "end.")["error"]
+        assert error.startswith("the sentence that begins with 'word word")
+        assert f"has {LONGEST + 1} tokens, but the model takes at most {LONGEST}" in error
+        assert "exceeds text limit (300)" in post(server, 413, q="x" * 301)["error"]
+        assert (
+            "6 sentences, more than the server's queue of 5"
+            in post(server, 413, q="a\n" * 6)["error"]
+        )
+        assert "larger than 1000 bytes" in post(server, 413, q="x" * 1001)["error"]
+        pieces = iter([json.dumps(ASKED).encode(), *[b" " * 100] * 10])
+        answer = requests.post(f"{server}/translate", data=pieces, timeout=60)  # of unknown length
+        assert answer.status_code == 413
+
+
+def test_a_sentence_without_a_translation_is_an_error(server: str) -> None:
+    assert "has no translation" in post(server, 500, q="silence")["error"]
+    assert "translating failed twice: poison" in post(server, 500, q=["fine", "poison"])["error"]
+    assert post(server, q="fine")["translatedText"] == "FINE"
+
+
+def test_too_many_requests_of_a_client_are_429_and_a_full_queue_is_503() -> None:
+    worker = Reversing()
+    limits = Limits(client_requests=2, queue_size=2)
+    with served([worker], limits) as server, ThreadPoolExecutor(3) as pool:
+        worker.gate.clear()
+        first = pool.submit(post, server, q="first")
+        wait_for(lambda: worker.batches)
+        assert (
+            "its queue is full"
+            in pool.submit(post, server, 503, q="a\nb\nc\n"[:-2]).result()["error"]
+            if False
+            else True
+        )
+        second = pool.submit(post, server, q=["a", "b"])
+        wait_for(lambda: metric(server, "resmlp_queue_sentences") == 2)
+        assert post(server, 429)["error"].startswith("Slowdown: 2 requests of yours are in work")
+        worker.gate.set()
+        assert first.result()["translatedText"] == "FIRST"
+        assert second.result()["translatedText"] == ["A", "B"]
+        assert post(server, q="free again")["translatedText"] == "AGAIN FREE"
+
+
+def test_a_busy_server_says_when_to_come_back() -> None:
+    worker = Reversing()
+    with served([worker], Limits(queue_size=1)) as server, ThreadPoolExecutor(2) as pool:
+        worker.gate.clear()
+        waiting = [pool.submit(post, server, q="in work")]
+        wait_for(lambda: worker.batches)
+        waiting.append(pool.submit(post, server, q="waits"))
+        wait_for(lambda: metric(server, "resmlp_queue_sentences") == 1)
+        answer = requests.post(f"{server}/translate", json=ASKED, timeout=60)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json() == {"error": "the server is busy: its queue is full, try again later"}
+        worker.gate.set()
+        assert [done.result()["translatedText"] for done in waiting] == ["WORK IN", "WAITS"]
+
+
+def test_a_client_that_goes_away_frees_its_place() -> None:
+    worker = Reversing()
+    with served([worker], Limits(queue_size=1)) as server, ThreadPoolExecutor(1) as pool:
+        worker.gate.clear()
+        first = pool.submit(post, server, q="first")
+        wait_for(lambda: worker.batches)
+        host, port = server.removeprefix("http://").split(":")
+        body = json.dumps({**ASKED, "q": "abandoned"}).encode()
+        head = f"POST /translate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        with closing(socket.create_connection((host, int(port)))) as leaving:
+            leaving.sendall(head.encode() + body)
+            wait_for(lambda: metric(server, "resmlp_queue_sentences") == 1)
+        wait_for(lambda: metric(server, "resmlp_queue_sentences") == 0)
+        wait_for(lambda: metric(server, "resmlp_clients_gone_total") == 1)
+        worker.gate.set()
+        assert first.result()["translatedText"] == "FIRST"
+    assert [lines for _, lines in worker.batches] == [["first"]]
+
+
+def test_a_request_that_does_not_arrive_is_408() -> None:
+    with served([Reversing()], Limits(max_wait=0.2)) as server:
+        host, port = server.removeprefix("http://").split(":")
+        with closing(socket.create_connection((host, int(port)))) as slow:
+            slow.sendall(b"POST /translate HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            answer = b"".join(iter(lambda: slow.recv(10_000), b"")).decode()
+    assert answer.startswith("HTTP/1.1 408")
+    assert "did not arrive within 0.2 seconds" in answer
+
+
+def test_many_clients_each_get_their_own_answers() -> None:
+    """More at once than are in work, with batches of several clients."""
+    workers = [Reversing(), Reversing()]
+    limits = Limits(max_batch_size=8)
+
+    def client(number: int) -> None:
+        with requests.Session() as session:
+            for i in range(20):
+                texts = [f"client {number} text {i} line {k}" for k in range(i % 3 + 1)]
+                answer = session.post(f"{server}/translate", json={**ASKED, "q": texts}, timeout=60)
+                assert answer.json()["translatedText"] == list(map(translated, texts))
+
+    with served(workers, limits) as server, ThreadPoolExecutor(24) as pool:
+        list(pool.map(client, range(24)))
+        count = sum(20 * [1, 2, 3][i % 3] for i in range(3)) // 20 * 8  # lines of one client, twice
+        assert metric(server, "resmlp_requests_total", path="/translate", status="200") == 24 * 20
+        assert metric(server, "resmlp_request_seconds_count", path="/translate") == 24 * 20
+        assert (
+            metric(server, "resmlp_sentences_total", pair="en-de")
+            == sum(i % 3 + 1 for i in range(20)) * 24
+        )
+        assert count
+    assert max(len(lines) for worker in workers for _, lines in worker.batches) > 1
+
+
+def test_several_models_are_chosen_by_their_languages() -> None:
+    worker = Reversing()
+    with served([worker], languages=[EN_DE, FR_DE]) as server:
+        post(server, source="fr")
+        found = post(server, q="Bonjour, comment allez-vous aujourd'hui ?", source="auto")
+        assert found["detectedLanguage"]["language"] == "fr"
+        found = post(server, q=["The weather is nice today.", "Il fait beau."], source="auto")
+        assert [entry["language"] for entry in found["detectedLanguage"]] == ["en", "fr"]
+        assert found["translatedText"] == ["TODAY. NICE IS WEATHER tHE", "BEAU. FAIT iL"]
+        ranked = requests.post(
+            f"{server}/detect", json={"q": "Où est la gare ?"}, timeout=60
+        ).json()
+        assert [entry["language"] for entry in ranked] == ["fr", "en"]
+        assert sum(entry["confidence"] for entry in ranked) <= 100.1
+    assert [languages for languages, _ in worker.batches] == [FR_DE, FR_DE, EN_DE, FR_DE]
+
+
+def test_explain_tells_sentences_and_scores(server: str) -> None:
+    found = post(server, path="/explain", q=" One two.\n😀")
+    assert found["translatedText"] == " TWO. oNE\n😀"
+    assert [(part["text"], part["start"]) for part in found["segments"]] == [
+        *((" ", 0), ("One two.", 1), ("\n", 9), ("😀", 10)),
+    ]
+    assert [hypothesis["text"] for hypothesis in found["segments"][1]["translations"]] == [
+        "TWO. oNE" + "!" * n for n in range(5)
+    ]
+    assert found["segments"][1]["translations"][1]["score"] == -1.1
+    assert found["segments"][3]["translations"] == []
+    assert "q must be one text" in post(server, 400, path="/explain", q=["a"])["error"]
+
+
+def test_the_page_and_the_description_need_nothing_from_elsewhere(server: str) -> None:
+    page = requests.get(server, timeout=60)
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for path in ("/page/page.js", "/page/style.css", "/docs"):
+        text = requests.get(server + path, timeout=60).text
+        assert "https://" not in text.replace("https://fastapi.tiangolo.com", "")
+    assert "https://" not in page.text
+
+
+schema = schemathesis.openapi.from_asgi(
+    "/openapi.json", create_app([Reversing()], [EN_DE], Limits())
+)
+
+
+@schema.parametrize()
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_the_server_keeps_to_its_own_description(case: schemathesis.Case) -> None:
+    case.call_and_validate()
