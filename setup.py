@@ -86,6 +86,7 @@ setup(
             *ja,
             *ko,
             *bench,
+            "axe-selenium-python>=2.1.6,<4",
             "hypothesis>=6,<7",
             "libretranslatepy>=2.1,<3",
             "mypy>=1.15,<3",
