@@ -7,7 +7,6 @@ been counted and fairseq's dictionary, the most frequent first, says which numbe
 
 from __future__ import annotations
 
-import shutil
 import struct
 import tempfile
 from array import array
@@ -99,8 +98,6 @@ def binarize(
     """
     model = out / "spm.model"
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    for left in (out / ".steps").glob("bin.*"):
-        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix="bin.", dir=out / ".steps") as temporary:
         parts = _parts(out, languages, splits, sampling, Path(temporary))
         size = sum(part.text.end - part.text.start for part in parts)

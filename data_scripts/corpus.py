@@ -17,6 +17,9 @@ from resmlp_mt.errors import UserError
 
 FOLDER = Path(__file__).parent / "corpora"
 
+MAX_BYTES = 100_000
+"""Of a corpus file: YAML takes long to read."""
+
 
 @dataclass(frozen=True)
 class Package:
@@ -114,6 +117,8 @@ def load(path: Path) -> Corpus:
         UserError: no YAML, an unknown or missing key, a value of another type, a name that leads
             out of the folder, a part that names no declared file, two files of one name.
     """
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} has over {MAX_BYTES} bytes: it is no corpus file")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UnicodeDecodeError as error:

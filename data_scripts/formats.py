@@ -254,20 +254,14 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
     langs: set[str] = set()
     try:
         with _open(path) as file:
-            events = ElementTree.iterparse(file, events=("start", "end"))
-            _, root = next(events)
-            for event, element in events:
-                if event == "end" and _local_name(element) == "tu":
-                    sides = _tmx_unit(element)
-                    langs.update(sides)
-                    source = _tmx_side(sides, files.source_lang)
-                    target = _tmx_side(sides, files.target_lang)
-                    if source is not None and target is not None:
-                        empty = False
-                        yield source.encode(), target.encode()
-                    # Finished units would otherwise all stay in memory, below <body>.
-                    for child in root:
-                        child.clear()
+            for unit in _tmx_units(file):
+                sides = _tmx_unit(unit)
+                langs.update(sides)
+                source = _tmx_side(sides, files.source_lang)
+                target = _tmx_side(sides, files.target_lang)
+                if source is not None and target is not None:
+                    empty = False
+                    yield source.encode(), target.encode()
     except ElementTree.ParseError as error:
         raise UserError(
             f"{path}: not well-formed TMX ({error}); mend it or export it again"
@@ -277,6 +271,25 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
             f"{path} has no unit with both {files.source_lang} and {files.target_lang}; "
             f"it has: {', '.join(sorted(langs)) or 'none at all'}"
         )
+
+
+def _tmx_units(file: BinaryIO) -> Iterator[ElementTree.Element]:
+    """The translation units; what has been read does not stay in memory."""
+    path: list[ElementTree.Element] = []
+    units = 0
+    for event, element in ElementTree.iterparse(file, events=("start", "end")):
+        is_unit = _local_name(element) == "tu"
+        if event == "start":
+            path.append(element)
+            units += is_unit
+            continue
+        path.pop()
+        units -= is_unit
+        if units == 0:
+            if is_unit:
+                yield element
+            if path:
+                path[-1].remove(element)
 
 
 def _tmx_unit(unit: ElementTree.Element) -> dict[str, str]:

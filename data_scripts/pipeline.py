@@ -63,6 +63,7 @@ class Preparation:
 
     def run(self) -> None:
         """Everything from the download to the manifest."""
+        self.steps.clear_partial()
         self.corpus, inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         cleaned = self._clean(inputs)
         model = self._train_subwords(cleaned)

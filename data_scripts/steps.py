@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,6 +67,13 @@ class Steps:
         self.out = out
         self.summary = summary
         self.folder = out / ".steps"
+
+    def clear_partial(self) -> None:
+        """Removes what a killed run left in the folder of the records."""
+        for left in self.folder.glob(".*.????????"):
+            left.unlink()
+        for folder in self.folder.glob("bin.*"):
+            shutil.rmtree(folder)
 
     def digest(self, path: Path) -> str:
         """SHA-256 of an input; not computed again while size and time of change stay the same."""

@@ -510,6 +510,40 @@ def test_a_second_run_in_the_same_folder_is_refused(
     assert "another run is at work" in capsys.readouterr().err
 
 
+def test_what_was_kept_and_dropped_is_told(
+    tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(*local, "--out", out, "--jobs", 1, "--samples", 2) == 0
+    told = capsys.readouterr()
+    rows = dict(re.findall(r"^ *(.*?) +([\d,]+)(?: \(.*\))?$", told.out, flags=re.MULTILINE))
+    assert rows["training pairs read"] == "707"
+    assert rows["dropped: held-out"] == "5"
+    assert rows["dropped: duplicate"] == "1"
+    assert rows["training pairs kept"] == "700"
+    assert (rows["test pairs"], rows["test1 pairs"]) == ("8", "9")
+    assert f"{out}/bin:{out}/bin2, {out}/spm.model" in told.out
+    assert "100%" in told.err[told.err.index("binarize: ") :]
+
+
+@pytest.mark.parametrize(("code", "there"), [("zh-CN", "zh-CN"), ("zh_CN", "zh-CN"), ("pt", "pt")])
+def test_language_codes_as_people_write_them(tmp_path: Path, code: str, there: str) -> None:
+    """fairseq finds the languages of the files by itself."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for split, count in {"train": 200, "valid": 3, "test": 3}.items():
+        (raw / f"{split}.en").write_bytes(lines(text("en", count)))
+        (raw / f"{split}.{there}").write_bytes(lines(text("de", count)))
+    out = tmp_path / "out"
+    arguments = ("--src", "en", "--tgt", code, "--vocab-size", 120, "--jobs", 1)
+    assert run("local", "--from-dir", raw, "--out", out, *arguments) == 0
+    source, target = data_utils.infer_language_pair(str(out / "bin"))
+    assert (source, target) == ("en", code.replace("-", "_"))
+    assert (out / "bin" / f"dict.{target}.txt").exists()
+    assert decoded(out, "test", target, f"en-{target}") == read(out / "raw" / f"test.{target}")
+    assert manifest(out)["target_lang"] == target
+
+
 # Mistakes of the user
 
 
@@ -564,6 +598,8 @@ def test_a_mistake_is_told_in_one_line(
         ["local", "--out", "x"],
         ["wmt14_en_de", "--out", "x", "--src", "en"],
         ["nothing", "--out", "x"],
+        ["local", "--out", "x", "--from-dir", "x", "--src", "en", "--tgt", "zh.CN"],
+        ["local", "--out", "x", "--from-dir", "x", "--src", "zh-CN", "--tgt", "zh_CN"],
     ],
 )
 def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
@@ -636,8 +672,13 @@ def test_a_run_killed_again_and_again_gives_the_same_in_the_end(
         kills += done.returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists() or done.returncode == 0
     assert kills >= 4
+    # What killed runs left: hidden files that were not finished, and blocks of ids.
+    (out / ".steps" / "bin.left").mkdir()
+    assert list(out.rglob(".*.????????"))
     assert run(*local, "--out", out, "--jobs", 1) == 0
     assert outputs(out) == fresh
+    assert not list(out.rglob(".*.????????"))
+    assert not list((out / ".steps").glob("bin.*"))
 
 
 def test_a_terminated_run_cleans_up(tmp_path: Path, local: list[object]) -> None:

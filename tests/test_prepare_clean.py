@@ -241,3 +241,47 @@ def test_moses_is_what_fairseq_does(tmp_path: Path) -> None:
         tmp_path, [write(tmp_path, [("„a“ \u2013 b…", "„a“ \u2013 b…")])], punctuated
     )
     assert source == '"a" - b...'
+
+
+def numbered(count: int) -> list[tuple[str, str]]:
+    return [(f"a{n}", f"b{n} c") for n in range(count)]
+
+
+def test_neighbours_are_joined(tmp_path: Path) -> None:
+    """Groups of three, every second of them; what a group lost stays apart."""
+    pairs = numbered(24)
+    pairs[10] = ("", "empty")  # in the group of 9 to 11
+    pairs[16] = pairs[0]  # a duplicate in the group of 15 to 17
+    options = Options("en", "de", concatenate=3, concatenate_share=0.5)
+    kept, facts = run(tmp_path, [write(tmp_path, pairs)], options)
+    joined = [pair for pair in kept if " " in pair[0]]
+    assert joined == [(f"a{n} a{n + 1} a{n + 2}", f"b{n} c b{n + 1} c b{n + 2} c") for n in (3, 21)]
+    assert facts["pairs"] == len(kept) == 24 - 2 - 2 * 2
+    assert facts["steps"][-1] == {  # type: ignore[index]
+        "step": "concatenate", "kept": len(kept), "dropped": 0, "joined": 2
+    }  # fmt: skip
+    # All words are still there, in their order.
+    apart = [pair for n, pair in enumerate(pairs) if n not in (10, 16)]
+    for side in (0, 1):
+        assert " ".join(pair[side] for pair in kept) == " ".join(pair[side] for pair in apart)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
+def test_the_share_that_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(clean, "CHUNK", 100)
+    files = [write(tmp_path, numbered(2000))]
+    options = Options("en", "de", concatenate=2, concatenate_share=share)
+    kept, facts = run(tmp_path, files, options)
+    assert sum(" " in source for source, _ in kept) == share * 1000
+    assert facts["pairs"] == 2000 - share * 1000
+    assert run(tmp_path, files, options, jobs=2) == (kept, facts)
+
+
+def test_nothing_longer_than_the_limit_is_joined(tmp_path: Path) -> None:
+    options = Options("en", "de", concatenate=2, concatenate_share=1.0, max_length=3)
+    kept, _ = run(
+        tmp_path, [write(tmp_path, [("a", "b c"), ("d", "e f"), ("g", "h"), ("i", "j k")])], options
+    )
+    assert kept == [("a", "b c"), ("d", "e f"), ("g i", "h j k")]

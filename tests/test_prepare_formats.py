@@ -189,3 +189,57 @@ def test_tsv(tmp_path: Path) -> None:
     for line in (b"one", b"one\teins\tuno"):
         with pytest.raises(UserError, match=r"x.tsv, line 2: [13] columns where two"):
             pair_file(tmp_path, b"a\tb\n" + line + b"\n", "tsv")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["<seg " * 200_000, "<seg>" * 200_000, "<seg>x" + "</seg" * 200_000, "<seg " + ">" * 10**6],
+    ids=["no tag end", "starts", "half ends", "tag ends"],
+)
+def test_a_long_line_of_markup_is_read_once(tmp_path: Path, line: str) -> None:
+    """A megabyte that a backtracking expression would take hours for."""
+    content = f"<doc>\n{line}\n</doc>\n".encode()
+    with pytest.raises(UserError, match=r"x.en, line 2: (<seg> without </seg>|longer than)"):
+        read(tmp_path, content, content, "sgm")
+
+
+def test_several_segments_on_a_line_in_any_case(tmp_path: Path) -> None:
+    line = b'<SEG id="1"> a &lt;b </SEG>x<seg\tid="2">c > d</Seg>\n'
+    assert read(tmp_path, line, line, "sgm") == [("a <b", "a <b"), ("c > d", "c > d")]
+
+
+def test_nested_markup_is_no_trouble(tmp_path: Path) -> None:
+    text = "<hi>x" * 30_000 + "y" + "</hi>z" * 30_000
+    sides = "".join(f'<tuv xml:lang="{tag}"><seg>{text}</seg></tuv>' for tag in ("en", "de"))
+    [(source, target)] = pair_file(tmp_path, f"<tmx><tu>{sides}</tu></tmx>".encode(), "tmx")
+    assert source == target == b"x" * 30_000 + b"y" + b"z" * 30_000
+
+
+@pytest.mark.parametrize("form", ["plain", "tsv", "tmx"])
+def test_a_compressed_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(formats, "MIN_LIMIT", 100_000)
+    line = {"plain": b"a b\n", "tsv": b"a\tb\n"}.get(form)
+    unit = b'<tu><tuv xml:lang="en"><seg>a</seg></tuv><tuv xml:lang="de"><seg>b</seg></tuv></tu>'
+    content = line * 500_000 if line else b"<tmx>" + unit * 30_000 + b"</tmx>"
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match=r"x.gz is refused: it unpacks to over 20 times its size"):
+        list(formats.pairs(TextFiles(path, path, form, "en", "de")))
+    # Text that does not shrink so much is text.
+    path.write_bytes(gzip.compress(content[:90_000] if line else content, 0))
+    assert len(list(formats.pairs(TextFiles(path, path, form, "en", "de")))) >= 22_500
+
+
+def test_blocks_have_the_size_that_was_asked_for_and_the_rest(tmp_path: Path) -> None:
+    files = TextFiles(tmp_path / "x.en", tmp_path / "x.de", "plain", "en", "de", lines=7)
+    for path in (files.source, files.target):
+        path.write_bytes(corpus_server.lines([f"{path.suffix}{n}" for n in range(7)]))
+    blocks = list(formats.blocks(files, 3))
+    assert [len(source) for source, _ in blocks] == [3, 3, 1]
+    assert blocks[1] == ([b".en3", b".en4", b".en5"], [b".de3", b".de4", b".de5"])
+    for limit in range(8):
+        sizes = [len(source) for source, _ in formats.blocks(files, 3, limit)]
+        assert sum(sizes) == limit
+        assert all(sizes)

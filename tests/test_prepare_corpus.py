@@ -1,0 +1,136 @@
+"""Declarations of corpora: what they may say, and that nothing else comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import corpus
+from resmlp_mt.errors import UserError
+
+GOOD = {
+    "source": "en",
+    "target": "de",
+    "files": {"news": [{"urls": ["https://a.example/news.tgz"], "size": 12}]},
+    "train": [{"source": "news:a.en", "target": "news:a.de", "lines": 3}],
+    "tests": {"t": [{"source": "news:t.en", "target": "news:t.de"}]},
+    "valid_every": 5,
+}
+
+
+def load(tmp_path: Path, content: bytes | str) -> corpus.Corpus:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return corpus.load(path)
+
+
+def changed(*keys: Any, value: Any) -> str:
+    """The good declaration with one value changed."""
+    content: Any = yaml.safe_load(yaml.safe_dump(GOOD))
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    return yaml.safe_dump(content)
+
+
+def test_numbers_are_numbers_and_norwegian_is_a_language(tmp_path: Path) -> None:
+    found = load(tmp_path, yaml.safe_dump(GOOD).replace("source: en", "source: no"))
+    assert (found.source, found.target, found.valid_every) == ("no", "de", 5)
+    assert found.train == (corpus.Part("news:a.en", "news:a.de", lines=3),)
+    assert found.files["news"][0].size == 12
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("source: München".encode("latin-1"), "is not UTF-8"),
+        (LAUGHS, "is not valid YAML: line 2: an alias"),
+        ("source: &a en\ntarget: *a\n", "is not valid YAML: line 2: an alias"),
+        ("[" * 5000, "is not valid YAML: "),
+        ("source: " + "[" * 900 + "]" * 900, "source must be a text|too deeply nested"),
+        ("a: b: c", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+        ("x: [" + "a, " * 300_000 + "]", "has over 100000 bytes"),
+        ("", "the file must be a mapping"),
+        ("- a", "the file must be a mapping"),
+        (changed("licence", value=[1]), "licence must be a text"),
+        (changed("source", value="../x"), "'../x' is not a language code"),
+        (changed("target", value="e/n"), "'e/n' is not a language code"),
+        (changed("train", 0, "lines", value=10**30), "lines must be a positive number"),
+        (changed("train", 0, "lines", value="9" * 5000), "lines must be a positive number"),
+        (changed("train", 0, "lines", value=-1), "lines must be a positive number"),
+        (changed("train", 0, "lines", value="2024-13-45"), "lines must be a positive number"),
+        (changed("train", 0, "source", value="news:../../etc/passwd"), "without '..'"),
+        (changed("train", 0, "source", value="news:/etc/passwd"), "without '..'"),
+        (changed("train", 0, "source", value="news:"), "must name a member"),
+        (changed("train", 0, "source", value="/etc/passwd"), "names none of the files"),
+        (changed("train", 0, "source", value=3), "'3' names none of the files"),
+        (changed("train", 0, "formt", value="sgm"), "unexpected keyword argument 'formt'"),
+        (changed("train", value="news"), "a part must be a mapping"),
+        (changed("valid_every", value="often"), "valid_every must be a positive number"),
+        (changed("valid_every", value=0), "valid_every must be a positive number"),
+        (changed("character_coverage", value="nan"), "character_coverage must be above 0"),
+        (changed("character_coverage", value="much"), "could not convert string to float"),
+        (changed("files", value={"../up": GOOD["files"]["news"]}), "'../up' is not a plain file"),  # type: ignore[index]
+        (changed("files", "news", 0, "urls", value=["file:///etc/passwd"]), "is not an address"),
+        (changed("files", "news", 0, "urls", value=["http://a.example/.."]), "'..' is not a plain"),
+        (changed("files", "news", 0, "urls", value=["https://a.example/"]), "'' is not a plain"),
+        (changed("files", "news", 0, "urls", value=[]), "urls must be a list"),
+        (changed("files", "news", 0, "urls", value="https://a.example/x"), "urls must be a list"),
+        (changed("files", "news", 0, "sha256", value="abc"), "sha256 must be 64"),
+        (changed("files", "news", 0, "size", value="1e9"), "size must be a positive number"),
+        (changed("generator", value={"module": "os"}), "'os' is not a module of data_scripts"),
+        (changed("generator", value={"module": "../x"}), "is not a module of data_scripts"),
+        (changed("generator", value={"module": "os.path"}), "is not a module of data_scripts"),
+        (changed("generator", value={"pairs": 3}), "'module' is missing"),
+        (changed("surprise", value=1), "unexpected keyword argument 'surprise'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_sentence(
+    tmp_path: Path, content: bytes | str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path, content)
+    assert str(tmp_path / "mine.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", corpus.names())
+def test_the_shipped_declarations_pass(name: str) -> None:
+    corpus.load(corpus.FOLDER / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("code", "files"),
+    [("en", "en"), ("zh-CN", "zh_CN"), ("pt_BR", "pt_BR"), ("zh-Hant-TW", "zh_Hant_TW")],
+)
+def test_language_codes(code: str, files: str) -> None:
+    assert corpus.file_code(code) == files
+
+
+@pytest.mark.parametrize("code", ["", "en de", "e.n", "en/..", "en,de", "-en", "zh--CN", "en\n"])
+def test_other_codes_are_refused(code: str) -> None:
+    with pytest.raises(UserError, match="is not a language code: use letters and digits"):
+        corpus.file_code(code)
+
+
+@pytest.mark.parametrize("spelling", [str, lambda code: code.replace("-", "_")])
+def test_files_of_both_spellings_are_found(tmp_path: Path, spelling: Callable[[str], str]) -> None:
+    for split in ("train", "valid", "test", "test.b"):
+        (tmp_path / f"{split}.en").write_bytes(b"x\n")
+        (tmp_path / f"{split}.{spelling('zh-CN')}").write_bytes(b"x\n")
+    for code in ("zh-CN", "zh_CN"):
+        found = corpus.local(tmp_path, "en", code)
+        assert (found.source, found.target) == ("en", "zh_CN")
+        assert Path(found.train[0].target).name == f"train.{spelling('zh-CN')}"
+        assert list(found.tests) == ["test", "test.b"]
