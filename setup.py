@@ -19,7 +19,6 @@ vision = [
     "timm>=1.0.20,<2",
     "torchvision>=0.24,<0.30",
     "tqdm>=4.66,<5",
-    "webdataset>=1,<2",
 ]
 # python -m resmlp_mt.export --format onnx
 onnx = ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.5,<1"]
@@ -99,6 +98,7 @@ setup(
             "types-regex",
             "types-requests>=2,<3",
             "types-tqdm>=4,<5",
+            "webdataset>=1,<2",
         ],
     },
 )

@@ -35,16 +35,12 @@ import torch
 from torch import nn
 
 from resmlp_mt.vision import train
-from resmlp_mt.vision.checkpoints import build_model, load
-from resmlp_mt.vision.inference import machine
+from resmlp_mt.vision.checkpoints import load
+from resmlp_mt.vision.factory import MODELS, build_model, create_model
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import seed_all
-from resmlp_mt.vision.model import MODELS, create_model
+from resmlp_mt.vision.report import measured_on
 from resmlp_mt.vision.weights import timm_names
-
-# after resmlp_mt.vision, which lets torchvision be imported beside a PyTorch without CUDA
-import timm  # isort: skip
-from timm.models import byobnet, mlp_mixer, register_model  # isort: skip
-from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # isort: skip
@@ -74,15 +70,15 @@ SPEED_ROUNDS, SPEED_STEPS = 6, 12
 def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
     """The same configuration of timm's blocks, started from our weights for this seed."""
     ours = create_model("resmlp_tiny", num_classes=num_classes)
-    model: Any = mlp_mixer.MlpMixer(
+    model: Any = timm.models.mlp_mixer.MlpMixer(
         num_classes=num_classes,
         img_size=IMG_SIZE,
         patch_size=TINY.patch_size,
         num_blocks=TINY.depth,
         embed_dim=TINY.embed_dim,
         mlp_ratio=4,
-        block_layer=mlp_mixer.ResBlock,
-        norm_layer=mlp_mixer.Affine,
+        block_layer=timm.models.mlp_mixer.ResBlock,
+        norm_layer=timm.models.mlp_mixer.Affine,
     )
     model.load_state_dict(timm_names(ours))
     scales = {name for name, _ in model.named_parameters() if name.endswith(("alpha", "beta"))}
@@ -93,7 +89,7 @@ def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
 
 def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
     """A ViT of the same depth and patches, narrower: attention has more parameters than mixing."""
-    model: nn.Module = VisionTransformer(
+    model: nn.Module = timm.models.VisionTransformer(
         img_size=IMG_SIZE,
         patch_size=TINY.patch_size,
         num_classes=num_classes,
@@ -109,16 +105,18 @@ def cifar10_vit(num_classes: int = 10, **_: Any) -> nn.Module:
 def cifar10_convnet(num_classes: int = 10, **_: Any) -> nn.Module:
     """A stem that halves the image, then three residual stages that halve it again."""
     stages = tuple(
-        byobnet.ByoBlockCfg(type="basic", d=1, c=channels, s=2, br=1.0)
+        timm.models.byobnet.ByoBlockCfg(type="basic", d=1, c=channels, s=2, br=1.0)
         for channels in (64, 128, 256)
     )
-    config = byobnet.ByoModelCfg(blocks=stages, stem_type="3x3", stem_chs=16, stem_pool="")
-    model: nn.Module = byobnet.ByobNet(config, num_classes=num_classes)
+    config = timm.models.byobnet.ByoModelCfg(
+        blocks=stages, stem_type="3x3", stem_chs=16, stem_pool=""
+    )
+    model: nn.Module = timm.models.byobnet.ByobNet(config, num_classes=num_classes)
     return model
 
 
 for _model in (cifar10_timm, cifar10_vit, cifar10_convnet):
-    register_model(_model)
+    timm.models.register_model(_model)
 
 
 def parse_args() -> argparse.Namespace:
@@ -265,7 +263,7 @@ def report(args: argparse.Namespace) -> None:
     speeds = json.loads(speed_file.read_text()) if speed_file.exists() else {}
     results = {
         "date": datetime.date.today().isoformat(),
-        "machine": {**machine(torch.device("cpu")), "timm": timm.__version__},
+        "machine": {**measured_on(torch.device("cpu")), "timm": timm.__version__},
         "threads": 1,
         "data": "CIFAR-10 as JPEG, 45,000 training and 5,000 validation images",
         "config": CONFIG.read_text(),

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from resmlp_mt.vision import train
-from resmlp_mt.vision.checkpoints import load_model
-from resmlp_mt.vision.inference import machine
+from resmlp_mt.vision.factory import load_model
+from resmlp_mt.vision.report import measured_on
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs/vision/resmlp_s12.yaml"
@@ -47,7 +47,7 @@ def main() -> None:
     model, checkpoint = load_model(args.work / "best.pth")
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine(torch.device("cpu")),
+        "machine": measured_on(torch.device("cpu")),
         "config": CONFIG.name,
         "overrides": OVERRIDES,
         "seed": checkpoint["config"]["seed"],

@@ -10,7 +10,10 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "resmlp_mt"
-FOUNDATIONS = {"errors", "files", "layers", "machine", "mixing", "packed_linear", "padding", "text"}
+FOUNDATIONS = {
+    "errors", "files", "layers", "machine", "mixing", "packed_linear", "padding", "tensor_files",
+    "text",
+}  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
     f"resmlp_mt.vision.{path.stem}"
@@ -27,6 +30,7 @@ MAY_IMPORT = {
     "packed_linear": {"machine"},
     "padding": set(),
     "text": set(),
+    "tensor_files": {"errors"},
     "scoring": {"errors", "files", "scoring"},
     "serving": {"errors", "engine", "serving"},
     "mixing": {"layers", "padding"},
@@ -34,7 +38,7 @@ MAY_IMPORT = {
     "engine": FOUNDATIONS | {"engine", "model"},
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
     "models": FOUNDATIONS | {"fairseq_plugin", "models"},
-    "vision": {"errors", "files", "machine", "layers", "mixing", "packed_linear", "vision"},
+    "vision": {"errors", "files", "machine", "layers", "packed_linear", "tensor_files", "vision"},
     "benchmarking": FOUNDATIONS
     | {"benchmarking", "engine", "fairseq_plugin", "model", "models", "vision"},
 }

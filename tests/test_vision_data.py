@@ -15,12 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import data, loader
+from resmlp_mt.vision import data, image_dataset, loader, transforms
 from resmlp_mt.vision.images import BadImage
-
-from timm.data.auto_augment import rand_augment_transform  # isort: skip  (after resmlp_mt.vision)
-from torchvision import transforms  # isort: skip
-from torchvision.datasets import ImageFolder  # isort: skip
+from resmlp_mt.vision.libraries import timm, torchvision
 
 CONFIG = {
     "input_size": (3, 8, 8),
@@ -48,13 +45,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pixels(dataset: data.ImageDataset) -> list[tuple[bytes, int]]:
+def pixels(dataset: image_dataset.ImageDataset) -> list[tuple[bytes, int]]:
     return [(image.tobytes(), target) for image, target in dataset]
 
 
 def test_a_folder_is_read_as_by_torchvision(folder: Path) -> None:
     ours = data.create_dataset([str(folder)], "train")
-    theirs = ImageFolder(str(folder / "train"))
+    theirs = torchvision.datasets.ImageFolder(str(folder / "train"))
     assert ours.classes == theirs.classes
     assert pixels(ours) == [(image.tobytes(), target) for image, target in theirs]
 
@@ -310,29 +307,34 @@ def test_the_small_crop_is_that_of_a_padded_image(seed: int) -> None:
         for left in range(2 * padding + 1)
     }
     random.seed(seed)
-    cropped = data._PaddedCrop((8, 8), padding)(image)
+    cropped = transforms._PaddedCrop((8, 8), padding)(image)
     assert cropped.tobytes() in windows
 
 
 def test_normalising_a_batch_is_normalising_each_image() -> None:
     image = random_image(0)
-    ours = data.Normalize(CONFIG["mean"], CONFIG["std"])(
-        torch.stack([data.create_transform(CONFIG, normalize=False)(image)])
+    ours = transforms.Normalize(CONFIG["mean"], CONFIG["std"])(
+        torch.stack([transforms.create_transform(CONFIG, normalize=False)(image)])
     )
-    theirs = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(CONFIG["mean"], CONFIG["std"])]
+    theirs = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize(CONFIG["mean"], CONFIG["std"]),
+        ]
     )(image)
     torch.testing.assert_close(ours[0], theirs, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(data.create_transform(CONFIG)(image), theirs)
+    torch.testing.assert_close(transforms.create_transform(CONFIG)(image), theirs)
 
 
 def test_the_papers_augmentation_takes_every_strength() -> None:
     """Pillow refuses the strongest posterization of timm's RandAugment: 0 bits."""
-    strongest = rand_augment_transform("rand-m10-inc1", {"translate_const": 3})
+    strongest = timm.data.auto_augment.rand_augment_transform(
+        "rand-m10-inc1", {"translate_const": 3}
+    )
     for operation in strongest.ops:
         operation.prob = 1.0
         assert operation(random_image(1)).size == (8, 8)
-    augment = data.create_training_transform(
+    augment = transforms.create_training_transform(
         {**CONFIG, "input_size": (3, 40, 40)}, auto_augment="rand-m10-n4-inc1"
     )
     random.seed(0)
@@ -341,9 +343,9 @@ def test_the_papers_augmentation_takes_every_strength() -> None:
         assert (result.shape, result.dtype) == ((3, 40, 40), torch.uint8)
 
 
-def blank(count: int) -> data.MemoryDataset:
+def blank(count: int) -> image_dataset.MemoryDataset:
     images = np.zeros((count, 8, 8, 3), np.uint8)
-    return data.MemoryDataset(images, [0] * count, ["a"])
+    return image_dataset.MemoryDataset(images, [0] * count, ["a"])
 
 
 def steps(batches: loader.EpochBatches) -> list[list[int]]:
@@ -403,8 +405,8 @@ def test_data_below_one_update_is_refused() -> None:
 
 def test_workers_and_start_do_not_change_a_batch() -> None:
     images = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
-    transform = data.create_training_transform(CONFIG, auto_augment="rand-m9-mstd0.5-inc1")
-    dataset = data.MemoryDataset(images, list(range(24)), ["a"] * 24, transform)
+    transform = transforms.create_training_transform(CONFIG, auto_augment="rand-m9-mstd0.5-inc1")
+    dataset = image_dataset.MemoryDataset(images, list(range(24)), ["a"] * 24, transform)
 
     def read(workers: int, start: int) -> list[torch.Tensor]:
         batches = loader.EpochBatches(dataset, 4, seed=5)
@@ -422,7 +424,7 @@ def test_workers_and_start_do_not_change_a_batch() -> None:
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 5))
 def test_validation_shares_hold_each_image_once(count: int, world: int, batch: int) -> None:
     dataset = blank(count)
-    dataset.transform = data.create_transform(CONFIG, normalize=False)
+    dataset.transform = transforms.create_transform(CONFIG, normalize=False)
     dataset.targets = list(range(count))
     seen: list[int] = []
     for rank in range(world):

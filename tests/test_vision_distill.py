@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import checkpoints, distill, train
+from resmlp_mt.vision import checkpoints, distill, factory, train
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_the_equations(
 
 def test_a_teacher_sees_its_own_normalisation_and_stays_frozen() -> None:
     images = torch.rand(2, 3, 32, 32)
-    model = checkpoints.build_model("timm:test_convnext", num_classes=3)
+    model = factory.build_model("timm:test_convnext", num_classes=3)
     other = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 
     def normalised(mean: list[float], std: list[float]) -> Tensor:
@@ -80,7 +80,7 @@ def test_a_teacher_sees_its_own_normalisation_and_stays_frozen() -> None:
 def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) -> None:
     config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
     images = torch.rand(2, 3, 32, 32)
-    model = checkpoints.build_model("timm:test_convnext", num_classes=2)
+    model = factory.build_model("timm:test_convnext", num_classes=2)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     teacher = distill.load_teacher(
         "timm:test_convnext", str(tmp_path / "weights.pth"), ["a", "b"], config
@@ -105,12 +105,15 @@ def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
     config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
     with pytest.raises(UserError, match="needs --teacher-weights FILE"):
         distill.load_teacher("timm:test_convnext", None, ["a"], config)
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match=r"no\.pth cannot be read: No such file"):
         distill.load_teacher("timm:test_convnext", str(tmp_path / "no.pth"), ["a"], config)
-    other = checkpoints.build_model("timm:test_convnext", num_classes=5)
-    for name, content in (("w.pth", other.state_dict()), ("x.pth", [1])):
+    other = factory.build_model("timm:test_convnext", num_classes=5)
+    for name, content, message in (
+        ("w.pth", other.state_dict(), r"w\.pth: its classifier has 5 classes and the model 1"),
+        ("x.pth", [1], r"x\.pth holds a list"),
+    ):
         torch.save(content, tmp_path / name)
-        with pytest.raises(UserError, match=f"{name} do not fit timm:test_convnext"):
+        with pytest.raises(UserError, match=message):
             distill.load_teacher("timm:test_convnext", str(tmp_path / name), ["a"], config)
 
 
@@ -153,9 +156,10 @@ def train_on_digits(output: Path, *options: str) -> Path:
 
 
 def agree(teacher: Path, student: Path) -> float:
-    from resmlp_mt.vision.data import create_dataset, create_transform
+    from resmlp_mt.vision.data import create_dataset
+    from resmlp_mt.vision.transforms import create_transform
 
-    models = [checkpoints.load_model(path) for path in (teacher, student)]
+    models = [factory.load_model(path) for path in (teacher, student)]
     transform = create_transform(models[0][1]["data_config"])
     dataset = create_dataset(["digits"], "val", transform)
     images = torch.stack([image for image, _ in dataset])

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resmlp_mt.vision import create_model
+from resmlp_mt.vision.factory import MODELS
 from resmlp_mt.vision.folding import folded
 from resmlp_mt.vision.mixing import MIXINGS
-from resmlp_mt.vision.model import MODELS, ResMLP
+from resmlp_mt.vision.model import ResMLP
 
 S12 = "resmlp_s12"
 
@@ -155,7 +156,9 @@ def test_every_variant_equals_its_equations(mixing: str, norm: str, pooling: str
     batch = images()
     expected = torch.stack([naive_forward(model, image, mixing) for image in batch])
     torch.testing.assert_close(model(batch), expected, rtol=1e-10, atol=1e-10)
-    assert model.forward_features(batch).shape == (3, 6)
+    features = model.forward_features(batch)
+    assert features.shape == (3, 6 + (pooling == "class_mlp"), 6)
+    assert model.forward_head(features, pre_logits=True).shape == (3, 6)
     model(batch).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
 
@@ -182,7 +185,7 @@ def test_stochastic_depth_leaves_out_branches_of_single_images() -> None:
     shares = matches.double().mean(1)
     expected = torch.tensor([0.16, 0.24, 0.24, 0.36], dtype=torch.float64)
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.04)
-    rates = {m.drop_path.drop_prob for m in small(depth=4, drop_path=0.3).blocks}
+    rates = {m.drop_path for m in small(depth=4, drop_path=0.3).blocks}
     assert rates == {0.3}
 
 
@@ -243,7 +246,7 @@ def test_tiny_is_for_small_images() -> None:
 
 
 MISTAKES = [
-    ("resmlp_s13", {}, "there is no model 'resmlp_s13': choose one of resmlp_s12, "),
+    ("resmlp_s13", {}, r"there is no model 'resmlp_s13' \(did you mean .*resmlp_s12"),
     (S12, {"mixing": "attention"}, "mixing must be one of linear, none, .*'attention'"),
     (S12, {"norm": "batch"}, "norm must be one of affine, layernorm, but is 'batch'"),
     (S12, {"pooling": "max"}, "pooling must be one of mean, class_mlp, but is 'max'"),
@@ -251,7 +254,7 @@ MISTAKES = [
     (S12, {"img_size": (32, 40)}, "but is 32 x 40"),
     (S12, {"img_size": 0}, "img_size must be at least 1, but is 0"),
     (S12, {"patch_size": 0}, "patch_size must be at least 1, but is 0"),
-    (S12, {"num_classes": 0}, "num_classes must be at least 1, but is 0"),
+    (S12, {"num_classes": -1}, "num_classes must be at least 0, but is -1"),
     (S12, {"drop_path": 1.0}, "drop_path must be at least 0 and below 1, but is 1.0"),
 ]
 

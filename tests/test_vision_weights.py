@@ -10,12 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from resmlp_mt.vision import create_model, load_weights
-
-# isort: split
-import timm  # behind the line that lets it be imported beside a PyTorch without CUDA
-
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision import create_model, load_weights
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.weights import adapt_mixing, own_names, timm_names
 
@@ -269,14 +266,14 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     torch.save(small_model(embed_dim=16).state_dict(), folder / "wider.pth")
     messages = {
         "code.pth": "it asks for (posix|nt).system: expected tensors and plain values only",
-        "cut.pth": "it is broken or no PyTorch file",
-        "cut.safetensors": "is not a complete .safetensors file",
-        "text.pth": "it is broken or no PyTorch file",
-        "list.pth": "holds no state dict, but a list",
+        "cut.pth": "it is damaged or not a PyTorch file",
+        "cut.safetensors": "it is damaged or not a safetensors file",
+        "text.pth": "it is damaged or not a PyTorch file",
+        "list.pth": "holds a list: expected a dictionary",
         "numbers.pth": "holds no state dict of tensors",
         "other.pth": "has no classifier",
         "wider.pth": r"proj.weight has the shape \(16, 48\), but the model needs \(12, 48\)",
-        "nowhere.pth": "is not a file: expected weights as .pth or .safetensors",
+        "nowhere.pth": "cannot be read: No such file",
     }
     return {name: (folder / name, message) for name, message in messages.items()}
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -187,19 +186,6 @@ def test_checkpoints_of_the_image_models_and_timms_names(
         4 * (4 * pixel + gap) - gap,
         4,
     )
-
-
-def test_it_is_one_of_the_image_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({"model": image_state(tokens=9)}, tmp_path / "best.pth")
-    run(monkeypatch, tmp_path / "best.pth", "--out", tmp_path / "first")
-    words = ["visualize", str(tmp_path / "best.pth"), "--out", str(tmp_path / "second")]
-    monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.delitem(sys.modules, "resmlp_mt.visualize")
-    runpy.run_module("resmlp_mt.vision.visualize", run_name="__main__")
-    names = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "second").iterdir())
-    for name in names:
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
 def test_what_fairseq_leaves_in_checkpoints_is_read(

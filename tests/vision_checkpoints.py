@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from resmlp_mt.vision.checkpoints import save
-from resmlp_mt.vision.model import create_model
+from resmlp_mt.vision.factory import create_model
 
 DIGITS = [str(digit) for digit in range(10)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

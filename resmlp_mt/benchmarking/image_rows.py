@@ -10,6 +10,7 @@ from resmlp_mt.benchmarking.floors import Rates, operations
 from resmlp_mt.benchmarking.profiles import explained
 from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
 from resmlp_mt.benchmarking.timing import Run, interleaved
+from resmlp_mt.errors import UserError
 
 INFERENCE_GOAL = 1.25
 TRAINING_GOAL = 1.1
@@ -34,12 +35,11 @@ def images(
     Inference runs on our model as the commands run it, affine maps folded.
     """
     try:
-        from resmlp_mt.vision import create_model  # before timm: it mends torchvision
+        from resmlp_mt.vision import create_model
         from resmlp_mt.vision.folding import folded
-    except ImportError:
+        from resmlp_mt.vision.libraries import timm
+    except (ImportError, UserError):
         return [Unmeasured("images", "needs timm: pip install 'resmlp_mt[vision]'")]
-    import timm
-
     torch.manual_seed(seed)
     ours = create_model("resmlp_s12", img_size=img_size)
     others = {name: timm.create_model(name, img_size=img_size) for name in PEERS}

@@ -1,19 +1,25 @@
-"""ResMLP on images: models, weights, training, evaluation."""
+"""ResMLP on images: models, weights, training, evaluation.
 
-import torch
+``create_model`` and ``load_weights`` are loaded at their first use: the commands that live here
+print their options without PyTorch.
+"""
 
-# PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its compiled operators do not
-# load, and its import (so timm's) stops at the missing schema of nms. Declared without an
-# implementation, the operators fail only where they are called; nothing here calls them.
-if torch.version.cuda is None:
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # operator torchvision::nms does not exist
-        _OPERATORS = torch.library.Library("torchvision", "DEF")
-        for _name in ("nms", "qnms"):
-            _OPERATORS.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from typing import TYPE_CHECKING, Any
 
-from resmlp_mt.vision.model import create_model
-from resmlp_mt.vision.weights import load_weights
+if TYPE_CHECKING:
+    from resmlp_mt.vision.factory import create_model
+    from resmlp_mt.vision.weights import load_weights
 
 __all__ = ["create_model", "load_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "create_model":
+        from resmlp_mt.vision.factory import create_model
+
+        return create_model
+    if name == "load_weights":
+        from resmlp_mt.vision.weights import load_weights
+
+        return load_weights
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,55 +5,57 @@ A checkpoint is a dict of tensors and plain values:
 =================  ===============================================================================
 model              state dict
 model_ema          state dict of the moving average, if there is one
-model_args         keyword arguments of :func:`resmlp_mt.vision.model.create_model`
+model_args         keyword arguments of :func:`resmlp_mt.vision.factory.build_model`
 classes            list of the class names
 data_config        input_size (channels, height, width), mean, std, interpolation, crop_pct
 config             the resolved options of the training
+digest             SHA-256 of all of the above, and of what ``last.pth`` has besides
 =================  ===============================================================================
 
 ``last.pth`` holds what is needed to go on as well; see :mod:`resmlp_mt.vision.trainer`.
 """
 
-import os
-import pickle
+import hashlib
+import logging
 import shutil
-import textwrap
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import nn
+from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.model import create_model
+from resmlp_mt.files import replacing
+from resmlp_mt.tensor_files import read
 
-TIMM = "timm:"
-#: what PyTorch raises for files that are cut short, harmful, or of something else
-BROKEN = (
-    OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError
-)  # fmt: skip
+logger = logging.getLogger(__name__)
+
+#: what a checkpoint must hold, with the types
+PARTS: dict[str, tuple[type, bool]] = {  # name: type, required
+    "model": (dict, True),
+    "model_args": (dict, True),
+    "model_ema": (dict, False),
+    "classes": (list, False),
+    "data_config": (dict, False),
+    "config": (dict, False),
+}
 
 
-def save(state: dict[str, Any], path: str | Path) -> None:
-    """Write ``state``; an earlier file of this name is replaced only by a complete one.
+def save(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write ``state`` with its digest; an earlier file is replaced only by a complete one.
 
     Raises:
         UserError: if the file cannot be written, as on a full disk.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    contents = {name: value for name, value in state.items() if name != "digest"}
+    contents["digest"] = digest(contents)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            torch.save(contents, partial)
     except (OSError, RuntimeError) as error:  # PyTorch's writer turns some of the former into these
-        with suppress(OSError):  # there may be no such folder
-            partial.unlink()
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
         else:
@@ -66,61 +68,52 @@ def save(state: dict[str, Any], path: str | Path) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of :mod:`resmlp_mt.vision.train` with PyTorch's safe loader.
 
+    A file of version 0.1.0 has no digest: it is read with a warning.
+
     Raises:
-        UserError: if there is no such file or it is not such a checkpoint.
+        UserError: if there is no such file, it is not such a checkpoint, or it was changed or
+            damaged since it was written.
     """
-    try:
-        with Path(path).open("rb") as file:
-            try:
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            except (*BROKEN, KeyError) as error:
-                raise UserError(
-                    f"{path} is not a complete PyTorch file of tensors and plain values; expected "
-                    "a checkpoint written by resmlp_mt.vision.train."
-                ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if not (isinstance(checkpoint, dict) and {"model", "model_args"} <= checkpoint.keys()):
+    checkpoint = read(path)
+    for name, (kind, required) in PARTS.items():
+        value = checkpoint.get(name)
+        if value is None and not required:
+            continue
+        if not isinstance(value, kind):
+            raise UserError(
+                f"{path} is not a checkpoint of resmlp_mt.vision.train: {name} is "
+                f"{'missing' if value is None else f'a {type(value).__name__}'}; bare weights go "
+                "to --weights."
+            )
+    if "digest" not in checkpoint:
+        logger.warning("%s has no digest (version 0.1.0): damage would not be noticed.", path)
+    elif checkpoint["digest"] != digest(checkpoint):
         raise UserError(
-            f"{path} is not a checkpoint of resmlp_mt.vision.train: model and model_args are "
-            "missing; bare weights go to --weights."
+            f"{path} is damaged: its contents differ from what was written; take another copy."
         )
     return checkpoint
 
 
-def build_model(name: str, num_classes: int, **model_args: Any) -> nn.Module:
-    """One of our models, or any of timm's by ``timm:NAME``.
+def digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of nested dictionaries, lists, plain values and tensors, without ``digest``."""
+    total = hashlib.sha256()
 
-    Raises:
-        UserError: if there is no such model or it does not take the arguments.
-    """
-    try:
-        if name.startswith(TIMM):
-            model: nn.Module = timm.create_model(
-                name.removeprefix(TIMM), num_classes=num_classes, **model_args
-            )
-            return model
-        return create_model(name, num_classes=num_classes, **model_args)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"--model {name}: {error}") from error
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            dense = value.detach().cpu().contiguous()
+            total.update(f"tensor {dense.dtype} {tuple(dense.shape)};".encode())
+            total.update(dense.reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            total.update(f"dict {len(value)};".encode())
+            for key, part in value.items():
+                add(key)
+                add(part)
+        elif isinstance(value, list | tuple):
+            total.update(f"list {len(value)};".encode())
+            for part in value:
+                add(part)
+        else:
+            total.update(f"{type(value).__name__} {value!r};".encode())
 
-
-def load_model(path: str | Path, use_ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the model of a checkpoint, in evaluation mode; returns it and the checkpoint.
-
-    Args:
-        path: a file written by :mod:`resmlp_mt.vision.train`.
-        use_ema: take the moving average of the weights, where the checkpoint has one.
-
-    Raises:
-        UserError: as :func:`load`, or if weights and model do not fit.
-    """
-    checkpoint = load(path)
-    model = build_model(**checkpoint["model_args"])
-    weights = checkpoint["model_ema"] if use_ema and "model_ema" in checkpoint else None
-    try:
-        model.load_state_dict(checkpoint["model"] if weights is None else weights)
-    except RuntimeError as error:
-        reason = textwrap.shorten(str(error), 200)
-        raise UserError(f"{path} does not fit its own model_args: {reason}") from error
-    return model.eval(), checkpoint
+    add({name: value for name, value in state.items() if name != "digest"})
+    return total.hexdigest()

@@ -11,17 +11,17 @@ the number of classes as well). ResMLP has no distillation token: one classifier
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors import SafetensorError
-from timm.models import load_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.checkpoints import BROKEN, TIMM, build_model, load_model
+from resmlp_mt.vision.factory import build_model, load_model
+from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.weights import load_weights
 
 
 class Teacher(nn.Module):
@@ -67,8 +67,8 @@ def load_teacher(
     """The teacher that ``--teacher`` names.
 
     Args:
-        name: ``timm:NAME``, or a checkpoint of :mod:`resmlp_mt.vision.train`.
-        weights: ``--teacher-weights``, for the former.
+        name: a checkpoint of :mod:`resmlp_mt.vision.train`, or the name of a model.
+        weights: ``--teacher-weights``, for the latter.
         classes: the student's; a checkpoint must know the same in the same order.
         data_config: mean, std and input_size of the student's images.
 
@@ -76,25 +76,19 @@ def load_teacher(
         UserError: if the teacher cannot be loaded or has other classes.
     """
     student = (data_config["mean"], data_config["std"])
-    if not name.startswith(TIMM):
+    if Path(name).is_file() or Path(name).suffix in (".pth", ".pt"):
         model, checkpoint = load_model(name)
-        if checkpoint["classes"] != list(classes):
+        if checkpoint.get("classes") != list(classes) or "data_config" not in checkpoint:
             raise UserError(
-                f"--teacher {name} knows {len(checkpoint['classes'])} classes that are not the "
-                f"{len(classes)} of --data; expected the same names in the same order."
+                f"--teacher {name} knows {len(checkpoint.get('classes') or [])} classes that are "
+                f"not the {len(classes)} of --data; expected the same names in the same order."
             )
         own = checkpoint["data_config"]
         return Teacher(model, student, (own["mean"], own["std"]))
     if weights is None:
         raise UserError(f"--teacher {name} needs --teacher-weights FILE.")
     model = build_model(name, num_classes=len(classes))
-    try:
-        load_checkpoint(model, weights, use_ema=True, weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"--teacher-weights {weights}: there is no such file.") from error
-    except (*BROKEN, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--teacher-weights {weights} do not fit {name}: {reason}.") from error
+    load_weights(model, weights)
     own = timm.data.resolve_model_data_config(model)
     return Teacher(model, student, (own["mean"], own["std"]))
 

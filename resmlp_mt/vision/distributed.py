@@ -1,13 +1,13 @@
-"""This process among those of torchrun."""
+"""This process among those of torchrun, and its device."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from timm.utils.distributed import init_distributed_device_so
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision.libraries import timm
 
 
 @dataclass
@@ -36,33 +36,49 @@ class Process:
             dist.all_gather_object(found, mine)
         return set().union(*found)
 
+    def of_first(self, text: str) -> str:
+        """What the first process says."""
+        said = [text]
+        if self.world_size > 1:
+            dist.broadcast_object_list(said, device=self.device)
+        return said[0]
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of ``--device``; by default CUDA if there is one, else the CPU.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name} is not a device of PyTorch: give cpu or cuda.") from error
+    if device.type == "cuda":  # nothing is put there: all processes would meet on the first GPU
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"--device {name}: PyTorch finds no such CUDA device here; use --device cpu."
+            )
+        return device
+    try:
+        torch.zeros(1, device=device).item()  # of a meta device nothing can be read
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
 
 def start_process(device: str | None) -> Process:
     """Join the processes of torchrun, if there are any: nccl on GPUs, gloo on CPUs.
 
     Args:
-        device: ``--device``; by default CUDA if there is one, else the CPU.
+        device: ``--device``; see :func:`find_device`.
 
     Raises:
         UserError: if there is no such device.
     """
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        kind = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name} is no device of PyTorch's: give cpu or cuda.") from error
-    if kind.type == "cuda":  # nothing is put there: all processes would meet on the first GPU
-        if (kind.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"--device {name}: PyTorch finds no such CUDA device here; use --device cpu."
-            )
-    else:
-        try:
-            torch.zeros(1, device=kind).item()
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--device {name} cannot be used here: {reason}") from error
-    found = init_distributed_device_so(name)
+    found = timm.utils.distributed.init_distributed_device_so(str(find_device(device)))
     return Process(
         torch.device(found["device"]),
         found["global_rank"],

@@ -17,9 +17,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.layers import Affine
-from resmlp_mt.mixing import AbsoluteMixing
+from resmlp_mt.layers import Affine, merged_before, merged_behind
 from resmlp_mt.packed_linear import PackedLinear, can_pack
+from resmlp_mt.vision.mixing import LinearMixing
 from resmlp_mt.vision.model import Block, ResMLP
 
 ROWS = 784  # tokens whose hidden states are computed at once, so that they stay in cache
@@ -38,7 +38,7 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: Block, missing: Tensor) -> None:
         super().__init__()
         mixing, pre, gamma = block.token_mixing, block.mixing_pre, block.mixing_post.alpha
-        assert isinstance(mixing, AbsoluteMixing)
+        assert isinstance(mixing, LinearMixing)
         assert isinstance(pre, Affine)
         assert isinstance(block.ffn_pre, Affine)
         self.mixing = nn.Parameter(mixing.weight.clone())
@@ -46,9 +46,9 @@ class FoldedBlock(nn.Module):
         row_sums = mixing.weight.sum(1, keepdim=True)
         constant = gamma * (row_sums * pre(missing) + mixing.bias.unsqueeze(1)) + missing
         self.constant = nn.Parameter(constant.unsqueeze(1))  # (tokens, 1, dim)
-        self.fc1: nn.Module = _behind(block.ffn_pre, block.ffn.fc1)
-        fc2 = nn.Linear(block.ffn.fc2.in_features, block.ffn.fc2.out_features, False, "meta")
-        fc2.weight = nn.Parameter(block.ffn_post.alpha.unsqueeze(1) * block.ffn.fc2.weight)
+        self.fc1: nn.Module = merged_before(block.ffn_pre, block.ffn.fc1)
+        fc2 = merged_behind(block.ffn.fc2, block.ffn_post)
+        fc2.bias = None  # made good in the next mixing
         self.fc2: nn.Module = fc2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +86,8 @@ class FoldedResMLP(nn.Module):
             assert isinstance(block, Block)
             self.blocks.append(FoldedBlock(block, missing))
             missing = block.ffn_post.alpha * block.ffn.fc2.bias
-        self.head = _behind(model.norm, model.head)
+        assert isinstance(model.head, nn.Linear)
+        self.head = merged_before(model.norm, model.head)
         self.head.bias.add_(self.head.weight @ missing)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,9 +102,10 @@ def can_be_folded(model: nn.Module) -> TypeGuard[ResMLP]:
     """Whether :func:`folded` takes the model."""
     return (
         isinstance(model, ResMLP)
-        and all(isinstance(block.token_mixing, AbsoluteMixing) for block in model.blocks)
+        and all(isinstance(block.token_mixing, LinearMixing) for block in model.blocks)
         and isinstance(model.norm, Affine)
         and model.class_token is None
+        and isinstance(model.head, nn.Linear)
     )
 
 
@@ -128,12 +130,3 @@ def folded(model: ResMLP, dtype: torch.dtype | None = None) -> FoldedResMLP:
         assert isinstance(block, FoldedBlock)
         block.pack()
     return result
-
-
-def _behind(affine: Affine, linear: nn.Linear) -> nn.Linear:
-    """One linear layer for ``linear(affine(x))``."""
-    layer = copy.deepcopy(linear)
-    layer.weight.mul_(affine.alpha)
-    if affine.beta is not None:
-        layer.bias.add_(linear.weight @ affine.beta)
-    return layer

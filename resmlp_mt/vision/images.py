@@ -8,9 +8,9 @@ What is done to an image, in this order:
 * transparency is laid on white;
 * grey, CMYK and palettes become RGB.
 
-Of several frames the first counts. Refused are images of more than :data:`MAX_PIXELS` pixels or
-more than :data:`MAX_RATIO` times as long as wide, before they are decoded, and files in other
-formats than :data:`FORMATS`.
+Of several frames the first counts. Refused are images of more than :data:`MAX_PIXELS` pixels
+(WebP: :data:`MAX_WEBP_PIXELS`) or more than :data:`MAX_RATIO` times as long as wide, before they
+are decoded, files of more than :data:`MAX_BYTES` bytes, and other formats than :data:`FORMATS`.
 """
 
 import io
@@ -18,7 +18,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +26,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision.options import OnError
 
 logger = logging.getLogger(__name__)
 
-OnError = Literal["raise", "skip"]
-
 #: Pillow's own bound against decompression bombs: a quarter of a GiB as RGB
 MAX_PIXELS = 89_478_485
+#: the decoder of WebP keeps two canvases of four bytes a pixel besides: half a GiB in all
+MAX_WEBP_PIXELS = MAX_PIXELS // 2
+MAX_BYTES = 2**28
 #: resizing brings the shorter side to that of the model and enlarges the longer one with it: few
 #: pixels in a line of one become gigabytes; at this ratio, 224 pixels take some 30 MB
 MAX_RATIO = 200
@@ -41,6 +43,22 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
+
+
+#: what macOS, Windows and network drives put beside people's files; so do tools, with a leading dot
+FOREIGN = {
+    "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"
+}  # fmt: skip
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a relative path leads to or through what its owner did not put there."""
+    return any(part.startswith(".") or part in FOREIGN for part in path.split("/") if part != ".")
+
+
+def is_image(path: str) -> bool:
+    """Whether a relative path is that of an image, by its name."""
+    return path.lower().endswith(EXTENSIONS) and not is_hidden(path)
 
 
 class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
@@ -81,6 +99,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     if source == b"":
         raise BadImage(name, "the file is empty")
     try:
+        _check_file(source, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metadata that cannot be read does not hurt the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -94,7 +113,6 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
                         f"the image, {image.width} x {image.height} pixels, is more than "
                         f"{MAX_RATIO} times as long as wide",
                     )
-                image.load()
                 return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(name, f"the image has more than {MAX_PIXELS:,} pixels") from error
@@ -113,21 +131,67 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise BadImage(name, f"the image cannot be decoded ({error})") from error
 
 
+def _check_file(source: str | Path | bytes, name: str) -> None:
+    """Refuse what takes much memory as soon as Pillow opens it.
+
+    Raises:
+        BadImage: for a file of too many bytes, or a WebP of too many pixels.
+        OSError: if the file cannot be read.
+    """
+    if isinstance(source, bytes):
+        size, head = len(source), source[:30]
+    else:
+        with Path(source).open("rb") as file:
+            head = file.read(30)
+            size = file.seek(0, io.SEEK_END)
+    if size > MAX_BYTES:
+        raise BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
+    width, height = _webp_size(head)
+    if width * height > MAX_WEBP_PIXELS:
+        raise BadImage(name, f"the image has more than {MAX_WEBP_PIXELS:,} pixels")
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height in the first 30 bytes of a WebP file (its specification, section 2.5 on).
+
+    0 x 0 for other files.
+    """
+    kind = head[12:16] if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else b""
+    if kind == b"VP8X":  # 24 bits each, less one
+        width, height = (int.from_bytes(head[i : i + 3], "little") + 1 for i in (24, 27))
+        return width, height
+    if kind == b"VP8L":  # 14 bits each, less one
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":  # 14 bits each, and two of a scale
+        width, height = (int.from_bytes(head[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+        return width, height
+    return 0, 0
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     kind = image.format
+    image.load()
     try:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # orientation that cannot be read is no orientation
         logger.debug("unreadable EXIF data", exc_info=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("32 bits a channel have no stated range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
+    return _on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _on_white(image: Image.Image, rows: int = 256) -> Image.Image:
+    """Lay transparency on white, some rows at a time: copies of the whole would add up."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        part = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        result.paste(Image.alpha_composite(white, part).convert("RGB"), box)
+    return result
 
 
 def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor, list[BadImage]]:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data.distributed_sampler import RepeatAugSampler
-from timm.utils.random import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
+from tqdm import tqdm
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.data import ImageDataset
-from resmlp_mt.vision.images import BadImage, collate
+from resmlp_mt.vision.image_dataset import ImageDataset
+from resmlp_mt.vision.images import BadImage, SkipCounter, collate
+from resmlp_mt.vision.libraries import timm
 
 Batch = tuple[Tensor, Tensor, list[BadImage]]
 # what a step draws: its augmentation in a worker, its mixup and stochastic depth in the training
@@ -27,7 +27,7 @@ AUGMENTATION, TRAINING = 0, 1
 
 def seed_all(*key: int) -> None:
     """Seed the generators of Python, numpy and torch with a hash of non-negative integers."""
-    random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    timm.utils.random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
@@ -59,9 +59,12 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
         repeats: int = 0,
         multiple: int = 1,
     ) -> None:
-        self.sampler: RepeatAugSampler | DistributedSampler[Any]
+        self.repeats = repeats > 0
+        self.sampler: Any
         if repeats:
-            self.sampler = RepeatAugSampler(dataset, world_size, rank, num_repeats=repeats)
+            self.sampler = timm.data.distributed_sampler.RepeatAugSampler(
+                dataset, world_size, rank, num_repeats=repeats
+            )
         else:
             self.sampler = DistributedSampler(dataset, world_size, rank, seed=seed)
         self.batch_size = batch_size
@@ -80,7 +83,7 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[tuple[int, ...], int]]]:
         epoch = self.epoch
-        if isinstance(self.sampler, RepeatAugSampler):  # which has no seed but the epoch
+        if self.repeats:  # that sampler has no seed but the epoch
             epoch = int(np.random.SeedSequence([self.key[0], epoch]).generate_state(1)[0])
         self.sampler.set_epoch(epoch)
         indices = list(self.sampler)
@@ -102,8 +105,9 @@ class _Seeded(Dataset[Any]):
 
 
 def _ends_with_its_parent(worker: int) -> None:
-    """Leave SIGTERM, which a scheduler sends to all processes, to the main one: it still saves."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leave signals, which all processes get, to the main one: it still saves."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def training_loader(
@@ -156,3 +160,30 @@ def refill(images: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
         raise UserError(f"--data: all {size} images of a batch are bad; see the messages above.")
     again = torch.arange(size) % len(images)
     return images[again], targets[again]
+
+
+def batches(
+    dataset: ImageDataset,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    counter: SkipCounter,
+) -> Iterator[Batch]:
+    """Batches of a dataset in its order, under a progress bar, for evaluation and prediction.
+
+    Yields:
+        images (batch, channels, height, width) on the device, targets (batch,) on the CPU, and
+        the bad images that the batch lacks.
+
+    Raises:
+        UserError: at a bad image, if the counter says so.
+    """
+    loader = DataLoader(
+        dataset, batch_size, num_workers=workers, collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
+    with tqdm(total=len(dataset), unit="image", disable=None, leave=False) as progress:
+        for images, targets, bad in loader:
+            counter.update(bad)
+            yield images.to(device, non_blocking=True), targets, bad
+            progress.update(len(targets) + len(bad))

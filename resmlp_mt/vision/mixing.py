@@ -1,4 +1,4 @@
-"""What may stand in for the linear mixing over patches: the paper's ablation (table 3).
+"""The mixing over patches: the paper's linear layer, and its ablation (table 3).
 
 All take and return hidden states (tokens, batch, dim), the tokens being the patches of an image
 row by row.
@@ -7,9 +7,23 @@ row by row.
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.mixing import AbsoluteMixing
-
 MIXINGS = ("linear", "none", "mlp", "conv", "depthwise", "separable")
+
+
+class LinearMixing(nn.Module):
+    """A x + b over positions, the same for every channel.
+
+    Shapes: input and output (tokens, batch, dim).
+    """
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(tokens, tokens))
+        self.bias = nn.Parameter(torch.zeros(tokens))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, x.flatten(1)).view_as(x)
 
 
 class TokenMLP(nn.Module):
@@ -26,8 +40,7 @@ class TokenMLP(nn.Module):
         self.fc2 = nn.Linear(4 * tokens, tokens)
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(x.size(0), -1)
-        hidden = torch.addmm(self.fc1.bias.unsqueeze(1), self.fc1.weight, flat)
+        hidden = torch.addmm(self.fc1.bias.unsqueeze(1), self.fc1.weight, x.flatten(1))
         hidden = nn.functional.gelu(hidden)
         return torch.addmm(self.fc2.bias.unsqueeze(1), self.fc2.weight, hidden).view_as(x)
 
@@ -64,7 +77,7 @@ def create_mixing(mixing: str, dim: int, grid: tuple[int, int]) -> nn.Module | N
     """
     tokens = grid[0] * grid[1]
     if mixing == "linear":
-        return AbsoluteMixing(tokens)
+        return LinearMixing(tokens)
     if mixing == "none":
         return None
     if mixing == "mlp":

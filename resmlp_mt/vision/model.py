@@ -1,45 +1,42 @@
 """The image models of the paper (Touvron et al. 2021, arXiv:2105.03404) and of its ablations.
 
 An image becomes a sequence of patches, embedded by a linear layer; layers that mix over patches and
-over channels follow; their mean is classified. The hidden states are (tokens, batch, dim), so that
-mixing over patches is one matrix product (:mod:`resmlp_mt.layers`).
+over channels follow; their mean is classified. Inside the model the hidden states are (tokens,
+batch, dim), so that mixing over patches is one matrix product; outside they are (batch, tokens,
+dim), as in timm, whose conventions the model follows.
 
 Two details follow the authors' released code where the paper's equations differ: the scale behind a
 sublayer has no bias, and stochastic depth has the same rate in all layers.
+
+:mod:`resmlp_mt.vision.factory` makes models by name.
 """
 
-from dataclasses import dataclass
-
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.vision.mixing import create_mixing
+from resmlp_mt.vision.timm_conventions import TimmConventions, create_classifier
 
 POOLINGS = ("mean", "class_mlp")
 NORMS = ("affine", "layernorm")
 
 
-@dataclass(frozen=True)
-class Preset:
-    """The sizes of a named model."""
+@torch.fx.wrap  # a comparison that a symbolic trace keeps as one step
+def check_size(images: Tensor, height: int, width: int) -> None:
+    """Refuse images of another size.
 
-    embed_dim: int
-    depth: int
-    patch_size: int
-    layer_scale_init: float
-    img_size: int = 224
-
-
-# Sizes: table 1 of the paper. LayerScale: the authors' code.
-MODELS = {
-    "resmlp_s12": Preset(384, 12, 16, 0.1),
-    "resmlp_s24": Preset(384, 24, 16, 1e-5),
-    "resmlp_s36": Preset(384, 36, 16, 1e-6),
-    "resmlp_b24": Preset(768, 24, 16, 1e-6),
-    "resmlp_tiny": Preset(64, 4, 4, 0.1, img_size=32),
-}
+    Raises:
+        ValueError: naming both sizes.
+    """
+    if images.shape[-2] != height or images.shape[-1] != width:
+        raise ValueError(
+            f"this model takes images of {height} x {width} pixels, but these have "
+            f"{images.shape[-2]} x {images.shape[-1]}: resize them, or create the model with their "
+            "size and adapt its weights with load_weights."
+        )
 
 
 class PatchEmbed(nn.Module):
@@ -75,13 +72,13 @@ class Branch(nn.Module):
 
     def __init__(self, drop_path: float) -> None:
         super().__init__()
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = drop_path
 
-    def residual(self, x: Tensor, y: Tensor, post: Affine) -> Tensor:
-        """x + drop_path(post(y)) in one pass over (tokens, batch, dim)."""
-        scale = post.alpha
-        if self.training and self.drop_path.drop_prob:
-            scale = scale * self.drop_path(x.new_ones(x.size(1), 1))  # (batch, dim)
+    def residual(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        """x + drop_path(scale * y) in one pass over (tokens, batch, dim); scale is (dim,)."""
+        if self.training and self.drop_path > 0:
+            kept = F.dropout(torch.ones_like(x[0, :, :1]), self.drop_path)  # (batch, 1)
+            scale = scale * kept
         return torch.addcmul(x, scale, y)
 
 
@@ -112,8 +109,8 @@ class Block(Branch):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.token_mixing is not None:
-            x = self.residual(x, self.token_mixing(self.mixing_pre(x)), self.mixing_post)
-        return self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post)
+            x = self.residual(x, self.token_mixing(self.mixing_pre(x)), self.mixing_post.alpha)
+        return self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
 
 
 class ClassBlock(Branch):
@@ -140,12 +137,12 @@ class ClassBlock(Branch):
         x = self.mixing_pre(torch.cat((class_token, patches)))
         mixing = self.token_mixing
         y = torch.addmm(mixing.bias, mixing.weight, x.flatten(1)).view_as(class_token)
-        class_token = self.residual(class_token, y, self.mixing_post)
-        return self.residual(class_token, self.ffn(self.ffn_pre(class_token)), self.ffn_post)
+        class_token = self.residual(class_token, y, self.mixing_post.alpha)
+        return self.residual(class_token, self.ffn(self.ffn_pre(class_token)), self.ffn_post.alpha)
 
 
-class ResMLP(nn.Module):
-    """ResMLP as an image classifier; see :func:`create_model`.
+class ResMLP(TimmConventions):
+    """ResMLP as an image classifier; see :func:`resmlp_mt.vision.factory.create_model`.
 
     Weights start as in the authors' code: linear layers N(0, 0.02) with zero biases, the patch
     embedding as PyTorch's.
@@ -154,9 +151,10 @@ class ResMLP(nn.Module):
         img_size: height and width of the images, in pixels.
         patch_size: side of a patch, in pixels; divides both.
         in_chans: channels of the images.
-        num_classes: outputs of the classifier.
+        num_classes: outputs of the classifier; 0 for none, the model then gives features.
         embed_dim: channels of the hidden states.
         depth: number of layers.
+        drop_rate: dropout in front of the classifier.
         drop_path: probability that a residual branch is left out in training.
         pooling: ``"mean"``, or ``"class_mlp"``: two class layers behind the others.
         mixing: one of :data:`resmlp_mt.vision.mixing.MIXINGS`.
@@ -176,6 +174,7 @@ class ResMLP(nn.Module):
         num_classes: int,
         embed_dim: int,
         depth: int,
+        drop_rate: float = 0.0,
         drop_path: float = 0.0,
         pooling: str = "mean",
         mixing: str = "linear",
@@ -183,14 +182,14 @@ class ResMLP(nn.Module):
         layer_scale_init: float,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "num_classes": num_classes,
-            "in_chans": in_chans,
-            "patch_size": patch_size,
-            "img_size": min(img_size),
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but is {value}.")
+        for name, value, least in (
+            ("num_classes", num_classes, 0),
+            ("in_chans", in_chans, 1),
+            ("patch_size", patch_size, 1),
+            ("img_size", min(img_size), 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, but is {value}.")
         if img_size[0] % patch_size or img_size[1] % patch_size:
             raise ValueError(
                 f"img_size must be a multiple of patch_size {patch_size} in both directions, "
@@ -203,8 +202,15 @@ class ResMLP(nn.Module):
         self.img_size = img_size
         self.patch_size = patch_size
         self.num_classes = num_classes
-        self.embed_dim = embed_dim
+        # timm's three names for the width of what the classifier sees
+        self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.grid = (img_size[0] // patch_size, img_size[1] // patch_size)
+        self.num_prefix_tokens = 1 if pooling == "class_mlp" else 0
+        self.grad_checkpointing = False
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size}
+            for i in range(depth)
+        ]
         tokens = self.grid[0] * self.grid[1]
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
@@ -234,38 +240,55 @@ class ResMLP(nn.Module):
                 for _ in range(2)
             )
         self.norm = create_norm(norm, embed_dim)
-        self.head = nn.Linear(embed_dim, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module is not self.patch_embed.proj:
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = create_classifier(embed_dim, num_classes)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and name not in ("patch_embed.proj", "head"):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> (batch, embed_dim), what the classifier sees.
+        """The normalised hidden states of all tokens.
+
+        Args:
+            images: (batch, channels, height, width).
+
+        Returns:
+            (batch, tokens, embed_dim), the patches row by row; with ``pooling="class_mlp"`` the
+            class token comes first.
 
         Raises:
             ValueError: if the images have another size than ``img_size``.
         """
-        if images.shape[-2:] != self.img_size:
-            height, width = images.shape[-2:]
-            raise ValueError(
-                f"this model takes images of {self.img_size[0]} x {self.img_size[1]} pixels, but "
-                f"these have {height} x {width}: resize them, or create the model with their size "
-                "and adapt its weights with load_weights."
-            )
+        check_size(images, self.img_size[0], self.img_size[1])
         x = self.patch_embed(images)
         for block in self.blocks:
-            x = block(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the layers: (tokens, batch, embed_dim) -> (batch, tokens, embed_dim)."""
         if self.class_token is not None:
             token = self.class_token.expand(1, x.size(1), -1)
-            for block in self.class_blocks:
-                token = block(token, x)
-            features: Tensor = self.norm(token[0])
-        elif isinstance(self.norm, Affine):
-            features = self.norm(x.mean(0))  # an affine map of the mean is the mean of the maps
-        else:
-            features = self.norm(x).mean(0)
+            for class_block in self.class_blocks:
+                token = class_block(token, x)
+            x = torch.cat((token, x))
+        features: Tensor = self.norm(x).transpose(0, 1)
         return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What :meth:`forward_features` gives -> pooled features or, through the head, logits.
+
+        Shapes: (batch, tokens, embed_dim) -> (batch, embed_dim) if ``pre_logits``, else
+        (batch, num_classes).
+        """
+        pooled = x[:, 0] if self.class_token is not None else x.mean(1)
+        pooled = self.head_drop(pooled)
+        output: Tensor = pooled if pre_logits else self.head(pooled)
+        return output
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, num_classes), logits.
@@ -273,18 +296,7 @@ class ResMLP(nn.Module):
         Raises:
             ValueError: if the images have another size than ``img_size``.
         """
-        logits: Tensor = self.head(self.forward_features(images))
-        return logits
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are not decayed (timm's optimizers ask for them)."""
-        names = {
-            f"{name}.{parameter}"
-            for name, module in self.named_modules()
-            if isinstance(module, Affine | nn.LayerNorm)
-            for parameter, _ in module.named_parameters()
-        }
-        return names if self.class_token is None else names | {"class_token"}
+        return self.forward_head(self.forward_features(images))
 
 
 def create_norm(norm: str, dim: int) -> nn.Module:
@@ -298,57 +310,3 @@ def create_norm(norm: str, dim: int) -> nn.Module:
     if norm == "layernorm":
         return nn.LayerNorm(dim)
     raise ValueError(f"norm must be one of {', '.join(NORMS)}, but is {norm!r}.")
-
-
-def create_model(
-    name: str,
-    num_classes: int = 1000,
-    img_size: int | tuple[int, int] | None = None,
-    patch_size: int | None = None,
-    in_chans: int = 3,
-    drop_path: float = 0.0,
-    pooling: str = "mean",
-    mixing: str = "linear",
-    norm: str = "affine",
-    layer_scale_init: float | None = None,
-) -> ResMLP:
-    """A model of :data:`MODELS` with random weights.
-
-    Args:
-        name: ``resmlp_s12``, ``resmlp_s24``, ``resmlp_s36``, ``resmlp_b24`` or ``resmlp_tiny``.
-        num_classes: outputs of the classifier.
-        img_size: side, or (height, width), of the images in pixels; 224 unless given, 32 for
-            ``resmlp_tiny``.
-        patch_size: side of a patch in pixels; 16 unless given, 4 for ``resmlp_tiny``.
-        in_chans: channels of the images.
-        drop_path: probability that a residual branch is left out in training, for all layers.
-        pooling: ``"mean"`` or ``"class_mlp"``.
-        mixing: ``"linear"``, ``"none"``, ``"mlp"``, ``"conv"``, ``"depthwise"`` or
-            ``"separable"``.
-        norm: ``"affine"`` or ``"layernorm"``.
-        layer_scale_init: start of the scale behind every sublayer; the authors' unless given.
-
-    Raises:
-        ValueError: for an unknown name or a value that cannot be.
-    """
-    if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}: choose one of {', '.join(MODELS)}.")
-    preset = MODELS[name]
-    size = preset.img_size if img_size is None else img_size
-    if not isinstance(size, int) and len(size) != 2:
-        raise ValueError(f"img_size must be a side, or height and width, but is {size}.")
-    return ResMLP(
-        img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        patch_size=preset.patch_size if patch_size is None else patch_size,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        embed_dim=preset.embed_dim,
-        depth=preset.depth,
-        drop_path=drop_path,
-        pooling=pooling,
-        mixing=mixing,
-        norm=norm,
-        layer_scale_init=(
-            preset.layer_scale_init if layer_scale_init is None else layer_scale_init
-        ),
-    )

@@ -7,27 +7,16 @@ in it, the running sums), ``history`` (the rows of summary.csv), ``world_size`` 
 Random numbers need no state: :mod:`.loader`.
 """
 
-import argparse
-import csv
-import io
 import math
-import os
+import signal
 import textwrap
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from timm.data.mixup import Mixup
-from timm.data.random_erasing import RandomErasing
-from timm.scheduler.scheduler import Scheduler
-from timm.utils.clip_grad import dispatch_clip_grad
-from timm.utils.cuda import NativeScaler
-from timm.utils.metrics import accuracy
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -36,16 +25,15 @@ from tqdm import tqdm
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints
-from resmlp_mt.vision.data import Normalize
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.images import SkipCounter
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(images, logits, labels) -> scalar"""
+from resmlp_mt.vision.recipe import Loss
+from resmlp_mt.vision.signals import Stop
+from resmlp_mt.vision.summary import Summary, score
+from resmlp_mt.vision.training_options import TrainingOptions
+from resmlp_mt.vision.transforms import Normalize
 
 
 @dataclass
@@ -68,14 +56,15 @@ class Trainer:
         model: the bare model; ``options`` say how it is wrapped.
         loss: of (images, logits, labels).
         description: what every checkpoint says about the model: model_args, classes, ...
-        stop: set it, at any time, to save and end at the next step.
+        stop: asks, at any time, to save and end at the next step.
+        mixup, erasing, ema: timm's, where they are on.
     """
 
-    options: argparse.Namespace
+    options: TrainingOptions
     process: Process
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: Scheduler | None
+    scheduler: Any
     loss: Loss
     batches: EpochBatches
     train: DataLoader[Any]
@@ -83,17 +72,17 @@ class Trainer:
     normalize: Normalize
     counter: SkipCounter
     description: dict[str, Any]
-    mixup: Mixup | None = None
-    erasing: RandomErasing | None = None
-    ema: ModelEmaV3 | None = None
-    stop: bool = False
+    mixup: Any = None
+    erasing: Any = None
+    ema: Any = None
+    stop: Stop = field(default_factory=Stop)
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         options, device = self.options, self.process.device
         self.scaler = (
-            NativeScaler(device=device.type)
+            timm.utils.NativeScaler(device=device.type)
             if options.amp and options.amp_dtype == "float16"
             else None
         )
@@ -125,9 +114,11 @@ class Trainer:
 
     def fit(self) -> bool:
         """Train to the end; False if it was stopped, with everything saved to go on."""
-        writer = self._tensorboard()
-        if self.history:  # the run before may have ended between last.pth and its summary
-            self._write_summary()
+        summary = None
+        if self.main:
+            summary = Summary(self.output, self.options.tensorboard, self.position.epoch)
+            if self.history:  # the run before may have ended between last.pth and its summary
+                summary.write(self.history)
         while self.position.epoch < self.options.epochs:
             if not self.train_epoch():
                 self.save("last.pth")
@@ -137,21 +128,22 @@ class Trainer:
                 self.save("last.pth")
                 return False
             self.history.append(row)
-            score = row.get("ema_top1", row["val_top1"])
-            better = score > self.position.best
+            accuracy = score(row)[1]
+            better = accuracy > self.position.best
             self.position = Position(
                 epoch=self.position.epoch + 1,
                 updates=self.position.updates,
                 seconds=self.position.seconds,
-                best=max(score, self.position.best),
+                best=max(accuracy, self.position.best),
             )
             if self.scheduler:
-                self.scheduler.step(self.position.epoch, score)  # the score is for plateau
+                self.scheduler.step(self.position.epoch, accuracy)  # for plateau
             # in this order: an end between the two repeats the epoch, and best.pth with it
             if better:
                 self.save("best.pth", resumable=False)
             self.save("last.pth")
-            self._report(row, writer)
+            if summary:
+                summary.report(self.history)
         return True
 
     def train_epoch(self) -> bool:
@@ -210,7 +202,7 @@ class Trainer:
         Raises:
             UserError: if the loss is not finite; nothing has been done to the weights yet.
         """
-        loss, stops = self.process.sum(loss, float(self.stop))
+        loss, stops = self.process.sum(loss, float(self.stop.number))
         loss /= self.process.world_size
         if not math.isfinite(loss):
             last = self.output / "last.pth"
@@ -220,7 +212,13 @@ class Trainer:
                 f"{self.position.updates}: training stops, {kept}; try a smaller --lr, "
                 "--clip-grad or a longer --warmup-epochs."
             )
-        return loss, stops > 0
+        return loss, self._stops(stops)
+
+    def _stops(self, numbers: float) -> bool:
+        """Whether any process is to stop; all of them then know it."""
+        if numbers and not self.stop.number:
+            self.stop.number = signal.SIGTERM
+        return numbers > 0
 
     def _backward(self, loss: Tensor, update: bool) -> None:
         options = self.options
@@ -237,7 +235,7 @@ class Trainer:
             loss.backward()
             if update:
                 if options.clip_grad is not None:
-                    dispatch_clip_grad(
+                    timm.utils.dispatch_clip_grad(
                         self.model.parameters(), options.clip_grad, mode=options.clip_mode
                     )
                 self.optimizer.step()
@@ -286,7 +284,7 @@ class Trainer:
         sums = [0.0] * 4
         for images, labels, bad in self.validation:
             self.counter.update(bad)
-            if self.stop:
+            if self.stop.number:
                 break
             if not len(images):
                 continue
@@ -295,12 +293,12 @@ class Trainer:
             with self.autocast():
                 logits = model(images).float()
             loss = F.cross_entropy(logits, labels, reduction="sum")
-            top1, top5 = accuracy(logits, labels, topk=(1, 5))
+            top1, top5 = timm.utils.accuracy(logits, labels, topk=(1, 5))
             size = float(len(labels))
             new = (size, loss.item(), top1.item() * size, top5.item() * size)
             sums = [a + b for a, b in zip(sums, new, strict=True)]
-        count, *totals, stops = self.process.sum(*sums, float(self.stop))
-        if stops:
+        count, *totals, stops = self.process.sum(*sums, float(self.stop.number))
+        if self._stops(stops):
             return None
         if not count:
             raise UserError("--data: all validation images are bad; see the messages above.")
@@ -394,43 +392,3 @@ class Trainer:
             disable=None if self.main and self.options.progress else True,
             leave=False,
         )
-
-    def _tensorboard(self) -> "SummaryWriter | None":
-        if not (self.options.tensorboard and self.main):
-            return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "--tensorboard needs the package tensorboard, which is missing."
-            ) from error
-        return SummaryWriter(self.output, purge_step=self.position.epoch)
-
-    def _report(self, row: dict[str, Any], writer: "SummaryWriter | None") -> None:
-        """summary.csv, always that of last.pth; TensorBoard; a line for the reader."""
-        if not self.main:
-            return
-        self._write_summary()
-        values = {key: value for key, value in row.items() if key not in ("epoch", "updates")}
-        if writer:
-            for key, value in values.items():
-                writer.add_scalar(key, value, row["epoch"])
-            writer.flush()
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
-        tqdm.write(f"epoch {row['epoch']}: {shown}")
-
-    def _write_summary(self) -> None:
-        if not self.main:
-            return
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(self.history[-1]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.history)
-        partial = self.output / "summary.csv.partial"
-        try:
-            partial.write_text(text.getvalue())
-            os.replace(partial, self.output / "summary.csv")
-        except OSError as error:
-            raise UserError(
-                f"{self.output / 'summary.csv'} cannot be written: {error.strerror}."
-            ) from error

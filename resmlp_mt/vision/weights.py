@@ -1,28 +1,31 @@
-"""Weights from files, from timm and from the authors' code, also of another resolution."""
+"""Weights from files, from timm and from the authors' code, also of another resolution.
+
+State dicts are found in files as trainers leave them: under any key, with the prefixes of wrappers
+(``module.``, ``_orig_mod.``, Lightning's ``model.``, ...), beside optimizers and averages. Of
+several that fit, a moving average comes first, as in timm, and a teacher after the model itself.
+"""
 
 import argparse
 import logging
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import timm
 import torch
-from safetensors.torch import load_file
-from timm.models import clean_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.checkpoints import TIMM
+from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.model import ResMLP
 
 logger = logging.getLogger(__name__)
 
+TIMM = "timm:"
 # our name, timm's (MlpMixer with ResBlock), the authors' (resmlp_models.py)
 NAMES = (
     ("patch_embed.proj.", "stem.proj.", "patch_embed.proj."),
@@ -33,19 +36,20 @@ NAMES = (
     (".ffn.", ".mlp_channels.", ".mlp."),
     (".ffn_post.alpha", ".ls2", ".gamma_2"),
 )
-CONTAINERS = ("model_ema", "state_dict_ema", "model", "state_dict", "teacher")
+#: parts of a parameter's name that a wrapper puts anywhere in it
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 
 
 def load_weights(
-    model: ResMLP,
+    model: nn.Module,
     source: Mapping[str, Any] | str | Path,
     head: Literal["keep", "reset"] = "keep",
 ) -> None:
-    """Load the weights of an equal model, or of one for another resolution, into ``model``.
+    """Load the weights of an equal model, or of a ResMLP for another resolution, into ``model``.
 
-    Our names, timm's and the authors' are known. Files are .safetensors, or whatever PyTorch's
-    safe loader reads, among them the checkpoints of :mod:`resmlp_mt.vision.train`; of several
-    state dicts in a file the moving average (``model_ema``) comes first.
+    For a ResMLP our names, timm's and the authors' are known. Files are .safetensors, or whatever
+    PyTorch's safe loader reads, among them the checkpoints of :mod:`resmlp_mt.vision.train` and of
+    other trainers; see the head of this module.
 
     Weights for another grid of patches are adapted: the hidden states are resized to the old
     grid, mixed there and resized back, all three in one matrix. So the rows and the columns of the
@@ -53,44 +57,29 @@ def load_weights(
     ``model_args``, else it is taken to be square.
 
     Args:
-        model: changed in place, and not at all where an error is raised.
+        model: a ResMLP, or one of timm's; changed in place, and not at all where an error is
+            raised.
         source: a state dict, a checkpoint that holds one, or a file.
         head: ``"reset"`` leaves the classifier of ``model`` as it is.
 
     Raises:
         UserError: if the file cannot be read safely, or the weights do not fit the model.
     """
+    name = "the state dict"
     if isinstance(source, str | Path):
         name = str(source)
-        source = _read(Path(source))
-    else:
-        name = "the state dict"
-    state = own_names(_state_dict(source, name))
+        source = read(source, allowed=[argparse.Namespace])  # of timm's and the authors' trainers
     expected = model.state_dict()
+    state = state_dict(source, expected, name)
+    if isinstance(model, ResMLP):
+        state = own_names(state)
+    classifier = _classifier_names(model)
     if head == "reset":
-        state |= {key: expected[key] for key in ("head.weight", "head.bias")}
-    _check_head(state, expected, name)
-    old_grid = _grid(source)
+        state |= {key: expected[key] for key in classifier}
+    _check_head(state, expected, classifier, name)
     _check_names(state, expected, name)
-    for key, target in expected.items():
-        square = key.endswith("token_mixing.weight") and state[key].dim() == 2
-        if square and (old_grid not in (None, model.grid) or state[key].shape != target.shape):
-            prefix = key.removesuffix("weight")
-            class_block = key.startswith("class_blocks.")
-            tokens = state[key].size(1) - class_block
-            grid = old_grid or _square(tokens, name)
-            weight, bias = state[key], state[prefix + "bias"]
-            adapted = (
-                _adapt_class_mixing(weight, bias, grid, model.grid)
-                if class_block
-                else adapt_mixing(weight, bias, grid, model.grid)
-            )
-            state[key], state[prefix + "bias"] = adapted
-            if key == "blocks.0.token_mixing.weight":
-                logger.info(
-                    "%s: mixing matrices adapted from a grid of %d x %d patches to %d x %d",
-                    name, *grid, *model.grid,
-                )  # fmt: skip
+    if isinstance(model, ResMLP):
+        _adapt(state, model, _grid(source), name)
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
@@ -100,6 +89,74 @@ def load_weights(
     model.load_state_dict(state)
 
 
+def state_dict(
+    source: Mapping[str, Any], expected: Mapping[str, Any], name: str
+) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without wrappers and prefixes.
+
+    Args:
+        source: a state dict, or dictionaries that hold one or several.
+        expected: names of the parameters; timm's and the authors' names of a ResMLP count too.
+        name: what errors call the source.
+
+    Raises:
+        UserError: if there are no tensors.
+    """
+    known = set(expected)
+    for other in (1, 2):
+        known |= {_renamed(key, 0, other) for key in expected}
+    found: list[tuple[int, str, dict[str, Tensor]]] = []  # names that fit, where, the tensors
+    whole: dict[str, Tensor] = {}
+    for where, named in _dictionaries(source):
+        tensors = {_unwrapped(key): value for key, value in named.items()}
+        whole = whole or tensors
+        prefixes: Counter[str] = Counter()
+        for key in tensors:
+            for cut in (0, *(match.end() for match in re.finditer(r"\.", key))):
+                prefixes[key[:cut]] += key[cut:] in known
+        large = {prefix for prefix, count in prefixes.items() if 2 * count >= len(expected)}
+        for prefix in large or {""}:
+            others = tuple(large - {prefix, ""})
+            inside = {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix) and not (others and not prefix and key.startswith(others))
+            }
+            if prefixes[prefix]:
+                found.append((prefixes[prefix], f"{where}.{prefix}", inside))
+    if not whole:
+        raise UserError(f"{name} holds no state dict of tensors.")
+    if not found:
+        return whole
+    most = max(count for count, _, _ in found)
+    return min((f for f in found if 2 * f[0] >= most), key=lambda f: (_rank(f[1]), -f[0]))[2]
+
+
+def _dictionaries(
+    source: Mapping[str, Any], where: str = "", depth: int = 0
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """All dictionaries of named tensors in nested ones, with where they are."""
+    named = {key: v for key, v in source.items() if isinstance(key, str)}
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield where, tensors
+    for key, value in named.items():
+        if isinstance(value, Mapping) and depth < 4:
+            yield from _dictionaries(value, f"{where}.{key}", depth + 1)
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
+
+
+def _rank(where: str) -> int:
+    """Which of several state dicts comes first: averages, plain ones, teachers, students."""
+    words = set(re.split(r"[^a-z]+", where.lower()))
+    if words & {"averaged", "swa", "shadow"} or any(word.endswith("ema") for word in words):
+        return 0
+    return 2 if "teacher" in words else 3 if "student" in words else 1
+
+
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of timm or of the authors under our names; ours is returned as it is.
 
@@ -107,13 +164,8 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     foreign = 1 if "stem.proj.weight" in state else 2
     converted = {}
-    for key, value in clean_state_dict(dict(state)).items():
-        for names in NAMES:
-            if key.startswith(names[foreign]) or (
-                names[foreign].startswith(".") and names[foreign] in key
-            ):
-                key = key.replace(names[foreign], names[0])
-                break
+    for key, value in state.items():
+        key = _renamed(key, foreign, 0)
         if key == "patch_embed.proj.weight":
             value = value.flatten(1)
         elif key.endswith((".alpha", ".beta")):
@@ -137,10 +189,16 @@ def timm_names(model: ResMLP) -> dict[str, Tensor]:
             value = value.unflatten(1, (-1, model.patch_size, model.patch_size))
         elif key.endswith((".alpha", ".beta")) and "_post." not in key:
             value = value.view(1, 1, -1)
-        for ours, theirs, _ in NAMES:
-            key = key.replace(ours, theirs)
-        converted[key] = value
+        converted[_renamed(key, 0, 1)] = value
     return converted
+
+
+def _renamed(key: str, old: int, new: int) -> str:
+    """A parameter's name in another column of :data:`NAMES`."""
+    for names in NAMES:
+        if key.startswith(names[old]) or (names[old].startswith(".") and names[old] in key):
+            return key.replace(names[old], names[new])
+    return key
 
 
 def adapt_mixing(
@@ -176,71 +234,41 @@ def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     return F.interpolate(images, new, mode="bilinear", antialias=True).flatten(1).T
 
 
-def hub_weights(source: str) -> dict[str, Tensor]:
-    """The state dict of timm's pre-trained model ``timm:NAME``.
-
-    Raises:
-        UserError: if the hub gives none.
-    """
-    try:
-        name = source.removeprefix(TIMM)
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client and its transports raise a dozen types
-        raise UserError(
-            f"--weights {source}: timm's hub gave no weights "
-            f"({textwrap.shorten(str(error), 200)}); fetch them elsewhere and give the file."
-        ) from error
-    return state
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """The contents of a weight file.
-
-    Raises:
-        UserError: if there is no such file, it is broken, or it is more than data.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: expected weights as .pth or .safetensors.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # The authors' and timm's training checkpoints hold their options.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is not a complete .safetensors file: {error}.") from error
-    except Exception as error:  # torch raises a dozen types for broken or unsafe files
-        # The unpickler's own message goes on with how to load the file unsafely.
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {code.group(1)}" if code else "it is broken or no PyTorch file"
-        raise UserError(
-            f"{path} was not loaded because {reason}: expected tensors and plain values only."
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise UserError(f"{path} holds no state dict, but a {type(loaded).__name__}.")
-    return loaded
-
-
-def _state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    for container in CONTAINERS:
-        if isinstance(source.get(container), Mapping):
-            source = source[container]
-            break
-    if not source or not all(isinstance(value, Tensor) for value in source.values()):
-        raise UserError(f"{name} holds no state dict of tensors.")
-    return dict(source)
+def _adapt(
+    state: dict[str, Tensor], model: ResMLP, old_grid: tuple[int, int] | None, name: str
+) -> None:
+    """Bring the mixing matrices in ``state`` to the grid of ``model``."""
+    for key, target in model.state_dict().items():
+        square = key.endswith("token_mixing.weight") and state[key].dim() == 2
+        if not square:
+            continue
+        class_block = key.startswith("class_blocks.")
+        tokens = state[key].size(1) - class_block
+        grid = old_grid if old_grid and math.prod(old_grid) == tokens else None
+        if grid in (None, model.grid) and state[key].shape == target.shape:
+            continue
+        grid = grid or _square(tokens, name)
+        bias = key.removesuffix("weight") + "bias"
+        adapt = _adapt_class_mixing if class_block else adapt_mixing
+        state[key], state[bias] = adapt(state[key], state[bias], grid, model.grid)
+        if key == "blocks.0.token_mixing.weight":
+            logger.info(
+                "%s: mixing matrices adapted from a grid of %d x %d patches to %d x %d",
+                name, *grid, *model.grid,
+            )  # fmt: skip
 
 
 def _grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
     """The grid of patches of a checkpoint, where it says so."""
     args = source.get("model_args")
-    if not (isinstance(args, Mapping) and args.get("img_size") and args.get("patch_size")):
+    if not isinstance(args, Mapping):
         return None
-    size = args["img_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    return height // args["patch_size"], width // args["patch_size"]
+    size, patch = args.get("img_size"), args.get("patch_size")
+    sides = (size, size) if isinstance(size, int) else size
+    match sides, patch:
+        case [(int(height), int(width)) | [int(height), int(width)], int(patch)] if patch > 0:
+            return height // patch, width // patch
+    return None
 
 
 def _square(tokens: int, name: str) -> tuple[int, int]:
@@ -253,15 +281,28 @@ def _square(tokens: int, name: str) -> tuple[int, int]:
     return side, side
 
 
-def _check_head(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
-    if "head.weight" not in state:
-        raise UserError(f'{name} has no classifier: load it with head="reset" (--reset-head).')
-    given, wanted = len(state["head.weight"]), len(expected["head.weight"])
-    if given != wanted:
-        raise UserError(
-            f"{name}: its classifier has {given} classes and the model {wanted}: load it with "
-            'head="reset" (--reset-head), or create the model with num_classes of these weights.'
-        )
+def _classifier_names(model: nn.Module) -> list[str]:
+    """Names of the parameters of the last layer."""
+    any_model: Any = model  # every model of timm has this method
+    found = any_model.get_classifier()
+    parts = found if isinstance(found, tuple) else (found,)  # a distilled model has two
+    last = {id(parameter) for part in parts for parameter in part.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in last]
+
+
+def _check_head(
+    state: dict[str, Tensor], expected: dict[str, Tensor], classifier: list[str], name: str
+) -> None:
+    for key in classifier:
+        if key not in state:
+            raise UserError(f'{name} has no classifier: load it with head="reset" (--reset-head).')
+        given, wanted = len(state[key]), len(expected[key])
+        if given != wanted:
+            raise UserError(
+                f"{name}: its classifier has {given} classes and the model {wanted}: load it with "
+                'head="reset" (--reset-head), or create the model with num_classes of these '
+                "weights."
+            )
 
 
 def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
@@ -274,3 +315,22 @@ def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: st
             f"{name} does not fit the model ({len(missing)} names missing, {len(unknown)} unknown; "
             f"{', '.join(examples)}): create the model of these weights."
         )
+
+
+def hub_weights(source: str) -> dict[str, Tensor]:
+    """The state dict of timm's pre-trained model ``timm:NAME``.
+
+    Raises:
+        UserError: if the hub gives none.
+    """
+    from resmlp_mt.vision.libraries import timm
+
+    try:
+        name = source.removeprefix(TIMM)
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client and its transports raise a dozen types
+        raise UserError(
+            f"--weights {source}: timm's hub gave no weights "
+            f"({textwrap.shorten(str(error), 200)}); fetch them elsewhere and give the file."
+        ) from error
+    return state

@@ -1,0 +1,101 @@
+"""An archive of small images, decoded once into memory."""
+
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
+from resmlp_mt.vision.images import (
+    EXTENSIONS,
+    MAX_BYTES,
+    BadImage,
+    is_hidden,
+    is_image,
+    open_image,
+)
+from resmlp_mt.vision.transforms import Transform
+
+#: bytes of all images of an archive together
+MAX_MEMORY = 8 * 2**30
+
+
+def archive_dataset(
+    path: Path, split: str, transform: Transform | None, classes: Sequence[str] | None
+) -> ImageDataset:
+    names: list[str] = []
+    images: list[NDArray[np.uint8] | BadImage] = []
+    training_classes: set[str] = set()
+    training_folders: set[str] = set()
+    total = 0
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                *_, part, name, file = ("", "", "", *Path(member.name).parts)
+                if member.isdir() and name == "train" and not is_hidden(file):
+                    training_folders.add(file)
+                is_file = member.isfile() or member.islnk()  # tar keeps equal files once
+                if not is_file or not is_image(member.name):
+                    continue
+                if part == "train":
+                    training_classes.add(name)
+                if part == split:
+                    names.append(name)
+                    images.append(_decode(archive, member, f"{path}:{member.name}"))
+                    total += images[-1].size if isinstance(images[-1], np.ndarray) else 0
+                    if total > MAX_MEMORY:
+                        raise UserError(
+                            f"--data cifar10-tar {path}: its images take more than "
+                            f"{MAX_MEMORY / 2**30:.0f} GiB decoded; unpack it and give the folder."
+                        )
+            check_end(archive, path)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"--data cifar10-tar {path} cannot be read: {reason}.") from error
+    if not images:
+        raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
+    empty = sorted(training_folders - training_classes)
+    if empty and split == "train":
+        raise UserError(
+            f"--data cifar10-tar {path}: train/{empty[0]} holds no images "
+            f"({', '.join(EXTENSIONS)})."
+        )
+    if classes is None:
+        classes = sorted(training_classes or set(names))
+    indices = class_indices(set(names), classes, f"{path}, {split}/,")
+    return MemoryDataset(images, [indices[name] for name in names], classes, transform)
+
+
+def _decode(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, name: str
+) -> NDArray[np.uint8] | BadImage:
+    if member.size > MAX_BYTES:
+        return BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
+    content = archive.extractfile(member)
+    assert content is not None  # it is a regular file
+    try:
+        return np.asarray(open_image(content.read(), name))
+    except BadImage as bad:
+        return bad
+
+
+def check_end(archive: tarfile.TarFile, path: Path) -> None:
+    """Refuse an archive that was not read to its end.
+
+    tarfile takes any header behind the first that it does not understand for the end.
+
+    Raises:
+        UserError: naming the file and the byte.
+    """
+    assert archive.fileobj is not None  # it is open
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if block not in (b"", bytes(tarfile.BLOCKSIZE)):
+        raise UserError(
+            f"--data: {path} is damaged at byte {archive.offset:,} of the archive: expected "
+            "another file or its end; get it again."
+        )

@@ -1,0 +1,165 @@
+"""A trained model with what belongs to it: how images are prepared, what its outputs mean."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.evaluation_options import ModelChoice
+from resmlp_mt.vision.factory import IMAGENET, build_model, load_model
+from resmlp_mt.vision.folding import can_be_folded, folded
+from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
+
+
+@dataclass
+class Classifier:
+    """A model in evaluation mode and what belongs to it.
+
+    Attributes:
+        model: images (batch, channels, height, width) -> logits (batch, classes).
+        name: the checkpoint, or the model and its weights.
+        weights: "model" or "model_ema", which of a checkpoint's weights these are.
+        classes: name of each output; None if the weights came without names.
+        data_config: how images are prepared, as in timm.
+        data: what the model was trained on, as in ``--data``, if that is known.
+    """
+
+    model: nn.Module
+    name: str
+    weights: str
+    classes: list[str] | None
+    data_config: dict[str, Any]
+    data: list[str] | None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of outputs."""
+        return int(self.model.num_classes)  # type: ignore[arg-type]
+
+    def data_or(self, data: list[str] | None) -> list[str]:
+        """The words of ``--data``, by default those of the training.
+
+        Raises:
+            UserError: if there are none.
+        """
+        found = data or self.data
+        if found is None:
+            raise UserError("no images: give --data DIR, cifar10-tar FILE, wds DIR or digits.")
+        return found
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) -> (batch, classes), on the CPU as float32.
+
+        Raises:
+            UserError: if the model computes no finite numbers.
+        """
+        return self._finite(self._folded(images))
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """The model without its affine maps, where they can be folded; features keep them."""
+        return folded(self.model) if can_be_folded(self.model) else self.model
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) -> what the last layer sees, (batch, dim).
+
+        Raises:
+            UserError: if the model computes no finite numbers.
+        """
+        model: Any = self.model
+        return self._finite(model.forward_head(model.forward_features(images), pre_logits=True))
+
+    def _finite(self, outputs: Tensor) -> Tensor:
+        outputs = outputs.float().cpu()
+        if not outputs.isfinite().all():
+            raise UserError(
+                f"{self.name} computes values that are not finite numbers: its weights are bad."
+            )
+        return outputs
+
+
+def load_classifier(choice: ModelChoice, device: torch.device) -> Classifier:
+    """The model that the options name, on the device.
+
+    Raises:
+        UserError: if they name no model, or its file cannot be used.
+    """
+    if choice.checkpoint is not None:
+        usual = ModelChoice()
+        alone = ("model", "weights", "pretrained", "patch_size", "model_kwargs", "num_classes")
+        if any(getattr(choice, name) != getattr(usual, name) for name in alone):
+            raise UserError(
+                f"{choice.checkpoint} is a checkpoint and knows its model: leave out --model, "
+                "--weights, --pretrained, --num-classes, --patch-size and --model-kwargs, or the "
+                "checkpoint."
+            )
+        classifier = _from_checkpoint(choice)
+    elif choice.model is not None and (choice.weights is not None or choice.pretrained):
+        classifier = _from_weights(choice)
+    else:
+        raise UserError(
+            "no model: give a checkpoint, in front of options that take several words, or --model "
+            "NAME with --weights FILE or --pretrained."
+        )
+    if choice.crop_pct is not None:
+        config = classifier.data_config | {"crop_pct": choice.crop_pct}
+        classifier = replace(classifier, data_config=config)
+    classifier.model.eval().to(device)
+    return classifier
+
+
+def _from_checkpoint(choice: ModelChoice) -> Classifier:
+    assert choice.checkpoint is not None
+    model, checkpoint = load_model(
+        choice.checkpoint, use_ema=choice.use_ema, img_size=choice.img_size
+    )
+    if not checkpoint.get("classes") or "data_config" not in checkpoint:
+        raise UserError(
+            f"{choice.checkpoint} has no class names or no data_config: expected a checkpoint "
+            "written by resmlp_mt.vision.train; bare weights go to --weights."
+        )
+    data_config = dict(checkpoint["data_config"])
+    if choice.img_size is not None:
+        channels = data_config["input_size"][0]
+        data_config["input_size"] = (channels, choice.img_size, choice.img_size)
+    has_ema = checkpoint.get("model_ema") is not None
+    return Classifier(
+        model=model,
+        name=str(choice.checkpoint),
+        weights="model_ema" if choice.use_ema and has_ema else "model",
+        classes=list(checkpoint["classes"]),
+        data_config=data_config,
+        data=(checkpoint.get("config") or {}).get("data"),
+    )
+
+
+def _from_weights(choice: ModelChoice) -> Classifier:
+    if not choice.use_ema:
+        raise UserError(
+            "--no-use-ema is for the checkpoints of resmlp_mt.vision.train: give one without "
+            "--model and --weights."
+        )
+    assert choice.model is not None
+    sizes = {"img_size": choice.img_size, "patch_size": choice.patch_size}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    model = build_model(
+        choice.model,
+        num_classes=choice.num_classes,
+        pretrained=choice.pretrained,
+        **given | choice.model_kwargs,
+    )
+    if choice.weights is not None:
+        hub = choice.weights.startswith(TIMM)
+        load_weights(model, hub_weights(choice.weights) if hub else choice.weights)
+    data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
+    if isinstance(model, ResMLP):
+        data_config = {"input_size": (3, *model.img_size), **IMAGENET}
+    imagenet = timm.data.ImageNetInfo()
+    classes = imagenet.label_names() if choice.num_classes == imagenet.num_classes() else None
+    name = f"{choice.model} {choice.weights or 'pretrained'}"
+    return Classifier(model, name, "model", classes, data_config, data=None)

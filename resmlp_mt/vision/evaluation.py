@@ -1,0 +1,275 @@
+"""Accuracy, confusion and throughput of a classifier; docs/vision_evaluation.md has the report."""
+
+import csv
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from tabulate import tabulate
+from torch import Tensor
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.vision.classifier import Classifier, load_classifier
+from resmlp_mt.vision.data import create_dataset
+from resmlp_mt.vision.distributed import find_device
+from resmlp_mt.vision.evaluation_options import EvaluationOptions
+from resmlp_mt.vision.image_dataset import ImageDataset
+from resmlp_mt.vision.images import SkipCounter
+from resmlp_mt.vision.loader import Batch, batches
+from resmlp_mt.vision.report import measured_on, write_json
+from resmlp_mt.vision.transforms import create_transform
+
+TOP = 5
+#: up to this many classes are printed, and named in the picture
+FEW_CLASSES = 50
+
+
+@dataclass
+class ClassReport:
+    """One class, in per cent; None where there is nothing to divide by."""
+
+    name: str
+    images: int
+    top1: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclass
+class Report:
+    """What was measured and how; accuracies in per cent, throughput in images per second.
+
+    ``top5`` is None for five classes or fewer. ``images_per_second`` is the whole way from the
+    file to the prediction, ``model_images_per_second`` the model alone; neither counts the first
+    batch, unless it is the only one.
+    """
+
+    model: str
+    weights: str
+    data: list[str]
+    split: str
+    data_config: dict[str, Any]
+    images: int
+    skipped: dict[str, str]
+    top1: float
+    top5: float | None
+    classes: list[ClassReport]
+    images_per_second: float
+    model_images_per_second: float
+    batch_size: int
+    workers: int
+    machine: dict[str, Any]
+
+
+def evaluate(options: EvaluationOptions) -> None:
+    """Evaluate, print the report and write what is asked for.
+
+    Raises:
+        UserError: for a model or data that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_outputs([options.json, options.confusion_csv, options.confusion_png])
+    if options.confusion_png is not None:
+        _plotting()  # an error, if any, comes before the work
+    device = find_device(options.device)
+    classifier = load_classifier(options, device)
+    data = classifier.data_or(options.data)
+    dataset, classes = labelled(classifier, data, options.split)
+    counter = SkipCounter(options.on_error)
+    outputs = run(
+        classifier, batches(dataset, options.batch_size, options.workers, device, counter)
+    )
+    if outputs is None:
+        raise UserError(f"--data {' '.join(data)}: none of its images could be read.")
+    targets, top = outputs.targets, outputs.top
+
+    report = Report(
+        model=classifier.name,
+        weights=classifier.weights,
+        data=data,
+        split=options.split,
+        data_config=classifier.data_config,
+        images=len(targets),
+        skipped=counter.skipped,
+        top1=100 * float(accuracy_score(targets, top[:, 0])),
+        top5=100 * float((top == targets[:, None]).any(1).mean()) if len(classes) > TOP else None,
+        classes=per_class(targets, top[:, 0], classes),
+        images_per_second=outputs.images_per_second,
+        model_images_per_second=outputs.model_images_per_second,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        machine=measured_on(device),
+    )
+    if options.json is not None:
+        write_json(asdict(report), options.json)
+    confusion = confusion_matrix(targets, top[:, 0], labels=np.arange(len(classes)))
+    if options.confusion_csv is not None:
+        write_csv(confusion, classes, options.confusion_csv)
+    if options.confusion_png is not None:
+        write_png(confusion, classes, options.confusion_png)
+    print(text_of(report))
+
+
+def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[ImageDataset, list[str]]:
+    """The images, with indices of the classifier's outputs as targets, and the outputs' names.
+
+    Raises:
+        UserError: if there is no such data, or the classifier lacks some of its classes.
+    """
+    transform = create_transform(classifier.data_config)
+    if classifier.classes is None:
+        dataset = create_dataset(data, split, transform)
+        outputs = classifier.num_classes
+        if len(dataset.classes) != outputs:
+            raise UserError(
+                f"--data {' '.join(data)} has {len(dataset.classes)} classes, but "
+                f"{classifier.name} has {outputs}: give the data that the weights are for."
+            )
+        return dataset, dataset.classes
+    dataset = create_dataset(data, split, transform, classes=classifier.classes)
+    if dataset.classes != classifier.classes:  # data with class names of its own
+        raise UserError(
+            f"--data {' '.join(data)} has the classes {', '.join(dataset.classes[:3])}, ..., but "
+            f"{classifier.name} knows {', '.join(classifier.classes[:3])}, ...: give the data that "
+            "it was trained on, or such as has its classes."
+        )
+    return dataset, classifier.classes
+
+
+@dataclass
+class Outputs:
+    """Targets (images,), classes of highest score, best first (images, 5 at most), and speed."""
+
+    targets: NDArray[np.int64]
+    top: NDArray[np.int64]
+    images_per_second: float
+    model_images_per_second: float
+
+
+def run(classifier: Classifier, loader: Iterable[Batch]) -> Outputs | None:
+    """Run the classifier over all batches; None if they hold no image.
+
+    Raises:
+        UserError: if the model computes no finite numbers.
+    """
+    targets: list[Tensor] = []
+    top: list[Tensor] = []
+    times = [time.perf_counter()]  # ends of the batches
+    seconds: list[float] = []  # in the model
+    for images, batch_targets, _ in loader:
+        if len(images) == 0:
+            continue
+        start = time.perf_counter()
+        with torch.inference_mode():
+            logits = classifier.logits(images)  # on the CPU: it waits for the device
+        times.append(time.perf_counter())
+        seconds.append(times[-1] - start)
+        top.append(logits.topk(min(TOP, logits.size(1))).indices)
+        targets.append(batch_targets)
+    if not targets:
+        return None
+    first = 1 if len(targets) > 1 else 0  # the first batch warms up
+    timed = sum(len(batch) for batch in targets[first:])
+    return Outputs(
+        torch.cat(targets).numpy(),
+        torch.cat(top).numpy(),
+        timed / (times[-1] - times[first]),
+        timed / sum(seconds[first:]),
+    )
+
+
+def per_class(
+    targets: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
+) -> list[ClassReport]:
+    """Accuracy (recall), precision and F1 of each class; inputs (images,)."""
+    precision, recall, f1, images = precision_recall_fscore_support(
+        targets, predicted, labels=np.arange(len(classes)), zero_division=np.nan
+    )
+
+    def per_cent(share: float) -> float | None:
+        return None if np.isnan(share) else 100 * float(share)
+
+    return [
+        ClassReport(
+            name, int(images[i]), per_cent(recall[i]), per_cent(precision[i]), per_cent(f1[i])
+        )
+        for i, name in enumerate(classes)
+    ]
+
+
+def write_csv(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Write the confusion matrix (true, predicted) with the names of its rows and columns.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with (
+        output_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["true / predicted", *classes])
+        writer.writerows(
+            [name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)
+        )
+
+
+def write_png(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Draw the confusion matrix (true, predicted), each row as shares of its true class.
+
+    Raises:
+        UserError: if the file cannot be written, or matplotlib is not installed.
+    """
+    figure_class, display_class = _plotting()
+    side = min(4 + 0.3 * len(classes), 20)
+    axes = figure_class(figsize=(side, side), layout="constrained").subplots()
+    few = len(classes) <= FEW_CLASSES
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    display_class(shares, display_labels=list(classes) if few else None).plot(
+        ax=axes, include_values=few, values_format=".2f", xticks_rotation="vertical",
+        text_kw={"fontsize": 6}, im_kw={"vmin": 0, "vmax": 1},
+    )  # fmt: skip
+    if not few:
+        axes.set(xticks=[], yticks=[])
+    with output_file(path) as temporary:
+        axes.figure.savefig(temporary, format="png", dpi=150)
+
+
+def _plotting() -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+        from sklearn.metrics import ConfusionMatrixDisplay
+    except ImportError as error:
+        raise UserError(
+            "--confusion-png needs matplotlib: pip install 'resmlp_mt[plots]'."
+        ) from error
+    return Figure, ConfusionMatrixDisplay
+
+
+def text_of(report: Report) -> str:
+    """The report as it is printed."""
+    top5 = "" if report.top5 is None else f", top-5 {report.top5:.2f} %"
+    lines = [
+        f"{report.model} ({report.weights}) on {report.images} images of "
+        f"{' '.join(report.data)}, {report.split}",
+        f"top-1 {report.top1:.2f} %{top5}",
+        f"{report.images_per_second:.1f} images/s, the model alone "
+        f"{report.model_images_per_second:.1f}: {report.machine['machine']}, "
+        f"{report.machine['device']}, {report.machine['threads']} threads, batches of "
+        f"{report.batch_size}, {report.workers} workers",
+    ]
+    if report.skipped:
+        lines.append(f"{len(report.skipped)} images could not be read and were left out")
+    if len(report.classes) <= FEW_CLASSES:
+        table = [[row.name, row.images, row.top1, row.precision, row.f1] for row in report.classes]
+        headers = ["class", "images", "top-1 %", "precision %", "F1 %"]
+        lines += ["", tabulate(table, headers, floatfmt=".2f", missingval="-")]
+    return "\n".join(lines)

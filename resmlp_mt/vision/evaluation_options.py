@@ -1,0 +1,142 @@
+"""The options of the commands that use a trained model: evaluate, knn, predict, export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.options import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    ModelKeyValues,
+    OnError,
+    number,
+    option,
+)
+
+FORMATS = ("jsonl", "json", "csv")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model: a checkpoint, or --model with --weights or --pretrained."""
+
+    checkpoint: Path | None = option(
+        None, "checkpoint", nargs="?", type=Path, help="file written by resmlp_mt.vision.train"
+    )
+    model: str | None = option(
+        None, metavar="NAME",
+        help="resmlp_s12, resmlp_s24, resmlp_s36, resmlp_b24, resmlp_tiny, or one of timm's; "
+        "timm:NAME for timm's own code",
+    )  # fmt: skip
+    weights: str | None = option(
+        None, "--initial-checkpoint", metavar="FILE",
+        help="timm's, the authors' or another trainer's weights of --model (.pth, .safetensors), "
+        "or timm:NAME for those of timm's hub",
+    )  # fmt: skip
+    pretrained: bool = option(False, help="the weights of --model from timm's hub")
+    num_classes: int = option(1000, metavar="N", type=POSITIVE, help="outputs of --model")
+    patch_size: int | None = option(
+        None, metavar="N", type=POSITIVE, help="of --model, where not the usual one"
+    )
+    model_kwargs: dict[str, Any] = option(
+        {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
+        help="further arguments of --model, as in training, such as norm=layernorm",
+    )  # fmt: skip
+    use_ema: bool = option(True, help="the moving average of a checkpoint's weights, if it has one")
+    img_size: int | None = option(
+        None, metavar="N", type=POSITIVE,
+        help="side of the images in pixels, where it is not that of the training",
+    )  # fmt: skip
+    crop_pct: float | None = option(
+        None, metavar="SHARE", type=SHARE,
+        help="side of the central crop, as a share of the resized image (default: the "
+        "checkpoint's; 0.9, the paper's, with --weights)",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse a checkpoint that does not exist, before PyTorch is loaded.
+
+        Raises:
+            UserError: naming it.
+        """
+        if self.checkpoint is not None and self.model is None and not self.checkpoint.exists():
+            raise UserError(f"{self.checkpoint} cannot be read: No such file or directory.")
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Loading."""
+
+    batch_size: int = option(128, "-b", metavar="N", type=POSITIVE, help="images at once")
+    workers: int = option(
+        2, "-j", metavar="N", type=NOT_NEGATIVE, help="processes that read images, 0: none"
+    )
+    device: str | None = option(None, help="default: cuda if there is one, else cpu")
+    on_error: OnError = option(
+        "raise", choices=("raise", "skip"),
+        help="an image that cannot be read: stop, or leave it out and report it",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Data."""
+
+    data: list[str] | None = option(
+        None, nargs="+", metavar="DATA",
+        help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Output."""
+
+    json: Path | None = option(None, metavar="FILE", type=Path, help="the whole report")
+    confusion_csv: Path | None = option(
+        None, metavar="FILE", type=Path, help="rows: true classes, columns: predicted"
+    )
+    confusion_png: Path | None = option(
+        None, metavar="FILE", type=Path, help="the same as a picture"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(Reports, Loading, DataChoice, ModelChoice):
+    """What is evaluated."""
+
+    split: str = option("val", metavar="NAME", help="train or val")
+
+
+@dataclass(frozen=True)
+class NeighbourOptions(Loading, DataChoice, ModelChoice):
+    """Neighbours."""
+
+    nb_knn: list[int] = option(
+        [20], "-k", nargs="+", type=POSITIVE, metavar="K",
+        help="neighbours that vote, one or more numbers",
+    )  # fmt: skip
+    temperature: float = option(
+        0.07, type=number(float, above=0), metavar="T",
+        help="of the weights exp(similarity / T)",
+    )  # fmt: skip
+    json: Path | None = option(None, metavar="FILE", type=Path, help="write a report")
+
+
+@dataclass(frozen=True)
+class PredictionOptions(Loading, ModelChoice):
+    """Images and output."""
+
+    inputs: list[Path] = option([], "inputs", nargs="*", type=Path, metavar="INPUT",
+                                help="image or folder")  # fmt: skip
+    topk: int = option(
+        5, type=POSITIVE, metavar="K", help="labels for each image, all if there are fewer"
+    )
+    output: Path | None = option(
+        None, type=Path, metavar="FILE", help="file to write (default: standard output)"
+    )
+    format: str | None = option(
+        None, choices=FORMATS, help="default: as the name of --output ends, else jsonl"
+    )

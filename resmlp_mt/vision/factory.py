@@ -1,0 +1,293 @@
+"""The one maker of image models: by name, from a checkpoint, ours and timm's."""
+
+import difflib
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.checkpoints import load
+from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.weights import TIMM, load_weights
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of a named model, and whose weights timm's hub has for it."""
+
+    embed_dim: int
+    depth: int
+    patch_size: int
+    layer_scale_init: float
+    img_size: int = 224
+    timm_name: str | None = None
+
+
+# Sizes: table 1 of the paper. LayerScale: the authors' code.
+MODELS = {
+    "resmlp_s12": Preset(384, 12, 16, 0.1, timm_name="resmlp_12_224"),
+    "resmlp_s24": Preset(384, 24, 16, 1e-5, timm_name="resmlp_24_224"),
+    "resmlp_s36": Preset(384, 36, 16, 1e-6, timm_name="resmlp_36_224"),
+    "resmlp_b24": Preset(768, 24, 16, 1e-6),
+    "resmlp_tiny": Preset(64, 4, 4, 0.1, img_size=32),
+}
+#: timm's names for our models, with the arguments in which they differ
+TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "resmlp_12_224": ("resmlp_s12", {}),
+    "resmlp_24_224": ("resmlp_s24", {}),
+    "resmlp_36_224": ("resmlp_s36", {}),
+    "resmlp_big_24_224": ("resmlp_b24", {"patch_size": 8}),
+}
+#: how the paper's evaluation prepares images (section 3.1)
+IMAGENET = {
+    "mean": timm.data.IMAGENET_DEFAULT_MEAN,
+    "std": timm.data.IMAGENET_DEFAULT_STD,
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+}
+#: arguments of timm's factory that open files or addresses, or change what it returns
+OPENING = re.compile(
+    r"pretrained|checkpoint_path|cache|cfg|file|url|hub|_dir$|pruned|features_only"
+)
+#: an argument of a model in a file may be as large as the images may be, or as its tensors are
+LARGEST_SIDE = 4096
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    img_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path: float = 0.0,
+    pooling: str = "mean",
+    mixing: str = "linear",
+    norm: str = "affine",
+    layer_scale_init: float | None = None,
+) -> ResMLP:
+    """A model of :data:`MODELS` with random weights.
+
+    Args:
+        name: ``resmlp_s12``, ``resmlp_s24``, ``resmlp_s36``, ``resmlp_b24``, ``resmlp_tiny``, or
+            timm's name of one of them.
+        num_classes: outputs of the classifier; 0 for none.
+        img_size: side, or (height, width), of the images in pixels; 224 unless given, 32 for
+            ``resmlp_tiny``.
+        patch_size: side of a patch in pixels; 16 unless given, 4 for ``resmlp_tiny``.
+        in_chans: channels of the images.
+        drop_rate: dropout in front of the classifier.
+        drop_path: probability that a residual branch is left out in training, for all layers.
+        pooling: ``"mean"`` or ``"class_mlp"``.
+        mixing: ``"linear"``, ``"none"``, ``"mlp"``, ``"conv"``, ``"depthwise"`` or
+            ``"separable"``.
+        norm: ``"affine"`` or ``"layernorm"``.
+        layer_scale_init: start of the scale behind every sublayer; the authors' unless given.
+
+    Raises:
+        ValueError: for an unknown name or a value that cannot be.
+    """
+    own, different = TIMM_NAMES.get(name, (name, {}))
+    if own not in MODELS:
+        raise ValueError(f"there is no model {name!r}{_did_you_mean(name, MODELS)}.")
+    preset = MODELS[own]
+    size = preset.img_size if img_size is None else img_size
+    if not isinstance(size, int) and len(size) != 2:
+        raise ValueError(f"img_size must be a side, or height and width, but is {size}.")
+    if patch_size is None:
+        patch_size = different.get("patch_size", preset.patch_size)
+    model = ResMLP(
+        img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+        patch_size=patch_size,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        embed_dim=preset.embed_dim,
+        depth=preset.depth,
+        drop_rate=drop_rate,
+        drop_path=drop_path,
+        pooling=pooling,
+        mixing=mixing,
+        norm=norm,
+        layer_scale_init=(
+            preset.layer_scale_init if layer_scale_init is None else layer_scale_init
+        ),
+    )
+    model.default_cfg = {
+        "architecture": own,
+        "num_classes": num_classes,
+        "input_size": (in_chans, *model.img_size),
+        "fixed_input_size": True,
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "crop_mode": "center",
+        **IMAGENET,
+    }
+    model.pretrained_cfg = model.default_cfg
+    return model
+
+
+def build_model(
+    name: str, num_classes: int, pretrained: bool = False, **model_args: Any
+) -> nn.Module:
+    """One of our models, or any of timm's.
+
+    Args:
+        name: ours, also by timm's name; any other of timm's; ``timm:NAME`` for timm's own code.
+        num_classes: outputs of the classifier.
+        pretrained: start from the weights of timm's hub.
+        model_args: further arguments of :func:`create_model`, or of timm's model.
+
+    Raises:
+        UserError: if there is no such model, it does not take the arguments, or the hub has no
+            weights for it.
+    """
+    plain = name.removeprefix(TIMM)
+    known = name in MODELS or name in TIMM_NAMES
+    if not (known or timm.models.is_model(plain)):
+        names = [*MODELS, *timm.models.list_models()]
+        raise UserError(f"--model {name}: there is no such model{_did_you_mean(plain, names)}.")
+    opening = sorted(key for key in model_args if OPENING.search(key))
+    if opening:
+        raise UserError(
+            f"--model {name}: {opening[0]} cannot be given as an argument of a model; use "
+            "--pretrained or --weights."
+        )
+    try:
+        if not known:
+            model: nn.Module = timm.create_model(
+                plain, pretrained=pretrained, num_classes=num_classes, **model_args
+            )
+            return model
+        own = create_model(name, num_classes=num_classes, **model_args)
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise UserError(f"--model {name}: {_short(error)}") from error
+    if pretrained:
+        load_pretrained(own, name)
+    return own
+
+
+def load_pretrained(model: ResMLP, name: str) -> None:
+    """Load the weights that timm's hub has for one of our models, but for another classifier.
+
+    Raises:
+        UserError: if the hub has none, or they do not fit.
+    """
+    from resmlp_mt.vision.weights import hub_weights
+
+    hub_name = name if name in TIMM_NAMES else MODELS[name].timm_name
+    if hub_name is None:
+        raise UserError(
+            f"--model {name}: there are no pre-trained weights; models with weights are "
+            f"{', '.join(TIMM_NAMES)}."
+        )
+    weights = hub_weights(TIMM + hub_name)
+    same = model.num_classes == len(weights["head.weight"])
+    load_weights(model, weights, head="keep" if same else "reset")
+
+
+def load_model(
+    path: str | Path, use_ema: bool = True, img_size: int | tuple[int, int] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a checkpoint, in evaluation mode; returns it and the checkpoint.
+
+    The sizes in the checkpoint are compared with its tensors before the model is built.
+
+    Args:
+        path: a file written by :mod:`resmlp_mt.vision.train`.
+        use_ema: take the moving average of the weights, where the checkpoint has one.
+        img_size: adapt a ResMLP to images of this size.
+
+    Raises:
+        UserError: as :func:`resmlp_mt.vision.checkpoints.load`, or if weights and model do not
+            fit.
+    """
+    checkpoint = load(path)
+    average = checkpoint.get("model_ema") if use_ema else None
+    weights = checkpoint["model"] if average is None else average
+    args = dict(checkpoint["model_args"])
+    _check_args(args, weights, path)
+    try:
+        with torch.device("meta"):  # nothing is allocated yet
+            shapes = {key: value.shape for key, value in build_model(**args).state_dict().items()}
+    except (UserError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{path}: its model_args make no model: {_short(error)}") from error
+    given = {key: value.shape for key, value in weights.items()}
+    if given != shapes:
+        wrong = sorted(key for key in given.keys() | shapes if given.get(key) != shapes.get(key))
+        raise UserError(
+            f"{path} does not fit its own model_args: {wrong[0]} is "
+            f"{_shape(given.get(wrong[0]))} in the file and {_shape(shapes.get(wrong[0]))} in the "
+            "model."
+        )
+    if img_size is None:
+        model = build_model(**args)
+        model.load_state_dict(weights)
+        return model.eval(), checkpoint
+    model = build_model(**args | {"img_size": img_size})
+    if not isinstance(model, ResMLP):
+        raise UserError("--img-size is for ResMLP alone: leave it out.")
+    load_weights(model, {"model": weights, "model_args": args})
+    return model.eval(), checkpoint
+
+
+def _check_args(args: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse arguments in a file that could open something, or build more than the file holds.
+
+    Raises:
+        UserError: naming the file and the argument.
+    """
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} holds no state dict of tensors.")
+    sizes = [size for value in weights.values() for size in value.shape]
+    largest = max([LARGEST_SIDE, len(weights), *sizes])
+
+    def check(key: str, value: Any) -> None:
+        allowed = value is None or isinstance(value, bool | float)
+        if isinstance(value, int) and not isinstance(value, bool):
+            allowed = -1 <= value <= largest
+        elif isinstance(value, str):
+            allowed = re.fullmatch(r"[\w.+-]*", value.removeprefix(TIMM)) is not None
+        elif isinstance(value, list | tuple):
+            allowed = True
+            for part in value:
+                check(key, part)
+        elif isinstance(value, Mapping):
+            allowed = True
+            for name, part in value.items():
+                check(f"{key}.{name}", part)
+        if not allowed or OPENING.search(key):
+            shown = textwrap.shorten(repr(value), 80)
+            raise UserError(f"{path}: its model_args have {key} = {shown}, which is not allowed.")
+
+    for name, value in args.items():
+        check(str(name), value)
+    missing = {"name", "num_classes"} - args.keys()
+    if missing or not isinstance(args["name"], str) or not isinstance(args["num_classes"], int):
+        raise UserError(f"{path}: its model_args do not name a model and its number of classes.")
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))
+
+
+def _did_you_mean(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.7)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _short(error: BaseException) -> str:
+    """The first part of a library's message, without the code around it."""
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unexpected:
+        known = ", ".join(list(inspect.signature(create_model).parameters)[2:])
+        return f"it has no argument {unexpected[1]}; ours have {known}."
+    return textwrap.shorten(str(error), 200)

@@ -1,0 +1,102 @@
+"""Images with the indices of their classes, as PyTorch's DataLoader takes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.images import BadImage, open_image
+from resmlp_mt.vision.transforms import Transform
+
+
+class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
+    """Images with the indices of their classes.
+
+    ``dataset[i]`` is (transform(image), class index), or the :class:`BadImage` that says why
+    there is no image; :func:`resmlp_mt.vision.images.collate` sets those apart.
+
+    Args:
+        sources: where the images are, one entry each; what :meth:`read` understands.
+        targets: class index of each image.
+        classes: name of each class.
+        transform: applied to the RGB image.
+
+    Attributes:
+        image_size: (height, width) of all images where it is known without reading them.
+    """
+
+    image_size: tuple[int, int] | None = None
+
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        targets: Sequence[int],
+        classes: Sequence[str],
+        transform: Transform | None = None,
+    ) -> None:
+        self.sources = sources
+        self.targets = list(targets)
+        self.classes = list(classes)
+        self.transform = transform
+
+    def read(self, index: int) -> Image.Image:
+        """The image as 8-bit RGB.
+
+        Raises:
+            BadImage: if it cannot be read.
+        """
+        return open_image(self.sources[index])
+
+    def __getitem__(self, index: int) -> tuple[Any, int] | BadImage:
+        try:
+            image = self.read(index)
+        except BadImage as bad:
+            return bad
+        return (self.transform(image) if self.transform else image), self.targets[index]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+class MemoryDataset(ImageDataset):
+    """Images decoded beforehand: arrays (height, width, 3) of uint8, or a BadImage."""
+
+    def __init__(self, sources: Sequence[Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(sources, *args, **kwargs)
+        good = [source for source in sources if not isinstance(source, BadImage)]
+        self.image_size = good[0].shape[:2] if good else None
+
+    def read(self, index: int) -> Image.Image:
+        """See :meth:`ImageDataset.read`."""
+        source = self.sources[index]
+        if isinstance(source, BadImage):
+            raise source
+        return Image.fromarray(source)
+
+
+def class_indices(names: set[str], classes: Sequence[str], where: str) -> dict[str, int]:
+    """Indices of the class names; those that ``classes`` lacks are refused."""
+    unknown = sorted(names - set(classes))
+    if unknown:
+        raise UserError(
+            f"{where} has classes that training lacks ({', '.join(unknown[:5])}); remove them or "
+            "train with them."
+        )
+    return {name: index for index, name in enumerate(classes)}
+
+
+def check_classes(train: ImageDataset, validation: ImageDataset) -> None:
+    """Refuse validation classes without a training image: indices of shards may leave some out.
+
+    Raises:
+        UserError: naming them.
+    """
+    unseen = sorted(set(validation.targets) - set(train.targets))
+    if unseen:
+        names = ", ".join(train.classes[index] for index in unseen[:5])
+        raise UserError(
+            f"--data: validation has classes that training lacks ({names}); remove them or train "
+            "with them."
+        )

@@ -1,0 +1,178 @@
+"""Weighted nearest neighbours on frozen features.
+
+The evaluation of DINO (Caron et al. 2021, arXiv:2104.14294, section 4 and appendix F.1), which is
+that of Wu et al. 2018 (arXiv:1805.01978): the k training images whose features have the highest
+cosine similarity s to those of a validation image vote for their classes, each with the weight
+exp(s / temperature).
+
+Both sets go through the evaluation transform. Similarities are float32, votes float64. Of equally
+similar images the earlier one in the training set is nearer; of classes with equal votes the
+earlier one comes first. Only classes that a neighbour has
+count for the top 5: with k below 5 these are k at most.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from sklearn.metrics import accuracy_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs
+from resmlp_mt.vision.classifier import Classifier, load_classifier
+from resmlp_mt.vision.data import create_dataset
+from resmlp_mt.vision.distributed import find_device
+from resmlp_mt.vision.evaluation_options import NeighbourOptions
+from resmlp_mt.vision.images import SkipCounter
+from resmlp_mt.vision.loader import Batch, batches
+from resmlp_mt.vision.report import measured_on, write_json
+from resmlp_mt.vision.transforms import create_transform
+
+TOP = 5
+#: similarities computed at once: about 100 MB with what selecting the largest needs
+QUERIES, KEYS = 1024, 8192
+
+
+def nearest(
+    queries: Tensor, keys: Tensor, k: int, chunk_size: tuple[int, int] = (QUERIES, KEYS)
+) -> tuple[Tensor, Tensor]:
+    """The k keys of highest inner product with each query, the highest first.
+
+    Of equal ones the earlier key comes first. The memory beyond inputs and outputs does not grow
+    with the number of queries or keys.
+
+    Args:
+        queries: (queries, dim).
+        keys: (keys, dim), at least k.
+        k: how many to find.
+        chunk_size: how many queries and keys are compared at once.
+
+    Returns:
+        inner products and indices of the keys, both (queries, k).
+    """
+    found = []
+    for some_queries in queries.split(chunk_size[0]):
+        products = queries.new_empty(len(some_queries), 0)
+        indices = torch.empty(len(some_queries), 0, dtype=torch.long, device=queries.device)
+        start = 0
+        for some_keys in keys.split(chunk_size[1]):
+            stop = start + len(some_keys)
+            numbers = torch.arange(start, stop, device=queries.device)
+            products = torch.cat((products, some_queries @ some_keys.T), 1)
+            indices = torch.cat((indices, numbers.expand(len(some_queries), -1)), 1)
+            if products.size(1) > k:  # topk alone does not say which of equal values it takes
+                smallest = products.topk(k).values[:, -1:]
+                above, equal = products > smallest, products == smallest
+                rest = k - above.sum(1, keepdim=True)
+                chosen = above | (equal & (equal.cumsum(1) <= rest))
+                products = products[chosen].view(-1, k)
+                indices = indices[chosen].view(-1, k)
+            start = stop
+        products, order = products.sort(descending=True, stable=True)
+        found.append((products, indices.gather(1, order)))
+    products, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return products, indices
+
+
+def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """The classes in the order of their votes, the sums of exp(similarity / temperature).
+
+    Votes are taken relative to the nearest neighbour's, which changes no order and cannot
+    overflow at low temperatures.
+
+    Args:
+        similarity: cosine similarity of each neighbour, (images, k), the highest first.
+        labels: class of each neighbour, (images, k).
+        num_classes: number of classes.
+        temperature: positive.
+
+    Returns:
+        class indices (images, 5 at most), most votes first; of equal ones the lower index; -1 in
+        the place of classes that no neighbour has.
+    """
+    similarity = similarity.double()
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)
+    # a vote may be so small that it is 0 and still is a vote
+    voted = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, labels, True)
+    votes = votes.where(voted, -1)
+    votes, classes = votes.sort(descending=True, stable=True)
+    return classes.where(votes >= 0, -1)[:, :TOP]
+
+
+def extract(classifier: Classifier, loader: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Features of length 1 (images, dim) and classes (images,), on the CPU.
+
+    Raises:
+        UserError: if the features are no finite numbers, or there are no images.
+    """
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    for images, targets, _ in loader:
+        if len(images) > 0:
+            with torch.inference_mode():
+                features.append(F.normalize(classifier.features(images)))
+            labels.append(targets)
+    if not features:
+        raise UserError("--data: none of the images of one of its parts could be read.")
+    return torch.cat(features), torch.cat(labels)
+
+
+def classify(options: NeighbourOptions) -> None:
+    """Classify the validation images, print the accuracies and write what is asked for.
+
+    Raises:
+        UserError: for a model or data that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_outputs([options.json])
+    device = find_device(options.device)
+    classifier = load_classifier(options, device)
+    data = classifier.data_or(options.data)
+    transform = create_transform(classifier.data_config)
+    train = create_dataset(data, "train", transform)
+    val = create_dataset(data, "val", transform, classes=train.classes)
+    counter = SkipCounter(options.on_error)
+    loading = (options.batch_size, options.workers, device, counter)
+    keys, labels = extract(classifier, batches(train, *loading))
+    if max(options.nb_knn) > len(keys):
+        raise UserError(
+            f"-k {max(options.nb_knn)} is more than the {len(keys)} training images: give less."
+        )
+    queries, targets = extract(classifier, batches(val, *loading))
+    keys, queries = keys.to(device), queries.to(device)
+    similarity, neighbours = (part.cpu() for part in nearest(queries, keys, max(options.nb_knn)))
+
+    scores = []
+    for k in options.nb_knn:
+        top = vote(
+            similarity[:, :k], labels[neighbours[:, :k]], len(train.classes), options.temperature
+        )
+        top1 = 100 * float(accuracy_score(targets, top[:, 0]))
+        top5 = 100 * float((top == targets[:, None]).any(1).double().mean())
+        scores.append({"k": k, "top1": top1, "top5": top5 if len(train.classes) > TOP else None})
+    report = {
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "data": data,
+        "data_config": classifier.data_config,
+        "temperature": options.temperature,
+        "train_images": len(keys),
+        "val_images": len(queries),
+        "skipped": counter.skipped,
+        "scores": scores,
+        "machine": measured_on(device),
+    }
+    if options.json is not None:
+        write_json(report, options.json)
+    print(
+        f"{classifier.name} ({classifier.weights}), {len(queries)} images of {' '.join(data)}, val,"
+        f" by {len(keys)} of train, temperature {options.temperature}"
+    )
+    for score in scores:
+        top5_text = "" if score["top5"] is None else f", top-5 {score['top5']:.2f} %"
+        print(f"k {score['k']}: top-1 {score['top1']:.2f} %{top5_text}")
+    if counter.skipped:
+        print(f"{len(counter.skipped)} images could not be read and were left out")

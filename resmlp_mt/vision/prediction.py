@@ -1,0 +1,168 @@
+"""Labels with probabilities for image files; docs/vision_evaluation.md describes the formats."""
+
+import csv
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.vision.classifier import Classifier, load_classifier
+from resmlp_mt.vision.distributed import find_device
+from resmlp_mt.vision.evaluation_options import FORMATS, PredictionOptions
+from resmlp_mt.vision.image_dataset import ImageDataset
+from resmlp_mt.vision.images import EXTENSIONS, SkipCounter, is_image
+from resmlp_mt.vision.loader import Batch, batches
+from resmlp_mt.vision.transforms import create_transform
+
+
+@dataclass
+class Prediction:
+    """What is said about a file: labels with probabilities, the best first, or an error."""
+
+    file: str
+    labels: list[tuple[str, float]]
+    error: str | None = None
+
+
+def find_images(inputs: Iterable[Path]) -> list[str]:
+    """The files that are named, and those with an image's extension in folders, sorted by name.
+
+    Raises:
+        UserError: if there is no such file or folder, or a folder without images.
+    """
+    files: list[str] = []
+    for path in inputs:
+        if path.is_dir():
+            found = (
+                os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
+            )
+            inside = sorted(file for file in found if is_image(os.path.relpath(file, path)))
+            if not inside:
+                raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)}).")
+            files += inside
+        elif path.exists():
+            files.append(str(path))
+        else:
+            raise UserError(f"there is no file or folder {path}.")
+    if not files:
+        raise UserError("no images: name files or folders behind the checkpoint.")
+    return files
+
+
+def predictions(
+    classifier: Classifier, files: Sequence[str], loader: Iterable[Batch], topk: int
+) -> Iterator[Prediction]:
+    """Predictions for all files in their order.
+
+    Args:
+        classifier: the model.
+        files: their names.
+        loader: their batches, with numbers of files as targets.
+        topk: labels for each.
+
+    Raises:
+        UserError: if the model computes no numbers.
+    """
+    numbers = range(len(files))
+    start = 0
+    for images, indices, bad in loader:
+        results = {}
+        if len(images) > 0:
+            with torch.inference_mode():
+                logits = classifier.logits(images)
+            probabilities, classes = logits.softmax(1).topk(min(topk, logits.size(1)))
+            names = classifier.classes or [str(number) for number in range(logits.size(1))]
+            for index, row, values in zip(
+                indices.tolist(), classes.tolist(), probabilities.tolist(), strict=True
+            ):
+                labels = [names[number] for number in row]
+                pairs = list(zip(labels, values, strict=True))
+                results[index] = Prediction(files[index], pairs)
+        unread = iter(bad)
+        for index in numbers[start : start + len(indices) + len(bad)]:
+            yield results.get(index) or Prediction(files[index], [], next(unread).reason)
+        start += len(indices) + len(bad)
+
+
+def write(rows: Iterable[Prediction], file: TextIO, kind: str, topk: int) -> int:
+    """Write predictions as csv, json (an array) or jsonl; returns how many are errors."""
+    errors = 0
+    before = "[\n" if kind == "json" else ""
+    writer = csv.writer(file, lineterminator="\n")
+    if kind == "csv":
+        ranks = range(1, topk + 1)
+        pairs = [name for rank in ranks for name in (f"label_{rank}", f"probability_{rank}")]
+        writer.writerow(["file", *pairs, "error"])
+    for row in rows:
+        errors += row.error is not None
+        if kind == "csv":
+            cells = [cell for pair in row.labels for cell in pair]
+            padding = [""] * (2 * topk - len(cells))
+            writer.writerow([row.file, *cells, *padding, row.error or ""])
+        else:
+            best = [{"label": label, "probability": value} for label, value in row.labels]
+            content = {"predictions": best} if row.error is None else {"error": row.error}
+            line = json.dumps({"file": row.file, **content})
+            if kind == "json":
+                file.write(before + line)
+                before = ",\n"
+            else:
+                file.write(line + "\n")
+    if kind == "json":
+        file.write("\n]\n")
+    return errors
+
+
+def predict(options: PredictionOptions) -> None:
+    """Write the predictions for all files and folders.
+
+    Raises:
+        UserError: for a model or a file that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
+    kind = options.format
+    if kind is None:
+        kind = options.output.suffix.lower().lstrip(".") if options.output else "jsonl"
+        if kind not in FORMATS:
+            raise UserError(f"--output {options.output}: give --format csv, json or jsonl.")
+    inputs = list(options.inputs)
+    if options.model is not None and options.checkpoint is not None:
+        inputs.insert(0, options.checkpoint)  # the first word: with --model it is an image
+        options = replace(options, checkpoint=None)
+    check_outputs([options.output])
+    device = find_device(options.device)
+    classifier = load_classifier(options, device)
+    files = find_images(inputs)
+    dataset = ImageDataset(files, range(len(files)), [], create_transform(classifier.data_config))
+    counter = SkipCounter(options.on_error)
+    loader = batches(dataset, options.batch_size, options.workers, device, counter)
+    topk = min(options.topk, classifier.num_classes)
+    rows = predictions(classifier, files, loader, topk)
+    if options.output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        try:
+            errors = write(rows, sys.stdout, kind, topk)
+            sys.stdout.flush()
+        except OSError as error:
+            raise UserError(f"standard output cannot be written: {error.strerror}.") from error
+    else:
+        with (
+            output_file(options.output) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            errors = write(rows, file, kind, topk)
+    if errors:
+        print(f"{errors} of {len(files)} images could not be read", file=sys.stderr)

@@ -1,0 +1,55 @@
+"""SIGTERM and SIGINT (Ctrl-C) as a wish to stop, which the training follows at its next step."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Stop:
+    """Whether somebody asked for a stop.
+
+    Attributes:
+        number: of the signal; 0 until one came.
+        waits: whether a signal only sets ``number``; until there is something to save, it ends
+            the process at once.
+    """
+
+    number: int = 0
+    waits: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status by which shells and schedulers know a signal; 0 without one."""
+        return 128 + self.number if self.number else 0
+
+
+@contextmanager
+def stops() -> Iterator[Stop]:
+    """Take SIGTERM and SIGINT in the block; a second SIGINT ends it at once.
+
+    Raises:
+        SystemExit: with status 143 or 130, at once where nothing waits, else when the block ends.
+    """
+    stop = Stop()
+
+    def ask(number: int, frame: object) -> None:
+        stop.number = number
+        if not stop.waits:
+            print("stopped before the first update: there is nothing to save", file=sys.stderr)
+            raise SystemExit(stop.status)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    earlier = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        print("stopped at once: the last checkpoint is the one before", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    if stop.number:
+        raise SystemExit(stop.status)

@@ -1,0 +1,153 @@
+"""What timm's tools ask of an image model beside its computation."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from resmlp_mt.layers import Affine
+
+WITHOUT_DECAY = (Affine, nn.LayerNorm)
+
+
+class TimmConventions(nn.Module):
+    """The methods of timm's models, for :class:`resmlp_mt.vision.model.ResMLP`.
+
+    timm's documentation calls them by these names; its training, validation, feature extraction
+    and optimizers use them.
+    """
+
+    if TYPE_CHECKING:  # attributes of ResMLP; TorchScript would take them for its own
+        default_cfg: dict[str, Any]
+        pretrained_cfg: dict[str, Any]
+        blocks: nn.ModuleList
+        patch_embed: nn.Module
+        norm: nn.Module
+        head: nn.Module
+        class_token: nn.Parameter | None
+        grid: tuple[int, int]
+        embed_dim: int
+        num_prefix_tokens: int
+        finish: Callable[[Tensor], Tensor]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The hidden states behind some of the layers.
+
+        Args:
+            x: images (batch, channels, height, width).
+            indices: the last so many layers, or these (negative ones from the end), or all.
+            norm: the final norm on each of them.
+            stop_early: do not compute the layers behind the last of them.
+            output_fmt: ``"NCHW"``: (batch, embed_dim, rows, columns); ``"NLC"``: (batch, tokens,
+                embed_dim).
+            intermediates_only: leave out the final features.
+
+        Returns:
+            the list of hidden states, or (final features, that list); the final features are what
+            ``forward_features`` makes of the layers that were computed.
+
+        Raises:
+            ValueError: for layers or a format that do not exist.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be NCHW or NLC, but is {output_fmt}.")
+        taken = self._layers(indices)
+        x = self.patch_embed(x)
+        found = []
+        for number, block in enumerate(self.blocks):
+            if stop_early and number > max(taken):
+                break
+            x = block(x)
+            if number in taken:
+                state = (self.norm(x) if norm else x).transpose(0, 1)
+                image = output_fmt == "NCHW"
+                found.append(state.transpose(1, 2).unflatten(2, self.grid) if image else state)
+        return found if intermediates_only else (self.finish(x), found)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the layers that :meth:`forward_intermediates` does not need; returns its indices."""
+        taken = self._layers(indices)
+        self.blocks = self.blocks[: max(taken) + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
+
+    def _layers(self, indices: int | Sequence[int] | None) -> list[int]:
+        depth = len(self.blocks)
+        if indices is None:
+            indices = depth
+        taken = list(range(depth - indices, depth)) if isinstance(indices, int) else list(indices)
+        taken = [number + depth if number < 0 else number for number in taken]
+        if not taken or not all(0 <= number < depth for number in taken):
+            raise ValueError(f"the model has {depth} layers, but indices is {indices}.")
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new last layer there; with 0 classes, none.
+
+        Raises:
+            ValueError: for another ``global_pool`` than the model has.
+        """
+        own = "token" if self.num_prefix_tokens else "avg"
+        if global_pool not in (None, own):
+            raise ValueError(f"global_pool is {own!r} in this model, not {global_pool!r}.")
+        like = next(self.patch_embed.parameters())
+        self.num_classes = num_classes
+        self.head = create_classifier(self.embed_dim, num_classes).to(like.device, like.dtype)
+        self.head.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the layers again in the backward pass instead of keeping what is inside them."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """Parameter name -> number of its group, for learning rates that decay by layer."""
+        depth = len(self.blocks)
+        fixed = {"patch_embed": 0.0, "class_token": 0.0, "class_blocks": depth, "norm": depth}
+
+        def group(name: str) -> float:
+            part, *rest = name.split(".")
+            return float(rest[0]) + 1 if part == "blocks" else fixed.get(part, float("inf"))
+
+        return group
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are not decayed."""
+        names = {
+            f"{name}.{parameter}"
+            for name, module in self.named_modules()
+            if isinstance(module, WITHOUT_DECAY)
+            for parameter, _ in module.named_parameters()
+        }
+        return names if self.class_token is None else names | {"class_token"}
+
+
+def create_classifier(dim: int, num_classes: int) -> nn.Module:
+    """The last layer, (..., dim) -> (..., num_classes); with 0 classes it changes nothing."""
+    if num_classes == 0:
+        return nn.Identity()
+    layer = nn.Linear(dim, num_classes)
+    with torch.no_grad():
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+    return layer

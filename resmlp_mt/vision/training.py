@@ -1,0 +1,312 @@
+"""One training from its options: the output folder, the data, the model and the way back.
+
+:mod:`resmlp_mt.vision.recipe` makes what computes, :mod:`resmlp_mt.vision.trainer` has the loop.
+"""
+
+import itertools
+import logging
+import shlex
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch import nn
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import output_file
+from resmlp_mt.vision.checkpoints import load, save
+from resmlp_mt.vision.data import create_dataset
+from resmlp_mt.vision.distill import Teacher, load_teacher
+from resmlp_mt.vision.distributed import Process, start_process
+from resmlp_mt.vision.factory import MODELS, TIMM_NAMES, build_model
+from resmlp_mt.vision.image_dataset import ImageDataset, check_classes
+from resmlp_mt.vision.images import SkipCounter
+from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.recipe import (
+    create_average,
+    create_erasing,
+    create_loss,
+    create_mixup,
+    create_optimizer,
+    create_scheduler,
+    training_transform,
+)
+from resmlp_mt.vision.signals import Stop, stops
+from resmlp_mt.vision.summary import best_line
+from resmlp_mt.vision.trainer import Trainer
+from resmlp_mt.vision.training_options import TrainingOptions
+from resmlp_mt.vision.transforms import Normalize, create_transform
+from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
+
+logger = logging.getLogger(__name__)
+
+
+def run(options: TrainingOptions) -> None:
+    """Train as the options say.
+
+    Raises:
+        UserError: for anything in the options or the data that cannot be used.
+        SystemExit: with status 143 or 130 where SIGTERM or SIGINT ended the training.
+    """
+    with stops() as stop, logging_redirect_tqdm():
+        process = start_process(options.device)
+        logging.basicConfig(
+            level=logging.INFO if process.rank == 0 else logging.WARNING,
+            format="%(message)s",
+        )
+        trainer: Trainer | None = None
+        try:
+            options = replace(options, output=_output_folder(options, process))
+            trainer = create_trainer(options, process, stop)
+            if options.resume:
+                trainer.resume(load(options.resume), options.resume)
+            if process.rank == 0:
+                _begin(options, trainer)
+            stop.waits = True
+            finished = trainer.fit()
+            skipped = process.union(trainer.counter.skipped)
+            if process.rank == 0:
+                if skipped:
+                    logger.warning(
+                        "%d bad images were skipped; they are named above.", len(skipped)
+                    )
+                _end(options, trainer, finished)
+            if finished:
+                stop.number = 0  # it came too late
+        finally:
+            if trainer is not None:
+                trainer.leave()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _output_folder(options: TrainingOptions, process: Process) -> Path:
+    """``--output``, or NAME-1, NAME-2, ... if another training lies there."""
+    wanted = options.output
+    if options.resume and options.resume.parent.resolve() == wanted.resolve():
+        return wanted
+    beside = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(1))
+    try:
+        free = next(p for p in itertools.chain([wanted], beside) if not (p / "last.pth").exists())
+    except OSError as error:
+        raise UserError(f"--output {wanted} cannot be read: {error.strerror}.") from error
+    chosen = Path(process.of_first(str(free)))
+    if chosen != wanted:
+        logger.info("%s holds a training already: this one goes to %s", wanted, chosen)
+    return chosen
+
+
+def _begin(options: TrainingOptions, trainer: Trainer) -> None:
+    """Write args.yaml; where the training goes on in another folder, take the best epoch there."""
+    path = options.output / "args.yaml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {options.output} cannot be written ({error.strerror}): choose "
+            "another folder."
+        ) from error
+    with output_file(path, "--output") as partial:
+        partial.write_text(yaml.safe_dump(options.to_config(), sort_keys=False))
+    if options.resume:
+        best = options.resume.with_name("best.pth")
+        if best.exists() and best.parent.resolve() != options.output.resolve():
+            save(load(best), options.output / "best.pth")
+        if trainer.position.epoch >= options.epochs:
+            logger.info("--resume %s: all %d epochs are done.", options.resume, options.epochs)
+
+
+def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
+    """The last line: the best epoch, or how to go on."""
+    if finished:
+        print(best_line(trainer.history, options.output))
+        return
+    start = "python"
+    if trainer.process.world_size > 1:
+        start = f"torchrun --nproc-per-node {trainer.process.world_size}"
+    last = shlex.quote(str(options.output / "last.pth"))
+    print(
+        f"stopped after update {trainer.position.updates}; go on with: "
+        f"{start} -m resmlp_mt.vision.train --resume {last}",
+        flush=True,
+    )
+
+
+def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None = None) -> Trainer:
+    """Put together data, model, optimizer and losses.
+
+    Raises:
+        UserError: for anything in the options or the data that cannot be used.
+    """
+    if options.torchcompile:  # listing the backends loads the compiler
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if options.torchcompile not in backends:
+            raise UserError(
+                f"--torchcompile {options.torchcompile} is not a backend of torch.compile: "
+                f"expected one of {', '.join(backends)}."
+            )
+    train = create_dataset(options.data, "train")
+    validation = create_dataset(options.data, "val", classes=train.classes)
+    check_classes(train, validation)
+    options = resolved(options, train)
+    assert options.img_size is not None
+    assert options.workers is not None
+    data_config = {
+        "input_size": (3, *options.img_size),
+        "interpolation": options.interpolation,
+        "mean": tuple(options.mean),
+        "std": tuple(options.std),
+        "crop_pct": options.crop_pct,
+    }
+    train.transform = training_transform(options, data_config, options.interpolation)
+    validation.transform = create_transform(data_config, normalize=False)
+
+    seed_all(options.seed)
+    model, model_args = _model(options, len(train.classes))
+    model.to(process.device)
+    _try_forward(model, f"--model {options.model}", options.img_size, len(train.classes))
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher = _teacher(options, train.classes, data_config, process.device)
+    batches = EpochBatches(
+        train,
+        options.batch_size,
+        options.seed,
+        process.rank,
+        process.world_size,
+        repeats=options.aug_repeats,
+        multiple=options.grad_accum_steps,
+    )
+    ema = create_average(options, model)
+    optimizer = create_optimizer(options, model)
+    trainer = Trainer(
+        options=options,
+        process=process,
+        model=model,
+        optimizer=optimizer,
+        scheduler=create_scheduler(options, optimizer, len(batches) // options.grad_accum_steps),
+        loss=create_loss(options, teacher),
+        batches=batches,
+        train=training_loader(train, batches, options.workers, options.pin_mem),
+        validation=validation_loader(
+            validation,
+            options.validation_batch_size or options.batch_size,
+            options.workers,
+            options.pin_mem,
+            process.rank,
+            process.world_size,
+        ),
+        normalize=Normalize(options.mean, options.std).to(process.device),
+        counter=SkipCounter(options.on_error),
+        description={
+            "model_args": model_args,
+            "classes": train.classes,
+            "data_config": data_config,
+            "config": options.to_config(),
+        },
+        mixup=create_mixup(options, len(train.classes)),
+        erasing=create_erasing(options, process.device),
+        ema=ema,
+        stop=stop or Stop(),
+    )
+    logger.info(
+        "%s with %.2f M parameters; %d training and %d validation images of %d classes",
+        options.model,
+        sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        len(train),
+        len(validation),
+        len(train.classes),
+    )
+    return trainer
+
+
+def resolved(options: TrainingOptions, train: ImageDataset) -> TrainingOptions:
+    """The options with those that depend on the data: image size, crop, workers."""
+    in_memory = train.image_size is not None
+    usual = MODELS[options.model].img_size if options.model in MODELS else 224
+    size = options.img_size or train.image_size or (usual,)
+    return replace(
+        options,
+        img_size=[size[0], size[-1]],
+        crop_pct=options.crop_pct or (1.0 if in_memory else 0.9),
+        workers=(0 if in_memory else 4) if options.workers is None else options.workers,
+    )
+
+
+def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The model and the arguments of ``build_model`` that make it again."""
+    assert options.img_size is not None
+    model_args: dict[str, Any] = {"name": options.model, "num_classes": num_classes}
+    if options.drop:
+        model_args["drop_rate"] = options.drop
+    if options.model in MODELS or options.model in TIMM_NAMES:
+        model_args["img_size"] = tuple(options.img_size)
+        model_args["drop_path"] = options.drop_path
+        if options.patch_size:
+            model_args["patch_size"] = options.patch_size
+    elif options.drop_path:
+        model_args["drop_path_rate"] = options.drop_path
+    model_args.update(options.model_kwargs)
+    start = not options.resume  # last.pth has what became of the weights at the start
+    model = build_model(**model_args, pretrained=options.pretrained and start)
+    if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
+        model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
+    if options.weights and start:
+        hub = options.weights.startswith(TIMM)
+        load_weights(
+            model,
+            hub_weights(options.weights) if hub else options.weights,
+            head="reset" if options.reset_head else "keep",
+        )
+    if options.grad_checkpointing:
+        model.set_grad_checkpointing()  # type: ignore[operator]
+    return model, model_args
+
+
+def _teacher(
+    options: TrainingOptions,
+    classes: list[str],
+    data_config: dict[str, Any],
+    device: torch.device,
+) -> Teacher | None:
+    if options.distillation_type == "none":
+        if options.teacher:
+            raise UserError("--teacher needs --distillation-type hard or soft.")
+        return None
+    if not options.teacher:
+        raise UserError(f"--distillation-type {options.distillation_type} needs --teacher.")
+    teacher = load_teacher(options.teacher, options.teacher_weights, classes, data_config)
+    size = data_config["input_size"][1:]
+    _try_forward(teacher.to(device), f"--teacher {options.teacher}", size, len(classes))
+    return teacher
+
+
+@torch.no_grad()
+def _try_forward(
+    model: nn.Module, flag: str, img_size: list[int] | tuple[int, ...], num_classes: int
+) -> None:
+    """Show the model an image, before the first epoch does: not every one takes every size."""
+    height, width = img_size
+    device = next(model.parameters()).device
+    mode = model.training
+    try:
+        logits = model.eval()(torch.zeros(1, 3, height, width, device=device))
+    except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{flag} does not take images of {height} x {width} pixels (--img-size): "
+            f"{textwrap.shorten(str(error), 200)}."
+        ) from error
+    shape = getattr(logits, "shape", None)
+    if shape != (1, num_classes):
+        raise UserError(
+            f"{flag} does not give the scores of {num_classes} classes for an image, but "
+            f"{type(logits).__name__} {'' if shape is None else tuple(shape)}; look at "
+            "--model-kwargs."
+        )
+    model.train(mode)

@@ -1,0 +1,95 @@
+"""What is done to an image on its way into a model: timm's transforms, by batch on the device."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resmlp_mt.vision.libraries import timm, torchvision
+
+Transform = Callable[[Image.Image], Any]
+
+
+def create_transform(data_config: dict[str, Any], normalize: bool = True) -> Transform:
+    """The evaluation transform of a checkpoint's data_config: resize, central crop, normalise.
+
+    Args:
+        data_config: input_size, interpolation, mean, std and crop_pct, as in timm.
+        normalize: without it the result is a uint8 tensor, see :class:`Normalize`.
+    """
+    transform: Transform = timm.data.create_transform(**data_config, normalize=normalize)
+    return transform
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """timm's operation; its strongest level keeps 0 bits, which Pillow 12 and later refuse."""
+    if bits_to_keep == 0:
+        return Image.new(image.mode, image.size)
+    posterized: Image.Image = timm.data.auto_augment.posterize(image, bits_to_keep)
+    return posterized
+
+
+for _name in ("Posterize", "PosterizeIncreasing"):
+    timm.data.auto_augment.NAME_TO_OP[_name] = _posterize
+
+
+class _PaddedCrop:
+    """The image, resized where it needs to be, shifted by up to ``padding`` pixels; black outside.
+
+    torchvision's RandomCrop does the same by enlarging the image first, which takes most of the
+    time that small images are given.
+    """
+
+    def __init__(self, size: tuple[int, int], padding: int) -> None:
+        self.size = size
+        self.padding = padding
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        top, left = (random.randint(-self.padding, self.padding) for _ in range(2))
+        crop = torchvision.transforms.functional.crop
+        cropped: Image.Image = crop(image, top, left, height, width)
+        return cropped
+
+
+def create_training_transform(data_config: dict[str, Any], **augmentation: Any) -> Transform:
+    """timm's augmentation; the result is a uint8 tensor (3, height, width).
+
+    Up to 32 x 32 pixels a crop from the image, padded by an eighth (4 pixels for CIFAR), takes
+    the place of the random resized crop, as in the authors' code; images of another size are
+    resized first.
+
+    Args:
+        data_config: input_size, interpolation, mean, std; as in timm.
+        augmentation: no_aug, scale, ratio, hflip, color_jitter, auto_augment, ... of
+            ``timm.data.create_transform``.
+    """
+    geometry = {key: value for key, value in data_config.items() if key != "crop_pct"}
+    transform = timm.data.create_transform(
+        **{**geometry, **augmentation}, is_training=True, normalize=False
+    )
+    size = data_config["input_size"][1:]
+    if max(size) <= 32 and not augmentation.get("no_aug"):
+        transform.transforms[0] = _PaddedCrop(size, max(size) // 8)
+    result: Transform = transform
+    return result
+
+
+class Normalize(torch.nn.Module):
+    """uint8 images (batch, 3, height, width) to normalised float32: on the device, by batch."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().sub_(self.mean).div_(self.std)
