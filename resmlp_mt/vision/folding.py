@@ -48,7 +48,7 @@ class FoldedBlock(nn.Module):
         self.constant = nn.Parameter(constant.unsqueeze(1))  # (tokens, 1, dim)
         self.fc1: nn.Module = merged_before(block.ffn_pre, block.ffn.fc1)
         fc2 = merged_behind(block.ffn.fc2, block.ffn_post)
-        fc2.bias = None  # made good in the next mixing
+        fc2.register_parameter("bias", None)  # made good in the next mixing
         self.fc2: nn.Module = fc2
 
     def forward(self, x: Tensor) -> Tensor:
