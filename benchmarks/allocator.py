@@ -25,6 +25,7 @@ from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import spread
 from resmlp_mt.benchmarking.training_rows import Training, batches
 from resmlp_mt.benchmarking.translation_models import BASE
+from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
 # keep freed memory up to 2 GiB, and serve blocks below 32 MiB, the largest limit, from the heap
@@ -114,8 +115,8 @@ medians of {args.rounds} rounds, each in a process of its own, quartiles in brac
 
 {settings}
 """
-    (HERE / "allocator.json").write_text(json.dumps(result, indent=1) + "\n")
-    (HERE / "allocator.md").write_text(page)
+    write_text(HERE / "allocator.json", json.dumps(result, indent=1) + "\n")
+    write_text(HERE / "allocator.md", page)
     print(page)
 
 

@@ -44,6 +44,7 @@ from resmlp_mt.vision.weights import timm_names
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # isort: skip
+from resmlp_mt.files import replacing, write_text
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs/vision/cifar10_scratch.yaml"
@@ -224,9 +225,7 @@ def training_step(model: nn.Module) -> Any:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a complete file or none."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def read_part(folder: Path) -> dict[str, Any]:
@@ -271,7 +270,7 @@ def report(args: argparse.Namespace) -> None:
         "speed": speeds,
     }
     write_json(args.out / "cifar10.json", results)
-    (args.out / "cifar10.md").write_text(table(results))
+    write_text(args.out / "cifar10.md", table(results))
     plot(parts, args.out / "cifar10.png")
 
 
@@ -372,7 +371,8 @@ def plot(parts: list[dict[str, Any]], path: Path) -> None:
     right.set(xlabel="epoch", ylabel="training loss")
     left.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 if __name__ == "__main__":

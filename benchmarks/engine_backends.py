@@ -28,6 +28,7 @@ from resmlp_mt.benchmarking.timing import Spread, interleaved
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import prepared
 from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER, export_onnx
+from resmlp_mt.files import write_text
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -232,8 +233,8 @@ def main() -> None:
         },
         "wall_seconds": time.monotonic() - start,
     }
-    (HERE / "engine_backends.json").write_text(json.dumps(report, indent=1) + "\n")
-    (HERE / "engine_backends.md").write_text(markdown(seconds, setting))
+    write_text(HERE / "engine_backends.json", json.dumps(report, indent=1) + "\n")
+    write_text(HERE / "engine_backends.md", markdown(seconds, setting))
     print(markdown(seconds, setting))
 
 

@@ -23,6 +23,7 @@ from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.files import write_text
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
@@ -112,8 +113,8 @@ def main() -> None:
         lines.append("| safetensors, bfloat16 | not measured: no support in this processor | |")
     text = "\n".join([*lines, "", setting, ""])
     report = {"setting": setting, "rows": rows}
-    (HERE / "export_bleu.json").write_text(json.dumps(report, indent=1) + "\n")
-    (HERE / "export_bleu.md").write_text(text)
+    write_text(HERE / "export_bleu.json", json.dumps(report, indent=1) + "\n")
+    write_text(HERE / "export_bleu.md", text)
     print(text)
 
 

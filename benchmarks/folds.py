@@ -10,7 +10,6 @@ place, so that all variants give the same scores. Writes folds.json and folds.md
 import argparse
 import datetime
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from resmlp_mt.benchmarking.timing import Run, interleaved, ratio
 from resmlp_mt.benchmarking.translation_models import BASE, build
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import prepared
+from resmlp_mt.files import write_text
 from resmlp_mt.layers import Affine
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
@@ -139,8 +139,8 @@ def main() -> None:
         "date": datetime.date.today().isoformat(), **describe(args.threads),
         "rounds": args.rounds, "batches": rows,
     }  # fmt: skip
-    write(HERE / "folds.json", json.dumps(report, indent=1) + "\n")
-    write(HERE / "folds.md", page(report))
+    write_text(HERE / "folds.json", json.dumps(report, indent=1) + "\n")
+    write_text(HERE / "folds.md", page(report))
     print(page(report))
 
 
@@ -169,13 +169,6 @@ def page(report: dict[str, object]) -> str:
         f"one decoder step of the 6-layer model,\nbeam {BEAM}; medians of {report['rounds']} "
         "interleaved rounds, quartiles in brackets.\n\n" + "\n".join(lines) + "\n"
     )
-
-
-def write(path: Path, text: str) -> None:
-    """The file appears complete or not at all."""
-    partial_file = path.with_name(path.name + ".partial")
-    partial_file.write_text(text)
-    os.replace(partial_file, path)
 
 
 if __name__ == "__main__":

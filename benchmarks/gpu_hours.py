@@ -9,7 +9,6 @@ beside this file.
 """
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import resmlp_mt.models  # noqa: F401  registers the models
+from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs/mt"
@@ -128,13 +128,6 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    """Complete or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def main() -> None:
     found = {
         "estimate_not_measured": True,
@@ -148,8 +141,8 @@ def main() -> None:
         },
         "recipes": {name: estimate(name) for name in RECIPES},
     }
-    write(HERE / "gpu_hours.json", json.dumps(found, indent=1) + "\n")
-    write(HERE / "gpu_hours.md", report(found))
+    write_text(HERE / "gpu_hours.json", json.dumps(found, indent=1) + "\n")
+    write_text(HERE / "gpu_hours.md", report(found))
     print(HERE / "gpu_hours.md")
 
 

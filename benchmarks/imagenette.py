@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from resmlp_mt.files import write_text
 from resmlp_mt.vision import train
 from resmlp_mt.vision.factory import load_model
 from resmlp_mt.vision.report import measured_on
@@ -55,8 +56,9 @@ def main() -> None:
         "minutes": minutes,
         **row,
     }
-    (HERE / "imagenette.json").write_text(json.dumps(results, indent=2) + "\n")
-    (HERE / "imagenette.md").write_text(
+    write_text(HERE / "imagenette.json", json.dumps(results, indent=2) + "\n")
+    write_text(
+        HERE / "imagenette.md",
         "# One epoch of Imagenette through the ImageNet recipe\n\n"
         f"resmlp_s12 ({results['parameters'] / 1e6:.1f} M parameters, 10 classes) at 224 x 224, "
         f"configs/vision/{CONFIG.name} with {' '.join(OVERRIDES)}; one thread of "
@@ -69,7 +71,7 @@ def main() -> None:
         "A proof that the pipeline runs, from image files through RandAugment, mixup, cutmix, "
         "random\nerasing, repeated augmentation, stochastic depth and LAMB to a checkpoint that "
         "loads again; after\none epoch from random weights, accuracy means nothing "
-        "(10 % is chance).\n"
+        "(10 % is chance).\n",
     )
 
 

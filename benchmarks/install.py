@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from resmlp_mt.files import write_text
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -65,7 +67,7 @@ def write(seconds: dict[str, float], clone: Path) -> None:
         if os.environ.get("PIP_NO_CACHE_DIR") is None
         else "off: fairseq was compiled",
     }
-    (HERE / "install.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(HERE / "install.json", json.dumps(result, indent=1) + "\n")
     test = f"{seconds['test']:.0f} s" if "test" in seconds else "not measured"
     rows = [
         ("installation (`.venv` made, fairseq's wheel and all)", f"{seconds['install']:.0f} s"),
@@ -74,14 +76,15 @@ def write(seconds: dict[str, float], clone: Path) -> None:
         ("`make test` after installation", test),
         ("size of `.venv`", f"{result['environment_megabytes']:.0f} MB"),
     ]
-    (HERE / "install.md").write_text(
+    write_text(
+        HERE / "install.md",
         "# Installation, demo and tests from a clean clone\n\n"
         f"{result['machine']}, Python {result['python']}, {', '.join(result['versions'])}, "
         f"{result['date']}; pip's wheel cache {result['wheel_cache']}.\n"
         "Written by `benchmarks/install.py`.\n\n| | |\n|-|-|\n"
         + "".join(f"| {name} | {value} |\n" for name, value in rows)
         + "\nWhat the demo printed:\n\n"
-        + "".join(f"    {line}\n" for line in result["demo_scores"])
+        + "".join(f"    {line}\n" for line in result["demo_scores"]),
     )
     readme = HERE.parent / "README.md"
     begin, end = "<!-- written by benchmarks/install.py -->\n", "<!-- end -->\n"
@@ -93,7 +96,7 @@ def write(seconds: dict[str, float], clone: Path) -> None:
         f"{result['wheel_cache']}), the demo {seconds['demo']:.0f} s\n"
         "([benchmarks/install.md](benchmarks/install.md)).\n"
     )
-    readme.write_text(before + begin + summary + end + after)
+    write_text(readme, before + begin + summary + end + after)
     print((HERE / "install.md").read_text())
 
 

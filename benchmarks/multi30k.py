@@ -29,6 +29,9 @@ import matplotlib.pyplot as plt
 import torch
 from fairseq import __version__ as fairseq_version
 
+from resmlp_mt.files import replacing, write_text
+from resmlp_mt.machine import processor
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SUBSET = "test"
@@ -87,9 +90,7 @@ def fairseq(name: str) -> list[object]:
 def once(path: Path, make: Any) -> dict[str, Any]:
     """The result of ``make()``, computed when ``path`` does not hold it yet."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(make(), indent=1))
-        partial.replace(path)
+        write_text(path, json.dumps(make(), indent=1))
     result: dict[str, Any] = json.loads(path.read_text())
     return result
 
@@ -234,7 +235,8 @@ def plot(args: argparse.Namespace) -> None:
     by_time.legend(frameon=False)
     figure.suptitle("Multi30k English-German, one seed each" if len(args.seeds) == 1 else
                     "Multi30k English-German")  # fmt: skip
-    figure.savefig(HERE / "multi30k.png", dpi=120)
+    with replacing(HERE / "multi30k.png") as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def report(args: argparse.Namespace) -> None:
@@ -246,7 +248,7 @@ def report(args: argparse.Namespace) -> None:
             at_time.append(measured(name, seed, None, args))
             at_updates.append(measured(name, seed, epochs, args))
     logs = {name: [train(name, seed, args) for seed in args.seeds] for name in MODELS}
-    machine = f"{platform.machine()} ({cpu_name()}), {args.threads} thread(s) on one core each"
+    machine = f"{platform.machine()} ({processor()}), {args.threads} thread(s) on one core each"
     signatures = at_time[0]["signatures"]
     manifest = json.loads((args.work / "data/manifest.json").read_text())
     pairs = manifest["splits"]["train"]["pairs"]
@@ -266,7 +268,7 @@ def report(args: argparse.Namespace) -> None:
         "equal_updates": at_updates,
         "logs": logs,
     }
-    (HERE / "multi30k.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(HERE / "multi30k.json", json.dumps(result, indent=1) + "\n")
     plot(args)
     parameters = ", ".join(
         f"{NAMES[name]} {logs[name][0]['parameters'] / 1e6:.2f} M" for name in MODELS
@@ -276,7 +278,8 @@ def report(args: argparse.Namespace) -> None:
         for name in MODELS
         for log in logs[name]
     )
-    (HERE / "multi30k.md").write_text(
+    write_text(
+        HERE / "multi30k.md",
         f"""# Multi30k English-German: ResMLP beside fairseq's Transformer on CPU
 
 {machine}; {", ".join(map(" ".join, versions.items()))};
@@ -311,15 +314,9 @@ The shared options were
 and beside them
 
 """
-        + "".join(f"    {NAMES[name]}: {' '.join(options)}\n" for name, options in MODELS.items())
+        + "".join(f"    {NAMES[name]}: {' '.join(options)}\n" for name, options in MODELS.items()),
     )
     print((HERE / "multi30k.md").read_text())
-
-
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found.group(1) if found else platform.processor()
 
 
 def main() -> None:

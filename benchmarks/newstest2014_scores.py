@@ -8,7 +8,6 @@ Every other option is one of ``python -m resmlp_mt.score``.
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from resmlp_mt.files import write_text
+from resmlp_mt.machine import processor, usable_cores
 
 OUT = Path(__file__).with_suffix(".md")
 
@@ -35,9 +37,7 @@ def main() -> None:
         if result.returncode != 0:
             sys.exit(result.returncode)
         page = markdown(args.system, json.loads(report.read_text(encoding="utf-8")))
-    temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, args.out)
+    write_text(args.out, page)
 
 
 def markdown(system: str, report: dict[str, Any]) -> str:
@@ -100,12 +100,7 @@ def _file_name(origin: str) -> str:
 
 
 def _machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{processor()}, {usable_cores()} cores, {platform.system()}"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.files import replacing
+from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
 
 HERE = Path(__file__).parent
@@ -453,13 +453,7 @@ def write_readme(found: dict[str, Any]) -> None:
         f"and all;\nextrapolated by bytes of text: {', '.join(hours)} of one core\n"
         "([benchmarks/prepare.md](benchmarks/prepare.md)).\n"
     )
-    write(readme, before + begin + text + end + after)
-
-
-def write(path: Path, text: str) -> None:
-    """All of `text`, or what was there before."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(readme, before + begin + text + end + after)
 
 
 def main() -> None:
@@ -497,8 +491,8 @@ def main() -> None:
         "peak_mib": run.peak_mib,
         "cpu_seconds": run.cpu_seconds,
     }
-    write(HERE / "prepare.json", json.dumps(found, indent=2) + "\n")
-    write(HERE / "prepare.md", report(found))
+    write_text(HERE / "prepare.json", json.dumps(found, indent=2) + "\n")
+    write_text(HERE / "prepare.md", report(found))
     write_readme(found)
     print(HERE / "prepare.md")
 

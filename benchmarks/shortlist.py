@@ -13,7 +13,6 @@ shortlist.md beside this file.
 import argparse
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +32,7 @@ from resmlp_mt.engine.model_folder import TranslationModel, prepared
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.trained import build_shortlist, load_trained, read_training_text
+from resmlp_mt.files import write_text
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 HERE = Path(__file__).resolve().parent
@@ -235,9 +235,7 @@ def main() -> None:
         (HERE / "shortlist.json", json.dumps(report, indent=1) + "\n"),
         (HERE / "shortlist.md", text),
     ):
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(content)
-        os.replace(partial, path)
+        write_text(path, content)
     print(text)
 
 

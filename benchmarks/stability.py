@@ -36,6 +36,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogFormatter
 
+from resmlp_mt.files import replacing, write_text
+from resmlp_mt.machine import processor
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WARMUP = 1000  # updates
@@ -111,8 +114,6 @@ def rows(log: str, kind: str, updates: int) -> list[dict[str, float]]:
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """The curves and how they came about."""
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = re.search(r"model name\s*: (.+)", cpuinfo)
     packages = ("torch", "fairseq-fixed", "numpy")
     manifest = args.data / "manifest.json"
     facts = json.loads(manifest.read_text()) if manifest.exists() else {}
@@ -133,7 +134,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             ],
         }
     return {
-        "machine": cpu.group(1) if cpu else platform.processor(),
+        "machine": processor(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
@@ -183,9 +184,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes[0].set_title("ResMLP, 12 + 12 layers, Adagrad (dotted: the warm-up ends)")
     axes[1].set_xlabel(f"update (lines: means of {WINDOW}; points: validation; cross: not finite)")
     axes[1].set_xlim(0, found["updates"])
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def run_report(name: str, run: dict[str, Any], total: int) -> list[str]:
@@ -266,13 +266,6 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    """Complete or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a prepared folder, with bin/")
@@ -288,8 +281,8 @@ def main() -> None:
     found = collect(args)
     plot(found, args.out / "stability.png")
     content = ",\n".join(f" {json.dumps(key)}: {json.dumps(found[key])}" for key in found)
-    write(args.out / "stability.json", f"{{\n{content}\n}}\n")
-    write(args.out / "stability.md", report(found))
+    write_text(args.out / "stability.json", f"{{\n{content}\n}}\n")
+    write_text(args.out / "stability.md", report(found))
     print(args.out / "stability.md")
 
 

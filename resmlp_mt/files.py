@@ -42,6 +42,12 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write all of a text, in UTF-8, or leave what was there; see :func:`replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def output_file(path: Path, option: str = "") -> Iterator[Path]:
     """:func:`replacing`, with a sentence for the user where it fails.
