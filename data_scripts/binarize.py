@@ -33,6 +33,9 @@ KNOWN_WORDS = 300_000
 
 INDEX_MAGIC, INDEX_VERSION = b"MMIDIDX\x00\x00", 1
 
+INDEX_BLOCK = 1 << 20
+"""Sentences whose places are computed at a time."""
+
 DTYPE_CODES: dict[Any, int] = {np.uint16: 8, np.uint32: 9}
 """fairseq's codes of the types in which it stores tokens."""
 
@@ -187,12 +190,13 @@ def write_index(file: BinaryIO, sizes: npt.NDArray[np.int32], dtype: Any) -> Non
     """
     file.write(INDEX_MAGIC)
     file.write(struct.pack("<QBQ", INDEX_VERSION, DTYPE_CODES[dtype], len(sizes)))
-    file.write(sizes.astype("<i4").tobytes())
+    file.write(memoryview(sizes.astype("<i4", copy=False)))
     # In 64 bits from the start: with numpy 2, fairseq's own sums wrap at 2**31 bytes.
-    pointers = np.cumsum(sizes, dtype=np.int64)
-    pointers -= sizes
-    pointers *= np.dtype(dtype).itemsize
-    file.write(pointers.astype("<i8", copy=False).tobytes())
+    start = 0
+    for block in np.split(sizes, range(INDEX_BLOCK, len(sizes), INDEX_BLOCK)):
+        ends = start + np.cumsum(block, dtype=np.int64) * np.dtype(dtype).itemsize
+        file.write(np.concatenate([[start], ends[:-1]])[: len(block)].astype("<i8").tobytes())
+        start = int(ends[-1]) if len(ends) else start
 
 
 _encoder: Encoder

@@ -7,7 +7,6 @@ import io
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from text_blocks import TextBlock, cut
 THREADS = 16
 """Threads of the trainer: fixed, because unigram training sums in an order that depends on it."""
 
-RULES = "normalization.tsv"
-"""File of the normalisation map; the model holds the map itself."""
+RULES, WORDS, SENTENCES = "normalization.tsv", "words.tsv", "sentences.txt"
+"""What the trainer reads; the model holds the normalisation map itself."""
 
 SPECIALS = {name: f"\u2060{name}" for name in ("unk", "bos", "eos", "pad")}
 """Names of the special pieces. Cleaning removes U+2060, so text can never be taken for one; with
@@ -71,57 +70,46 @@ def train(
         UserError: the text is too small for so many pieces.
     """
     take = min(pairs, max(1, input_sentence_size // 2))
-    texts = texts[0].resolve(), texts[1].resolve()
-    words = _count_words(texts, pairs, take, jobs) if subword_type == "bpe" else None
-    serialized = run_in_process(
-        _train,
-        normalization.tsv(normalization.rules()),
-        (texts, pairs, take) if words is None else words,
-        vocab_size,
-        subword_type,
-        character_coverage,
-    )
+    options = {
+        "model_type": subword_type,
+        "vocab_size": vocab_size,
+        "character_coverage": character_coverage,
+    }
+    # In a folder of its own, because the model records the names of these files.
+    with tempfile.TemporaryDirectory() as folder:
+        rules = normalization.tsv(normalization.rules())
+        Path(folder, RULES).write_text(rules, encoding="utf-8")
+        if subword_type == "bpe":
+            _write_words(Path(folder, WORDS), _count_words(texts, pairs, take, jobs))
+        else:
+            _write_sample(Path(folder, SENTENCES), texts, pairs, take)
+        serialized = run_in_process(_train, Path(folder), options)
     with atomic_write(model) as file:
         file.write(serialized)
 
 
-def _train(
-    rules: str,
-    text: tuple[tuple[Path, Path], int, int] | Counter[str],
-    vocab_size: int,
-    subword_type: str,
-    character_coverage: float,
-) -> bytes:
-    """Trains on counted words or, as it says, on a sample of sentences."""
+def _train(folder: Path, options: dict[str, Any]) -> bytes:
+    """Trains on the words or sentences in `folder`, whichever are there."""
     buffer = io.BytesIO()
     specials: dict[str, Any] = {f"{name}_piece": piece for name, piece in SPECIALS.items()}
     specials |= {f"{name}_id": index for index, name in enumerate(SPECIALS)}
-    sentences: Iterator[str]
-    if isinstance(text, Counter):
-        sentences, form = (f"{word}\t{count}" for word, count in text.items()), "tsv"
-    else:
-        sentences, form = _sample(*text), "text"
     try:
-        # In a folder of its own, because the model records the name of this file.
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            Path(RULES).write_text(rules, encoding="utf-8")
+        with contextlib.chdir(folder):
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=sentences,
-                input_format=form,
+                input=WORDS if Path(WORDS).exists() else SENTENCES,
+                input_format="tsv" if Path(WORDS).exists() else "text",
                 model_writer=buffer,
-                model_type=subword_type,
-                vocab_size=vocab_size,
-                character_coverage=character_coverage,
                 # Training text is normalised already; this is for the text that is translated.
                 normalization_rule_tsv=RULES,
                 # Longer lines would be left out without a word.
                 max_sentence_length=MAX_LINE_BYTES,
                 num_threads=THREADS,
                 minloglevel=2,
+                **options,
                 **specials,
             )
     except (RuntimeError, OSError) as error:
-        raise UserError(_explain(error, vocab_size)) from None
+        raise UserError(_explain(error, options["vocab_size"])) from None
     return buffer.getvalue()
 
 
@@ -186,13 +174,19 @@ def _is_sampled(index: int, pairs: int, take: int) -> bool:
     return (index + 1) * take // pairs != index * take // pairs
 
 
-def _sample(texts: tuple[Path, Path], pairs: int, take: int) -> Iterator[str]:
+def _write_words(path: Path, counts: Counter[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{word}\t{count}\n" for word, count in counts.items())
+
+
+def _write_sample(path: Path, texts: tuple[Path, Path], pairs: int, take: int) -> None:
     """The sampled sentences: source sentences first, then target ones."""
-    for text in texts:
-        with open(text, encoding="utf-8", newline="\n") as file:
-            for index, line in enumerate(file):
-                if _is_sampled(index, pairs, take):
-                    yield line.removesuffix("\n")
+    with open(path, "wb") as sample:
+        for text in texts:
+            with open(text, "rb") as file:
+                sample.writelines(
+                    line for index, line in enumerate(file) if _is_sampled(index, pairs, take)
+                )
 
 
 def write_dictionary(

@@ -130,7 +130,10 @@ def test_the_dictionary_has_every_piece_with_its_count(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("entries", [65499, 65500, 70000])
-def test_tokens_have_fairseqs_type(tmp_path: Path, entries: int) -> None:
+def test_tokens_have_fairseqs_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    monkeypatch.setattr(binarize, "INDEX_BLOCK", 2)
     dtype = binarize.token_type(entries)
     assert dtype == indexed_dataset.best_fitting_int_dtype(entries)
     # Ids of a model with so many pieces, in two parts, through a permutation.

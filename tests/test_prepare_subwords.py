@@ -76,10 +76,10 @@ def test_the_sample_is_spread_evenly(tmp_path: Path) -> None:
     paths = tmp_path / "a", tmp_path / "b"
     for path in paths:
         path.write_bytes(corpus_server.lines([f"{path.name}{n}" for n in range(10)]))
-    assert list(subwords._sample(paths, 10, 4)) == [
-        f"{name}{n}" for name in "ab" for n in (2, 4, 7, 9)
-    ]
-    assert len(list(subwords._sample(paths, 10, 10))) == 20
+    for take, numbers in ((4, (2, 4, 7, 9)), (10, range(10))):
+        subwords._write_sample(tmp_path / "sample", paths, 10, take)
+        expected = corpus_server.lines([f"{name}{n}" for name in "ab" for n in numbers])
+        assert (tmp_path / "sample").read_bytes() == expected
 
 
 @pytest.mark.parametrize("sentences", [1_000_000, 300])
@@ -98,8 +98,10 @@ def test_bpe_learns_from_word_counts_what_it_learns_from_sentences(
         character_coverage=0.99,
         input_sentence_size=sentences,
     )
-    take = min(400, sentences // 2)
-    serialized = subwords._train("A0\t20\n", (texts, 400, take), 200, "bpe", 0.99)
+    (tmp_path / subwords.RULES).write_text("A0\t20\n")
+    subwords._write_sample(tmp_path / subwords.SENTENCES, texts, 400, min(400, sentences // 2))
+    options = {"model_type": "bpe", "vocab_size": 200, "character_coverage": 0.99}
+    serialized = subwords._train(tmp_path, options)
     models = [
         sentencepiece.SentencePieceProcessor(**source)
         for source in ({"model_file": str(tmp_path / "m")}, {"model_proto": serialized})
