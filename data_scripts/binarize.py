@@ -21,7 +21,7 @@ import numpy.typing as npt
 import sentencepiece
 from tqdm import tqdm
 
-from parallel import ordered_map
+from parallel import Workers
 from steps import atomic_write
 from subwords import EOS, FAIRSEQ_SPECIALS, UNK, write_dictionary
 from text_blocks import TextBlock, cut
@@ -91,7 +91,7 @@ def binarize(
     *,
     subword_type: str,
     sampling: Sampling,
-    jobs: int,
+    workers: Workers,
 ) -> Binarized:
     """Binarises `out/text/SPLIT.LANG` with `out/spm.model` into `out/bin`.
 
@@ -109,10 +109,9 @@ def binarize(
         with tqdm(desc="binarize", total=size, unit="B", unit_scale=True) as progress:
             for part, counts in zip(
                 parts,
-                ordered_map(
+                workers.map(
                     _encode_part,
                     parts,
-                    jobs=jobs,
                     setup=_setup,
                     setup_args=(model, subword_type, sampling.alpha),
                 ),
@@ -190,7 +189,7 @@ def write_index(file: BinaryIO, sizes: npt.NDArray[np.int32], dtype: Any) -> Non
     """
     file.write(INDEX_MAGIC)
     file.write(struct.pack("<QBQ", INDEX_VERSION, DTYPE_CODES[dtype], len(sizes)))
-    file.write(memoryview(sizes.astype("<i4", copy=False)))
+    file.write(sizes.astype("<i4", copy=False).data)
     # In 64 bits from the start: with numpy 2, fairseq's own sums wrap at 2**31 bytes.
     start = 0
     for block in np.split(sizes, range(INDEX_BLOCK, len(sizes), INDEX_BLOCK)):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import dedup
 from formats import TextFiles, blocks, decode_lines
-from parallel import ordered_map
+from parallel import Workers
 from resmlp_mt.errors import UserError
 from resmlp_mt.text import normalize
 from steps import atomic_write
@@ -223,7 +223,7 @@ def clean_train(
     held_out: frozenset[str],
     valid_every: int | None = None,
     max_pairs: int | None = None,
-    jobs: int = 1,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Cleans the training text into `outputs`; returns kept and dropped pairs by step.
 
@@ -238,10 +238,9 @@ def clean_train(
         atomic_write(outputs[1]) as target_file,
         tqdm(desc="clean", unit="pair", unit_scale=True) as progress,
     ):
-        for cleaned in ordered_map(
+        for cleaned in workers.map(
             _clean,
             chunks(parts, max_pairs),
-            jobs=jobs,
             setup=_setup,
             setup_args=(options, held_out, valid_every),
         ):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from resmlp_mt.errors import UserError
 
@@ -22,75 +25,111 @@ Result = TypeVar("Result")
 IN_FLIGHT_PER_PROCESS = 3
 
 
-def ordered_map(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    jobs: int,
-    setup: Callable[..., None],
-    setup_args: tuple[Any, ...],
-) -> Iterator[Result]:
-    """`map(function, items)` over `jobs` processes.
-
-    Results come in the order of the items, so they do not depend on `jobs`. At most
-    `IN_FLIGHT_PER_PROCESS * jobs` items are held at a time (`Executor.map` would read them all).
+class Workers:
+    """Processes that serve one step after the other; a context, which ends them.
 
     Args:
-        function: called in a worker; with one job, here.
-        items: read as needed.
-        jobs: number of processes.
-        setup: called once in each process before the first item, with `setup_args`.
+        jobs: number of processes; with one, all is done in this one.
     """
-    if jobs == 1:
-        setup(*setup_args)
-        yield from map(function, items)
-        return
-    with _processes(jobs, setup, setup_args) as pool:
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._stack = ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        self._pool = None
+        return self._stack.__exit__(*error)
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        setup: Callable[..., None],
+        setup_args: tuple[Any, ...],
+    ) -> Iterator[Result]:
+        """`map(function, items)`, with the results in the order of the items.
+
+        So they do not depend on `jobs`. At most `IN_FLIGHT_PER_PROCESS * jobs` items are held at a
+        time (`Executor.map` would read them all).
+
+        Args:
+            function: called in a worker; with one job, here.
+            items: read as needed.
+            setup: called once in each process before its first item, with `setup_args`.
+        """
+        if self.jobs == 1:
+            setup(*setup_args)
+            yield from map(function, items)
+            return
+        if self._pool is None:
+            self._pool = self._stack.enter_context(_processes(self.jobs))
         waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= IN_FLIGHT_PER_PROCESS * jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        # Once in a file, not with every item: held-out sentences are megabytes.
+        with tempfile.NamedTemporaryFile(prefix="setup.") as file:
+            file.write(pickle.dumps((function, setup, setup_args)))
+            file.flush()
+            for item in items:
+                waiting.append(self._pool.submit(_call, file.name, item))
+                if len(waiting) >= IN_FLIGHT_PER_PROCESS * self.jobs:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+
+
+_ready: tuple[str, Callable[[Any], Any]] = ("", lambda item: None)
+
+
+def _call(path: str, item: Any) -> Any:
+    """In a worker: the function that `path` names, set up when it is a new one."""
+    global _ready
+    if _ready[0] != path:
+        function, setup, setup_args = pickle.loads(Path(path).read_bytes())
+        setup(*setup_args)
+        _ready = path, function
+    return _ready[1](item)
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed, most likely for want of memory: "
+            "use a smaller --jobs and run the same command again"
+        ) from error
 
 
 def run_in_process(function: Callable[..., Result], *args: Any) -> Result:
     """Calls `function` in a process of its own: its memory goes back, and a signal can end it."""
-    with _processes(1, _nothing, ()) as pool:
-        return pool.submit(function, *args).result()
+    with _processes(1) as pool:
+        return _result(pool.submit(function, *args))
 
 
 @contextmanager
-def _processes(
-    jobs: int, setup: Callable[..., None], setup_args: tuple[Any, ...]
-) -> Iterator[ProcessPoolExecutor]:
+def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
     # "spawn" on every platform: no fork of a process that has threads.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_start_worker, initargs=(setup, setup_args)
-    )
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
     try:
         yield pool
-    except BaseException as error:
+    except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(
-                "a worker process was killed, most likely for want of memory: "
-                "use a smaller --jobs and run the same command again"
-            ) from error
         raise
     pool.shutdown()
 
 
-def _start_worker(setup: Callable[..., None], setup_args: tuple[Any, ...]) -> None:
+def _start_worker() -> None:
     # Ctrl-C reaches every process of the terminal: the parent tells of it and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    setup(*setup_args)
 
 
 def _end_with_parent() -> None:
@@ -99,7 +138,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def _nothing() -> None:
-    pass

@@ -17,6 +17,7 @@ import sources
 import subwords
 from corpus import Part
 from formats import TextFiles
+from parallel import Workers
 from resmlp_mt.errors import UserError
 from sources import Inputs
 from steps import Record, Steps, code, write_json
@@ -65,9 +66,10 @@ class Preparation:
         """Everything from the download to the manifest."""
         self.steps.clear_partial()
         self.corpus, inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
-        cleaned = self._clean(inputs)
-        model = self._train_subwords(cleaned)
-        binarized = self._binarize(cleaned, model)
+        with Workers(self.args.jobs) as workers:
+            cleaned = self._clean(inputs, workers)
+            model = self._train_subwords(cleaned, workers)
+            binarized = self._binarize(cleaned, model, workers)
         content = manifest.build(self.corpus, self.args, inputs.manifest, cleaned, model, binarized)
         self._sweep(content["outputs"])
         write_json(self.manifest_path, content)
@@ -110,7 +112,7 @@ class Preparation:
     def _splits(self) -> dict[str, Sequence[Part]]:
         return {"train": self.corpus.train, "valid": self.corpus.valid, **self.corpus.tests}
 
-    def _clean(self, inputs: Inputs) -> Record:
+    def _clean(self, inputs: Inputs, workers: Workers) -> Record:
         # fairseq's names: test, test1, test2, ...
         names = {f"test{index or ''}": name for index, name in enumerate(inputs.tests)}
         args = self.args
@@ -146,7 +148,7 @@ class Preparation:
                 held_out=frozenset(sentences),
                 valid_every=self.corpus.valid_every,
                 max_pairs=args.max_pairs,
-                jobs=args.jobs,
+                workers=workers,
             )
             return [*outputs, *paths("text", "train")], facts
 
@@ -168,7 +170,7 @@ class Preparation:
         }
         return self.steps.run("clean", decides, action)
 
-    def _train_subwords(self, cleaned: Record) -> Record:
+    def _train_subwords(self, cleaned: Record, workers: Workers) -> Record:
         args = self.args
         source, target = (self.out / f"text/train.{lang}" for lang in self.languages)
         model = self.out / "spm.model"
@@ -181,7 +183,7 @@ class Preparation:
 
         def action() -> tuple[list[Path], dict[str, Any]]:
             pairs = cleaned["facts"]["train"]["pairs"]
-            subwords.train((source, target), pairs, model, **options, jobs=args.jobs)
+            subwords.train((source, target), pairs, model, **options, workers=workers)
             return [model], {}
 
         decides = {
@@ -192,7 +194,7 @@ class Preparation:
         }
         return self.steps.run("spm", decides, action)
 
-    def _binarize(self, cleaned: Record, model: Record) -> Record:
+    def _binarize(self, cleaned: Record, model: Record, workers: Workers) -> Record:
         args = self.args
         sampling = binarize.Sampling(args.samples, args.sentencepiece_alpha)
 
@@ -203,7 +205,7 @@ class Preparation:
                 list(cleaned["facts"]),
                 subword_type=args.subword_type,
                 sampling=sampling,
-                jobs=args.jobs,
+                workers=workers,
             )
             return found.files, {"entries": found.entries, "tokens": found.tokens}
 

@@ -16,7 +16,7 @@ import sentencepiece
 
 import normalization
 from formats import MAX_LINE_BYTES
-from parallel import ordered_map, run_in_process
+from parallel import Workers, run_in_process
 from resmlp_mt.errors import UserError
 from steps import atomic_write
 from text_blocks import TextBlock, cut
@@ -52,7 +52,7 @@ def train(
     subword_type: str,
     character_coverage: float,
     input_sentence_size: int,
-    jobs: int = 1,
+    workers: Workers,
 ) -> None:
     """Trains a joint model on evenly spaced pairs and writes it to `model`.
 
@@ -64,7 +64,7 @@ def train(
         subword_type: "bpe" or "unigram".
         character_coverage: share of the characters that get a piece; the rarest become unknown.
         input_sentence_size: most sentences used, both languages together.
-        jobs: processes that count words; the result does not depend on it.
+        workers: count words.
 
     Raises:
         UserError: the text is too small for so many pieces.
@@ -80,7 +80,7 @@ def train(
         rules = normalization.tsv(normalization.rules())
         Path(folder, RULES).write_text(rules, encoding="utf-8")
         if subword_type == "bpe":
-            _write_words(Path(folder, WORDS), _count_words(texts, pairs, take, jobs))
+            _write_words(Path(folder, WORDS), _count_words(texts, pairs, take, workers))
         else:
             _write_sample(Path(folder, SENTENCES), texts, pairs, take)
         serialized = run_in_process(_train, Path(folder), options)
@@ -127,17 +127,16 @@ def _explain(error: Exception, vocab_size: int) -> str:
     return f"sentencepiece could not train a model of --vocab-size {vocab_size}: {message.strip()}"
 
 
-def _count_words(texts: tuple[Path, Path], pairs: int, take: int, jobs: int) -> Counter[str]:
+def _count_words(texts: tuple[Path, Path], pairs: int, take: int, workers: Workers) -> Counter[str]:
     """Words of the sample and how often they come.
 
     BPE merges within words alone, so that their numbers are all that its trainer needs; it would
     count them itself, more slowly and in one thread. Unigram training looks at whole sentences.
     """
     counts: Counter[str] = Counter()
-    for found in ordered_map(
+    for found in workers.map(
         _count,
         (block for text in texts for block in cut(text)),
-        jobs=jobs,
         setup=_remember_sample,
         setup_args=(pairs, take),
     ):

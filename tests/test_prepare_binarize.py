@@ -21,6 +21,7 @@ import binarize
 import subwords
 import text_blocks
 from binarize import Encoder, Sampling
+from parallel import Workers
 from tests import corpus_server
 
 LANGUAGES = ("en", "de")
@@ -55,15 +56,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         subword_type=request.param,
         character_coverage=0.995,
         input_sentence_size=1000,
+        workers=Workers(1),
     )
     return out
 
 
 def run(out: Path, sampling: Sampling = Sampling(), jobs: int = 1) -> binarize.Binarized:  # noqa: B008
     kind = (out / "kind").read_text()
-    return binarize.binarize(
-        out, LANGUAGES, list(PAIRS), subword_type=kind, sampling=sampling, jobs=jobs
-    )
+    with Workers(jobs) as workers:
+        return binarize.binarize(
+            out, LANGUAGES, list(PAIRS), subword_type=kind, sampling=sampling, workers=workers
+        )
 
 
 def read(path: Path) -> list[str]:
@@ -199,6 +202,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePie
         subword_type="bpe",
         character_coverage=0.99,
         input_sentence_size=1000,
+        workers=Workers(1),
     )
     return sentencepiece.SentencePieceProcessor(model_file=str(path / "m"))
 

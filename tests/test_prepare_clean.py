@@ -14,6 +14,7 @@ import clean
 import dedup
 from clean import Options
 from formats import TextFiles
+from parallel import Workers
 from resmlp_mt.errors import UserError
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
@@ -91,11 +92,16 @@ def write(folder: Path, pairs: list[tuple[str, str]], stem: str = "x") -> TextFi
 
 
 def run(
-    folder: Path, parts: list[TextFiles], options: Options = OPTIONS, **arguments: object
+    folder: Path,
+    parts: list[TextFiles],
+    options: Options = OPTIONS,
+    jobs: int = 1,
+    **arguments: object,
 ) -> tuple[list[tuple[str, str]], dict[str, object]]:
     outputs = folder / "out.en", folder / "out.de"
     arguments = {"held_out": frozenset(), **arguments}
-    facts = clean.clean_train(parts, outputs, options, **arguments)  # type: ignore[arg-type]
+    with Workers(jobs) as workers:
+        facts = clean.clean_train(parts, outputs, options, workers=workers, **arguments)  # type: ignore[arg-type]
     sides = [path.read_text(encoding="utf-8").split("\n")[:-1] for path in outputs]
     return list(zip(*sides, strict=True)), facts
 

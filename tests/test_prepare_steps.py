@@ -138,17 +138,22 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
             taken += 1
             yield number
 
-    results = parallel.ordered_map(slow_first, items(), jobs=jobs, setup=ready, setup_args=(3,))
-    first = list(itertools.islice(results, 5))
-    assert first == [0, 3, 6, 9, 12]
-    assert taken <= 5 + parallel.IN_FLIGHT_PER_PROCESS * jobs
-    assert [*first, *results] == [3 * number for number in range(100)]
+    with parallel.Workers(jobs) as workers:
+        results = workers.map(slow_first, items(), setup=ready, setup_args=(3,))
+        first = list(itertools.islice(results, 5))
+        assert first == [0, 3, 6, 9, 12]
+        assert taken <= 5 + parallel.IN_FLIGHT_PER_PROCESS * jobs
+        assert [*first, *results] == [3 * number for number in range(100)]
+        # The same processes, set up for another step.
+        again = workers.map(slow_first, range(5), setup=ready, setup_args=(7,))
+        assert list(again) == [0, 7, 14, 21, 28]
 
 
 FAILING = """
 import os, parallel
 try:
-    list(parallel.ordered_map({function}, {items}, jobs=2, setup=int, setup_args=()))
+    with parallel.Workers(2) as workers:
+        list(workers.map({function}, {items}, setup=int, setup_args=()))
 except ValueError as error:
     print(error)
 """

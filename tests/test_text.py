@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import normalization
 import subwords
+from parallel import Workers
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
 from resmlp_mt.fairseq_plugin import text_input
@@ -67,6 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subword_type="bpe",
         character_coverage=1.0,
         input_sentence_size=1000,
+        workers=Workers(1),
     )
     return folder / "spm.model"
 
