@@ -14,7 +14,6 @@ An affine map next to a linear layer can become part of it: :func:`merged_before
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +43,8 @@ class Affine(nn.Module):
         self.beta = nn.Parameter(torch.zeros(dim, device=device)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.beta is None:
-            return x * self.alpha
-        return torch.addcmul(self.beta, x, self.alpha)
-
-
-def apply_affine(affine: nn.Module | None, x: Tensor) -> Tensor:
-    """affine(x), or x where the map was merged away."""
-    return x if affine is None else cast(Tensor, affine(x))
+        beta = self.beta
+        return x * self.alpha if beta is None else torch.addcmul(beta, x, self.alpha)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.layers import Affine, apply_affine, merged_before, merged_behind
+from resmlp_mt.layers import Affine, merged_before, merged_behind
 from resmlp_mt.padding import Layout
 
 CAUSAL_ROWS = 128
@@ -211,11 +211,11 @@ class TokenMixing(nn.Module):
         Returns:
             Hidden states and the entry for the history, (batch, beam, dim) each.
         """
-        y = apply_affine(pre, x)
+        y = x if pre is None else pre(x)
         entry = self.entries(y)
         mixed = entry * own if offset is None else torch.addcmul(offset, entry, own)
-        mixed = past.added_to(mixed)
-        return x + apply_affine(post, self.output(mixed, y)), entry
+        mixed = self.output(past.added_to(mixed), y)
+        return x + (mixed if post is None else post(mixed)), entry
 
     @torch.no_grad()
     def folded(
@@ -409,6 +409,15 @@ class MaterialisedMixing(TokenMixing):
 
     def offset(self, length: int) -> Tensor | None:
         return None if self.constant is None else self.constant[:length]
+
+    def mix(self, entries: Tensor) -> Tensor:
+        if self.heads > 1 or self.constant is None:
+            return super().mix(entries)
+        length = entries.size(0)
+        self.check(length)
+        # products of matrices have less to set up than those of batches of matrices
+        mixed = torch.mm(self.weight[0, :length, :length], entries.reshape(length, -1))
+        return mixed.view(entries.shape) + self.constant[:length]
 
 
 def create_mixing(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resmlp_mt.layers import Affine, FeedForward, merged_before, merged_behind
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.decoder import Decoder, DecoderLayer
-from resmlp_mt.model.encoder import Encoder, EncoderLayer
+from resmlp_mt.model.encoder import Encoder, EncoderLayer, longest
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 
@@ -79,6 +79,7 @@ def merge_affines(model: EncoderDecoder) -> None:
     decoder.kv_proj = nn.Linear(weight.size(1), weight.size(0), bias=False, device="meta")
     decoder.kv_proj.weight = nn.Parameter(weight)
     encoder.final_affine = None
+    encoder.longest, decoder.longest = longest(encoder.layers), longest(decoder.layers)
     assert decoder.final_affine is not None
     decoder.output_projection = merged_before(decoder.final_affine, decoder.output_projection)
     decoder.final_affine = None

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.layers import Affine, FeedForward, apply_affine
+from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import Past, create_mixing
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
-from resmlp_mt.model.encoder import check_length, run_layer, scaled
+from resmlp_mt.model.encoder import check_length, longest, run_layer, scaled
 from resmlp_mt.model.residual import add_branch, feed_forward_branch, mixing_branch
 from resmlp_mt.padding import Layout
 
@@ -106,8 +106,10 @@ class DecoderLayer(nn.Module):
         layout: Layout | None,
         weights: list[Tensor] | None,
     ) -> Tensor:
-        y = apply_affine(self.encoder_attn_pre, x)
-        y, found = self.encoder_attn(y, keys, values, mask, layout, weights is not None)
+        pre = self.encoder_attn_pre
+        y, found = self.encoder_attn(
+            x if pre is None else pre(x), keys, values, mask, layout, weights is not None
+        )
         if weights is not None:
             weights.append(found)
         x = add_branch(x, y, self.encoder_attn_post, self.dropout)
@@ -134,17 +136,13 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
         self.final_affine: Affine | None = Affine(dim)
         self.output_projection = nn.Linear(dim, embed_tokens.num_embeddings, bias=False)
+        self.longest = longest(self.layers)
         # In a folded model, keys and values of all layers are one product.
         self.kv_proj: nn.Linear | None = None
         if config.share_decoder_input_output_embed or config.share_all_embeddings:
             self.output_projection.weight = embed_tokens.weight
         else:
             nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
-
-    @property
-    def longest(self) -> int:
-        """The most tokens of a target sentence, with end-of-sentence."""
-        return min(layer.token_mixing.longest for layer in self._layers)
 
     @property
     def _layers(self) -> list[DecoderLayer]:
@@ -209,7 +207,9 @@ class Decoder(nn.Module):
             x = run_layer(layer, self.config, x, layout, *read, wanted)
             if visit is not None:
                 visit(x)
-        return apply_affine(self.final_affine, x), weights[0] if weights else None
+        if self.final_affine is not None:
+            x = self.final_affine(x)
+        return x, weights[0] if weights else None
 
     def mixing_tables(self, length: int) -> MixingTables:
         """What all layers do over the first ``length`` positions, as numbers."""
@@ -241,8 +241,7 @@ class Decoder(nn.Module):
         ``tokens`` may be (batch, 1) where all hypotheses are the same.
         """
         position, tables = cache.position, cache.tables
-        check_length("target", position + 1, self.longest)
-        if tables is None or position == tables.matrices.size(2):
+        if tables is None or self.longest > position == tables.matrices.size(2):
             tables = self.mixing_tables(min(max(FIRST_ROOM, 2 * position), self.longest))
             cache = replace(cache, tables=tables)
         ancestors = cache.ancestors[:, : tokens.size(1)]
@@ -317,4 +316,6 @@ class Decoder(nn.Module):
                 visit(x)
             entries.append(entry)
         stacked = torch.stack(entries).unflatten(3, (heads, -1)).transpose(2, 3)
-        return apply_affine(self.final_affine, x), stacked, weights[0] if weights else None
+        if self.final_affine is not None:
+            x = self.final_affine(x)
+        return x, stacked, weights[0] if weights else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resmlp_mt.layers import Affine, FeedForward, apply_affine
+from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import create_mixing
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
 from resmlp_mt.model.residual import feed_forward_branch, mixing_branch
@@ -58,11 +58,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.final_affine: Affine | None = Affine(config.encoder_embed_dim)
-
-    @property
-    def longest(self) -> int:
-        """The most tokens of a source sentence, with end-of-sentence."""
-        return min(cast(EncoderLayer, layer).token_mixing.longest for layer in self.layers)
+        self.longest = longest(self.layers)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Scaled embeddings of tokens: (...,) -> (..., dim)."""
@@ -92,7 +88,14 @@ class Encoder(nn.Module):
             x = run_layer(layer, self.config, x, layout)
             if visit is not None:
                 visit(x)
-        return apply_affine(self.final_affine, x)
+        if self.final_affine is not None:
+            x = self.final_affine(x)
+        return x
+
+
+def longest(layers: nn.ModuleList) -> int:
+    """The most tokens of a sentence, with end-of-sentence, that all mixings take."""
+    return min(cast(EncoderLayer, layer).token_mixing.longest for layer in layers)
 
 
 def scaled(embedded: Tensor, scale: float) -> Tensor:

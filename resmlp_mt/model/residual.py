@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from resmlp_mt.layers import Affine, FeedForward, apply_affine
+from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import TokenMixing, blocks, by_head, from_heads, mix
 from resmlp_mt.padding import Layout
 
@@ -48,25 +48,23 @@ def mixing_branch(
     Raises:
         ValueError: if the layout has more positions than the matrix.
     """
+    if not torch.is_grad_enabled() or pre is None or post is None:
+        return add_branch(x, mixing(x if pre is None else pre(x), layout), post, dropout)
     gate, before, behind = mixing.gate_proj, mixing.v_proj, mixing.out_proj
     projections = [linear for linear in (gate, before, behind) if linear is not None]
-    if (
-        not torch.is_grad_enabled()
-        or pre is None
-        or post is None
-        or not mixing.merges_affines
-        or not _may_recompute(pre, mixing, post, *projections)
-    ):
-        return _add(x, apply_affine(post, mixing(apply_affine(pre, x), layout)), dropout)
+    if not mixing.merges_affines or not _are_plain(pre, mixing, post, *projections):
+        return add_branch(x, mixing(pre(x), layout), post, dropout)
     if not projections:
         matrix, offset = mixing.trained_matrix(layout.length), mixing.offset(layout.length)
         affine = pre.alpha, pre.beta, matrix, offset, post.alpha, post.beta
-        return _add(x, _AffineMixing.apply(x, *affine, layout, mixing.causal), dropout)
+        return add_branch(x, _AffineMixing.apply(x, *affine, layout, mixing.causal), None, dropout)
     entries = pre(x) if before is None else _affine_linear(x, pre, before)
     mixed = layout.pack(mixing.mix(layout.pad(entries)))
     if gate is not None:
         mixed = mixed * torch.sigmoid(_affine_linear(x, pre, gate))
-    return _add(x, post(mixed) if behind is None else _linear_affine(mixed, behind, post), dropout)
+    if behind is None:
+        return add_branch(x, mixed, post, dropout)
+    return add_branch(x, _linear_affine(mixed, behind, post), None, dropout)
 
 
 def feed_forward_branch(
@@ -74,21 +72,14 @@ def feed_forward_branch(
 ) -> Tensor:
     """x + dropout(post(ffn(pre(x)))); (..., dim) both."""
     if not torch.is_grad_enabled() or pre is None or post is None or x.dim() != 2:
-        return _add(x, apply_affine(post, ffn(apply_affine(pre, x))), dropout)
+        return add_branch(x, ffn(x if pre is None else pre(x)), post, dropout)
     fc1, fc2, inner = ffn.fc1, ffn.fc2, ffn.activation_dropout
-    if not _may_recompute(pre, ffn, fc1, inner, fc2, post):
-        return _add(x, post(ffn(pre(x))), dropout)
+    if not _are_plain(pre, ffn, fc1, inner, fc2, post):
+        return add_branch(x, ffn(pre(x)), post, dropout)
     hidden = _affine_linear(x, pre, fc1)
     if inner.training and inner.p:
-        y = post(fc2(inner(ffn.activation(hidden))))
-    else:
-        y = _linear_affine(hidden, fc2, post, ffn.activation)
-    return _add(x, y, dropout)
-
-
-def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -> Tensor:
-    """x + dropout(post(y)); (..., dim) all."""
-    return _add(x, apply_affine(post, y), dropout)
+        return add_branch(x, fc2(inner(ffn.activation(hidden))), post, dropout)
+    return add_branch(x, _linear_affine(hidden, fc2, post, ffn.activation), None, dropout)
 
 
 def _affine_linear(x: Tensor, affine: Affine, linear: nn.Linear) -> Tensor:
@@ -110,18 +101,19 @@ def _linear_affine(
     return y
 
 
-def _add(x: Tensor, y: Tensor, dropout: nn.Dropout) -> Tensor:
-    """x + dropout(y), which draws the same numbers with and without gradients."""
+def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -> Tensor:
+    """x + dropout(post(y)), which draws the same numbers with and without gradients.
+
+    Shapes: (..., dim) all.
+    """
+    if post is not None:
+        y = post(y)
     if not dropout.training:
         return x + y
     if not (0 < dropout.p < 1 and _are_plain(dropout)):
         return x + cast(Tensor, dropout(y))
     added: Tensor = _DroppedAddition.apply(x, y, *keep_mask(y, dropout.p))
     return added
-
-
-def _may_recompute(*modules: nn.Module) -> bool:
-    return torch.is_grad_enabled() and _are_plain(*modules)
 
 
 def _are_plain(*modules: nn.Module) -> bool:
