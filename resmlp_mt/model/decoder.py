@@ -197,7 +197,7 @@ class Decoder(nn.Module):
         check_length("target", tokens.size(1), self.longest)
         mask = source.mask()
         keys, values = self.keys_and_values(source)
-        x = self.dropout(self.embed(layout.pack(tokens.t())))
+        x: Tensor = self.dropout(self.embed(layout.pack(tokens.t())))
         if visit is not None:
             visit(x)
         weights: list[Tensor] = []

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
             ValueError: if a sentence is longer than the model allows.
         """
         check_length("source", tokens.size(1), self.longest)
-        x = self.dropout(self.embed(layout.pack(tokens.t())))
+        x: Tensor = self.dropout(self.embed(layout.pack(tokens.t())))
         if visit is not None:
             visit(x)
         for layer in self.layers:
