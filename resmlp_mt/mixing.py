@@ -335,22 +335,25 @@ class RelativeMixing(TokenMixing):
 
     def matrix(self, length: int) -> Tensor:
         # weights of the distances length - 1, ..., 1 - length
-        relative, beyond = self.relative, max(length - self.max_positions, 0)
-        largest = min(length, self.max_positions)
+        relative, beyond = self.relative, length - self.max_positions
+        largest = length if beyond <= 0 else self.max_positions
         if self.causal:
             weights = F.pad(relative[:, :largest].flip(1), (0, length - 1))
         else:
             zero = self.max_positions - 1
             weights = relative[:, zero - largest + 1 : zero + largest].flip(1)
-        if beyond:
+        if beyond > 0:
             first = weights[:, :1].expand(-1, beyond)
             last = weights[:, -1:].expand(-1, 0 if self.causal else beyond)
             weights = torch.cat([first, weights, last], dim=1)
         if self.decay is not None:
             distances = torch.arange(1 - length, length, device=weights.device).abs()
             weights = weights * torch.exp(-F.softplus(self.decay).unsqueeze(1) * distances)
-        # row t is the window that begins at distance t
-        return weights.unfold(1, length, 1).flip(1)
+        # Row t begins at distance t: copies of all weights, one number longer than the rows that
+        # they are cut into, so that each row begins one number earlier than the one above.
+        copies = F.pad(weights, (0, 1)).unsqueeze(1).expand(-1, length, -1).flatten(1)
+        rows = copies[:, : length * (2 * length - 1)].view(self.heads, length, 2 * length - 1)
+        return rows[:, :, length - 1 :]
 
 
 class AbsoluteAndRelativeMixing(RelativeMixing):

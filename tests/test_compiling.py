@@ -1,0 +1,51 @@
+"""torch.export and one compiled graph give what the eager model gives."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.export import Dim
+
+from models import build, padded, sentences
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.mixing import MixingConfig
+from test_mixing import options
+
+CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
+CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
+@pytest.mark.parametrize("left", [False, True])
+def test_fairseqs_model_is_one_graph(config: MixingConfig, left: bool) -> None:
+    model = build(**options(config))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    source, target = padded(sentences([4, 12]), left=left), padded(sentences([10, 3], seed=1))
+    torch.testing.assert_close(
+        compiled(source, None, target)[0], model(source, None, target)[0], **CLOSE
+    )
+    model.train()
+    (compiled(source, None, target)[0].square().sum()).backward()
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    (model(source, None, target)[0].square().sum()).backward()
+    for ours, parameter in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, **CLOSE)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_model_is_exported_with_free_sizes(config: MixingConfig, folded: bool) -> None:
+    model = fold(build(**options(config)))
+    if not folded:
+        trained = build(**options(config))
+        model = type(model)(model.config).double().eval()
+        model.load_state_dict(trained.state_dict())
+    batch = Dim("batch", min=1)
+    # At its full size a matrix is no view any more: the exporter makes that a graph of its own.
+    free = ({0: batch, 1: Dim("source", max=11)}, {0: batch, 1: Dim("target", max=9)})
+    example = padded(sentences([4, 7])), padded(sentences([5, 3]))
+    program = torch.export.export(model, example, dynamic_shapes=free).module()
+    for lengths, targets in (([4, 7], [5, 3]), ([11, 1, 5], [9, 2, 7])):
+        given = padded(sentences(lengths)), padded(sentences(targets, seed=1))
+        torch.testing.assert_close(program(*given), model(*given), **CLOSE)
