@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -40,7 +40,7 @@ BATCH = 64
 def resmlp_server(model: Path, workers: int) -> Iterator[tuple[int, int]]:
     """Port and process number of our server."""
     command = [
-        *(sys.executable, "-m", "resmlp_mt.serve", model, "--port", "0"),
+        *(sys.executable, "-m", "resmlp_mt.serve", str(model), "--port", "0"),
         *("--workers", str(workers), "--client-requests", "0", "--beam", str(BEAM)),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -62,7 +62,7 @@ def ctranslate2_server(
         **{"THREADS": str(workers), "TYPE": dtype},
     }
     command = [
-        *(sys.executable, "-m", "uvicorn", "--app-dir", HERE, "serve_ctranslate2:app"),
+        *(sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "serve_ctranslate2:app"),
         *("--port", str(port), "--log-level", "warning", "--no-access-log"),
     ]
     with subprocess.Popen(command, env={**os.environ, **environment}) as process:
@@ -129,8 +129,9 @@ def in_batches(executor: Executor, lines: list[str], rounds: int) -> tuple[float
     batches = [lines[i : i + BATCH] for i in range(0, len(lines), BATCH)]
     list(executor.map(translate, batches[:2]))
     start = time.perf_counter()
-    tokens = [sum(executor.map(translate, batches)) for _ in range(rounds)][0]
-    return rounds * len(lines) / (time.perf_counter() - start), tokens / len(lines)
+    tokens = sum(sum(executor.map(translate, batches)) for _ in range(rounds))
+    sentences = rounds * len(lines)
+    return sentences / (time.perf_counter() - start), tokens / sentences
 
 
 def engines(model: Path, lines: list[str], workers: int, rounds: int) -> dict[str, float]:
