@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
     "models": FOUNDATIONS | {"fairseq_plugin", "models"},
     "vision": {"errors", "files", "machine", "layers", "packed_linear", "tensor_files", "vision"},
+    "visualization": FOUNDATIONS | {"fairseq_plugin", "vision", "visualization"},
     "benchmarking": FOUNDATIONS
     | {"benchmarking", "engine", "fairseq_plugin", "model", "models", "vision"},
 }
