@@ -11,9 +11,9 @@ the same for every {token}.</dd>
 <dt>Sparsity</dt><dd>the share of the entries of a matrix whose size is below {threshold:.0%} of the
 size of its largest entry.</dd>
 </dl>"""
-IMAGE = """the matrix that mixes over the patches of an image, the same for every channel. Row t of
-A holds the weights with which all patches contribute to patch t. Each small picture is one row, laid
-out as the patches lie in the image, for one of the patches in the middle; it is scaled by its
+IMAGE = """the matrix that mixes over the patches of an image, the same for every channel. Row t
+of A holds the weights with which all patches contribute to patch t. Each small picture is one row,
+laid out as the patches lie in the image, for one of the patches in the middle; it is scaled by its
 largest weight."""
 TRANSLATION = """the matrix that mixes over the positions of a sentence{heads}. Row t of A holds the
 weights with which all positions contribute to position t. In the decoder, a position receives from
