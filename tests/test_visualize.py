@@ -182,7 +182,7 @@ def test_a_translation_checkpoint(
     page = (out / "index.html").read_text()
     assert "<h1>&lt;mt&gt;" in page
     assert "positions of a sentence" in page
-    assert "image" not in page
+    assert "patches of an image" not in page
     report = json.loads((out / "sparsity.json").read_text())
     assert (report["positions"], report["threshold"]) == (6, 0.1)
     weight = state["encoder.layers.1.token_mixing.weight"][:6, :6].abs()

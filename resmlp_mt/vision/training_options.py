@@ -14,6 +14,7 @@ from typing import Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
+    INTERPOLATIONS,
     NOT_NEGATIVE,
     POSITIVE,
     PROBABILITY,
@@ -47,8 +48,6 @@ RECIPES = [
     Path(__file__).parents[2] / "configs/vision",
 ]
 
-# Pillow's, under timm's names
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 Sizes = tuple[float, ...] | list[float]
 FINITE = number(float)
 SOME = number(float, above=0)
