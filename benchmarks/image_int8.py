@@ -2,7 +2,7 @@
 
     python benchmarks/image_int8.py --work DIR
 
-trains S12 on scikit-learn's digits (2 x 2 pixels a patch), unless DIR holds that training, evaluates
+trains S12 on scikit-learn's digits (2 x 2 pixels a patch) unless DIR holds that training, evaluates
 it in each type, and writes image_int8.json and image_int8.md beside this file. With --checkpoint
 FILE --data ..., another training is evaluated.
 """
@@ -22,7 +22,7 @@ from resmlp_mt.vision.checkpoints import load
 HERE = Path(__file__).resolve().parent
 RECIPE = [
     "--model=resmlp_s12", "--img-size=8", "--patch-size=2", "--warmup-epochs=0",
-    "--sched-on-updates", "--lr=5e-4", "--no-progress",
+    "--sched-on-updates", "--lr=1e-3", "--no-progress", "--model-kwargs", "layer_scale_init=1.0",
 ]  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="of the training")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="another training")
     parser.add_argument("--data", nargs="+", help="of --checkpoint, if not what it was trained on")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=HERE, metavar="DIR", help="of the report")
     args = parser.parse_args()
     checkpoint: Path = args.checkpoint or args.work / "training/best.pth"
