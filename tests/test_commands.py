@@ -208,8 +208,13 @@ def test_interactive_answers_every_line_in_order(
     numbers = [int(number) for number in re.findall(r"^H-(\d+)\t", output, flags=re.MULTILINE)]
     assert numbers == list(range(len(HOSTILE)))
     found = hypotheses(output)
-    alone = hypotheses(interactive(corpus, checkpoint, b"one two three\nnine eight\none two"))
+    spelt = "one\xa0two\u200b th\xadree\nn\ufeffine\u3000 eight".encode()
+    alone = hypotheses(
+        interactive(corpus, checkpoint, b"one two three\nnine eight\none two\n" + spelt)
+    )
     assert (found[0], found[13], found[7]) == (alone[0], alone[1], alone[2])
+    # Text is prepared as the training text was.
+    assert (alone[3], alone[4]) == (alone[0], alone[1])
     assert found[6] == ""
     message = r"has 10001 tokens, but at most 40 .*--max-source-positions"
     assert len(re.findall(message, output)) == 1, output
@@ -241,6 +246,9 @@ def test_hub_interface_answers_every_sentence_in_order(corpus: Corpus, trained: 
     assert answers[6] == ""
     for index in (0, 2, 13):
         assert answers[index] == hub.translate(texts[index], beam=2) != ""
+    assert hub.translate("one\xa0two\u200b th\xadree", beam=2) == hub.translate(
+        "one two three", beam=2
+    )
     expected = generate(corpus, trained / "checkpoint_best.pt", "--beam", 5)
     found = hub.translate(corpus.sentences("test", "en"), beam=5)
     decoded = [hub.decode(hub.binarize(hub.apply_bpe(text))) for text in found]
