@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from torch import Tensor
 
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 PAD, EOS = 1, 2
+PRESETS = [name for name, cls in ARCH_MODEL_REGISTRY.items() if issubclass(cls, ResMLPModel)]
 
 
 def dictionary(size: int) -> Dictionary:
@@ -20,16 +22,16 @@ def dictionary(size: int) -> Dictionary:
     return words
 
 
-def config(**changes: object) -> ResMLPConfig:
-    """A model of 2 + 2 layers and 8 channels, without dropout."""
-    cfg = ResMLPConfig()
+def config(preset: str = "resmlp_mt_6l", **changes: object) -> ResMLPConfig:
+    """A preset with 8 channels and a third of its layers (2 + 2 at first), without dropout."""
+    cfg: ResMLPConfig = MODEL_DATACLASS_REGISTRY[preset]()
     defaults = {
         "encoder_embed_dim": 8,
         "encoder_ffn_embed_dim": 12,
-        "encoder_layers": 2,
+        "encoder_layers": max(cfg.encoder_layers // 3, 1),
         "decoder_embed_dim": 8,
         "decoder_ffn_embed_dim": 12,
-        "decoder_layers": 2,
+        "decoder_layers": max(cfg.decoder_layers // 3, 1),
         "decoder_attention_heads": 2,
         "dropout": 0.0,
         "max_source_positions": 12,

@@ -1,4 +1,7 @@
-"""The chunked criterion is fairseq's: loss, log-likelihood and gradients, pads left out."""
+"""The chunked criterion is fairseq's: loss, log-likelihood and gradients, pads left out.
+
+R-Drop, chunked and not, is the formula of its paper.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +12,16 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     label_smoothed_nll_loss,
 )
+from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
+    RdropLabelSmoothedCrossEntropyCriterion,
+)
+from torch.distributions import Categorical, kl_divergence
 
 from conftest import Corpus, train
 from models import build, dictionary, padded, sentences
 from resmlp_mt.fairseq_plugin import criterion
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
+from resmlp_mt.fairseq_plugin.rdrop import RDropLabelSmoothedCrossEntropy
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5, "check_dtype": False}
 TASK = SimpleNamespace(target_dictionary=dictionary(20))
@@ -86,6 +94,84 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.nn.functional, "linear_cross_entropy")
     with pytest.raises(SystemExit, match=r"needs PyTorch 2\.13"):
         ChunkedLabelSmoothedCrossEntropy(TASK, False, 0.1)
+
+
+BOTH = pytest.mark.parametrize(
+    "kind", [RDropLabelSmoothedCrossEntropy, ChunkedLabelSmoothedCrossEntropy]
+)
+
+
+@BOTH
+@pytest.mark.parametrize("rows", [4, 256])
+def test_rdrop_is_the_formula_of_its_paper(
+    kind: Any, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-log P1 - log P2 + alpha / 2 (KL(P1 || P2) + KL(P2 || P1)), equation 4 of arXiv:2106.14448.
+
+    Token by token, with label smoothing as fairseq has it: epsilon over all other words.
+    """
+    monkeypatch.setattr(criterion, "ROWS", rows)
+    model, batch, epsilon, alpha = build(dropout=0.3).train(), sample([2, 9, 6]), 0.1, 3.0
+    torch.manual_seed(5)
+    loss, size, logged = kind(TASK, False, epsilon, rdrop_alpha=alpha)(model, batch)
+    torch.manual_seed(5)
+    inputs = {k: v if v is None else v.repeat(2, 1) for k, v in batch["net_input"].items()}
+    passes = model(**inputs)[0].chunk(2)
+    expected = nll = divergence = torch.zeros(())
+    for sentence, token in batch["target"].ne(1).nonzero().tolist():
+        p1, p2 = (Categorical(logits=scores[sentence, token]) for scores in passes)
+        word = batch["target"][sentence, token]
+        for p in (p1, p2):
+            others = p.logits.sum() - p.logits[word]
+            expected = expected - (1 - epsilon) * p.logits[word] - epsilon / 19 * others
+            nll = nll - p.logits[word] / 2
+        divergence = divergence + (kl_divergence(p1, p2) + kl_divergence(p2, p1)) / 2
+    assert divergence > 0.1
+    torch.testing.assert_close(loss, expected + alpha * divergence, **CLOSE)
+    torch.testing.assert_close(logged["nll_loss"], nll.detach(), **CLOSE)
+    torch.testing.assert_close(logged["rdrop_kl_loss"], divergence.detach(), **CLOSE)
+    assert size == logged["ntokens"] == 17
+
+
+@BOTH
+def test_rdrop_has_the_gradients_of_fairseqs_rdrop(kind: Any) -> None:
+    results = []
+    for each in (kind, RdropLabelSmoothedCrossEntropyCriterion):
+        model = build(dropout=0.3).train()
+        torch.manual_seed(5)
+        loss, _, _ = each(TASK, False, 0.1, rdrop_alpha=3.0)(model, sample([2, 9, 6]))
+        loss.backward()
+        results.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5, check_dtype=False)
+
+
+@BOTH
+def test_rdrop_is_for_training_alone(kind: Any) -> None:
+    """In validation, and with alpha 0, everything is as without; the batch is left alone."""
+    model, batch = build(), sample([3, 5])
+    expected = LabelSmoothedCrossEntropyCriterion(TASK, False, 0.1)(model, batch)
+    torch.testing.assert_close(kind(TASK, False, 0.1, rdrop_alpha=5.0)(model, batch), expected,
+                               **CLOSE)  # fmt: skip
+    before = batch["target"].clone()
+    for alpha in (0.0, 5.0):
+        loss, _, logged = kind(TASK, False, 0.1, rdrop_alpha=alpha)(model.train(), batch)
+        assert ("rdrop_kl_loss" in logged) == (alpha > 0)
+        # without dropout both passes are the same
+        torch.testing.assert_close(loss, expected[0] * (1 if alpha == 0 else 2), **CLOSE)
+        assert torch.equal(batch["target"], before)
+    with pytest.raises(SystemExit, match="--rdrop-alpha must be a number of 0 or more"):
+        kind(TASK, False, 0.1, rdrop_alpha=-1.0)
+
+
+@pytest.mark.parametrize("arch", ["resmlp_mt_tiny", "transformer_tiny"])
+def test_fairseq_train_with_rdrop(corpus: Corpus, tmp_path: Any, arch: str) -> None:
+    """By name from the command line, for fairseq's Transformer too; 2 updates."""
+    log = train(
+        corpus, tmp_path, "--arch", arch, "--criterion", "rdrop_label_smoothed_cross_entropy",
+        "--rdrop-alpha", 1, "--max-update", 2, "--validate-interval-updates", 2,
+    )  # fmt: skip
+    assert '"train_rdrop_kl_loss": ' in log
+    assert "valid_rdrop_kl_loss" not in log
 
 
 def test_fairseq_train_with_it(corpus: Corpus, tmp_path: Any) -> None:

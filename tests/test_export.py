@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize
+from test_folding import relative_error
+from test_mixing import MODELS, every_model
 
 
 def translation(**changes: object) -> TranslationModel:
@@ -29,18 +32,18 @@ def translation(**changes: object) -> TranslationModel:
     return TranslationModel(model, "en", "de", words, words, None)
 
 
+@torch.inference_mode()
 def scores(model: EncoderDecoder) -> torch.Tensor:
-    """Scores of the first target token of three sentences."""
-    memory = model.encode(padded(sentences([5, 3, 9])), torch.tensor([5, 3, 9]))
-    history = memory.keys.new_empty(2, 3, 1, 0, 1, 8)
-    with torch.inference_mode():
-        found, _ = model.step(torch.full((3, 1), 2), history, torch.zeros(3, 1, 0), memory)
-    return found
+    """Scores of the tokens of three sentences."""
+    return model(padded(sentences([5, 3, 9])), torch.tensor([[2, 5, 6], [2, 9, 4], [2, 7, 8]]))
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
-def test_a_folder_holds_the_model(tmp_path: Path, shared: bool) -> None:
-    saved = translation(share_all_embeddings=shared)
+SHARED = {"share_all_embeddings": True}
+
+
+@pytest.mark.parametrize("changes", [*MODELS.values(), SHARED], ids=[*MODELS, "shared"])
+def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> None:
+    saved = translation(**changes)
     model_folder.save(saved, tmp_path / "model")
     loaded = model_folder.load(tmp_path / "model")
     assert loaded.model.config == saved.model.config
@@ -50,8 +53,11 @@ def test_a_folder_holds_the_model(tmp_path: Path, shared: bool) -> None:
     assert isinstance(loaded.model.decoder.output_projection, PackedLinear)
 
 
-def test_int8_in_the_file_equals_int8_made_when_loading(tmp_path: Path) -> None:
-    saved = translation()
+@every_model
+def test_int8_in_the_file_equals_int8_made_when_loading(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    saved = translation(**changes)
     model_folder.save(saved, tmp_path / "float32")
     model_folder.save(saved, tmp_path / "int8", "int8")
     stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)
@@ -60,6 +66,7 @@ def test_int8_in_the_file_equals_int8_made_when_loading(tmp_path: Path) -> None:
     on_loading = model_folder.load(tmp_path / "float32", "int8").model
     assert isinstance(from_file.decoder.kv_proj, Int8Linear)
     torch.testing.assert_close(scores(from_file), scores(on_loading))
+    assert relative_error(scores(from_file), scores(saved.model)) < 0.1
     with pytest.raises(UserError, match="holds int8 weights; export it with --dtype float32"):
         model_folder.load(tmp_path / "int8", "float32")
 

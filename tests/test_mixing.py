@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models import EOS, build, padded, sentences, shifted
+from models import EOS, PRESETS, build, padded, sentences, shifted
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.errors import UserError
 from resmlp_mt.layers import Affine
@@ -44,12 +44,21 @@ def named(config: MixingConfig) -> str:
     return "-".join([f"{config.heads}", config.relative, *extras])
 
 
-every_variant = pytest.mark.parametrize("config", ALL, ids=named)
-
-
 def options(config: MixingConfig) -> dict[str, Any]:
     """The training options of a mixing on both sides."""
-    return {f"mixing_{name}": value for name, value in vars(config).items()}
+    sides = {True: "both", False: "none"}
+    return {
+        f"mixing_{name}": sides[value] if name in ("values", "gate") else value
+        for name, value in vars(config).items()
+    }
+
+
+every_variant = pytest.mark.parametrize("config", ALL, ids=named)
+MODELS: dict[str, dict[str, Any]] = {
+    **{named(config): options(config) for config in ALL},
+    **{name: {"preset": name} for name in PRESETS},
+}
+every_model = pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
 
 
 def entry(mixing: TokenMixing, head: int, t: int, s: int) -> float:
@@ -106,7 +115,7 @@ def test_a_sublayer_is_gate_times_mixed_values_projected(config: MixingConfig) -
     torch.testing.assert_close(mixing(x), expected, **TOLERANCE)
 
 
-@every_variant
+@every_model
 @settings(deadline=None, max_examples=5)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
@@ -114,9 +123,9 @@ def test_a_sublayer_is_gate_times_mixed_values_projected(config: MixingConfig) -
     seed=st.integers(0, 100),
 )
 def test_a_sentence_does_not_depend_on_neighbours_or_padding(
-    config: MixingConfig, lengths: list[int], left: bool, seed: int
+    changes: dict[str, Any], lengths: list[int], left: bool, seed: int
 ) -> None:
-    encoder = build(**options(config)).encoder
+    encoder = build(**changes).encoder
     rows = sentences(lengths, seed=seed)
     batch = padded(rows, left=left, extra=2)
     found = encoder(batch)["encoder_out"][0]
@@ -125,9 +134,9 @@ def test_a_sentence_does_not_depend_on_neighbours_or_padding(
         torch.testing.assert_close(found[batch[index].ne(1), index], alone, **TOLERANCE)
 
 
-@every_variant
-def test_the_decoder_is_causal_and_steps_equal_all_at_once(config: MixingConfig) -> None:
-    model = build(**options(config))
+@every_model
+def test_the_decoder_is_causal_and_steps_equal_all_at_once(changes: dict[str, Any]) -> None:
+    model = build(**changes)
     source = padded(sentences([4, 6]))
     target = padded([shifted(t) for t in sentences([10, 10], seed=1)])
     encoder_out, state = model.encoder(source), {}
@@ -141,7 +150,7 @@ def test_the_decoder_is_causal_and_steps_equal_all_at_once(config: MixingConfig)
         model.decoder.reorder_incremental_state_scripting(state, torch.tensor([0, 1]))
 
 
-@every_variant
+@every_model
 @settings(deadline=None, max_examples=5)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
@@ -149,10 +158,10 @@ def test_the_decoder_is_causal_and_steps_equal_all_at_once(config: MixingConfig)
     seed=st.integers(0, 100),
 )
 def test_folding_changes_no_score(
-    config: MixingConfig, lengths: list[int], target_length: int, seed: int
+    changes: dict[str, Any], lengths: list[int], target_length: int, seed: int
 ) -> None:
     """Step by step, and all at once with padding on both sides; float64."""
-    model = build(seed, encoder_embed_dim=6, **options(config))
+    model = build(seed, encoder_embed_dim=16, **changes)
     folded = fold(model)
     rows = sentences(lengths, seed=seed)
     source = padded(rows)
@@ -204,9 +213,9 @@ def test_a_variant_that_cannot_be_merged_keeps_its_affine_maps(
     assert isinstance(folded.encoder.layers[0].mixing_post, Affine)
 
 
-@every_variant
-def test_every_parameter_receives_a_gradient(config: MixingConfig) -> None:
-    model = build(**options(config)).train()
+@every_model
+def test_every_parameter_receives_a_gradient(changes: dict[str, Any]) -> None:
+    model = build(**changes).train()
     scores, _ = model(padded(sentences([12, 5])), None, padded(sentences([10, 10], seed=1)))
     (scores * torch.randn_like(scores)).sum().backward()
     for name, parameter in model.named_parameters():
@@ -246,7 +255,7 @@ def test_starting_values() -> None:
 def test_options_of_one_side_win() -> None:
     model = build(
         mixing_heads=2, decoder_mixing_heads=4, encoder_mixing_relative="alone", mixing_decay=True,
-        decoder_mixing_values=True, encoder_mixing_gate=True, mixing_dropout=0.1,
+        mixing_values="decoder", mixing_gate="encoder", mixing_dropout=0.1,
     )  # fmt: skip
     config: ModelConfig = model.encoder.config
     assert config.encoder_mixing == MixingConfig(2, "alone", True, False, True, 0.1)

@@ -1,5 +1,6 @@
 """The ONNX graphs compute what the folded model computes, at every shape."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,32 @@ from resmlp_mt.engine import onnx_export
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.models.resmlp_mt import ResMLPModel
+from test_mixing import MODELS
 
 VOCABULARY = 20
+# Folding leaves five kinds of mixing: with one matrix or several, with projections, with a gate,
+# and with a constant or without; the paper's and the presets' among them.
+FOLDED = ["resmlp_mt_6l", "resmlp_mt_plus_6l", "resmlp_mt_plus_6_2", "2-beside-values-gate",
+          "2-alone-gate"]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FOLDED)
+def model(request: pytest.FixtureRequest) -> ResMLPModel:
+    return build(vocabulary=VOCABULARY, **MODELS[request.param])
 
 
 @pytest.fixture(scope="module")
-def folded() -> EncoderDecoder:
-    return fold(build(vocabulary=VOCABULARY)).float()
+def folded(model: ResMLPModel) -> EncoderDecoder:
+    return fold(model).float()
+
+
+def history_of(model: EncoderDecoder, batch: int, position: int, beam: int) -> torch.Size:
+    """The shape of what earlier steps leave."""
+    config = model.config
+    heads = config.decoder_mixing.heads
+    width = config.decoder_embed_dim // heads
+    return torch.Size((config.decoder_layers, batch, heads, position, beam, width))
 
 
 @pytest.fixture(scope="module")
@@ -76,32 +96,24 @@ def test_encoder(folded, encoder, lengths: list[int], seed: int) -> None:
 def test_decoder_step(
     folded, decoder_step, lengths: list[int], beam: int, position: int, seed: int
 ) -> None:
-    config, batch = folded.config, len(lengths)
+    batch = len(lengths)
     generator = torch.Generator().manual_seed(seed)
     memory = folded.encode(padded(sentences(lengths, VOCABULARY, seed)), torch.tensor(lengths))
     tokens = torch.randint(VOCABULARY, (batch, beam), generator=generator)
-    history = torch.randn(
-        config.decoder_layers,
-        batch,
-        1,
-        position,
-        beam,
-        config.decoder_embed_dim,
-        generator=generator,
-    )
+    history = torch.randn(history_of(folded, batch, position, beam), generator=generator)
     ancestors = torch.randint(beam, (batch, beam, position), generator=generator)
     expected = folded.step(tokens, history, ancestors, memory)
     equal(run(decoder_step, tokens, history, ancestors, *memory), expected)
 
 
-def test_greedy_translation(folded, encoder, decoder_step) -> None:
+def test_greedy_translation(model, folded, encoder, decoder_step) -> None:
     """The caches that a caller keeps go round: ten steps choose the tokens of the trained model."""
-    model = build(vocabulary=VOCABULARY).float()
+    model = copy.deepcopy(model).float()
     source = padded(sentences([5, 12, 1], VOCABULARY))
     lengths = torch.tensor([5, 12, 1])
     memory = Memory(*map(torch.from_numpy, run(encoder, source, lengths)))
     tokens = torch.full((3, 1), EOS)
-    history = torch.zeros(2, 3, 1, 0, 1, 8)
+    history = torch.zeros(history_of(folded, 3, 0, 1))
     for _ in range(10):
         step = (tokens[:, -1:], history, torch.zeros(3, 1, history.size(3), dtype=torch.long))
         scores, entries = map(torch.from_numpy, run(decoder_step, *step, *memory))

@@ -7,7 +7,7 @@ understands nothing else.
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -18,6 +18,8 @@ from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ModelConfig
 
 RELATIVE = ChoiceEnum(list(VARIANTS))
+# Not booleans: a preset could not turn one on, since fairseq makes its flag turn it off again.
+SIDES = ChoiceEnum(["none", "encoder", "decoder", "both"])
 
 
 @dataclass
@@ -88,23 +90,21 @@ class ResMLPConfig(FairseqDataclass):
         default=False,
         metadata={"help": "relative weights shrink exponentially with the distance, as learned"},
     )
-    mixing_values: bool = field(
-        default=False, metadata={"help": "value and output projections around the mixing matrices"}
+    mixing_values: SIDES = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={
+            "help": "where there are value and output projections around the mixing matrices: "
+            "none, encoder, decoder, or both, which is also meant without a value",
+            "argparse_const": "both",
+        },
     )
-    encoder_mixing_values: bool = field(
-        default=False, metadata={"help": "--mixing-values in the encoder alone"}
-    )
-    decoder_mixing_values: bool = field(
-        default=False, metadata={"help": "--mixing-values in the decoder alone"}
-    )
-    mixing_gate: bool = field(
-        default=False, metadata={"help": "multiply the mixed states by sigma(G x)"}
-    )
-    encoder_mixing_gate: bool = field(
-        default=False, metadata={"help": "--mixing-gate in the encoder alone"}
-    )
-    decoder_mixing_gate: bool = field(
-        default=False, metadata={"help": "--mixing-gate in the decoder alone"}
+    mixing_gate: SIDES = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={
+            "help": "where the mixed states are multiplied by sigma(G x): none, encoder, decoder, "
+            "or both, which is also meant without a value",
+            "argparse_const": "both",
+        },
     )
     mixing_dropout: float = field(
         default=0.0, metadata={"help": "dropout on the entries of the mixing matrices"}
@@ -124,25 +124,58 @@ class ResMLPConfig(FairseqDataclass):
     max_target_positions: int = II("task.max_target_positions")
 
 
+def _default(name: str, value: Any) -> Any:
+    """An option of the base model with another default value."""
+    return field(default=value, metadata=ResMLPConfig.__dataclass_fields__[name].metadata)
+
+
 @dataclass
 class ResMLP12LConfig(ResMLPConfig):
     """The 12-layer model of the paper."""
 
-    encoder_layers: int = 12
-    decoder_layers: int = 12
+    encoder_layers: int = _default("encoder_layers", 12)
+    decoder_layers: int = _default("decoder_layers", 12)
 
 
 @dataclass
 class ResMLPTinyConfig(ResMLPConfig):
     """A model for demonstrations and tests: minutes on a CPU."""
 
-    encoder_embed_dim: int = 128
-    encoder_ffn_embed_dim: int = 256
-    encoder_layers: int = 2
-    decoder_embed_dim: int = 128
-    decoder_ffn_embed_dim: int = 256
-    decoder_layers: int = 2
-    decoder_attention_heads: int = 4
+    encoder_embed_dim: int = _default("encoder_embed_dim", 128)
+    encoder_ffn_embed_dim: int = _default("encoder_ffn_embed_dim", 256)
+    encoder_layers: int = _default("encoder_layers", 2)
+    decoder_embed_dim: int = _default("decoder_embed_dim", 128)
+    decoder_ffn_embed_dim: int = _default("decoder_ffn_embed_dim", 256)
+    decoder_layers: int = _default("decoder_layers", 2)
+    decoder_attention_heads: int = _default("decoder_attention_heads", 4)
+
+
+@dataclass
+class ResMLPPlusConfig(ResMLPConfig):
+    """Mixing by distance alone, in 8 heads of channels, between value and output projections.
+
+    6 + 6 layers. LayerScale starts at 1, for Adam. docs/quality.md says what led to it.
+    """
+
+    mixing_heads: int = _default("mixing_heads", 8)
+    mixing_relative: RELATIVE = _default("mixing_relative", "alone")  # type: ignore[valid-type]
+    mixing_values: SIDES = _default("mixing_values", "both")  # type: ignore[valid-type]
+    layer_scale_init: float = _default("layer_scale_init", 1.0)
+
+
+@dataclass
+class ResMLPPlus12LConfig(ResMLPPlusConfig):
+    """12 + 12 layers."""
+
+    encoder_layers: int = _default("encoder_layers", 12)
+    decoder_layers: int = _default("decoder_layers", 12)
+
+
+@dataclass
+class ResMLPPlus62Config(ResMLPPlusConfig):
+    """6 + 2 layers: the encoder reads a sentence once, the decoder works for every token."""
+
+    decoder_layers: int = _default("decoder_layers", 2)
 
 
 def model_config(
@@ -177,8 +210,8 @@ def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:
         heads=cfg.mixing_heads if heads is None else heads,
         relative=relative,
         decay=cfg.mixing_decay and relative != "none",
-        values=cfg.mixing_values or getattr(cfg, f"{side}_mixing_values"),
-        gate=cfg.mixing_gate or getattr(cfg, f"{side}_mixing_gate"),
+        values=str(cfg.mixing_values) in (side, "both"),
+        gate=str(cfg.mixing_gate) in (side, "both"),
         dropout=cfg.mixing_dropout,
     )
 

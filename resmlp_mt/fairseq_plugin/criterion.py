@@ -2,17 +2,20 @@
 
 With a large vocabulary the scores, (tokens, vocabulary), and their gradient are most of the memory
 of training. Here they are made and used up a few rows at a time, and not at all for pads. Loss and
-gradients are those of fairseq's ``label_smoothed_cross_entropy``.
+gradients are those of fairseq's ``label_smoothed_cross_entropy``, with ``--rdrop-alpha`` those of
+:mod:`resmlp_mt.fairseq_plugin.rdrop`.
 """
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import rdrop
 
 ROWS = 512
 """Rows at a time: 62.5 MiB of scores with 32,000 words; fewer make the products slower on a CPU."""
@@ -52,7 +55,39 @@ def smoothed_cross_entropy(
     return nll + spread * ahead, nll
 
 
-class ChunkedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # type: ignore[misc]
+def chunked_divergence(features: Tensor, weight: Tensor) -> Tensor:
+    """:func:`symmetric_divergence` of the first and the second half of the rows.
+
+    The scores of some rows at a time are made, and made again for the gradients; in float32 at
+    least, also under autocast.
+
+    Args:
+        features: (2 rows, dim).
+        weight: of the output projection, (vocabulary, dim).
+    """
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    features, weight = features.to(dtype), weight.to(dtype)
+
+    def part(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+        scores = (F.linear(half, weight).log_softmax(1) for half in (one, other))
+        return rdrop.symmetric_divergence(*scores)
+
+    total = features.new_zeros(())
+    with torch.autocast(features.device.type, enabled=False):
+        first, second = features.chunk(2)
+        for one, other in zip(first.split(ROWS), second.split(ROWS), strict=True):
+            total = total + checkpoint(part, one, other, weight, use_reentrant=False)
+    return total
+
+
+@dataclass
+class ChunkedConfig(rdrop.RDropConfig):
+    """Options; R-Drop only where it is asked for."""
+
+    rdrop_alpha: float = field(default=0.0, metadata={"help": rdrop.HELP})
+
+
+class ChunkedLabelSmoothedCrossEntropy(rdrop.RDropLabelSmoothedCrossEntropy):
     """fairseq's criterion, for decoders whose output layer is one matrix without a bias."""
 
     def __init__(
@@ -62,8 +97,11 @@ class ChunkedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # t
         label_smoothing: float,
         ignore_prefix_size: int = 0,
         report_accuracy: bool = False,
+        rdrop_alpha: float = ChunkedConfig.rdrop_alpha,
     ) -> None:
-        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        super().__init__(
+            task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, rdrop_alpha
+        )
         if not hasattr(F, "linear_cross_entropy"):
             raise UserError(
                 f"--criterion chunked_label_smoothed_cross_entropy needs PyTorch 2.13, but this is "
@@ -80,9 +118,9 @@ class ChunkedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # t
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss, its number of tokens or sentences, and what is logged."""
         if not reduce:
-            return super().forward(model, sample, reduce)  # type: ignore[no-any-return]
+            return super().forward(model, sample, reduce)
         net_input = {**sample["net_input"], "features_only": True}
-        return super().forward(model, {**sample, "net_input": net_input})  # type: ignore[no-any-return]
+        return super().forward(model, {**sample, "net_input": net_input})
 
     def compute_loss(
         self, model: Any, net_output: Any, sample: dict[str, Any], reduce: bool = True
@@ -90,8 +128,18 @@ class ChunkedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # t
         """Loss and negative log-likelihood of all tokens that are no pads."""
         if not reduce:
             return super().compute_loss(model, net_output, sample, reduce)  # type: ignore[no-any-return]
-        target = model.get_targets(sample, net_output).flatten()
+        features, target = self._tokens(net_output, sample)
+        return smoothed_cross_entropy(
+            features, model.decoder.output_projection.weight, target, self.eps
+        )
+
+    def divergence(self, model: Any, net_output: Any, doubled: dict[str, Any]) -> Tensor:
+        """That of R-Drop, over all tokens that are no pads."""
+        features, _ = self._tokens(net_output, doubled)
+        return chunked_divergence(features, model.decoder.output_projection.weight)
+
+    def _tokens(self, net_output: Any, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Features, (rows, dim), and targets, (rows,), without pads."""
+        target = sample["target"].flatten()
         rows = target.ne(self.padding_idx).nonzero().squeeze(1)
-        features = net_output[0].flatten(0, 1).index_select(0, rows)
-        weight = model.decoder.output_projection.weight
-        return smoothed_cross_entropy(features, weight, target[rows], self.eps)
+        return net_output[0].flatten(0, 1).index_select(0, rows), target[rows]

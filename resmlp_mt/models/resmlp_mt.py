@@ -20,6 +20,9 @@ from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
     ResMLPConfig,
+    ResMLPPlus12LConfig,
+    ResMLPPlus62Config,
+    ResMLPPlusConfig,
     ResMLPTinyConfig,
     model_config,
     validate,
@@ -103,6 +106,21 @@ class ResMLP6L(ResMLPModel):
 @register_model("resmlp_mt_12l", dataclass=ResMLP12LConfig)
 class ResMLP12L(ResMLPModel):
     """The paper's 12-layer model."""
+
+
+@register_model("resmlp_mt_plus_6l", dataclass=ResMLPPlusConfig)
+class ResMLPPlus6L(ResMLPModel):
+    """6 + 6 layers that mix by distance, in heads of channels."""
+
+
+@register_model("resmlp_mt_plus_12l", dataclass=ResMLPPlus12LConfig)
+class ResMLPPlus12L(ResMLPModel):
+    """The same with 12 + 12 layers."""
+
+
+@register_model("resmlp_mt_plus_6_2", dataclass=ResMLPPlus62Config)
+class ResMLPPlus62(ResMLPModel):
+    """The same with 6 + 2 layers, for fast decoding."""
 
 
 @register_model("resmlp_mt_tiny", dataclass=ResMLPTinyConfig)

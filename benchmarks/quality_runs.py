@@ -1,0 +1,207 @@
+"""The runs of quality.py: prepared data, trainings for a budget of processor time, translations.
+
+Everything that is finished is kept in the folder of --work and not done again.
+"""
+
+import gzip
+import json
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: a model of the config on a set, with a seed, for processor seconds.
+
+    ``extra`` are further options of fairseq-train, as the grid has them.
+    """
+
+    model: str
+    set: str
+    seed: int
+    budget: int
+    extra: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        parts = [self.model, str(self.seed), str(self.budget), *self.extra]
+        return re.sub(r"-+", "-", "-".join(parts))
+
+
+class Workshop:
+    """Where runs are made: config, corpora and the folder of what is finished."""
+
+    def __init__(self, config: Path, data: Path, work: Path) -> None:
+        self.config: Json = yaml.safe_load(config.read_text())
+        self.data = data.resolve()
+        self.work = work.resolve()
+
+    def folder(self, run: Run) -> Path:
+        return self.work / run.set / run.name
+
+    def prepared(self, name: str) -> Path:
+        """The folder that prepare.py made of a set."""
+        declared, out = self.config["sets"][name], self.work / name / "data"
+        if not (out / "manifest.json").exists():
+            text = self.work / name / "text"
+            text.mkdir(parents=True, exist_ok=True)
+            splits = {"train": declared["train"], "valid": declared["valid"]}
+            for index, (_, part) in enumerate(declared["tests"].items()):
+                splits[f"test{index or ''}"] = [part]
+            for split, parts in splits.items():
+                for language in (declared["source"], declared["target"]):
+                    lines = [line for part in parts for line in self._lines(part, language)]
+                    (text / f"{split}.{language}").write_text("".join(lines), encoding="utf-8")
+            command = [
+                sys.executable, "data_scripts/prepare.py", "local", "--from-dir", text,
+                "--src", declared["source"], "--tgt", declared["target"], "--out", out,
+                "--vocab-size", declared["vocabulary"], "--jobs", self.config["threads"],
+            ]  # fmt: skip
+            self.execute(command, self.work / name / "prepare.log")
+        return out
+
+    def _lines(self, part: str, language: str) -> list[str]:
+        path, _, half = part.partition(":")
+        with gzip.open(self.data / f"{path}.{language}.gz", "rt", encoding="utf-8") as file:
+            lines = file.readlines()
+        middle = len(lines) // 2
+        return {"": lines, "first": lines[:middle], "second": lines[middle:]}[half]
+
+    def options(self, run: Run) -> list[str]:
+        """Of fairseq-train, but for places and time."""
+        return [
+            *shlex.split(self.config["options"]),
+            "--warmup-updates", str(self.config["warmup_updates"]),
+            *shlex.split(self.config["models"][run.model]["options"]),
+            *run.extra, "--seed", str(run.seed),
+        ]  # fmt: skip
+
+    def train(self, run: Run) -> Json:
+        """Train for the budget; a training that was cut off goes on from its last checkpoint."""
+        folder, data = self.folder(run), self.prepared(run.set)
+        every = self.config["save_every"]
+
+        def measure() -> Json:
+            command = [
+                sys.executable, "benchmarks/processor_time.py", data / "bin", *self.options(run),
+                "--save-dir", folder, "--stop-time-hours", run.budget / 3600,
+                "--save-interval-updates", every, "--validate-interval-updates", every,
+                "--no-epoch-checkpoints", "--validate-interval", 10**6, "--save-interval", 10**6,
+            ]  # fmt: skip
+            self.execute(command, folder / "train.log")
+            return {"options": self.options(run), **training_curve(folder / "train.log")}
+
+        return once(folder / "train.json", measure)
+
+    def translate(self, run: Run, updates: int, test: int) -> Json:
+        """Translate a test set, by number, with the checkpoint after some updates."""
+        folder, data = self.folder(run), self.prepared(run.set)
+        name = f"{'test'}{test or ''}-{updates}"
+
+        def measure() -> Json:
+            output = folder / f"{name}.txt"
+            command = [
+                sys.executable, "-m", "fairseq_cli.generate", data / "bin", "--user-dir",
+                "resmlp_mt", "--path", checkpoint(folder, updates), "--cpu", "--beam",
+                self.config["beam"], "--batch-size", 32, "--required-batch-size-multiple", 1,
+                "--remove-bpe", "sentencepiece", "--gen-subset", f"test{test or ''}",
+            ]  # fmt: skip
+            seconds = self.execute(command, output, append=False)
+            found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output.read_text(), re.MULTILINE)
+            lines = dict(sorted((int(number), text) for number, text in found))
+            return {"seconds": seconds, "lines": lines}
+
+        return once(folder / f"{name}.json", measure)
+
+    def references(self, name: str, test: int) -> tuple[list[str], list[str]]:
+        """Source and target of a test set as given."""
+        declared, text = self.config["sets"][name], self.work / name / "text"
+        source, target = (
+            (text / f"test{test or ''}.{declared[side]}").read_text(encoding="utf-8").split("\n")
+            for side in ("source", "target")
+        )
+        return source[:-1], target[:-1]
+
+    def execute(self, command: list[object], log: Path, append: bool = True) -> float:
+        """Run a command, its output in ``log``; returns processor seconds."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with log.open("a" if append else "w") as output:
+            subprocess.run(
+                [str(word) for word in command], cwd=ROOT, env=self.environment(),
+                stdout=output, stderr=subprocess.STDOUT, check=True,
+            )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def environment(self) -> dict[str, str]:
+        """One setting for all: threads, and an allocator that keeps and enlarges its pages."""
+        tunables = {"hugetlb": 1, "mmap_threshold": 33554432, "trim_threshold": 2147483648}
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": str(self.config["threads"]),
+            "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={v}" for name, v in tunables.items()),
+        }
+
+
+def once(path: Path, make: Callable[[], Json]) -> Json:
+    """The result of ``make()``, computed when ``path`` does not hold it yet."""
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(make(), indent=1, ensure_ascii=False))
+        partial.replace(path)
+    result: Json = json.loads(path.read_text())
+    return result
+
+
+def checkpoint(folder: Path, updates: int) -> Path:
+    """The checkpoint after so many updates; the last one has no number in its name."""
+    (found,) = [*folder.glob(f"checkpoint_*_{updates}.pt")] or [folder / "checkpoint_last.pt"]
+    return found
+
+
+def training_curve(log: Path) -> Json:
+    """Parameters, and one row for each validation: updates, processor seconds, loss, perplexity.
+
+    A training that was cut off logs some updates again; the last row counts.
+    """
+    text = log.read_text()
+    (parameters,) = set(re.findall(r"num\. shared model params: ([\d,]+)", text))
+    seconds = {int(row["num_updates"]): row["seconds"] for row in rows(text, "clock")}
+    losses = {int(row["valid_num_updates"]): row for row in rows(text, "valid")}
+    return {
+        "parameters": int(parameters.replace(",", "")),
+        "curve": [
+            {
+                "updates": updates,
+                "seconds": seconds[updates],
+                "valid_loss": float(losses[updates]["valid_loss"]),
+                "valid_ppl": float(losses[updates]["valid_ppl"]),
+            }
+            for updates in sorted(seconds)
+        ],
+    }
+
+
+def rows(log: str, kind: str) -> Iterator[Json]:
+    """The JSON lines of one kind in a log of fairseq."""
+    marker = f" | {kind} | {{"
+    for line in log.splitlines():
+        if marker in line:
+            yield json.loads("{" + line.split(marker)[1])
