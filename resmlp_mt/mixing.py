@@ -65,8 +65,8 @@ class Past(NamedTuple):
         if self.heads == 1:
             return torch.baddbmm(x, self.weights, self.history)
         mixed = torch.bmm(self.weights, self.history)
-        batch = len(mixed) // self.heads
-        mixed = mixed.view(batch, self.heads, *mixed.shape[1:])
+        # len(mixed) would be a constant to an exporter
+        mixed = mixed.view(mixed.size(0) // self.heads, self.heads, *mixed.shape[1:])
         return x + mixed.transpose(1, 2).flatten(2)
 
 

@@ -163,21 +163,19 @@ def test_rdrop_is_for_training_alone(kind: Any) -> None:
         kind(TASK, False, 0.1, rdrop_alpha=-1.0)
 
 
-@pytest.mark.parametrize("arch", ["resmlp_mt_tiny", "transformer_tiny"])
-def test_fairseq_train_with_rdrop(corpus: Corpus, tmp_path: Any, arch: str) -> None:
-    """By name from the command line, for fairseq's Transformer too; 2 updates."""
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("resmlp_mt_tiny", "chunked_label_smoothed_cross_entropy"),
+        ("transformer_tiny", "rdrop_label_smoothed_cross_entropy"),
+    ],
+)
+def test_fairseq_train_with_rdrop(corpus: Corpus, tmp_path: Any, arch: str, name: str) -> None:
+    """By name from the command line, for fairseq's Transformer too, with validation; 2 updates."""
     log = train(
-        corpus, tmp_path, "--arch", arch, "--criterion", "rdrop_label_smoothed_cross_entropy",
-        "--rdrop-alpha", 1, "--max-update", 2, "--validate-interval-updates", 2,
-    )  # fmt: skip
-    assert '"train_rdrop_kl_loss": ' in log
-    assert "valid_rdrop_kl_loss" not in log
-
-
-def test_fairseq_train_with_it(corpus: Corpus, tmp_path: Any) -> None:
-    """By name from the command line, with validation; 2 updates."""
-    log = train(
-        corpus, tmp_path, "--criterion", "chunked_label_smoothed_cross_entropy",
+        corpus, tmp_path, "--arch", arch, "--criterion", name, "--rdrop-alpha", 1,
         "--max-update", 2, "--validate-interval-updates", 2,
     )  # fmt: skip
+    assert '"train_rdrop_kl_loss": ' in log
     assert "valid_nll_loss" in log
+    assert "valid_rdrop_kl_loss" not in log

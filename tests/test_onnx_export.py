@@ -19,10 +19,9 @@ from resmlp_mt.models.resmlp_mt import ResMLPModel
 from test_mixing import MODELS
 
 VOCABULARY = 20
-# Folding leaves five kinds of mixing: with one matrix or several, with projections, with a gate,
-# and with a constant or without; the paper's and the presets' among them.
-FOLDED = ["resmlp_mt_6l", "resmlp_mt_plus_6l", "resmlp_mt_plus_6_2", "2-beside-values-gate",
-          "2-alone-gate"]  # fmt: skip
+# What folding leaves: one matrix or several, projections or none, a gate or none, and a constant or
+# none; the paper's and a preset among them.
+FOLDED = ["resmlp_mt_6l", "resmlp_mt_plus_6_2", "2-beside-values-gate", "2-alone-gate"]
 
 
 @pytest.fixture(scope="module", params=FOLDED)
@@ -126,7 +125,7 @@ def test_greedy_translation(model, folded, encoder, decoder_step) -> None:
 
 
 def test_a_full_folder_leaves_nothing_behind(
-    folded: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: object, path: Path, **_: object) -> None:
         path.write_bytes(b"half a graph")
@@ -134,13 +133,11 @@ def test_a_full_folder_leaves_nothing_behind(
 
     monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        onnx_export.export_onnx(folded, tmp_path)
+        onnx_export.export_onnx(fold(build()), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_exporter(
-    folded: EncoderDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="resmlp_mt\\[onnx\\]"):
-        onnx_export.export_onnx(folded, tmp_path)
+        onnx_export.export_onnx(fold(build()), tmp_path)
