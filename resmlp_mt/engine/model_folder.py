@@ -6,6 +6,7 @@ model.safetensors    parameters of the folded :class:`EncoderDecoder`; int8 weig
 dict.LANG.txt        fairseq's dictionaries
 sentencepiece.model  optional
 shortlist.safetensors  optional (:class:`Shortlist`)
+SHA256SUMS           digests of all these files
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -27,6 +29,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from resmlp_mt.engine import digests
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.vocabulary import Vocabulary
@@ -35,6 +38,7 @@ from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES, ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.model.sizes import misfit
 from resmlp_mt.packed_linear import (
     DTYPES,
     Int8Linear,
@@ -126,6 +130,7 @@ def save(
             (partial / SENTENCEPIECE).write_bytes(proto)
         if translation.shortlist is not None:
             translation.shortlist.save(partial / SHORTLIST)
+        digests.write(partial)
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)
@@ -173,7 +178,7 @@ def load(folder: Path, dtype: str | None = None, device: str = "cpu") -> Transla
         UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         is_onnx = any(folder.glob("*.onnx")) and not (folder / WEIGHTS).exists()
         stored = {} if is_onnx else load_file(folder / WEIGHTS)
         if "encoder_layers" in config and "encoder_mixing" not in config:
@@ -183,6 +188,13 @@ def load(folder: Path, dtype: str | None = None, device: str = "cpu") -> Transla
         if stored_dtype not in DTYPES:
             raise ValueError(f"unknown dtype {stored_dtype}")
         languages = str(config["source_lang"]), str(config["target_lang"])
+        for language in languages:
+            if not re.fullmatch(r"[\w.@-]{1,64}", language):
+                raise ValueError(f"{language!r:.80} is no name of a language")
+    except RecursionError as error:
+        raise UserError(
+            f"{folder / CONFIG} is nested too deeply: write it with python -m resmlp_mt.export."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be read as an exported model ({error}): "
@@ -216,7 +228,7 @@ def load(folder: Path, dtype: str | None = None, device: str = "cpu") -> Transla
                 f"{size}: export it again."
             )
     piece_model, shortlist = folder / SENTENCEPIECE, folder / SHORTLIST
-    return TranslationModel(
+    loaded = TranslationModel(
         model,
         *languages,
         source=source,
@@ -226,6 +238,11 @@ def load(folder: Path, dtype: str | None = None, device: str = "cpu") -> Transla
             Shortlist.load(shortlist, len(source), len(target)) if shortlist.exists() else None
         ),
     )
+    # in the end: the checks above say more about what is wrong
+    dictionaries = [f"dict.{language}.txt" for language in languages]
+    graphs = [path.name for path in sorted(folder.glob("*.onnx*"))] if is_onnx else [WEIGHTS]
+    digests.check(folder, [CONFIG, *graphs, *dictionaries, SENTENCEPIECE, SHORTLIST])
+    return loaded
 
 
 def _checked(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -258,7 +275,16 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
         UserError: if names or shapes do not fit the sizes, or a number is not finite.
     """
     check_finite(stored, folder / WEIGHTS)
-    model = empty(config)
+    wrong = misfit(
+        dataclasses.asdict(config), {name: value.shape for name, value in stored.items()}
+    )
+    if wrong is not None:
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {wrong}.")
+    try:
+        model = empty(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / CONFIG} describes no model: {reason}.") from error
     quantized = [
         name
         for name, module in model.named_modules()

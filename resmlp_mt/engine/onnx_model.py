@@ -59,7 +59,13 @@ class OnnxModel:
             UserError: naming the folder.
         """
         config = self.config
-        heads = config.decoder_mixing.heads
+        heads = max(1, config.decoder_mixing.heads)
+        shapes = {node.name: node.shape for node in self.decoder_step.get_inputs()}
+        if shapes.get("history", [])[:1] != [config.decoder_layers]:  # else it would be made
+            raise UserError(
+                f"{folder} has ONNX graphs that do not fit config.json: decoder_layers is "
+                f"{config.decoder_layers}; export the model again."
+            )
         width = config.decoder_embed_dim // heads
         tokens, ancestors = torch.full((1, 1), EOS), torch.zeros(1, 1, 1, dtype=torch.long)
         try:

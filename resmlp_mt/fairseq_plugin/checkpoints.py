@@ -1,8 +1,12 @@
 """Checkpoints: what the safe loader may construct, and averages of several checkpoints."""
 
 import argparse
+import hashlib
+import json
+import logging
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stored_arrays
 from resmlp_mt.files import replacing
+
+logger = logging.getLogger(__name__)
 
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
 # as a Namespace, and the sums behind --eval-bleu as integer arrays.
@@ -38,7 +44,7 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     allow_safe_globals()
     try:
         if not only_look:
-            _check_sums(path)
+            check_sums(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
         except RuntimeError as error:
@@ -54,6 +60,44 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     return state
 
 
+def digest(state: Mapping[str, Any]) -> str | None:
+    """The SHA-256 of a checkpoint's parameters and configuration; None for other contents.
+
+    Stored as the entry ``digest``, it tells damage and changes from what was written.
+    """
+    parameters = state.get("model")
+    if not (isinstance(parameters, Mapping) and parameters):
+        return None
+    if not all(isinstance(value, Tensor) for value in parameters.values()):
+        return None
+    total = hashlib.sha256(json.dumps(state.get("cfg"), sort_keys=True, default=str).encode())
+    for name, value in sorted(parameters.items()):
+        value = value.detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def check_digest(state: Mapping[str, Any], path: Path) -> None:
+    """Compare a checkpoint, as it was read, with the digest in it; without one, warn.
+
+    Raises:
+        UserError: if they differ.
+    """
+    stored = state.get("digest")
+    if stored is None:
+        logger.warning(
+            "%s has no digest of its weights and options: it was written without the plugin or "
+            "by an older version, and changes to it would not be noticed.",
+            path,
+        )
+    elif stored != digest(state):
+        raise UserError(
+            f"{path} does not have the digest that was written with it: it is damaged or was "
+            "changed; use another checkpoint, or remove its entry 'digest' if the change is yours."
+        )
+
+
 def _reason(error: Exception) -> str:
     """The first sentence of torch's message, and what the safe loader has refused."""
     sentence = re.split(r"\.(\s|$)", str(error), maxsplit=1)[0] or type(error).__name__
@@ -61,17 +105,20 @@ def _reason(error: Exception) -> str:
     return sentence + (f", because it asks for {code.group(1)}" if code else "")
 
 
-def _check_sums(path: Path) -> None:
-    """Compare the content with the checksums in the file, which PyTorch does not read.
+def check_sums(path: Path) -> None:
+    """Compare the content of a checkpoint with the checksums in it, which PyTorch does not read.
 
     Raises:
-        ValueError: if they differ.
+        UserError: if they differ.
     """
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged: {error}.") from error
         if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} is wrong")
+            raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")
 
 
 def latest_checkpoints(
@@ -134,6 +181,7 @@ def average(paths: list[Path]) -> dict[str, Any]:
     averaged["model"] = {
         name: _mean(total, len(paths), parameters[name].dtype) for name, total in sums.items()
     }
+    averaged["digest"] = digest(averaged)
     return averaged
 
 

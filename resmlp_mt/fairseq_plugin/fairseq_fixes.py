@@ -9,7 +9,6 @@ import copy
 import functools
 import inspect
 import logging
-import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from fairseq import utils
 from fairseq.data import data_utils, iterators
-from fairseq.distributed import utils as distributed_utils
 from fairseq.models import FairseqEncoder
 from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
@@ -27,10 +25,9 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import loading, saving
+from resmlp_mt.fairseq_plugin import loading, saving, several_processes, stopping
 from resmlp_mt.fairseq_plugin.remedies import wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
@@ -41,7 +38,6 @@ def apply() -> None:
     """Mend what is broken in the fairseq that is installed; calling it again does nothing."""
     keep_last_batch()
     stop_readers_at_exit()
-    train_on_several_cpu_processes()
     compute_in_bfloat16_on_cpu()
     answer_every_line()
     decode_every_line()
@@ -50,6 +46,8 @@ def apply() -> None:
     find_nan_in_encoders()
     loading.check_checkpoints()
     saving.never_lose_a_checkpoint()
+    several_processes.train_on_several_processes()
+    stopping.stop_with_a_checkpoint()
 
 
 # --- the last batch is dropped when its size is no multiple of --required-batch-size-multiple ---
@@ -108,48 +106,6 @@ def _stop_readers() -> None:
             while not reader._queue.empty():
                 reader._queue.get_nowait()  # it may be waiting for room
             reader.join(timeout=0.01)
-
-
-# --- several processes on CPU: exit status 0, nothing trained ---
-
-
-def train_on_several_cpu_processes() -> None:
-    """Start the processes that ``--cpu --distributed-world-size N`` asks for.
-
-    fairseq starts min(number of GPUs, N) of them. The remedy reaches commands that import the
-    plugin before they start processes; ``fairseq-hydra-train`` does so through the callback in
-    ``configs/mt``.
-    """
-    source = inspect.getsource(inspect.unwrap(distributed_utils.call_main))
-    if "common.cpu" not in source:
-        wrap(distributed_utils, "call_main", _call_main)
-
-
-def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
-    options = cfg.distributed_training
-    processes = options.distributed_world_size
-    if not cfg.common.cpu or processes <= 1 or options.distributed_no_spawn:
-        original(cfg, main, **kwargs)
-        return
-    if options.distributed_backend != "gloo":
-        raise UserError(
-            f"--cpu with --distributed-world-size {processes} needs --distributed-backend gloo, "
-            f"but it is {options.distributed_backend}; for one process, --distributed-world-size 1."
-        )
-    if options.ddp_backend not in ("legacy_ddp", "no_c10d"):
-        raise UserError(
-            f"--cpu with --distributed-world-size {processes} needs --ddp-backend legacy_ddp, "
-            f"but it is {options.ddp_backend}; for one process, --distributed-world-size 1."
-        )
-    if options.distributed_init_method is None:
-        options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
-    options.distributed_rank = None  # given to each process by its index
-    spawn(
-        fn=distributed_utils.distributed_main,
-        args=(main, cfg, {**kwargs, "start_rank": 0}),
-        nprocs=processes,
-        join=True,
-    )
 
 
 # --- mixed precision on CPU ---

@@ -3,14 +3,18 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils, options
 
 from resmlp_mt.engine.model_folder import check_finite
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.model.config import ModelConfig
+from resmlp_mt.model.sizes import misfit
 
 
 def check_checkpoints() -> None:
@@ -28,9 +32,27 @@ def _load_checkpoint_to_cpu(
     local = Path(checkpoint_utils.PathManager.get_local_path(path))
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
+    checkpoints.check_sums(local)
     if stored_config.uses_plugin(looked_at):
         check_finite(looked_at["model"], local)
+        _check_sizes(looked_at, local)
+        checkpoints.check_digest(looked_at, local)
     return original(path, arg_overrides, load_on_all_ranks)
+
+
+def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse sizes that are not those of the parameters before a model of them is built.
+
+    Raises:
+        UserError: naming the size.
+    """
+    stored = state.get("args") or (state.get("cfg") or {}).get("model")
+    config = stored if isinstance(stored, Mapping) else vars(stored)
+    names = {field.name for field in fields(ModelConfig)}
+    sizes = {name: value for name, value in config.items() if name in names}
+    wrong = misfit(sizes, {name: value.shape for name, value in state["model"].items()})
+    if wrong is not None:
+        raise UserError(f"{path}: the parameters do not fit its configuration: {wrong}.")
 
 
 def _parse_args_and_arch(

@@ -39,6 +39,8 @@ def _torch_persistent_save(
     if async_write or not PathManager.supports_rename(filename):
         original(obj, filename, async_write)
         return
+    if isinstance(obj, dict):
+        obj = {**obj, "digest": checkpoints.digest(obj)}
     try:
         checkpoints.save(obj, Path(filename))
     except OSError as error:

@@ -58,24 +58,11 @@ class TranslateResponse(BaseModel):
     detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None  # noqa: N815
 
 
-class SourceWord(BaseModel):
-    """A word; its tokens are at the positions ``begin`` to ``end``, the latter excluded."""
-
-    text: str
-    begin: int
-    end: int
-
-
-class ExplainedHypothesis(BaseModel):
-    """A translation of a sentence; ``score`` is its log-probability per token, base e.
-
-    ``attention`` has a row for each of its words, with a number for each word of the source.
-    """
+class Hypothesis(BaseModel):
+    """A translation of a sentence; ``score`` is its log-probability per token, base e."""
 
     text: str
     score: float
-    words: list[str]
-    attention: list[list[float]]
 
 
 class ExplainedSegment(BaseModel):
@@ -83,15 +70,7 @@ class ExplainedSegment(BaseModel):
 
     text: str
     start: Annotated[int, Field(ge=0, description="first character, in code points")]
-    words: list[SourceWord]
-    translations: list[ExplainedHypothesis]
-
-
-class MixingResponse(BaseModel):
-    """Row i of ``matrix`` is what position i is made from; the mean over the layer's heads."""
-
-    layers: int
-    matrix: list[list[float]]
+    translations: list[Hypothesis]
 
 
 class ExplainResponse(BaseModel):

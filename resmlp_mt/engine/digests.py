@@ -1,0 +1,64 @@
+"""The digests of an exported folder's files, in the form that ``sha256sum --check`` reads.
+
+Damage of a weight or an option would otherwise change translations without a word.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from resmlp_mt.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NAME = "SHA256SUMS"
+
+
+def write(folder: Path) -> None:
+    """Write ``SHA256SUMS`` for all other files of a folder.
+
+    Raises:
+        OSError: if a file cannot be read or written.
+    """
+    lines = [f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def check(folder: Path, used: Iterable[str]) -> None:
+    """Compare files with their digests; a folder without digests is an old one, with a warning.
+
+    Args:
+        used: the files that will be used; those of them that exist must be listed.
+
+    Raises:
+        UserError: naming the file that is not as it was written.
+    """
+    try:
+        text = (folder / NAME).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        logger.warning(
+            "%s has no %s: it was written by an older version, and damage to it would not be "
+            "noticed; export the model again.",
+            folder,
+            NAME,
+        )
+        return
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{folder / NAME} cannot be read: {error}.") from error
+    listed = {}
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    for name in used:
+        path = folder / name
+        if path.exists() and listed.get(name) != _digest(path):
+            raise UserError(
+                f"{path} is not the file that was exported (see {NAME}): it is damaged or was "
+                "changed; export the model again."
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

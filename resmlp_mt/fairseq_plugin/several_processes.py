@@ -1,0 +1,234 @@
+"""Several processes train as one job: under torchrun, or started by fairseq itself, on CPUs too.
+
+fairseq starts min(number of GPUs, N) processes for ``--distributed-world-size N``, none on a CPU,
+and does not heed torchrun without that option: every process would train alone on all data.
+"""
+
+import importlib
+import inspect
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import open_dict
+from torch import distributed as dist
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, spawn
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import stopping
+from resmlp_mt.fairseq_plugin.remedies import wrap
+
+logger = logging.getLogger(__name__)
+
+OF_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+ON_CPU = {"distributed_backend": ("gloo",), "ddp_backend": ("legacy_ddp", "no_c10d")}
+GO_ON = "give the same command again to go on from the last checkpoint"
+
+_peers: list[tuple[str, int]] = []
+"""Host and number of the process of every rank."""
+
+
+def train_on_several_processes() -> None:
+    """Join the processes of torchrun, start those of ``--cpu --distributed-world-size N``.
+
+    The remedy reaches commands that import the plugin before they start processes;
+    ``fairseq-hydra-train`` does so through the callback in ``configs/mt``.
+    """
+    source = inspect.getsource(inspect.unwrap(distributed_utils.call_main))
+    if "common.cpu" not in source:
+        wrap(distributed_utils, "call_main", _call_main)
+        wrap(distributed_utils, "distributed_init", _distributed_init)
+    source = inspect.getsource(inspect.unwrap(distributed_utils._broadcast_object_slow))
+    if "torch.load(buffer" in source:  # the safe loader refuses what a resumed training sends
+        wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
+
+
+def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
+    options = cfg.distributed_training
+    if not _trains(main):
+        original(cfg, main, **kwargs)
+    elif os.environ.keys() >= OF_TORCHRUN and options.distributed_init_method is None:
+        _join_torchrun(cfg)
+        with _named_ends():
+            original(cfg, main, **kwargs)
+    elif cfg.common.cpu and options.distributed_world_size > 1 and not options.distributed_no_spawn:
+        _start_processes(cfg, main, kwargs)
+    else:
+        stopping.handle_signals(has_launcher=False)
+        original(cfg, main, **kwargs)
+
+
+def _trains(main: Any) -> bool:
+    """Whether this is the function of fairseq-train, imported or run with ``python -m``."""
+    spec = getattr(inspect.getmodule(main), "__spec__", None)
+    return main.__module__ == "fairseq_cli.train" or (
+        spec is not None and spec.name == "fairseq_cli.train"
+    )
+
+
+def _join_torchrun(cfg: Any) -> None:
+    """Set what torchrun has chosen; on CPUs also the only backends that work there."""
+    options = cfg.distributed_training
+    world_size = int(os.environ["WORLD_SIZE"])
+    stopping.handle_signals(has_launcher=True)
+    with open_dict(options):
+        options.distributed_world_size = world_size
+        if world_size == 1:
+            return
+        options.distributed_init_method = "env://"
+        options.distributed_rank = int(os.environ["RANK"])
+        options.device_id = int(os.environ["LOCAL_RANK"])
+        options.distributed_no_spawn = True
+        if cfg.common.cpu or not torch.cuda.is_available():
+            for option, working in ON_CPU.items():
+                if options[option] not in working:
+                    options[option] = working[0]
+
+
+def _start_processes(cfg: Any, main: Any, kwargs: dict[str, Any]) -> None:
+    options = cfg.distributed_training
+    processes = options.distributed_world_size
+    for option, working in ON_CPU.items():
+        if options[option] not in working:
+            raise UserError(
+                f"--cpu with --distributed-world-size {processes} needs "
+                f"--{option.replace('_', '-')} {working[0]}, but it is {options[option]}; "
+                "for one process, --distributed-world-size 1."
+            )
+    if options.distributed_init_method is None:
+        options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
+    options.distributed_rank = None  # given to each process by its index
+    loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
+    context = spawn(
+        fn=_worker,
+        args=(main, cfg, {**kwargs, "start_rank": 0}, loaded),
+        nprocs=processes,
+        join=False,
+    )
+    for number in stopping.SIGNALS:
+        signal.signal(number, lambda number, _: _hand_on(context, number))
+    try:
+        while not context.join():
+            pass
+    except ProcessException as error:
+        _end_like(context, error)
+        raise
+
+
+def _worker(
+    index: int, main: Any, cfg: Any, kwargs: dict[str, Any], modules: Sequence[str]
+) -> None:
+    """One of the processes that :func:`_start_processes` starts; it prints its own mistakes."""
+    for name in modules:  # --user-dir skips a plugin of which this function is a part
+        importlib.import_module(name)
+    train_on_several_processes()
+    stopping.handle_signals(has_launcher=True)
+    try:
+        distributed_utils.distributed_main(index, main, cfg, kwargs)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError:
+        if not _gone():
+            raise
+        sys.exit(1)  # the process above names the one that was killed
+
+
+def _hand_on(context: Any, number: int) -> None:
+    for process in context.processes:
+        if process.is_alive():
+            os.kill(process.pid, number)
+
+
+def _end_like(context: Any, error: ProcessException) -> None:
+    """End as the processes have ended, if they did so on purpose or were killed.
+
+    Raises:
+        UserError: naming the rank that was killed.
+        SystemExit: with the status of a process that stopped by itself.
+    """
+    for process in context.processes:
+        process.join(timeout=10)
+    codes = {rank: process.exitcode for rank, process in enumerate(context.processes)}
+    for rank, code in codes.items():
+        if code is not None and code < 0 and -code != signal.SIGTERM:
+            raise UserError(
+                f"the training ended because its process of rank {rank} was killed by "
+                f"{signal.Signals(-code).name} (too little memory?): {GO_ON}."
+            )
+    if isinstance(error, ProcessExitedException):
+        raise SystemExit(error.exit_code)
+
+
+@contextmanager
+def _named_ends() -> Iterator[None]:
+    """Replace the traceback of a lost connection by a sentence that names the rank behind it.
+
+    Raises:
+        UserError: if another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        gone = _gone()
+        lost = any(word in str(error) for word in ("by peer", "Broken pipe", "Connection"))
+        if not gone and not lost:
+            raise
+        who = f"rank {' and '.join(map(str, gone))}" if gone else "a rank on another machine"
+        raise UserError(
+            f"the training ended because its process of {who} has ended (killed, or with an "
+            f"error of its own above): {GO_ON}."
+        ) from error
+
+
+def _gone(patience: float = 3.0) -> list[int]:
+    """The ranks on this machine whose processes have ended, after a while for them to do so."""
+    end = time.monotonic() + patience
+    while _peers:
+        here = socket.gethostname()
+        gone = [rank for rank, (host, pid) in enumerate(_peers) if host == here and _ended(pid)]
+        if gone or time.monotonic() > end:
+            return gone
+        time.sleep(0.05)
+    return []
+
+
+def _ended(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    if stat.parent.parent.joinpath("self").exists():
+        try:  # the state stands behind the name in brackets; Z: ended, but not yet noticed
+            return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _distributed_init(original: Callable[..., Any], cfg: Any) -> Any:
+    rank = original(cfg)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, (socket.gethostname(), os.getpid()))
+        _peers[:] = found
+    return rank
+
+
+def _broadcast_object(
+    _: Callable[..., Any], obj: Any, src_rank: int, group: Any, dist_device: torch.device
+) -> Any:
+    holder = [obj]
+    dist.broadcast_object_list(holder, src=src_rank, group=group, device=dist_device)
+    return holder[0]

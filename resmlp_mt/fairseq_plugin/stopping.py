@@ -1,0 +1,158 @@
+"""A training that is told to stop finishes its update, saves, and says how to go on.
+
+SIGINT (Ctrl-C) ends it with status 130 and SIGTERM (Slurm, torchrun, ``kill``) with 143, on one
+process as on many. fairseq alone loses everything since its last checkpoint.
+"""
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.trainer import Trainer
+
+from resmlp_mt.fairseq_plugin.remedies import wrap
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader")
+
+
+class _Stop:
+    """What this process was told, and what it is doing."""
+
+    requested = 0  # number of a signal
+    process = 0  # that the handlers are meant for; processes that it forks inherit them
+    updating = False  # a first update has begun: there is something to save
+    has_launcher = False  # which hands signals on: they come twice, and the launcher decides
+
+
+def stop_with_a_checkpoint() -> None:
+    """Have fairseq's trainer look after every update whether it should stop."""
+    wrap(Trainer, "get_train_iterator", _get_train_iterator)
+    wrap(Trainer, "train_step", _train_step)
+    wrap(Trainer, "valid_step", _valid_step)
+
+
+def handle_signals(*, has_launcher: bool) -> None:
+    """Let SIGINT and SIGTERM be requests to this process.
+
+    Args:
+        has_launcher: another process looks after this one and hands signals on to it.
+    """
+    if threading.current_thread() is threading.main_thread():
+        _Stop.process, _Stop.has_launcher = os.getpid(), has_launcher
+        _Stop.requested, _Stop.updating = 0, False
+        for number in SIGNALS:
+            signal.signal(number, _request)
+
+
+def _request(number: int, _: Any) -> None:
+    if os.getpid() != _Stop.process:  # a reader of data: it ends with the training
+        _Stop.process = os.getpid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return
+    name = signal.Signals(number).name
+    if not _Stop.updating:
+        print(f"{name}: the training had not begun, and nothing was changed.", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + number)  # code that is interrupted may take an exception for its own fault
+    if _Stop.requested and not _Stop.has_launcher:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    if not _Stop.requested:
+        logger.warning("%s: the training ends behind this update, with a checkpoint.", name)
+    _Stop.requested = number
+
+
+def _get_train_iterator(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    iterator = original(self, *args, **kwargs)
+    self.stopping_iterator = iterator
+    return iterator
+
+
+def _train_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    _Stop.updating = True
+    result = original(self, *args, **kwargs)
+    number = _agreed(self)
+    # behind the last update of an epoch, fairseq validates and saves; the next update is the last
+    if number and not self.stopping_iterator.end_of_epoch():
+        _stop(self, number)
+    return result
+
+
+def _valid_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A validation can be long; several processes cannot agree within it."""
+    iterator = getattr(self, "stopping_iterator", None)
+    alone = self.data_parallel_world_size == 1
+    if _Stop.requested and alone and iterator is not None and not iterator.end_of_epoch():
+        _stop(self, _Stop.requested)
+    return original(self, *args, **kwargs)
+
+
+def _agreed(trainer: Any) -> int:
+    """The signal that any of the processes was sent; 0 if none was."""
+    if trainer.data_parallel_world_size == 1:
+        return _Stop.requested
+    number = torch.tensor([_Stop.requested], device=trainer.device)
+    distributed_utils.all_reduce(number, group=trainer.data_parallel_process_group, op="max")
+    return int(number.item())
+
+
+def _stop(trainer: Any, number: int) -> None:
+    """Save, say how to go on, and end this process.
+
+    Raises:
+        SystemExit: with the status of the signal.
+    """
+    config = trainer.cfg.checkpoint
+    checkpoint_utils.save_checkpoint(config, trainer, trainer.stopping_iterator, None)
+    if trainer.data_parallel_world_size > 1:  # the others would be ended with the first
+        torch.distributed.barrier(group=trainer.data_parallel_process_group)
+    if trainer.data_parallel_rank == 0:
+        name, updates = signal.Signals(number).name, trainer.get_num_updates()
+        last = Path(config.save_dir) / f"checkpoint_last{trainer.checkpoint_suffix}.pt"
+        if config.no_save or config.no_last_checkpoints or not last.exists():
+            print(f"{name}: stopped behind update {updates}, nothing saved.", file=sys.stderr)
+        else:
+            print(
+                f"{name}: stopped behind update {updates} and saved {last}. Go on with\n"
+                f"  {going_on(command(), config.restore_file)}",
+                file=sys.stderr,
+            )
+    raise SystemExit(128 + number)
+
+
+def command() -> list[str]:
+    """What the user gave: the command of this process, or of torchrun above it."""
+    words = sys.orig_argv
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        try:
+            above = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+            words = above.decode(errors="replace").rstrip("\0").split("\0")
+        except OSError:
+            pass  # not Linux
+    if len(words) > 1 and Path(words[0]).name.startswith("python") and words[1][:1] != "-":
+        words = words[1:]
+        if os.access(words[0], os.X_OK):
+            words = [Path(words[0]).name, *words[1:]]
+    return list(words)
+
+
+def going_on(words: Sequence[str], restore_file: str) -> str:
+    """The command line that goes on from ``checkpoint_last.pt`` in the training's folder."""
+    words = [word for word in words if word not in RESETS]
+    if restore_file != "checkpoint_last.pt":
+        words += ["--restore-file", "checkpoint_last.pt"]
+    return shlex.join(words)

@@ -1,1 +1,0 @@
-"""Pictures and sparsity of the matrices that a model has learned."""

@@ -1,0 +1,191 @@
+"""Damage to a model, by accident or on purpose, is noticed before anything is translated."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from safetensors.torch import load_file, save_file
+
+from conftest import Corpus
+from models import build, dictionary
+from resmlp_mt.engine import digests, model_folder
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model in each form."""
+    parent = tmp_path_factory.mktemp("exported")
+    words = Vocabulary(dictionary(20).symbols)
+    translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
+    folders = {}
+    for form in ("float32", "int8", "onnx"):
+        folders[form] = parent / form
+        if form == "onnx":
+            model_folder.save(translation, folders[form], write_weights=export_onnx)
+        else:
+            model_folder.save(translation, folders[form], form)
+    return folders
+
+
+@pytest.fixture
+def folder(exported: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported["float32"], tmp_path / "model"))
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("form", ["float32", "int8", "onnx"])
+def test_every_flipped_bit_is_noticed(exported: dict[str, Path], form: str, tmp_path: Path) -> None:
+    rng = random.Random(form)
+    model_folder.load(exported[form])
+    names = sorted(path.name for path in exported[form].iterdir() if path.name != digests.NAME)
+    for turn in range(3 * len(names) if form == "onnx" else 20 * len(names)):
+        damaged = tmp_path / f"damaged{turn}"
+        shutil.copytree(exported[form], damaged)
+        flip(damaged / names[turn % len(names)], rng)
+        with pytest.raises(UserError) as refused:
+            model_folder.load(damaged)
+        assert "damaged" in str(refused.value)  # the folder's name, if nothing else
+        shutil.rmtree(damaged)
+
+
+def test_what_fits_but_is_not_what_was_written_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for change in ({"decoder_attention_heads": 1}, {"activation_fn": "relu"}):
+        (folder / "config.json").write_text(json.dumps({**config, **change}, indent=2) + "\n")
+        with pytest.raises(UserError, match=r"config\.json is not the file that was exported"):
+            model_folder.load(folder)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    model_folder.load(folder)
+    tensors = load_file(folder / model_folder.WEIGHTS)
+    same = [name for name, value in tensors.items() if value.shape == (12, 8)]
+    tensors[same[0]], tensors[same[1]] = tensors[same[1]], tensors[same[0]]
+    save_file(tensors, folder / model_folder.WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was exported"):
+        model_folder.load(folder)
+
+
+def test_a_folder_without_digests_is_read_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / digests.NAME).unlink()
+    model_folder.load(folder)
+    assert "was written by an older version" in caplog.text
+
+
+HOSTILE: dict[str, Any] = {
+    "encoder_layers": 100_000,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 0,
+    "max_source_positions": 10**18,
+    "encoder_embed_dim": 10**18,
+    "encoder_ffn_embed_dim": -1,
+    "source_vocabulary": 0,
+    "padding_idx": -1,
+    "source_lang": "../../x",
+    "target_lang": "",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("form", ["float32", "onnx"])
+def test_sizes_are_compared_before_anything_is_built(
+    exported: dict[str, Path], form: str, name: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported[form], tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: HOSTILE[name]}))
+    with pytest.raises(UserError, match=r"model"):
+        model_folder.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "\udcff", "{}"])
+def test_other_contents_are_refused_in_a_sentence(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError):
+        model_folder.load(folder)
+
+
+def test_missing_and_surplus_tensors_are_named(folder: Path) -> None:
+    tensors = load_file(folder / model_folder.WEIGHTS)
+    name = "decoder.output_projection.bias"
+    for changed in (
+        {key: value for key, value in tensors.items() if key != name},
+        {**tensors, "encoder.extra": torch.ones(2)},
+    ):
+        save_file(changed, folder / model_folder.WEIGHTS)
+        with pytest.raises(UserError, match=r"does not fit config\.json"):
+            model_folder.load(folder)
+
+
+def test_checkpoints_carry_a_digest(trained: Path, corpus: Corpus, tmp_path: Path) -> None:
+    state = torch.load(trained / "checkpoint_best.pt")
+    assert state["digest"] == checkpoints.digest(state)
+    path = tmp_path / "x.pt"
+
+    def refused(match: str) -> None:
+        torch.save(state, path)
+        for read in (
+            lambda: load_trained(path, corpus.data),
+            lambda: checkpoint_utils.load_checkpoint_to_cpu(str(path)),
+        ):
+            with pytest.raises(UserError, match=match):
+                read()
+
+    name = next(name for name, value in state["model"].items() if value.dim() == 2)
+    state["model"][name][0, 0] += 1
+    refused("does not have the digest that was written with it")
+    state["model"][name][0, 0] = torch.load(trained / "checkpoint_best.pt")["model"][name][0, 0]
+    state["cfg"]["model"]["activation_fn"] = "relu"
+    refused("does not have the digest")
+    state["cfg"]["model"]["activation_fn"] = "gelu"
+    for key, value in (("encoder_layers", 100_000), ("max_source_positions", 10**9)):
+        before = state["cfg"]["model"][key]
+        state["cfg"]["model"][key] = value
+        state["digest"] = checkpoints.digest(state)
+        refused(f"do not fit its configuration: {key} is")
+        state["cfg"]["model"][key] = before
+
+
+def test_flipped_bits_of_checkpoints_are_noticed(
+    trained: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Those that remain are in the padding between the parts of the archive."""
+    rng = random.Random(1)
+    expected = torch.load(trained / "checkpoint_best.pt")
+    noticed = 0
+    for _ in range(40):
+        path = tmp_path / "x.pt"
+        shutil.copy(trained / "checkpoint_best.pt", path)
+        flip(path, rng)
+        try:
+            found = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        except UserError:
+            noticed += 1
+            continue
+        for name, value in expected["model"].items():
+            assert torch.equal(found["model"][name], value)
+    assert noticed >= 35
+
+
+def test_an_average_has_a_digest_of_its_own(trained: Path, corpus: Corpus, tmp_path: Path) -> None:
+    paths = checkpoints.latest_checkpoints(trained, 2, by="epoch")
+    checkpoints.save(checkpoints.average(paths), tmp_path / "average.pt")
+    load_trained(tmp_path / "average.pt", corpus.data)

@@ -1,0 +1,277 @@
+"""Several processes train as one; a training that is told to stop, or loses a process, says so."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq_cli import train as fairseq_train
+from omegaconf import OmegaConf
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from conftest import ROOT, Corpus
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import several_processes, stopping
+from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
+
+OPTIONS = """
+    --user-dir resmlp_mt --arch resmlp_mt_tiny --cpu --encoder-layers 1 --decoder-layers 1
+    --encoder-embed-dim 64 --decoder-embed-dim 64 --share-all-embeddings
+    --max-source-positions 40 --max-target-positions 40 --optimizer adam --lr 0.005
+    --lr-scheduler inverse_sqrt --warmup-updates 20 --criterion label_smoothed_cross_entropy
+    --dropout 0 --batch-size 25 --max-epoch 2 --seed 1 --num-workers 0 --log-format json
+    --log-interval 1 --no-epoch-checkpoints --disable-validation
+""".split()
+
+
+class Child:
+    """fairseq-train in a forked process, which starts at once because all is imported."""
+
+    def __init__(self, arguments: Sequence[object], log: Path, **environment: str) -> None:
+        self.log = log
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._train([str(argument) for argument in arguments], environment)
+
+    def _train(self, arguments: list[str], environment: dict[str, str]) -> None:
+        status = 1
+        try:
+            descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            os.environ.update(environment)
+            os.chdir(ROOT)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+            logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
+            sys.argv = ["fairseq-train", *arguments]
+            for number in stopping.SIGNALS:
+                signal.signal(number, signal.default_int_handler)
+            fairseq_train.cli_main()
+            status = 0
+        except SystemExit as end:
+            print("" if isinstance(end.code, int | None) else end.code, file=sys.stderr)
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def wait(self) -> tuple[int, str]:
+        """The exit status, negative for a signal, and what was printed."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return status, self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until something is printed."""
+        end = time.monotonic() + 120
+        while text not in (self.log.read_text() if self.log.exists() else ""):
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.01)
+
+
+def as_torchrun_starts_them(
+    arguments: Sequence[object], logs: Path, processes: int = 2
+) -> list[Child]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs.mkdir(parents=True, exist_ok=True)
+    return [
+        Child(
+            arguments, logs / f"{rank}.log", RANK=str(rank), LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The checkpoint of one process that takes two batches for an update."""
+    folder = tmp_path_factory.mktemp("one")
+    options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--update-freq", 2]
+    status, log = Child([*options, "--save-dir", folder], folder / "log").wait()
+    assert status == 0, log
+    state: dict[str, Any] = torch.load(folder / "checkpoint_last.pt")
+    return state
+
+
+def assert_same(folder: Path, expected: dict[str, Any]) -> None:
+    found = torch.load(folder / "checkpoint_last.pt")
+    updates = [state["optimizer_history"][-1]["num_updates"] for state in (found, expected)]
+    assert updates[0] == updates[1]
+    for name, value in expected["model"].items():
+        torch.testing.assert_close(found["model"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_processes_of_torchrun_train_what_one_trains_with_two_batches(
+    corpus: Corpus, tmp_path: Path, one: dict[str, Any]
+) -> None:
+    """No option names processes or backends; the job is stopped on the way and goes on."""
+    options = [corpus.data, *OPTIONS, "--save-dir", tmp_path]
+    children = as_torchrun_starts_them(options, tmp_path / "logs")
+    children[0].wait_for('"num_updates": "3"')
+    os.kill(children[1].pid, signal.SIGTERM)  # to one of them alone
+    for rank, child in enumerate(children):
+        status, log = child.wait()
+        assert status == 143, log
+        assert ("Go on with" in log) == (rank == 0)
+    first = torch.load(tmp_path / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
+    assert 3 <= first < one["optimizer_history"][-1]["num_updates"]
+    for child in as_torchrun_starts_them(options, tmp_path / "logs"):
+        status, log = child.wait()
+        assert status == 0, log
+    assert_same(tmp_path, one)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun_at_two_addresses(
+    corpus: Corpus, tmp_path: Path, one: dict[str, Any]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    programs = Path(sys.executable).parent
+    nodes = [
+        subprocess.Popen(
+            [
+                programs / "torchrun", "--nnodes", "2", "--node-rank", str(node),
+                "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port),
+                "--local-addr", f"127.0.0.{node + 1}", programs / "fairseq-train", corpus.data,
+                *OPTIONS, "--save-dir", tmp_path,
+            ],
+            cwd=ROOT,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    assert [node.wait(timeout=600) for node in nodes] == [0, 0]
+    assert_same(tmp_path, one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
+    corpus: Corpus, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Before the first epoch ends, with dropout, whose random numbers go on too."""
+    options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--dropout", 0.3, "--save-dir"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert Child([*options, whole], tmp_path / "whole.log").wait()[0] == 0
+    child = Child([*options, stopped], tmp_path / "log")
+    child.wait_for('"num_updates": "3"')
+    os.kill(child.pid, number)
+    status, log = child.wait()
+    assert status == 128 + number
+    assert f"{number.name}: stopped behind update" in log
+    assert f"and saved {stopped / 'checkpoint_last.pt'}. Go on with\n" in log
+    assert "Traceback" not in log
+    assert Child([*options, stopped], tmp_path / "log").wait()[0] == 0
+    found, expected = (torch.load(f / "checkpoint_last.pt") for f in (stopped, whole))
+    for name, value in expected["model"].items():
+        assert torch.equal(found["model"][name], value)
+
+
+def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_path: Path) -> None:
+    options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--save-dir", tmp_path / "x"]
+    child = Child(options, tmp_path / "log")
+    child.wait_for("fairseq_cli.train")
+    os.kill(child.pid, signal.SIGTERM)
+    status, log = child.wait()
+    if "the training had not begun" in log:
+        assert status == 143
+        assert not (tmp_path / "x" / "checkpoint_last.pt").exists()
+    else:
+        assert "stopped behind update" in log  # the first update was already done
+
+
+def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> None:
+    options = [corpus.data, *OPTIONS, "--max-epoch", 500, "--save-dir", tmp_path]
+    children = as_torchrun_starts_them(options, tmp_path / "logs")
+    children[0].wait_for('"num_updates": "3"')
+    began = time.monotonic()
+    os.kill(children[1].pid, signal.SIGKILL)
+    status, log = children[0].wait()
+    assert time.monotonic() - began < 60
+    assert status == 1
+    assert children[1].wait()[0] == -signal.SIGKILL
+    assert "the training ended because its process of rank 1 has ended" in log
+    assert "Traceback" not in log
+
+
+def context(*codes: int) -> Any:
+    processes = [SimpleNamespace(exitcode=code, join=lambda timeout: None) for code in codes]
+    return SimpleNamespace(processes=processes)
+
+
+def test_the_process_above_ends_as_its_processes_did() -> None:
+    stopped = ProcessExitedException("", 0, 1, exit_code=143)
+    with pytest.raises(SystemExit) as end:
+        several_processes._end_like(context(143, 143), stopped)
+    assert end.value.code == 143
+    lost = ProcessExitedException("", 0, 1, exit_code=1)
+    for codes, rank in (((1, -9), 1), ((-9, -15), 0), ((0, -11), 1)):
+        with pytest.raises(UserError, match=rf"process of rank {rank} was killed by SIG"):
+            several_processes._end_like(context(*codes), lost)
+
+
+@pytest.mark.parametrize(("cuda", "cpu"), [(True, False), (True, True), (False, False)])
+def test_the_backends_are_those_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, cpu: bool
+) -> None:
+    """GPUs keep nccl and the user's choices; the rest is the same code."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    environment = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
+    for name, value in {**environment, "MASTER_ADDR": "node", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    called = []
+    monkeypatch.setattr(stopping, "handle_signals", lambda **_: None)
+    config = OmegaConf.create(
+        {
+            "common": {"cpu": cpu},
+            "distributed_training": {
+                "distributed_world_size": 1, "distributed_init_method": None,
+                "distributed_rank": 0, "device_id": 0, "distributed_no_spawn": False,
+                "distributed_backend": "nccl", "ddp_backend": "pytorch_ddp",
+            },
+        }
+    )  # fmt: skip
+    several_processes._call_main(lambda cfg, main: called.append(cfg), config, fairseq_train.main)
+    found = called[0].distributed_training
+    assert (found.distributed_world_size, found.distributed_rank, found.device_id) == (8, 5, 1)
+    assert found.distributed_init_method == "env://"
+    assert found.distributed_no_spawn
+    gpu = cuda and not cpu
+    assert found.distributed_backend == ("nccl" if gpu else "gloo")
+    assert found.ddp_backend == ("pytorch_ddp" if gpu else "legacy_ddp")
+
+
+def test_the_command_that_goes_on() -> None:
+    words = ["fairseq-train", "data (1)", "--reset-optimizer", "--lr", "0.1"]
+    assert stopping.going_on(words, "checkpoint_last.pt") == "fairseq-train 'data (1)' --lr 0.1"
+    assert stopping.going_on(words, "old.pt").endswith(" --restore-file checkpoint_last.pt")
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    yield child
+    os.waitpid(child, 0)
+
+
+def test_a_process_that_has_ended_is_seen_before_it_is_waited_for(zombie: int) -> None:
+    assert several_processes._ended(zombie)
+    assert several_processes._ended(2**22)
+    assert not several_processes._ended(os.getpid())
