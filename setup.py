@@ -48,8 +48,12 @@ setup(
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["resmlp_mt", "resmlp_mt.*"]),
-    package_data={"resmlp_mt": ["py.typed", "serving/page/*"]},
+    packages=[*find_packages(include=["resmlp_mt", "resmlp_mt.*"]), "resmlp_mt.configs"],
+    package_dir={"resmlp_mt.configs": "configs"},  # recipes by name, from a wheel too
+    package_data={
+        "resmlp_mt": ["py.typed", "serving/page/*"],
+        "resmlp_mt.configs": ["*/*.yaml"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "fairseq-fixed==0.12.3.1",

@@ -261,7 +261,7 @@ class Encoder:
 
     def _word_by_word(self, text: str) -> Ids:
         words = text.replace("\n", " \n ").split(" ")
-        new = set(words) - self.known.keys()
+        new = set(words).difference(self.known)
         if len(self.known) + len(new) > KNOWN_WORDS:
             self.known.clear()
             new = set(words)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import sys
 import unicodedata
 from collections import defaultdict
@@ -36,15 +37,12 @@ def rules() -> Rules:
     for sequence in itertools.chain(_compositions(), _syllables()):
         _add(found, sequence)
     # sentencepiece's map cannot hold U+0000.
-    for character in map(chr, range(1, sys.maxunicode + 1)):
-        if unicodedata.category(character) == "Cs":
-            continue
-        if INVISIBLE.match(character):
-            found[character] = ""
-        elif character.isspace() and character != " ":
-            found[character] = " "
-        else:
+    every = "".join(map(chr, (*range(1, 0xD800), *range(0xE000, sys.maxunicode + 1))))
+    for decomposable in _decomposable().values():
+        for character in decomposable:
             _add(found, character)
+    found |= dict.fromkeys(re.findall(r"[^\S ]", every), " ")
+    found |= dict.fromkeys(INVISIBLE.findall(every), "")
     found |= RESERVED
     # Short ones first: a longer one is needed only where the shorter ones give something else.
     for sequence in sorted(_marked(), key=len):
@@ -91,9 +89,8 @@ def _decomposable() -> dict[str, list[str]]:
     """All characters with the same canonical decomposition, by that decomposition."""
     found: dict[str, list[str]] = defaultdict(list)
     for character in map(chr, range(sys.maxunicode + 1)):
-        if unicodedata.decomposition(character) and not unicodedata.decomposition(
-            character
-        ).startswith("<"):
+        decomposition = unicodedata.decomposition(character)
+        if decomposition and not decomposition.startswith("<"):
             found[unicodedata.normalize("NFD", character)].append(character)
     return found
 

@@ -1,3 +1,29 @@
-"""ResMLP for machine translation (a fairseq plugin) and for images."""
+"""ResMLP for machine translation (a fairseq plugin) and for images.
+
+from resmlp_mt import Translator
+
+translator = Translator.load("MODEL")
+print(translator.translate(["A dog runs."])[0][0].text)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resmlp_mt.engine.beam_search import SearchOptions as SearchOptions
+    from resmlp_mt.engine.translator import Translator as Translator
 
 __version__ = "0.1.0"
+__all__ = ["SearchOptions", "Translator"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch when it is asked for, not before."""
+    if name == "Translator":
+        from resmlp_mt.engine.translator import Translator
+
+        return Translator
+    if name == "SearchOptions":
+        from resmlp_mt.engine.beam_search import SearchOptions
+
+        return SearchOptions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -87,8 +87,14 @@ def _tensors(value: Any, path: Path, depth: int = 0) -> Iterator[Tensor]:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Refuse compressed archives, which PyTorch never writes: a small one can fill the memory."""
+    """Refuse compressed archives, which can fill the memory, and wrong checksums.
+
+    PyTorch writes no compressed ones, and does not look at the checksums it writes.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > size:
                 raise UserError(f"{path} is a compressed archive: expected a file of torch.save.")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")

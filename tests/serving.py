@@ -10,7 +10,7 @@ import uvicorn
 
 from resmlp_mt.serve import bind
 from resmlp_mt.serving.app import Limits, create_app
-from resmlp_mt.serving.workers import Answer, Languages, Translated
+from resmlp_mt.serving.workers import Answer, Languages, Mixing, Translated, Work
 
 EN_DE, FR_DE = Languages("en", "de"), Languages("fr", "de")
 LONGEST = 20  # words
@@ -35,19 +35,36 @@ class Reversing:
         self.gate.set()
         self.hypotheses = hypotheses
 
-    async def translate(self, languages: Languages, lines: list[str]) -> list[Answer]:
-        self.batches.append((languages, lines))
+    async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
+        self.batches.append((work.languages, lines))
         while not self.gate.is_set():
             await asyncio.sleep(0.001)
         await asyncio.sleep(0)
         if any("poison" in line for line in lines):
             raise RuntimeError("poison")
-        return [self.answer(line) for line in lines]
+        return [self.answer(line, work.explained) for line in lines]
 
-    def answer(self, line: str) -> Answer:
-        tokens = len(line.split())
-        found = [Translated(translated(line) + "!" * n, -0.1 - n) for n in range(self.hypotheses)]
-        return Answer(tokens, LONGEST, [] if tokens > LONGEST or "silence" in line else found)
+    def answer(self, line: str, explained: bool) -> Answer:
+        """The n-th word of the source becomes the n-th last one, and attends to it alone."""
+        pieces = ["\u2581" + word for word in line.split()]
+        tokens = len(pieces)
+        turned = [[float(s + t + 1 == tokens) for s in range(tokens)] for t in range(tokens)]
+        found = []
+        for n in range(self.hypotheses):
+            text = translated(line) + "!" * n
+            more = (["\u2581" + word for word in text.split()], turned) if explained else ([], [])
+            found.append(Translated(text, -0.1 - n, *more))
+        if tokens > LONGEST or "silence" in line:
+            found = []
+        return Answer(tokens, LONGEST, found, pieces if explained else [])
+
+    async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing:
+        """Each position from the next one, and a little from the one before."""
+        if layer > 1 or length > LONGEST:
+            raise LookupError(f"the model has 2 layers and {LONGEST} positions")
+        weights = {1: 0.5 + layer, -1: -0.25}
+        rows = [[weights.get(j - i, 0.0) for j in range(length)] for i in range(length)]
+        return Mixing(2, rows)
 
 
 @contextmanager

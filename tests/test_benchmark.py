@@ -226,7 +226,7 @@ def test_ctranslate2_computes_fairseqs_transformer(tmp_path: Path) -> None:
     """The peer is the model that it is said to be: log-probabilities of forced targets agree."""
     ctranslate2 = pytest.importorskip("ctranslate2")
     words = dictionary(QUICK.vocabulary)
-    generation_rows._save_for_ctranslate2(QUICK, words, tmp_path, seed=1)
+    generation_rows.save_for_ctranslate2(QUICK, words, tmp_path, seed=1)
     source = torch.tensor([[10, 11, 12, 13, words.eos()]])
     target = torch.tensor([[20, 21, 22, words.eos()]])
     model = build("transformer", QUICK, seed=1).eval()

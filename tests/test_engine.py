@@ -4,6 +4,8 @@ import logging
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.translator import Translator
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.trained import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
@@ -110,3 +113,86 @@ def test_a_line_that_is_too_long_is_answered_with_a_message(
 def test_words_outside_the_vocabulary_are_unknown(loaded: TranslationModel) -> None:
     (found,) = Translator(loaded, SearchOptions()).translate(["one \u4e2d two"])
     assert found[0].text
+
+
+def test_attention_and_scores_of_given_translations(
+    corpus: Corpus, loaded: TranslationModel
+) -> None:
+    lines = corpus.sentences("test", "en")
+    translator = Translator(loaded, SearchOptions(beam=3), batch_size=4)
+    plain = translator.translate(lines)
+    found = translator.translate(lines, return_attention=True, num_hypotheses=2)
+    for line, ours, theirs in zip(lines, found, plain, strict=True):
+        assert [t.text for t in ours] == [t.text for t in theirs[:2]]
+        for translation in ours:
+            assert translation.attention is not None
+            size = len(translation.positional_scores), len(translator.encode(line))
+            assert translation.attention.shape == size
+    best = [translations[0] for translations in plain]
+    scored = translator.score_batch(lines, [t.text for t in best])
+    for given, translation in zip(scored, best, strict=True):
+        if given.tokens == [*translation.pieces.split(), "</s>"]:  # as sentencepiece divides it
+            assert given.log_probs == pytest.approx(translation.positional_scores, abs=1e-4)
+    assert any(g.tokens[:-1] == t.pieces.split() for g, t in zip(scored, best, strict=True))
+
+
+def test_scores_of_references_are_those_of_fairseq_generate(
+    corpus: Corpus, trained: Path, loaded: TranslationModel
+) -> None:
+    output = fairseq(
+        "generate", corpus.data, "--user-dir", "resmlp_mt", "--cpu", "--score-reference",
+        "--path", trained / "checkpoint_best.pt", "--gen-subset", "test",
+    ).stdout  # fmt: skip
+    expected = dict(re.findall(r"^P-(\d+)\t(.*)$", output, re.MULTILINE))
+    lines = corpus.sentences("test", "en")
+    found = Translator(loaded, SearchOptions()).score_batch(lines, corpus.sentences("test", "de"))
+    for number, given in enumerate(found):
+        base_2 = [score / math.log(2) for score in given.log_probs]
+        assert base_2 == pytest.approx([float(s) for s in expected[str(number)].split()], abs=2e-4)
+
+
+def test_threads_share_a_translator(corpus: Corpus, loaded: TranslationModel) -> None:
+    lines = corpus.sentences("train", "en")[:60]
+    translator = Translator(loaded, SearchOptions(beam=2))
+    parts = [lines[start::6] for start in range(6)]
+    with ThreadPoolExecutor(6) as executor:
+        found = list(executor.map(translator.translate, parts))
+    for part, translations in zip(parts, found, strict=True):
+        alone = translator.translate(part)
+        assert [[t.text for t in line] for line in translations] == [
+            [t.text for t in line] for line in alone
+        ]
+
+
+def test_lines_are_read_only_as_far_as_they_are_translated(
+    corpus: Corpus, loaded: TranslationModel
+) -> None:
+    lines = corpus.sentences("test", "en")
+    read = []
+
+    def reading() -> Iterator[str]:
+        for line in lines:
+            read.append(line)
+            yield line
+
+    translator = Translator(loaded, SearchOptions(beam=2))
+    stream = translator.translate_iterable(reading(), buffer_size=3)
+    first = next(stream)
+    assert len(read) == 3
+    assert [t.text for t in first] == [t.text for t in translator.translate(lines[:1])[0]]
+    assert len([first, *stream]) == len(lines)
+
+
+def test_wrong_use_is_refused(loaded: TranslationModel) -> None:
+    translator = Translator(loaded, SearchOptions(beam=2))
+    for call in (translator.translate, translator.translate_iterable):
+        with pytest.raises(TypeError, match="got a str"):
+            list(call("a line"))
+    with pytest.raises(TypeError, match="got a str"):
+        translator.score_batch("a line", ["eine"])
+    with pytest.raises(UserError, match="1 lines have 2 translations"):
+        translator.score_batch(["a"], ["b", "c"])
+    with pytest.raises(UserError, match="has 81 tokens, but at most 40 are allowed"):
+        translator.score_batch(["one"], ["acht " * 80])
+    with pytest.raises(UserError, match="num_hypotheses must be between 1 and the beam, 2"):
+        translator.translate(["a"], num_hypotheses=3)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from axe_selenium_python import Axe
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -87,12 +88,53 @@ def test_an_answer_that_comes_late_does_not_replace_a_newer_one(
 
 def test_sentences_have_scores_and_alternatives(page: webdriver.Chrome) -> None:
     type_and_wait(page, "One two. Three!", "TWO. oNE tHREE!")
-    assert texts(page, ".original") == ["One two.", "Three!"]
-    assert texts(page, ".translation") == ["TWO. oNE", "tHREE!"]
+    assert texts(page, ".original .word") == ["One", "two.", "Three!"]
+    assert texts(page, ".translation .word") == ["TWO.", "oNE", "tHREE!"]
     assert texts(page, "#sentences > li > .score") == ["Score -0.10", "Score -0.10"]
     assert texts(page, "#sentences > li:first-child .alternatives li") == [
         *("TWO. oNE! -1.10", "TWO. oNE!! -2.10", "TWO. oNE!!! -3.10"),
     ]
+
+
+def styles(page: webdriver.Chrome, selector: str, name: str) -> list[float]:
+    """A custom property of elements, 0 where it is not set."""
+    script = (
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".map(found => Number(found.style.getPropertyValue(arguments[1])))"
+    )
+    return page.execute_script(script, selector, name)
+
+
+def test_a_word_shows_its_attention_and_its_row_of_the_mixing_matrix(
+    page: webdriver.Chrome,
+) -> None:
+    type_and_wait(page, "One two three.", "THREE. TWO oNE")
+    words = page.find_elements(By.CSS_SELECTOR, ".original .word")
+    ActionChains(page).move_to_element(words[1]).perform()
+    assert styles(page, ".translation .word", "--weight") == [0, 1, 0]
+    wait_for(lambda: styles(page, ".bar", "--mixing") == [0.5, 0, 1])  # -0.25 and 0.5
+    signs = [found.get_attribute("class") for found in page.find_elements(By.CLASS_NAME, "bar")]
+    assert signs == ["bar minus", "bar", "bar"]
+    ActionChains(page).move_to_element(element(page, "status")).perform()
+    Select(element(page, "layer")).select_by_visible_text("2")
+    ActionChains(page).move_to_element(words[1]).perform()
+    wait_for(lambda: styles(page, ".bar", "--mixing") == [0.25 / 1.5, 0, 1])
+    ActionChains(page).move_to_element(element(page, "status")).perform()
+    assert styles(page, ".translation .word", "--weight") == [0, 0, 0]
+    translated = page.find_elements(By.CSS_SELECTOR, ".translation .word")
+    ActionChains(page).move_to_element(translated[0]).perform()
+    assert styles(page, ".original .word", "--weight") == [0, 0, 1]
+
+
+def test_words_are_read_to_those_who_use_the_keyboard(page: webdriver.Chrome) -> None:
+    type_and_wait(page, "One two three.", "THREE. TWO oNE")
+    page.find_element(By.CSS_SELECTOR, ".original .word").send_keys(Keys.ARROW_RIGHT)
+    assert page.switch_to.active_element.text == "two"
+    assert element(page, "reading").get_attribute("textContent") == (
+        "two: TWO 100 %, THREE. 0 %, oNE 0 %"
+    )
+    page.switch_to.active_element.send_keys(Keys.TAB)
+    assert page.switch_to.active_element.text == "THREE."
 
 
 def test_errors_of_the_server_are_shown(page: webdriver.Chrome) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
 from resmlp_mt.serving.sentences import segments
-from resmlp_mt.serving.workers import Languages, WorkerDiedError
+from resmlp_mt.serving.workers import Answer, Languages, Work, WorkerDiedError
 from serving import EN_DE, FR_DE, Reversing, translated
 
 LANGUAGES = st.sampled_from(["en", "de", "zh", "th", "ar", "xx"])
@@ -66,7 +67,7 @@ def test_no_answer_is_lost_or_given_to_another(
     ) -> list[str]:
         for _ in range(random.Random(seed + number).randrange(4)):
             await asyncio.sleep(0)
-        answers = await queue.translate(languages, [f"{line} {number}" for line in lines])
+        answers = await queue.translate(Work(languages), [f"{line} {number}" for line in lines])
         return [answer.translations[0].text for answer in answers]
 
     async def run() -> list[object]:
@@ -107,11 +108,11 @@ def test_batches_are_of_what_waits_oldest_first() -> None:
         queue = scheduler([worker])
         queue.start()
         worker.gate.clear()
-        requests = [asyncio.create_task(queue.translate(EN_DE, ["first"]))]
+        requests = [asyncio.create_task(queue.translate(Work(EN_DE), ["first"]))]
         while not worker.batches:
             await asyncio.sleep(0)
         requests += [
-            asyncio.create_task(queue.translate(languages, [line]))
+            asyncio.create_task(queue.translate(Work(languages), [line]))
             for languages, line in [
                 *((FR_DE, "a"), (EN_DE, "b"), (FR_DE, "c"), (EN_DE, "d")),
                 *((EN_DE, "e"), (EN_DE, "f"), (EN_DE, "g")),
@@ -139,18 +140,18 @@ def test_a_full_queue_refuses_and_places_of_those_who_leave_are_free() -> None:
         queue = scheduler([worker], queue_size=3)
         queue.start()
         worker.gate.clear()
-        in_work = asyncio.create_task(queue.translate(EN_DE, ["in work"]))
+        in_work = asyncio.create_task(queue.translate(Work(EN_DE), ["in work"]))
         while not worker.batches:
             await asyncio.sleep(0)
-        waits = asyncio.create_task(queue.translate(EN_DE, ["a", "b"]))
+        waits = asyncio.create_task(queue.translate(Work(EN_DE), ["a", "b"]))
         while queue.waiting() < 2:
             await asyncio.sleep(0)
         with pytest.raises(RefusedError, match="queue is full"):
-            await queue.translate(EN_DE, ["c", "d"])
+            await queue.translate(Work(EN_DE), ["c", "d"])
         waits.cancel()
         await asyncio.gather(waits, return_exceptions=True)
         assert queue.waiting() == 0
-        stays = asyncio.create_task(queue.translate(EN_DE, ["c", "d", "e"]))
+        stays = asyncio.create_task(queue.translate(Work(EN_DE), ["c", "d", "e"]))
         while queue.waiting() < 3:
             await asyncio.sleep(0)
         worker.gate.set()
@@ -169,9 +170,9 @@ def test_an_answer_that_takes_too_long_is_refused() -> None:
         queue.start()
         worker.gate.clear()
         with pytest.raises(RefusedError, match=r"no answer within 0\.01 seconds"):
-            await queue.translate(EN_DE, ["a"])
+            await queue.translate(Work(EN_DE), ["a"])
         worker.gate.set()
-        answer = (await queue.translate(EN_DE, ["b"]))[0]  # the worker goes on
+        answer = (await queue.translate(Work(EN_DE), ["b"]))[0]  # the worker goes on
         assert answer.translations[0].text == "B"
         await queue.stop()
 
@@ -180,22 +181,33 @@ def test_an_answer_that_takes_too_long_is_refused() -> None:
 
 def test_a_worker_that_dies_is_tried_again_once() -> None:
     class Dying(Reversing):
-        async def translate(self, languages: Languages, lines: list[str]) -> list:
+        async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
             if "dies" in lines or len(self.batches) == 0:
-                self.batches.append((languages, lines))
+                self.batches.append((work.languages, lines))
                 raise WorkerDiedError
-            return await super().translate(languages, lines)
+            return await super().translate(work, lines)
 
     worker = Dying()
 
     async def run() -> None:
         queue = scheduler([worker])
         queue.start()
-        answers = await queue.translate(EN_DE, ["a", "b"])
+        answers = await queue.translate(Work(EN_DE), ["a", "b"])
         assert [answer.translations[0].text for answer in answers] == ["A", "B"]
         with pytest.raises(FailedError, match="failed twice: a worker died"):
-            await queue.translate(EN_DE, ["dies"])
+            await queue.translate(Work(EN_DE), ["dies"])
         await queue.stop()
 
     asyncio.run(run())
     assert [len(lines) for _, lines in worker.batches] == [2, 1, 1, 1, 1]
+
+
+def test_words_and_attention_between_them() -> None:
+    pieces = ["\u2581the", "\u2581cat", "s", "\u2581", "."]
+    source = words(pieces)
+    assert source == [Word("the", 0, 1), Word("cats", 1, 3), Word(".", 3, 5)]
+    target = words(["\u2581Kat", "zen"])
+    attention = [[0.1, 0.4, 0.3, 0.1, 0.05], [0.0, 0.2, 0.8, 0.0, 0.0]]
+    assert between_words(attention, target, source) == [[0.05, 0.85, 0.075]]
+    assert [word.text for word in words(["a", "b"])] == ["a", "b"]
+    assert words([]) == []

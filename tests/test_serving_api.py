@@ -296,7 +296,27 @@ def test_explain_tells_sentences_and_scores(server: str) -> None:
     ]
     assert found["segments"][1]["translations"][1]["score"] == -1.1
     assert found["segments"][3]["translations"] == []
+    assert found["segments"][1]["words"] == [
+        {"text": "One", "begin": 0, "end": 1},
+        {"text": "two.", "begin": 1, "end": 2},
+    ]
+    assert found["segments"][1]["translations"][0]["words"] == ["TWO.", "oNE"]
+    assert found["segments"][1]["translations"][0]["attention"] == [[0.0, 1.0], [1.0, 0.0]]
     assert "q must be one text" in post(server, 400, path="/explain", q=["a"])["error"]
+
+
+def test_rows_of_the_mixing_matrix(server: str) -> None:
+    pair = {"source": "en", "target": "de"}
+    answer = requests.get(f"{server}/mixing", {**pair, "layer": 1, "length": 2}, timeout=60)
+    assert answer.json() == {"layers": 2, "matrix": [[0.0, 1.5], [-0.25, 0.0]]}
+    answer = requests.get(f"{server}/mixing", {**pair, "layer": 2}, timeout=60)
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {"error": "the model has 2 layers and 20 positions"},
+    )
+    answer = requests.get(f"{server}/mixing", {**pair, "layer": "x"}, timeout=60)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("Invalid request: layer: ")
 
 
 def test_the_page_and_the_description_need_nothing_from_elsewhere(server: str) -> None:

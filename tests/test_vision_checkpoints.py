@@ -1,7 +1,11 @@
 """Checkpoints of the image models: complete or absent, and read without running code."""
 
+import copy
 import pickle
+import random
 import resource
+import socket
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +16,9 @@ import torch
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, factory
+from resmlp_mt.vision.classifier import load_classifier
+from resmlp_mt.vision.evaluation_options import ModelChoice
+from vision_checkpoints import checkpoint
 
 MODEL_ARGS = {"name": "resmlp_tiny", "num_classes": 3, "img_size": (8, 16), "patch_size": 8}
 
@@ -119,3 +126,139 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     checkpoints.save({**state(), "model_args": {**MODEL_ARGS, "num_classes": 4}}, tmp_path / "m")
     with pytest.raises(UserError, match="does not fit its own model_args"):
         factory.load_model(tmp_path / "m")
+
+
+def crafted(path: Path, **changes: Any) -> Path:
+    """A checkpoint with a right digest and these model_args."""
+    saved = state()
+    checkpoints.save({**saved, "model_args": {**MODEL_ARGS, **changes}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrained": True}, "pretrained = True, which is not allowed"),
+        ({"pretrained_cfg": {"url": "http://localhost:9/w.pth"}}, "pretrained_cfg"),
+        ({"pretrained_cfg_overlay": {"file": "/etc/passwd"}}, "pretrained_cfg_overlay"),
+        ({"checkpoint_path": "w.pth"}, "checkpoint_path"),
+        ({"cache_dir": "x"}, "cache_dir"),
+        ({"name": "timm:hf-hub:someone/model"}, "name = 'timm:hf-hub:someone/model', which"),
+        ({"name": "timm:local-dir:folder"}, "name = "),
+        ({"name": "../resmlp_tiny"}, "name = "),
+        ({"norm": "file:///etc/passwd"}, "norm = "),
+        ({"img_size": 10**18}, r"img_size = 1000000000000000000, which is not allowed"),
+        ({"img_size": (8, 10**18)}, "img_size = 1000000000000000000"),
+        ({"patch_size": 0}, "its model_args make no model"),
+        ({"num_classes": 10**18}, "num_classes = 1000000000000000000"),
+        ({"num_classes": -5}, "num_classes = -5"),
+        ({"num_classes": None}, "do not name a model and its number of classes"),
+        ({"name": 7}, "do not name a model"),
+        ({"img_size": "8"}, "its model_args make no model"),
+        ({"depth": 3}, "its model_args make no model: .*it has no argument depth"),
+        ({"name": "timm:vit_tiny_patch16_224", "depth": 100_000}, "depth = 100000, which"),
+        ({"name": "timm:vit_tiny_patch16_224", "num_heads": 0}, "its model_args make no model"),
+        ({"layer_scale_init": [[[[10**18]]]]}, "layer_scale_init = 1000000000000000000"),
+        ({"mixing": "none"}, r"does not fit its own model_args: blocks\.0\.mixing_post\.alpha is"),
+    ],
+)
+def test_nothing_is_opened_or_built_because_a_file_says_so(
+    tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("a connection was made")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    path = crafted(tmp_path / "best.pth", **changes)
+    with pytest.raises(UserError, match=message) as error:
+        factory.load_model(path)
+    assert "best.pth" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_checkpoint_is_noticed(tmp_path: Path) -> None:
+    """Every tensor, every value and their order count; the file's checksums are right."""
+    path = tmp_path / "best.pth"
+    checkpoints.save({**state(), "config": {"lr": 0.1, "data": ["digits"]}}, path)
+    content = torch.load(path)
+    checkpoints.load(path)
+
+    def first(changed: dict[str, Any]) -> None:
+        changed["model"]["norm.alpha"].view(torch.int32)[3] ^= 1  # a bit
+
+    def second(changed: dict[str, Any]) -> None:
+        model = changed["model"]
+        model["norm.alpha"], model["norm.beta"] = model["norm.beta"], model["norm.alpha"]
+
+    def third(changed: dict[str, Any]) -> None:
+        changed["classes"].reverse()
+
+    def fourth(changed: dict[str, Any]) -> None:
+        changed["config"]["lr"] = 0.2
+
+    def fifth(changed: dict[str, Any]) -> None:
+        del changed["config"]["data"]
+
+    for change in (first, second, third, fourth, fifth):
+        changed = copy.deepcopy(content)
+        change(changed)
+        torch.save(changed, path)
+        with pytest.raises(UserError, match=r"best\.pth is damaged: its contents differ"):
+            checkpoints.load(path)
+
+
+def test_flipped_bits_are_noticed_without_a_digest_too(tmp_path: Path) -> None:
+    """Files of version 0.1.0 have no digest, but checksums of their parts."""
+    path = tmp_path / "best.pth"
+    torch.save(state(), path)
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(20):
+        damaged = bytearray(content)
+        damaged[generator.randrange(2000, len(content) - 10_000)] ^= 1 << generator.randrange(8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(UserError, match=r"best\.pth"):
+            checkpoints.load(path)
+
+
+def test_checkpoints_of_the_first_version_are_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(state(), tmp_path / "best.pth")
+    model, _ = factory.load_model(tmp_path / "best.pth")
+    assert torch.equal(model.state_dict()["head.weight"], state()["model"]["head.weight"])
+    assert "best.pth has no digest (version 0.1.0)" in caplog.text
+
+
+def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    saved = state()
+    saved["model"]["head.weight"] = torch.zeros(1).expand(10**6, 10**5)
+    torch.save(saved, tmp_path / "large.pth")
+    with pytest.raises(UserError, match=r"large\.pth has .* bytes, but its tensors claim 100,000,"):
+        checkpoints.load(tmp_path / "large.pth")
+    with zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(UserError, match=r"small\.pth is a compressed archive"):
+        checkpoints.load(tmp_path / "small.pth")
+    nested: list[Any] = []
+    for _ in range(200):
+        nested = [nested]
+    torch.save({**state(), "config": {"x": nested}}, tmp_path / "deep.pth")
+    with pytest.raises(UserError, match=r"deep\.pth nests its values more than 50 deep"):
+        checkpoints.load(tmp_path / "deep.pth")
+    saved = {**state(), "classes": "abc"}
+    torch.save(saved, tmp_path / "kinds.pth")
+    with pytest.raises(UserError, match=r"kinds\.pth is not a checkpoint .*: classes is a str"):
+        checkpoints.load(tmp_path / "kinds.pth")
+
+
+def test_an_image_size_in_a_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    for number, changes in enumerate(
+        ({"input_size": (3, 10**9, 8)}, {"crop_pct": 1e-9}, {"interpolation": "x"}, {"mean": 0})
+    ):
+        path = checkpoint(tmp_path / f"{number}.pth")
+        saved = checkpoints.load(path)
+        checkpoints.save({**saved, "data_config": {**saved["data_config"], **changes}}, path)
+        choice = ModelChoice(checkpoint=path)
+        with pytest.raises(UserError, match=rf"{number}\.pth: its data_config .* is not usable"):
+            load_classifier(choice, torch.device("cpu"))

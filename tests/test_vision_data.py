@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import data, image_dataset, loader, transforms
+from resmlp_mt.vision import archives, data, image_dataset, loader, transforms
 from resmlp_mt.vision.images import BadImage
 from resmlp_mt.vision.libraries import timm, torchvision
 
@@ -457,3 +457,70 @@ def test_an_archive_inside_memory_is_a_plain_file(tmp_path: Path) -> None:
     assert [image.size for image, _ in dataset] == [(5, 3), (4, 4)]
     with pytest.raises(UserError, match="holds no images val/CLASS/IMAGE"):
         data.create_dataset(["cifar10-tar", str(archive)], "val")
+
+
+def plant(split: Path) -> None:
+    """What tools and systems leave in people's folders."""
+    picture = random_image(99)
+    for place in (
+        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "a/.ipynb_checkpoints",
+        "a/__MACOSX", "a/@eaDir/0.png",
+    ):  # fmt: skip
+        (split / place).mkdir(parents=True)
+        picture.save(split / place / "x-checkpoint.png")
+    picture.save(split / "a/._0.png")
+    for name in ("Thumbs.db", ".DS_Store", "a/Thumbs.db", "a/desktop.ini", "README.txt"):
+        (split / name).write_bytes(b"no image")
+
+
+def test_what_systems_put_into_folders_does_not_count(folder: Path, tmp_path: Path) -> None:
+    before = [data.create_dataset([str(folder)], split) for split in ("train", "val")]
+    expected = [(dataset.classes, pixels(dataset)) for dataset in before]
+    (folder / "val/a").mkdir(exist_ok=True)
+    for split in ("train", "val"):
+        plant(folder / split)
+    after = [data.create_dataset([str(folder)], split) for split in ("train", "val")]
+    assert [(dataset.classes, pixels(dataset)) for dataset in after] == expected
+    pack(folder, tmp_path / "images.tar.gz")
+    for split, (classes, found) in zip(("train", "val"), expected, strict=True):
+        archive = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], split)
+        assert archive.classes == classes
+        assert sorted(pixels(archive)) == sorted(found)
+
+
+@pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("val", "valid"),
+                                             ("train", "training")])  # fmt: skip
+def test_splits_go_by_their_usual_names(folder: Path, split: str, name: str) -> None:
+    expected = pixels(data.create_dataset([str(folder)], split))
+    (folder / split).rename(folder / name)
+    assert pixels(data.create_dataset([str(folder)], split)) == expected
+
+
+def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
+    """WebDataset does not look at their case."""
+    for name, keys in (("small", ("png", "cls")), ("large", ("PNG", "CLS"))):
+        (tmp_path / name).mkdir()
+        with tarfile.open(tmp_path / name / "train-0.tar", "w") as tar:
+            for index in range(3):
+                buffer = io.BytesIO()
+                random_image(index).save(buffer, "PNG")
+                contents = (buffer.getvalue(), str(index).encode())
+                for key, content in zip(keys, contents, strict=True):
+                    for member in (f"{index}.{key}", f"._{index}.{key}"):
+                        info = tarfile.TarInfo(member)
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+    small, large = (
+        data.create_dataset(["wds", str(tmp_path / name)], "train") for name in ("small", "large")
+    )
+    assert pixels(small) == pixels(large)
+    assert len(large) == 3
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(folder, tmp_path / "images.tar.gz")
+    monkeypatch.setattr(archives, "MAX_MEMORY", 5 * 8 * 8 * 3)
+    with pytest.raises(UserError, match=r"images take more than .* unpack it and give the"):
+        data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], "train")

@@ -3,6 +3,8 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from conftest import ROOT
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision import images
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, SkipCounter, collate, open_image
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8).reshape(4, 4)
@@ -218,9 +222,9 @@ def test_bad_images_leave_a_loader_beside_the_batch(workers: int) -> None:
     loader = DataLoader(Numbers(), batch_size=3, collate_fn=collate, num_workers=workers)
     counter = SkipCounter("skip")
     found = []
-    for images, targets, bad in loader:
+    for batch, targets, bad in loader:
         counter.update(bad)
-        assert images.shape == (len(targets), 3, 2, 2)
+        assert batch.shape == (len(targets), 3, 2, 2)
         assert images[:, 0, 0, 0].tolist() == targets.tolist()
         found += targets.tolist()
     assert found == [0, 2, 4]
@@ -251,3 +255,56 @@ def test_raising_names_the_file_and_the_way_out() -> None:
 def test_bad_images_survive_pickling() -> None:
     copy = pickle.loads(pickle.dumps(BadImage("a.png", "odd")))
     assert (copy.name, copy.reason, str(copy)) == ("a.png", "odd", "a.png: odd")
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A WebP takes eight bytes a pixel as soon as it is opened; transparency made three copies."""
+    side, color = 6700, (200, 100, 50)
+    for name, mode, options in (
+        ("lossy.webp", "RGB", {"method": 0}),
+        ("lossless.webp", "RGB", {"method": 0, "lossless": True}),
+        ("alpha.webp", "RGBA", {"method": 0}),
+        ("alpha.png", "RGBA", {"compress_level": 1}),
+    ):
+        image = Image.new(mode, (side, side), (*color, 128)[: len(mode)])
+        image.save(tmp_path / name, **options)
+        assert (tmp_path / name).stat().st_size < 2**20
+    code = (
+        "import resource, sys; from resmlp_mt.vision.images import BadImage, open_image\n"
+        "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = size()\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(open_image(name).size)\n"
+        "    except BadImage as bad: print(bad)\n"
+        "    print(size() - before)"
+    )
+    files = ["lossy.webp", "lossless.webp", "alpha.webp", "alpha.png"]
+    words = [sys.executable, "-c", code, *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    said, grown = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    for line in said[:3]:
+        assert "webp: the image has more than 44,739,242 pixels" in line
+    assert int(grown[2]) < 30  # MiB
+    assert said[3] == str((side, side))
+    assert int(grown[3]) < side**2 * (4 + 3) / 2**20 + 60  # the image and its result
+
+
+@pytest.mark.parametrize("size", [(3, 5), (300, 2), (5, 700)])
+def test_transparency_is_laid_on_white_in_any_number_of_strips(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 4), dtype=np.uint8))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image).convert("RGB")
+    assert open_image(content.getvalue()).tobytes() == expected.tobytes()
+
+
+def test_files_of_too_many_bytes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
+        with pytest.raises(BadImage, match="the file has more than 10 bytes"):
+            open_image(source)

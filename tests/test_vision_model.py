@@ -214,6 +214,22 @@ def test_a_folded_model_of_another_type() -> None:
     torch.testing.assert_close(fold(batch), model.double()(batch), rtol=1e-5, atol=1e-5)
 
 
+def test_folded_in_8_bits() -> None:
+    """Weights have 8 bits and inputs 7: errors of 1 / 127 and 1 / 63 that average out."""
+    torch.manual_seed(0)
+    model = create_model("resmlp_tiny", 10).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = torch.randn(30, 3, 32, 32)  # more tokens than are computed at once
+    exact, rounded = folded(model)(batch), folded(model, int8=True)(batch)
+    assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
+    alone = folded(model, int8=True)(batch[:1])  # an image's scales are its own
+    torch.testing.assert_close(alone, rounded[:1], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="int8 is for models in float32 on a CPU"):
+        folded(model, torch.float64, int8=True)
+
+
 @pytest.mark.parametrize(
     "kwargs", [{"norm": "layernorm"}, {"mixing": "none"}, {"pooling": "class_mlp"}]
 )

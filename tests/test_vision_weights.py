@@ -297,3 +297,84 @@ def test_the_weights_of_another_architecture_are_refused() -> None:
     source = timm.create_model("vit_tiny_patch16_224", num_classes=5).state_dict()
     with pytest.raises(UserError, match="does not fit the model"):
         load_weights(small_model(), source)
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+#: how trainers and wrappers store a state dict; x is the right one, o another of the same shapes
+STORED = {
+    "DDP": lambda x, o: prefixed(x, "module."),
+    "compiled": lambda x, o: prefixed(x, "_orig_mod."),
+    "DDP of compiled": lambda x, o: {"state_dict": prefixed(x, "module._orig_mod.")},
+    "compiled blocks": lambda x, o: {
+        name.replace("blocks.0.", "blocks.0._orig_mod."): value for name, value in x.items()
+    },
+    "FSDP with checkpointing": lambda x, o: {
+        "model": prefixed(
+            {
+                k.replace("blocks.0.", "blocks.0._checkpoint_wrapped_module."): v
+                for k, v in x.items()
+            },
+            "_fsdp_wrapped_module.",
+        )
+    },
+    "timm with EMA": lambda x, o: {"epoch": 3, "state_dict": o, "state_dict_ema": x, "metric": 0.5},
+    "timm with EMA under DDP": lambda x, o: {
+        "state_dict": prefixed(o, "module."),
+        "state_dict_ema": prefixed(x, "module."),
+    },
+    "Lightning": lambda x, o: {
+        "state_dict": prefixed(x, "model.") | {"criterion.weight": torch.ones(3)},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}],
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "Lightning with EMA": lambda x, o: {
+        "state_dict": prefixed(o, "net.") | prefixed(x, "ema_net.module.")
+    },
+    "Lightning, distilled": lambda x, o: {
+        "state_dict": prefixed(x, "model.") | prefixed(o, "teacher.")
+    },
+    "torch's AveragedModel": lambda x, o: prefixed(x, "module.") | {"n_averaged": torch.tensor(9)},
+    "DINO": lambda x, o: {
+        "student": prefixed(o, "module.backbone."),
+        "teacher": prefixed(x, "backbone."),
+    },
+    "DeepSpeed": lambda x, o: {"module": x, "optimizer": {"state": {"a": torch.ones(1)}}},
+    "nested": lambda x, o: {"state": {"net": {"weights": x}}, "step": 7},
+    "accelerate, half precision": lambda x, o: {
+        "model_state_dict": {k: v.to(torch.float16).float() for k, v in x.items()}
+    },
+}
+
+
+@pytest.mark.parametrize("how", STORED)
+@pytest.mark.parametrize("naming", ["own", "timm", "authors"])
+def test_weights_as_trainers_leave_them(tmp_path: Path, how: str, naming: str) -> None:
+    expected = small_model()
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            parameter.copy_(parameter.half())  # exact in every type
+    names = {"own": ResMLP.state_dict, "timm": timm_names, "authors": authors_names}[naming]
+    state = dict(names(expected))
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save(STORED[how](state, other), tmp_path / "w.pth")
+    model = randomised(small_model(), seed=1)
+    load_weights(model, tmp_path / "w.pth")
+    assert_same_parameters(model, expected)
+
+
+def test_timms_models_take_weights_in_the_same_way(tmp_path: Path) -> None:
+    first, second = (timm.create_model("test_convnext", num_classes=3) for _ in range(2))
+    torch.save({"state_dict": prefixed(first.state_dict(), "module.")}, tmp_path / "w.pth")
+    load_weights(second, tmp_path / "w.pth")
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    third = timm.create_model("test_convnext", num_classes=5)
+    head = third.get_classifier().weight.clone()
+    with pytest.raises(UserError, match="its classifier has 3 classes and the model 5"):
+        load_weights(third, tmp_path / "w.pth")
+    load_weights(third, tmp_path / "w.pth", head="reset")
+    assert torch.equal(third.get_classifier().weight, head)
+    assert torch.equal(third.stem[0].weight, first.stem[0].weight)

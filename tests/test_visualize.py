@@ -22,6 +22,8 @@ from torch import Tensor
 
 from conftest import ROOT
 from resmlp_mt import visualize
+from resmlp_mt.mixing import VARIANTS, MixingConfig
+from resmlp_mt.visualization import figures, matrices
 
 
 def image_state(tokens: int = 12, dim: int = 3, depth: int = 2) -> dict[str, Tensor]:
@@ -56,10 +58,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     visualize.main()
 
 
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGBA"))
-
-
 @settings(deadline=None, max_examples=30)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 99))
 def test_sparsity_is_the_share_of_small_entries(rows: int, columns: int, seed: int) -> None:
@@ -70,27 +68,23 @@ def test_sparsity_is_the_share_of_small_entries(rows: int, columns: int, seed: i
         for entry in row:
             if abs(entry) < 0.05 * largest:
                 small += 1
-    assert visualize.sparsity(weight, 0.05) == pytest.approx(small / (rows * columns), abs=1e-7)
+    assert matrices.sparsity(weight, 0.05) == pytest.approx(small / (rows * columns), abs=1e-7)
 
 
 def test_the_decoders_sparsity_counts_its_triangle_alone() -> None:
     weight = torch.tensor([[1.0, 9.0, 9.0], [0.01, 1.0, 9.0], [0.01, 1.0, 0.01]])
-    layers = visualize.matrices({"decoder.layers.0.token_mixing.weight": weight}, "x")
-    numbers = visualize.sparsities(layers, 0.05)
+    layers = matrices.matrices({"decoder.layers.0.token_mixing.weight": weight}, "x")
+    numbers = matrices.sparsities(layers, 0.05)
     assert numbers["decoder"][0]["A"] == pytest.approx(3 / 6)
 
 
-def test_pictures_of_rows_show_the_rows_of_the_central_patches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = image_state(tokens=5 * 4)
-    torch.save(state, tmp_path / "image.pth")
-    run(monkeypatch, tmp_path / "image.pth", "--out", tmp_path, "--grid", 5, 4, "--patches", 2)
-    weight = state["blocks.1.token_mixing.weight"].numpy()
-    picture = pixels(tmp_path / "image_layer_01.png")
-    pixel, gap = visualize.SIDE // 5, visualize.GAP
+def test_pictures_of_rows_show_the_rows_of_the_central_patches() -> None:
+    state = image_state(tokens=5 * 4)["blocks.1.token_mixing.weight"]
+    weight = state.numpy()
+    picture = figures.mosaic(matrices.row_images(state, (5, 4), 2))
+    pixel, gap = figures.SIDE // 5, figures.GAP
     assert picture.shape == (2 * 5 * pixel + gap, 2 * 4 * pixel + gap, 4)
-    colors = colormaps[visualize.COLORS]
+    colors = colormaps[figures.COLORS]
     for down in range(2):
         for across in range(2):
             patch = (1 + down) * 4 + (1 + across)  # rows 1-2 of 0-4, columns 1-2 of 0-3
@@ -104,18 +98,35 @@ def test_pictures_of_rows_show_the_rows_of_the_central_patches(
     assert (picture[5 * pixel : 5 * pixel + gap] == (0, 0, 0, 255)).all()
 
 
+def test_a_picture_of_rows_says_what_it_shows() -> None:
+    images = matrices.row_images(torch.randn(20, 20), (5, 4), 2)
+    figure = figures.patch_figure(images, *matrices.central((5, 4), 2), "layer 3")
+    axes, bar = figure.axes
+    assert axes.get_title() == "layer 3"
+    assert "column" in axes.get_xlabel()
+    assert "row" in axes.get_ylabel()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["1", "2"]
+    assert "weight" in bar.get_ylabel()
+    assert bar.get_ylim() == (-1, 1)
+    (shown,) = axes.images
+    assert np.array_equal(shown.get_array(), figures.mosaic(images))
+
+
 def test_the_papers_figure_has_36_pictures_of_14_x_14() -> None:
-    images = visualize.row_images(torch.randn(196, 196), (14, 14), 6)
+    images = matrices.row_images(torch.randn(196, 196), (14, 14), 6)
     assert images.shape == (6, 6, 14, 14)
     weight = torch.arange(196.0).unsqueeze(1).expand(196, 196)  # row t holds t
-    images = visualize.row_images(weight, (14, 14), 6)
+    images = matrices.row_images(weight, (14, 14), 6)
     assert images[0, 0, 0, 0] == 4 * 14 + 4
     assert images[5, 5, 3, 3] == 9 * 14 + 9
 
 
 def test_heat_maps_show_the_matrix_and_some_rows() -> None:
     weight = torch.randn(16, 16).tril()
-    matrix_axes, row_axes = visualize.heat_map(weight, "decoder, layer 0", causal=True).axes[:2]
+    matrix_axes, row_axes = figures.heat_map({"A": weight}, "decoder, layer 0", causal=True).axes[
+        :2
+    ]
     (picture,) = matrix_axes.images
     assert np.array_equal(picture.get_array(), weight.numpy())
     assert picture.norm.vmax == -picture.norm.vmin == weight.abs().max().item()
@@ -124,6 +135,20 @@ def test_heat_maps_show_the_matrix_and_some_rows() -> None:
     for line, row in zip(curves, (2, 4, 8), strict=True):
         assert line.get_xdata().tolist() == list(range(-row, 1))
         assert np.array_equal(line.get_ydata(), weight[row, : row + 1].numpy())
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_matrix_of_every_mixing_is_drawn(kind: str, heads: int, causal: bool) -> None:
+    config = MixingConfig(heads=heads, relative=kind, decay=kind != "none", values=True)
+    mixing = VARIANTS[kind](7, causal, config, 6)
+    stack = "decoder" if causal else "encoder"
+    names = {f"{stack}.layers.0.token_mixing.{k}": v for k, v in mixing.state_dict().items()}
+    layer = matrices.matrices(names, "x", positions=5)[stack][0]
+    found = matrices.a_of(layer)
+    assert list(found) == (["A"] if heads == 1 else ["A1", "A2", "A3"])
+    assert torch.equal(torch.stack(list(found.values())), mixing.matrix(5))
 
 
 def assert_page_is_complete(folder: Path) -> None:
@@ -154,7 +179,10 @@ def test_a_translation_checkpoint(
     expected = {f"{side}_layer_{i:02d}.png" for side in sides for i in range(2)}
     expected |= {"sparsity.png", "sparsity.json", "index.html"}
     assert {path.name for path in out.iterdir()} == expected
-    assert "<h1>&lt;mt&gt;" in (out / "index.html").read_text()
+    page = (out / "index.html").read_text()
+    assert "<h1>&lt;mt&gt;" in page
+    assert "positions of a sentence" in page
+    assert "patches of an image" not in page
     report = json.loads((out / "sparsity.json").read_text())
     assert (report["positions"], report["threshold"]) == (6, 0.1)
     weight = state["encoder.layers.1.token_mixing.weight"][:6, :6].abs()
@@ -177,15 +205,12 @@ def test_checkpoints_of_the_image_models_and_timms_names(
     for name in ("best", "timm"):
         run(monkeypatch, tmp_path / f"{name}.pth", "--out", tmp_path / name)
         assert_page_is_complete(tmp_path / name)
+    page = (tmp_path / "best/index.html").read_text()
+    assert "patches of an image" in page
+    assert "sentence" not in page
     report = json.loads((tmp_path / "best" / "sparsity.json").read_text())
-    expected = visualize.sparsity(state["blocks.0.ffn.fc1.weight"], 0.05)
+    expected = matrices.sparsity(state["blocks.0.ffn.fc1.weight"], 0.05)
     assert report["layers"]["image"][0]["B"] == expected
-    pixel, gap = visualize.SIDE // 4, visualize.GAP
-    assert pixels(tmp_path / "best" / "image_layer_00.png").shape == (
-        3 * (3 * pixel + gap) - gap,
-        4 * (4 * pixel + gap) - gap,
-        4,
-    )
 
 
 def test_what_fairseq_leaves_in_checkpoints_is_read(
@@ -232,16 +257,16 @@ def test_mistakes_are_told_in_one_sentence(
     (tmp_path / "text.safetensors").write_text("no checkpoint")
     (tmp_path / "file").write_text("in the way")
     mistakes = {
-        "nowhere.pt": "nowhere.pt is not a file",
+        "nowhere.pt": "nowhere.pt cannot be read: No such file",
         "code.pth": "it asks for (posix|nt).system: expected tensors and plain values only",
-        "text.pt": "it is broken or no checkpoint",
-        "text.safetensors": "it is broken or no checkpoint",
-        "list.pth": "is no checkpoint: it holds a list",
+        "text.pt": "it is damaged or not a PyTorch file",
+        "text.safetensors": "it is damaged or not a safetensors file",
+        "list.pth": "holds a list: expected a dictionary",
         "numbers.pth": "holds no state dict",
         "other.pth": "has no linear mixing matrices",
         "grid.pth": "for 12 patches, which are no square: name their grid with --grid",
         "grid.pth --grid 3 5": "--grid 3 5 has 15 patches, but the mixing matrices have 12",
-        "grid.pth --grid 3 4 --out file": "--out .*file cannot be written: File exists",
+        "grid.pth --grid 3 4 --out file": "--output .*file cannot be written: File exists",
         "grid.pth --grid -3 -4": "--grid must be at least 1 x 1",
         "nan.pth": "nan.pth holds numbers that are not finite, in blocks.0",
         "grid.pth --patches 0": "--patches must be at least 1, but is 0",
@@ -265,6 +290,6 @@ def test_a_file_appears_complete_or_not_at_all(
 
     torch.save(image_state(tokens=9), tmp_path / "image.pth")
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(SystemExit, match="cannot be written: No space left on device"):
+    with pytest.raises(SystemExit, match=r"cannot be written \(No space left on device\)"):
         run(monkeypatch, tmp_path / "image.pth", "--out", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

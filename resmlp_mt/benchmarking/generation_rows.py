@@ -130,7 +130,7 @@ def translate(
     folded = fold(build("resmlp", sizes, seed))
     rows: Rows = []
     with tempfile.TemporaryDirectory() as folder:
-        _save_for_ctranslate2(sizes, words, Path(folder), seed)
+        save_for_ctranslate2(sizes, words, Path(folder), seed)
         for dtype, shown, compute_type in (
             ("float32", "fp32", "float32"),
             ("bfloat16", "bf16", "bfloat16"),
@@ -199,7 +199,7 @@ def _ctranslate2(translator: Any, task: Task, batch_size: int) -> Callable[[int]
     return run
 
 
-def _save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: int) -> None:
+def save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: int) -> None:
     """The weights of fairseq's Transformer, through CTranslate2's own converter."""
     from ctranslate2.converters import fairseq as converter
     from ctranslate2.specs import TransformerSpec

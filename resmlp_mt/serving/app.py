@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -15,17 +16,20 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import resmlp_mt
+from resmlp_mt.serving.alignment import between_words, words
 from resmlp_mt.serving.interface import (
     BadRequestError,
     DetectedLanguage,
     DetectRequest,
     ErrorResponse,
+    ExplainedHypothesis,
     ExplainedSegment,
     ExplainResponse,
     FrontendSettings,
     Health,
-    Hypothesis,
     LanguageInfo,
+    MixingResponse,
+    SourceWord,
     TranslateRequest,
     TranslateResponse,
     parse,
@@ -41,8 +45,8 @@ from resmlp_mt.serving.requests import (
     while_connected,
 )
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler, TranslatesBatches
-from resmlp_mt.serving.service import TooLongError, TranslatedText, translate
-from resmlp_mt.serving.workers import Languages
+from resmlp_mt.serving.service import Part, TooLongError, TranslatedText, translate
+from resmlp_mt.serving.workers import Languages, Mixing
 
 PAGE = Path(__file__).parent / "page"
 
@@ -87,12 +91,18 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
         400: "Not a request that can be answered",
+        422: "A parameter of the address is wrong",
         408: "The request did not arrive in time",
         413: "Too long: the request, or one of its sentences",
         429: "Too many requests of this client are in work",
         500: "Translating failed",
         503: "The server is busy",
     }.items()
+}
+
+_MIXING_ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorResponse, "description": "No such layer, or not as many positions"},
+    **{status: _ERRORS[status] for status in (400, 422)},
 }
 
 
@@ -117,8 +127,14 @@ def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]
     return {"requestBody": {"required": True, "content": contents}}
 
 
+class TranslationWorker(TranslatesBatches, Protocol):
+    """What the interface needs of a worker."""
+
+    async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing: ...
+
+
 def create_app(
-    workers: Sequence[TranslatesBatches], languages: Sequence[Languages], limits: Limits
+    workers: Sequence[TranslationWorker], languages: Sequence[Languages], limits: Limits
 ) -> FastAPI:
     """The application; the scheduler runs while the application does.
 
@@ -157,6 +173,7 @@ def create_app(
     for kind in _STATUS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _internal_error)
 
     served: dict[str, dict[str, Any]] = {
@@ -171,7 +188,7 @@ def create_app(
     }
 
     async def translated(
-        request: Request,
+        request: Request, explained: bool = False
     ) -> tuple[TranslateRequest, list[TranslatedText], list[DetectedLanguage] | None]:
         asked = parse(TranslateRequest, await fields(request))
         if asked.alternatives >= limits.beam:
@@ -186,7 +203,7 @@ def create_app(
         found = [pairs.find(asked.source, asked.target, text) for text in asked.texts]
         meant = [pair for pair, _ in found]
         with clients.place(request):
-            work = translate(asked.texts, meant, scheduler, metrics)
+            work = translate(asked.texts, meant, scheduler, metrics, explained)
             texts = await while_connected(request, work, metrics)
         detected = [language for _, language in found if language is not None]
         return asked, texts, detected or None
@@ -216,25 +233,32 @@ def create_app(
         response_model_exclude_none=True,
     )
     async def explain(request: Request) -> ExplainResponse:
-        """Translate one text, and tell of every sentence its translations and their scores."""
-        asked, texts, detected = await translated(request)
+        """Translate one text, and tell how: translations of every sentence, scores, attention."""
+        asked, texts, detected = await translated(request, explained=True)
         if not isinstance(asked.q, str):
             raise BadRequestError("Invalid request: q must be one text")
         return ExplainResponse(
             translatedText=texts[0].joined(),
-            segments=[
-                ExplainedSegment(
-                    text=part.segment.text,
-                    start=part.segment.start,
-                    translations=[
-                        Hypothesis(text=found.text, score=found.score)
-                        for found in (part.answer.translations if part.answer else [])
-                    ],
-                )
-                for part in texts[0].parts
-            ],
+            segments=[_explained(part) for part in texts[0].parts],
             detectedLanguage=None if detected is None else detected[0],
         )
+
+    @app.get("/mixing", responses=_MIXING_ERRORS)
+    async def mixing(
+        source: Annotated[str, Query(json_schema_extra=served["source"])],
+        target: Annotated[str, Query(json_schema_extra=served["target"])],
+        response: Response,
+        layer: Annotated[int, Query(ge=0)] = 0,
+        length: Annotated[int, Query(ge=1)] = 1,
+    ) -> MixingResponse:
+        """The mixing matrix of a layer of the encoder, for sentences of ``length`` tokens."""
+        pair, _ = pairs.find(source, target, "")
+        try:
+            found = await workers[0].mixing(pair, layer, length)
+        except LookupError as error:
+            raise HTTPException(404, str(error)) from error
+        response.headers["Cache-Control"] = "max-age=3600"
+        return MixingResponse(layers=found.layers, matrix=found.matrix)
 
     @app.post("/detect", openapi_extra=_body(DetectRequest), responses=_ERRORS)
     async def detect(request: Request) -> list[DetectedLanguage]:
@@ -270,6 +294,28 @@ def create_app(
     return app
 
 
+def _explained(part: Part) -> ExplainedSegment:
+    segment, answer = part
+    source = words(answer.pieces) if answer else []
+    hypotheses = []
+    for found in answer.translations if answer else []:
+        target = words(found.pieces)
+        hypotheses.append(
+            ExplainedHypothesis(
+                text=found.text,
+                score=found.score,
+                words=[word.text for word in target],
+                attention=between_words(found.attention, target, source),
+            )
+        )
+    return ExplainedSegment(
+        text=segment.text,
+        start=segment.start,
+        words=[SourceWord(**word._asdict()) for word in source],
+        translations=hypotheses,
+    )
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     status = _STATUS[type(error)]
     headers = {"Retry-After": "1"} if status == 503 else None
@@ -279,6 +325,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"error": f"Invalid request: {first['loc'][-1]}: {first['msg']}"}, 422)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

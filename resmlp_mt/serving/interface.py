@@ -58,11 +58,24 @@ class TranslateResponse(BaseModel):
     detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None  # noqa: N815
 
 
-class Hypothesis(BaseModel):
-    """A translation of a sentence; ``score`` is its log-probability per token, base e."""
+class SourceWord(BaseModel):
+    """A word; its tokens are at the positions ``begin`` to ``end``, the latter excluded."""
+
+    text: str
+    begin: int
+    end: int
+
+
+class ExplainedHypothesis(BaseModel):
+    """A translation of a sentence; ``score`` is its log-probability per token, base e.
+
+    ``attention`` has a row for each of its words, with a number for each word of the source.
+    """
 
     text: str
     score: float
+    words: list[str]
+    attention: list[list[float]]
 
 
 class ExplainedSegment(BaseModel):
@@ -70,7 +83,15 @@ class ExplainedSegment(BaseModel):
 
     text: str
     start: Annotated[int, Field(ge=0, description="first character, in code points")]
-    translations: list[Hypothesis]
+    words: list[SourceWord]
+    translations: list[ExplainedHypothesis]
+
+
+class MixingResponse(BaseModel):
+    """Row i of ``matrix`` is what position i is made from; the mean over the layer's heads."""
+
+    layers: int
+    matrix: list[list[float]]
 
 
 class ExplainResponse(BaseModel):

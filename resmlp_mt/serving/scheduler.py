@@ -1,7 +1,7 @@
 """Sentences of many clients, translated in batches of whatever waits.
 
 A sentence waits in a bounded queue. Whenever a worker is idle, it takes the sentence that has
-waited longest and, with it, the next ones for the same model, up to a batch. Nothing waits for a
+waited longest and, with it, the next ones for the same work, up to a batch. Nothing waits for a
 batch to fill: an idle server answers at once, and batches grow with the load.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from resmlp_mt.serving.metrics import Metrics
-from resmlp_mt.serving.workers import Answer, Languages, WorkerDiedError
+from resmlp_mt.serving.workers import Answer, Work, WorkerDiedError
 
 
 class RefusedError(Exception):
@@ -26,7 +26,7 @@ class FailedError(Exception):
 class TranslatesBatches(Protocol):
     """What the scheduler needs of a worker."""
 
-    async def translate(self, languages: Languages, lines: list[str]) -> list[Answer]: ...
+    async def translate(self, work: Work, lines: list[str]) -> list[Answer]: ...
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class Scheduler:
         self._max_batch_size = max_batch_size
         self.queue_size = queue_size
         self._max_wait = max_wait
-        self._waiting: dict[Languages, dict[_Job, None]] = {}  # in the order of arrival
+        self._waiting: dict[Work, dict[_Job, None]] = {}  # in the order of arrival
         self._numbers = itertools.count()
         self._arrived = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
@@ -83,7 +83,7 @@ class Scheduler:
         """How many sentences wait for a worker."""
         return sum(len(jobs) for jobs in self._waiting.values())
 
-    async def translate(self, languages: Languages, lines: Sequence[str]) -> list[Answer]:
+    async def translate(self, work: Work, lines: Sequence[str]) -> list[Answer]:
         """Translate sentences; if this call is cancelled, they leave the queue.
 
         Raises:
@@ -95,7 +95,7 @@ class Scheduler:
         if self.waiting() + len(lines) > self.queue_size:
             raise RefusedError("the server is busy: its queue is full, try again later")
         jobs = [_Job(line, next(self._numbers)) for line in lines]
-        queue = self._waiting.setdefault(languages, {})
+        queue = self._waiting.setdefault(work, {})
         queue.update(dict.fromkeys(jobs))
         try:
             async with asyncio.timeout(self._max_wait):
@@ -115,14 +115,14 @@ class Scheduler:
         while True:
             async with self._arrived:
                 await self._arrived.wait_for(self.waiting)
-                languages, jobs = self._take()
-            await self._answer(worker, languages, jobs)
+                work, jobs = self._take()
+            await self._answer(worker, work, jobs)
 
-    def _take(self) -> tuple[Languages, list[_Job]]:
-        """Remove a batch from the queue: the oldest sentence, and the next ones of its model."""
-        heads = {languages: next(iter(jobs)) for languages, jobs in self._waiting.items() if jobs}
-        languages = min(heads, key=lambda key: heads[key].number)
-        queue = self._waiting[languages]
+    def _take(self) -> tuple[Work, list[_Job]]:
+        """Remove a batch from the queue: the oldest sentence, and the next ones of its kind."""
+        heads = {work: next(iter(jobs)) for work, jobs in self._waiting.items() if jobs}
+        work = min(heads, key=lambda key: heads[key].number)
+        queue = self._waiting[work]
         batch: list[_Job] = []
         characters = 0
         for job in queue:
@@ -133,31 +133,29 @@ class Scheduler:
             batch.append(job)
         for job in batch:
             del queue[job]
-        return languages, batch
+        return work, batch
 
-    async def _answer(
-        self, worker: TranslatesBatches, languages: Languages, jobs: list[_Job]
-    ) -> None:
+    async def _answer(self, worker: TranslatesBatches, work: Work, jobs: list[_Job]) -> None:
         """Translate a batch; if that fails, its sentences one by one, so that one fails alone."""
         self._metrics.batches.observe(len(jobs))
         try:
-            answers = await worker.translate(languages, [job.line for job in jobs])
+            answers = await worker.translate(work, [job.line for job in jobs])
         except Exception as error:
             self._metrics.failures.inc()
             for job in jobs:
-                await self._answer_alone(worker, languages, job, error)
+                await self._answer_alone(worker, work, job, error)
             return
         for job, answer in zip(jobs, answers, strict=True):
             if not job.answer.done():
                 job.answer.set_result(answer)
 
     async def _answer_alone(
-        self, worker: TranslatesBatches, languages: Languages, job: _Job, first: Exception
+        self, worker: TranslatesBatches, work: Work, job: _Job, first: Exception
     ) -> None:
         if job.answer.done():
             return
         try:
-            (answer,) = await worker.translate(languages, [job.line])
+            (answer,) = await worker.translate(work, [job.line])
         except Exception as error:
             reason = "a worker died" if isinstance(error, WorkerDiedError) else str(error) or first
             if not job.answer.done():

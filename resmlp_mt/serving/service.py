@@ -6,7 +6,7 @@ from typing import NamedTuple
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, Scheduler
 from resmlp_mt.serving.sentences import Segment, segments
-from resmlp_mt.serving.workers import Answer, Languages
+from resmlp_mt.serving.workers import Answer, Languages, Work
 
 
 class TooLongError(Exception):
@@ -44,7 +44,11 @@ class TranslatedText(NamedTuple):
 
 
 async def translate(
-    texts: Sequence[str], pairs: Sequence[Languages], scheduler: Scheduler, metrics: Metrics
+    texts: Sequence[str],
+    pairs: Sequence[Languages],
+    scheduler: Scheduler,
+    metrics: Metrics,
+    explained: bool = False,
 ) -> list[TranslatedText]:
     """Translate texts, each with the model of its pair.
 
@@ -67,7 +71,7 @@ async def translate(
         )
     answers = {}
     for languages, wanted in lines.items():
-        found = await scheduler.translate(languages, wanted)
+        found = await scheduler.translate(Work(languages, explained), wanted)
         for line, answer in zip(wanted, found, strict=True):
             _check(line, answer)
         metrics.sentences.labels("-".join(languages)).inc(len(wanted))

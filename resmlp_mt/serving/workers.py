@@ -9,18 +9,21 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
     # the server's own process does without torch
     from resmlp_mt.engine.translator import Translation, Translator
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,18 @@ class ModelOptions:
 
 
 class Translated(NamedTuple):
-    """A translation of a sentence; ``score`` is its log-probability per token, base e."""
+    """A translation of a sentence.
+
+    Attributes:
+        score: its log-probability per token, base e.
+        pieces: its tokens, without end-of-sentence; like ``attention`` only if asked for.
+        attention: of each piece to each piece of the source.
+    """
 
     text: str
     score: float
+    pieces: Sequence[str] = ()
+    attention: Sequence[Sequence[float]] = ()
 
 
 class Answer(NamedTuple):
@@ -58,11 +69,13 @@ class Answer(NamedTuple):
         longest: how many the model takes.
         translations: best first; none if the sentence is too long or has no translation of a
             finite score.
+        pieces: of the source, without end-of-sentence, if asked for.
     """
 
     tokens: int
     longest: int
     translations: list[Translated]
+    pieces: Sequence[str] = ()
 
 
 class Languages(NamedTuple):
@@ -70,6 +83,29 @@ class Languages(NamedTuple):
 
     source: str
     target: str
+
+
+class Work(NamedTuple):
+    """What is done to a sentence; a batch has sentences of one kind.
+
+    Attributes:
+        explained: return pieces and attention too.
+    """
+
+    languages: Languages
+    explained: bool = False
+
+
+class Mixing(NamedTuple):
+    """A mixing matrix of the encoder, the mean over its heads.
+
+    Attributes:
+        layers: how many there are.
+        matrix: row i is what position i is made from.
+    """
+
+    layers: int
+    matrix: list[list[float]]
 
 
 class WorkerDiedError(Exception):
@@ -115,18 +151,31 @@ class Worker:
             raise UserError(found)
         return found
 
-    async def translate(self, languages: Languages, lines: list[str]) -> list[Answer]:
+    async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
         """Translate sentences in one batch, or as few as fit.
 
         Raises:
             WorkerDiedError: if the process ends; the next call finds a new one.
         """
-        loop = asyncio.get_running_loop()
+        return await self._run(_translate, work, lines)
+
+    async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing:
+        """A matrix, when the batch that is in work is done.
+
+        Raises:
+            LookupError: if the model has no such layer, or is not as long.
+            WorkerDiedError: see :meth:`translate`.
+        """
+        return await self._run(_mixing, languages, layer, length)
+
+    async def _run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        executor = self._executor
         try:
-            return await loop.run_in_executor(self._executor, _translate, languages, lines)
+            return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
         except BrokenProcessPool as error:
-            self._executor.shutdown(wait=False)
-            self._executor = self._start()
+            if executor is self._executor:
+                executor.shutdown(wait=False)
+                self._executor = self._start()
             raise WorkerDiedError from error
 
     def stop(self) -> None:
@@ -186,16 +235,30 @@ def _languages() -> list[Languages] | str:
     return _translators if isinstance(_translators, str) else list(_translators)
 
 
-def _translate(languages: Languages, lines: list[str]) -> list[Answer]:
+def _translate(work: Work, lines: list[str]) -> list[Answer]:
     assert not isinstance(_translators, str)
-    translator = _translators[languages]
+    translator = _translators[work.languages]
     tokens = [len(translator.encode(line)) for line in lines]
     fitting = [line for line, count in zip(lines, tokens, strict=True) if _fits(translator, count)]
-    found = iter(translator.translate(fitting))
+    found = iter(translator.translate(fitting, return_attention=work.explained))
     return [
-        Answer(count, translator.longest, _finite(next(found)) if _fits(translator, count) else [])
-        for count in tokens
+        Answer(
+            count,
+            translator.longest,
+            _finite(next(found)) if _fits(translator, count) else [],
+            translator.pieces(line) if work.explained else [],
+        )
+        for line, count in zip(lines, tokens, strict=True)
     ]
+
+
+def _mixing(languages: Languages, layer: int, length: int) -> Mixing:
+    assert not isinstance(_translators, str)
+    translator = _translators[languages]
+    layers = translator.loaded.model.config.encoder_layers
+    if not (layer < layers and length <= translator.longest):
+        raise LookupError(f"the model has {layers} layers and {translator.longest} positions")
+    return Mixing(layers, translator.mixing_matrix(layer, length).mean(0).tolist())
 
 
 def _fits(translator: "Translator", tokens: int) -> bool:
@@ -203,4 +266,10 @@ def _fits(translator: "Translator", tokens: int) -> bool:
 
 
 def _finite(translations: "list[Translation]") -> list[Translated]:
-    return [Translated(t.text, t.score) for t in translations if t.score > -float("inf")]
+    return [
+        Translated(t.text, t.score)
+        if t.attention is None
+        else Translated(t.text, t.score, t.pieces.split(), t.attention[:-1, :-1].tolist())
+        for t in translations
+        if t.score > -float("inf")
+    ]

@@ -1,5 +1,6 @@
 """A trained model with what belongs to it: how images are prepared, what its outputs mean."""
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from resmlp_mt.vision.factory import IMAGENET, build_model, load_model
+from resmlp_mt.vision.factory import IMAGENET, LARGEST_SIDE, build_model, load_model
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.options import INTERPOLATIONS
 from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 
@@ -27,6 +29,7 @@ class Classifier:
         classes: name of each output; None if the weights came without names.
         data_config: how images are prepared, as in timm.
         data: what the model was trained on, as in ``--data``, if that is known.
+        dtype: of the products behind the logits: float32, bfloat16 or int8.
     """
 
     model: nn.Module
@@ -35,6 +38,7 @@ class Classifier:
     classes: list[str] | None
     data_config: dict[str, Any]
     data: list[str] | None
+    dtype: str = "float32"
 
     @property
     def num_classes(self) -> int:
@@ -58,12 +62,22 @@ class Classifier:
         Raises:
             UserError: if the model computes no finite numbers.
         """
+        if self.dtype == "bfloat16":
+            images = images.bfloat16()
         return self._finite(self._folded(images))
 
     @cached_property
     def _folded(self) -> nn.Module:
         """The model without its affine maps, where they can be folded; features keep them."""
-        return folded(self.model) if can_be_folded(self.model) else self.model
+        dtype = torch.bfloat16 if self.dtype == "bfloat16" else None
+        if can_be_folded(self.model):
+            return folded(self.model, dtype, int8=self.dtype == "int8")
+        if self.dtype == "int8":
+            raise UserError(
+                "--dtype int8 is for ResMLPs with affine maps, linear mixing and mean pooling: "
+                "use float32 or bfloat16."
+            )
+        return self.model if dtype is None else copy.deepcopy(self.model).to(dtype=dtype)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) -> what the last layer sees, (batch, dim).
@@ -83,12 +97,17 @@ class Classifier:
         return outputs
 
 
-def load_classifier(choice: ModelChoice, device: torch.device) -> Classifier:
+def load_classifier(
+    choice: ModelChoice, device: torch.device, dtype: str = "float32"
+) -> Classifier:
     """The model that the options name, on the device.
 
     Raises:
-        UserError: if they name no model, or its file cannot be used.
+        UserError: if they name no model, its file cannot be used, or it cannot be computed in this
+            type.
     """
+    if dtype == "int8" and device.type != "cpu":
+        raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
     if choice.checkpoint is not None:
         usual = ModelChoice()
         alone = ("model", "weights", "pretrained", "patch_size", "model_kwargs", "num_classes")
@@ -110,7 +129,31 @@ def load_classifier(choice: ModelChoice, device: torch.device) -> Classifier:
         config = classifier.data_config | {"crop_pct": choice.crop_pct}
         classifier = replace(classifier, data_config=config)
     classifier.model.eval().to(device)
-    return classifier
+    return replace(classifier, dtype=dtype, data_config=_checked(classifier))
+
+
+def _checked(classifier: Classifier) -> dict[str, Any]:
+    """The data_config, whose sizes decide how much memory an image takes.
+
+    Raises:
+        UserError: if it is not one, or not of usual sizes.
+    """
+    match classifier.data_config:
+        case {
+            "input_size": [1 | 3, int(height), int(width)],
+            "mean": [int() | float(), *_],
+            "std": [int() | float(), *_],
+            "interpolation": str(interpolation),
+            "crop_pct": int() | float() as crop_pct,
+            **rest,
+        } if interpolation in INTERPOLATIONS and rest.keys() <= {"crop_mode"}:
+            if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE and 0.05 <= crop_pct <= 1:
+                return classifier.data_config
+    raise UserError(
+        f"{classifier.name}: its data_config (or --img-size, --crop-pct) is not usable: expected "
+        f"sides up to {LARGEST_SIDE} pixels, mean, std, a known interpolation and a crop_pct from "
+        "0.05 to 1."
+    )
 
 
 def _from_checkpoint(choice: ModelChoice) -> Classifier:

@@ -80,7 +80,7 @@ def evaluate(options: EvaluationOptions) -> None:
     if options.confusion_png is not None:
         _plotting()  # an error, if any, comes before the work
     device = find_device(options.device)
-    classifier = load_classifier(options, device)
+    classifier = load_classifier(options, device, options.dtype)
     data = classifier.data_or(options.data)
     dataset, classes = labelled(classifier, data, options.split)
     counter = SkipCounter(options.on_error)

@@ -81,6 +81,16 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class Computation:
+    """Computation."""
+
+    dtype: str = option(
+        "float32", choices=("float32", "bfloat16", "int8"),
+        help="type of the products; int8: on a CPU, in the feed-forward layers of a ResMLP",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DataChoice:
     """Data."""
 
@@ -104,7 +114,7 @@ class Reports:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(Reports, Loading, DataChoice, ModelChoice):
+class EvaluationOptions(Reports, Computation, Loading, DataChoice, ModelChoice):
     """What is evaluated."""
 
     split: str = option("val", metavar="NAME", help="train or val")
@@ -126,7 +136,7 @@ class NeighbourOptions(Loading, DataChoice, ModelChoice):
 
 
 @dataclass(frozen=True)
-class PredictionOptions(Loading, ModelChoice):
+class PredictionOptions(Computation, Loading, ModelChoice):
     """Images and output."""
 
     inputs: list[Path] = option([], "inputs", nargs="*", type=Path, metavar="INPUT",
@@ -139,4 +149,13 @@ class PredictionOptions(Loading, ModelChoice):
     )
     format: str | None = option(
         None, choices=FORMATS, help="default: as the name of --output ends, else jsonl"
+    )
+
+
+@dataclass(frozen=True)
+class ExportOptions(ModelChoice):
+    """Output."""
+
+    output: Path = option(
+        Path("model.onnx"), "-o", type=Path, metavar="FILE", help="the ONNX graph to write"
     )

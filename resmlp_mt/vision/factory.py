@@ -121,18 +121,28 @@ def create_model(
         ),
     )
     model.default_cfg = {
-        "architecture": own,
+        **default_config(own),
         "num_classes": num_classes,
         "input_size": (in_chans, *model.img_size),
+    }
+    model.pretrained_cfg = model.default_cfg
+    return model
+
+
+def default_config(name: str) -> dict[str, Any]:
+    """What timm's ``default_cfg`` says of one of :data:`MODELS`."""
+    size = MODELS[name].img_size
+    return {
+        "architecture": name,
+        "num_classes": 1000,
+        "input_size": (3, size, size),
         "fixed_input_size": True,
         "pool_size": None,
-        "first_conv": "patch_embed.proj",
+        "first_conv": None,  # patches are embedded by a linear layer
         "classifier": "head",
         "crop_mode": "center",
         **IMAGENET,
     }
-    model.pretrained_cfg = model.default_cfg
-    return model
 
 
 def build_model(
@@ -218,7 +228,7 @@ def load_model(
     try:
         with torch.device("meta"):  # nothing is allocated yet
             shapes = {key: value.shape for key, value in build_model(**args).state_dict().items()}
-    except (UserError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except Exception as error:  # models raise a dozen types for sizes that cannot be
         raise UserError(f"{path}: its model_args make no model: {_short(error)}") from error
     given = {key: value.shape for key, value in weights.items()}
     if given != shapes:

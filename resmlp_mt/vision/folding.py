@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, merged_before, merged_behind
-from resmlp_mt.packed_linear import PackedLinear, can_pack
+from resmlp_mt.packed_linear import Int8Linear, PackedLinear, can_pack, quantize
 from resmlp_mt.vision.mixing import LinearMixing
 from resmlp_mt.vision.model import Block, ResMLP
 
 ROWS = 784  # tokens whose hidden states are computed at once, so that they stay in cache
+LEAST_GELU = -0.17  # GELU is nowhere smaller: its minimum is -0.16997
 
 
 class FoldedBlock(nn.Module):
@@ -58,6 +59,9 @@ class FoldedBlock(nn.Module):
         if isinstance(self.fc1, PackedLinear) and isinstance(self.fc2, PackedLinear):
             for rows in tokens.split(ROWS):
                 rows.copy_(self.fc2.plus(self.fc1.gelu(rows), rows))
+        elif isinstance(self.fc1, Int8Linear):
+            for rows in tokens.split(ROWS):
+                rows += self.fc2(nn.functional.gelu(self.fc1(rows)))
         else:
             tokens += self.fc2(nn.functional.gelu(self.fc1(tokens)))
         return x
@@ -68,6 +72,13 @@ class FoldedBlock(nn.Module):
             assert isinstance(self.fc1, nn.Linear)
             assert isinstance(self.fc2, nn.Linear)
             self.fc1, self.fc2 = PackedLinear(self.fc1), PackedLinear(self.fc2)
+
+    def quantize(self) -> None:
+        """Compute the feed-forward layer, nine tenths of all products, in 8-bit integers."""
+        assert isinstance(self.fc1, nn.Linear)
+        assert isinstance(self.fc2, nn.Linear)
+        self.fc1 = Int8Linear(*quantize(self.fc1.weight), self.fc1.bias)
+        self.fc2 = Int8Linear(*quantize(self.fc2.weight), None, least=LEAST_GELU)
 
 
 class FoldedResMLP(nn.Module):
@@ -110,23 +121,34 @@ def can_be_folded(model: nn.Module) -> TypeGuard[ResMLP]:
 
 
 @torch.no_grad()
-def folded(model: ResMLP, dtype: torch.dtype | None = None) -> FoldedResMLP:
+def folded(
+    model: ResMLP, dtype: torch.dtype | None = None, int8: bool = False, pack: bool = True
+) -> FoldedResMLP:
     """A copy of ``model`` for inference, without Affine and LayerScale; outputs equal to rounding.
 
     It stays on the device and in the type that it is made for: move and convert ``model`` first.
 
     Args:
         dtype: type to compute in, by default that of ``model``; products are formed in the latter.
+        int8: 8-bit products in the feed-forward layers, on a CPU; the rest stays float32.
+        pack: False leaves plain operations, for export.
 
     Raises:
-        ValueError: if the model has LayerNorm, a mixing that is not linear, or class-MLP pooling.
+        ValueError: if the model has LayerNorm, a mixing that is not linear, or class-MLP pooling;
+            with ``int8``, if it is not on a CPU in float32.
     """
     if not can_be_folded(model):
         raise ValueError(
             "only models with affine maps, linear mixing and mean pooling can be folded."
         )
     result = FoldedResMLP(model).to(dtype=dtype).eval().requires_grad_(False)
+    weight = result.head.weight
+    if int8 and (weight.device.type != "cpu" or weight.dtype != torch.float32):
+        raise ValueError("int8 is for models in float32 on a CPU.")
     for block in result.blocks:
         assert isinstance(block, FoldedBlock)
-        block.pack()
+        if int8:
+            block.quantize()
+        elif pack:
+            block.pack()
     return result

@@ -20,6 +20,8 @@ from resmlp_mt.errors import UserError
 
 Options = TypeVar("Options")
 OnError = Literal["raise", "skip"]
+# Pillow's, under timm's names
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 class UsageError(UserError):

@@ -143,7 +143,7 @@ def predict(options: PredictionOptions) -> None:
         options = replace(options, checkpoint=None)
     check_outputs([options.output])
     device = find_device(options.device)
-    classifier = load_classifier(options, device)
+    classifier = load_classifier(options, device, options.dtype)
     files = find_images(inputs)
     dataset = ImageDataset(files, range(len(files)), [], create_transform(classifier.data_config))
     counter = SkipCounter(options.on_error)

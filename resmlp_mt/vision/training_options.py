@@ -14,6 +14,7 @@ from typing import Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
+    INTERPOLATIONS,
     NOT_NEGATIVE,
     POSITIVE,
     PROBABILITY,
@@ -47,8 +48,6 @@ RECIPES = [
     Path(__file__).parents[2] / "configs/vision",
 ]
 
-# Pillow's, under timm's names
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 Sizes = tuple[float, ...] | list[float]
 FINITE = number(float)
 SOME = number(float, above=0)
@@ -332,14 +331,16 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe over those of its ``base``."""
     import yaml
 
-    named = [folder / f"{path}.yaml" for folder in RECIPES]
+    name = path.name.removesuffix(".yaml")
+    ours = path.parent in (Path(), Path("configs/vision"))
+    named = [folder / f"{name}.yaml" for folder in RECIPES if ours]
     found = path if path.exists() else next((p for p in named if p.exists()), path)
     try:
         values = yaml.safe_load(found.read_text())
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(f"--config {path} cannot be read: {reason}.") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
     base = values.pop("base", None)
     if base is None:
@@ -347,6 +348,14 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if found in above or not isinstance(base, str):
         raise UserError(f"--config {path}: base must name another file, but is {base!r}.")
     return _read_yaml(found.with_name(base), (*above, found)) | values
+
+
+def _flat(value: Any, depth: int = 2) -> bool:
+    """Whether a value is plain, or lists and dictionaries of such: aliases of YAML can blow up."""
+    parts = value.values() if isinstance(value, dict) else value
+    return not isinstance(value, dict | list) or (
+        depth > 0 and len(value) <= 100 and all(_flat(part, depth - 1) for part in parts)
+    )
 
 
 def _to_flags(

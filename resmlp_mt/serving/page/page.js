@@ -10,6 +10,7 @@ const from = element("source-language");
 const to = element("target-language");
 
 let languages = [];
+let detected = null; // where the language is not chosen
 let timer = null;
 let request = null; // of what is being translated; a new one takes its place
 
@@ -91,6 +92,7 @@ async function translate() {
     });
     if (mine !== request) return;
     target.value = answer.translatedText;
+    detected = answer.detectedLanguage?.language ?? null;
     show(answer.segments.filter(({ translations }) => translations.length));
     say(`Translated in ${((performance.now() - began) / 1000).toFixed(2)} seconds.`);
   } catch (error) {
@@ -104,17 +106,17 @@ async function translate() {
 function show(sentences) {
   element("details").hidden = !sentences.length;
   element("sentences").replaceChildren(...sentences.map(sentence));
+  if (sentences.length) matrix(0, 1); // tells how many layers there are
 }
 
-function sentence({ text, translations }) {
+function sentence({ text, words, translations }) {
   const [best, ...others] = translations;
-  const item = make(
-    "li",
-    {},
-    make("p", { className: "words original", lang: source.lang, textContent: text }),
-    make("p", { className: "words translation", lang: to.value, textContent: best.text }),
-    make("p", { className: "score", textContent: `Score ${best.score.toFixed(2)}` }),
-  );
+  const item = make("li");
+  const original = row("original", source.lang, "Source", words.map(({ text }) => text), true);
+  const translation = row("translation", to.value, "Translation", best.words);
+  item.append(original, translation);
+  connect(original, translation, words, best.attention);
+  item.append(make("p", { className: "score", textContent: `Score ${best.score.toFixed(2)}` }));
   if (others.length) {
     const list = make("ul", { className: "alternatives", lang: to.value });
     for (const other of others.slice(0, ALTERNATIVES)) {
@@ -124,6 +126,114 @@ function sentence({ text, translations }) {
     item.append(make("p", { textContent: "Alternatives" }), list);
   }
   return item;
+}
+
+// A line of words; one of them is in the order of the Tab key, the arrow keys go to the others.
+function row(name, lang, label, words, hasBars = false) {
+  const line = make("div", { className: `words ${name}`, lang });
+  line.setAttribute("role", "toolbar");
+  line.setAttribute("aria-label", label);
+  words.forEach((word, index) => {
+    const button = make("button", { type: "button", className: "word" });
+    if (hasBars) button.append(make("span", { className: "bar", ariaHidden: "true" }));
+    button.append(word);
+    button.tabIndex = index ? -1 : 0;
+    line.append(button);
+  });
+  line.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const buttons = [...line.children];
+    const next = buttons[buttons.indexOf(document.activeElement) + step];
+    if (!step || !next) return;
+    event.preventDefault();
+    document.activeElement.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  });
+  return line;
+}
+
+// Pointing at a word colours the words of the other side by the attention between them.
+function connect(original, translation, words, attention) {
+  const sides = [
+    [original, translation, (index) => attention.map((weights) => weights[index])],
+    [translation, original, (index) => attention[index]],
+  ];
+  for (const [own, other, weightsOf] of sides) {
+    [...own.children].forEach((word, index) => {
+      const choose = () => {
+        forget();
+        word.classList.add("chosen");
+        const weights = weightsOf(index);
+        const most = Math.max(...weights, 1e-9);
+        [...other.children].forEach((there, i) =>
+          there.style.setProperty("--weight", (weights[i] / most) * Math.min(1, most * 2)),
+        );
+        read(word, other, weights);
+        if (own === original) mix(original, words, index);
+      };
+      word.addEventListener("pointerenter", choose);
+      word.addEventListener("focus", choose);
+      word.addEventListener("pointerleave", forget);
+      word.addEventListener("blur", forget);
+    });
+  }
+}
+
+function forget() {
+  for (const word of document.querySelectorAll(".word")) {
+    word.classList.remove("chosen");
+    word.style.removeProperty("--weight");
+    word.firstElementChild?.style.removeProperty("--mixing");
+  }
+}
+
+// The same for those who do not see colours.
+function read(word, other, weights) {
+  const shares = [...other.children].map((there, i) => [there.textContent, weights[i]]);
+  shares.sort(([, one], [, two]) => two - one);
+  const told = shares.slice(0, 3).map(([text, weight]) => `${text} ${Math.round(100 * weight)} %`);
+  element("reading").textContent = `${word.textContent}: ${told.join(", ")}`;
+}
+
+// The row of the mixing matrix that makes a word's positions, as bars over the source.
+async function mix(original, words, index) {
+  const length = words.at(-1).end + 1; // with end-of-sentence
+  const rows = await matrix(element("layer").value || 0, length);
+  if (!rows || !original.children[index].classList.contains("chosen")) return;
+  const { begin, end } = words[index];
+  const weights = words.map((word) => {
+    let sum = 0;
+    for (let i = begin; i < end; i++) {
+      for (let j = word.begin; j < word.end; j++) sum += rows[i][j];
+    }
+    return sum / (end - begin);
+  });
+  const most = Math.max(...weights.map(Math.abs), 1e-9);
+  weights.forEach((weight, i) => {
+    const bar = original.children[i].firstElementChild;
+    bar.style.setProperty("--mixing", Math.abs(weight) / most);
+    bar.classList.toggle("minus", weight < 0);
+  });
+}
+
+const matrices = new Map();
+
+async function matrix(layer, length) {
+  const language = from.value === "auto" ? detected : from.value;
+  const query = new URLSearchParams({ source: language, target: to.value, layer, length });
+  const path = `mixing?${query}`;
+  if (!matrices.has(path)) {
+    matrices.set(path, ask(path).catch(() => null)); // the page does without it
+  }
+  const found = await matrices.get(path);
+  if (!found) return null;
+  const select = element("layer");
+  if (select.options.length !== found.layers) {
+    const layers = Array.from({ length: found.layers }, (_, i) => ({ code: i, name: `${i + 1}` }));
+    fill(select, layers, Number(layer));
+  }
+  return found.matrix;
 }
 
 source.addEventListener("input", () => {

@@ -1,0 +1,59 @@
+"""Translations that are given: their scores, and the attention that goes with them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from resmlp_mt.engine.vocabulary import EOS, PAD
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.padding import Layout
+
+
+class Forced(NamedTuple):
+    """What a model says of a translation that it was given.
+
+    Attributes:
+        log_probs: natural logarithms of the tokens' probabilities, end-of-sentence included.
+        attention: (target length, source length), each with end-of-sentence; row t is what token
+            t was predicted from, the mean over the heads of the last layer. Rows sum to one.
+    """
+
+    log_probs: list[float]
+    attention: Tensor
+
+
+@torch.inference_mode()
+def forced_decoding(
+    model: EncoderDecoder, pairs: Sequence[tuple[list[int], list[int]]]
+) -> list[Forced]:
+    """Read translations token by token, all positions at once.
+
+    Args:
+        pairs: tokens of source and target, each with end-of-sentence.
+
+    Raises:
+        ValueError: if a sentence is longer than the model allows.
+    """
+    sources, targets = (_padded([pair[side] for pair in pairs], model.device) for side in (0, 1))
+    read = model.read(sources, sources.eq(PAD))
+    inputs = targets.roll(1, dims=1).masked_fill(targets.eq(PAD), PAD)
+    inputs[:, 0] = EOS
+    layout = Layout.of(targets.t().eq(PAD))
+    last = len(model.decoder.layers) - 1
+    hidden, weights = model.decoder.decode(inputs, layout, read, weights_of=last)
+    assert weights is not None
+    scores = model.decoder.output_projection(hidden).float().log_softmax(dim=1)
+    found = scores.gather(1, layout.pack(targets.t()).unsqueeze(1)).squeeze(1)
+    log_probs = layout.pad(found).t()
+    attention = weights.float().mean(dim=1)
+    return [
+        Forced(log_probs[row, : len(target)].tolist(), attention[row, : len(target), : len(source)])
+        for row, (source, target) in enumerate(pairs)
+    ]
+
+
+def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], device=device)

@@ -1,0 +1,88 @@
+"""An image classifier as an ONNX graph, with what a program needs to use it.
+
+Input ``images``, float32 (batch, channels, height, width), normalised; output ``logits``, float32
+(batch, classes). The batch is free. The graph's metadata has, as JSON, ``classes`` (names, or null)
+and ``data_config`` (input_size, mean, std, interpolation, crop_pct).
+"""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.vision.classifier import Classifier, load_classifier
+from resmlp_mt.vision.evaluation_options import ExportOptions
+from resmlp_mt.vision.folding import can_be_folded, folded
+
+
+def export(options: ExportOptions) -> None:
+    """Write the graph of a classifier.
+
+    Raises:
+        UserError: for a model or an output that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_outputs([options.output])
+    classifier = load_classifier(options, torch.device("cpu"))
+    with output_file(options.output) as partial:
+        graph(classifier).save(partial)
+    print(f"wrote {options.output}: images {tuple(classifier.data_config['input_size'])} to logits")
+
+
+def graph(classifier: Classifier) -> Any:
+    """The classifier as an ``onnx_ir`` program; affine maps are folded where they can be.
+
+    Raises:
+        UserError: if the exporter is not installed, or cannot convert the model.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UserError("onnxscript is missing: pip install 'resmlp_mt[vision,onnx]'.")
+    model: nn.Module = classifier.model
+    if can_be_folded(model):
+        model = folded(model, pack=False)
+    # two images: the exporter takes a single one for a constant
+    images = torch.zeros(2, *classifier.data_config["input_size"])
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model.eval(),
+                (images,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: Dim("batch", min=1)},),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter has a tree of its own types
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{classifier.name} cannot be exported: {reason}") from error
+    assert program is not None
+    program.model.metadata_props.update(
+        classes=json.dumps(classifier.classes), data_config=json.dumps(classifier.data_config)
+    )
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that the exporter writes about every node that it simplifies."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""Our models among timm's: importing this module registers them.
+
+    import resmlp_mt.vision.timm_models
+    model = timm.create_model("resmlp_s12", pretrained=True, num_classes=10)
+
+timm's own scripts take them through ``python -m``, which registers and then runs a script:
+
+    python -m resmlp_mt.vision.timm_models train.py DATA --model resmlp_s12
+    python -m resmlp_mt.vision.timm_models validate.py DATA --model resmlp_s12 --checkpoint FILE
+
+Pre-trained weights are those that timm's hub has for its own ResMLP, under our names.
+"""
+
+import runpy
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.factory import MODELS, create_model, default_config
+from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.weights import own_names, state_dict
+
+#: timm's weights: trained on ImageNet alone, and with a teacher
+TAGS = ("fb_in1k", "fb_distilled_in1k")
+#: arguments of timm's factory under our names
+RENAMED = {"drop_path_rate": "drop_path", "global_pool": "pooling"}
+POOLINGS = {"avg": "mean", "token": "class_mlp"}
+
+default_cfgs: Any = timm.models.generate_default_cfgs(
+    {
+        f"{name}{tag}": {
+            **default_config(name),
+            **({"hf_hub_id": f"timm/{preset.timm_name}{tag}"} if tag else {}),
+        }
+        for name, preset in MODELS.items()
+        for tag in ([f".{tag}" for tag in TAGS] if preset.timm_name else [""])
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    def build(**arguments: Any) -> nn.Module:
+        renamed = {RENAMED.get(key, key): value for key, value in arguments.items()}
+        if "pooling" in renamed:
+            renamed["pooling"] = POOLINGS.get(renamed["pooling"], renamed["pooling"])
+        for key in ("drop_block_rate", "bn_momentum", "bn_eps"):  # timm's train.py always has them
+            renamed.pop(key, None)
+        return create_model(variant, **renamed)
+
+    model: nn.Module = timm.models.build_model_with_cfg(
+        build,
+        variant,
+        pretrained,
+        pretrained_filter_fn=_filter,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **kwargs,
+    )
+    return model
+
+
+def _filter(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint's weights under our names."""
+    return own_names(state_dict(state, model.state_dict(), "the checkpoint"))
+
+
+def _register(name: str) -> None:
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(name, pretrained, **kwargs)
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"{name}, see :func:`resmlp_mt.vision.factory.create_model`."
+    timm.models.register_model(entry)
+
+
+for _name in MODELS:
+    _register(_name)
+
+
+def main() -> None:
+    """Run a script of timm's with our models registered.
+
+    Raises:
+        UserError: if no script is named.
+    """
+    if len(sys.argv) < 2 or not sys.argv[1].endswith(".py"):
+        raise UserError(
+            "python -m resmlp_mt.vision.timm_models SCRIPT.py ...: name timm's train.py or "
+            "validate.py, with its options."
+        )
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures and sparsity of the matrices that a model has learned."""

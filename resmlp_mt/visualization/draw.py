@@ -1,0 +1,75 @@
+"""All pictures of a checkpoint, into a folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import output_file
+from resmlp_mt.visualization.figures import heat_map, patch_figure, png, sparsity_plot
+from resmlp_mt.visualization.matrices import (
+    a_of,
+    central,
+    grid_of,
+    matrices,
+    read_checkpoint,
+    row_images,
+    sparsities,
+    state_dict,
+)
+from resmlp_mt.visualization.page import page
+
+
+def draw(
+    checkpoint: Path,
+    output: Path,
+    *,
+    threshold: float = 0.05,
+    patches: int = 6,
+    grid: Sequence[int] | None = None,
+    positions: int = 64,
+) -> int:
+    """Write the pictures, sparsity.json and index.html; returns the number of files.
+
+    Args:
+        checkpoint: of an image or a translation model.
+        output: the folder.
+        threshold: below which share of the largest an entry counts as small.
+        patches: side of the square of central patches that is drawn.
+        grid: rows and columns of patches, where the checkpoint does not say.
+        positions: of a translation model, the leading ones that are drawn and counted.
+
+    Raises:
+        UserError: if the checkpoint has no mixing matrices, or the folder cannot be written.
+    """
+    source = read_checkpoint(checkpoint)
+    name = str(checkpoint)
+    layers = matrices(state_dict(source, name), name, positions)
+    files: dict[str, bytes] = {}
+    for stack, members in layers.items():
+        for index, layer in enumerate(members):
+            if stack == "image":
+                shape = grid_of(source, len(layer["A"]), grid)
+                title = f"Layer {index}: the rows of A that belong to the patches in the middle"
+                images = row_images(layer["A"], shape, patches)
+                figure = patch_figure(images, *central(shape, patches), title)
+            else:
+                title = f"{stack.capitalize()}, layer {index}"
+                figure = heat_map(a_of(layer), title, causal=stack == "decoder")
+            files[f"{stack}_layer_{index:02d}.png"] = png(figure)
+    numbers = sparsities(layers, threshold)
+    files["sparsity.png"] = png(sparsity_plot(numbers, threshold))
+    report: dict[str, object] = {"checkpoint": checkpoint.name, "threshold": threshold}
+    if "image" not in layers:
+        report["positions"] = len(next(iter(a_of(next(iter(layers.values()))[0]).values())))
+    files["sparsity.json"] = (json.dumps(report | {"layers": numbers}, indent=1) + "\n").encode()
+    heads = {stack: len(a_of(members[0])) for stack, members in layers.items()}
+    files["index.html"] = page(files, checkpoint.name, heads, threshold).encode()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
+    for file, content in files.items():
+        with output_file(output / file, "--output") as partial:
+            partial.write_bytes(content)
+    return len(files)

@@ -1,0 +1,210 @@
+"""The matrices A, B and C of a checkpoint's layers, and how sparse they are.
+
+In the paper's notation A mixes over patches or positions; B and C are the two matrices of the
+feed-forward layer, which mixes over channels.
+"""
+
+import argparse
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.mixing import VARIANTS, MixingConfig
+from resmlp_mt.tensor_files import read
+
+Layers = dict[str, list[dict[str, Tensor]]]
+"""Stack ("image", "encoder" or "decoder"): for each layer its matrices "A", "B" and "C"; with
+several heads "A1", "A2", ..."""
+
+NAME = re.compile(r"(?:(encoder|decoder)\.layers|blocks)\.(\d+)\.(token_mixing|ffn)\.(.+)")
+LETTERS = {"fc1.weight": "B", "fc2.weight": "C"}
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """The contents of an image or translation checkpoint, by safe loaders only.
+
+    Raises:
+        UserError: if there is no such file, it is damaged, or it is more than data.
+    """
+    try:
+        return read(path, allowed=[argparse.Namespace])
+    except UserError as error:
+        if "it asks for" not in str(error):
+            raise
+        # fairseq leaves arrays in its checkpoints
+        from resmlp_mt.fairseq_plugin.checkpoints import SAFE_GLOBALS
+
+        return read(path, allowed=SAFE_GLOBALS)
+
+
+def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The parameters in a checkpoint under our names; the moving average where there is one.
+
+    Raises:
+        UserError: if there are none.
+    """
+    for container in ("model_ema", "state_dict_ema", "model", "state_dict"):
+        if isinstance(source.get(container), Mapping):
+            source = source[container]
+            break
+    state = {key: value for key, value in source.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(f"{name} holds no state dict.")
+    foreign = re.compile(r"(.*?)(?:blocks\.0\.)(?:linear_tokens|attn|token_mixing)\.weight")
+    prefix = next((match[1] for key in state if (match := foreign.fullmatch(key))), "")
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if any(key.endswith(("linear_tokens.weight", ".attn.weight")) for key in state):
+        from resmlp_mt.vision.weights import own_names
+
+        state = own_names(state)
+    return state
+
+
+def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = None) -> Layers:
+    """A, B and C of every layer; the decoder's A is lower triangular.
+
+    Args:
+        state: parameters by name.
+        name: of their file, for messages.
+        positions: a translation model's A for sentences of so many positions, or of fewer if the
+            model has fewer.
+
+    Raises:
+        UserError: if the state dict has no mixing matrices.
+    """
+    found: dict[str, dict[int, dict[str, Tensor]]] = defaultdict(lambda: defaultdict(dict))
+    mixings: dict[tuple[str, int], dict[str, Tensor]] = defaultdict(dict)
+    for key, value in state.items():
+        match = NAME.fullmatch(key)
+        if match is None:
+            continue
+        stack, index, part, parameter = match[1] or "image", int(match[2]), match[3], match[4]
+        if not value.float().isfinite().all():
+            raise UserError(f"{name} holds numbers that are not finite, in {key}.")
+        if part == "token_mixing":
+            mixings[stack, index][parameter] = value.float()
+        elif parameter in LETTERS:
+            found[stack][index][LETTERS[parameter]] = value.float()
+    for (stack, index), parameters in mixings.items():
+        if stack == "image":
+            heads = [parameters["weight"]] if "weight" in parameters else []
+        else:
+            heads = _translation(parameters, stack == "decoder", positions, name)
+        for number, matrix in enumerate(heads, 1):
+            found[stack][index]["A" if len(heads) == 1 else f"A{number}"] = matrix
+    layers = {stack: [members[i] for i in sorted(members)] for stack, members in found.items()}
+    if not layers or any(not a_of(layer) for members in layers.values() for layer in members):
+        raise UserError(
+            f"{name} has no linear mixing matrices: expected a checkpoint of resmlp_mt, or weights "
+            "of timm's or the authors' ResMLP."
+        )
+    return layers
+
+
+def a_of(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mixing matrices of a layer, one for each head."""
+    return {letter: matrix for letter, matrix in layer.items() if letter.startswith("A")}
+
+
+def _translation(
+    parameters: dict[str, Tensor], causal: bool, positions: int | None, name: str
+) -> list[Tensor]:
+    """The matrix of each head, for sentences of ``positions``."""
+    weight, relative = parameters.get("weight"), parameters.get("relative")
+    if relative is not None:
+        heads = len(relative)
+        longest = relative.size(1) if causal else (relative.size(1) + 1) // 2
+    elif weight is not None:
+        heads = len(weight) if weight.dim() == 3 else 1
+        longest = weight.size(-1)
+    else:
+        return []
+    kind = "none" if relative is None else "alone" if weight is None else "beside"
+    config = MixingConfig(heads=heads, relative=kind, decay="decay" in parameters)
+    mixing = VARIANTS[kind](longest, causal, config)
+    try:
+        mixing.load_state_dict(
+            {key: parameters.get(key, value) for key, value in mixing.state_dict().items()}
+        )
+    except RuntimeError as error:
+        raise UserError(f"{name}: the mixing matrices have shapes that do not fit.") from error
+    return list(mixing.matrix(min(positions or longest, longest)).detach())
+
+
+def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None) -> tuple[int, int]:
+    """Rows and columns of patches: as given, as the checkpoint says, or a square.
+
+    Raises:
+        UserError: if the grid does not have ``tokens`` patches or cannot be known.
+    """
+    if given is not None:
+        if given[0] * given[1] != tokens:
+            raise UserError(
+                f"--grid {given[0]} {given[1]} has {given[0] * given[1]} patches, but the mixing "
+                f"matrices have {tokens}."
+            )
+        return given[0], given[1]
+    args = source.get("model_args")
+    if isinstance(args, Mapping):
+        size, patch = args.get("img_size"), args.get("patch_size")
+        match (size, size) if isinstance(size, int) else size, patch:
+            case [int(height), int(width)], int(patch) if patch > 0:
+                if (height // patch) * (width // patch) == tokens:
+                    return height // patch, width // patch
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise UserError(
+            f"the mixing matrices are for {tokens} patches, which are no square: name their grid "
+            "with --grid ROWS COLUMNS."
+        )
+    return side, side
+
+
+def central(grid: tuple[int, int], patches: int) -> tuple[range, range]:
+    """Rows and columns of the square of central patches; fewer where the grid is smaller."""
+    taken = [min(patches, size) for size in grid]
+    first = [(size - number) // 2 for size, number in zip(grid, taken, strict=True)]
+    rows, columns = (range(a, a + n) for a, n in zip(first, taken, strict=True))
+    return rows, columns
+
+
+def row_images(weight: Tensor, grid: tuple[int, int], patches: int) -> Tensor:
+    """Rows of a mixing matrix as images.
+
+    Args:
+        weight: (rows * columns) squared, patches row by row.
+        grid: rows and columns.
+        patches: side of the square of :func:`central` patches.
+
+    Returns:
+        (patches, patches, rows, columns): the weights from all patches to each central patch.
+    """
+    rows, columns = central(grid, patches)
+    return weight.view(*grid, *grid)[rows.start : rows.stop, columns.start : columns.stop]
+
+
+def sparsity(weight: Tensor, threshold: float) -> float:
+    """Share of the entries below ``threshold`` times the largest absolute value (figure 3)."""
+    size = weight.abs().flatten()
+    return (size < threshold * size.max()).float().mean().item()
+
+
+def sparsities(layers: Layers, threshold: float) -> dict[str, list[dict[str, float]]]:
+    """Sparsity of every matrix; of the decoder's A, that of the lower triangle."""
+    numbers: dict[str, list[dict[str, float]]] = {}
+    for stack, members in layers.items():
+        numbers[stack] = []
+        for layer in members:
+            entries = dict(sorted(layer.items()))
+            if stack == "decoder":
+                for letter, matrix in a_of(layer).items():
+                    entries[letter] = matrix[torch.ones_like(matrix).tril().bool()]
+            numbers[stack].append({k: sparsity(v, threshold) for k, v in entries.items()})
+    return numbers

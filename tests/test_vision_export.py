@@ -1,0 +1,61 @@
+"""The ONNX graph of an image classifier gives its logits, for any batch, and says how to use it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.export import main
+from resmlp_mt.vision.factory import load_model
+from vision_checkpoints import DIGITS, checkpoint, random_model
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("model_kwargs", [{}, {"pooling": "class_mlp", "mixing": "separable"}])
+def test_the_graph_equals_the_model(tmp_path: Path, model_kwargs: dict[str, str]) -> None:
+    """Folded, and as it is where it cannot be folded."""
+    args = {"name": "resmlp_tiny", "num_classes": 10, "img_size": 8, "patch_size": 2}
+    state = random_model(0, **args, **model_kwargs).state_dict()
+    path = checkpoint(tmp_path / "best.pth", model=state, model_args=args | model_kwargs)
+    main([str(path), "--output", str(tmp_path / "m.onnx")])
+    model, saved = load_model(path)
+    run = session(tmp_path / "m.onnx")
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(batch))
+        [logits] = run.run(["logits"], {"images": images.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-4)
+    described = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert json.loads(described["classes"]) == DIGITS
+    config = json.loads(described["data_config"])
+    assert config == json.loads(json.dumps(saved["data_config"]))
+
+
+def test_timms_models_are_exported_too(tmp_path: Path) -> None:
+    model = random_model(0, name="resmlp_tiny", num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    words = ["--model", "resmlp_tiny", "--num-classes", "5", "--weights", str(tmp_path / "w.pth")]
+    main([*words, "-o", str(tmp_path / "m.onnx")])
+    images = torch.randn(2, 3, 32, 32)
+    [logits] = session(tmp_path / "m.onnx").run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "best.pth")
+    for words, message in (
+        ([path, "--output", tmp_path / "no/m.onnx"], r"m\.onnx cannot be written"),
+        ([tmp_path / "no.pth"], r"no\.pth cannot be read: No such file"),
+        ([], "no model: give a checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([*map(str, words)])
