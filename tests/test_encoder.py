@@ -1,13 +1,16 @@
 """The encoder equals the equations; a sentence's states do not depend on padding or neighbours."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from fairseq.models.transformer import TransformerModel, base_architecture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from models import PAD, build, padded, sentences
+from models import PAD, build, dictionary, padded, sentences
 from resmlp_mt.layers import Affine
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
@@ -120,3 +123,40 @@ def test_a_pad_inside_a_sentence_cuts_nothing_off() -> None:
     assert encoder(full)["encoder_out"][0].shape == (12, 1, 8)
     with pytest.raises(ValueError, match="13 tokens"):
         encoder(torch.cat([full, torch.tensor([[2]])], dim=1))
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_the_output_has_what_fairseqs_transformer_fills(left: bool) -> None:
+    """The same fields of the same shapes and types; the mask also without pads."""
+    args = SimpleNamespace(
+        encoder_embed_dim=8, encoder_ffn_embed_dim=12, encoder_layers=2, encoder_attention_heads=2,
+        decoder_embed_dim=8, decoder_ffn_embed_dim=12, decoder_layers=2, decoder_attention_heads=2,
+        max_source_positions=12, max_target_positions=10,
+    )  # fmt: skip
+    base_architecture(args)
+    words = dictionary(20)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    theirs = TransformerModel.build_model(args, task).double().eval()
+    ours = build()
+    for lengths in ([5, 5], [5, 3]):
+        source = padded(sentences(lengths), left=left)
+        target = padded(sentences([4, 2]))
+        for given in ({}, {"return_all_hiddens": True}):
+            found = ours.encoder(source, **given)
+            expected = theirs.encoder(source, **given)
+            for name in ("encoder_padding_mask", "src_lengths"):
+                assert torch.equal(found[name][0], expected[name][0])
+            for name in ("encoder_out", "encoder_embedding"):
+                assert found[name][0].shape == expected[name][0].shape
+            states = zip(found["encoder_states"], expected["encoder_states"], strict=True)
+            assert all(a.shape == b.shape for a, b in states)
+        embedded = 8**0.5 * ours.encoder.embed_tokens(source)
+        torch.testing.assert_close(found["encoder_embedding"][0], embedded, **TOLERANCE)
+        order = torch.tensor([1, 1, 0])
+        moved = ours.encoder.reorder_encoder_out(found, order)
+        moved_by_theirs = theirs.encoder.reorder_encoder_out(expected, order)
+        assert torch.equal(moved["src_lengths"][0], moved_by_theirs["src_lengths"][0])
+        inner = ours(source, None, target)[1]["inner_states"]
+        assert [s.shape for s in inner] == [
+            s.shape for s in theirs(source, None, target)[1]["inner_states"]
+        ]

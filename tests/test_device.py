@@ -1,0 +1,113 @@
+"""The engine runs where its model is: every tensor that it makes is on that device.
+
+The meta device stands for a GPU: an operation that mixes it with the CPU fails there too. What
+depends on data, the end of a search, cannot run on it.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import EOS, PAD, build, dictionary, sentences
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.beam_search import (
+    SearchOptions,
+    SpecialTokens,
+    WordChoice,
+    _Beams,
+    _best,
+    _step,
+    beam_search,
+)
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.model_folder import TranslationModel, placed, prepared
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.mixing import MixingConfig
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.packed_linear import PackedLinear
+from test_mixing import options
+
+SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
+CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
+
+
+def engine(config: MixingConfig, dtype: str = "float32") -> EncoderDecoder:
+    return prepared(fold(build(vocabulary=40, **options(config)).float()), dtype)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
+@torch.inference_mode()
+def test_a_search_makes_its_tensors_where_the_model_is(config: MixingConfig) -> None:
+    model = placed(engine(config), "meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert not [module for module in model.modules() if isinstance(module, PackedLinear)]
+    search = SearchOptions(beam=3, unkpen=1.0, temperature=2.0, min_len=2)
+    memory = model.encode(torch.full((4, 5), EOS, device="meta"))
+    words = WordChoice(
+        torch.arange(30), torch.ones(4, 30, dtype=torch.bool), torch.nn.Linear(8, 30)
+    ).to(model.device)
+    for choice in (None, words):
+        copies = replace(model.cache(memory, 3))
+        beams = _Beams(copies, [40, 38, 36, 34], choice)
+        tokens = torch.full((4, 1), EOS, device="meta")
+        scores = torch.zeros(4, 1, device="meta")
+        for position in range(5):
+            logits = _step(model, tokens, beams, choice)
+            at_limit = [1] if position == 3 else []
+            scores, parents, tokens = _best(logits, scores, 6, position, at_limit, search, SPECIAL)
+            scores, parents, tokens = scores[:, :3], parents[:, :3], tokens[:, :3]
+            if position == 2:
+                order = beams.remove([0, 3])
+                scores, parents, tokens = scores[order], parents[order], tokens[order]
+            beams.extend(position, parents, tokens, scores)
+            assert {t.device.type for t in (logits, scores, tokens)} == {"meta"}
+        assert beams.cache.history.entries.device.type == "meta"
+
+
+def test_a_model_that_was_moved_translates_alike() -> None:
+    model = engine(CONFIGS[1])
+    rows = [row.tolist() for row in sentences([5, 3, 9])]
+    expected = beam_search(model, rows, SearchOptions(beam=3), SPECIAL)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PackedLinear):
+            model.set_submodule(name, module.unpacked())
+    found = beam_search(model, rows, SearchOptions(beam=3), SPECIAL)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-5)
+
+
+def test_the_translator_takes_a_device() -> None:
+    words = Vocabulary(dictionary(40).symbols)
+    loaded = TranslationModel(engine(CONFIGS[0]), "en", "de", words, words, None)
+    expected = Translator(loaded, SearchOptions()).translate(["w1 w2"])
+    assert Translator(loaded, SearchOptions(), device="cpu").translate(["w1 w2"]) == expected
+    Translator(loaded, SearchOptions(), device="meta")
+    assert loaded.model.device.type == "meta"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has what must be missing here")
+def test_devices_that_cannot_be_used_are_named() -> None:
+    with pytest.raises(UserError, match="--device cuda cannot be used: ") as error:
+        placed(engine(CONFIGS[0]), "cuda")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="--device nonsense cannot be used"):
+        model_folder.prepared(fold(build().float()), "float32", "nonsense")
+    with pytest.raises(UserError, match="--dtype int8 is for CPUs, not for --device meta"):
+        placed(engine(CONFIGS[0], "int8"), "meta")
+    with pytest.raises(UserError, match="--dtype int8 is for CPUs, not for --device meta"):
+        model_folder.prepared(fold(build().float()), "int8", "meta")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
+def test_a_gpu_finds_what_the_cpu_finds(config: MixingConfig) -> None:
+    rows = [row.tolist() for row in sentences([5, 3, 9], 40)]
+    expected = beam_search(engine(config), rows, SearchOptions(beam=3), SPECIAL)
+    found = beam_search(placed(engine(config), "cuda"), rows, SearchOptions(beam=3), SPECIAL)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-4)
