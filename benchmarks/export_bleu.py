@@ -22,7 +22,7 @@ from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures

@@ -31,7 +31,7 @@ from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel, prepared
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.fairseq_plugin.trained import build_shortlist, load_trained, read_training_text
+from resmlp_mt.fairseq_plugin.conversion import build_shortlist, load_trained, read_training_text
 from resmlp_mt.files import write_text
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 

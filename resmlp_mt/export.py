@@ -58,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_folder.check_is_free(args.out)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
-    from resmlp_mt.fairseq_plugin.trained import build_shortlist, load_trained, read_training_text
+    from resmlp_mt.fairseq_plugin.conversion import (
+        build_shortlist,
+        load_trained,
+        read_training_text,
+    )
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
     trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)

@@ -93,7 +93,7 @@ def load(args: argparse.Namespace) -> model_folder.TranslationModel:
         return model_folder.load(args.model, args.dtype, args.device)
     # fairseq takes seconds to load, and talks meanwhile; exported models do without it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    from resmlp_mt.fairseq_plugin.trained import load_trained
+    from resmlp_mt.fairseq_plugin.conversion import load_trained
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
     trained = load_trained(args.model, args.data, args.sentencepiece_model)

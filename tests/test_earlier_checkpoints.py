@@ -14,7 +14,7 @@ from fairseq import checkpoint_utils
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 FOLDER = Path(__file__).parent / "fixtures" / "resmlp_mt_0_1_0"

@@ -141,9 +141,9 @@ def test_the_output_has_what_fairseqs_transformer_fills(left: bool) -> None:
     for lengths in ([5, 5], [5, 3]):
         source = padded(sentences(lengths), left=left)
         target = padded(sentences([4, 2]))
-        for given in ({}, {"return_all_hiddens": True}):
-            found = ours.encoder(source, **given)
-            expected = theirs.encoder(source, **given)
+        for hiddens in (False, True):
+            found = ours.encoder(source, return_all_hiddens=hiddens)
+            expected = theirs.encoder(source, return_all_hiddens=hiddens)
             for name in ("encoder_padding_mask", "src_lengths"):
                 assert torch.equal(found[name][0], expected[name][0])
             for name in ("encoder_out", "encoder_embedding"):

@@ -16,7 +16,7 @@ from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 

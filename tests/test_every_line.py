@@ -24,7 +24,7 @@ from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import PAD, UNK, Vocabulary
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 SPECIAL = SpecialTokens(PAD, EOS, UNK)

@@ -20,7 +20,7 @@ from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.trained import load_trained, read_training_text
+from resmlp_mt.fairseq_plugin.conversion import load_trained, read_training_text
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize, selector
 

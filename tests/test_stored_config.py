@@ -16,7 +16,7 @@ from conftest import Corpus, fairseq
 from resmlp_mt import export
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stored_config
-from resmlp_mt.fairseq_plugin.trained import load_trained
+from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 Change = Callable[[dict[str, Any]], None]

@@ -1,4 +1,4 @@
-"""A trained checkpoint of fairseq with its dictionaries, ready to be folded."""
+"""From a checkpoint of fairseq with its dictionaries to a model that translates without it."""
 
 import itertools
 from pathlib import Path
