@@ -145,10 +145,11 @@ class TokenMixing(nn.Module):
             ValueError: if ``length`` exceeds :attr:`longest`.
         """
         self.check(length)
-        matrix = self.matrix(length)
-        if self.training and self.dropout:
-            matrix = F.dropout(matrix, self.dropout)
-        return matrix
+        return self.dropped(self.matrix(length))
+
+    def dropped(self, matrix: Tensor) -> Tensor:
+        """The matrix with some entries dropped, while the module is in training mode."""
+        return F.dropout(matrix, self.dropout) if self.training and self.dropout else matrix
 
     def entries(self, x: Tensor) -> Tensor:
         """What A takes of each token; (..., dim) both."""
@@ -197,7 +198,7 @@ class TokenMixing(nn.Module):
         own: Tensor,
         offset: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The newest position of x + post(mixing(pre(x))).
+        """The newest position of post(mixing(pre(x))).
 
         Args:
             x: (batch, beam, dim).
@@ -209,13 +210,13 @@ class TokenMixing(nn.Module):
             offset: of the newest position, (dim,) or (1,).
 
         Returns:
-            Hidden states and the entry for the history, (batch, beam, dim) each.
+            The position and its entry for the history, (batch, beam, dim) each.
         """
         y = x if pre is None else pre(x)
         entry = self.entries(y)
         mixed = entry * own if offset is None else torch.addcmul(offset, entry, own)
         mixed = self.output(past.added_to(mixed), y)
-        return x + (mixed if post is None else post(mixed)), entry
+        return (mixed if post is None else post(mixed)), entry
 
     @torch.no_grad()
     def folded(

@@ -113,6 +113,35 @@ class ResMLPConfig(FairseqDataclass):
         default=False,
         metadata={"help": "compute each layer again for its gradients: less memory, more time"},
     )
+    offload_activations: bool = field(
+        default=False,
+        metadata={"help": "--checkpoint-activations, whose inputs wait in the CPU's memory"},
+    )
+    encoder_layerdrop: float = field(
+        default=0.0, metadata={"help": "LayerDrop probability of the encoder's layers"}
+    )
+    decoder_layerdrop: float = field(
+        default=0.0, metadata={"help": "LayerDrop probability of the decoder's layers"}
+    )
+    encoder_layers_to_keep: Optional[str] = field(
+        default=None,
+        metadata={"help": "which encoder layers of a checkpoint to *keep*, such as 0,2,4"},
+    )
+    decoder_layers_to_keep: Optional[str] = field(
+        default=None,
+        metadata={"help": "which decoder layers of a checkpoint to *keep*, such as 0,2,4"},
+    )
+    alignment_layer: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "decoder layer, from 0, whose attention is the alignment, supervised by "
+            "--criterion label_smoothed_cross_entropy_with_alignment (default: the last)"
+        },
+    )
+    alignment_heads: Optional[int] = field(
+        default=None,
+        metadata={"help": "average the alignment over this many heads (default: all)"},
+    )
     share_all_embeddings: bool = field(
         default=False,
         metadata={"help": "share encoder, decoder and output embeddings (one joined dictionary)"},
@@ -239,7 +268,21 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         value = getattr(cfg, name)
         if value < 1:
             raise UserError(f"{_flag(name)} must be at least 1, but is {value}.")
-    for name in ("dropout", "attention_dropout", "activation_dropout", "mixing_dropout"):
+    for name, most in (
+        ("alignment_layer", cfg.decoder_layers - 1),
+        ("alignment_heads", cfg.decoder_attention_heads),
+    ):
+        value, least = getattr(cfg, name), int(name == "alignment_heads")
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{_flag(name)} must be from {least} to {most}, but is {value}.")
+    for name in (
+        "dropout",
+        "attention_dropout",
+        "activation_dropout",
+        "mixing_dropout",
+        "encoder_layerdrop",
+        "decoder_layerdrop",
+    ):
         value = getattr(cfg, name)
         if not 0.0 <= value < 1.0:
             raise UserError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")

@@ -36,6 +36,9 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         self.onnx_trace = False
         self.adaptive_softmax = None
         self.beam_size = 1
+        self.alignment_layer: int | None = None
+        self.alignment_heads: int | None = None
+        self.aligns_in_training = False
 
     def set_beam_size(self, beam_size: int) -> None:
         """Expect ``beam_size`` neighbouring rows of a batch to be hypotheses of one sentence.
@@ -50,7 +53,11 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         encoder_out: dict[str, list[Tensor]] | None = None,
         incremental_state: IncrementalState | None = None,
         features_only: bool = False,
-        **kwargs: Any,
+        full_context_alignment: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
         """Predict every next token; the arguments are those of fairseq's Transformer decoder.
 
@@ -59,17 +66,28 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
             encoder_out: what the encoder returned.
             incremental_state: cache of step-by-step decoding; only the last position is computed.
             features_only: leave out the output projection.
+            full_context_alignment: not possible here.
+            alignment_layer: see :meth:`extract_features`; as ``alignment_heads``.
+            alignment_heads: see ``alignment_layer``.
+            src_lengths: unused.
+            return_all_hiddens: return the inner states also while training.
 
         Returns:
             (batch, length, vocabulary) scores before the softmax, zeros at pads, and
             ``{"attn": [weights], "inner_states": [(length, batch, dim), ...]}``; the latter is
-            left empty while training, where it would take memory.
+            left empty while training, where it would take memory, unless it is asked for.
 
         Raises:
             ValueError: if ``length`` exceeds ``--max-target-positions``.
         """
         x, extra = self.extract_features(
-            prev_output_tokens, encoder_out, incremental_state, **kwargs
+            prev_output_tokens,
+            encoder_out,
+            incremental_state,
+            full_context_alignment,
+            alignment_layer,
+            alignment_heads,
+            return_all_hiddens,
         )
         if features_only:
             return x, extra
@@ -84,30 +102,36 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         prev_output_tokens: Tensor,
         encoder_out: dict[str, list[Tensor]] | None = None,
         incremental_state: IncrementalState | None = None,
+        full_context_alignment: bool = False,
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
-        **_: object,
+        return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
         """Hidden states in front of the output projection, (batch, length, dim).
 
-        ``attn`` is the cross-attention of ``alignment_layer`` (default: the last), averaged over
-        its first ``alignment_heads`` heads (default: all), (batch, length, source length). During
-        training it is computed only on demand: the weights cost the fused attention kernel.
+        ``attn`` is the cross-attention of ``alignment_layer`` (default: that of
+        ``--alignment-layer``, or the last), averaged over its first ``alignment_heads`` heads
+        (default: those of ``--alignment-heads``, or all), (batch, length, source length). During
+        training it is computed only on demand, that is with ``--alignment-layer`` or
+        ``--load-alignments``: the weights cost the fused attention kernel.
         """
+        if full_context_alignment:
+            raise ValueError("the mixing matrices of a ResMLP decoder are causal by construction")
         if encoder_out is None:
             raise ValueError("the ResMLP decoder needs the output of an encoder")
         check_length("target", prev_output_tokens.size(1), self.longest)
-        wanted = alignment_layer
-        if wanted is None and not self.training:
+        heads = self.alignment_heads if alignment_heads is None else alignment_heads
+        wanted = self.alignment_layer if alignment_layer is None else alignment_layer
+        if wanted is None and (self.aligns_in_training or not self.training):
             wanted = len(self.layers) - 1
         inner: list[Tensor] = []
-        visit = None if self.training else inner.append
+        visit = None if self.training and not return_all_hiddens else inner.append
         if incremental_state is not None:
             cache = self._cache(incremental_state, encoder_out)
             newest = prev_output_tokens[:, -1].view(-1, cache.beam)
             x, cache, weights = self.advance(newest, cache, wanted, visit)
             self.set_incremental_state(incremental_state, "decoding", {"cache": cache})
-            attn = None if weights is None else weights[:, :alignment_heads].mean(1)
+            attn = None if weights is None else weights[:, :heads].mean(1)
             extra = [state.view(1, -1, state.size(2)) for state in inner]
             return x.view(-1, 1, x.size(2)), {
                 "attn": [None if attn is None else attn.view(-1, 1, attn.size(2))],
@@ -122,7 +146,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         source = source_of(encoder_out)
         hidden, weights = self.decode(tokens, layout, source, wanted, visit)
         if weights is not None:
-            weights = weights[:, :alignment_heads].mean(1).transpose(0, 1)
+            weights = weights[:, :heads].mean(1).transpose(0, 1)
             weights = as_given(weights).transpose(0, 1)
         inner_states = [as_given(layout.pad(state)) for state in inner]
         features = as_given(layout.pad(hidden)).transpose(0, 1)

@@ -25,7 +25,6 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         src_tokens: Tensor,
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
-        **_: object,
     ) -> dict[str, list[Tensor]]:
         """Encode sentences padded on either side.
 

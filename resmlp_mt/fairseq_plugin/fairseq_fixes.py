@@ -5,6 +5,7 @@ only, and first looks whether the defect is there: a repaired fairseq is left al
 """
 
 import atexit
+import contextlib
 import copy
 import functools
 import inspect
@@ -27,7 +28,14 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import loading, saving, several_processes, stopping
+from resmlp_mt.fairseq_plugin import (
+    generation_fixes,
+    loading,
+    saving,
+    several_processes,
+    stopping,
+    training_fixes,
+)
 from resmlp_mt.fairseq_plugin.remedies import wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
@@ -48,6 +56,8 @@ def apply() -> None:
     saving.never_lose_a_checkpoint()
     several_processes.train_on_several_processes()
     stopping.stop_with_a_checkpoint()
+    generation_fixes.apply()
+    training_fixes.apply()
 
 
 # --- the last batch is dropped when its size is no multiple of --required-batch-size-multiple ---
@@ -281,12 +291,16 @@ def decode_every_line() -> None:
 def _buffered_read(
     original: Callable[..., Any], input: str, buffer_size: int
 ) -> Iterator[list[str]]:
-    stream = sys.stdin.buffer if input == "-" else open(input, "rb")  # noqa: SIM115
-    with stream:
+    with contextlib.ExitStack() as opened:
+        lines: Any
+        if input == "-":
+            lines = getattr(sys.stdin, "buffer", sys.stdin)  # a program may put a StringIO there
+        else:
+            lines = opened.enter_context(open(input, "rb"))
         buffer: list[str] = []
-        for number, line in enumerate(stream, start=1):
-            text = line.decode("utf-8", errors="replace")
-            if "\ufffd" in text and text.encode() != line:
+        for number, line in enumerate(lines, start=1):
+            text = line if isinstance(line, str) else line.decode("utf-8", errors="replace")
+            if "\ufffd" in text and not isinstance(line, str) and text.encode() != line:
                 logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
             buffer.append(text.strip())
             if len(buffer) >= buffer_size:

@@ -53,7 +53,10 @@ class ModelConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
+    encoder_layerdrop: float = 0.0
+    decoder_layerdrop: float = 0.0
     checkpoint_activations: bool = False
+    offload_activations: bool = False
     padding_idx: int = 1
     encoder_mixing: MixingConfig = field(default_factory=MixingConfig)
     decoder_mixing: MixingConfig = field(default_factory=MixingConfig)

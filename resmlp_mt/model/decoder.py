@@ -13,7 +13,7 @@ from resmlp_mt.mixing import Past, create_mixing
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
-from resmlp_mt.model.encoder import check_length, longest, run_layer, scaled
+from resmlp_mt.model.encoder import check_length, kept_layers, longest, run_layer, scaled
 from resmlp_mt.model.residual import add_branch, feed_forward_branch, mixing_branch
 from resmlp_mt.padding import Layout
 
@@ -94,7 +94,9 @@ class DecoderLayer(nn.Module):
         Returns:
             Hidden states and the entry for the history, (batch, beam, dim) each.
         """
-        x, entry = self.token_mixing.step(x, self.mixing_pre, self.mixing_post, past, own, offset)
+        mixing = self.mixing_pre, self.mixing_post
+        y, entry = self.token_mixing.step(x, *mixing, past, own, offset)
+        x = add_branch(x, y, None, self.dropout)
         return self._attend_and_feed(x, keys, values, mask, None, weights), entry
 
     def _attend_and_feed(
@@ -201,7 +203,7 @@ class Decoder(nn.Module):
         if visit is not None:
             visit(x)
         weights: list[Tensor] = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in kept_layers(self.layers, self.config.decoder_layerdrop):
             wanted = weights if index == weights_of else None
             read = keys[index], values[index], mask
             x = run_layer(layer, self.config, x, layout, *read, wanted)
@@ -215,7 +217,7 @@ class Decoder(nn.Module):
         """What all layers do over the first ``length`` positions, as numbers."""
         dim = self.config.decoder_embed_dim
         mixings = [layer.token_mixing for layer in self._layers]
-        matrices = torch.stack([mixing.matrix(length) for mixing in mixings])
+        matrices = torch.stack([mixing.dropped(mixing.matrix(length)) for mixing in mixings])
         offsets = [mixing.offset(length) for mixing in mixings]
         added = [
             offset.expand(-1, -1, dim // offset.size(1)).flatten(1)
@@ -289,6 +291,8 @@ class Decoder(nn.Module):
         if tables is None:
             tables = self.mixing_tables(position + 1)
         x = self.embed(tokens)
+        if self.dropout.training:  # retained while translating
+            x = self.dropout(x)
         if visit is not None:
             visit(x)
         descends = ancestors.unsqueeze(3) == torch.arange(beam, device=tokens.device)

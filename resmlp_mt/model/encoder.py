@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         x: Tensor = self.dropout(self.embed(layout.pack(tokens.t())))
         if visit is not None:
             visit(x)
-        for layer in self.layers:
+        for _, layer in kept_layers(self.layers, self.config.encoder_layerdrop):
             x = run_layer(layer, self.config, x, layout)
             if visit is not None:
                 visit(x)
@@ -116,8 +116,33 @@ def check_length(side: str, length: int, longest: int) -> None:
         )
 
 
+def kept_layers(layers: nn.ModuleList, layerdrop: float) -> list[tuple[int, nn.Module]]:
+    """The layers that a forward pass uses, with their numbers: in training a random choice.
+
+    LayerDrop (Fan et al. 2019, arXiv:1909.11556) leaves out each with probability ``layerdrop``.
+    The numbers are drawn as fairseq's ``LayerDropModuleList`` draws them.
+    """
+    numbered = list(enumerate(layers))
+    if not layers.training or layerdrop == 0.0:
+        return numbered
+    draws = torch.empty(len(layers)).uniform_().tolist()
+    return [entry for entry, draw in zip(numbered, draws, strict=True) if draw > layerdrop]
+
+
 def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Tensor:
-    """The layer's output; ``--checkpoint-activations`` has the backward pass compute it again."""
+    """The layer's output; ``--checkpoint-activations`` has the backward pass compute it again.
+
+    With ``--offload-activations`` what the backward pass begins with waits in the CPU's memory.
+    """
+    if config.offload_activations and torch.is_grad_enabled():
+        device = next(layer.parameters()).device
+        waiting = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+
+        def layer_there(*moved: object) -> Tensor:
+            output: Tensor = layer(*(a.to(device) if isinstance(a, Tensor) else a for a in moved))
+            return output
+
+        return cast(Tensor, checkpoint(layer_there, *waiting, use_reentrant=False))
     if config.checkpoint_activations and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
     output: Tensor = layer(*arguments)

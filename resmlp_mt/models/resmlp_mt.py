@@ -12,10 +12,10 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import Embedding
 from fairseq.tasks import FairseqTask
-from torch import nn
+from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import fairseq_fixes, text_input
+from resmlp_mt.fairseq_plugin import fairseq_fixes, pruning, retained_dropout, text_input
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
@@ -39,6 +39,8 @@ allow_safe_globals()
 class ResMLPModel(FairseqEncoderDecoderModel):
     """The encoder-decoder of section 3.5 of the paper."""
 
+    supports_align_args = True
+
     @classmethod
     def build_model(cls, cfg: ResMLPConfig, task: FairseqTask) -> Self:
         """Build a model for the task's dictionaries.
@@ -46,6 +48,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         Raises:
             UserError: if an option is out of range or does not fit another one.
         """
+        pruning.count_kept(cfg)
         source, target = task.source_dictionary, task.target_dictionary
         validate(cfg, joined_dictionary=source == target)
 
@@ -59,10 +62,59 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 target, cfg.decoder_embed_dim, cfg.decoder_embed_path, "--decoder-embed-path"
             )
         config = model_config(cfg, len(source), len(target), source.pad())
-        return cls(
-            ResMLPEncoder(config, source, encoder_tokens),
-            ResMLPDecoder(config, target, decoder_tokens),
+        decoder = ResMLPDecoder(config, target, decoder_tokens)
+        decoder.alignment_layer, decoder.alignment_heads = cfg.alignment_layer, cfg.alignment_heads
+        supervised = getattr(getattr(task, "cfg", None), "load_alignments", False)
+        decoder.aligns_in_training = cfg.alignment_layer is not None or supervised
+        return cls(ResMLPEncoder(config, source, encoder_tokens), decoder)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None,
+        prev_output_tokens: Tensor,
+        return_all_hiddens: bool = False,
+        features_only: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+    ) -> tuple[Tensor, dict[str, list[Any]]]:
+        """Predict every next token; see the encoder and the decoder.
+
+        The arguments are those of fairseq's Transformer.
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths, return_all_hiddens)
+        output: tuple[Tensor, dict[str, list[Any]]] = self.decoder(
+            prev_output_tokens,
+            encoder_out=encoder_out,
+            features_only=features_only,
+            alignment_layer=alignment_layer,
+            alignment_heads=alignment_heads,
+            src_lengths=src_lengths,
+            return_all_hiddens=return_all_hiddens,
         )
+        return output
+
+    def load_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        strict: bool = True,
+        model_cfg: Any = None,
+        args: Any = None,
+    ) -> Any:
+        """Take the parameters of a checkpoint, without the layers that are not kept.
+
+        Raises:
+            UserError: if a layer to keep is not there.
+        """
+        if model_cfg is not None:
+            state_dict = pruning.pruned(state_dict, model_cfg)
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+    def make_generation_fast_(self, **kwargs: Any) -> None:
+        """Called once before translation; dropout stays where ``retain_dropout`` says so."""
+        super().make_generation_fast_(**kwargs)
+        if kwargs.get("retain_dropout"):
+            retained_dropout.retain(self, kwargs.get("retain_dropout_modules"))
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Called by fairseq-generate and its kin: linear layers may keep their weights packed."""

@@ -1,0 +1,186 @@
+"""Remedies for fairseq's generation: options that do nothing, or end in a traceback."""
+
+import argparse
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fairseq import options, tasks
+from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.search import DiverseBeamSearch
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
+from torch import Tensor
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.remedies import wrap
+
+
+def apply() -> None:
+    """Mend what is broken; calling it again does nothing."""
+    block_repeated_ngrams()
+    search_in_diverse_groups()
+    refuse_what_a_search_lacks()
+    translate_one_shard()
+
+
+# --- --no-repeat-ngram-size does nothing without the CUDA extension ---
+
+
+def block_repeated_ngrams() -> None:
+    """Let ``--no-repeat-ngram-size`` look at what was generated, and not at the pads behind it."""
+    tokens = torch.tensor([[2, 5, 6, 5, 1, 1, 1]])
+    scores = NGramRepeatBlock(2, use_extension=False)(tokens, torch.zeros(1, 8), 1, 1, 3)
+    if bool(scores.isfinite().all()):
+        wrap(NGramRepeatBlock, "_no_repeat_ngram", _no_repeat_ngram)
+
+
+def _no_repeat_ngram(
+    _: Callable[..., Tensor],
+    self: Any,
+    tokens: Tensor,
+    lprobs: Tensor,
+    bsz: int,
+    beam_size: int,
+    step: int,
+) -> Tensor:
+    """Scores of minus infinity for what would complete an n-gram a second time.
+
+    Args:
+        tokens: (hypotheses, positions); the first is end-of-sentence, ``step`` were generated.
+        lprobs: (hypotheses, vocabulary), changed in place.
+    """
+    before = self.no_repeat_ngram_size - 1
+    for scores, row in zip(lprobs, tokens[:, 1 : step + 1].tolist(), strict=True):
+        newest = row[len(row) - before :]
+        banned = [
+            row[start + before]
+            for start in range(len(row) - before)
+            if row[start : start + before] == newest
+        ]
+        scores[torch.tensor(banned, dtype=torch.long, device=scores.device)] = -torch.inf
+    return lprobs
+
+
+# --- --diverse-beam-groups takes the numbers of sentences for rows of the batch ---
+
+
+def search_in_diverse_groups() -> None:
+    """Let ``--diverse-beam-groups`` find what its groups have in common."""
+    source = inspect.getsource(inspect.unwrap(DiverseBeamSearch.step))
+    if "group_overlap[original_batch_idxs" in source:
+        wrap(DiverseBeamSearch, "step", _diverse_step)
+
+
+def _diverse_step(
+    original: Callable[..., Any],
+    self: Any,
+    step: int,
+    lprobs: Tensor,
+    scores: Tensor | None,
+    prev_output_tokens: Tensor | None = None,
+    original_batch_idxs: Tensor | None = None,
+) -> Any:
+    if original_batch_idxs is not None:
+        numbers = original_batch_idxs.tolist()
+        if step == 0:
+            self.rows = {number: row for row, number in enumerate(numbers)}
+        original_batch_idxs = original_batch_idxs.new_tensor([self.rows[n] for n in numbers])
+    return original(self, step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+
+
+# --- options of other generators, or without what they need ---
+
+
+def refuse_what_a_search_lacks() -> None:
+    """Say in a sentence what ``--constraints``, ``--print-step`` and their like need."""
+    wrap(FairseqTask, "build_generator", _build_generator)
+    wrap(FairseqTask, "inference_step", _inference_step)
+
+
+def _build_generator(
+    original: Callable[..., Any], self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
+) -> Any:
+    for name in ("print_step", "retain_iter_history"):
+        if getattr(args, name, False):
+            raise UserError(
+                f"--{name.replace('_', '-')} needs a model that refines its translations "
+                "iteratively (--task translation_lev): drop it."
+            )
+    return original(self, models, args, *rest, **kwargs)
+
+
+def _inference_step(
+    original: Callable[..., Any],
+    self: Any,
+    generator: Any,
+    models: Any,
+    sample: Any,
+    prefix_tokens: Tensor | None = None,
+    constraints: Tensor | None = None,
+) -> Any:
+    search = getattr(generator, "search", None)
+    if constraints is None and getattr(search, "supports_constraints", False):
+        raise UserError(
+            "--constraints needs lines of a sentence and, behind tabs, the words that its "
+            "translation must have: give them to fairseq-interactive."
+        )
+    return original(self, generator, models, sample, prefix_tokens, constraints)
+
+
+# --- --num-shards and --shard-id are ignored: every process translates everything ---
+
+_shard = (1, 0)  # of how many, and which one; as given to this process
+
+
+def translate_one_shard() -> None:
+    """Let fairseq-generate and fairseq-validate take one batch in ``--num-shards``."""
+    source = inspect.getsource(tasks.fairseq_task)
+    if "dataset.num_shards" not in source:
+        wrap(options, "parse_args_and_arch", _parse_args_and_arch)
+        wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
+        wrap(Trainer, "__init__", _trainer_init)
+
+
+def _parse_args_and_arch(
+    original: Callable[..., Any], parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
+) -> Any:
+    global _shard
+    parsed = original(parser, *args, **kwargs)
+    found = parsed[0] if isinstance(parsed, tuple) else parsed
+    count, number = getattr(found, "num_shards", 1), getattr(found, "shard_id", 0)
+    if not 0 <= number < count:
+        raise UserError(f"--shard-id must be from 0 to {count - 1}, but is {number}.")
+    _shard = count, number
+    return parsed
+
+
+def _get_batch_iterator(
+    original: Callable[..., Any], self: Any, dataset: Any, *args: Any, **kwargs: Any
+) -> Any:
+    iterator = original(self, dataset, *args, **kwargs)
+    count, number = _shard
+    if count == 1:
+        return iterator
+    if not any(dataset is known for known in self.datasets.values()):
+        raise UserError(
+            "--num-shards is for the parts of a binarised corpus: give every process lines of "
+            "its own."
+        )
+    shard = copy.copy(iterator)
+    shard._frozen_batches = tuple(iterator.frozen_batches[number::count])
+    return shard
+
+
+def _trainer_init(
+    original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kwargs: Any
+) -> None:
+    if cfg.dataset.num_shards > 1:
+        raise UserError(
+            "--num-shards is for translating: several processes train with "
+            "--distributed-world-size."
+        )
+    original(self, cfg, *args, **kwargs)

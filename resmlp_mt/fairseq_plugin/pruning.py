@@ -1,0 +1,77 @@
+"""``--encoder-layers-to-keep`` and ``--decoder-layers-to-keep``: some layers of a checkpoint.
+
+fairseq's own pruning loses the layers of the other side if only one of the options is given.
+"""
+
+import re
+from typing import Any
+
+from resmlp_mt.errors import UserError
+
+SIDES = ("encoder", "decoder")
+
+
+def kept(cfg: Any, side: str) -> list[int] | None:
+    """The layers to keep, or None for all.
+
+    Raises:
+        UserError: if the option is no list of numbers that rise.
+    """
+    given = getattr(cfg, f"{side}_layers_to_keep", None)
+    if not given:
+        return None
+    try:
+        numbers = [int(number) for number in given.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
+        raise UserError(
+            f"--{side}-layers-to-keep must be numbers that rise, such as 0,2,4, but is {given}."
+        )
+    return numbers
+
+
+def count_kept(cfg: Any) -> None:
+    """Build no more layers than are kept."""
+    for side in SIDES:
+        numbers = kept(cfg, side)
+        if numbers is not None:
+            setattr(cfg, f"{side}_layers", len(numbers))
+
+
+def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
+    """The parameters of the layers that are kept, renumbered; ``cfg`` then keeps all of them.
+
+    A state that has no others is returned as it is: it was pruned before it was saved.
+
+    Raises:
+        UserError: if a layer to keep is not there.
+    """
+    for side in SIDES:
+        numbers = kept(cfg, side)
+        if numbers is None:
+            continue
+        pattern = re.compile(rf"{side}\.layers\.(\d+)\.(.+)")
+        there = {int(match[1]) for match in map(pattern.fullmatch, state) if match}
+        if len(there) != len(numbers):
+            if not set(numbers) <= there:
+                raise UserError(
+                    f"--{side}-layers-to-keep names layer {max(numbers)}, but the checkpoint has "
+                    f"{len(there)} {side} layers, from 0."
+                )
+            state = _renumbered(state, side, pattern, numbers)
+        setattr(cfg, f"{side}_layers_to_keep", None)
+    return state
+
+
+def _renumbered(
+    state: dict[str, Any], side: str, pattern: re.Pattern[str], numbers: list[int]
+) -> dict[str, Any]:
+    result = {}
+    for name, value in state.items():
+        match = pattern.fullmatch(name)
+        if match is None:
+            result[name] = value
+        elif int(match[1]) in numbers:
+            result[f"{side}.layers.{numbers.index(int(match[1]))}.{match[2]}"] = value
+    return result

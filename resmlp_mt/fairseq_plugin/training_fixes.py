@@ -1,0 +1,120 @@
+"""Remedies for fairseq's training: batches of few shapes, R-Drop, and the best checkpoints."""
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq import checkpoint_utils
+from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
+    RdropLabelSmoothedCrossEntropyCriterion,
+)
+from fairseq.data import bucket_pad_length_dataset, data_utils
+
+from resmlp_mt.fairseq_plugin.remedies import wrap
+
+
+def apply() -> None:
+    """Mend what is broken; calling it again does nothing."""
+    make_buckets()
+    leave_samples_alone()
+    keep_as_many_best_checkpoints()
+
+
+# --- --num-batch-buckets uses an argument that numpy 2.4 has no more ---
+
+
+def make_buckets() -> None:
+    """Find the lengths of ``--num-batch-buckets``."""
+    try:
+        data_utils.get_buckets(np.arange(4), 2)
+    except TypeError:
+        wrap(data_utils, "get_buckets", _get_buckets)
+        bucket_pad_length_dataset.get_buckets = data_utils.get_buckets
+
+
+def _get_buckets(_: Callable[..., Any], sizes: Any, num_buckets: int) -> Any:
+    shares = np.linspace(0, 100, num_buckets + 1)
+    return np.unique(np.percentile(sizes, shares, method="lower")[1:])
+
+
+# --- R-Drop doubles the inputs of a batch in place, and --eval-bleu then lacks references ---
+
+
+def leave_samples_alone() -> None:
+    """Give ``label_smoothed_cross_entropy_with_rdrop`` a batch of its own to double."""
+    source = inspect.getsource(inspect.unwrap(RdropLabelSmoothedCrossEntropyCriterion.forward))
+    if "sample = duplicate_input(sample)" in source:
+        wrap(RdropLabelSmoothedCrossEntropyCriterion, "forward", _rdrop_forward)
+
+
+def _rdrop_forward(
+    original: Callable[..., Any], self: Any, model: Any, sample: Any, *args: Any, **kwargs: Any
+) -> Any:
+    own = {**sample, "net_input": dict(sample["net_input"])}
+    return original(self, model, own, *args, **kwargs)
+
+
+# --- --keep-best-checkpoints N keeps fewer ---
+
+
+def keep_as_many_best_checkpoints() -> None:
+    """Keep N checkpoints as soon as there were N.
+
+    fairseq saves none that is worse than those kept, however few they are, and gives two of one
+    score the same name in one of N cases. It does not see negative scores, and keeps all of them.
+    """
+    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
+
+
+def _save_checkpoint(
+    original: Callable[..., Any], cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any
+) -> Any:
+    if cfg.keep_best_checkpoints <= 0 or val_loss is None or cfg.no_save:
+        return original(cfg, trainer, epoch_itr, val_loss)
+    if trainer.should_save_checkpoint_on_current_rank:
+        _make_room(cfg, trainer, epoch_itr, val_loss)
+    with _room_for_another(cfg, trainer.checkpoint_suffix):
+        return original(cfg, trainer, epoch_itr, val_loss)
+
+
+def _make_room(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float) -> None:
+    """Rename the checkpoint of the same score whose name fairseq is going to use."""
+    with data_utils.numpy_seed(epoch_itr.epoch, trainer.get_num_updates(), val_loss):
+        drawn = np.random.randint(0, cfg.keep_best_checkpoints)
+
+    def path(digit: int) -> Path:
+        score = f"{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}"
+        return Path(cfg.save_dir, f"checkpoint.best_{score}{trainer.checkpoint_suffix}.pt")
+
+    if path(drawn).exists():
+        free = [d for d in range(cfg.keep_best_checkpoints) if not path(d).exists()]
+        if free:
+            os.replace(path(drawn), path(free[0]))
+
+
+@contextlib.contextmanager
+def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
+    """Have fairseq find a checkpoint of the worst score where there are fewer than N."""
+    paths = checkpoint_utils.checkpoint_paths
+    best = rf"checkpoint\.best_{cfg.best_checkpoint_metric}_("
+    infinity = "-inf" if cfg.maximize_best_checkpoint_metric else "inf"
+    worst = f"checkpoint.best_{infinity}{suffix}.pt"
+
+    def found(folder: str, pattern: str = r"checkpoint(\d+)\.pt", **kwargs: Any) -> Any:
+        if not pattern.startswith(best):
+            return paths(folder, pattern=pattern, **kwargs)
+        pattern = best + "-?" + pattern.removeprefix(best)
+        there = paths(folder, pattern=pattern, **kwargs)
+        if len(there) >= cfg.keep_best_checkpoints:
+            return there
+        return [*there, worst] if cfg.maximize_best_checkpoint_metric else [worst, *there]
+
+    checkpoint_utils.checkpoint_paths = found
+    try:
+        yield
+    finally:
+        checkpoint_utils.checkpoint_paths = paths
