@@ -1,0 +1,415 @@
+"""Which options of fairseq the model honours: every one is tried beside the stock Transformer.
+
+    python benchmarks/fairseq_options.py
+
+Both models are trained for a few updates on made-up sentences; then each command runs with each
+option and without. What counts is how it ends and whether it changes what the command prints or
+the parameters it saves. Writes docs/fairseq_options.md.
+"""
+
+import argparse
+import random
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from fairseq.tasks.translation import TranslationTask
+
+from benchmarks.fairseq_commands import Done, run
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "fairseq_options.md"
+WORDS, SENTENCES = 30, {"train": 200, "valid": 16, "test": 12}
+MODELS = {"Transformer": "transformer_tiny", "ResMLP": "resmlp_mt_tiny"}
+
+
+class Case(NamedTuple):
+    """One row: options as typed, and those that the command they are compared with has, too."""
+
+    options: str
+    with_options: str = ""
+    models: str = "both"
+
+
+TRAIN = [
+    Case("--dropout 0.3"),
+    Case("--attention-dropout 0.3"),
+    Case("--activation-dropout 0.3"),
+    Case("--activation-fn tanh"),
+    Case("--encoder-layerdrop 0.5"),
+    Case("--decoder-layerdrop 0.5"),
+    Case("--encoder-layers 1"),
+    Case("--decoder-layers 1"),
+    Case("--share-all-embeddings"),
+    Case("--share-decoder-input-output-embed"),
+    Case("--checkpoint-activations"),
+    Case("--offload-activations"),
+    Case("--encoder-layers-to-keep 0 --restore-file {base} --reset-optimizer --reset-dataloader"),
+    Case(
+        "--alignment-layer 0 --alignment-heads 1",
+        "--load-alignments --criterion label_smoothed_cross_entropy_with_alignment",
+    ),
+    Case("--full-context-alignment"),
+    Case("--encoder-normalize-before"),
+    Case("--decoder-normalize-before"),
+    Case("--encoder-learned-pos"),
+    Case("--decoder-learned-pos"),
+    Case("--no-token-positional-embeddings"),
+    Case("--layernorm-embedding"),
+    Case("--no-scale-embedding"),
+    Case("--encoder-attention-heads 1"),
+    Case("--decoder-attention-heads 1"),
+    Case("--no-cross-attention"),
+    Case("--cross-self-attention"),
+    Case("--merge-src-tgt-embed"),
+    Case("--decoder-output-dim 32"),
+    Case("--adaptive-softmax-cutoff 10 --criterion adaptive_loss"),
+    Case("--adaptive-softmax-dropout 0.5"),
+    Case("--adaptive-softmax-factor 2"),
+    Case("--tie-adaptive-weights"),
+    Case("--tie-adaptive-proj"),
+    Case("--quant-noise-pq 0.5"),
+    Case("--quant-noise-pq-block-size 4"),
+    Case("--quant-noise-scalar 0.5"),
+    Case("--relu-dropout 0.3"),
+    Case("--base-layers 1"),
+    Case("--min-params-to-wrap 1000"),
+    Case("--xformers-att-config x"),
+    Case("--char-inputs"),
+    Case("--export"),
+    Case("--left-pad-source --left-pad-target"),
+    Case("--truncate-source", "--max-source-positions 5"),
+    Case("--upsample-primary 2"),
+    Case("--num-batch-buckets 3"),
+    Case("--required-seq-len-multiple 8"),
+    Case("--required-batch-size-multiple 4"),
+    Case("--load-alignments"),
+    Case("--eval-bleu"),
+    Case("--eval-bleu --eval-tokenized-bleu --eval-bleu-print-samples"),
+    Case("--max-source-positions 60"),
+    Case("--max-target-positions 60"),
+    Case("--skip-invalid-size-inputs-valid-test", "--max-source-positions 5"),
+    Case("--criterion cross_entropy"),
+    Case("--label-smoothing 0.3"),
+    Case("--report-accuracy"),
+    Case("--ignore-prefix-size 1"),
+    Case("--criterion label_smoothed_cross_entropy_with_rdrop --rdrop-alpha 5"),
+    Case("--eval-bleu", "--criterion label_smoothed_cross_entropy_with_rdrop --rdrop-alpha 5"),
+    Case("--criterion label_smoothed_cross_entropy_with_alignment"),
+    Case("--criterion adaptive_loss"),
+    Case("--criterion composite_loss --underlying-criterion cross_entropy"),
+    Case("--criterion nat_loss"),
+    Case("--sentence-avg"),
+    Case("--update-freq 2"),
+    Case("--clip-norm 0.1"),
+    Case("--max-tokens 60"),
+    Case("--curriculum 1"),
+    Case("--grouped-shuffling"),
+    Case("--skip-remainder-batch"),
+    Case("--seed 2"),
+    Case("--amp"),
+    Case("--fp16"),
+    Case("--bf16"),
+    Case("--memory-efficient-fp16"),
+    Case("--memory-efficient-bf16"),
+    Case("--tpu"),
+    Case("--store-ema --ema-decay 0.5"),
+    Case("--store-ema --ema-fp32 --ema-start-update 2 --ema-update-freq 2"),
+    Case("--use-bmuf"),
+    Case("--optimizer adagrad"),
+    Case("--optimizer adafactor --lr 0.001"),
+    Case("--optimizer composite"),
+    Case("--use-old-adam"),
+    Case("--fp16-adam-stats"),
+    Case("--keep-best-checkpoints 2", "--max-epoch 4 --max-update 100"),
+    Case("--keep-last-epochs 1"),
+    Case("--no-epoch-checkpoints"),
+    Case("--patience 1", "--max-epoch 4 --max-update 100"),
+    Case("--finetune-from-model {base}"),
+    Case("--restore-file {base}"),
+    Case("--ddp-backend legacy_ddp"),
+    Case("--find-unused-parameters"),
+    Case("--empty-cache-freq 1"),
+    Case("--quantization-config-path {config}"),
+    Case("--profile"),
+    Case("--suppress-crashes"),
+    Case("--encoder-embed-path {vectors}"),
+    Case("--decoder-embed-path {vectors}"),
+    Case("--task translation_multi_simple_epoch --langs a,b --lang-pairs a-b"),
+    Case("--task translation_lev --criterion nat_loss"),
+    Case("--task semisupervised_translation --lang-pairs a-b"),
+    Case("--task translation_moe --method hMoElp --mean-pool-gating-network --num-experts 2"),
+    Case("--task translation_moe --method sMoElp --mean-pool-gating-network --num-experts 2"),
+    Case("--task translation_from_pretrained_bart --langs a,b"),
+    Case("--task multilingual_translation --lang-pairs a-b"),
+    Case("--task cross_lingual_lm"),
+]
+
+GENERATE = [
+    Case("--beam 1"),
+    Case("--nbest 2"),
+    Case("--lenpen 3"),
+    Case("--unnormalized"),
+    Case("--unkpen 1000"),
+    Case("--temperature 3"),
+    Case("--min-len 9"),
+    Case("--max-len-a 0.5 --max-len-b 0"),
+    Case("--max-len-b 3"),
+    Case("--match-source-len"),
+    Case("--no-early-stop"),
+    Case("--no-repeat-ngram-size 1"),
+    Case("--prefix-size 2"),
+    Case("--sampling"),
+    Case("--sampling --sampling-topk 3"),
+    Case("--sampling --sampling-topp 0.5"),
+    Case("--seed 2", "--sampling"),
+    Case("--no-seed-provided"),
+    Case("--diverse-beam-groups 2"),
+    Case("--diversity-rate 0.5"),
+    Case("--constraints"),
+    Case("--constraints unordered"),
+    Case("--print-alignment"),
+    Case("--print-alignment soft"),
+    Case("--replace-unk"),
+    Case("--print-step"),
+    Case("--score-reference"),
+    Case("--score-reference --retain-dropout"),
+    Case("--seed 2", "--score-reference --retain-dropout"),
+    Case("--retain-dropout"),
+    Case("--retain-dropout-modules TransformerDecoderLayer", "--retain-dropout"),
+    Case("--retain-dropout-modules TransformerEncoder", "--retain-dropout"),
+    Case("--retain-dropout-modules MultiheadAttention", "--retain-dropout"),
+    Case("--retain-dropout-modules NoSuchModule", "--retain-dropout"),
+    Case("--no-beamable-mm"),
+    Case("--lm-path {lm}"),
+    Case("--lm-path {lm} --lm-weight 0.9"),
+    Case("--path {base}:{second}"),
+    Case("--path {base}:{other}"),
+    Case("--path {base}:{other} --print-alignment"),
+    Case("--path {base}:{other} --score-reference"),
+    Case("--model-overrides {{'encoder_layers_to_keep':'0'}}"),
+    Case("--model-overrides {{'decoder_layers_to_keep':'1'}}"),
+    Case("--quiet"),
+    Case("--gen-subset valid"),
+    Case("--post-process sentencepiece"),
+    Case("--scoring sacrebleu"),
+    Case("--scoring chrf"),
+    Case("--sacrebleu"),
+    Case("--results-path {results}"),
+    Case("--max-tokens 30"),
+    Case("--batch-size 1"),
+    Case("--required-batch-size-multiple 4"),
+    Case("--required-seq-len-multiple 8"),
+    Case("--num-batch-buckets 3"),
+    Case("--num-shards 2 --shard-id 0"),
+    Case("--distributed-world-size 2 --distributed-rank 0"),
+    Case("--left-pad-source"),
+    Case("--left-pad-target"),
+    Case("--truncate-source", "--max-source-positions 5"),
+    Case("--skip-invalid-size-inputs-valid-test", "--max-source-positions 5"),
+    Case("--max-target-positions 4"),
+    Case("--fp16"),
+    Case("--bf16"),
+    Case("--amp"),
+    Case("--tpu"),
+    Case("--memory-efficient-fp16"),
+    Case("--iter-decode-max-iter 2"),
+    Case("--iter-decode-eos-penalty 1"),
+    Case("--iter-decode-force-max-iter"),
+    Case("--iter-decode-with-beam 2"),
+    Case("--iter-decode-with-external-reranker"),
+    Case("--retain-iter-history"),
+    Case("--decoding-format vote"),
+    Case("--eos-token w3"),
+    Case("--checkpoint-suffix x"),
+    Case("--checkpoint-shard-count 2"),
+    Case("--load-alignments"),
+    Case("--data-buffer-size 0"),
+    Case("--num-workers 1"),
+    Case("--dataset-impl lazy"),
+    Case("--dataset-impl cached"),
+    Case("--model-parallel-size 2"),
+    Case("--pipeline-model-parallel"),
+    Case("--beam-mt 2 --max-len-a-mt 1 --max-len-b-mt 3 --lenpen-mt 2"),
+]
+
+VALIDATE = [
+    Case("--valid-subset test"),
+    Case("--batch-size 1"),
+    Case("--max-tokens 30"),
+    Case("--num-shards 2 --shard-id 0"),
+    Case("--required-seq-len-multiple 8"),
+    Case("--num-batch-buckets 3"),
+    Case("--fp16"),
+    Case("--path {base}:{second}"),
+    Case("--model-overrides {{'encoder_layers_to_keep':'0'}}"),
+]
+
+INTERACTIVE = [
+    Case("--constraints"),
+    Case("--constraints unordered"),
+    Case("--print-alignment"),
+    Case("--buffer-size 3"),
+    Case("--nbest 2"),
+    Case("--retain-dropout"),
+    Case("--sampling"),
+    Case("--prefix-size 1"),
+    Case("--no-repeat-ngram-size 1"),
+    Case("--force-annotations"),
+]
+
+
+def write_corpus(folder: Path) -> Path:
+    """Sentences of the words w0, w1, ... and the same reversed, with alignments; binarised."""
+    folder.mkdir()
+    words = Dictionary()
+    for index in range(WORDS):
+        words.add_symbol(f"w{index}")
+    for language in "ab":
+        words.save(str(folder / f"dict.{language}.txt"))
+    rng = random.Random(1)
+    for split, size in SENTENCES.items():
+        sides: dict[str, list[torch.Tensor]] = {"a": [], "b": [], "align": []}
+        for _ in range(size):
+            sentence = [rng.randrange(4, len(words)) for _ in range(rng.randint(2, 8))]
+            last = len(sentence) - 1
+            pairs = [number for index in range(last + 1) for number in (index, last - index)]
+            sides["a"].append(torch.tensor([*sentence, words.eos()]))
+            sides["b"].append(torch.tensor([*sentence[::-1], words.eos()]))
+            sides["align"].append(torch.tensor(pairs))
+        for side, lines in sides.items():
+            name = f"{split}.align.a-b" if side == "align" else f"{split}.a-b.{side}"
+            builder = MMapIndexedDatasetBuilder(str(folder / f"{name}.bin"))
+            for line in lines:
+                builder.add_item(line)
+            builder.finalize(str(folder / f"{name}.idx"))
+    return folder
+
+
+class Outcome(NamedTuple):
+    """What a command did: the kind, what is compared, and the reason if it stopped."""
+
+    kind: str
+    result: str
+    reason: str = ""
+
+
+class Bench:
+    """Both models on the corpus; outcomes of commands are kept, since many are compared twice."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = write_corpus(folder / "data")
+        self.known: dict[tuple[str, ...], Outcome] = {}
+        vectors = "\n".join(f"w{index} " + "0.1 " * 63 + f"{index / 10}" for index in range(WORDS))
+        (folder / "vectors").write_text(f"{WORDS} 64\n{vectors}\n")
+        (folder / "config").write_text("layers_to_quantize: []\n")
+        self.names = {
+            "vectors": folder / "vectors",
+            "config": folder / "config",
+            "results": folder / "results",
+            "lm": folder / "lm" / "checkpoint_last.pt",
+        }
+        for model, arch in MODELS.items():
+            for name, seed in ((model, 1), (f"{model} again", 2)):
+                done = self.train(arch, folder / name, "--seed", str(seed), "--max-epoch", "6")
+                assert done.status == 0, done.log
+
+    def train(self, arch: str, save_dir: Path, *arguments: str) -> Done:
+        return run(
+            "train", self.data, "--arch", arch, "--cpu", "--distributed-world-size", 1,
+            "--encoder-layers", 2, "--decoder-layers", 2, "--encoder-embed-dim", 64,
+            "--decoder-embed-dim", 64, "--encoder-ffn-embed-dim", 64,
+            "--decoder-ffn-embed-dim", 64, "--max-source-positions", 40,
+            "--max-target-positions", 40, "--optimizer", "adam", "--lr", 0.005,
+            "--criterion", "label_smoothed_cross_entropy", "--dropout", 0.1, "--batch-size", 20,
+            "--max-epoch", 2, "--seed", 1, "--num-workers", 0, "--data-buffer-size", 0,
+            "--log-format", "simple", "--save-dir", save_dir, *arguments,
+        )  # fmt: skip
+
+    def outcome(self, command: str, model: str, options: str) -> Outcome:
+        """Of a command with some options, for one of the models."""
+        key = (command, model, options)
+        if key not in self.known:
+            self.known[key] = self._outcome(*key)
+        return self.known[key]
+
+    def _outcome(self, command: str, model: str, options: str) -> Outcome:
+        other = next(name for name in MODELS if name != model)
+        paths = {
+            name: self.folder / folder / "checkpoint_last.pt"
+            for name, folder in (("base", model), ("second", f"{model} again"), ("other", other))
+        }
+        arguments = options.format(**paths, **self.names).split()
+        save_dir = Path(tempfile.mkdtemp(dir=self.folder))
+        text = "w1 w2 w3\nw4 w9\tw4\nw5 w6 w7 w8 w9\n"
+        if command == "train":
+            done = self.train(MODELS[model], save_dir, *arguments)
+        elif command == "interactive":
+            done = run(
+                command, self.data, "--path", paths["base"], "--cpu", "--beam", 4, *arguments,
+                "-s", "a", "-t", "b", text=text,
+            )  # fmt: skip
+        elif command == "validate":
+            done = run(
+                command, self.data, "--task", "translation", "--path", paths["base"], "--cpu",
+                "--log-format", "json", *arguments,
+            )  # fmt: skip
+        else:
+            done = run(
+                command, self.data, "--path", paths["base"], "--cpu", "--beam", 4, "--batch-size",
+                6, *arguments,
+            )  # fmt: skip
+        if done.status == 70:
+            return Outcome("fails", "", done.last)
+        if done.status != 0:
+            return Outcome("refused", "", done.last)
+        return Outcome("works", self._result(command, done, save_dir))
+
+    def _result(self, command: str, done: Done, save_dir: Path) -> str:
+        if command == "train":
+            path = save_dir / "checkpoint_last.pt"
+            if not path.exists():
+                return "no checkpoint"
+            parameters = torch.load(path, weights_only=True)["model"]
+            numbers = [float(value.double().abs().sum()) for value in parameters.values()]
+            return repr((sorted(p.name for p in save_dir.iterdir()), numbers))
+        if command == "validate":
+            return " ".join(re.findall(r'"(?:valid|test)_loss": "[^"]*"', done.log))
+        lines = re.findall(r"^(?:[STHDPAEIC]-\d+|Generate \w+ with).*$", done.output, re.MULTILINE)
+        return "\n".join(sorted(lines))
+
+    def row(self, command: str, case: Case) -> tuple[str, ...]:
+        cells = []
+        for model in MODELS:
+            outcome = self.outcome(command, model, f"{case.with_options} {case.options}".strip())
+            cell = outcome.kind
+            if cell == "works":
+                base = self.outcome(command, model, case.with_options)
+                cell = "no difference" if outcome.result == base.result else "works"
+            cells.append((cell, outcome.reason))
+        return case.options, case.with_options, *(part for cell in cells for part in cell)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--commands", nargs="+", default=["train", "generate", "validate", "interactive"])
+    parser.add_argument("--only", help="options that contain this")
+    args = parser.parse_args()
+    tables = {"train": TRAIN, "generate": GENERATE, "validate": VALIDATE, "interactive": INTERACTIVE}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        for command in args.commands:
+            print("##", command)
+            for case in tables[command]:
+                if args.only and args.only not in case.options: continue
+                print(bench.row(command, case), flush=True)
+
+
+if __name__ == "__main__":
+    main()
