@@ -1,0 +1,224 @@
+"""What fairseq asks of a model beside its forward pass: every hook does what the options say."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq.criterions.label_smoothed_cross_entropy_with_alignment import (
+    LabelSmoothedCrossEntropyCriterionWithAlignment,
+)
+from torch import Tensor
+
+from models import build, config, dictionary, padded, sentences
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.retained_dropout import TRANSFORMER_NAMES, dropping
+from resmlp_mt.models.resmlp_mt import ResMLPModel
+
+DROPOUT = {
+    "dropout": 0.5,
+    "attention_dropout": 0.5,
+    "activation_dropout": 0.5,
+    "mixing_dropout": 0.5,
+}
+SOURCE, TARGET = padded(sentences([4, 7, 5])), padded(sentences([6, 3, 6], seed=1))
+
+
+def whole(model: ResMLPModel) -> Tensor:
+    """Features of all positions at once."""
+    features: Tensor = model(SOURCE, None, TARGET, features_only=True)[0]
+    return features
+
+
+def step_by_step(model: ResMLPModel) -> Tensor:
+    """The same, one position after the other."""
+    encoder_out = model.encoder(SOURCE)
+    state: dict[str, Any] = {}
+    steps = [
+        model.decoder(TARGET[:, : end + 1], encoder_out, state, features_only=True)[0]
+        for end in range(TARGET.size(1))
+    ]
+    return torch.cat(steps, dim=1)
+
+
+# --- --retain-dropout ---
+
+
+@pytest.mark.parametrize("read", [whole, step_by_step])
+@pytest.mark.parametrize("name", [None, *TRANSFORMER_NAMES, *TRANSFORMER_NAMES.values()])
+def test_retained_dropout_draws_again_each_time(name: str | None, read: Any) -> None:
+    model = build(**DROPOUT)
+    with torch.no_grad():
+        model.make_generation_fast_(retain_dropout=True, retain_dropout_modules=name)
+        model.eval()  # as fairseq's generator does
+        torch.manual_seed(1)
+        first, second = read(model), read(model)
+        torch.manual_seed(1)
+        again = read(model)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("read", [whole, step_by_step])
+def test_without_the_option_nothing_is_dropped(read: Any) -> None:
+    model, plain = build(**DROPOUT), build()
+    with torch.no_grad():
+        model.make_generation_fast_()
+        torch.testing.assert_close(read(model), read(plain), rtol=0, atol=0)
+
+
+def test_every_module_with_dropout_can_be_named() -> None:
+    """None beside those that :func:`dropping` finds is active in training mode."""
+    model = build(**DROPOUT).train()
+    for _, module in dropping(model):
+        module.training = False
+    with torch.no_grad():
+        torch.testing.assert_close(whole(model), whole(build()))
+
+
+def test_only_the_named_modules_drop() -> None:
+    model = build(**DROPOUT)
+    model.make_generation_fast_(
+        retain_dropout=True, retain_dropout_modules=["TransformerEncoder", "CrossAttention"]
+    )
+    active = {id(module) for module in model.modules() if module.training}
+    named = {
+        id(module)
+        for name, module in dropping(model)
+        if name in ("ResMLPEncoder", "CrossAttention")
+    }
+    assert active == named
+
+
+def test_a_module_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="--retain-dropout-modules Encoder is none of ResMLPEnc"):
+        build().make_generation_fast_(retain_dropout=True, retain_dropout_modules="Encoder")
+
+
+# --- LayerDrop, pruning ---
+
+
+def without(model: ResMLPModel, encoder: list[int], decoder: list[int]) -> ResMLPModel:
+    """The model with these layers alone."""
+    for side, kept in ((model.encoder, encoder), (model.decoder, decoder)):
+        side.layers = torch.nn.ModuleList([side.layers[index] for index in kept])
+    return model
+
+
+def test_layers_are_dropped_in_training_alone() -> None:
+    sizes = {"encoder_layers": 3, "decoder_layers": 3}
+    model = build(encoder_layerdrop=0.5, decoder_layerdrop=0.4, **sizes)
+    torch.testing.assert_close(whole(model), whole(build(**sizes)))
+    model.train()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        found = whole(model)
+        torch.manual_seed(seed)
+        encoder, decoder = (torch.empty(3).uniform_() for _ in range(2))
+        kept = [
+            [index for index, draw in enumerate(draws.tolist()) if draw > share]
+            for draws, share in ((encoder, 0.5), (decoder, 0.4))
+        ]
+        torch.testing.assert_close(found, whole(without(build(**sizes), *kept)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "layers"),
+    [
+        ({"encoder_layers_to_keep": "0,2"}, ([0, 2], [0, 1, 2])),
+        ({"decoder_layers_to_keep": "1"}, ([0, 1, 2], [1])),
+        ({"encoder_layers_to_keep": "1", "decoder_layers_to_keep": "0,1"}, ([1], [0, 1])),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_is_pruned(keep: dict[str, str], layers: tuple[list[int], list[int]]) -> None:
+    large = build(encoder_layers=3, decoder_layers=3)
+    cfg = config(encoder_layers=3, decoder_layers=3, **keep)
+    words = dictionary(20)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    small = ResMLPModel.build_model(cfg, task).double().eval()
+    small.load_state_dict(large.state_dict(), model_cfg=cfg)
+    torch.testing.assert_close(whole(small), whole(without(large, *layers)))
+    # what is saved then needs no pruning
+    assert (cfg.encoder_layers, cfg.decoder_layers) == tuple(map(len, layers))
+    assert cfg.encoder_layers_to_keep is None
+    assert cfg.decoder_layers_to_keep is None
+
+
+@pytest.mark.parametrize("kept", ["2", "1,0", "0,0", "x", "-1"])
+def test_layers_that_are_not_there_are_refused(kept: str) -> None:
+    cfg = config(encoder_layers_to_keep=kept)
+    words = dictionary(20)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    state = build().state_dict()
+
+    def load() -> None:
+        ResMLPModel.build_model(cfg, task).load_state_dict(state, model_cfg=cfg)
+
+    with pytest.raises(UserError, match="--encoder-layers-to-keep"):
+        load()
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize("option", ["checkpoint_activations", "offload_activations"])
+def test_gradients_do_not_depend_on_what_is_kept(option: str) -> None:
+    def gradients(**changes: object) -> list[Tensor]:
+        model = build(dropout=0.3, **changes).train()
+        torch.manual_seed(0)
+        whole(model).square().sum().backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    for found, expected in zip(gradients(**{option: True}), gradients(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+# --- alignments that are supervised ---
+
+
+def test_attention_in_training_is_that_of_the_named_layer_and_heads() -> None:
+    model = build(alignment_layer=0, alignment_heads=1)
+    expected = model(SOURCE, None, TARGET, alignment_layer=0, alignment_heads=1)[1]["attn"][0]
+    assert not torch.equal(expected, build()(SOURCE, None, TARGET)[1]["attn"][0])
+    for training in (False, True):
+        found = model.train(training)(SOURCE, None, TARGET)[1]["attn"][0]
+        torch.testing.assert_close(found, expected)
+    assert build().train()(SOURCE, None, TARGET)[1]["attn"] == [None]
+
+
+def test_supervised_attention_follows_the_alignments() -> None:
+    words = dictionary(20)
+    supervised = SimpleNamespace(load_alignments=True)
+    task: Any = SimpleNamespace(source_dictionary=words, target_dictionary=words, cfg=supervised)
+    torch.manual_seed(0)
+    model = ResMLPModel.build_model(config(), task).double().train()
+    criterion = LabelSmoothedCrossEntropyCriterionWithAlignment(task, False, 0.1, 1.0)
+    rows, columns = torch.meshgrid(torch.arange(3), torch.arange(2), indexing="ij")
+    target = (rows * TARGET.size(1) + columns).flatten()  # word t is aligned to word t
+    batch = {
+        "net_input": {"src_tokens": SOURCE, "src_lengths": None, "prev_output_tokens": TARGET},
+        "target": TARGET,
+        "ntokens": int(TARGET.ne(1).sum()),
+        "alignments": torch.stack([columns.flatten(), target], dim=1),
+        "align_weights": torch.ones(6),
+    }
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss, _, logged = criterion(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(logged["alignment_loss"])
+    attention = model.eval()(SOURCE, None, TARGET)[1]["attn"][0]
+    assert losses[-1] < 0.3 * losses[0]
+    assert (attention[:, :2, :2].diagonal(dim1=1, dim2=2) > 0.5).all()
+
+
+def test_attention_to_later_words_is_refused() -> None:
+    model = build()
+    with pytest.raises(ValueError, match="causal"):
+        model.decoder(TARGET, model.encoder(SOURCE), full_context_alignment=True)
+    with pytest.raises(TypeError):
+        model.encoder(SOURCE, token_embeddings=torch.zeros(3, 7, 8))

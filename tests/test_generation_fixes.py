@@ -1,0 +1,220 @@
+"""Options of fairseq's generation and training that did nothing or ended in a traceback."""
+
+import inspect
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils, options, tasks
+from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
+    RdropLabelSmoothedCrossEntropyCriterion,
+)
+from fairseq.data import bucket_pad_length_dataset, data_utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.search import DiverseBeamSearch
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks import FairseqTask
+from fairseq.trainer import Trainer
+from fairseq_cli import interactive
+
+from conftest import Corpus
+from models import build, dictionary, padded, sentences
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes
+from resmlp_mt.fairseq_plugin.training_fixes import keep_as_many_best_checkpoints
+
+# --- generation ---
+
+
+def repeats(row: list[int], size: int) -> bool:
+    grams = [tuple(row[start : start + size]) for start in range(len(row) - size + 1)]
+    return len(set(grams)) < len(grams)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_comes_twice(size: int) -> None:
+    rng = np.random.default_rng(size)
+    vocabulary, step = 7, 12
+    generated = torch.from_numpy(rng.integers(4, vocabulary, (20, step)))
+    tokens = torch.full((20, 30), 1)  # as the generator holds them: pads behind
+    tokens[:, 0], tokens[:, 1 : step + 1] = 2, generated
+    block = NGramRepeatBlock(size, use_extension=False)
+    scores = block(tokens, torch.zeros(20, vocabulary), 5, 4, step)
+    for row, found in zip(generated.tolist(), scores.tolist(), strict=True):
+        new = row[len(row) - size + 1 :]
+        for word in range(vocabulary):
+            seen = repeats([*row, word], size) and (*new, word) in {
+                tuple(row[start : start + size]) for start in range(len(row) - size + 1)
+            }
+            assert found[word] == (-torch.inf if seen else 0.0)
+    stock = inspect.unwrap(NGramRepeatBlock._no_repeat_ngram)
+    assert stock(block, tokens, torch.zeros(20, vocabulary), 5, 4, step).isfinite().all()
+
+
+def test_diverse_groups_work_whatever_the_sentences_are_called() -> None:
+    model, words = build(), dictionary(20)
+    source = padded(sentences([4, 6, 3]))
+    found = {}
+    for numbers in ([0, 1, 2], [9, 0, 4]):
+        search = DiverseBeamSearch(words, 2, 0.5)
+        generator = SequenceGenerator(
+            [model], words, beam_size=4, search_strategy=search, max_len_b=6
+        )
+        sample = {"id": torch.tensor(numbers), "net_input": {"src_tokens": source}}
+        sample["net_input"]["src_lengths"] = source.ne(1).sum(1)
+        found[tuple(numbers)] = [
+            [hypothesis["tokens"].tolist() for hypothesis in hypotheses]
+            for hypotheses in generator.generate([model], sample)
+        ]
+    first, second = found.values()
+    assert first == second
+    search = DiverseBeamSearch(words, 2, 0.5)
+    stock = inspect.unwrap(DiverseBeamSearch.step)
+    scores = torch.zeros(3, 4, 20)
+    stock(search, 0, scores, scores[:, :, :0], None, torch.tensor([9, 0, 4]))
+    with pytest.raises(IndexError):
+        stock(search, 1, scores, scores[:, :, :1], None, torch.tensor([9, 0, 4]))
+
+
+def test_constraints_without_any_are_refused() -> None:
+    generator = SimpleNamespace(search=SimpleNamespace(supports_constraints=True))
+    task: Any = object.__new__(FairseqTask)
+    with pytest.raises(UserError, match=r"--constraints needs .* fairseq-interactive"):
+        task.inference_step(generator, [], {"net_input": {}})
+
+
+@pytest.mark.parametrize("option", ["print_step", "retain_iter_history"])
+def test_steps_of_another_generator_are_refused(option: str) -> None:
+    task: Any = object.__new__(FairseqTask)
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(UserError, match=f"{flag} needs a model that refines"):
+        task.build_generator([], SimpleNamespace(**{option: True}))
+
+
+def test_shards_share_the_sentences(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
+    seen: list[int] = []
+    for shard in range(3):
+        parser = options.get_generation_parser()
+        given = ["--num-shards", "3", "--shard-id", str(shard), "--path", "x", "--batch-size", "2"]
+        args = options.parse_args_and_arch(parser, [str(corpus.data), *given])
+        task = tasks.setup_task(convert_namespace_to_omegaconf(args).task)
+        task.load_dataset("test")
+        iterator = task.get_batch_iterator(task.dataset("test"), max_sentences=2)
+        ids = [n for batch in iterator.next_epoch_itr(shuffle=False) for n in batch["id"].tolist()]
+        assert 0 < len(ids) < 13
+        seen += ids
+        other = task.build_dataset_for_inference([torch.tensor([4, 2])], [2])
+        with pytest.raises(UserError, match="--num-shards"):
+            task.get_batch_iterator(other)
+    assert sorted(seen) == list(range(13))
+    with pytest.raises(UserError, match="--shard-id must be from 0 to 2, but is 3"):
+        options.parse_args_and_arch(
+            options.get_generation_parser(),
+            [str(corpus.data), "--path", "x", "--num-shards", "3", "--shard-id", "3"],
+        )
+    with pytest.raises(UserError, match="--distributed-world-size"):
+        Trainer(SimpleNamespace(dataset=SimpleNamespace(num_shards=2)), None, None, None)
+
+
+def test_a_program_may_put_text_in_the_place_of_standard_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = io.StringIO("eins\nzwei\r\n\ndrei")
+    monkeypatch.setattr(sys, "stdin", text)
+    fairseq_fixes.decode_every_line()
+    assert list(interactive.buffered_read("-", 3)) == [["eins", "zwei", ""], ["drei"]]
+    assert not text.closed
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 50])
+def test_buckets_are_lengths_of_the_corpus(count: int) -> None:
+    sizes = np.random.default_rng(0).integers(1, 40, 500)
+    for module in (data_utils, bucket_pad_length_dataset):
+        buckets = module.get_buckets(sizes, count)
+        assert len(buckets) <= count
+        assert buckets[-1] == sizes.max()
+        assert set(buckets) <= set(sizes)
+    with pytest.raises(TypeError):
+        inspect.unwrap(data_utils.get_buckets)(sizes, count)
+
+
+def test_r_drop_leaves_the_batch_as_it_was() -> None:
+    words = dictionary(20)
+    task: Any = SimpleNamespace(target_dictionary=words)
+    criterion = RdropLabelSmoothedCrossEntropyCriterion(task, False, 0.1, rdrop_alpha=1.0)
+    source, target = padded(sentences([4, 3])), padded(sentences([5, 2]))
+
+    def sample() -> dict[str, Any]:
+        net_input = {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}
+        return {"net_input": net_input, "target": target, "ntokens": 7}
+
+    own, stock = sample(), sample()
+    loss, _, _ = criterion(build(), own)
+    expected, _, _ = inspect.unwrap(type(criterion).forward)(criterion, build(), stock)
+    torch.testing.assert_close(loss, expected)
+    assert torch.equal(own["net_input"]["src_tokens"], source)
+    assert len(stock["net_input"]["src_tokens"]) == 4
+
+
+class Saver:
+    """A trainer that only saves."""
+
+    checkpoint_suffix = ""
+    data_parallel_rank = 0
+    should_save_checkpoint_on_current_rank = True
+    always_call_state_dict_during_save_checkpoint = False
+    task = None
+
+    def __init__(self) -> None:
+        self.updates = 0
+
+    def consolidate_optimizer(self) -> None:
+        pass
+
+    def get_num_updates(self) -> int:
+        return self.updates
+
+    def save_checkpoint(self, filename: str, extra_state: Any) -> str:
+        Path(filename).write_text(str(extra_state["val_loss"]))
+        return filename
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "losses", [[1, 2, 3, 4, 2.5], [4, 3, 2, 1], [2, 2, 2, 2], [-1, 0, -3, 5, -2], [0.5]], ids=str
+)
+def test_as_many_best_checkpoints_as_asked_for(
+    losses: list[float],
+    count: int,
+    maximize: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep_as_many_best_checkpoints()
+    monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)
+    monkeypatch.delattr(inspect.unwrap(checkpoint_utils.save_checkpoint), "best", raising=False)
+    args = options.parse_args_and_arch(
+        options.get_training_parser(),
+        ["data", "--arch", "resmlp_mt_tiny", "--save-dir", str(tmp_path), "--no-epoch-checkpoints",
+         "--keep-best-checkpoints", str(count),
+         *(["--maximize-best-checkpoint-metric"] if maximize else [])],
+    )  # fmt: skip
+    cfg = convert_namespace_to_omegaconf(args).checkpoint
+    saver = Saver()
+    for epoch, loss in enumerate(losses, start=1):
+        saver.updates += 10
+        iterator = SimpleNamespace(epoch=epoch, end_of_epoch=lambda: True, state_dict=dict)
+        checkpoint_utils.save_checkpoint(cfg, saver, iterator, loss)
+        kept = [float(path.read_text()) for path in tmp_path.glob("checkpoint.best_loss_*.pt")]
+        assert sorted(kept) == sorted(sorted(losses[:epoch], reverse=maximize)[:count])
