@@ -20,6 +20,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from resmlp_mt.files import replacing
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 10
 
@@ -131,9 +133,8 @@ def plot(log: Path, picture: Path) -> None:
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    partial = picture.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=120)
-    partial.replace(picture)
+    with replacing(picture) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def print_samples(output: str) -> None:

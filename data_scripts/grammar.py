@@ -9,13 +9,13 @@ twice. `python data_scripts/grammar.py --out DIR` writes the splits.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from english_german import complex_sentences, main_clauses
 from english_german.composer import Composer
+from resmlp_mt.files import write_text
 
 MIN_WORDS, MAX_WORDS = 4, 16
 
@@ -110,9 +110,7 @@ def write_corpus(
         for language in ("en", "de"):
             text = "".join(f"{getattr(pair, language)}\n" for pair in part)
             path = folder / f"{split}.{language}"
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_bytes(text.encode("utf-8"))
-            os.replace(temporary, path)
+            write_text(path, text)
 
 
 def main() -> None:

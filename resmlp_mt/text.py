@@ -9,6 +9,9 @@ INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which UTF-8 has not; JSON can bring one."""
+
 RESERVED = {"\u2581": "_", "\u2585": "\u2584"}
 """Signs that sentencepiece uses itself, and what stands for them: decoding would make a space of
 the first, and its trainer leaves out every sentence with the second."""
@@ -17,10 +20,11 @@ the first, and its trainer leaves out every sentence with the second."""
 def normalize(text: str) -> str:
     """NFC, no invisible control characters, runs of any white space as one plain space, ends bare.
 
-    The signs in ``RESERVED`` are replaced. Normalising twice changes nothing.
+    The signs in ``RESERVED`` are replaced, and lone surrogates by U+FFFD. Normalising twice changes
+    nothing.
     """
     if not text.isprintable():  # else: no control characters, and no white space but plain spaces
-        text = INVISIBLE.sub("", text)
+        text = SURROGATE.sub("\ufffd", INVISIBLE.sub("", text))
         if not text.isprintable():
             text = " ".join(text.split())
     if not text.isascii():

@@ -526,6 +526,22 @@ def test_what_was_kept_and_dropped_is_told(
     assert "100%" in told.err[told.err.index("binarize: ") :]
 
 
+def test_signs_that_sentencepiece_keeps_for_itself_lose_no_sentence(tmp_path: Path) -> None:
+    """Its trainer leaves out every sentence with one of them: here that would be all."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for split, count in {"train": 200, "valid": 3, "test": 3}.items():
+        for lang in ("en", "de"):
+            signs = [f"{line} \u2585\u2581" for line in text(lang, count)]
+            (raw / f"{split}.{lang}").write_bytes(lines(signs))
+    out = tmp_path / "out"
+    arguments = ("--src", "en", "--tgt", "de", "--vocab-size", 120, "--jobs", 1)
+    assert run("local", "--from-dir", raw, "--out", out, *arguments) == 0
+    found = decoded(out, "test", "de", "en-de")
+    assert found == [line.replace("\u2585\u2581", "\u2584_") for line in read(out / "raw/test.de")]
+    assert sum(facts["unknown"] for facts in manifest(out)["tokens"].values()) == 0
+
+
 @pytest.mark.parametrize(("code", "there"), [("zh-CN", "zh-CN"), ("zh_CN", "zh-CN"), ("pt", "pt")])
 def test_language_codes_as_people_write_them(tmp_path: Path, code: str, there: str) -> None:
     """fairseq finds the languages of the files by itself."""
