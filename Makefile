@@ -24,7 +24,7 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/multi30k.py --data $(DATA) --work $(WORK)
 
-.venv/installed: setup.py constraints.txt
+.venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "resmlp_mt needs Python 3.11 or newer, but $(PYTHON) is older: run make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -26,8 +26,9 @@ from torch._inductor import config as inductor
 from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Spread, interleaved
 from resmlp_mt.engine.folding import empty
-from resmlp_mt.engine.model_folder import prepared
-from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER, export_onnx
+from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.files import write_text
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.config import ModelConfig

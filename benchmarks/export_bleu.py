@@ -19,8 +19,8 @@ from pathlib import Path
 import sacrebleu
 
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.files import write_text

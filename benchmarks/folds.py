@@ -21,7 +21,7 @@ from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Run, interleaved, ratio
 from resmlp_mt.benchmarking.translation_models import BASE, build
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import prepared
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.files import write_text
 from resmlp_mt.layers import Affine
 from resmlp_mt.model.encoder_decoder import EncoderDecoder

@@ -111,7 +111,7 @@ def load(model: Path) -> None:
     import torch
 
     from resmlp_mt.engine import model_folder
-    from resmlp_mt.engine.beam_search import SearchOptions
+    from resmlp_mt.engine.options import SearchOptions
     from resmlp_mt.engine.translator import Translator
 
     global _translator

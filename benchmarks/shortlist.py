@@ -26,11 +26,12 @@ from resmlp_mt.benchmarking.machine import describe
 from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio
 from resmlp_mt.benchmarking.translation_models import Sizes, build
 from resmlp_mt.engine import shortlist
-from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, prepared
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.fairseq_plugin.conversion import build_shortlist, load_trained, read_training_text
 from resmlp_mt.files import write_text
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures

@@ -9,7 +9,7 @@ print(translator.translate(["A dog runs."])[0][0].text)
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resmlp_mt.engine.beam_search import SearchOptions as SearchOptions
+    from resmlp_mt.engine.options import SearchOptions as SearchOptions
     from resmlp_mt.engine.translator import Translator as Translator
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return Translator
     if name == "SearchOptions":
-        from resmlp_mt.engine.beam_search import SearchOptions
+        from resmlp_mt.engine.options import SearchOptions
 
         return SearchOptions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,21 +4,19 @@ The options are those of fairseq's script of the same purpose, which stops at th
 PyTorch >= 2.6.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints, save
 from resmlp_mt.files import check_outputs, unwritable
 
 KINDS = ("epoch", "update", "best")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.average",
-        description="Average the parameters of several checkpoints.",
-    )
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser("resmlp_mt.average", "Average the parameters of several checkpoints.")
     parser.add_argument(
         "--inputs",
         required=True,
@@ -41,7 +39,9 @@ def main() -> None:
         metavar="N",
         help="leave out checkpoints behind epoch (or update) N",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+
+    from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints, save
 
     chosen = [kind for kind in KINDS if getattr(args, f"num_{kind}_checkpoints") is not None]
     if args.checkpoint_upper_bound is not None and chosen not in (["epoch"], ["update"]):

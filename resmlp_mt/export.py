@@ -12,18 +12,20 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.engine import model_folder
-from resmlp_mt.packed_linear import DTYPES
+from resmlp_mt.command_line import Parser, command
+from resmlp_mt.engine.options import DTYPES
+from resmlp_mt.errors import UserError
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.export",
-        description="Fold a trained model and write it for translation without fairseq.",
+    parser = Parser(
+        "resmlp_mt.export", "Fold a trained model and write it for translation without fairseq."
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="file from fairseq-train")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--output", "--out", required=True, type=Path, metavar="DIR", help="folder to write"
+    )
     parser.add_argument(
         "--format",
         choices=("safetensors", "onnx"),
@@ -53,9 +55,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    model_folder.check_is_free(args.out)
+    from resmlp_mt.engine import model_folder
+
+    model_folder.check_is_free(args.output)
+    if not args.checkpoint.is_file():
+        raise UserError(f"{args.checkpoint} is no file: expected a checkpoint of fairseq-train.")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
     from resmlp_mt.fairseq_plugin.conversion import (
@@ -72,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.format == "onnx":
         from resmlp_mt.engine.onnx_export import export_onnx
 
-        model_folder.save(trained, args.out, write_weights=export_onnx)
+        model_folder.save(trained, args.output, write_weights=export_onnx)
     else:
-        model_folder.save(trained, args.out, args.dtype)
-    size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"wrote {args.out}: {size / 2**20:.1f} MiB")
+        model_folder.save(trained, args.output, args.dtype)
+    size = sum(path.stat().st_size for path in args.output.iterdir())
+    print(f"wrote {args.output}: {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

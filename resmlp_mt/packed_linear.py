@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from resmlp_mt.machine import computes_in_bfloat16
 
-DTYPES = ("float32", "bfloat16", "int8")
-"""What weights and linear layers may be; everything else stays in float32 or bfloat16."""
-
 
 def can_pack(weight: Tensor) -> bool:
     """Whether there is a kernel for packed weights of this type on their device."""

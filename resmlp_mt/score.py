@@ -8,7 +8,6 @@ Options have sacreBLEU's names where it has them. docs/scores.md explains which 
 """
 
 import argparse
-import io
 import logging
 import platform
 import signal
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import Cleaning
 from resmlp_mt.scoring.generate_output import GenerateOutput, read_generate_output
@@ -287,12 +287,11 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
     )
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is no error
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: names of files, ±
     if not args.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
     if args.sentence_level:

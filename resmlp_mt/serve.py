@@ -14,18 +14,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resmlp_mt.command_line import Parser, command
+from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
-
-DTYPES = ("float32", "bfloat16", "int8")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.serve",
-        description="Serve translations over HTTP, with the interface of LibreTranslate.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = Parser(
+        "resmlp_mt.serve", "Serve translations over HTTP, with the interface of LibreTranslate."
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="exported folders")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too")
@@ -37,7 +35,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     work.add_argument(
         "--threads", type=_number(1), default=1, metavar="N", help="threads of a worker"
     )
-    work.add_argument("--dtype", choices=DTYPES, help="(default: as the model was exported)")
+    work.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
     work.add_argument("--beam", type=_number(1), default=5, metavar="N", help="of the search")
     work.add_argument("--lenpen", type=float, default=1.0, metavar="X", help="of the search")
@@ -97,17 +95,12 @@ class _number:  # noqa: N801  argparse names types as functions
         return number
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
-        import uvicorn
+    import uvicorn
 
-        from resmlp_mt.serving.app import Limits, create_app
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise UserError(
-            f"the server needs the package {package}: pip install 'resmlp_mt[serve]'."
-        ) from error
+    from resmlp_mt.serving.app import Limits, create_app
     from resmlp_mt.serving.workers import ModelOptions, Worker
 
     listener = bind(args.host, args.port)
@@ -158,7 +151,4 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    main()

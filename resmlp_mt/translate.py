@@ -18,28 +18,24 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import torch
-
-from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions
-from resmlp_mt.engine.translator import Translation, Translator
+from resmlp_mt.command_line import Parser, command
+from resmlp_mt.engine.options import DTYPES, SearchOptions
 from resmlp_mt.errors import UserError
-from resmlp_mt.model.encoder_decoder import EncoderDecoder
-from resmlp_mt.packed_linear import DTYPES
+
+if TYPE_CHECKING:  # --help answers without what translates
+    from resmlp_mt.engine.model_folder import TranslationModel
+    from resmlp_mt.engine.translator import Translation
 
 logger = logging.getLogger("resmlp_mt.translate")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.translate",
-        description="Translate text, one sentence a line.",
-    )
+    parser = Parser("resmlp_mt.translate", "Translate text, one sentence a line.")
     parser.add_argument("model", type=Path, metavar="MODEL", help="exported folder or checkpoint")
-    parser.add_argument("--input", default="-", metavar="FILE", help="default: standard input")
+    parser.add_argument("--input", default="-", metavar="FILE", help="text, - for standard input")
     parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
     parser.add_argument(
         "--sentencepiece-model", type=Path, metavar="FILE", help="subwords of a checkpoint"
@@ -47,7 +43,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="sentences")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="source tokens in a batch")
     parser.add_argument(
         "--buffer-size",
@@ -60,18 +56,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="choose among the exported shortlist's words: faster, other scores",
     )
-    parser.add_argument("--nbest", type=int, default=1, metavar="N")
-    parser.add_argument("--print-scores", action="store_true")
+    parser.add_argument("--nbest", type=int, default=1, metavar="N", help="translations of a line")
+    parser.add_argument("--print-scores", action="store_true", help="lines as with --nbest 2")
     search = parser.add_argument_group("search")
     defaults = SearchOptions()
-    search.add_argument("--beam", type=int, default=defaults.beam, metavar="N")
-    search.add_argument("--lenpen", type=float, default=defaults.lenpen, metavar="X")
+    search.add_argument("--beam", type=int, default=defaults.beam, metavar="N", help="hypotheses")
+    search.add_argument(
+        "--lenpen", type=float, default=defaults.lenpen, metavar="X",
+        help="power of the length that scores are divided by: more is longer",
+    )  # fmt: skip
     search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
-    search.add_argument("--unkpen", type=float, default=defaults.unkpen, metavar="X")
-    search.add_argument("--temperature", type=float, default=defaults.temperature, metavar="X")
-    search.add_argument("--min-len", type=int, default=defaults.min_len, metavar="N")
-    search.add_argument("--max-len-a", type=float, default=defaults.max_len_a, metavar="X")
-    search.add_argument("--max-len-b", type=int, default=defaults.max_len_b, metavar="N")
+    for option, kind, metavar, text in (
+        ("unkpen", float, "X", "what an unknown word costs"),
+        ("temperature", float, "X", "what scores are divided by before the softmax"),
+        ("min-len", int, "N", "fewest tokens of a translation"),
+        ("max-len-a", float, "X", "a in the most tokens, a * source tokens + b"),
+        ("max-len-b", int, "N", "b, see there"),
+    ):
+        default = getattr(defaults, option.replace("-", "_"))
+        search.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
     args = parser.parse_args(argv)
     for option in ("threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
         value = getattr(args, option)
@@ -83,23 +86,32 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def load(args: argparse.Namespace) -> model_folder.TranslationModel:
+def load(args: argparse.Namespace) -> "TranslationModel":
     """The model that MODEL names, ready to translate."""
+    from resmlp_mt.engine import model_folder
+
     if args.model.is_dir():
         for option in ("data", "sentencepiece_model"):
             if getattr(args, option) is not None:
                 flag = "--" + option.replace("_", "-")
                 raise UserError(f"{flag} is for checkpoints: {args.model} has its own.")
-        return model_folder.load(args.model, args.dtype, args.device)
+        return model_folder.load(args.model, args.dtype, args.device, args.threads)
+    if not args.model.is_file():
+        raise UserError(
+            f"{args.model} is neither a checkpoint nor a folder written by "
+            "python -m resmlp_mt.export."
+        )
     # fairseq takes seconds to load, and talks meanwhile; exported models do without it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    from resmlp_mt.engine import weights
     from resmlp_mt.fairseq_plugin.conversion import load_trained
+    from resmlp_mt.model.encoder_decoder import EncoderDecoder
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
     trained = load_trained(args.model, args.data, args.sentencepiece_model)
     assert isinstance(trained.model, EncoderDecoder)
     dtype = args.dtype or "float32"
-    trained.model = model_folder.prepared(trained.model, dtype, args.device)
+    trained.model = weights.prepared(trained.model, dtype, args.device, args.threads)
     return trained
 
 
@@ -112,7 +124,7 @@ def read_lines(stream: BinaryIO) -> Iterator[str]:
         yield text.strip()
 
 
-def write(first: int, results: list[list[Translation]], args: argparse.Namespace) -> None:
+def write(first: int, results: "list[list[Translation]]", args: argparse.Namespace) -> None:
     """Print translations; ``first`` is the number of the first line."""
     for number, translations in enumerate(results, start=first):
         for translation in translations[: args.nbest]:
@@ -124,6 +136,7 @@ def write(first: int, results: list[list[Translation]], args: argparse.Namespace
     sys.stdout.flush()
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
@@ -132,8 +145,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         stream = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     options = SearchOptions(
         beam=args.beam,
         lenpen=args.lenpen,
@@ -144,6 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_len_a=args.max_len_a,
         max_len_b=args.max_len_b,
     )
+
+    from resmlp_mt.engine.translator import Translator
+
     translator = Translator(load(args), options, args.batch_size, args.max_tokens, args.shortlist)
     buffer_size = args.buffer_size or (1 if stream.isatty() else 2048)
     first = 0
@@ -164,7 +178,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    main()

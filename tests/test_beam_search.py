@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import EOS, PAD, build, padded, sentences
-from resmlp_mt.engine.beam_search import (
-    Hypothesis,
-    SearchOptions,
-    SpecialTokens,
-    _top,
-    beam_search,
-)
+from resmlp_mt.engine.beam_search import _top, beam_search
 from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 UNK = 3

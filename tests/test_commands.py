@@ -361,7 +361,7 @@ def test_the_wheel_works_outside_the_checkout(
     source, site = tmp_path / "source", tmp_path / "site"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "resmlp_mt", source / "resmlp_mt", ignore=ignored)
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(

@@ -11,8 +11,8 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
-    "errors", "files", "layers", "machine", "mixing", "packed_linear", "padding", "tensor_files",
-    "text",
+    "command_line", "errors", "files", "layers", "machine", "mixing", "packed_linear", "padding",
+    "tensor_files", "text",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -23,6 +23,7 @@ VISION_COMMANDS = {
 
 # room: the rooms of the package that it may import
 MAY_IMPORT = {
+    "command_line": {"errors"},
     "errors": set(),
     "files": {"errors"},
     "machine": set(),
@@ -31,14 +32,23 @@ MAY_IMPORT = {
     "padding": set(),
     "text": set(),
     "tensor_files": {"errors"},
-    "scoring": {"errors", "files", "scoring"},
+    "scoring": {"command_line", "errors", "files", "scoring"},
     "serving": {"errors", "engine", "serving"},
     "mixing": {"layers", "padding"},
     "model": {"layers", "mixing", "model", "padding"},
     "engine": FOUNDATIONS | {"engine", "model"},
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
     "models": FOUNDATIONS | {"fairseq_plugin", "models"},
-    "vision": {"errors", "files", "machine", "layers", "packed_linear", "tensor_files", "vision"},
+    "vision": {
+        "command_line",
+        "errors",
+        "files",
+        "machine",
+        "layers",
+        "packed_linear",
+        "tensor_files",
+        "vision",
+    },
     "visualization": FOUNDATIONS | {"fairseq_plugin", "vision", "visualization"},
     "benchmarking": FOUNDATIONS
     | {"benchmarking", "engine", "fairseq_plugin", "model", "models", "vision"},
@@ -109,4 +119,11 @@ def test_model_and_engine_need_no_fairseq(room: str) -> None:
 )
 def test_translating_and_reading_checkpoints_need_no_fairseq(module: str) -> None:
     check = f"import sys, resmlp_mt.{module}; sys.exit('fairseq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["engine.translator", "engine.options", "command_line"])
+def test_translating_with_onnx_graphs_needs_no_torch(module: str) -> None:
+    """docs/onnx.md: numpy, sentencepiece and onnxruntime are enough."""
+    check = f"import sys, resmlp_mt.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0

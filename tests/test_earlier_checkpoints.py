@@ -12,8 +12,9 @@ import torch
 from fairseq import checkpoint_utils
 
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
@@ -40,7 +41,7 @@ def test_scores_are_those_recorded(recorded: dict[str, Any]) -> None:
 
 def test_translations_are_those_recorded(recorded: dict[str, Any]) -> None:
     loaded = load_trained(FOLDER / "checkpoint.pt", FOLDER)
-    loaded.model = model_folder.prepared(loaded.model, "float32")
+    loaded.model = prepared(loaded.model, "float32")
     lines = (FOLDER / "input.en").read_text().splitlines()
     found = Translator(loaded, SearchOptions(beam=4)).translate(lines)
     for ours, expected in zip(found, recorded["translations"], strict=True):

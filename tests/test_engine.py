@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from conftest import Corpus, fairseq
-from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -24,7 +24,7 @@ from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architecture
 def loaded(corpus: Corpus, trained: Path) -> TranslationModel:
     """The trained model, folded and packed."""
     translation = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
-    translation.model = model_folder.prepared(translation.model, "float32")
+    translation.model = prepared(translation.model, "float32")
     return translation
 
 

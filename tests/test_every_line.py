@@ -11,40 +11,44 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import Corpus
 from models import EOS, build, dictionary, sentences
 from resmlp_mt import translate
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions, SpecialTokens, beam_search
-from resmlp_mt.engine.folding import FoldedModel, Memory, fold
+from resmlp_mt.engine.beam_search import beam_search
+from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import PAD, UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained
+from resmlp_mt.model.attention import Memory
+from resmlp_mt.model.cache import Cache
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
 
-class WithoutScores(FoldedModel):
+class WithoutScores(EncoderDecoder):
     """Some source words make all scores of their sentence NaN, infinite, or -infinite for EOS."""
 
     word, value = 4, math.nan
 
-    def step(
-        self, tokens: Tensor, history: Tensor, ancestors: Tensor, memory: Memory
-    ) -> tuple[Tensor, Tensor]:
-        scores, entries = super().step(tokens, history, ancestors, memory)
+    def advance(
+        self, tokens: Tensor, cache: Cache, output_projection: nn.Module | None = None
+    ) -> tuple[Tensor, Cache]:
+        scores, following = super().advance(tokens, cache, output_projection)
         # the first column of the values carries the mark through reordered and shrunken batches
-        marked = memory.values[0, :, 0, 0, 0] == 7.0
+        marked = cache.memory.values[0, :, 0, 0, 0] == 7.0
         scores[marked, :, EOS] = self.value
         if self.value != -math.inf:
             scores[marked] = self.value
-        return scores, entries
+        return scores, following
 
     def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
         memory = super().encode(tokens, lengths)
@@ -52,7 +56,7 @@ class WithoutScores(FoldedModel):
         return memory
 
 
-def without_scores(value: float) -> FoldedModel:
+def without_scores(value: float) -> EncoderDecoder:
     model = fold(build(3))
     model.__class__ = WithoutScores
     model.value = value  # type: ignore[assignment]
@@ -180,7 +184,7 @@ def test_graphs_that_are_exchanged_or_not_finite_are_refused(tmp_path: Path) -> 
         model_folder.load(folder)
 
     broken = fold(build().float())
-    broken.output_projection.bias[5] = math.nan
+    broken.decoder.output_projection.bias[5] = math.nan
     export_onnx(broken, folder)
     with pytest.raises(UserError, match="ONNX graphs whose scores are NaN or infinity"):
         model_folder.load(folder)

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from conftest import ROOT
 from models import build, dictionary, padded, sentences
 from resmlp_mt import export
-from resmlp_mt.engine import model_folder
+from resmlp_mt.engine import model_folder, weights
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, prepared
+from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -83,7 +84,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_folder.save(translation(), tmp_path / "model")
-    monkeypatch.setattr(model_folder, "computes_in_bfloat16", lambda: False)
+    monkeypatch.setattr(weights, "computes_in_bfloat16", lambda: False)
     with pytest.raises(UserError, match="--dtype bfloat16 needs a processor"):
         model_folder.load(tmp_path / "model", "bfloat16")
 
@@ -134,7 +135,7 @@ def test_int8_uses_the_least_value_of_each_activation() -> None:
 
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"--out {tmp_path} exists and is no empty folder"):
+    with pytest.raises(UserError, match=f"--output {tmp_path} exists and is no empty folder"):
         model_folder.save(translation(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -143,7 +144,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     def fail(model: EncoderDecoder, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match=r"--out .*model cannot be written: No space"):
+    with pytest.raises(UserError, match=r"--output .*model cannot be written: No space"):
         model_folder.save(translation(), tmp_path / "model", write_weights=fail)
     assert list(tmp_path.iterdir()) == []
 
@@ -173,7 +174,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--out .*file/model cannot be written: Not a directory"):
+    with pytest.raises(UserError, match=r"--output .*/model cannot be written: Not a dir"):
         model_folder.save(translation(), tmp_path / "file" / "model")
 
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import EOS, PAD, build, padded, sentences, shifted
-from resmlp_mt.engine.beam_search import SearchOptions, SpecialTokens, beam_search
+from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.forced_decoding import forced_decoding
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 
 
 @settings(max_examples=10, deadline=None)

@@ -1,18 +1,25 @@
-"""A folder of ONNX graphs translates like one of safetensors."""
+"""A folder of ONNX graphs translates like one of safetensors, and without PyTorch."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from models import build, dictionary
-from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions
+from conftest import ROOT
+from models import EOS, PAD, build, dictionary, sentences
+from resmlp_mt.engine import model_folder, onnx_search
+from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.onnx_export import DECODER_STEP, export_onnx
-from resmlp_mt.engine.onnx_model import OnnxModel
+from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.onnx_model import DECODER_STEP, OnnxModel
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.engine.vocabulary import UNK, Vocabulary
 from resmlp_mt.errors import UserError
 
 
@@ -39,6 +46,73 @@ def test_both_forms_translate_alike(folders: tuple[Path, Path]) -> None:
     for ours, expected in zip(*found, strict=True):
         assert [t.text for t in ours] == [t.text for t in expected]
         assert [t.score for t in ours] == pytest.approx([t.score for t in expected], abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    seed=st.integers(0, 999),
+    options=st.builds(
+        SearchOptions,
+        beam=st.integers(1, 8),
+        lenpen=st.floats(-1, 2),
+        unnormalized=st.booleans(),
+        unkpen=st.floats(-2, 2),
+        temperature=st.sampled_from([1.0, 0.7, 1.5]),
+        min_len=st.integers(0, 3),
+        max_len_a=st.floats(0, 2),
+        max_len_b=st.integers(3, 12),
+    ),
+)
+def test_the_search_is_that_of_pytorch(
+    folders: tuple[Path, Path], lengths: list[int], seed: int, options: SearchOptions
+) -> None:
+    torch_model, onnx_model = (model_folder.load(folder).model for folder in folders)
+    batch = [row.tolist() for row in sentences(lengths, 20, seed)]
+    special = SpecialTokens(PAD, EOS, UNK)
+    expected = beam_search(torch_model, batch, options, special)
+    found = onnx_search.beam_search(onnx_model, batch, options, special)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=2e-5)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.positional_scores == pytest.approx(other.positional_scores, abs=5e-5)
+
+
+def test_the_best_of_a_large_vocabulary_are_found_through_chunks() -> None:
+    logits = np.random.default_rng(0).standard_normal((2, 3, 1000), dtype=np.float32)
+    best, index = onnx_search._top(logits, 3)
+    for row, expected, where in zip(
+        logits.reshape(6, -1), best.reshape(6, -1), index.reshape(6, -1), strict=True
+    ):
+        assert sorted(expected) == sorted(row)[-3:]
+        np.testing.assert_array_equal(row[where], expected)
+
+
+def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
+    folders: tuple[Path, Path],
+) -> None:
+    program = (
+        "import runpy, sys;"
+        "sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'fairseq', 'sacrebleu']));"
+        "runpy.run_module('resmlp_mt.translate', run_name='__main__')"
+    )
+    outputs = []
+    for folder, start in zip(
+        folders, (["-m", "resmlp_mt.translate"], ["-c", program]), strict=True
+    ):
+        done = subprocess.run(
+            [sys.executable, *start, str(folder), "--beam", "3", "--print-scores"],
+            input="w1 w5 w3\n\nw2\n",
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append([line.split("\t") for line in done.stdout.splitlines()])
+    for ours, expected in zip(*outputs, strict=True):
+        assert (ours[0], ours[2]) == (expected[0], expected[2])
+        assert float(ours[1]) == pytest.approx(float(expected[1]), abs=1e-4)
 
 
 def test_other_types_and_broken_graphs_are_refused(folders: tuple[Path, Path]) -> None:

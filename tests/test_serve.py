@@ -16,7 +16,7 @@ import requests
 from conftest import ROOT, Corpus
 from resmlp_mt import export, serve
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import SearchOptions
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
 from serving import wait_for

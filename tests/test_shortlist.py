@@ -15,8 +15,9 @@ from conftest import Corpus
 from models import EOS, PAD, build, dictionary, sentences
 from resmlp_mt import export, translate
 from resmlp_mt.engine import model_folder, shortlist
-from resmlp_mt.engine.beam_search import SearchOptions, SomeWords, SpecialTokens, beam_search
+from resmlp_mt.engine.beam_search import WordChoice, beam_search
 from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
@@ -122,7 +123,7 @@ def test_the_search_equals_that_of_a_model_without_the_other_words(
     lexicon = Shortlist(torch.tensor([0, 1, 2, 3, 4, 5, 6]), table)
     options = SearchOptions(beam=beam, unkpen=unkpen, min_len=1)
     words, allowed = lexicon.words(batch)
-    some = SomeWords(words, allowed, selector(model.decoder.output_projection)(words))
+    some = WordChoice(words, allowed, selector(model.decoder.output_projection)(words))
     found = beam_search(model, batch, options, SPECIAL, some)
     bias = model.decoder.output_projection.bias
     for index, tokens in enumerate(batch):
@@ -138,7 +139,7 @@ def test_the_search_equals_that_of_a_model_without_the_other_words(
 def test_a_beam_that_the_words_do_not_fill_is_refused() -> None:
     model = fold(build())
     words = torch.tensor([0, 1, 2, 3, 7])
-    some = SomeWords(words, torch.ones(1, 5, dtype=torch.bool), nn.Identity())
+    some = WordChoice(words, torch.ones(1, 5, dtype=torch.bool), nn.Identity())
     with pytest.raises(UserError, match="--beam 2 is too large for a vocabulary of 5"):
         beam_search(model, [[4, EOS]], SearchOptions(beam=2), SPECIAL, some)
 

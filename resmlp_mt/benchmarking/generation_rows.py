@@ -23,11 +23,12 @@ from resmlp_mt.benchmarking.translation_models import (
     sentence_pairs,
     to_device,
 )
-from resmlp_mt.engine.beam_search import SearchOptions
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, prepared
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 

@@ -11,96 +11,18 @@ last ones of the batch.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
 from resmlp_mt.errors import UserError
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.cache import FIRST_ROOM, Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
-if TYPE_CHECKING:
-    from resmlp_mt.engine.onnx_model import OnnxModel
-
 CHUNK = 64  # neighbours in the vocabulary
-MOST_LENPEN = 10  # of the lengths that models allow, this power is still a float32
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """Options of the search under fairseq's names; see ``fairseq-generate --help``.
-
-    Raises:
-        UserError: naming the option, what was expected and what to do.
-    """
-
-    beam: int = 5
-    lenpen: float = 1.0
-    unnormalized: bool = False
-    unkpen: float = 0.0
-    temperature: float = 1.0
-    min_len: int = 1
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-
-    def __post_init__(self) -> None:
-        for name, least in (("beam", 1), ("min_len", 0), ("max_len_b", 0), ("max_len_a", 0.0)):
-            value = getattr(self, name)
-            if not least <= value < math.inf:
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} must be at least {least}, but is {value}.")
-        for name in ("lenpen", "unkpen"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{name} must be a number, but is {getattr(self, name)}.")
-        if not abs(self.lenpen) <= MOST_LENPEN:
-            raise UserError(
-                f"--lenpen must be between -{MOST_LENPEN} and {MOST_LENPEN}, but is {self.lenpen}."
-            )
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
-
-    def max_len(self, source_length: int, max_target_positions: int) -> int:
-        """The most tokens of a translation, without end-of-sentence.
-
-        It counts the sentence's own tokens, where fairseq counts the padding of its batch too.
-
-        Raises:
-            UserError: if it is below ``min_len``.
-        """
-        longest = max_target_positions - 1
-        if self.max_len_a * source_length < longest:  # else it may be too large for an integer
-            own = int(self.max_len_a * source_length + min(self.max_len_b, longest))
-            longest = min(own, longest)
-        if self.min_len > longest:
-            raise UserError(
-                f"--min-len {self.min_len} is above the longest translation, {longest} tokens: "
-                f"lower it, or raise --max-len-b (the model allows {max_target_positions - 1})."
-            )
-        return longest
-
-
-class Hypothesis(NamedTuple):
-    """A finished translation.
-
-    Tokens end in end-of-sentence. Scores are natural logarithms: ``score`` is the sum of
-    ``positional_scores``, divided by the length to the power of ``lenpen`` unless unnormalized.
-    """
-
-    tokens: list[int]
-    score: float
-    positional_scores: list[float]
-
-
-class SpecialTokens(NamedTuple):
-    """Indices in the target vocabulary."""
-
-    pad: int
-    eos: int
-    unk: int
 
 
 class WordChoice(NamedTuple):
@@ -196,7 +118,7 @@ class _Beams:
 
 @torch.inference_mode()
 def beam_search(
-    model: EncoderDecoder | OnnxModel,
+    model: EncoderDecoder,
     source: list[list[int]],
     options: SearchOptions,
     special: SpecialTokens,
@@ -207,7 +129,7 @@ def beam_search(
     Args:
         model: a folded model, its linear layers packed or not.
         source: the tokens of each sentence with end-of-sentence.
-        words: takes the softmax over some words of the vocabulary; not with ONNX graphs.
+        words: takes the softmax over some words of the vocabulary.
 
     Returns:
         For each sentence its finished hypotheses, best first; none if no score is finite.
@@ -266,9 +188,7 @@ def beam_search(
     return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
 
 
-def _encode(
-    model: EncoderDecoder | OnnxModel, source: list[list[int]], lengths: list[int], pad: int
-) -> Memory:
+def _encode(model: EncoderDecoder, source: list[list[int]], lengths: list[int], pad: int) -> Memory:
     longest = max(lengths)
     tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
     same = min(lengths) == longest
@@ -277,15 +197,11 @@ def _encode(
     )
 
 
-def _step(
-    model: EncoderDecoder | OnnxModel, tokens: Tensor, beams: _Beams, words: WordChoice | None
-) -> Tensor:
+def _step(model: EncoderDecoder, tokens: Tensor, beams: _Beams, words: WordChoice | None) -> Tensor:
     """Scores of the words that each sentence may use."""
     if words is None:
         scores, beams.cache = model.advance(tokens, beams.cache)
         return scores
-    if not isinstance(model, EncoderDecoder):
-        raise TypeError("ONNX graphs score the whole vocabulary")
     scores, beams.cache = model.advance(tokens, beams.cache, words.output_projection)
     return scores.masked_fill(beams.forbidden[: len(beams.sentences)], -torch.inf)
 

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
 from resmlp_mt.errors import UserError
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
-
-ENCODER = "encoder.onnx"
-DECODER_STEP = "decoder_step.onnx"
 
 
 class _Encoder(nn.Module):

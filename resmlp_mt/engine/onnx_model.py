@@ -1,33 +1,61 @@
-"""The exported ONNX graphs behind the methods of an :class:`EncoderDecoder`.
+"""The exported ONNX graphs, run by ONNX Runtime on arrays of numpy; docs/onnx.md describes them."""
 
-ONNX Runtime runs them.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from resmlp_mt.engine.onnx_export import DECODER_STEP, ENCODER
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
-from resmlp_mt.model.attention import Memory
-from resmlp_mt.model.cache import Cache
-from resmlp_mt.model.config import ModelConfig
+from resmlp_mt.machine import usable_cores
+
+ENCODER, DECODER_STEP = "encoder.onnx", "decoder_step.onnx"
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class OnnxConfig:
+    """What a caller of the graphs has to know of the model; see :class:`ModelConfig`."""
+
+    source_vocabulary: int
+    target_vocabulary: int
+    decoder_layers: int
+    max_source_positions: int
+    max_target_positions: int
+
+
+class Memory(NamedTuple):
+    """What the decoder reads of the source.
+
+    Keys and values are (layers, batch, heads, length, width), the mask is (batch, 1, 1, length).
+    """
+
+    keys: Floats
+    values: Floats
+    mask: Floats
+
+    def rows(self, rows: NDArray[np.bool_]) -> "Memory":
+        """Of some sentences."""
+        return Memory(self.keys[:, rows], self.values[:, rows], self.mask[rows])
 
 
 class OnnxModel:
-    """Translates like the model that was exported; uses as many threads as PyTorch does.
+    """The graphs of a folder.
 
     Args:
         config: sizes of the exported model.
         folder: holds ``encoder.onnx`` and ``decoder_step.onnx``.
+        threads: of one product; by default one for each core.
 
     Raises:
         UserError: if onnxruntime is not installed, or a graph is missing or broken.
     """
 
-    def __init__(self, config: ModelConfig, folder: Path) -> None:
+    def __init__(self, config: OnnxConfig, folder: Path, threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -36,9 +64,8 @@ class OnnxModel:
                 f"run pip install 'resmlp_mt[onnx]'."
             ) from error
         self.config = config
-        self.device = torch.device("cpu")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
         try:
             self.encoder, self.decoder_step = (
@@ -58,61 +85,60 @@ class OnnxModel:
         Raises:
             UserError: naming the folder.
         """
-        config = self.config
-        heads = max(1, config.decoder_mixing.heads)
-        shapes = {node.name: node.shape for node in self.decoder_step.get_inputs()}
-        if shapes.get("history", [])[:1] != [config.decoder_layers]:  # else it would be made
+        shapes = {given.name: given.shape for given in self.decoder_step.get_inputs()}
+        self._layers = self.config.decoder_layers
+        if shapes.get("history", [])[:1] != [self._layers]:
             raise UserError(
                 f"{folder} has ONNX graphs that do not fit config.json: decoder_layers is "
-                f"{config.decoder_layers}; export the model again."
+                f"{self._layers}; export the model again."
             )
-        width = config.decoder_embed_dim // heads
-        tokens, ancestors = torch.full((1, 1), EOS), torch.zeros(1, 1, 1, dtype=torch.long)
         try:
-            memory = self.encode(tokens)
-            history = torch.zeros(config.decoder_layers, 1, heads, 1, 1, width)
-            scores, entries = self.step(tokens, history, ancestors, memory)
+            _, _, self._heads, _, _, self._width = shapes["history"]
+            memory = self.encode(np.full((1, 1), EOS), np.ones(1, dtype=np.int64))
+            history = np.zeros((self._layers, 1, self._heads, 1, 1, self._width), np.float32)
+            scores, entries = self.step(
+                np.full((1, 1), EOS), history, np.zeros((1, 1, 1), np.int64), memory
+            )
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{folder} has ONNX graphs that do not fit config.json ({reason}): export the "
                 "model again."
             ) from error
-        fits = scores.shape == (1, 1, config.target_vocabulary)
-        if not fits or entries.shape != (config.decoder_layers, 1, heads, 1, width):
+        fits = scores.shape == (1, 1, self.config.target_vocabulary)
+        if not fits or entries.shape != (self._layers, 1, self._heads, 1, self._width):
             raise UserError(
                 f"{folder} has ONNX graphs of other sizes than config.json: export the model again."
             )
-        if not bool(scores.isfinite().all()):
+        if not np.isfinite(scores).all():
             raise UserError(
                 f"{folder} has ONNX graphs whose scores are NaN or infinity: export the model "
                 "again from an earlier checkpoint."
             )
 
-    def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
-        """See :meth:`EncoderDecoder.encode`."""
-        if lengths is None:
-            lengths = torch.full((tokens.size(0),), tokens.size(1))
-        found = self.encoder.run(None, {"tokens": tokens.numpy(), "lengths": lengths.numpy()})
-        return Memory(*(torch.from_numpy(array) for array in found))
+    def encode(self, tokens: Indices, lengths: Indices) -> Memory:
+        """Read the source: tokens are (batch, length), padded behind; lengths are (batch,)."""
+        return Memory(*self.encoder.run(None, {"tokens": tokens, "lengths": lengths}))
+
+    def empty_history(self, batch: int, beam: int) -> Floats:
+        """Before the first step."""
+        return np.zeros((self._layers, batch, self._heads, 0, beam, self._width), np.float32)
 
     def step(
-        self, tokens: Tensor, history: Tensor, ancestors: Tensor, memory: Memory
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`EncoderDecoder.step`; histories and memories with gaps are copied."""
-        inputs = {"tokens": tokens, "history": history, "ancestors": ancestors}
-        inputs |= {name: value for name, value in memory._asdict().items() if value is not None}
-        arrays = {name: value.contiguous().numpy() for name, value in inputs.items()}
-        scores, entries = (torch.from_numpy(a) for a in self.decoder_step.run(None, arrays))
+        self, tokens: Indices, history: Floats, ancestors: Indices, memory: Memory
+    ) -> tuple[Floats, Floats]:
+        """Score every next token of every hypothesis; see :meth:`EncoderDecoder.step`.
+
+        Args:
+            tokens: (batch, beam), or (batch, 1) where all hypotheses are the same.
+            history: (layers, batch, heads, position, beam, width).
+            ancestors: (batch, beam, position).
+            memory: of the same batch.
+
+        Returns:
+            Scores before the softmax, (batch, beam, vocabulary), and the entries of this step,
+            (layers, batch, heads, beam, width).
+        """
+        inputs = {"tokens": tokens, "history": history, "ancestors": ancestors, **memory._asdict()}
+        scores, entries = self.decoder_step.run(None, inputs)
         return scores, entries
-
-    def cache(self, memory: Memory, beam: int) -> Cache:
-        """See :meth:`EncoderDecoder.cache`."""
-        config = self.config
-        return Cache.empty(memory, config.decoder_embed_dim, config.decoder_mixing.heads, beam)
-
-    def advance(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """See :meth:`EncoderDecoder.advance`."""
-        ancestors = cache.ancestors[:, : tokens.size(1)]
-        scores, entries = self.step(tokens, cache.past(), ancestors, cache.memory)
-        return scores, cache.appended(entries)

@@ -1,30 +1,31 @@
 """Raw text in, raw text out."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
-import torch
-from torch import Tensor
-
-from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.beam_search import (
-    SearchOptions,
-    SpecialTokens,
-    WordChoice,
-    beam_search,
-)
-from resmlp_mt.engine.forced_decoding import Forced, forced_decoding
-from resmlp_mt.engine.model_folder import TranslationModel, placed
+from resmlp_mt.engine import model_folder, onnx_search
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.onnx_model import OnnxModel
+from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
-from resmlp_mt.mixing import TokenMixing
-from resmlp_mt.model.encoder_decoder import EncoderDecoder
-from resmlp_mt.packed_linear import selector
 from resmlp_mt.text import normalize
+
+if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
+    from torch import Tensor
+
+    from resmlp_mt.engine.beam_search import WordChoice
+    from resmlp_mt.engine.forced_decoding import Forced
+    from resmlp_mt.mixing import TokenMixing
+    from resmlp_mt.model.encoder_decoder import EncoderDecoder
+
+SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ class Translator:
         use_shortlist: bool = False,
         device: str | None = None,
     ) -> None:
-        if device is not None and isinstance(loaded.model, EncoderDecoder):
+        if device is not None and not isinstance(loaded.model, OnnxModel):
+            from resmlp_mt.engine.weights import placed
+
             loaded.model = placed(loaded.model, device)
         self.loaded = loaded
         self.options = options
@@ -98,7 +101,7 @@ class Translator:
         options.max_len(1, config.max_target_positions)
         self.shortlist, self.select = None, None
         if use_shortlist:
-            if not isinstance(loaded.model, EncoderDecoder):
+            if isinstance(loaded.model, OnnxModel):
                 raise UserError(
                     "--shortlist: ONNX graphs score the whole vocabulary; export the model "
                     "without --format onnx."
@@ -113,6 +116,8 @@ class Translator:
                     f"--beam {options.beam} is too large for this shortlist: choose at most "
                     f"{most}, or leave out --shortlist."
                 )
+            from resmlp_mt.packed_linear import selector
+
             self.shortlist = loaded.shortlist
             self.select = selector(loaded.model.decoder.output_projection)
 
@@ -187,12 +192,9 @@ class Translator:
                 )
             elif len(tokens) > 1:
                 sentences[number] = tokens
-        special = SpecialTokens(PAD, EOS, UNK)
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
-            words = self._words(batch)
-            found = beam_search(self.loaded.model, batch, self.options, special, words)
-            found = [hypotheses[:most] for hypotheses in found]
+            found = [hypotheses[:most] for hypotheses in self._search(batch)]
             attention: Iterator[Tensor | None] = itertools.repeat(None)
             if return_attention:
                 pairs = [(batch[i], h.tokens) for i, hs in enumerate(found) for h in hs]
@@ -263,6 +265,15 @@ class Translator:
             ScoringResult(tokens, scored[number].log_probs) for number, tokens in enumerate(rows)
         ]
 
+    @property
+    def encoder_layers(self) -> int:
+        """The number of layers that :meth:`mixing_matrix` knows.
+
+        Raises:
+            UserError: if the model is ONNX graphs.
+        """
+        return self._encoder_decoder("the mixing matrix").config.encoder_layers
+
     def mixing_matrix(self, layer: int, length: int) -> Tensor:
         """What the encoder's layer mixes positions with, (heads, length, length).
 
@@ -271,8 +282,10 @@ class Translator:
         """
         model = self._encoder_decoder("the mixing matrix")
         mixing = model.encoder.layers[layer].token_mixing
+        import torch
+
         with torch.inference_mode():
-            return cast(TokenMixing, mixing).matrix(length).float()
+            return cast("TokenMixing", mixing).matrix(length).float()
 
     def pieces(self, line: str) -> list[str]:
         """The subwords of a line, as the model knows them."""
@@ -294,12 +307,22 @@ class Translator:
         text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
         return text.replace("\n", " "), pieces  # a line stays one, whatever bytes a model emits
 
+    def _search(self, batch: list[list[int]]) -> list[list[Hypothesis]]:
+        model = self.loaded.model
+        if isinstance(model, OnnxModel):
+            return onnx_search.beam_search(model, batch, self.options, SPECIAL)
+        from resmlp_mt.engine.beam_search import beam_search
+
+        return beam_search(model, batch, self.options, SPECIAL, self._words(batch))
+
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[Forced]:
         model = self._encoder_decoder("attention or scores of given translations")
+        from resmlp_mt.engine.forced_decoding import forced_decoding
+
         return forced_decoding(model, pairs) if pairs else []
 
     def _encoder_decoder(self, what: str) -> EncoderDecoder:
-        if not isinstance(self.loaded.model, EncoderDecoder):
+        if isinstance(self.loaded.model, OnnxModel):
             raise UserError(
                 f"ONNX graphs do not give {what}: export the model without --format onnx."
             )
@@ -308,6 +331,8 @@ class Translator:
     def _words(self, batch: list[list[int]]) -> WordChoice | None:
         if self.shortlist is None or self.select is None:
             return None
+        from resmlp_mt.engine.beam_search import WordChoice
+
         words, allowed = self.shortlist.words(batch)
         return WordChoice(words, allowed, self.select(words))
 

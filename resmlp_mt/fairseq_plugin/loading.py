@@ -9,7 +9,7 @@ from typing import Any
 
 from fairseq import checkpoint_utils, options
 
-from resmlp_mt.engine.model_folder import check_finite
+from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.fairseq_plugin.remedies import wrap

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resmlp_mt.command_line import Parser
 from resmlp_mt.scoring.cleaning import SYMBOLS
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, MetricOptions
 
@@ -19,9 +20,9 @@ TOKENIZERS = (
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check the command line; exits with status 2 on a wrong one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.score",
-        description="Score translations: sacreBLEU, chrF, TER and tokenized BLEU with signatures.",
+    parser = Parser(
+        "resmlp_mt.score",
+        "Score translations: sacreBLEU, chrF, TER and tokenized BLEU with signatures.",
     )
     _add_input(parser)
     _add_metrics(parser)

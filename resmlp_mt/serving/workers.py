@@ -193,18 +193,15 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_server, daemon=True).start()
 
-    import torch
-
     from resmlp_mt.engine import model_folder
-    from resmlp_mt.engine.beam_search import SearchOptions
+    from resmlp_mt.engine.options import SearchOptions
     from resmlp_mt.engine.translator import Translator
 
     global _translators
-    torch.set_num_threads(options.threads)
     loaded = {}
     try:
         for folder in folders:
-            model = model_folder.load(folder, options.dtype)
+            model = model_folder.load(folder, options.dtype, threads=options.threads)
             languages = Languages(model.source_lang, model.target_lang)
             if languages in loaded:
                 raise UserError(
@@ -255,7 +252,7 @@ def _translate(work: Work, lines: list[str]) -> list[Answer]:
 def _mixing(languages: Languages, layer: int, length: int) -> Mixing:
     assert not isinstance(_translators, str)
     translator = _translators[languages]
-    layers = translator.loaded.model.config.encoder_layers
+    layers = translator.encoder_layers
     if not (layer < layers and length <= translator.longest):
         raise LookupError(f"the model has {layers} layers and {translator.longest} positions")
     return Mixing(layers, translator.mixing_matrix(layer, length).mean(0).tolist())

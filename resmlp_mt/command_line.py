@@ -1,0 +1,128 @@
+"""What all commands have in common.
+
+The standard library alone is imported here: ``--help`` and ``--version`` answer at once, and where
+an extra is not installed.
+"""
+
+import argparse
+import difflib
+import functools
+import io
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import resmlp_mt
+from resmlp_mt.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXTRAS = {
+    "fairseq": "train",
+    "fairseq_cli": "train",
+    "hydra": "train",
+    "omegaconf": "train",
+    "onnxruntime": "onnx",
+    "onnx": "onnx-export",
+    "onnxscript": "onnx-export",
+    "matplotlib": "plots",
+    "timm": "vision",
+    "torchvision": "vision",
+    "PIL": "vision",
+    "sklearn": "vision",
+    "webdataset": "vision",
+    "babel": "serve",
+    "fastapi": "serve",
+    "prometheus_client": "serve",
+    "py3langid": "serve",
+    "sentencex": "serve",
+    "uvicorn": "serve",
+    "MeCab": "ja",
+    "mecab_ko": "ko",
+    "ctranslate2": "bench",
+    "openvino": "bench",
+    **dict.fromkeys(["torch", "numpy", "sentencepiece", "safetensors", "sacrebleu"], ""),
+}
+"""The extra that brings a module; "" is the package itself."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with ``--version``, defaults in ``--help``, and a guess at what was meant.
+
+    Args:
+        module: what ``python -m`` runs; its console script is named in its place when it is used.
+        description: what the command does.
+        options: of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, module: str, description: str, **options: Any) -> None:
+        script = Path(sys.argv[0]).name
+        super().__init__(
+            prog=script if script.startswith("resmlp-") else f"python -m {module}",
+            description=description,
+            formatter_class=DefaultsFormatter,
+            **options,
+        )
+        self.add_argument(
+            "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        super().error(self.with_guess(message))
+
+    def with_guess(self, message: str) -> str:
+        """The message, with the option that an unknown one looks like."""
+        if message.startswith("unrecognized arguments"):
+            known = [name for action in self._actions for name in action.option_strings]
+            for word in message.split():
+                close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+                if word.startswith("-") and close:
+                    return f"{message}; did you mean {close[0]}?"
+        return message
+
+
+class DefaultsFormatter(argparse.HelpFormatter):
+    """Shows every default, but for those that say nothing or are told in the text."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        silent = action.default in (None, argparse.SUPPRESS, [], {}) or "default" in text
+        is_flag = action.nargs == 0 and action.default is False
+        return text if silent or is_flag else f"{text} (default: %(default)s)"
+
+
+def command(main: Callable[P, T]) -> Callable[P, T]:
+    """For the ``main`` of a command: text goes out as UTF-8, failures are sentences and statuses.
+
+    A package that is not installed is reported with the extra that brings it. Ctrl-C ends the
+    command with status 130.
+    """
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors=errors)
+        try:
+            return main(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            raise missing(error) from error
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+
+    return run
+
+
+def missing(error: ModuleNotFoundError) -> Exception:
+    """What to tell the user of a package that is not installed; ``error`` if it is none of ours."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return error
+    extra = f"[{EXTRAS[package]}]" if EXTRAS[package] else ""
+    return UserError(
+        f"this needs the package {package}, which is not installed: "
+        f"run pip install 'resmlp_mt{extra}'."
+    )

@@ -1,0 +1,207 @@
+"""From the parameters in a file to a model that is ready to compute, and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
+from torch import Tensor, nn
+
+from resmlp_mt.engine.folding import empty
+from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
+from resmlp_mt.engine.shortlist import Shortlist
+from resmlp_mt.errors import UserError
+from resmlp_mt.machine import computes_in_bfloat16
+from resmlp_mt.mixing import VARIANTS
+from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES, ModelConfig
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.model.sizes import misfit
+from resmlp_mt.packed_linear import Int8Linear, PackedLinear, can_pack, quantize
+
+
+def write(model: EncoderDecoder, path: Path, dtype: str) -> None:
+    """Write the parameters of a float32 model, in the type of :data:`DTYPES`.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path.write_bytes(serialized(tensors(model, dtype), {"format": "pt"}))
+
+
+def load(
+    folder: Path, config: dict[str, Any], dtype: str, device: str, threads: int | None
+) -> EncoderDecoder:
+    """The model of a folder, ready to compute; see :func:`model_folder.load`.
+
+    Args:
+        config: what ``config.json`` holds.
+
+    Raises:
+        UserError: if a file is missing or broken, or does not fit the others or the machine.
+    """
+    try:
+        sizes: ModelConfig = from_json(ModelConfig, config)
+        if sizes.activation_fn not in ACTIVATIONS:
+            raise ValueError(f"unknown activation_fn {sizes.activation_fn}")
+        for mixing in (sizes.encoder_mixing, sizes.decoder_mixing):
+            if mixing.relative not in VARIANTS:
+                raise ValueError(f"unknown relative {mixing.relative}")
+        stored = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise unreadable(folder, error) from error
+    return prepared(build(sizes, stored, folder), dtype, device, threads)
+
+
+def load_shortlist(path: Path, config: ModelConfig) -> Shortlist | None:
+    """The shortlist of a folder, if there is one.
+
+    Raises:
+        UserError: if it is broken or of another model.
+    """
+    if not path.exists():
+        return None
+    return Shortlist.load(path, config.source_vocabulary, config.target_vocabulary)
+
+
+def tensors(model: EncoderDecoder, dtype: str) -> dict[str, Tensor]:
+    """The parameters of a float32 model in the type of a file, by name; shared ones once."""
+    linear = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    saved = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
+        if dtype == "int8" and name in linear:
+            value, saved[name.removesuffix("weight") + "scale"] = quantize(value)
+        elif dtype == "bfloat16":
+            value = value.bfloat16()
+        saved[name] = value.contiguous()
+    return saved
+
+
+def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> EncoderDecoder:
+    """A model with the stored parameters; int8 weights become :class:`Int8Linear` layers.
+
+    Raises:
+        UserError: if names or shapes do not fit the sizes, or a number is not finite.
+    """
+    check_finite(stored, folder / WEIGHTS)
+    wrong = misfit(
+        dataclasses.asdict(config), {name: value.shape for name, value in stored.items()}
+    )
+    if wrong is not None:
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {wrong}.")
+    try:
+        model = empty(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / CONFIG} describes no model: {reason}.") from error
+    quantized = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.scale" in stored
+    ]
+    for name in quantized:
+        weight, scale, bias = (
+            stored.pop(f"{name}.{part}", None) for part in ("weight", "scale", "bias")
+        )
+        if weight is None or scale is None:
+            raise UserError(f"{folder / WEIGHTS} lacks {name}.weight.")
+        model.set_submodule(name, Int8Linear(weight, scale, bias, _least_input(config, name)))
+    if config.share_all_embeddings:
+        shared = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
+        if shared[0] in stored:
+            stored[shared[1]] = stored[shared[0]]
+    try:
+        model.load_state_dict(stored, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())  # of several lines
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
+    return model.eval().requires_grad_(False)
+
+
+def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights with which no translation has a score.
+
+    Raises:
+        UserError: naming the file and the first tensor with NaN or infinity.
+    """
+    for name, value in stored.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(
+                f"{path} has NaN or infinity in {name}: it is damaged, or its training diverged; "
+                "use an earlier checkpoint or export the model again."
+            )
+
+
+def _least_input(config: ModelConfig, layer: str) -> float | None:
+    return LEAST_VALUES.get(config.activation_fn) if layer.endswith(".fc2") else None
+
+
+def prepared(
+    model: EncoderDecoder, dtype: str, device: str = "cpu", threads: int | None = None
+) -> EncoderDecoder:
+    """Convert a model to the type to compute in and pack its linear layers for a CPU.
+
+    ``threads`` is how many this process computes a product with, where it is not PyTorch's choice.
+
+    Raises:
+        UserError: if there is no such device, or it does not compute in this type.
+    """
+    check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    on_cpu = torch.device(device).type == "cpu"
+    if dtype == "int8" and not on_cpu:
+        raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
+    if dtype == "bfloat16" and on_cpu and not computes_in_bfloat16():
+        raise UserError(
+            "--dtype bfloat16 needs a processor with AVX-512 or better: use float32 or int8."
+        )
+    model = model.to(device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            packed: nn.Module
+            if dtype == "int8":
+                least = _least_input(model.config, name)
+                packed = Int8Linear(*quantize(module.weight), module.bias, least)
+            elif can_pack(module.weight):
+                packed = PackedLinear(module)
+            else:
+                continue
+            model.set_submodule(name, packed)
+    return model
+
+
+def check_device(device: str) -> None:
+    """Whether PyTorch can compute on a device.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used: {reason}") from error
+
+
+def placed(model: EncoderDecoder, device: str) -> EncoderDecoder:
+    """The model on a device, its linear layers unpacked where they were packed for a CPU.
+
+    Raises:
+        UserError: if there is no such device, or the weights are int8 and it is not a CPU.
+    """
+    check_device(device)
+    if model.device == torch.device(device):
+        return model
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Int8Linear):
+            raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
+        if isinstance(module, PackedLinear):
+            model.set_submodule(name, module.unpacked())
+    return model.to(device)
