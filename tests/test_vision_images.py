@@ -225,7 +225,7 @@ def test_bad_images_leave_a_loader_beside_the_batch(workers: int) -> None:
     for batch, targets, bad in loader:
         counter.update(bad)
         assert batch.shape == (len(targets), 3, 2, 2)
-        assert images[:, 0, 0, 0].tolist() == targets.tolist()
+        assert batch[:, 0, 0, 0].tolist() == targets.tolist()
         found += targets.tolist()
     assert found == [0, 2, 4]
     assert counter.skipped == {"1.png": "odd", "3.png": "odd", "5.png": "odd"}
@@ -259,16 +259,25 @@ def test_bad_images_survive_pickling() -> None:
 
 def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
     """A WebP takes eight bytes a pixel as soon as it is opened; transparency made three copies."""
-    side, color = 6700, (200, 100, 50)
+    side, color = 3000, (200, 100, 50)
     for name, mode, options in (
-        ("lossy.webp", "RGB", {"method": 0}),
-        ("lossless.webp", "RGB", {"method": 0, "lossless": True}),
-        ("alpha.webp", "RGBA", {"method": 0}),
-        ("alpha.png", "RGBA", {"compress_level": 1}),
+        ("lossy.webp", "RGB", {}),
+        ("lossless.webp", "RGB", {"lossless": True}),
+        ("alpha.webp", "RGBA", {}),
     ):
-        image = Image.new(mode, (side, side), (*color, 128)[: len(mode)])
-        image.save(tmp_path / name, **options)
-        assert (tmp_path / name).stat().st_size < 2**20
+        Image.new(mode, (16, 24), (*color, 128)[: len(mode)]).save(tmp_path / name, **options)
+        content = bytearray((tmp_path / name).read_bytes())
+        assert open_image(bytes(content)).size == (16, 24)
+        kind = bytes(content[12:16])
+        if kind == b"VP8 ":
+            content[26:30] = struct.pack("<HH", 9000, 9000)
+        elif kind == b"VP8L":
+            content[21:25] = struct.pack("<I", 8999 | 8999 << 14)
+        else:
+            content[24:30] = struct.pack("<I", 8999)[:3] * 2
+        (tmp_path / name).write_bytes(content)
+    image = Image.new("RGBA", (side, side), (*color, 128))
+    image.save(tmp_path / "alpha.png", compress_level=1)
     code = (
         "import resource, sys; from resmlp_mt.vision.images import BadImage, open_image\n"
         "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
