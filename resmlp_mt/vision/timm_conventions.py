@@ -92,8 +92,10 @@ class TimmConventions(nn.Module):
         depth = len(self.blocks)
         if indices is None:
             indices = depth
-        taken = list(range(depth - indices, depth)) if isinstance(indices, int) else list(indices)
-        taken = [number + depth if number < 0 else number for number in taken]
+        if isinstance(indices, int):
+            taken = list(range(depth)[-indices:]) if 0 < indices <= depth else []
+        else:
+            taken = [number + depth if number < 0 else number for number in indices]
         if not taken or not all(0 <= number < depth for number in taken):
             raise ValueError(f"the model has {depth} layers, but indices is {indices}.")
         return taken

@@ -1,0 +1,164 @@
+"""The image commands: --help without PyTorch, missing extras, recipes, and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision import checkpoints
+from resmlp_mt.vision.options import Parser
+from resmlp_mt.vision.training_options import RECIPES, TrainingOptions, parse_args
+from vision_checkpoints import folder
+
+COMMANDS = ["train", "evaluate", "knn", "predict", "export"]
+HEAVY = "{'torch', 'timm', 'torchvision', 'sklearn', 'numpy', 'PIL', 'yaml', 'matplotlib'}"
+
+
+@pytest.mark.parametrize("command", [*(f"vision.{name}" for name in COMMANDS), "visualize"])
+def test_help_needs_the_standard_library_alone(command: str) -> None:
+    check = (
+        "import runpy, sys\n"
+        "sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module('resmlp_mt.{command}', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"assert not {HEAVY} & sys.modules.keys(), {HEAVY} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"usage: python -m resmlp_mt.{command}" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_missing_extra_is_named(command: str, tmp_path: Path) -> None:
+    """On --help, and for a wrong path too."""
+    check = (
+        "import importlib.util, runpy, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'timm' else find(name)\n"
+        f"runpy.run_module('resmlp_mt.vision.{command}', run_name='__main__', alter_sys=True)"
+    )
+    for words, status in ((["--help"], 0), (["nothing.pth"], 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", check, *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == status
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "timm is missing: pip install 'resmlp_mt[vision]'" in said
+        assert "Traceback" not in said
+
+
+def test_every_option_says_what_it_is() -> None:
+    parser = Parser("train", TrainingOptions, "x")
+    for action in parser._actions:
+        assert action.help, action.option_strings
+
+
+def test_recipes_inherit_and_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # not in the checkout
+    small, large = parse_args(["-c", "resmlp_s12"]), parse_args(["-c", "resmlp_s24.yaml"])
+    assert (large.model, large.lr, large.epochs) == ("resmlp_s24", small.lr, small.epochs)
+    assert parse_args(["-c", "configs/vision/finetune_cars.yaml"]).lr == 5e-6
+    with pytest.raises(UserError, match="mine/resmlp_s12 cannot be read"):
+        parse_args(["-c", "mine/resmlp_s12"])
+    Path("first.yaml").write_text("base: second.yaml\nlr: 0.5")
+    Path("second.yaml").write_text("lr: 0.1\nopt: sgd")
+    options = parse_args(["-c", "first.yaml"])
+    assert (options.lr, options.opt) == (0.5, "sgd")
+    Path("second.yaml").write_text("base: first.yaml")
+    with pytest.raises(UserError, match="base must name another file"):
+        parse_args(["-c", "first.yaml"])
+    Path("many.yaml").write_text("a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\nlr: [*c, *c]")
+    with pytest.raises(UserError, match="expected lines of the form OPTION: VALUE"):
+        parse_args(["-c", "many.yaml"])
+
+
+def test_a_wheel_has_the_recipes(tmp_path: Path) -> None:
+    """setup.py maps the folder of recipes to where the package looks first."""
+    packages = subprocess.run(
+        [sys.executable, "-c", "import runpy, setuptools; setuptools.setup = lambda **k: print("
+         "k['package_dir'], k['package_data']['resmlp_mt.configs'], k['packages'][-1]);"
+         " runpy.run_path('setup.py')"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert packages.split("\n")[0] == (
+        "{'resmlp_mt.configs': 'configs'} ['*/*.yaml'] resmlp_mt.configs"
+    )
+    assert RECIPES[0] == ROOT / "resmlp_mt/configs/vision"
+
+
+def start(*words: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)], cwd=ROOT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[Any]:
+    """A training without an end."""
+    data = folder(folder(tmp_path / "data", "train", a=8, b=8), a=2, b=2)
+    return [
+        "--data", data, "--img-size", 8, "--patch-size", 4, "--batch-size", 4, "--epochs", 10**6,
+        "--recovery-interval", 1, "--output", tmp_path / "out", "--workers", 1,
+    ]  # fmt: skip
+
+
+def test_ctrl_c_saves_and_names_the_command_that_goes_on(words: list[Any], tmp_path: Path) -> None:
+    """Ctrl-C reaches the loading processes as well."""
+    process = start("resmlp_mt.vision.train", *words)
+    wait_for(tmp_path / "out/summary.csv", process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
+    last = f"python -m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
+    assert output.splitlines()[-1] == f"stopped after update {updates}; go on with: {last}"
+
+
+def test_torchrun_does_not_call_a_stopped_training_complete(
+    words: list[Any], tmp_path: Path
+) -> None:
+    run = ["torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29761]
+    process = start(*run, "-m", "resmlp_mt.vision.train", *words, "--device", "cpu")
+    wait_for(tmp_path / "out/summary.csv", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
+    last = f"-m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
+    assert (
+        f"stopped after update {updates}; go on with: torchrun --nproc-per-node 2 {last}" in output
+    )
+
+
+def test_a_signal_before_the_first_update_ends_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from resmlp_mt.vision.signals import stops\n"
+        "with stops():\n"
+        "    os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "    print('not reached')"
+    )
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(int(number))], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (status, "")
+        assert done.stderr == "stopped before the first update: there is nothing to save\n"

@@ -1,0 +1,202 @@
+"""Our image models behave as timm's: names, methods, tracing, and timm's own tools."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from conftest import ROOT
+from resmlp_mt.vision import create_model, timm_models
+from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.mixing import MIXINGS
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.weights import load_weights
+
+
+def small(**kwargs: Any) -> ResMLP:
+    sizes: dict[str, Any] = {"num_classes": 5, "img_size": (8, 12), "patch_size": 4}
+    torch.manual_seed(0)
+    model = create_model("resmlp_tiny", **sizes | kwargs)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[nn.Module, ResMLP]:
+    """timm's model and ours with the same weights."""
+    theirs = timm.create_model("resmlp_12_224", num_classes=7, img_size=64).eval()
+    ours = create_model("resmlp_12_224", num_classes=7, img_size=64).eval()
+    load_weights(ours, theirs.state_dict())
+    return theirs, ours
+
+
+def images(model: ResMLP, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, *model.img_size, generator=torch.Generator().manual_seed(1))
+
+
+def test_features_and_heads_equal_timms(pair: tuple[Any, ResMLP]) -> None:
+    theirs, ours = pair
+    x = images(ours)
+    with torch.no_grad():
+        expected, found = theirs.forward_features(x), ours.forward_features(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        for pre_logits in (False, True):
+            torch.testing.assert_close(
+                ours.forward_head(found, pre_logits=pre_logits),
+                theirs.forward_head(expected, pre_logits=pre_logits),
+                rtol=1e-4,
+                atol=1e-4,
+            )
+    for name in ("num_features", "head_hidden_size", "embed_dim", "num_classes"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize("indices", [None, 2, (0, 3, -1)])
+@pytest.mark.parametrize("options", [{}, {"norm": True}, {"output_fmt": "NLC"},
+                                     {"stop_early": True, "intermediates_only": True}])  # fmt: skip
+def test_intermediates_equal_timms(
+    pair: tuple[Any, ResMLP], indices: Any, options: dict[str, Any]
+) -> None:
+    theirs, ours = pair
+    x = images(ours)
+    with torch.no_grad():
+        expected = theirs.forward_intermediates(x, indices=indices, **options)
+        found = ours.forward_intermediates(x, indices=indices, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert [info["module"] for info in ours.feature_info] == [f"blocks.{i}" for i in range(12)]
+
+
+def test_layers_and_formats_that_do_not_exist_are_refused() -> None:
+    model = small()
+    for indices in (0, 5, [4], []):
+        with pytest.raises(ValueError, match="the model has 4 layers"):
+            model.forward_intermediates(images(model), indices)
+    with pytest.raises(ValueError, match="must be NCHW or NLC"):
+        model.forward_intermediates(images(model), output_fmt="NHWC")
+
+
+def test_pruned_layers_are_not_needed() -> None:
+    model = small()
+    expected = model.forward_intermediates(images(model), [1], intermediates_only=True)
+    assert model.prune_intermediate_layers([1], prune_norm=True) == [1]
+    assert len(model.blocks) == 2
+    assert isinstance(model.norm, nn.Identity)
+    found = model.forward_intermediates(images(model), [1], intermediates_only=True)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_mlp"])
+def test_the_classifier_is_replaced(pooling: str) -> None:
+    model = small(pooling=pooling)
+    features = model.forward_head(model.forward_features(images(model)), pre_logits=True)
+    assert model.get_classifier() is model.head
+    model.reset_classifier(9)
+    assert model(images(model)).shape == (2, 9)
+    assert model.num_classes == 9
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(images(model)), features)
+    torch.testing.assert_close(small(pooling=pooling, num_classes=0)(images(model)).shape, (2, 64))
+    with pytest.raises(ValueError, match="global_pool is"):
+        model.reset_classifier(3, "max")
+
+
+def test_checkpointed_gradients_are_the_same() -> None:
+    gradients = []
+    for enable in (False, True):
+        model = small(drop_path=0.3).train()
+        model.set_grad_checkpointing(enable)
+        torch.manual_seed(3)
+        model(images(model, 4)).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_mlp"])
+def test_learning_rates_decay_by_layer(pooling: str) -> None:
+    model = small(pooling=pooling)
+    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=1.0, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    scales = {
+        names[id(p)]: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]
+    }
+    for name, scale in scales.items():
+        part = name.split(".")[0]
+        group = {"patch_embed": 0, "class_token": 0, "norm": 4, "class_blocks": 4, "head": 5}
+        number = int(name.split(".")[1]) + 1 if part == "blocks" else group[part]
+        assert scale == 0.5 ** (5 - number), name
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize(("norm", "pooling"), [("affine", "mean"), ("layernorm", "class_mlp")])
+def test_every_variant_is_scripted_traced_and_exported(
+    mixing: str, norm: str, pooling: str
+) -> None:
+    model = small(mixing=mixing, norm=norm, pooling=pooling, drop_path=0.1)
+    x = images(model, 3)
+    expected = model(x)
+    scripted, traced = torch.jit.script(model), fx.symbolic_trace(model)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for found in (scripted, traced, exported.module()):
+        torch.testing.assert_close(found(x), expected)
+        torch.testing.assert_close(found(x[:2]), expected[:2])
+    for found in (scripted, traced):
+        with pytest.raises(Exception, match="takes images of 8 x 12 pixels"):
+            found(x[:, :, :4])
+
+
+def test_our_models_are_registered() -> None:
+    assert timm.is_model("resmlp_s12")
+    assert timm_models.default_cfgs["resmlp_s12"].is_pretrained
+    model = timm.create_model(
+        "resmlp_tiny", num_classes=3, drop_path_rate=0.1, drop_rate=0.2, global_pool="avg"
+    )
+    assert isinstance(model, ResMLP)
+    assert {block.drop_path for block in model.blocks} == {0.1}
+    assert model.head_drop.p == 0.2
+    assert model.num_classes == model.get_classifier().out_features == 3
+    assert model.default_cfg["input_size"] == (3, 32, 32)
+    config = timm.data.resolve_model_data_config(timm.create_model("resmlp_s12", num_classes=0))
+    assert config["input_size"] == (3, 224, 224)
+    assert (config["crop_pct"], config["interpolation"]) == (0.9, "bicubic")
+
+
+def test_features_only() -> None:
+    model = timm.create_model("resmlp_tiny", features_only=True, out_indices=(1, 3))
+    assert [x.shape for x in model(torch.zeros(2, 3, 32, 32))] == [(2, 64, 8, 8)] * 2
+    assert model.feature_info.channels() == [64, 64]
+    assert model.feature_info.reduction() == [4, 4]
+
+
+def test_timms_weights_are_loaded_under_our_names(tmp_path: Path) -> None:
+    theirs = timm.create_model("resmlp_12_224", num_classes=1000).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
+    ours = timm.create_model(
+        "resmlp_s12", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "w.pth")}
+    ).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_timms_scripts_find_our_models(tmp_path: Path) -> None:
+    """What timm's train.py and validate.py do with --model."""
+    script = tmp_path / "validate.py"
+    script.write_text(
+        "import sys, timm, torch\n"
+        "model = timm.create_model(sys.argv[2], drop_rate=0.0, drop_block_rate=None)\n"
+        "config = timm.data.resolve_data_config({}, model=model)\n"
+        "print(__name__, sys.argv[1:], *model(torch.zeros(1, *config['input_size'])).shape)\n"
+    )
+    command = [sys.executable, "-m", "resmlp_mt.vision.timm_models"]
+    words = [*command, str(script), "--model", "resmlp_tiny"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "__main__ ['--model', 'resmlp_tiny'] 1 1000\n"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "name timm's train.py or validate.py" in done.stderr
