@@ -28,18 +28,21 @@ class TrainingClock:
 
     def __init__(self) -> None:
         self._left_out = 0.0
+        self._stopped: float | None = None
 
     def time(self) -> float:
         """Takes the place of ``time.time`` in fairseq's trainer."""
-        return time.process_time() - self._left_out
+        now = time.process_time() if self._stopped is None else self._stopped
+        return now - self._left_out
 
     def without(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function while the clock stands still."""
-        start = time.process_time()
+        self._stopped = time.process_time()
         try:
             return original(*args, **kwargs)
         finally:
-            self._left_out += time.process_time() - start
+            self._left_out += time.process_time() - self._stopped
+            self._stopped = None
 
 
 def main() -> None:

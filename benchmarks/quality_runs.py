@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from resmlp_mt.files import write_text
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 Json = dict[str, Any]
@@ -108,34 +110,48 @@ class Workshop:
 
         return once(folder / "train.json", measure)
 
-    def translate(self, run: Run, updates: int, test: int) -> Json:
-        """Translate a test set, by number, with the checkpoint after some updates."""
+    def tuning(self, name: str, model: str, budget: int) -> list[Run]:
+        """The runs of the grid, with seed 1: each option of it changed alone."""
+        grid = self.config["models"][model]["grid"]
+        changes = [(option, str(value)) for option, values in grid.items() for value in values]
+        return [Run(model, name, 1, budget, change) for change in changes]
+
+    def is_trained(self, run: Run) -> bool:
+        """Whether the training has come to its end."""
+        return (self.folder(run) / "train.json").exists()
+
+    def translate(self, run: Run, updates: int, test: int) -> list[str]:
+        """Translations of a test set, by number, with the checkpoint after some updates."""
         folder, data = self.folder(run), self.prepared(run.set)
-        name = f"{'test'}{test or ''}-{updates}"
+        subset = f"test{test or ''}"
 
         def measure() -> Json:
-            output = folder / f"{name}.txt"
+            output = folder / f"{subset}-{updates}.txt"
             command = [
                 sys.executable, "-m", "fairseq_cli.generate", data / "bin", "--user-dir",
                 "resmlp_mt", "--path", checkpoint(folder, updates), "--cpu", "--beam",
                 self.config["beam"], "--batch-size", 32, "--required-batch-size-multiple", 1,
-                "--remove-bpe", "sentencepiece", "--gen-subset", f"test{test or ''}",
+                "--remove-bpe", "sentencepiece", "--gen-subset", subset,
             ]  # fmt: skip
-            seconds = self.execute(command, output, append=False)
+            self.execute(command, output, append=False)
             found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output.read_text(), re.MULTILINE)
-            lines = dict(sorted((int(number), text) for number, text in found))
-            return {"seconds": seconds, "lines": lines}
+            lines = {int(number): text for number, text in found}
+            expected = len(self.text(run.set, test)[0])
+            if sorted(lines) != list(range(expected)):
+                raise SystemExit(f"{output} has {len(lines)} of {expected} translations.")
+            return {"lines": [lines[number] for number in range(expected)]}
 
-        return once(folder / f"{name}.json", measure)
+        lines: list[str] = once(folder / f"{subset}-{updates}.json", measure)["lines"]
+        return lines
 
-    def references(self, name: str, test: int) -> tuple[list[str], list[str]]:
+    def text(self, name: str, test: int) -> tuple[list[str], list[str]]:
         """Source and target of a test set as given."""
-        declared, text = self.config["sets"][name], self.work / name / "text"
+        declared, folder = self.config["sets"][name], self.work / name / "text"
         source, target = (
-            (text / f"test{test or ''}.{declared[side]}").read_text(encoding="utf-8").split("\n")
+            (folder / f"test{test or ''}.{declared[side]}").read_text(encoding="utf-8")
             for side in ("source", "target")
         )
-        return source[:-1], target[:-1]
+        return source.removesuffix("\n").split("\n"), target.removesuffix("\n").split("\n")
 
     def execute(self, command: list[object], log: Path, append: bool = True) -> float:
         """Run a command, its output in ``log``; returns processor seconds."""
@@ -163,9 +179,7 @@ class Workshop:
 def once(path: Path, make: Callable[[], Json]) -> Json:
     """The result of ``make()``, computed when ``path`` does not hold it yet."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(make(), indent=1, ensure_ascii=False))
-        partial.replace(path)
+        write_text(path, json.dumps(make(), indent=1, ensure_ascii=False))
     result: Json = json.loads(path.read_text())
     return result
 

@@ -1,0 +1,305 @@
+"""The tables and the plot of quality.py, from what is finished."""
+
+import datetime
+import json
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import sacrebleu
+import sentencepiece
+import torch
+from fairseq import __version__ as fairseq_version
+
+from benchmarks.quality_runs import Json, Run, Workshop
+from resmlp_mt.files import replacing, write_text
+from resmlp_mt.machine import processor
+from resmlp_mt.scoring.measures import Measure, length_scores
+
+SAMPLES = 1000  # of the paired bootstrap
+LENGTHS = (10, 20, 30, 45, 60)  # borders of the buckets, in source tokens
+BASELINE = "transformer"
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
+
+
+def write(workshop: Workshop, out: Path) -> None:
+    """Translate and score what is trained, and write quality.json, .md and .png."""
+    config = workshop.config
+    result = {
+        "machine": f"{processor()}, {config['threads']} thread(s)",
+        "date": datetime.date.today().isoformat(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "fairseq": fairseq_version,
+            "sacrebleu": sacrebleu.__version__,
+            "sentencepiece": sentencepiece.__version__,
+        },
+        "config": config,
+        "sets": [one_set(workshop, *each) for each in product(config["sets"], config["budgets"])],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "quality.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "quality.md", page(result))
+    plot(result, out / "quality.png")
+    print((out / "quality.md").read_text())
+
+
+def one_set(workshop: Workshop, name: str, budget: int) -> Json:
+    """Everything about one set and budget: curves, scores and comparisons."""
+    config = workshop.config
+    finished = {
+        model: [
+            run
+            for seed in config["seeds"]
+            if workshop.is_trained(run := Run(model, name, seed, budget))
+        ]
+        for model in config["models"]
+    }
+    trained = {model: [workshop.train(run) for run in runs] for model, runs in finished.items()}
+    result: Json = {"set": name, "budget": budget, "trained": trained, "tables": []}
+    result["tuning"] = [
+        {"model": model, "changed": " ".join(run.extra), **workshop.train(run)["curve"][-1]}
+        for model in config["models"]
+        for run in workshop.tuning(name, model, budget)
+        if workshop.is_trained(run)
+    ]
+    logs = [log for member in trained.values() for log in member]
+    if not logs:
+        return result
+    every = config["save_every"]
+    common = min(log["curve"][-1]["updates"] for log in logs) // every * every
+    for at, updates in (("time", None), ("updates", common)):
+        if updates == 0:
+            continue  # somebody did not come as far as the first checkpoint
+        for test, test_name in enumerate(config["sets"][name]["tests"]):
+            rows = scored(workshop, finished, test, updates)
+            result["tables"].append({"at": at, "updates": updates, "test": test_name, "rows": rows})
+    return result
+
+
+def scored(
+    workshop: Workshop, finished: dict[str, list[Run]], test: int, updates: int | None
+) -> list[Json]:
+    """A row for each model: scores by seed, of all seeds together, and against the baseline.
+
+    Args:
+        updates: of the checkpoints; None for the last ones.
+    """
+
+    def lines(run: Run) -> list[str]:
+        curve = workshop.train(run)["curve"]
+        return workshop.translate(run, updates or curve[-1]["updates"], test)
+
+    rows: list[Json] = []
+    for model, runs in finished.items():
+        if not runs:
+            rows.append({"model": model, "seeds": []})
+            continue
+        name = runs[0].set
+        language = workshop.config["sets"][name]["target"]
+        source, target = workshop.text(name, test)
+        by_seed = {run.seed: lines(run) for run in runs}
+        all_lines = [line for seed in by_seed.values() for line in seed]
+        measures = {m: Measure(m, [target], language, {}) for m in ("bleu", "chrf")}
+        pooled = {m: Measure(m, [target * len(runs)], language, {}) for m in measures}
+        at = [point(workshop.train(run)["curve"], updates) for run in runs]
+        row: Json = {
+            "model": model,
+            "seeds": list(by_seed),
+            "updates": [each["updates"] for each in at],
+            "seconds": [each["seconds"] for each in at],
+            "valid_ppl": [each["valid_ppl"] for each in at],
+            "by_seed": {
+                m: [measure.score(seed).score for seed in by_seed.values()]
+                for m, measure in measures.items()
+            },
+            "pooled": {m: asdict(measure.score(all_lines)) for m, measure in pooled.items()},
+            "by_length": [
+                asdict(part)
+                for part in length_scores(
+                    all_lines,
+                    pooled["bleu"].references,
+                    source * len(runs),
+                    LENGTHS,
+                    pooled["bleu"].arguments,
+                )
+            ],
+        }
+        others = [run for run in finished.get(BASELINE, []) if run.seed in by_seed]
+        if model != BASELINE and others:
+            theirs = [line for run in others for line in lines(run)]
+            ours = [line for run in others for line in by_seed[run.seed]]
+            row["against"] = {
+                "baseline": BASELINE,
+                "seeds": [run.seed for run in others],
+                **{
+                    m: asdict(
+                        Measure(m, [target * len(others)], language, {}).compare(
+                            theirs, ours, "bs", SAMPLES
+                        )
+                    )
+                    for m in measures
+                },
+            }
+        rows.append(row)
+    return rows
+
+
+def point(curve: Sequence[Json], updates: int | None) -> Json:
+    """The row of a curve after some updates; the last one for None."""
+    if updates is None:
+        return curve[-1]
+    return next(row for row in curve if row["updates"] == updates)
+
+
+def page(result: Json) -> str:
+    """The report in Markdown."""
+    config = result["config"]
+    names = {model: declared["name"] for model, declared in config["models"].items()}
+    parts = [
+        "# Translation quality: ResMLP beside fairseq's Transformer",
+        f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
+        f"{result['date']}.\nWritten by `benchmarks/quality.py` from `benchmarks/quality.yaml`.",
+        "Every model trains for the same **processor time of its training** (without validation "
+        "and the writing of\ncheckpoints, for all alike) on one thread, and its last checkpoint "
+        f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
+        f"a paired bootstrap ({SAMPLES:,} samples) against the {names[BASELINE]}, over the\n"
+        "translations of all seeds that both have. Neighbours on a shared machine lengthen "
+        "processor time too,\nso the second table has equal updates. Only validation sets were "
+        "looked at for any choice.",
+    ]
+    for group in result["sets"]:
+        parts.append(f"## {group['set']}, {group['budget']} s")
+        if not group["tables"]:
+            parts.append("Not run.")
+        for table in group["tables"]:
+            at = f"{table['updates']} updates" if table["updates"] else f"{group['budget']} s"
+            parts += [
+                f"### {table['test']}, after {at}",
+                score_table(table["rows"], names, config["seeds"], group["trained"]),
+            ]
+        last = [table for table in group["tables"] if table["at"] == "time"]
+        for table in last:
+            text = length_table(table["rows"], names)
+            if text:
+                parts += [f"BLEU by source tokens, {table['test']}:", text]
+        if group["tuning"]:
+            parts += ["### Tuning, on the validation set", tuning_table(group, names)]
+    signatures = sorted(
+        {
+            f"{row['pooled'][m]['name']} `{row['pooled'][m]['signature']}`"
+            for group in result["sets"]
+            for table in group["tables"]
+            for row in table["rows"]
+            if row["seeds"]
+            for m in ("bleu", "chrf")
+        }
+    )
+    parts += ["Signatures: " + ", ".join(signatures) + "." if signatures else "", "## Options"]
+    parts.append("All models:\n\n    " + " ".join(config["options"].split()))
+    for model, declared in config["models"].items():
+        parts.append(f"{names[model]}:\n\n    {' '.join(declared['options'].split())}")
+    if signatures:
+        parts.insert(3, "![validation perplexity](quality.png)")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def score_table(
+    rows: Sequence[Json], names: dict[str, str], seeds: Sequence[int], trained: Json
+) -> str:
+    """Models with their scores; "not run" where seeds are missing."""
+    lines = [
+        "| model | parameters | seeds | updates | valid ppl | BLEU | chrF | p (BLEU) | p (chrF) |",
+        "|-|-:|-|-:|-:|-:|-:|-:|-:|",
+    ]
+    for row in rows:
+        missing = [str(seed) for seed in seeds if seed not in row["seeds"]]
+        if not row["seeds"]:
+            lines.append(f"| {names[row['model']]} | | not run | | | | | | |")
+            continue
+        which = ", ".join(map(str, row["seeds"]))
+        if missing:
+            which += f" ({', '.join(missing)} not run)"
+        against = row.get("against")
+        cells = [
+            names[row["model"]],
+            f"{trained[row['model']][0]['parameters'] / 1e6:.2f} M",
+            which,
+            mean(row["updates"], 0),
+            mean(row["valid_ppl"], 2),
+            f"{row['pooled']['bleu']['score']:.2f}",
+            f"{row['pooled']['chrf']['score']:.2f}",
+            *(f"{against[m]['p_value']:.3f}" if against else "" for m in ("bleu", "chrf")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean(values: Sequence[float], digits: int) -> str:
+    return f"{sum(values) / len(values):.{digits}f}"
+
+
+def length_table(rows: Sequence[Json], names: dict[str, str]) -> str:
+    """BLEU of the buckets of source length; nothing if there is one bucket."""
+    run = [row for row in rows if row["seeds"]]
+    buckets = [(part["bucket"], part["sentences"]) for part in run[0]["by_length"]]
+    if len(buckets) < 2:
+        return ""
+    # the numbers of sentences are those of one seed
+    heads = [f"{bucket} ({count // len(run[0]['seeds'])})" for bucket, count in buckets]
+    lines = ["| model | " + " | ".join(heads) + " |", "|-|" + "-:|" * len(heads)]
+    for row in run:
+        scores = [f"{part['score']:.2f}" for part in row["by_length"]]
+        lines.append(f"| {names[row['model']]} | " + " | ".join(scores) + " |")
+    return "\n".join(lines)
+
+
+def tuning_table(group: Json, names: dict[str, str]) -> str:
+    """Validation perplexity with one option changed; seed 1."""
+    lines = ["| model | changed | valid ppl |", "|-|-|-:|"]
+    plain = [
+        {"model": model, "changed": "as in the config", **logs[0]["curve"][-1]}
+        for model, logs in group["trained"].items()
+        if logs
+    ]
+    for row in sorted([*plain, *group["tuning"]], key=lambda row: row["model"]):
+        lines.append(f"| {names[row['model']]} | {row['changed']} | {row['valid_ppl']:.2f} |")
+    return "\n".join(lines)
+
+
+def plot(result: Json, path: Path) -> None:
+    """Validation perplexity against processor time and against updates, a row for each set."""
+    groups = [group for group in result["sets"] if any(group["trained"].values())]
+    if not groups:
+        return
+    figure, grid = plt.subplots(
+        len(groups), 2, figsize=(10, 4 * len(groups)), squeeze=False, layout="constrained"
+    )
+    for axes, group in zip(grid, groups, strict=True):
+        for index, (model, logs) in enumerate(group["trained"].items()):
+            name: Any = result["config"]["models"][model]["name"]
+            for log in logs:
+                ppl = [row["valid_ppl"] for row in log["curve"]]
+                for ax, x in zip(axes, ("seconds", "updates"), strict=True):
+                    values = [row[x] for row in log["curve"]]
+                    ax.plot(values, ppl, "o-", color=f"C{index}", markersize=3, label=name)
+                name = None
+        axes[0].set(
+            title=group["set"], xlabel="processor seconds of training",
+            ylabel="validation perplexity", yscale="log",
+        )  # fmt: skip
+        axes[1].set(xlabel="updates", yscale="log")
+        for ax in axes:
+            ax.grid(alpha=0.3, which="both")
+        axes[0].legend(frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")

@@ -1,0 +1,161 @@
+"""The benchmark of translation quality: its clock, its runs, its pooled scores and its tables."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sacrebleu
+import torch
+import yaml
+from sacrebleu.significance import PairedTest
+
+from benchmarks import processor_time, quality_report, quality_runs
+from benchmarks.quality_runs import Run, Workshop
+from conftest import ROOT, Corpus
+
+CONFIG = ROOT / "benchmarks/quality.yaml"
+SOURCE = ["a b c", "d e f g h i j k l m n", "one two"]
+TARGET = ["Ein Hund läuft schnell .", "Zwei Katzen schlafen heute auf dem Sofa .", "Ja , gut so ."]
+GOOD = [[*TARGET[:2], "Nein , gut so ."], TARGET]
+BAD = [["Ein Hund schläft .", *TARGET[1:]], ["Hund", "Zwei Katzen schlafen", "Ja"]]
+
+
+class Done(Workshop):
+    """Two seeds of two models, one of them not finished; 300 and 310 updates."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(CONFIG, folder, folder)
+        first = next(iter(self.config["sets"]))
+        self.config |= {"seeds": [1, 2], "sets": {first: self.config["sets"][first]}}
+
+    def is_trained(self, run: Run) -> bool:
+        return run.model in ("plus", "transformer") and not run.extra
+
+    def train(self, run: Run) -> dict[str, Any]:
+        last = 310 if run.model == "plus" else 300
+        curve = [
+            {"updates": n, "seconds": 2.0 * n, "valid_loss": 5.0, "valid_ppl": 10000 / n}
+            for n in sorted({150, 300, last})
+        ]
+        return {"parameters": 1_500_000, "options": [], "curve": curve}
+
+    def translate(self, run: Run, updates: int, test: int) -> list[str]:
+        return (GOOD if run.model == "plus" else BAD)[run.seed - 1]
+
+    def text(self, name: str, test: int) -> tuple[list[str], list[str]]:
+        return SOURCE, TARGET
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> dict[str, Any]:
+    quality_report.write(Done(tmp_path), tmp_path)
+    written: dict[str, Any] = json.loads((tmp_path / "quality.json").read_text())
+    return written
+
+
+def test_scores_are_sacrebleus_of_all_seeds_together(result: dict[str, Any]) -> None:
+    at_time, at_updates = result["sets"][0]["tables"]
+    plus, transformer = at_time["rows"][:2]
+    for row, outputs in ((plus, GOOD), (transformer, BAD)):
+        joined = outputs[0] + outputs[1]
+        for name, metric in (("bleu", sacrebleu.BLEU()), ("chrf", sacrebleu.CHRF())):
+            expected = metric.corpus_score(joined, [TARGET * 2]).score
+            assert row["pooled"][name]["score"] == expected
+            assert row["by_seed"][name] == [
+                metric.corpus_score(each, [TARGET]).score for each in outputs
+            ]
+    joined = [("baseline", BAD[0] + BAD[1]), ("system", GOOD[0] + GOOD[1])]
+    _, scores = PairedTest(
+        joined, {"BLEU": sacrebleu.BLEU(references=[TARGET * 2])}, None, "bs", 1000
+    )()
+    assert plus["against"]["bleu"]["p_value"] == scores["BLEU"][1].p_value
+    assert plus["against"]["seeds"] == [1, 2]
+    assert [part["bucket"] for part in plus["by_length"]] == ["0-9", "10-19"]
+    assert plus["updates"] == [310, 310]
+    assert at_updates["updates"] == 300
+    assert at_updates["rows"][0]["seconds"] == [600.0, 600.0]
+
+
+def test_what_was_not_run_is_said(tmp_path: Path) -> None:
+    done = Done(tmp_path)
+    done.config["seeds"] = [1, 2, 3]
+    done.is_trained = lambda run: run.model != "faithful" and run.seed < 3 and not run.extra
+    quality_report.write(done, tmp_path)
+    text = (tmp_path / "quality.md").read_text()
+    assert "| ResMLP plus | 1.50 M | 1, 2 (3 not run) | 310 |" in text
+    assert "| ResMLP (paper) | | not run |" in text
+    done.is_trained = lambda run: False
+    quality_report.write(done, tmp_path)
+    assert "Not run." in (tmp_path / "quality.md").read_text()
+
+
+def test_a_log_that_goes_on_counts_its_last_rows(tmp_path: Path) -> None:
+    def rows(updates: int, seconds: float, loss: float) -> str:
+        valid = {"valid_num_updates": str(updates), "valid_loss": str(loss), "valid_ppl": "9.5"}
+        clock = {"num_updates": str(updates), "seconds": seconds}
+        return f"t | INFO | valid | {json.dumps(valid)}\nt | INFO | clock | {json.dumps(clock)}\n"
+
+    begin = "t | INFO | fairseq_cli.train | num. shared model params: 1,234 (num. trained: 1,234)\n"
+    log = tmp_path / "train.log"
+    log.write_text(begin + rows(2, 1.0, 8.0) + rows(4, 2.0, 7.0) + begin + rows(4, 2.5, 6.5))
+    assert quality_runs.training_curve(log) == {
+        "parameters": 1234,
+        "curve": [
+            {"updates": 2, "seconds": 1.0, "valid_loss": 8.0, "valid_ppl": 9.5},
+            {"updates": 4, "seconds": 2.5, "valid_loss": 6.5, "valid_ppl": 9.5},
+        ],
+    }
+
+
+def test_the_clock_stands_still_in_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0]
+    monkeypatch.setattr(processor_time.time, "process_time", lambda: now[0])
+    clock = processor_time.TrainingClock()
+
+    def seven_seconds() -> str:
+        now[0] += 7
+        assert clock.time() == 10.0
+        return "done"
+
+    assert clock.without(seven_seconds) == "done"
+    now[0] += 2
+    assert clock.time() == 12.0
+
+
+def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    common = [
+        {o: v for o, v in model["grid"].items() if o != "--layer-scale-init"}
+        for model in config["models"].values()
+    ]
+    assert all(grid == common[0] for grid in common)
+    for declared in config["sets"].values():
+        read = {*declared["train"], *declared["valid"], *declared["tests"].values()}
+        assert len(read) == len(declared["train"]) + len(declared["valid"]) + len(declared["tests"])
+
+
+def test_a_training_stops_after_its_budget_and_is_translated(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """2 processor seconds, a checkpoint every update; the clock goes on in the checkpoint."""
+    workshop = Workshop(CONFIG, tmp_path, tmp_path)
+    workshop.config |= {"save_every": 10, "beam": 1}
+    workshop.config["sets"] = {"digits": {"source": "en", "target": "de", "tests": {"digits": ""}}}
+    prepared = tmp_path / "digits/data"
+    prepared.mkdir(parents=True)
+    (prepared / "bin").symlink_to(corpus.data)
+    (prepared / "manifest.json").write_text("{}")
+    text = tmp_path / "digits/text"
+    text.mkdir()
+    for language in ("en", "de"):
+        lines = "\n".join(corpus.sentences("test", language)) + "\n"
+        (text / f"test.{language}").write_text(lines)
+    run = Run("plus", "digits", 1, 2, ("--max-tokens", "300"))
+    last = workshop.train(run)["curve"][-1]
+    state = torch.load(workshop.folder(run) / "checkpoint_last.pt", weights_only=True)
+    assert state["optimizer_history"][-1]["num_updates"] == last["updates"] > 0
+    assert last["seconds"] > run.budget
+    assert state["extra_state"]["previous_training_time"] >= last["seconds"]
+    lines = workshop.translate(run, last["updates"], 0)
+    assert len(lines) == len(corpus.sentences("test", "en"))
