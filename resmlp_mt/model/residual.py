@@ -11,7 +11,7 @@ h = alpha x + beta, g the gradient of y and sums over tokens:
 
 where the last two need no output of W or A.
 
-The price of simplicity was measured: with autograd alone, and affine maps merged into the weights as
+The price of simplicity was measured: with autograd alone, and affine maps merged into weights as
 in :func:`resmlp_mt.layers.merged_before`, a model of 2 + 2 layers of the base size keeps 1.96 times
 the bytes for its gradients on 24 sentences, and a step takes 1.03 times the processor time.
 
