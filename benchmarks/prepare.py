@@ -40,7 +40,7 @@ CORPORA = {
 TARGETS = {"WMT14 en-de": ("en-de", 4_520_620), "WMT14 en-fr": ("en-fr", 40_842_333)}
 """Pairs before cleaning, as declared in data_scripts/corpora."""
 
-SENTENCES = 4_000_000
+SENTENCES = 2_000_000
 """Default of --input-sentence-size: the subword trainer reads no more."""
 
 HASHES = 40_000_000
@@ -55,6 +55,29 @@ table = dedup.HashSet()
 for _ in range(int(sys.argv[2]) // 5000):
     table.add(draw.integers(0, 2**64, 5000, dtype=np.uint64))
 print(table.nbytes)
+"""
+
+WORDS = 1_100_000
+
+TRAINER = """
+import random, sys, tempfile
+from collections import Counter
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import normalization, subwords
+counts = Counter()
+for path in sys.argv[3:]:
+    with open(path) as text:
+        for line in text:
+            counts.update(line.split())
+draw, words = random.Random(1), list(counts)
+while len(counts) < int(sys.argv[2]):
+    counts[draw.choice(words)[:6] + draw.choice(words)[-7:]] += 1
+with tempfile.TemporaryDirectory() as folder:
+    Path(folder, subwords.RULES).write_text(normalization.tsv(normalization.rules()))
+    subwords._write_words(Path(folder, subwords.WORDS), counts)
+    options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
+    subwords.run_in_process(subwords._train, Path(folder), options)
 """
 
 SPM_ENCODE = """
@@ -392,13 +415,15 @@ def report(found: dict[str, Any]) -> str:
         numbers = [*(f"{value:.1f}" for value in minutes), f"{sum(minutes):.0f}"]
         rows.append([name, f"{facts['pairs']:,}", f"{facts['bytes_per_pair']:.0f}", *numbers])
     lines += table(rows)
-    hashes = found["hash_table"]
+    hashes, trainer = found["hash_table"], found["trainer"]
     lines += [
         "## Memory at full size, measured",
         "",
         f"- {hashes['entries']:,} distinct pairs in the deduplication table: "
         f"{hashes['table_mib']:.0f} MiB of table, {hashes['peak_mib']:.0f} MiB at the peak of the "
         f"process, {hashes['cpu_seconds']:.0f} s of one core.",
+        f"- BPE of 32,000 pieces from {trainer['words']:,} different words: "
+        f"{trainer['peak_mib']:.0f} MiB, {trainer['cpu_seconds']:.0f} s of one core.",
         "",
     ]
     if found["arrow"]:
@@ -491,6 +516,10 @@ def main() -> None:
         "peak_mib": run.peak_mib,
         "cpu_seconds": run.cpu_seconds,
     }
+    first = next(iter(CORPORA))
+    texts = [str(args.work / first / "text" / f"train.{lang}") for lang in first.split("-")]
+    run = measure([sys.executable, "-c", TRAINER, str(SCRIPTS), str(WORDS), *texts])
+    found["trainer"] = {"words": WORDS, "peak_mib": run.peak_mib, "cpu_seconds": run.cpu_seconds}
     write_text(HERE / "prepare.json", json.dumps(found, indent=2) + "\n")
     write_text(HERE / "prepare.md", report(found))
     write_readme(found)

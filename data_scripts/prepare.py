@@ -114,7 +114,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     pieces.add_argument(
         "--input-sentence-size",
         type=_positive,
-        default=4_000_000,
+        default=2_000_000,
         help="most sentences to train the subword model on (default: %(default)s)",
     )
     pieces.add_argument(
