@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/multi30k.py --data $(DATA) --work $(WORK)
+	$(BIN)/python -m benchmarks.multi30k --data $(DATA) --work $(WORK)
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

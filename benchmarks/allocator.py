@@ -1,6 +1,6 @@
 """What the settings of the memory allocator change in training on a CPU: time and page faults.
 
-    python benchmarks/allocator.py --threads 2 --rounds 3
+    python -m benchmarks.allocator --threads 2 --rounds 3
 
 One update of the 6-layer model at its full size, with each setting in a process of its own; the
 processes take turns. Writes allocator.json and allocator.md beside this file.
@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from resmlp_mt.benchmarking.lengths import default_lengths
-from resmlp_mt.benchmarking.machine import describe
-from resmlp_mt.benchmarking.timing import spread
-from resmlp_mt.benchmarking.training_rows import Training, batches
-from resmlp_mt.benchmarking.translation_models import BASE
+from benchmarks.speed.lengths import default_lengths
+from benchmarks.speed.machine import describe
+from benchmarks.speed.timing import spread
+from benchmarks.speed.training_rows import Training, batches
+from benchmarks.speed.translation_models import BASE
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent

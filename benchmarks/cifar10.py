@@ -1,7 +1,7 @@
 """ResMLP on CIFAR-10 beside timm's blocks, a ViT and a distilled run, on CPU.
 
-    python benchmarks/cifar10.py --data cifar10.tar.gz --work DIR --part resmlp-1
-    python benchmarks/cifar10.py --data cifar10.tar.gz --work DIR --report
+    python -m benchmarks.cifar10 --data cifar10.tar.gz --work DIR --part resmlp-1
+    python -m benchmarks.cifar10 --data cifar10.tar.gz --work DIR --report
 
 Each part is one training by resmlp_mt.vision.train on one thread, and is continued if it was
 interrupted. All use configs/vision/cifar10_scratch.yaml and the same loop, data and order:

@@ -1,6 +1,6 @@
 """One encoder pass and one decoder step of the folded model in every backend, interleaved.
 
-    python benchmarks/engine_backends.py --threads 2
+    python -m benchmarks.engine_backends --threads 2
 
 6 + 6 layers, dim 512, hidden 2048, 32,000 subwords, random weights; sentences of 27 tokens, beam
 4, the step at position 20. Writes engine_backends.json and engine_backends.md beside this file.
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch._inductor import config as inductor
 
-from resmlp_mt.benchmarking.machine import describe
-from resmlp_mt.benchmarking.timing import Spread, interleaved
+from benchmarks.speed.machine import describe
+from benchmarks.speed.timing import Spread, interleaved
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER

@@ -1,6 +1,6 @@
 """BLEU of real sentences in every form that a model can be exported in, beside fairseq's.
 
-    python benchmarks/export_bleu.py checkpoint_best.pt --data data-bin \\
+    python -m benchmarks.export_bleu checkpoint_best.pt --data data-bin \\
         --sentencepiece-model spm.model --source valid.en --reference valid.de
 
 The first 200 lines, beam 4. Writes export_bleu.json and export_bleu.md beside this file.

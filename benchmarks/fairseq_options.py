@@ -1,6 +1,6 @@
 """Which options of fairseq the model honours: every one is tried beside the stock Transformer.
 
-    python benchmarks/fairseq_options.py
+    python -m benchmarks.fairseq_options
 
 Both models are trained for a few updates on made-up sentences; then each command runs with each
 option and without. What counts is how it ends and whether it changes what the command prints or

@@ -1,6 +1,6 @@
 """What each fold of the exported translation model saves: each in turn is undone, and timed.
 
-    python benchmarks/folds.py --threads 2
+    python -m benchmarks.folds --threads 2
 
 6 + 6 layers, dim 512, hidden 2048, 32,000 subwords, random weights; sentences of 27 tokens, beam
 4, the step at position 20. To undo a fold is to compute an affine map of ones and zeros at its
@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.benchmarking.machine import describe
-from resmlp_mt.benchmarking.timing import Run, interleaved, ratio
-from resmlp_mt.benchmarking.translation_models import BASE, build
+from benchmarks.speed.machine import describe
+from benchmarks.speed.timing import Run, interleaved, ratio
+from benchmarks.speed.translation_models import BASE, build
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.files import write_text

@@ -1,6 +1,6 @@
 """Estimates the hours on GPUs of the WMT14 recipes. An estimate by arithmetic, not a measurement.
 
-    python benchmarks/gpu_hours.py
+    python -m benchmarks.gpu_hours
 
 Counts the floating-point operations of one training step of every recipe of configs/mt with
 torch.utils.flop_counter (matrix products, forward and backward), on sentences of LENGTH pieces, and

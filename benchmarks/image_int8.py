@@ -1,6 +1,6 @@
 """Accuracy of ResMLP-S12 in float32, bfloat16 and int8, on a trained model.
 
-    python benchmarks/image_int8.py --work DIR
+    python -m benchmarks.image_int8 --work DIR
 
 trains S12 on scikit-learn's digits (2 x 2 pixels a patch) unless DIR holds that training, evaluates
 it in each type, and writes image_int8.json and image_int8.md beside this file. With --checkpoint

@@ -1,6 +1,6 @@
 """ResMLP-S12 for one epoch of Imagenette through the paper's whole ImageNet recipe, on CPU.
 
-    python benchmarks/imagenette.py --data DIR --work DIR
+    python -m benchmarks.imagenette --data DIR --work DIR
 
 DIR of --data holds train/CLASS/IMAGE and val/CLASS/IMAGE, or is the .tar of them. A proof that
 the pipeline runs from files to a checkpoint and back, not a result: one epoch from random weights

@@ -1,6 +1,6 @@
 """What a new user waits for: installation, demo and tests, from a clean clone of this repository.
 
-    python benchmarks/install.py --work DIR
+    python -m benchmarks.install --work DIR
 
 Writes install.json and install.md beside this file, and the numbers in README.md.
 """

@@ -1,6 +1,6 @@
 """Does a training that is killed lose anything? Kills at random moments and inside its writes.
 
-    python benchmarks/kills.py --work DIR
+    python -m benchmarks.kills --work DIR
 
 Trainings of a tiny and of a usual size are killed with SIGKILL again and again: at random moments
 of their lives, and inside the writing, copying, synchronizing and renaming of their checkpoints.

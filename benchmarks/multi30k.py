@@ -1,6 +1,6 @@
 """ResMLP beside fairseq's Transformer on Multi30k English-German, on CPU, at equal time.
 
-    python benchmarks/multi30k.py --data DIR --work DIR --seeds 1 2 3 --minutes 30
+    python -m benchmarks.multi30k --data DIR --work DIR --seeds 1 2 3 --minutes 30
 
 DIR of --data holds train, valid and test_2016_flickr as .en[.gz] and .de[.gz]. Both models have
 the same width, depth, vocabulary, dropout, batches and threads, run one after the other, and stop

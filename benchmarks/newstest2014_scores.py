@@ -1,6 +1,6 @@
 """Score one set of translations of newstest2014 all ways, and write the table that the docs show.
 
-    python benchmarks/newstest2014_scores.py --system "ResMLP 6+6, ..." \\
+    python -m benchmarks.newstest2014_scores --system "ResMLP 6+6, ..." \\
         --generate-output gen.txt --ref newstest2014.de -l en-de
 
 Every other option is one of ``python -m resmlp_mt.score``.

@@ -1,6 +1,6 @@
 """Measures `data_scripts/prepare.py local` on real text: time, memory, kept and dropped pairs.
 
-    python benchmarks/prepare.py --data DATA --work DIR [--jobs 1 2]
+    python -m benchmarks.prepare --data DATA --work DIR [--jobs 1 2]
 
 DATA holds folders of `{train,valid,test_*}.{en,de,fr}.gz`. All training text of a language pair is
 put together; all validation and test sets are held out. The tables are those of the first number of

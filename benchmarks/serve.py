@@ -1,6 +1,6 @@
 """The server under load: throughput, latency, overload, memory; beside a server over CTranslate2.
 
-    python benchmarks/serve.py MODEL --sentences text.en
+    python -m benchmarks.serve MODEL --sentences text.en
 
 MODEL is an exported folder with a sentencepiece model, TEXT one sentence a line. Needs wrk
 (Debian's package). Writes serve.json and serve.md beside this file.
@@ -233,8 +233,8 @@ def peer_model(model: Path, folder: Path) -> None:
     """A Transformer for CTranslate2 of the same sizes, with random weights."""
     from fairseq.data import Dictionary
 
-    from resmlp_mt.benchmarking.generation_rows import save_for_ctranslate2
-    from resmlp_mt.benchmarking.translation_models import Sizes
+    from benchmarks.speed.generation_rows import save_for_ctranslate2
+    from benchmarks.speed.translation_models import Sizes
 
     config = json.loads((model / "config.json").read_text())
     words = Dictionary.load(str(model / f"dict.{config['target_lang']}.txt"))

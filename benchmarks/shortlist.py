@@ -1,6 +1,6 @@
 """What lexical shortlists change: BLEU of a trained model, and time with a large vocabulary.
 
-    python benchmarks/shortlist.py --threads 2 --checkpoint checkpoint_best.pt --data data-bin \\
+    python -m benchmarks.shortlist --threads 2 --checkpoint checkpoint_best.pt --data data-bin \\
         --sentencepiece-model spm.model --source valid.en --reference valid.de \\
         --large-data large/data-bin --large-name "Multi30k, Tatoeba and WMT news"
 
@@ -22,9 +22,9 @@ import sacrebleu
 import torch
 from fairseq.data import data_utils
 
-from resmlp_mt.benchmarking.machine import describe
-from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio
-from resmlp_mt.benchmarking.translation_models import Sizes, build
+from benchmarks.speed.machine import describe
+from benchmarks.speed.timing import Spread, interleaved, ratio
+from benchmarks.speed.translation_models import Sizes, build
 from resmlp_mt.engine import shortlist
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel

@@ -1,6 +1,6 @@
 """Does the 12-layer recipe train stably? Gradient norm and loss of its first updates.
 
-    python benchmarks/stability.py --data DIR --work DIR --updates 2000 --core 0
+    python -m benchmarks.stability --data DIR --work DIR --updates 2000 --core 0
 
 DIR of --data is what `data_scripts/prepare.py CORPUS --vocab-size 8000` makes; its bin/ is
 used. The model has the depth, LayerScale, optimizer and clipping of configs/mt/wmt14_en_de_12l.yaml

@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import ROOT
-from resmlp_mt import benchmark
-from resmlp_mt.benchmarking import (
+from benchmarks.speed import command as benchmark
+from benchmarks.speed import (
     generation_rows,
     lengths,
     timing,
     training_rows,
     translation_models,
 )
-from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.profiles import explained, kind_of
-from resmlp_mt.benchmarking.report import Row, Unmeasured, as_json, from_json, markdown, missed
-from resmlp_mt.benchmarking.timing import Spread, interleaved, ratio, spread
-from resmlp_mt.benchmarking.training_rows import Training, batches
-from resmlp_mt.benchmarking.translation_models import BASE, QUICK, build, dictionary
+from benchmarks.speed.floors import Rates, operations
+from benchmarks.speed.profiles import explained, kind_of
+from benchmarks.speed.report import Row, Unmeasured, as_json, from_json, markdown, missed
+from benchmarks.speed.timing import Spread, interleaved, ratio, spread
+from benchmarks.speed.training_rows import Training, batches
+from benchmarks.speed.translation_models import BASE, QUICK, build, dictionary
+from conftest import ROOT
 
 
 def row(ours: float, peer: float, goal: float | None, less_is_better: bool = False) -> Row:

@@ -50,8 +50,6 @@ MAY_IMPORT = {
         "vision",
     },
     "visualization": FOUNDATIONS | {"fairseq_plugin", "vision", "visualization"},
-    "benchmarking": FOUNDATIONS
-    | {"benchmarking", "engine", "fairseq_plugin", "model", "models", "vision"},
 }
 
 

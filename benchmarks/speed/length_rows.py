@@ -9,12 +9,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.profiles import explained
-from resmlp_mt.benchmarking.report import Row
-from resmlp_mt.benchmarking.timing import Run, interleaved
-from resmlp_mt.benchmarking.training_rows import Training
-from resmlp_mt.benchmarking.translation_models import (
+from benchmarks.speed.floors import Rates, operations
+from benchmarks.speed.profiles import explained
+from benchmarks.speed.report import Row
+from benchmarks.speed.timing import Run, interleaved
+from benchmarks.speed.training_rows import Training
+from benchmarks.speed.translation_models import (
     Sizes,
     build_for_generation,
     dictionary,

@@ -14,12 +14,12 @@ import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.optim.adam import Adam
 
-from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.lengths import Lengths, draw_smoothly
-from resmlp_mt.benchmarking.profiles import explained
-from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
-from resmlp_mt.benchmarking.timing import Run, Spread, interleaved, spread
-from resmlp_mt.benchmarking.translation_models import (
+from benchmarks.speed.floors import Rates, operations
+from benchmarks.speed.lengths import Lengths, draw_smoothly
+from benchmarks.speed.profiles import explained
+from benchmarks.speed.report import Row, Rows, Unmeasured
+from benchmarks.speed.timing import Run, Spread, interleaved, spread
+from benchmarks.speed.translation_models import (
     Sizes,
     build,
     dictionary,
@@ -205,7 +205,7 @@ def training_memory(
             "seed": seed,
         }
         done = subprocess.run(
-            [sys.executable, "-m", "resmlp_mt.benchmarking.peak_memory"],
+            [sys.executable, "-m", "benchmarks.speed.peak_memory"],
             input=json.dumps(task),
             stdout=subprocess.PIPE,
             text=True,

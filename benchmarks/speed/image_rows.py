@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.profiles import explained
-from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
-from resmlp_mt.benchmarking.timing import Run, interleaved
+from benchmarks.speed.floors import Rates, operations
+from benchmarks.speed.profiles import explained
+from benchmarks.speed.report import Row, Rows, Unmeasured
+from benchmarks.speed.timing import Run, interleaved
 from resmlp_mt.errors import UserError
 
 INFERENCE_GOAL = 1.25

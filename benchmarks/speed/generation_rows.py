@@ -10,12 +10,12 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 
-from resmlp_mt.benchmarking.floors import Rates, operations
-from resmlp_mt.benchmarking.lengths import Lengths, draw
-from resmlp_mt.benchmarking.profiles import explained
-from resmlp_mt.benchmarking.report import Row, Rows, Unmeasured
-from resmlp_mt.benchmarking.timing import interleaved
-from resmlp_mt.benchmarking.translation_models import (
+from benchmarks.speed.floors import Rates, operations
+from benchmarks.speed.lengths import Lengths, draw
+from benchmarks.speed.profiles import explained
+from benchmarks.speed.report import Row, Rows, Unmeasured
+from benchmarks.speed.timing import interleaved
+from benchmarks.speed.translation_models import (
     Sizes,
     build,
     build_for_generation,

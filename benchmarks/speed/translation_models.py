@@ -13,7 +13,7 @@ from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.benchmarking.lengths import Lengths
+from benchmarks.speed.lengths import Lengths
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from resmlp_mt.benchmarking.timing import Spread, ratio
+from benchmarks.speed.timing import Spread, ratio
 
 
 @dataclass(frozen=True)

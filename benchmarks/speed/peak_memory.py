@@ -1,6 +1,6 @@
-"""``python -m resmlp_mt.benchmarking.peak_memory``: bytes that two updates need at their peak.
+"""``python -m benchmarks.speed.peak_memory``: bytes that two updates need at their peak.
 
-Reads the arguments as JSON from standard input; see :mod:`resmlp_mt.benchmarking.training_rows`.
+Reads the arguments as JSON from standard input; see :mod:`benchmarks.speed.training_rows`.
 """
 
 import ctypes
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from resmlp_mt.benchmarking.training_rows import Training, batches
-from resmlp_mt.benchmarking.translation_models import Sizes
+from benchmarks.speed.training_rows import Training, batches
+from benchmarks.speed.translation_models import Sizes
 
 
 def peak(task: dict[str, Any]) -> int:

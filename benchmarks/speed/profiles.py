@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from torch.profiler import ProfilerActivity, profile
 
-from resmlp_mt.benchmarking.report import Row
-from resmlp_mt.benchmarking.timing import Run
+from benchmarks.speed.report import Row
+from benchmarks.speed.timing import Run
 
 # The first that is found in an operator's name.
 KINDS = {
