@@ -26,7 +26,7 @@ from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:  # --help answers without what translates
     from resmlp_mt.engine.model_folder import TranslationModel
-    from resmlp_mt.engine.translator import Translation
+    from resmlp_mt.engine.translation import Translation
 
 logger = logging.getLogger("resmlp_mt.translate")
 

@@ -11,12 +11,14 @@ last ones of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, StepResult
+from resmlp_mt.engine.restrictions import restricted, sample
 from resmlp_mt.errors import UserError
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.cache import FIRST_ROOM, Cache
@@ -98,6 +100,12 @@ class _Beams:
         self.cache = self.cache.moved(last, holes, left)
         return torch.tensor(order, device=self.tokens.device)
 
+    def past(self, position: int) -> Tensor:
+        """The tokens of every hypothesis, without the start: (rows, beam, position)."""
+        rows = len(self.sentences)
+        path = self.cache.ancestors[:rows, :, : position + 1].transpose(1, 2)
+        return self.tokens[:rows, : position + 1].gather(2, path).transpose(1, 2)[..., 1:]
+
     def hypotheses(
         self, rows: Tensor, slots: Tensor, position: int, scores: Tensor, eos: int
     ) -> list[tuple[list[int], list[float]]]:
@@ -123,6 +131,9 @@ def beam_search(
     options: SearchOptions,
     special: SpecialTokens,
     words: WordChoice | None = None,
+    prefixes: list[list[int]] | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callable[[StepResult], bool | None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate a batch.
 
@@ -130,6 +141,10 @@ def beam_search(
         model: a folded model, its linear layers packed or not.
         source: the tokens of each sentence with end-of-sentence.
         words: takes the softmax over some words of the vocabulary.
+        prefixes: tokens that the translation of each sentence begins with; not with ``words``.
+        generator: draws the samples.
+        callback: called with every token of every sentence, if ``beam`` is 1; a sentence ends
+            where it returns True.
 
     Returns:
         For each sentence its finished hypotheses, best first; none if no score is finite.
@@ -147,7 +162,7 @@ def beam_search(
         choice = int(words.allowed.sum(1).min())
         wanted = torch.tensor(special, device=device)
         columns = SpecialTokens(*torch.searchsorted(words.words, wanted).tolist())
-    if candidates > choice - 2:
+    if candidates > choice - 2 and not options.sampling:
         raise UserError(f"--beam {beam} is too large for a vocabulary of {choice}.")
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
@@ -162,13 +177,22 @@ def beam_search(
         rows = len(beams.sentences)
         logits = _step(model, tokens, beams, words)
         at_limit = [row for row, limit in enumerate(beams.limits) if limit == position]
-        scores, parents, tokens = _best(
-            logits, scores, candidates, position, at_limit, options, columns
-        )
+        own = None if prefixes is None else [prefixes[sentence] for sentence in beams.sentences]
+        past = beams.past(position) if position and options.need_the_past else None
+        if past is not None and words is not None:
+            past = torch.searchsorted(words.words, past)
+        logits, log_total = restricted(logits, past, position, at_limit, options, columns, own)
+        before = scores
+        if options.sampling:
+            scores, parents, tokens = sample(logits - log_total, scores, options, generator)
+        else:
+            scores, parents, tokens = _best(logits, log_total, scores, candidates)
         if words is not None:
             tokens = words.words[tokens]
 
         is_eos = tokens == eos
+        if callback is not None:
+            _report(callback, beams, position, tokens, scores - before, is_eos)
         if at_limit or bool(is_eos.any()):
             ends = (is_eos & scores.isfinite())[:, :beam].nonzero()
             done = _finish(beams, ends, parents, scores, position, options, eos, finished)
@@ -179,6 +203,8 @@ def beam_search(
                 is_eos, scores, parents, tokens = (
                     t[order] for t in (is_eos, scores, parents, tokens)
                 )
+            if options.sampling:
+                scores = scores.masked_fill(is_eos, -torch.inf)
             going_on = torch.argsort(is_eos.byte(), dim=1, stable=True)[:, :beam]
             scores, parents, tokens = (t.gather(1, going_on) for t in (scores, parents, tokens))
         else:
@@ -207,37 +233,32 @@ def _step(model: EncoderDecoder, tokens: Tensor, beams: _Beams, words: WordChoic
 
 
 def _best(
-    logits: Tensor,
-    scores: Tensor,
-    count: int,
-    position: int,
-    at_limit: list[int],
-    options: SearchOptions,
-    special: SpecialTokens,
+    logits: Tensor, log_total: Tensor, scores: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations of each sentence: scores, hypotheses and tokens, (rows, count) each.
 
     The log-softmax is taken of these alone.
     """
-    logits = logits.float()
-    if options.temperature != 1.0:
-        # the best is at 0, so that a small temperature makes no infinity of it
-        least = torch.finfo(logits.dtype).tiny
-        logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
-    log_total = logits.logsumexp(dim=2, keepdim=True)
-    logits[..., special.pad] = -torch.inf
-    if options.unkpen:
-        logits[..., special.unk] -= options.unkpen
-    if position < options.min_len:
-        logits[..., special.eos] = -torch.inf
-    if at_limit:
-        ends = logits[at_limit, :, special.eos]
-        logits[at_limit] = -torch.inf
-        logits[at_limit, :, special.eos] = ends
     best, tokens = _top(logits, count)
     totals = (best - log_total + scores.unsqueeze(2)).flatten(1)
     scores, index = totals.topk(count, dim=1)
     return scores, index // count, tokens.flatten(1).gather(1, index)
+
+
+def _report(
+    callback: Callable[[StepResult], bool | None],
+    beams: _Beams,
+    position: int,
+    tokens: Tensor,
+    log_probs: Tensor,
+    is_eos: Tensor,
+) -> None:
+    """Tell of each sentence's token; one that is to stop has its limit at the next."""
+    columns = tokens[:, 0].tolist(), log_probs[:, 0].tolist(), is_eos[:, 0].tolist()
+    for row, (token, log_prob, is_last) in enumerate(zip(*columns, strict=True)):
+        found = StepResult(position, beams.sentences[row], token, log_prob, is_last)
+        if callback(found) and not is_last:
+            beams.limits[row] = min(beams.limits[row], position + 1)
 
 
 def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@ The standard library alone is imported here, so that ``--help`` answers at once.
 """
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from resmlp_mt.errors import UserError
 
@@ -17,7 +17,19 @@ MOST_LENPEN = 10  # of the lengths that models allow, this power is still a floa
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of the search under fairseq's names; see ``fairseq-generate --help``.
+    """Options of the search; see ``fairseq-generate --help``.
+
+    Attributes:
+        no_repeat_ngram_size: n-grams of this size come once; 0 allows all.
+        repetition_penalty: divides the scores of tokens that came before if they are positive,
+            and multiplies them if they are negative, in front of the softmax (CTranslate2).
+        coverage_penalty: beta of Wu et al. 2016, equation 14: hypotheses that leave out parts of
+            the source lose; they are ranked again when the search is done (CTranslate2).
+        disable_unk: no hypothesis has an unknown word (CTranslate2).
+        sampling: draw ``beam`` hypotheses by their probabilities, and search for none.
+        sampling_topk: draw among so many best tokens, -1 for all.
+        sampling_topp: draw among the best tokens that have this probability together, -1 for all.
+        seed: of the draws.
 
     Raises:
         UserError: naming the option, what was expected and what to do.
@@ -31,6 +43,14 @@ class SearchOptions:
     min_len: int = 1
     max_len_a: float = 0.0
     max_len_b: int = 200
+    no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
+    coverage_penalty: float = 0.0
+    disable_unk: bool = False
+    sampling: bool = False
+    sampling_topk: int = -1
+    sampling_topp: float = -1.0
+    seed: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("beam", 1), ("min_len", 0), ("max_len_b", 0), ("max_len_a", 0.0)):
@@ -45,8 +65,41 @@ class SearchOptions:
             raise UserError(
                 f"--lenpen must be between -{MOST_LENPEN} and {MOST_LENPEN}, but is {self.lenpen}."
             )
+        if self.no_repeat_ngram_size < 0:
+            raise UserError(
+                f"--no-repeat-ngram-size must be at least 0, but is {self.no_repeat_ngram_size}."
+            )
+        if not 0 < self.repetition_penalty < math.inf:
+            raise UserError(
+                f"--repetition-penalty must be above 0, but is {self.repetition_penalty}."
+            )
+        if not 0 <= self.coverage_penalty < math.inf:
+            raise UserError(
+                f"--coverage-penalty must be at least 0, but is {self.coverage_penalty}."
+            )
+        if self.sampling_topk != -1 and self.sampling_topk < 1:
+            raise UserError(f"--sampling-topk must be above 0, but is {self.sampling_topk}.")
+        if self.sampling_topp != -1 and not 0 < self.sampling_topp <= 1:
+            raise UserError(f"--sampling-topp must be in (0, 1], but is {self.sampling_topp}.")
+        if not self.sampling and (self.sampling_topk != -1 or self.sampling_topp != -1):
+            raise UserError("--sampling-topk and --sampling-topp belong to --sampling: add it.")
         if not 0 < self.temperature < math.inf:
             raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
+
+    def changed(self, **changes: Any) -> Self:
+        """The same options with those changes that are not None."""
+        return replace(self, **{name: new for name, new in changes.items() if new is not None})
+
+    @property
+    def need_the_past(self) -> bool:
+        """Whether a step depends on the tokens of the earlier ones."""
+        return bool(self.no_repeat_ngram_size) or self.repetition_penalty != 1.0
+
+    @property
+    def need_pytorch(self) -> bool:
+        """Whether the search over ONNX graphs lacks one of these."""
+        is_plain = not (self.coverage_penalty or self.disable_unk or self.sampling)
+        return self.need_the_past or not is_plain
 
     def max_len(self, source_length: int, max_target_positions: int) -> int:
         """The most tokens of a translation, without end-of-sentence.
@@ -86,3 +139,21 @@ class SpecialTokens(NamedTuple):
     pad: int
     eos: int
     unk: int
+
+
+class StepResult(NamedTuple):
+    """A token that has just been chosen; as CTranslate2's ``GenerationStepResult``.
+
+    Attributes:
+        step: its position in the translation.
+        batch_id: the sentence.
+        is_last: end-of-sentence.
+        token: its symbol, where the translator knows it.
+    """
+
+    step: int
+    batch_id: int
+    token_id: int
+    log_prob: float
+    is_last: bool
+    token: str = ""

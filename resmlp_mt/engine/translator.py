@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
-from resmlp_mt.engine import model_folder, onnx_search
+from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
-from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
-from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
+from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.search import Batch, Callback, search_of
+from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage
+from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
 from resmlp_mt.text import normalize
 
@@ -22,34 +24,11 @@ if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
 
     from resmlp_mt.engine.beam_search import WordChoice
     from resmlp_mt.engine.forced_decoding import Forced
+    from resmlp_mt.engine.shortlist import Shortlist
     from resmlp_mt.mixing import TokenMixing
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
-SPECIAL = SpecialTokens(PAD, EOS, UNK)
-
 logger = logging.getLogger(__name__)
-
-
-class Translation(NamedTuple):
-    """One translation of a line.
-
-    ``pieces`` is the text before its subwords are put together. Scores are natural logarithms, as
-    in :class:`Hypothesis`; ``score`` is minus infinity for a line that could not be translated.
-    ``attention``, where it is wanted, is that of :class:`Forced`.
-    """
-
-    text: str
-    pieces: str
-    score: float
-    positional_scores: list[float]
-    attention: Tensor | None = None
-
-
-class ScoringResult(NamedTuple):
-    """Of a given translation: its pieces and end-of-sentence, and their log-probabilities."""
-
-    tokens: list[str]
-    log_probs: list[float]
 
 
 class Translator:
@@ -99,7 +78,7 @@ class Translator:
         if max_tokens is not None and max_tokens < self.longest:
             self.longest, self.remedy = max_tokens, "raise --max-tokens"
         options.max_len(1, config.max_target_positions)
-        self.shortlist, self.select = None, None
+        self._words: Callable[[Batch], WordChoice] | None = None
         if use_shortlist:
             if isinstance(loaded.model, OnnxModel):
                 raise UserError(
@@ -116,10 +95,7 @@ class Translator:
                     f"--beam {options.beam} is too large for this shortlist: choose at most "
                     f"{most}, or leave out --shortlist."
                 )
-            from resmlp_mt.packed_linear import selector
-
-            self.shortlist = loaded.shortlist
-            self.select = selector(loaded.model.decoder.output_projection)
+            self._words = _chosen_words(loaded.shortlist, loaded.model)
 
     @classmethod
     def load(
@@ -152,15 +128,37 @@ class Translator:
         self,
         lines: Sequence[str],
         *,
+        target_prefix: Sequence[str | None] | None = None,
+        beam_size: int | None = None,
         num_hypotheses: int | None = None,
+        no_repeat_ngram_size: int | None = None,
+        repetition_penalty: float | None = None,
+        coverage_penalty: float | None = None,
+        disable_unk: bool | None = None,
+        sampling_topk: int | None = None,
+        sampling_topp: float | None = None,
+        sampling_temperature: float | None = None,
         return_attention: bool = False,
+        callback: Callback | None = None,
     ) -> list[list[Translation]]:
         """Translate lines.
 
+        The options have the names of CTranslate2's ``translate_batch``; one that is None is as
+        the translator was made.
+
         Args:
             lines: one sentence each.
-            num_hypotheses: most translations of a line; by default, and at most, ``beam``.
+            target_prefix: what the translation of each line begins with, None for nothing.
+            beam_size: hypotheses of the search.
+            num_hypotheses: most translations of a line; by default all of the beam. Of samples,
+                how many are drawn, by default one.
+            no_repeat_ngram_size, repetition_penalty, coverage_penalty, disable_unk: see
+                :class:`SearchOptions`.
+            sampling_topk: draw among so many best tokens, 0 for all; 1 searches.
+            sampling_topp: draw among the best tokens that have this probability together.
+            sampling_temperature: divides the scores in front of the softmax.
             return_attention: also return what each token was translated from.
+            callback: called with every token, if the beam is 1; ends a line where it returns True.
 
         Returns:
             For each line its translations, best first, at least one and at most ``beam``. An
@@ -170,16 +168,32 @@ class Translator:
 
         Raises:
             TypeError: if ``lines`` is a single text, which would be taken apart.
-            UserError: if ``num_hypotheses`` does not fit the beam, or the model has no attention.
+            UserError: if options do not fit each other or the model.
         """
-        if isinstance(lines, str):
+        if isinstance(lines, str) or isinstance(target_prefix, str):
             raise TypeError("expected a list of lines, but got a str: write translate([text])")
-        most = self.options.beam if num_hypotheses is None else num_hypotheses
-        if not 1 <= most <= self.options.beam:
+        is_sampling = sampling_topk not in (None, 1) or sampling_topp is not None
+        options = self.options.changed(
+            beam=(num_hypotheses or 1) if is_sampling else beam_size,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            repetition_penalty=repetition_penalty,
+            coverage_penalty=coverage_penalty,
+            disable_unk=disable_unk,
+            sampling=is_sampling or None,
+            sampling_topk=-1 if sampling_topk == 0 else sampling_topk if is_sampling else None,
+            sampling_topp=sampling_topp,
+            temperature=sampling_temperature,
+        )
+        most = options.beam if num_hypotheses is None else num_hypotheses
+        if not 1 <= most <= options.beam:
             raise UserError(
-                f"num_hypotheses must be between 1 and the beam, {self.options.beam}, but is "
-                f"{most}: raise the beam."
+                f"num_hypotheses must be between 1 and the beam, {options.beam}, but is {most}: "
+                f"raise the beam."
             )
+        if callback is not None and options.beam != 1:
+            raise UserError("callback needs a beam of 1: give beam_size=1.")
+        prefixes = self._prefixes(lines, target_prefix)
+        search = search_of(self.loaded, options, self._words, callback)
         results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
         sentences = {}
         for number, line in enumerate(lines):
@@ -194,17 +208,23 @@ class Translator:
                 sentences[number] = tokens
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
-            found = [hypotheses[:most] for hypotheses in self._search(batch)]
+            found = search(batch, numbers, prefixes and [prefixes[n] for n in numbers])
             attention: Iterator[Tensor | None] = itertools.repeat(None)
-            if return_attention:
+            if return_attention or options.coverage_penalty:
                 pairs = [(batch[i], h.tokens) for i, hs in enumerate(found) for h in hs]
                 attention = iter([forced.attention for forced in self._forced(pairs)])
             for number, hypotheses in zip(numbers, found, strict=True):
-                results[number] = [
+                translations = [
                     Translation(
                         *self.decode(h.tokens), h.score, h.positional_scores, next(attention)
                     )
                     for h in hypotheses
+                ]
+                if options.coverage_penalty:
+                    translations = by_coverage(translations, options.coverage_penalty)
+                results[number] = [
+                    t if return_attention else t._replace(attention=None)
+                    for t in translations[:most]
                 ]
                 if not hypotheses:
                     with self._lock:
@@ -307,13 +327,27 @@ class Translator:
         text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
         return text.replace("\n", " "), pieces  # a line stays one, whatever bytes a model emits
 
-    def _search(self, batch: list[list[int]]) -> list[list[Hypothesis]]:
-        model = self.loaded.model
-        if isinstance(model, OnnxModel):
-            return onnx_search.beam_search(model, batch, self.options, SPECIAL)
-        from resmlp_mt.engine.beam_search import beam_search
-
-        return beam_search(model, batch, self.options, SPECIAL, self._words(batch))
+    def _prefixes(
+        self, lines: Sequence[str], target_prefix: Sequence[str | None] | None
+    ) -> list[list[int]] | None:
+        if target_prefix is None:
+            return None
+        self._encoder_decoder("translations with a prefix")
+        if self._words is not None:
+            raise UserError("target_prefix may need words that a shortlist lacks: use one of them.")
+        if len(target_prefix) != len(lines):
+            raise UserError(
+                f"{len(lines)} lines have {len(target_prefix)} prefixes: give one a line, or None."
+            )
+        prefixes = [self.loaded.target.encode(self.pieces(p or ""))[:-1] for p in target_prefix]
+        most = self.options.max_len(1, self.loaded.model.config.max_target_positions)
+        for prefix, text in zip(prefixes, target_prefix, strict=True):
+            if len(prefix) > most:
+                raise UserError(
+                    f"the prefix '{(text or '')[:40]}' has {len(prefix)} tokens, but a translation "
+                    f"has at most {most}: shorten it."
+                )
+        return prefixes
 
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[Forced]:
         model = self._encoder_decoder("attention or scores of given translations")
@@ -327,14 +361,6 @@ class Translator:
                 f"ONNX graphs do not give {what}: export the model without --format onnx."
             )
         return self.loaded.model
-
-    def _words(self, batch: list[list[int]]) -> WordChoice | None:
-        if self.shortlist is None or self.select is None:
-            return None
-        from resmlp_mt.engine.beam_search import WordChoice
-
-        words, allowed = self.shortlist.words(batch)
-        return WordChoice(words, allowed, self.select(words))
 
     def _batches(self, sentences: dict[int, list[int]]) -> Iterator[list[int]]:
         """Numbers of sentences, longest first."""
@@ -357,3 +383,17 @@ def _empty(line: str, reason: str) -> list[Translation]:
     """The one translation of a line that cannot be translated; the reason is logged."""
     logger.error("the line that begins with '%s' %s", line[:40], reason)
     return [Translation("", "", -float("inf"), [])]
+
+
+def _chosen_words(shortlist: Shortlist, model: EncoderDecoder) -> Callable[[Batch], WordChoice]:
+    """The words that the sentences of a batch may use, by the shortlist."""
+    from resmlp_mt.engine.beam_search import WordChoice
+    from resmlp_mt.packed_linear import selector
+
+    select = selector(model.decoder.output_projection)
+
+    def choose(batch: Batch) -> WordChoice:
+        words, allowed = shortlist.words(batch)
+        return WordChoice(words, allowed, select(words))
+
+    return choose

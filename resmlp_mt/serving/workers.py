@@ -20,7 +20,8 @@ from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
     # the server's own process does without torch
-    from resmlp_mt.engine.translator import Translation, Translator
+    from resmlp_mt.engine.translation import Translation
+    from resmlp_mt.engine.translator import Translator
 
 
 Result = TypeVar("Result")

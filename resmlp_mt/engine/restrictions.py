@@ -1,0 +1,131 @@
+"""What options forbid, force or draw at a step of the search."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+
+
+def restricted(
+    logits: Tensor,
+    past: Tensor | None,
+    position: int,
+    at_limit: list[int],
+    options: SearchOptions,
+    special: SpecialTokens,
+    prefixes: Sequence[list[int]] | None,
+) -> tuple[Tensor, Tensor]:
+    """What the options leave of the scores of a step.
+
+    Args:
+        logits: the model's scores, (rows, hypotheses, words).
+        past: the tokens of each hypothesis, (rows, hypotheses, positions), where it is needed.
+        position: of the tokens that are chosen.
+        at_limit: rows that end here.
+        prefixes: tokens that each row begins with.
+
+    Returns:
+        The scores that may be chosen, and the logarithm of the softmax's denominator, (rows,
+        hypotheses, words) and (rows, hypotheses, 1).
+    """
+    logits = logits.float()
+    if past is not None and options.repetition_penalty != 1.0:
+        penalize_repetition(logits, past, options.repetition_penalty)
+    if options.disable_unk:
+        logits[..., special.unk] = -torch.inf
+    if options.temperature != 1.0:
+        # the best is at 0, so that a small temperature makes no infinity of it
+        least = torch.finfo(logits.dtype).tiny
+        logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
+    log_total = logits.logsumexp(dim=2, keepdim=True)
+    unrestricted = logits if prefixes is None else logits.clone()
+    logits[..., special.pad] = -torch.inf
+    if options.unkpen:
+        logits[..., special.unk] -= options.unkpen
+    if position < options.min_len:
+        logits[..., special.eos] = -torch.inf
+    if at_limit:
+        ends = logits[at_limit, :, special.eos]
+        logits[at_limit] = -torch.inf
+        logits[at_limit, :, special.eos] = ends
+    if past is not None and options.no_repeat_ngram_size:
+        forbid_repeated_ngrams(logits, past, options.no_repeat_ngram_size)
+    if prefixes is not None:
+        force_prefixes(logits, unrestricted, prefixes, position)
+    return logits, log_total
+
+
+def penalize_repetition(logits: Tensor, past: Tensor, penalty: float) -> None:
+    """Make tokens that came before less likely (Keskar et al. 2019, section 4.1), in place.
+
+    Args:
+        logits: scores before the softmax, (rows, beam, words).
+        past: the tokens of each hypothesis, (rows, beam, positions).
+    """
+    seen = logits.gather(2, past)
+    logits.scatter_(2, past, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def forbid_repeated_ngrams(logits: Tensor, past: Tensor, size: int) -> None:
+    """No n-gram of this size comes a second time (Paulus et al. 2018, section 2.5), in place.
+
+    Args:
+        logits: (rows, beam, words).
+        past: the tokens of each hypothesis, (rows, beam, positions).
+    """
+    if past.size(2) < size:
+        return
+    ngrams = past.unfold(2, size, 1)
+    recent = past[:, :, past.size(2) - size + 1 :]
+    is_begun = (ngrams[..., :-1] == recent.unsqueeze(2)).all(dim=3)
+    rows, hypotheses, _ = is_begun.nonzero().unbind(1)
+    logits[rows, hypotheses, ngrams[..., -1][is_begun]] = -torch.inf
+
+
+def force_prefixes(
+    restricted: Tensor, logits: Tensor, prefixes: Sequence[list[int]], position: int
+) -> None:
+    """Sentences with a prefix that reaches this position have one token to choose, in place.
+
+    Args:
+        restricted: what the search chooses from, (rows, hypotheses, words).
+        logits: the model's scores, of the same shape.
+        prefixes: of each row.
+    """
+    for row, prefix in enumerate(prefixes):
+        if position < len(prefix):
+            token = prefix[position]
+            restricted[row] = -torch.inf
+            restricted[row, :, token] = logits[row, :, token]
+
+
+def sample(
+    log_probs: Tensor,
+    scores: Tensor,
+    options: SearchOptions,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the next token of every hypothesis; one that has ended draws on with a score of -inf.
+
+    Args:
+        log_probs: (rows, beam, words), or (rows, 1, words) where all are the same.
+        scores: of the hypotheses, (rows, beam) or (rows, 1).
+
+    Returns:
+        Scores, hypotheses that go on and tokens, (rows, beam) each.
+    """
+    rows, hypotheses, words = log_probs.shape
+    parents = torch.arange(options.beam, device=log_probs.device).clamp_max(hypotheses - 1)
+    log_probs = log_probs[:, parents]
+    most = words if options.sampling_topk == -1 else min(options.sampling_topk, words)
+    chosen, tokens = log_probs.topk(most)
+    probs = chosen.softmax(dim=2)
+    if options.sampling_topp != -1:
+        # the best that together reach the probability, the one that crosses it included
+        probs = probs.masked_fill(probs.cumsum(2) - probs >= options.sampling_topp, 0.0)
+    probs = probs.nan_to_num(1.0)  # where nothing is possible, the score says so
+    drawn = torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(rows, -1, 1)
+    scores = scores[:, parents] + chosen.gather(2, drawn).squeeze(2)
+    return scores, parents.expand(rows, -1), tokens.gather(2, drawn).squeeze(2)

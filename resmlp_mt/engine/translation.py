@@ -1,0 +1,40 @@
+"""What comes out of a translator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
+    from torch import Tensor
+
+
+class Translation(NamedTuple):
+    """One translation of a line.
+
+    ``pieces`` is the text before its subwords are put together. Scores are natural logarithms, as
+    in :class:`Hypothesis`; ``score`` is minus infinity for a line that could not be translated.
+    ``attention``, where it is wanted, is that of :class:`Forced`.
+    """
+
+    text: str
+    pieces: str
+    score: float
+    positional_scores: list[float]
+    attention: Tensor | None = None
+
+
+class ScoringResult(NamedTuple):
+    """Of a given translation: its pieces and end-of-sentence, and their log-probabilities."""
+
+    tokens: list[str]
+    log_probs: list[float]
+
+
+def by_coverage(translations: list[Translation], penalty: float) -> list[Translation]:
+    """Ranked by the score of Wu et al. 2016, equation 14."""
+    scored = []
+    for translation in translations:
+        assert translation.attention is not None
+        covered = translation.attention.sum(dim=0).clamp_max(1.0).log().sum()
+        scored.append(translation._replace(score=translation.score + penalty * float(covered)))
+    return sorted(scored, key=lambda found: found.score, reverse=True)

@@ -1,0 +1,266 @@
+"""Options of the search beside a naive greedy search and fairseq's generator."""
+
+from itertools import chain
+
+import pytest
+import scipy.stats
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import EOS, PAD, build, dictionary, padded, sentences
+from resmlp_mt.engine.beam_search import beam_search
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.forced_decoding import forced_decoding
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
+from resmlp_mt.engine.restrictions import forbid_repeated_ngrams
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
+
+UNK = 3
+SPECIAL = SpecialTokens(PAD, EOS, UNK)
+LONGEST = 9
+
+
+def translator(seed: int = 0, **options: object) -> Translator:
+    """Of a model with random parameters whose words are w0, w1, ..."""
+    words = Vocabulary(dictionary(20).symbols)
+    loaded = TranslationModel(fold(build(seed)), "en", "de", words, words, None)
+    return Translator(loaded, SearchOptions(**options))  # type: ignore[arg-type]
+
+
+def ngrams(tokens: list[int], size: int) -> list[list[int]]:
+    return [tokens[i : i + size] for i in range(len(tokens) - size + 1)]
+
+
+def repeats(tokens: list[int], size: int) -> bool:
+    found = ngrams(tokens, size)
+    return any(found.count(ngram) > 1 for ngram in found)
+
+
+@torch.inference_mode()
+def greedy(
+    model: EncoderDecoder, source: list[int], options: SearchOptions, prefix: list[int]
+) -> list[int]:
+    """The likeliest token after the other, by the definitions."""
+    found: list[int] = []
+    while len(found) < LONGEST:
+        logits = model(torch.tensor([source]), torch.tensor([[EOS, *found]]))[0, -1].float()
+        for token in set(found):
+            penalty = options.repetition_penalty
+            logits[token] = (
+                logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
+            )
+        logits[PAD] = -torch.inf
+        if options.disable_unk:
+            logits[UNK] = -torch.inf
+        if len(found) < options.min_len:
+            logits[EOS] = -torch.inf
+        size = options.no_repeat_ngram_size
+        for token in range(len(logits)):
+            last = [*found, token][-size:]
+            if size and len(last) == size and last in ngrams(found, size):
+                logits[token] = -torch.inf
+        best = prefix[len(found)] if len(found) < len(prefix) else int(logits.argmax())
+        found.append(best)
+        if best == EOS:
+            return found
+    return [*found, EOS]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.builds(
+        SearchOptions,
+        beam=st.just(1),
+        no_repeat_ngram_size=st.integers(0, 3),
+        repetition_penalty=st.sampled_from([1.0, 1.5, 0.7]),
+        disable_unk=st.booleans(),
+        min_len=st.sampled_from([1, 6]),
+    ),
+    st.lists(st.integers(4, 19), max_size=4),
+    st.integers(0, 1000),
+)
+def test_a_beam_of_one_is_the_naive_greedy_search(
+    options: SearchOptions, prefix: list[int], seed: int
+) -> None:
+    model = fold(build(seed))
+    rows = [row.tolist() for row in sentences([4, 9, 2], seed=seed)]
+    prefixes = [prefix, [], prefix[:1]]
+    found = beam_search(model, rows, options, SPECIAL, prefixes=prefixes)
+    expected = [greedy(model, row, options, own) for row, own in zip(rows, prefixes, strict=True)]
+    assert [hypotheses[0].tokens for hypotheses in found] == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_comes_twice_in_any_hypothesis(size: int) -> None:
+    model = fold(build(5))
+    rows = [row.tolist() for row in sentences([5, 9, 12], seed=5)]
+    free = SearchOptions(beam=4, min_len=8)
+    found = beam_search(model, rows, free.changed(no_repeat_ngram_size=size), SPECIAL)
+    assert not any(repeats(h.tokens, size) for h in chain(*found))
+    assert any(repeats(h.tokens, 1) for h in chain(*beam_search(model, rows, free, SPECIAL)))
+
+
+@given(st.lists(st.integers(0, 3), max_size=9), st.integers(1, 4))
+def test_forbidden_words_are_those_that_would_repeat(past: list[int], size: int) -> None:
+    logits = torch.zeros(1, 1, 5)
+    forbid_repeated_ngrams(logits, torch.tensor([[past]], dtype=torch.long), size)
+    for word in range(5):
+        last = [*past, word][-size:]
+        is_repeated = len(last) == size and last in ngrams(past, size)
+        assert bool(logits[0, 0, word].isinf()) == is_repeated
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_prefixes_are_those_of_fairseq(beam: int) -> None:
+    model = build(7)
+    rows = sentences([5, 9, 12], seed=7)
+    prefix = torch.tensor([[5, 6], [7, 7], [12, 4]])
+    generator = SequenceGenerator(
+        [model], model.decoder.dictionary, beam_size=beam, max_len_a=0, max_len_b=200
+    )
+    lengths = torch.tensor([len(row) for row in rows])
+    sample = {"net_input": {"src_tokens": padded(rows), "src_lengths": lengths}}
+    expected = generator.generate([model], sample, prefix_tokens=prefix)
+    source = [row.tolist() for row in rows]
+    options = SearchOptions(beam=beam)
+    found = beam_search(fold(model), source, options, SPECIAL, prefixes=prefix.tolist())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [h.tokens for h in ours] == [h["tokens"].tolist() for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([float(h["score"]) for h in theirs])
+
+
+def test_samples_among_the_best_are_the_greedy_search() -> None:
+    lines = ["w1 w2 w3", "w4"]
+    plain = translator(beam=1).translate(lines)
+    samples = translator(sampling=True, sampling_topk=1, beam=3).translate(lines)
+    for found, best in zip(samples, plain, strict=True):
+        assert [t.pieces for t in found] == [best[0].pieces] * 3
+    narrow = translator(sampling=True, sampling_topp=1e-9, beam=3).translate(lines)
+    assert narrow == samples
+
+
+@pytest.mark.parametrize(
+    ("topk", "topp"), [(-1, -1.0), (4, -1.0), (-1, 0.6)], ids=["all", "top-k", "top-p"]
+)
+def test_samples_are_drawn_by_their_probabilities(topk: int, topp: float) -> None:
+    """The first words of 4000 samples, by a chi-square test."""
+    model = fold(build(11))
+    source = [sentences([6], seed=3)[0].tolist()]
+    count = 4000
+    options = SearchOptions(
+        beam=count, sampling=True, sampling_topk=topk, sampling_topp=topp, temperature=2.0,
+        max_len_b=1, min_len=0,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    (found,) = beam_search(model, source, options, SPECIAL, generator=generator)
+    firsts = torch.tensor([h.tokens[0] for h in found])
+    with torch.inference_mode():
+        logits = model(torch.tensor(source), torch.tensor([[EOS]]))[0, 0] / 2.0
+        logits[PAD] = -torch.inf
+    probs, order = logits.softmax(0).sort(descending=True)
+    allowed = 4 if topk == 4 else int((probs.cumsum(0) - probs < (topp if topp > 0 else 2)).sum())
+    assert allowed > 2
+    probs = probs[:allowed] / probs[:allowed].sum()
+    drawn = torch.bincount(firsts, minlength=20)[order]
+    assert len(found) == count
+    assert int(drawn[allowed:].sum()) == 0
+    kept = probs * count >= 5
+    expected = torch.cat([probs[kept], probs[~kept].sum().view(1)]) * count
+    seen = torch.cat([drawn[:allowed][kept], drawn[:allowed][~kept].sum().view(1)])
+    if float(expected[-1]) == 0:
+        expected, seen = expected[:-1], seen[:-1]
+    assert scipy.stats.chisquare(seen.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_scores_of_samples_are_the_models() -> None:
+    """Also of those that ended early while others went on."""
+    model = fold(build(2))
+    rows = [row.tolist() for row in sentences([3, 8], seed=2)]
+    options = SearchOptions(beam=6, sampling=True)
+    generator = torch.Generator().manual_seed(4)
+    found = beam_search(model, rows, options, SPECIAL, generator=generator)
+    pairs = [(row, h.tokens) for row, hs in zip(rows, found, strict=True) for h in hs]
+    assert [len(hypotheses) for hypotheses in found] == [6, 6]
+    assert len({len(h.tokens) for h in chain(*found)}) > 1
+    for forced, hypothesis in zip(forced_decoding(model, pairs), chain(*found), strict=True):
+        assert hypothesis.positional_scores == pytest.approx(forced.log_probs, abs=1e-4)
+
+
+def test_samples_repeat_with_their_seed() -> None:
+    draw = translator().translate
+    first, again = (draw(["w1 w2"], sampling_topk=0, num_hypotheses=3) for _ in range(2))
+    assert first == again
+    assert len({t.pieces for t in first[0]}) > 1
+    other = translator(seed=1)  # of the model
+    other.options = SearchOptions(seed=7)
+    assert len(draw(["w1 w2"], sampling_topp=0.9)[0]) == 1
+
+
+def test_coverage_ranks_by_equation_14_of_wu_et_al() -> None:
+    lines = ["w1 w2 w3 w4", "w5 w6"]
+    plain = translator(beam=4).translate(lines, return_attention=True)
+    found = translator(beam=4).translate(lines, coverage_penalty=0.7)
+    for ours, theirs in zip(found, plain, strict=True):
+        expected = {}
+        for translation in theirs:
+            attention: Tensor = translation.attention
+            total = sum(min(1.0, float(column)) and _log(column) for column in attention.sum(0))
+            expected[translation.pieces] = translation.score + 0.7 * total
+        assert [t.pieces for t in ours] == sorted(expected, key=lambda p: -expected[p])
+        assert [t.score for t in ours] == pytest.approx(sorted(expected.values(), reverse=True))
+        assert all(t.attention is None for t in ours)
+
+
+def _log(column: Tensor) -> float:
+    return float(column.clamp(max=1.0).log())
+
+
+def test_a_callback_hears_every_token_and_may_end_a_line() -> None:
+    heard: list[StepResult] = []
+    lines = ["w1 w2 w3", "", "w4"]
+    found = translator(beam=1).translate(lines, callback=heard.append)
+    for number in (0, 2):
+        steps = [step for step in heard if step.batch_id == number]
+        assert [step.step for step in steps] == list(range(len(steps)))
+        assert [step.is_last for step in steps] == [False] * (len(steps) - 1) + [True]
+        assert " ".join(step.token for step in steps[:-1]) == found[number][0].pieces
+        scores = [step.log_prob for step in steps]
+        assert scores == pytest.approx(found[number][0].positional_scores, abs=1e-5)
+    assert {step.batch_id for step in heard} == {0, 2}
+    stopped = translator(beam=1).translate(lines, callback=lambda step: step.step == 1)
+    assert [len(t[0].positional_scores) for t in stopped if t[0].text] == [3, 3]
+
+
+def test_prefixes_of_lines() -> None:
+    lines = ["w1 w2 w3", "w4", ""]
+    free = translator(beam=3).translate(lines)
+    found = translator(beam=3).translate(lines, target_prefix=["w9 w8", None, "w7"])
+    assert all(t.text.startswith("w9 w8") for t in found[0])
+    assert [t.text for t in found[1]] == [t.text for t in free[1]]
+    assert found[2] == free[2]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"callback": print}, "callback needs a beam of 1"),
+        ({"target_prefix": ["w1"]}, "2 lines have 1 prefixes"),
+        ({"target_prefix": ["w1 " * 10, None]}, "has 10 tokens, but a translation has at most 9"),
+        ({"sampling_topk": -5}, "--sampling-topk must be above 0"),
+        ({"sampling_topp": 1.5}, r"--sampling-topp must be in \(0, 1\]"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty must be above 0"),
+        ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram-size must be at least 0"),
+        ({"coverage_penalty": -1.0}, "--coverage-penalty must be at least 0"),
+        ({"num_hypotheses": 9}, "num_hypotheses must be between 1 and the beam"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(call: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        translator(beam=3).translate(["w1", "w2"], **call)  # type: ignore[arg-type]
