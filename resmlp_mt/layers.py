@@ -114,3 +114,11 @@ class FeedForward(nn.Module):
             hidden = self.activation_dropout(hidden)
         output: Tensor = self.fc2(hidden)
         return output
+
+
+def projection(dim: int) -> nn.Linear:
+    """A linear layer from ``dim`` to ``dim`` channels that starts Xavier-uniform with zero bias."""
+    linear = nn.Linear(dim, dim)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,6 +1,7 @@
 """Where things live and which way imports point."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from docs import draw_imports
 
 PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
-    "command_line", "errors", "files", "layers", "machine", "mixing", "packed_linear", "padding",
-    "tensor_files", "text",
+    "command_line", "errors", "files", "layers", "machine", "mixing", "mixing_products",
+    "packed_linear", "padding", "tensor_files", "text",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -34,8 +36,9 @@ MAY_IMPORT = {
     "tensor_files": {"errors"},
     "scoring": {"command_line", "errors", "files", "scoring"},
     "serving": {"errors", "engine", "serving"},
-    "mixing": {"layers", "padding"},
-    "model": {"layers", "mixing", "model", "padding"},
+    "mixing_products": set(),
+    "mixing": {"layers", "mixing_products", "padding"},
+    "model": {"layers", "mixing", "mixing_products", "model", "padding"},
     "engine": FOUNDATIONS | {"engine", "model"},
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
     "models": FOUNDATIONS | {"fairseq_plugin", "models"},
@@ -83,7 +86,12 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 def test_layers_need_torch_alone() -> None:
-    for path in (PACKAGE / "layers.py", PACKAGE / "mixing.py", *(PACKAGE / "model").glob("*.py")):
+    for path in (
+        PACKAGE / "layers.py",
+        PACKAGE / "mixing.py",
+        PACKAGE / "mixing_products.py",
+        *(PACKAGE / "model").glob("*.py"),
+    ):
         outside = {name.split(".")[0] for name in imported(path)}
         assert outside <= {*sys.stdlib_module_names, "resmlp_mt", "torch"}
 
@@ -125,3 +133,18 @@ def test_translating_with_onnx_graphs_needs_no_torch(module: str) -> None:
     """docs/onnx.md: numpy, sentencepiece and onnxruntime are enough."""
     check = f"import sys, resmlp_mt.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_the_picture_of_the_imports_is_that_of_the_code() -> None:
+    assert draw_imports.PAGE.read_text() == draw_imports.page(), "run python -m docs.draw_imports"
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for name in re.findall(r"`((?:resmlp_mt|benchmarks|tests|data_scripts|configs)/[^`*]*)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    long = {p.name for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 400}
+    assert long <= {"fairseq_fixes.py"}

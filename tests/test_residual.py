@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from models import PAD, build, padded, sentences
 from resmlp_mt.layers import Affine, FeedForward
-from resmlp_mt.mixing import CAUSAL_ROWS, AbsoluteMixing
+from resmlp_mt.mixing import AbsoluteMixing
+from resmlp_mt.mixing_products import CAUSAL_ROWS
 from resmlp_mt.model import residual
 from resmlp_mt.model.residual import (
     add_branch,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine, FeedForward
-from resmlp_mt.mixing import Past, create_mixing
+from resmlp_mt.mixing import create_mixing
+from resmlp_mt.mixing_products import Past
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig

@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from resmlp_mt.layers import Affine, FeedForward
-from resmlp_mt.mixing import TokenMixing, blocks, by_head, from_heads, mix
+from resmlp_mt.mixing import TokenMixing
+from resmlp_mt.mixing_products import blocks, by_head, from_heads, mix
 from resmlp_mt.padding import Layout
 
 _Gradients = tuple[Tensor | None, ...]
