@@ -4,6 +4,7 @@ The options are those of fairseq's script of the same purpose, which stops at th
 PyTorch >= 2.6.
 """
 
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,11 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, help="file to write")
     which = parser.add_mutually_exclusive_group()
     for kind in KINDS:
+        those = "" if kind == "best" else "last "
         which.add_argument(
             f"--num-{kind}-checkpoints",
             type=int,
             metavar="N",
-            help=f"average the last N {kind} checkpoints of the folder",
+            help=f"average the {those}N {kind} checkpoints of the folder",
         )
     parser.add_argument(
         "--checkpoint-upper-bound",
@@ -39,9 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="N",
         help="leave out checkpoints behind epoch (or update) N",
     )
+    parser.add_argument(
+        "--maximize-best-checkpoint-metric",
+        action=BooleanOptionalAction,
+        help="whether the best checkpoints have the largest values (default: as trained)",
+    )
     args = parser.parse_args(argv)
 
     from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints, save
+    from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
 
     chosen = [kind for kind in KINDS if getattr(args, f"num_{kind}_checkpoints") is not None]
     if args.checkpoint_upper_bound is not None and chosen not in (["epoch"], ["update"]):
@@ -56,9 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--num-{kind}-checkpoints must be at least 1, but is {count}.")
         if len(paths) != 1 or not paths[0].is_dir():
             raise UserError(f"--num-{kind}-checkpoints needs --inputs to name one existing folder.")
-        paths = latest_checkpoints(
-            paths[0], count, by=kind, upper_bound=args.checkpoint_upper_bound
-        )
+        if kind == "best":
+            paths = best_checkpoints(paths[0], count, args.maximize_best_checkpoint_metric)
+        else:
+            bound = args.checkpoint_upper_bound
+            paths = latest_checkpoints(paths[0], count, by=kind, upper_bound=bound)
     for path in paths:
         if path.is_dir():
             raise UserError(

@@ -39,7 +39,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data", type=Path, metavar="DIR", help="folder of the dictionaries (default: as trained)"
     )
     parser.add_argument(
-        "--sentencepiece-model", type=Path, metavar="FILE", help="what made the subwords"
+        "--sentencepiece-model",
+        type=Path,
+        metavar="FILE",
+        help="what made the subwords (default: spm.model beside the folder of the dictionaries)",
     )
     parser.add_argument(
         "--shortlist",

@@ -38,7 +38,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--input", default="-", metavar="FILE", help="text, - for standard input")
     parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
     parser.add_argument(
-        "--sentencepiece-model", type=Path, metavar="FILE", help="subwords of a checkpoint"
+        "--sentencepiece-model",
+        type=Path,
+        metavar="FILE",
+        help="subwords of a checkpoint (default: spm.model beside the folder of the dictionaries)",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")

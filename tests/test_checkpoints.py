@@ -1,5 +1,6 @@
 """The safe loader stays on: fairseq's checkpoints pass, anything else is refused; averages."""
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -18,6 +19,7 @@ from resmlp_mt.fairseq_plugin.checkpoints import (
     latest_checkpoints,
     save,
 )
+from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
 
 
 class Payload:
@@ -104,7 +106,7 @@ def test_the_averaged_checkpoint_translates(corpus: Corpus, trained: Path, tmp_p
 
 
 def test_latest_checkpoints_are_chosen_by_number(tmp_path: Path) -> None:
-    for name in ("1", "2", "10", "_1_500", "_2_1000", "_last", "_best", ".best_bleu_31.20"):
+    for name in ("1", "2", "10", "_1_500", "_2_1000", "_last", "_best"):
         (tmp_path / f"checkpoint{name}.pt").touch()
 
     def names(*args: Any, **kwargs: Any) -> list[str]:
@@ -113,7 +115,80 @@ def test_latest_checkpoints_are_chosen_by_number(tmp_path: Path) -> None:
     assert names(2, by="epoch") == ["checkpoint10.pt", "checkpoint2.pt"]
     assert names(2, by="epoch", upper_bound=9) == ["checkpoint2.pt", "checkpoint1.pt"]
     assert names(1, by="update") == ["checkpoint_2_1000.pt"]
-    assert names(1, by="best") == ["checkpoint.best_bleu_31.20.pt"]
+
+
+# --- the best checkpoints ---
+
+
+def write_best(folder: Path, values: dict[str, float], told: bool | None = None) -> None:
+    """Files as ``--keep-best-checkpoints`` writes them, the values in them."""
+    for index, (name, value) in enumerate(values.items()):
+        state: dict[str, Any] = {"model": {}, "extra_state": {"val_loss": value}}
+        if told is not None:
+            metric = name.rpartition("_")[0]
+            state["cfg"] = {
+                "checkpoint": {
+                    "best_checkpoint_metric": metric,
+                    "maximize_best_checkpoint_metric": told,
+                }
+            }
+        path = folder / f"checkpoint.best_{name}.pt"
+        save(state, path)
+        os.utime(path, (index, index))  # the newest is not the best
+
+
+def best(folder: Path, count: int, maximize: bool | None = None) -> list[str]:
+    paths = best_checkpoints(folder, count, maximize)
+    return [path.name.removeprefix("checkpoint.best_") for path in paths]
+
+
+def test_the_best_are_those_of_the_smallest_loss(tmp_path: Path) -> None:
+    # the last digit of a name is random: the values in the files decide
+    values = {
+        "loss_3.1005": 3.1003,
+        "loss_3.1009": 3.1001,
+        "loss_10.0001": 10.0,
+        "loss_4.0002": 4.0,
+    }
+    write_best(tmp_path, values, told=False)
+    assert best(tmp_path, 2) == ["loss_3.1009.pt", "loss_3.1005.pt"]
+    assert best(tmp_path, 3)[2] == "loss_4.0002.pt"
+    assert best(tmp_path, 1, maximize=True) == ["loss_10.0001.pt"]
+
+
+@pytest.mark.parametrize("told", [None, True])
+def test_the_best_are_those_of_the_largest_bleu(tmp_path: Path, told: bool | None) -> None:
+    write_best(
+        tmp_path, {"bleu_31.2001": 31.2, "bleu_9.9001": 9.9, "bleu_0.0000": float("nan")}, told
+    )
+    assert best(tmp_path, 2) == ["bleu_31.2001.pt", "bleu_9.9001.pt"]
+    (tmp_path / "checkpoint_best.pt").touch()
+    with pytest.raises(UserError, match="holds 3 best checkpoints, but 4"):
+        best(tmp_path, 4)
+
+
+def test_without_a_value_in_the_file_the_name_counts(tmp_path: Path) -> None:
+    for value in ("2.5000", "-1.0000", "10.0000"):
+        save({"model": {}}, tmp_path / f"checkpoint.best_loss_{value}.pt")
+    assert best(tmp_path, 2) == ["loss_-1.0000.pt", "loss_2.5000.pt"]
+
+
+def test_an_unknown_direction_is_asked_for(tmp_path: Path) -> None:
+    write_best(tmp_path, {"my_metric_1.0000": 1.0, "my_metric_2.0000": 2.0})
+    with pytest.raises(UserError, match=r"larger my_metric better.*--no-maximize-best"):
+        best(tmp_path, 1)
+    assert best(tmp_path, 1, maximize=True) == ["my_metric_2.0000.pt"]
+    write_best(tmp_path, {"my_metric_1.0000": 1.0, "my_metric_2.0000": 2.0}, told=True)
+    assert best(tmp_path, 1) == ["my_metric_2.0000.pt"]
+
+
+def test_a_contradiction_and_two_metrics_are_asked_about(tmp_path: Path) -> None:
+    write_best(tmp_path, {"bleu_1.0000": 1.0}, told=False)
+    with pytest.raises(UserError, match="its name and the training disagree".capitalize()):
+        best(tmp_path, 1)
+    write_best(tmp_path, {"loss_1.0000": 1.0})
+    with pytest.raises(UserError, match="by bleu and loss"):
+        best(tmp_path, 1)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What fairseq asks of a model beside its forward pass: every hook does what the options say."""
 
+from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from fairseq.criterions.label_smoothed_cross_entropy_with_alignment import (
     LabelSmoothedCrossEntropyCriterionWithAlignment,
 )
+from fairseq.models.transformer import TransformerModel, base_architecture
+from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from models import build, config, dictionary, padded, sentences
@@ -222,3 +225,54 @@ def test_attention_to_later_words_is_refused() -> None:
         model.decoder(TARGET, model.encoder(SOURCE), full_context_alignment=True)
     with pytest.raises(TypeError):
         model.encoder(SOURCE, token_embeddings=torch.zeros(3, 7, 8))
+
+
+# --- beside a stock Transformer ---
+
+
+def transformer() -> TransformerModel:
+    words = dictionary(20)
+    args = Namespace(
+        encoder_layers=1, decoder_layers=2, encoder_embed_dim=12, decoder_embed_dim=12,
+        encoder_ffn_embed_dim=8, decoder_ffn_embed_dim=8, encoder_attention_heads=2,
+        decoder_attention_heads=2, max_source_positions=12, max_target_positions=10,
+    )  # fmt: skip
+    base_architecture(args)
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    torch.manual_seed(3)
+    return TransformerModel.build_model(args, task).double().eval()
+
+
+def test_encoder_outputs_are_of_the_form_of_the_transformers() -> None:
+    for source in (SOURCE, SOURCE[1:2], padded(sentences([3, 5]), left=True)):
+        lengths = source.ne(1).sum(1)
+        ours = build().encoder(source, lengths, return_all_hiddens=True)
+        stock = transformer().encoder(source, lengths, return_all_hiddens=True)
+        for name in ("encoder_out", "encoder_embedding", "encoder_states"):
+            for one, other in zip(ours[name][:2], stock[name][:2], strict=True):
+                assert one.shape[:2] == other.shape[:2], name
+        for name in ("encoder_padding_mask", "src_lengths"):
+            ((one,), (other,)) = ours[name], stock[name]
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+        assert stock["src_tokens"] == ours["src_tokens"] == []
+
+
+def test_an_ensemble_with_a_transformer_averages_probabilities() -> None:
+    models, words = [build(), transformer()], dictionary(20)
+    source = padded(sentences([4, 7, 5]), left=True)
+    lengths = source.ne(1).sum(1)
+    sample = {"net_input": {"src_tokens": source, "src_lengths": lengths}, "id": torch.arange(3)}
+    generator = SequenceGenerator(models, words, beam_size=3, max_len_b=7)
+    for row, hypotheses in enumerate(generator.generate(models, sample)):
+        for hypothesis in hypotheses:
+            target = hypothesis["tokens"]
+            previous = torch.cat([target[-1:], target[:-1]])[None]
+            outputs = [m(source[row : row + 1], lengths[row : row + 1], previous) for m in models]
+            mean = torch.stack([scores.softmax(2) for scores, _ in outputs]).mean(0)[0]
+            expected = mean.gather(1, target[:, None]).log().squeeze(1)
+            scores = hypothesis["positional_scores"].double()
+            torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+            attention = torch.stack([extra["attn"][0] for _, extra in outputs]).mean(0)[0]
+            found = hypothesis["attention"].transpose(0, 1)
+            torch.testing.assert_close(found, attention, atol=1e-5, rtol=0, check_dtype=False)

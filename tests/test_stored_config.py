@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, tasks
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
@@ -264,3 +264,17 @@ def test_trust_is_the_users_to_give(
     monkeypatch.delenv(stored_config.TRUST)
     fairseq(*command, "--trust", expect=1)
     assert touched.exists()
+
+
+@pytest.mark.parametrize("task", sorted({*tasks.TASK_REGISTRY} - {"translation"}))
+@pytest.mark.parametrize("legacy_options", [False, True])
+def test_models_of_other_tasks_are_refused(task: str, legacy_options: bool) -> None:
+    """Some put tokens of languages around a sentence, which translation would leave out."""
+    state: dict[str, Any] = {"model": {}}
+    if legacy_options:
+        state["args"] = argparse.Namespace(arch="resmlp_mt_tiny", task=task)
+    else:
+        state["cfg"] = {"model": {"_name": "resmlp_mt_tiny"}, "task": {"_name": task}}
+    with pytest.raises(UserError, match=rf"its task is '{task}', not translation") as error:
+        stored_config.check(state, Path("x.pt"), plugin_only=True)
+    assert "\n" not in str(error.value)

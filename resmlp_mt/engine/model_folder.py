@@ -27,6 +27,7 @@ import sentencepiece
 from resmlp_mt.engine import digests
 from resmlp_mt.engine.onnx_model import OnnxConfig, OnnxModel
 from resmlp_mt.engine.options import DTYPES
+from resmlp_mt.engine.subwords import check_pieces, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 
@@ -49,18 +50,6 @@ class TranslationModel:
     target: Vocabulary
     sentencepiece: sentencepiece.SentencePieceProcessor | None
     shortlist: Shortlist | None = None
-
-
-def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """Load a sentencepiece model.
-
-    Raises:
-        UserError: if the file is missing or is none.
-    """
-    try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as a sentencepiece model.") from error
 
 
 def save(
@@ -197,13 +186,17 @@ def load(
                 f"{folder / f'dict.{language}.txt'} has {len(words)} words, but the model has "
                 f"{size}: export it again."
             )
-    pieces = folder / SENTENCEPIECE
+    piece_model = folder / SENTENCEPIECE
+    pieces = read_sentencepiece(piece_model) if piece_model.exists() else None
+    if pieces is not None:
+        names = (f"dict.{language}.txt" for language in languages)
+        check_pieces(pieces, piece_model, dict(zip(names, (source, target), strict=True)))
     loaded = TranslationModel(
         model,
         *languages,
         source=source,
         target=target,
-        sentencepiece=read_sentencepiece(pieces) if pieces.exists() else None,
+        sentencepiece=pieces,
         shortlist=shortlist,
     )
     # in the end: the checks above say more about what is wrong

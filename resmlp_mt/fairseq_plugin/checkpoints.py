@@ -129,25 +129,20 @@ def latest_checkpoints(
     Args:
         folder: fairseq's ``--save-dir``.
         count: how many.
-        by: ``"epoch"`` (checkpointN.pt), ``"update"`` (checkpoint_E_N.pt) or ``"best"``
-            (checkpoint.best_METRIC_VALUE.pt, ordered by time of writing).
+        by: ``"epoch"`` (checkpointN.pt) or ``"update"`` (checkpoint_E_N.pt).
         upper_bound: leave out checkpoints with a higher epoch or update.
 
     Raises:
         UserError: if the folder holds fewer.
     """
-    pattern = {
-        "epoch": r"checkpoint(\d+)\.pt",
-        "update": r"checkpoint_\d+_(\d+)\.pt",
-        "best": r"checkpoint\.best_.+\.pt",
-    }[by]
-    found: list[tuple[float, Path]] = []
+    pattern = {"epoch": r"checkpoint(\d+)\.pt", "update": r"checkpoint_\d+_(\d+)\.pt"}[by]
+    found: list[tuple[int, Path]] = []
     for path in folder.glob("*.pt"):
         match = re.fullmatch(pattern, path.name)
         if match is None:
             continue
-        order = path.stat().st_mtime if by == "best" else float(match.group(1))
-        if by == "best" or upper_bound is None or order <= upper_bound:
+        order = int(match.group(1))
+        if upper_bound is None or order <= upper_bound:
             found.append((order, path))
     if len(found) < count:
         raise UserError(

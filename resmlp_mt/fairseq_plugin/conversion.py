@@ -4,12 +4,18 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.data import ConcatDataset, data_utils, indexed_dataset
 
 from resmlp_mt.engine import shortlist
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, read_sentencepiece
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.subwords import (
+    check_pieces,
+    find_sentencepiece,
+    is_of_subwords,
+    read_sentencepiece,
+)
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
@@ -23,10 +29,11 @@ def load_trained(
     Args:
         path: file that fairseq-train wrote.
         data: folder with the dictionaries; by default the one that the model was trained on.
-        sentencepiece_model: what made the subwords; None if text comes as subwords.
+        sentencepiece_model: what made the subwords; by default spm.model beside ``data``.
 
     Raises:
-        UserError: if a file is missing or is none of the expected kind.
+        UserError: if a file is missing or is none of the expected kind, or the sentencepiece
+            model is not the one that made the subwords of the dictionaries.
     """
     if not path.is_file():
         raise UserError(
@@ -54,14 +61,24 @@ def load_trained(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models
-    return TranslationModel(
-        fold(model.float()),
-        task.cfg.source_lang,
-        task.cfg.target_lang,
-        Vocabulary(task.source_dictionary.symbols),
-        Vocabulary(task.target_dictionary.symbols),
-        pieces,
+    folder = Path(utils.split_paths(task.cfg.data)[0])
+    languages = task.cfg.source_lang, task.cfg.target_lang
+    source, target = (
+        Vocabulary(words.symbols) for words in (task.source_dictionary, task.target_dictionary)
     )
+    if sentencepiece_model is None:
+        sentencepiece_model = find_sentencepiece(folder)
+        if sentencepiece_model is not None:
+            pieces = read_sentencepiece(sentencepiece_model)
+        elif is_of_subwords(source) or is_of_subwords(target):
+            raise UserError(
+                f"--sentencepiece-model: {path} translates subwords, and there is no spm.model "
+                f"beside {folder}: give the file that made them."
+            )
+    if pieces is not None and sentencepiece_model is not None:
+        names = (str(folder / f"dict.{language}.txt") for language in languages)
+        check_pieces(pieces, sentencepiece_model, dict(zip(names, (source, target), strict=True)))
+    return TranslationModel(fold(model.float()), *languages, source, target, pieces)
 
 
 def build_shortlist(

@@ -1,0 +1,82 @@
+"""Checkpoints in the order of their scores in validation."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
+
+RISES = {"bleu": True, "sacrebleu": True, "chrf": True, "accuracy": True} | dict.fromkeys(
+    ("loss", "nll_loss", "ppl", "wer", "cer", "ter"), False
+)
+"""Whether a larger value is better, for the metrics whose names say it."""
+
+
+def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> list[Path]:
+    """The checkpoints that fairseq's ``--keep-best-checkpoints`` wrote, best first.
+
+    Their value is the one in the file. The one in the name is rounded, and ends in a random digit.
+
+    Args:
+        folder: fairseq's ``--save-dir``.
+        count: how many.
+        maximize: whether a larger value is better; by default as the training was told, which
+            must not contradict the metric's name.
+
+    Raises:
+        UserError: if the folder holds fewer, or of several metrics, or the order is not known.
+    """
+    found: dict[Path, str] = {}
+    for path in folder.glob("checkpoint.best_*.pt"):
+        match = re.fullmatch(
+            r"checkpoint\.best_(.+)_(-?\d+(\.\d+)?|-?inf\d*|nan\d*)\.pt", path.name
+        )
+        if match:
+            found[path] = match[1]
+    if len(found) < count:
+        raise UserError(
+            f"--inputs {folder} holds {len(found)} best checkpoints, but {count} were asked for."
+        )
+    metrics = sorted(set(found.values()))
+    if len(metrics) > 1:
+        raise UserError(
+            f"--inputs {folder} holds the best checkpoints by {' and '.join(metrics)}: name the "
+            "files to average."
+        )
+    states = {path: checkpoints.read(path, only_look=True) for path in found}
+    if maximize is None:
+        maximize = _direction(folder, metrics[0], list(states.values()))
+    values = {path: _value(state, path) for path, state in states.items()}
+
+    def order(path: Path) -> tuple[bool, float, str]:
+        value = values[path]
+        return math.isnan(value), -value if maximize else value, path.name
+
+    return sorted(found, key=order)[:count]
+
+
+def _direction(folder: Path, metric: str, states: list[dict[str, Any]]) -> bool:
+    known = {RISES[metric]} if metric in RISES else set()
+    for state in states:
+        cfg = state.get("cfg")
+        stored = cfg.get("checkpoint") if isinstance(cfg, Mapping) else None
+        if isinstance(stored, Mapping) and stored.get("best_checkpoint_metric") == metric:
+            known.add(bool(stored.get("maximize_best_checkpoint_metric")))
+    if len(known) != 1:
+        why = "its name and the training disagree" if known else "nothing says it"
+        raise UserError(
+            f"--inputs {folder}: is a larger {metric} better? {why.capitalize()}: give "
+            "--maximize-best-checkpoint-metric or --no-maximize-best-checkpoint-metric."
+        )
+    return known.pop()
+
+
+def _value(state: dict[str, Any], path: Path) -> float:
+    extra = state.get("extra_state")
+    value = extra.get("val_loss") if isinstance(extra, Mapping) else None
+    if isinstance(value, int | float):
+        return float(value)
+    return float(re.sub(r"(inf|nan)\d*$", r"\1", path.stem.rpartition("_")[2]))
