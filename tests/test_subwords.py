@@ -67,7 +67,7 @@ def test_dictionaries_may_lack_pieces_and_have_marks_of_their_own(corpus: Corpus
     pieces = [processor.id_to_piece(index) for index in range(1, len(processor))]
     for words in (pieces, pieces[::3], [*pieces, "madeupword0000", "madeupword0001"], []):
         check_pieces(processor, corpus.spm, {"dict": Vocabulary([*SPECIAL, *words])})
-    for words in (["x"], [*pieces, *(f"▁word{index}" for index in range(5))]):
+    for words in (["xyz"], [*pieces, *(f"▁word{index}" for index in range(5))]):
         with pytest.raises(UserError, match=r"in dict.de.txt are its pieces"):
             check_pieces(
                 processor,
