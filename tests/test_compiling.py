@@ -40,7 +40,7 @@ def test_the_model_is_exported_with_free_sizes(config: MixingConfig, folded: boo
     if not folded:
         trained = build(**options(config))
         model = type(model)(model.config).double().eval()
-        model.load_state_dict(trained.state_dict())
+        model.load_state_dict(dict(trained.named_parameters()))
     batch = Dim("batch", min=1)
     # At its full size a matrix is no view any more: the exporter makes that a graph of its own.
     free = ({0: batch, 1: Dim("source", max=11)}, {0: batch, 1: Dim("target", max=9)})

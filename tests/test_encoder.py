@@ -160,3 +160,34 @@ def test_the_output_has_what_fairseqs_transformer_fills(left: bool) -> None:
         assert [s.shape for s in inner] == [
             s.shape for s in theirs(source, None, target)[1]["inner_states"]
         ]
+
+
+def test_the_longest_sentence_of_the_training_is_remembered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the state dict, without pads; a longer one is warned of once, but not while training."""
+    encoder = build().encoder.train()
+    encoder(padded(sentences([4, 7]), left=True, extra=2))
+    encoder(padded(sentences([5])))
+    encoder.eval()(padded(sentences([9])))
+    assert caplog.messages == []
+    state = encoder.state_dict()
+    assert state["longest_trained"].item() == 7
+    loaded = build().encoder
+    loaded.load_state_dict(state)
+    for length in (7, 8, 9):
+        loaded(padded(sentences([length, 2])))
+    (message,) = caplog.messages
+    assert "has 8 tokens, but the longest one of the training had 7" in message
+
+
+def test_a_state_dict_from_before_there_was_a_trained_length_loads(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = build().encoder.state_dict()
+    del state["longest_trained"]
+    encoder = build().encoder
+    encoder.load_state_dict(state)
+    encoder(padded(sentences([12])))
+    assert encoder.longest_trained_source == 0
+    assert caplog.messages == []

@@ -110,6 +110,26 @@ def test_a_line_that_is_too_long_is_answered_with_a_message(
     assert remedy in message
 
 
+def test_lines_longer_than_those_of_the_training_are_told_once(
+    corpus: Corpus, loaded: TranslationModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are translated; the checkpoint knows the longest line, and so does the export."""
+    pieces = Translator(loaded, SearchOptions())
+    trained = max(len(pieces.encode(line)) for line in corpus.sentences("train", "en"))
+    assert loaded.model.config.longest_trained_source == trained
+    longest = "seven " * ((trained + 4) // len(pieces.pieces("seven")))
+    with caplog.at_level(logging.WARNING):
+        short, long, _ = pieces.translate(["one two", longest, longest])
+    assert short[0].text
+    assert long[0].text
+    length = len(pieces.encode(longest))
+    (message,) = caplog.messages
+    assert message == (
+        f"2 of the lines have up to {length} tokens, but the longest one of the training had "
+        f"{trained}: their translations may be poor"
+    )
+
+
 def test_words_outside_the_vocabulary_are_unknown(loaded: TranslationModel) -> None:
     (found,) = Translator(loaded, SearchOptions()).translate(["one \u4e2d two"])
     assert found[0].text

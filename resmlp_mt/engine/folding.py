@@ -7,6 +7,7 @@ softmax does not see a bias of the keys, and lets a bias of the values through u
 is dropped and the second becomes part of the output projection.
 """
 
+from dataclasses import replace
 from typing import Protocol, cast
 
 import torch
@@ -38,10 +39,15 @@ def fold(model: Trained) -> EncoderDecoder:
         The folded model in evaluation mode, on the device of the original.
     """
     dtype = model.decoder.embed_tokens.weight.dtype
+    longest_trained = model.encoder.longest_trained_source
     with torch.device("meta"):
-        folded = EncoderDecoder(model.encoder.config)
+        folded = EncoderDecoder(
+            replace(model.encoder.config, longest_trained_source=longest_trained)
+        )
     parameters = {
-        name: value.detach().clone().double() for name, value in model.state_dict().items()
+        name: value.detach().clone().double()
+        for name, value in model.state_dict().items()
+        if value.is_floating_point()
     }
     folded.load_state_dict(parameters, assign=True)
     merge_affines(folded)

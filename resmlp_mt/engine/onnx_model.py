@@ -26,6 +26,7 @@ class OnnxConfig:
     decoder_layers: int
     max_source_positions: int
     max_target_positions: int
+    longest_trained_source: int = 0
 
 
 class Memory(NamedTuple):

@@ -206,6 +206,7 @@ class Translator:
                 )
             elif len(tokens) > 1:
                 sentences[number] = tokens
+        self._warn_of_lengths(sentences.values())
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
             found = search(batch, numbers, prefixes and [prefixes[n] for n in numbers])
@@ -314,6 +315,19 @@ class Translator:
         # pieces may hold characters that fairseq takes for spaces
         encoded = self.loaded.sentencepiece.encode(normalize(line), out_type=str)
         return " ".join(encoded).split()
+
+    def _warn_of_lengths(self, sentences: Iterable[Sequence[int]]) -> None:
+        """Say how many sentences are longer than all those of the training, where it is known."""
+        trained = self.loaded.model.config.longest_trained_source
+        longer = [len(tokens) for tokens in sentences if 0 < trained < len(tokens)]
+        if longer:
+            logger.warning(
+                "%d of the lines have up to %d tokens, but the longest one of the training had "
+                "%d: their translations may be poor",
+                len(longer),
+                max(longer),
+                trained,
+            )
 
     def encode(self, line: str) -> list[int]:
         """The source tokens of a line, with end-of-sentence."""

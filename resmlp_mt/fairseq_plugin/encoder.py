@@ -1,5 +1,8 @@
 """The encoder as fairseq calls it."""
 
+import logging
+from typing import Any
+
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder
@@ -9,9 +12,17 @@ from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.encoder import Encoder, check_length
 from resmlp_mt.padding import Layout, left_aligned, realigned
 
+logger = logging.getLogger(__name__)
+
 
 class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
-    """An :class:`Encoder` of sentences that are padded on either side."""
+    """An :class:`Encoder` of sentences that are padded on either side.
+
+    Its buffer ``longest_trained`` is the length of the longest sentence that it was trained on,
+    with end-of-sentence; 0 if a checkpoint does not know.
+    """
+
+    longest_trained: Tensor
 
     def __init__(
         self, config: ModelConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
@@ -19,6 +30,13 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         super().__init__(config, embed_tokens)
         self.dictionary = dictionary
         self.padding_idx = dictionary.pad()
+        self.register_buffer("longest_trained", torch.zeros((), dtype=torch.long))
+        self._may_warn = True
+
+    @property
+    def longest_trained_source(self) -> int:
+        """The number in ``longest_trained``."""
+        return int(self.longest_trained)
 
     def forward(
         self,
@@ -58,6 +76,8 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         visit = states.append if return_all_hiddens else None
         x = self.encode(tokens, layout, visit)
         lengths = padding_mask.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)
+        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+            self._compare(lengths)
         return {
             "encoder_out": [as_given(x)],
             "encoder_padding_mask": [padding_mask],
@@ -66,6 +86,27 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
             "src_tokens": [],
             "src_lengths": [lengths],
         }
+
+    def _compare(self, lengths: Tensor) -> None:
+        """Remember the longest sentence while training; afterwards, warn of longer ones, once."""
+        if self.training:
+            self._may_warn = False  # of validation sets
+            self.longest_trained.copy_(torch.maximum(self.longest_trained, lengths.max()))
+        elif self._may_warn and not torch.compiler.is_compiling():
+            trained, longest = self.longest_trained_source, int(lengths.max())
+            if 0 < trained < longest:
+                self._may_warn = False
+                logger.warning(
+                    "a source sentence has %d tokens, but the longest one of the training had %d: "
+                    "translations of such sentences may be poor",
+                    longest,
+                    trained,
+                )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # checkpoints that were written before there was this buffer
+        state_dict.setdefault(f"{prefix}longest_trained", torch.zeros((), dtype=torch.long))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _without_excess_padding(self, tokens: Tensor) -> Tensor:
         """A batch may carry more padding than its longest sentence, and than the model takes."""

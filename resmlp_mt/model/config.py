@@ -58,5 +58,7 @@ class ModelConfig:
     checkpoint_activations: bool = False
     offload_activations: bool = False
     padding_idx: int = 1
+    longest_trained_source: int = 0
+    """Tokens of the longest source sentence of the training, with end-of-sentence; 0: unknown."""
     encoder_mixing: MixingConfig = field(default_factory=MixingConfig)
     decoder_mixing: MixingConfig = field(default_factory=MixingConfig)

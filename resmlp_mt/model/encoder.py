@@ -60,6 +60,11 @@ class Encoder(nn.Module):
         self.final_affine: Affine | None = Affine(config.encoder_embed_dim)
         self.longest = longest(self.layers)
 
+    @property
+    def longest_trained_source(self) -> int:
+        """The longest sentence of the training, as the configuration has it; 0 if unknown."""
+        return self.config.longest_trained_source
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Scaled embeddings of tokens: (...,) -> (..., dim)."""
         return scaled(self.embed_tokens(tokens), self.embed_scale)

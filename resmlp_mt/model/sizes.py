@@ -27,6 +27,8 @@ def misfit(config: Mapping[str, Any], shapes: Mapping[str, Iterable[int]]) -> st
     for name, value in config.items():
         if isinstance(value, bool) or not isinstance(value, int):
             continue
+        if name == "longest_trained_source":  # of no tensor
+            continue
         least = 0 if name == "padding_idx" else 1
         most = largest
         if name.endswith("_layers"):
