@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.lengths import warn_of_lengths
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
@@ -206,7 +207,7 @@ class Translator:
                 )
             elif len(tokens) > 1:
                 sentences[number] = tokens
-        self._warn_of_lengths(sentences.values())
+        warn_of_lengths(sentences.values(), self.loaded.model.config.longest_trained_source)
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
             found = search(batch, numbers, prefixes and [prefixes[n] for n in numbers])
@@ -315,19 +316,6 @@ class Translator:
         # pieces may hold characters that fairseq takes for spaces
         encoded = self.loaded.sentencepiece.encode(normalize(line), out_type=str)
         return " ".join(encoded).split()
-
-    def _warn_of_lengths(self, sentences: Iterable[Sequence[int]]) -> None:
-        """Say how many sentences are longer than all those of the training, where it is known."""
-        trained = self.loaded.model.config.longest_trained_source
-        longer = [len(tokens) for tokens in sentences if 0 < trained < len(tokens)]
-        if longer:
-            logger.warning(
-                "%d of the lines have up to %d tokens, but the longest one of the training had "
-                "%d: their translations may be poor",
-                len(longer),
-                max(longer),
-                trained,
-            )
 
     def encode(self, line: str) -> list[int]:
         """The source tokens of a line, with end-of-sentence."""
