@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 logger = logging.getLogger(__name__)
 
 
-def warn_of_lengths(sentences: Iterable[Sequence[int]], longest_trained: int) -> None:
+def warn(sentences: Iterable[Sequence[int]], longest_trained: int) -> None:
     """Say how many sentences are longer than all source sentences of the training.
 
     Args:

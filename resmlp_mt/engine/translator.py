@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
-from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.lengths import warn_of_lengths
+from resmlp_mt.engine import lengths, model_folder
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
@@ -207,7 +206,7 @@ class Translator:
                 )
             elif len(tokens) > 1:
                 sentences[number] = tokens
-        warn_of_lengths(sentences.values(), self.loaded.model.config.longest_trained_source)
+        lengths.warn(sentences.values(), self.loaded.model.config.longest_trained_source)
         for numbers in self._batches(sentences):
             batch = [sentences[number] for number in numbers]
             found = search(batch, numbers, prefixes and [prefixes[n] for n in numbers])
