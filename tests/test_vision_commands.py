@@ -135,7 +135,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(words: list[Any], tmp_p
 def test_torchrun_does_not_call_a_stopped_training_complete(
     words: list[Any], tmp_path: Path
 ) -> None:
-    run = ["torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29761]
+    run = ["torch.distributed.run", "--nproc-per-node", 2, "--standalone"]
     process = start(*run, "-m", "resmlp_mt.vision.train", *words, "--device", "cpu")
     wait_for(tmp_path / "out/summary.csv", process)
     os.killpg(process.pid, signal.SIGTERM)

@@ -374,13 +374,13 @@ class Trainer:
                     self.scheduler.lr_scheduler.load_state_dict(state["plateau"])
             if self.scaler:
                 self.scaler.load_state_dict(state["scaler"])
+            self.position = Position(**state["position"])
+            self.history = list(state["history"])
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"--resume {path} does not fit the options given: "
                 f"{textwrap.shorten(str(error), 200)}."
             ) from error
-        self.position = Position(**state["position"])
-        self.history = state["history"]
 
     def _progress(self) -> "tqdm[Any]":
         return tqdm(
