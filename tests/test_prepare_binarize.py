@@ -157,8 +157,12 @@ def test_tokens_have_fairseqs_type(
         assert path.read_bytes() == path.with_name(f"theirs{path.suffix}").read_bytes()
 
 
-def test_more_than_two_gib_of_tokens_are_found_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_more_than_two_gib_of_tokens_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     """With a sparse file: only the last sentence has been written."""
+    monkeypatch.setattr(binarize, "INDEX_BLOCK", block)
     size, count = 1 << 20, 1100
     sizes = np.full(count, size, dtype=np.int32)
     last = np.arange(size, dtype=np.uint16)
