@@ -118,9 +118,20 @@ def load(args: argparse.Namespace) -> "TranslationModel":
     return trained
 
 
-def read_lines(stream: BinaryIO) -> Iterator[str]:
-    """Lines of UTF-8 text; wrong bytes become U+FFFD, and only a line feed ends a line."""
-    for number, line in enumerate(stream, start=1):
+def read_lines(stream: BinaryIO, errors: list[OSError]) -> Iterator[str]:
+    """Lines of UTF-8 text; wrong bytes become U+FFFD, and only a line feed ends a line.
+
+    Where the stream cannot be read any further, the error is put into ``errors``, so that what
+    was read can be translated before it is reported.
+    """
+
+    def lines() -> Iterator[bytes]:
+        try:
+            yield from stream
+        except OSError as error:
+            errors.append(error)
+
+    for number, line in enumerate(lines(), start=1):
         text = line.decode("utf-8", errors="replace")
         if "\ufffd" in text and text.encode() != line:
             logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
@@ -165,7 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     buffer_size = args.buffer_size or (1 if stream.isatty() else 2048)
     first = 0
     with stream:
-        lines = read_lines(stream)
+        errors: list[OSError] = []
+        lines = read_lines(stream, errors)
         while buffer := list(itertools.islice(lines, buffer_size)):
             results = translator.translate(buffer)
             try:
@@ -173,6 +185,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             except OSError as error:
                 raise UserError(f"standard output cannot be written: {error.strerror}.") from error
             first += len(buffer)
+    if errors:
+        raise UserError(
+            f"--input {args.input} cannot be read behind line {first}: {errors[0].strerror}."
+        ) from errors[0]
     if translator.failed:
         raise UserError(
             f"{translator.failed} of {first} lines have no translation of a finite score and were "

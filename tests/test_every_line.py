@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -188,3 +189,32 @@ def test_graphs_that_are_exchanged_or_not_finite_are_refused(tmp_path: Path) -> 
     export_onnx(broken, folder)
     with pytest.raises(UserError, match="ONNX graphs whose scores are NaN or infinity"):
         model_folder.load(folder)
+
+
+def test_half_a_surrogate_does_not_stop_the_others(corpus: Corpus, trained: Path) -> None:
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    found = Translator(loaded, SearchOptions()).translate(["one two", "th\ud800ree", "four"])
+    assert [len(line) >= 1 for line in found] == [True] * 3
+    assert found[0][0].text
+    assert found[2][0].text
+    (alone,) = Translator(loaded, SearchOptions()).translate(["th\ufffdree"])
+    assert found[1][0].text == alone[0].text
+
+
+def test_what_was_read_before_an_input_error_is_translated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(io.BytesIO):
+        def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
+            yield b"w1 w2\n"
+            yield b"w3\n"
+            raise OSError(5, "Input/output error")
+
+    words = Vocabulary(dictionary(20).symbols)
+    loaded = TranslationModel(fold(build(3)), "en", "de", words, words, None)
+    monkeypatch.setattr(translate, "load", lambda args: loaded)
+    stdin = SimpleNamespace(buffer=Failing(), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(UserError, match="--input - cannot be read behind line 2: Input/output"):
+        translate.main([str(tmp_path)])
+    assert len(capsys.readouterr().out.splitlines()) == 2

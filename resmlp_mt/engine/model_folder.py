@@ -141,6 +141,8 @@ def load(
     """
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no options")
         if "encoder_layers" in config and "encoder_mixing" not in config:
             raise ValueError("it was written by resmlp_mt 0.1.0, which had another format")
         sizes = from_json(OnnxConfig, config)
@@ -156,7 +158,7 @@ def load(
             f"{folder / CONFIG} is nested too deeply: write it with python -m resmlp_mt.export."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise unreadable(folder, error) from error
+        raise unreadable(folder, CONFIG, error) from error
     is_onnx = any(folder.glob("*.onnx")) and not (folder / WEIGHTS).exists()
     dtype = dtype or stored_dtype
     if is_onnx and dtype != stored_dtype:
@@ -206,10 +208,10 @@ def load(
     return loaded
 
 
-def unreadable(folder: Path, error: Exception) -> UserError:
+def unreadable(folder: Path, file: str, error: Exception) -> UserError:
     """What to tell the user of a folder that is none of ours, or incomplete."""
     return UserError(
-        f"{folder} cannot be read as an exported model ({error}): "
+        f"{folder} cannot be read as an exported model ({file}: {error}): "
         f"write it with python -m resmlp_mt.export."
     )
 

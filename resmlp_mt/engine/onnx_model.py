@@ -68,16 +68,18 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
-        try:
-            self.encoder, self.decoder_step = (
-                onnxruntime.InferenceSession(
-                    folder / name, options, providers=["CPUExecutionProvider"]
+        sessions = []
+        for name in (ENCODER, DECODER_STEP):
+            try:
+                sessions.append(
+                    onnxruntime.InferenceSession(
+                        folder / name, options, providers=["CPUExecutionProvider"]
+                    )
                 )
-                for name in (ENCODER, DECODER_STEP)
-            )
-        except Exception as error:  # of the runtime's own types, without a common base
-            reason = " ".join(str(error).split())
-            raise UserError(f"{folder} has broken ONNX graphs: {reason}") from error
+            except Exception as error:  # of the runtime's own types, without a common base
+                reason = " ".join(str(error).split())
+                raise UserError(f"{folder} has broken ONNX graphs: {name}: {reason}") from error
+        self.encoder, self.decoder_step = sessions
         self._try(folder)
 
     def _try(self, folder: Path) -> None:

@@ -16,14 +16,15 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from resmlp_mt.engine.vocabulary import SPECIAL
 from resmlp_mt.errors import UserError
 
 FREQUENT, PER_WORD = 1000, 50
+MOST_PER_WORD = 1000  # that a file may have
 SENTENCES = 100_000  # whose pairs of words are counted at once
 MOST_PAIRS = 20_000_000  # that are kept in between, in some gigabytes
 
@@ -68,9 +69,17 @@ class Shortlist:
             UserError: if the file is broken or of other vocabularies.
         """
         try:
-            tensors = load_file(path)
-            always, by_source = tensors["always"], tensors["by_source"]
-            fits = by_source.dim() == 2 and len(by_source) == source_vocabulary
+            with safe_open(path, framework="pt") as stored:
+                shape = stored.get_slice("by_source").get_shape()
+                fits = len(stored.get_slice("always").get_shape()) == 1
+                # the words of a sentence are looked up one by one: more is no shortlist
+                fits = fits and shape[:1] == [source_vocabulary] and len(shape) == 2
+                if not fits or shape[1] > MOST_PER_WORD:
+                    raise UserError(
+                        f"{path} has a table of {shape}, but one of [{source_vocabulary}, at most "
+                        f"{MOST_PER_WORD}] is needed: export the model again."
+                    )
+                always, by_source = stored.get_tensor("always"), stored.get_tensor("by_source")
             for words in (always, by_source):
                 fits = fits and words.dtype == torch.long and int(words.min()) >= 0
                 fits = fits and int(words.max()) < target_vocabulary

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
+    binarised,
     generation_fixes,
     loading,
     saving,
@@ -54,6 +55,7 @@ def apply() -> None:
     find_nan_in_encoders()
     loading.check_checkpoints()
     saving.never_lose_a_checkpoint()
+    binarised.name_damaged_files()
     several_processes.train_on_several_processes()
     stopping.stop_with_a_checkpoint()
     generation_fixes.apply()

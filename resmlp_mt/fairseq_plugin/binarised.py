@@ -1,0 +1,101 @@
+"""Remedies for damaged binarised text: a sentence that names the file, before anything is trained.
+
+fairseq trusts the files of fairseq-preprocess. A damaged one ends in a traceback, kills the
+process, or trains on other words.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.data import Dictionary, data_utils, indexed_dataset
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.remedies import wrap
+
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQ")
+"""Magic, version, code of the type of tokens, number of sentences."""
+
+
+def name_damaged_files() -> None:
+    """Look through binarised text and dictionaries when they are loaded."""
+    wrap(data_utils, "load_indexed_dataset", _load_indexed_dataset)
+    wrap(Dictionary, "add_from_file", _add_from_file)
+
+
+def _load_indexed_dataset(
+    original: Callable[..., Any], path: str, dictionary: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    index = Path(path + ".idx")
+    try:
+        with index.open("rb") as file:
+            is_mapped = file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        is_mapped = False
+    if is_mapped:
+        check(path, None if dictionary is None else len(dictionary))
+    elif index.exists() and kwargs.get("dataset_impl") == "mmap":
+        raise _damaged(index, "it does not begin as an index does")
+    return original(path, dictionary, *args, **kwargs)
+
+
+def check(prefix: str, vocabulary: int | None) -> None:
+    """Whether ``prefix.idx`` and ``prefix.bin`` fit each other and the dictionary.
+
+    Raises:
+        UserError: naming the file.
+    """
+    index, data = Path(prefix + ".idx"), Path(prefix + ".bin")
+    try:
+        content, size = index.read_bytes(), os.path.getsize(data)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    if len(content) < HEADER.size:
+        raise _damaged(index, "it is too short")
+    _, version, code, sentences = HEADER.unpack_from(content)
+    kind = indexed_dataset._code_to_dtype.get(code)
+    if version != 1 or kind is None or np.dtype(kind).kind not in "iu":
+        raise _damaged(index, "its header is wrong")
+    dtype = np.dtype(kind)
+    if len(content) != HEADER.size + 12 * sentences:
+        raise _damaged(index, f"it should have {sentences:,} sentences")
+    sizes = np.frombuffer(content, np.int32, sentences, HEADER.size).astype(np.int64)
+    starts = np.frombuffer(content, np.int64, sentences, HEADER.size + 4 * sentences)
+    ends = np.cumsum(sizes) * dtype.itemsize
+    if bool((sizes < 0).any()) or not np.array_equal(starts, ends - sizes * dtype.itemsize):
+        raise _damaged(index, "the places of its sentences do not follow one another")
+    total = int(ends[-1]) if sentences else 0
+    if total != size:
+        raise _damaged(data, f"it has {size:,} bytes, but its index is of {total:,}")
+    if vocabulary is not None and total:
+        tokens = np.memmap(data, dtype, mode="r")
+        least, most = int(tokens.min()), int(tokens.max())
+        if least < 0 or most >= vocabulary:
+            raise _damaged(
+                data,
+                f"it has words up to number {most if most >= vocabulary else least}, but the "
+                f"dictionary has {vocabulary:,}",
+            )
+
+
+def _add_from_file(original: Callable[..., Any], self: Any, file: Any) -> Any:
+    if not isinstance(file, str):
+        return original(self, file)
+    try:
+        return original(self, file)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # plain exceptions of fairseq, and those of reading text
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise _damaged(Path(file), reason) from error
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is damaged or not what fairseq-preprocess writes: {reason}; binarise the text "
+        "again."
+    )

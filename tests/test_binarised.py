@@ -1,0 +1,77 @@
+"""Damaged binarised text and dictionaries are named, whatever the damage is."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fairseq.data import Dictionary, data_utils
+
+from conftest import Corpus
+from resmlp_mt.errors import UserError
+from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
+
+
+@pytest.fixture
+def data(corpus: Corpus, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(corpus.data, tmp_path / "bin"))
+
+
+def load(data: Path) -> tuple[list[Any], list[str]]:
+    """All sentences, and the symbols."""
+    dictionary = Dictionary.load(str(data / "dict.en.txt"))
+    prefix = str(data / "train.en-de.en")
+    dataset = data_utils.load_indexed_dataset(prefix, dictionary, dataset_impl="mmap")
+    return [dataset[index].tolist() for index in range(len(dataset))], dictionary.symbols
+
+
+def test_what_fairseq_wrote_passes(data: Path) -> None:
+    sentences, symbols = load(data)
+    assert len(sentences) == 500
+    assert max(map(max, sentences)) < len(symbols)
+
+
+@pytest.mark.parametrize("name", ["train.en-de.en.idx", "train.en-de.en.bin", "dict.en.txt"])
+@pytest.mark.parametrize("kind", ["flip", "cut", "empty", "longer", "zeros", "other"])
+def test_damage_is_named_or_changes_single_words(data: Path, name: str, kind: str) -> None:
+    """Whatever is read is in the dictionary; a word for another one cannot be told from text."""
+    path = data / name
+    whole, expected = path.read_bytes(), load(data)
+    rng = random.Random(f"{name} {kind}")
+    for _ in range(30 if kind == "flip" else 1):
+        content = bytearray(whole)
+        if kind == "flip":
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        content = {
+            "flip": content, "cut": content[: len(content) // 2 + 1], "empty": bytearray(),
+            "longer": content + b"x" * 100, "zeros": bytearray(len(content)),
+            "other": bytearray(rng.randbytes(len(content))),
+        }[kind]  # fmt: skip
+        path.write_bytes(content)
+        try:
+            sentences, symbols = load(data)
+        except UserError as error:
+            found = str(error)
+        else:
+            found = str(path)
+            assert [len(s) for s in sentences] == [len(s) for s in expected[0]]
+            assert all(0 <= word < len(symbols) for sentence in sentences for word in sentence)
+        assert str(data) in found
+        assert "\n" not in found
+
+
+def test_a_dictionary_that_is_too_short_is_told_by_the_words(data: Path) -> None:
+    path = data / "dict.en.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
+    with pytest.raises(UserError, match=r"train\.en-de\.en\.bin is damaged .* dictionary has 9"):
+        load(data)
+
+
+def test_an_index_of_another_size_is_named(data: Path) -> None:
+    path = data / "train.en-de.en.idx"
+    content = path.read_bytes()
+    path.write_bytes(content[:18] + np.uint64(10**12).tobytes() + content[26:])
+    with pytest.raises(UserError, match=r"train\.en-de\.en\.idx is damaged or not what"):
+        load(data)

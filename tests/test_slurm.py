@@ -1,0 +1,62 @@
+"""The job script of Slurm, run with stand-ins for Slurm's own commands."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+SCRIPT = ROOT / "configs/slurm/train.sbatch"
+
+# the step: waits for the signal that srun would hand on, and ends as a stopped training does
+STUBS = {
+    "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" >> "$OUT"; fi',
+    "fairseq-train": "exit 0",
+    "srun": 'echo "$@" > "$OUT.srun"; trap "exit 143" TERM; touch "$OUT.ready"; '
+    'if [ -n "${LONG:-}" ]; then while :; do sleep 0.05; done; fi; exit "${STATUS:-0}"',
+}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in STUBS.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return {
+        "PATH": f"{folder}:{os.environ['PATH']}", "OUT": str(tmp_path / "out"),
+        "SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_GPUS_ON_NODE": "8",
+    }  # fmt: skip
+
+
+def test_all_nodes_meet_at_the_first(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(["bash", SCRIPT, "data (1)", "--lr", "1"], env=environment)
+    assert done.returncode == 0
+    command = (tmp_path / "out.srun").read_text()
+    assert "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-id 7" in command
+    assert "--rdzv-endpoint node1:29500" in command
+    assert command.rstrip().endswith("fairseq-train data (1) --lr 1")
+    assert not (tmp_path / "out").exists()  # a finished training is not begun again
+
+
+def test_a_failed_training_is_not_begun_again(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(["bash", SCRIPT], env={**environment, "STATUS": "3"})
+    assert done.returncode == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_training_is_put_into_the_queue_again(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    job = subprocess.Popen(["bash", SCRIPT], env={**environment, "LONG": "1"})
+    while not (tmp_path / "out.ready").exists():
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == 143
+    assert (tmp_path / "out").read_text() == "requeue 7\n"
