@@ -255,6 +255,13 @@ def test_the_backends_are_those_of_the_device(
     assert found.ddp_backend == ("pytorch_ddp" if gpu else "legacy_ddp")
 
 
+def test_a_plugin_that_came_too_late_does_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in several_processes.OF_TORCHRUN:
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match="torchrun has started 2 processes, but this one would"):
+        several_processes._trainer_init(lambda self: None, None)
+
+
 def test_the_command_that_goes_on() -> None:
     words = ["fairseq-train", "data (1)", "--reset-optimizer", "--lr", "0.1"]
     assert stopping.going_on(words, "checkpoint_last.pt") == "fairseq-train 'data (1)' --lr 0.1"

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from fairseq.distributed import utils as distributed_utils
+from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, spawn
@@ -48,6 +49,7 @@ def train_on_several_processes() -> None:
     if "common.cpu" not in source:
         wrap(distributed_utils, "call_main", _call_main)
         wrap(distributed_utils, "distributed_init", _distributed_init)
+        wrap(Trainer, "__init__", _trainer_init)
     source = inspect.getsource(inspect.unwrap(distributed_utils._broadcast_object_slow))
     if "torch.load(buffer" in source:  # the safe loader refuses what a resumed training sends
         wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
@@ -224,6 +226,18 @@ def _distributed_init(original: Callable[..., Any], cfg: Any) -> Any:
         dist.all_gather_object(found, (socket.gethostname(), os.getpid()))
         _peers[:] = found
     return rank
+
+
+def _trainer_init(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse to train alone under torchrun, where the plugin was loaded too late to join."""
+    processes = int(os.environ.get("WORLD_SIZE", 1)) if os.environ.keys() >= OF_TORCHRUN else 1
+    if processes > 1 and not dist.is_initialized():
+        raise UserError(
+            f"torchrun has started {processes} processes, but this one would train alone: the "
+            "plugin was loaded after fairseq looked for them; name resmlp_mt.models.HydraCallback "
+            "under hydra.callbacks, as the configurations in configs/mt do."
+        )
+    original(self, *args, **kwargs)
 
 
 def _broadcast_object(
