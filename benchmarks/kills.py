@@ -32,11 +32,11 @@ from resmlp_mt.fairseq_plugin import checkpoints
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 5  # updates
 SIZES = {
-    "tiny": (40, 400, """
+    "tiny": (40, 150, """
         --arch resmlp_mt_tiny --encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 64
         --decoder-embed-dim 64 --batch-size 32
     """),
-    "usual": (8000, 100, """
+    "usual": (8000, 60, """
         --arch resmlp_mt_6l --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256
         --decoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024
         --decoder-attention-heads 4 --batch-size 8
@@ -208,13 +208,12 @@ def measure(work: Path, size: str, kind: str, kills: int) -> Count:
     rng = random.Random(f"{size} {kind}")
     killed = folder / "killed"
     while count.kills < kills:
-        # a life of a tenth of the training's length on average, at least as long as its start
         inside = kind.startswith("inside")
-        writes = Writes(rng.randrange(max(1, steps // 5))) if inside else None
+        writes = Writes(rng.randrange(min(400, max(1, steps // 5)))) if inside else None
         child = start([*arguments, str(killed)], log, writes)
         status: int | None = None
         if not inside:
-            end = time.monotonic() + 1 + rng.uniform(0, seconds / 5)
+            end = time.monotonic() + rng.uniform(0.5, min(6, 1 + seconds / 5))
             while time.monotonic() < end:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
