@@ -6,7 +6,7 @@ Trainings of a tiny and of a usual size are killed with SIGKILL again and again:
 of their lives, and inside the writing, copying, synchronizing and renaming of their checkpoints.
 After every kill all checkpoints are read with their checksums, and the same command is given
 again. In the end weights and optimizer are compared bit by bit with those of a training that was
-never killed. Writes kills.json and kills.md beside this file.
+never killed. Every finished row is put into kills.json and kills.md beside this file.
 """
 
 import argparse
@@ -278,15 +278,23 @@ def main() -> None:
     import resmlp_mt.models  # noqa: F401
 
     args.work.mkdir(parents=True, exist_ok=True)
-    counts = [
-        measure(args.work, size, kind, args.kills)
-        for size in args.sizes
-        for kind in ("at random moments", "inside writes")
-    ]
-    if args.kills >= 50 and len(args.sizes) == len(SIZES):
-        (HERE / "kills.json").write_text(json.dumps([asdict(c) for c in counts], indent=2) + "\n")
-        (HERE / "kills.md").write_text(table(counts))
+    counts = []
+    for size in args.sizes:
+        for kind in ("at random moments", "inside writes"):
+            counts.append(measure(args.work, size, kind, args.kills))
+            if args.kills >= 50:
+                keep(counts[-1])
     print(table(counts))
+
+
+def keep(count: Count) -> None:
+    """Put a row into the files beside this one, in the place of an earlier one of its kind."""
+    path = HERE / "kills.json"
+    rows = [Count(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    rows = [row for row in rows if (row.size, row.kind) != (count.size, count.kind)] + [count]
+    rows.sort(key=lambda row: (list(SIZES).index(row.size), row.kind))
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    (HERE / "kills.md").write_text(table(rows))
 
 
 if __name__ == "__main__":
