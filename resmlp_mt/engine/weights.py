@@ -52,7 +52,8 @@ def load(
                 raise ValueError(f"unknown relative {mixing.relative}")
         stored = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise unreadable(folder, WEIGHTS, error) from error
+        file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
+        raise unreadable(folder, file, error) from error
     return prepared(build(sizes, stored, folder), dtype, device, threads)
 
 
