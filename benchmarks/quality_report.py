@@ -25,7 +25,6 @@ from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
 
 SAMPLES = 1000  # of the paired bootstrap
-LENGTHS = (10, 20, 30, 45, 60)  # borders of the buckets, in source tokens
 BASELINE = "transformer"
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
 
@@ -50,6 +49,7 @@ def write(workshop: Workshop, out: Path) -> None:
     write_text(out / "quality.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "quality.md", page(result))
     plot(result, out / "quality.png")
+    plot_lengths(result, out / "quality_lengths.png")
     print((out / "quality.md").read_text())
 
 
@@ -129,7 +129,7 @@ def scored(
                     all_lines,
                     pooled["bleu"].references,
                     source * len(runs),
-                    LENGTHS,
+                    workshop.config["lengths"],
                     pooled["bleu"].arguments,
                 )
             ],
@@ -210,6 +210,7 @@ def page(result: Json) -> str:
         parts.append(f"{names[model]}:\n\n    {' '.join(declared['options'].split())}")
     if signatures:
         parts.insert(3, "![validation perplexity](quality.png)")
+        parts.insert(4, "![BLEU by source length](quality_lengths.png)")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -301,5 +302,31 @@ def plot(result: Json, path: Path) -> None:
         for ax in axes:
             ax.grid(alpha=0.3, which="both")
         axes[0].legend(frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+
+
+def plot_lengths(result: Json, path: Path) -> None:
+    """BLEU against the length of the source, one plot for each test set of several buckets."""
+    names = {model: declared["name"] for model, declared in result["config"]["models"].items()}
+    tables = [
+        (f"{group['set']}, {table['test']}", [row for row in table["rows"] if row["seeds"]])
+        for group in result["sets"]
+        for table in group["tables"]
+        if table["at"] == "time"
+    ]
+    if not tables:
+        return
+    figure, grid = plt.subplots(
+        1, len(tables), figsize=(5 * len(tables), 4), squeeze=False, layout="constrained"
+    )
+    for ax, (title, rows) in zip(grid[0], tables, strict=True):
+        for index, row in enumerate(rows):
+            buckets = [part["bucket"] for part in row["by_length"]]
+            scores = [part["score"] for part in row["by_length"]]
+            ax.plot(buckets, scores, "o-", color=f"C{index}", label=names[row["model"]])
+        ax.set(title=title, xlabel="source tokens", ylabel="BLEU", ylim=(0, None))
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")

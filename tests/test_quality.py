@@ -1,5 +1,6 @@
 """The benchmark of translation quality: its clock, its runs, its pooled scores and its tables."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def test_scores_are_sacrebleus_of_all_seeds_together(result: dict[str, Any]) -> 
     )()
     assert plus["against"]["bleu"]["p_value"] == scores["BLEU"][1].p_value
     assert plus["against"]["seeds"] == [1, 2]
-    assert [part["bucket"] for part in plus["by_length"]] == ["0-9", "10-19"]
+    assert [part["bucket"] for part in plus["by_length"]] == ["0-10", "11-20"]
     assert plus["updates"] == [310, 310]
     assert at_updates["updates"] == 300
     assert at_updates["rows"][0]["seconds"] == [600.0, 600.0]
@@ -131,8 +132,37 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
     ]
     assert all(grid == common[0] for grid in common)
     for declared in config["sets"].values():
-        read = {*declared["train"], *declared["valid"], *declared["tests"].values()}
-        assert len(read) == len(declared["train"]) + len(declared["valid"]) + len(declared["tests"])
+        read = [*declared["train"], *declared["valid"]]
+        for parts in declared["tests"].values():
+            read += [parts] if isinstance(parts, str) else parts
+        assert len(set(read)) == len(read)
+
+
+def test_splits_are_joined_halved_and_cut_by_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    for language in ("en", "de"):
+        for name, count in (("train", 6), ("valid", 5)):
+            with gzip.open(tmp_path / f"a/{name}.{language}.gz", "wt") as file:
+                file.writelines(f"{language}{name}" + " x" * n + "\n" for n in range(count))
+    workshop = Workshop(CONFIG, tmp_path, tmp_path)
+    monkeypatch.setattr(workshop, "execute", lambda *_: 0.0)
+    workshop.config["sets"] = {
+        "s": {
+            "source": "en", "target": "de", "vocabulary": 50, "most_source_tokens": 3,
+            "train": ["a/train"], "valid": ["a/valid:first"],
+            "tests": {"one": "a/valid:second", "two": ["a/valid:second", "a/train"]},
+        }
+    }  # fmt: skip
+    workshop.prepared("s")
+    text = {path.name: path.read_text().splitlines() for path in (tmp_path / "s/text").iterdir()}
+    for language in ("en", "de"):
+        counts = {name: len(lines) for name, lines in text.items() if name.endswith(language)}
+        assert counts == {f"train.{language}": 3, f"valid.{language}": 2, f"test.{language}": 3,
+                          f"test1.{language}": 9}  # fmt: skip
+    assert text["valid.de"] == ["devalid", "devalid x"]
+    assert workshop.text("s", 1)[0][-1] == "entrain x x x x x"
 
 
 def test_a_training_stops_after_its_budget_and_is_translated(
