@@ -39,7 +39,7 @@ def main() -> None:
         train.main([*RECIPE, f"--epochs={args.epochs}", f"--output={checkpoint.parent}"])
     rows = [measure(checkpoint, dtype, args.data, args.work) for dtype in types()]
     recipe = load(checkpoint)["config"]
-    report = {"model": recipe["model"], "epochs": recipe["epochs"], "rows": rows}
+    report = {"model": recipe["model"], "rows": rows}
     write(args.output / "image_int8.json", json.dumps(report, indent=1) + "\n")
     write(args.output / "image_int8.md", text(report))
 
@@ -66,8 +66,8 @@ def text(report: dict[str, Any]) -> str:
     lines = [
         "# int8 inference of an image model",
         "",
-        f"`{report['model']}` trained for {report['epochs']} epochs on "
-        f"{' '.join(first['data'])}, {first['images']} validation images, by "
+        f"`{report['model']}` trained on {' '.join(first['data'])}, "
+        f"{first['images']} validation images, by "
         "`benchmarks/image_int8.py`. Computed on one processor "
         f"({first['machine']['machine']}, {first['machine']['threads']} threads); int8 rounds the "
         "feed-forward layers alone.",
