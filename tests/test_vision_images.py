@@ -181,7 +181,7 @@ def test_each_fault_has_its_reason(tmp_path: Path) -> None:
     (tmp_path / "crc.png").write_bytes(good[:-20] + bytes(4) + good[-16:])
     for name, reason in {
         "empty.jpg": "the file is empty",
-        "notes.jpg": "no image file of a known kind",
+        "notes.jpg": "not an image file of a known kind",
         "deep.tif": "32 bits a channel",
         "crc.png": "broken",
         "missing.jpg": "No such file or directory",
@@ -194,7 +194,7 @@ def test_each_fault_has_its_reason(tmp_path: Path) -> None:
 
 
 def test_postscript_is_not_run() -> None:
-    with pytest.raises(BadImage, match="no image file of a known kind"):
+    with pytest.raises(BadImage, match="not an image file of a known kind"):
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n%%EndComments\n")
 
 

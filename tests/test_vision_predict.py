@@ -231,7 +231,7 @@ def test_weights_of_timms_hub(
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_no_image(digits: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg.*no file but a pipe"):
+    with pytest.raises(UserError, match=r"a\.jpg.*a pipe, not a file"):
         run(digits, tmp_path / "a.jpg")
 
 

@@ -379,7 +379,7 @@ def test_bad_images_stop_the_training_or_are_counted(
     for bad in ("train/dark/3.png", "val/light/1.png"):
         (images / bad).write_bytes(b"no image")
     options = [*PLAIN, "--workers", 2]
-    with pytest.raises(UserError, match=r"(3|1)\.png: this is no image file .*--on-error skip"):
+    with pytest.raises(UserError, match=r"(3|1)\.png: this is not an image file .*--on-error skip"):
         run(images, tmp_path / "a", *options)
     last = run(images, tmp_path / "b", *options, "--on-error", "skip", "--mixup", 0.5)
     assert last["position"]["updates"] == 16

@@ -240,7 +240,7 @@ def test_the_grid_of_a_checkpoint_is_used_where_it_is_not_square() -> None:
 
 def test_a_grid_that_cannot_be_known_is_refused() -> None:
     source = small_model(img_size=(12, 8)).state_dict()
-    with pytest.raises(UserError, match="for 6 patches, which are no square grid"):
+    with pytest.raises(UserError, match="for 6 patches, which do not make a square grid"):
         load_weights(small_model(), source)
 
 

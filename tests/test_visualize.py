@@ -264,7 +264,7 @@ def test_mistakes_are_told_in_one_sentence(
         "list.pth": "holds a list: expected a dictionary",
         "numbers.pth": "holds no state dict",
         "other.pth": "has no linear mixing matrices",
-        "grid.pth": "for 12 patches, which are no square: name their grid with --grid",
+        "grid.pth": "for 12 patches, which do not make a square: name their grid with --grid",
         "grid.pth --grid 3 5": "--grid 3 5 has 15 patches, but the mixing matrices have 12",
         "grid.pth --grid 3 4 --out file": "--output .*file cannot be written: File exists",
         "grid.pth --grid -3 -4": "--grid must be at least 1 x 1",

@@ -86,7 +86,7 @@ def _decode(
 def check_end(archive: tarfile.TarFile, path: Path) -> None:
     """Refuse an archive that was not read to its end.
 
-    tarfile takes any header behind the first that it does not understand for the end.
+    tarfile takes any header after the first that it does not understand for the end.
 
     Raises:
         UserError: naming the file and the byte.

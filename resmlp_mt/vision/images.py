@@ -90,12 +90,12 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         name: what errors call it; the path if ``source`` is one.
 
     Raises:
-        BadImage: if there is no such file, or it is no complete image that can be used.
+        BadImage: if there is no such file, or it is not a complete image that can be used.
     """
     if name is None:
         name = "image" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and Path(source).is_fifo():  # reading it would wait for ever
-        raise BadImage(name, "it is no file but a pipe")
+        raise BadImage(name, "it is a pipe, not a file")
     if source == b"":
         raise BadImage(name, "the file is empty")
     try:
@@ -120,7 +120,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         empty = isinstance(source, str | Path) and Path(source).stat().st_size == 0
         kinds = ", ".join(FORMATS)
         reason = (
-            "the file is empty" if empty else f"this is no image file of a known kind ({kinds})"
+            "the file is empty" if empty else f"this is not an image file of a known kind ({kinds})"
         )
         raise BadImage(name, reason) from error
     except OSError as error:
@@ -174,7 +174,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # orientation that cannot be read is no orientation
+    except Exception:  # an orientation that cannot be read does not count
         logger.debug("unreadable EXIF data", exc_info=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

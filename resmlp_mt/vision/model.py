@@ -156,7 +156,7 @@ class ResMLP(TimmConventions):
         depth: number of layers.
         drop_rate: dropout in front of the classifier.
         drop_path: probability that a residual branch is left out in training.
-        pooling: ``"mean"``, or ``"class_mlp"``: two class layers behind the others.
+        pooling: ``"mean"``, or ``"class_mlp"``: two class layers after the others.
         mixing: one of :data:`resmlp_mt.vision.mixing.MIXINGS`.
         norm: ``"affine"`` or ``"layernorm"`` in front of the sublayers and at the end.
         layer_scale_init: start of the scale behind every sublayer.

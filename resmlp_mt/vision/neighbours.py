@@ -106,7 +106,7 @@ def extract(classifier: Classifier, loader: Iterable[Batch]) -> tuple[Tensor, Te
     """Features of length 1 (images, dim) and classes (images,), on the CPU.
 
     Raises:
-        UserError: if the features are no finite numbers, or there are no images.
+        UserError: if the features are not finite numbers, or there are no images.
     """
     features: list[Tensor] = []
     labels: list[Tensor] = []

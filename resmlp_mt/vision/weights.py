@@ -275,8 +275,8 @@ def _square(tokens: int, name: str) -> tuple[int, int]:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise UserError(
-            f"{name}: its mixing matrices are for {tokens} patches, which are no square grid: "
-            "create the model with the img_size of these weights."
+            f"{name}: its mixing matrices are for {tokens} patches, which do not make a square "
+            "grid: create the model with the img_size of these weights."
         )
     return side, side
 

@@ -161,8 +161,8 @@ def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None)
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise UserError(
-            f"the mixing matrices are for {tokens} patches, which are no square: name their grid "
-            "with --grid ROWS COLUMNS."
+            f"the mixing matrices are for {tokens} patches, which do not make a square: name "
+            "their grid with --grid ROWS COLUMNS."
         )
     return side, side
 
