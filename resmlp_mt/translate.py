@@ -7,26 +7,26 @@
 MODEL is a folder from ``python -m resmlp_mt.export``, or a checkpoint (which loads fairseq). The
 options are those of fairseq-interactive. Line n of the output is the translation of line n; with
 --nbest or --print-scores lines are "D-<line>\\t<score>\\t<text>" as in fairseq, lines counted
-from 0 and scores to base 2.
+from 0 and scores to base 2. A pipe gets its line back at once: what waits is translated together.
 """
 
 import argparse
-import itertools
+import dataclasses
 import logging
-import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, TextIO
 
 from resmlp_mt.command_line import Parser, command
 from resmlp_mt.engine.options import DTYPES, SearchOptions
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs, output_file
 
 if TYPE_CHECKING:  # --help answers without what translates
     from resmlp_mt.engine.model_folder import TranslationModel
-    from resmlp_mt.engine.translation import Translation
 
 logger = logging.getLogger("resmlp_mt.translate")
 
@@ -52,7 +52,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--buffer-size",
         type=int,
         metavar="N",
-        help="lines to read before translating (default: 1 from a terminal, else 2048)",
+        default=2048,
+        help="most lines to translate together, of those that wait",
     )
     parser.add_argument(
         "--shortlist",
@@ -61,6 +62,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--nbest", type=int, default=1, metavar="N", help="translations of a line")
     parser.add_argument("--print-scores", action="store_true", help="lines as with --nbest 2")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--out-format",
+        choices=("text", "jsonl"),
+        default="text",
+        help="jsonl: source, translation, score, alignment and n-best in an object a line",
+    )
     search = parser.add_argument_group("search")
     defaults = SearchOptions()
     search.add_argument("--beam", type=int, default=defaults.beam, metavar="N", help="hypotheses")
@@ -75,9 +83,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         ("min-len", int, "N", "fewest tokens of a translation"),
         ("max-len-a", float, "X", "a in the most tokens, a * source tokens + b"),
         ("max-len-b", int, "N", "b, see there"),
+        ("no-repeat-ngram-size", int, "N", "n-grams of this size come once, 0 allows all"),
+        ("repetition-penalty", float, "X", "what scores of earlier tokens are divided by"),
+        ("coverage-penalty", float, "X", "what it costs to leave out parts of the source"),
+        ("sampling-topk", int, "K", "draw among so many best tokens, -1 for all"),
+        ("sampling-topp", float, "P", "draw among the best of this probability, -1 for all"),
+        ("seed", int, "N", "of the draws"),
     ):
         default = getattr(defaults, option.replace("-", "_"))
         search.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
+    search.add_argument("--disable-unk", action="store_true", help="no unknown words")
+    search.add_argument(
+        "--sampling", action="store_true", help="draw --beam translations instead of searching"
+    )
     args = parser.parse_args(argv)
     for option in ("threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
         value = getattr(args, option)
@@ -118,36 +136,21 @@ def load(args: argparse.Namespace) -> "TranslationModel":
     return trained
 
 
-def read_lines(stream: BinaryIO, errors: list[OSError]) -> Iterator[str]:
-    """Lines of UTF-8 text; wrong bytes become U+FFFD, and only a line feed ends a line.
+@contextmanager
+def opened_output(path: Path | None) -> Iterator[TextIO]:
+    """Where translations go: standard output, or a file that appears when it is complete.
 
-    Where the stream cannot be read any further, the error is put into ``errors``, so that what
-    was read can be translated before it is reported.
+    Raises:
+        UserError: if it cannot be written.
     """
-
-    def lines() -> Iterator[bytes]:
-        try:
-            yield from stream
-        except OSError as error:
-            errors.append(error)
-
-    for number, line in enumerate(lines(), start=1):
-        text = line.decode("utf-8", errors="replace")
-        if "\ufffd" in text and text.encode() != line:
-            logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
-        yield text.strip()
-
-
-def write(first: int, results: "list[list[Translation]]", args: argparse.Namespace) -> None:
-    """Print translations; ``first`` is the number of the first line."""
-    for number, translations in enumerate(results, start=first):
-        for translation in translations[: args.nbest]:
-            if args.print_scores or args.nbest > 1:
-                score = translation.score / math.log(2)
-                print(f"D-{number}\t{score}\t{translation.text}")
-            else:
-                print(translation.text)
-    sys.stdout.flush()
+    if path is not None:
+        with output_file(path, "--output") as partial, partial.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    try:
+        yield sys.stdout
+    except OSError as error:
+        raise UserError(f"standard output cannot be written: {error.strerror}.") from error
 
 
 @command
@@ -159,36 +162,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         stream = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
-    options = SearchOptions(
-        beam=args.beam,
-        lenpen=args.lenpen,
-        unnormalized=args.unnormalized,
-        unkpen=args.unkpen,
-        temperature=args.temperature,
-        min_len=args.min_len,
-        max_len_a=args.max_len_a,
-        max_len_b=args.max_len_b,
-    )
+    check_outputs([args.output], "--output")
+    names = [field.name for field in dataclasses.fields(SearchOptions)]
+    options = SearchOptions(**{name: getattr(args, name) for name in names})
 
+    from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
     from resmlp_mt.engine.translator import Translator
 
+    if args.input != "-" and sys.stderr.isatty():
+        logger.setLevel(logging.INFO)  # how far it is
     translator = Translator(load(args), options, args.batch_size, args.max_tokens, args.shortlist)
-    buffer_size = args.buffer_size or (1 if stream.isatty() else 2048)
+    is_json = args.out_format == "jsonl"
+    is_scored = args.print_scores or args.nbest > 1
     first = 0
-    with stream:
-        errors: list[OSError] = []
-        lines = read_lines(stream, errors)
-        while buffer := list(itertools.islice(lines, buffer_size)):
-            results = translator.translate(buffer)
-            try:
-                write(first, results, args)
-            except OSError as error:
-                raise UserError(f"standard output cannot be written: {error.strerror}.") from error
-            first += len(buffer)
-    if errors:
-        raise UserError(
-            f"--input {args.input} cannot be read behind line {first}: {errors[0].strerror}."
-        ) from errors[0]
+    errors: list[OSError] = []
+    with stream, opened_output(args.output) as file:
+        for lines in waiting_lines(stream, args.buffer_size, errors):
+            results = translator.translate(
+                lines,
+                num_hypotheses=args.nbest,
+                return_attention=is_json and translator.has_attention,
+            )
+            for number, translations in enumerate(results):
+                if is_json:
+                    line = lines[number]
+                    write_json(file, line, translator.pieces(line), translations)
+                else:
+                    write_text(file, first + number, translations, is_scored)
+            file.flush()
+            first += len(lines)
+            logger.info("%d lines are translated", first)
+        if errors:
+            raise UserError(
+                f"--input {args.input} cannot be read behind line {first}: {errors[0].strerror}."
+            ) from errors[0]
     if translator.failed:
         raise UserError(
             f"{translator.failed} of {first} lines have no translation of a finite score and were "

@@ -3,7 +3,6 @@
 import io
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -205,9 +204,11 @@ def test_what_was_read_before_an_input_error_is_translated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Failing(io.BytesIO):
-        def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
-            yield b"w1 w2\n"
-            yield b"w3\n"
+        parts = iter([b"w1 w2\n", b"w3\n"])
+
+        def read1(self, size: int = -1) -> bytes:
+            if part := next(self.parts, b""):
+                return part
             raise OSError(5, "Input/output error")
 
     words = Vocabulary(dictionary(20).symbols)

@@ -1,6 +1,8 @@
 """``python -m resmlp_mt.translate`` on exported folders and checkpoints."""
 
 import io
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +155,51 @@ def test_mistakes_are_named_in_one_line(
         assert isinstance(error.value, UserError)
         assert error.match(message)
         assert "\n" not in str(error.value)
+
+
+def test_a_pipe_gets_its_line_back_at_once(model: Path) -> None:
+    """The second line is written when the translation of the first has been read."""
+    command = [sys.executable, "-m", "resmlp_mt.translate", str(model), "--threads", "1"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in (b"one two\n", b"five\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert process.stdout.readline().decode().strip()
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_output_goes_to_a_file_that_appears_when_it_is_complete(
+    corpus: Corpus, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (corpus.folder / "test.en").read_bytes()
+    expected = run(model, text=text, capsys=capsys)
+    assert run(model, "--output", tmp_path / "out", text=text, capsys=capsys) == []
+    assert (tmp_path / "out").read_text(encoding="utf-8").splitlines() == expected
+    with pytest.raises(UserError, match=r"--output .*none/out cannot be written"):
+        run(model, "--output", tmp_path / "none" / "out", text=text, capsys=capsys)
+
+
+def test_json_lines_have_score_alignment_and_nbest(
+    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = b"one two\n\n" + b"two " * 99 + b"\n"
+    plain = run(model, "--nbest", 2, text=text, capsys=capsys)
+    found = [
+        json.loads(line)
+        for line in run(model, "--nbest", 2, "--out-format", "jsonl", text=text, capsys=capsys)
+    ]
+    first = found[0]
+    assert first["source"] == "one two"
+    scores = [f"D-0\t{n['score']}\t{n['translation']}" for n in first["nbest"]]
+    assert scores == plain[:2]
+    assert (first["translation"], first["score"]) == tuple(first["nbest"][0].values())
+    sizes = len(first["source_pieces"]), len(first["pieces"])
+    assert [target for _, target in first["alignment"]] == list(range(sizes[1]))
+    assert all(0 <= source < sizes[0] for source, _ in first["alignment"])
+    assert (found[1]["translation"], found[1]["score"]) == ("", 0.0)
+    assert (found[2]["translation"], found[2]["score"]) == ("", None)

@@ -14,6 +14,8 @@ from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.beam_search import WordChoice
+    from resmlp_mt.engine.shortlist import Shortlist
+    from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
@@ -74,3 +76,17 @@ def search_of(
         generator if options.sampling else None,
         told(numbers),
     )
+
+
+def chosen_words(shortlist: Shortlist, model: EncoderDecoder) -> Callable[[Batch], WordChoice]:
+    """The words that the sentences of a batch may use, by the shortlist."""
+    from resmlp_mt.engine.beam_search import WordChoice
+    from resmlp_mt.packed_linear import selector
+
+    select = selector(model.decoder.output_projection)
+
+    def choose(batch: Batch) -> WordChoice:
+        words, allowed = shortlist.words(batch)
+        return WordChoice(words, allowed, select(words))
+
+    return choose

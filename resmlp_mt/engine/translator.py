@@ -13,7 +13,7 @@ from resmlp_mt.engine import lengths, model_folder
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
-from resmlp_mt.engine.search import Batch, Callback, search_of
+from resmlp_mt.engine.search import Batch, Callback, chosen_words, search_of
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
 
     from resmlp_mt.engine.beam_search import WordChoice
     from resmlp_mt.engine.forced_decoding import Forced
-    from resmlp_mt.engine.shortlist import Shortlist
     from resmlp_mt.mixing import TokenMixing
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
@@ -95,7 +94,7 @@ class Translator:
                     f"--beam {options.beam} is too large for this shortlist: choose at most "
                     f"{most}, or leave out --shortlist."
                 )
-            self._words = _chosen_words(loaded.shortlist, loaded.model)
+            self._words = chosen_words(loaded.shortlist, loaded.model)
 
     @classmethod
     def load(
@@ -243,7 +242,7 @@ class Translator:
         """Translations of each line in turn; ``buffer_size`` lines are read ahead and sorted.
 
         Raises:
-            TypeError: see :meth:`translate`.
+            TypeError: if ``lines`` is a single text.
         """
         if isinstance(lines, str):
             raise TypeError("expected lines, but got a str: write translate_iterable([text])")
@@ -287,12 +286,13 @@ class Translator:
         ]
 
     @property
-    def encoder_layers(self) -> int:
-        """The number of layers that :meth:`mixing_matrix` knows.
+    def has_attention(self) -> bool:
+        """Whether ``return_attention`` can be given."""
+        return not isinstance(self.loaded.model, OnnxModel)
 
-        Raises:
-            UserError: if the model is ONNX graphs.
-        """
+    @property
+    def encoder_layers(self) -> int:
+        """The number of layers that :meth:`mixing_matrix` knows."""
         return self._encoder_decoder("the mixing matrix").config.encoder_layers
 
     def mixing_matrix(self, layer: int, length: int) -> Tensor:
@@ -384,17 +384,3 @@ def _empty(line: str, reason: str) -> list[Translation]:
     """The one translation of a line that cannot be translated; the reason is logged."""
     logger.error("the line that begins with '%s' %s", line[:40], reason)
     return [Translation("", "", -float("inf"), [])]
-
-
-def _chosen_words(shortlist: Shortlist, model: EncoderDecoder) -> Callable[[Batch], WordChoice]:
-    """The words that the sentences of a batch may use, by the shortlist."""
-    from resmlp_mt.engine.beam_search import WordChoice
-    from resmlp_mt.packed_linear import selector
-
-    select = selector(model.decoder.output_projection)
-
-    def choose(batch: Batch) -> WordChoice:
-        words, allowed = shortlist.words(batch)
-        return WordChoice(words, allowed, select(words))
-
-    return choose

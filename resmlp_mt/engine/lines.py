@@ -1,0 +1,127 @@
+"""Lines as they come in, and translations as they go out."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import select
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+if TYPE_CHECKING:
+    from resmlp_mt.engine.translation import Translation
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1 << 16  # bytes that are read at once
+
+
+def waiting_lines(
+    stream: BinaryIO, most: int, errors: list[OSError] | None = None
+) -> Iterator[list[str]]:
+    """Lines of UTF-8 text, in lists of all that wait, but no more than ``most``.
+
+    Only the first line of a list is waited for, so that a pipe gets its line back at once. Only a
+    line feed ends a line; wrong bytes become U+FFFD, with an error in the log.
+
+    Where the stream cannot be read any further, the error is put into ``errors``, so that what was
+    read can be translated before it is reported.
+    """
+    number = 0
+    for waiting in _raw_lines(stream, most, [] if errors is None else errors):
+        lines = []
+        for line in waiting:
+            number += 1
+            text = line.decode("utf-8", errors="replace")
+            if "\ufffd" in text and text.encode() != line:
+                logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
+            lines.append(text.strip())
+        yield lines
+
+
+def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[list[bytes]]:
+    read = stream.read1 if isinstance(stream, io.BufferedIOBase) else stream.read
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while chunk := read(CHUNK):
+                yield chunk
+        except OSError as error:
+            errors.append(error)
+
+    lines: list[bytes] = []
+    begun: list[bytes] = []  # the parts of a line whose end has not come
+    for chunk in chunks():
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        if others:
+            lines += [b"".join(begun), *others[:-1]]
+            begun = others[-1:]
+        while len(lines) >= most:
+            yield lines[:most]
+            del lines[:most]
+        if lines and not _has_more(stream):
+            yield lines
+            lines = []
+    if last := b"".join(begun):
+        lines.append(last)
+    if lines:
+        yield lines
+
+
+def _has_more(stream: BinaryIO) -> bool:
+    """Whether something, be it the end, can be read without waiting."""
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except (OSError, ValueError):  # not a file of the system's, so nothing waits elsewhere
+        return True
+
+
+def write_text(file: TextIO, number: int, translations: list[Translation], scored: bool) -> None:
+    """The text of each translation; with scores as ``fairseq-interactive`` prints them."""
+    for translation in translations:
+        if scored:
+            file.write(f"D-{number}\t{_base_2(translation.score)}\t{translation.text}\n")
+        else:
+            file.write(f"{translation.text}\n")
+
+
+def write_json(
+    file: TextIO, source: str, pieces: list[str], translations: list[Translation]
+) -> None:
+    """One line of JSON; see docs/engine.md."""
+    best = translations[0]
+    entry = {
+        "source": source,
+        "translation": best.text,
+        "score": _finite(best.score),
+        "source_pieces": pieces,
+        "pieces": best.pieces.split(),
+        "alignment": alignment(best),
+        "nbest": [{"translation": t.text, "score": _finite(t.score)} for t in translations],
+    }
+    file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def alignment(translation: Translation) -> list[tuple[int, int]] | None:
+    """For each piece of a translation, the piece of the source that it attends to most.
+
+    Pairs of source and target, counted from 0, as ``fairseq-generate --print-alignment`` has
+    them; None without attention.
+    """
+    if translation.attention is None:
+        return None
+    between = translation.attention[:-1, :-1]  # without end-of-sentence
+    if not between.numel():
+        return []
+    return [(source, target) for target, source in enumerate(between.argmax(dim=1).tolist())]
+
+
+def _base_2(score: float) -> float:
+    return score / math.log(2)
+
+
+def _finite(score: float) -> float | None:
+    return _base_2(score) if math.isfinite(score) else None
