@@ -70,7 +70,7 @@ Backend = Callable[[Batch], object]
 def model() -> EncoderDecoder:
     """Random weights, the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    built = empty(SIZES).to_empty(device="cpu")
+    built = empty(SIZES)
     for parameter in built.parameters():
         parameter.copy_(0.03 * torch.randn(parameter.shape, generator=generator))
     return built
