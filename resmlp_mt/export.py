@@ -53,8 +53,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.format == "onnx" and args.shortlist is not None:
         parser.error("--format onnx scores the whole vocabulary: drop --shortlist")
-    if args.format == "onnx" and args.dtype != "float32":
-        parser.error(f"--format onnx has float32 weights: drop --dtype {args.dtype}")
+    if args.format == "onnx" and args.dtype == "bfloat16":
+        parser.error("--format onnx has float32 or int8 weights: choose one of them for --dtype")
     return args
 
 
@@ -80,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         text = read_training_text(args.shortlist, trained)
         trained.shortlist = build_shortlist(text, trained)
     if args.format == "onnx":
-        from resmlp_mt.engine.onnx_export import export_onnx
+        from resmlp_mt.engine.onnx_export import export_int8, export_onnx
 
-        model_folder.save(trained, args.output, write_weights=export_onnx)
+        write = export_int8 if args.dtype == "int8" else export_onnx
+        model_folder.save(trained, args.output, args.dtype, write)
     else:
         model_folder.save(trained, args.output, args.dtype)
     size = sum(path.stat().st_size for path in args.output.iterdir())

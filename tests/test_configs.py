@@ -27,7 +27,7 @@ from conftest import ROOT, Corpus, fairseq
 from models import dictionary
 from test_models import expected_parameters
 
-CONFIGS = ROOT / "configs/mt"
+CONFIGS = ROOT / "resmlp_mt/configs/mt"
 WMT = (512, 2048, 8, 256, 32_000)
 MULTI30K = (3, 128, 512, 4, 128, 4_000)
 # name: layers, dim, hidden, heads, longest sentence, vocabulary
@@ -57,13 +57,16 @@ def documented(name: str) -> list[str]:
     """The arguments of the command line that docs/recipes.md gives for a recipe."""
     text = (ROOT / "docs/recipes.md").read_text()
     (block,) = re.findall(rf"^## {name}\n+```sh\n(.+?)^```$", text, re.DOTALL | re.MULTILINE)
-    program, *arguments = shlex.split(block.replace("\\\n", " "))
+    block = block.replace("\\\n", " ").replace("$(python -m resmlp_mt)", str(ROOT / "resmlp_mt"))
+    program, *arguments = shlex.split(block)
     assert program == "fairseq-train"
     return arguments
 
 
 def from_command_line(arguments: list[str]) -> DictConfig:
-    """What fairseq-train resolves."""
+    """What fairseq-train resolves; scripts of the checkout name the plugin's folder in it."""
+    plugin = str(ROOT / "resmlp_mt")
+    arguments = [plugin if argument == "resmlp_mt" else argument for argument in arguments]
     args = options.parse_args_and_arch(options.get_training_parser(), arguments)
     return convert_namespace_to_omegaconf(args)
 
@@ -283,12 +286,14 @@ def test_the_documented_hours_are_the_estimated_ones() -> None:
     ]
 
 
-def hydra_train(corpus: Corpus, folder: Path, *overrides: str, expect: int = 0) -> str:
+def hydra_train(
+    corpus: Corpus, folder: Path, *overrides: str, expect: int = 0, cwd: Path = ROOT
+) -> str:
     """Train demo.yaml on the test corpus, as documented, and return what was printed."""
     return fairseq(
-        "hydra-train", "--config-dir", "configs/mt", "--config-name", "demo",
+        "hydra-train", "--config-dir", CONFIGS, "--config-name", "demo",
         f"task.data={corpus.data}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}",
-        *overrides, expect=expect, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        *overrides, expect=expect, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=cwd,
     ).stdout  # fmt: skip
 
 
@@ -306,7 +311,10 @@ def depths(checkpoint: Path, corpus: Corpus) -> tuple[int, int]:
 
 
 def test_hydra_trains_the_demo(corpus: Corpus, tmp_path: Path) -> None:
-    log = hydra_train(corpus, tmp_path, "optimization.max_update=5")
+    """From any folder, also one that holds another copy of the plugin."""
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone/resmlp_mt").symlink_to(ROOT / "resmlp_mt")
+    log = hydra_train(corpus, tmp_path, "optimization.max_update=5", cwd=tmp_path / "clone")
     assert rows(log, "train")[-1]["train_num_updates"] == "5"
     assert depths(tmp_path / "checkpoint_last.pt", corpus) == (2, 2)
 

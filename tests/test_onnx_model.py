@@ -1,8 +1,10 @@
 """A folder of ONNX graphs translates like one of safetensors, and without PyTorch."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,8 @@ from resmlp_mt.engine import model_folder, onnx_search
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.onnx_export import export_onnx
-from resmlp_mt.engine.onnx_model import DECODER_STEP, OnnxModel
+from resmlp_mt.engine.onnx_export import export_int8, export_onnx
+from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER, OnnxModel
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import UNK, Vocabulary
@@ -89,6 +91,27 @@ def test_the_best_of_a_large_vocabulary_are_found_through_chunks() -> None:
         np.testing.assert_array_equal(row[where], expected)
 
 
+def test_the_documented_loop_is_greedy_search(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = re.findall(
+        r"^```python\n(.+?)^```$", (ROOT / "docs/onnx.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (folders[1].parent / "model").symlink_to(folders[1])
+    monkeypatch.chdir(folders[1].parent)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    model = model_folder.load(folders[1]).model
+    for row in sentences([5, 1, 9], 20, seed=2):
+        options = SearchOptions(beam=1, min_len=0)
+        ((found,),) = onnx_search.beam_search(
+            model, [row.tolist()], options, SpecialTokens(PAD, EOS, UNK)
+        )
+        limit = len(found.tokens)
+        documented = names["greedy"](row.tolist(), limit)
+        assert documented[: limit - 1] == found.tokens[: limit - 1]
+
+
 def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
     folders: tuple[Path, Path],
 ) -> None:
@@ -113,6 +136,26 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
     for ours, expected in zip(*outputs, strict=True):
         assert (ours[0], ours[2]) == (expected[0], expected[2])
         assert float(ours[1]) == pytest.approx(float(expected[1]), abs=1e-4)
+
+
+def test_int8_graphs_are_smaller_and_translate(tmp_path: Path) -> None:
+    words = Vocabulary(dictionary(20).symbols)
+    sizes = {"encoder_embed_dim": 64, "decoder_embed_dim": 64, "encoder_ffn_embed_dim": 256}
+    translation = TranslationModel(fold(build(3, **sizes).float()), "en", "de", words, words, None)
+    model_folder.save(translation, tmp_path / "float32", write_weights=export_onnx)
+    model_folder.save(translation, tmp_path / "int8", "int8", export_int8)
+    graphs = (ENCODER, DECODER_STEP)
+    sizes = [
+        sum((tmp_path / kind / graph).stat().st_size for graph in graphs)
+        for kind in ("float32", "int8")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    tokens = np.array([[5, 6, 7, EOS]])
+    keys = [
+        model_folder.load(tmp_path / kind).model.encode(tokens, np.array([4])).keys
+        for kind in ("float32", "int8")
+    ]
+    assert 0 < np.abs(keys[0] - keys[1]).max() < 0.1 * np.abs(keys[0]).max()
 
 
 def test_other_types_and_broken_graphs_are_refused(folders: tuple[Path, Path]) -> None:

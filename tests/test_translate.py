@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,53 @@ def test_int8_translates_nearly_alike(
     float32 = run(model, text=text, capsys=capsys)
     int8 = run(model, "--dtype", "int8", text=text, capsys=capsys)
     assert sum(a == b for a, b in zip(float32, int8, strict=True)) >= 0.7 * len(int8)
+
+
+BLOCKED = ["fairseq", "fairseq_cli", "hydra", "omegaconf", "timm", "torchvision", "sklearn",
+           "matplotlib"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "expected"),
+    [
+        ("translate", ["MODEL", "--input", "SOURCE"], ""),
+        ("score", ["-i", "TARGET", "--ref", "TARGET", "-l", "en-de", "-m", "bleu"], "100"),
+        ("translate", ["missing"], "missing is neither a checkpoint nor a folder"),
+        ("translate", ["CHECKPOINT"], "fairseq, .* run pip install 'resmlp_mt\\[train\\]'"),
+        ("export", ["CHECKPOINT", "--output", "x"], "run pip install 'resmlp_mt\\[train\\]'"),
+        ("visualize", ["--help"], "usage: "),
+        ("vision.train", ["--help"], "resmlp_mt\\[vision\\]"),
+        ("average", ["--version"], "resmlp_mt \\d"),
+    ],
+    ids=str,
+)
+def test_the_base_install_translates_and_scores(
+    corpus: Corpus, model: Path, trained: Path, module: str, arguments: list[str], expected: str
+) -> None:
+    """Without the packages of the extras, and with a terminal that knows ASCII alone."""
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({BLOCKED}));"
+        f"runpy.run_module('resmlp_mt.{module}', run_name='__main__', alter_sys=True)"
+    )
+    places = {
+        "MODEL": model,
+        "CHECKPOINT": trained / "checkpoint_best.pt",
+        "SOURCE": corpus.folder / "test.en",
+        "TARGET": corpus.folder / "test.de",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, *(str(places.get(a, a)) for a in arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    output = done.stdout + done.stderr
+    assert "Traceback" not in output
+    assert re.search(expected, output), output
+    if "MODEL" in arguments:
+        right = corpus.sentences("test", "de")
+        assert sum(f in right for f in done.stdout.splitlines()) >= 6
 
 
 @pytest.mark.parametrize(

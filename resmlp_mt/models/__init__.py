@@ -1,13 +1,20 @@
 """Registration with fairseq; ``--user-dir resmlp_mt`` or ``import resmlp_mt.models`` does it."""
 
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.models import resmlp_mt as resmlp_mt
+
+# ``common.user_dir: ${resmlp_mt:}``: the folder of this very plugin. A path of its own could name
+# another copy of it, in another folder, and fairseq refuses two modules of one name.
+OmegaConf.register_new_resolver(
+    "resmlp_mt", lambda: str(Path(__file__).resolve().parent.parent), replace=True
+)
 
 
 class HydraCallback(Callback):
