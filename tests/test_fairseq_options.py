@@ -1,0 +1,82 @@
+"""The table of options is complete, and what it says is what the project promises."""
+
+import argparse
+import json
+from collections.abc import Iterable
+
+import pytest
+from fairseq.dataclass.configs import EMAConfig, GenerationConfig, InteractiveConfig
+from fairseq.models.transformer_align import TransformerAlignModel
+from fairseq.tasks.translation import TranslationConfig
+
+from benchmarks.fairseq_options import (
+    GENERATE,
+    INTERACTIVE,
+    PAGE,
+    ROWS,
+    TRAIN,
+    VALIDATE,
+    Case,
+    Row,
+    page,
+)
+
+# What no row can show: where files are, and the weights of embeddings that are frozen elsewhere.
+ELSEWHERE = {
+    "--source-lang", "--target-lang", "--train-subset", "--input", "--help", "--data",
+    "--ema-seed-model", "--eval-bleu-args", "--eval-bleu-detok", "--eval-bleu-detok-args",
+    "--eval-bleu-remove-bpe",
+}  # fmt: skip
+# The size of the matrices is part of the model; the other two save memory and change nothing else.
+BY_DESIGN = {
+    "--max-source-positions 60",
+    "--max-target-positions 60",
+    "--checkpoint-activations",
+    "--offload-activations",
+}
+
+
+def flags(cases: Iterable[Case]) -> set[str]:
+    words = " ".join(f"{case.options} {case.with_options}" for case in cases).split()
+    return {word for word in words if word.startswith("--")}
+
+
+def declared(dataclass: type) -> set[str]:
+    names = dataclass.__dataclass_fields__  # type: ignore[attr-defined]
+    return {"--" + name.replace("_", "-") for name in names if not name.startswith("_")}
+
+
+def test_every_option_has_a_row() -> None:
+    parser = argparse.ArgumentParser()
+    TransformerAlignModel.add_args(parser)
+    model_options = {flag for action in parser._actions for flag in action.option_strings}
+    model_options = {flag for flag in model_options if flag.startswith("--")}
+    tried = flags([*TRAIN, *GENERATE, *VALIDATE, *INTERACTIVE])
+    # the sizes of the layers are given to every command of the table
+    sizes = {
+        f"--{side}-{size}"
+        for side in ("encoder", "decoder")
+        for size in ("embed-dim", "ffn-embed-dim")
+    }
+    task = declared(TranslationConfig) | declared(EMAConfig)
+    assert not (model_options | task) - flags(TRAIN) - sizes - ELSEWHERE
+    assert not declared(GenerationConfig) - flags(GENERATE)
+    assert declared(InteractiveConfig) <= tried | ELSEWHERE
+
+
+ROWS_BY_COMMAND = {
+    command: [Row(*row) for row in rows] for command, rows in json.loads(ROWS.read_text()).items()
+}
+
+
+@pytest.mark.parametrize("command", ROWS_BY_COMMAND)
+def test_nothing_is_ignored_or_fails_that_the_transformer_honours(command: str) -> None:
+    for row in ROWS_BY_COMMAND[command]:
+        if row.options not in BY_DESIGN:
+            assert row.resmlp[0] in ("refused", "honoured", row.transformer[0]), row
+        if row.resmlp[0] == "refused":
+            assert row.resmlp[1], row
+
+
+def test_the_page_is_that_of_the_rows() -> None:
+    assert PAGE.read_text() == page(ROWS_BY_COMMAND)
