@@ -42,7 +42,9 @@ ours are the same, the option does the same.
 Where they differ although ResMLP has the option: `--max-source-positions` and
 `--max-target-positions` are the size of the mixing matrices, so that another value is another
 model. `--checkpoint-activations` and `--offload-activations` change nothing but memory and time
-here, while the Transformer draws other dropout with them. Pruning works for either side alone.
+here, while the Transformer draws other dropout with them. `--load-alignments` has the weights of
+the attention computed in training, by a kernel that rounds otherwise. Pruning works for either side
+alone.
 """
 
 
@@ -410,7 +412,7 @@ class Bench:
         elif command == "validate":
             done = run(
                 command, self.data, "--task", "translation", "--path", paths["base"], "--cpu",
-                "--num-workers", 0, "--log-format", "json", *arguments,
+                "--batch-size", 6, "--num-workers", 0, "--log-format", "json", *arguments,
             )  # fmt: skip
         else:
             done = run(
@@ -466,7 +468,7 @@ def page(tables: dict[str, list[Row]]) -> str:
 def _line(row: Row) -> str:
     cells = [f"`{part}`" if part else "" for part in (row.options, row.with_options)]
     for kind, reason in (row.transformer, row.resmlp):
-        reason = re.sub(r"^fairseq-\w+: error: ", "", reason)[:160].replace("|", "\\|")
+        reason = re.sub(r"^fairseq-\w+: error: ", "", reason.strip())[:160].replace("|", "\\|")
         cells.append(f"{kind}: {reason}" if reason else kind)
     return "| " + " | ".join(cell.replace("{{", "{").replace("}}", "}") for cell in cells) + " |"
 

@@ -14,7 +14,7 @@ from fairseq import checkpoint_utils, options, tasks
 from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
-from fairseq.data import bucket_pad_length_dataset, data_utils
+from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
@@ -146,6 +146,19 @@ def test_buckets_are_lengths_of_the_corpus(count: int) -> None:
         assert set(buckets) <= set(sizes)
     with pytest.raises(TypeError):
         inspect.unwrap(data_utils.get_buckets)(sizes, count)
+
+
+def test_sentences_are_padded_to_the_buckets() -> None:
+    words, lines = dictionary(20), sentences([3, 4, 5, 8, 9, 10])
+    sizes = [len(line) for line in lines]
+    both = (lines, sizes, words)
+    dataset = LanguagePairDataset(*both, *both, num_buckets=2)
+    assert [len(dataset[index]["source"]) for index in range(6)] == [5, 5, 5, 10, 10, 10]
+    batch = dataset.collater([dataset[index] for index in range(2)])
+    assert batch["net_input"]["src_lengths"].tolist() == [4, 3]
+    assert batch["net_input"]["src_tokens"].shape == batch["target"].shape == (2, 5)
+    with pytest.raises(AttributeError, match="compat"):
+        inspect.unwrap(LanguagePairDataset.__init__)(dataset, *both, *both, num_buckets=2)
 
 
 def test_r_drop_leaves_the_batch_as_it_was() -> None:

@@ -5,14 +5,16 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from fairseq import checkpoint_utils
 from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
-from fairseq.data import bucket_pad_length_dataset, data_utils
+from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
 
 from resmlp_mt.fairseq_plugin.remedies import wrap
 
@@ -24,7 +26,7 @@ def apply() -> None:
     keep_as_many_best_checkpoints()
 
 
-# --- --num-batch-buckets uses an argument that numpy 2.4 has no more ---
+# --- --num-batch-buckets uses an argument and a type that numpy 2 has no more ---
 
 
 def make_buckets() -> None:
@@ -34,11 +36,20 @@ def make_buckets() -> None:
     except TypeError:
         wrap(data_utils, "get_buckets", _get_buckets)
         bucket_pad_length_dataset.get_buckets = data_utils.get_buckets
+    if not hasattr(np, "compat"):
+        wrap(LanguagePairDataset, "__init__", _language_pair_dataset)
 
 
 def _get_buckets(_: Callable[..., Any], sizes: Any, num_buckets: int) -> Any:
     shares = np.linspace(0, 100, num_buckets + 1)
     return np.unique(np.percentile(sizes, shares, method="lower")[1:])
+
+
+def _language_pair_dataset(
+    original: Callable[..., None], self: Any, *args: Any, **kwargs: Any
+) -> None:
+    with mock.patch.object(np, "compat", SimpleNamespace(long=int), create=True):
+        original(self, *args, **kwargs)
 
 
 # --- R-Drop doubles the inputs of a batch in place, and --eval-bleu then lacks references ---
