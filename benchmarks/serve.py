@@ -85,7 +85,7 @@ def ask(connection: http.client.HTTPConnection, body: str) -> tuple[int, Any]:
     return answer.status, json.loads(answer.read())
 
 
-def wrk(port: int, bodies: Path, clients: int, seconds: float) -> dict[str, float]:
+def wrk(port: int, bodies: Path, clients: int, seconds: int) -> dict[str, float]:
     """Requests a second and milliseconds to the answer, each client asking as soon as it can."""
     environment = {"SENTENCES": str(bodies), "SEED": str(clients)}
     done = subprocess.run(
@@ -345,7 +345,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=Path, required=True, metavar="TEXT")
     parser.add_argument("--lines", type=int, default=1000, help="of TEXT (default: 1000)")
     parser.add_argument("--workers", type=int, default=usable_cores())
-    parser.add_argument("--seconds", type=float, default=30, help="of each load (default: 30)")
+    parser.add_argument("--seconds", type=int, default=30, help="of each load (default: 30)")
     parser.add_argument("--requests", type=int, default=20_000, help="for the memory")
     parser.add_argument("--rounds", type=int, default=3, help="of the engine alone")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of the report")
