@@ -199,6 +199,10 @@ def _check_plain(value: Any, where: str, depth: int = 0, key: str = "") -> None:
         raise RefusedError(f"{where:.200} holds a {type(value).__name__}")
 
 
+LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+"""Where hydra's configuration of the log writes; logging.config's names of the two streams."""
+
+
 def _check_text(text: str, where: str, key: str) -> None:
     if len(text) > MOST_TEXT:
         raise RefusedError(f"{where:.200} is a text of {len(text)} characters")
@@ -206,7 +210,7 @@ def _check_text(text: str, where: str, key: str) -> None:
         raise RefusedError(f"{where:.200} is {text!r:.80}, which stands for something else")
     if key in PATHS:
         return
-    if "://" in text and text not in _default_addresses():
+    if "://" in text and text not in {*LOG_STREAMS, *_default_addresses()}:
         raise RefusedError(f"{where:.200} is {text!r:.80}, an address")
     try:
         expression = ast.parse(text.strip(), mode="eval")
