@@ -37,8 +37,8 @@ MIXINGS = {
     "paper": MixingConfig(),
     "plus": MixingConfig(heads=HEADS, relative="alone", values=True),
     "plus, decay": MixingConfig(heads=HEADS, relative="alone", values=True, decay=True),
-    "plus, gate": MixingConfig(heads=HEADS, relative="alone", values=True, gate=True),
     "plus, absolute beside": MixingConfig(heads=HEADS, relative="beside", values=True),
+    "plus, gate": MixingConfig(heads=HEADS, relative="alone", values=True, gate=True),
 }
 
 
@@ -122,28 +122,32 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     builders: dict[str, Callable[[], nn.Module]] = {
-        **{f"ResMLP, {name}": partial(resmlp, mixing) for name, mixing in MIXINGS.items()},
         "fairseq's Transformer": Transformer,
+        **{f"ResMLP, {name}": partial(resmlp, mixing) for name, mixing in MIXINGS.items()},
     }
-    found = {}
+    found: dict[str, list[list[float]]] = {}
     for name, build in builders.items():
         found[name] = [perplexities(build, seed) for seed in args.seeds]
-        print(name, found[name], flush=True)
-    report = {"seeds": args.seeds, "lengths": LENGTHS, "perplexities": found}
+        write(args.seeds, {each: found.get(each, []) for each in builders})
+    print((HERE / "length_digits.md").read_text())
+
+
+def write(seeds: list[int], found: dict[str, list[list[float]]]) -> None:
+    """The report of what has been run so far."""
+    report = {"seeds": seeds, "lengths": LENGTHS, "perplexities": found}
     write_text(HERE / "length_digits.json", json.dumps(report, indent=1) + "\n")
     heads = " | ".join(f"{low}-{high} digits" for low, high in LENGTHS)
     lines = [f"| model | {heads} |", "|-|" + "-:|" * len(LENGTHS)]
-    for name, seeds in found.items():
-        medians = [statistics.median(values) for values in zip(*seeds, strict=True)]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.3g}" for value in medians) + " |")
+    for name, values in found.items():
+        medians = [f"{statistics.median(each):.3g}" for each in zip(*values, strict=True)]
+        lines.append(f"| {name} | " + " | ".join(medians or ["not run", "", ""]) + " |")
     write_text(
         HERE / "length_digits.md",
         "# Sentences longer than those of the training: sorting digits\n\n"
         f"Perplexity after {UPDATES} updates on lines of 1 to 15 digits; medians of "
-        f"{len(args.seeds)} seeds. {LAYERS} + {LAYERS} layers, width {DIM}, {HEADS} heads.\n"
+        f"{len(seeds)} seeds. {LAYERS} + {LAYERS} layers, width {DIM}, {HEADS} heads.\n"
         "Written by `benchmarks/length_digits.py`.\n\n" + "\n".join(lines) + "\n",
     )
-    print((HERE / "length_digits.md").read_text())
 
 
 if __name__ == "__main__":
