@@ -296,7 +296,7 @@ class Joiner:
 
         Args:
             cleaned: the kept pairs of the chunk.
-            new: which of them are no duplicates.
+            new: which of them are new.
             offset: pairs of the corpus before this chunk.
         """
         count = int(new.sum())

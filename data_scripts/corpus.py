@@ -118,7 +118,7 @@ def load(path: Path) -> Corpus:
             out of the folder, a part that names no declared file, two files of one name.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path} has over {MAX_BYTES} bytes: it is no corpus file")
+        raise UserError(f"{path} has over {MAX_BYTES} bytes: it is not a corpus file")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UnicodeDecodeError as error:

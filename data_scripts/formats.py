@@ -25,7 +25,7 @@ from resmlp_mt.errors import UserError
 Pair = tuple[bytes, bytes]
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is no sentence; the bound keeps memory small whatever the file holds."""
+"""A longer line is not a sentence; the bound keeps memory small whatever the file holds."""
 
 MAX_RATIO = 20
 """Text shrinks to a third or so when it is compressed; a compressed bomb to a thousandth."""
@@ -248,7 +248,7 @@ def _tsv(files: TextFiles) -> Iterator[Pair]:
 
 
 def _tmx(files: TextFiles) -> Iterator[Pair]:
-    """Translation units that have both languages ("en" also takes "en-GB"); others are no pairs."""
+    """Translation units that have both languages ("en" also takes "en-GB"); others are left out."""
     path = files.source
     empty = True
     langs: set[str] = set()

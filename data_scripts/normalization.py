@@ -2,7 +2,7 @@
 
 So every tool that encodes with the model prepares text as the training text was prepared.
 sentencepiece replaces the longest string of the map at each place, once, from left to right. NFC of
-all strings is no such map: marks can follow each other without end. The map has what is written:
+all strings is not such a map: marks can follow each other without end. The map has what is written:
 white space, invisible characters, every character and every sequence that composes to one, Hangul,
 a letter with two marks of which one composes with it, and vowel signs of Hebrew and Arabic in any
 order. All of it would be four times as large; `resmlp_mt` normalises before it encodes, so that for

@@ -164,7 +164,7 @@ def _positive(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    """NaN, which is out of every range, for what is no number."""
+    """NaN, which is out of every range, for text that is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         preparation = Preparation(args)
         if args.dry_run:
-            # `... | head` is no error.
+            # `... | head` is not an error.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print(preparation.plan())
             return 0

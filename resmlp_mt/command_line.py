@@ -117,7 +117,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
 
 
 def missing(error: ModuleNotFoundError) -> Exception:
-    """What to tell the user of a package that is not installed; ``error`` if it is none of ours."""
+    """What to tell the user of a missing package; ``error`` itself if no extra holds it."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return error

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model_folder.check_is_free(args.output)
     if not args.checkpoint.is_file():
-        raise UserError(f"{args.checkpoint} is no file: expected a checkpoint of fairseq-train.")
+        raise UserError(f"there is no file {args.checkpoint}: give a checkpoint of fairseq-train.")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set, since fairseq talks while it is loaded
     from resmlp_mt.fairseq_plugin.conversion import (

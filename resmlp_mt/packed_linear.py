@@ -181,7 +181,7 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
         bias, least = layer.bias, layer.least
         return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows], least)
     if not isinstance(layer, nn.Linear | PackedLinear):
-        raise TypeError(f"{type(layer).__name__} is no linear layer")
+        raise TypeError(f"{type(layer).__name__} is not a linear layer")
     packed = isinstance(layer, PackedLinear)
     weight = layer.weight.to_dense() if packed else layer.weight.detach()
     bias = layer.bias

@@ -199,7 +199,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     for names, message in (
         (["a", "b"], "b.pt has other parameters than"),
         (["a", "e"], "e.pt is not a file"),
-        (["c"], "c.pt is no fairseq checkpoint"),
+        (["c"], "c.pt is not a fairseq checkpoint"),
         (["d"], "d.pt cannot be read"),
         ([], "names no checkpoint"),
     ):

@@ -135,7 +135,7 @@ def test_int8_uses_the_least_value_of_each_activation() -> None:
 
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"--output {tmp_path} exists and is no empty folder"):
+    with pytest.raises(UserError, match=f"--output {tmp_path} exists and is not an empty folder"):
         model_folder.save(translation(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -279,7 +279,7 @@ def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.pt"], "missing.pt is neither a checkpoint nor a folder"),
+        (["missing.pt"], "there is no file missing.pt: give a checkpoint"),
         (["README.md"], "README.md cannot be read as a fairseq checkpoint"),
         (["README.md", "--sentencepiece-model", "LICENSE"], "LICENSE cannot be read as a sent"),
     ],

@@ -62,9 +62,9 @@ def test_different_line_counts_name_both_files(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"good\nb\xc3\nc\n", ", line 2 is no valid UTF-8 (unexpected end of data at byte 2)"),
+        (b"good\nb\xc3\nc\n", ", line 2 is not valid UTF-8 (unexpected end of data at byte 2)"),
         (b"good\nb\0\n", ", line 2 holds a NUL byte"),
-        ("a\n".encode("utf-16"), ", line 1 is no valid UTF-8"),
+        ("a\n".encode("utf-16"), ", line 1 is not valid UTF-8"),
         (b"", " is empty"),
         (b"Ein H@@ aus\n", ", line 1 still carries subword marks ('@@'): give --remove-bpe"),
         ("Ein\n▁Haus\n".encode(), ", line 2 still carries subword marks ('▁'): give --remove-bpe"),

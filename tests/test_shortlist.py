@@ -162,7 +162,7 @@ def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(kind: str) -> None
 
 
 def test_other_layers_have_no_selector() -> None:
-    with pytest.raises(TypeError, match="ReLU is no linear layer"):
+    with pytest.raises(TypeError, match="ReLU is not a linear layer"):
         selector(nn.ReLU())
 
 

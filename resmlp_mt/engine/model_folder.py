@@ -123,7 +123,9 @@ def check_is_free(folder: Path) -> None:
         UserError: if it has files in it.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output {folder} exists and is no empty folder: choose another name.")
+        raise UserError(
+            f"--output {folder} exists and is not an empty folder: choose another name."
+        )
 
 
 def load(
@@ -152,7 +154,7 @@ def load(
         languages = str(config["source_lang"]), str(config["target_lang"])
         for language in languages:
             if not re.fullmatch(r"[\w.@-]{1,64}", language):
-                raise ValueError(f"{language!r:.80} is no name of a language")
+                raise ValueError(f"{language!r:.80} is not the name of a language")
     except RecursionError as error:
         raise UserError(
             f"{folder / CONFIG} is nested too deeply: write it with python -m resmlp_mt.export."
@@ -209,7 +211,7 @@ def load(
 
 
 def unreadable(folder: Path, file: str, error: Exception) -> UserError:
-    """What to tell the user of a folder that is none of ours, or incomplete."""
+    """What to tell the user of a folder that is not ours or is incomplete."""
     return UserError(
         f"{folder} cannot be read as an exported model ({file}: {error}): "
         f"write it with python -m resmlp_mt.export."

@@ -17,7 +17,7 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a sentencepiece model.
 
     Raises:
-        UserError: if the file is missing or is none.
+        UserError: if the file is missing or is not a sentencepiece model.
     """
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))

@@ -56,7 +56,7 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
             f"{path} cannot be read as a fairseq checkpoint: {_reason(error)}."
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path} is no fairseq checkpoint: it has no entry 'model'.")
+        raise UserError(f"{path} is not a fairseq checkpoint: it has no entry 'model'.")
     return state
 
 
@@ -158,7 +158,7 @@ def average(paths: list[Path]) -> dict[str, Any]:
     mean has the parameter's own type.
 
     Raises:
-        UserError: if a file is missing, is no fairseq checkpoint, or has other parameters.
+        UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters.
     """
     if not paths:
         raise UserError("--inputs names no checkpoint.")
@@ -206,5 +206,7 @@ def _read_parameters(path: Path) -> dict[str, Any]:
         raise UserError(f"--inputs {path} is not a file.")
     state = read(path)
     if not all(isinstance(value, Tensor) for value in state["model"].values()):
-        raise UserError(f"{path} is no fairseq checkpoint: a parameter of it is no tensor.")
+        raise UserError(
+            f"{path} is not a fairseq checkpoint: one of its parameters is not a tensor."
+        )
     return state

@@ -32,7 +32,7 @@ def load_trained(
         sentencepiece_model: what made the subwords; by default spm.model beside ``data``.
 
     Raises:
-        UserError: if a file is missing or is none of the expected kind, or the sentencepiece
+        UserError: if a file is missing or of another kind, or the sentencepiece
             model is not the one that made the subwords of the dictionaries.
     """
     if not path.is_file():

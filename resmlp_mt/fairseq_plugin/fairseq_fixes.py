@@ -62,7 +62,7 @@ def apply() -> None:
     training_fixes.apply()
 
 
-# --- the last batch is dropped when its size is no multiple of --required-batch-size-multiple ---
+# --- the last batch is dropped unless --required-batch-size-multiple divides its size ---
 
 
 def keep_last_batch() -> None:

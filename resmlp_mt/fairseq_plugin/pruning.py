@@ -15,7 +15,7 @@ def kept(cfg: Any, side: str) -> list[int] | None:
     """The layers to keep, or None for all.
 
     Raises:
-        UserError: if the option is no list of numbers that rise.
+        UserError: if the option is not a list of rising numbers.
     """
     given = getattr(cfg, f"{side}_layers_to_keep", None)
     if not given:

@@ -59,7 +59,7 @@ def check(
     *,
     plugin_only: bool = False,
 ) -> None:
-    """Refuse a checkpoint whose configuration could run code, or is none.
+    """Refuse a checkpoint whose configuration could run code, or which has no configuration.
 
     Args:
         state: what the safe loader read, before fairseq has touched it.
@@ -104,7 +104,7 @@ def uses_plugin(state: Mapping[str, Any]) -> bool:
 
 def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     if not isinstance(cfg, Mapping):
-        raise RefusedError("its entry 'cfg' is no configuration")
+        raise RefusedError("its entry 'cfg' is not a configuration")
     _check_plain(cfg, "cfg")  # fairseq looks at fields before it replaces them
     for section, stored in _changed(cfg, overrides).items():
         _check_plain(stored, str(section))
@@ -130,7 +130,7 @@ def _check_section(section: str, stored: Any) -> None:
 def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     """The flat options of old checkpoints, which fairseq turns into text for hydra to parse."""
     if not isinstance(args, Namespace):
-        raise RefusedError("its entry 'args' is no configuration")
+        raise RefusedError("its entry 'args' is not a configuration")
     options = {**vars(args), **overrides}
     _check_plain(args, "args")
     _check_plain(options, "args")
@@ -141,7 +141,7 @@ def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) ->
     _dataclass("task", options.get("task", "translation"))
     for registry in REGISTRIES:
         if not re.fullmatch(r"\w*", str(options.get(registry))):
-            raise RefusedError(f"args.{registry} is {options[registry]!r:.80}, which is no name")
+            raise RefusedError(f"args.{registry} is {options[registry]!r:.80}, which is not a name")
     if plugin_only:
         _check_plugin(options.get("arch"), options.get("task", "translation"))
 

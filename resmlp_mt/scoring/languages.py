@@ -51,7 +51,7 @@ def _spelled(code: str) -> str:
 def base_language(code: str) -> str:
     """The language of a code without region and script, as short as there is one: zho_Hans is zh.
 
-    A code that is none (such as ``xx``) is returned in lower case.
+    Text that is not a code (such as ``xx``) is returned in lower case.
     """
     try:
         language = langcodes.Language.get(code, normalize=True).language or code

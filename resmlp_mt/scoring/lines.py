@@ -35,7 +35,7 @@ def read_lines(path: str) -> list[str]:
 
     Raises:
         UserError: naming the file, and the line where there is one, if the file cannot be read,
-            is no valid UTF-8 or holds a NUL byte.
+            is not valid UTF-8 or holds a NUL byte.
     """
     try:
         if path == "-":
@@ -45,7 +45,7 @@ def read_lines(path: str) -> list[str]:
         else:
             data = Path(path).read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is no complete gzip file ({error}): fetch it again") from error
+        raise UserError(f"{path} is not a complete gzip file ({error}): fetch it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     name = "<stdin>" if path == "-" else path
@@ -58,10 +58,10 @@ def read_lines(path: str) -> list[str]:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{name}, line {number} is no valid UTF-8 ({error.reason} at byte "
+                f"{name}, line {number} is not valid UTF-8 ({error.reason} at byte "
                 f"{error.start + 1}): convert the file to UTF-8"
             ) from error
         if "\0" in text:
-            raise UserError(f"{name}, line {number} holds a NUL byte: {name} is no text file")
+            raise UserError(f"{name}, line {number} holds a NUL byte: {name} is not a text file")
         lines.append(text.removesuffix("\r"))
     return lines

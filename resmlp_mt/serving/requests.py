@@ -126,7 +126,7 @@ async def fields(request: Request) -> dict[str, Any]:
     """The fields of a request: of JSON, of a form, or of the address.
 
     Raises:
-        BadRequestError: if the body is none of them.
+        BadRequestError: if the body has another form.
     """
     found: dict[str, Any] = dict(request.query_params)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

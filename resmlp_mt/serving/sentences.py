@@ -24,7 +24,7 @@ def segments(text: str, language: str) -> list[Segment]:
     """Divide a text; the pieces in their order are the text.
 
     Sentences end where ``sentencex`` ends them for the language, and at every line break. White
-    space around a sentence is no part of it.
+    space around a sentence does not belong to it.
 
     Args:
         language: the code of the text's language; rules of a related language, else of English,

@@ -53,7 +53,7 @@ def find_images(inputs: Iterable[Path]) -> list[str]:
         elif path.exists():
             files.append(str(path))
         else:
-            raise UserError(f"there is no file or folder {path}.")
+            raise UserError(f"there is not a file or folder {path}.")
     if not files:
         raise UserError("no images: name files or folders behind the checkpoint.")
     return files
