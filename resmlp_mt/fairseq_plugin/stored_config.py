@@ -203,7 +203,7 @@ LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 """Where hydra's configuration of the log writes; logging.config's names of the two streams."""
 
 
-def _check_text(text: str, where: str, key: str) -> None:
+def _check_text(text: str, where: str, key: str, depth: int = 0) -> None:
     if len(text) > MOST_TEXT:
         raise RefusedError(f"{where:.200} is a text of {len(text)} characters")
     if "${" in text:
@@ -212,16 +212,27 @@ def _check_text(text: str, where: str, key: str) -> None:
         return
     if "://" in text and text not in {*LOG_STREAMS, *_default_addresses()}:
         raise RefusedError(f"{where:.200} is {text!r:.80}, an address")
+    # eval drops blanks and tabs in front; some callers strip the text on both sides
+    for evaluated in {text.lstrip(" \t"), text.strip()}:
+        _check_expression(evaluated, where, depth)
+
+
+def _check_expression(text: str, where: str, depth: int = 0) -> None:
     try:
-        expression = ast.parse(text.strip(), mode="eval")
+        expression = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError):
         return  # no expression: eval fails without doing anything
     except (MemoryError, RecursionError):
         raise RefusedError(f"{where:.200} is nested too deeply") from None
+    if depth > MOST_DEPTH:
+        raise RefusedError(f"{where:.200} is nested too deeply")
     for node in ast.walk(expression):
         private = isinstance(node, ast.Attribute) and node.attr.startswith("_")
         if private or not isinstance(node, HARMLESS):
             raise RefusedError(f"{where:.200} is {text!r:.80}, which fairseq may evaluate as code")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # a text in quotes is evaluated twice where hydra or literal_eval takes off the quotes
+            _check_text(node.value, where, "", depth + 1)
 
 
 def _check_types(stored: Mapping[str, Any], declared: Any, where: str) -> None:
