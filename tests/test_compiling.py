@@ -9,6 +9,7 @@ from torch.export import Dim
 from models import build, padded, sentences
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.mixing import MixingConfig
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from test_mixing import options
 
 CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
@@ -49,3 +50,11 @@ def test_the_model_is_exported_with_free_sizes(config: MixingConfig, folded: boo
     for lengths, targets in (([4, 7], [5, 3]), ([11, 1, 5], [9, 2, 7])):
         given = padded(sentences(lengths)), padded(sentences(targets, seed=1))
         torch.testing.assert_close(program(*given), model(*given), **CLOSE)
+
+
+def test_torchscript_is_refused_in_a_sentence() -> None:
+    model = build()
+    whole = EncoderDecoder(model.encoder.config)
+    for part in (model, model.encoder, model.decoder, whole, whole.decoder):
+        with pytest.raises(NotImplementedError, match=r"^TorchScript is not .* torch\.export"):
+            torch.jit.script(part)

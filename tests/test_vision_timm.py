@@ -102,8 +102,26 @@ def test_the_classifier_is_replaced(pooling: str) -> None:
     model.reset_classifier(0)
     torch.testing.assert_close(model(images(model)), features)
     torch.testing.assert_close(small(pooling=pooling, num_classes=0)(images(model)).shape, (2, 64))
-    with pytest.raises(ValueError, match="global_pool is"):
+    with pytest.raises(ValueError, match="global_pool must be"):
         model.reset_classifier(3, "max")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_mlp"])
+def test_without_pooling_every_token_is_classified(pooling: str) -> None:
+    model = small(pooling=pooling)
+    own = model.global_pool
+    x = images(model)
+    features = model.forward_features(x)
+    model.reset_classifier(3, "")
+    torch.testing.assert_close(model(x), model.head(features))
+    torch.testing.assert_close(torch.jit.script(model)(x), model.head(features))
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(x), features)
+    model.reset_classifier(3, own)
+    assert model(x).shape == (2, 3)
+    made = timm.create_model("resmlp_tiny", num_classes=0, global_pool="", pooling=pooling).eval()
+    x = images(made)
+    torch.testing.assert_close(made(x), made.forward_features(x))
 
 
 def test_checkpointed_gradients_are_the_same() -> None:

@@ -14,7 +14,14 @@ from resmlp_mt.mixing_products import Past
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
-from resmlp_mt.model.encoder import check_length, kept_layers, longest, run_layer, scaled
+from resmlp_mt.model.encoder import (
+    check_length,
+    kept_layers,
+    longest,
+    refuse_torchscript,
+    run_layer,
+    scaled,
+)
 from resmlp_mt.model.residual import add_branch, feed_forward_branch, mixing_branch
 from resmlp_mt.padding import Layout
 
@@ -128,6 +135,8 @@ class Decoder(nn.Module):
         config: sizes and options.
         embed_tokens: the embedding, (target_vocabulary, dim).
     """
+
+    __prepare_scriptable__ = refuse_torchscript
 
     def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
         nn.Module.__init__(self)  # with fairseq there is a second base class

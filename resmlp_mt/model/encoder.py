@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,18 @@ from resmlp_mt.mixing import create_mixing
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
 from resmlp_mt.model.residual import feed_forward_branch, mixing_branch
 from resmlp_mt.padding import Layout
+
+
+def refuse_torchscript(_: nn.Module) -> NoReturn:
+    """What ``torch.jit.script`` calls first.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError(
+        "TorchScript is not supported for translation models: use torch.compile, torch.export or "
+        "python -m resmlp_mt.export."
+    )
 
 
 class EncoderLayer(nn.Module):
@@ -49,6 +61,8 @@ class Encoder(nn.Module):
         config: sizes and options.
         embed_tokens: the embedding, (source_vocabulary, dim).
     """
+
+    __prepare_scriptable__ = refuse_torchscript
 
     def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
         nn.Module.__init__(self)  # with fairseq there is a second base class

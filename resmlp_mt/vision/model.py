@@ -206,6 +206,7 @@ class ResMLP(TimmConventions):
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.grid = (img_size[0] // patch_size, img_size[1] // patch_size)
         self.num_prefix_tokens = 1 if pooling == "class_mlp" else 0
+        self.global_pool = "token" if pooling == "class_mlp" else "avg"
         self.grad_checkpointing = False
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size}
@@ -283,9 +284,11 @@ class ResMLP(TimmConventions):
         """What :meth:`forward_features` gives -> pooled features or, through the head, logits.
 
         Shapes: (batch, tokens, embed_dim) -> (batch, embed_dim) if ``pre_logits``, else
-        (batch, num_classes).
+        (batch, num_classes); with ``global_pool`` "" one of them for every token.
         """
-        pooled = x[:, 0] if self.class_token is not None else x.mean(1)
+        pooled = x
+        if self.global_pool != "":
+            pooled = x[:, 0] if self.class_token is not None else x.mean(1)
         pooled = self.head_drop(pooled)
         output: Tensor = pooled if pre_logits else self.head(pooled)
         return output

@@ -29,6 +29,7 @@ class TimmConventions(nn.Module):
         grid: tuple[int, int]
         embed_dim: int
         num_prefix_tokens: int
+        global_pool: str
         finish: Callable[[Tensor], Tensor]
 
     def forward_intermediates(
@@ -107,12 +108,19 @@ class TimmConventions(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new last layer there; with 0 classes, none.
 
+        Args:
+            num_classes: outputs of the layer.
+            global_pool: how tokens are pooled in front of it: ``"avg"``, in a model with class
+                layers ``"token"``, or ``""`` for not at all; left as it is unless given.
+
         Raises:
-            ValueError: for another ``global_pool`` than the model has.
+            ValueError: for a ``global_pool`` that the model cannot have.
         """
         own = "token" if self.num_prefix_tokens else "avg"
-        if global_pool not in (None, own):
-            raise ValueError(f"global_pool is {own!r} in this model, not {global_pool!r}.")
+        if global_pool not in (None, "", own):
+            raise ValueError(f"global_pool must be {own!r} or '' here, but is {global_pool!r}.")
+        if global_pool is not None:
+            self.global_pool = global_pool
         like = next(self.patch_embed.parameters())
         self.num_classes = num_classes
         self.head = create_classifier(self.embed_dim, num_classes).to(like.device, like.dtype)

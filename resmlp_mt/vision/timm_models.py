@@ -42,12 +42,18 @@ default_cfgs: Any = timm.models.generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     def build(**arguments: Any) -> nn.Module:
+        pooled = arguments.get("global_pool") != ""
+        if not pooled:
+            del arguments["global_pool"]
         renamed = {RENAMED.get(key, key): value for key, value in arguments.items()}
         if "pooling" in renamed:
             renamed["pooling"] = POOLINGS.get(renamed["pooling"], renamed["pooling"])
         for key in ("drop_block_rate", "bn_momentum", "bn_eps"):  # timm's train.py always has them
             renamed.pop(key, None)
-        return create_model(variant, **renamed)
+        model = create_model(variant, **renamed)
+        if not pooled:
+            model.global_pool = ""
+        return model
 
     model: nn.Module = timm.models.build_model_with_cfg(
         build,
