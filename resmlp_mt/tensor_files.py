@@ -44,7 +44,7 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
 
             contents: Any = load_file(path)
         else:
-            _check_archive(path, size)
+            check_archive(path)
             with torch.serialization.safe_globals(list(allowed)):
                 contents = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -61,12 +61,24 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         raise UserError(
             f"{path} holds a {type(contents).__name__}: expected a dictionary of tensors."
         )
+    check_tensors(contents, path, size)
+    return contents
+
+
+def check_tensors(contents: Mapping[str, Any], path: Path, size: int) -> None:
+    """Refuse tensors that are not plain arrays, or that claim more numbers than fit into the file.
+
+    Args:
+        size: of the file in bytes.
+
+    Raises:
+        UserError: naming the file.
+    """
     numbers = sum(tensor.numel() for tensor in _tensors(contents, path))
     if numbers > NUMBERS_PER_BYTE * size:
         raise UserError(
             f"{path} has {size:,} bytes, but its tensors claim {numbers:,} numbers: it is damaged."
         )
-    return contents
 
 
 def _tensors(value: Any, path: Path, depth: int = 0) -> Iterator[Tensor]:
@@ -78,23 +90,39 @@ def _tensors(value: Any, path: Path, depth: int = 0) -> Iterator[Tensor]:
     if depth > DEPTH:
         raise UserError(f"{path} nests its values more than {DEPTH} deep: it is damaged.")
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized:
-            raise UserError(f"{path} holds sparse or quantized tensors: expected dense ones.")
+        if value.layout != torch.strided or value.is_quantized or value.is_nested:
+            raise UserError(
+                f"{path} holds sparse, quantized or nested tensors: expected dense ones."
+            )
+        if value.is_meta:
+            raise UserError(f"{path} holds tensors without content: expected dense ones.")
+        if value.is_complex() or (value.is_floating_point() and value.itemsize < 2):
+            raise UserError(f"{path} holds tensors of {value.dtype}: expected plain floats.")
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(part, path, depth + 1)
 
 
-def _check_archive(path: Path, size: int) -> None:
+def check_archive(path: Path, *, sums: bool = True) -> None:
     """Refuse compressed archives, which can fill the memory, and wrong checksums.
 
     PyTorch writes no compressed ones, and does not look at the checksums it writes.
+
+    Args:
+        sums: whether to read the whole file for its checksums.
+
+    Raises:
+        UserError: naming the file.
     """
-    if zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path):
+        return
+    try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > size:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise UserError(f"{path} is a compressed archive: expected a file of torch.save.")
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")
+            damaged = archive.testzip() if sums else None
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")

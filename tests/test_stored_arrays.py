@@ -3,19 +3,24 @@
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from conftest import ROOT
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.stored_arrays import StoredArray
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
 
@@ -130,6 +135,8 @@ def test_an_options_object_cannot_become_a_type(tmp_path: Path) -> None:
     """The loader sets attributes of a Namespace: its class must not turn into one of ours."""
     program = """
 import argparse, pickle, sys, torch
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.stored_arrays import StoredDtype
 allow_safe_globals()
@@ -152,3 +159,52 @@ except Exception as error:
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, "refused"), done.stderr
+
+
+PARAMETERS: dict[str, Any] = {
+    "sparse": (torch.ones(2, 2).to_sparse(), "sparse, quantized or nested"),
+    "sparse outside of its size": (
+        Called(
+            torch._utils._rebuild_sparse_tensor, torch.sparse_coo,
+            (torch.full((2, 1), 1 << 40), torch.ones(1), torch.Size((2, 2))),
+        ),
+        "sparse, quantized or nested|torch.Size",
+    ),
+    "compressed rows": (torch.ones(2, 2).to_sparse_csr(), "sparse, quantized or nested"),
+    "without content": (torch.empty(2, 2, device="meta"), "without content"),
+    "complex": (torch.full((2, 2), float("nan"), dtype=torch.complex64), "complex64"),
+    "of eight bits": (torch.ones(2, 2).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+    "repeated": (torch.ones(1).expand(1 << 30, 1 << 30), "claim .* numbers"),
+    "a text": ("abc", "not a tensor"),
+    "under a number": (torch.ones(1), "not a tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_plain_arrays(tmp_path: Path, name: str) -> None:
+    """Others end in the middle of a command, fill the memory or lose a part of their numbers."""
+    path = tmp_path / "x.pt"
+    state = torch.load(ROOT / "tests/fixtures/resmlp_mt_0_1_0/checkpoint.pt")
+    value, message = PARAMETERS[name]
+    state["model"][5 if name == "under a number" else "encoder.embed_tokens.weight"] = value
+    torch.save(state, path)
+    for read in (
+        lambda: checkpoint_utils.load_checkpoint_to_cpu(str(path)),
+        lambda: checkpoints.average([path]),
+    ):
+        with pytest.raises(UserError, match=rf"x\.pt .*({message})"):
+            read()
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    """A look at it, without reading it in, would see the compressed bytes as parameters."""
+    source = ROOT / "tests/fixtures/resmlp_mt_0_1_0/checkpoint.pt"
+    with (
+        zipfile.ZipFile(source) as stored,
+        zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in stored.namelist():
+            packed.writestr(entry, stored.read(entry))
+    for look in (False, True):
+        with pytest.raises(UserError, match=r"x\.pt is a compressed archive"):
+            checkpoints.read(tmp_path / "x.pt", only_look=look)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stored_arrays
 from resmlp_mt.files import replacing
+from resmlp_mt.tensor_files import check_archive, check_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +43,22 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     """
     allow_safe_globals()
     try:
-        if not only_look:
-            check_sums(path)
+        check_archive(path, sums=not only_look)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
         except RuntimeError as error:
             if not (only_look and "mmap" in str(error)):
                 raise
             state = torch.load(path, map_location="cpu", weights_only=True)  # of an older form
+    except UserError:
+        raise
     except Exception as error:  # torch raises a dozen types for broken or unsafe files
         raise UserError(
             f"{path} cannot be read as a fairseq checkpoint: {_reason(error)}."
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a fairseq checkpoint: it has no entry 'model'.")
+    check_tensors(state, path, path.stat().st_size)
     return state
 
 
@@ -103,22 +105,6 @@ def _reason(error: Exception) -> str:
     sentence = re.split(r"\.(\s|$)", str(error), maxsplit=1)[0] or type(error).__name__
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     return sentence + (f", because it asks for {code.group(1)}" if code else "")
-
-
-def check_sums(path: Path) -> None:
-    """Compare the content of a checkpoint with the checksums in it, which PyTorch does not read.
-
-    Raises:
-        UserError: if they differ.
-    """
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged: {error}.") from error
-        if damaged is not None:
-            raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")
 
 
 def latest_checkpoints(
@@ -205,8 +191,18 @@ def _read_parameters(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--inputs {path} is not a file.")
     state = read(path)
-    if not all(isinstance(value, Tensor) for value in state["model"].values()):
-        raise UserError(
-            f"{path} is not a fairseq checkpoint: one of its parameters is not a tensor."
-        )
+    check_parameters(state, path)
     return state
+
+
+def check_parameters(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint with parameters that are not tensors under names.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for name, value in state["model"].items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise UserError(
+                f"{path} is not a fairseq checkpoint: one of its parameters is not a tensor."
+            )

@@ -15,6 +15,7 @@ from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.fairseq_plugin.remedies import wrap
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
+from resmlp_mt.tensor_files import check_archive
 
 
 def check_checkpoints() -> None:
@@ -32,8 +33,9 @@ def _load_checkpoint_to_cpu(
     local = Path(checkpoint_utils.PathManager.get_local_path(path))
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
-    checkpoints.check_sums(local)
+    check_archive(local)
     if stored_config.uses_plugin(looked_at):
+        checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
         _check_sizes(looked_at, local)
         checkpoints.check_digest(looked_at, local)
