@@ -160,6 +160,23 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, d
         model_folder.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float8_e4m3fn, torch.int64, torch.bool])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_weights_of_other_types_are_refused(tmp_path: Path, kind: torch.dtype, dtype: str) -> None:
+    """The NaN of a complex number would pass for a finite weight, and be cut off."""
+    words = Vocabulary(dictionary(20).symbols)
+    translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
+    model_folder.save(translation, tmp_path / "model", dtype)
+    (tmp_path / "model" / "SHA256SUMS").unlink()
+    path = tmp_path / "model" / model_folder.WEIGHTS
+    tensors = load_file(path)
+    name = next(n for n, t in tensors.items() if t.is_floating_point())
+    tensors[name] = tensors[name].to(kind)
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=rf"has {name} of {kind}: expected floats"):
+        model_folder.load(tmp_path / "model")
+
+
 def test_a_checkpoint_that_is_not_finite_is_refused(
     trained: Path, corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -326,7 +326,8 @@ class Translator:
         if self.loaded.sentencepiece is None:
             return pieces, pieces
         text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
-        return text.replace("\n", " "), pieces  # a line stays one, whatever bytes a model emits
+        # a line stays one, whatever bytes a model emits and however its reader splits lines
+        return text.replace("\n", " ").replace("\r", " "), pieces
 
     def _prefixes(
         self, lines: Sequence[str], target_prefix: Sequence[str | None] | None

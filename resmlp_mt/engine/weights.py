@@ -113,6 +113,9 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
         if weight is None or scale is None:
             raise UserError(f"{folder / WEIGHTS} lacks {name}.weight.")
         model.set_submodule(name, Int8Linear(weight, scale, bias, _least_input(config, name)))
+    for name, value in stored.items():
+        if not value.is_floating_point():
+            raise UserError(f"{folder / WEIGHTS} has {name} of {value.dtype}: expected floats.")
     if config.share_all_embeddings:
         shared = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
         if shared[0] in stored:
@@ -129,9 +132,12 @@ def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights with which no translation has a score.
 
     Raises:
-        UserError: naming the file and the first tensor with NaN or infinity.
+        UserError: naming the file and the first tensor with NaN or infinity, or of a type that
+            no weights have.
     """
     for name, value in stored.items():
+        if value.is_complex() or (value.is_floating_point() and value.itemsize < 2):
+            raise UserError(f"{path} has {name} of {value.dtype}: expected floats or int8.")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(
                 f"{path} has NaN or infinity in {name}: it is damaged, or its training diverged; "
