@@ -122,6 +122,8 @@ def test_without_pooling_every_token_is_classified(pooling: str) -> None:
     made = timm.create_model("resmlp_tiny", num_classes=0, global_pool="", pooling=pooling).eval()
     x = images(made)
     torch.testing.assert_close(made(x), made.forward_features(x))
+    with pytest.raises(ValueError, match="global_pool must be 'avg', 'token' or '', but is 'max'"):
+        timm.create_model("resmlp_tiny", global_pool="max")
 
 
 def test_checkpointed_gradients_are_the_same() -> None:

@@ -24,8 +24,7 @@ from resmlp_mt.vision.weights import own_names, state_dict
 
 #: timm's weights: trained on ImageNet alone, and with a teacher
 TAGS = ("fb_in1k", "fb_distilled_in1k")
-#: arguments of timm's factory under our names
-RENAMED = {"drop_path_rate": "drop_path", "global_pool": "pooling"}
+#: timm's ``global_pool`` -> our ``pooling``
 POOLINGS = {"avg": "mean", "token": "class_mlp"}
 
 default_cfgs: Any = timm.models.generate_default_cfgs(
@@ -42,16 +41,17 @@ default_cfgs: Any = timm.models.generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     def build(**arguments: Any) -> nn.Module:
-        pooled = arguments.get("global_pool") != ""
-        if not pooled:
-            del arguments["global_pool"]
-        renamed = {RENAMED.get(key, key): value for key, value in arguments.items()}
-        if "pooling" in renamed:
-            renamed["pooling"] = POOLINGS.get(renamed["pooling"], renamed["pooling"])
+        pool = arguments.pop("global_pool", None)
+        if pool:
+            if pool not in POOLINGS:
+                raise ValueError(f"global_pool must be 'avg', 'token' or '', but is {pool!r}.")
+            arguments["pooling"] = POOLINGS[pool]
+        if "drop_path_rate" in arguments:
+            arguments["drop_path"] = arguments.pop("drop_path_rate")
         for key in ("drop_block_rate", "bn_momentum", "bn_eps"):  # timm's train.py always has them
-            renamed.pop(key, None)
-        model = create_model(variant, **renamed)
-        if not pooled:
+            arguments.pop(key, None)
+        model = create_model(variant, **arguments)
+        if pool == "":
             model.global_pool = ""
         return model
 
