@@ -208,3 +208,21 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
     for look in (False, True):
         with pytest.raises(UserError, match=r"x\.pt is a compressed archive"):
             checkpoints.read(tmp_path / "x.pt", only_look=look)
+
+
+def test_a_tensor_of_another_size_than_its_bytes_is_named(tmp_path: Path) -> None:
+    """A look at the file, which maps it, would show the bytes behind the tensor's own."""
+    source = ROOT / "tests/fixtures/resmlp_mt_0_1_0/checkpoint.pt"
+    size, larger = b"M\x00\x03t", b"M\x00\x13t"  # 768 and 4864 numbers
+    with (
+        zipfile.ZipFile(source) as stored,
+        zipfile.ZipFile(tmp_path / "x.pt", "w") as changed,
+    ):
+        for entry in stored.namelist():
+            content = stored.read(entry)
+            if entry.endswith("data.pkl"):
+                assert size in content
+                content = content.replace(size, larger, 1)
+            changed.writestr(entry, content)
+    with pytest.raises(UserError, match=r"x\.pt cannot be read as a fairseq checkpoint: record"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "x.pt"))

@@ -39,7 +39,11 @@ def _load_checkpoint_to_cpu(
         check_finite(looked_at["model"], local)
         _check_sizes(looked_at, local)
         checkpoints.check_digest(looked_at, local)
-    return original(path, arg_overrides, load_on_all_ranks)
+    try:
+        return original(path, arg_overrides, load_on_all_ranks)
+    except RuntimeError as error:  # what a look does not see: a size that is not the tensor's
+        reason = (str(error).splitlines() or ["it is damaged"])[0]
+        raise UserError(f"{local} cannot be read as a fairseq checkpoint: {reason}.") from error
 
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
