@@ -21,6 +21,7 @@ from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.stored_arrays import StoredArray
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.visualization.matrices import state_dict
 
 RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
 
@@ -226,3 +227,10 @@ def test_a_tensor_of_another_size_than_its_bytes_is_named(tmp_path: Path) -> Non
             changed.writestr(entry, content)
     with pytest.raises(UserError, match=r"x\.pt cannot be read as a fairseq checkpoint: record"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "x.pt"))
+
+
+def test_a_tensor_under_a_number_is_not_drawn() -> None:
+    ones = torch.ones(2, 2)
+    assert state_dict({"model": {5: ones, "a": ones}}, "x.pt") == {"a": ones}
+    with pytest.raises(UserError, match=r"x\.pt holds no state dict"):
+        state_dict({"model": {5: ones}}, "x.pt")

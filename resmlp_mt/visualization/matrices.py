@@ -54,7 +54,7 @@ def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
         if isinstance(source.get(container), Mapping):
             source = source[container]
             break
-    state = {key: value for key, value in source.items() if isinstance(value, Tensor)}
+    state = {k: v for k, v in source.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
         raise UserError(f"{name} holds no state dict.")
     foreign = re.compile(r"(.*?)(?:blocks\.0\.)(?:linear_tokens|attn|token_mixing)\.weight")
