@@ -46,6 +46,13 @@ def signal_handlers_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def one_thread_as_before() -> Iterator[None]:
+    """Commands that are called here set threads; a process that is forked later would hang."""
+    yield
+    torch.set_num_threads(1)
+
+
 class Corpus(NamedTuple):
     """Sentences over ten words, translated word by word and reversed."""
 

@@ -344,7 +344,8 @@ def test_amp_on_cpu_computes_in_bfloat16_and_trains_alike(corpus: Corpus, tmp_pa
         parameters(tmp_path / name / "checkpoint_last.pt") for name in ("amp", "plain")
     )
     assert not any(torch.equal(rounded[name], whole[name]) for name in rounded if "fc1" in name)
-    assert all(value.dtype == torch.float32 for value in rounded.values())
+    floating = [value for value in rounded.values() if value.is_floating_point()]
+    assert all(value.dtype == torch.float32 for value in floating)
 
 
 def test_plugin_folder_is_printed() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from models import EOS, PAD, build, dictionary, sentences
-from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import (
     SearchOptions,
     SpecialTokens,
@@ -21,9 +20,11 @@ from resmlp_mt.engine.beam_search import (
     beam_search,
 )
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel, placed, prepared
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.restrictions import restricted
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.engine.weights import placed, prepared
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import MixingConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -57,7 +58,8 @@ def test_a_search_makes_its_tensors_where_the_model_is(config: MixingConfig) -> 
         for position in range(5):
             logits = _step(model, tokens, beams, choice)
             at_limit = [1] if position == 3 else []
-            scores, parents, tokens = _best(logits, scores, 6, position, at_limit, search, SPECIAL)
+            logits, log_total = restricted(logits, None, position, at_limit, search, SPECIAL, None)
+            scores, parents, tokens = _best(logits, log_total, scores, 6)
             scores, parents, tokens = scores[:, :3], parents[:, :3], tokens[:, :3]
             if position == 2:
                 order = beams.remove([0, 3])
@@ -95,11 +97,11 @@ def test_devices_that_cannot_be_used_are_named() -> None:
         placed(engine(CONFIGS[0]), "cuda")
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="--device nonsense cannot be used"):
-        model_folder.prepared(fold(build().float()), "float32", "nonsense")
+        prepared(fold(build().float()), "float32", "nonsense")
     with pytest.raises(UserError, match="--dtype int8 is for CPUs, not for --device meta"):
         placed(engine(CONFIGS[0], "int8"), "meta")
     with pytest.raises(UserError, match="--dtype int8 is for CPUs, not for --device meta"):
-        model_folder.prepared(fold(build().float()), "int8", "meta")
+        prepared(fold(build().float()), "int8", "meta")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -57,6 +57,7 @@ def in_a_child(act: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork
             act()
             os._exit(0)
         except BaseException:

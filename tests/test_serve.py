@@ -186,7 +186,8 @@ def test_a_missing_extra_is_named(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        f"the server needs the package {module}: pip install 'resmlp_mt[serve]'.\n"
+        f"this needs the package {module}, which is not installed: "
+        "run pip install 'resmlp_mt[serve]'.\n"
     )
 
 

@@ -53,6 +53,7 @@ class Child:
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
             logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
             sys.argv = ["fairseq-train", *arguments]
+            torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork
             for number in stopping.SIGNALS:
                 signal.signal(number, signal.default_int_handler)
             fairseq_train.cli_main()
@@ -69,8 +70,12 @@ class Child:
 
     def wait(self) -> tuple[int, str]:
         """The exit status, negative for a signal, and what was printed."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return status, self.log.read_text()
+        end = time.monotonic() + 300
+        while (ended := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        return os.waitstatus_to_exitcode(ended[1]), self.log.read_text()
 
     def wait_for(self, text: str) -> None:
         """Until something is printed."""

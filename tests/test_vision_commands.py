@@ -80,18 +80,21 @@ def test_recipes_inherit_and_go_by_name(tmp_path: Path, monkeypatch: pytest.Monk
         parse_args(["-c", "many.yaml"])
 
 
-def test_a_wheel_has_the_recipes(tmp_path: Path) -> None:
-    """setup.py maps the folder of recipes to where the package looks first."""
-    packages = subprocess.run(
-        [sys.executable, "-c", "import runpy, setuptools; setuptools.setup = lambda **k: print("
-         "k['package_dir'], k['package_data']['resmlp_mt.configs'], k['packages'][-1]);"
-         " runpy.run_path('setup.py')"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert packages.split("\n")[0] == (
-        "{'resmlp_mt.configs': 'configs'} ['*/*.yaml'] resmlp_mt.configs"
+def test_a_wheel_has_the_recipes() -> None:
+    """What setuptools would copy holds every recipe, the server's page and the mark of types."""
+    program = (
+        "from setuptools import Distribution; d = Distribution({'script_name': 'setup.py'}); "
+        "d.parse_config_files(); c = d.get_command_obj('build_py'); c.ensure_finalized(); "
+        "print(*c.get_outputs(), sep='\\n')"
     )
-    assert RECIPES[0] == ROOT / "resmlp_mt/configs/vision"
+    copied = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    package = ROOT / "resmlp_mt"
+    files = [*package.glob("configs/*/*"), *package.glob("serving/page/*"), package / "py.typed"]
+    for file in files:
+        assert f"build/lib/{file.relative_to(ROOT)}" in copied, file
+    assert RECIPES[0] == package / "configs/vision"
 
 
 def start(*words: object) -> "subprocess.Popen[str]":
