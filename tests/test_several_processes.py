@@ -52,6 +52,9 @@ class Child:
             os.chdir(ROOT)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
             logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
+            for name in list(logging.root.manager.loggerDict):  # commands called here silence some
+                logging.getLogger(name).setLevel(logging.NOTSET)
+                logging.getLogger(name).disabled = False
             sys.argv = ["fairseq-train", *arguments]
             torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork
             for number in stopping.SIGNALS:
