@@ -152,7 +152,7 @@ def test_a_configuration_that_holds_itself_is_refused(
 ) -> None:
     state["cfg"]["model"]["extra"] = state["cfg"]["model"]
     torch.save(state, tmp_path / "hostile.pt")
-    with pytest.raises(UserError, match=r"nested too deeply|nests its values more than"):
+    with pytest.raises(UserError, match="nests its values more than 50 deep"):
         load_trained(tmp_path / "hostile.pt", corpus.data)
 
 
