@@ -1,5 +1,6 @@
 """Shared by all tests: the fairseq commands, a small real corpus, and a model trained on it."""
 
+import logging
 import os
 import random
 import signal
@@ -48,9 +49,16 @@ def signal_handlers_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread_as_before() -> Iterator[None]:
-    """Commands that are called here set threads; a process that is forked later would hang."""
+    """Commands that are called here set threads, of which a process that is forked later has one."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands that are called here silence logging for their whole process."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Corpus(NamedTuple):

@@ -1,20 +1,21 @@
 """Several processes train as one; a training that is told to stop, or loses a process, says so."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fairseq_cli import train as fairseq_train
+from fairseq_cli import train
 from omegaconf import OmegaConf
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -33,57 +34,54 @@ OPTIONS = """
 """.split()
 
 
+# A process that has fairseq loaded, and nothing of what other tests have done, is forked for each.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["fairseq_cli.train", "resmlp_mt.models.resmlp_mt"])
+
+
+def fairseq_train(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    """The command, in a process of its own."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.argv = ["fairseq-train", *arguments]
+    torch.set_num_threads(1)
+    for number in stopping.SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    train.cli_main()
+
+
 class Child:
-    """fairseq-train in a forked process, which starts at once because all is imported."""
+    """fairseq-train in another process, which starts at once."""
 
     def __init__(self, arguments: Sequence[object], log: Path, **environment: str) -> None:
         self.log = log
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._train([str(argument) for argument in arguments], environment)
+        log.touch()
+        words = [str(argument) for argument in arguments]
+        self.process = FORKS.Process(
+            target=fairseq_train, args=(words, log, environment), daemon=True
+        )
+        self.process.start()
 
-    def _train(self, arguments: list[str], environment: dict[str, str]) -> None:
-        status = 1
-        try:
-            descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            os.environ.update(environment)
-            os.chdir(ROOT)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-            logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
-            for name in list(logging.root.manager.loggerDict):  # commands called here silence some
-                logging.getLogger(name).setLevel(logging.NOTSET)
-                logging.getLogger(name).disabled = False
-            sys.argv = ["fairseq-train", *arguments]
-            torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork
-            for number in stopping.SIGNALS:
-                signal.signal(number, signal.default_int_handler)
-            fairseq_train.cli_main()
-            status = 0
-        except SystemExit as end:
-            print("" if isinstance(end.code, int | None) else end.code, file=sys.stderr)
-            status = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
     def wait(self) -> tuple[int, str]:
         """The exit status, negative for a signal, and what was printed."""
-        end = time.monotonic() + 300
-        while (ended := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > end:
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.01)
-        return os.waitstatus_to_exitcode(ended[1]), self.log.read_text()
+        self.process.join(300)
+        assert self.process.exitcode is not None, self.log.read_text()
+        return self.process.exitcode, self.log.read_text()
 
     def wait_for(self, text: str) -> None:
         """Until something is printed."""
-        end = time.monotonic() + 120
-        while text not in (self.log.read_text() if self.log.exists() else ""):
+        end = time.monotonic() + 300
+        while text not in self.log.read_text():
+            assert self.process.is_alive(), self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.01)
 
@@ -130,7 +128,7 @@ def test_processes_of_torchrun_train_what_one_trains_with_two_batches(
     options = [corpus.data, *OPTIONS, "--save-dir", tmp_path]
     children = as_torchrun_starts_them(options, tmp_path / "logs")
     children[0].wait_for('"num_updates": "3"')
-    os.kill(children[1].pid, signal.SIGTERM)  # to one of them alone
+    children[1].send(signal.SIGTERM)  # to one of them alone
     for rank, child in enumerate(children):
         status, log = child.wait()
         assert status == 143, log
@@ -177,7 +175,7 @@ def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
     assert Child([*options, whole], tmp_path / "whole.log").wait()[0] == 0
     child = Child([*options, stopped], tmp_path / "log")
     child.wait_for('"num_updates": "3"')
-    os.kill(child.pid, number)
+    child.send(number)
     status, log = child.wait()
     assert status == 128 + number
     assert f"{number.name}: stopped behind update" in log
@@ -193,7 +191,7 @@ def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_pa
     options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--save-dir", tmp_path / "x"]
     child = Child(options, tmp_path / "log")
     child.wait_for("fairseq_cli.train")
-    os.kill(child.pid, signal.SIGTERM)
+    child.send(signal.SIGTERM)
     status, log = child.wait()
     if "the training had not begun" in log:
         assert status == 143
@@ -207,7 +205,7 @@ def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> No
     children = as_torchrun_starts_them(options, tmp_path / "logs")
     children[0].wait_for('"num_updates": "3"')
     began = time.monotonic()
-    os.kill(children[1].pid, signal.SIGKILL)
+    children[1].send(signal.SIGKILL)
     status, log = children[0].wait()
     assert time.monotonic() - began < 60
     assert status == 1
@@ -253,7 +251,7 @@ def test_the_backends_are_those_of_the_device(
             },
         }
     )  # fmt: skip
-    several_processes._call_main(lambda cfg, main: called.append(cfg), config, fairseq_train.main)
+    several_processes._call_main(lambda cfg, main: called.append(cfg), config, train.main)
     found = called[0].distributed_training
     assert (found.distributed_world_size, found.distributed_rank, found.device_id) == (8, 5, 1)
     assert found.distributed_init_method == "env://"
