@@ -49,7 +49,7 @@ def signal_handlers_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread_as_before() -> Iterator[None]:
-    """Commands that are called here set threads, of which a process that is forked later has one."""
+    """Commands that are called here set the number of threads for their whole process."""
     yield
     torch.set_num_threads(1)
 
