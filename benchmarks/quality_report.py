@@ -35,13 +35,7 @@ def write(workshop: Workshop, out: Path) -> None:
     result = {
         "machine": f"{processor()}, {config['threads']} thread(s)",
         "date": datetime.date.today().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "fairseq": fairseq_version,
-            "sacrebleu": sacrebleu.__version__,
-            "sentencepiece": sentencepiece.__version__,
-        },
+        "versions": versions(),
         "config": config,
         "sets": [one_set(workshop, *each) for each in product(config["sets"], config["budgets"])],
     }
@@ -51,6 +45,17 @@ def write(workshop: Workshop, out: Path) -> None:
     plot(result, out / "quality.png")
     plot_lengths(result, out / "quality_lengths.png")
     print((out / "quality.md").read_text())
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fairseq": fairseq_version,
+        "sacrebleu": sacrebleu.__version__,
+        "sentencepiece": sentencepiece.__version__,
+    }
 
 
 def one_set(workshop: Workshop, name: str, budget: int) -> Json:
