@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.quality_report import versions
-from benchmarks.quality_runs import HERE, Json, Run, Workshop, once, training_curve
+from benchmarks.quality_runs import HERE, ROOT, Json, Run, Workshop, once, training_curve
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
@@ -90,6 +90,152 @@ class Trainings(Workshop):
         return found[:at] + found[at + 2 :]
 
 
+def scores(lines: list[str], source: list[str], target: list[str], config: Json) -> Json:
+    """BLEU and chrF of translations, and BLEU by source length."""
+    measures = {m: Measure(m, [target], "de", {}) for m in ("bleu", "chrf")}
+    bleu = measures["bleu"]
+    parts = length_scores(lines, bleu.references, source, config["lengths"], bleu.arguments)
+    return {
+        **{m: asdict(measure.score(lines)) for m, measure in measures.items()},
+        "by_length": [asdict(part) for part in parts],
+    }
+
+
+def export(trainings: Trainings, run: Run, folder: Path) -> None:
+    """Write the last checkpoint as a model folder in int8."""
+    data = trainings.prepared(run.set)
+    command = [
+        sys.executable, "-m", "resmlp_mt.export", trainings.folder(run) / "checkpoint_last.pt",
+        "--output", folder, "--dtype", "int8", "--data", data / "bin",
+        "--sentencepiece-model", data / "spm.model", "--shortlist", data / "bin",
+    ]  # fmt: skip
+    trainings.execute(command, trainings.folder(run) / "export.log")
+
+
+def translate(trainings: Trainings, run: Run, folder: Path, beam: int) -> list[str]:
+    """Translations of the test set by the exported folder."""
+    output = trainings.folder(run) / f"exported-{beam}.txt"
+    command = [
+        sys.executable, "-m", "resmlp_mt.translate", folder, "--threads", 1, "--beam", beam,
+        "--input", trainings.work / run.set / "text/test.en", "--output", output,
+    ]  # fmt: skip
+    trainings.execute(command, trainings.folder(run) / "translate.log")
+    return output.read_text(encoding="utf-8").splitlines()
+
+
+def report(trainings: Trainings, models_dir: Path) -> Json:
+    """Scores of all that is trained, and of the model that is shipped."""
+    config = trainings.config
+    source, target = trainings.text(SET, 0)
+    result: Json = {
+        "machine": f"{processor()}, {config['threads']} thread(s)",
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "config": config,
+        "runs": [],
+        "shipped": None,
+    }
+    lines: dict[str, list[str]] = {}
+    for budget, model in product(config["budgets"], config["models"]):
+        run = Run(model, SET, config["seed"], budget)
+        if not trainings.is_trained(run):
+            result["runs"].append({"model": model, "budget": budget})
+            continue
+        trained = trainings.train(run)
+        end = trained["curve"][-1]
+        lines[run.name] = trainings.translate(run, end["updates"], 0)
+        row = {
+            "model": model, "budget": budget, "parameters": trained["parameters"], **end,
+            **scores(lines[run.name], source, target, config),
+        }  # fmt: skip
+        baseline = lines.get(Run("transformer", SET, config["seed"], budget).name)
+        result["runs"].append(row)
+        if model == "transformer" and (ours := lines.get(f"plus-{config['seed']}-{budget}")):
+            row["p_value"] = {
+                m: Measure(m, [target], "de", {}).compare(baseline or [], ours, "bs", 1000).p_value
+                for m in ("bleu", "chrf")
+            }
+    shipped = Run(config["shipped"]["model"], SET, config["seed"], config["shipped"]["budget"])
+    if trainings.is_trained(shipped):
+        folder = models_dir / "en-de"
+        export(trainings, shipped, folder)
+        result["shipped"] = {
+            "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+            "beams": {
+                beam: scores(translate(trainings, shipped, folder, beam), source, target, config)
+                for beam in (1, config["beam"])
+            },
+        }
+    return result
+
+
+def page(result: Json) -> str:
+    """The report in Markdown."""
+    config = result["config"]
+    names = {model: declared["name"] for model, declared in config["models"].items()}
+    rows = [
+        "| model | parameters | processor s | updates | valid ppl | BLEU | chrF | p (BLEU) |",
+        "|-|-:|-:|-:|-:|-:|-:|-:|",
+    ]
+    for run in result["runs"]:
+        if "bleu" not in run:
+            rows.append(f"| {names[run['model']]} | | {run['budget']} + | not run | | | | |")
+            continue
+        p = f"{run['p_value']['bleu']:.3f}" if "p_value" in run else ""
+        rows.append(
+            f"| {names[run['model']]} | {run['parameters'] / 1e6:.2f} M | {run['seconds']:.0f} | "
+            f"{run['updates']:,} | {run['valid_ppl']:.2f} | {run['bleu']['score']:.2f} | "
+            f"{run['chrf']['score']:.2f} | {p} |"
+        )
+    parts = [
+        "# The model that comes with the project: English-German",
+        f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
+        f"{result['date']}.\nWritten by `benchmarks/ship_model.py` from `ship_model.yaml`.",
+        "Both models are trained on Tatoeba, for the same processor time (validation and the "
+        "writing of checkpoints\nleft out for both), with the same schedule: an inverse square "
+        "root for each of the budgets "
+        f"{', '.join(map(str, config['budgets']))} s, then\n{config['cooldown']:.0%} more updates "
+        "in which the learning rate falls to 0. Parameters are about equal. Neither was tuned "
+        f"here.\nTatoeba valid, 2,000 sentences; fairseq-generate, beam {config['beam']}; "
+        "p of a paired bootstrap, 1,000 samples; one seed.",
+        "\n".join(rows),
+    ]
+    if result["shipped"] is None:
+        parts.append("Nothing was exported yet.")
+    else:
+        by_length = result["shipped"]["beams"][config["beam"]]["by_length"]
+        parts += [
+            f"## models/en-de: int8, {result['shipped']['bytes'] / 1e6:.1f} MB",
+            "\n".join(
+                [
+                    "| `translate` with | BLEU | chrF |",
+                    "|-|-:|-:|",
+                    *(
+                        f"| --beam {beam} | {s['bleu']['score']:.2f} | {s['chrf']['score']:.2f} |"
+                        for beam, s in result["shipped"]["beams"].items()
+                    ),
+                ]
+            ),
+            "BLEU by source tokens:\n\n| "
+            + " | ".join(f"{part['bucket']} ({part['sentences']})" for part in by_length)
+            + " |\n|"
+            + "-:|" * len(by_length)
+            + "\n| "
+            + " | ".join(f"{part['score']:.2f}" for part in by_length)
+            + " |",
+        ]
+    scored = [run for run in result["runs"] if "bleu" in run]
+    if scored:
+        found = (f"{m} `{scored[0][m]['signature']}`" for m in ("bleu", "chrf"))
+        parts.append(f"Signatures: {', '.join(found)}.")
+    parts.append("## Options\n\nBoth:\n\n    " + " ".join(config["options"].split()))
+    parts += [
+        f"{d['name']}:\n\n    {' '.join(d['options'].split())} --lr {d['lr']}"
+        for d in config["models"].values()
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -98,6 +244,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="train these only")
     parser.add_argument("--budgets", type=int, nargs="+", help="train these only")
     parser.add_argument("--report", action="store_true", help="train nothing, write the tables")
+    parser.add_argument("--models-dir", type=Path, default=ROOT / "models", help="for the export")
     args = parser.parse_args()
     trainings = Trainings(HERE / "ship_model.yaml", args.data, args.work)
     config = trainings.config
@@ -107,6 +254,10 @@ def main() -> None:
         if not args.report:
             print(f"{datetime.datetime.now():%H:%M:%S} {model}, {budget} s", flush=True)
             trainings.train(Run(model, SET, config["seed"], budget))
+    result = report(trainings, args.models_dir)
+    write_text(HERE / "ship_model.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_text(HERE / "ship_model.md", page(result))
+    print(page(result))
 
 
 if __name__ == "__main__":
