@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
-from resmlp_mt.engine import digests
+from resmlp_mt.engine import digests, earlier_folders
 from resmlp_mt.engine.onnx_model import OnnxConfig, OnnxModel
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.engine.subwords import check_pieces, read_sentencepiece
@@ -145,8 +145,8 @@ def load(
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("it holds no options")
-        if "encoder_layers" in config and "encoder_mixing" not in config:
-            raise ValueError("it was written by resmlp_mt 0.1.0, which had another format")
+        if earlier := earlier_folders.is_earlier(config):
+            config["longest_trained_source"] = 0  # was not recorded
         sizes = from_json(OnnxConfig, config)
         stored_dtype = str(config["dtype"])
         if stored_dtype not in DTYPES:
@@ -162,6 +162,11 @@ def load(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unreadable(folder, CONFIG, error) from error
     is_onnx = any(folder.glob("*.onnx")) and not (folder / WEIGHTS).exists()
+    if is_onnx and earlier:
+        raise UserError(
+            f"{folder} holds ONNX graphs of resmlp_mt 0.1.0, which took other arrays: export the "
+            "model again."
+        )
     dtype = dtype or stored_dtype
     if is_onnx and dtype != stored_dtype:
         raise UserError(f"--dtype {dtype}: {folder} holds ONNX graphs of {stored_dtype}.")
@@ -218,8 +223,11 @@ def unreadable(folder: Path, file: str, error: Exception) -> UserError:
     )
 
 
-def from_json(kind: type[Any], values: dict[str, Any]) -> Any:
+def from_json(kind: type[Any], values: dict[str, Any], *, defaults: bool = False) -> Any:
     """A dataclass from what JSON holds.
+
+    Args:
+        defaults: whether fields that are missing take their defaults.
 
     Raises:
         KeyError: if a field is missing.
@@ -227,6 +235,9 @@ def from_json(kind: type[Any], values: dict[str, Any]) -> Any:
     """
     found = {}
     for field in dataclasses.fields(kind):
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if defaults and not required and field.name not in values:
+            continue
         value = values[field.name]
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             value = from_json(field.type, value)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
 from resmlp_mt.engine.shortlist import Shortlist
@@ -43,14 +44,17 @@ def load(
     Raises:
         UserError: if a file is missing or broken, or does not fit the others or the machine.
     """
+    earlier = is_earlier(config)
     try:
-        sizes: ModelConfig = from_json(ModelConfig, config)
+        sizes: ModelConfig = from_json(ModelConfig, config, defaults=earlier)
         if sizes.activation_fn not in ACTIVATIONS:
             raise ValueError(f"unknown activation_fn {sizes.activation_fn}")
         for mixing in (sizes.encoder_mixing, sizes.decoder_mixing):
             if mixing.relative not in VARIANTS:
                 raise ValueError(f"unknown relative {mixing.relative}")
         stored = load_file(folder / WEIGHTS)
+        if earlier:
+            stored = renamed(stored)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
         raise unreadable(folder, file, error) from error
