@@ -43,8 +43,8 @@ def renamed(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in stored.items():
         layer = re.fullmatch(r"(encoder|decoder)_layers\.(\d+)\.(\w+)(\.\w+)?", name)
         if name == "decoder_mixing":  # of all layers
-            for index, matrix in enumerate(value):
-                found[f"decoder.layers.{index}.token_mixing.weight"] = matrix.unsqueeze(0)
+            for number, matrix in enumerate(value):
+                found[f"decoder.layers.{number}.token_mixing.weight"] = matrix.unsqueeze(0)
         elif layer and layer[3] != "own_scale":
             side, index, part, rest = layer.groups("")
             if part == "mixing":
