@@ -20,6 +20,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive resmlp_mt data_scripts benchmarks docs
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.multi30k --data $(DATA) --work $(WORK)

@@ -202,7 +202,7 @@ def measure(work: Path, size: str, kind: str, kills: int) -> Count:
     began = time.monotonic()
     assert os.waitpid(start([*arguments, str(whole)], log, Writes()), 0)[1] == 0, log.read_text()
     seconds, steps = time.monotonic() - began, int((folder / "steps").read_text())
-    expected = torch.load(whole / "checkpoint_last.pt")
+    expected = torch.load(whole / "checkpoint_last.pt", weights_only=True)
     megabytes = (whole / "checkpoint_last.pt").stat().st_size / 1e6
     count = Count(size, kind, round(megabytes, 1))
     rng = random.Random(f"{size} {kind}")
@@ -245,7 +245,7 @@ def measure(work: Path, size: str, kind: str, kills: int) -> Count:
 
 def compare(folder: Path, expected: dict[str, Any]) -> bool:
     """Whether weights or optimizer differ from those of the training that was never killed."""
-    found = torch.load(folder / "checkpoint_last.pt")
+    found = torch.load(folder / "checkpoint_last.pt", weights_only=True)
     return any(differs(found[part], expected[part]) for part in ("model", "last_optimizer_state"))
 
 

@@ -277,7 +277,8 @@ def _tmx_units(file: BinaryIO) -> Iterator[ElementTree.Element]:
     """The translation units; what has been read does not stay in memory."""
     path: list[ElementTree.Element] = []
     units = 0
-    for event, element in ElementTree.iterparse(file, events=("start", "end")):
+    # expat loads no external entities, and ends where internal ones grow too large
+    for event, element in ElementTree.iterparse(file, events=("start", "end")):  # nosec B314
         is_unit = _local_name(element) == "tu"
         if event == "start":
             path.append(element)

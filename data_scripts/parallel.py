@@ -88,7 +88,8 @@ def _call(path: str, item: Any) -> Any:
     """In a worker: the function that `path` names, set up when it is a new one."""
     global _ready
     if _ready[0] != path:
-        function, setup, setup_args = pickle.loads(Path(path).read_bytes())
+        # written by the process that started this one, in a folder of its own
+        function, setup, setup_args = pickle.loads(Path(path).read_bytes())  # nosec B301
         setup(*setup_args)
         _ready = path, function
     return _ready[1](item)
