@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="onnx: graphs for ONNX Runtime and others",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="type of the linear layers' weights"
+        "--dtype", choices=DTYPES, default="float32", help="type of embeddings and linear layers"
     )
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the dictionaries (default: as trained)"

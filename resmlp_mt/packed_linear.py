@@ -2,7 +2,7 @@
 
 Float32 and bfloat16 products are oneDNN's with prepacked weights, int8 products FBGEMM's. These
 are the operators that ``torch.compile`` puts in place of ``nn.Linear`` when weights are frozen;
-docs/engine.md has the measurements.
+docs/engine.md has the measurements. An int8 table may be an embedding too.
 """
 
 import warnings
@@ -114,11 +114,17 @@ class Int8Linear(nn.Module):
         W x + b = m (diag(s) Q u) + b     or     m (diag(s) Q u) + (b + least W 1).
 
     u has 7 bits because processors without VNNI add two products in 16 bits. With ``least``, rows
-    whose values all lie near it are rounded coarsely, by |least| / 254.
+    whose values all lie near it are rounded coarsely, by |least| / 254. With ``columns`` r, the
+    weights are W = diag(s) Q diag(r), and x stands for diag(r) x above.
     """
 
     def __init__(
-        self, weight: Tensor, scale: Tensor, bias: Tensor | None, least: float | None = None
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        least: float | None = None,
+        columns: Tensor | None = None,
     ) -> None:
         """Take quantized weights.
 
@@ -126,11 +132,12 @@ class Int8Linear(nn.Module):
             weight: int8, (out_features, in_features).
             scale: float32, (out_features,).
             bias: float32, (out_features,); zeros by default.
-            least: of all inputs, if it is known.
+            least: of all inputs, if it is known and there are no ``columns``.
+            columns: float32, (in_features,); ones by default.
         """
         super().__init__()
         self.bias = torch.zeros_like(scale) if bias is None else bias
-        self.least = least
+        self.least, self.columns = least, columns
         row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
         self.constant = self.bias + (least or 0.0) * row_sums
         with warnings.catch_warnings():
@@ -142,6 +149,8 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.quantized.linear_prepack(quantized, None)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.columns is not None:
+            x = x * self.columns
         # two reductions: aminmax is not vectorized along a row
         largest = x.amax(dim=-1, keepdim=True)
         if self.least is None:
@@ -157,14 +166,37 @@ class Int8Linear(nn.Module):
         return torch.addcmul(self.constant, product, largest, out=product)
 
 
-def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round weights to int8, symmetrically, with one scale per output channel.
+class Int8Embedding(nn.Module):
+    """Rows of an int8 table, each times its scale; (...,) -> (..., dim) in float32.
+
+    Symmetric, unlike PyTorch's own ``quantized::embedding_byte``, so that an :class:`Int8Linear`
+    may have the same table.
 
     Args:
-        weight: (out_features, in_features).
+        weight: int8, (rows, dim).
+        scale: float32, (rows,).
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.weight[tokens] * self.scale[tokens].unsqueeze(-1)
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights to int8, symmetrically, with one scale per row.
+
+    Args:
+        weight: (out_features, in_features) of a linear layer, or (rows, dim) of an embedding.
 
     Returns:
-        The int8 weights and their scales, (out_features,).
+        The int8 weights and their scales, one for each row.
     """
     scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
     return (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scale
@@ -178,8 +210,8 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
     if isinstance(layer, Int8Linear):
         quantized, _ = torch.ops.quantized.linear_unpack(layer.packed)
         integers, scale = quantized.int_repr(), quantized.q_per_channel_scales().float()
-        bias, least = layer.bias, layer.least
-        return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows], least)
+        bias, least, columns = layer.bias, layer.least, layer.columns
+        return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows], least, columns)
     if not isinstance(layer, nn.Linear | PackedLinear):
         raise TypeError(f"{type(layer).__name__} is not a linear layer")
     packed = isinstance(layer, PackedLinear)

@@ -8,22 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from conftest import ROOT
+from conftest import ROOT, Corpus
 from models import build, dictionary, padded, sentences
 from resmlp_mt import export
-from resmlp_mt.engine import model_folder, weights
+from resmlp_mt.engine import digests, model_folder, weights
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize
 from test_folding import relative_error
-from test_mixing import MODELS, every_model
+from test_mixing import MODELS
 
 
 def translation(**changes: object) -> TranslationModel:
@@ -39,10 +41,13 @@ def scores(model: EncoderDecoder) -> torch.Tensor:
     return model(padded(sentences([5, 3, 9])), torch.tensor([[2, 5, 6], [2, 9, 4], [2, 7, 8]]))
 
 
-SHARED = {"share_all_embeddings": True}
+SHARED = {
+    "all": {"share_all_embeddings": True},
+    "decoder's": {"share_decoder_input_output_embed": True},
+}
 
 
-@pytest.mark.parametrize("changes", [*MODELS.values(), SHARED], ids=[*MODELS, "shared"])
+@pytest.mark.parametrize("changes", [*MODELS.values(), *SHARED.values()], ids=[*MODELS, *SHARED])
 def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> None:
     saved = translation(**changes)
     model_folder.save(saved, tmp_path / "model")
@@ -54,22 +59,115 @@ def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> No
     assert isinstance(loaded.model.decoder.output_projection, PackedLinear)
 
 
-@every_model
+@pytest.mark.parametrize("changes", [*MODELS.values(), *SHARED.values()], ids=[*MODELS, *SHARED])
 def test_int8_in_the_file_equals_int8_made_when_loading(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     saved = translation(**changes)
     model_folder.save(saved, tmp_path / "float32")
     model_folder.save(saved, tmp_path / "int8", "int8")
-    stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)
-    assert stored["decoder.output_projection.weight"].dtype == torch.int8
     from_file = model_folder.load(tmp_path / "int8").model
     on_loading = model_folder.load(tmp_path / "float32", "int8").model
     assert isinstance(from_file.decoder.kv_proj, Int8Linear)
-    torch.testing.assert_close(scores(from_file), scores(on_loading))
+    torch.testing.assert_close(scores(from_file), scores(on_loading), rtol=0, atol=0)
     assert relative_error(scores(from_file), scores(saved.model)) < 0.1
     with pytest.raises(UserError, match="holds int8 weights; export it with --dtype float32"):
         model_folder.load(tmp_path / "int8", "float32")
+
+
+@pytest.mark.parametrize("changes", [{}, *SHARED.values()], ids=["own", *SHARED])
+def test_int8_embeddings_are_within_half_a_scale(tmp_path: Path, changes: dict[str, Any]) -> None:
+    saved = translation(**changes)
+    model_folder.save(saved, tmp_path / "int8", "int8")
+    loaded = model_folder.load(tmp_path / "int8").model
+    tokens = torch.tensor([[3, 19], [1, 3]])
+    for side in ("encoder", "decoder"):
+        expected = getattr(saved.model, side).embed_tokens.weight
+        table = getattr(loaded, side).embed_tokens
+        scale = expected.abs().amax(1, keepdim=True) / 127
+        found = table(torch.arange(20))
+        assert found.dtype == torch.float32
+        assert ((found - expected).abs() <= scale / 2 + 1e-7).all()
+        assert torch.equal(table(tokens), found[tokens])
+
+
+@pytest.mark.parametrize("changes", SHARED.values(), ids=SHARED)
+def test_an_int8_folder_has_a_shared_table_once(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Every number of the matrices is one byte, of which none comes twice."""
+    saved = translation(**changes)
+    model_folder.save(saved, tmp_path / "int8", "int8")
+    stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)
+    tables = [name for name, value in stored.items() if value.shape == (20, 8)]
+    assert "decoder.output_projection.weight" not in tables
+    assert len(tables) == (1 if saved.model.config.share_all_embeddings else 2)
+    assert {stored[name].dtype for name in tables} == {torch.int8}
+    loaded = model_folder.load(tmp_path / "int8").model
+    hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    expected = saved.model.decoder.output_projection(hidden)
+    assert relative_error(loaded.decoder.output_projection(hidden), expected) < 0.02
+
+
+def test_int8_folders_with_float_embeddings_load(tmp_path: Path) -> None:
+    """As they were written before the embeddings were in int8 too."""
+    saved = translation(**SHARED["all"])
+    model_folder.save(saved, tmp_path / "model", "int8")
+    old = {}
+    for name, module in saved.model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            old[f"{name}.weight"], old[f"{name}.scale"] = quantize(module.weight.detach())
+    old = {**dict(saved.model.named_parameters()), **old}
+    save_file(old, tmp_path / "model" / model_folder.WEIGHTS)
+    (tmp_path / "model" / digests.NAME).unlink()
+    loaded = model_folder.load(tmp_path / "model").model
+    for side in (loaded.encoder, loaded.decoder):
+        assert torch.equal(side.embed_tokens.weight, saved.model.encoder.embed_tokens.weight)
+    assert relative_error(scores(loaded), scores(saved.model)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("decoder.output_projection.columns", None, r"projection\.scale is missing"),
+        ("decoder.output_projection.columns", torch.ones(3), r"columns of size \[3\]: exp.* \[8\]"),
+        ("decoder.output_projection.bias", None, r"projection\.bias is missing"),
+        ("encoder.embed_tokens.scale", None, r"projection\.weight is missing"),
+        ("encoder.embed_tokens.scale", torch.ones(8), r"tokens\.scale of size \[8\]: exp.* \[20\]"),
+        ("encoder.embed_tokens.weight", torch.ones(20, 8), r"float32: expected torch\.int8"),
+        ("encoder.layers.0.ffn.fc1.scale", None, r"fc1\.scale is missing"),
+        ("encoder.layers.0.ffn.fc1.bias", torch.ones(5), r"fc1\.bias of size \[5\]: exp.* \[12\]"),
+    ],
+)
+def test_int8_parts_that_do_not_fit_are_named(
+    tmp_path: Path, name: str, change: torch.Tensor | None, message: str
+) -> None:
+    model_folder.save(translation(**SHARED["all"]), tmp_path / "model", "int8")
+    path = tmp_path / "model" / model_folder.WEIGHTS
+    stored = load_file(path)
+    del stored[name]
+    save_file(stored if change is None else {**stored, name: change}, path)
+    with pytest.raises(UserError, match=message) as error:
+        model_folder.load(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_translations_in_int8_are_those_of_float32(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    """Of a trained model with a shared embedding, embeddings included."""
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data, corpus.spm)
+    lines = corpus.sentences("valid", "en") + corpus.sentences("test", "en")
+    found = {}
+    for dtype in ("float32", "int8"):
+        model_folder.save(loaded, tmp_path / dtype, dtype)
+        translations = Translator.load(tmp_path / dtype).translate(lines)
+        found[dtype] = [best.text for best, *_ in translations]
+    same = [a == b for a, b in zip(*found.values(), strict=True)]
+    assert sum(same) >= 0.9 * len(lines)
+    sizes = {d: (tmp_path / d / model_folder.WEIGHTS).stat().st_size for d in found}
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    table = loaded.model.decoder.output_projection.weight.numel()
+    assert sizes["float32"] >= 4 * parameters
+    assert sizes["int8"] <= 1.2 * (parameters - table) + 20_000  # names and shapes
 
 
 def test_bfloat16_weights_compute_in_float32_where_asked(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_beam_that_the_words_do_not_fill_is_refused() -> None:
         beam_search(model, [[4, EOS]], SearchOptions(beam=2), SPECIAL, some)
 
 
-@pytest.mark.parametrize("kind", ["linear", "packed", "int8"])
+@pytest.mark.parametrize("kind", ["linear", "packed", "int8", "shared int8"])
 def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(kind: str) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 90).requires_grad_(False)
@@ -152,6 +152,9 @@ def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(kind: str) -> None
         "linear": lambda: linear,
         "packed": lambda: PackedLinear(linear),
         "int8": lambda: Int8Linear(*quantize(linear.weight), linear.bias),
+        "shared int8": lambda: Int8Linear(
+            *quantize(linear.weight), linear.bias, columns=torch.rand(64)
+        ),
     }
     layer = layers[kind]()
     rows = torch.tensor([3, 4, 50, 89])

@@ -2,7 +2,8 @@
 
 config.json          sizes and options (:class:`ModelConfig`), languages, type of the weights
 model.safetensors    parameters of the folded :class:`EncoderDecoder`; int8 weights X.weight come
-                     with their scales X.scale
+                     with their scales X.scale. An output projection that shares the int8 embedding
+                     has factors for its columns, X.columns, and no weights of its own
 dict.LANG.txt        fairseq's dictionaries
 sentencepiece.model  optional
 shortlist.safetensors  optional (:class:`Shortlist`)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from resmlp_mt.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "int8")
-"""What weights and linear layers may be; everything else stays in float32 or bfloat16."""
+"""What embeddings and linear layers may be; everything else stays in float32 or bfloat16."""
 
 MOST_LENPEN = 10  # of the lengths that models allow, this power is still a float32
 
