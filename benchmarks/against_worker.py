@@ -84,9 +84,7 @@ def generation(task: Any, model: Any, sentences: int) -> Callable[[], object]:
     return partial(task.inference_step, generator, [model], batch)
 
 
-def translation(
-    folder: Path, lines: list[str], batch_size: int, dtype: str
-) -> Callable[[], object]:
+def translation(folder: Path, lines: list[str], batch: int, dtype: str) -> Callable[[], object]:
     """The engine on some lines, loaded before."""
     search = SearchOptions(beam=4, max_len_a=0.0, max_len_b=20)
     translator = Translator(model_folder.load(folder, dtype), search, batch)
