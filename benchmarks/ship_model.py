@@ -7,18 +7,20 @@ Trains what ship_model.yaml says, hours of one core; what was cut off goes on wh
 training has a trunk, whose learning rate falls with the inverse square root of the updates, for
 the processor seconds of the longest budget. At every budget a branch leaves it, with a learning
 rate that falls linearly to 0 (a "cooldown"); its last checkpoint is the model of that budget. The
-longest training of the shipped model is exported to --models-dir. Writes ship_model.json and
-ship_model.md beside this file.
+longest training of the shipped model is exported to --models-dir, in the place of what is there,
+with a model card. Writes ship_model.json and ship_model.md beside this file.
 """
 
 import argparse
 import datetime
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
+from benchmarks.model_card import card
 from benchmarks.quality_report import versions
 from benchmarks.quality_runs import HERE, ROOT, Json, Run, Workshop, once, training_curve
 from resmlp_mt.files import write_text
@@ -102,7 +104,9 @@ def scores(lines: list[str], source: list[str], target: list[str], config: Json)
 
 
 def export(trainings: Trainings, run: Run, folder: Path) -> None:
-    """Write the last checkpoint as a model folder in int8."""
+    """Write the last checkpoint as a model folder in int8, in the place of an earlier one."""
+    if folder.exists():
+        shutil.rmtree(folder)
     data = trainings.prepared(run.set)
     command = [
         sys.executable, "-m", "resmlp_mt.export", trainings.folder(run) / "checkpoint_last.pt",
@@ -123,6 +127,12 @@ def translate(trainings: Trainings, run: Run, folder: Path, beam: int) -> list[s
     return output.read_text(encoding="utf-8").splitlines()
 
 
+def _lines(trainings: Trainings, split: str) -> int:
+    """The pairs of a split, as they were given."""
+    with (trainings.work / SET / "text" / f"{split}.en").open("rb") as file:
+        return sum(1 for _ in file)
+
+
 def report(trainings: Trainings, models_dir: Path) -> Json:
     """Scores of all that is trained, and of the model that is shipped."""
     config = trainings.config
@@ -132,6 +142,8 @@ def report(trainings: Trainings, models_dir: Path) -> Json:
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
         "config": config,
+        "set": SET,
+        "pairs": {split: _lines(trainings, split) for split in ("train", "test")},
         "runs": [],
         "shipped": None,
     }
@@ -255,7 +267,10 @@ def main() -> None:
             print(f"{datetime.datetime.now():%H:%M:%S} {model}, {budget} s", flush=True)
             trainings.train(Run(model, SET, config["seed"], budget))
     result = report(trainings, args.models_dir)
-    write_text(HERE / "ship_model.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    write_text(HERE / "ship_model.json", text)
+    if result["shipped"] is not None:
+        write_text(args.models_dir / "en-de" / "README.md", card(json.loads(text)))
     write_text(HERE / "ship_model.md", page(result))
     print(page(result))
 

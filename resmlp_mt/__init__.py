@@ -2,7 +2,7 @@
 
 from resmlp_mt import Translator
 
-translator = Translator.load("MODEL")
+translator = Translator.load()  # the model en-de, which comes with the package
 print(translator.translate(["A dog runs."])[0][0].text)
 """
 

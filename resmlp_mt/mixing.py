@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.layers import Affine, merged_before, merged_behind, projection
-from resmlp_mt.mixing_products import Past, mix
+from resmlp_mt.mixing_products import Past, mix, toeplitz
 from resmlp_mt.padding import Layout
 
 
@@ -316,11 +316,7 @@ class RelativeMixing(TokenMixing):
         if self.decay is not None:
             distances = torch.arange(1 - length, length, device=weights.device).abs()
             weights = weights * torch.exp(-F.softplus(self.decay).unsqueeze(1) * distances)
-        # Row t begins at distance t: copies of all weights, one number longer than the rows that
-        # they are cut into, so that each row begins one number earlier than the one above.
-        copies = F.pad(weights, (0, 1)).unsqueeze(1).expand(-1, length, -1).flatten(1)
-        rows = copies[:, : length * (2 * length - 1)].view(self.heads, length, 2 * length - 1)
-        return rows[:, :, length - 1 :]
+        return toeplitz(weights)
 
 
 class AbsoluteAndRelativeMixing(RelativeMixing):

@@ -1,10 +1,11 @@
-"""Products of mixing matrices with the entries of many sentences, head by head."""
+"""Toeplitz matrices, and products of mixing matrices with the entries of sentences, by heads."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CAUSAL_ROWS = 128
 """Rows of a triangular matrix that are multiplied together."""
@@ -82,3 +83,21 @@ class Past(NamedTuple):
         # len(mixed) would be a constant to an exporter
         mixed = mixed.view(mixed.size(0) // self.heads, self.heads, *mixed.shape[1:])
         return x + mixed.transpose(1, 2).flatten(2)
+
+
+def toeplitz(weights: Tensor) -> Tensor:
+    """The matrices A_ts = w_(t - s).
+
+    Args:
+        weights: of the distances length - 1, ..., 1 - length: (heads, 2 length - 1).
+
+    Returns:
+        (heads, length, length).
+    """
+    heads, distances = weights.shape
+    length = (distances + 1) // 2
+    # Row t begins at distance t: copies of all weights, one number longer than the rows that
+    # they are cut into, so that each row begins one number earlier than the one above.
+    copies = F.pad(weights, (0, 1)).unsqueeze(1).expand(-1, length, -1).flatten(1)
+    rows = copies[:, : length * distances].view(heads, length, distances)
+    return rows[:, :, length - 1 :]

@@ -1,6 +1,6 @@
 """``python -m resmlp_mt.serve``: a server for translation, with LibreTranslate's interface.
 
-    python -m resmlp_mt.serve models/en-de
+    python -m resmlp_mt.serve
     curl -d q="A dog runs." -d source=en -d target=de http://127.0.0.1:5000/translate
 
 A page is at /, the description of the interface at /docs, counters for Prometheus at /metrics.
@@ -25,7 +25,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         "resmlp_mt.serve", "Serve translations over HTTP, with the interface of LibreTranslate."
     )
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="exported folders")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        type=Path,
+        metavar="MODEL",
+        help="exported folders (default: en-de, which comes with the package)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too")
     parser.add_argument("--port", type=_number(0, 65535), default=5000, help="0 takes a free one")
     work = parser.add_argument_group("work")
@@ -100,9 +106,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     import uvicorn
 
+    from resmlp_mt.engine.pretrained import located
     from resmlp_mt.serving.app import Limits, create_app
     from resmlp_mt.serving.workers import ModelOptions, Worker
 
+    models = [located(model) for model in args.models or [None]]
     listener = bind(args.host, args.port)
     options = ModelOptions(
         beam=args.beam,
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads=args.threads,
         use_shortlist=args.shortlist,
     )
-    workers = [Worker(args.models, options) for _ in range(args.workers)]
+    workers = [Worker(models, options) for _ in range(args.workers)]
     try:
         loaded = [worker.languages() for worker in workers]
         limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})

@@ -1,13 +1,15 @@
 """``python -m resmlp_mt.translate``: raw text in, raw text out, without fairseq's generator.
 
+    echo "Where is the station?" | python -m resmlp_mt.translate
     python -m resmlp_mt.translate model --input text.en > text.de
     echo "A dog runs." | python -m resmlp_mt.translate checkpoint_best.pt \\
         --data data-bin --sentencepiece-model spm.model --nbest 3
 
-MODEL is a folder from ``python -m resmlp_mt.export``, or a checkpoint (which loads fairseq). The
-options are those of fairseq-interactive. Line n of the output is the translation of line n; with
---nbest or --print-scores lines are "D-<line>\\t<score>\\t<text>" as in fairseq, lines counted
-from 0 and scores to base 2. A pipe gets its line back at once: what waits is translated together.
+MODEL is a folder from ``python -m resmlp_mt.export``, or a checkpoint (which loads fairseq).
+Without it, the English-German model that comes with the package translates. The options are those
+of fairseq-interactive. Line n of the output is the translation of line n; with --nbest or
+--print-scores lines are "D-<line>\\t<score>\\t<text>" as in fairseq, lines counted from 0 and
+scores to base 2. A pipe gets its line back at once: what waits is translated together.
 """
 
 import argparse
@@ -34,7 +36,13 @@ logger = logging.getLogger("resmlp_mt.translate")
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser("resmlp_mt.translate", "Translate text, one sentence a line.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="exported folder or checkpoint")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="exported folder or checkpoint (default: en-de, which comes with the package)",
+    )
     parser.add_argument("--input", default="-", metavar="FILE", help="text, - for standard input")
     parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
     parser.add_argument(
@@ -109,18 +117,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def load(args: argparse.Namespace) -> "TranslationModel":
     """The model that MODEL names, ready to translate."""
-    from resmlp_mt.engine import model_folder
+    from resmlp_mt.engine import model_folder, pretrained
 
-    if args.model.is_dir():
+    model = pretrained.located(args.model)
+    if model.is_dir():
         for option in ("data", "sentencepiece_model"):
             if getattr(args, option) is not None:
                 flag = "--" + option.replace("_", "-")
-                raise UserError(f"{flag} is for checkpoints: {args.model} has its own.")
-        return model_folder.load(args.model, args.dtype, args.device, args.threads)
-    if not args.model.is_file():
+                raise UserError(f"{flag} is for checkpoints: {model} has its own.")
+        return model_folder.load(model, args.dtype, args.device, args.threads)
+    if not model.is_file():
         raise UserError(
-            f"{args.model} is neither a checkpoint nor a folder written by "
-            "python -m resmlp_mt.export."
+            f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
     # fairseq takes seconds to load, and talks meanwhile; exported models do without it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
@@ -129,7 +137,7 @@ def load(args: argparse.Namespace) -> "TranslationModel":
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
-    trained = load_trained(args.model, args.data, args.sentencepiece_model)
+    trained = load_trained(model, args.data, args.sentencepiece_model)
     assert isinstance(trained.model, EncoderDecoder)
     dtype = args.dtype or "float32"
     trained.model = weights.prepared(trained.model, dtype, args.device, args.threads)

@@ -107,6 +107,32 @@ def test_an_int8_folder_has_a_shared_table_once(tmp_path: Path, changes: dict[st
     assert relative_error(loaded.decoder.output_projection(hidden), expected) < 0.02
 
 
+@pytest.mark.parametrize("decay", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_matrices_of_distances_are_stored_by_distance(
+    tmp_path: Path, dtype: str, decay: bool
+) -> None:
+    options = {"mixing_heads": 2, "mixing_relative": "alone", "mixing_decay": decay}
+    saved = translation(**options)
+    model_folder.save(saved, tmp_path / "model", dtype)
+    stored = load_file(tmp_path / "model" / model_folder.WEIGHTS)
+    loaded = model_folder.load(tmp_path / "model").model
+    for side, length in (("encoder", 12), ("decoder", 10)):
+        for index, layer in enumerate(getattr(saved.model, side).layers):
+            name = f"{side}.layers.{index}.token_mixing"
+            assert f"{name}.weight" not in stored
+            diagonals = stored[f"{name}.diagonals"]
+            expected, found = layer.token_mixing.weight, loaded.get_submodule(name).weight
+            assert torch.equal(found, expected)
+            for t, s in ((0, 0), (length - 1, 0), (3, 1), (0, length - 1)):
+                assert torch.equal(diagonals[:, length - 1 - (t - s)], expected[:, t, s])
+    del stored["encoder.layers.0.token_mixing.diagonals"]
+    stored["encoder.layers.0.token_mixing.diagonals"] = torch.ones(2, 22)
+    save_file(stored, tmp_path / "model" / model_folder.WEIGHTS)
+    with pytest.raises(UserError, match=r"diagonals of size \[2, 22\]: expected \[2, 23\]"):
+        model_folder.load(tmp_path / "model")
+
+
 def test_int8_folders_with_float_embeddings_load(tmp_path: Path) -> None:
     """As they were written before the embeddings were in int8 too."""
     saved = translation(**SHARED["all"])

@@ -161,7 +161,6 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "MODEL"),
         (["m", "--workers", "0"], "--workers: expected a whole number of at least 1, got '0'"),
         (["m", "--port", "70000"], "at most 65535, got '70000'"),
         (["m", "--max-wait", "0"], "--max-wait must be above 0"),

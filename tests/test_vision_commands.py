@@ -80,8 +80,8 @@ def test_recipes_inherit_and_go_by_name(tmp_path: Path, monkeypatch: pytest.Monk
         parse_args(["-c", "many.yaml"])
 
 
-def test_a_wheel_has_the_recipes() -> None:
-    """What setuptools would copy holds every recipe, the server's page and the mark of types."""
+def test_a_wheel_has_the_recipes_and_models() -> None:
+    """What setuptools would copy holds all files that are not Python: recipes, models, the page."""
     program = (
         "from setuptools import Distribution; d = Distribution({'script_name': 'setup.py'}); "
         "d.parse_config_files(); c = d.get_command_obj('build_py'); c.ensure_finalized(); "
@@ -91,7 +91,8 @@ def test_a_wheel_has_the_recipes() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     package = ROOT / "resmlp_mt"
-    files = [*package.glob("configs/*/*"), *package.glob("serving/page/*"), package / "py.typed"]
+    patterns = ("configs/*/*", "pretrained/*/*", "serving/page/*", "py.typed")
+    files = [file for pattern in patterns for file in package.glob(pattern)]
     for file in files:
         assert f"build/lib/{file.relative_to(ROOT)}" in copied, file
     assert RECIPES[0] == package / "configs/vision"

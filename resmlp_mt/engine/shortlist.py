@@ -59,7 +59,8 @@ class Shortlist:
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file."""
-        path.write_bytes(save({"always": self.always, "by_source": self.by_source}))
+        tables = {"always": self.always.int(), "by_source": self.by_source.int()}
+        path.write_bytes(save(tables))
 
     @classmethod
     def load(cls, path: Path, source_vocabulary: int, target_vocabulary: int) -> Shortlist:
@@ -81,7 +82,8 @@ class Shortlist:
                     )
                 always, by_source = stored.get_tensor("always"), stored.get_tensor("by_source")
             for words in (always, by_source):
-                fits = fits and words.dtype == torch.long and int(words.min()) >= 0
+                # in long, as they were written before
+                fits = fits and words.dtype in (torch.int, torch.long) and int(words.min()) >= 0
                 fits = fits and int(words.max()) < target_vocabulary
             fits = fits and bool(torch.isin(torch.arange(len(SPECIAL)), always).all())
         except (OSError, KeyError, RuntimeError, SafetensorError) as error:
@@ -93,7 +95,7 @@ class Shortlist:
                 f"{path} is not of these vocabularies ({source_vocabulary} and "
                 f"{target_vocabulary} words): export the model again."
             )
-        return cls(always, by_source)
+        return cls(always.long(), by_source.long())
 
 
 def build(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
-from resmlp_mt.engine import lengths, model_folder
+from resmlp_mt.engine import lengths, model_folder, pretrained
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
@@ -99,7 +99,7 @@ class Translator:
     @classmethod
     def load(
         cls,
-        folder: str | Path,
+        folder: str | Path | None = None,
         options: SearchOptions | None = None,
         *,
         dtype: str | None = None,
@@ -111,7 +111,8 @@ class Translator:
         """A translator of an exported folder.
 
         Args:
-            folder: from ``python -m resmlp_mt.export``.
+            folder: from ``python -m resmlp_mt.export``, or the name of a model that comes with
+                the package; by default ``en-de``, English to German.
             options: of the search, by default those of ``python -m resmlp_mt.translate``.
             dtype: type to compute in; by default that of the weights.
             device: where to compute.
@@ -120,7 +121,7 @@ class Translator:
         Raises:
             UserError: if the folder or the options cannot be used.
         """
-        loaded = model_folder.load(Path(folder), dtype, device)
+        loaded = model_folder.load(pretrained.located(folder), dtype, device)
         return cls(loaded, options or SearchOptions(), batch_size, max_tokens, use_shortlist)
 
     def translate(

@@ -1,0 +1,90 @@
+"""The model that comes with the package: it is there, it is small, and it is used by default."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from huggingface_hub import ModelCard
+
+from benchmarks import model_card
+from conftest import ROOT
+from resmlp_mt import serve, translate
+from resmlp_mt.engine import pretrained
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.errors import UserError
+from test_serve import running
+
+FOLDER = pretrained.FOLDER / pretrained.DEFAULT
+QUESTION = "Where is the station?"
+
+
+def test_a_question_is_answered_without_naming_a_model(tmp_path: Path) -> None:
+    """From another folder, as a user types it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt.translate", "--threads", "1"],
+        input=QUESTION + "\n", text=True, capture_output=True, cwd=tmp_path, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout.strip() not in ("", QUESTION)
+    assert done.stderr == ""
+
+
+def test_a_translator_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    translator = Translator.load()
+    assert (translator.loaded.source_lang, translator.loaded.target_lang) == ("en", "de")
+    (translations,) = translator.translate([QUESTION])
+    assert Translator.load("en-de", use_shortlist=True).loaded.shortlist is not None
+    assert Translator.load("en-de").translate([QUESTION]) == [translations]
+    assert Translator.load(ROOT / "models/en-de").translate([QUESTION]) == [translations]
+    (tmp_path / "en-de").mkdir()  # a path wins over a name
+    with pytest.raises(UserError, match="en-de cannot be read as an exported model"):
+        Translator.load("en-de")
+
+
+def test_a_server_serves_it() -> None:
+    with running("--workers", 1) as (_, address):
+        fields = {"q": QUESTION, "source": "en", "target": "de"}
+        answer = requests.post(f"{address}/translate", json=fields, timeout=300)
+        assert answer.json()["translatedText"] not in ("", QUESTION)
+
+
+@pytest.mark.parametrize("main", [translate.main, serve.main], ids=["translate", "serve"])
+def test_where_it_is_missing_is_said(
+    main: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match=r"no MODEL is given, and the one that comes .* not at /"):
+        main([])
+    with pytest.raises(UserError, match="missing"):
+        Translator.load("missing")
+
+
+def test_it_is_at_most_12_megabytes() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 12_000_000
+
+
+def test_its_card_is_one_of_the_hugging_face_hub() -> None:
+    card = ModelCard.load(FOLDER / "README.md")
+    assert card.data.language == ["en", "de"]
+    assert card.data.license == "cc-by-2.0"
+    assert card.data.pipeline_tag == "translation"
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert set(found) == set(card.data.metrics) == {"bleu", "chrf"}
+    assert all(0 < value < 100 for value in found.values())
+    assert "https://tatoeba.org" in card.text
+    assert "What it is not for" in card.text
+    assert "nrefs:1|" in card.text  # sacreBLEU's signature
+
+
+def test_its_card_has_the_numbers_that_were_measured() -> None:
+    measured = model_card.HERE / "ship_model.json"
+    if not measured.exists():
+        pytest.skip("python -m benchmarks.ship_model has not come to its end")
+    result = json.loads(measured.read_text(encoding="utf-8"))
+    assert model_card.card(result) == (FOLDER / "README.md").read_text(encoding="utf-8")
