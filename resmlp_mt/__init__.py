@@ -17,7 +17,7 @@ __all__ = ["SearchOptions", "Translator"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when it is asked for, not before."""
+    """Import what needs torch on its first use, not before."""
     if name == "Translator":
         from resmlp_mt.engine.translator import Translator
 

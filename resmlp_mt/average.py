@@ -1,6 +1,6 @@
 """``python -m resmlp_mt.average``: the mean of several checkpoints as one checkpoint.
 
-The options are those of fairseq's script of the same purpose, which stops at the safe loader of
+It has the options of fairseq's average_checkpoints.py, which fails at the safe loader of
 PyTorch >= 2.6.
 """
 
@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--checkpoint-upper-bound",
         type=int,
         metavar="N",
-        help="leave out checkpoints behind epoch (or update) N",
+        help="leave out checkpoints after epoch (or update) N",
     )
     parser.add_argument(
         "--maximize-best-checkpoint-metric",
         action=BooleanOptionalAction,
-        help="whether the best checkpoints have the largest values (default: as trained)",
+        help="whether the best checkpoints have the largest values (default: as in the training)",
     )
     args = parser.parse_args(argv)
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in paths:
         if path.is_dir():
             raise UserError(
-                f"--inputs {path} is a folder: add --num-epoch-checkpoints N or a sibling of it."
+                f"--inputs {path} is a folder: add --num-epoch-checkpoints N or another --num-*."
             )
     averaged = average(paths)
     try:

@@ -1,4 +1,4 @@
-"""``python -m resmlp_mt.benchmark``: a door to the speed benchmark of a checkout."""
+"""``python -m resmlp_mt.benchmark`` runs the speed benchmark, in a checkout."""
 
 import importlib.util
 

@@ -1,7 +1,7 @@
 """What all commands have in common.
 
-The standard library alone is imported here: ``--help`` and ``--version`` answer at once, and where
-an extra is not installed.
+Only the standard library is imported here, so that ``--help`` and ``--version`` answer at once,
+even if an extra is not installed.
 """
 
 import argparse
@@ -46,14 +46,14 @@ EXTRAS = {
     "openvino": "bench",
     **dict.fromkeys(["torch", "numpy", "sentencepiece", "safetensors", "sacrebleu"], ""),
 }
-"""The extra that brings a module; "" is the package itself."""
+"""The extra that installs a module; "" is the package itself."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with ``--version``, defaults in ``--help``, and a guess at what was meant.
+    """A parser with ``--version``, defaults in ``--help``, and suggestions for unknown options.
 
     Args:
-        module: what ``python -m`` runs; its console script is named in its place when it is used.
+        module: what ``python -m`` runs; if its console script was used, the help names that.
         description: what the command does.
         options: of ``argparse.ArgumentParser``.
     """
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         super().error(self.with_guess(message))
 
     def with_guess(self, message: str) -> str:
-        """The message, with the option that an unknown one looks like."""
+        """The message; for an unknown option, with the most similar known one."""
         if message.startswith("unrecognized arguments"):
             known = [name for action in self._actions for name in action.option_strings]
             for word in message.split():
@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class DefaultsFormatter(argparse.HelpFormatter):
-    """Shows every default, but for those that say nothing or are told in the text."""
+    """Shows every default, except those that say nothing or are in the text already."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -95,10 +95,10 @@ class DefaultsFormatter(argparse.HelpFormatter):
 
 
 def command(main: Callable[P, T]) -> Callable[P, T]:
-    """For the ``main`` of a command: text goes out as UTF-8, failures are sentences and statuses.
+    """Decorates the ``main`` of a command: output is UTF-8, and errors are one sentence.
 
-    A package that is not installed is reported with the extra that brings it. Ctrl-C ends the
-    command with status 130.
+    If a package is missing, the error names the extra that installs it. Ctrl-C ends the command
+    with status 130.
     """
 
     @functools.wraps(main)
@@ -117,7 +117,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
 
 
 def missing(error: ModuleNotFoundError) -> Exception:
-    """What to tell the user of a missing package; ``error`` itself if no extra holds it."""
+    """The error that names the extra with a missing package; ``error`` itself if there is none."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return error

@@ -1,8 +1,8 @@
-"""The exception that a user is meant to read."""
+"""The exception for mistakes that a user can mend."""
 
 
 class UserError(SystemExit, ValueError):
-    """A mistake in the options, the data or the surroundings.
+    """A mistake in the options, the data or the environment.
 
     The message is one sentence that names the file or option, what was expected and what to do.
     A command that does not catch it prints the message to standard error and exits with status 1;

@@ -36,23 +36,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--dtype", choices=DTYPES, default="float32", help="type of embeddings and linear layers"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of the dictionaries (default: as trained)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the dictionaries (default: the training's)",
     )
     parser.add_argument(
         "--sentencepiece-model",
         type=Path,
         metavar="FILE",
-        help="what made the subwords (default: spm.model beside the folder of the dictionaries)",
+        help="the subword model (default: spm.model beside the folder of the dictionaries)",
     )
     parser.add_argument(
         "--shortlist",
         type=Path,
         metavar="DATA-BIN",
-        help="count words of this binarised training text, for translate --shortlist",
+        help="make a shortlist from this binarised training text, for translate --shortlist",
     )
     args = parser.parse_args(argv)
     if args.format == "onnx" and args.shortlist is not None:
-        parser.error("--format onnx scores the whole vocabulary: drop --shortlist")
+        parser.error("--format onnx always scores the whole vocabulary: drop --shortlist")
     if args.format == "onnx" and args.dtype == "bfloat16":
         parser.error("--format onnx has float32 or int8 weights: choose one of them for --dtype")
     return args
@@ -65,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model_folder.check_is_free(args.output)
     if not args.checkpoint.is_file():
-        raise UserError(f"there is no file {args.checkpoint}: give a checkpoint of fairseq-train.")
+        raise UserError(f"{args.checkpoint} does not exist: give a checkpoint of fairseq-train.")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    # after the logger is set, since fairseq talks while it is loaded
+    # after the logger is set up, because fairseq logs while it is imported
     from resmlp_mt.fairseq_plugin.conversion import (
         build_shortlist,
         load_trained,

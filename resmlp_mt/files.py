@@ -11,13 +11,13 @@ from resmlp_mt.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file: yields a new, empty file beside ``path``, which takes its place at the end.
+    """Yield a new, empty file to write to; at the end it is renamed to ``path``.
 
-    The new file has a name that nobody can guess, so that no link can be planted there. It is
-    synchronized with the disk before it is renamed: after a crash or a full disk, ``path`` holds
-    what it held before or all of the new content. If the block raises, the new file is removed.
-    Where ``path`` is a link, the file that it points to is replaced. Devices and pipes, which
-    cannot be replaced, are yielded themselves.
+    The new file lies beside ``path``, under a name that nobody can guess, so that no link can be
+    planted there. It is synchronized with the disk before it is renamed: after a crash or a full
+    disk, ``path`` has its old content or all of the new one. If the block raises, the new file is
+    removed. If ``path`` is a link, the file that it points to is replaced. Devices and pipes cannot
+    be replaced, and are yielded themselves.
 
     Raises:
         OSError: if the file cannot be written.
@@ -43,14 +43,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write all of a text, in UTF-8, or leave what was there; see :func:`replacing`."""
+    """Write a text in UTF-8, all of it or nothing; see :func:`replacing`."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def output_file(path: Path, option: str = "") -> Iterator[Path]:
-    """:func:`replacing`, with a sentence for the user where it fails.
+    """:func:`replacing`, but failures are a :class:`UserError`.
 
     Args:
         path: the file to write.
@@ -87,7 +87,7 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
 
 
 def unwritable(path: Path, error: OSError, option: str = "") -> UserError:
-    """What to tell the user when ``path`` cannot be written."""
+    """The error for a file that cannot be written."""
     named = f"{option} {path}" if option else str(path)
     return UserError(
         f"{named} cannot be written ({error.strerror or error}): choose another place."
@@ -95,7 +95,7 @@ def unwritable(path: Path, error: OSError, option: str = "") -> UserError:
 
 
 def synchronize(path: Path) -> None:
-    """Have the disk hold a file's content, or a folder's entries.
+    """Write a file's content, or a folder's entries, from the system's cache to the disk.
 
     Raises:
         OSError: if it cannot.
@@ -108,7 +108,7 @@ def synchronize(path: Path) -> None:
 
 
 def _mode(target: Path) -> int:
-    """The permissions of the file that is replaced, or of any new file."""
+    """The permissions of the replaced file, else those of any new file."""
     if target.exists():
         return target.stat().st_mode & 0o777
     mask = os.umask(0)

@@ -6,11 +6,11 @@ With hidden states X, the paper's layer is
     Y = Z + Aff_post2(C GELU(B Aff_pre2(Z)))    mixing over channels
 
 :class:`Affine` is Aff and :class:`FeedForward` is B and C; A is in :mod:`resmlp_mt.mixing`.
-Hidden states are time-first, (length, batch, dim): mixing over positions is then one matrix
+Hidden states are time-first, (length, batch, dim), so that mixing over positions is one matrix
 product over (length, batch * dim), without a transpose.
 
 An affine map next to a linear layer can become part of it: :func:`merged_before` and
-:func:`merged_behind`.
+:func:`merged_after`.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,9 @@ class Affine(nn.Module):
 
     Args:
         dim: number of channels.
-        init_scale: start of alpha; 1 in front of a sublayer, the LayerScale value behind it.
-        bias: without it the module is a plain LayerScale, as in the authors' image code.
-        device: where the parameters are.
+        init_scale: initial alpha: 1 before a sublayer, the LayerScale value after it.
+        bias: False makes the module a plain LayerScale, as in the authors' image code.
+        device: device of the parameters.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Affine(nn.Module):
 def merged_before(affine: Affine, linear: nn.Linear) -> nn.Linear:
     """One linear layer for linear(affine(x)): W (alpha x + beta) + b = (W alpha) x + (W beta + b).
 
-    It has a bias unless neither has one. Its type is that of the arguments.
+    It has a bias if one of the two has one, and the dtype of the arguments.
     """
     bias: Tensor | None = linear.bias
     if affine.beta is not None:
@@ -61,7 +61,7 @@ def merged_before(affine: Affine, linear: nn.Linear) -> nn.Linear:
 
 
 @torch.no_grad()
-def merged_behind(linear: nn.Linear, affine: Affine) -> nn.Linear:
+def merged_after(linear: nn.Linear, affine: Affine) -> nn.Linear:
     """One linear layer for affine(linear(x)): alpha (W x + b) + beta."""
     bias: Tensor | None = affine.beta
     if linear.bias is not None:
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
         dim: number of channels.
         hidden_dim: rows of B.
         activation: GELU in the paper.
-        activation_dropout: dropout probability behind the activation.
+        activation_dropout: dropout probability after the activation.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FeedForward(nn.Module):
 
 
 def projection(dim: int) -> nn.Linear:
-    """A linear layer from ``dim`` to ``dim`` channels that starts Xavier-uniform with zero bias."""
+    """A linear layer from ``dim`` to ``dim`` channels, started Xavier-uniform with zero bias."""
     linear = nn.Linear(dim, dim)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)

@@ -22,7 +22,7 @@ def usable_cores() -> int:
 
 def computes_in_bfloat16() -> bool:
     """Whether PyTorch has bfloat16 products for this processor."""
-    import torch  # here, because commands that only print their options do without it
+    import torch  # here, because commands that only print their options do not need it
 
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     return bool(supported())

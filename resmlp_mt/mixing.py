@@ -1,12 +1,12 @@
 """Mixing over positions: a learned matrix A, and the ways to make it from parameters.
 
-A sublayer has three parts. :meth:`TokenMixing.entries` is computed for every token,
-:meth:`TokenMixing.mix` goes over positions, :meth:`TokenMixing.output` is computed for every token
-again. Step-by-step decoding keeps the entries.
+To add a variant, write one subclass of :class:`TokenMixing` with :meth:`TokenMixing.matrix`, and
+add a line to :data:`VARIANTS`. Training, decoding, folding and export need no change. The paper's
+model (section 3.5) is :class:`AbsoluteMixing` with one head and no projections.
 
-The paper's model (section 3.5) is :class:`AbsoluteMixing` with one head and no projections. A new
-variant is one subclass of :class:`TokenMixing` with :meth:`TokenMixing.matrix`, and a line in
-:data:`VARIANTS`: training, decoding, folding and export need to know nothing about it.
+A sublayer has three parts. :meth:`TokenMixing.entries` acts on every token,
+:meth:`TokenMixing.mix` acts over positions, and :meth:`TokenMixing.output` acts on every token
+again. Step-by-step decoding caches the entries.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.layers import Affine, merged_before, merged_behind, projection
+from resmlp_mt.layers import Affine, merged_after, merged_before, projection
 from resmlp_mt.mixing_products import Past, mix, toeplitz
 from resmlp_mt.padding import Layout
 
@@ -30,9 +30,9 @@ class MixingConfig:
     relative: str = "none"
     """A key of :data:`VARIANTS`: whether the matrix depends on distances."""
     decay: bool = False
-    """Weights of distances shrink exponentially with the distance, at a learned rate."""
+    """Relative weights shrink exponentially with the distance, at a learned rate."""
     values: bool = False
-    """Linear maps over channels in front of the matrix and behind it."""
+    """Linear maps over channels before and after the matrix."""
     gate: bool = False
     """The mixed states are multiplied by sigma(G x)."""
     dropout: float = 0.0
@@ -46,19 +46,19 @@ PAPER = MixingConfig()
 class TokenMixing(nn.Module):
     """A linear map over positions, one matrix for each head of channels.
 
-    A variant says how its matrix is made, in :meth:`matrix`, and may have a constant for every
-    position, in :meth:`offset`. One that also changes :meth:`entries` or :meth:`output` keeps the
-    affine maps around it when the model is folded, unless it says ``merges_affines``.
+    A variant makes its matrix in :meth:`matrix`, and may add a constant for every position in
+    :meth:`offset`. A variant that also changes :meth:`entries` or :meth:`output` keeps the affine
+    maps around it when the model is folded, unless it sets ``merges_affines``.
 
     Args:
         max_positions: the longest input.
-        causal: position t receives positions <= t only; :meth:`matrix` is lower triangular.
+        causal: position t receives only positions <= t; :meth:`matrix` is lower triangular.
         config: heads, projections, gate and dropout.
-        dim: number of channels; needed for projections and the gate alone.
+        dim: number of channels; needed only for projections and the gate.
     """
 
     merges_affines = True
-    """Whether affine maps in front and behind may become part of the projections, or of A x + b."""
+    """Whether affine maps before and after may become part of the projections, or of A x + b."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class TokenMixing(nn.Module):
         raise NotImplementedError
 
     def offset(self, length: int) -> Tensor | None:
-        """What is added behind A: (length, heads, 1 or dim / heads), or None."""
+        """What is added after A: (length, heads, 1 or dim / heads), or None."""
         return None
 
     @property
@@ -97,7 +97,7 @@ class TokenMixing(nn.Module):
 
     @property
     def is_projected(self) -> bool:
-        """Whether there is more than the matrix."""
+        """Whether there are projections or a gate besides the matrix."""
         return self.v_proj is not None or self.gate_proj is not None
 
     def check(self, length: int) -> None:
@@ -112,7 +112,7 @@ class TokenMixing(nn.Module):
             )
 
     def trained_matrix(self, length: int) -> Tensor:
-        """:meth:`matrix`, some entries dropped while it is trained.
+        """:meth:`matrix`, with some entries dropped in training mode.
 
         Raises:
             ValueError: if ``length`` exceeds :attr:`longest`.
@@ -125,13 +125,13 @@ class TokenMixing(nn.Module):
         return F.dropout(matrix, self.dropout) if self.training and self.dropout else matrix
 
     def entries(self, x: Tensor) -> Tensor:
-        """What A takes of each token; (..., dim) both."""
+        """The input of A for each token; (..., dim) both."""
         if self.v_proj is None:
             return x
         return cast(Tensor, self.v_proj(x))
 
     def mix(self, entries: Tensor) -> Tensor:
-        """A and the offset, over positions; (length, batch, dim) both.
+        """Apply A over positions, and add the offset; (length, batch, dim) both.
 
         Raises:
             ValueError: if ``length`` exceeds :attr:`longest`.
@@ -140,7 +140,7 @@ class TokenMixing(nn.Module):
         return mix(self.trained_matrix(length), self.offset(length), entries, self.causal)
 
     def output(self, mixed: Tensor, x: Tensor) -> Tensor:
-        """What becomes of the mixed states of each token, given its input; (..., dim) all."""
+        """The output for each token, from its mixed state and its input; (..., dim) all."""
         if self.gate_proj is not None:
             mixed = mixed * torch.sigmoid(self.gate_proj(x))
         if self.out_proj is None:
@@ -152,7 +152,7 @@ class TokenMixing(nn.Module):
 
         Args:
             x: (length, batch, dim), or (tokens, dim) with a layout.
-            layout: where the tokens stand; there are zeros at pads in front of A.
+            layout: where the tokens stand; pads are zeroed before A.
 
         Raises:
             ValueError: if there are more positions than :attr:`longest`.
@@ -175,11 +175,11 @@ class TokenMixing(nn.Module):
 
         Args:
             x: (batch, beam, dim).
-            pre: affine map in front.
-            post: affine map behind.
+            pre: affine map before the mixing.
+            post: affine map after the mixing.
             past: the earlier positions.
-            own: diagonal entry of A, (dim,) or (1,): the newest position is every hypothesis' own,
-                and needs no history.
+            own: diagonal entry of A, (dim,) or (1,): every hypothesis has its own newest position,
+                which needs no history.
             offset: of the newest position, (dim,) or (1,).
 
         Returns:
@@ -195,15 +195,16 @@ class TokenMixing(nn.Module):
     def folded(
         self, pre: Affine, post: Affine
     ) -> tuple[Affine | None, "TokenMixing", Affine | None]:
-        """This mixing with its matrix as numbers and the affine maps around it merged away.
+        """This mixing with its matrix as numbers and the affine maps around it merged into it.
 
-        With projections the affine maps become part of these. Without, A acts over positions and
-        the affine maps over channels, so the two commute:
+        With projections, the affine maps become part of them. Without, A acts over positions and
+        the affine maps act over channels, so they commute:
 
             post(A pre(x) + b) = A (s x + h) + c,
             s = alpha_post alpha_pre,  h = alpha_post beta_pre,  c_t = b_t alpha_post + beta_post
 
-        h stays in front of A, where pads are zeroed. What cannot be merged is returned as it is.
+        h stays before A, where pads are zeroed. An affine map that cannot be merged is returned
+        unchanged.
         """
         if not self.merges_affines:
             return pre, self, post
@@ -211,11 +212,11 @@ class TokenMixing(nn.Module):
         if self.v_proj is not None:
             assert self.out_proj is not None
             folded.v_proj = merged_before(pre, self.v_proj)
-            folded.out_proj = merged_behind(self.out_proj, post)
+            folded.out_proj = merged_after(self.out_proj, post)
             if self.gate_proj is not None:
                 folded.gate_proj = merged_before(pre, self.gate_proj)
             return None, folded, None
-        if self.gate_proj is not None:  # which multiplies between the two affine maps
+        if self.gate_proj is not None:  # the gate multiplies between the two affine maps
             folded.gate_proj = self.gate_proj
             return pre, folded, post
         one = Affine(pre.alpha.numel(), device=pre.alpha.device).to(pre.alpha.dtype)
@@ -232,13 +233,14 @@ class TokenMixing(nn.Module):
 
 
 class AbsoluteMixing(TokenMixing):
-    """A matrix with ``max_positions`` rows, and a bias for every position: the paper's.
+    """The paper's mixing: a matrix with ``max_positions`` rows, and a bias for every position.
 
     An input of n positions uses the leading n x n submatrix (section 3.5 of the paper).
-    Parameters: ``weight`` (positions, positions) and ``bias`` (positions,), each with the heads in
-    front if there are several.
+    Parameters: ``weight`` (positions, positions) and ``bias`` (positions,), each with a leading
+    axis of heads if there are several.
 
-    The start (N(0, 0.02) truncated at two units, zero bias) is that of the authors' image code.
+    They are initialized as in the authors' image code: N(0, 0.02) truncated at two units, zero
+    bias.
     """
 
     def __init__(
@@ -272,12 +274,12 @@ class RelativeMixing(TokenMixing):
 
         A_ts = exp(-softplus(decay) |t - s|) r_(t - s)     (as in TNN, arXiv:2305.04749)
 
-    which starts with the slopes 2^(-8 k / heads), k = 1 ... heads (ALiBi, arXiv:2108.12409).
-    There is no bias. r starts N(0, 0.02).
+    The decay starts with the slopes 2^(-8 k / heads), k = 1 ... heads (ALiBi, arXiv:2108.12409).
+    r starts as N(0, 0.02). There is no bias.
 
     With decay, the input may be longer than ``max_positions``: a larger distance has the r of the
-    largest one, and the decay of its own. Without, a longer input is refused. Distances that no
-    training sentence had keep their start, times the decay.
+    largest distance, and its own decay. Without decay, a longer input is refused. Distances that no
+    training sentence had keep their initial r, times the decay.
     """
 
     def __init__(
@@ -350,14 +352,14 @@ VARIANTS: dict[str, type[TokenMixing]] = {
     "beside": AbsoluteAndRelativeMixing,
     "alone": RelativeMixing,
 }
-"""By the values of ``--mixing-relative``."""
+"""The mixing for each value of ``--mixing-relative``."""
 
 
 class MaterialisedMixing(TokenMixing):
-    """What every variant becomes when it is folded: its matrix and its offset as numbers.
+    """The folded form of every variant: its matrix and its offset as numbers.
 
     Parameters: ``weight``, (heads, positions, positions), and ``constant``, (positions, heads,
-    dim / heads), which is left out where it is nothing.
+    dim / heads), which is left out if it is zero.
     """
 
     def __init__(self, mixing: TokenMixing, dim: int) -> None:
@@ -366,7 +368,7 @@ class MaterialisedMixing(TokenMixing):
         matrix, offset = mixing.matrix(positions), mixing.offset(positions)
         self.weight = nn.Parameter(matrix.clone())
         self.constant: nn.Parameter | None = None
-        if offset is not None or not mixing.is_projected:  # where the affine map behind may go
+        if offset is not None or not mixing.is_projected:  # takes the affine map after the mixing
             constant = matrix.new_zeros(positions, heads, dim // heads)
             self.constant = nn.Parameter(constant if offset is None else constant + offset)
 
@@ -381,7 +383,7 @@ class MaterialisedMixing(TokenMixing):
             return super().mix(entries)
         length = entries.size(0)
         self.check(length)
-        # products of matrices have less to set up than those of batches of matrices
+        # a plain product has less overhead than a batched one
         mixed = torch.mm(self.weight[0, :length, :length], entries.reshape(length, -1))
         return mixed.view(entries.shape) + self.constant[:length]
 

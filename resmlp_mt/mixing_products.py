@@ -36,8 +36,8 @@ def mix(matrix: Tensor, offset: Tensor | None, x: Tensor, causal: bool) -> Tenso
 def blocks(length: int, causal: bool) -> Sequence[slice]:
     """The rows of A that are multiplied together.
 
-    With ``causal`` these are few, since no block of rows is multiplied with what comes behind it:
-    long inputs take little more than half the operations.
+    With ``causal`` a block has few rows, because it is multiplied only with the positions up to its
+    end: long inputs take little more than half the operations.
     """
     if not causal or torch.compiler.is_compiling():
         return [slice(0, length)]
@@ -62,7 +62,7 @@ def from_heads(x: Tensor, batch: int) -> Tensor:
 
 
 class Past(NamedTuple):
-    """What the earlier positions contribute to the newest one, while decoding step by step.
+    """The earlier positions' contribution to the newest one, in step-by-step decoding.
 
     Attributes:
         weights: entries of A, (batch * heads, beam, positions * beam); zero where a hypothesis

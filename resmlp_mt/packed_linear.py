@@ -1,4 +1,4 @@
-"""Linear layers for inference on a CPU: weights in the order that their kernels read them.
+"""Linear layers for inference on a CPU, with weights in the order that the kernels read.
 
 Float32 and bfloat16 products are oneDNN's with prepacked weights, int8 products FBGEMM's. These
 are the operators that ``torch.compile`` puts in place of ``nn.Linear`` when weights are frozen;
@@ -70,8 +70,8 @@ class PackedLinear(nn.Module):
 class PackingLinear(nn.Linear):
     """``nn.Linear`` that keeps a packed copy of its weights for products without gradients.
 
-    The parameters stay what they were: they can be saved, trained, converted and moved, and the
-    copy follows them. Made of a linear layer, whose parameters it shares.
+    It shares the parameters of the linear layer that it is made from. They can still be saved,
+    trained, converted and moved, and the copy follows them.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -86,7 +86,7 @@ class PackingLinear(nn.Linear):
         if (
             torch.is_grad_enabled()
             or x.dtype != weight.dtype
-            or weight.is_inference()  # nothing tells when it changes
+            or weight.is_inference()  # its changes cannot be detected
             or torch.is_autocast_enabled("cpu")
             or not can_pack(weight)
         ):
@@ -141,7 +141,7 @@ class Int8Linear(nn.Module):
         row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
         self.constant = self.bias + (least or 0.0) * row_sums
         with warnings.catch_warnings():
-            # PyTorch will drop quantized tensors some day, but packs from nothing else so far
+            # PyTorch will drop quantized tensors some day, but cannot pack anything else so far
             warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
             quantized = torch._make_per_channel_quantized_tensor(
                 weight, scale, torch.zeros(len(scale), dtype=torch.long), 0

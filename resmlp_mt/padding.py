@@ -1,4 +1,4 @@
-"""Padding: its side matters (row 0 of a mixing matrix is position 0), and it costs no products."""
+"""Padding: at the end, since row 0 of a mixing matrix is position 0, and left out of products."""
 
 from typing import Any, NamedTuple
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def left_aligned(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
-    """Move the padding of every row behind the sentence.
+    """Move the padding of every row to the end.
 
     Args:
         tokens: (batch, length), padded with ``pad`` on either side.
 
     Returns:
         The rolled tokens, (batch, length), and the number of leading pads that each row had,
-        (batch,), or None where no row had any.
+        (batch,), or None if no row had any.
     """
     is_token = tokens.ne(pad)
     # A graph cannot branch on its data.
@@ -36,15 +36,15 @@ def realigned(x: Tensor, shift: Tensor) -> Tensor:
 class Layout(NamedTuple):
     """Where tokens stand in a padded batch.
 
-    Hidden states are kept as (tokens, dim), without pads, on which every linear layer would be
-    wasted: sentences of one batch differ in length, the more the larger the batch is.
+    Hidden states are (tokens, dim), without pads, so that linear layers do not compute pads. The
+    sentences of a batch differ in length, the more the larger the batch is.
 
-    ``length`` and ``batch`` are those of the padded batch; ``rows``, (tokens,), are the indices of
-    the tokens among length * batch, None if there are no pads. Where the batch comes first, the
-    two change places.
+    ``length`` and ``batch`` are those of the padded batch. ``rows``, (tokens,), are the indices of
+    the tokens among length * batch; None if there are no pads. For batch-first data, ``length`` and
+    ``batch`` change places.
 
-    In a compiled graph no size may depend on data. There the pads stay among the hidden states,
-    (length * batch, dim), and are zeroed by :meth:`pad`; ``is_pad``, (length, batch), says where
+    In a compiled graph, no size may depend on data. There the pads stay among the hidden states,
+    (length * batch, dim), and :meth:`pad` zeroes them; ``is_pad``, (length, batch), says where
     they are.
     """
 
@@ -81,7 +81,7 @@ class Layout(NamedTuple):
 
 
 class _Pack(torch.autograd.Function):
-    """The gradient of ``index_select`` would be added to zeros, where each row is met once."""
+    """Like ``index_select``, whose gradient would be added to zeros; here every row occurs once."""
 
     @staticmethod
     def forward(x: Tensor, rows: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class _Pack(torch.autograd.Function):
 
 
 class _Pad(torch.autograd.Function):
-    """``index_copy`` would keep what it copies, which may be the scores of all words."""
+    """Like ``index_copy``, but without keeping the input, which may be the scores of all words."""
 
     @staticmethod
     def forward(x: Tensor, rows: Tensor, count: int) -> Tensor:

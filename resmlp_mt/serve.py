@@ -3,8 +3,8 @@
     python -m resmlp_mt.serve
     curl -d q="A dog runs." -d source=en -d target=de http://127.0.0.1:5000/translate
 
-A page is at /, the description of the interface at /docs, counters for Prometheus at /metrics.
-docs/serve.md says more.
+/ is a page, /docs the description of the interface, /metrics has counters for Prometheus. See
+docs/serve.md.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--queue-size", type=_number(1), default=2048, metavar="N", help="sentences that wait: 503"
+        "--queue-size", type=_number(1), default=2048, metavar="N", help="waiting sentences: 503"
     )
     limits.add_argument(
         "--max-wait", type=float, default=30.0, metavar="SECONDS", help="for an answer: 503"
@@ -77,7 +77,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_number(0),
         default=256,
         metavar="N",
-        help="of one address in work, 0 for any number: 429",
+        help="unanswered requests of one address, 0 for no limit: 429",
     )
     args = parser.parse_args(argv)
     if not args.max_wait > 0:
@@ -129,10 +129,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_level="warning",
             timeout_graceful_shutdown=round(args.max_wait) + 5,
         )
-        listener.listen(config.backlog)  # who connects from now on is answered
+        listener.listen(config.backlog)  # every connection from now on gets an answer
         host, port = listener.getsockname()[:2]
         print(f"serving http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        # uvicorn answers what is in work, then raises the signal again: this is not a failure
+        # uvicorn answers open requests, then raises the signal again, which is not a failure
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.Server(config).run(sockets=[listener])
     finally:
@@ -141,10 +141,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address, which does not take connections yet.
+    """A socket on the address that does not take connections yet.
 
     Raises:
-        UserError: if the address is taken or none of this machine.
+        UserError: if the address is taken or is not an address of this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

@@ -1,6 +1,6 @@
 """Files of tensors and plain values: .safetensors, and what PyTorch's safe loader reads.
 
-The one reader of weight files of any origin. What a file says about its sizes is compared with the
+Every weight file of any origin is read here. The sizes that a file declares are compared with the
 size of the file before anything is built from it.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 
-#: numbers that a byte of a file may stand for: tied tensors share their storage
+#: numbers per byte of a file, at most: tied tensors share their storage
 NUMBERS_PER_BYTE = 16
 #: dictionaries and lists inside one another
 DEPTH = 50
@@ -50,7 +50,7 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # the loaders raise a dozen types for damaged or unsafe files
-        # the unpickler's own message goes on with how to load the file unsafely
+        # the rest of the unpickler's message says how to load the file unsafely
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
         reason = f"it asks for {code[1]}" if code else f"it is damaged or not a {kind} file"
@@ -107,7 +107,7 @@ def _tensors(value: Any, path: Path, depth: int = 0) -> Iterator[Tensor]:
 def check_archive(path: Path, *, sums: bool = True) -> None:
     """Refuse compressed archives, which can fill the memory, and wrong checksums.
 
-    PyTorch writes no compressed ones, and does not look at the checksums it writes.
+    PyTorch does not write compressed archives, and does not check the checksums that it writes.
 
     Args:
         sums: whether to read the whole file for its checksums.

@@ -1,4 +1,4 @@
-"""What a line of text is before it is split into subwords, in training and in translation."""
+"""The normalisation of a line before it is split into subwords, in training and in translation."""
 
 import re
 import unicodedata
@@ -10,18 +10,18 @@ INVISIBLE = re.compile(
 )
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, which UTF-8 has not; JSON can bring one."""
+"""Half of a surrogate pair, which UTF-8 cannot hold; it can come from JSON."""
 
 RESERVED = {"\u2581": "_", "\u2585": "\u2584"}
-"""Signs that sentencepiece uses itself, and what stands for them: decoding would make a space of
-the first, and its trainer leaves out every sentence with the second."""
+"""Signs that sentencepiece reserves, and their replacements: decoding would turn the first into a
+space, and its trainer skips every sentence with the second."""
 
 
 def normalize(text: str) -> str:
-    """NFC, no invisible control characters, runs of any white space as one plain space, ends bare.
+    """NFC, without invisible control characters; any run of white space becomes one plain space.
 
-    The signs in ``RESERVED`` are replaced, and lone surrogates by U+FFFD. Normalising twice changes
-    nothing.
+    White space at the ends is removed. The signs in ``RESERVED`` are replaced, and lone surrogates
+    become U+FFFD. Normalising twice changes nothing.
     """
     if not text.isprintable():  # else: no control characters, and no white space but plain spaces
         text = SURROGATE.sub("\ufffd", INVISIBLE.sub("", text))
@@ -31,7 +31,7 @@ def normalize(text: str) -> str:
         text = unicodedata.normalize("NFC", text)
         for sign, other in RESERVED.items():
             text = text.replace(sign, other)
-    # Most lines have nothing to mend, and splitting takes longer than all the rest.
+    # Most lines need no change, and splitting takes longer than all the rest.
     if "  " in text or text[:1] == " " or text[-1:] == " ":
         text = " ".join(text.split())
     return text

@@ -6,10 +6,10 @@
         --data data-bin --sentencepiece-model spm.model --nbest 3
 
 MODEL is a folder from ``python -m resmlp_mt.export``, or a checkpoint (which loads fairseq).
-Without it, the English-German model that comes with the package translates. The options are those
+Without MODEL, the English-German model of the package translates. The options are those
 of fairseq-interactive. Line n of the output is the translation of line n; with --nbest or
 --print-scores lines are "D-<line>\\t<score>\\t<text>" as in fairseq, lines counted from 0 and
-scores to base 2. A pipe gets its line back at once: what waits is translated together.
+scores to base 2. A pipe gets each line back at once; waiting lines are batched.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from resmlp_mt.engine.options import DTYPES, SearchOptions
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file
 
-if TYPE_CHECKING:  # --help answers without what translates
+if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
 
 logger = logging.getLogger("resmlp_mt.translate")
@@ -61,12 +61,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="N",
         default=2048,
-        help="most lines to translate together, of those that wait",
+        help="most waiting lines to translate together",
     )
     parser.add_argument(
         "--shortlist",
         action="store_true",
-        help="choose among the exported shortlist's words: faster, other scores",
+        help="score only the words of the exported shortlist: faster, other scores",
     )
     parser.add_argument("--nbest", type=int, default=1, metavar="N", help="translations of a line")
     parser.add_argument("--print-scores", action="store_true", help="lines as with --nbest 2")
@@ -82,20 +82,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     search.add_argument("--beam", type=int, default=defaults.beam, metavar="N", help="hypotheses")
     search.add_argument(
         "--lenpen", type=float, default=defaults.lenpen, metavar="X",
-        help="power of the length that scores are divided by: more is longer",
+        help="scores are divided by the length to this power: larger means longer translations",
     )  # fmt: skip
     search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
     for option, kind, metavar, text in (
-        ("unkpen", float, "X", "what an unknown word costs"),
-        ("temperature", float, "X", "what scores are divided by before the softmax"),
-        ("min-len", int, "N", "fewest tokens of a translation"),
-        ("max-len-a", float, "X", "a in the most tokens, a * source tokens + b"),
+        ("unkpen", float, "X", "penalty of an unknown word"),
+        ("temperature", float, "X", "divisor of the scores before the softmax"),
+        ("min-len", int, "N", "least number of tokens of a translation"),
+        ("max-len-a", float, "X", "a in the largest number of tokens, a * source tokens + b"),
         ("max-len-b", int, "N", "b, see there"),
         ("no-repeat-ngram-size", int, "N", "n-grams of this size come once, 0 allows all"),
-        ("repetition-penalty", float, "X", "what scores of earlier tokens are divided by"),
-        ("coverage-penalty", float, "X", "what it costs to leave out parts of the source"),
-        ("sampling-topk", int, "K", "draw among so many best tokens, -1 for all"),
-        ("sampling-topp", float, "P", "draw among the best of this probability, -1 for all"),
+        ("repetition-penalty", float, "X", "divisor of the scores of earlier tokens"),
+        ("coverage-penalty", float, "X", "penalty for leaving out parts of the source"),
+        ("sampling-topk", int, "K", "draw among the K best tokens, -1 for all"),
+        ("sampling-topp", float, "P", "draw among the best tokens up to probability P, -1 for all"),
         ("seed", int, "N", "of the draws"),
     ):
         default = getattr(defaults, option.replace("-", "_"))
@@ -130,7 +130,7 @@ def load(args: argparse.Namespace) -> "TranslationModel":
         raise UserError(
             f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
-    # fairseq takes seconds to load, and talks meanwhile; exported models do without it
+    # only here: fairseq takes seconds to import, and exported models do not need it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     from resmlp_mt.engine import weights
     from resmlp_mt.fairseq_plugin.conversion import load_trained
@@ -146,7 +146,7 @@ def load(args: argparse.Namespace) -> "TranslationModel":
 
 @contextmanager
 def opened_output(path: Path | None) -> Iterator[TextIO]:
-    """Where translations go: standard output, or a file that appears when it is complete.
+    """The output: standard output, or a file that appears when it is complete.
 
     Raises:
         UserError: if it cannot be written.
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.engine.translator import Translator
 
     if args.input != "-" and sys.stderr.isatty():
-        logger.setLevel(logging.INFO)  # how far it is
+        logger.setLevel(logging.INFO)  # shows the progress
     translator = Translator(load(args), options, args.batch_size, args.max_tokens, args.shortlist)
     is_json = args.out_format == "jsonl"
     is_scored = args.print_scores or args.nbest > 1
@@ -202,12 +202,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             logger.info("%d lines are translated", first)
         if errors:
             raise UserError(
-                f"--input {args.input} cannot be read behind line {first}: {errors[0].strerror}."
+                f"--input {args.input} cannot be read after line {first}: {errors[0].strerror}."
             ) from errors[0]
     if translator.failed:
         raise UserError(
-            f"{translator.failed} of {first} lines have no translation of a finite score and were "
-            "left empty: the errors above name them."
+            f"{translator.failed} of {first} lines have no translation with a finite score "
+            "and were left empty: the errors above name them."
         )
 
 

@@ -45,8 +45,7 @@ def create_parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=("ROWS", "COLUMNS"),
-        help="images: the grid of patches, where the checkpoint does not say it and it is not "
-        "square",
+        help="images: the grid of patches, if the checkpoint does not have it and it is not square",
     )
     parser.add_argument(
         "--positions",

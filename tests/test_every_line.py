@@ -117,7 +117,7 @@ def test_the_command_writes_every_line_and_fails_at_the_end(
     text = b"w1 w2\nw0 w3\nw5\nw0\n\n"
     stdin = SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(UserError, match="2 of 5 lines have no translation of a finite score"):
+    with pytest.raises(UserError, match="2 of 5 lines have no translation with a finite score"):
         translate.main([str(tmp_path), "--buffer-size", "2", "--print-scores"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == [f"D-{n}" for n in range(5)]
@@ -233,6 +233,6 @@ def test_what_was_read_before_an_input_error_is_translated(
     monkeypatch.setattr(translate, "load", lambda args: loaded)
     stdin = SimpleNamespace(buffer=Failing(), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(UserError, match="--input - cannot be read behind line 2: Input/output"):
+    with pytest.raises(UserError, match="--input - cannot be read after line 2: Input/output"):
         translate.main([str(tmp_path)])
     assert len(capsys.readouterr().out.splitlines()) == 2

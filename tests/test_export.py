@@ -403,7 +403,7 @@ def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.pt"], "there is no file missing.pt: give a checkpoint"),
+        (["missing.pt"], "missing.pt does not exist: give a checkpoint"),
         (["README.md"], "README.md cannot be read as a fairseq checkpoint"),
         (["README.md", "--sentencepiece-model", "LICENSE"], "LICENSE cannot be read as a sent"),
     ],

@@ -1,7 +1,7 @@
 """The same model with its affine maps merged into their neighbours, for translation.
 
 An affine map in front of or behind a linear layer is part of that layer
-(:func:`resmlp_mt.layers.merged_before`, :func:`resmlp_mt.layers.merged_behind`); what becomes of
+(:func:`resmlp_mt.layers.merged_before`, :func:`resmlp_mt.layers.merged_after`); what becomes of
 those around a mixing, :meth:`resmlp_mt.mixing.TokenMixing.folded` says. In the cross-attention the
 softmax does not see a bias of the keys, and lets a bias of the values through unchanged: the first
 is dropped and the second becomes part of the output projection.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from resmlp_mt.layers import Affine, FeedForward, merged_before, merged_behind
+from resmlp_mt.layers import Affine, FeedForward, merged_after, merged_before
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.decoder import Decoder, DecoderLayer
 from resmlp_mt.model.encoder import Encoder, EncoderLayer, longest
@@ -133,7 +133,7 @@ def _merge_feed_forward(layer: EncoderLayer | DecoderLayer) -> None:
     assert layer.ffn_pre is not None
     assert layer.ffn_post is not None
     ffn.fc1 = merged_before(layer.ffn_pre, ffn.fc1)
-    ffn.fc2 = merged_behind(ffn.fc2, layer.ffn_post)
+    ffn.fc2 = merged_after(ffn.fc2, layer.ffn_post)
     layer.ffn_pre = layer.ffn_post = None
 
 
@@ -150,13 +150,13 @@ def _merge_attention(layer: DecoderLayer, final_affine: Affine) -> tuple[Tensor,
     queries.weight.mul_(attention.scale)
     queries.bias.mul_(attention.scale)
     out_proj = attention.out_proj
-    behind_values = Affine(out_proj.in_features, device=out_proj.weight.device).to(
+    after_values = Affine(out_proj.in_features, device=out_proj.weight.device).to(
         out_proj.weight.dtype
     )
-    behind_values.beta = values.bias
-    out_proj = merged_before(behind_values, out_proj)
+    after_values.beta = values.bias
+    out_proj = merged_before(after_values, out_proj)
     attention.q_proj, attention.scale = queries, 1.0
-    attention.out_proj = merged_behind(out_proj, layer.encoder_attn_post)
+    attention.out_proj = merged_after(out_proj, layer.encoder_attn_post)
     attention.k_proj = attention.v_proj = None
     layer.encoder_attn_pre = layer.encoder_attn_post = None
     return keys.weight, values.weight

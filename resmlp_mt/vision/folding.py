@@ -17,7 +17,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.layers import Affine, merged_before, merged_behind
+from resmlp_mt.layers import Affine, merged_after, merged_before
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, can_pack, quantize
 from resmlp_mt.vision.mixing import LinearMixing
 from resmlp_mt.vision.model import Block, ResMLP
@@ -48,7 +48,7 @@ class FoldedBlock(nn.Module):
         constant = gamma * (row_sums * pre(missing) + mixing.bias.unsqueeze(1)) + missing
         self.constant = nn.Parameter(constant.unsqueeze(1))  # (tokens, 1, dim)
         self.fc1: nn.Module = merged_before(block.ffn_pre, block.ffn.fc1)
-        fc2 = merged_behind(block.ffn.fc2, block.ffn_post)
+        fc2 = merged_after(block.ffn.fc2, block.ffn_post)
         fc2.register_parameter("bias", None)  # made good in the next mixing
         self.fc2: nn.Module = fc2
 
