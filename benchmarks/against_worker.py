@@ -21,14 +21,14 @@ from fairseq.optim.adam import Adam
 
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
-try:
+try:  # before the engine had a room of its own
+    from resmlp_mt.translation import model_folder  # type: ignore[import-not-found]
+    from resmlp_mt.translation.beam_search import SearchOptions  # type: ignore[import-not-found]
+    from resmlp_mt.translation.engine import Translator  # type: ignore[import-not-found]
+except ImportError:
     from resmlp_mt.engine import model_folder
     from resmlp_mt.engine.options import SearchOptions
     from resmlp_mt.engine.translator import Translator
-except ImportError:  # before the engine had a room of its own
-    from resmlp_mt.translation import model_folder  # type: ignore[import-not-found, no-redef]
-    from resmlp_mt.translation.beam_search import SearchOptions  # type: ignore[import-not-found, no-redef]
-    from resmlp_mt.translation.engine import Translator  # type: ignore[import-not-found, no-redef]
 
 Rows = dict[str, Callable[[], object]]
 SIZES = {"base": ("512", "2048", "6", "8"), "small": ("128", "512", "3", "4")}
