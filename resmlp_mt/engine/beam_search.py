@@ -1,12 +1,12 @@
 """Beam search over a folded model, with the rules and scores of fairseq's generator.
 
-At each step the 2 * beam best continuations of a sentence are looked at. Those among the first
-``beam`` that end the sentence are kept as finished; the first ``beam`` others go on. A sentence
-is done with ``beam`` finished hypotheses, or at its maximum length, and leaves the batch.
+Each step takes the 2 * beam best continuations of a sentence. Those among the first ``beam`` that
+end the sentence are finished hypotheses; the first ``beam`` others continue. A sentence is done
+when it has ``beam`` finished hypotheses, or at its maximum length. It then leaves the batch, and
+the last sentence of the batch takes its place.
 
-Nothing is moved when the beam moves: inputs, tokens and scores stay where they were written, and
-every hypothesis knows the entries that it goes back to. Sentences that leave are replaced by the
-last ones of the batch.
+Nothing is copied when the beam changes: inputs, tokens and scores stay where they were written, and
+every hypothesis knows its own entries.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CHUNK = 64  # neighbours in the vocabulary
 class WordChoice(NamedTuple):
     """The target words that the sentences of a batch may use.
 
-    ``words`` is (words,), ascending and with the special tokens; ``allowed``, (batch, words), is
-    whether a sentence may use each; ``output_projection`` maps (..., dim) to (..., words).
+    ``words``, (words,), are ascending and include the special tokens. ``allowed``, (batch, words),
+    says which of them a sentence may use. ``output_projection`` maps (..., dim) to (..., words).
     """
 
     words: Tensor
@@ -49,8 +49,8 @@ class _Beams:
     """What a batch has decoded so far; row r of every tensor belongs to sentence ``sentences[r]``.
 
     ``tokens`` and ``scores``, the inputs of the decoder and their cumulative scores, are (rows,
-    positions, beam); ``forbidden`` is (rows, 1, words). Room for positions is doubled when it is
-    used up.
+    positions, beam); ``forbidden`` is (rows, 1, words). The room for positions doubles when it is
+    full.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class _Beams:
         self.scores[:rows, position + 1] = scores
 
     def remove(self, finished: list[int]) -> Tensor:
-        """Let sentences leave; returns the old row of every row that is left."""
+        """Remove sentences; returns the old row of every remaining row."""
         rows = len(self.sentences)
         left = rows - len(finished)
         holes = [row for row in finished if row < left]
@@ -143,11 +143,11 @@ def beam_search(
         words: takes the softmax over some words of the vocabulary.
         prefixes: tokens that the translation of each sentence begins with; not with ``words``.
         generator: draws the samples.
-        callback: called with every token of every sentence, if ``beam`` is 1; a sentence ends
-            where it returns True.
+        callback: called with every token of every sentence, if ``beam`` is 1; if it returns True,
+            the sentence ends there.
 
     Returns:
-        For each sentence its finished hypotheses, best first; none if no score is finite.
+        The finished hypotheses of each sentence, best first; none if no score is finite.
 
     Raises:
         ValueError: if a sentence is longer than ``max_source_positions``.
@@ -156,7 +156,7 @@ def beam_search(
     beam, eos, device = options.beam, special.eos, model.device
     candidates = 2 * beam
     choice = model.config.target_vocabulary
-    columns = special  # where the special tokens are among the scores
+    columns = special  # columns of the special tokens in the scores
     if words is not None:
         words = words.to(device)
         choice = int(words.allowed.sum(1).min())
@@ -169,7 +169,7 @@ def beam_search(
     memory = _encode(model, source, lengths, special.pad)
     beams = _Beams(model.cache(memory, beam), limits, words)
     finished: list[list[Hypothesis]] = [[] for _ in source]
-    # all hypotheses are the same at first: one is enough
+    # all hypotheses are the same at first, so one is enough
     tokens = torch.full((len(source), 1), eos, device=device)
     scores = torch.zeros(len(source), 1, device=device)
 
@@ -237,7 +237,7 @@ def _best(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations of each sentence: scores, hypotheses and tokens, (rows, count) each.
 
-    The log-softmax is taken of these alone.
+    Only these get a log-softmax.
     """
     best, tokens = _top(logits, count)
     totals = (best - log_total + scores.unsqueeze(2)).flatten(1)
@@ -253,7 +253,7 @@ def _report(
     log_probs: Tensor,
     is_eos: Tensor,
 ) -> None:
-    """Tell of each sentence's token; one that is to stop has its limit at the next."""
+    """Call back with each sentence's token; one that is to stop gets the next step as its limit."""
     columns = tokens[:, 0].tolist(), log_probs[:, 0].tolist(), is_eos[:, 0].tolist()
     for row, (token, log_prob, is_last) in enumerate(zip(*columns, strict=True)):
         found = StepResult(position, beams.sentences[row], token, log_prob, is_last)
@@ -262,10 +262,10 @@ def _report(
 
 
 def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``logits.topk(count)`` by way of the chunks with the ``count`` largest maxima.
+    """``logits.topk(count)``, searched only in the chunks with the ``count`` largest maxima.
 
-    The maxima are one vectorized pass over the vocabulary; the best are in these chunks. Where
-    minus infinity is among them, its index is any.
+    The maxima take one vectorized pass over the vocabulary. If minus infinity is among the best,
+    its index is arbitrary.
     """
     vocabulary = logits.size(-1)
     chunks = vocabulary // CHUNK

@@ -1,6 +1,6 @@
 """The digests of an exported folder's files, in the form that ``sha256sum --check`` reads.
 
-Damage of a weight or an option would otherwise change translations without a word.
+Without them, a damaged weight or option would change translations silently.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ def write(folder: Path) -> None:
 
 
 def check(folder: Path, used: Iterable[str]) -> None:
-    """Compare files with their digests; a folder without digests is an old one, with a warning.
+    """Compare files with their digests; warn if the folder has none, which means that it is old.
 
     Args:
-        used: the files that will be used; those of them that exist must be listed.
+        used: the files that will be used; each must be listed if it exists.
 
     Raises:
-        UserError: naming the file that is not as it was written.
+        UserError: naming the file that was changed since it was written.
     """
     try:
         text = (folder / NAME).read_text(encoding="utf-8")

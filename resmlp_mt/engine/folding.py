@@ -1,10 +1,10 @@
 """The same model with its affine maps merged into their neighbours, for translation.
 
-An affine map in front of or behind a linear layer is part of that layer
-(:func:`resmlp_mt.layers.merged_before`, :func:`resmlp_mt.layers.merged_after`); what becomes of
-those around a mixing, :meth:`resmlp_mt.mixing.TokenMixing.folded` says. In the cross-attention the
-softmax does not see a bias of the keys, and lets a bias of the values through unchanged: the first
-is dropped and the second becomes part of the output projection.
+An affine map before or after a linear layer becomes part of that layer
+(:func:`resmlp_mt.layers.merged_before`, :func:`resmlp_mt.layers.merged_after`). For affine maps
+around a mixing, see :meth:`resmlp_mt.mixing.TokenMixing.folded`. In the cross-attention, a bias of
+the keys does not change the softmax and is dropped. A bias of the values passes through unchanged
+and becomes part of the output projection.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ class Trained(Protocol):
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Parameters are not started: their values come from elsewhere."""
+    """Skips the initialization of parameters, whose values come from elsewhere."""
 
     def __torch_function__(
         self,
@@ -43,7 +43,7 @@ class _WithoutValues(TorchFunctionMode):
         if getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else (kwargs or {})["tensor"]
         if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0].zero_()  # some functions of nn.init draw until all values please them
+            return args[0].zero_()  # some functions of nn.init draw until all values are in range
         return func(*args, **(kwargs or {}))
 
 
@@ -75,8 +75,8 @@ def fold(model: Trained) -> EncoderDecoder:
 def empty(config: ModelConfig) -> EncoderDecoder:
     """A folded model without values, to load a state dict into with ``assign=True``.
 
-    Not on the meta device: products there load ``torch._dynamo``, half of what ``translate`` takes
-    to start.
+    It is not on the meta device, because products there import ``torch._dynamo``, which takes half
+    of the time that ``translate`` needs to start.
     """
     with _WithoutValues():
         model = EncoderDecoder(config)
@@ -86,7 +86,7 @@ def empty(config: ModelConfig) -> EncoderDecoder:
 
 @torch.no_grad()
 def merge_affines(model: EncoderDecoder) -> None:
-    """Merge the affine maps of a model away, in place."""
+    """Merge the affine maps of a model into their neighbours, in place."""
     encoder, decoder = model.encoder, model.decoder
     _merge_scale(encoder)
     if decoder.embed_tokens is not encoder.embed_tokens:

@@ -1,4 +1,4 @@
-"""Translations that are given: their scores, and the attention that goes with them."""
+"""Scores and attention of given translations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from resmlp_mt.padding import Layout
 
 
 class Forced(NamedTuple):
-    """What a model says of a translation that it was given.
+    """A model's scores of a given translation, and its attention.
 
     Attributes:
         log_probs: natural logarithms of the tokens' probabilities, end-of-sentence included.
@@ -28,7 +28,7 @@ class Forced(NamedTuple):
 def forced_decoding(
     model: EncoderDecoder, pairs: Sequence[tuple[list[int], list[int]]]
 ) -> list[Forced]:
-    """Read translations token by token, all positions at once.
+    """Score given translations, all positions at once.
 
     Args:
         pairs: tokens of source and target, each with end-of-sentence.

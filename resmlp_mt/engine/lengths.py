@@ -1,4 +1,4 @@
-"""Sentences longer than those of the training."""
+"""The warning about sentences longer than those of the training."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,11 @@ logger = logging.getLogger(__name__)
 
 
 def warn(sentences: Iterable[Sequence[int]], longest_trained: int) -> None:
-    """Say how many sentences are longer than all source sentences of the training.
+    """Warn if sentences are longer than all source sentences of the training.
 
     Args:
-        sentences: of tokens, with end-of-sentence.
-        longest_trained: of the model's configuration; 0 if it is not known.
+        sentences: their tokens, with end-of-sentence.
+        longest_trained: from the model's configuration; 0 if unknown.
     """
     longer = [len(tokens) for tokens in sentences if 0 < longest_trained < len(tokens)]
     if longer:

@@ -1,4 +1,4 @@
-"""Lines as they come in, and translations as they go out."""
+"""Reads the lines to translate, and writes translations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CHUNK = 1 << 16  # bytes that are read at once
 def waiting_lines(
     stream: BinaryIO, most: int, errors: list[OSError] | None = None
 ) -> Iterator[list[str]]:
-    """Lines of UTF-8 text, in lists of all that wait, but no more than ``most``.
+    """Lines of UTF-8 text, in lists of all waiting lines, but at most ``most``.
 
     Only the first line of a list is waited for, so that a pipe gets its line back at once. Only a
-    line feed ends a line; wrong bytes become U+FFFD, with an error in the log.
+    line feed ends a line. Wrong bytes become U+FFFD, with an error in the log.
 
-    Where the stream cannot be read any further, the error is put into ``errors``, so that what was
-    read can be translated before it is reported.
+    If the stream cannot be read any further, the error is put into ``errors``, so that the lines
+    before it can be translated before the error is reported.
     """
     number = 0
     for waiting in _raw_lines(stream, most, [] if errors is None else errors):
@@ -52,7 +52,7 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
             errors.append(error)
 
     lines: list[bytes] = []
-    begun: list[bytes] = []  # the parts of a line whose end has not come
+    begun: list[bytes] = []  # the parts of an unfinished line
     for chunk in chunks():
         first, *others = chunk.split(b"\n")
         begun.append(first)
@@ -72,15 +72,15 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
 
 
 def _has_more(stream: BinaryIO) -> bool:
-    """Whether something, be it the end, can be read without waiting."""
+    """Whether something, or the end, can be read without waiting."""
     try:
         return bool(select.select([stream], [], [], 0)[0])
-    except (OSError, ValueError):  # not a file of the system's, so nothing waits elsewhere
+    except (OSError, ValueError):  # not a file of the system, so nothing waits there
         return True
 
 
 def write_text(file: TextIO, number: int, translations: list[Translation], scored: bool) -> None:
-    """The text of each translation; with scores as ``fairseq-interactive`` prints them."""
+    """Write the text of each translation; with scores, as ``fairseq-interactive`` prints them."""
     for translation in translations:
         if scored:
             file.write(f"D-{number}\t{_base_2(translation.score)}\t{translation.text}\n")
@@ -91,7 +91,7 @@ def write_text(file: TextIO, number: int, translations: list[Translation], score
 def write_json(
     file: TextIO, source: str, pieces: list[str], translations: list[Translation]
 ) -> None:
-    """One line of JSON; see docs/engine.md."""
+    """Write one line of JSON; see docs/engine.md."""
     best = translations[0]
     entry = {
         "source": source,
@@ -106,10 +106,10 @@ def write_json(
 
 
 def alignment(translation: Translation) -> list[tuple[int, int]] | None:
-    """For each piece of a translation, the piece of the source that it attends to most.
+    """For each piece of a translation, the source piece that it attends to most.
 
-    Pairs of source and target, counted from 0, as ``fairseq-generate --print-alignment`` has
-    them; None without attention.
+    These are pairs of source and target, counted from 0, as ``fairseq-generate --print-alignment``
+    prints them; None without attention.
     """
     if translation.attention is None:
         return None

@@ -42,7 +42,7 @@ SHORTLIST = "shortlist.safetensors"
 
 @dataclass
 class TranslationModel:
-    """A folded model with all that stands between it and raw text."""
+    """A folded model with everything that it needs to translate raw text."""
 
     model: EncoderDecoder | OnnxModel
     source_lang: str
@@ -80,7 +80,7 @@ def save(
         if not folder.parent.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
         outer = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        partial = outer / folder.name  # with the usual permissions, unlike the other
+        partial = outer / folder.name  # has the usual permissions, unlike ``outer``
         partial.mkdir()
         config = {
             "model_type": "resmlp_mt",
@@ -118,7 +118,7 @@ def save(
 
 
 def check_is_free(folder: Path) -> None:
-    """Before any work for a folder is begun.
+    """Refuse an output folder with files in it, before any work is done.
 
     Raises:
         UserError: if it has files in it.
@@ -135,9 +135,9 @@ def load(
     """Read a folder and make its model ready to translate on this machine.
 
     Args:
-        dtype: type to compute in; by default that of the weights.
-        device: where to compute.
-        threads: of one product; by default one for each core.
+        dtype: type to compute in; by default the type of the weights.
+        device: device to compute on.
+        threads: threads of one product; by default one for each core.
 
     Raises:
         UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
@@ -217,7 +217,7 @@ def load(
 
 
 def unreadable(folder: Path, file: str, error: Exception) -> UserError:
-    """What to tell the user of a folder that is not ours or is incomplete."""
+    """The error for a folder that is incomplete or not an exported model."""
     return UserError(
         f"{folder} cannot be read as an exported model ({file}: {error}): "
         f"write it with python -m resmlp_mt.export."
@@ -225,7 +225,7 @@ def unreadable(folder: Path, file: str, error: Exception) -> UserError:
 
 
 def from_json(kind: type[Any], values: dict[str, Any], *, defaults: bool = False) -> Any:
-    """A dataclass from what JSON holds.
+    """A dataclass from the values of a JSON object.
 
     Args:
         defaults: whether fields that are missing take their defaults.

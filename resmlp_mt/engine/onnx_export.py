@@ -1,8 +1,8 @@
 """The folded model as two ONNX graphs: the encoder, and one step of the decoder with its caches.
 
 ``encoder.onnx`` is :meth:`EncoderDecoder.encode` and ``decoder_step.onnx`` is
-:meth:`EncoderDecoder.step`: their inputs and outputs have the names and shapes given there, keys,
-values and mask of the memory one by one. Batch, length, beam and position are free.
+:meth:`EncoderDecoder.step`. Their inputs and outputs have the names and shapes given there; keys,
+values and mask of the memory are separate. Batch, length, beam and position are free.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ def export_onnx(folded: EncoderDecoder, folder: Path) -> None:
             "--format onnx needs the package onnxscript: run pip install 'resmlp_mt[onnx-export]'."
         )
     config = folded.config
-    # Examples of all free sizes, none of them 0 or 1: the exporter takes those for constants.
+    # Examples for all free sizes. None is 0 or 1, which the exporter would take for constants.
     batch, length, beam, position = 2, 3, 4, 5
     dtype = folded.decoder.output_projection.weight.dtype
     tokens = torch.zeros(batch, length, dtype=torch.long)
@@ -106,8 +106,8 @@ def export_onnx(folded: EncoderDecoder, folder: Path) -> None:
 def export_int8(folded: EncoderDecoder, folder: Path) -> None:
     """:func:`export_onnx` with weights in int8, a scale for each output channel.
 
-    ONNX Runtime rounds the inputs of each product to 8 bits as it comes to them, with one scale for
-    a batch. Weights have 7 bits, because processors without VNNI add two products in 16 bits.
+    ONNX Runtime rounds the inputs of each product to 8 bits at run time, with one scale for a
+    batch. Weights have 7 bits, because processors without VNNI add two products in 16 bits.
 
     Raises:
         UserError: if a package is not installed.
@@ -124,7 +124,7 @@ def export_int8(folded: EncoderDecoder, folder: Path) -> None:
         export_onnx(folded, Path(name))
         root = logging.getLogger()
         level = root.level
-        root.setLevel(logging.ERROR)  # it recommends a step that is not for graphs of this kind
+        root.setLevel(logging.ERROR)  # it recommends a step that does not suit these graphs
         try:
             for graph in (ENCODER, DECODER_STEP):
                 with replacing(folder / graph) as partial:
@@ -144,14 +144,14 @@ def _write(
     """Export a module; each input is an example and the names of its free dimensions."""
     names = {name for _, dims in inputs.values() for name in dims if name is not None}
     free: dict[str, Any] = {name: Dim(name, min=0 if name == "position" else 1) for name in names}
-    # These report every node that they simplify, where a program's root logger lets them.
+    # These log every node that they simplify, if a program's root logger lets them.
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # the same name of a dimension of two inputs is meant
+            # dimensions of two inputs have the same name on purpose
             warnings.filterwarnings("ignore", message=".*axis name.*")
             program = torch.onnx.export(
                 module.eval(),

@@ -19,7 +19,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class OnnxConfig:
-    """What a caller of the graphs has to know of the model; see :class:`ModelConfig`."""
+    """What a caller of the graphs needs to know about the model; see :class:`ModelConfig`."""
 
     source_vocabulary: int
     target_vocabulary: int
@@ -30,7 +30,7 @@ class OnnxConfig:
 
 
 class Memory(NamedTuple):
-    """What the decoder reads of the source.
+    """The encoded source, as the decoder reads it.
 
     Keys and values are (layers, batch, heads, length, width), the mask is (batch, 1, 1, length).
     """
@@ -83,7 +83,7 @@ class OnnxModel:
         self._try(folder)
 
     def _try(self, folder: Path) -> None:
-        """Run both graphs once: they may be of another model, exchanged or not finite.
+        """Run both graphs once: they may belong to another model, be exchanged or not finite.
 
         Raises:
             UserError: naming the folder.
@@ -120,11 +120,11 @@ class OnnxModel:
             )
 
     def encode(self, tokens: Indices, lengths: Indices) -> Memory:
-        """Read the source: tokens are (batch, length), padded behind; lengths are (batch,)."""
+        """Encode source tokens, (batch, length), padded at the end; lengths are (batch,)."""
         return Memory(*self.encoder.run(None, {"tokens": tokens, "lengths": lengths}))
 
     def empty_history(self, batch: int, beam: int) -> Floats:
-        """Before the first step."""
+        """The history before the first step."""
         return np.zeros((self._layers, batch, self._heads, 0, beam, self._width), np.float32)
 
     def step(
@@ -133,7 +133,7 @@ class OnnxModel:
         """Score every next token of every hypothesis; see :meth:`EncoderDecoder.step`.
 
         Args:
-            tokens: (batch, beam), or (batch, 1) where all hypotheses are the same.
+            tokens: (batch, beam), or (batch, 1) if all hypotheses are the same.
             history: (layers, batch, heads, position, beam, width).
             ancestors: (batch, beam, position).
             memory: of the same batch.

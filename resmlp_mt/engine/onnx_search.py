@@ -1,6 +1,6 @@
-"""The search of beam_search.py over exported ONNX graphs, in numpy: PyTorch is not loaded.
+"""The search of beam_search.py over exported ONNX graphs, in numpy, without PyTorch.
 
-Hypotheses and scores are those of the other one. Here the batch is small or the machine is: arrays
+Hypotheses and scores are the same. This search is for small batches or small machines, so arrays
 are copied where that is simpler. docs/onnx.md describes the loop for those who write their own.
 """
 
@@ -19,10 +19,10 @@ class _Beams:
     """What a batch has decoded so far; row r of every array belongs to sentence ``sentences[r]``.
 
     Attributes:
-        memory: what the decoder reads of the source.
+        memory: the encoded source.
         history: (layers, rows, heads, position, beam, width), entries as they were written.
-        ancestors: (rows, beam, position), the entry that a hypothesis goes back to.
-        tokens: (rows, beam, position + 1), those of each hypothesis, the first one included.
+        ancestors: (rows, beam, position), the entry of each hypothesis at every position.
+        tokens: (rows, beam, position + 1), the tokens of each hypothesis, the first one included.
         scores: (rows, beam, position + 1), their cumulative scores.
     """
 
@@ -33,7 +33,7 @@ class _Beams:
         self.sentences, self.limits = np.arange(rows), np.array(limits)
         self.history = model.empty_history(rows, beam)
         self.ancestors = np.zeros((rows, beam, 0), dtype=np.int64)
-        # all hypotheses are the same at first: one is enough
+        # all hypotheses are the same at first, so one is enough
         self.tokens = np.full((rows, 1, 1), eos)
         self.scores = np.zeros((rows, 1, 1), dtype=np.float32)
 
@@ -58,7 +58,7 @@ class _Beams:
         self.scores = np.concatenate([self.scores[rows, parents], scores[:, :, None]], axis=2)
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Let the other sentences leave."""
+        """Remove the other sentences."""
         self.sentences, self.limits = self.sentences[rows], self.limits[rows]
         self.memory = self.memory.rows(rows)
         self.history = self.history[:, rows]
@@ -76,7 +76,7 @@ def beam_search(
         source: the tokens of each sentence with end-of-sentence.
 
     Returns:
-        For each sentence its finished hypotheses, best first; none if no score is finite.
+        The finished hypotheses of each sentence, best first; none if no score is finite.
 
     Raises:
         UserError: if ``min_len`` or ``beam`` do not fit the model.
@@ -123,7 +123,7 @@ def _to_log_probabilities(
     options: SearchOptions,
     special: SpecialTokens,
 ) -> None:
-    """Make log-probabilities of scores, and apply the options to them; in place."""
+    """Turn scores into log-probabilities, and apply the options to them; in place."""
     # infinity - infinity: such a sentence has no translation; a small temperature makes infinities
     with np.errstate(invalid="ignore", over="ignore"):
         logits -= logits.max(axis=2, keepdims=True)
@@ -151,7 +151,7 @@ def _best(logits: Floats, scores: Floats, count: int) -> tuple[Floats, Indices, 
 
 
 def _top(logits: Floats, count: int) -> tuple[Floats, Indices]:
-    """The ``count`` best of the last axis and their indices, by way of the best chunks."""
+    """The ``count`` best of the last axis and their indices, searched in the best chunks."""
     vocabulary = logits.shape[-1]
     chunks = vocabulary // CHUNK
     if chunks < 4 * count:
@@ -181,7 +181,7 @@ def _finish(
     eos: int,
     finished: list[list[Hypothesis]],
 ) -> None:
-    """Store the hypotheses that end, as long as their sentence wants more."""
+    """Store the hypotheses that end, until their sentence has enough."""
     norm = 1.0 if options.unnormalized else (position + 1) ** options.lenpen
     for row, column in zip(*ends.nonzero(), strict=True):
         sentence = finished[beams.sentences[row]]

@@ -1,6 +1,6 @@
-"""What a search is told and what it finds, for every kind of model.
+"""Options and results of a search, for every kind of model.
 
-The standard library alone is imported here, so that ``--help`` answers at once.
+Only the standard library is imported here, so that ``--help`` answers at once.
 """
 
 import math
@@ -12,7 +12,7 @@ from resmlp_mt.errors import UserError
 DTYPES = ("float32", "bfloat16", "int8")
 """What embeddings and linear layers may be; everything else stays in float32 or bfloat16."""
 
-MOST_LENPEN = 10  # of the lengths that models allow, this power is still a float32
+MOST_LENPEN = 10  # the lengths that models allow, to this power, still fit into a float32
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class SearchOptions:
     """Options of the search; see ``fairseq-generate --help``.
 
     Attributes:
-        no_repeat_ngram_size: n-grams of this size come once; 0 allows all.
-        repetition_penalty: divides the scores of tokens that came before if they are positive,
-            and multiplies them if they are negative, in front of the softmax (CTranslate2).
-        coverage_penalty: beta of Wu et al. 2016, equation 14: hypotheses that leave out parts of
-            the source lose; they are ranked again when the search is done (CTranslate2).
+        no_repeat_ngram_size: no n-gram of this size occurs twice; 0 allows all.
+        repetition_penalty: before the softmax, divides positive scores of earlier tokens and
+            multiplies negative ones (CTranslate2).
+        coverage_penalty: beta of Wu et al. 2016, equation 14: after the search, hypotheses are
+            ranked again, and those that leave out parts of the source lose (CTranslate2).
         disable_unk: no hypothesis has an unknown word (CTranslate2).
-        sampling: draw ``beam`` hypotheses by their probabilities, and search for none.
-        sampling_topk: draw among so many best tokens, -1 for all.
-        sampling_topp: draw among the best tokens that have this probability together, -1 for all.
-        seed: of the draws.
+        sampling: draw ``beam`` hypotheses by their probabilities instead of searching.
+        sampling_topk: draw among this many best tokens, -1 for all.
+        sampling_topp: draw among the best tokens that together have this probability, -1 for all.
+        seed: seed of the draws.
 
     Raises:
         UserError: naming the option, what was expected and what to do.
@@ -87,17 +87,17 @@ class SearchOptions:
             raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
 
     def changed(self, **changes: Any) -> Self:
-        """The same options with those changes that are not None."""
+        """A copy with the changes that are not None."""
         return replace(self, **{name: new for name, new in changes.items() if new is not None})
 
     @property
     def need_the_past(self) -> bool:
-        """Whether a step depends on the tokens of the earlier ones."""
+        """Whether a step depends on the tokens of earlier steps."""
         return bool(self.no_repeat_ngram_size) or self.repetition_penalty != 1.0
 
     @property
     def need_pytorch(self) -> bool:
-        """Whether the search over ONNX graphs lacks one of these."""
+        """Whether the search over ONNX graphs lacks one of these options."""
         is_plain = not (self.coverage_penalty or self.disable_unk or self.sampling)
         return self.need_the_past or not is_plain
 
@@ -110,7 +110,7 @@ class SearchOptions:
             UserError: if it is below ``min_len``.
         """
         longest = max_target_positions - 1
-        if self.max_len_a * source_length < longest:  # else it may be too large for an integer
+        if self.max_len_a * source_length < longest:  # otherwise it may overflow an integer
             own = int(self.max_len_a * source_length + min(self.max_len_b, longest))
             longest = min(own, longest)
         if self.min_len > longest:
@@ -142,13 +142,13 @@ class SpecialTokens(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """A token that has just been chosen; as CTranslate2's ``GenerationStepResult``.
+    """A token that has just been chosen, like CTranslate2's ``GenerationStepResult``.
 
     Attributes:
         step: its position in the translation.
-        batch_id: the sentence.
-        is_last: end-of-sentence.
-        token: its symbol, where the translator knows it.
+        batch_id: number of the sentence.
+        is_last: whether it is end-of-sentence.
+        token: its symbol, if the translator knows it.
     """
 
     step: int

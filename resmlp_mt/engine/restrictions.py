@@ -1,4 +1,4 @@
-"""What options forbid, force or draw at a step of the search."""
+"""Options that restrict a step of the search: forbidden, forced and sampled tokens."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ def restricted(
     special: SpecialTokens,
     prefixes: Sequence[list[int]] | None,
 ) -> tuple[Tensor, Tensor]:
-    """What the options leave of the scores of a step.
+    """The scores of a step, after the options have forbidden or forced tokens.
 
     Args:
         logits: the model's scores, (rows, hypotheses, words).
-        past: the tokens of each hypothesis, (rows, hypotheses, positions), where it is needed.
-        position: of the tokens that are chosen.
+        past: the tokens of each hypothesis, (rows, hypotheses, positions), if needed.
+        position: position of the tokens that are chosen.
         at_limit: rows that end here.
         prefixes: tokens that each row begins with.
 
@@ -36,7 +36,7 @@ def restricted(
     if options.disable_unk:
         logits[..., special.unk] = -torch.inf
     if options.temperature != 1.0:
-        # the best is at 0, so that a small temperature makes no infinity of it
+        # the best score becomes 0, so that a small temperature does not make it infinite
         least = torch.finfo(logits.dtype).tiny
         logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
     log_total = logits.logsumexp(dim=2, keepdim=True)
@@ -69,7 +69,7 @@ def penalize_repetition(logits: Tensor, past: Tensor, penalty: float) -> None:
 
 
 def forbid_repeated_ngrams(logits: Tensor, past: Tensor, size: int) -> None:
-    """No n-gram of this size comes a second time (Paulus et al. 2018, section 2.5), in place.
+    """Forbid n-grams of this size to occur twice (Paulus et al. 2018, section 2.5), in place.
 
     Args:
         logits: (rows, beam, words).
@@ -87,12 +87,12 @@ def forbid_repeated_ngrams(logits: Tensor, past: Tensor, size: int) -> None:
 def force_prefixes(
     restricted: Tensor, logits: Tensor, prefixes: Sequence[list[int]], position: int
 ) -> None:
-    """Sentences with a prefix that reaches this position have one token to choose, in place.
+    """Allow only the prefix's token if a sentence's prefix reaches this position, in place.
 
     Args:
-        restricted: what the search chooses from, (rows, hypotheses, words).
+        restricted: the scores that the search chooses from, (rows, hypotheses, words).
         logits: the model's scores, of the same shape.
-        prefixes: of each row.
+        prefixes: tokens that each row begins with.
     """
     for row, prefix in enumerate(prefixes):
         if position < len(prefix):
@@ -107,10 +107,10 @@ def sample(
     options: SearchOptions,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw the next token of every hypothesis; one that has ended draws on with a score of -inf.
+    """Draw the next token of every hypothesis; ended ones continue with a score of -inf.
 
     Args:
-        log_probs: (rows, beam, words), or (rows, 1, words) where all are the same.
+        log_probs: (rows, beam, words), or (rows, 1, words) if all are the same.
         scores: of the hypotheses, (rows, beam) or (rows, 1).
 
     Returns:
@@ -125,7 +125,7 @@ def sample(
     if options.sampling_topp != -1:
         # the best that together reach the probability, the one that crosses it included
         probs = probs.masked_fill(probs.cumsum(2) - probs >= options.sampling_topp, 0.0)
-    probs = probs.nan_to_num(1.0)  # where nothing is possible, the score says so
+    probs = probs.nan_to_num(1.0)  # if nothing is possible, the score will be -inf
     drawn = torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(rows, -1, 1)
     scores = scores[:, parents] + chosen.gather(2, drawn).squeeze(2)
     return scores, parents.expand(rows, -1), tokens.gather(2, drawn).squeeze(2)

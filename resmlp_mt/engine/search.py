@@ -36,7 +36,7 @@ def search_of(
 
     Args:
         words: the target words that a batch may use; None for all.
-        callback: hears of every token.
+        callback: called with every token.
 
     Raises:
         UserError: if the model's search does not have the options.
@@ -45,8 +45,8 @@ def search_of(
     if isinstance(model, OnnxModel):
         if callback is not None or options.need_pytorch:
             raise UserError(
-                "ONNX graphs are searched without penalties, sampling and callback: export the "
-                "model without --format onnx."
+                "ONNX graphs do not support penalties, n-gram blocking, sampling and callback: "
+                "export the model without --format onnx."
             )
         return lambda batch, numbers, prefixes: onnx_search.beam_search(
             model, batch, options, SPECIAL
@@ -59,7 +59,7 @@ def search_of(
     symbols = loaded.target.symbols
 
     def told(numbers: list[int]) -> Callback | None:
-        """The callback, with the line's number and the token's symbol."""
+        """Call back with the line's number and the token's symbol."""
         if callback is None:
             return None
         return lambda step: callback(

@@ -1,10 +1,10 @@
 """Lexical shortlists: the few target words that a source sentence may be translated with.
 
-The words of a sentence are the likely translations of each of its words and the most frequent
+The shortlist of a sentence has the likely translations of each of its words and the most frequent
 words of the language (Jean et al. 2015, "On using very large target vocabulary for neural machine
-translation"). Likely translations of s are the words t that occur in the translations of sentences
-with s more often than by chance, those first whose log-likelihood ratio G2 is the largest (Dunning
-1993, "Accurate methods for the statistics of surprise and coincidence").
+translation"). A word t is a likely translation of s if it occurs more often than by chance in the
+translations of sentences with s. The words with the largest log-likelihood ratio G2 come first
+(Dunning 1993, "Accurate methods for the statistics of surprise and coincidence").
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from resmlp_mt.engine.vocabulary import SPECIAL
 from resmlp_mt.errors import UserError
 
 FREQUENT, PER_WORD = 1000, 50
-MOST_PER_WORD = 1000  # that a file may have
-SENTENCES = 100_000  # whose pairs of words are counted at once
-MOST_PAIRS = 20_000_000  # that are kept in between, in some gigabytes
+MOST_PER_WORD = 1000  # target words per source word that a file may have
+SENTENCES = 100_000  # sentences whose pairs of words are counted at once
+MOST_PAIRS = 20_000_000  # pairs of words kept between counts, in some gigabytes
 
 
 @dataclass(frozen=True)
 class Shortlist:
     """Target words for every source word.
 
-    ``always`` are the words that every sentence may use, the special symbols among them;
-    ``by_source`` is (source_vocabulary, words), filled up with the first of ``always``.
+    ``always`` are the words that every sentence may use, including the special symbols.
+    ``by_source`` is (source_vocabulary, words), filled up with the first word of ``always``.
     """
 
     always: Tensor
@@ -67,13 +67,13 @@ class Shortlist:
         """Read what :meth:`save` wrote.
 
         Raises:
-            UserError: if the file is broken or of other vocabularies.
+            UserError: if the file is broken or belongs to other vocabularies.
         """
         try:
             with safe_open(path, framework="pt") as stored:
                 shape = stored.get_slice("by_source").get_shape()
                 fits = len(stored.get_slice("always").get_shape()) == 1
-                # the words of a sentence are looked up one by one: more is no shortlist
+                # the words of a sentence are looked up one by one, so their number is limited
                 fits = fits and shape[:1] == [source_vocabulary] and len(shape) == 2
                 if not fits or shape[1] > MOST_PER_WORD:
                     raise UserError(
@@ -92,7 +92,7 @@ class Shortlist:
             ) from error
         if not fits:
             raise UserError(
-                f"{path} is not of these vocabularies ({source_vocabulary} and "
+                f"{path} does not belong to these vocabularies ({source_vocabulary} and "
                 f"{target_vocabulary} words): export the model again."
             )
         return cls(always.long(), by_source.long())
@@ -107,17 +107,17 @@ def build(
     per_word: int = PER_WORD,
     joint: bool = False,
 ) -> Shortlist:
-    """Count words in pairs of sentences.
+    """Make a shortlist by counting words in pairs of sentences.
 
-    Where more than MOST_PAIRS pairs of words have occurred together, those that did so least often
-    are forgotten on the way; they would hardly be in a list.
+    If more than MOST_PAIRS pairs of words have occurred together, the rarest are dropped on the
+    way; they would hardly be in a shortlist.
 
     Args:
         source: tokens of the training sentences.
         target: tokens of their translations.
-        frequent: how many target words every sentence may use: those of the most sentences.
-        per_word: how many translations of each source word.
-        joint: both sides have the same words, and every word may stay as it is.
+        frequent: number of target words that every sentence may use: those of the most sentences.
+        per_word: number of translations of each source word.
+        joint: both sides have the same words, and every source word is a target word too.
 
     Raises:
         ValueError: if one side has more sentences.
@@ -171,8 +171,9 @@ def log_likelihood_ratio(both: Tensor, first: Tensor, second: Tensor, total: int
     """G2 of two events in ``total`` trials: 2 sum_ij O_ij log(O_ij / E_ij).
 
     Args:
-        both: in how many trials the two happen together.
-        first: in how many the first happens, as ``second`` of the second.
+        both: number of trials with both events.
+        first: number of trials with the first event.
+        second: number of trials with the second event.
     """
 
     def xlogx(count: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ def log_likelihood_ratio(both: Tensor, first: Tensor, second: Tensor, total: int
 
 
 def _occurrences(sentences: Sequence[Sequence[int] | Tensor], vocabulary: int) -> Tensor:
-    """Which sentence has which word, (sentences, vocabulary), sparse."""
+    """A sparse matrix of which sentence has which word, (sentences, vocabulary)."""
     words = [torch.as_tensor(tokens, dtype=torch.long).unique() for tokens in sentences]
     rows = torch.arange(len(words)).repeat_interleave(torch.tensor([len(w) for w in words]))
     index = torch.stack([rows, torch.cat(words)])

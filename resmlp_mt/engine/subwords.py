@@ -1,4 +1,4 @@
-"""The sentencepiece model behind a dictionary: where it lies, and whether it is the right one."""
+"""The sentencepiece model of a dictionary: finds it, and checks that it is the right one."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,8 @@ from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 
 LEAST_SHARE = 0.98
-"""Of the words in a dictionary that must be pieces. All are where the model is the right one, but
-for a few that people add, such as marks of domains."""
+"""Share of the words in a dictionary that must be pieces. If the model is the right one, all are
+pieces, except for a few that people add, such as domain tags."""
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -26,13 +26,13 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def find_sentencepiece(data: Path) -> Path | None:
-    """``spm.model`` beside the folder of binarised text or in it; None where there is none."""
+    """``spm.model`` beside the folder of binarised text or in it; None if there is none."""
     beside = Path(*data.parts[:-1], "spm.model") if data.name else data / "spm.model"
     return next((path for path in (beside, data / "spm.model") if path.is_file()), None)
 
 
 def is_of_subwords(vocabulary: Vocabulary) -> bool:
-    """Whether a dictionary is of sentencepiece's pieces, by their sign for a space."""
+    """Whether a dictionary has sentencepiece's pieces, judged by their sign for a space."""
     return any(symbol.startswith("\u2581") for symbol in vocabulary.symbols)
 
 
@@ -43,15 +43,15 @@ def check_pieces(
 ) -> None:
     """Refuse a sentencepiece model that did not make the subwords of the training text.
 
-    The dictionary may lack pieces, those of the other language or those that came too seldom.
+    The dictionary may lack pieces: those of the other language, and rare ones.
 
     Args:
         processor: the model.
-        path: where it was read, for the message.
-        vocabularies: of the source and the target, by names for the message.
+        path: its file, for the message.
+        vocabularies: vocabularies of source and target, by names for the message.
 
     Raises:
-        UserError: if a dictionary has words that are no pieces.
+        UserError: if a dictionary has words that are not pieces.
     """
     pieces = {processor.id_to_piece(index) for index in range(len(processor))}
     for name, vocabulary in vocabularies.items():

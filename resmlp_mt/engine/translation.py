@@ -1,4 +1,4 @@
-"""What comes out of a translator."""
+"""The results of a translator."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
 class Translation(NamedTuple):
     """One translation of a line.
 
-    ``pieces`` is the text before its subwords are put together. Scores are natural logarithms, as
-    in :class:`Hypothesis`; ``score`` is minus infinity for a line that could not be translated.
-    ``attention``, where it is wanted, is that of :class:`Forced`.
+    ``pieces`` is the text before its subwords are joined. Scores are natural logarithms, as in
+    :class:`Hypothesis`; ``score`` is minus infinity for a line that could not be translated.
+    ``attention``, if asked for, is as in :class:`Forced`.
     """
 
     text: str
@@ -24,14 +24,14 @@ class Translation(NamedTuple):
 
 
 class ScoringResult(NamedTuple):
-    """Of a given translation: its pieces and end-of-sentence, and their log-probabilities."""
+    """The pieces of a given translation, with end-of-sentence, and their log-probabilities."""
 
     tokens: list[str]
     log_probs: list[float]
 
 
 def by_coverage(translations: list[Translation], penalty: float) -> list[Translation]:
-    """Ranked by the score of Wu et al. 2016, equation 14."""
+    """The translations, ranked by the score of Wu et al. 2016, equation 14."""
     scored = []
     for translation in translations:
         assert translation.attention is not None

@@ -1,4 +1,4 @@
-"""Raw text in, raw text out."""
+"""The translator: raw text in, raw text out."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ logger = logging.getLogger(__name__)
 
 
 class Translator:
-    """Translates lines with a model in batches of similar length.
+    """Translates lines with a model, in batches of similar length.
 
     Several threads may use one translator at the same time.
 
     Args:
         loaded: a model, as :func:`model_folder.load` returns it.
-        options: of the search.
-        batch_size: most sentences in a batch.
-        max_tokens: most source tokens in a batch, padding included; a longer line is refused.
-        use_shortlist: choose among the words of the model's shortlist alone, which is faster.
-        device: where to move the model, by default where it is.
+        options: options of the search.
+        batch_size: largest number of sentences in a batch.
+        max_tokens: largest number of source tokens in a batch, padding included; a longer line is
+            refused.
+        use_shortlist: score only the words of the model's shortlist, which is faster.
+        device: device to move the model to; by default the model stays where it is.
 
     Attributes:
-        failed: lines for which the search found no finite score, over all calls.
+        failed: number of lines for which the search found no finite score, over all calls.
 
     Raises:
         UserError: if ``options`` do not fit the model, or it has no shortlist.
@@ -108,14 +109,14 @@ class Translator:
         max_tokens: int | None = None,
         use_shortlist: bool = False,
     ) -> Self:
-        """A translator of an exported folder.
+        """A translator for an exported folder.
 
         Args:
             folder: from ``python -m resmlp_mt.export``, or the name of a model that comes with
                 the package; by default ``en-de``, English to German.
-            options: of the search, by default those of ``python -m resmlp_mt.translate``.
-            dtype: type to compute in; by default that of the weights.
-            device: where to compute.
+            options: options of the search; by default those of ``python -m resmlp_mt.translate``.
+            dtype: type to compute in; by default the type of the weights.
+            device: device to compute on.
             batch_size, max_tokens, use_shortlist: see :class:`Translator`.
 
         Raises:
@@ -143,31 +144,32 @@ class Translator:
     ) -> list[list[Translation]]:
         """Translate lines.
 
-        The options have the names of CTranslate2's ``translate_batch``; one that is None is as
-        the translator was made.
+        The options have the names of CTranslate2's ``translate_batch``. None means the
+        translator's own option.
 
         Args:
             lines: one sentence each.
-            target_prefix: what the translation of each line begins with, None for nothing.
-            beam_size: hypotheses of the search.
-            num_hypotheses: most translations of a line; by default all of the beam. Of samples,
-                how many are drawn, by default one.
+            target_prefix: text that the translation of each line begins with, None for no prefix.
+            beam_size: width of the beam.
+            num_hypotheses: largest number of translations of a line; by default the whole beam.
+                When sampling, the number of draws; by default one.
             no_repeat_ngram_size, repetition_penalty, coverage_penalty, disable_unk: see
                 :class:`SearchOptions`.
-            sampling_topk: draw among so many best tokens, 0 for all; 1 searches.
-            sampling_topp: draw among the best tokens that have this probability together.
-            sampling_temperature: divides the scores in front of the softmax.
-            return_attention: also return what each token was translated from.
-            callback: called with every token, if the beam is 1; ends a line where it returns True.
+            sampling_topk: draw among this many best tokens, 0 for all; 1 searches.
+            sampling_topp: draw among the best tokens that together have this probability.
+            sampling_temperature: divides the scores before the softmax.
+            return_attention: also return the attention of each token to the source.
+            callback: called with every token, if the beam is 1; if it returns True, the line ends
+                there.
 
         Returns:
-            For each line its translations, best first, at least one and at most ``beam``. An
-            empty line has one empty translation of score 0. A line that is too long, or for
-            which the model finds no finite score, has an empty one of score minus infinity,
-            with its error in the log.
+            The translations of each line, best first, at least one and at most ``beam``. An
+            empty line has one empty translation with score 0. A line that is too long, or for
+            which the model finds no finite score, has one empty translation with score minus
+            infinity, and an error in the log.
 
         Raises:
-            TypeError: if ``lines`` is a single text, which would be taken apart.
+            TypeError: if ``lines`` is a single text, which would be split into characters.
             UserError: if options do not fit each other or the model.
         """
         if isinstance(lines, str) or isinstance(target_prefix, str):
@@ -232,7 +234,7 @@ class Translator:
                         self.failed += 1
                     results[number] = _empty(
                         lines[number],
-                        "has no translation of a finite score: it is left empty; look at the "
+                        "has no translation with a finite score: it is left empty; look at the "
                         "model and the options of the search",
                     )
         return results
@@ -240,7 +242,7 @@ class Translator:
     def translate_iterable(
         self, lines: Iterable[str], buffer_size: int = 2048
     ) -> Iterator[list[Translation]]:
-        """Translations of each line in turn; ``buffer_size`` lines are read ahead and sorted.
+        """Yield the translations of each line; ``buffer_size`` lines are read ahead and sorted.
 
         Raises:
             TypeError: if ``lines`` is a single text.
@@ -262,7 +264,9 @@ class Translator:
         if isinstance(source, str) or isinstance(target, str):
             raise TypeError("expected lists of lines, but got a str")
         if len(source) != len(target):
-            raise UserError(f"{len(source)} lines have {len(target)} translations: give as many.")
+            raise UserError(
+                f"{len(source)} lines have {len(target)} translations: give one for each line."
+            )
         config = self.loaded.model.config
         rows, pairs = [], []
         for line, translation in zip(source, target, strict=True):
@@ -293,11 +297,11 @@ class Translator:
 
     @property
     def encoder_layers(self) -> int:
-        """The number of layers that :meth:`mixing_matrix` knows."""
+        """The number of layers for :meth:`mixing_matrix`."""
         return self._encoder_decoder("the mixing matrix").config.encoder_layers
 
     def mixing_matrix(self, layer: int, length: int) -> Tensor:
-        """What the encoder's layer mixes positions with, (heads, length, length).
+        """The mixing matrix of a layer of the encoder, (heads, length, length).
 
         Raises:
             UserError: if the model is ONNX graphs.
@@ -310,10 +314,10 @@ class Translator:
             return cast("TokenMixing", mixing).matrix(length).float()
 
     def pieces(self, line: str) -> list[str]:
-        """The subwords of a line, as the model knows them."""
+        """The subwords of a line."""
         if self.loaded.sentencepiece is None:
             return line.split()
-        # pieces may hold characters that fairseq takes for spaces
+        # pieces may have characters that fairseq takes for spaces
         encoded = self.loaded.sentencepiece.encode(normalize(line), out_type=str)
         return " ".join(encoded).split()
 
@@ -322,12 +326,12 @@ class Translator:
         return self.loaded.source.encode(self.pieces(line))
 
     def decode(self, tokens: list[int]) -> tuple[str, str]:
-        """The text of target tokens, and the same as pieces."""
+        """The text of target tokens, and their pieces."""
         pieces = self.loaded.target.decode(tokens)
         if self.loaded.sentencepiece is None:
             return pieces, pieces
         text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
-        # a line stays one, whatever bytes a model emits and however its reader splits lines
+        # always one line, whatever bytes a model emits and however its reader splits lines
         return text.replace("\n", " ").replace("\r", " "), pieces
 
     def _prefixes(
@@ -337,10 +341,13 @@ class Translator:
             return None
         self._encoder_decoder("translations with a prefix")
         if self._words is not None:
-            raise UserError("target_prefix may need words that a shortlist lacks: use one of them.")
+            raise UserError(
+                "target_prefix may need words that a shortlist lacks: use one of the two alone."
+            )
         if len(target_prefix) != len(lines):
             raise UserError(
-                f"{len(lines)} lines have {len(target_prefix)} prefixes: give one a line, or None."
+                f"{len(lines)} lines have {len(target_prefix)} prefixes: give a prefix or None for "
+                "each line."
             )
         prefixes = [self.loaded.target.encode(self.pieces(p or ""))[:-1] for p in target_prefix]
         most = self.options.max_len(1, self.loaded.model.config.max_target_positions)

@@ -8,14 +8,14 @@ from resmlp_mt.errors import UserError
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 BOS, PAD, EOS, UNK = range(4)
-OVERWRITE = " #fairseq:overwrite"  # behind a symbol that is meant to come twice
+OVERWRITE = " #fairseq:overwrite"  # follows a symbol that may occur twice
 
 
 class Vocabulary:
     """Symbols and their indices; the first four are fairseq's special symbols.
 
     Args:
-        symbols: all symbols in the order of their indices. If one comes twice, text is encoded
+        symbols: all symbols in the order of their indices. If one occurs twice, text is encoded
             with its last index.
     """
 
@@ -31,7 +31,7 @@ class Vocabulary:
         """Read a file of lines "symbol count", as fairseq-preprocess writes it.
 
         Raises:
-            UserError: if the file is missing or has lines of another form.
+            UserError: if the file is missing or has other lines.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -63,5 +63,5 @@ class Vocabulary:
         return [self.indices.get(piece, UNK) for piece in pieces] + [EOS]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The symbols of tokens with spaces between; sentence marks are left out."""
+        """The symbols of tokens, separated by spaces, without sentence marks."""
         return " ".join(self.symbols[token] for token in tokens if token not in (BOS, EOS))

@@ -1,4 +1,4 @@
-"""From the parameters in a file to a model that is ready to compute, and back."""
+"""Loads the parameters of a folder into a model that is ready to compute, and writes them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def load_shortlist(path: Path, config: ModelConfig) -> Shortlist | None:
     """The shortlist of a folder, if there is one.
 
     Raises:
-        UserError: if it is broken or of another model.
+        UserError: if it is broken or belongs to another model.
     """
     if not path.exists():
         return None
@@ -89,7 +89,7 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
         model = empty(config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / CONFIG} describes no model: {reason}.") from error
+        raise UserError(f"{folder / CONFIG} does not describe a model: {reason}.") from error
     try:
         return compact.fill(model, stored)
     except (RuntimeError, ValueError) as error:
@@ -98,11 +98,10 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
 
 
 def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights with which no translation has a score.
+    """Refuse weights that are not finite, or not floats or int8.
 
     Raises:
-        UserError: naming the file and the first tensor with NaN or infinity, or of a type that
-            no weights have.
+        UserError: naming the file and the first such tensor.
     """
     for name, value in stored.items():
         if value.is_complex() or (value.is_floating_point() and value.itemsize < 2):
@@ -119,7 +118,7 @@ def prepared(
 ) -> EncoderDecoder:
     """Convert a model to the type to compute in and pack its linear layers for a CPU.
 
-    ``threads`` is how many this process computes a product with, where it is not PyTorch's choice.
+    ``threads`` of one product are set for the whole process; None leaves PyTorch's choice.
 
     Raises:
         UserError: if there is no such device, or it does not compute in this type.
@@ -145,10 +144,10 @@ def prepared(
 
 
 def check_device(device: str) -> None:
-    """Whether PyTorch can compute on a device.
+    """Check that PyTorch can compute on a device.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if there is no such device.
     """
     try:
         torch.empty(0, device=device)
@@ -158,7 +157,7 @@ def check_device(device: str) -> None:
 
 
 def placed(model: EncoderDecoder, device: str) -> EncoderDecoder:
-    """The model on a device, its linear layers unpacked where they were packed for a CPU.
+    """The model on a device; linear layers that were packed for a CPU are unpacked.
 
     Raises:
         UserError: if there is no such device, or the weights are int8 and it is not a CPU.
