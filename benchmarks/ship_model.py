@@ -67,16 +67,15 @@ class Trainings(Workshop):
         """Let the learning rate fall to 0, from where the trunk has come to."""
         trunk, folder = self._trunk(run), self.folder(run)
         share = self.config["cooldown"]
-        start = trunk["curve"][-1]["updates"]
-        end = round(start * (1 + share))
-        rate = float(self.config["models"][run.model]["lr"])
-        rate *= (self.config["warmup_updates"] / start) ** 0.5
+        peak = float(self.config["models"][run.model]["lr"])
+        end, rate = cooldown(
+            peak, self.config["warmup_updates"], trunk["curve"][-1]["updates"], share
+        )
         log = folder / "train.log"
         command = [
             *self._options(run), "--save-dir", folder, "--max-update", end,
             "--lr-scheduler", "polynomial_decay", "--total-num-update", end,
-            # fairseq's line goes through --lr at update 0: so it starts at ``rate``
-            "--lr", rate * end / (end - start),
+            "--lr", rate,
         ]  # fmt: skip
         if not (folder / "checkpoint_last.pt").exists():
             last = self.work / run.set / f"trunk-{run.model}" / "checkpoint_last.pt"
@@ -90,6 +89,17 @@ class Trainings(Workshop):
         found = super().options(run)
         at = found.index("--warmup-updates")
         return found[:at] + found[at + 2 :]
+
+
+def cooldown(peak: float, warmup: int, start: int, share: float) -> tuple[int, float]:
+    """The last update of a branch, and its --lr for fairseq's ``polynomial_decay``.
+
+    fairseq's line has --lr at update 0 and 0 at the end. So that it goes through the rate of
+    ``inverse_sqrt`` at ``start``, --lr is larger than that.
+    """
+    end = round(start * (1 + share))
+    rate = peak * (warmup / start) ** 0.5
+    return end, rate * end / (end - start)
 
 
 def scores(lines: list[str], source: list[str], target: list[str], config: Json) -> Json:
