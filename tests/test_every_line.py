@@ -105,7 +105,7 @@ def test_the_line_is_named_and_left_empty(caplog: pytest.LogCaptureFixture) -> N
     assert found[1][0].score == -math.inf
     assert translator.failed == 1
     (message,) = caplog.messages
-    assert message.startswith("the line that begins with 'w0 w3' has no translation of a finite")
+    assert message.startswith("the line that begins with 'w0 w3' has no translation with a finite")
 
 
 def test_the_command_writes_every_line_and_fails_at_the_end(

@@ -1,7 +1,7 @@
-"""Attention from the target to the source (Vaswani et al. 2017, section 3.2), kept by the paper.
+"""Attention from the target to the source (Vaswani et al. 2017, section 3.2), which ResMLP keeps.
 
-fairseq's ``MultiheadAttention`` is not used: while decoding it rounds the softmax to float32 and
-does not follow hypotheses that move between sentences.
+fairseq's ``MultiheadAttention`` is not used: in decoding, it rounds the softmax to float32 and does
+not follow hypotheses that move between sentences.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from resmlp_mt.padding import Layout
 
 @dataclass(frozen=True)
 class Source:
-    """What the encoder made of the source sentences.
+    """The encoder's output for the source sentences.
 
     ``tokens`` is (tokens, dim); ``layout`` says where they stand. ``is_pad`` is (batch, length),
-    True at pads, and None without any.
+    True at pads; None if there are no pads.
     """
 
     tokens: Tensor
@@ -27,9 +27,9 @@ class Source:
     is_pad: Tensor | None
 
     def mask(self) -> Tensor | None:
-        """What is added to the scores of attention: minus infinity at pads, else 0.
+        """The mask that is added to attention scores: minus infinity at pads, else 0.
 
-        (batch, 1, 1, length), or None where there are no pads.
+        (batch, 1, 1, length), or None if there are no pads.
         """
         if self.is_pad is None:
             return None
@@ -38,10 +38,10 @@ class Source:
 
 
 class Memory(NamedTuple):
-    """What the decoder reads of the source.
+    """The encoded source, as the decoder reads it.
 
     Keys and values are (decoder_layers, batch, heads, length, dim / heads). The mask is
-    (batch, 1, 1, length): 0 at tokens and minus infinity at pads; None where there are no pads.
+    (batch, 1, 1, length): 0 at tokens and minus infinity at pads; None if there are no pads.
     """
 
     keys: Tensor
@@ -53,7 +53,7 @@ class CrossAttention(nn.Module):
     """Multi-head attention of target positions over the source.
 
     Args:
-        dim: channels of the target; also the width of all heads together.
+        dim: channels of the target; also the total width of all heads.
         source_dim: channels of the source.
         heads: number of heads.
         dropout: dropout probability on the weights.
@@ -68,14 +68,14 @@ class CrossAttention(nn.Module):
         self.k_proj: nn.Linear | None = nn.Linear(source_dim, dim)
         self.v_proj: nn.Linear | None = nn.Linear(source_dim, dim)
         self.out_proj = nn.Linear(dim, dim)
-        # The starting values of fairseq's attention.
+        # Initialized as fairseq's attention.
         for linear in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
     def keys_and_values(self, source: Source) -> tuple[Tensor, Tensor]:
-        """Those of all source positions, (batch, heads, length, dim / heads) each."""
+        """Keys and values of all source positions, (batch, heads, length, dim / heads) each."""
         assert self.k_proj is not None
         assert self.v_proj is not None
         keys, values = (
@@ -100,13 +100,14 @@ class CrossAttention(nn.Module):
         Args:
             x: (batch, queries, dim), or (tokens, dim) with a layout.
             keys: (batch, heads, length, dim / heads), as ``values``.
-            values: what is averaged.
+            values: the vectors that are averaged.
             mask: (batch, 1, 1, length), added to the scores.
             layout: where the target tokens stand.
-            need_weights: also return the weights, at the price of the fused kernel.
+            need_weights: also return the weights, which rules out the fused kernel.
 
         Returns:
-            The shape of ``x`` and, if wanted, weights (batch, heads, queries, length).
+            The output, shaped like ``x``, and the weights if asked for, (batch, heads, queries,
+            length).
         """
         queries = self.q_proj(x)
         if layout is not None:

@@ -1,7 +1,7 @@
 """The cache of step-by-step decoding.
 
-Nothing is moved when the beam moves: the hypotheses of a sentence share its history, entries stay
-where they were written, and each hypothesis knows which of them it goes back to.
+Nothing is copied when the beam changes: the hypotheses of a sentence share its history, entries
+stay where they were written, and each hypothesis knows which of them are its own.
 """
 
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from torch import Tensor
 from resmlp_mt.model.attention import Memory
 
 FIRST_ROOM = 32
-"""Positions that a cache starts with; room is doubled when it is used up."""
+"""Positions that a cache has room for at first; the room doubles when it is full."""
 
 
 class MixingTables(NamedTuple):
     """The mixing matrices of all layers, (layers, heads, length, length), and their offsets.
 
-    Offsets are (layers, length, dim); None where the variant has none.
+    Offsets are (layers, length, dim); None if the variant has none.
     """
 
     matrices: Tensor
@@ -29,7 +29,7 @@ class MixingTables(NamedTuple):
 class History:
     """Entries of earlier steps, (layers, batch, heads, room, beam, dim / heads).
 
-    ``used`` positions are written. Copies of a cache share it until one of them goes on.
+    ``used`` positions are written. Copies of a cache share a history until one of them continues.
     """
 
     def __init__(self, entries: Tensor, used: int) -> None:
@@ -37,10 +37,10 @@ class History:
         self.used = used
 
     def appended(self, length: int, entries: Tensor) -> "History":
-        """Its first ``length`` positions and one more: in place if nothing is lost by it.
+        """Its first ``length`` positions and one more; in place if that overwrites nothing.
 
         Args:
-            length: how many positions are kept.
+            length: number of positions that are kept.
             entries: (layers, batch, heads, beam or 1, dim / heads).
         """
         room = self.entries
@@ -66,9 +66,9 @@ class Cache:
     Attributes:
         memory: keys and values, once per sentence.
         history: entries of the earlier steps.
-        ancestors: the entry that each hypothesis goes back to at every earlier position,
-            (batch, beam, position).
-        tables: the mixing of all layers over the first positions, once it is known.
+        ancestors: the entry of each hypothesis at every earlier position, (batch, beam,
+            position).
+        tables: the mixing of all layers over the first positions, once it has been computed.
     """
 
     memory: Memory
@@ -78,7 +78,7 @@ class Cache:
 
     @classmethod
     def empty(cls, memory: Memory, dim: int, mixing_heads: int, beam: int) -> "Cache":
-        """Of a batch before the first step, with ``beam`` hypotheses for each sentence."""
+        """The cache before the first step, with ``beam`` hypotheses for each sentence."""
         layers, batch = memory.keys.shape[:2]
         history = memory.keys.new_empty(layers, batch, mixing_heads, 0, beam, dim // mixing_heads)
         ancestors = torch.empty(batch, beam, 0, dtype=torch.long, device=history.device)
@@ -99,7 +99,7 @@ class Cache:
         return self.history.entries[:, :, :, : self.position]
 
     def appended(self, entries: Tensor) -> "Cache":
-        """One position more, (layers, batch, heads, beam or 1, dim / heads)."""
+        """With one position more, (layers, batch, heads, beam or 1, dim / heads)."""
         own = torch.arange(self.beam, device=self.ancestors.device)[None, :, None]
         own = own.expand(len(self.ancestors), -1, -1)
         return replace(
@@ -109,17 +109,17 @@ class Cache:
         )
 
     def followed(self, parents: Tensor) -> "Cache":
-        """Each hypothesis goes on from another one of its sentence, (batch, beam)."""
+        """With every hypothesis continuing one of its sentence, ``parents``, (batch, beam)."""
         index = parents.unsqueeze(2).expand_as(self.ancestors)
         return replace(self, ancestors=self.ancestors.gather(1, index))
 
     def moved(self, sources: list[int], targets: list[int], left: int) -> "Cache":
-        """Sentences take the places of others, in place; the first ``left`` rows stay.
+        """Move sentences to other rows, in place, and keep the first ``left`` rows.
 
         Args:
             sources: rows that move.
-            targets: where to; as many.
-            left: rows that are kept afterwards.
+            targets: the rows that they move to; as many.
+            left: number of rows that are kept afterwards.
         """
         keys, values, mask = self.memory
         if len(sources):
@@ -135,7 +135,7 @@ class Cache:
     def reordered(self, order: Tensor) -> "Cache":
         """Any choice of hypotheses, (new batch * beam,) indices into batch * beam.
 
-        Whole sentences may leave or change places; then they are copied. If hypotheses of one
+        Whole sentences may leave or change places; then they are copied. If the hypotheses of a
         sentence end up in several places, every hypothesis gets a copy of its own.
         """
         beam, batch = self.beam, len(self.ancestors)
@@ -153,7 +153,7 @@ class Cache:
         return self._one_by_one()._selected(order)
 
     def _one_by_one(self) -> "Cache":
-        """The same with every hypothesis as a sentence of its own."""
+        """The same cache with every hypothesis as a sentence of its own."""
         beam, position = self.beam, self.position
         layers, batch, heads, _, _, width = self.history.entries.shape
         index = self.ancestors.permute(0, 2, 1)[None, :, None, :, :, None]
@@ -174,7 +174,7 @@ class Cache:
         position, history = self.position, self.history.entries
         if torch.is_grad_enabled():
             selected = self.past().index_select(1, rows)
-        else:  # with room to go on
+        else:  # with room to continue
             selected = history.new_empty(len(history), len(rows), *history.shape[2:])
             selected[:, :, :, :position] = self.past().index_select(1, rows)
         keys, values, mask = self.memory

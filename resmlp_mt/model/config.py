@@ -1,4 +1,4 @@
-"""The sizes and options of a model, under the names of the training options."""
+"""The sizes and options of a model, named as the training options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "linear": _linear,
 }
-"""What fairseq's ``--activation-fn`` offers; its ``gelu_fast`` is ``gelu_accurate``."""
+"""The choices of fairseq's ``--activation-fn``; its ``gelu_fast`` is ``gelu_accurate``."""
 
 LEAST_VALUES = {"relu": 0.0, "gelu": -0.17, "gelu_accurate": -0.1701}
 """A bound that the values of these activations never fall below."""
@@ -33,7 +33,7 @@ LEAST_VALUES = {"relu": 0.0, "gelu": -0.17, "gelu_accurate": -0.1701}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is built from."""
+    """Sizes and options of a model."""
 
     source_vocabulary: int
     target_vocabulary: int

@@ -27,7 +27,7 @@ from resmlp_mt.padding import Layout
 
 
 class DecoderLayer(nn.Module):
-    """X + Aff(A Aff(X)) with A lower triangular, then cross-attention and feed-forward likewise."""
+    """X + Aff(A Aff(X)) with A lower triangular, then cross-attention and feed-forward alike."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,10 +66,11 @@ class DecoderLayer(nn.Module):
         Args:
             x: of the target tokens, (tokens, dim).
             layout: where they stand.
-            keys: what they attend to, (batch, heads, source length, dim / heads), as ``values``.
-            values: see ``keys``.
+            keys: keys of the source, (batch, heads, source length, dim / heads).
+            values: values of the source, of the same shape.
             mask: (batch, 1, 1, source length), added to the scores of the attention.
-            weights: where to put those of the attention, (batch, heads, length, source length).
+            weights: list that receives the attention weights, (batch, heads, length, source
+                length).
         """
         x = mixing_branch(
             x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
@@ -92,12 +93,12 @@ class DecoderLayer(nn.Module):
         Args:
             x: (batch, beam, dim).
             past: the earlier positions.
-            own: of the newest position, see :meth:`TokenMixing.step`; as ``offset``.
-            offset: see ``own``.
-            keys: (batch, heads, source length, dim / heads), as ``values``.
-            values: see ``keys``.
+            own: diagonal entry of A for the newest position, see :meth:`TokenMixing.step`.
+            offset: offset of the newest position, see :meth:`TokenMixing.step`.
+            keys: keys of the source, (batch, heads, source length, dim / heads).
+            values: values of the source, of the same shape.
             mask: (batch, 1, 1, source length).
-            weights: as in :meth:`forward`, with the beam in the place of the length.
+            weights: as in :meth:`forward`, with the beam in place of the length.
 
         Returns:
             Hidden states and the entry for the history, (batch, beam, dim) each.
@@ -139,7 +140,7 @@ class Decoder(nn.Module):
     __prepare_scriptable__ = refuse_torchscript
 
     def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
-        nn.Module.__init__(self)  # with fairseq there is a second base class
+        nn.Module.__init__(self)  # fairseq's adapter has a second base class
         dim = config.decoder_embed_dim
         self.config = config
         self.embed_tokens = embed_tokens
@@ -165,7 +166,7 @@ class Decoder(nn.Module):
         return scaled(self.embed_tokens(tokens), self.embed_scale)
 
     def keys_and_values(self, source: Source) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """What each layer reads of the source, (batch, heads, length, dim / heads) each."""
+        """The source's keys and values for each layer, (batch, heads, length, dim / heads) each."""
         if self.kv_proj is None:
             read = [layer.encoder_attn.keys_and_values(source) for layer in self._layers]
             return [keys for keys, _ in read], [values for _, values in read]
@@ -193,15 +194,15 @@ class Decoder(nn.Module):
         """Transform all positions of the target sentences.
 
         Args:
-            tokens: (batch, length), pads behind the sentences.
+            tokens: (batch, length), padded at the end.
             layout: where they stand.
-            source: what they are translations of.
-            weights_of: the layer whose attention weights are wanted.
-            visit: called with the states in front of the first layer and behind every layer.
+            source: the encoded source sentences.
+            weights_of: the layer whose attention weights are returned.
+            visit: called with the states before the first layer and after every layer.
 
         Returns:
-            What the output projection takes, (tokens, dim), and the weights, (batch, heads,
-            length, source length).
+            The input of the output projection, (tokens, dim), and the attention weights, (batch,
+            heads, length, source length).
 
         Raises:
             ValueError: if a sentence is longer than the model allows.
@@ -224,7 +225,7 @@ class Decoder(nn.Module):
         return x, weights[0] if weights else None
 
     def mixing_tables(self, length: int) -> MixingTables:
-        """What all layers do over the first ``length`` positions, as numbers."""
+        """The mixing matrices and offsets of all layers over the first ``length`` positions."""
         dim = self.config.decoder_embed_dim
         mixings = [layer.token_mixing for layer in self._layers]
         matrices = torch.stack([mixing.dropped(mixing.matrix(length)) for mixing in mixings])
@@ -237,7 +238,7 @@ class Decoder(nn.Module):
         return MixingTables(matrices, torch.stack(added) if added else None)
 
     def cache(self, memory: Memory, beam: int) -> Cache:
-        """For :meth:`advance`, with ``beam`` hypotheses for each sentence."""
+        """A cache for :meth:`advance`, with ``beam`` hypotheses for each sentence."""
         config = self.config
         return Cache.empty(memory, config.decoder_embed_dim, config.decoder_mixing.heads, beam)
 
@@ -248,9 +249,9 @@ class Decoder(nn.Module):
         weights_of: int | None = None,
         visit: Callable[[Tensor], object] | None = None,
     ) -> tuple[Tensor, Cache, Tensor | None]:
-        """:meth:`step` with a cache: returns the one behind it in the place of the entries.
+        """:meth:`step` with a cache; returns the next cache in place of the entries.
 
-        ``tokens`` may be (batch, 1) where all hypotheses are the same.
+        ``tokens`` may be (batch, 1) if all hypotheses are the same.
         """
         position, tables = cache.position, cache.tables
         if tables is None or self.longest > position == tables.matrices.size(2):
@@ -275,23 +276,25 @@ class Decoder(nn.Module):
         """Decode the newest token of every hypothesis.
 
         The hypotheses of a sentence share its history: entries stay where they were written, and
-        ``ancestors`` says which of them a hypothesis goes back to.
+        ``ancestors`` says which of them belong to a hypothesis.
 
         Args:
             tokens: the newest token of every hypothesis, (batch, beam); end-of-sentence at first.
             history: the entries of all earlier steps, (layers, batch, heads, position, beam, dim /
                 heads), where position is the number of these steps; entries without descendants
                 must be finite.
-            ancestors: the entry that each hypothesis goes back to at every earlier position,
-                (batch, beam, position), each from 0 to beam - 1.
-            memory: what the decoder reads of the source.
-            tables: for more positions than there are earlier steps; made here by default.
-            weights_of: the layer whose attention weights are wanted.
+            ancestors: the entry of each hypothesis at every earlier position, (batch, beam,
+                position), each from 0 to beam - 1.
+            memory: the encoded source.
+            tables: mixing tables for more positions than there are earlier steps; made here by
+                default.
+            weights_of: the layer whose attention weights are returned.
             visit: as in :meth:`decode`.
 
         Returns:
-            What the output projection takes, (batch, beam, dim), the entries of this step, (layers,
-            batch, heads, beam, dim / heads), and the weights, (batch, heads, beam, source length).
+            The input of the output projection, (batch, beam, dim), the entries of this step,
+            (layers, batch, heads, beam, dim / heads), and the attention weights, (batch, heads,
+            beam, source length).
 
         Raises:
             ValueError: if ``position`` is not below ``max_target_positions``.
@@ -301,7 +304,7 @@ class Decoder(nn.Module):
         if tables is None:
             tables = self.mixing_tables(position + 1)
         x = self.embed(tokens)
-        if self.dropout.training:  # retained while translating
+        if self.dropout.training:  # --retain-dropout
             x = self.dropout(x)
         if visit is not None:
             visit(x)

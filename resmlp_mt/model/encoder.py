@@ -16,7 +16,7 @@ from resmlp_mt.padding import Layout
 
 
 def refuse_torchscript(_: nn.Module) -> NoReturn:
-    """What ``torch.jit.script`` calls first.
+    """Called first by ``torch.jit.script``.
 
     Raises:
         NotImplementedError: always.
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
     __prepare_scriptable__ = refuse_torchscript
 
     def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
-        nn.Module.__init__(self)  # with fairseq there is a second base class
+        nn.Module.__init__(self)  # fairseq's adapter has a second base class
         self.config = config
         self.embed_tokens = embed_tokens
         self.embed_scale = math.sqrt(config.encoder_embed_dim)
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
     @property
     def longest_trained_source(self) -> int:
-        """The longest sentence of the training, as the configuration has it; 0 if unknown."""
+        """Tokens of the longest sentence of the training, from the configuration; 0 if unknown."""
         return self.config.longest_trained_source
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ class Encoder(nn.Module):
         """Transform a batch of sentences.
 
         Args:
-            tokens: (batch, length), pads behind the sentences.
+            tokens: (batch, length), padded at the end.
             layout: where they stand.
-            visit: called with the states in front of the first layer and behind every layer.
+            visit: called with the states before the first layer and after every layer.
 
         Returns:
             States of the tokens, (tokens, dim).
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
 
 
 def longest(layers: nn.ModuleList) -> int:
-    """The most tokens of a sentence, with end-of-sentence, that all mixings take."""
+    """The largest number of tokens, with end-of-sentence, that the mixings of all layers take."""
     return min(cast(EncoderLayer, layer).token_mixing.longest for layer in layers)
 
 
@@ -136,10 +136,10 @@ def check_length(side: str, length: int, longest: int) -> None:
 
 
 def kept_layers(layers: nn.ModuleList, layerdrop: float) -> list[tuple[int, nn.Module]]:
-    """The layers that a forward pass uses, with their numbers: in training a random choice.
+    """The layers that a forward pass uses, with their numbers.
 
-    LayerDrop (Fan et al. 2019, arXiv:1909.11556) leaves out each with probability ``layerdrop``.
-    The numbers are drawn as fairseq's ``LayerDropModuleList`` draws them.
+    In training, LayerDrop (Fan et al. 2019, arXiv:1909.11556) leaves out each layer with
+    probability ``layerdrop``. It is drawn as fairseq's ``LayerDropModuleList`` draws it.
     """
     numbered = list(enumerate(layers))
     if not layers.training or layerdrop == 0.0:
@@ -149,9 +149,9 @@ def kept_layers(layers: nn.ModuleList, layerdrop: float) -> list[tuple[int, nn.M
 
 
 def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Tensor:
-    """The layer's output; ``--checkpoint-activations`` has the backward pass compute it again.
+    """The layer's output; with ``--checkpoint-activations`` the backward pass computes it again.
 
-    With ``--offload-activations`` what the backward pass begins with waits in the CPU's memory.
+    With ``--offload-activations``, the layer's inputs are kept in the CPU's memory until then.
     """
     if config.offload_activations and torch.is_grad_enabled():
         device = next(layer.parameters()).device

@@ -1,4 +1,4 @@
-"""The whole model: trains, decodes step by step, runs where its parameters are."""
+"""The whole model, which trains and decodes step by step on the device of its parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from resmlp_mt.padding import Layout
 class EncoderDecoder(nn.Module):
     """The encoder-decoder of section 3.5 of the paper, and its variants.
 
-    Its parameters have the names that they have in a checkpoint of fairseq.
+    Its parameters have the same names as in a checkpoint of fairseq.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,8 +33,8 @@ class EncoderDecoder(nn.Module):
         """Scores of every next token, before the softmax.
 
         Args:
-            source: sentences, (batch, source length), pads behind.
-            target: decoder input, (batch, target length), pads behind.
+            source: sentences, (batch, source length), padded at the end.
+            target: decoder input, (batch, target length), padded at the end.
 
         Returns:
             (batch, target length, target_vocabulary), zeros at pads.
@@ -48,18 +48,18 @@ class EncoderDecoder(nn.Module):
         return layout.pad(self.decoder.output_projection(hidden)).transpose(0, 1)
 
     def read(self, tokens: Tensor, is_pad: Tensor | None) -> Source:
-        """The encoder's states of sentences, (batch, length), pads behind."""
+        """Encode sentences, (batch, length), padded at the end."""
         full = Layout(tokens.size(1), tokens.size(0))
         layout = full if is_pad is None else Layout.of(is_pad.t())
         states = self.encoder.encode(tokens, layout)
         return Source(states, layout, is_pad)
 
     def encode(self, tokens: Tensor, lengths: Tensor | None = None) -> Memory:
-        """Read the source sentences.
+        """Encode the source sentences, and compute their keys and values.
 
         Args:
-            tokens: (batch, length), padded behind the sentences.
-            lengths: (batch,), the lengths of the sentences; None if all fill the batch.
+            tokens: (batch, length), padded at the end.
+            lengths: (batch,), the lengths of the sentences; None if there are no pads.
 
         Raises:
             ValueError: if ``length`` exceeds ``max_source_positions``.
@@ -83,18 +83,18 @@ class EncoderDecoder(nn.Module):
         return self.decoder.output_projection(hidden), entries
 
     def cache(self, memory: Memory, beam: int) -> Cache:
-        """For :meth:`advance`, with ``beam`` hypotheses for each sentence."""
+        """A cache for :meth:`advance`, with ``beam`` hypotheses for each sentence."""
         return self.decoder.cache(memory, beam)
 
     def advance(
         self, tokens: Tensor, cache: Cache, output_projection: nn.Module | None = None
     ) -> tuple[Tensor, Cache]:
-        """:meth:`step` with a cache; returns the one behind it in the place of the entries.
+        """:meth:`step` with a cache; returns the next cache in place of the entries.
 
         Args:
-            tokens: (batch, beam), or (batch, 1) where all hypotheses are the same.
-            cache: of the earlier steps.
-            output_projection: another one than the model's own.
+            tokens: (batch, beam), or (batch, 1) if all hypotheses are the same.
+            cache: the cache after the earlier steps.
+            output_projection: a replacement for the model's own.
         """
         hidden, cache, _ = self.decoder.advance(tokens, cache)
         return (output_projection or self.decoder.output_projection)(hidden), cache
@@ -106,7 +106,7 @@ class EncoderDecoder(nn.Module):
 
 
 def embedding(size: int, dim: int, padding_idx: int) -> nn.Embedding:
-    """An embedding, started as fairseq starts it: N(0, 1 / dim), zeros for the pad."""
+    """An embedding, initialized as in fairseq: N(0, 1 / dim), zeros for the pad."""
     embed = nn.Embedding(size, dim, padding_idx)
     nn.init.normal_(embed.weight, std=dim**-0.5)
     with torch.no_grad():

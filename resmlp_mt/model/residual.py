@@ -1,23 +1,23 @@
 """The residual branches of a layer, x + dropout(Aff(f(Aff(x)))).
 
-While they are trained, nothing is kept that the backward pass computes again, or goes without:
-neither the outputs of affine maps and of the activation, nor padded inputs of A. Of each token
-there are kept x, B Aff(x) in the feed-forward layer, and one byte per channel for dropout. With
-h = alpha x + beta, g the gradient of y and sums over tokens:
+In training, only what the backward pass cannot recompute is kept. For each token that is x,
+B Aff(x) in the feed-forward layer, and one byte per channel for dropout, but not the outputs of
+affine maps and of the activation, nor padded inputs of A. With h = alpha x + beta, g the gradient
+of y and sums over tokens:
 
     y = W h + b                dW = g^T h       dh = g W    dalpha = sum dh x     dx = alpha dh
     y = alpha (W h + b) + beta dW = alpha g^T h             dalpha_i = sum_j (g^T h)_ij W_ij + b g
     y = alpha (A h + b) + beta                              dalpha = sum (A^T g) h + b g
 
-where the last two need no output of W or A.
+The last two need no output of W or A.
 
-The price of simplicity was measured: with autograd alone, and affine maps merged into weights as
-in :func:`resmlp_mt.layers.merged_before`, a model of 2 + 2 layers of the base size keeps 1.96 times
+A simpler version was measured: with autograd alone, and affine maps merged into weights as in
+:func:`resmlp_mt.layers.merged_before`, a model of 2 + 2 layers of the base size keeps 1.96 times
 the bytes for its gradients on 24 sentences, and a step takes 1.03 times the processor time.
 
-The modules themselves are called without gradients, and where somebody could tell: with hooks,
-forward methods of one's own or activations that are modules, in ``torch.func`` and in
-``torch.compile``; also with ``--activation-dropout``.
+The modules themselves are called if no gradients are needed or if the difference could be noticed:
+with hooks, overridden forward methods or activations that are modules, in ``torch.func`` and in
+``torch.compile``. They are also called with ``--activation-dropout``.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,9 +46,9 @@ def mixing_branch(
     post: Affine | None,
     dropout: nn.Dropout,
 ) -> Tensor:
-    """x + dropout(post(mixing(pre(x)))), without what stands at pads; (tokens, dim) both.
+    """x + dropout(post(mixing(pre(x)))) for tokens without pads; (tokens, dim) both.
 
-    Affine maps that were merged away are None.
+    Affine maps that were merged into their neighbours are None.
 
     Raises:
         ValueError: if the layout has more positions than the matrix.
@@ -122,9 +122,9 @@ def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -
 
 
 def _are_plain(*modules: nn.Module) -> bool:
-    """Whether these modules do nothing beyond their equations, and only autograd looks on."""
+    """Whether these modules do nothing beyond their equations, and only autograd is recording."""
     return not (
-        torch.compiler.is_compiling()  # which decides by itself what to keep
+        torch.compiler.is_compiling()  # the compiler chooses what to keep
         or torch._C._are_functorch_transforms_active()
         or _has_any_global_hook()
         or any(
@@ -141,10 +141,10 @@ def _are_plain(*modules: nn.Module) -> bool:
 
 
 def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """What dropout keeps: a mask of 0 and 1, shaped like ``x``, and the share that is kept.
+    """The mask of dropout, 1 where ``x`` is kept and else 0, and the share that is kept.
 
-    On a CPU, PyTorch draws a random number of 64 bits for each element; here four elements share
-    it. Their probability is then ``p`` rounded to 16 bits, and so is the share.
+    On a CPU, PyTorch draws a random number of 64 bits for each element. Here four elements share
+    one, so that the probability is ``p`` rounded to 16 bits, and so is the share.
 
     Args:
         p: the probability of 0, between 0 and 1.
@@ -158,7 +158,7 @@ def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
 
 
 def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gradients]:
-    """A backward pass chooses the types of its products by itself."""
+    """Turns autocast off: a backward pass chooses the types of its products itself."""
 
     @once_differentiable
     def wrapped(ctx: Any, grad: Tensor) -> _Gradients:
@@ -171,7 +171,7 @@ def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gra
 def _affine_gradients(
     needed: Sequence[bool], x: Tensor, alpha: Tensor, grad: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Those of x, alpha and beta, of which some are needed, from that of alpha x + beta."""
+    """The gradients of x, alpha and beta, if needed, from the gradient of alpha x + beta."""
     grad = grad.to(torch.promote_types(x.dtype, alpha.dtype))
     return (
         grad * alpha if needed[0] else None,
@@ -248,7 +248,7 @@ class _ActivatedLinear(torch.autograd.Function):
 class _AffineMixing(torch.autograd.Function):
     """alpha' (A (alpha x + beta) + b) + beta' over the positions of a layout; (tokens, dim) both.
 
-    There are zeros at pads in front of A. Matrix and offset are those of :func:`mix`.
+    Pads are zeroed before A. Matrix and offset are those of :func:`mix`.
     """
 
     @staticmethod
@@ -324,7 +324,7 @@ def _outer(heads: int, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
 
 
 class _DroppedAddition(torch.autograd.Function):
-    """x + m y / share, where m is a mask of which that share is 1."""
+    """x + m y / share, for a mask m with that share of ones."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:

@@ -9,14 +9,14 @@ LEAST_LIMIT = 4096  # positions that a configuration may always claim
 
 
 def misfit(config: Mapping[str, Any], shapes: Mapping[str, Iterable[int]]) -> str | None:
-    """What in a configuration does not fit the tensors; None if nothing does.
+    """The first size in a configuration that does not fit the tensors; None if all fit.
 
-    What it says may be wrong by design or by damage: a model with its sizes could fill the memory
+    A configuration may be hostile or damaged: a model with its sizes could fill the memory
     before the tensors are compared one by one.
 
     Args:
-        config: ``ModelConfig``'s fields, or those of them that are known.
-        shapes: of the stored tensors, by name.
+        config: the fields of ``ModelConfig``, or the known ones.
+        shapes: shapes of the stored tensors, by name.
     """
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     for side in ("encoder", "decoder"):
@@ -27,13 +27,13 @@ def misfit(config: Mapping[str, Any], shapes: Mapping[str, Iterable[int]]) -> st
     for name, value in config.items():
         if isinstance(value, bool) or not isinstance(value, int):
             continue
-        if name == "longest_trained_source":  # of no tensor
+        if name == "longest_trained_source":  # not the size of a tensor
             continue
         least = 0 if name == "padding_idx" else 1
         most = largest
         if name.endswith("_layers"):
             most = MOST_LAYERS
-        elif name.endswith("_positions"):  # a model of relative weights alone has no such size
+        elif name.endswith("_positions"):  # with relative weights alone, no tensor has this size
             most = max(2 * largest, LEAST_LIMIT)
         if not least <= value <= most:
             return f"{name} is {value}, but must be from {least} to {most} with these tensors"
