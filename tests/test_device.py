@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models import EOS, PAD, build, dictionary, sentences
+from resmlp_mt import packed_linear
 from resmlp_mt.engine.beam_search import (
     SearchOptions,
     SpecialTokens,
@@ -33,6 +34,11 @@ from test_mixing import options
 
 SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
 CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
+
+
+@pytest.fixture(autouse=True)
+def small_weights_are_packed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "LARGEST_UNPACKED", 0)
 
 
 def engine(config: MixingConfig, dtype: str = "float32") -> EncoderDecoder:

@@ -56,7 +56,7 @@ def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> No
     assert (loaded.source_lang, loaded.target_lang) == ("en", "de")
     assert loaded.source.symbols == loaded.target.symbols == saved.source.symbols
     torch.testing.assert_close(scores(loaded.model), scores(saved.model), rtol=1e-5, atol=1e-5)
-    assert isinstance(loaded.model.decoder.output_projection, PackedLinear)
+    assert not [m for m in loaded.model.modules() if isinstance(m, PackedLinear)]  # small weights
 
 
 @pytest.mark.parametrize("changes", [*MODELS.values(), *SHARED.values()], ids=[*MODELS, *SHARED])

@@ -12,11 +12,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import PAD, build, padded, sentences
+from resmlp_mt import packed_linear
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.weights import prepared
 from resmlp_mt.packed_linear import PackedLinear, PackingLinear
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="packs for oneDNN"
 )
+
+
+@pytest.fixture(autouse=True)
+def small_weights_are_packed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "LARGEST_UNPACKED", 0)
 
 
 @pytest.fixture
@@ -60,6 +68,27 @@ def test_gelu_and_an_addend_are_part_of_the_product() -> None:
     linear.bias = None
     product = linear(X)
     torch.testing.assert_close(PackedLinear(linear).plus(X, addend), product + addend)
+
+
+@needs_onednn
+def test_large_weights_are_packed_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 8 * 12  # of the layers, but not of the output projection
+    monkeypatch.setattr(packed_linear, "LARGEST_UNPACKED", largest)
+    source, target = torch.tensor([[5, 6, 2]]), torch.tensor([[2, 7, 8]])
+    for kind, model in (
+        (PackedLinear, prepared(fold(build().float()), "float32")),
+        (PackingLinear, build().float()),
+    ):
+        if kind is PackingLinear:
+            model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
+            with torch.inference_mode(False), torch.no_grad():
+                model(source, None, target)
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | kind)}
+        for name, found in layers.items():
+            is_packed = found._packed is not None if kind is PackingLinear else type(found) is kind
+            weight = found.weight.to_dense() if type(found) is PackedLinear else found.weight
+            assert is_packed == (weight.numel() > largest), name
+        assert {layer.weight.numel() > largest for layer in layers.values()} == {True, False}
 
 
 def test_weights_may_change_behind_the_back_in_training(layer: PackingLinear) -> None:

@@ -25,6 +25,7 @@ from resmlp_mt.model.cache import FIRST_ROOM, Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 CHUNK = 64  # neighbours in the vocabulary
+FEW_SCORES = 2**14  # of which the best are found at once
 
 
 class WordChoice(NamedTuple):
@@ -269,7 +270,7 @@ def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     vocabulary = logits.size(-1)
     chunks = vocabulary // CHUNK
-    if chunks < 4 * count:
+    if chunks < 4 * count or logits.numel() < FEW_SCORES:
         return logits.topk(count)
     maxima = logits[..., : chunks * CHUNK].unflatten(-1, (chunks, CHUNK)).amax(-1)
     if chunks * CHUNK < vocabulary:

@@ -22,7 +22,7 @@ from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.model.sizes import misfit
-from resmlp_mt.packed_linear import Int8Linear, PackedLinear, can_pack
+from resmlp_mt.packed_linear import Int8Linear, PackedLinear, gains_by_packing
 
 
 def write(model: EncoderDecoder, path: Path, dtype: str) -> None:
@@ -138,7 +138,7 @@ def prepared(
     if dtype == "int8" and layers:  # not from a file of int8
         return compact.fill(empty(model.config), compact.tensors(model, "int8"))
     for name, layer in layers.items():
-        if can_pack(layer.weight):
+        if gains_by_packing(layer.weight):
             model.set_submodule(name, PackedLinear(layer))
     return model
 

@@ -112,7 +112,7 @@ class CrossAttention(nn.Module):
         queries = self.q_proj(x)
         if layout is not None:
             queries = layout.pad(queries).transpose(0, 1)
-        queries = queries.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        queries = queries.view(*queries.shape[:2], self.heads, -1).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         if need_weights:

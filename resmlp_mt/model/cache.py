@@ -100,18 +100,20 @@ class Cache:
 
     def appended(self, entries: Tensor) -> "Cache":
         """With one position more, (layers, batch, heads, beam or 1, dim / heads)."""
-        own = torch.arange(self.beam, device=self.ancestors.device)[None, :, None]
-        own = own.expand(len(self.ancestors), -1, -1)
-        return replace(
-            self,
-            history=self.history.appended(self.position, entries),
-            ancestors=torch.cat([self.ancestors, own], dim=2),
+        batch, beam, position = self.ancestors.shape
+        own = torch.arange(beam, device=self.ancestors.device).view(1, beam, 1)
+        return Cache(
+            self.memory,
+            self.history.appended(position, entries),
+            torch.cat([self.ancestors, own.expand(batch, beam, 1)], dim=2),
+            self.tables,
         )
 
     def followed(self, parents: Tensor) -> "Cache":
         """With every hypothesis continuing one of its sentence, ``parents``, (batch, beam)."""
         index = parents.unsqueeze(2).expand_as(self.ancestors)
-        return replace(self, ancestors=self.ancestors.gather(1, index))
+        ancestors = self.ancestors.gather(1, index)
+        return Cache(self.memory, self.history, ancestors, self.tables)
 
     def moved(self, sources: list[int], targets: list[int], left: int) -> "Cache":
         """Move sentences to other rows, in place, and keep the first ``left`` rows.
