@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 .PHONY: demo test test-all lint bench clean
 
 demo: .venv/installed
-	$(BIN)/python data_scripts/demo.py --out demo
+	$(BIN)/python data_scripts/demo.py --output demo
 
 test: lint
 	$(PYTEST) -m "not slow"

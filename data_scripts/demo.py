@@ -1,12 +1,11 @@
 """``make demo``: from a grammar to a scored translation model in a few minutes, offline.
 
-    python data_scripts/demo.py --out demo
+    python data_scripts/demo.py --output demo
 
 Every step is a command that a user would type; it is printed before it runs. What is finished is
 not done again: delete the folder to start afresh.
 """
 
-import argparse
 import json
 import re
 import shlex
@@ -15,11 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from resmlp_mt.command_line import Parser
 from resmlp_mt.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,16 +34,16 @@ TRAINING = """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all results")
-    out: Path = parser.parse_args().out.resolve()
+    parser = Parser("", __doc__.splitlines()[0], prog="demo.py")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for all results")
+    out: Path = parser.parse_args().output.resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     data, model = out / "data", out / "model"
     best = model / "checkpoint_best.pt"
     fairseq = [sys.executable, "-m"]
 
-    run([sys.executable, "data_scripts/prepare.py", "demo", "--out", data, "--vocab-size", 1000])
+    run([sys.executable, "data_scripts/prepare.py", "demo", "--output", data, "--vocab-size", 1000])
     if not (model / "finished").exists():
         run(
             [*fairseq, "fairseq_cli.train", data / "bin", *TRAINING, "--save-dir", model],
@@ -124,7 +119,10 @@ def plot(log: Path, picture: Path) -> None:
             if found:
                 values = json.loads(row)
                 rows[kind].append((float(values[updates]), 2 ** float(values[key])))
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    from matplotlib.figure import Figure  # takes a second, and --help needs none
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot(*zip(*rows["train_inner"], strict=True), color="0.7", label="training")
     axes.plot(*zip(*rows["valid"], strict=True), "o-", color="C0", label="validation")
     axes.set(

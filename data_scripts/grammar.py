@@ -3,18 +3,18 @@
 Every English sentence has exactly one German translation, chosen by rule: simple past is Perfekt,
 the progressive form is the plain present, `will` is `werden`, `you` is `du`, an indefinite object
 is negated with `kein` and everything else with `nicht`. No sentence of either language occurs
-twice. `python data_scripts/grammar.py --out DIR` writes the splits.
+twice. `python data_scripts/grammar.py --output DIR` writes the splits.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from english_german import complex_sentences, main_clauses
 from english_german.composer import Composer
+from resmlp_mt.command_line import Parser
 from resmlp_mt.files import write_text
 
 MIN_WORDS, MAX_WORDS = 4, 16
@@ -115,13 +115,13 @@ def write_corpus(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Write the English-German demo corpus.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the six files")
+    parser = Parser("", "Write the English-German demo corpus.", prog="grammar.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the six files")
     parser.add_argument("--pairs", type=int, default=20_000, help="size of all splits together")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
     arguments = parser.parse_args()
     try:
-        write_corpus(arguments.out, pairs=arguments.pairs, seed=arguments.seed)
+        write_corpus(arguments.output, pairs=arguments.pairs, seed=arguments.seed)
     except (OSError, ValueError) as error:
         parser.error(str(error))
 

@@ -37,14 +37,14 @@ class Preparation:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.out: Path = args.out
-        self.downloads: Path = sources.downloads(args.out, args.from_dir)
+        self.out: Path = args.output
+        self.downloads: Path = sources.downloads(args.output, args.from_dir)
         self.manifest_path = self.out / "manifest.json"
         self.steps = Steps(self.out, self.manifest_path)
         copies = range(max(1, args.samples))
         for folder in (self.out / n for n in (*OWN_FOLDERS, *map(binarize.folder_name, copies))):
             if args.from_dir and args.from_dir.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"--from-dir {args.from_dir} is in {folder}: give another --out")
+                raise UserError(f"--from-dir {args.from_dir} is in {folder}: give another --output")
         if args.corpus == "local":
             self.corpus = corpus.local(args.from_dir, args.src, args.tgt)
         else:

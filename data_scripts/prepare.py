@@ -1,7 +1,7 @@
 """From a corpus to binarised data for fairseq, in one command.
 
-    python data_scripts/prepare.py wmt14_en_de --out DIR
-    python data_scripts/prepare.py local --from-dir DIR --src en --tgt de --out OUT
+    python data_scripts/prepare.py wmt14_en_de --output DIR
+    python data_scripts/prepare.py local --from-dir DIR --src en --tgt de --output OUT
 
 This file is the command line; the steps and their order are in pipeline.py.
 """
@@ -22,17 +22,22 @@ import portalocker
 import corpus
 from binarize import folder_name
 from pipeline import Preparation
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = argparse.ArgumentParser(
-        description="Fetch, clean, split into subwords and binarise a parallel corpus for fairseq.",
+    parser = Parser(
+        "",
+        "Fetch, clean, split into subwords and binarise a parallel corpus for fairseq.",
+        prog="prepare.py",
     )
     parser.add_argument("corpus", choices=[*corpus.names(), "local"], help="what to prepare")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    parser.add_argument(
+        "--output", "--out", type=Path, required=True, metavar="DIR", help="folder for results"
+    )
     parser.add_argument(
         "--from-dir",
         type=Path,
@@ -52,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_positive,
         default=usable_cores(),
         metavar="N",
-        help="processes (default: %(default)s)",
+        help="processes",
     )
     parser.add_argument(
         "--max-pairs",
@@ -65,7 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--tokenizer",
         choices=["none", "moses"],
         default="none",
-        help="moses: tokenize as fairseq's --tokenizer moses does (default: none)",
+        help="moses: tokenize as fairseq's --tokenizer moses does",
     )
     cleaning.add_argument(
         "--normalize-punctuation", action="store_true", help="Moses punctuation normalisation"
@@ -74,13 +79,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--max-length",
         type=_positive,
         default=250,
-        help="most words in a sentence (default: %(default)s)",
+        help="most words in a sentence",
     )
     cleaning.add_argument(
         "--max-ratio",
         type=_ratio,
         default=3.0,
-        help="largest ratio of the two sides' words (default: %(default)s)",
+        help="largest ratio of the two sides' words",
     )
     cleaning.add_argument(
         "--concatenate",
@@ -94,17 +99,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_share,
         default=0.5,
         metavar="X",
-        help="share of the training set that --concatenate joins (default: %(default)s)",
+        help="share of the training set that --concatenate joins",
     )
     pieces = parser.add_argument_group("subwords")
     pieces.add_argument(
         "--vocab-size",
         type=_positive,
         default=32000,
-        help="size of the joint dictionary (default: %(default)s)",
+        help="size of the joint dictionary",
     )
     pieces.add_argument(
-        "--subword-type", choices=["bpe", "unigram"], default="bpe", help="(default: %(default)s)"
+        "--subword-type", choices=["bpe", "unigram"], default="bpe", help="kind of the subwords"
     )
     pieces.add_argument(
         "--character-coverage",
@@ -115,7 +120,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--input-sentence-size",
         type=_positive,
         default=2_000_000,
-        help="most sentences to train the subword model on (default: %(default)s)",
+        help="most sentences to train the subword model on",
     )
     pieces.add_argument(
         "--samples",
@@ -131,7 +136,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0.1,
         metavar="X",
         help="of --samples: share of the merges left out (bpe), or smoothing of the "
-        "probabilities (unigram) (default: %(default)s)",
+        "probabilities (unigram)",
     )
     args = parser.parse_args(argv)
     if args.corpus == "local":
@@ -185,6 +190,7 @@ def _share(text: str) -> float:
     return value
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = parse_args(argv)
@@ -196,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(preparation.plan())
             return 0
         signal.signal(signal.SIGTERM, _terminate)
-        with _only_run(args.out):
+        with _only_run(args.output):
             preparation.run()
     except UserError as error:
         return _fail(str(error))
@@ -205,12 +211,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _fail(
-                f"no space left for {args.out} ({error.strerror}): free some and run the same "
+                f"no space left for {args.output} ({error.strerror}): free some and run the same "
                 "command again, finished steps are kept"
             )
-        return _fail(f"{error.filename or args.out}: {error.strerror or error}")
-    folders = ":".join(f"{args.out}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
-    print(f"{folders}, {args.out}/spm.model and {args.out}/manifest.json are ready")
+        return _fail(f"{error.filename or args.output}: {error.strerror or error}")
+    folders = ":".join(f"{args.output}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
+    print(f"{folders}, {args.output}/spm.model and {args.output}/manifest.json are ready")
     return 0
 
 
@@ -238,7 +244,7 @@ def _only_run(out: Path) -> Iterator[None]:
             yield
     except portalocker.LockException:
         raise UserError(
-            f"another run is at work in {out}: wait for it or use another --out"
+            f"another run is at work in {out}: wait for it or use another --output"
         ) from None
 
 

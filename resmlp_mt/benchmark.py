@@ -5,6 +5,9 @@ import importlib.util
 if __name__ == "__main__":
     if importlib.util.find_spec("benchmarks") is None:
         raise SystemExit("benchmarks/speed is not installed: run this in a checkout of resmlp_mt.")
-    from benchmarks.speed.command import main
+    from benchmarks.speed.options import parse_args
 
-    main()
+    options = parse_args()
+    from benchmarks.speed.command import run  # with PyTorch
+
+    run(options)

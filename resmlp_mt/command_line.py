@@ -55,17 +55,14 @@ class Parser(argparse.ArgumentParser):
     Args:
         module: what ``python -m`` runs; if its console script was used, the help names that.
         description: what the command does.
-        options: of ``argparse.ArgumentParser``.
+        options: of ``argparse.ArgumentParser``; ``prog`` for what is not run by ``python -m``.
     """
 
     def __init__(self, module: str, description: str, **options: Any) -> None:
         script = Path(sys.argv[0]).name
-        super().__init__(
-            prog=script if script.startswith("resmlp-") else f"python -m {module}",
-            description=description,
-            formatter_class=DefaultsFormatter,
-            **options,
-        )
+        program = script if script.startswith("resmlp-") else f"python -m {module}"
+        options = {"prog": program, "formatter_class": DefaultsFormatter, **options}
+        super().__init__(description=description, **options)
         self.add_argument(
             "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
         )

@@ -1,6 +1,6 @@
 """``python -m resmlp_mt.export``: a checkpoint as a folder that translates without fairseq.
 
-    python -m resmlp_mt.export checkpoint_best.pt --out model --sentencepiece-model spm.model
+    python -m resmlp_mt.export checkpoint_best.pt --output model --sentencepiece-model spm.model
     python -m resmlp_mt.translate model < text.en > text.de
 
 All affine maps and scales are folded into the linear layers beside them. docs/engine.md lists the
@@ -24,7 +24,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="file from fairseq-train")
     parser.add_argument(
-        "--output", "--out", required=True, type=Path, metavar="DIR", help="folder to write"
+        "--output", "--output", required=True, type=Path, metavar="DIR", help="folder to write"
     )
     parser.add_argument(
         "--format",

@@ -8,8 +8,10 @@ for both, the sparsity of A, B and C by layer. Only the state dict is read, so a
 
 import argparse
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.errors import UserError
 
 MISSING = "python -m resmlp_mt.visualize needs matplotlib: pip install 'resmlp_mt[plots]'."
@@ -17,9 +19,9 @@ MISSING = "python -m resmlp_mt.visualize needs matplotlib: pip install 'resmlp_m
 
 def create_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.visualize",
-        description="Draw the mixing matrices of an image or translation checkpoint, and count "
+    parser = Parser(
+        "resmlp_mt.visualize",
+        "Draw the mixing matrices of an image or translation checkpoint, and count "
         "the small entries of all matrices.",
         epilog=None if importlib.util.find_spec("matplotlib") else MISSING,
     )
@@ -31,14 +33,14 @@ def create_parser() -> argparse.ArgumentParser:
         "--threshold",
         type=float,
         default=0.05,
-        help="an entry is small below this share of the largest one (default: %(default)s)",
+        help="an entry is small below this share of the largest one",
     )
     parser.add_argument(
         "--patches",
         type=int,
         default=6,
         metavar="N",
-        help="images: draw the rows of the N x N central patches (default: %(default)s)",
+        help="images: draw the rows of the N x N central patches",
     )
     parser.add_argument(
         "--grid",
@@ -52,20 +54,20 @@ def create_parser() -> argparse.ArgumentParser:
         type=int,
         default=64,
         metavar="N",
-        help="translation: draw and count the first N positions; later ones are seldom trained "
-        "(default: %(default)s)",
+        help="translation: draw and count the first N positions; later ones are seldom trained",
     )
     return parser
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Raises:
         UserError: a sentence for the user, and exit status 1.
     """
     parser = create_parser()
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for option in ("patches", "positions"):
         if getattr(args, option) < 1:
             parser.error(f"--{option} must be at least 1, but is {getattr(args, option)}.")

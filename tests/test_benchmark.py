@@ -244,7 +244,7 @@ def test_the_command(tmp_path: Path) -> None:
     """All groups of rows, at a size that takes seconds, with both files and the plot."""
     done = subprocess.run(
         [sys.executable, "-m", "resmlp_mt.benchmark", "--quick", "--repeats", "2", "--threads",
-         "1", "--out", str(tmp_path)],
+         "1", "--output", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -283,7 +283,7 @@ def test_groups_that_are_not_measured_are_kept(
     )
 
     def measured(*groups: str) -> dict[str, float]:
-        monkeypatch.setattr(sys, "argv", ["", "--rows", *groups, "--out", str(tmp_path)])
+        monkeypatch.setattr(sys, "argv", ["", "--rows", *groups, "--output", str(tmp_path)])
         benchmark.main()
         result = json.loads((tmp_path / "benchmark.json").read_text())
         return {name: group["rows"][0]["ours"]["median"] for name, group in result.items()}
@@ -299,7 +299,7 @@ def test_a_foreign_result_is_not_overwritten(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "benchmark.json").write_text(content)
-    monkeypatch.setattr(sys, "argv", ["", "--rows", "images", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["", "--rows", "images", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"benchmark\.json is not a result of this command"):
         benchmark.main()
     assert (tmp_path / "benchmark.json").read_text() == content
@@ -308,7 +308,7 @@ def test_a_foreign_result_is_not_overwritten(
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--lengths-from", "none.tsv"], "--lengths-from .*none.tsv"),
-     (["--out", "/dev/null/x"], "--out /dev/null/x cannot be made a folder"),
+     (["--output", "/dev/null/x"], "--output /dev/null/x cannot be made a folder"),
      (["--threads", "0"], "--threads must be at least 1")],
 )  # fmt: skip
 def test_wrong_options_are_answered_with_a_sentence(

@@ -37,7 +37,7 @@ def test_default_corpus_has_the_golden_digest(pairs: list[SentencePair]) -> None
 
 def test_command_writes_the_same_in_a_process_with_another_hash_seed(tmp_path: Path) -> None:
     size = ["--pairs", "1500"]
-    command = [sys.executable, grammar.__file__, "--out", str(tmp_path), *size]
+    command = [sys.executable, grammar.__file__, "--output", str(tmp_path), *size]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "12345"})
     expected = grammar.generate(1500)
     splits = {"valid": expected[:500], "test": expected[500:1000], "train": expected[1000:]}

@@ -162,7 +162,7 @@ def test_a_declared_corpus(
 ) -> None:
     redirect(name, server, tmp_path / "corpora", monkeypatch)
     out = tmp_path / "out"
-    assert run(name, "--out", out, "--vocab-size", 200, "--jobs", 1) == 0
+    assert run(name, "--output", out, "--vocab-size", 200, "--jobs", 1) == 0
     source, target = name.split("_")[-2:]
     found = manifest(out)
     assert found["splits"]["train"]["read"] == train
@@ -187,7 +187,7 @@ def test_a_declared_corpus(
     assert all("&" in line and "&amp;" not in line for line in read(out / "raw" / f"test.{target}"))
     # The same again fetches nothing and changes nothing.
     before, requests = outputs(out), len(server.requests)
-    assert run(name, "--out", out, "--vocab-size", 200, "--jobs", 1) == 0
+    assert run(name, "--output", out, "--vocab-size", 200, "--jobs", 1) == 0
     assert outputs(out) == before
     assert len(server.requests) == requests
 
@@ -204,7 +204,7 @@ def test_the_parts_of_wmt14_in_their_order(
     out = tmp_path / "out"
     arguments = (
         "wmt14_en_de",
-        "--out",
+        "--output",
         out,
         "--from-dir",
         folder,
@@ -237,7 +237,7 @@ def test_a_damaged_archive_in_the_folder_stops_the_run(
     folder = tmp_path / "archives"
     folder.mkdir()
     (folder / "de-en.tgz").write_bytes(archives["de-en.tgz"][:-1] + b"x")
-    assert run("iwslt14_de_en", "--out", tmp_path / "out", "--from-dir", folder) == 1
+    assert run("iwslt14_de_en", "--output", tmp_path / "out", "--from-dir", folder) == 1
     assert "de-en.tgz has MD5" in capsys.readouterr().err
 
 
@@ -258,13 +258,13 @@ def test_a_cut_archive_is_not_the_one_to_compare_with(
     archive = server.files["/de-en.tgz"]
     server.files["/de-en.tgz"] = archive[:-20]
     out = tmp_path / "out"
-    assert run("iwslt14_de_en", "--out", out) == 1
+    assert run("iwslt14_de_en", "--output", out) == 1
     assert "damaged" in capsys.readouterr().err
     assert not (out / "checksums.json").exists()
     server.files["/de-en.tgz"] = archive
     (out / "downloads" / "de-en.tgz").unlink()
     # Fetched and unpacked, but far too large a dictionary for the text.
-    assert run("iwslt14_de_en", "--out", out, "--vocab-size", 99999) == 1
+    assert run("iwslt14_de_en", "--output", out, "--vocab-size", 99999) == 1
     assert "--vocab-size 99999" in capsys.readouterr().err
     known = json.loads((out / "checksums.json").read_text())
     assert known == {"de-en.tgz": hashlib.sha256(archive).hexdigest()}
@@ -331,7 +331,7 @@ def local(folder: Path) -> list[object]:
 def fresh(local: list[object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The outputs of an undisturbed run with one process."""
     out = tmp_path_factory.mktemp("fresh") / "out"
-    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert run(*local, "--output", out, "--jobs", 1) == 0
     return outputs(out)
 
 
@@ -365,7 +365,7 @@ def test_a_local_folder(fresh: dict[str, bytes]) -> None:
 def test_any_number_of_processes_gives_the_same_bytes(
     tmp_path: Path, local: list[object], fresh: dict[str, bytes]
 ) -> None:
-    assert run(*local, "--out", tmp_path / "out", "--jobs", 3) == 0
+    assert run(*local, "--output", tmp_path / "out", "--jobs", 3) == 0
     assert outputs(tmp_path / "out") == fresh
 
 
@@ -376,7 +376,7 @@ def test_finished_steps_are_skipped_and_options_redo_what_depends_on_them(
 
     def steps(*more: object) -> dict[str, str]:
         capsys.readouterr()
-        assert run(*local, "--out", out, "--jobs", 1, *more) == 0
+        assert run(*local, "--output", out, "--jobs", 1, *more) == 0
         progress = capsys.readouterr().err.replace("\r", "\n").split("\n")
         told = [line.split(": ") for line in progress if line.endswith(("skipped", " s"))]
         return {name: "skipped" if "skipped" in state else "done" for name, state in told}
@@ -411,11 +411,11 @@ def test_only_own_results_are_removed(
         (out / name).write_text("mine")
     left = out / "bin" / "train7.en-de.en.bin"
     left.write_text("of a run cut off")
-    assert run(*local, "--out", out, "--jobs", 1, "--samples", 2) == 0
+    assert run(*local, "--output", out, "--jobs", 1, "--samples", 2) == 0
     assert not left.exists()
     second = out / "bin2" / "train.en-de.en.bin"
     assert second.exists()
-    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert run(*local, "--output", out, "--jobs", 1) == 0
     assert not second.exists()
     assert all((out / name).read_text() == "mine" for name in others)
     assert all((out / name).exists() for name in manifest(out)["outputs"])
@@ -424,14 +424,14 @@ def test_only_own_results_are_removed(
 def test_a_corpus_in_a_result_folder_is_refused(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    languages = ("--src", "en", "--tgt", "de", "--out", tmp_path)
+    languages = ("--src", "en", "--tgt", "de", "--output", tmp_path)
     for name in ("raw", "text/mine"):
         source = tmp_path / name
         shutil.copytree(folder, source)
         before = outputs(source)
         assert run("local", "--from-dir", source, *languages) == 1
         assert (
-            f"is in {tmp_path / name.partition('/')[0]}: give another --out"
+            f"is in {tmp_path / name.partition('/')[0]}: give another --output"
             in capsys.readouterr().err
         )
         assert outputs(source) == before
@@ -452,7 +452,7 @@ def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
             content = f'<tmx version="1.4"><header/><body>{units}</body></tmx>'
         (tmp_path / f"{split}.{form}.gz").write_bytes(gzip.compress(content.encode()))
     arguments = ("--src", "en", "--tgt", "de", "--vocab-size", 150, "--jobs", 1)
-    assert run("local", "--from-dir", tmp_path, "--out", tmp_path / "out", *arguments) == 0
+    assert run("local", "--from-dir", tmp_path, "--output", tmp_path / "out", *arguments) == 0
     assert read(tmp_path / "out" / "text" / "train.de") == [
         target for n, (_, target) in enumerate(pairs) if n not in (0, 1, 2, 5, 6)
     ]
@@ -486,7 +486,7 @@ def test_the_demo_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return original(path)
 
     monkeypatch.setattr(steps, "sha256", sha256)
-    assert run("demo", "--out", out, "--vocab-size", 300, "--max-pairs", 1000, "--jobs", 1) == 0
+    assert run("demo", "--output", out, "--vocab-size", 300, "--max-pairs", 1000, "--jobs", 1) == 0
     assert manifest(out)["splits"]["train"]["read"] == 1000
     assert decoded(out, "test", "de", "en-de") == read(out / "raw" / "test.de")
     # A changed word of the generator makes another text.
@@ -494,7 +494,7 @@ def test_the_demo_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("wmt14_en_de", "--out", tmp_path / "out", "--dry-run") == 0
+    assert run("wmt14_en_de", "--output", tmp_path / "out", "--dry-run") == 0
     told = capsys.readouterr().out
     assert "https://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz" in told
     assert "657,632,379 bytes" in told
@@ -506,7 +506,7 @@ def test_a_second_run_in_the_same_folder_is_refused(
     tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with prepare._only_run(tmp_path):
-        assert run(*local, "--out", tmp_path) == 1
+        assert run(*local, "--output", tmp_path) == 1
     assert "another run is at work" in capsys.readouterr().err
 
 
@@ -514,7 +514,7 @@ def test_what_was_kept_and_dropped_is_told(
     tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(*local, "--out", out, "--jobs", 1, "--samples", 2) == 0
+    assert run(*local, "--output", out, "--jobs", 1, "--samples", 2) == 0
     told = capsys.readouterr()
     rows = dict(re.findall(r"^ *(.*?) +([\d,]+)(?: \(.*\))?$", told.out, flags=re.MULTILINE))
     assert rows["training pairs read"] == "707"
@@ -536,7 +536,7 @@ def test_signs_that_sentencepiece_keeps_for_itself_lose_no_sentence(tmp_path: Pa
             (raw / f"{split}.{lang}").write_bytes(lines(signs))
     out = tmp_path / "out"
     arguments = ("--src", "en", "--tgt", "de", "--vocab-size", 120, "--jobs", 1)
-    assert run("local", "--from-dir", raw, "--out", out, *arguments) == 0
+    assert run("local", "--from-dir", raw, "--output", out, *arguments) == 0
     found = decoded(out, "test", "de", "en-de")
     assert found == [line.replace("\u2585\u2581", "\u2584_") for line in read(out / "raw/test.de")]
     assert sum(facts["unknown"] for facts in manifest(out)["tokens"].values()) == 0
@@ -552,7 +552,7 @@ def test_language_codes_as_people_write_them(tmp_path: Path, code: str, there: s
         (raw / f"{split}.{there}").write_bytes(lines(text("de", count)))
     out = tmp_path / "out"
     arguments = ("--src", "en", "--tgt", code, "--vocab-size", 120, "--jobs", 1)
-    assert run("local", "--from-dir", raw, "--out", out, *arguments) == 0
+    assert run("local", "--from-dir", raw, "--output", out, *arguments) == 0
     source, target = data_utils.infer_language_pair(str(out / "bin"))
     assert (source, target) == ("en", code.replace("-", "_"))
     assert (out / "bin" / f"dict.{target}.txt").exists()
@@ -601,7 +601,7 @@ def test_a_mistake_is_told_in_one_line(
     spoil(copy)
     out = tmp_path / "out"
     arguments = ("--src", "en", "--tgt", "de", "--jobs", 1)
-    assert run("local", "--from-dir", copy, "--out", out, *arguments) == 1
+    assert run("local", "--from-dir", copy, "--output", out, *arguments) == 1
     [line] = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
     assert re.search(message, line)
     assert not (out / "manifest.json").exists()
@@ -611,11 +611,11 @@ def test_a_mistake_is_told_in_one_line(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["local", "--out", "x"],
-        ["wmt14_en_de", "--out", "x", "--src", "en"],
-        ["nothing", "--out", "x"],
-        ["local", "--out", "x", "--from-dir", "x", "--src", "en", "--tgt", "zh.CN"],
-        ["local", "--out", "x", "--from-dir", "x", "--src", "zh-CN", "--tgt", "zh_CN"],
+        ["local", "--output", "x"],
+        ["wmt14_en_de", "--output", "x", "--src", "en"],
+        ["nothing", "--output", "x"],
+        ["local", "--output", "x", "--from-dir", "x", "--src", "en", "--tgt", "zh.CN"],
+        ["local", "--output", "x", "--from-dir", "x", "--src", "zh-CN", "--tgt", "zh_CN"],
     ],
 )
 def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
@@ -641,7 +641,7 @@ def test_numbers_out_of_range_name_their_option(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        run("demo", "--out", "x", option, value)
+        run("demo", "--output", "x", option, value)
     assert f"argument {option}: {value} is not " in capsys.readouterr().err
 
 
@@ -684,14 +684,16 @@ def test_a_run_killed_again_and_again_gives_the_same_in_the_end(
     driver.write_text(STOP)
     kills = 0
     for stop_at in (1, 4, 9, 12, 14, 20):
-        done = script(driver, SCRIPT.parent, stop_at, "SIGKILL", *local, "--out", out, "--jobs", 1)
+        done = script(
+            driver, SCRIPT.parent, stop_at, "SIGKILL", *local, "--output", out, "--jobs", 1
+        )
         kills += done.returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists() or done.returncode == 0
     assert kills >= 4
     # What such runs can leave: hidden files that were not finished, and blocks of ids.
     (out / ".steps" / "bin.left").mkdir()
     (out / ".steps" / ".clean.json.abcd1234").touch()
-    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert run(*local, "--output", out, "--jobs", 1) == 0
     assert outputs(out) == fresh
     assert not list(out.rglob(".*.????????"))
     assert not list((out / ".steps").glob("bin.*"))
@@ -701,7 +703,7 @@ def test_a_terminated_run_cleans_up(tmp_path: Path, local: list[object]) -> None
     out = tmp_path / "out"
     driver = tmp_path / "stop.py"
     driver.write_text(STOP)
-    done = script(driver, SCRIPT.parent, 15, "SIGTERM", *local, "--out", out, "--jobs", 1)
+    done = script(driver, SCRIPT.parent, 15, "SIGTERM", *local, "--output", out, "--jobs", 1)
     assert done.returncode == 128 + signal.SIGTERM
     assert not list(out.rglob(".*.????????"))
     assert not (out / ".steps" / "clean.json").exists() or (out / "text" / "train.en").exists()
@@ -717,11 +719,11 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = script(SCRIPT, *local, "--out", out, "--jobs", 1, preexec_fn=small_disk)
+    done = script(SCRIPT, *local, "--output", out, "--jobs", 1, preexec_fn=small_disk)
     assert done.returncode == 1
     assert "no space left for" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(out.rglob(".*.????????"))
     assert not (out / "text" / "train.en").exists()
-    assert run(*local, "--out", out, "--jobs", 1) == 0
+    assert run(*local, "--output", out, "--jobs", 1) == 0
     assert outputs(out) == fresh

@@ -186,18 +186,6 @@ def test_test_set_without_network_is_one_sentence(corpus: Corpus, tmp_path: Path
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_help_needs_none_of_the_libraries_that_score() -> None:
-    code = (
-        "import sys\n"
-        "from resmlp_mt.score import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'fairseq', 'sacrebleu', 'sacremoses', 'numpy'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert result.stdout.splitlines()[-1] == b"[]"
-
-
 def test_reads_standard_input(corpus: Corpus, tmp_path: Path) -> None:
     with open(corpus.file["sys"], "rb") as stdin:
         result = subprocess.run(

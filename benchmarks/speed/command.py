@@ -1,6 +1,6 @@
 """``python -m resmlp_mt.benchmark``: speed and memory beside the peers, in one table.
 
-    python -m resmlp_mt.benchmark --out results
+    python -m resmlp_mt.benchmark --output results
     python -m resmlp_mt.benchmark --rows training generation --threads 2 --repeats 5
 
 All peers do the same work on the same inputs, in turn (A B A B ...), with random weights of one
@@ -27,6 +27,7 @@ from benchmarks.speed.generation_rows import fairseq_generate, translate
 from benchmarks.speed.image_rows import images
 from benchmarks.speed.length_rows import Curves, length, plot
 from benchmarks.speed.machine import describe
+from benchmarks.speed.options import GROUPS, parse_args
 from benchmarks.speed.report import (
     Row,
     Rows,
@@ -39,41 +40,12 @@ from benchmarks.speed.report import (
 from benchmarks.speed.training_rows import training, training_memory
 from benchmarks.speed.translation_models import BASE, QUICK
 from resmlp_mt.files import output_file
-from resmlp_mt.machine import computes_in_bfloat16, usable_cores
+from resmlp_mt.machine import computes_in_bfloat16
 
-GROUPS = ("training", "generation", "translate", "images", "length")
 SEED = 1
 PLOT = "length.png"
 NOT_SUPPORTED = "not supported here"
 NO_GPU = "not measured: no GPU"
-
-
-def parse_args() -> argparse.Namespace:
-    """Parse the command line; exits with status 2 on a wrong one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resmlp_mt.benchmark", description="Measure speed and memory beside peers."
-    )
-    parser.add_argument("--rows", nargs="+", choices=GROUPS, default=list(GROUPS))
-    parser.add_argument(
-        "--threads", type=int, default=usable_cores(), metavar="N", help="default: one per core"
-    )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: 5")
-    parser.add_argument(
-        "--out", type=Path, default=Path("."), metavar="DIR", help="default: this folder"
-    )
-    parser.add_argument(
-        "--lengths-from",
-        type=Path,
-        metavar="FILE",
-        help="subword sentences, source<TAB>target in each line "
-        f"(default: {length_distribution.SOURCE})",
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny models: does it run?")
-    args = parser.parse_args()
-    for option in ("threads", "repeats"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1, but is {getattr(args, option)}")
-    return args
 
 
 def device_rates() -> dict[str, Rates]:
@@ -238,12 +210,21 @@ def earlier(path: Path) -> dict[str, dict[str, Any]]:
             raise KeyError
         page(groups)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        sys.exit(f"--out {path} is not a result of this command: move it away.")
+        sys.exit(f"--output {path} is not a result of this command: move it away.")
     return groups
 
 
 def main() -> None:
-    args = parse_args()
+    """Run the command."""
+    run(parse_args())
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, and write the tables.
+
+    Args:
+        args: of :func:`benchmarks.speed.options.parse_args`.
+    """
     lengths = length_distribution.default_lengths()
     if args.lengths_from is not None:
         try:
@@ -251,13 +232,13 @@ def main() -> None:
         except (OSError, ValueError) as error:
             sys.exit(f"--lengths-from {error}.")
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"--out {args.out} cannot be made a folder: {error.strerror}.")
+        sys.exit(f"--output {args.output} cannot be made a folder: {error.strerror}.")
     logging.disable(logging.INFO)  # of the peers, as are the warnings
     warnings.filterwarnings("ignore", category=UserWarning)
     torch.set_num_threads(args.threads)
-    groups = earlier(args.out / "benchmark.json")
+    groups = earlier(args.output / "benchmark.json")
     rates = device_rates()
     for group in args.rows:
         start = datetime.datetime.now()
@@ -280,20 +261,20 @@ def main() -> None:
             "plot": bool(curves),
             "rows": as_json(rows),
         }
-        save(args.out, groups, curves)
-    print((args.out / "benchmark.md").read_text())
+        save(args.output, groups, curves)
+    print((args.output / "benchmark.md").read_text())
 
 
 def save(folder: Path, groups: dict[str, dict[str, Any]], curves: Curves) -> None:
     """Write the results of all groups, and the plot if it was measured."""
     if curves:
-        with output_file(folder / PLOT, "--out") as path:
+        with output_file(folder / PLOT, "--output") as path:
             plot(curves, path)
     for name, text in (
         ("benchmark.json", json.dumps(groups, indent=1) + "\n"),
         ("benchmark.md", page(groups)),
     ):
-        with output_file(folder / name, "--out") as path:
+        with output_file(folder / name, "--output") as path:
             path.write_text(text)
 
 

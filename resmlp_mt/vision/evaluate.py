@@ -9,10 +9,12 @@ docs/vision_evaluation.md describes the report.
 
 from collections.abc import Sequence
 
+from resmlp_mt.command_line import command
 from resmlp_mt.vision.evaluation_options import EvaluationOptions
 from resmlp_mt.vision.options import Parser, parse
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 

@@ -7,7 +7,6 @@ several. Only the standard library is imported here, so that ``--help`` answers 
 
 import argparse
 import ast
-import difflib
 import importlib.util
 import inspect
 import math
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, Literal, NoReturn, TypeVar
 
+from resmlp_mt import command_line
 from resmlp_mt.errors import UserError
 
 Options = TypeVar("Options")
@@ -49,7 +49,7 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(command_line.Parser):
     """A parser of options dataclasses whose mistakes are one sentence, with what was meant.
 
     Args:
@@ -67,10 +67,9 @@ class Parser(argparse.ArgumentParser):
             f"{missing[0]} is missing: pip install 'resmlp_mt[vision]'" if missing else ""
         )
         super().__init__(
-            prog=f"python -m resmlp_mt.vision.{command}",
-            description=description,
+            f"resmlp_mt.vision.{command}",
+            description,
             epilog=self.missing or None,
-            formatter_class=_Formatter,
             allow_abbrev=False,
         )
         for part in reversed(kind.__mro__):
@@ -105,24 +104,9 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: always.
         """
-        for word in message.split():
-            if message.startswith("unrecognized arguments") and word.startswith("-"):
-                known = [name for action in self._actions for name in action.option_strings]
-                close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
-                message += f"; did you mean {close[0]}?" if close else ""
-                break
-        message = f"{self.prog}: {message} (--help lists the options)."
+        message = f"{self.prog}: {self.with_guess(message)} (--help lists the options)."
         print(message, file=sys.stderr)
         raise UsageError(message)
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Every default is shown, but for those that say nothing or are told in the text."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        silent = action.default in (None, argparse.SUPPRESS, [], {}) or "default" in text
-        return text if silent else f"{text} (default: %(default)s)"
 
 
 class KeyValues(argparse.Action):
@@ -194,6 +178,11 @@ SHARE = number(float, above=0, most=1)
 PROBABILITY = number(float, least=0, most=1)
 
 
+def only_tells(words: Sequence[str]) -> bool:
+    """Whether a command line asks what there is: that needs no package."""
+    return not {"-h", "--help", "--version"}.isdisjoint(words)
+
+
 def parse(parser: Parser, kind: type[Options], argv: Sequence[str] | None) -> Options:
     """The options of a command line.
 
@@ -201,6 +190,6 @@ def parse(parser: Parser, kind: type[Options], argv: Sequence[str] | None) -> Op
         UserError: for a wrong one, or an extra that is not installed.
     """
     words = sys.argv[1:] if argv is None else argv
-    if not {"-h", "--help"} & set(words):
+    if not only_tells(words):
         parser.check_packages()
     return kind(**vars(parser.parse_intermixed_args(words)))

@@ -12,9 +12,11 @@ and SIGINT finish the step, save last.pth and end with status 143 or 130; docs/v
 
 from collections.abc import Sequence
 
+from resmlp_mt.command_line import command
 from resmlp_mt.vision.training_options import parse_args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 

@@ -24,6 +24,7 @@ from resmlp_mt.vision.options import (
     OnError,
     Parser,
     number,
+    only_tells,
     option,
 )
 
@@ -253,7 +254,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     """
     parser = create_parser()
     flags = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(flags):
+    if only_tells(flags):
         parser.parse_args(flags)
     parser.check_packages()
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -362,7 +363,8 @@ def _to_flags(
     values: dict[str, Any], parser: argparse.ArgumentParser, path: Path | None
 ) -> list[str]:
     """The same options as words of a command line."""
-    known = {action.dest for action in parser._actions} - {"help", "config", "resume", "folder"}
+    own = {"help", "version", "config", "resume", "folder"}
+    known = {action.dest for action in parser._actions} - own
     words: list[str] = []
     for key, value in values.items():
         name = str(key).replace("-", "_")

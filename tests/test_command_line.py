@@ -1,0 +1,89 @@
+"""What a user expects of every command before it does anything: --help, --version, one name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resmlp_mt
+from conftest import ROOT
+
+MODULES = [
+    *("translate", "score", "export", "average", "visualize", "serve", "benchmark"),
+    *(f"vision.{name}" for name in ("train", "evaluate", "predict", "knn", "export")),
+]
+SCRIPTS = ["prepare.py", "grammar.py", "demo.py"]
+OTHERS = {"__main__", "timm_models"}  # tells the plugin's folder; runs a script with its options
+HEAVY = {
+    *("torch", "timm", "torchvision", "sklearn", "scipy", "fairseq", "hydra", "sacrebleu"),
+    *("pandas", "PIL", "matplotlib", "onnxruntime", "fastapi", "sacremoses"),
+}
+
+# Asks a command for --version and --help in one process, and looks at the parser that answers.
+PROGRAM = """
+import argparse, contextlib, io, runpy, sys
+
+def ask(word):
+    sys.argv = [NAME, word]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            RUN()
+        except SystemExit as end:
+            assert not end.code, end.code
+        else:
+            raise AssertionError("did not exit")
+    return said.getvalue()
+
+parsers = []
+answer = argparse._HelpAction.__call__
+def see(action, parser, *arguments):
+    parsers.append(parser)
+    answer(action, parser, *arguments)
+argparse._HelpAction.__call__ = see
+
+assert ask("--version") == f"resmlp_mt {VERSION}\\n"
+print(ask("--help"))
+loaded = HEAVY & sys.modules.keys()
+assert not loaded, loaded
+(parser,) = parsers
+formatter = parser._get_formatter()
+for action in parser._actions:
+    told = formatter._get_help_string(action)
+    # options that are sacreBLEU's and speak for themselves tell their default alone
+    assert told or action.nargs == 0, (action.option_strings, "says nothing")
+    if action.nargs != 0 and action.default not in (None, argparse.SUPPRESS, [], {}):
+        assert "default" in told, (action.option_strings, action.default)
+    if "--out" in action.option_strings:
+        assert action.option_strings[0] == "--output"
+"""
+
+
+@pytest.mark.parametrize("name", [*MODULES, *SCRIPTS])
+def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
+    script = ROOT / "data_scripts" / name
+    run = f"runpy.run_module('resmlp_mt.{name}', run_name='__main__', alter_sys=True)"
+    if name in SCRIPTS:
+        run = f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    heavy = HEAVY | ({"numpy"} if name in MODULES else set())
+    values = f"NAME, VERSION, HEAVY = {name!r}, {resmlp_mt.__version__!r}, {heavy!r}\n"
+    program = f"{values}def RUN(): {run}\n{PROGRAM}"
+    path = f"import sys; sys.path.insert(0, {str(script.parent)!r})\n" if name in SCRIPTS else ""
+    done = subprocess.run(
+        [sys.executable, "-c", path + program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = name if name in SCRIPTS else f"python -m resmlp_mt.{name}"
+    assert f"usage: {expected} [-h] [--version]" in done.stdout
+    assert done.stderr == ""
+
+
+def test_every_command_of_the_package_is_looked_at() -> None:
+    package = Path(resmlp_mt.__file__).parent
+    found = {
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if 'if __name__ == "__main__"' in path.read_text() and path.stem not in OTHERS
+    }
+    assert found == set(MODULES)
