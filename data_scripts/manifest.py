@@ -15,7 +15,7 @@ from steps import Record
 
 PACKAGES = ("numpy", "sacremoses", "sentencepiece")
 
-NOT_RECORDED = ("out", "from_dir", "jobs", "dry_run", "corpus")
+NOT_RECORDED = ("output", "from_dir", "jobs", "dry_run", "corpus")
 """Options that do not change a byte of the result."""
 
 

@@ -15,7 +15,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import fairseq_fixes, pruning, retained_dropout, text_input
+from resmlp_mt.fairseq_plugin import console, fairseq_fixes, pruning, retained_dropout, text_input
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
@@ -31,6 +31,7 @@ from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.packed_linear import PackingLinear
 
+console.quieten()
 fairseq_fixes.apply()
 text_input.apply()
 allow_safe_globals()

@@ -1,0 +1,83 @@
+"""The fairseq commands print their own messages, and no other library's that nobody can act on."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Corpus
+from resmlp_mt.fairseq_plugin import console
+
+
+def test_fairseq_generate_prints_its_own_messages_alone(corpus: Corpus, trained: Path) -> None:
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / "fairseq-generate", corpus.data,
+            "--user-dir", "resmlp_mt", "--path", trained / "checkpoint_best.pt", "--cpu",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = done.stderr.splitlines()
+    assert all(re.match(r"INFO:fairseq(_cli)?\.[\w.]+:", line) for line in said), done.stderr
+    assert 0 < len(said) <= 15  # there were 40
+
+
+def test_fairseq_train_prints_no_warning(trained: Path) -> None:
+    log = (trained / "train.log").read_text()
+    assert "epoch 001" in log or '"epoch": 1' in log
+    assert "Warning" not in log
+    assert "DEBUG" not in log
+
+
+@pytest.mark.parametrize(
+    ("message", "category", "is_shown"),
+    [
+        ("\nThe version_base parameter is not specified.\nPlease ...", UserWarning, False),
+        ("`torch.cuda.amp.GradScaler(args...)` is deprecated.", FutureWarning, False),
+        ("'pin_memory' argument is set as true but no accelerator is found,", UserWarning, False),
+        ("`torch.cuda.amp.GradScaler(args...)` is deprecated.", UserWarning, True),
+        ("The loss: The version_base parameter is not specified", UserWarning, True),
+        ("lr_scheduler.step() was called before optimizer.step()", UserWarning, True),
+    ],
+)
+def test_other_warnings_are_shown(message: str, category: type[Warning], is_shown: bool) -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        console.quieten()
+        warnings.warn(message, category, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == [message] * is_shown
+
+
+@pytest.mark.parametrize(
+    ("form", "level", "variable", "expected"),
+    [
+        (logging.BASIC_FORMAT, logging.DEBUG, "", logging.INFO),
+        (logging.BASIC_FORMAT, logging.DEBUG, "debug", logging.DEBUG),
+        (logging.BASIC_FORMAT, logging.DEBUG, "WARNING", logging.WARNING),
+        (logging.BASIC_FORMAT, logging.WARNING, "", logging.WARNING),
+        ("%(message)s", logging.DEBUG, "", logging.DEBUG),  # of a program of its own
+    ],
+)
+def test_what_fairseq_makes_of_the_root_logger(
+    monkeypatch: pytest.MonkeyPatch, form: str, level: int, variable: str, expected: int
+) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(form))
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [handler])
+    monkeypatch.delenv("LOGLEVEL", raising=False)
+    if variable:
+        monkeypatch.setitem(os.environ, "LOGLEVEL", variable)
+    before = root.level
+    root.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            console.quieten()
+        assert root.level == expected
+    finally:
+        root.setLevel(before)
