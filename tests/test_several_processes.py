@@ -132,7 +132,7 @@ def test_processes_of_torchrun_train_what_one_trains_with_two_batches(
     for rank, child in enumerate(children):
         status, log = child.wait()
         assert status == 143, log
-        assert ("Go on with" in log) == (rank == 0)
+        assert ("Continue with" in log) == (rank == 0)
     first = torch.load(tmp_path / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
     assert 3 <= first < one["optimizer_history"][-1]["num_updates"]
     for child in as_torchrun_starts_them(options, tmp_path / "logs"):
@@ -178,8 +178,8 @@ def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
     child.send(number)
     status, log = child.wait()
     assert status == 128 + number
-    assert f"{number.name}: stopped behind update" in log
-    assert f"and saved {stopped / 'checkpoint_last.pt'}. Go on with\n" in log
+    assert f"{number.name}: stopped after update" in log
+    assert f"and saved {stopped / 'checkpoint_last.pt'}. Continue with\n" in log
     assert "Traceback" not in log
     assert Child([*options, stopped], tmp_path / "log").wait()[0] == 0
     found, expected = (torch.load(f / "checkpoint_last.pt") for f in (stopped, whole))
@@ -197,7 +197,7 @@ def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_pa
         assert status == 143
         assert not (tmp_path / "x" / "checkpoint_last.pt").exists()
     else:
-        assert "stopped behind update" in log  # the first update was already done
+        assert "stopped after update" in log  # the first update was already done
 
 
 def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Remedies for damaged binarised text: a sentence that names the file, before anything is trained.
+"""Remedies for damaged binarised text: an error that names the file, before anything is trained.
 
 fairseq trusts the files of fairseq-preprocess. A damaged one ends in a traceback, kills the
 process, or trains on other words.
@@ -18,11 +18,11 @@ from resmlp_mt.fairseq_plugin.remedies import wrap
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")
-"""Magic, version, code of the type of tokens, number of sentences."""
+"""Magic number, version, code of the tokens' type, number of sentences."""
 
 
 def name_damaged_files() -> None:
-    """Look through binarised text and dictionaries when they are loaded."""
+    """Check binarised text and dictionaries when they are loaded."""
     wrap(data_utils, "load_indexed_dataset", _load_indexed_dataset)
     wrap(Dictionary, "add_from_file", _add_from_file)
 
@@ -44,10 +44,10 @@ def _load_indexed_dataset(
 
 
 def check(prefix: str, vocabulary: int | None) -> None:
-    """Whether ``prefix.idx`` and ``prefix.bin`` fit each other and the dictionary.
+    """Check that ``prefix.idx`` and ``prefix.bin`` fit each other and the dictionary.
 
     Raises:
-        UserError: naming the file.
+        UserError: naming the file that does not.
     """
     index, data = Path(prefix + ".idx"), Path(prefix + ".bin")
     try:
@@ -89,7 +89,7 @@ def _add_from_file(original: Callable[..., Any], self: Any, file: Any) -> Any:
         return original(self, file)
     except FileNotFoundError:
         raise
-    except Exception as error:  # plain exceptions of fairseq, and those of reading text
+    except Exception as error:  # fairseq's plain exceptions, and errors of reading text
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise _damaged(Path(file), reason) from error
 

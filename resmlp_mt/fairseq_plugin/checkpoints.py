@@ -20,7 +20,7 @@ from resmlp_mt.tensor_files import check_archive, check_tensors
 logger = logging.getLogger(__name__)
 
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
-# as a Namespace, and the sums behind --eval-bleu as integer arrays.
+# as a Namespace, and the sums of --eval-bleu as integer arrays.
 SAFE_GLOBALS: list[Any] = [argparse.Namespace, *stored_arrays.GLOBALS]
 
 
@@ -33,10 +33,10 @@ def allow_safe_globals() -> None:
 
 
 def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
-    """What is in a checkpoint of fairseq, by the safe loader, on the CPU.
+    """The contents of a checkpoint of fairseq, read by the safe loader, on the CPU.
 
     Args:
-        only_look: leave the content of the tensors on the disk until it is used, unchecked.
+        only_look: map the tensors, without checking them, instead of reading them.
 
     Raises:
         UserError: naming the file, if it is missing, damaged, or asks for other types.
@@ -49,7 +49,7 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
         except RuntimeError as error:
             if not (only_look and "mmap" in str(error)):
                 raise
-            state = torch.load(path, map_location="cpu", weights_only=True)  # of an older form
+            state = torch.load(path, map_location="cpu", weights_only=True)  # older format
     except UserError:
         raise
     except Exception as error:  # torch raises a dozen types for broken or unsafe files
@@ -65,7 +65,7 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
 def digest(state: Mapping[str, Any]) -> str | None:
     """The SHA-256 of a checkpoint's parameters and configuration; None for other contents.
 
-    Stored as the entry ``digest``, it tells damage and changes from what was written.
+    It is stored as the entry ``digest``, so that damage and changes are detected.
     """
     parameters = state.get("model")
     if not (isinstance(parameters, Mapping) and parameters):
@@ -81,7 +81,7 @@ def digest(state: Mapping[str, Any]) -> str | None:
 
 
 def check_digest(state: Mapping[str, Any], path: Path) -> None:
-    """Compare a checkpoint, as it was read, with the digest in it; without one, warn.
+    """Compare a checkpoint with the digest in it; warn if there is none.
 
     Raises:
         UserError: if they differ.
@@ -101,7 +101,7 @@ def check_digest(state: Mapping[str, Any], path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of torch's message, and what the safe loader has refused."""
+    """The first sentence of torch's message, and the type that the safe loader refused."""
     sentence = re.split(r"\.(\s|$)", str(error), maxsplit=1)[0] or type(error).__name__
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     return sentence + (f", because it asks for {code.group(1)}" if code else "")
@@ -114,7 +114,7 @@ def latest_checkpoints(
 
     Args:
         folder: fairseq's ``--save-dir``.
-        count: how many.
+        count: number of checkpoints.
         by: ``"epoch"`` (checkpointN.pt) or ``"update"`` (checkpoint_E_N.pt).
         upper_bound: leave out checkpoints with a higher epoch or update.
 
@@ -176,7 +176,7 @@ def save(state: Any, path: Path) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # torch's writer reports a full disk in words of its own
+            # torch's writer reports a full disk in other words
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise

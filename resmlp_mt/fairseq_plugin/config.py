@@ -1,8 +1,8 @@
 """Options of the translation models, under the names of fairseq's Transformer.
 
-One flat dataclass; every preset is a subclass that changes only what differs. Fields are
-``typing.Optional`` and booleans default to False because fairseq's command-line generator
-understands nothing else.
+The options are one flat dataclass. Every preset is a subclass that changes only what differs.
+Fields are ``typing.Optional``, and booleans default to False, because fairseq's command-line
+generator understands nothing else.
 """
 
 import math
@@ -18,7 +18,7 @@ from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ModelConfig
 
 RELATIVE = ChoiceEnum(list(VARIANTS))
-# Not booleans: a preset could not turn one on, since fairseq makes its flag turn it off again.
+# Not booleans: if a preset turned a boolean on, fairseq's flag for it would turn it off.
 SIDES = ChoiceEnum(["none", "encoder", "decoder", "both"])
 
 
@@ -51,17 +51,17 @@ class ResMLPConfig(FairseqDataclass):
         default="gelu", metadata={"help": "activation of the feed-forward sublayers"}
     )
     dropout: float = field(
-        default=0.1, metadata={"help": "dropout behind the embeddings and every sublayer"}
+        default=0.1, metadata={"help": "dropout after the embeddings and every sublayer"}
     )
     attention_dropout: float = field(
         default=0.0, metadata={"help": "dropout on the cross-attention weights"}
     )
     activation_dropout: float = field(
         default=0.0,
-        metadata={"help": "dropout behind the activation of the feed-forward sublayers"},
+        metadata={"help": "dropout after the activation of the feed-forward sublayers"},
     )
     layer_scale_init: float = field(
-        default=0.2, metadata={"help": "start of the scale behind every sublayer (LayerScale)"}
+        default=0.2, metadata={"help": "initial scale after every sublayer (LayerScale)"}
     )
     mixing_heads: int = field(
         default=1,
@@ -88,21 +88,21 @@ class ResMLPConfig(FairseqDataclass):
     )
     mixing_decay: bool = field(
         default=False,
-        metadata={"help": "relative weights shrink exponentially with the distance, as learned"},
+        metadata={"help": "let relative weights shrink with the distance, at a learned rate"},
     )
     mixing_values: SIDES = field(  # type: ignore[valid-type]
         default="none",
         metadata={
-            "help": "where there are value and output projections around the mixing matrices: "
-            "none, encoder, decoder, or both, which is also meant without a value",
+            "help": "add value and output projections around the mixing matrices: none, encoder, "
+            "decoder or both (both without a value)",
             "argparse_const": "both",
         },
     )
     mixing_gate: SIDES = field(  # type: ignore[valid-type]
         default="none",
         metadata={
-            "help": "where the mixed states are multiplied by sigma(G x): none, encoder, decoder, "
-            "or both, which is also meant without a value",
+            "help": "multiply the mixed states by sigma(G x): none, encoder, decoder or both (both "
+            "without a value)",
             "argparse_const": "both",
         },
     )
@@ -115,7 +115,7 @@ class ResMLPConfig(FairseqDataclass):
     )
     offload_activations: bool = field(
         default=False,
-        metadata={"help": "--checkpoint-activations, whose inputs wait in the CPU's memory"},
+        metadata={"help": "--checkpoint-activations, with the inputs kept in the CPU's memory"},
     )
     encoder_layerdrop: float = field(
         default=0.0, metadata={"help": "LayerDrop probability of the encoder's layers"}
@@ -183,7 +183,7 @@ class ResMLPTinyConfig(ResMLPConfig):
 class ResMLPPlusConfig(ResMLPConfig):
     """Mixing by distance alone, in 8 heads of channels, between value and output projections.
 
-    6 + 6 layers. LayerScale starts at 1, for Adam. docs/quality.md says what led to it.
+    6 + 6 layers. LayerScale starts at 1, for Adam. See docs/quality.md.
     """
 
     mixing_heads: int = _default("mixing_heads", 8)
@@ -210,7 +210,7 @@ class ResMLPPlus62Config(ResMLPPlusConfig):
 def model_config(
     cfg: ResMLPConfig, source_vocabulary: int, target_vocabulary: int, padding_idx: int
 ) -> ModelConfig:
-    """The options as the model takes them."""
+    """The options as the configuration of the model in torch."""
     same = {
         field.name: getattr(cfg, field.name)
         for field in fields(ModelConfig)
@@ -231,7 +231,7 @@ def model_config(
 
 
 def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:
-    """The mixing of the encoder or the decoder: its own options before those of both."""
+    """The mixing of the encoder or the decoder; its own options win over those of both."""
     heads = getattr(cfg, f"{side}_mixing_heads")
     relative = getattr(cfg, f"{side}_mixing_relative")
     relative = str(cfg.mixing_relative if relative is None else relative)
@@ -246,7 +246,7 @@ def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:
 
 
 def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
-    """Check what can be known before the model is built.
+    """Check the options before the model is built.
 
     Args:
         joined_dictionary: whether source and target use the same dictionary.

@@ -1,4 +1,4 @@
-"""From a checkpoint of fairseq with its dictionaries to a model that translates without it."""
+"""Turns a checkpoint of fairseq and its dictionaries into a model that needs no fairseq."""
 
 import itertools
 from pathlib import Path
@@ -28,12 +28,12 @@ def load_trained(
 
     Args:
         path: file that fairseq-train wrote.
-        data: folder with the dictionaries; by default the one that the model was trained on.
-        sentencepiece_model: what made the subwords; by default spm.model beside ``data``.
+        data: folder with the dictionaries; by default the folder that the model was trained on.
+        sentencepiece_model: the subword model; by default spm.model beside ``data``.
 
     Raises:
-        UserError: if a file is missing or of another kind, or the sentencepiece
-            model is not the one that made the subwords of the dictionaries.
+        UserError: if a file is missing or of another kind, or the sentencepiece model does not
+            belong to the dictionaries.
     """
     if not path.is_file():
         raise UserError(
@@ -41,7 +41,7 @@ def load_trained(
         )
     pieces = None if sentencepiece_model is None else read_sentencepiece(sentencepiece_model)
     stored_config.check(checkpoints.read(path, only_look=True), path, plugin_only=True)
-    # the weights are in the file: where their training began does not matter
+    # the weights are in the file, so their initialization does not matter
     overrides: dict[str, Any] = {"encoder_embed_path": None, "decoder_embed_path": None}
     if data is not None:
         overrides["data"] = str(data)
@@ -99,11 +99,10 @@ def build_shortlist(
 
 
 def read_training_text(data: Path, trained: TranslationModel) -> tuple[Any, Any]:
-    """Source and target of the training text that fairseq-preprocess wrote, all parts of it.
+    """Source and target of the whole training text that fairseq-preprocess wrote.
 
     Raises:
-        UserError: if it is not there or in another form, or its dictionaries are not those of
-            the model.
+        UserError: if it is missing or in another format, or its dictionaries are not the model's.
     """
     source, target = trained.source_lang, trained.target_lang
     for language, vocabulary in ((source, trained.source), (target, trained.target)):
@@ -123,7 +122,7 @@ def read_training_text(data: Path, trained: TranslationModel) -> tuple[Any, Any]
             prefix = str(data / f"{pair}.{language}")
             if indexed_dataset.infer_dataset_impl(prefix) != "mmap":
                 raise UserError(
-                    f"--shortlist: {prefix}.bin is not there or of an old form: binarise the text "
+                    f"--shortlist: {prefix}.bin is missing or in an old format: binarise the text "
                     "with fairseq-preprocess --dataset-impl mmap, its default."
                 )
             side.append(data_utils.load_indexed_dataset(prefix, dataset_impl="mmap"))

@@ -1,9 +1,9 @@
 """Label-smoothed cross-entropy that never holds the scores of a whole batch.
 
-With a large vocabulary the scores, (tokens, vocabulary), and their gradient are most of the memory
-of training. Here they are made and used up a few rows at a time, and not at all for pads. Loss and
-gradients are those of fairseq's ``label_smoothed_cross_entropy``, with ``--rdrop-alpha`` those of
-:mod:`resmlp_mt.fairseq_plugin.rdrop`.
+With a large vocabulary, the scores, (tokens, vocabulary), and their gradient take most of the
+memory of training. Here they are computed and used a few rows at a time, and not at all for pads.
+Loss and gradients equal those of fairseq's ``label_smoothed_cross_entropy``; with
+``--rdrop-alpha``, those of :mod:`resmlp_mt.fairseq_plugin.rdrop`.
 """
 
 from dataclasses import dataclass, field
@@ -31,16 +31,16 @@ def smoothed_cross_entropy(
 
         -(1 - e) log p_t - (e / V) sum_c log p_c = -log p_t + e (w_t - mean_c w_c) x
 
-    so that PyTorch's chunked cross-entropy, which knows no smoothing, does all that is expensive.
+    So PyTorch's chunked cross-entropy, which has no smoothing, does the expensive part.
 
-    Scores and sums are formed in float32 at least, also under autocast, as fairseq forms its
-    log-probabilities: half precision does not hold the sum over a batch.
+    Scores and sums are computed in float32 at least, also under autocast, like fairseq's
+    log-probabilities: half precision cannot hold the sum over a batch.
 
     Args:
         features: (rows, dim).
-        weight: of the output projection, (vocabulary, dim).
+        weight: weight of the output projection, (vocabulary, dim).
         target: (rows,).
-        epsilon: of fairseq's ``--label-smoothing``.
+        epsilon: fairseq's ``--label-smoothing``.
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
     features, weight = features.to(dtype), weight.to(dtype)
@@ -58,12 +58,12 @@ def smoothed_cross_entropy(
 def chunked_divergence(features: Tensor, weight: Tensor) -> Tensor:
     """:func:`symmetric_divergence` of the first and the second half of the rows.
 
-    The scores of some rows at a time are made, and made again for the gradients; in float32 at
-    least, also under autocast.
+    Scores are computed for some rows at a time, and again for the gradients, in float32 at least,
+    also under autocast.
 
     Args:
         features: (2 rows, dim).
-        weight: of the output projection, (vocabulary, dim).
+        weight: weight of the output projection, (vocabulary, dim).
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
     features, weight = features.to(dtype), weight.to(dtype)
@@ -82,7 +82,7 @@ def chunked_divergence(features: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass
 class ChunkedConfig(rdrop.RDropConfig):
-    """Options; R-Drop only where it is asked for."""
+    """Options; without R-Drop by default."""
 
     rdrop_alpha: float = field(default=0.0, metadata={"help": rdrop.HELP})
 
@@ -125,7 +125,7 @@ class ChunkedLabelSmoothedCrossEntropy(rdrop.RDropLabelSmoothedCrossEntropy):
     def compute_loss(
         self, model: Any, net_output: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Loss and negative log-likelihood of all tokens that are no pads."""
+        """Loss and negative log-likelihood of all tokens except pads."""
         if not reduce:
             return super().compute_loss(model, net_output, sample, reduce)  # type: ignore[no-any-return]
         features, target = self._tokens(net_output, sample)
@@ -134,7 +134,7 @@ class ChunkedLabelSmoothedCrossEntropy(rdrop.RDropLabelSmoothedCrossEntropy):
         )
 
     def divergence(self, model: Any, net_output: Any, doubled: dict[str, Any]) -> Tensor:
-        """That of R-Drop, over all tokens that are no pads."""
+        """The divergence of R-Drop, over all tokens except pads."""
         features, _ = self._tokens(net_output, doubled)
         return chunked_divergence(features, model.decoder.output_projection.weight)
 

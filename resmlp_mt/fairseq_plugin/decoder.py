@@ -20,7 +20,7 @@ IncrementalState = dict[str, dict[str, Any]]
 
 
 class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
-    """A :class:`Decoder` of sentences that are padded on either side."""
+    """A :class:`Decoder` for sentences that are padded on either side."""
 
     init_incremental_state: Callable[[], None]
     get_incremental_state: Callable[[IncrementalState, str], dict[str, Any] | None]
@@ -43,7 +43,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
     def set_beam_size(self, beam_size: int) -> None:
         """Expect ``beam_size`` neighbouring rows of a batch to be hypotheses of one sentence.
 
-        While decoding, these share keys and values; a batch of another form is taken row by row.
+        In decoding, these share keys and values. Other batches are decoded row by row.
         """
         self.beam_size = beam_size
 
@@ -63,19 +63,19 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
 
         Args:
             prev_output_tokens: (batch, length).
-            encoder_out: what the encoder returned.
+            encoder_out: the output of the encoder.
             incremental_state: cache of step-by-step decoding; only the last position is computed.
             features_only: leave out the output projection.
-            full_context_alignment: not possible here.
-            alignment_layer: see :meth:`extract_features`; as ``alignment_heads``.
-            alignment_heads: see ``alignment_layer``.
+            full_context_alignment: not supported.
+            alignment_layer: see :meth:`extract_features`.
+            alignment_heads: see :meth:`extract_features`.
             src_lengths: unused.
-            return_all_hiddens: return the inner states also while training.
+            return_all_hiddens: return the inner states in training too.
 
         Returns:
             (batch, length, vocabulary) scores before the softmax, zeros at pads, and
-            ``{"attn": [weights], "inner_states": [(length, batch, dim), ...]}``; the latter is
-            left empty while training, where it would take memory, unless it is asked for.
+            ``{"attn": [weights], "inner_states": [(length, batch, dim), ...]}``. In training the
+            inner states are empty unless asked for, to save memory.
 
         Raises:
             ValueError: if ``length`` exceeds ``--max-target-positions``.
@@ -93,7 +93,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
             return x, extra
         if incremental_state is not None:
             return self.output_layer(x), extra
-        # The largest product of all: it leaves out pads, too, in the order of the batch.
+        # The largest product of all. It leaves out pads too, in the order of the batch.
         layout = Layout.of(prev_output_tokens.eq(self.padding_idx))
         return layout.pad(self.output_layer(layout.pack(x))), extra
 
@@ -107,13 +107,13 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         alignment_heads: int | None = None,
         return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Hidden states in front of the output projection, (batch, length, dim).
+        """Hidden states before the output projection, (batch, length, dim).
 
-        ``attn`` is the cross-attention of ``alignment_layer`` (default: that of
-        ``--alignment-layer``, or the last), averaged over its first ``alignment_heads`` heads
-        (default: those of ``--alignment-heads``, or all), (batch, length, source length). During
-        training it is computed only on demand, that is with ``--alignment-layer`` or
-        ``--load-alignments``: the weights cost the fused attention kernel.
+        ``attn`` is the cross-attention of ``alignment_layer`` (default: ``--alignment-layer``, or
+        the last), averaged over its first ``alignment_heads`` heads (default:
+        ``--alignment-heads``, or all), (batch, length, source length). In training it is computed
+        only with ``--alignment-layer`` or ``--load-alignments``, because the weights rule out the
+        fused attention kernel.
         """
         if full_context_alignment:
             raise ValueError("the mixing matrices of a ResMLP decoder are causal by construction")
@@ -172,7 +172,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> None:
-        """Follow a new order of hypotheses, (sentences * beam,) indices."""
+        """Reorder the hypotheses; ``new_order`` has (sentences * beam,) indices."""
         state = self.get_incremental_state(incremental_state, "decoding")
         if state is not None:
             cache = state["cache"].reordered(new_order)

@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
-    """An :class:`Encoder` of sentences that are padded on either side.
+    """An :class:`Encoder` for sentences that are padded on either side.
 
     Its buffer ``longest_trained`` is the length of the longest sentence that it was trained on,
-    with end-of-sentence; 0 if a checkpoint does not know.
+    with end-of-sentence; 0 if the checkpoint does not have it.
     """
 
     longest_trained: Tensor
@@ -49,7 +49,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         Args:
             src_tokens: (batch, length).
             src_lengths: unused; the lengths follow from the padding.
-            return_all_hiddens: also return the states behind every layer.
+            return_all_hiddens: also return the states after every layer.
 
         Returns:
             What fairseq's Transformer returns, positions as in ``src_tokens``: ``encoder_out``
@@ -88,7 +88,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         }
 
     def _compare(self, lengths: Tensor) -> None:
-        """Remember the longest sentence while training; afterwards, warn of longer ones, once."""
+        """In training, remember the longest sentence; afterwards, warn once about longer ones."""
         if self.training:
             self._may_warn = False  # of validation sets
             self.longest_trained.copy_(torch.maximum(self.longest_trained, lengths.max()))
@@ -104,12 +104,12 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
                 )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # checkpoints that were written before there was this buffer
+        # older checkpoints lack this buffer
         state_dict.setdefault(f"{prefix}longest_trained", torch.zeros((), dtype=torch.long))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _without_excess_padding(self, tokens: Tensor) -> Tensor:
-        """A batch may carry more padding than its longest sentence, and than the model takes."""
+        """Cut padding beyond the longest sentence, which may be more than the model takes."""
         if tokens.size(1) <= self.longest or torch.compiler.is_compiling():
             return tokens
         numbered = torch.arange(1, tokens.size(1) + 1, device=tokens.device)

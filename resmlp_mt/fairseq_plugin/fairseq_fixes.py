@@ -1,7 +1,7 @@
-"""Remedies for defects of fairseq on today's Python and PyTorch that touch the users of the plugin.
+"""Remedies for defects of fairseq on today's Python and PyTorch that affect users of the plugin.
 
-Applied once, when the plugin is imported. Every remedy wraps one function, acts in the broken case
-only, and first looks whether the defect is there: a repaired fairseq is left alone.
+They are applied once, when the plugin is imported. Every remedy first looks whether its defect is
+there, so a repaired fairseq is left alone. It wraps one function, and acts only in the broken case.
 """
 
 import atexit
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
-    """Mend what is broken in the fairseq that is installed; calling it again does nothing."""
+    """Mend the installed fairseq; a second call does nothing."""
     keep_last_batch()
     stop_readers_at_exit()
     compute_in_bfloat16_on_cpu()
@@ -87,7 +87,7 @@ def _batch_by_size(
     if len(indices) == 0:
         return []
     batches = list(original(indices, *args, **kwargs))
-    # Only the last batch can be missing, and it was within all limits when it was cut off.
+    # Only the last batch can be missing, and it was within all limits when it was dropped.
     missing = indices[sum(len(batch) for batch in batches) :]
     fixed_shapes = kwargs.get("fixed_shapes")
     return [*batches, missing] if len(missing) and fixed_shapes is None else batches
@@ -99,7 +99,7 @@ _readers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def stop_readers_at_exit() -> None:
-    """Stop the threads that read ahead before the interpreter is torn down under them."""
+    """Stop the threads that read ahead before the interpreter shuts down."""
     if not hasattr(iterators.BackgroundConsumer, "stop"):
         wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
         atexit.unregister(_stop_readers)
@@ -113,7 +113,7 @@ def _create_consumer(original: Callable[..., Any], self: Any) -> None:
 
 def _stop_readers() -> None:
     for reader in list(_readers):
-        reader._max_len = 0  # the reader leaves its loop behind the next item
+        reader._max_len = 0  # the reader leaves its loop after the next item
         while reader.is_alive():
             while not reader._queue.empty():
                 reader._queue.get_nowait()  # it may be waiting for room
@@ -126,7 +126,7 @@ def _stop_readers() -> None:
 def compute_in_bfloat16_on_cpu() -> None:
     """Give ``--amp`` a meaning on CPU (bfloat16 autocast) and refuse ``--fp16`` and ``--bf16``.
 
-    fairseq ignores ``--amp`` without a GPU, and fails inside CUDA and XLA calls for the others.
+    Without a GPU, fairseq ignores ``--amp``, and fails inside CUDA and XLA calls for the others.
     """
     if "cpu" not in inspect.getsource(inspect.unwrap(FairseqTask.train_step)):
         wrap(FairseqTask, "train_step", _train_step)
@@ -177,8 +177,8 @@ def _in_bfloat16(criterion: Any, model: Any, sample: Any) -> Any:
 def answer_every_line() -> None:
     """Answer a source that is too long with a message and an empty translation.
 
-    Such a source travels as a single pad, of length 0: batches keep their order and limits, and
-    the empty hypothesis is put in where the generator would run.
+    Such a source is replaced by a single pad, of length 0, so that batches keep their order and
+    limits. The empty hypothesis is inserted where the generator would run.
     """
     wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
     wrap(FairseqTask, "inference_step", _inference_step)
@@ -280,12 +280,12 @@ def _filter_indices_by_size(
 
 
 def decode_every_line() -> None:
-    """Make fairseq-interactive read any bytes: only a line feed ends a line."""
+    """Let fairseq-interactive read any bytes; only a line feed ends a line."""
     for name in ("fairseq_cli.interactive", "__main__"):
         module: Any = sys.modules.get(name)
         spec = getattr(module, "__spec__", None)
         if spec is None or spec.name != "fairseq_cli.interactive":
-            continue  # __main__ is somebody's script
+            continue  # __main__ is another script
         if "errors=" not in inspect.getsource(inspect.unwrap(module.buffered_read)):
             wrap(module, "buffered_read", _buffered_read)
 
@@ -296,7 +296,7 @@ def _buffered_read(
     with contextlib.ExitStack() as opened:
         lines: Any
         if input == "-":
-            lines = getattr(sys.stdin, "buffer", sys.stdin)  # a program may put a StringIO there
+            lines = getattr(sys.stdin, "buffer", sys.stdin)  # may be replaced by a StringIO
         else:
             lines = opened.enter_context(open(input, "rb"))
         buffer: list[str] = []
@@ -318,8 +318,9 @@ def _buffered_read(
 def resume_with_the_same_batches() -> None:
     """Form the batches of a resumed epoch as an uninterrupted training does.
 
-    There they are formed once, in epoch 1, and reordered in every epoch; a resumed training forms
-    others, with the seed of its own epoch, and then skips as many as were done.
+    An uninterrupted training forms batches once, in epoch 1, and reorders them in every epoch. A
+    resumed training forms other batches, with the seed of its own epoch, and then skips as many as
+    were done.
     """
     source = inspect.getsource(inspect.unwrap(TranslationTask.get_batch_iterator))
     if "make_batches(dataset, epoch)" in source:
@@ -371,7 +372,7 @@ def _build_generator(
 def _replace_unk(
     original: Callable[..., Any], hypo: str, src: str, alignment: Any, *rest: Any
 ) -> str:
-    """The generator aligns by pairs (source, target); the original wants a source by target."""
+    """Convert the generator's pairs (source, target) to the list of sources by target."""
     source_of = {int(target): int(source) for source, target in alignment}
     words = len(hypo.split())
     end = len(src.split())  # where the original puts its "<eos>"
@@ -383,7 +384,7 @@ def _replace_unk(
 
 
 def find_nan_in_encoders() -> None:
-    """Leave out the one hook that PyTorch cannot attach: backward, behind a dict of lists."""
+    """Leave out the one hook that PyTorch cannot attach: backward, for a dict of lists."""
     if "register_backward_hook" in inspect.getsource(inspect.unwrap(NanDetector.add_hooks)):
         wrap(NanDetector, "add_hooks", _add_hooks)
 

@@ -1,4 +1,4 @@
-"""Remedies for fairseq's generation: options that do nothing, or end in a traceback."""
+"""Remedies for options of fairseq's generation that do nothing or end in a traceback."""
 
 import argparse
 import copy
@@ -20,7 +20,7 @@ from resmlp_mt.fairseq_plugin.remedies import wrap
 
 
 def apply() -> None:
-    """Mend what is broken; calling it again does nothing."""
+    """Mend fairseq's generation; a second call does nothing."""
     block_repeated_ngrams()
     search_in_diverse_groups()
     refuse_what_a_search_lacks()
@@ -31,7 +31,7 @@ def apply() -> None:
 
 
 def block_repeated_ngrams() -> None:
-    """Let ``--no-repeat-ngram-size`` look at what was generated, and not at the pads behind it."""
+    """Let ``--no-repeat-ngram-size`` look at the generated tokens, not at the pads after them."""
     tokens = torch.tensor([[2, 5, 6, 5, 1, 1, 1]])
     scores = NGramRepeatBlock(2, use_extension=False)(tokens, torch.zeros(1, 8), 1, 1, 3)
     if bool(scores.isfinite().all()):
@@ -69,7 +69,7 @@ def _no_repeat_ngram(
 
 
 def search_in_diverse_groups() -> None:
-    """Let ``--diverse-beam-groups`` find what its groups have in common."""
+    """Let ``--diverse-beam-groups`` compare the groups of the same sentence."""
     source = inspect.getsource(inspect.unwrap(DiverseBeamSearch.step))
     if "group_overlap[original_batch_idxs" in source:
         wrap(DiverseBeamSearch, "step", _diverse_step)
@@ -96,7 +96,7 @@ def _diverse_step(
 
 
 def refuse_what_a_search_lacks() -> None:
-    """Say in a sentence what ``--constraints``, ``--print-step`` and their like need."""
+    """Refuse ``--constraints``, ``--print-step`` and others if what they need is missing."""
     wrap(FairseqTask, "build_generator", _build_generator)
     wrap(FairseqTask, "inference_step", _inference_step)
 
@@ -125,7 +125,7 @@ def _inference_step(
     search = getattr(generator, "search", None)
     if constraints is None and getattr(search, "supports_constraints", False):
         raise UserError(
-            "--constraints needs lines of a sentence and, behind tabs, the words that its "
+            "--constraints needs lines of a sentence and, after tabs, the words that its "
             "translation must have: give them to fairseq-interactive."
         )
     return original(self, generator, models, sample, prefix_tokens, constraints)
@@ -133,7 +133,7 @@ def _inference_step(
 
 # --- --num-shards and --shard-id are ignored: every process translates everything ---
 
-_shard = (1, 0)  # of how many, and which one; as given to this process
+_shard = (1, 0)  # the number of shards, and this process's own
 
 
 def translate_one_shard() -> None:
@@ -167,8 +167,7 @@ def _get_batch_iterator(
         return iterator
     if not any(dataset is known for known in self.datasets.values()):
         raise UserError(
-            "--num-shards is for the parts of a binarised corpus: give every process lines of "
-            "its own."
+            "--num-shards divides a binarised corpus: here, give every process its own lines."
         )
     shard = copy.copy(iterator)
     shard._frozen_batches = tuple(iterator.frozen_batches[number::count])

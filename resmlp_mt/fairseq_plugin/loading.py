@@ -1,4 +1,4 @@
-"""Remedies for fairseq's loading of checkpoints: nothing in a file is executed or half used."""
+"""Remedies for fairseq's loading of checkpoints: nothing in a file is executed."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from resmlp_mt.tensor_files import check_archive
 
 
 def check_checkpoints() -> None:
-    """Look through every checkpoint before fairseq builds anything from it; add ``--trust``."""
+    """Check every checkpoint before fairseq builds anything from it; add ``--trust``."""
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
     wrap(options, "parse_args_and_arch", _parse_args_and_arch)
 
@@ -41,13 +41,13 @@ def _load_checkpoint_to_cpu(
         checkpoints.check_digest(looked_at, local)
     try:
         return original(path, arg_overrides, load_on_all_ranks)
-    except RuntimeError as error:  # what a look does not see: a size that is not the tensor's
+    except RuntimeError as error:  # a size that is not the tensor's
         reason = (str(error).splitlines() or ["it is damaged"])[0]
         raise UserError(f"{local} cannot be read as a fairseq checkpoint: {reason}.") from error
 
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
-    """Refuse sizes that are not those of the parameters before a model of them is built.
+    """Refuse sizes that do not fit the parameters, before a model is built.
 
     Raises:
         UserError: naming the size.

@@ -1,6 +1,6 @@
-"""``--encoder-layers-to-keep`` and ``--decoder-layers-to-keep``: some layers of a checkpoint.
+"""``--encoder-layers-to-keep`` and ``--decoder-layers-to-keep``: load some layers of a checkpoint.
 
-fairseq's own pruning loses the layers of the other side if only one of the options is given.
+If only one of the options is given, fairseq's own pruning loses the layers of the other side.
 """
 
 import re
@@ -32,7 +32,7 @@ def kept(cfg: Any, side: str) -> list[int] | None:
 
 
 def count_kept(cfg: Any) -> None:
-    """Build no more layers than are kept."""
+    """Set the numbers of layers to those that are kept."""
     for side in SIDES:
         numbers = kept(cfg, side)
         if numbers is not None:
@@ -40,9 +40,9 @@ def count_kept(cfg: Any) -> None:
 
 
 def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
-    """The parameters of the layers that are kept, renumbered; ``cfg`` then keeps all of them.
+    """The parameters of the kept layers, renumbered; the options in ``cfg`` are reset.
 
-    A state that has no others is returned as it is: it was pruned before it was saved.
+    A state without other layers is returned unchanged, because it was pruned before it was saved.
 
     Raises:
         UserError: if a layer to keep is not there.

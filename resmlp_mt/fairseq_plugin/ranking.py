@@ -12,19 +12,19 @@ from resmlp_mt.fairseq_plugin import checkpoints
 RISES = {"bleu": True, "sacrebleu": True, "chrf": True, "accuracy": True} | dict.fromkeys(
     ("loss", "nll_loss", "ppl", "wer", "cer", "ter"), False
 )
-"""Whether a larger value is better, for the metrics whose names say it."""
+"""Whether a larger value is better, for metrics with a known name."""
 
 
 def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> list[Path]:
     """The checkpoints that fairseq's ``--keep-best-checkpoints`` wrote, best first.
 
-    Their value is the one in the file. The one in the name is rounded, and ends in a random digit.
+    Their value is taken from the file. The value in the name is rounded and ends in a random digit.
 
     Args:
         folder: fairseq's ``--save-dir``.
-        count: how many.
-        maximize: whether a larger value is better; by default as the training was told, which
-            must not contradict the metric's name.
+        count: number of checkpoints.
+        maximize: whether a larger value is better; by default as in the training, if the metric's
+            name does not contradict it.
 
     Raises:
         UserError: if the folder holds fewer, or of several metrics, or the order is not known.

@@ -7,9 +7,9 @@ Each sentence goes through the model twice. With the two distributions P1 and P2
 where the first two terms are label-smoothed. The divergence is summed over the vocabulary and all
 tokens, and everything is divided by the number of tokens (or sentences) as without R-Drop.
 
-fairseq's ``label_smoothed_cross_entropy_with_rdrop`` has the same loss in training. But it goes on
-with it in validation, where there is no dropout, and reports the sum of both log-likelihoods: its
-perplexities are squared. Here they can be compared with those of other criterions.
+fairseq's ``label_smoothed_cross_entropy_with_rdrop`` has the same loss in training. But it also
+uses it in validation, where there is no dropout, and reports the sum of both log-likelihoods, so
+its perplexities are squared. Here they can be compared with those of other criterions.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ HELP = "weight of the divergence between two passes with dropout (R-Drop); 0: on
 
 @dataclass
 class RDropConfig(LabelSmoothedCrossEntropyCriterionConfig):
-    """Options; alpha is what the paper takes for translation."""
+    """Options; the default alpha is the paper's for translation."""
 
     rdrop_alpha: float = field(default=5.0, metadata={"help": HELP})
 
@@ -82,7 +82,7 @@ class RDropLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # typ
         return loss, sample_size, logged
 
     def divergence(self, model: Any, net_output: Any, doubled: dict[str, Any]) -> Tensor:
-        """Half of KL(P1 || P2) + KL(P2 || P1), summed over all tokens that are no pads."""
+        """Half of KL(P1 || P2) + KL(P2 || P1), summed over all tokens except pads."""
         lprobs, target = self.get_lprobs_and_target(model, net_output, doubled)
         tokens = target.ne(self.padding_idx)
         return symmetric_divergence(*lprobs[tokens].chunk(2))
@@ -103,13 +103,13 @@ def symmetric_divergence(one: Tensor, other: Tensor) -> Tensor:
 
     Args:
         one: log-probabilities, (rows, vocabulary).
-        other: the same of the other pass.
+        other: the same for the other pass.
     """
     return ((one.exp() - other.exp()) * (one - other)).sum() / 2
 
 
 def twice(sample: dict[str, Any]) -> dict[str, Any]:
-    """A batch with every sentence a second time, behind all of the first."""
+    """A batch followed by a copy of all its sentences."""
 
     def doubled(value: Any) -> Any:
         return torch.cat([value, value]) if isinstance(value, Tensor) else value

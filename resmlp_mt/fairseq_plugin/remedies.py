@@ -1,4 +1,4 @@
-"""How a function of fairseq gets a remedy."""
+"""Wraps functions of fairseq in remedies."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace ``owner.name`` by ``wrapper``, which receives the original as its first argument.
 
-    Doing it again changes nothing.
+    A second call changes nothing.
     """
     original = getattr(owner, name)
     if wrapper in getattr(original, "remedies", ()):

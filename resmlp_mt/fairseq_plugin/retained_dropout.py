@@ -1,4 +1,4 @@
-"""``--retain-dropout``: modules that go on dropping while the model translates or scores."""
+"""``--retain-dropout``: modules that keep dropout on while the model translates or scores."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from resmlp_mt.model.attention import CrossAttention
 from resmlp_mt.model.decoder import DecoderLayer
 from resmlp_mt.model.encoder import EncoderLayer
 
-# The Transformer's modules drop at the same places under these names.
+# The Transformer's modules with dropout in the same places have these names.
 TRANSFORMER_NAMES = {
     "ResMLPEncoder": "TransformerEncoder",
     "ResMLPDecoder": "TransformerDecoder",
@@ -24,14 +24,14 @@ TRANSFORMER_NAMES = {
 
 
 def retain(model: FairseqEncoderDecoderModel, names: str | Sequence[str] | None) -> None:
-    """Leave modules of a model in evaluation mode in training mode.
+    """Put modules of a model in evaluation mode back into training mode.
 
     Args:
-        names: of the modules, ours or the Transformer's, as a list or with commas between, which
-            is how the command line gives them; None for all.
+        names: names of modules, ours or the Transformer's, as a list or, from the command line,
+            separated by commas; None for all.
 
     Raises:
-        UserError: if the model has no modules of a name.
+        UserError: if the model has no module with a name.
     """
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
@@ -46,7 +46,7 @@ def retain(model: FairseqEncoderDecoderModel, names: str | Sequence[str] | None)
 
 
 def dropping(model: FairseqEncoderDecoderModel) -> Iterator[tuple[str, nn.Module]]:
-    """All modules that drop, each with the name of the module it belongs to."""
+    """All dropout modules, each with the name of the module that it belongs to."""
     yield "ResMLPEncoder", model.encoder.dropout
     yield "ResMLPDecoder", model.decoder.dropout
     for module in model.modules():

@@ -1,7 +1,7 @@
-"""Remedies for fairseq's writing of checkpoints: a kill or a full disk never costs the run.
+"""Remedies for fairseq's writing of checkpoints: a kill or a full disk never loses a training.
 
 fairseq copies the newest checkpoint over ``checkpoint_last.pt`` and ``checkpoint_best.pt`` in
-place, so that a training killed meanwhile leaves half a file, with which it never starts again.
+place. A training that is killed meanwhile leaves half a file, and cannot start again.
 """
 
 import logging
@@ -27,7 +27,7 @@ LAST = "checkpoint_last.pt"
 
 
 def never_lose_a_checkpoint() -> None:
-    """Write every checkpoint beside its place; go on from the newest one that can be read."""
+    """Write every checkpoint to a temporary file; resume from the newest readable one."""
     wrap(checkpoint_utils, "torch_persistent_save", _torch_persistent_save)
     wrap(PathManager, "copy", _copy)
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
@@ -92,7 +92,7 @@ def _load_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, **arg
 
 
 def readable_instead(folder: Path) -> Path | None:
-    """The newest readable checkpoint of a run whose last one is damaged; None where it is not.
+    """The newest readable checkpoint of a run whose last one is damaged; None if it is not.
 
     Raises:
         UserError: if none can be read.
@@ -114,14 +114,14 @@ def readable_instead(folder: Path) -> Path | None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed training left half written."""
+    """Remove the half-written files of a killed training."""
     for path in folder.glob(".checkpoint*.pt.*"):
         if re.fullmatch(r"\.checkpoint.*\.pt\.[a-z0-9_]{8}", path.name):
             path.unlink(missing_ok=True)
 
 
 def _others(folder: Path) -> list[Path]:
-    """The checkpoints that fairseq writes beside the last one, but no averages of them."""
+    """The checkpoints that fairseq writes beside the last one, without averages of them."""
     names = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")
     return [path for path in folder.iterdir() if names.fullmatch(path.name)]
 
@@ -135,7 +135,7 @@ def _updates(path: Path) -> int:
 
 
 def _damage(path: Path) -> str | None:
-    """Why a checkpoint cannot be read, if so; all of its content is looked at."""
+    """Why a checkpoint cannot be read, or None; all of its content is checked."""
     try:
         checkpoints.read(path)
     except UserError as error:

@@ -1,7 +1,7 @@
-"""Several processes train as one job: under torchrun, or started by fairseq itself, on CPUs too.
+"""Lets several processes train as one job: under torchrun, or started by fairseq, on CPUs too.
 
-fairseq starts min(number of GPUs, N) processes for ``--distributed-world-size N``, none on a CPU,
-and does not heed torchrun without that option: every process would train alone on all data.
+For ``--distributed-world-size N``, fairseq starts min(number of GPUs, N) processes, which is none
+on a CPU. Without that option it ignores torchrun, and every process trains alone on all data.
 """
 
 import importlib
@@ -36,7 +36,7 @@ ON_CPU = {"distributed_backend": ("gloo",), "ddp_backend": ("legacy_ddp", "no_c1
 GO_ON = "give the same command again to go on from the last checkpoint"
 
 _peers: list[tuple[str, int]] = []
-"""Host and number of the process of every rank."""
+"""Host name and process id of every rank."""
 
 
 def train_on_several_processes() -> None:
@@ -79,7 +79,7 @@ def _trains(main: Any) -> bool:
 
 
 def _join_torchrun(cfg: Any) -> None:
-    """Set what torchrun has chosen; on CPUs also the only backends that work there."""
+    """Take over torchrun's settings; on CPUs, also set the only backends that work there."""
     options = cfg.distributed_training
     world_size = int(os.environ["WORLD_SIZE"])
     stopping.handle_signals(has_launcher=True)
@@ -109,7 +109,7 @@ def _start_processes(cfg: Any, main: Any, kwargs: dict[str, Any]) -> None:
             )
     if options.distributed_init_method is None:
         options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
-    options.distributed_rank = None  # given to each process by its index
+    options.distributed_rank = None  # each process sets it from its index
     loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
     context = spawn(
         fn=_worker,
@@ -130,8 +130,8 @@ def _start_processes(cfg: Any, main: Any, kwargs: dict[str, Any]) -> None:
 def _worker(
     index: int, main: Any, cfg: Any, kwargs: dict[str, Any], modules: Sequence[str]
 ) -> None:
-    """One of the processes that :func:`_start_processes` starts; it prints its own mistakes."""
-    for name in modules:  # --user-dir skips a plugin of which this function is a part
+    """One of the processes that :func:`_start_processes` starts; it prints its own errors."""
+    for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
     train_on_several_processes()
     stopping.handle_signals(has_launcher=True)
@@ -153,11 +153,11 @@ def _hand_on(context: Any, number: int) -> None:
 
 
 def _end_like(context: Any, error: ProcessException) -> None:
-    """End as the processes have ended, if they did so on purpose or were killed.
+    """End with the status of the processes, if they stopped on purpose or were killed.
 
     Raises:
         UserError: naming the rank that was killed.
-        SystemExit: with the status of a process that stopped by itself.
+        SystemExit: with the status of a process that stopped on purpose.
     """
     for process in context.processes:
         process.join(timeout=10)
@@ -174,7 +174,7 @@ def _end_like(context: Any, error: ProcessException) -> None:
 
 @contextmanager
 def _named_ends() -> Iterator[None]:
-    """Replace the traceback of a lost connection by a sentence that names the rank behind it.
+    """Replace the traceback of a lost connection by an error that names the lost rank.
 
     Raises:
         UserError: if another process has ended.
@@ -194,7 +194,7 @@ def _named_ends() -> Iterator[None]:
 
 
 def _gone(patience: float = 3.0) -> list[int]:
-    """The ranks on this machine whose processes have ended, after a while for them to do so."""
+    """The ranks on this machine whose processes have ended, after waiting for it a while."""
     end = time.monotonic() + patience
     while _peers:
         here = socket.gethostname()
@@ -208,7 +208,7 @@ def _gone(patience: float = 3.0) -> list[int]:
 def _ended(process: int) -> bool:
     stat = Path(f"/proc/{process}/stat")
     if stat.parent.parent.joinpath("self").exists():
-        try:  # the state stands behind the name in brackets; Z: ended, but not yet noticed
+        try:  # the state follows the name in brackets; Z: ended, but not yet reaped
             return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
         except OSError:
             return True
@@ -229,7 +229,7 @@ def _distributed_init(original: Callable[..., Any], cfg: Any) -> Any:
 
 
 def _trainer_init(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> None:
-    """Refuse to train alone under torchrun, where the plugin was loaded too late to join."""
+    """Refuse to train alone under torchrun if the plugin was loaded too late to join."""
     processes = int(os.environ.get("WORLD_SIZE", 1)) if os.environ.keys() >= OF_TORCHRUN else 1
     if processes > 1 and not dist.is_initialized():
         raise UserError(

@@ -1,7 +1,7 @@
-"""A training that is told to stop finishes its update, saves, and says how to go on.
+"""Lets a training that is told to stop finish its update, save, and say how to continue.
 
-SIGINT (Ctrl-C) ends it with status 130 and SIGTERM (Slurm, torchrun, ``kill``) with 143, on one
-process as on many. fairseq alone loses everything since its last checkpoint.
+SIGINT (Ctrl-C) ends it with status 130 and SIGTERM (Slurm, torchrun, ``kill``) with 143, with one
+process or several. Without this remedy, everything since the last checkpoint is lost.
 """
 
 import logging
@@ -28,26 +28,28 @@ RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--rese
 
 
 class _Stop:
-    """What this process was told, and what it is doing."""
+    """The signal that this process received, and what it is doing."""
 
-    requested = 0  # number of a signal
-    process = 0  # that the handlers are meant for; processes that it forks inherit them
-    updating = False  # a first update has begun: there is something to save
-    has_launcher = False  # which hands signals on: they come twice, and the launcher decides
+    requested = 0  # number of the signal
+    process = 0  # id of the process that the handlers are for; its forks inherit them
+    updating = False  # a first update has begun, so there is something to save
+    has_launcher = (
+        False  # a launcher hands signals on: they come twice, and it decides when to kill
+    )
 
 
 def stop_with_a_checkpoint() -> None:
-    """Have fairseq's trainer look after every update whether it should stop."""
+    """Have fairseq's trainer check after every update whether it should stop."""
     wrap(Trainer, "get_train_iterator", _get_train_iterator)
     wrap(Trainer, "train_step", _train_step)
     wrap(Trainer, "valid_step", _valid_step)
 
 
 def handle_signals(*, has_launcher: bool) -> None:
-    """Let SIGINT and SIGTERM be requests to this process.
+    """Take SIGINT and SIGTERM as requests to stop.
 
     Args:
-        has_launcher: another process looks after this one and hands signals on to it.
+        has_launcher: another process started this one and hands signals on to it.
     """
     if threading.current_thread() is threading.main_thread():
         _Stop.process, _Stop.has_launcher = os.getpid(), has_launcher
@@ -57,7 +59,7 @@ def handle_signals(*, has_launcher: bool) -> None:
 
 
 def _request(number: int, _: Any) -> None:
-    if os.getpid() != _Stop.process:  # a reader of data: it ends with the training
+    if os.getpid() != _Stop.process:  # a data loader, which ends with the training
         _Stop.process = os.getpid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -67,12 +69,12 @@ def _request(number: int, _: Any) -> None:
         print(f"{name}: the training had not begun, and nothing was changed.", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(128 + number)  # code that is interrupted may take an exception for its own fault
+        os._exit(128 + number)  # the interrupted code might catch an exception
     if _Stop.requested and not _Stop.has_launcher:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     if not _Stop.requested:
-        logger.warning("%s: the training ends behind this update, with a checkpoint.", name)
+        logger.warning("%s: the training ends after this update, with a checkpoint.", name)
     _Stop.requested = number
 
 
@@ -86,14 +88,14 @@ def _train_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: A
     _Stop.updating = True
     result = original(self, *args, **kwargs)
     number = _agreed(self)
-    # behind the last update of an epoch, fairseq validates and saves; the next update is the last
+    # after the last update of an epoch fairseq validates and saves, so stop after the next update
     if number and not self.stopping_iterator.end_of_epoch():
         _stop(self, number)
     return result
 
 
 def _valid_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
-    """A validation can be long; several processes cannot agree within it."""
+    """Stop within a validation, which can be long; several processes cannot agree within it."""
     iterator = getattr(self, "stopping_iterator", None)
     alone = self.data_parallel_world_size == 1
     if _Stop.requested and alone and iterator is not None and not iterator.end_of_epoch():
@@ -102,7 +104,7 @@ def _valid_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: A
 
 
 def _agreed(trainer: Any) -> int:
-    """The signal that any of the processes was sent; 0 if none was."""
+    """The signal that any of the processes received; 0 if none did."""
     if trainer.data_parallel_world_size == 1:
         return _Stop.requested
     number = torch.tensor([_Stop.requested], device=trainer.device)
@@ -111,23 +113,23 @@ def _agreed(trainer: Any) -> int:
 
 
 def _stop(trainer: Any, number: int) -> None:
-    """Save, say how to go on, and end this process.
+    """Save, say how to continue, and end this process.
 
     Raises:
         SystemExit: with the status of the signal.
     """
     config = trainer.cfg.checkpoint
     checkpoint_utils.save_checkpoint(config, trainer, trainer.stopping_iterator, None)
-    if trainer.data_parallel_world_size > 1:  # the others would be ended with the first
+    if trainer.data_parallel_world_size > 1:  # the first process to end would end the others
         torch.distributed.barrier(group=trainer.data_parallel_process_group)
     if trainer.data_parallel_rank == 0:
         name, updates = signal.Signals(number).name, trainer.get_num_updates()
         last = Path(config.save_dir) / f"checkpoint_last{trainer.checkpoint_suffix}.pt"
         if config.no_save or config.no_last_checkpoints or not last.exists():
-            print(f"{name}: stopped behind update {updates}, nothing saved.", file=sys.stderr)
+            print(f"{name}: stopped after update {updates}, nothing saved.", file=sys.stderr)
         else:
             print(
-                f"{name}: stopped behind update {updates} and saved {last}. Go on with\n"
+                f"{name}: stopped after update {updates} and saved {last}. Continue with\n"
                 f"  {going_on(command(), config.restore_file)}",
                 file=sys.stderr,
             )
@@ -135,7 +137,7 @@ def _stop(trainer: Any, number: int) -> None:
 
 
 def command() -> list[str]:
-    """What the user gave: the command of this process, or of torchrun above it."""
+    """The user's command: the command of this process, or of the torchrun that started it."""
     words = sys.orig_argv
     if "TORCHELASTIC_RUN_ID" in os.environ:
         try:
@@ -151,7 +153,7 @@ def command() -> list[str]:
 
 
 def going_on(words: Sequence[str], restore_file: str) -> str:
-    """The command line that goes on from ``checkpoint_last.pt`` in the training's folder."""
+    """The command line that continues from ``checkpoint_last.pt`` in the training's folder."""
     words = [word for word in words if word not in RESETS]
     if restore_file != "checkpoint_last.pt":
         words += ["--restore-file", "checkpoint_last.pt"]

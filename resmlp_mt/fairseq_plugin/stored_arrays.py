@@ -1,9 +1,9 @@
-"""Numpy arrays in checkpoints, rebuilt without any constructor of numpy that the file could steer.
+"""Rebuilds numpy arrays in checkpoints, without any constructor of numpy that the file could abuse.
 
-fairseq saves the counts behind ``--eval-bleu`` as numpy arrays. A pickled array names
-``numpy.ndarray`` and ``numpy.dtype`` and calls them; called by a hostile file, they make arrays of
-objects over the file's own bytes. Here these names stand for functions and classes of our own,
-which build arrays of integers and floats from exactly as many bytes as they need, and nothing else.
+fairseq saves the counts of ``--eval-bleu`` as numpy arrays. A pickled array names ``numpy.ndarray``
+and ``numpy.dtype`` and calls them. A hostile file could use them to make arrays of objects over its
+own bytes. Here these names stand for our own functions and classes, which only build arrays of
+integers and floats, from exactly as many bytes as they need.
 """
 
 import math
@@ -19,7 +19,7 @@ MOST_DIMENSIONS = 8
 
 
 class StoredDtype:
-    """What a file may say of the numbers in an array: a code of ``DTYPES`` and a byte order.
+    """The type of an array in a file: a code of ``DTYPES`` and a byte order.
 
     Raises:
         UnpicklingError: for any other type.
@@ -37,7 +37,7 @@ class StoredDtype:
         return self
 
     def __setstate__(self, state: object) -> None:
-        """Version, byte order, and what only types with fields have, which must be absent."""
+        """Take version and byte order; what only types with fields have must be absent."""
         match state:
             case (int(), str(order), None, None, None, *_) if order in ("<", ">", "|", "="):
                 self.order = order
@@ -48,7 +48,7 @@ class StoredDtype:
 
 
 class StoredArray(np.ndarray[Any, Any]):
-    """An array of integers or floats from a file; empty until its content has come.
+    """An array of integers or floats from a file; empty until its content is set.
 
     It is pickled as a plain array.
     """
@@ -57,7 +57,7 @@ class StoredArray(np.ndarray[Any, Any]):
         return np.zeros(0, dtype=np.int64).view(cls)
 
     def __setstate__(self, state: Any) -> None:  # type: ignore[override]
-        """Take over (version, shape, dtype, whether in Fortran's order, bytes).
+        """Take (version, shape, dtype, whether in Fortran order, bytes).
 
         Raises:
             UnpicklingError: if these do not fit each other exactly.
@@ -86,11 +86,11 @@ class StoredArray(np.ndarray[Any, Any]):
 
 
 def _reconstruct(*_: object) -> StoredArray:
-    """In the place of numpy's function of this name: an empty array, whatever the file asks for."""
+    """Replaces numpy's function of this name: an empty array, whatever the file asks for."""
     return StoredArray()
 
 
-# what torch.serialization.add_safe_globals takes: the object, and the name that files give it
+# arguments of torch.serialization.add_safe_globals: the object, and its name in files
 GLOBALS: list[tuple[Callable[..., Any], str]] = [
     (_reconstruct, "numpy._core.multiarray._reconstruct"),
     (_reconstruct, "numpy.core.multiarray._reconstruct"),  # before numpy 2

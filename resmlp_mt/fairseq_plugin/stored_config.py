@@ -1,18 +1,18 @@
-"""What the configuration inside a checkpoint may say, checked before fairseq acts on it.
+"""Checks the configuration inside a checkpoint before fairseq acts on it.
 
-A checkpoint holds the options of its training, and fairseq builds the task, the model and their
-parts from them. On the way it gives some strings to ``eval`` (the convolutions of wav2vec, the
-betas of Adam), resolves ``${...}``, and follows names of classes. A file of plain values could so
-run any code. A configuration passes if
+A checkpoint has the options of its training, and fairseq builds the task, the model and their
+parts from them. It passes some strings to ``eval`` (the convolutions of wav2vec, the betas of
+Adam), resolves ``${...}``, and follows names of classes. So a file of plain values could run any
+code. A configuration passes if
 
-* it is of plain values: no ``${...}``, no ``_target_``, nothing but text, numbers and collections;
-* no string, evaluated as Python, would do more than name or add up constants, and none holds an
-  address (paths may say anything: fairseq only opens them);
+* it has only plain values: text, numbers and collections, without ``${...}`` and ``_target_``;
+* no string, evaluated as Python, would do more than name or add up constants, and none has an
+  address (paths may be anything, because fairseq only opens them);
 * its model, task and other parts are registered, and every field has the type that their
   dataclasses declare.
 
-``--trust``, or ``RESMLP_MT_TRUST=1`` for the programs without options, leaves the checks out. The
-project's own commands have no such option: they load this plugin's models and nothing else.
+``--trust``, or ``RESMLP_MT_TRUST=1`` for programs without options, skips the checks. The project's
+own commands have no such option, because they only load this plugin's models.
 """
 
 import ast
@@ -34,12 +34,12 @@ from fairseq.registry import REGISTRIES
 
 from resmlp_mt.errors import UserError
 
-TRUST = "RESMLP_MT_TRUST"  # also what processes inherit that a command with --trust starts
+TRUST = "RESMLP_MT_TRUST"  # child processes of a command with --trust inherit it
 PATHS = {"data", "path", "save_dir", "restore_file", "finetune_from_model", "continue_once"}
 PATHS |= {"user_dir", "log_file", "tensorboard_logdir", "results_path", "distributed_init_method"}
 MOST_DEPTH, MOST_TEXT, MOST_INTEGER = 20, 100_000, 2**63
 
-# What an expression may consist of. Calls and indices can run code; products and powers can fill
+# Nodes that an expression may have. Calls and indices can run code; products and powers can fill
 # the memory.
 HARMLESS = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Attribute, ast.Tuple, ast.List, ast.Dict,
@@ -49,7 +49,7 @@ HARMLESS = (
 
 
 class RefusedError(Exception):
-    """Where in a configuration the fault is, and what it is."""
+    """The message says where in a configuration the fault is, and what it is."""
 
 
 def check(
@@ -59,15 +59,14 @@ def check(
     *,
     plugin_only: bool = False,
 ) -> None:
-    """Refuse a checkpoint whose configuration could run code, or which has no configuration.
+    """Refuse a checkpoint without a configuration, or with one that could run code.
 
     Args:
-        state: what the safe loader read, before fairseq has touched it.
-        path: of the file, for the message.
-        overrides: what the user puts in the place of fields of these names, such as the values of
-            ``--model-overrides``.
-        plugin_only: refuse the models of others, and all tasks but translation; --trust is not
-            heeded.
+        state: the output of the safe loader, before fairseq uses it.
+        path: the file, for the message.
+        overrides: the user's values for fields, such as those of ``--model-overrides``.
+        plugin_only: refuse models of other plugins and all tasks except translation, and ignore
+            --trust.
 
     Raises:
         UserError: naming the file, the field and the remedy.
@@ -91,7 +90,7 @@ def check(
 
 
 def uses_plugin(state: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint is of a model of this plugin, by its configuration."""
+    """Whether the configuration of a checkpoint names a model of this plugin."""
     for stored in (state.get("args"), state.get("cfg")):
         if stored is None:
             continue
@@ -105,7 +104,7 @@ def uses_plugin(state: Mapping[str, Any]) -> bool:
 def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     if not isinstance(cfg, Mapping):
         raise RefusedError("its entry 'cfg' is not a configuration")
-    _check_plain(cfg, "cfg")  # fairseq looks at fields before it replaces them
+    _check_plain(cfg, "cfg")  # fairseq reads fields before it replaces them
     for section, stored in _changed(cfg, overrides).items():
         _check_plain(stored, str(section))
         known = section in FairseqConfig.__dataclass_fields__ or section in REGISTRIES
@@ -156,7 +155,7 @@ def _check_plugin(model: str | None, task: str | None) -> None:
 
 
 def _changed(cfg: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections as fairseq will see them: a field that the user names has the user's value."""
+    """The sections as fairseq will see them: with the user's values in the fields they name."""
     changed: dict[str, Any] = {}
     for section, stored in cfg.items():
         if isinstance(stored, Namespace):
@@ -200,7 +199,7 @@ def _check_plain(value: Any, where: str, depth: int = 0, key: str = "") -> None:
 
 
 LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-"""Where hydra's configuration of the log writes; logging.config's names of the two streams."""
+"""Streams that hydra's log configuration may write to, as logging.config names them."""
 
 
 def _check_text(text: str, where: str, key: str, depth: int = 0) -> None:
@@ -212,7 +211,7 @@ def _check_text(text: str, where: str, key: str, depth: int = 0) -> None:
         return
     if "://" in text and text not in {*LOG_STREAMS, *_default_addresses()}:
         raise RefusedError(f"{where:.200} is {text!r:.80}, an address")
-    # eval drops blanks and tabs in front; some callers strip the text on both sides
+    # eval drops leading blanks and tabs; some callers strip the text on both sides
     for evaluated in {text.lstrip(" \t"), text.strip()}:
         _check_expression(evaluated, where, depth)
 
@@ -221,7 +220,7 @@ def _check_expression(text: str, where: str, depth: int = 0) -> None:
     try:
         expression = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError):
-        return  # no expression: eval fails without doing anything
+        return  # not an expression: eval fails without doing anything
     except (MemoryError, RecursionError):
         raise RefusedError(f"{where:.200} is nested too deeply") from None
     if depth > MOST_DEPTH:
@@ -231,7 +230,7 @@ def _check_expression(text: str, where: str, depth: int = 0) -> None:
         if private or not isinstance(node, HARMLESS):
             raise RefusedError(f"{where:.200} is {text!r:.80}, which fairseq may evaluate as code")
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # a text in quotes is evaluated twice where hydra or literal_eval takes off the quotes
+            # a text in quotes is evaluated again if hydra or literal_eval removes the quotes
             _check_text(node.value, where, "", depth + 1)
 
 
@@ -270,7 +269,7 @@ def _fits(value: Any, hint: Any, where: str) -> bool:
     if origin is typing.Literal:
         return value in arguments
     if not isinstance(hint, type):
-        return True  # Any and the like: plain is enough
+        return True  # Any and others: a plain value is enough
     if is_dataclass(hint):
         if isinstance(value, Mapping):
             _check_types(value, hint, where)
@@ -286,7 +285,7 @@ def _fits(value: Any, hint: Any, where: str) -> bool:
 
 
 def _name(section: str, stored: Any) -> Any:
-    """The registered name that a section of a configuration goes by, as fairseq finds it."""
+    """The registered name of a section of a configuration, as fairseq finds it."""
     if isinstance(stored, Namespace):
         stored = vars(stored)
     if not isinstance(stored, Mapping):
@@ -310,7 +309,7 @@ def _model_class(name: Any) -> type | None:
 
 
 def _dataclass(section: str, name: Any) -> Any:
-    """The dataclass of a registered model or task; None for those without.
+    """The dataclass of a registered model or task; None if it has none.
 
     Raises:
         RefusedError: if nothing is registered under the name.
@@ -324,7 +323,7 @@ def _dataclass(section: str, name: Any) -> Any:
 
 
 def _default_addresses() -> frozenset[str]:
-    """Addresses that fairseq itself puts into configurations, as those of GPT-2's subwords."""
+    """Addresses that fairseq itself puts into configurations, such as those of GPT-2's subwords."""
     found = set()
     for registry in REGISTRIES.values():
         for declared in registry["dataclass_registry"].values():

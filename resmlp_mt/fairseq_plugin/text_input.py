@@ -1,4 +1,4 @@
-"""fairseq's sentencepiece: text in as it was for training, text out as spm_decode has it."""
+"""Lets fairseq's sentencepiece clean input as in training, and decode output as spm_decode does."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +10,7 @@ from resmlp_mt.text import normalize
 
 
 def apply() -> None:
-    """Wrap ``--bpe sentencepiece``, for fairseq-interactive and the hub; again does nothing."""
+    """Wrap ``--bpe sentencepiece``, for fairseq-interactive and the hub; idempotent."""
     if not hasattr(SentencepieceBPE.encode, "__wrapped__"):
         SentencepieceBPE.encode = _normalized(SentencepieceBPE.encode)
         SentencepieceBPE.decode = _decoded(SentencepieceBPE.decode)
@@ -27,7 +27,7 @@ def _normalized(original: Callable[[Any, str], str]) -> Callable[[Any, str], str
 def _decoded(original: Callable[[Any, str], str]) -> Callable[[Any, str], str]:
     @wraps(original)
     def decode(self: Any, x: str) -> str:
-        # fairseq only puts pieces together, which prints "<0xE2><0x82><0xAC>" for a euro sign.
+        # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign.
         return str(self.sp.decode(x.split())).replace("\n", " ").strip()
 
     return decode

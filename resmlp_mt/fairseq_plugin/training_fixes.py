@@ -1,4 +1,4 @@
-"""Remedies for fairseq's training: batches of few shapes, R-Drop, and the best checkpoints."""
+"""Remedies for fairseq's training: batch buckets, R-Drop, and the best checkpoints."""
 
 import contextlib
 import inspect
@@ -20,17 +20,17 @@ from resmlp_mt.fairseq_plugin.remedies import wrap
 
 
 def apply() -> None:
-    """Mend what is broken; calling it again does nothing."""
+    """Mend fairseq's training; a second call does nothing."""
     make_buckets()
     leave_samples_alone()
     keep_as_many_best_checkpoints()
 
 
-# --- --num-batch-buckets uses an argument and a type that numpy 2 has no more ---
+# --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
 
 
 def make_buckets() -> None:
-    """Find the lengths of ``--num-batch-buckets``."""
+    """Let ``--num-batch-buckets`` compute its lengths with numpy 2."""
     try:
         data_utils.get_buckets(np.arange(4), 2)
     except TypeError:
@@ -56,7 +56,7 @@ def _language_pair_dataset(
 
 
 def leave_samples_alone() -> None:
-    """Give ``label_smoothed_cross_entropy_with_rdrop`` a batch of its own to double."""
+    """Give ``label_smoothed_cross_entropy_with_rdrop`` a copy of the batch to double."""
     source = inspect.getsource(inspect.unwrap(RdropLabelSmoothedCrossEntropyCriterion.forward))
     if "sample = duplicate_input(sample)" in source:
         wrap(RdropLabelSmoothedCrossEntropyCriterion, "forward", _rdrop_forward)
@@ -73,10 +73,11 @@ def _rdrop_forward(
 
 
 def keep_as_many_best_checkpoints() -> None:
-    """Keep N checkpoints as soon as there were N.
+    """Keep N checkpoints as soon as there are N.
 
-    fairseq saves none that is worse than those kept, however few they are, and gives two of one
-    score the same name in one of N cases. It does not see negative scores, and keeps all of them.
+    fairseq saves no checkpoint that is worse than the kept ones, however few they are. It gives two
+    checkpoints with one score the same name in one of N cases. It does not see negative scores, and
+    keeps all checkpoints with them.
     """
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
 
@@ -93,7 +94,7 @@ def _save_checkpoint(
 
 
 def _make_room(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float) -> None:
-    """Rename the checkpoint of the same score whose name fairseq is going to use."""
+    """Rename the checkpoint with the same score whose name fairseq is about to use."""
     with data_utils.numpy_seed(epoch_itr.epoch, trainer.get_num_updates(), val_loss):
         drawn = np.random.randint(0, cfg.keep_best_checkpoints)
 
@@ -109,7 +110,7 @@ def _make_room(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float) -> None:
 
 @contextlib.contextmanager
 def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
-    """Have fairseq find a checkpoint of the worst score where there are fewer than N."""
+    """Let fairseq find a checkpoint with the worst score if there are fewer than N."""
     paths = checkpoint_utils.checkpoint_paths
     best = rf"checkpoint\.best_{cfg.best_checkpoint_metric}_("
     infinity = "-inf" if cfg.maximize_best_checkpoint_metric else "inf"

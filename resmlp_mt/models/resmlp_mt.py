@@ -1,8 +1,7 @@
 """The translation models under their fairseq names.
 
-Every preset is a dataclass and a model subclass of its own: presets made by functions
-(``register_model_architecture``) are ignored by ``fairseq-hydra-train``, which then builds the
-base model without a word.
+Every preset is a dataclass and a subclass of the model. ``fairseq-hydra-train`` ignores presets
+made by functions (``register_model_architecture``), and silently builds the base model.
 """
 
 from typing import Any, Self
@@ -102,23 +101,23 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         model_cfg: Any = None,
         args: Any = None,
     ) -> Any:
-        """Take the parameters of a checkpoint, without the layers that are not kept.
+        """Load the parameters of a checkpoint, without the layers that are not kept.
 
         Raises:
-            UserError: if a layer to keep is not there.
+            UserError: if a layer to keep is missing.
         """
         if model_cfg is not None:
             state_dict = pruning.pruned(state_dict, model_cfg)
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
     def make_generation_fast_(self, **kwargs: Any) -> None:
-        """Called once before translation; dropout stays where ``retain_dropout`` says so."""
+        """Called once before translation; keeps the dropout that ``retain_dropout`` names."""
         super().make_generation_fast_(**kwargs)
         if kwargs.get("retain_dropout"):
             retained_dropout.retain(self, kwargs.get("retain_dropout_modules"))
 
     def prepare_for_inference_(self, cfg: Any) -> None:
-        """Called by fairseq-generate and its kin: linear layers may keep their weights packed."""
+        """Called before fairseq's commands translate: linear layers may keep packed weights."""
         super().prepare_for_inference_(cfg)
         for name, module in list(self.named_modules()):
             if type(module) is nn.Linear:
@@ -132,7 +131,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
 def build_embedding(
     dictionary: Dictionary, dim: int, path: str | None, option: str
 ) -> nn.Embedding:
-    """An embedding, started as fairseq starts it or from a file of vectors.
+    """An embedding, initialized as in fairseq or from a file of vectors.
 
     Raises:
         UserError: if the file of ``option`` is missing or its vectors have another width.
