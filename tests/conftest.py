@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Measurements and repeatability: one thread each, so that parallel test processes do not compete.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -59,6 +62,23 @@ def logging_as_before() -> Iterator[None]:
     """Commands that are called here silence logging for their whole process."""
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "resmlp_mt", source / "resmlp_mt", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    subprocess.run(
+        [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source],
+        check=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 class Corpus(NamedTuple):

@@ -1,13 +1,17 @@
 """What a user expects of every command before it does anything: --help, --version, one name."""
 
+import os
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 from pathlib import Path
 
 import pytest
 
 import resmlp_mt
-from conftest import ROOT
+from conftest import PIP, ROOT
 
 MODULES = [
     *("translate", "score", "export", "average", "visualize", "serve", "benchmark"),
@@ -87,3 +91,39 @@ def test_every_command_of_the_package_is_looked_at() -> None:
         if 'if __name__ == "__main__"' in path.read_text() and path.stem not in OTHERS
     }
     assert found == set(MODULES)
+
+
+def test_commands_and_scripts_are_the_same() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {
+        f"resmlp-{name.replace('.', '-')}": f"resmlp_mt.{name}:main"
+        for name in MODULES
+        if name != "benchmark"  # of a checkout
+    }
+
+
+@pytest.mark.slow
+def test_the_scripts_of_a_wheel_answer(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own, which borrows the packages of this one."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    python = str(folder / "python")
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    install = [*PIP, "--python", python, "install", "--no-deps", wheel]
+    subprocess.run(install, cwd=tmp_path, env=own, check=True)
+    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.check_output(ask, text=True).strip())
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    scripts = sorted(path for path in folder.iterdir() if path.name.startswith("resmlp-"))
+    assert len(scripts) == len(MODULES) - 1
+    elsewhere = {"cwd": tmp_path, "env": own, "capture_output": True, "text": True}
+    for script in scripts:
+        done = subprocess.run([script, "--version"], **elsewhere)
+        assert (done.returncode, done.stdout) == (0, f"resmlp_mt {resmlp_mt.__version__}\n")
+        done = subprocess.run([script, "--help"], **elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"usage: {script.name} [-h] [--version]")
+    found = subprocess.run([python, "-m", "resmlp_mt"], **elsewhere).stdout.strip()
+    assert Path(found) == site / "resmlp_mt"
+    assert (site / "resmlp_mt/configs/vision/resmlp_s12.yaml").exists()
+    assert (site / "resmlp_mt/serving/page/index.html").exists()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from fairseq import checkpoint_utils
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.sequence_scorer import SequenceScorer
 
-from conftest import ROOT, Corpus, fairseq, train
+from conftest import PIP, ROOT, Corpus, fairseq, train
 from resmlp_mt.models.resmlp_mt import ResMLPTiny
 
 
@@ -357,20 +356,10 @@ def test_plugin_folder_is_printed() -> None:
 
 
 def test_the_wheel_works_outside_the_checkout(
-    corpus: Corpus, trained: Path, tmp_path: Path
+    corpus: Corpus, trained: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    source, site = tmp_path / "source", tmp_path / "site"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "resmlp_mt", source / "resmlp_mt", ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source],
-        check=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    site = tmp_path / "site"
+    subprocess.run([*PIP, "install", "--no-deps", "--target", site, wheel], check=True)
     elsewhere = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(site)}}
     done = subprocess.run(
         [sys.executable, "-m", "resmlp_mt"], capture_output=True, text=True, check=True, **elsewhere

@@ -118,7 +118,11 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
     program = (
         "import runpy, sys;"
         "sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'fairseq', 'sacrebleu']));"
-        "runpy.run_module('resmlp_mt.translate', run_name='__main__')"
+        "earlier = set(sys.modules) | set(sys.stdlib_module_names);"
+        "runpy.run_module('resmlp_mt.translate', run_name='__main__');"
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - earlier} - earlier;"
+        "needed = {'resmlp_mt', 'numpy', 'sentencepiece', 'onnxruntime'};"
+        "sys.exit(f'loaded: {loaded - needed}' if loaded - needed else 0)"
     )
     outputs = []
     for folder, start in zip(
