@@ -26,11 +26,11 @@ from resmlp_mt.scoring.report import Report, write_json
 
 
 class Texts(NamedTuple):
-    """What is scored, read and checked.
+    """The texts to score, read and checked.
 
     Attributes:
-        system, references, source: of one length; ``source`` is None if there is none.
-        notes: sentences that a reader of the numbers has to know.
+        system, references, source: all of one length; ``source`` is None if there is none.
+        notes: sentences that a reader of the numbers needs to know.
     """
 
     system: Sentences
@@ -61,7 +61,7 @@ def read_texts(args: argparse.Namespace, cleaning: Cleaning) -> Texts:
     source, references = read_references(args, output, cleaning)
     if output is not None and args.ref is None and args.test_set is None:
         notes.append(
-            "the references are fairseq's T- lines, put together from subwords; give the raw "
+            "the references are fairseq's T- lines, joined from subwords; give the raw "
             "references with --ref for a score that others can reproduce"
         )
     for other in [*references, *([] if source is None else [source])]:
@@ -77,9 +77,9 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
     """The measures that were asked for, else all that can be computed and differ.
 
     Raises:
-        UserError: if one that was asked for cannot be computed.
+        UserError: if a measure that was asked for cannot be computed.
     """
-    from resmlp_mt.scoring.languages import language_pair  # its tables take a while to load
+    from resmlp_mt.scoring.languages import language_pair  # its tables are slow to load
 
     language = None if args.language_pair is None else language_pair(args.language_pair)[1]
     default = ["bleu"] if args.sentence_level else list(KINDS)
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> Report:
 def by_source_length(
     args: argparse.Namespace, texts: Texts, measures: list[Measure]
 ) -> list[LengthScore]:
-    """BLEU of the buckets, if there are a source and more than one of them."""
+    """BLEU by source length, if there are a source and more than one bucket."""
     bleu = [measure for measure in measures if measure.metric == "bleu"]
     if not bleu:
         return []
@@ -186,7 +186,7 @@ def by_source_length(
 
 
 def print_sentence_scores(args: argparse.Namespace) -> None:
-    """Print a line a sentence, as ``sacrebleu --sentence-level`` does."""
+    """Print one line per sentence, as ``sacrebleu --sentence-level`` does."""
     texts = read_texts(args, Cleaning(args.remove_bpe, args.detokenize, args.force))
     (measure,) = measures_of(args, texts)
     for line in measure.sentence_scores(texts.system.lines, args.width):
@@ -197,7 +197,7 @@ def print_sentence_scores(args: argparse.Namespace) -> None:
 
 
 def read_run(path: str, cleaning: Cleaning) -> GenerateOutput:
-    """Read the output of ``fairseq-generate`` and check that nothing is done to it twice.
+    """Read the output of ``fairseq-generate`` and check that nothing would be cleaned twice.
 
     Raises:
         UserError: naming the file and what to do.
@@ -205,7 +205,7 @@ def read_run(path: str, cleaning: Cleaning) -> GenerateOutput:
     output = read_generate_output(path)
     if output.is_run_together and not cleaning.force:
         raise UserError(
-            f"{output.hypotheses.origin} have no blanks between words: fairseq-generate removed "
+            f"{output.hypotheses.origin} have no spaces between words: fairseq-generate removed "
             f"the subwords twice; give it --remove-bpe or --bpe, not both (or insist with --force)"
         )
     if output.is_detokenized and cleaning.detokenize is not None and not cleaning.force:
@@ -216,7 +216,7 @@ def read_run(path: str, cleaning: Cleaning) -> GenerateOutput:
 
 
 def read_baseline(args: argparse.Namespace, system: Sentences, cleaning: Cleaning) -> Sentences:
-    """Read the other system as the system itself was read.
+    """Read the baseline in the same way as the system.
 
     Raises:
         UserError: if it is not another translation of the same sentences.
@@ -291,7 +291,7 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is no error
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
     if not args.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
     if args.sentence_level:

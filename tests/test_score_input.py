@@ -136,7 +136,10 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
             "add bleu to -m",
         ),
         (["-i", "x", "--ref", "y", "-m", "tokenized-bleu"], "tokenized BLEU needs -l SRC-TGT"),
-        (["-i", "x", "--ref", "y", "--length-buckets", "9,3"], "expected rising positive numbers"),
+        (
+            ["-i", "x", "--ref", "y", "--length-buckets", "9,3"],
+            "expected increasing positive numbers",
+        ),
         (["-i", "x", "--ref", "y", "-sl", "-m", "bleu", "chrf"], "takes one metric"),
         (["-i", "x", "--ref", "y", "-sl", "-ci"], "--confidence belongs to scores of a whole text"),
         (["-i", "x", "--ref", "y", "-cin", "9"], "number of samples of --confidence"),

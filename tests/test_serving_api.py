@@ -192,7 +192,9 @@ def test_too_many_requests_of_a_client_are_429_and_a_full_queue_is_503() -> None
         )
         second = pool.submit(post, server, q=["a", "b"])
         wait_for(lambda: metric(server, "resmlp_queue_sentences") == 2)
-        assert post(server, 429)["error"].startswith("Slowdown: 2 requests of yours are in work")
+        assert post(server, 429)["error"].startswith(
+            "Slowdown: 2 of your requests are not answered"
+        )
         worker.gate.set()
         assert first.result()["translatedText"] == "FIRST"
         assert second.result()["translatedText"] == ["A", "B"]

@@ -1,4 +1,4 @@
-"""From what a model wrote to plain text: subwords put together and detokenized, once."""
+"""Turns the output of a model into plain text: joins subwords and detokenizes, once."""
 
 import re
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ SYMBOLS = (*JOINING, *CONTINUING, "none")
 
 _SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
 _MOSES_MARK = re.compile(r"@-@|&(?:apos|quot|#91|#93|#124);")
-# Most Moses-tokenized lines end in " .", hardly any raw line does, and its escapes do not occur in
-# raw text: the thresholds lie far from both.
+# Most Moses-tokenized lines end in " .", and hardly any raw line does. Moses' escapes do not occur
+# in raw text. The thresholds are far from both.
 _TOKENIZED_PERIODS = 0.5
 _TOKENIZED_MARKS = 0.01
 
 
 def remove_subwords(sentence: str, symbol: str) -> str:
-    """Put subwords together as ``fairseq-generate --remove-bpe SYMBOL`` does."""
+    """Join subwords as ``fairseq-generate --remove-bpe SYMBOL`` does."""
     if symbol in JOINING:
         return sentence.replace(" ", "").replace(JOINING[symbol], " ").strip()
     if symbol in CONTINUING:
@@ -30,14 +30,14 @@ def remove_subwords(sentence: str, symbol: str) -> str:
 
 
 def moses_languages() -> list[str]:
-    """The codes of the languages that Moses has rules for; for others it uses those of English."""
-    from sacremoses.corpus import NonbreakingPrefixes  # slow, and --help does without it
+    """The codes of the languages that Moses has rules for; for others it uses English rules."""
+    from sacremoses.corpus import NonbreakingPrefixes  # slow, and --help does not need it
 
     return sorted(set(NonbreakingPrefixes().available_langs.values()))
 
 
 def moses_language(code: str) -> str:
-    """Moses' code of a language that it has rules for, however the language is written.
+    """Moses' code of a language that it has rules for, however the code is spelt.
 
     Raises:
         UserError: for any other language.
@@ -57,7 +57,7 @@ def moses_language(code: str) -> str:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What is done to the system's text, and the checks that it was needed and sufficed.
+    """How to clean the system's text, with checks that the cleaning was needed and sufficient.
 
     Attributes:
         remove_bpe: one of ``SYMBOLS``.
@@ -70,10 +70,10 @@ class Cleaning:
     force: bool = False
 
     def joined(self, sentences: Sentences) -> Sentences:
-        """Put subwords together.
+        """Join subwords.
 
         Raises:
-            UserError: if there are none to put together, which would run all words into one.
+            UserError: if there are none, because joining would run all words into one.
         """
         mark = JOINING.get(self.remove_bpe)
         text = [line for line in sentences.lines if line.strip()]
@@ -86,7 +86,7 @@ class Cleaning:
         return Sentences(lines, sentences.origin, sentences.unit)
 
     def plain(self, sentences: Sentences) -> Sentences:
-        """Put subwords together, detokenize, and check the result.
+        """Join subwords, detokenize, and check the result.
 
         Raises:
             UserError: as in :meth:`joined` and :meth:`check`.

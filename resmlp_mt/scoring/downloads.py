@@ -1,4 +1,4 @@
-"""What sacreBLEU fetches on first use, with a sentence for the user where that fails."""
+"""Files that sacreBLEU downloads on first use; a failure is a :class:`UserError`."""
 
 import socket
 import tarfile
@@ -11,7 +11,7 @@ from sacrebleu.utils import SACREBLEU_DIR
 
 from resmlp_mt.errors import UserError
 
-_TIMEOUT = 30.0  # seconds; sacreBLEU sets none and would wait for a dead network for ever
+_TIMEOUT = 30.0  # seconds; sacreBLEU sets none and would wait for a dead network forever
 
 
 @contextmanager
@@ -20,11 +20,11 @@ def download(what: str, place: str, instead: str) -> Iterator[None]:
 
     Args:
         what: its name, for the message.
-        place: where sacreBLEU keeps it, below its folder.
+        place: its path below sacreBLEU's folder.
         instead: what the user can do without it.
 
     Raises:
-        UserError: if it cannot be fetched, or what an earlier download left behind is broken.
+        UserError: if it cannot be fetched, or an earlier download left it broken.
     """
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)
@@ -33,7 +33,7 @@ def download(what: str, place: str, instead: str) -> Iterator[None]:
     except (
         OSError,
         EOFError,
-        SystemExit,  # sacreBLEU's answer to a wrong checksum
+        SystemExit,  # raised by sacreBLEU for a wrong checksum
         tarfile.TarError,
         zipfile.BadZipFile,
         portalocker.LockException,

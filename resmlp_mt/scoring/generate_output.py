@@ -8,22 +8,22 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import remove_subwords
 from resmlp_mt.scoring.lines import Sentences, read_lines
 
-# A progress bar that went to the same file stands in front of the first line behind it.
+# If a progress bar went to the same file, it precedes the next line.
 _LINE = re.compile(r"(?:\r[^\t]*\])?([STHD])-(\d{1,12})\t(.*)", re.DOTALL)
 _LOADED = re.compile(r"fairseq\.data\.data_utils\W+loaded ([\d,]+) examples from")
 
 
 @dataclass(frozen=True)
 class GenerateOutput:
-    """What one run wrote, in corpus order.
+    """The output of one run, in corpus order.
 
     Attributes:
-        hypotheses: the best one of each sentence: D- lines, or H- lines where there are no D-.
+        hypotheses: the best hypothesis of each sentence: D- lines, or H- lines without D- lines.
         targets: T- lines, None if the data had no target side.
         sources: S- lines, None if there are none.
-        is_detokenized: whether fairseq's ``--tokenizer`` already worked on the D- lines.
+        is_detokenized: whether fairseq's ``--tokenizer`` has already detokenized the D- lines.
         is_run_together: whether ``--remove-bpe`` and ``--bpe`` both removed the subwords, so that
-            no blanks are left between words.
+            no spaces are left between words.
     """
 
     hypotheses: Sentences
@@ -37,9 +37,9 @@ def read_generate_output(path: str) -> GenerateOutput:
     """Read and check a file.
 
     Raises:
-        UserError: if sentences are missing (fairseq drops a last batch), a sentence occurs
-            twice, or a line is damaged. Several hypotheses of one sentence are an n-best list;
-            without S- and T- lines, which occur once in a run, they may as well be two runs.
+        UserError: if sentences are missing (fairseq can drop the last batch), a sentence occurs
+            twice, or a line is damaged. Several hypotheses of one sentence are an n-best list, but
+            without S- and T- lines, which occur once in a run, they could be two runs.
     """
     single: dict[str, dict[int, str]] = {"S": {}, "T": {}}
     best: dict[str, dict[int, tuple[float, str]]] = {"H": {}, "D": {}}
@@ -61,7 +61,7 @@ def read_generate_output(path: str) -> GenerateOutput:
             single[kind][sentence_id] = rest
             continue
         score, text = _scored(rest, f"{path}, line {number}")
-        # n-best lists come best first, but lines may have been sorted since.
+        # fairseq writes the best hypothesis first, but the lines may have been sorted.
         known = best[kind].get(sentence_id)
         if known is not None and not repeated:
             repeated = f"{path}, line {number}: {kind}-{sentence_id}"

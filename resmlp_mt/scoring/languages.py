@@ -1,4 +1,4 @@
-"""Codes of languages as people write them, and the tokenizer that BLEU needs for each."""
+"""Language codes in all spellings, and the tokenizer that BLEU needs for each."""
 
 import re
 from collections import Counter
@@ -12,20 +12,20 @@ from resmlp_mt.errors import UserError
 
 # Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
 _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
-# sacreBLEU's choices for a target language
+# sacreBLEU's tokenizers for target languages
 _TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 # Scripts in which spaces do not separate words, and the two in which they separate phrases.
 _SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 _SCRIPT = {name: regex.compile(rf"\p{{Script={name}}}") for name in _SCRIPTS}
 _LETTER = regex.compile(r"\p{L}")
-_ENOUGH = 20_000  # characters tell the script of a text
+_ENOUGH = 20_000  # characters are enough to find the script of a text
 
 
 def language_pair(text: str) -> tuple[str, str]:
     """Split a pair such as ``en-de``, ``en_XX-zh_CN`` or ``en-zh-CN`` into its two codes.
 
     Raises:
-        ValueError: if it is no pair, or can be read in two ways.
+        ValueError: if it is not a pair, or can be read in two ways.
     """
     parts = text.split("-")
     if len(parts) < 2 or not all(re.fullmatch(r"\w+", part) for part in parts):
@@ -49,7 +49,7 @@ def _spelled(code: str) -> str:
 
 
 def base_language(code: str) -> str:
-    """The language of a code without region and script, as short as there is one: zho_Hans is zh.
+    """The shortest code of a language, without region and script: zh for zho_Hans.
 
     Text that is not a code (such as ``xx``) is returned in lower case.
     """
@@ -61,7 +61,7 @@ def base_language(code: str) -> str:
 
 
 def script_without_words(texts: Sequence[Sequence[str]]) -> str | None:
-    """The script of most letters, if its words are not what stands between spaces, else None."""
+    """The script of most letters, if it has no spaces between words, else None."""
     text = ""
     for line in texts[0]:
         text += line
@@ -75,11 +75,11 @@ def script_without_words(texts: Sequence[Sequence[str]]) -> str | None:
 
 
 def bleu_tokenizer(language: str | None, references: Sequence[Sequence[str]]) -> str:
-    """Choose sacreBLEU's tokenizer by the target language, however its code is written.
+    """Choose sacreBLEU's tokenizer by the target language, however its code is spelt.
 
     Raises:
-        UserError: if the language is not known to have one but the references need it, since 13a
-            would take whole sentences for words.
+        UserError: if no tokenizer is known for the language but the references need one, because
+            13a would take whole sentences for words.
     """
     if language is not None and (known := _TOKENIZERS.get(base_language(language))):
         return known

@@ -11,11 +11,11 @@ from resmlp_mt.errors import UserError
 
 @dataclass(frozen=True)
 class Sentences:
-    """One side of a corpus, in corpus order, and where it comes from.
+    """One side of a corpus, in corpus order, and its origin.
 
     Attributes:
         lines: one sentence each.
-        origin: the file, and the kind of its lines where it holds several, for messages.
+        origin: the file, and the kind of its lines if it has several, for messages.
         unit: how the origin counts: "line" from 1, "sentence" (fairseq's ids) from 0.
     """
 
@@ -24,14 +24,15 @@ class Sentences:
     unit: str = "line"
 
     def place(self, index: int) -> str:
-        """Name the sentence at ``index`` in the terms of its file."""
+        """The place of the sentence at ``index``, as its file counts."""
         return f"{self.origin}, {self.unit} {index + (self.unit == 'line')}"
 
 
 def read_lines(path: str) -> list[str]:
-    """Read UTF-8 lines, which ``\\n`` alone ends; "-" is standard input, ``.gz`` is unpacked.
+    """Read UTF-8 lines; "-" is standard input, ``.gz`` is unpacked.
 
-    A byte order mark at the start and carriage returns at line ends are no text and are dropped.
+    Only ``\\n`` ends a line. A byte order mark at the start and carriage returns at line ends are
+    removed.
 
     Raises:
         UserError: naming the file, and the line where there is one, if the file cannot be read,

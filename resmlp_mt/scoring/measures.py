@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import moses_language
 
-# by sacreBLEU's metric: the arguments of its class
+# arguments of sacreBLEU's metrics, by the name of the metric
 MetricOptions = Mapping[str, Mapping[str, Any]]
 
 
@@ -17,9 +17,9 @@ class Kind(NamedTuple):
     """How a measure is computed.
 
     Attributes:
-        label: stands before sacreBLEU's name of the metric.
+        label: prefix of sacreBLEU's name of the metric.
         metric: bleu, chrf or ter.
-        tokenization: of :func:`moses_tokenizer`; None for metrics that tokenize themselves.
+        tokenization: for :func:`moses_tokenizer`; None for metrics that tokenize themselves.
         fixed: arguments of the metric that no option changes.
     """
 
@@ -39,7 +39,7 @@ KINDS = {
     "compound-split-bleu": Kind("compound-split tokenized ", "bleu", "moses+compound_split"),
 }
 TOKENIZED = tuple(name for name, kind in KINDS.items() if kind.tokenization is not None)
-# What to install where sacreBLEU lacks its tokenizer.
+# The extra to install if sacreBLEU lacks its tokenizer.
 _EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
 
 
@@ -48,10 +48,10 @@ class Score:
     """A number and what it measures.
 
     Attributes:
-        mean, ci: of the bootstrap, with half the width of the 95 % interval; None without it.
-        precisions, brevity_penalty, ratio: of BLEU: percentages of n-grams, n = 1, 2, ..., and
-            the length of the translations divided by that of the references.
-        verbose: sacreBLEU's breakdown, empty if none.
+        mean, ci: mean of the bootstrap, and half the width of its 95 % interval; None without it.
+        precisions, brevity_penalty, ratio: for BLEU: percentages of n-grams, n = 1, 2, ..., the
+            penalty, and the length of the translations divided by that of the references.
+        verbose: sacreBLEU's breakdown, empty if there is none.
     """
 
     metric: str
@@ -103,16 +103,16 @@ class Measure:
     Args:
         metric: a key of ``KINDS``.
         references: one or more streams of sentences, all of one length.
-        language: code of the target side; the tokenized measures need it.
-        options: of sacreBLEU's metrics.
+        language: code of the target language; the tokenized measures need it.
+        options: options of sacreBLEU's metrics.
         short: write signatures in sacreBLEU's short form.
 
     Attributes:
-        arguments: of sacreBLEU's metric, the tokenizer chosen.
+        arguments: arguments of sacreBLEU's metric, including the tokenizer.
 
     Raises:
-        UserError: if the words of the text cannot be told in this language or by this tokenizer,
-            or an extra is missing.
+        UserError: if words cannot be found in this language or by this tokenizer, or an extra is
+            missing.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Measure:
         try:
             with download(f"--tokenize {tokenizer}", "models", "choose another tokenizer"):
                 self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
-        except RuntimeError as error:  # sacreBLEU's answer where MeCab is missing
+        except RuntimeError as error:  # raised by sacreBLEU if MeCab is missing
             if tokenizer not in _EXTRAS:
                 raise
             raise UserError(
@@ -159,11 +159,11 @@ class Measure:
             ) from error
 
     def prepared(self, hypotheses: Sequence[str]) -> list[str]:
-        """The text that sacreBLEU gets to see."""
+        """The text that is given to sacreBLEU."""
         return list(map(self._prepare, hypotheses))
 
     def equals(self, other: Self, hypotheses: Sequence[str]) -> bool:
-        """Whether both count the same things, for these hypotheses, in the same way."""
+        """Whether both give the same score for these hypotheses, in the same way."""
         return (
             KINDS[self.metric].metric == KINDS[other.metric].metric
             and self.arguments == other.arguments
@@ -190,7 +190,7 @@ class Measure:
     def sentence_scores(self, hypotheses: Sequence[str], width: int) -> Iterator[str]:
         """A line for each sentence, as sacreBLEU writes it with --sentence-level.
 
-        BLEU is meant to be of effective order here.
+        BLEU should use effective order here.
         """
         for hypothesis, *references in zip(
             self.prepared(hypotheses), *self.references, strict=True
@@ -203,15 +203,15 @@ class Measure:
         self, baseline: Sequence[str], hypotheses: Sequence[str], test: str, samples: int
     ) -> Comparison:
         """Run sacreBLEU's paired test: ``test`` is "bs" (bootstrap) or "ar" (randomization)."""
-        from sacrebleu.significance import PairedTest  # numpy, only where it is wanted
+        from sacrebleu.significance import PairedTest  # imports numpy, so only if needed
 
         systems = [("baseline", self.prepared(baseline)), ("system", self.prepared(hypotheses))]
         paired = PairedTest(systems, {self.metric: self._metric}, None, test, samples)
         signatures, scores = paired()
         ((name, signature),) = signatures.items()
         first, second = scores[name]
-        # sacreBLEU counts samples beyond the observed difference, and two outputs that a metric
-        # cannot tell apart have none: it would call them different with the smallest p there is.
+        # sacreBLEU counts samples beyond the observed difference. Two outputs with equal scores
+        # have none, so it would give them the smallest possible p.
         p_value = 1.0 if first.score == second.score else float(second.p_value)
         return Comparison(
             metric=self.metric,
@@ -238,7 +238,7 @@ def _pretokenizer(
     """A tokenizer of Moses and its name for the signature.
 
     Raises:
-        UserError: if Moses has no rules for the language, or does not find its words.
+        UserError: if Moses has no rules for the language, or cannot find its words.
     """
     import sacremoses
 
@@ -256,7 +256,7 @@ def _pretokenizer(
 
 
 def moses_tokenizer(language: str, tokenization: str) -> Callable[[str], str]:
-    """Return the function that tokenizes a sentence; tokens are separated by single blanks.
+    """The function that tokenizes a sentence; tokens are separated by single spaces.
 
     Args:
         language: Moses' two-letter code.
@@ -267,7 +267,7 @@ def moses_tokenizer(language: str, tokenization: str) -> Callable[[str], str]:
     Raises:
         UserError: if Moses has no rules for the language.
     """
-    from sacremoses import MosesTokenizer  # slow, and --help does without it
+    from sacremoses import MosesTokenizer  # slow, and --help does not need it
 
     tokenizer = MosesTokenizer(lang=moses_language(language))
     aggressive = tokenization == "moses-aggressive"
@@ -279,8 +279,8 @@ def moses_tokenizer(language: str, tokenization: str) -> Callable[[str], str]:
         )
         if not compound_split:
             return tokens
-        # On bytes, as perl does it: a character of several bytes can be the right side of one
-        # hyphen and the left side of the next ("a-ü-b"), one of a single byte cannot ("a-u-b").
+        # On bytes, as in perl: a character with several bytes can be the right side of one hyphen
+        # and the left side of the next ("a-ü-b"), but a character with one byte cannot ("a-u-b").
         return re.sub(rb"(\S)-(\S)", rb"\1 ##AT##-##AT## \2", tokens.encode()).decode()
 
     return tokenize
@@ -294,7 +294,7 @@ def length_scores(
     bleu: Mapping[str, Any],
     short: bool = False,
 ) -> list[LengthScore]:
-    """BLEU by source length in tokens, which white space separates; empty buckets are left out.
+    """BLEU by source length, in tokens between white space; empty buckets are left out.
 
     Args:
         bleu: arguments of sacreBLEU's metric, with the tokenizer.
@@ -314,7 +314,7 @@ def length_scores(
         part = [[stream[i] for i in chosen] for stream in references]
         measure = Measure("bleu", part, None, {"bleu": bleu}, short)
         result = measure.score([hypotheses[i] for i in chosen])
-        # A part of the test set gets a signature of its own, in sacreBLEU's field for parts.
+        # A part of the test set gets its own signature, in sacreBLEU's field for parts.
         nrefs, rest = result.signature.split("|", 1)
         subset = "S" if short else "subset"
         signature = f"{nrefs}|{subset}:source_tokens_{bucket}|{rest}"

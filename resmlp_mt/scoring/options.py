@@ -1,4 +1,4 @@
-"""The options of the score command; those that sacreBLEU has bear its names."""
+"""The options of the score command, with sacreBLEU's names where it has them."""
 
 import argparse
 import sys
@@ -46,13 +46,13 @@ def metric_options(args: argparse.Namespace) -> MetricOptions:
 
 
 def borders(text: str) -> list[int]:
-    """Where buckets begin: rising positive numbers with commas between."""
+    """The beginnings of buckets: increasing positive numbers, separated by commas."""
     try:
         found = [int(border) for border in text.split(",")]
     except ValueError:
         found = []
     if not found or found[0] < 1 or found != sorted(set(found)):
-        raise argparse.ArgumentTypeError(f"expected rising positive numbers, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected increasing positive numbers, got {text!r}")
     return found
 
 
@@ -80,14 +80,14 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         default="none",
         choices=SYMBOLS,
         metavar="SYMBOL",
-        help="put subwords of the system's text together, as fairseq-generate --remove-bpe does: "
+        help="join subwords of the system's text, as fairseq-generate --remove-bpe does: "
         "sentencepiece, subword_nmt (without a value), wordpiece, letter or _EOW (default: none)",
     )
     parser.add_argument(
         "--detokenize", metavar="LANG", help="undo the Moses tokenization of the system's text"
     )
     parser.add_argument(
-        "--force", action="store_true", help="score text that looks like subwords or tokens"
+        "--force", action="store_true", help="score text even if it looks like subwords or tokens"
     )
 
 
@@ -105,7 +105,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         "-sl",
         "--sentence-level",
         action="store_true",
-        help="one score a sentence, by one metric (default: bleu)",
+        help="one score per sentence, by one metric (default: bleu)",
     )
     group.add_argument(
         "--length-buckets",
@@ -138,7 +138,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         dest="bleu_smooth_value",
         type=float,
         metavar="X",
-        help="of floor (default: 0.1) and add-k (default: 1)",
+        help="value of floor (default: 0.1) and add-k (default: 1)",
     )
     chrf = parser.add_argument_group("chrF")
     chrf.add_argument(
@@ -149,7 +149,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         type=_not_negative,
         default=0,
         metavar="N",
-        help="of chrf (default: 0); chrf++ has 2",
+        help="word order of chrf (default: 0); chrf++ has 2",
     )
     chrf.add_argument("--chrf-beta", type=_positive, default=2, metavar="N", help="default: 2")
     chrf.add_argument("--chrf-whitespace", action="store_true", help="count white space")
@@ -212,10 +212,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Find out before any work what does not go together."""
+    """Refuse options that do not fit each other, before any work."""
     metrics = args.metrics or []
     if args.language_pair is not None:
-        # here, because the tables of languages take a while to load
+        # here, because the tables of languages are slow to load
         from resmlp_mt.scoring.languages import language_pair
 
         try:
@@ -234,12 +234,12 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             option = given[0].replace("_", "-")
             parser.error(f"--{option} belongs to scores of a whole text: drop --sentence-level")
     if args.confidence_n is not None and not args.confidence:
-        parser.error("--confidence-n is the number of samples of --confidence: add that")
+        parser.error("--confidence-n is the number of samples of --confidence: add --confidence")
     paired_options = (args.paired_bs, args.paired_ar, args.paired_bs_n, args.paired_ar_n)
     if args.baseline is None and any(paired_options):
         parser.error("--paired-bs and --paired-ar compare two systems: add --baseline FILE")
     if args.baseline is not None and args.confidence:
-        parser.error("--confidence is for one system: drop it, --baseline has intervals itself")
+        parser.error("--confidence is for one system: drop it, --baseline gives intervals too")
     if args.bleu_smooth_value is not None and args.bleu_smooth_method not in ("floor", "add-k"):
         parser.error("--smooth-value is for --smooth-method floor and add-k: add one of them")
     if metrics and "bleu" not in metrics and args.length_buckets:

@@ -17,14 +17,14 @@ TESTS = {"bs": "paired bootstrap resampling", "ar": "paired approximate randomiz
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was computed, with where it comes from.
+    """All results and their origin.
 
     Attributes:
-        remove_bpe, detokenize: what was done to the system's text before scoring.
-        source: where the lengths come from, None without length buckets.
+        remove_bpe, detokenize: cleaning of the system's text before scoring.
+        source: origin of the source lengths, None without length buckets.
         test, samples: the significance test, None without a baseline.
-        notes: sentences that a reader of the numbers has to know.
-        versions: of Python and the libraries behind the numbers.
+        notes: sentences that a reader of the numbers needs to know.
+        versions: versions of Python and of the libraries that computed the numbers.
     """
 
     system: str
@@ -139,7 +139,7 @@ def _signatures(scores: Sequence[Score] | Sequence[Comparison]) -> str:
 
 
 def _wrapped(signature: str) -> str:
-    """Lines of at most ``COLUMNS`` that end behind a field."""
+    """Lines of at most ``COLUMNS`` that break only after a field."""
     lines = [""]
     for field in signature.split("|"):
         if len(lines[-1]) + len(field) + 1 > COLUMNS:
@@ -149,7 +149,7 @@ def _wrapped(signature: str) -> str:
 
 
 def _filled(text: str, indent: str = "") -> str:
-    """Lines of at most ``COLUMNS``; names of files stay in one piece."""
+    """Lines of at most ``COLUMNS`` that do not break file names."""
     return textwrap.fill(
         text,
         COLUMNS,

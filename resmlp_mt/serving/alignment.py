@@ -1,4 +1,4 @@
-"""Pieces put together to words, and attention between words."""
+"""Joins pieces to words, and turns attention between pieces into attention between words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ _SPACE = "\u2581"  # sentencepiece's mark of a word's beginning
 
 
 class Word(NamedTuple):
-    """A word of a sentence; it is made of pieces ``begin`` to ``end``, the latter excluded."""
+    """A word of a sentence, made of pieces ``begin`` to ``end`` (excluded)."""
 
     text: str
     begin: int
@@ -15,7 +15,7 @@ class Word(NamedTuple):
 
 
 def words(pieces: Sequence[str]) -> list[Word]:
-    """The words that pieces make; where no piece has a mark of sentencepiece, each is a word."""
+    """The words of pieces; if no piece has sentencepiece's mark, each piece is a word."""
     if not pieces:
         return []
     is_marked = any(piece.startswith(_SPACE) for piece in pieces)
@@ -33,9 +33,9 @@ def words(pieces: Sequence[str]) -> list[Word]:
 def between_words(
     attention: Sequence[Sequence[float]], target: Sequence[Word], source: Sequence[Word]
 ) -> list[list[float]]:
-    """Attention of each word of the target to each of the source.
+    """Attention of each target word to each source word.
 
-    That of a word is the mean over its pieces, that to a word the sum over its pieces.
+    It is the mean over the pieces of the target word, and the sum over those of the source word.
     """
     return [
         [round(sum(sum(row[s.begin : s.end]) for row in rows) / len(rows), 4) for s in source]

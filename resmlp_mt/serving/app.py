@@ -1,4 +1,4 @@
-"""The server's interface: LibreTranslate's, and what the page needs besides."""
+"""The server's interface: LibreTranslate's, and additions for the page."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -53,17 +53,17 @@ PAGE = Path(__file__).parent / "page"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on.
+    """The limits of a server.
 
     Attributes:
         beam: hypotheses of a sentence, so that there are ``beam - 1`` alternatives.
-        max_batch_tokens: most source tokens in a batch.
-        max_batch_size: most sentences in a batch.
-        queue_size: most sentences that wait.
+        max_batch_tokens: largest number of source tokens in a batch.
+        max_batch_size: largest number of sentences in a batch.
+        queue_size: largest number of waiting sentences.
         max_wait: seconds until an answer, or until a request has arrived.
         max_body: bytes of a request.
         char_limit: characters of a request's texts.
-        client_requests: of one address in work; 0 is no limit.
+        client_requests: unanswered requests of one address; 0 means no limit.
     """
 
     beam: int = 5
@@ -76,16 +76,16 @@ class Limits:
     client_requests: int = 256
 
 
-# Enough for sentences of any alphabet; the worker divides what is more in tokens.
+# Enough for sentences in any alphabet; the worker divides batches that have more tokens.
 CHARACTERS_PER_TOKEN = 4
-# The page is made of its own three files and speaks to its own server.
+# The page consists of three files and connects only to its own server.
 _POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _STATUS: dict[type[Exception], int] = {
     BadRequestError: 400,
     TooLongError: 413,
     FailedError: 500,
     RefusedError: 503,
-    ClientGoneError: 499,  # nginx's number; nobody reads it
+    ClientGoneError: 499,  # nginx's status; no client reads it
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
@@ -94,7 +94,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         422: "A parameter of the address is wrong",
         408: "The request did not arrive in time",
         413: "Too long: the request, or one of its sentences",
-        429: "Too many requests of this client are in work",
+        429: "Too many unanswered requests of this client",
         500: "Translating failed",
         503: "The server is busy",
     }.items()
@@ -107,10 +107,10 @@ _MIXING_ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]:
-    """A request body in the OpenAPI description; it is read by hand, since it may be a form.
+    """A request body in the OpenAPI description; FastAPI does not read it, since it may be a form.
 
     Args:
-        properties: what this server adds to the description of some.
+        properties: additions to the description of some fields.
     """
     schema = kind.model_json_schema()
     for name, more in properties.items():
@@ -128,7 +128,7 @@ def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]
 
 
 class TranslationWorker(TranslatesBatches, Protocol):
-    """What the interface needs of a worker."""
+    """The methods of a worker that the interface uses."""
 
     async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing: ...
 
@@ -136,7 +136,7 @@ class TranslationWorker(TranslatesBatches, Protocol):
 def create_app(
     workers: Sequence[TranslationWorker], languages: Sequence[Languages], limits: Limits
 ) -> FastAPI:
-    """The application; the scheduler runs while the application does.
+    """The application; the scheduler runs as long as the application.
 
     Args:
         workers: each translates one batch at a time, with a model for each pair of ``languages``.
@@ -233,7 +233,7 @@ def create_app(
         response_model_exclude_none=True,
     )
     async def explain(request: Request) -> ExplainResponse:
-        """Translate one text, and tell how: translations of every sentence, scores, attention."""
+        """Translate one text, with the translations, scores and attention of every sentence."""
         asked, texts, detected = await translated(request, explained=True)
         if not isinstance(asked.q, str):
             raise BadRequestError("Invalid request: q must be one text")
@@ -262,7 +262,7 @@ def create_app(
 
     @app.post("/detect", openapi_extra=_body(DetectRequest), responses=_ERRORS)
     async def detect(request: Request) -> list[DetectedLanguage]:
-        """The languages that a text may be in, likeliest first, of those that are translated."""
+        """The likeliest languages of a text, best first, among those that the server translates."""
         return pairs.detect(parse(DetectRequest, await fields(request)).q)
 
     @app.get("/languages")
@@ -334,4 +334,4 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server made a mistake, which is in its log"}, 500)
+    return JSONResponse({"error": "the server failed: see its log"}, 500)

@@ -1,4 +1,4 @@
-"""Requests and answers: the interface of LibreTranslate, and what the page needs besides."""
+"""Requests and answers of LibreTranslate's interface, and additions for the page."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,18 +10,18 @@ Language = Annotated[str, StringConstraints(min_length=1)]
 
 
 def _number(value: object) -> object:
-    """A number as JSON or a form has it; to Python, true would be one as well."""
+    """A number from JSON or a form; not true or false, which Python would take for numbers."""
     if isinstance(value, bool) or (isinstance(value, str) and not value.isdecimal()):
         raise ValueError("not a number")
     return value
 
 
 class BadRequestError(Exception):
-    """A request that nobody could answer; the message is a sentence for the client."""
+    """An invalid request; the message is a sentence for the client."""
 
 
 class TranslateRequest(BaseModel):
-    """What to translate; a form may have these fields as well."""
+    """The fields of a translation request, as JSON or as a form."""
 
     q: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[str], Field(min_length=1)]
     source: Annotated[Language, Field(description="code of the text's language, or auto")]
@@ -34,12 +34,12 @@ class TranslateRequest(BaseModel):
 
     @property
     def texts(self) -> list[str]:
-        """All texts, also where there is only one."""
+        """All texts, as a list even if there is only one."""
         return [self.q] if isinstance(self.q, str) else self.q
 
 
 class DetectRequest(BaseModel):
-    """A text whose language is asked for."""
+    """A text whose language is to be detected."""
 
     q: Annotated[str, StringConstraints(min_length=1)]
     api_key: str | None = None
@@ -51,7 +51,7 @@ class DetectedLanguage(BaseModel):
 
 
 class TranslateResponse(BaseModel):
-    """As many answers as texts: one where ``q`` was one text, else a list."""
+    """As many answers as texts: one if ``q`` was one text, else a list."""
 
     translatedText: str | list[str]  # noqa: N815  LibreTranslate's names
     alternatives: list[str] | list[list[str]] | None = None
@@ -59,7 +59,7 @@ class TranslateResponse(BaseModel):
 
 
 class SourceWord(BaseModel):
-    """A word; its tokens are at the positions ``begin`` to ``end``, the latter excluded."""
+    """A word, whose tokens are at the positions ``begin`` to ``end`` (excluded)."""
 
     text: str
     begin: int
@@ -79,7 +79,7 @@ class ExplainedHypothesis(BaseModel):
 
 
 class ExplainedSegment(BaseModel):
-    """A sentence with its translations, best first; or text that is passed on, without any."""
+    """A sentence with its translations, best first; or untranslated text, with none."""
 
     text: str
     start: Annotated[int, Field(ge=0, description="first character, in code points")]
@@ -88,7 +88,7 @@ class ExplainedSegment(BaseModel):
 
 
 class MixingResponse(BaseModel):
-    """Row i of ``matrix`` is what position i is made from; the mean over the layer's heads."""
+    """Row i of ``matrix`` has the weights of position i; the mean over the layer's heads."""
 
     layers: int
     matrix: list[list[float]]
@@ -117,7 +117,7 @@ class DefaultLanguages(BaseModel):
 
 
 class FrontendSettings(BaseModel):
-    """What LibreTranslate's clients ask before they begin."""
+    """Settings that LibreTranslate's clients ask for first."""
 
     apiKeys: bool = False  # noqa: N815
     charLimit: int  # noqa: N815
@@ -141,7 +141,7 @@ def parse(kind: type[Request], fields: Mapping[str, Any]) -> Request:
     """Check the fields of a request.
 
     Raises:
-        BadRequestError: in the words of LibreTranslate where it has some.
+        BadRequestError: in LibreTranslate's words if it has this error.
     """
     try:
         return kind.model_validate(fields)

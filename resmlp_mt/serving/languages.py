@@ -1,4 +1,4 @@
-"""The pairs that a server translates: their names, and which one a request means."""
+"""The language pairs of a server: their names, and the pair that a request means."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ class Pairs:
     """The pairs of languages of a server.
 
     Args:
-        pairs: at least one; the first is the default of the page.
+        pairs: at least one; the first is the default on the page.
     """
 
     def __init__(self, pairs: Sequence[Languages]) -> None:
@@ -31,16 +31,16 @@ class Pairs:
         self._identifier: Any = None
 
     def sources(self, target: str | None = None) -> list[str]:
-        """Codes of the languages that can be translated, into ``target`` if it is given."""
+        """Codes of the source languages; only those that translate into ``target`` if given."""
         found = [pair.source for pair in self._pairs if target in (None, pair.target)]
         return list(dict.fromkeys(found))
 
     def targets(self) -> list[str]:
-        """Codes of the languages that can be translated into."""
+        """Codes of the target languages."""
         return list(dict.fromkeys(pair.target for pair in self._pairs))
 
     def listed(self) -> list[LanguageInfo]:
-        """Every language, with what it can be translated into."""
+        """Every language, with its target languages."""
         codes = dict.fromkeys([code for pair in self._pairs for code in pair])
         return [
             LanguageInfo(
@@ -64,7 +64,7 @@ class Pairs:
     ) -> tuple[Languages, DetectedLanguage | None]:
         """The pair that a request means, and the language of ``text`` if it had to be detected.
 
-        Codes may be written in another way (``DE``, ``de_DE`` or ``deu`` for ``de``).
+        Codes may be spelt differently (``DE``, ``de_DE`` or ``deu`` for ``de``).
 
         Raises:
             BadRequestError: if there is no such model.
@@ -80,7 +80,7 @@ class Pairs:
         return Languages(known, found), None
 
     def detect(self, text: str, sources: Sequence[str] | None = None) -> list[DetectedLanguage]:
-        """The languages that a text may be in, likeliest first, of those that the server knows."""
+        """The likeliest languages of a text, best first, among those that the server knows."""
         sources = self.sources() if sources is None else sources
         if len(sources) == 1:
             return [DetectedLanguage(confidence=100.0, language=sources[0])]
@@ -107,8 +107,8 @@ def name(code: str) -> str:
 
 
 def _match(code: str, known: Sequence[str]) -> str:
-    """The known code that means the same: as it is written, else the same language and region,
-    else the same language.
+    """The known code for a code: the same text, else the same language and region, else the same
+    language.
 
     Raises:
         BadRequestError: if there is none.

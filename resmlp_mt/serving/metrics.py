@@ -1,4 +1,4 @@
-"""What Prometheus reads of the server."""
+"""The server's metrics for Prometheus."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,15 @@ _SENTENCES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own.
+    """The metrics of one server, in their own registry.
 
     Attributes:
         requests: answers, by path, method and status.
         latency: seconds from a request's first byte to its answer, by path.
         in_work: requests that are not answered yet.
-        sentences: translated, by the pair of languages.
+        sentences: translated sentences, by language pair.
         batches: histogram of sentences per batch.
-        failures: batches that a worker failed on, each sentence of which was tried again.
+        failures: batches that a worker failed on; their sentences are tried again.
         disconnected: clients that went away before their answer.
     """
 
@@ -64,7 +64,7 @@ class Metrics:
         )
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Show how many sentences wait, asked whenever Prometheus reads."""
+        """Add the number of waiting sentences, which is read whenever Prometheus asks."""
         gauge = Gauge(
             "resmlp_queue_sentences", "Sentences that wait for a worker.", registry=self.registry
         )

@@ -1,4 +1,4 @@
-"""What happens to every request: limits of its body, counts, clients that go away."""
+"""Handling of every request: limits of its body, counts, clients that disconnect."""
 
 import asyncio
 import time
@@ -17,11 +17,11 @@ Result = TypeVar("Result")
 
 
 class ClientGoneError(Exception):
-    """Nobody is left to answer."""
+    """The client has disconnected."""
 
 
 class LimitedBodies:
-    """Middleware: a body that is too large, or comes too slowly, is refused while it comes in."""
+    """Middleware that refuses a body that is too large or too slow, while it arrives."""
 
     def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
         self._app = app
@@ -37,7 +37,7 @@ class LimitedBodies:
 
         async def limited() -> Message:
             nonlocal size, is_complete
-            if is_complete:  # what follows is the client's leaving, however late
+            if is_complete:  # the only further message is the client's disconnection
                 return await receive()
             try:
                 async with asyncio.timeout(self._seconds):
@@ -58,7 +58,7 @@ class LimitedBodies:
 
 
 class Counted:
-    """Middleware: every answer is counted, with its time."""
+    """Middleware that counts every answer and its time."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -82,17 +82,17 @@ class Counted:
                 await self._app(scope, receive, watched)
             finally:
                 route = scope.get("route")
-                # any other path would make a new time series for every wrong address
+                # other paths would make a new time series for every wrong address
                 path = getattr(route, "path", None) or "other"
                 self._metrics.requests.labels(path, scope["method"], str(status)).inc()
                 self._metrics.latency.labels(path).observe(time.perf_counter() - start)
 
 
 class ClientLimit:
-    """How many requests of one address may be in work.
+    """Limits the unanswered requests of one address.
 
     Args:
-        most: 0 is no limit.
+        most: the limit; 0 means no limit.
     """
 
     def __init__(self, most: int) -> None:
@@ -101,7 +101,7 @@ class ClientLimit:
 
     @contextmanager
     def place(self, request: Request) -> Iterator[None]:
-        """A place within the block.
+        """Take a place for the block.
 
         Raises:
             HTTPException: 429, if all places of the client are taken.
@@ -110,7 +110,7 @@ class ClientLimit:
         if self._most and self._in_work[client] >= self._most:
             raise HTTPException(
                 429,
-                f"Slowdown: {self._most} requests of yours are in work, wait for their answers",
+                f"Slowdown: {self._most} of your requests are not answered yet, wait for them",
                 {"Retry-After": "1"},
             )
         self._in_work[client] += 1
@@ -123,10 +123,10 @@ class ClientLimit:
 
 
 async def fields(request: Request) -> dict[str, Any]:
-    """The fields of a request: of JSON, of a form, or of the address.
+    """The fields of a request, from JSON, a form or the address.
 
     Raises:
-        BadRequestError: if the body has another form.
+        BadRequestError: if the body has another format.
     """
     found: dict[str, Any] = dict(request.query_params)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -151,10 +151,10 @@ async def fields(request: Request) -> dict[str, Any]:
 async def while_connected(
     request: Request, work: Coroutine[Any, Any, Result], metrics: Metrics
 ) -> Result:
-    """The result of the work, which is cancelled if the client goes away. Read the body before.
+    """The result of the work, which is cancelled if the client disconnects. Read the body first.
 
     Raises:
-        ClientGoneError: if it did.
+        ClientGoneError: if the client disconnects.
     """
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

@@ -1,8 +1,8 @@
-"""Sentences of many clients, translated in batches of whatever waits.
+"""Batches the waiting sentences of many clients.
 
-A sentence waits in a bounded queue. Whenever a worker is idle, it takes the sentence that has
-waited longest and, with it, the next ones for the same work, up to a batch. Nothing waits for a
-batch to fill: an idle server answers at once, and batches grow with the load.
+Sentences wait in a bounded queue. An idle worker takes the sentence that has waited longest and the
+next ones of the same kind, up to a batch. Nothing waits for a batch to fill: an idle server answers
+at once, and batches grow with the load.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ class RefusedError(Exception):
 
 
 class FailedError(Exception):
-    """A sentence that the model or the machine fails on, again after a second try."""
+    """A sentence that failed twice."""
 
 
 class TranslatesBatches(Protocol):
-    """What the scheduler needs of a worker."""
+    """The methods of a worker that the scheduler uses."""
 
     async def translate(self, work: Work, lines: list[str]) -> list[Answer]: ...
 
@@ -43,9 +43,10 @@ class Scheduler:
 
     Args:
         workers: each translates one batch at a time.
-        max_batch_characters: most characters in a batch; a longer sentence comes alone.
-        max_batch_size: most sentences in a batch.
-        queue_size: most sentences that wait.
+        max_batch_characters: largest number of characters in a batch; a longer sentence is a batch
+            of its own.
+        max_batch_size: largest number of sentences in a batch.
+        queue_size: largest number of waiting sentences.
         max_wait: seconds until an answer; a request that takes longer is refused.
     """
 
@@ -70,17 +71,17 @@ class Scheduler:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Let the workers take batches, from within an event loop."""
+        """Start the workers' loops; call it within an event loop."""
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
 
     async def stop(self) -> None:
-        """End the loops of the workers; call it when all requests are answered."""
+        """End the workers' loops; call it when all requests are answered."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def waiting(self) -> int:
-        """How many sentences wait for a worker."""
+        """The number of sentences that wait for a worker."""
         return sum(len(jobs) for jobs in self._waiting.values())
 
     async def translate(self, work: Work, lines: Sequence[str]) -> list[Answer]:
@@ -119,7 +120,7 @@ class Scheduler:
             await self._answer(worker, work, jobs)
 
     def _take(self) -> tuple[Work, list[_Job]]:
-        """Remove a batch from the queue: the oldest sentence, and the next ones of its kind."""
+        """Take a batch from the queue: the oldest sentence, and the next ones of its kind."""
         heads = {work: next(iter(jobs)) for work, jobs in self._waiting.items() if jobs}
         work = min(heads, key=lambda key: heads[key].number)
         queue = self._waiting[work]
@@ -136,7 +137,7 @@ class Scheduler:
         return work, batch
 
     async def _answer(self, worker: TranslatesBatches, work: Work, jobs: list[_Job]) -> None:
-        """Translate a batch; if that fails, its sentences one by one, so that one fails alone."""
+        """Translate a batch; if that fails, translate its sentences one by one."""
         self._metrics.batches.observe(len(jobs))
         try:
             answers = await worker.translate(work, [job.line for job in jobs])

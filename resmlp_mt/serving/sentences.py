@@ -1,4 +1,4 @@
-"""Text divided into sentences, and put together again with all white space kept."""
+"""Divides text into sentences and the white space between them."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _WORD = re.compile(r"\w")
 class Segment(NamedTuple):
     """A piece of text; ``start`` is its first character in the text.
 
-    What is not translatable (white space, rules of dashes, emoji) is passed on as it is.
+    Text without words (white space, rules of dashes, emoji) is not translated.
     """
 
     text: str
@@ -21,14 +21,14 @@ class Segment(NamedTuple):
 
 
 def segments(text: str, language: str) -> list[Segment]:
-    """Divide a text; the pieces in their order are the text.
+    """Divide a text; the segments, joined in order, are the text.
 
     Sentences end where ``sentencex`` ends them for the language, and at every line break. White
     space around a sentence does not belong to it.
 
     Args:
-        language: the code of the text's language; rules of a related language, else of English,
-            serve languages that have none.
+        language: the code of the text's language; languages without rules use those of a related
+            language, else those of English.
     """
     found: list[Segment] = []
     start = 0

@@ -1,4 +1,4 @@
-"""Texts into translated texts: divided into sentences, translated, put together."""
+"""Translates texts: divides them into sentences, translates these, and joins them again."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from resmlp_mt.serving.workers import Answer, Languages, Work
 
 
 class TooLongError(Exception):
-    """More than the server or the model takes; the message is a sentence for the client."""
+    """A text too long for the server or the model; the message is a sentence for the client."""
 
 
 class Part(NamedTuple):
-    """A segment of a text; ``answer`` is None for what is passed on as it is."""
+    """A segment of a text; ``answer`` is None if it is not translated."""
 
     segment: Segment
     answer: Answer | None
 
     def translation(self, rank: int = 0) -> str:
-        """The translation of a rank, or the best one where there are not as many."""
+        """The translation of a rank, or the best one if there are fewer."""
         if self.answer is None:
             return self.segment.text
         found = self.answer.translations
@@ -33,7 +33,7 @@ class TranslatedText(NamedTuple):
     parts: list[Part]
 
     def joined(self, rank: int = 0) -> str:
-        """The whole text, of every sentence the translation of a rank."""
+        """The whole text, with the translation of a rank for every sentence."""
         return "".join(part.translation(rank) for part in self.parts)
 
     def alternatives(self, count: int) -> list[str]:
@@ -92,4 +92,4 @@ def _check(line: str, answer: Answer) -> None:
             f"divide it"
         )
     if not answer.translations:
-        raise FailedError(f"{begin} has no translation of a finite score")
+        raise FailedError(f"{begin} has no translation with a finite score")

@@ -1,7 +1,7 @@
-"""Processes that translate.
+"""Worker processes that translate.
 
-Processes rather than threads: the search is Python between many small products, so that threads
-wait for each other. A worker computes with one thread, which never waits for another either.
+They are processes and not threads, because the search is Python code between many small products,
+in which threads wait for each other. A worker computes with one thread, for the same reason.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
-    # the server's own process does without torch
+    # the server's own process does not import torch
     from resmlp_mt.engine.translation import Translation
     from resmlp_mt.engine.translator import Translator
 
@@ -32,11 +32,11 @@ class ModelOptions:
     """How every worker loads its models.
 
     Attributes:
-        beam, lenpen: of the search.
-        max_batch_tokens: most source tokens in a batch, pads included.
-        dtype: type to compute in; None for that of the weights.
-        threads: of a worker.
-        use_shortlist: choose among the words of the model's shortlist alone.
+        beam, lenpen: options of the search.
+        max_batch_tokens: largest number of source tokens in a batch, pads included.
+        dtype: type to compute in; None for the type of the weights.
+        threads: threads of a worker.
+        use_shortlist: score only the words of the model's shortlist.
     """
 
     beam: int
@@ -52,8 +52,8 @@ class Translated(NamedTuple):
 
     Attributes:
         score: its log-probability per token, base e.
-        pieces: its tokens, without end-of-sentence; like ``attention`` only if asked for.
-        attention: of each piece to each piece of the source.
+        pieces: its pieces, without end-of-sentence, if asked for.
+        attention: attention of each piece to each source piece, if asked for.
     """
 
     text: str
@@ -63,14 +63,14 @@ class Translated(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a worker found for a sentence.
+    """A worker's answer for a sentence.
 
     Attributes:
-        tokens: of the source, end-of-sentence included.
-        longest: how many the model takes.
-        translations: best first; none if the sentence is too long or has no translation of a
+        tokens: number of source tokens, end-of-sentence included.
+        longest: largest number of tokens that the model takes.
+        translations: best first; none if the sentence is too long or has no translation with a
             finite score.
-        pieces: of the source, without end-of-sentence, if asked for.
+        pieces: source pieces, without end-of-sentence, if asked for.
     """
 
     tokens: int
@@ -80,14 +80,14 @@ class Answer(NamedTuple):
 
 
 class Languages(NamedTuple):
-    """The pair that a model translates."""
+    """The language pair of a model."""
 
     source: str
     target: str
 
 
 class Work(NamedTuple):
-    """What is done to a sentence; a batch has sentences of one kind.
+    """The work on a sentence; all sentences of a batch have the same.
 
     Attributes:
         explained: return pieces and attention too.
@@ -101,8 +101,8 @@ class Mixing(NamedTuple):
     """A mixing matrix of the encoder, the mean over its heads.
 
     Attributes:
-        layers: how many there are.
-        matrix: row i is what position i is made from.
+        layers: number of layers.
+        matrix: row i has the weights of position i.
     """
 
     layers: int
@@ -127,7 +127,7 @@ class Worker:
         self._languages = self._executor.submit(_languages)
 
     def _start(self) -> ProcessPoolExecutor:
-        # spawned: a copy of a process with threads may hold locks that nobody will open
+        # spawned: a fork of a process with threads may hold locks that are never released
         return ProcessPoolExecutor(
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
@@ -136,7 +136,7 @@ class Worker:
         )
 
     def languages(self) -> list[Languages]:
-        """The pairs of the models; waits until they are loaded.
+        """The language pairs of the models; waits until they are loaded.
 
         Raises:
             UserError: if a model cannot be used.
@@ -153,7 +153,7 @@ class Worker:
         return found
 
     async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
-        """Translate sentences in one batch, or as few as fit.
+        """Translate sentences in one batch, or in as few batches as possible.
 
         Raises:
             WorkerDiedError: if the process ends; the next call finds a new one.
@@ -161,10 +161,10 @@ class Worker:
         return await self._run(_translate, work, lines)
 
     async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing:
-        """A matrix, when the batch that is in work is done.
+        """A matrix, after the current batch.
 
         Raises:
-            LookupError: if the model has no such layer, or is not as long.
+            LookupError: if the model has no such layer, or not as many positions.
             WorkerDiedError: see :meth:`translate`.
         """
         return await self._run(_mixing, languages, layer, length)
@@ -180,16 +180,16 @@ class Worker:
             raise WorkerDiedError from error
 
     def stop(self) -> None:
-        """End the process, when it has finished its batch."""
+        """End the process after its current batch."""
         self._executor.shutdown(cancel_futures=True)
 
 
-# Within a worker's process: its models, or why they cannot be used.
+# In a worker's process: its models, or the reason why they cannot be used.
 _translators: "Mapping[Languages, Translator] | str" = {}
 
 
 def _load(folders: Sequence[Path], options: ModelOptions) -> None:
-    # The server decides when a worker ends, also where a terminal sends signals to both.
+    # The server ends its workers, also if a terminal sends signals to both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_server, daemon=True).start()
@@ -216,13 +216,13 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
                 use_shortlist=options.use_shortlist,
             )
     except UserError as error:
-        _translators = str(error)  # an initializer that raises would lose it
+        _translators = str(error)  # an exception in an initializer would be lost
     else:
         _translators = loaded
 
 
 def _end_with_the_server() -> None:
-    """Where the server is killed, nobody else would end its workers."""
+    """End this worker if the server is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
