@@ -254,8 +254,8 @@ def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no checkpoint")
     file = image(tmp_path / "0.png")
     cases: list[tuple[tuple[object, ...], str]] = [
-        ((digits,), "no images: name files or folders behind the checkpoint"),
-        ((digits, tmp_path / "missing.png"), r"there is not a file or folder .*missing\.png"),
+        ((digits,), "no images: name files or folders after the checkpoint"),
+        ((digits, tmp_path / "missing.png"), r"missing\.png is not a file or folder"),
         ((digits, tmp_path / "empty"), r"empty holds no images \(\.bmp, "),
         ((file,), r"0\.png was not loaded because it is damaged"),
         ((tmp_path / "text.pth", file), r"text\.pth was not loaded because it is damaged"),

@@ -95,7 +95,7 @@ def test_a_stopped_training_goes_on_exactly(folder: Path, tmp_path: Path, stops:
 
 def test_a_training_goes_on_as_it_began(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path, *PLAIN, "--max-updates", 1)
-    with pytest.raises(UserError, match=r"goes on with --lr 0\.001, not 0\.01"):
+    with pytest.raises(UserError, match=r"continues with --lr 0\.001, not 0\.01"):
         parse_args([f"--resume={tmp_path / 'last.pth'}", "--lr=0.01"])
     options = parse_args([f"--resume={tmp_path / 'last.pth'}", "--workers=2", "--output=other"])
     assert (options.workers, str(options.output), options.batch_size) == (2, "other", 8)
@@ -308,7 +308,7 @@ def test_it_learns_and_writes_what_it_says(folder: Path, tmp_path: Path) -> None
     assert torch.equal(model.state_dict()["head.bias"], best["model_ema"]["head.bias"])
     saved = yaml.safe_load((tmp_path / "args.yaml").read_text())
     assert parse_args([f"--config={tmp_path / 'args.yaml'}"]).to_config() == saved
-    with pytest.raises(UserError, match=r"only last\.pth holds what is needed"):
+    with pytest.raises(UserError, match=r"cannot be continued: give a last\.pth"):
         train.main([f"--resume={tmp_path / 'best.pth'}"])
 
 
@@ -519,7 +519,7 @@ def test_a_checkpoint_without_options_does_not_go_on(folder: Path, tmp_path: Pat
     state = run(folder, tmp_path, *PLAIN, "--max-updates", 1)
     del state["config"]
     checkpoints.save(state, tmp_path / "last.pth")
-    with pytest.raises(UserError, match=r"--resume .*last\.pth does not say with which options"):
+    with pytest.raises(UserError, match=r"--resume .*last\.pth lacks the options"):
         train.main([f"--resume={tmp_path / 'last.pth'}"])
 
 

@@ -1,7 +1,7 @@
 """ResMLP on images: models, weights, training, evaluation.
 
-``create_model`` and ``load_weights`` are loaded at their first use: the commands that live here
-print their options without PyTorch.
+``create_model`` and ``load_weights`` are imported on first use, so that the commands in this
+package can print their options without PyTorch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""An archive of small images, decoded once into memory."""
+"""Datasets from an archive of small images, decoded once into memory."""
 
 import tarfile
 import zlib
@@ -20,7 +20,7 @@ from resmlp_mt.vision.images import (
 )
 from resmlp_mt.vision.transforms import Transform
 
-#: bytes of all images of an archive together
+#: largest total size of an archive's decoded images, in bytes
 MAX_MEMORY = 8 * 2**30
 
 
@@ -38,7 +38,7 @@ def archive_dataset(
                 *_, part, name, file = ("", "", "", *Path(member.name).parts)
                 if member.isdir() and name == "train" and not is_hidden(file):
                     training_folders.add(file)
-                is_file = member.isfile() or member.islnk()  # tar keeps equal files once
+                is_file = member.isfile() or member.islnk()  # tar stores equal files once
                 if not is_file or not is_image(member.name):
                     continue
                 if part == "train":
@@ -86,7 +86,7 @@ def _decode(
 def check_end(archive: tarfile.TarFile, path: Path) -> None:
     """Refuse an archive that was not read to its end.
 
-    tarfile takes any header after the first that it does not understand for the end.
+    tarfile takes any broken header, except the first, for the end.
 
     Raises:
         UserError: naming the file and the byte.

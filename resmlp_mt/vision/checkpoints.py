@@ -1,4 +1,4 @@
-"""Checkpoints of the image models: written whole or not at all, read without running code.
+"""Checkpoints of the image models: written completely or not at all, read without running code.
 
 A checkpoint is a dict of tensors and plain values:
 
@@ -12,7 +12,7 @@ config             the resolved options of the training
 digest             SHA-256 of all of the above, and of what ``last.pth`` has besides
 =================  ===============================================================================
 
-``last.pth`` holds what is needed to go on as well; see :mod:`resmlp_mt.vision.trainer`.
+``last.pth`` also has what is needed to continue; see :mod:`resmlp_mt.vision.trainer`.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from resmlp_mt.tensor_files import read
 
 logger = logging.getLogger(__name__)
 
-#: what a checkpoint must hold, with the types
+#: the entries of a checkpoint, with their types
 PARTS: dict[str, tuple[type, bool]] = {  # name: type, required
     "model": (dict, True),
     "model_args": (dict, True),
@@ -43,10 +43,10 @@ PARTS: dict[str, tuple[type, bool]] = {  # name: type, required
 
 
 def save(state: Mapping[str, Any], path: str | Path) -> None:
-    """Write ``state`` with its digest; an earlier file is replaced only by a complete one.
+    """Write ``state`` with its digest; a complete file replaces an earlier one.
 
     Raises:
-        UserError: if the file cannot be written, as on a full disk.
+        UserError: if the file cannot be written, for example on a full disk.
     """
     path = Path(path)
     contents = {name: value for name, value in state.items() if name != "digest"}
@@ -55,7 +55,7 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             torch.save(contents, partial)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer turns some of the former into these
+    except (OSError, RuntimeError) as error:  # PyTorch's writer raises both
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
         else:
@@ -71,8 +71,8 @@ def load(path: str | Path) -> dict[str, Any]:
     A file of version 0.1.0 has no digest: it is read with a warning.
 
     Raises:
-        UserError: if there is no such file, it is not such a checkpoint, or it was changed or
-            damaged since it was written.
+        UserError: if the file is missing, is not such a checkpoint, or was changed or damaged
+            since it was written.
     """
     checkpoint = read(path)
     for name, (kind, required) in PARTS.items():

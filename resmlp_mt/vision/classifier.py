@@ -1,4 +1,4 @@
-"""A trained model with what belongs to it: how images are prepared, what its outputs mean."""
+"""A trained model with its preparation of images and the names of its outputs."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -20,16 +20,16 @@ from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 @dataclass
 class Classifier:
-    """A model in evaluation mode and what belongs to it.
+    """A model in evaluation mode, with its preparation of images and the names of its outputs.
 
     Attributes:
         model: images (batch, channels, height, width) -> logits (batch, classes).
         name: the checkpoint, or the model and its weights.
-        weights: "model" or "model_ema", which of a checkpoint's weights these are.
-        classes: name of each output; None if the weights came without names.
+        weights: which weights of a checkpoint these are, "model" or "model_ema".
+        classes: name of each output; None if the weights have no names.
         data_config: how images are prepared, as in timm.
-        data: what the model was trained on, as in ``--data``, if that is known.
-        dtype: of the products behind the logits: float32, bfloat16 or int8.
+        data: the training data, as in ``--data``, if known.
+        dtype: type of the products that compute the logits: float32, bfloat16 or int8.
     """
 
     model: nn.Module
@@ -46,7 +46,7 @@ class Classifier:
         return int(self.model.num_classes)  # type: ignore[arg-type]
 
     def data_or(self, data: list[str] | None) -> list[str]:
-        """The words of ``--data``, by default those of the training.
+        """The values of ``--data``, by default those of the training.
 
         Raises:
             UserError: if there are none.
@@ -68,7 +68,7 @@ class Classifier:
 
     @cached_property
     def _folded(self) -> nn.Module:
-        """The model without its affine maps, where they can be folded; features keep them."""
+        """The model with its affine maps folded if possible; features use the original."""
         dtype = torch.bfloat16 if self.dtype == "bfloat16" else None
         if can_be_folded(self.model):
             return folded(self.model, dtype, int8=self.dtype == "int8")
@@ -80,7 +80,7 @@ class Classifier:
         return self.model if dtype is None else copy.deepcopy(self.model).to(dtype=dtype)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) -> what the last layer sees, (batch, dim).
+        """Images (batch, channels, height, width) -> input of the last layer, (batch, dim).
 
         Raises:
             UserError: if the model computes no finite numbers.
@@ -92,7 +92,7 @@ class Classifier:
         outputs = outputs.float().cpu()
         if not outputs.isfinite().all():
             raise UserError(
-                f"{self.name} computes values that are not finite numbers: its weights are bad."
+                f"{self.name} computes values that are not finite numbers: use other weights."
             )
         return outputs
 
@@ -103,8 +103,8 @@ def load_classifier(
     """The model that the options name, on the device.
 
     Raises:
-        UserError: if they name no model, its file cannot be used, or it cannot be computed in this
-            type.
+        UserError: if they do not name a model, its file cannot be used, or it cannot be computed in
+            this type.
     """
     if dtype == "int8" and device.type != "cpu":
         raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
@@ -122,7 +122,7 @@ def load_classifier(
         classifier = _from_weights(choice)
     else:
         raise UserError(
-            "no model: give a checkpoint, in front of options that take several words, or --model "
+            "no model: give a checkpoint, before options that take several values, or --model "
             "NAME with --weights FILE or --pretrained."
         )
     if choice.crop_pct is not None:
@@ -133,10 +133,10 @@ def load_classifier(
 
 
 def _checked(classifier: Classifier) -> dict[str, Any]:
-    """The data_config, whose sizes decide how much memory an image takes.
+    """The data_config, checked because its sizes determine the memory of an image.
 
     Raises:
-        UserError: if it is not one, or not of usual sizes.
+        UserError: if it is not a data_config, or its sizes are unusual.
     """
     match classifier.data_config:
         case {

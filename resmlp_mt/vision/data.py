@@ -1,9 +1,9 @@
-"""The images behind ``--data`` and what is done to them on the way into a model.
+"""The datasets of ``--data``.
 
 =====================  ==========================================================================
 DIR                    DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE, as torchvision's ImageFolder;
-                       the latter may be called validation or valid. Hidden files and folders, and
-                       those of systems (__MACOSX, ...) do not count
+                       val may be called validation or valid. Hidden files and folders, and those
+                       of operating systems (__MACOSX, ...) are ignored
 cifar10-tar FILE       an archive of small images, .../train/CLASS/IMAGE and .../val/CLASS/IMAGE,
                        decoded once into memory
 wds DIR                WebDataset shards DIR/*.tar with the word train, or val or validation, in
@@ -11,8 +11,8 @@ wds DIR                WebDataset shards DIR/*.tar with the word train, or val o
 digits                 scikit-learn's 1,797 handwritten digits of 8 x 8; a fifth is held out
 =====================  ==========================================================================
 
-All of them are map-style datasets of (image, class index): whatever the number of processes and
-workers, the order is the sampler's alone, and a training can go on in the middle of an epoch.
+All of them are map-style datasets of (image, class index). Only the sampler determines the order,
+whatever the number of processes and workers, so a training can continue in the middle of an epoch.
 """
 
 import os
@@ -41,14 +41,14 @@ def create_dataset(
     """The dataset that ``--data`` names.
 
     Args:
-        data: the words of ``--data``, see the head of this module.
+        data: the values of ``--data``, see the docstring of this module.
         split: "train" or "val".
         transform: applied to each RGB image.
-        classes: the names that class indices stand for, those of a checkpoint for instance;
-            by default all classes of the training split, in alphabetical order.
+        classes: name of each class index, for example from a checkpoint; by default all classes
+            of the training split, in alphabetical order.
 
     Raises:
-        UserError: if the data is missing, empty or damaged, or has a class that is not among
+        UserError: if the data is missing, empty or damaged, or has a class that is not in
             ``classes`` (a validation class that training lacks).
     """
     match list(data):
@@ -83,10 +83,10 @@ def _folder(
             folder,
             {name: indices[name] for name in names},
             is_valid_file=lambda path: is_image(os.path.relpath(path, folder)),
-            # in training an empty folder is a mistake; in validation a class may be absent
+            # a training class needs images; a validation class may have none
             allow_empty=split != "train",
         )
-    except OSError as error:  # torchvision's findings, FileNotFoundError, among them
+    except OSError as error:  # including torchvision's FileNotFoundError
         reason = error.strerror or str(error).rstrip(". ")
         raise UserError(f"--data {folder}: {reason}; expected CLASS/IMAGE in it.") from error
     if not samples:
@@ -102,10 +102,10 @@ def _split_folder(root: Path, split: str) -> Path | None:
 
 
 def _class_names(folder: Path) -> list[str]:
-    """The classes: all folders but those that systems and tools put there.
+    """The classes: all folders except those of operating systems and tools.
 
     Raises:
-        OSError: if there are none.
+        OSError: if there are no classes.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     classes = [name for name in names if not is_hidden(name)]
@@ -115,7 +115,7 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _digits(split: str, transform: Transform | None) -> ImageDataset:
-    from sklearn.datasets import load_digits  # slow to load, and for these images alone
+    from sklearn.datasets import load_digits  # slow to import, and only for these images
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()

@@ -5,9 +5,9 @@ With student logits Z_s, teacher logits Z_t, labels y, weight alpha and temperat
     soft:  (1 - alpha) L(Z_s, y) + alpha tau^2 KL(softmax(Z_t / tau) || softmax(Z_s / tau))
     hard:  (1 - alpha) L(Z_s, y) + alpha CE(Z_s, argmax Z_t)
 
-L is the loss of the training, on mixed and smoothed labels; the teacher sees the same augmented
-images. KL is the mean over images, as in the paper's equation 2 (the authors' code divides it by
-the number of classes as well). ResMLP has no distillation token: one classifier learns both.
+L is the loss of the training, on mixed and smoothed labels. The teacher sees the same augmented
+images. KL is the mean over images, as in the paper's equation 2 (the authors' code also divides it
+by the number of classes). ResMLP has no distillation token: one classifier learns both.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from resmlp_mt.vision.weights import load_weights
 
 
 class Teacher(nn.Module):
-    """A frozen model for images that were normalised for the student.
+    """A frozen model that takes images normalised for the student.
 
     Args:
         model: images (batch, 3, height, width) -> logits (batch, classes).
-        student: (mean, std) that the images come normalised with.
+        student: (mean, std) that the images are normalised with.
         teacher: (mean, std) that ``model`` was trained with.
     """
 
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
         self.register_buffer("shift", (mean - own_mean) / own_std)
 
     def train(self, mode: bool = True) -> "Teacher":
-        """A teacher stays in evaluation mode."""
+        """Does nothing: a teacher stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -68,8 +68,8 @@ def load_teacher(
 
     Args:
         name: a checkpoint of :mod:`resmlp_mt.vision.train`, or the name of a model.
-        weights: ``--teacher-weights``, for the latter.
-        classes: the student's; a checkpoint must know the same in the same order.
+        weights: ``--teacher-weights``, for the name of a model.
+        classes: the student's classes; a checkpoint must have the same in the same order.
         data_config: mean, std and input_size of the student's images.
 
     Raises:
@@ -94,7 +94,7 @@ def load_teacher(
 
 
 class DistillationLoss(nn.Module):
-    """The training's loss with the teacher's term; see the head of this module.
+    """The training's loss with the teacher's term; see the docstring of this module.
 
     Args:
         base: logits, labels -> scalar.
@@ -120,7 +120,7 @@ class DistillationLoss(nn.Module):
         Args:
             images: (batch, 3, height, width), for the teacher.
             logits: (batch, classes), of the student.
-            labels: what the training's loss takes: (batch,) or (batch, classes).
+            labels: labels for the training's loss, (batch,) or (batch, classes).
         """
         with torch.no_grad():
             teacher_logits: Tensor = self.teacher(images)

@@ -1,4 +1,4 @@
-"""This process among those of torchrun, and its device."""
+"""The processes of torchrun, and the device of this process."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Process:
         return set().union(*found)
 
     def of_first(self, text: str) -> str:
-        """What the first process says."""
+        """The first process's value."""
         said = [text]
         if self.world_size > 1:
             dist.broadcast_object_list(said, device=self.device)
@@ -55,14 +55,14 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name} is not a device of PyTorch: give cpu or cuda.") from error
-    if device.type == "cuda":  # nothing is put there: all processes would meet on the first GPU
+    if device.type == "cuda":  # no test allocation: all processes would use the first GPU
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(
                 f"--device {name}: PyTorch finds no such CUDA device here; use --device cpu."
             )
         return device
     try:
-        torch.zeros(1, device=device).item()  # of a meta device nothing can be read
+        torch.zeros(1, device=device).item()  # a meta device cannot be read
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here: {reason}") from error

@@ -1,4 +1,4 @@
-"""Accuracy, confusion and throughput of a classifier; docs/vision_evaluation.md has the report."""
+"""Accuracy, confusion and throughput of a classifier; see docs/vision_evaluation.md."""
 
 import csv
 import logging
@@ -28,13 +28,13 @@ from resmlp_mt.vision.report import measured_on, write_json
 from resmlp_mt.vision.transforms import create_transform
 
 TOP = 5
-#: up to this many classes are printed, and named in the picture
+#: largest number of classes that are printed, and named in the picture
 FEW_CLASSES = 50
 
 
 @dataclass
 class ClassReport:
-    """One class, in per cent; None where there is nothing to divide by."""
+    """One class, in per cent; None instead of a division by zero."""
 
     name: str
     images: int
@@ -45,11 +45,11 @@ class ClassReport:
 
 @dataclass
 class Report:
-    """What was measured and how; accuracies in per cent, throughput in images per second.
+    """Results and settings; accuracies in per cent, throughput in images per second.
 
-    ``top5`` is None for five classes or fewer. ``images_per_second`` is the whole way from the
-    file to the prediction, ``model_images_per_second`` the model alone; neither counts the first
-    batch, unless it is the only one.
+    ``top5`` is None for five classes or fewer. ``images_per_second`` is for everything from the
+    file to the prediction, ``model_images_per_second`` for the model alone. Neither counts the
+    first batch, unless it is the only one.
     """
 
     model: str
@@ -70,7 +70,7 @@ class Report:
 
 
 def evaluate(options: EvaluationOptions) -> None:
-    """Evaluate, print the report and write what is asked for.
+    """Evaluate, print the report and write the files that the options name.
 
     Raises:
         UserError: for a model or data that cannot be used.
@@ -78,7 +78,7 @@ def evaluate(options: EvaluationOptions) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_outputs([options.json, options.confusion_csv, options.confusion_png])
     if options.confusion_png is not None:
-        _plotting()  # an error, if any, comes before the work
+        _plotting()  # raises an error before the work
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype)
     data = classifier.data_or(options.data)
@@ -119,7 +119,7 @@ def evaluate(options: EvaluationOptions) -> None:
 
 
 def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[ImageDataset, list[str]]:
-    """The images, with indices of the classifier's outputs as targets, and the outputs' names.
+    """The images, with the classifier's outputs as targets, and the names of the outputs.
 
     Raises:
         UserError: if there is no such data, or the classifier lacks some of its classes.
@@ -139,14 +139,14 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
         raise UserError(
             f"--data {' '.join(data)} has the classes {', '.join(dataset.classes[:3])}, ..., but "
             f"{classifier.name} knows {', '.join(classifier.classes[:3])}, ...: give the data that "
-            "it was trained on, or such as has its classes."
+            "it was trained on, or data with its classes."
         )
     return dataset, classifier.classes
 
 
 @dataclass
 class Outputs:
-    """Targets (images,), classes of highest score, best first (images, 5 at most), and speed."""
+    """Targets (images,), classes with the highest scores, (images, 5 at most), and speed."""
 
     targets: NDArray[np.int64]
     top: NDArray[np.int64]
@@ -155,7 +155,7 @@ class Outputs:
 
 
 def run(classifier: Classifier, loader: Iterable[Batch]) -> Outputs | None:
-    """Run the classifier over all batches; None if they hold no image.
+    """Run the classifier over all batches; None if they have no images.
 
     Raises:
         UserError: if the model computes no finite numbers.
@@ -163,13 +163,13 @@ def run(classifier: Classifier, loader: Iterable[Batch]) -> Outputs | None:
     targets: list[Tensor] = []
     top: list[Tensor] = []
     times = [time.perf_counter()]  # ends of the batches
-    seconds: list[float] = []  # in the model
+    seconds: list[float] = []  # time in the model
     for images, batch_targets, _ in loader:
         if len(images) == 0:
             continue
         start = time.perf_counter()
         with torch.inference_mode():
-            logits = classifier.logits(images)  # on the CPU: it waits for the device
+            logits = classifier.logits(images)  # on the CPU, so the device has finished
         times.append(time.perf_counter())
         seconds.append(times[-1] - start)
         top.append(logits.topk(min(TOP, logits.size(1))).indices)
@@ -255,7 +255,7 @@ def _plotting() -> tuple[Any, Any]:
 
 
 def text_of(report: Report) -> str:
-    """The report as it is printed."""
+    """The report as text."""
     top5 = "" if report.top5 is None else f", top-5 {report.top5:.2f} %"
     lines = [
         f"{report.model} ({report.weights}) on {report.images} images of "

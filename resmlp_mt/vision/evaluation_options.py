@@ -32,13 +32,13 @@ class ModelChoice:
     )  # fmt: skip
     weights: str | None = option(
         None, "--initial-checkpoint", metavar="FILE",
-        help="timm's, the authors' or another trainer's weights of --model (.pth, .safetensors), "
+        help="weights of --model from timm, the authors or another trainer (.pth, .safetensors), "
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
     pretrained: bool = option(False, help="the weights of --model from timm's hub")
     num_classes: int = option(1000, metavar="N", type=POSITIVE, help="outputs of --model")
     patch_size: int | None = option(
-        None, metavar="N", type=POSITIVE, help="of --model, where not the usual one"
+        None, metavar="N", type=POSITIVE, help="patch size of --model, if not the usual one"
     )
     model_kwargs: dict[str, Any] = option(
         {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
@@ -47,7 +47,7 @@ class ModelChoice:
     use_ema: bool = option(True, help="the moving average of a checkpoint's weights, if it has one")
     img_size: int | None = option(
         None, metavar="N", type=POSITIVE,
-        help="side of the images in pixels, where it is not that of the training",
+        help="side of the images in pixels (default: as in training)",
     )  # fmt: skip
     crop_pct: float | None = option(
         None, metavar="SHARE", type=SHARE,
@@ -76,7 +76,7 @@ class Loading:
     device: str | None = option(None, help="default: cuda if there is one, else cpu")
     on_error: OnError = option(
         "raise", choices=("raise", "skip"),
-        help="an image that cannot be read: stop, or leave it out and report it",
+        help="if an image cannot be read: stop, or leave it out and report it",
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ class Computation:
 
     dtype: str = option(
         "float32", choices=("float32", "bfloat16", "int8"),
-        help="type of the products; int8: on a CPU, in the feed-forward layers of a ResMLP",
+        help="type of the products; int8: only on a CPU, in the feed-forward layers of a ResMLP",
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ class NeighbourOptions(Loading, DataChoice, ModelChoice):
     )  # fmt: skip
     temperature: float = option(
         0.07, type=number(float, above=0), metavar="T",
-        help="of the weights exp(similarity / T)",
+        help="T in the weights exp(similarity / T)",
     )  # fmt: skip
     json: Path | None = option(None, metavar="FILE", type=Path, help="write a report")
 
@@ -148,7 +148,7 @@ class PredictionOptions(Computation, Loading, ModelChoice):
         None, type=Path, metavar="FILE", help="file to write (default: standard output)"
     )
     format: str | None = option(
-        None, choices=FORMATS, help="default: as the name of --output ends, else jsonl"
+        None, choices=FORMATS, help="default: from the suffix of --output, else jsonl"
     )
 
 

@@ -1,4 +1,4 @@
-"""The one maker of image models: by name, from a checkpoint, ours and timm's."""
+"""Makes image models, ours and timm's, by name or from a checkpoint."""
 
 import difflib
 import inspect
@@ -21,7 +21,7 @@ from resmlp_mt.vision.weights import TIMM, load_weights
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of a named model, and whose weights timm's hub has for it."""
+    """The sizes of a named model, and its name in timm's hub."""
 
     embed_dim: int
     depth: int
@@ -39,14 +39,14 @@ MODELS = {
     "resmlp_b24": Preset(768, 24, 16, 1e-6),
     "resmlp_tiny": Preset(64, 4, 4, 0.1, img_size=32),
 }
-#: timm's names for our models, with the arguments in which they differ
+#: timm's names for our models, with different arguments
 TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "resmlp_12_224": ("resmlp_s12", {}),
     "resmlp_24_224": ("resmlp_s24", {}),
     "resmlp_36_224": ("resmlp_s36", {}),
     "resmlp_big_24_224": ("resmlp_b24", {"patch_size": 8}),
 }
-#: how the paper's evaluation prepares images (section 3.1)
+#: preparation of images in the paper's evaluation (section 3.1)
 IMAGENET = {
     "mean": timm.data.IMAGENET_DEFAULT_MEAN,
     "std": timm.data.IMAGENET_DEFAULT_STD,
@@ -57,7 +57,7 @@ IMAGENET = {
 OPENING = re.compile(
     r"pretrained|checkpoint_path|cache|cfg|file|url|hub|_dir$|pruned|features_only"
 )
-#: an argument of a model in a file may be as large as the images may be, or as its tensors are
+#: largest argument of a model in a file, unless its tensors are larger: a side of an image
 LARGEST_SIDE = 4096
 
 
@@ -79,21 +79,21 @@ def create_model(
     Args:
         name: ``resmlp_s12``, ``resmlp_s24``, ``resmlp_s36``, ``resmlp_b24``, ``resmlp_tiny``, or
             timm's name of one of them.
-        num_classes: outputs of the classifier; 0 for none.
-        img_size: side, or (height, width), of the images in pixels; 224 unless given, 32 for
+        num_classes: outputs of the classifier; 0 for no classifier.
+        img_size: side, or (height, width), of the images in pixels; by default 224, or 32 for
             ``resmlp_tiny``.
-        patch_size: side of a patch in pixels; 16 unless given, 4 for ``resmlp_tiny``.
+        patch_size: side of a patch in pixels; by default 16, or 4 for ``resmlp_tiny``.
         in_chans: channels of the images.
-        drop_rate: dropout in front of the classifier.
-        drop_path: probability that a residual branch is left out in training, for all layers.
+        drop_rate: dropout before the classifier.
+        drop_path: probability that a residual branch is dropped in training, in all layers.
         pooling: ``"mean"`` or ``"class_mlp"``.
         mixing: ``"linear"``, ``"none"``, ``"mlp"``, ``"conv"``, ``"depthwise"`` or
             ``"separable"``.
         norm: ``"affine"`` or ``"layernorm"``.
-        layer_scale_init: start of the scale behind every sublayer; the authors' unless given.
+        layer_scale_init: initial scale after every sublayer; by default the authors'.
 
     Raises:
-        ValueError: for an unknown name or a value that cannot be.
+        ValueError: for an unknown name or an impossible value.
     """
     own, different = TIMM_NAMES.get(name, (name, {}))
     if own not in MODELS:
@@ -130,7 +130,7 @@ def create_model(
 
 
 def default_config(name: str) -> dict[str, Any]:
-    """What timm's ``default_cfg`` says of one of :data:`MODELS`."""
+    """timm's ``default_cfg`` for one of :data:`MODELS`."""
     size = MODELS[name].img_size
     return {
         "architecture": name,
@@ -151,7 +151,7 @@ def build_model(
     """One of our models, or any of timm's.
 
     Args:
-        name: ours, also by timm's name; any other of timm's; ``timm:NAME`` for timm's own code.
+        name: one of ours, also under timm's name; any other of timm; ``timm:NAME`` for timm's code.
         num_classes: outputs of the classifier.
         pretrained: start from the weights of timm's hub.
         model_args: further arguments of :func:`create_model`, or of timm's model.
@@ -186,10 +186,10 @@ def build_model(
 
 
 def load_pretrained(model: ResMLP, name: str) -> None:
-    """Load the weights that timm's hub has for one of our models, but for another classifier.
+    """Load timm's weights for one of our models; a classifier with other outputs is left out.
 
     Raises:
-        UserError: if the hub has none, or they do not fit.
+        UserError: if the hub has no weights, or they do not fit.
     """
     from resmlp_mt.vision.weights import hub_weights
 
@@ -213,12 +213,12 @@ def load_model(
 
     Args:
         path: a file written by :mod:`resmlp_mt.vision.train`.
-        use_ema: take the moving average of the weights, where the checkpoint has one.
+        use_ema: take the moving average of the weights, if the checkpoint has one.
         img_size: adapt a ResMLP to images of this size.
 
     Raises:
-        UserError: as :func:`resmlp_mt.vision.checkpoints.load`, or if weights and model do not
-            fit.
+        UserError: as :func:`resmlp_mt.vision.checkpoints.load`, or if the weights do not fit the
+            model.
     """
     checkpoint = load(path)
     average = checkpoint.get("model_ema") if use_ema else None
@@ -228,7 +228,7 @@ def load_model(
     try:
         with torch.device("meta"):  # nothing is allocated yet
             shapes = {key: value.shape for key, value in build_model(**args).state_dict().items()}
-    except Exception as error:  # models raise a dozen types for sizes that cannot be
+    except Exception as error:  # models raise a dozen types for impossible sizes
         raise UserError(f"{path}: its model_args make no model: {_short(error)}") from error
     given = {key: value.shape for key, value in weights.items()}
     if given != shapes:
@@ -250,7 +250,7 @@ def load_model(
 
 
 def _check_args(args: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse arguments in a file that could open something, or build more than the file holds.
+    """Refuse arguments in a file that could open a file or address, or build too large a model.
 
     Raises:
         UserError: naming the file and the argument.

@@ -1,14 +1,14 @@
 """A trained image model with every Affine and LayerScale folded into its neighbours.
 
-An affine map in front of or behind a linear layer is part of that layer. The mixing matrix acts
-over patches and the affine maps over channels, so the two commute:
+An affine map before or after a linear layer becomes part of that layer. The mixing matrix acts
+over patches and the affine maps act over channels, so they commute:
 
     x + gamma (A (alpha x + beta) + b) = x + s A x + c,
     s = gamma alpha,    c_t = gamma ((sum_u A_tu) beta + b_t)
 
-The bias of a feed-forward sublayer is left out of the hidden states and made good in the next
-mixing, in c, so that its product is added to the hidden states as it is computed. On a CPU GELU is
-part of a product too.
+The bias of a feed-forward sublayer is not added to the hidden states, but becomes part of c in the
+next mixing, so that its product can be added to the hidden states while it is computed. On a CPU,
+GELU is also part of a product.
 """
 
 import copy
@@ -33,7 +33,7 @@ class FoldedBlock(nn.Module):
 
     Args:
         block: with affine maps and linear mixing.
-        missing: (dim,), what the input lacks.
+        missing: (dim,), the bias that the input lacks.
     """
 
     def __init__(self, block: Block, missing: Tensor) -> None:
@@ -49,7 +49,7 @@ class FoldedBlock(nn.Module):
         self.constant = nn.Parameter(constant.unsqueeze(1))  # (tokens, 1, dim)
         self.fc1: nn.Module = merged_before(block.ffn_pre, block.ffn.fc1)
         fc2 = merged_after(block.ffn.fc2, block.ffn_post)
-        fc2.register_parameter("bias", None)  # made good in the next mixing
+        fc2.register_parameter("bias", None)  # added in the next mixing
         self.fc2: nn.Module = fc2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,14 +67,14 @@ class FoldedBlock(nn.Module):
         return x
 
     def pack(self) -> None:
-        """Put weights in the order that the CPU's kernels read them, where there are any."""
+        """Put weights in the order that the CPU's kernels read, if there are such kernels."""
         if can_pack(self.mixing):
             assert isinstance(self.fc1, nn.Linear)
             assert isinstance(self.fc2, nn.Linear)
             self.fc1, self.fc2 = PackedLinear(self.fc1), PackedLinear(self.fc2)
 
     def quantize(self) -> None:
-        """Compute the feed-forward layer, nine tenths of all products, in 8-bit integers."""
+        """Compute the feed-forward layer, nine tenths of all operations, in 8-bit integers."""
         assert isinstance(self.fc1, nn.Linear)
         assert isinstance(self.fc2, nn.Linear)
         self.fc1 = Int8Linear(*quantize(self.fc1.weight), self.fc1.bias)
@@ -82,7 +82,7 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedResMLP(nn.Module):
-    """What :func:`folded` returns.
+    """The folded model that :func:`folded` returns.
 
     Shapes: (batch, channels, height, width) -> (batch, num_classes), logits.
     """
@@ -110,7 +110,7 @@ class FoldedResMLP(nn.Module):
 
 
 def can_be_folded(model: nn.Module) -> TypeGuard[ResMLP]:
-    """Whether :func:`folded` takes the model."""
+    """Whether :func:`folded` can fold the model."""
     return (
         isinstance(model, ResMLP)
         and all(isinstance(block.token_mixing, LinearMixing) for block in model.blocks)
@@ -126,10 +126,10 @@ def folded(
 ) -> FoldedResMLP:
     """A copy of ``model`` for inference, without Affine and LayerScale; outputs equal to rounding.
 
-    It stays on the device and in the type that it is made for: move and convert ``model`` first.
+    It cannot be moved or converted afterwards: move and convert ``model`` first.
 
     Args:
-        dtype: type to compute in, by default that of ``model``; products are formed in the latter.
+        dtype: type to compute in, by default that of ``model``; folding is done in the latter.
         int8: 8-bit products in the feed-forward layers, on a CPU; the rest stays float32.
         pack: False leaves plain operations, for export.
 

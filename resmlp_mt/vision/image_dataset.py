@@ -14,17 +14,17 @@ from resmlp_mt.vision.transforms import Transform
 class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
     """Images with the indices of their classes.
 
-    ``dataset[i]`` is (transform(image), class index), or the :class:`BadImage` that says why
-    there is no image; :func:`resmlp_mt.vision.images.collate` sets those apart.
+    ``dataset[i]`` is (transform(image), class index), or a :class:`BadImage` that says why there
+    is no image; :func:`resmlp_mt.vision.images.collate` separates these.
 
     Args:
-        sources: where the images are, one entry each; what :meth:`read` understands.
+        sources: where the images are, one entry each, for :meth:`read`.
         targets: class index of each image.
         classes: name of each class.
         transform: applied to the RGB image.
 
     Attributes:
-        image_size: (height, width) of all images where it is known without reading them.
+        image_size: (height, width) of all images, if known without reading them.
     """
 
     image_size: tuple[int, int] | None = None
@@ -61,7 +61,7 @@ class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
 
 
 class MemoryDataset(ImageDataset):
-    """Images decoded beforehand: arrays (height, width, 3) of uint8, or a BadImage."""
+    """Images that are decoded already: arrays (height, width, 3) of uint8, or a BadImage."""
 
     def __init__(self, sources: Sequence[Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(sources, *args, **kwargs)
@@ -77,7 +77,7 @@ class MemoryDataset(ImageDataset):
 
 
 def class_indices(names: set[str], classes: Sequence[str], where: str) -> dict[str, int]:
-    """Indices of the class names; those that ``classes`` lacks are refused."""
+    """Indices of the class names; names that ``classes`` lacks are refused."""
     unknown = sorted(names - set(classes))
     if unknown:
         raise UserError(
@@ -88,7 +88,7 @@ def class_indices(names: set[str], classes: Sequence[str], where: str) -> dict[s
 
 
 def check_classes(train: ImageDataset, validation: ImageDataset) -> None:
-    """Refuse validation classes without a training image: indices of shards may leave some out.
+    """Refuse validation classes without a training image, which numbered shards may have.
 
     Raises:
         UserError: naming them.

@@ -1,16 +1,17 @@
-"""Reading single image files: every image that is read anywhere in vision goes through here.
+"""Reads image files, for all commands of vision.
 
-What is done to an image, in this order:
+An image goes through these steps:
 
-* it is decoded completely, so that a truncated file is found out here and not later;
-* it is turned as its EXIF orientation says, as image viewers do (torchvision and timm do not);
-* 16 bits a channel become 8 by dropping the low byte: scaled, where a plain conversion clips;
-* transparency is laid on white;
-* grey, CMYK and palettes become RGB.
+* It is decoded completely, so that a truncated file is detected here and not later.
+* It is turned as its EXIF orientation says, as in image viewers (torchvision and timm do not).
+* 16 bits per channel become 8 by dropping the low byte (a plain conversion would clip).
+* Transparency becomes white.
+* Grey, CMYK and palettes become RGB.
 
-Of several frames the first counts. Refused are images of more than :data:`MAX_PIXELS` pixels
-(WebP: :data:`MAX_WEBP_PIXELS`) or more than :data:`MAX_RATIO` times as long as wide, before they
-are decoded, files of more than :data:`MAX_BYTES` bytes, and other formats than :data:`FORMATS`.
+If there are several frames, the first is taken. Before they are decoded, images of more than
+:data:`MAX_PIXELS` pixels (WebP: :data:`MAX_WEBP_PIXELS`) or more than :data:`MAX_RATIO` times as
+long as wide are refused, as are files of more than :data:`MAX_BYTES` bytes, and formats other than
+:data:`FORMATS`.
 """
 
 import io
@@ -32,45 +33,45 @@ logger = logging.getLogger(__name__)
 
 #: Pillow's own bound against decompression bombs: a quarter of a GiB as RGB
 MAX_PIXELS = 89_478_485
-#: the decoder of WebP keeps two canvases of four bytes a pixel besides: half a GiB in all
+#: the decoder of WebP also keeps two canvases of four bytes per pixel: half a GiB in all
 MAX_WEBP_PIXELS = MAX_PIXELS // 2
 MAX_BYTES = 2**28
-#: resizing brings the shorter side to that of the model and enlarges the longer one with it: few
-#: pixels in a line of one become gigabytes; at this ratio, 224 pixels take some 30 MB
+#: resizing scales the shorter side to the model's size, and the longer side with it, so that a
+#: line of pixels can become gigabytes; at this ratio, 224 pixels take some 30 MB
 MAX_RATIO = 200
-#: the formats of torchvision's ImageFolder, and GIF; EPS, PDF and the like would run programs
+#: the formats of torchvision's ImageFolder, and GIF; EPS, PDF and others would run programs
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 
 
-#: what macOS, Windows and network drives put beside people's files; so do tools, with a leading dot
+#: files of macOS, Windows and network drives; those of tools have a leading dot
 FOREIGN = {
     "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"
 }  # fmt: skip
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a relative path leads to or through what its owner did not put there."""
+    """Whether a part of a relative path is hidden or belongs to an operating system."""
     return any(part.startswith(".") or part in FOREIGN for part in path.split("/") if part != ".")
 
 
 def is_image(path: str) -> bool:
-    """Whether a relative path is that of an image, by its name."""
+    """Whether a relative path has the name of an image."""
     return path.lower().endswith(EXTENSIONS) and not is_hidden(path)
 
 
 class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
-    """A file that holds no image that can be used.
+    """A file without a usable image.
 
-    A dataset *returns* it in place of the sample instead of raising it: an exception loses its
-    type and gains a traceback on its way out of a worker of a DataLoader. :func:`collate` and
+    A dataset *returns* it in place of the sample instead of raising it, because an exception from
+    a worker of a DataLoader loses its type and gets a traceback. :func:`collate` and
     :class:`SkipCounter` do the rest.
 
     Args:
         name: the file.
-        reason: what is wrong with it, as the end of a sentence.
+        reason: what is wrong with it, as a clause.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -83,25 +84,25 @@ class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
 
 
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """Read an image as 8-bit RGB; what is done to it is said at the head of this module.
+    """Read an image as 8-bit RGB; the docstring of this module lists the steps.
 
     Args:
         source: a file, or the bytes of one.
-        name: what errors call it; the path if ``source`` is one.
+        name: its name in errors; by default the path.
 
     Raises:
-        BadImage: if there is no such file, or it is not a complete image that can be used.
+        BadImage: if the file is missing, or is not a complete and usable image.
     """
     if name is None:
         name = "image" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and Path(source).is_fifo():  # reading it would wait for ever
+    if not isinstance(source, bytes) and Path(source).is_fifo():  # reading it would wait forever
         raise BadImage(name, "it is a pipe, not a file")
     if source == b"":
         raise BadImage(name, "the file is empty")
     try:
         _check_file(source, name)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # metadata that cannot be read does not hurt the pixels
+            warnings.simplefilter("ignore")  # unreadable metadata does not affect the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             data = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(data, formats=FORMATS) as image:
@@ -132,7 +133,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
 
 
 def _check_file(source: str | Path | bytes, name: str) -> None:
-    """Refuse what takes much memory as soon as Pillow opens it.
+    """Refuse files that take much memory as soon as Pillow opens them.
 
     Raises:
         BadImage: for a file of too many bytes, or a WebP of too many pixels.
@@ -152,18 +153,18 @@ def _check_file(source: str | Path | bytes, name: str) -> None:
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
-    """Width and height in the first 30 bytes of a WebP file (its specification, section 2.5 on).
+    """Width and height from the first 30 bytes of a WebP file (its specification, section 2.5 on).
 
-    0 x 0 for other files.
+    They are 0 x 0 for other files.
     """
     kind = head[12:16] if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else b""
-    if kind == b"VP8X":  # 24 bits each, less one
+    if kind == b"VP8X":  # 24 bits each, minus one
         width, height = (int.from_bytes(head[i : i + 3], "little") + 1 for i in (24, 27))
         return width, height
-    if kind == b"VP8L":  # 14 bits each, less one
+    if kind == b"VP8L":  # 14 bits each, minus one
         bits = int.from_bytes(head[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":  # 14 bits each, and two of a scale
+    if kind == b"VP8 ":  # 14 bits each, and two bits of a scale
         width, height = (int.from_bytes(head[i : i + 2], "little") & 0x3FFF for i in (26, 28))
         return width, height
     return 0, 0
@@ -174,7 +175,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # an orientation that cannot be read does not count
+    except Exception:  # an unreadable orientation is ignored
         logger.debug("unreadable EXIF data", exc_info=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -184,7 +185,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image, rows: int = 256) -> Image.Image:
-    """Lay transparency on white, some rows at a time: copies of the whole would add up."""
+    """Lay transparency on white, some rows at a time to save memory."""
     result = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
@@ -195,11 +196,11 @@ def _on_white(image: Image.Image, rows: int = 256) -> Image.Image:
 
 
 def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor, list[BadImage]]:
-    """Make a batch of (image tensor, class index) pairs, with the bad images set apart.
+    """Make a batch of (image tensor, class index) pairs, and separate the bad images.
 
     Returns:
-        images (batch, channels, height, width), targets (batch,) and what was left out; both
-        tensors have length 0 if all images of the batch are bad.
+        images (batch, channels, height, width), targets (batch,) and the bad images; both tensors
+        have length 0 if all images of the batch are bad.
     """
     good = [sample for sample in samples if not isinstance(sample, BadImage)]
     bad = [sample for sample in samples if isinstance(sample, BadImage)]
@@ -210,13 +211,13 @@ def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor, list[BadImage]]:
 
 
 class SkipCounter:
-    """What ``--on-error`` means: the first bad image ends the command, or all are left out.
+    """Implements ``--on-error``: the first bad image ends the command, or all are left out.
 
     Args:
         on_error: "raise" or "skip".
 
     Attributes:
-        skipped: what was left out, {file: reason}; a file that comes again counts once.
+        skipped: the images left out, {file: reason}; each file counts once.
     """
 
     def __init__(self, on_error: OnError) -> None:
@@ -224,7 +225,7 @@ class SkipCounter:
         self.skipped: dict[str, str] = {}
 
     def update(self, bad_images: Iterable[BadImage]) -> None:
-        """Take note of bad images, and name each one once in the log.
+        """Record bad images, and name each one once in the log.
 
         Raises:
             UserError: with "raise", naming the file.

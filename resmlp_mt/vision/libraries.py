@@ -1,8 +1,9 @@
-"""timm and torchvision, also where they do not fit to PyTorch's build: ``import`` them from here.
+"""Imports timm and torchvision, even if torchvision does not fit PyTorch's build.
 
-PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its compiled operators do not
-load, and its import (and so timm's) stops at the missing schema of nms. The operators are declared
-here without an implementation: they fail only where they are called, and nothing here calls them.
+Import both from here. PyPI's torchvision is built for CUDA. With a PyTorch without CUDA its
+compiled operators do not load, and its import (and so timm's) fails at the missing schema of nms.
+Here the operators are declared without an implementation. They would fail if called, but nothing
+calls them.
 """
 
 import torch

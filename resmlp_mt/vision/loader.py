@@ -1,8 +1,8 @@
 """Batches whose content is a function of (seed, epoch, step, rank) alone.
 
-Neither the number of workers nor an interruption changes what a step sees, so that a training can
-be continued exactly without saving the state of any random generator. One process with batches of
-2 B sees in a step what two processes with B see together.
+Neither the number of workers nor an interruption changes the batch of a step, so a training can be
+continued exactly without saving the state of any random generator. One process with batches of 2 B
+sees the same images in a step as two processes with batches of B.
 """
 
 import signal
@@ -21,7 +21,7 @@ from resmlp_mt.vision.images import BadImage, SkipCounter, collate
 from resmlp_mt.vision.libraries import timm
 
 Batch = tuple[Tensor, Tensor, list[BadImage]]
-# what a step draws: its augmentation in a worker, its mixup and stochastic depth in the training
+# keys of a step's draws: augmentation in a worker, mixup and stochastic depth in the training
 AUGMENTATION, TRAINING = 0, 1
 
 
@@ -33,15 +33,15 @@ def seed_all(*key: int) -> None:
 class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
     """The batches of an epoch for one process: ``len(self)`` lists of (random key, index).
 
-    The last, incomplete batch is left out, so are batches that do not fill an update. Set
-    ``epoch``, and ``start`` to the first step that is not done yet, before iterating.
+    An incomplete last batch is left out, and so are batches that do not fill an update. Before
+    iterating, set ``epoch``, and set ``start`` to the first step that is not done yet.
 
     Args:
-        dataset: what the indices stand for.
+        dataset: the dataset of the indices.
         batch_size: images per batch.
-        seed: of the order and the random keys.
-        rank, world_size: this process among all.
-        repeats: views of an image that processes, or one process, see side by side (repeated
+        seed: seed of the order and the random keys.
+        rank, world_size: number of this process, and of all processes.
+        repeats: views of an image that one or several processes see at the same time (repeated
             augmentation, Hoffer et al. 2020); 0 for none.
         multiple: batches per update.
 
@@ -83,7 +83,7 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[tuple[int, ...], int]]]:
         epoch = self.epoch
-        if self.repeats:  # that sampler has no seed but the epoch
+        if self.repeats:  # this sampler's only seed is the epoch
             epoch = int(np.random.SeedSequence([self.key[0], epoch]).generate_state(1)[0])
         self.sampler.set_epoch(epoch)
         indices = list(self.sampler)
@@ -94,7 +94,7 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
 
 
 class _Seeded(Dataset[Any]):
-    """Draws the augmentation of a batch from its random key."""
+    """Seeds the augmentation of a batch with its random key."""
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
@@ -105,7 +105,7 @@ class _Seeded(Dataset[Any]):
 
 
 def _ends_with_its_parent(worker: int) -> None:
-    """Leave signals, which all processes get, to the main one: it still saves."""
+    """Ignore signals, which all processes get; the main process still saves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -133,7 +133,7 @@ def validation_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """This process's share of the images; the shares together hold each image once."""
+    """This process's share of the images; all shares together have each image once."""
     share = Subset(dataset, range(rank, len(dataset), world_size))
     return DataLoader(
         share,
@@ -147,9 +147,9 @@ def validation_loader(
 
 
 def refill(images: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Fill a batch that lost bad images with the good ones again, in order.
+    """Fill a batch that lost bad images by repeating the good ones in order.
 
-    All steps then weigh the same, in all processes.
+    All steps then have the same weight, in all processes.
 
     Raises:
         UserError: if no image is left.
@@ -173,10 +173,10 @@ def batches(
 
     Yields:
         images (batch, channels, height, width) on the device, targets (batch,) on the CPU, and
-        the bad images that the batch lacks.
+        the bad images that were left out of the batch.
 
     Raises:
-        UserError: at a bad image, if the counter says so.
+        UserError: at a bad image, if the counter stops at it.
     """
     loader = DataLoader(
         dataset, batch_size, num_workers=workers, collate_fn=collate,

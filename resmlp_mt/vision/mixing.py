@@ -1,7 +1,7 @@
 """The mixing over patches: the paper's linear layer, and its ablation (table 3).
 
-All take and return hidden states (tokens, batch, dim), the tokens being the patches of an image
-row by row.
+All take and return hidden states (tokens, batch, dim). The tokens are the patches of an image, row
+by row.
 """
 
 import torch
@@ -53,8 +53,8 @@ class ConvMixing(nn.Module):
     Args:
         dim: number of channels.
         grid: rows and columns of patches.
-        kind: ``"conv"`` mixes all channels, ``"depthwise"`` none, ``"separable"`` none in the
-            3 x 3 convolution and all in a 1 x 1 convolution behind it.
+        kind: ``"conv"`` mixes all channels; ``"depthwise"`` mixes none; ``"separable"`` mixes none
+            in the 3 x 3 convolution and all in a 1 x 1 convolution after it.
     """
 
     def __init__(self, dim: int, grid: tuple[int, int], kind: str) -> None:

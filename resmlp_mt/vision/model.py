@@ -1,11 +1,11 @@
 """The image models of the paper (Touvron et al. 2021, arXiv:2105.03404) and of its ablations.
 
-An image becomes a sequence of patches, embedded by a linear layer; layers that mix over patches and
-over channels follow; their mean is classified. Inside the model the hidden states are (tokens,
-batch, dim), so that mixing over patches is one matrix product; outside they are (batch, tokens,
-dim), as in timm, whose conventions the model follows.
+A linear layer embeds the patches of an image. Then layers mix over patches and over channels, and
+the mean over patches is classified. Inside the model the hidden states are (tokens, batch, dim), so
+that mixing over patches is one matrix product. Outside they are (batch, tokens, dim), as in timm,
+whose conventions the model follows.
 
-Two details follow the authors' released code where the paper's equations differ: the scale behind a
+Two details follow the authors' released code instead of the paper's equations: the scale after a
 sublayer has no bias, and stochastic depth has the same rate in all layers.
 
 :mod:`resmlp_mt.vision.factory` makes models by name.
@@ -24,7 +24,7 @@ POOLINGS = ("mean", "class_mlp")
 NORMS = ("affine", "layernorm")
 
 
-@torch.fx.wrap  # a comparison that a symbolic trace keeps as one step
+@torch.fx.wrap  # a symbolic trace keeps this as one step
 def check_size(images: Tensor, height: int, width: int) -> None:
     """Refuse images of another size.
 
@@ -45,7 +45,7 @@ class PatchEmbed(nn.Module):
     Shapes: (batch, channels, height, width) -> (tokens, batch, dim), the patches row by row.
 
     The pixels of a patch are ordered (channel, row, column), so that ``proj.weight`` is the
-    flattened kernel of the equal convolution.
+    flattened kernel of the equivalent convolution.
     """
 
     def __init__(self, patch_size: int, in_chans: int, dim: int) -> None:
@@ -64,9 +64,9 @@ class PatchEmbed(nn.Module):
 
 
 class Branch(nn.Module):
-    """What residual branches share: x + scale * y, with stochastic depth.
+    """Base class of layers with residual branches, x + scale * y, and stochastic depth.
 
-    A dropped branch is left out of one image; kept branches are divided by the probability of
+    A branch is dropped for each image separately; kept branches are divided by the probability of
     being kept (Huang et al. 2016, arXiv:1603.09382).
     """
 
@@ -116,8 +116,8 @@ class Block(Branch):
 class ClassBlock(Branch):
     """A layer that reads the patches into a class token and leaves the patches as they are.
 
-    A class-attention layer (Touvron et al. 2021, arXiv:2103.17239) with a linear layer over the
-    class token and the patches in the place of attention.
+    It is a class-attention layer (Touvron et al. 2021, arXiv:2103.17239) with a linear layer over
+    the class token and the patches in place of attention.
 
     Shapes: class token (1, batch, dim), patches (tokens, batch, dim) -> (1, batch, dim).
     """
@@ -144,25 +144,25 @@ class ClassBlock(Branch):
 class ResMLP(TimmConventions):
     """ResMLP as an image classifier; see :func:`resmlp_mt.vision.factory.create_model`.
 
-    Weights start as in the authors' code: linear layers N(0, 0.02) with zero biases, the patch
-    embedding as PyTorch's.
+    Weights are initialized as in the authors' code: linear layers N(0, 0.02) with zero biases, the
+    patch embedding as in PyTorch.
 
     Args:
         img_size: height and width of the images, in pixels.
         patch_size: side of a patch, in pixels; divides both.
         in_chans: channels of the images.
-        num_classes: outputs of the classifier; 0 for none, the model then gives features.
+        num_classes: outputs of the classifier; with 0, the model returns features.
         embed_dim: channels of the hidden states.
         depth: number of layers.
-        drop_rate: dropout in front of the classifier.
-        drop_path: probability that a residual branch is left out in training.
+        drop_rate: dropout before the classifier.
+        drop_path: probability that a residual branch is dropped in training.
         pooling: ``"mean"``, or ``"class_mlp"``: two class layers after the others.
         mixing: one of :data:`resmlp_mt.vision.mixing.MIXINGS`.
-        norm: ``"affine"`` or ``"layernorm"`` in front of the sublayers and at the end.
-        layer_scale_init: start of the scale behind every sublayer.
+        norm: ``"affine"`` or ``"layernorm"``, before the sublayers and at the end.
+        layer_scale_init: initial scale after every sublayer.
 
     Raises:
-        ValueError: for a value that cannot be.
+        ValueError: for an impossible value.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class ResMLP(TimmConventions):
         self.img_size = img_size
         self.patch_size = patch_size
         self.num_classes = num_classes
-        # timm's three names for the width of what the classifier sees
+        # timm's three names for the width of the classifier's input
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.grid = (img_size[0] // patch_size, img_size[1] // patch_size)
         self.num_prefix_tokens = 1 if pooling == "class_mlp" else 0
@@ -271,7 +271,7 @@ class ResMLP(TimmConventions):
         return self.finish(x)
 
     def finish(self, x: Tensor) -> Tensor:
-        """What follows the layers: (tokens, batch, embed_dim) -> (batch, tokens, embed_dim)."""
+        """Class layers and final norm: (tokens, batch, embed_dim) -> (batch, tokens, embed_dim)."""
         if self.class_token is not None:
             token = self.class_token.expand(1, x.size(1), -1)
             for class_block in self.class_blocks:
@@ -281,10 +281,10 @@ class ResMLP(TimmConventions):
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What :meth:`forward_features` gives -> pooled features or, through the head, logits.
+        """The output of :meth:`forward_features` -> pooled features or, with the head, logits.
 
         Shapes: (batch, tokens, embed_dim) -> (batch, embed_dim) if ``pre_logits``, else
-        (batch, num_classes); with ``global_pool`` "" one of them for every token.
+        (batch, num_classes); with ``global_pool`` "" there is one for every token.
         """
         pooled = x
         if self.global_pool != "":
@@ -303,7 +303,7 @@ class ResMLP(TimmConventions):
 
 
 def create_norm(norm: str, dim: int) -> nn.Module:
-    """What stands in front of a sublayer.
+    """The affine map or norm before a sublayer.
 
     Raises:
         ValueError: if ``norm`` is neither ``"affine"`` nor ``"layernorm"``.

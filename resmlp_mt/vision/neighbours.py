@@ -1,14 +1,14 @@
 """Weighted nearest neighbours on frozen features.
 
-The evaluation of DINO (Caron et al. 2021, arXiv:2104.14294, section 4 and appendix F.1), which is
-that of Wu et al. 2018 (arXiv:1805.01978): the k training images whose features have the highest
-cosine similarity s to those of a validation image vote for their classes, each with the weight
+This is the evaluation of DINO (Caron et al. 2021, arXiv:2104.14294, section 4 and appendix F.1) and
+of Wu et al. 2018 (arXiv:1805.01978). The k training images whose features have the highest cosine
+similarity s to those of a validation image vote for their classes, each with the weight
 exp(s / temperature).
 
-Both sets go through the evaluation transform. Similarities are float32, votes float64. Of equally
-similar images the earlier one in the training set is nearer; of classes with equal votes the
-earlier one comes first. Only classes that a neighbour has
-count for the top 5: with k below 5 these are k at most.
+Both sets go through the evaluation transform. Similarities are float32, votes float64. If two
+images are equally similar, the earlier one in the training set is nearer. If two classes have equal
+votes, the earlier one comes first. Only classes of neighbours count for the top 5, so with k below
+5 there are at most k.
 """
 
 import logging
@@ -31,23 +31,23 @@ from resmlp_mt.vision.report import measured_on, write_json
 from resmlp_mt.vision.transforms import create_transform
 
 TOP = 5
-#: similarities computed at once: about 100 MB with what selecting the largest needs
+#: similarities computed at once: about 100 MB, including the selection of the largest
 QUERIES, KEYS = 1024, 8192
 
 
 def nearest(
     queries: Tensor, keys: Tensor, k: int, chunk_size: tuple[int, int] = (QUERIES, KEYS)
 ) -> tuple[Tensor, Tensor]:
-    """The k keys of highest inner product with each query, the highest first.
+    """The k keys with the highest inner product with each query, the highest first.
 
-    Of equal ones the earlier key comes first. The memory beyond inputs and outputs does not grow
-    with the number of queries or keys.
+    Of equal products, the earlier key comes first. The memory besides inputs and outputs does not
+    grow with the number of queries or keys.
 
     Args:
         queries: (queries, dim).
         keys: (keys, dim), at least k.
-        k: how many to find.
-        chunk_size: how many queries and keys are compared at once.
+        k: number of keys to find.
+        chunk_size: number of queries, and of keys, that are compared at once.
 
     Returns:
         inner products and indices of the keys, both (queries, k).
@@ -62,7 +62,7 @@ def nearest(
             numbers = torch.arange(start, stop, device=queries.device)
             products = torch.cat((products, some_queries @ some_keys.T), 1)
             indices = torch.cat((indices, numbers.expand(len(some_queries), -1)), 1)
-            if products.size(1) > k:  # topk alone does not say which of equal values it takes
+            if products.size(1) > k:  # topk does not define which of equal values it takes
                 smallest = products.topk(k).values[:, -1:]
                 above, equal = products > smallest, products == smallest
                 rest = k - above.sum(1, keepdim=True)
@@ -79,7 +79,7 @@ def nearest(
 def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
     """The classes in the order of their votes, the sums of exp(similarity / temperature).
 
-    Votes are taken relative to the nearest neighbour's, which changes no order and cannot
+    Votes are relative to the nearest neighbour's, which does not change their order and cannot
     overflow at low temperatures.
 
     Args:
@@ -89,13 +89,13 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: floa
         temperature: positive.
 
     Returns:
-        class indices (images, 5 at most), most votes first; of equal ones the lower index; -1 in
-        the place of classes that no neighbour has.
+        class indices (images, 5 at most), most votes first; for equal votes the lower index; -1 in
+        place of classes that no neighbour has.
     """
     similarity = similarity.double()
     weights = ((similarity - similarity[:, :1]) / temperature).exp()
     votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)
-    # a vote may be so small that it is 0 and still is a vote
+    # a vote may be so small that it rounds to 0, but it still counts
     voted = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, labels, True)
     votes = votes.where(voted, -1)
     votes, classes = votes.sort(descending=True, stable=True)
@@ -103,7 +103,7 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: floa
 
 
 def extract(classifier: Classifier, loader: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Features of length 1 (images, dim) and classes (images,), on the CPU.
+    """Normalized features (images, dim) and classes (images,), on the CPU.
 
     Raises:
         UserError: if the features are not finite numbers, or there are no images.
@@ -121,7 +121,7 @@ def extract(classifier: Classifier, loader: Iterable[Batch]) -> tuple[Tensor, Te
 
 
 def classify(options: NeighbourOptions) -> None:
-    """Classify the validation images, print the accuracies and write what is asked for.
+    """Classify the validation images, print the accuracies and write the report.
 
     Raises:
         UserError: for a model or data that cannot be used.

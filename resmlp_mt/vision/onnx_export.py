@@ -1,8 +1,8 @@
-"""An image classifier as an ONNX graph, with what a program needs to use it.
+"""Exports an image classifier as an ONNX graph.
 
-Input ``images``, float32 (batch, channels, height, width), normalised; output ``logits``, float32
-(batch, classes). The batch is free. The graph's metadata has, as JSON, ``classes`` (names, or null)
-and ``data_config`` (input_size, mean, std, interpolation, crop_pct).
+The input is ``images``, float32 (batch, channels, height, width), normalised; the output is
+``logits``, float32 (batch, classes). The batch size is free. The graph's metadata has, as JSON,
+``classes`` (names, or null) and ``data_config`` (input_size, mean, std, interpolation, crop_pct).
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def export(options: ExportOptions) -> None:
 
 
 def graph(classifier: Classifier) -> Any:
-    """The classifier as an ``onnx_ir`` program; affine maps are folded where they can be.
+    """The classifier as an ``onnx_ir`` program; affine maps are folded if possible.
 
     Raises:
         UserError: if the exporter is not installed, or cannot convert the model.
@@ -49,7 +49,7 @@ def graph(classifier: Classifier) -> Any:
     model: nn.Module = classifier.model
     if can_be_folded(model):
         model = folded(model, pack=False)
-    # two images: the exporter takes a single one for a constant
+    # two images, because the exporter would take a batch of one for a constant
     images = torch.zeros(2, *classifier.data_config["input_size"])
     try:
         with _quiet():
@@ -62,7 +62,7 @@ def graph(classifier: Classifier) -> Any:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # the exporter has a tree of its own types
+    except Exception as error:  # the exporter has many exception types of its own
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{classifier.name} cannot be exported: {reason}") from error
     assert program is not None
@@ -74,7 +74,7 @@ def graph(classifier: Classifier) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the lines that the exporter writes about every node that it simplifies."""
+    """Silences the exporter's lines about every node that it simplifies."""
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,8 +1,8 @@
 """Options as typed dataclasses, from which the parsers of the image commands are made.
 
-A field is one option: its name and default are those of the option, :func:`option` adds what
-argparse needs besides. A dataclass is one group of ``--help``; a command's options inherit from
-several. Only the standard library is imported here, so that ``--help`` answers at once.
+A field is one option, with its name and default; :func:`option` adds what argparse needs. A
+dataclass is one group of ``--help``; a command's options inherit from several. Only the standard
+library is imported here, so that ``--help`` answers at once.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from resmlp_mt.errors import UserError
 
 Options = TypeVar("Options")
 OnError = Literal["raise", "skip"]
-# Pillow's, under timm's names
+# Pillow's filters, under timm's names
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 class UsageError(UserError):
-    """A wrong command line: the exit status is argparse's, 2."""
+    """A wrong command line; the exit status is 2, as in argparse."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -36,10 +36,10 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
     """A field of an options dataclass.
 
     Args:
-        default: of the field and the option.
-        names: further names of the option, such as ``-b``; a word without a hyphen makes it a
-            positional argument of this name.
-        keywords: of ``add_argument``; a bool makes ``--name`` and ``--no-name`` by itself.
+        default: default of the field and the option.
+        names: more names of the option, such as ``-b``; a name without a hyphen makes it a
+            positional argument.
+        keywords: arguments of ``add_argument``; a bool field gets ``--name`` and ``--no-name``.
     """
     if isinstance(default, bool):
         keywords.setdefault("action", argparse.BooleanOptionalAction)
@@ -50,13 +50,13 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
 
 
 class Parser(command_line.Parser):
-    """A parser of options dataclasses whose mistakes are one sentence, with what was meant.
+    """A parser for options dataclasses; errors are one sentence, with a suggestion.
 
     Args:
         command: name of the module in :mod:`resmlp_mt.vision`.
         kind: dataclass of the options; the docstrings of its bases are the groups' titles.
         description: what the command does.
-        needs: modules, beside PyTorch and timm, without which the command does not run.
+        needs: modules that the command needs besides PyTorch and timm.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Parser(command_line.Parser):
                     group.add_argument(name, *others, dest=entry.name, **keywords)
 
     def check_packages(self) -> None:
-        """Name the extra that is not installed.
+        """Check that all needed packages are installed.
 
         Raises:
-            UserError: if there is one.
+            UserError: naming the missing extra.
         """
         if self.missing:
             raise UserError(f"{self.prog}: {self.missing}.")
@@ -110,7 +110,7 @@ class Parser(command_line.Parser):
 
 
 class KeyValues(argparse.Action):
-    """KEY=VALUE words as a dictionary, with values as Python writes them, as in timm."""
+    """KEY=VALUE arguments as a dictionary, with values in Python syntax, as in timm."""
 
     #: keys that have an option of their own or come from the data
     follow: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ def number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> Callable[[str], float]:
-    """Type of an option that is a finite number within these bounds."""
+    """The type of an option that is a finite number within these bounds."""
 
     def convert(text: str) -> float:
         value = kind(text)

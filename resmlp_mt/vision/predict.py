@@ -3,8 +3,8 @@
     python -m resmlp_mt.vision.predict CHECKPOINT photo.jpg folder/ --topk 3
     python -m resmlp_mt.vision.predict CHECKPOINT folder/ --output labels.csv --on-error skip
 
-Results come in the order of the input, one for each file; a folder stands for the image files in
-it and below it, by name. docs/vision_evaluation.md describes the formats.
+There is one result for each file, in the order of the input. A folder stands for all image files in
+it and below it, sorted by name. docs/vision_evaluation.md describes the formats.
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ from resmlp_mt.vision.transforms import create_transform
 
 @dataclass
 class Prediction:
-    """What is said about a file: labels with probabilities, the best first, or an error."""
+    """The result for a file: labels with probabilities, the best first, or an error."""
 
     file: str
     labels: list[tuple[str, float]]
@@ -35,10 +35,10 @@ class Prediction:
 
 
 def find_images(inputs: Iterable[Path]) -> list[str]:
-    """The files that are named, and those with an image's extension in folders, sorted by name.
+    """The named files, and the files with an image's extension in named folders, sorted by name.
 
     Raises:
-        UserError: if there is no such file or folder, or a folder without images.
+        UserError: if a file or folder is missing, or a folder has no images.
     """
     files: list[str] = []
     for path in inputs:
@@ -53,9 +53,9 @@ def find_images(inputs: Iterable[Path]) -> list[str]:
         elif path.exists():
             files.append(str(path))
         else:
-            raise UserError(f"there is not a file or folder {path}.")
+            raise UserError(f"{path} is not a file or folder: name images or folders of images.")
     if not files:
-        raise UserError("no images: name files or folders behind the checkpoint.")
+        raise UserError("no images: name files or folders after the checkpoint.")
     return files
 
 
@@ -67,11 +67,11 @@ def predictions(
     Args:
         classifier: the model.
         files: their names.
-        loader: their batches, with numbers of files as targets.
-        topk: labels for each.
+        loader: their batches, with indices of files as targets.
+        topk: number of labels for each file.
 
     Raises:
-        UserError: if the model computes no numbers.
+        UserError: if the model computes no finite numbers.
     """
     numbers = range(len(files))
     start = 0
@@ -95,7 +95,7 @@ def predictions(
 
 
 def write(rows: Iterable[Prediction], file: TextIO, kind: str, topk: int) -> int:
-    """Write predictions as csv, json (an array) or jsonl; returns how many are errors."""
+    """Write predictions as csv, json (an array) or jsonl; returns the number of errors."""
     errors = 0
     before = "[\n" if kind == "json" else ""
     writer = csv.writer(file, lineterminator="\n")
@@ -139,7 +139,7 @@ def predict(options: PredictionOptions) -> None:
             raise UserError(f"--output {options.output}: give --format csv, json or jsonl.")
     inputs = list(options.inputs)
     if options.model is not None and options.checkpoint is not None:
-        inputs.insert(0, options.checkpoint)  # the first word: with --model it is an image
+        inputs.insert(0, options.checkpoint)  # with --model, the first argument is an image
         options = replace(options, checkpoint=None)
     check_outputs([options.output])
     device = find_device(options.device)
@@ -151,7 +151,7 @@ def predict(options: PredictionOptions) -> None:
     topk = min(options.topk, classifier.num_classes)
     rows = predictions(classifier, files, loader, topk)
     if options.output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be UTF-8
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         try:
             errors = write(rows, sys.stdout, kind, topk)

@@ -1,4 +1,4 @@
-"""What a training computes with: optimizer, schedule, losses and mixtures, as the options say."""
+"""Makes the parts of a training from its options: transforms, optimizer, schedule, losses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +26,9 @@ def training_transform(
     """The augmentation.
 
     Args:
-        options: what to draw.
+        options: the options of the augmentation.
         data_config: input_size, mean, std of the images.
-        interpolation: without augmentation, training sees what validation sees.
+        interpolation: interpolation without augmentation, the same as in validation.
 
     Raises:
         UserError: for a policy that timm does not know.
@@ -58,7 +58,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     """timm's optimizer of this name; scales, norms and biases are not decayed.
 
     Raises:
-        UserError: if there is none, or it does not take the options.
+        UserError: if there is no such optimizer, or it does not take the options.
     """
     try:
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
@@ -81,7 +81,7 @@ def create_scheduler(
     """timm's schedule of this name; None for ``none``.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no such schedule.
     """
     try:
         return timm.scheduler.create_scheduler_v2(
@@ -102,7 +102,7 @@ def create_mixup(options: TrainingOptions, num_classes: int) -> Any:
     """timm's mixup and cutmix; None if both are off.
 
     Raises:
-        UserError: if batches are odd.
+        UserError: if the batch size is odd.
     """
     if not (options.mixup or options.cutmix):
         return None

@@ -1,4 +1,4 @@
-"""Reports of the evaluation commands as JSON files, and what their times were measured on."""
+"""Writes reports of the evaluation commands as JSON, with the machine of their measurements."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:
-    """What a time was measured on."""
+    """The machine and versions that a time was measured with."""
     return {
         "machine": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

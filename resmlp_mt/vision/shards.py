@@ -1,4 +1,4 @@
-"""WebDataset shards in a local folder: images are read by their place in uncompressed tar files."""
+"""Datasets from WebDataset shards in a local folder: uncompressed tar files, read at random."""
 
 import re
 import tarfile
@@ -14,7 +14,7 @@ from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import EXTENSIONS, MAX_BYTES, BadImage, is_hidden, open_image
 from resmlp_mt.vision.transforms import Transform
 
-#: classes are as many as the largest index says: a wrong one must not fill the memory with names
+#: the largest index gives the number of classes, so a wrong index must not fill the memory
 MAX_CLASSES = 1_000_000
 
 
@@ -51,7 +51,7 @@ def shard_dataset(
 
 
 def _word(split: str) -> re.Pattern[str]:
-    """A split's name, but not inside another word: train-interval-0.tar is for training."""
+    """Matches a split's name, but not inside another word: train-interval-0.tar is for training."""
     return re.compile(
         rf"(?<![a-z]){re.escape(split)}{'(idation)?' * (split == 'val')}(?![a-z])", re.I
     )
@@ -73,7 +73,7 @@ def shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, s
                 for member in archive:
                     # WebDataset's rule: the key ends at the first dot of the file's name
                     stem, _, extension = Path(member.name).name.partition(".")
-                    extension = extension.lower()  # WebDataset's rule, too
+                    extension = extension.lower()  # also WebDataset's rule
                     if not member.isfile() or is_hidden(member.name):
                         continue
                     last = Path(member.name).suffix.lower()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C) as a wish to stop, which the training follows at its next step."""
+"""SIGTERM and SIGINT (Ctrl-C) as a request to stop, which the training obeys at its next step."""
 
 import signal
 import sys
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Stop:
-    """Whether somebody asked for a stop.
+    """The request to stop, if there was one.
 
     Attributes:
-        number: of the signal; 0 until one came.
-        waits: whether a signal only sets ``number``; until there is something to save, it ends
-            the process at once.
+        number: number of the signal; 0 before a signal.
+        waits: whether a signal only sets ``number``; as long as there is nothing to save, it is
+            False, and a signal ends the process at once.
     """
 
     number: int = 0
@@ -22,16 +22,16 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """The exit status by which shells and schedulers know a signal; 0 without one."""
+        """The exit status that shells and schedulers expect for the signal; 0 without one."""
         return 128 + self.number if self.number else 0
 
 
 @contextmanager
 def stops() -> Iterator[Stop]:
-    """Take SIGTERM and SIGINT in the block; a second SIGINT ends it at once.
+    """Handle SIGTERM and SIGINT in the block; a second SIGINT ends it at once.
 
     Raises:
-        SystemExit: with status 143 or 130, at once where nothing waits, else when the block ends.
+        SystemExit: with status 143 or 130; at once if not ``waits``, else at the end of the block.
     """
     stop = Stop()
 
@@ -46,7 +46,7 @@ def stops() -> Iterator[Stop]:
     try:
         yield stop
     except KeyboardInterrupt:
-        print("stopped at once: the last checkpoint is the one before", file=sys.stderr)
+        print("stopped at once, without saving: use the last checkpoint", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     finally:
         for number, handler in earlier.items():

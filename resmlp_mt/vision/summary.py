@@ -1,4 +1,4 @@
-"""What a training reports of its epochs: summary.csv, TensorBoard, lines for the reader."""
+"""Reports the epochs of a training: summary.csv, TensorBoard, printed lines."""
 
 import csv
 import io
@@ -20,12 +20,12 @@ class Summary:
     """The reports in an output folder.
 
     Args:
-        folder: where they are written.
-        tensorboard: event files besides.
-        epoch: the first epoch that is reported; later events of an earlier run do not count.
+        folder: folder for the reports.
+        tensorboard: also write event files.
+        epoch: the first epoch that is reported; later events of an earlier run are ignored.
 
     Raises:
-        UserError: if TensorBoard is asked for and not installed.
+        UserError: if TensorBoard is asked for but not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool, epoch: int) -> None:
@@ -41,7 +41,7 @@ class Summary:
             self.writer = events.SummaryWriter(folder, purge_step=epoch)
 
     def report(self, history: list[Row]) -> None:
-        """Write all rows, and show the last one.
+        """Write all rows, and print the last one.
 
         Raises:
             UserError: if summary.csv cannot be written.
@@ -57,7 +57,7 @@ class Summary:
         tqdm.write(f"epoch {row['epoch']}: {shown}")
 
     def write(self, history: list[Row]) -> None:
-        """Write summary.csv, whole or not at all.
+        """Write summary.csv, completely or not at all.
 
         Raises:
             UserError: if it cannot be written.
@@ -71,13 +71,13 @@ class Summary:
 
 
 def score(row: Row) -> tuple[str, float]:
-    """What decides which epoch is the best: the accuracy of the average, if there is one."""
+    """The score that ranks epochs: the accuracy, of the moving average if there is one."""
     name = "ema_top1" if "ema_top1" in row else "val_top1"
     return name, row[name]
 
 
 def best_line(history: list[Row], folder: Path) -> str:
-    """The best epoch (of equal ones the first), its accuracy and its file."""
+    """The line about the best epoch (the first of equal ones), its accuracy and its file."""
     best = max(history, key=lambda row: score(row)[1])
     name, value = score(best)
     return f"best {name} {value:.2f} % in epoch {best['epoch']}: {folder / 'best.pth'}"

@@ -1,4 +1,4 @@
-"""What timm's tools ask of an image model beside its computation."""
+"""The methods that timm's tools call on an image model, besides its forward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ WITHOUT_DECAY = (Affine, nn.LayerNorm)
 class TimmConventions(nn.Module):
     """The methods of timm's models, for :class:`resmlp_mt.vision.model.ResMLP`.
 
-    timm's documentation calls them by these names; its training, validation, feature extraction
-    and optimizers use them.
+    timm's documentation lists them under these names. timm's training, validation, feature
+    extraction and optimizers use them.
     """
 
     if TYPE_CHECKING:  # attributes of ResMLP; TorchScript would take them for its own
@@ -41,20 +41,21 @@ class TimmConventions(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The hidden states behind some of the layers.
+        """The hidden states after some of the layers.
 
         Args:
             x: images (batch, channels, height, width).
-            indices: the last so many layers, or these (negative ones from the end), or all.
-            norm: the final norm on each of them.
-            stop_early: do not compute the layers behind the last of them.
+            indices: this many last layers, or a list of layers (negative ones from the end), or
+                None for all.
+            norm: apply the final norm to each of them.
+            stop_early: do not compute the layers after the last of them.
             output_fmt: ``"NCHW"``: (batch, embed_dim, rows, columns); ``"NLC"``: (batch, tokens,
                 embed_dim).
             intermediates_only: leave out the final features.
 
         Returns:
-            the list of hidden states, or (final features, that list); the final features are what
-            ``forward_features`` makes of the layers that were computed.
+            the list of hidden states, or (final features, that list); the final features are those
+            of ``forward_features``, with the layers that were computed.
 
         Raises:
             ValueError: for layers or a format that do not exist.
@@ -80,7 +81,7 @@ class TimmConventions(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the layers that :meth:`forward_intermediates` does not need; returns its indices."""
+        """Remove layers that :meth:`forward_intermediates` does not need; returns its indices."""
         taken = self._layers(indices)
         self.blocks = self.blocks[: max(taken) + 1]
         if prune_norm:
@@ -106,12 +107,12 @@ class TimmConventions(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new last layer there; with 0 classes, none.
+        """Replace the last layer; with 0 classes, remove it.
 
         Args:
             num_classes: outputs of the layer.
-            global_pool: how tokens are pooled in front of it: ``"avg"``, in a model with class
-                layers ``"token"``, or ``""`` for not at all; left as it is unless given.
+            global_pool: pooling of tokens before it: ``"avg"``, in a model with class layers
+                ``"token"``, or ``""`` for no pooling; None keeps the present one.
 
         Raises:
             ValueError: for a ``global_pool`` that the model cannot have.
@@ -127,11 +128,11 @@ class TimmConventions(nn.Module):
         self.head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the layers again in the backward pass instead of keeping what is inside them."""
+        """Recompute the layers in the backward pass instead of keeping their activations."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """Parameter name -> number of its group, for learning rates that decay by layer."""
+        """A function from parameter name to group number, for layer-wise learning rate decay."""
         depth = len(self.blocks)
         fixed = {"patch_embed": 0.0, "class_token": 0.0, "class_blocks": depth, "norm": depth}
 

@@ -1,14 +1,14 @@
-"""Our models among timm's: importing this module registers them.
+"""Registers our models with timm, when this module is imported.
 
     import resmlp_mt.vision.timm_models
     model = timm.create_model("resmlp_s12", pretrained=True, num_classes=10)
 
-timm's own scripts take them through ``python -m``, which registers and then runs a script:
+For timm's own scripts, ``python -m`` registers the models and then runs the script:
 
     python -m resmlp_mt.vision.timm_models train.py DATA --model resmlp_s12
     python -m resmlp_mt.vision.timm_models validate.py DATA --model resmlp_s12 --checkpoint FILE
 
-Pre-trained weights are those that timm's hub has for its own ResMLP, under our names.
+Pre-trained weights are those of timm's own ResMLP, from timm's hub.
 """
 
 import runpy
@@ -22,7 +22,7 @@ from resmlp_mt.vision.factory import MODELS, create_model, default_config
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.weights import own_names, state_dict
 
-#: timm's weights: trained on ImageNet alone, and with a teacher
+#: tags of timm's weights: trained on ImageNet alone, and with a teacher
 TAGS = ("fb_in1k", "fb_distilled_in1k")
 #: timm's ``global_pool`` -> our ``pooling``
 POOLINGS = {"avg": "mean", "token": "class_mlp"}
@@ -85,7 +85,7 @@ for _name in MODELS:
 
 
 def main() -> None:
-    """Run a script of timm's with our models registered.
+    """Run a script of timm with our models registered.
 
     Raises:
         UserError: if no script is named.

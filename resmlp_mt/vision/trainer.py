@@ -1,10 +1,10 @@
-"""The training loop: updates, validation, checkpoints, and an exact way back into an epoch.
+"""The training loop: updates, validation, checkpoints, and exact resumption inside an epoch.
 
-Beside what :mod:`resmlp_mt.vision.checkpoints` names, ``last.pth`` holds ``optimizer``,
+Besides the entries that :mod:`resmlp_mt.vision.checkpoints` lists, ``last.pth`` has ``optimizer``,
 ``scheduler``, ``plateau`` (of ``--sched plateau``), ``scaler``, ``position`` (the epoch, the step
-in it, the running sums), ``history`` (the rows of summary.csv), ``world_size`` and
-``steps_per_epoch``, without which the position has no meaning.
-Random numbers need no state: :mod:`.loader`.
+in it, the running sums), ``history`` (the rows of summary.csv), and ``world_size`` and
+``steps_per_epoch``, which give the position its meaning. Random numbers need no state: see
+:mod:`.loader`.
 """
 
 import math
@@ -50,14 +50,14 @@ class Position:
 
 @dataclass
 class Trainer:
-    """Everything that one training consists of; :meth:`fit` runs it.
+    """The parts of one training; :meth:`fit` runs it.
 
     Attributes:
         model: the bare model; ``options`` say how it is wrapped.
-        loss: of (images, logits, labels).
-        description: what every checkpoint says about the model: model_args, classes, ...
-        stop: asks, at any time, to save and end at the next step.
-        mixup, erasing, ema: timm's, where they are on.
+        loss: a function of (images, logits, labels).
+        description: entries about the model in every checkpoint: model_args, classes, ...
+        stop: the request to save and end at the next step.
+        mixup, erasing, ema: timm's, None if off.
     """
 
     options: TrainingOptions
@@ -97,10 +97,10 @@ class Trainer:
         self.output: Path = options.output
 
     def leave(self) -> None:
-        """Let go of the other processes; call it before the process group is destroyed.
+        """Release DistributedDataParallel; call it before the process group is destroyed.
 
-        DistributedDataParallel must not be the last to hold the group: freed after it, it joins
-        gloo's threads with the interpreter locked, and they may be waiting for the interpreter.
+        It must not be the last reference to the group. If it were, freeing it would join gloo's
+        threads with the interpreter locked, and they may be waiting for the interpreter.
         """
         self.parallel, self.forward = None, self.model
 
@@ -117,7 +117,7 @@ class Trainer:
         summary = None
         if self.main:
             summary = Summary(self.output, self.options.tensorboard, self.position.epoch)
-            if self.history:  # the run before may have ended between last.pth and its summary
+            if self.history:  # the earlier run may have ended between last.pth and summary.csv
                 summary.write(self.history)
         while self.position.epoch < self.options.epochs:
             if not self.train_epoch():
@@ -138,7 +138,7 @@ class Trainer:
             )
             if self.scheduler:
                 self.scheduler.step(self.position.epoch, accuracy)  # for plateau
-            # in this order: an end between the two repeats the epoch, and best.pth with it
+            # in this order: a kill between the two repeats the epoch, and best.pth with it
             if better:
                 self.save("best.pth", resumable=False)
             self.save("last.pth")
@@ -147,7 +147,7 @@ class Trainer:
         return True
 
     def train_epoch(self) -> bool:
-        """The steps of the epoch that are left; False if it was stopped before its end."""
+        """Run the remaining steps of the epoch; False if it was stopped before its end."""
         position, options = self.position, self.options
         if options.max_updates and position.updates >= options.max_updates:
             return False
@@ -200,7 +200,7 @@ class Trainer:
         """The mean loss of all processes, and whether any of them is to stop.
 
         Raises:
-            UserError: if the loss is not finite; nothing has been done to the weights yet.
+            UserError: if the loss is not finite; the weights are not changed yet.
         """
         loss, stops = self.process.sum(loss, float(self.stop.number))
         loss /= self.process.world_size
@@ -215,7 +215,7 @@ class Trainer:
         return loss, self._stops(stops)
 
     def _stops(self, numbers: float) -> bool:
-        """Whether any process is to stop; all of them then know it."""
+        """Whether any process is to stop; the answer is the same in all processes."""
         if numbers and not self.stop.number:
             self.stop.number = signal.SIGTERM
         return numbers > 0
@@ -253,7 +253,7 @@ class Trainer:
             self.save("last.pth")
 
     def validate_epoch(self) -> dict[str, Any] | None:
-        """A row of summary.csv; None if the validation was stopped."""
+        """Validate, and return a row of summary.csv; None if the validation was stopped."""
         result = self.validate(self.model)
         average = self.validate(self.ema.module) if self.ema and result else {}
         if result is None or average is None:
@@ -310,7 +310,7 @@ class Trainer:
         return dict(zip(("loss", "top1", "top5"), (t / count for t in totals), strict=True))
 
     def save(self, name: str, resumable: bool = True) -> None:
-        """Write a checkpoint into the output folder; ``resumable`` with what ``last.pth`` adds.
+        """Write a checkpoint to the output folder; ``resumable`` adds the entries of ``last.pth``.
 
         Raises:
             UserError: if it cannot be written, or a weight is not finite.
@@ -330,7 +330,7 @@ class Trainer:
         if resumable:
             state["optimizer"] = self.optimizer.state_dict()
             state["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
-            # timm's schedule leaves out how many epochs the plateau lasts already
+            # timm's schedule does not save the length of the current plateau
             plateau = getattr(self.scheduler, "lr_scheduler", None)
             state["plateau"] = plateau.state_dict() if plateau else None
             state["scaler"] = self.scaler.state_dict() if self.scaler else None
@@ -344,11 +344,11 @@ class Trainer:
         """Go back to where :meth:`save` was called.
 
         Raises:
-            UserError: if the checkpoint is not a ``last.pth``, or of another model, other
+            UserError: if the checkpoint is not a ``last.pth``, or has another model, other
                 classes, or another number of processes or images.
         """
         if "position" not in state:
-            raise UserError(f"--resume {path}: only last.pth holds what is needed to go on.")
+            raise UserError(f"--resume {path} cannot be continued: give a last.pth.")
         if state.get("classes", self.description["classes"]) != self.description["classes"]:
             raise UserError(
                 f"--resume {path} was trained with other classes than --data has; give the data "
@@ -358,10 +358,10 @@ class Trainer:
             ("world_size", self.process.world_size, "processes"),
             ("steps_per_epoch", len(self.batches), "steps per epoch"),
         ):
-            if state.get(key, found) != found:  # checkpoints of earlier versions do not say
+            if state.get(key, found) != found:  # checkpoints of earlier versions lack it
                 raise UserError(
                     f"--resume {path} was trained with {state[key]} {what}, but here there are "
-                    f"{found}; go on with as many processes and the same data."
+                    f"{found}; continue with the same number of processes and the same data."
                 )
         try:
             self.model.load_state_dict(state["model"])

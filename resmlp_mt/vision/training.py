@@ -1,6 +1,6 @@
-"""One training from its options: the output folder, the data, the model and the way back.
+"""Runs one training from its options: sets up output folder, data and model, and resumes.
 
-:mod:`resmlp_mt.vision.recipe` makes what computes, :mod:`resmlp_mt.vision.trainer` has the loop.
+:mod:`resmlp_mt.vision.recipe` makes the parts, :mod:`resmlp_mt.vision.trainer` has the loop.
 """
 
 import itertools
@@ -52,7 +52,7 @@ def run(options: TrainingOptions) -> None:
 
     Raises:
         UserError: for anything in the options or the data that cannot be used.
-        SystemExit: with status 143 or 130 where SIGTERM or SIGINT ended the training.
+        SystemExit: with status 143 or 130 if SIGTERM or SIGINT ended the training.
     """
     with stops() as stop, logging_redirect_tqdm():
         process = start_process(options.device)
@@ -78,7 +78,7 @@ def run(options: TrainingOptions) -> None:
                     )
                 _end(options, trainer, finished)
             if finished:
-                stop.number = 0  # it came too late
+                stop.number = 0  # the signal came too late
         finally:
             if trainer is not None:
                 trainer.leave()
@@ -87,7 +87,7 @@ def run(options: TrainingOptions) -> None:
 
 
 def _output_folder(options: TrainingOptions, process: Process) -> Path:
-    """``--output``, or NAME-1, NAME-2, ... if another training lies there."""
+    """``--output``, or NAME-1, NAME-2, ... if it holds another training."""
     wanted = options.output
     if options.resume and options.resume.parent.resolve() == wanted.resolve():
         return wanted
@@ -98,12 +98,12 @@ def _output_folder(options: TrainingOptions, process: Process) -> Path:
         raise UserError(f"--output {wanted} cannot be read: {error.strerror}.") from error
     chosen = Path(process.of_first(str(free)))
     if chosen != wanted:
-        logger.info("%s holds a training already: this one goes to %s", wanted, chosen)
+        logger.info("%s already holds a training: writing to %s", wanted, chosen)
     return chosen
 
 
 def _begin(options: TrainingOptions, trainer: Trainer) -> None:
-    """Write args.yaml; where the training goes on in another folder, take the best epoch there."""
+    """Write args.yaml; if the training continues in another folder, copy the best epoch there."""
     path = options.output / "args.yaml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _begin(options: TrainingOptions, trainer: Trainer) -> None:
 
 
 def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
-    """The last line: the best epoch, or how to go on."""
+    """Print the last line: the best epoch, or how to continue."""
     if finished:
         print(best_line(trainer.history, options.output))
         return
@@ -139,12 +139,12 @@ def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
 
 
 def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None = None) -> Trainer:
-    """Put together data, model, optimizer and losses.
+    """Set up data, model, optimizer and losses.
 
     Raises:
         UserError: for anything in the options or the data that cannot be used.
     """
-    if options.torchcompile:  # listing the backends loads the compiler
+    if options.torchcompile:  # listing the backends imports the compiler
         backends = torch.compiler.list_backends(exclude_tags=())
         if options.torchcompile not in backends:
             raise UserError(
@@ -227,7 +227,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
 
 
 def resolved(options: TrainingOptions, train: ImageDataset) -> TrainingOptions:
-    """The options with those that depend on the data: image size, crop, workers."""
+    """The options, completed with those that depend on the data: image size, crop, workers."""
     in_memory = train.image_size is not None
     usual = MODELS[options.model].img_size if options.model in MODELS else 224
     size = options.img_size or train.image_size or (usual,)
@@ -253,7 +253,7 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
     elif options.drop_path:
         model_args["drop_path_rate"] = options.drop_path
     model_args.update(options.model_kwargs)
-    start = not options.resume  # last.pth has what became of the weights at the start
+    start = not options.resume  # last.pth has newer weights
     model = build_model(**model_args, pretrained=options.pretrained and start)
     if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
         model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
@@ -291,7 +291,7 @@ def _teacher(
 def _try_forward(
     model: nn.Module, flag: str, img_size: list[int] | tuple[int, ...], num_classes: int
 ) -> None:
-    """Show the model an image, before the first epoch does: not every one takes every size."""
+    """Run the model on an image before the first epoch: not every model takes every size."""
     height, width = img_size
     device = next(model.parameters()).device
     mode = model.training
@@ -305,7 +305,7 @@ def _try_forward(
     shape = getattr(logits, "shape", None)
     if shape != (1, num_classes):
         raise UserError(
-            f"{flag} does not give the scores of {num_classes} classes for an image, but "
+            f"{flag} does not return the scores of {num_classes} classes for an image, but "
             f"{type(logits).__name__} {'' if shape is None else tuple(shape)}; look at "
             "--model-kwargs."
         )

@@ -1,8 +1,8 @@
 """The options of the training: named as in timm's train.py, with defaults from ``--config``.
 
 A YAML file sets the defaults of options by name (``weight_decay`` or ``weight-decay``); flags win
-over it. Its values are read by the same parser, so they are checked in the same way. ``base:
-OTHER.yaml`` takes over what another file beside it says.
+over it. Its values are checked by the same parser. ``base: OTHER.yaml`` starts from another file in
+the same folder.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from resmlp_mt.vision.options import (
     option,
 )
 
-# The embedded data is not photographs: a mirrored digit is another sign, and colour says nothing.
+# The digits are not photographs: a mirrored digit is another sign, and colour means nothing.
 DIGITS = {
     "hflip": 0.0,
     "color_jitter": 0.0,
@@ -38,12 +38,12 @@ DIGITS = {
     "patch_size": 2,
 }
 
-# Where and how a run goes on, as opposed to what it computes.
+# Options that do not change what a run computes, and may differ after --resume.
 MAY_CHANGE = {
     "data", "device", "on_error", "output", "pin_mem", "progress", "recovery_interval",
     "tensorboard", "torchcompile", "validation_batch_size", "workers",
 }  # fmt: skip
-#: where recipes lie: in a wheel, and in a checkout
+#: folders of the recipes, in a wheel and in a checkout
 RECIPES = [
     Path(__file__).parents[1] / "configs/vision",
     Path(__file__).parents[2] / "configs/vision",
@@ -64,13 +64,12 @@ class DataOptions:
     )  # fmt: skip
     img_size: list[int] | None = option(
         None, type=POSITIVE, nargs="+", metavar="PIXELS",
-        help="side, or height and width; default: those of images decoded in memory, else the "
-        "model's, else 224",
+        help="side, or height and width; default: the size of images in memory, else the model's, "
+        "else 224",
     )  # fmt: skip
     crop_pct: float | None = option(
         None, type=SHARE,
-        help="central share that validation sees; default: all of images decoded in memory, else "
-        "0.9",
+        help="central share of the image in validation; default: 1 for images in memory, else 0.9",
     )  # fmt: skip
     mean: list[float] = option([0.485, 0.456, 0.406], type=FINITE, nargs=3, help="of the channels")
     std: list[float] = option([0.229, 0.224, 0.225], type=SOME, nargs=3, help="of the channels")
@@ -126,9 +125,9 @@ class OptimizationOptions:
     clip_mode: str = option("norm", choices=["norm", "value", "agc"], help="how to clip")
     grad_accum_steps: int = option(1, type=POSITIVE, help="batches per update")
     sched: str = option("cosine", help="one of timm's schedules, or none")
-    sched_on_updates: bool = option(False, help="step it by update, not by epoch")
+    sched_on_updates: bool = option(False, help="step the schedule by update, not by epoch")
     warmup_epochs: int = option(5, type=NOT_NEGATIVE, help="epochs of linear warm-up")
-    warmup_lr: float = option(1e-6, type=FINITE, help="learning rate at its start")
+    warmup_lr: float = option(1e-6, type=FINITE, help="learning rate at the start of the warm-up")
     min_lr: float = option(1e-6, type=FINITE, help="learning rate at the end")
     model_ema: bool = option(False, help="moving average of the weights")
     model_ema_decay: float = option(0.9998, type=PROBABILITY, help="its decay")
@@ -139,7 +138,7 @@ class OptimizationOptions:
 class AugmentationOptions:
     """Augmentation and regularization."""
 
-    # the option is named for its negation, timm's --no-aug
+    # the option is timm's --no-aug
     aug: bool = option(True, help="--no-aug: resize and central crop only")
     scale: list[float] = option([0.08, 1.0], type=SHARE, nargs=2, help="area of the random crop")
     ratio: list[float] = option([3 / 4, 4 / 3], type=SOME, nargs=2, help="its aspect ratio")
@@ -153,7 +152,7 @@ class AugmentationOptions:
     )
     aug_repeats: int = option(
         0, type=NOT_NEGATIVE,
-        help="views of an image in a batch (repeated augmentation), 3 for the authors; 0: off",
+        help="views of an image in a batch (repeated augmentation); the authors use 3; 0: off",
     )  # fmt: skip
     reprob: float = option(0.0, type=PROBABILITY, help="probability of random erasing")
     remode: str = option("pixel", choices=["const", "rand", "pixel"], help="what is put there")
@@ -174,7 +173,7 @@ class DistillationOptions:
         None, metavar="MODEL", help="one of timm's, or a checkpoint of this command"
     )
     teacher_weights: str | None = option(
-        None, metavar="FILE", help="of timm's model (.pth, .safetensors)"
+        None, metavar="FILE", help="weights of timm's model (.pth, .safetensors)"
     )
     distillation_type: str = option("none", choices=["none", "soft", "hard"], help="of DeiT")
     distillation_alpha: float = option(0.5, type=PROBABILITY, help="weight of the teacher's term")
@@ -191,17 +190,17 @@ class RunOptions:
     )  # fmt: skip
     output: Path = option(
         Path("outputs/vision"), type=Path,
-        help="folder for the results; a second training goes beside it, to NAME-1",
+        help="folder for the results; a second training writes to NAME-1",
     )  # fmt: skip
-    resume: Path | None = option(None, type=Path, metavar="FILE", help="go on from this last.pth")
+    resume: Path | None = option(None, type=Path, metavar="FILE", help="continue this last.pth")
     max_updates: int | None = option(
-        None, type=POSITIVE, help="save and stop after so many updates in all"
+        None, type=POSITIVE, help="save and stop after this many updates in all"
     )
     recovery_interval: int = option(
         0, type=NOT_NEGATIVE,
-        help="save last.pth after so many updates, too; 0: after epochs only",
+        help="also save last.pth after this many updates; 0: only after epochs",
     )  # fmt: skip
-    seed: int = option(42, type=NOT_NEGATIVE, help="of weights, order and augmentation")
+    seed: int = option(42, type=NOT_NEGATIVE, help="seed of weights, order and augmentation")
     device: str | None = option(None, help="default: cuda if there is one, else cpu")
     amp: bool = option(False, help="mixed precision")
     amp_dtype: str = option("bfloat16", choices=["bfloat16", "float16"], help="its type")
@@ -225,7 +224,7 @@ class TrainingOptions(
     """All options of ``python -m resmlp_mt.vision.train``."""
 
     def to_config(self) -> dict[str, Any]:
-        """The options as plain values, in a form that ``--config`` takes again."""
+        """The options as plain values, which ``--config`` can read."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
             name: str(value) if isinstance(value, Path) else value
@@ -263,7 +262,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     files, _ = sources.parse_known_args(flags)
     words: list[str] = []
     earlier = _config_of(files.resume) if files.resume else {}
-    if files.resume:  # a folder may have been moved
+    if files.resume:  # the folder may have been moved
         parser.set_defaults(output=files.resume.parent)
     moved = {name: value for name, value in earlier.items() if name != "output"}
     words += _to_flags(moved, parser, files.resume)
@@ -282,7 +281,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
                 "--img-size takes a side, or height and width, but not "
                 f"{len(options.img_size)} values."
             )
-        # A side and the pair are the same run to --resume.
+        # For --resume, a side and the pair are the same.
         options = replace(options, img_size=[options.img_size[0], options.img_size[-1]])
     if options.teacher_weights and not options.teacher:
         raise UserError("--teacher-weights needs --teacher: give it, or leave out both.")
@@ -292,7 +291,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
 
 
 def _data(found: argparse.Namespace) -> list[str]:
-    """``--data``, or the folder in front of the options, timm's habit."""
+    """``--data``, or the folder before the options, as in timm."""
     return [found.folder] if found.folder else found.data
 
 
@@ -302,27 +301,26 @@ def _config_of(path: Path) -> dict[str, Any]:
     config = load(path).get("config")
     if not config:
         raise UserError(
-            f"--resume {path} does not say with which options it was trained; expected the "
-            "last.pth of a training."
+            f"--resume {path} lacks the options of its training: give the last.pth of a training."
         )
     return dict(config)
 
 
 def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
-    """Refuse what a training that goes on would not follow, such as another learning rate."""
+    """Refuse options that a resumed training would ignore, such as another learning rate."""
     for name, value in _plain(options.to_config()).items():
-        # what a run of an earlier version could not say is as it was then
+        # options that an earlier version did not have keep their old meaning
         before = _plain(earlier.get(name, getattr(TrainingOptions(), name)))
         if name not in MAY_CHANGE and value != before:
             flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"--resume {options.resume} goes on with {flag} {before}, not {value}; start a new "
-                "training from its weights with --weights to change that."
+                f"--resume {options.resume} continues with {flag} {before}, not {value}; to change "
+                "that, start a new training from its weights with --weights."
             )
 
 
 def _plain(value: Any) -> Any:
-    """With lists for tuples, as YAML has them."""
+    """A value with lists instead of tuples, as in YAML."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
@@ -352,7 +350,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _flat(value: Any, depth: int = 2) -> bool:
-    """Whether a value is plain, or lists and dictionaries of such: aliases of YAML can blow up."""
+    """Whether a value is plain or a shallow collection: YAML aliases can make huge ones."""
     parts = value.values() if isinstance(value, dict) else value
     return not isinstance(value, dict | list) or (
         depth > 0 and len(value) <= 100 and all(_flat(part, depth - 1) for part in parts)
@@ -362,7 +360,7 @@ def _flat(value: Any, depth: int = 2) -> bool:
 def _to_flags(
     values: dict[str, Any], parser: argparse.ArgumentParser, path: Path | None
 ) -> list[str]:
-    """The same options as words of a command line."""
+    """The options of a file as arguments of a command line."""
     own = {"help", "version", "config", "resume", "folder"}
     known = {action.dest for action in parser._actions} - own
     words: list[str] = []

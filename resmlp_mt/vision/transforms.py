@@ -1,4 +1,4 @@
-"""What is done to an image on its way into a model: timm's transforms, by batch on the device."""
+"""The transforms of images: timm's, and normalisation by batch on the device."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ def create_transform(data_config: dict[str, Any], normalize: bool = True) -> Tra
 
     Args:
         data_config: input_size, interpolation, mean, std and crop_pct, as in timm.
-        normalize: without it the result is a uint8 tensor, see :class:`Normalize`.
+        normalize: if False, the result is a uint8 tensor for :class:`Normalize`.
     """
     transform: Transform = timm.data.create_transform(**data_config, normalize=normalize)
     return transform
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """timm's operation; its strongest level keeps 0 bits, which Pillow 12 and later refuse."""
+    """timm's operation; timm's strongest level keeps 0 bits, which Pillow 12 and later refuse."""
     if bits_to_keep == 0:
         return Image.new(image.mode, image.size)
     posterized: Image.Image = timm.data.auto_augment.posterize(image, bits_to_keep)
@@ -37,10 +37,10 @@ for _name in ("Posterize", "PosterizeIncreasing"):
 
 
 class _PaddedCrop:
-    """The image, resized where it needs to be, shifted by up to ``padding`` pixels; black outside.
+    """Resizes an image if needed, and shifts it by up to ``padding`` pixels; black outside.
 
     torchvision's RandomCrop does the same by enlarging the image first, which takes most of the
-    time that small images are given.
+    time for small images.
     """
 
     def __init__(self, size: tuple[int, int], padding: int) -> None:
@@ -60,14 +60,14 @@ class _PaddedCrop:
 def create_training_transform(data_config: dict[str, Any], **augmentation: Any) -> Transform:
     """timm's augmentation; the result is a uint8 tensor (3, height, width).
 
-    Up to 32 x 32 pixels a crop from the image, padded by an eighth (4 pixels for CIFAR), takes
-    the place of the random resized crop, as in the authors' code; images of another size are
-    resized first.
+    For at most 32 x 32 pixels, a crop from the image, padded by an eighth (4 pixels for CIFAR),
+    replaces the random resized crop, as in the authors' code. Images of another size are resized
+    first.
 
     Args:
-        data_config: input_size, interpolation, mean, std; as in timm.
-        augmentation: no_aug, scale, ratio, hflip, color_jitter, auto_augment, ... of
-            ``timm.data.create_transform``.
+        data_config: input_size, interpolation, mean, std, as in timm.
+        augmentation: arguments of ``timm.data.create_transform``: no_aug, scale, ratio, hflip,
+            color_jitter, auto_augment, ...
     """
     geometry = {key: value for key, value in data_config.items() if key != "crop_pct"}
     transform = timm.data.create_transform(
@@ -81,7 +81,7 @@ def create_training_transform(data_config: dict[str, Any], **augmentation: Any) 
 
 
 class Normalize(torch.nn.Module):
-    """uint8 images (batch, 3, height, width) to normalised float32: on the device, by batch."""
+    """Turns uint8 images (batch, 3, height, width) into normalised float32, on the device."""
 
     mean: Tensor
     std: Tensor

@@ -1,8 +1,8 @@
-"""Weights from files, from timm and from the authors' code, also of another resolution.
+"""Loads weights from files, from timm and from the authors' code, also of another resolution.
 
-State dicts are found in files as trainers leave them: under any key, with the prefixes of wrappers
-(``module.``, ``_orig_mod.``, Lightning's ``model.``, ...), beside optimizers and averages. Of
-several that fit, a moving average comes first, as in timm, and a teacher after the model itself.
+State dicts are found in the files of many trainers: under any key, with the prefixes of wrappers
+(``module.``, ``_orig_mod.``, Lightning's ``model.``, ...), beside optimizers and averages. If
+several fit, a moving average is preferred, as in timm, and the model is preferred to a teacher.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NAMES = (
     (".ffn.", ".mlp_channels.", ".mlp."),
     (".ffn_post.alpha", ".ls2", ".gamma_2"),
 )
-#: parts of a parameter's name that a wrapper puts anywhere in it
+#: parts that wrappers insert anywhere in a parameter's name
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 
 
@@ -45,22 +45,21 @@ def load_weights(
     source: Mapping[str, Any] | str | Path,
     head: Literal["keep", "reset"] = "keep",
 ) -> None:
-    """Load the weights of an equal model, or of a ResMLP for another resolution, into ``model``.
+    """Load the weights of the same model, or of a ResMLP for another resolution, into ``model``.
 
-    For a ResMLP our names, timm's and the authors' are known. Files are .safetensors, or whatever
-    PyTorch's safe loader reads, among them the checkpoints of :mod:`resmlp_mt.vision.train` and of
-    other trainers; see the head of this module.
+    A ResMLP's weights may have our names, timm's or the authors'. Files are .safetensors, or
+    anything that PyTorch's safe loader reads, such as checkpoints of :mod:`resmlp_mt.vision.train`
+    and of other trainers; see the docstring of this module.
 
     Weights for another grid of patches are adapted: the hidden states are resized to the old
-    grid, mixed there and resized back, all three in one matrix. So the rows and the columns of the
-    mixing matrix are interpolated as images. The old grid is that of the checkpoint's
-    ``model_args``, else it is taken to be square.
+    grid, mixed there and resized back, all three in one matrix. So the rows and columns of the
+    mixing matrix are interpolated like images. The old grid is taken from the checkpoint's
+    ``model_args``, else it is assumed to be square.
 
     Args:
-        model: a ResMLP, or one of timm's; changed in place, and not at all where an error is
-            raised.
+        model: a ResMLP, or a model of timm; changed in place, but unchanged after an error.
         source: a state dict, a checkpoint that holds one, or a file.
-        head: ``"reset"`` leaves the classifier of ``model`` as it is.
+        head: ``"reset"`` keeps the classifier of ``model``.
 
     Raises:
         UserError: if the file cannot be read safely, or the weights do not fit the model.
@@ -96,8 +95,8 @@ def state_dict(
 
     Args:
         source: a state dict, or dictionaries that hold one or several.
-        expected: names of the parameters; timm's and the authors' names of a ResMLP count too.
-        name: what errors call the source.
+        expected: names of the parameters; timm's and the authors' names of a ResMLP also fit.
+        name: name of the source in errors.
 
     Raises:
         UserError: if there are no tensors.
@@ -105,7 +104,7 @@ def state_dict(
     known = set(expected)
     for other in (1, 2):
         known |= {_renamed(key, 0, other) for key in expected}
-    found: list[tuple[int, str, dict[str, Tensor]]] = []  # names that fit, where, the tensors
+    found: list[tuple[int, str, dict[str, Tensor]]] = []  # number of fitting names, place, tensors
     whole: dict[str, Tensor] = {}
     for where, named in _dictionaries(source):
         tensors = {_unwrapped(key): value for key, value in named.items()}
@@ -135,7 +134,7 @@ def state_dict(
 def _dictionaries(
     source: Mapping[str, Any], where: str = "", depth: int = 0
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """All dictionaries of named tensors in nested ones, with where they are."""
+    """All dictionaries of named tensors in nested dictionaries, with their places."""
     named = {key: v for key, v in source.items() if isinstance(key, str)}
     tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if tensors:
@@ -150,7 +149,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _rank(where: str) -> int:
-    """Which of several state dicts comes first: averages, plain ones, teachers, students."""
+    """The rank of a state dict among several: averages, plain ones, teachers, students."""
     words = set(re.split(r"[^a-z]+", where.lower()))
     if words & {"averaged", "swa", "shadow"} or any(word.endswith("ema") for word in words):
         return 0
@@ -158,9 +157,9 @@ def _rank(where: str) -> int:
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of timm or of the authors under our names; ours is returned as it is.
+    """A state dict of timm or of the authors under our names; ours is returned unchanged.
 
-    The kernel of the patch embedding is flattened, and the (1, 1, dim) of timm's affine maps.
+    The kernel of the patch embedding and timm's affine maps, (1, 1, dim), are flattened.
     """
     foreign = 1 if "stem.proj.weight" in state else 2
     converted = {}
@@ -175,7 +174,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def timm_names(model: ResMLP) -> dict[str, Tensor]:
-    """The state dict of a model with mean pooling and linear mixing, as timm's has it.
+    """The state dict of a model with mean pooling and linear mixing, under timm's names.
 
     Raises:
         ValueError: if timm has no such model.
@@ -210,7 +209,7 @@ def adapt_mixing(
         weight: (old rows * old columns) squared.
         bias: (old rows * old columns).
         old: rows and columns of patches in the given mixing.
-        new: those of the returned one.
+        new: rows and columns of patches in the returned mixing.
 
     Returns:
         weight and bias for the new grid.
@@ -223,7 +222,7 @@ def adapt_mixing(
 def _adapt_class_mixing(
     weight: Tensor, bias: Tensor, old: tuple[int, int], new: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`adapt_mixing`, for one row that reads the class token and the patches."""
+    """:func:`adapt_mixing` for one row that reads the class token and the patches."""
     down = _resize_matrix(new, old).to(weight)
     return torch.cat((weight[:, :1], weight[:, 1:] @ down), dim=1), bias
 
@@ -237,7 +236,7 @@ def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
 def _adapt(
     state: dict[str, Tensor], model: ResMLP, old_grid: tuple[int, int] | None, name: str
 ) -> None:
-    """Bring the mixing matrices in ``state`` to the grid of ``model``."""
+    """Adapt the mixing matrices in ``state`` to the grid of ``model``."""
     for key, target in model.state_dict().items():
         square = key.endswith("token_mixing.weight") and state[key].dim() == 2
         if not square:
@@ -259,7 +258,7 @@ def _adapt(
 
 
 def _grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The grid of patches of a checkpoint, where it says so."""
+    """The grid of patches of a checkpoint, if it has one."""
     args = source.get("model_args")
     if not isinstance(args, Mapping):
         return None
@@ -321,7 +320,7 @@ def hub_weights(source: str) -> dict[str, Tensor]:
     """The state dict of timm's pre-trained model ``timm:NAME``.
 
     Raises:
-        UserError: if the hub gives none.
+        UserError: if the hub does not return any.
     """
     from resmlp_mt.vision.libraries import timm
 
@@ -331,6 +330,6 @@ def hub_weights(source: str) -> dict[str, Tensor]:
     except Exception as error:  # the hub's client and its transports raise a dozen types
         raise UserError(
             f"--weights {source}: timm's hub gave no weights "
-            f"({textwrap.shorten(str(error), 200)}); fetch them elsewhere and give the file."
+            f"({textwrap.shorten(str(error), 200)}); download them elsewhere and give the file."
         ) from error
     return state

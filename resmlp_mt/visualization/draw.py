@@ -1,4 +1,4 @@
-"""All pictures of a checkpoint, into a folder."""
+"""Draws all pictures of a checkpoint into a folder."""
 
 import json
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ def draw(
     """Write the pictures, sparsity.json and index.html; returns the number of files.
 
     Args:
-        checkpoint: of an image or a translation model.
+        checkpoint: checkpoint of an image or a translation model.
         output: the folder.
-        threshold: below which share of the largest an entry counts as small.
+        threshold: an entry below this share of the largest counts as small.
         patches: side of the square of central patches that is drawn.
-        grid: rows and columns of patches, where the checkpoint does not say.
-        positions: of a translation model, the leading ones that are drawn and counted.
+        grid: rows and columns of patches, if the checkpoint does not have them.
+        positions: number of leading positions of a translation model that are drawn and counted.
 
     Raises:
         UserError: if the checkpoint has no mixing matrices, or the folder cannot be written.

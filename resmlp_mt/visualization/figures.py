@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 COLORS = "RdBu_r"  # blue below zero, white at zero, red above
-SIDE = 84  # pixels of a picture of a row
-GAP = 4  # pixels between two of them
+SIDE = 84  # pixels of the picture of a row
+GAP = 4  # pixels between two pictures
 
 
 def mosaic(images: Tensor) -> NDArray[np.uint8]:
-    """Pictures side by side on black, every one scaled by its largest absolute value.
+    """Pictures side by side on black, each scaled by its largest absolute value.
 
     Args:
         images: (down, across, rows, columns).
@@ -71,13 +71,13 @@ def patch_figure(images: Tensor, rows: range, columns: range, title: str) -> Fig
 
 
 def heat_map(matrices: Mapping[str, Tensor], title: str, causal: bool) -> Figure:
-    """A translation model's A, and some of its rows against the distance to their position.
+    """A translation model's A, and some of its rows against the distance from their position.
 
     Args:
         matrices: name of each head: (positions, positions); row t holds the weights of all
             positions in output t.
         title: for the picture.
-        causal: rows end at their own position.
+        causal: whether rows end at their own position.
     """
     figure = Figure(figsize=(10, 4 * len(matrices)), layout="constrained")
     figure.suptitle(title)

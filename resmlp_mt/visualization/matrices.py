@@ -20,18 +20,18 @@ from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.tensor_files import read
 
 Layers = dict[str, list[dict[str, Tensor]]]
-"""Stack ("image", "encoder" or "decoder"): for each layer its matrices "A", "B" and "C"; with
-several heads "A1", "A2", ..."""
+"""For each stack ("image", "encoder" or "decoder") and each layer, the matrices "A", "B" and "C";
+with several heads "A1", "A2", ..."""
 
 NAME = re.compile(r"(?:(encoder|decoder)\.layers|blocks)\.(\d+)\.(token_mixing|ffn)\.(.+)")
 LETTERS = {"fc1.weight": "B", "fc2.weight": "C"}
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """The contents of an image or translation checkpoint, by safe loaders only.
+    """The contents of an image or translation checkpoint, read by safe loaders.
 
     Raises:
-        UserError: if there is no such file, it is damaged, or it is more than data.
+        UserError: if the file is missing, damaged, or has more than data.
     """
     try:
         return read(path, allowed=[argparse.Namespace])
@@ -45,10 +45,10 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The parameters in a checkpoint under our names; the moving average where there is one.
+    """The parameters in a checkpoint under our names; the moving average if there is one.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are no parameters.
     """
     for container in ("model_ema", "state_dict_ema", "model", "state_dict"):
         if isinstance(source.get(container), Mapping):
@@ -72,9 +72,9 @@ def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = Non
 
     Args:
         state: parameters by name.
-        name: of their file, for messages.
-        positions: a translation model's A for sentences of so many positions, or of fewer if the
-            model has fewer.
+        name: name of their file, for messages.
+        positions: take a translation model's A for sentences with this many positions, or with
+            fewer if the model has fewer.
 
     Raises:
         UserError: if the state dict has no mixing matrices.
@@ -139,7 +139,7 @@ def _translation(
 
 
 def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None) -> tuple[int, int]:
-    """Rows and columns of patches: as given, as the checkpoint says, or a square.
+    """Rows and columns of patches: as given, from the checkpoint, or a square.
 
     Raises:
         UserError: if the grid does not have ``tokens`` patches or cannot be known.
@@ -168,7 +168,7 @@ def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None)
 
 
 def central(grid: tuple[int, int], patches: int) -> tuple[range, range]:
-    """Rows and columns of the square of central patches; fewer where the grid is smaller."""
+    """Rows and columns of the square of central patches; fewer if the grid is smaller."""
     taken = [min(patches, size) for size in grid]
     first = [(size - number) // 2 for size, number in zip(grid, taken, strict=True)]
     rows, columns = (range(a, a + n) for a, n in zip(first, taken, strict=True))
@@ -197,7 +197,7 @@ def sparsity(weight: Tensor, threshold: float) -> float:
 
 
 def sparsities(layers: Layers, threshold: float) -> dict[str, list[dict[str, float]]]:
-    """Sparsity of every matrix; of the decoder's A, that of the lower triangle."""
+    """Sparsity of every matrix; for the decoder's A, of its lower triangle."""
     numbers: dict[str, list[dict[str, float]]] = {}
     for stack, members in layers.items():
         numbers[stack] = []

@@ -1,4 +1,4 @@
-"""The page that shows all pictures of a checkpoint and says what they are."""
+"""The HTML page with all pictures of a checkpoint and explanations."""
 
 import base64
 import html
@@ -16,8 +16,8 @@ of A holds the weights with which all patches contribute to patch t. Each small 
 laid out as the patches lie in the image, for one of the patches in the middle; it is scaled by its
 largest weight."""
 TRANSLATION = """the matrix that mixes over the positions of a sentence{heads}. Row t of A holds the
-weights with which all positions contribute to position t. In the decoder, a position receives from
-itself and the positions before it alone. On the right some rows are drawn against the distance:
+weights with which all positions contribute to position t. In the decoder, a position receives only
+from itself and the positions before it. On the right, some rows are drawn against the distance:
 weights left of 0 belong to earlier words."""
 
 
@@ -28,9 +28,9 @@ def page(
 
     Args:
         files: the contents by name.
-        title: of the page.
-        stacks: "image", "encoder" or "decoder": number of heads.
-        threshold: below which share of the largest an entry is small.
+        title: title of the page.
+        stacks: number of heads of each stack ("image", "encoder" or "decoder").
+        threshold: an entry below this share of the largest is small.
     """
     image = "image" in stacks
     heads = max(stacks.values())
