@@ -53,7 +53,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="batches in work at once, one per core is fastest for a file",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of one product; default: one per core, with several workers one",
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="sentences")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="source tokens in a batch")
     parser.add_argument(
@@ -105,13 +117,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sampling", action="store_true", help="draw --beam translations instead of searching"
     )
     args = parser.parse_args(argv)
-    for option in ("threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
+    for option in ("workers", "threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
         value = getattr(args, option)
         if value is not None and value < 1:
             flag = "--" + option.replace("_", "-")
             parser.error(f"{flag} must be at least 1, but is {value}")
     if args.nbest > args.beam:
         parser.error(f"--nbest {args.nbest} is above --beam {args.beam}: raise --beam")
+    if args.workers > 1:
+        args.threads = args.threads or 1
     return args
 
 
@@ -179,7 +193,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.input != "-" and sys.stderr.isatty():
         logger.setLevel(logging.INFO)  # shows the progress
-    translator = Translator(load(args), options, args.batch_size, args.max_tokens, args.shortlist)
+    translator = Translator(
+        load(args),
+        options,
+        args.batch_size,
+        args.max_tokens,
+        args.shortlist,
+        workers=args.workers,
+        threads=args.threads or 1,
+    )
     is_json = args.out_format == "jsonl"
     is_scored = args.print_scores or args.nbest > 1
     first = 0
@@ -189,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             results = translator.translate(
                 lines,
                 num_hypotheses=args.nbest,
+                return_scores=is_json or is_scored,
                 return_attention=is_json and translator.has_attention,
             )
             for number, translations in enumerate(results):

@@ -42,9 +42,13 @@ def test_both_forms_translate_alike(folders: tuple[Path, Path]) -> None:
     options = SearchOptions(beam=3)
     found = []
     for folder in folders:
-        translator = Translator(model_folder.load(folder), options, batch_size=4)
+        translator = Translator(model_folder.load(folder), options, batch_size=4, workers=2)
         found.append(translator.translate(lines))
     assert isinstance(translator.loaded.model, OnnxModel)
+    scored, greedy = (
+        translator.translate(lines, beam_size=1, return_scores=wanted) for wanted in (True, False)
+    )
+    assert [t[0].text for t in scored] == [t[0].text for t in greedy]
     for ours, expected in zip(*found, strict=True):
         assert [t.text for t in ours] == [t.text for t in expected]
         assert [t.score for t in ours] == pytest.approx([t.score for t in expected], abs=1e-5)

@@ -87,6 +87,19 @@ def test_small_buffers_change_nothing(
     expected = run(model, text=text, capsys=capsys)
     options = ("--buffer-size", 3, "--batch-size", 2, "--max-tokens", 40)
     assert run(model, *options, text=text, capsys=capsys) == expected
+    options = ("--workers", 2, "--batch-size", 2, "--print-scores")
+    scored = run(model, *options, text=text, capsys=capsys)
+    assert [line.split("\t")[2] for line in scored] == expected
+
+
+def test_greedy_search_is_the_same_with_and_without_scores(
+    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (corpus.folder / "test.en").read_bytes()
+    plain = run(model, "--beam", 1, text=text, capsys=capsys)
+    scored = run(model, "--beam", 1, "--print-scores", text=text, capsys=capsys)
+    assert [line.split("\t")[2] for line in scored] == plain
+    assert all(float(line.split("\t")[1]) < 0 for line in scored)
 
 
 def test_nbest_lines_carry_number_and_score(
@@ -182,6 +195,7 @@ def test_the_base_install_translates_and_scores(
         (["MODEL", "--beam", "0", "--nbest", "0"], None),
         (["MODEL", "--nbest", "6"], None),
         (["MODEL", "--threads", "0"], None),
+        (["MODEL", "--workers", "0"], None),
         (["MODEL", "--lenpen", "1", "--beam", "400"], "--beam 400 is too large"),
         (["MODEL", "--min-len", "50"], "--min-len 50 is above the longest translation, 39"),
     ],
@@ -209,7 +223,7 @@ def test_mistakes_are_named_in_one_line(
 
 def test_a_pipe_gets_its_line_back_at_once(model: Path) -> None:
     """The second line is written when the translation of the first has been read."""
-    command = [sys.executable, "-m", "resmlp_mt.translate", str(model), "--threads", "1"]
+    command = [sys.executable, "-m", "resmlp_mt.translate", str(model), "--workers", "2"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:

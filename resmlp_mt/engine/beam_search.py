@@ -135,6 +135,8 @@ def beam_search(
     prefixes: list[list[int]] | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[StepResult], bool | None] | None = None,
+    is_scored: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate a batch.
 
@@ -146,6 +148,9 @@ def beam_search(
         generator: draws the samples.
         callback: called with every token of every sentence, if ``beam`` is 1; if it returns True,
             the sentence ends there.
+        is_scored: whether to compute log-probabilities. Greedy search (a beam of 1) finds the same
+            tokens without them; the scores it returns then only say whether they are finite.
+        check: called before every step; it raises to end the search.
 
     Returns:
         The finished hypotheses of each sentence, best first; none if no score is finite.
@@ -156,6 +161,8 @@ def beam_search(
     """
     beam, eos, device = options.beam, special.eos, model.device
     candidates = 2 * beam
+    if beam > 1 or options.sampling or callback is not None:
+        is_scored = True
     choice = model.config.target_vocabulary
     columns = special  # columns of the special tokens in the scores
     if words is not None:
@@ -175,6 +182,8 @@ def beam_search(
     scores = torch.zeros(len(source), 1, device=device)
 
     for position in range(max(limits) + 1):
+        if check is not None:
+            check()
         rows = len(beams.sentences)
         logits = _step(model, tokens, beams, words)
         at_limit = [row for row, limit in enumerate(beams.limits) if limit == position]
@@ -182,7 +191,9 @@ def beam_search(
         past = beams.past(position) if position and options.need_the_past else None
         if past is not None and words is not None:
             past = torch.searchsorted(words.words, past)
-        logits, log_total = restricted(logits, past, position, at_limit, options, columns, own)
+        logits, log_total = restricted(
+            logits, past, position, at_limit, options, columns, own, is_scored
+        )
         before = scores
         if options.sampling:
             scores, parents, tokens = sample(logits - log_total, scores, options, generator)

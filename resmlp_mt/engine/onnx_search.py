@@ -4,6 +4,8 @@ Hypotheses and scores are the same. This search is for small batches or small ma
 are copied where that is simpler. docs/onnx.md describes the loop for those who write their own.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,13 +69,19 @@ class _Beams:
 
 
 def beam_search(
-    model: OnnxModel, source: list[list[int]], options: SearchOptions, special: SpecialTokens
+    model: OnnxModel,
+    source: list[list[int]],
+    options: SearchOptions,
+    special: SpecialTokens,
+    is_scored: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate a batch.
 
     Args:
         model: the exported graphs.
         source: the tokens of each sentence with end-of-sentence.
+        is_scored, check: as in the other search.
 
     Returns:
         The finished hypotheses of each sentence, best first; none if no score is finite.
@@ -92,9 +100,13 @@ def beam_search(
     beams = _Beams(model, model.encode(padded, np.array(lengths)), limits, beam, special.eos)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     for position in range(max(limits) + 1):
+        if check is not None:
+            check()
         at_limit = beams.limits == position
         logits = beams.step()
-        _to_log_probabilities(logits, position, at_limit, options, special)
+        if is_scored or beam > 1:
+            _to_log_probabilities(logits, options)
+        _restrict(logits, position, at_limit, options, special)
         scores, parents, tokens = _best(logits, beams.scores[:, :, -1], 2 * beam)
         is_eos = tokens == special.eos
         if at_limit.any() or is_eos.any():
@@ -116,20 +128,24 @@ def beam_search(
     return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
 
 
-def _to_log_probabilities(
-    logits: Floats,
-    position: int,
-    at_limit: NDArray[np.bool_],
-    options: SearchOptions,
-    special: SpecialTokens,
-) -> None:
-    """Turn scores into log-probabilities, and apply the options to them; in place."""
+def _to_log_probabilities(logits: Floats, options: SearchOptions) -> None:
+    """Turn scores into log-probabilities, in place."""
     # infinity - infinity: such a sentence has no translation; a small temperature makes infinities
     with np.errstate(invalid="ignore", over="ignore"):
         logits -= logits.max(axis=2, keepdims=True)
         if options.temperature != 1.0:
             logits /= max(options.temperature, TINY)
         logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
+
+
+def _restrict(
+    logits: Floats,
+    position: int,
+    at_limit: NDArray[np.bool_],
+    options: SearchOptions,
+    special: SpecialTokens,
+) -> None:
+    """Apply the options to scores, in place."""
     logits[..., special.pad] = -np.inf
     logits[..., special.unk] -= options.unkpen
     if position < options.min_len:

@@ -16,6 +16,7 @@ def restricted(
     options: SearchOptions,
     special: SpecialTokens,
     prefixes: Sequence[list[int]] | None,
+    is_scored: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The scores of a step, after the options have forbidden or forced tokens.
 
@@ -25,10 +26,11 @@ def restricted(
         position: position of the tokens that are chosen.
         at_limit: rows that end here.
         prefixes: tokens that each row begins with.
+        is_scored: whether the softmax's denominator is wanted.
 
     Returns:
         The scores that may be chosen, and the logarithm of the softmax's denominator, (rows,
-        hypotheses, words) and (rows, hypotheses, 1).
+        hypotheses, words) and (rows, hypotheses, 1); zeros where it is not wanted.
     """
     logits = logits.float()
     if past is not None and options.repetition_penalty != 1.0:
@@ -39,7 +41,9 @@ def restricted(
         # the best score becomes 0, so that a small temperature does not make it infinite
         least = torch.finfo(logits.dtype).tiny
         logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
-    log_total = logits.logsumexp(dim=2, keepdim=True)
+    log_total = (
+        logits.logsumexp(dim=2, keepdim=True) if is_scored else torch.zeros_like(logits[..., :1])
+    )
     unrestricted = logits if prefixes is None else logits.clone()
     logits[..., special.pad] = -torch.inf
     if options.unkpen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,16 @@ from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.beam_search import WordChoice
-    from resmlp_mt.engine.shortlist import Shortlist
-    from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
 Batch = list[list[int]]
 """The tokens of some sentences."""
 Callback = Callable[[StepResult], bool | None]
-Search = Callable[[Batch, list[int], Batch | None], list[list[Hypothesis]]]
-"""Given a batch, the numbers of its lines and the tokens that their translations begin with."""
+Check = Callable[[], None]
+Search = Callable[[Batch, list[int], Batch | None, Check], list[list[Hypothesis]]]
+"""Given a batch, the numbers of its lines, the tokens that their translations begin with, and what
+to call at every step; threads may search at the same time."""
 
 
 def search_of(
@@ -31,12 +32,14 @@ def search_of(
     options: SearchOptions,
     words: Callable[[Batch], WordChoice] | None,
     callback: Callback | None,
+    is_scored: bool,
 ) -> Search:
     """The search for the translations of one call.
 
     Args:
         words: the target words that a batch may use; None for all.
-        callback: called with every token.
+        callback: called with every token, by one thread at a time.
+        is_scored: whether the scores of a greedy search are wanted.
 
     Raises:
         UserError: if the model's search does not have the options.
@@ -48,42 +51,74 @@ def search_of(
                 "ONNX graphs do not support penalties, n-gram blocking, sampling and callback: "
                 "export the model without --format onnx."
             )
-        return lambda batch, numbers, prefixes: onnx_search.beam_search(
-            model, batch, options, SPECIAL
+        return lambda batch, numbers, prefixes, check: onnx_search.beam_search(
+            model, batch, options, SPECIAL, is_scored, check
         )
     import torch
 
     from resmlp_mt.engine.beam_search import beam_search
 
-    generator = torch.Generator(model.device).manual_seed(options.seed)
     symbols = loaded.target.symbols
+    one_at_a_time = threading.Lock()
+
+    def draws(numbers: list[int]) -> torch.Generator | None:
+        """A batch's own, so that it draws the same whenever its turn comes."""
+        if not options.sampling:
+            return None
+        return torch.Generator(model.device).manual_seed(
+            (options.seed + (numbers[0] << 32)) % 2**64
+        )
 
     def told(numbers: list[int]) -> Callback | None:
         """Call back with the line's number and the token's symbol."""
         if callback is None:
             return None
-        return lambda step: callback(
-            step._replace(batch_id=numbers[step.batch_id], token=symbols[step.token_id])
-        )
 
-    return lambda batch, numbers, prefixes: beam_search(
+        def tell(step: StepResult) -> bool | None:
+            line, token = numbers[step.batch_id], symbols[step.token_id]
+            with one_at_a_time:
+                return callback(step._replace(batch_id=line, token=token))
+
+        return tell
+
+    return lambda batch, numbers, prefixes, check: beam_search(
         model,
         batch,
         options,
         SPECIAL,
         words and words(batch),
         prefixes,
-        generator if options.sampling else None,
+        draws(numbers),
         told(numbers),
+        is_scored,
+        check,
     )
 
 
-def chosen_words(shortlist: Shortlist, model: EncoderDecoder) -> Callable[[Batch], WordChoice]:
-    """The words that the sentences of a batch may use, by the shortlist."""
+def chosen_words(loaded: TranslationModel, beam: int) -> Callable[[Batch], WordChoice]:
+    """The words that the sentences of a batch may use, by the model's shortlist.
+
+    Raises:
+        UserError: if the model has no shortlist, or the beam is too large for it.
+    """
+    if isinstance(loaded.model, OnnxModel):
+        raise UserError(
+            "--shortlist: ONNX graphs score the whole vocabulary; export the model "
+            "without --format onnx."
+        )
+    if loaded.shortlist is None:
+        raise UserError("--shortlist: this model has none; export it with --shortlist DATA-BIN.")
+    most = (len(loaded.shortlist.always) - 2) // 2
+    if beam > most:
+        raise UserError(
+            f"--beam {beam} is too large for this shortlist: choose at most "
+            f"{most}, or leave out --shortlist."
+        )
     from resmlp_mt.engine.beam_search import WordChoice
     from resmlp_mt.packed_linear import selector
 
-    select = selector(model.decoder.output_projection)
+    shortlist = loaded.shortlist
+    select = selector(loaded.model.decoder.output_projection)
 
     def choose(batch: Batch) -> WordChoice:
         words, allowed = shortlist.words(batch)

@@ -22,6 +22,16 @@ class Translation(NamedTuple):
     positional_scores: list[float]
     attention: Tensor | None = None
 
+    def only(self, scores: bool, attention: bool) -> Translation:
+        """What is wanted of it; a greedy search whose scores are not wanted has none."""
+        return Translation(
+            self.text,
+            self.pieces,
+            self.score if scores else float("nan"),
+            self.positional_scores if scores else [],
+            self.attention if attention else None,
+        )
+
 
 class ScoringResult(NamedTuple):
     """The pieces of a given translation, with end-of-sentence, and their log-probabilities."""
@@ -31,7 +41,9 @@ class ScoringResult(NamedTuple):
 
 
 def by_coverage(translations: list[Translation], penalty: float) -> list[Translation]:
-    """The translations, ranked by the score of Wu et al. 2016, equation 14."""
+    """The translations; with a penalty, ranked by the score of Wu et al. 2016, equation 14."""
+    if not penalty:
+        return translations
     scored = []
     for translation in translations:
         assert translation.attention is not None

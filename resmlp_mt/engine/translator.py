@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
+from resmlp_mt.engine.batches import Workers, batches, explain
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
-from resmlp_mt.engine.search import Batch, Callback, chosen_words, search_of
+from resmlp_mt.engine.search import Batch, Callback, Check, chosen_words, search_of
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
@@ -43,6 +44,9 @@ class Translator:
             refused.
         use_shortlist: score only the words of the model's shortlist, which is faster.
         device: device to move the model to; by default the model stays where it is.
+        workers: number of threads that translate batches (CTranslate2's ``inter_threads``).
+            Translations do not depend on it.
+        threads: threads of one product, for each of several workers (``intra_threads``).
 
     Attributes:
         failed: number of lines for which the search found no finite score, over all calls.
@@ -59,6 +63,8 @@ class Translator:
         max_tokens: int | None = None,
         use_shortlist: bool = False,
         device: str | None = None,
+        workers: int = 1,
+        threads: int = 1,
     ) -> None:
         if device is not None and not isinstance(loaded.model, OnnxModel):
             from resmlp_mt.engine.weights import placed
@@ -70,6 +76,7 @@ class Translator:
         self.max_tokens = max_tokens
         self.failed = 0
         self._lock = threading.Lock()
+        self._workers = Workers(workers, threads)
         config = loaded.model.config
         self.longest, self.remedy = (
             config.max_source_positions,
@@ -80,22 +87,7 @@ class Translator:
         options.max_len(1, config.max_target_positions)
         self._words: Callable[[Batch], WordChoice] | None = None
         if use_shortlist:
-            if isinstance(loaded.model, OnnxModel):
-                raise UserError(
-                    "--shortlist: ONNX graphs score the whole vocabulary; export the model "
-                    "without --format onnx."
-                )
-            if loaded.shortlist is None:
-                raise UserError(
-                    "--shortlist: this model has none; export it with --shortlist DATA-BIN."
-                )
-            most = (len(loaded.shortlist.always) - 2) // 2
-            if options.beam > most:
-                raise UserError(
-                    f"--beam {options.beam} is too large for this shortlist: choose at most "
-                    f"{most}, or leave out --shortlist."
-                )
-            self._words = chosen_words(loaded.shortlist, loaded.model)
+            self._words = chosen_words(loaded, options.beam)
 
     @classmethod
     def load(
@@ -108,6 +100,8 @@ class Translator:
         batch_size: int = 64,
         max_tokens: int | None = None,
         use_shortlist: bool = False,
+        workers: int = 1,
+        threads: int | None = None,
     ) -> Self:
         """A translator for an exported folder.
 
@@ -117,13 +111,25 @@ class Translator:
             options: options of the search; by default those of ``python -m resmlp_mt.translate``.
             dtype: type to compute in; by default the type of the weights.
             device: device to compute on.
-            batch_size, max_tokens, use_shortlist: see :class:`Translator`.
+            batch_size, max_tokens, use_shortlist, workers: see :class:`Translator`.
+            threads: threads of one product; by default one per core, or one for each of several
+                workers.
 
         Raises:
             UserError: if the folder or the options cannot be used.
         """
-        loaded = model_folder.load(pretrained.located(folder), dtype, device)
-        return cls(loaded, options or SearchOptions(), batch_size, max_tokens, use_shortlist)
+        if workers > 1:
+            threads = threads or 1
+        loaded = model_folder.load(pretrained.located(folder), dtype, device, threads)
+        return cls(
+            loaded,
+            options or SearchOptions(),
+            batch_size,
+            max_tokens,
+            use_shortlist,
+            workers=workers,
+            threads=threads or 1,
+        )
 
     def translate(
         self,
@@ -139,6 +145,7 @@ class Translator:
         sampling_topk: int | None = None,
         sampling_topp: float | None = None,
         sampling_temperature: float | None = None,
+        return_scores: bool = True,
         return_attention: bool = False,
         callback: Callback | None = None,
     ) -> list[list[Translation]]:
@@ -158,9 +165,10 @@ class Translator:
             sampling_topk: draw among this many best tokens, 0 for all; 1 searches.
             sampling_topp: draw among the best tokens that together have this probability.
             sampling_temperature: divides the scores before the softmax.
+            return_scores: False makes a beam of 1 faster; scores are NaN, and of no tokens.
             return_attention: also return the attention of each token to the source.
             callback: called with every token, if the beam is 1; if it returns True, the line ends
-                there.
+                there. Several workers call it one at a time.
 
         Returns:
             The translations of each line, best first, at least one and at most ``beam``. An
@@ -195,7 +203,7 @@ class Translator:
         if callback is not None and options.beam != 1:
             raise UserError("callback needs a beam of 1: give beam_size=1.")
         prefixes = self._prefixes(lines, target_prefix)
-        search = search_of(self.loaded, options, self._words, callback)
+        search = search_of(self.loaded, options, self._words, callback, return_scores)
         results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
         sentences = {}
         for number, line in enumerate(lines):
@@ -209,34 +217,41 @@ class Translator:
             elif len(tokens) > 1:
                 sentences[number] = tokens
         lengths.warn(sentences.values(), self.loaded.model.config.longest_trained_source)
-        for numbers in self._batches(sentences):
+
+        def translated(numbers: list[int], check: Check) -> list[list[Translation]]:
+            """The hypotheses of each sentence of a batch, best first."""
             batch = [sentences[number] for number in numbers]
-            found = search(batch, numbers, prefixes and [prefixes[n] for n in numbers])
-            attention: Iterator[Tensor | None] = itertools.repeat(None)
+            begun = prefixes and [prefixes[n] for n in numbers]
+            try:
+                found = search(batch, numbers, begun, check)
+            except (MemoryError, RuntimeError) as error:
+                explain(error, [lines[number] for number in numbers])
+                raise
+            attention: Iterator[Tensor | None] = repeat(None)
             if return_attention or options.coverage_penalty:
                 pairs = [(batch[i], h.tokens) for i, hs in enumerate(found) for h in hs]
                 attention = iter([forced.attention for forced in self._forced(pairs)])
-            for number, hypotheses in zip(numbers, found, strict=True):
-                translations = [
-                    Translation(
-                        *self.decode(h.tokens), h.score, h.positional_scores, next(attention)
-                    )
+            decoded = [
+                [
+                    Translation(*self.decode(h.tokens), *h[1:], attention=next(attention))
                     for h in hypotheses
                 ]
-                if options.coverage_penalty:
-                    translations = by_coverage(translations, options.coverage_penalty)
-                results[number] = [
-                    t if return_attention else t._replace(attention=None)
-                    for t in translations[:most]
-                ]
-                if not hypotheses:
-                    with self._lock:
-                        self.failed += 1
-                    results[number] = _empty(
-                        lines[number],
-                        "has no translation with a finite score: it is left empty; look at the "
-                        "model and the options of the search",
-                    )
+                for hypotheses in found
+            ]
+            return [by_coverage(these, options.coverage_penalty) for these in decoded]
+
+        planned = list(batches(sentences, self.batch_size, self.max_tokens))
+        found = self._workers.results(translated, planned)
+        for number, translations in zip(chain(*planned), chain(*found), strict=True):
+            results[number] = [t.only(return_scores, return_attention) for t in translations[:most]]
+            if not translations:
+                with self._lock:
+                    self.failed += 1
+                results[number] = _empty(
+                    lines[number],
+                    "has no translation with a finite score: it is left empty; look at the model "
+                    "and the options of the search",
+                )
         return results
 
     def translate_iterable(
@@ -250,7 +265,7 @@ class Translator:
         if isinstance(lines, str):
             raise TypeError("expected lines, but got a str: write translate_iterable([text])")
         remaining = iter(lines)
-        while buffer := list(itertools.islice(remaining, buffer_size)):
+        while buffer := list(islice(remaining, buffer_size)):
             yield from self.translate(buffer)
 
     def score_batch(self, source: Sequence[str], target: Sequence[str]) -> list[ScoringResult]:
@@ -281,14 +296,13 @@ class Translator:
                     )
             rows.append([*pieces, self.loaded.target.symbols[EOS]])
             pairs.append(pair)
-        scored: dict[int, Forced] = {}
         lengths = {number: [*pair[0], *pair[1]] for number, pair in enumerate(pairs)}
-        for numbers in self._batches(lengths):
-            found = self._forced([pairs[number] for number in numbers])
-            scored |= dict(zip(numbers, found, strict=True))
-        return [
-            ScoringResult(tokens, scored[number].log_probs) for number, tokens in enumerate(rows)
-        ]
+        planned = list(batches(lengths, self.batch_size, self.max_tokens))
+        results = self._workers.results(
+            lambda numbers, _: self._forced([pairs[number] for number in numbers]), planned
+        )
+        scored = dict(zip(chain(*planned), chain(*results), strict=True))
+        return [ScoringResult(row, scored[number].log_probs) for number, row in enumerate(rows)]
 
     @property
     def has_attention(self) -> bool:
@@ -371,22 +385,6 @@ class Translator:
                 f"ONNX graphs do not give {what}: export the model without --format onnx."
             )
         return self.loaded.model
-
-    def _batches(self, sentences: dict[int, list[int]]) -> Iterator[list[int]]:
-        """Numbers of sentences, longest first."""
-        batch: list[int] = []
-        longest = 0
-        for number in sorted(sentences, key=lambda n: len(sentences[n]), reverse=True):
-            length = len(sentences[number])
-            tokens = (len(batch) + 1) * max(longest, length)
-            too_many = self.max_tokens is not None and tokens > self.max_tokens
-            if batch and (too_many or len(batch) == self.batch_size):
-                yield batch
-                batch, longest = [], 0
-            batch.append(number)
-            longest = max(longest, length)
-        if batch:
-            yield batch
 
 
 def _empty(line: str, reason: str) -> list[Translation]:

@@ -1,0 +1,117 @@
+"""Batches of sentences, and the threads that work on several at once.
+
+Threads, because weights are then shared and nothing has to start: PyTorch and ONNX Runtime let
+other threads run while they compute, which is four fifths of the time at dim 128 and more above.
+Beyond some five cores, with so small a model, several processes divide the text better.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from resmlp_mt.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def batches(
+    sentences: dict[int, list[int]], batch_size: int, max_tokens: int | None
+) -> Iterator[list[int]]:
+    """Numbers of sentences, longest first.
+
+    Args:
+        sentences: their tokens, by number.
+        batch_size: most sentences in a batch.
+        max_tokens: most tokens in a batch, padding included.
+    """
+    batch: list[int] = []
+    longest = 0
+    for number in sorted(sentences, key=lambda n: len(sentences[n]), reverse=True):
+        length = len(sentences[number])
+        tokens = (len(batch) + 1) * max(longest, length)
+        too_many = max_tokens is not None and tokens > max_tokens
+        if batch and (too_many or len(batch) == batch_size):
+            yield batch
+            batch, longest = [], 0
+        batch.append(number)
+        longest = max(longest, length)
+    if batch:
+        yield batch
+
+
+def explain(error: Exception, lines: Sequence[str]) -> None:
+    """Say of an error which lines were in work when it came.
+
+    Raises:
+        UserError: in its place, if memory was short.
+    """
+    named = f"{len(lines)} lines at once, the longest of which begins with '{lines[0][:40]}'"
+    is_of_memory = (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of PyTorch, which may not be loaded
+        or "can't allocate memory" in str(error)
+    )
+    if is_of_memory:
+        raise UserError(
+            f"there is not enough memory to translate {named}: "
+            "lower --batch-size, --max-tokens or --workers."
+        ) from error
+    error.add_note(f"This came of translating {named}.")
+
+
+class Workers:
+    """Threads that call a function for many items; a single one is the caller itself.
+
+    Args:
+        count: how many items are in work at once.
+        threads: of one product of PyTorch in each of several workers.
+
+    Raises:
+        UserError: if one is below 1.
+    """
+
+    def __init__(self, count: int, threads: int = 1) -> None:
+        for name, value in (("workers", count), ("threads", threads)):
+            if value < 1:
+                raise UserError(f"--{name} must be at least 1, but is {value}.")
+
+        def start() -> None:
+            if "torch" in sys.modules:  # ONNX graphs do without
+                import torch
+
+                torch.set_num_threads(threads)
+
+        self._threads = None if count == 1 else ThreadPoolExecutor(count, initializer=start)
+
+    def results(
+        self, function: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item]
+    ) -> list[Result]:
+        """What a function returns for each item, in their order.
+
+        Args:
+            function: called with an item and with what it has to call now and then: this raises
+                ``CancelledError`` where the results are no longer wanted, because another item
+                failed or Ctrl-C was pressed.
+        """
+        if self._threads is None:
+            return [function(item, lambda: None) for item in items]
+        is_stopped = threading.Event()
+
+        def check() -> None:
+            if is_stopped.is_set():
+                raise CancelledError
+
+        futures: list[Future[Result]] = []
+        try:
+            for item in items:
+                futures.append(self._threads.submit(function, item, check))
+            return [future.result() for future in futures]
+        finally:
+            is_stopped.set()
+            for future in futures:
+                future.cancel()
