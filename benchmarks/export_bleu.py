@@ -57,10 +57,10 @@ def exported(
     """Translate with an exported folder."""
 
     def translate(args: argparse.Namespace, lines: list[str]) -> list[str]:
-        trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+        loaded = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
         with tempfile.TemporaryDirectory() as folder:
             write_weights = export_onnx if onnx else None
-            model_folder.save(trained, Path(folder) / "model", dtype, write_weights)
+            model_folder.save(loaded, Path(folder) / "model", dtype, write_weights)
             loaded = model_folder.load(Path(folder) / "model")
         found = Translator(loaded, SearchOptions(beam=BEAM), batch_size=32).translate(lines)
         return [translations[0].text for translations in found]

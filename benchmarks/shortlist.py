@@ -45,28 +45,28 @@ ROUNDS = 5
 
 def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
     """BLEU with the whole vocabulary and with each size of shortlist."""
-    trained = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
-    text = read_training_text(args.data, trained)
-    trained.model = prepared(trained.model, "float32")  # type: ignore[arg-type]
+    loaded = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+    text = read_training_text(args.data, loaded)
+    loaded.model = prepared(loaded.model, "float32")  # type: ignore[arg-type]
     source, reference = (
         path.read_text(encoding="utf-8").splitlines() for path in (args.source, args.reference)
     )
-    pieces = trained.sentencepiece
+    pieces = loaded.sentencepiece
     assert pieces is not None
-    targets = [trained.target.encode(pieces.encode(line, out_type=str)) for line in reference]
+    targets = [loaded.target.encode(pieces.encode(line, out_type=str)) for line in reference]
     bleu = sacrebleu.BLEU()
     rows: list[dict[str, Any]] = []
     whole: list[str] = []
     for size in [None, *SIZES]:
-        words, share = float(len(trained.target)), 1.0
+        words, share = float(len(loaded.target)), 1.0
         if size is not None:
-            trained.shortlist = build_shortlist(text, trained, *size)
-        translator = Translator(trained, SearchOptions(beam=BEAM), use_shortlist=size is not None)
+            loaded.shortlist = build_shortlist(text, loaded, *size)
+        translator = Translator(loaded, SearchOptions(beam=BEAM), use_shortlist=size is not None)
         found = [translations[0].text for translations in translator.translate(source)]
-        if trained.shortlist is not None:
+        if loaded.shortlist is not None:
             sentences = [translator.encode(line) for line in source]
-            words = mean_words(trained.shortlist, sentences)
-            share = covered(trained.shortlist, sentences, targets)
+            words = mean_words(loaded.shortlist, sentences)
+            share = covered(loaded.shortlist, sentences, targets)
         whole = whole or found
         rows.append(
             {

@@ -158,7 +158,7 @@ class Preparation:
                 for part in parts
             ]
 
-        decides = {
+        made_from = {
             "train": described(inputs.train),
             "valid": described(inputs.valid),
             "tests": [[name, described(parts)] for name, parts in inputs.tests.items()],
@@ -168,7 +168,7 @@ class Preparation:
             "code": code("clean.py", "formats.py", "dedup.py", TEXT),
             "versions": _versions("python", "unicode", "sacremoses"),
         }
-        return self.steps.run("clean", decides, action)
+        return self.steps.run("clean", made_from, action)
 
     def _train_subwords(self, cleaned: Record, workers: Workers) -> Record:
         args = self.args
@@ -186,13 +186,13 @@ class Preparation:
             subwords.train((source, target), pairs, model, **options, workers=workers)
             return [model], {}
 
-        decides = {
+        made_from = {
             "text": [cleaned["outputs"][f"text/{path.name}"] for path in (source, target)],
             "options": options,
             "code": code("subwords.py", "normalization.py", "text_blocks.py", TEXT),
             "versions": _versions("sentencepiece", "unicode"),
         }
-        return self.steps.run("spm", decides, action)
+        return self.steps.run("spm", made_from, action)
 
     def _binarize(self, cleaned: Record, model: Record, workers: Workers) -> Record:
         args = self.args
@@ -209,14 +209,14 @@ class Preparation:
             )
             return found.files, {"entries": found.entries, "tokens": found.tokens}
 
-        decides = {
+        made_from = {
             "text": {k: v for k, v in cleaned["outputs"].items() if k.startswith("text/")},
             "model": model["outputs"],
             "sampling": dataclasses.asdict(sampling),
             "code": code("binarize.py", "subwords.py", "text_blocks.py"),
             "versions": _versions("sentencepiece", "numpy"),
         }
-        return self.steps.run("binarize", decides, action)
+        return self.steps.run("binarize", made_from, action)
 
     def _sweep(self, outputs: Mapping[str, Any]) -> None:
         """Removes results of earlier options: only what a record lists is ours to remove.

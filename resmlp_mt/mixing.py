@@ -111,7 +111,7 @@ class TokenMixing(nn.Module):
                 f"the input has {length} positions but the mixing matrix has {self.longest}"
             )
 
-    def trained_matrix(self, length: int) -> Tensor:
+    def matrix_with_dropout(self, length: int) -> Tensor:
         """:meth:`matrix`, with some entries dropped in training mode.
 
         Raises:
@@ -137,7 +137,7 @@ class TokenMixing(nn.Module):
             ValueError: if ``length`` exceeds :attr:`longest`.
         """
         length = entries.size(0)
-        return mix(self.trained_matrix(length), self.offset(length), entries, self.causal)
+        return mix(self.matrix_with_dropout(length), self.offset(length), entries, self.causal)
 
     def output(self, mixed: Tensor, x: Tensor) -> Tensor:
         """The output for each token, from its mixed state and its input; (..., dim) all."""

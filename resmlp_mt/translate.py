@@ -151,11 +151,11 @@ def load(args: argparse.Namespace) -> "TranslationModel":
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
-    trained = load_trained(model, args.data, args.sentencepiece_model)
-    assert isinstance(trained.model, EncoderDecoder)
+    loaded = load_trained(model, args.data, args.sentencepiece_model)
+    assert isinstance(loaded.model, EncoderDecoder)
     dtype = args.dtype or "float32"
-    trained.model = weights.prepared(trained.model, dtype, args.device, args.threads)
-    return trained
+    loaded.model = weights.prepared(loaded.model, dtype, args.device, args.threads)
+    return loaded
 
 
 @contextmanager

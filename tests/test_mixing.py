@@ -229,7 +229,7 @@ def test_dropout_of_the_matrix_acts_while_training_only() -> None:
     exact = mixing(x)
     mixing.train()
     torch.manual_seed(0)
-    ones = mixing.trained_matrix(6) / mixing.matrix(6)
+    ones = mixing.matrix_with_dropout(6) / mixing.matrix(6)
     assert set(ones.unique().tolist()) == {0.0, 2.0}
     assert not torch.equal(mixing(x), exact)
     assert torch.equal(mixing.eval()(x), exact)

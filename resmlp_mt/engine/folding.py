@@ -21,7 +21,7 @@ from resmlp_mt.model.encoder import Encoder, EncoderLayer, longest
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 
-class Trained(Protocol):
+class TrainedModel(Protocol):
     """An :class:`EncoderDecoder`, or fairseq's model that is made of the same two halves."""
 
     encoder: Encoder
@@ -48,7 +48,7 @@ class _WithoutValues(TorchFunctionMode):
 
 
 @torch.no_grad()
-def fold(model: Trained) -> EncoderDecoder:
+def fold(model: TrainedModel) -> EncoderDecoder:
     """Fold a trained model; the original is not changed.
 
     All products are formed in float64 and rounded once, to the type of the model's parameters.

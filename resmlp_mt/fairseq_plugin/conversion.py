@@ -83,29 +83,29 @@ def load_trained(
 
 def build_shortlist(
     text: tuple[Any, Any],
-    trained: TranslationModel,
+    model: TranslationModel,
     frequent: int = shortlist.FREQUENT,
     per_word: int = shortlist.PER_WORD,
 ) -> shortlist.Shortlist:
     """The shortlist of a model; ``text`` is what :func:`read_training_text` returns."""
     return shortlist.build(
         *text,
-        len(trained.source),
-        len(trained.target),
+        len(model.source),
+        len(model.target),
         frequent=frequent,
         per_word=per_word,
-        joint=trained.source.symbols == trained.target.symbols,
+        joint=model.source.symbols == model.target.symbols,
     )
 
 
-def read_training_text(data: Path, trained: TranslationModel) -> tuple[Any, Any]:
+def read_training_text(data: Path, model: TranslationModel) -> tuple[Any, Any]:
     """Source and target of the whole training text that fairseq-preprocess wrote.
 
     Raises:
         UserError: if it is missing or in another format, or its dictionaries are not the model's.
     """
-    source, target = trained.source_lang, trained.target_lang
-    for language, vocabulary in ((source, trained.source), (target, trained.target)):
+    source, target = model.source_lang, model.target_lang
+    for language, vocabulary in ((source, model.source), (target, model.target)):
         dictionary = data / f"dict.{language}.txt"
         if Vocabulary.read(dictionary).symbols != vocabulary.symbols:
             raise UserError(

@@ -60,7 +60,7 @@ def mixing_branch(
     if not mixing.merges_affines or not _are_plain(pre, mixing, post, *projections):
         return add_branch(x, mixing(pre(x), layout), post, dropout)
     if not projections:
-        matrix, offset = mixing.trained_matrix(layout.length), mixing.offset(layout.length)
+        matrix, offset = mixing.matrix_with_dropout(layout.length), mixing.offset(layout.length)
         affine = pre.alpha, pre.beta, matrix, offset, post.alpha, post.beta
         return add_branch(x, _AffineMixing.apply(x, *affine, layout, mixing.causal), None, dropout)
     entries = pre(x) if before is None else _affine_linear(x, pre, before)
