@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.readme import write_block
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -86,17 +87,13 @@ def write(seconds: dict[str, float], clone: Path) -> None:
         + "\nWhat the demo printed:\n\n"
         + "".join(f"    {line}\n" for line in result["demo_scores"]),
     )
-    readme = HERE.parent / "README.md"
-    begin, end = "<!-- written by benchmarks/install.py -->\n", "<!-- end -->\n"
-    before, rest = readme.read_text().split(begin)
-    _, after = rest.split(end)
     summary = (
         f"On {result['machine']} the environment took {seconds['install']:.0f} s to make and "
         f"{result['environment_megabytes']:.0f} MB of disk\n(pip's wheel cache "
         f"{result['wheel_cache']}), the demo {seconds['demo']:.0f} s\n"
         "([benchmarks/install.md](benchmarks/install.md)).\n"
     )
-    write_text(readme, before + begin + summary + end + after)
+    write_block("install", summary)
     print((HERE / "install.md").read_text())
 
 

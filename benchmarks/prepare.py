@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.readme import write_block
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
 
@@ -460,10 +461,6 @@ def report(found: dict[str, Any]) -> str:
 
 def write_readme(found: dict[str, Any]) -> None:
     """The block of the README that says how fast it is and what WMT14 would take."""
-    readme = HERE.parent / "README.md"
-    begin, end = "<!-- written by benchmarks/prepare.py -->\n", "<!-- end of prepare -->\n"
-    before, rest = readme.read_text(encoding="utf-8").split(begin)
-    _, after = rest.split(end)
     rates = (
         f"{r['splits']['train']['read'] / r['cpu_seconds']:,.0f} pairs/s ({pair}, "
         f"{r['splits']['train']['read']:,} pairs)"
@@ -478,7 +475,7 @@ def write_readme(found: dict[str, Any]) -> None:
         f"and all;\nextrapolated by bytes of text: {', '.join(hours)} of one core\n"
         "([benchmarks/prepare.md](benchmarks/prepare.md)).\n"
     )
-    write_text(readme, before + begin + text + end + after)
+    write_block("prepare", text)
 
 
 def main() -> None:

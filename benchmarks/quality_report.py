@@ -19,7 +19,8 @@ import sentencepiece
 import torch
 from fairseq import __version__ as fairseq_version
 
-from benchmarks.quality_runs import Json, Run, Workshop
+from benchmarks.quality_runs import HERE, Json, Run, Workshop
+from benchmarks.readme import write_block
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
@@ -42,6 +43,8 @@ def write(workshop: Workshop, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "quality.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "quality.md", page(result))
+    if out == HERE:
+        write_block("quality", summary(result))
     plot(result, out / "quality.png")
     plot_lengths(result, out / "quality_lengths.png")
     print((out / "quality.md").read_text())
@@ -217,6 +220,47 @@ def page(result: Json) -> str:
         parts.insert(3, "![validation perplexity](quality.png)")
         parts.insert(4, "![BLEU by source length](quality_lengths.png)")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary(result: Json) -> str:
+    """The tables at equal time, for the README."""
+    config = result["config"]
+    names = {model: declared["name"] for model, declared in config["models"].items()}
+    lines = [
+        "| set, test | model | parameters | seeds | BLEU | chrF | p (BLEU) |",
+        "|-|-|-:|-:|-:|-:|-:|",
+    ]
+    budgets = set()
+    for group in result["sets"]:
+        for table in group["tables"]:
+            if table["at"] != "time":
+                continue
+            budgets.add(f"{group['budget']:,}")
+            for row in table["rows"]:
+                if not row["seeds"]:
+                    continue
+                against = row.get("against")
+                cells = [
+                    f"{group['set']}, {table['test']}",
+                    names[row["model"]],
+                    f"{group['trained'][row['model']][0]['parameters'] / 1e6:.2f} M",
+                    str(len(row["seeds"])),
+                    *(f"{row['pooled'][m]['score']:.2f}" for m in ("bleu", "chrf")),
+                    f"{against['bleu']['p_value']:.3f}" if against else "",
+                ]
+                lines.append("| " + " | ".join(cells) + " |")
+    if not budgets:
+        return "Not run."
+    return (
+        f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
+        f"{processor_of(result)}\n([benchmarks/quality.md](benchmarks/quality.md): curves, equal "
+        "updates, lengths, signatures; p against the Transformer):\n\n" + "\n".join(lines)
+    )
+
+
+def processor_of(result: Json) -> str:
+    machine: str = result["machine"]
+    return machine.rpartition(",")[0]
 
 
 def score_table(

@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.model_card import card
 from benchmarks.quality_report import versions
 from benchmarks.quality_runs import HERE, ROOT, Json, Run, Workshop, once, training_curve
+from benchmarks.readme import write_block
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
@@ -191,10 +192,9 @@ def report(trainings: Trainings, models_dir: Path) -> Json:
     return result
 
 
-def page(result: Json) -> str:
-    """The report in Markdown."""
-    config = result["config"]
-    names = {model: declared["name"] for model, declared in config["models"].items()}
+def table(result: Json) -> str:
+    """A row for each training."""
+    names = {model: declared["name"] for model, declared in result["config"]["models"].items()}
     rows = [
         "| model | parameters | processor s | updates | valid ppl | BLEU | chrF | p (BLEU) |",
         "|-|-:|-:|-:|-:|-:|-:|-:|",
@@ -209,6 +209,21 @@ def page(result: Json) -> str:
             f"{run['updates']:,} | {run['valid_ppl']:.2f} | {run['bleu']['score']:.2f} | "
             f"{run['chrf']['score']:.2f} | {p} |"
         )
+    return "\n".join(rows)
+
+
+def summary(result: Json) -> str:
+    """For the README."""
+    return (
+        "Tatoeba English-German, the recipe of the model that comes with the package\n"
+        "([benchmarks/ship_model.md](benchmarks/ship_model.md); one seed, validation set):\n\n"
+        + table(result)
+    )
+
+
+def page(result: Json) -> str:
+    """The report in Markdown."""
+    config = result["config"]
     parts = [
         "# The model that comes with the project: English-German",
         f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
@@ -220,7 +235,7 @@ def page(result: Json) -> str:
         "in which the learning rate falls to 0. Parameters are about equal. Neither was tuned "
         f"here.\nTatoeba valid, 2,000 sentences; fairseq-generate, beam {config['beam']}; "
         "p of a paired bootstrap, 1,000 samples; one seed.",
-        "\n".join(rows),
+        table(result),
     ]
     if result["shipped"] is None:
         parts.append("Nothing was exported yet.")
@@ -282,6 +297,7 @@ def main() -> None:
     if result["shipped"] is not None:
         write_text(args.models_dir / "en-de" / "README.md", card(json.loads(text)))
     write_text(HERE / "ship_model.md", page(result))
+    write_block("ship_model", summary(result))
     print(page(result))
 
 

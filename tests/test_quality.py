@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sacrebleu.significance import PairedTest
 
 from benchmarks import processor_time, quality_report, quality_runs
 from benchmarks.quality_runs import Run, Workshop
+from benchmarks.readme import README, write_block
 from conftest import ROOT, Corpus
 
 CONFIG = ROOT / "benchmarks/quality.yaml"
@@ -189,3 +191,24 @@ def test_a_training_stops_after_its_budget_and_is_translated(
     assert state["extra_state"]["previous_training_time"] >= last["seconds"]
     lines = workshop.translate(run, last["updates"], 0)
     assert len(lines) == len(corpus.sentences("test", "en"))
+
+
+def test_a_script_replaces_its_block_of_the_readme_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    block = "<!-- written by benchmarks/{0}.py -->\n{1}\n<!-- end of {0} -->\n"
+    readme.write_text("a\n" + block.format("x", "old\nold") + "b\n" + block.format("y", "kept"))
+    write_block("x", "new\n", readme)
+    assert readme.read_text() == (
+        "a\n" + block.format("x", "new") + "b\n" + block.format("y", "kept")
+    )
+    with pytest.raises(ValueError, match="unpack"):
+        write_block("z", "new", readme)
+
+
+def test_the_readme_has_the_block_of_every_script_that_writes_one() -> None:
+    text = README.read_text(encoding="utf-8")
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        for name in re.findall(r'write_block\("(\w+)"', script.read_text(encoding="utf-8")):
+            assert name == script.stem.removesuffix("_report")
+            assert text.count(f"<!-- written by benchmarks/{name}.py -->\n") == 1
+            assert text.count(f"<!-- end of {name} -->\n") == 1
