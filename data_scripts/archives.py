@@ -1,4 +1,4 @@
-"""Safe unpacking of the wanted members of tar and zip archives."""
+"""Safe unpacking of chosen members of tar and zip archives."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DAMAGE = (
     zlib.error,
     EOFError,
 )
-"""What the readers of the standard library raise for a damaged file."""
+"""Errors of the standard library's readers for a damaged file."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `path` is named as a tar or zip archive (a single gzip file is not)."""
+    """Whether `path` has the name of a tar or zip archive (a single gzip file does not)."""
     return path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip"))
 
 
@@ -38,18 +38,18 @@ def unpack(
 ) -> list[Path]:
     """Writes the wanted members of `archive` below `target`.
 
-    The whole archive is checked, wanted or not: a member that would leave `target`, a link or a
-    device makes it untrustworthy, and nothing more of it is written.
+    All members are checked, wanted or not. The archive is refused, and nothing more of it is
+    written, if it has a link, a device or a member that would leave `target`.
 
     Args:
         archive: tar (plain or gzip) or zip file.
         members: names of regular files in it.
         target: folder for them.
-        limit: most bytes that all members together may unpack to; by default `MAX_RATIO` times the
-            size of the archive, at least `MIN_LIMIT`.
+        limit: largest total size of the unpacked members, in bytes; by default `MAX_RATIO` times
+            the size of the archive, at least `MIN_LIMIT`.
 
     Raises:
-        UserError: an unsafe, damaged or too large archive, or a member that is not there.
+        UserError: an unsafe, damaged or too large archive, or a missing member.
     """
     if limit is None:
         limit = max(MIN_LIMIT, MAX_RATIO * archive.stat().st_size)
@@ -61,7 +61,7 @@ def unpack(
             f"{archive}: the archive is cut off or damaged ({error}); delete it and fetch it again"
         ) from error
     except RuntimeError as error:
-        # zipfile's word for encryption and for compression that it does not know.
+        # Raised by zipfile for encryption and for an unknown compression.
         raise UserError(
             f"{archive} cannot be unpacked ({error}): "
             "it must be without a password, stored or compressed by deflate, bzip2 or lzma"
@@ -94,7 +94,7 @@ def _unpack_tar(
     written: dict[str, Path] = {}
     unpacked = 0
     compressed = archive.name.endswith("gz")
-    # A stream ("r|") reads the archive once; a size is checked before its data is decompressed.
+    # A stream ("r|") reads the archive once, and sizes are checked before data is decompressed.
     with (
         gzip.open(archive) if compressed else open(archive, "rb") as file,
         tarfile.open(fileobj=cast(IO[bytes], _Bounded(file, archive, limit)), mode="r|") as tar,
@@ -115,7 +115,7 @@ def _unpack_tar(
                 source = tar.extractfile(info)
                 assert source is not None  # a regular file
                 written[name] = _copy(source, target / name)
-        # The check sum of a gzip file stands at its end.
+        # The checksum of a gzip file is at its end.
         while block := file.read(1 << 20):
             unpacked += len(block)
             _check_size(archive, unpacked, limit)
@@ -128,7 +128,7 @@ def _unpack_zip(
     written: dict[str, Path] = {}
     with zipfile.ZipFile(archive) as file:
         infos = file.infolist()
-        # zipfile reads no more of a member than its declared size.
+        # zipfile does not read more of a member than its declared size.
         _check_size(archive, sum(info.file_size for info in infos), limit)
         for info in infos:
             name = info.filename

@@ -1,8 +1,8 @@
-"""From cleaned text to fairseq's binary files, straight from sentencepiece's ids.
+"""Turns cleaned text into fairseq's binary files, directly from sentencepiece's ids.
 
-The files are those of `fairseq-preprocess` on the same pieces, byte for byte. Each process writes
-the ids of a block of text into a file of its own; these are joined at the end, when the pieces have
-been counted and fairseq's dictionary, the most frequent first, says which number each piece gets.
+The files equal those of `fairseq-preprocess` on the same pieces, byte for byte. Each process writes
+the ids of a block of text into a file of its own. At the end the pieces are counted, fairseq's
+dictionary, the most frequent first, gives every piece its number, and the files are joined.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from text_blocks import TextBlock, cut
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
 KNOWN_WORDS = 300_000
-"""Words whose pieces a process remembers; about 250 bytes each."""
+"""Number of words whose pieces a process remembers; about 250 bytes each."""
 
 INDEX_MAGIC, INDEX_VERSION = b"MMIDIDX\x00\x00", 1
 
 INDEX_BLOCK = 1 << 20
-"""Sentences whose places are computed at a time."""
+"""Number of sentences whose places are computed at a time."""
 
 DTYPE_CODES: dict[Any, int] = {np.uint16: 8, np.uint32: 9}
-"""fairseq's codes of the types in which it stores tokens."""
+"""fairseq's codes for the types of stored tokens."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """Subwords drawn at random: BPE-dropout, or sampling from a unigram model.
 
-    Not the same in every run: sentencepiece mixes its seed with one of the process.
+    Samples differ from run to run, because sentencepiece mixes its seed with one of the process.
 
     Attributes:
         copies: differently sampled training sets; 0 for none.
@@ -57,7 +57,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Binarized:
-    """What `binarize` made: files, entries of the dictionary, pieces and unknown ones by file."""
+    """The output of `binarize`: files, dictionary entries, pieces and unknown pieces by file."""
 
     files: list[Path]
     entries: int
@@ -66,7 +66,7 @@ class Binarized:
 
 @dataclass(frozen=True)
 class _Part:
-    """A block of text, where its ids go, and the seed of its sampling."""
+    """A block of text, the file for its ids, and the seed of its sampling."""
 
     name: str
     text: TextBlock
@@ -80,7 +80,7 @@ def folder_name(copy: int) -> str:
 
 
 def token_type(entries: int) -> Any:
-    """The smallest type that holds fairseq's numbers, as fairseq-preprocess chooses it."""
+    """The smallest type for fairseq's numbers, as fairseq-preprocess chooses it."""
     return np.uint16 if entries < 65500 else np.uint32
 
 
@@ -95,9 +95,9 @@ def binarize(
 ) -> Binarized:
     """Binarises `out/text/SPLIT.LANG` with `out/spm.model` into `out/bin`.
 
-    Writes the dictionary, too, as `out/dict.txt` and for each language. With sampling, the training
-    set goes into `out/bin`, `out/bin2`, ... in different pieces; fairseq-train takes one after the
-    other, epoch by epoch, when it is given `bin:bin2:...`.
+    Also writes the dictionary, as `out/dict.txt` and for each language. With sampling, `out/bin`,
+    `out/bin2`, ... have the training set in different pieces; `fairseq-train bin:bin2:...` takes
+    one after the other, epoch by epoch.
     """
     model = out / "spm.model"
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
@@ -161,9 +161,9 @@ def join(parts: Sequence[Path], indices: npt.NDArray[np.int64], name: Path) -> l
     """Writes `name.bin` and `name.idx` from files of ids, one sentence after the other.
 
     Args:
-        parts: files with the model's ids in the type that `token_type` gives.
+        parts: files with the model's ids, of the type that `token_type` returns.
         indices: fairseq's index of each id.
-        name: of the files, without extension.
+        name: name of the files, without extension.
     """
     dtype = token_type(len(indices))
     table = indices.astype(dtype)
@@ -185,12 +185,12 @@ def write_index(file: BinaryIO, sizes: npt.NDArray[np.int32], dtype: Any) -> Non
     Args:
         file: open for writing.
         sizes: tokens of each sentence with its end-of-sentence, shape `(n,)`.
-        dtype: of the tokens.
+        dtype: type of the tokens.
     """
     file.write(INDEX_MAGIC)
     file.write(struct.pack("<QBQ", INDEX_VERSION, DTYPE_CODES[dtype], len(sizes)))
     file.write(sizes.astype("<i4", copy=False).data)
-    # In 64 bits from the start: with numpy 2, fairseq's own sums wrap at 2**31 bytes.
+    # In 64 bits from the start, because with numpy 2 fairseq's own sums wrap at 2**31 bytes.
     start = 0
     for block in np.split(sizes, range(INDEX_BLOCK, len(sizes), INDEX_BLOCK)):
         ends = start + np.cumsum(block, dtype=np.int64) * np.dtype(dtype).itemsize
@@ -208,7 +208,7 @@ def _setup(model: Path, subword_type: str, alpha: float) -> None:
 
 
 def _encode_part(part: _Part) -> npt.NDArray[np.int64]:
-    """Writes the ids of a block; returns how often each of them comes."""
+    """Writes the ids of a block; returns the count of each id."""
     counts = np.zeros(len(_encoder.processor), dtype=np.int64)
     with open(part.path, "wb") as file:
         for number, text in enumerate(part.text.read()):
@@ -221,14 +221,14 @@ def _encode_part(part: _Part) -> npt.NDArray[np.int64]:
 class Encoder:
     """Ids of lines of normalised text.
 
-    With BPE word by word: it merges within words alone, as sentencepiece puts its sign for a space
-    in front of each and no piece has one inside. So a line has the pieces of its words, and most
-    words come many times. A unigram model adds up probabilities over the whole line.
+    With BPE, text is encoded word by word: sentencepiece puts its sign for a space before each
+    word, and no piece has one inside, so BPE merges only within words. Most words occur many times.
+    A unigram model adds up probabilities over the whole line.
 
     Args:
         processor: the model.
         subword_type: "bpe" or "unigram".
-        alpha: of `Sampling`.
+        alpha: see `Sampling`.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class Encoder:
         self.processor = processor
         self.alpha = alpha
         self.dtype = np.dtype(token_type(len(processor)))
-        # Else unknown characters on both sides of a space would be one unknown piece.
+        # Otherwise unknown characters on both sides of a space would be one unknown piece.
         self.by_words = subword_type == "bpe" and processor.piece_to_id("\u2581") != UNK
         self.known: dict[str, bytes] = {}
 
@@ -246,14 +246,14 @@ class Encoder:
 
         Args:
             text: the lines.
-            seed: of the sampling; None takes the model's best pieces.
+            seed: seed of the sampling; None takes the model's best pieces.
         """
         if self.by_words and seed is None:
             return self._word_by_word(text)
         lines = text.split("\n")[:-1]
         options: dict[str, Any] = {}
         if seed is not None:
-            # Each call begins with this seed, so each needs another.
+            # Each call starts with this seed, so each needs a different one.
             sentencepiece.set_random_generator_seed(seed % 2**32)
             options = {"enable_sampling": True, "alpha": self.alpha, "nbest_size": -1}
         encoded = self.processor.encode(lines, out_type=int, num_threads=1, **options)

@@ -27,21 +27,21 @@ from steps import atomic_write
 Faults = npt.NDArray[np.int64]
 
 CHUNK = 5_000
-"""Pairs sent to a worker at a time."""
+"""Number of pairs sent to a worker at a time."""
 
 LENGTH_FILTERS = ("empty", "length", "ratio")
 
 FILTERS = ("validation", *LENGTH_FILTERS, "held-out", "duplicate")
 """The filters of the training text, in the order in which they are applied and counted."""
 
-# Scripts without spaces between words: Han and kana, of which each sign counts as a word (with the
-# punctuation beside it), and those of Thai, Lao, Burmese and Khmer, with about four signs a word.
+# Scripts without spaces between words. In Han and kana each sign counts as a word (with the
+# punctuation beside it). Thai, Lao, Burmese and Khmer have about four signs per word.
 _SIGNS = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
 _LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-# Where they lie among the code points: not below the first number, nor between the others.
+# Their code points: at least the first number, and not between the others.
 _FIRST_UNSPACED, _BETWEEN = 0x0E00, (0x1800, 0x3005)
 _UNSPACED = re.compile(f"[{_SIGNS}{_LETTERS}]")
 _WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{_LETTERS}]{{1,4}}|[^\s{_SIGNS}{_LETTERS}]+")
@@ -49,7 +49,7 @@ _WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{_LETTERS}]{{1,4}}|[^\s{_SIGN
 
 @dataclass(frozen=True)
 class Options:
-    """How to clean. Lengths are what `words` counts; `Joiner` says what `concatenate` does."""
+    """How to clean. `words` counts lengths; for `concatenate` see `Joiner`."""
 
     source: str
     target: str
@@ -62,10 +62,10 @@ class Options:
 
 
 def words(text: str) -> int:
-    """Words of a normalised sentence: what stands between spaces, as in Moses' clean-corpus-n.
+    """Number of words of a normalised sentence, separated by spaces, as in Moses' clean-corpus-n.
 
-    Where a script has no spaces between words they are estimated: each sign of Chinese and
-    Japanese is a word, and so are four of Thai, Lao, Burmese or Khmer.
+    For scripts without spaces between words it is an estimate: one word for each sign of Chinese
+    and Japanese, and for every four signs of Thai, Lao, Burmese or Khmer.
     """
     if not text.isascii() and _UNSPACED.search(text):
         return len(_WORDS.findall(text))
@@ -74,7 +74,7 @@ def words(text: str) -> int:
 
 
 def faults(sources: Sequence[str], targets: Sequence[str], options: Options) -> Faults:
-    """For each normalised pair the index in `LENGTH_FILTERS` of the first that it fails, or -1."""
+    """For each normalised pair, the index in `LENGTH_FILTERS` of the first failed one, or -1."""
     counts = np.array([_word_counts(sources), _word_counts(targets)])
     shorter, longer = counts.min(axis=0), counts.max(axis=0)
     failed = [shorter == 0, longer > options.max_length, longer > options.max_ratio * shorter]
@@ -106,14 +106,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What a worker made of a chunk.
+    """A worker's output for a chunk.
 
     Attributes:
-        source, target: kept sentences, each with a line feed behind it.
+        source, target: kept sentences, each followed by a line feed.
         places: index of each kept pair in the chunk.
         hashes: a 64-bit hash of each kept pair.
-        dropped: other pairs, by filter.
-        changed: pairs that normalisation changed.
+        dropped: numbers of other pairs, by filter.
+        changed: number of pairs that normalisation changed.
     """
 
     source: bytes
@@ -152,7 +152,7 @@ class Cleaner:
         return [normalize(line) for line in (map(punctuation, lines) if punctuation else lines)]
 
     def tokenize(self, side: int, lines: Sequence[str]) -> Sequence[str]:
-        """Lines of one side tokenized, if that was asked for."""
+        """Lines of one side, tokenized if the options say so."""
         tokenizer = self._tokenize[side]
         return [tokenizer(line) for line in lines] if tokenizer else lines
 
@@ -264,7 +264,7 @@ def clean_train(
         steps.append({"step": step, "kept": kept, "dropped": dropped[step]})
     if kept == 0:
         if read == 0:
-            raise UserError("the training files are empty: expected a sentence a line in them")
+            raise UserError("the training files are empty: expected one sentence per line")
         reasons = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
         raise UserError(
             f"no training pair is left of {read} (dropped: {reasons}): "
@@ -276,11 +276,11 @@ def clean_train(
 
 
 class Joiner:
-    """Leaves out duplicates, and puts neighbouring pairs together where that was asked for.
+    """Leaves out duplicates, and joins neighbouring pairs if the options say so.
 
-    The pairs of a corpus are cut into groups of `concatenate`; of `concatenate_share` of the
-    groups, evenly spaced, each becomes one pair, unless one of its pairs was dropped or the whole
-    is longer than `max_length`.
+    The pairs of a corpus are cut into groups of `concatenate`. A share `concatenate_share` of the
+    groups, evenly spaced, is joined: each becomes one pair, unless one of its pairs was dropped or
+    the whole is longer than `max_length`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -337,10 +337,10 @@ def clean_held_out(
     outputs: tuple[Path, Path],
     cleaner: Cleaner,
 ) -> tuple[int, set[str]]:
-    """Writes a validation or test set; nothing is filtered, so order and number stay official.
+    """Writes a validation or test set; nothing is filtered, so its pairs and order stay official.
 
-    `raw` gets the text as published (what scores are computed against), `outputs` the text
-    normalised as for training. Returns the number of pairs and the normalised sentences.
+    `raw` gets the text as published, for computing scores, and `outputs` gets the text normalised
+    as for training. Returns the number of pairs and the normalised sentences.
     """
     count = 0
     sentences: set[str] = set()
@@ -351,7 +351,7 @@ def clean_held_out(
             paths = (chunk.files.source, chunk.files.target)
             for side, block in enumerate((chunk.sources, chunk.targets)):
                 lines = decode_lines(block, paths[side], chunk.first)
-                # Readers in text mode take a lone carriage return for a line end.
+                # Readers in text mode would take a lone carriage return for a line end.
                 raw_files[side].write(_joined([line.replace("\r", " ") for line in lines]))
                 normalized = cleaner.normalize(side, lines)
                 sentences.update(normalized)
@@ -379,7 +379,7 @@ def _joined(lines: Sequence[str]) -> bytes:
 def _punctuation(lang: str, options: Options) -> Callable[[str], str] | None:
     if not options.normalize_punctuation:
         return None
-    from sacremoses import MosesPunctNormalizer  # here: most runs do without it
+    from sacremoses import MosesPunctNormalizer  # here, because most runs do not need it
 
     normalizer = MosesPunctNormalizer(lang)
     return lambda text: str(normalizer.normalize(text))

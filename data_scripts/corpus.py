@@ -1,4 +1,4 @@
-"""What a corpus is: the declarations in `corpora/*.yaml`, and a user's own folder."""
+"""Corpora: the declarations in `corpora/*.yaml`, and a user's own folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resmlp_mt.errors import UserError
 FOLDER = Path(__file__).parent / "corpora"
 
 MAX_BYTES = 100_000
-"""Of a corpus file: YAML takes long to read."""
+"""Largest size of a corpus file, because YAML is slow to read."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Corpus:
     """A parallel corpus.
 
     Attributes:
-        files: for each file its packages; the first that can be had is taken (a `.tgz` and a `.zip`
-            with the same members, for example).
-        valid_every: every n-th training pair is held out for validation, where no `valid` is given.
+        files: the packages of each file, for example a `.tgz` and a `.zip` with the same members;
+            the first available one is taken.
+        valid_every: every n-th training pair is held out for validation, if there is no `valid`.
         character_coverage: share of the characters that get a piece of their own; below 1 for text
             from the web, where thousands of stray characters would fill the vocabulary.
         generator: module with a `write_corpus(folder, **arguments)`, and its arguments.
@@ -86,12 +86,12 @@ def names() -> list[str]:
 
 
 def file_code(language: str) -> str:
-    """A language code as files have it: `zh_CN` for `zh-CN`.
+    """A language code for file names: `zh_CN` for `zh-CN`.
 
-    fairseq finds the languages of `train.en-zh_CN.en.idx` by its hyphen.
+    fairseq splits the languages of `train.en-zh_CN.en.idx` at the hyphen.
 
     Raises:
-        UserError: it has other characters.
+        UserError: it has other characters than letters, digits, hyphens and underscores.
     """
     if not re.fullmatch(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*", language):
         raise UserError(
@@ -101,11 +101,11 @@ def file_code(language: str) -> str:
 
 
 class _Loader(yaml.BaseLoader):
-    """Every value is a text (so `no` is Norwegian), and nothing stands for something else."""
+    """Reads every value as text (so `no` is Norwegian), and refuses aliases."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            # Ten lines of them can be gigabytes.
+            # Ten lines of aliases can become gigabytes.
             raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias (*)")
         return super().compose_node(parent, index)
 
@@ -114,8 +114,8 @@ def load(path: Path) -> Corpus:
     """The corpus declared in `path`.
 
     Raises:
-        UserError: no YAML, an unknown or missing key, a value of another type, a name that leads
-            out of the folder, a part that names no declared file, two files of one name.
+        UserError: invalid YAML, an unknown or missing key, a value of the wrong type, a name that
+            leads out of the folder, a part of an undeclared file, two files with one name.
     """
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has over {MAX_BYTES} bytes: it is not a corpus file")
@@ -152,7 +152,7 @@ def load(path: Path) -> Corpus:
 
 
 def _corpus(name: str, content: Any) -> Corpus:
-    """A declaration of texts, lists and mappings, checked and with its numbers.
+    """A corpus from a declaration of texts, lists and mappings, after checks.
 
     Raises:
         TypeError, KeyError, AttributeError, ValueError: saying what is wrong.
@@ -193,7 +193,7 @@ def _package(declared: Any) -> Package:
         fields["size"] = _number(fields["size"], "size")
     for kind, digits in (("sha256", 64), ("md5", 32)):
         if kind in fields and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", str(fields[kind])):
-            raise ValueError(f"{kind} must be {digits} hexadecimal digits, in small letters")
+            raise ValueError(f"{kind} must be {digits} hexadecimal digits, in lower case")
     package = Package(**fields)
     _plain_name(package.file_name, "urls")
     return package
@@ -215,7 +215,7 @@ def _part(declared: Any) -> Part:
 
 
 def _generator(declared: Any) -> dict[str, Any]:
-    """Module and arguments; whole numbers are numbers."""
+    """Module and arguments, with whole numbers converted to int."""
     fields = dict(_mapping(declared, "generator"))
     module = _text(fields["module"], "module")
     if not (re.fullmatch(r"[a-z_]+", module) and (FOLDER.parent / f"{module}.py").is_file()):
@@ -290,7 +290,7 @@ def _stem(path: Path) -> str:
 
 
 def _extension(path: Path) -> str:
-    """The last part of the name; `zh-CN` is `zh_CN`."""
+    """The last part of the name, with `zh_CN` for `zh-CN`."""
     return path.name.removesuffix(".gz").rpartition(".")[2].replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""A set of 64-bit hashes in a numpy array: exact first-come deduplication in bounded memory."""
+"""A set of 64-bit hashes in a numpy array, for deduplication that keeps the first of each."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 
 MAX_LOAD = 0.7
-"""The table doubles when a larger share of its slots is taken."""
+"""Largest share of taken slots; beyond it the table doubles."""
 
 
 class HashSet:
     """Open addressing with linear probing, one batch at a time.
 
-    A slot is 8 bytes. The table has a power of two of slots; growing from `s` to `2 s` slots holds
-    both for a moment, 24 s bytes. 40M entries lie in 2**26 slots: 512 MiB, 768 MiB while growing
-    (a Python set of as many integers takes over 3 GB). Two different pairs share a 64-bit hash with
-    probability n**2 / 2**65: for 40M pairs about 4e-5 that one pair is dropped wrongly.
+    A slot has 8 bytes, and the number of slots is a power of two. While the table grows from `s` to
+    `2 s` slots, both are in memory, 24 s bytes. 40M entries need 2**26 slots: 512 MiB, 768 MiB
+    while growing (a Python set of as many integers takes over 3 GB). Two different pairs share a
+    64-bit hash with probability n**2 / 2**65: for 40M pairs, a pair is dropped wrongly with
+    probability 4e-5.
     """
 
     def __init__(self, slots: int = 1 << 16) -> None:
@@ -37,7 +38,7 @@ class HashSet:
     def add(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Adds `hashes`, shape `(n,)`; returns which of them were new, shape `(n,)`.
 
-        Of equal hashes within the batch the first one counts as new.
+        Of equal hashes in the batch, only the first one counts as new.
         """
         # Zero marks a free slot.
         hashes = np.where(hashes == 0, np.uint64(1), hashes)
@@ -68,7 +69,7 @@ def _insert(table: Hashes, hashes: Hashes) -> npt.NDArray[np.bool_]:
         wanted = hashes[waiting]
         found = table[slots]
         free = found == 0
-        # Several may want one free slot: the last write wins, the others see it and go on.
+        # Several hashes may want one free slot: the last write wins, and the others probe on.
         table[slots[free]] = wanted[free]
         won = free & (table[slots] == wanted)
         inserted[waiting[won]] = True

@@ -1,9 +1,9 @@
-"""``make demo``: from a grammar to a scored translation model in a few minutes, offline.
+"""``make demo`` makes a scored translation model from a grammar, in a few minutes, offline.
 
     python data_scripts/demo.py --output demo
 
-Every step is a command that a user would type; it is printed before it runs. What is finished is
-not done again: delete the folder to start afresh.
+Every step is a command that a user would type, and is printed before it runs. Finished steps are
+not repeated: to start again, delete the folder.
 """
 
 import json
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def run(command: list[object], log: Path | None = None, quiet: bool = False) -> None:
-    """Print and run a command; its output is shown and kept in ``log``, complete or not at all."""
+    """Print and run a command; show its output and write it to ``log``, complete or not at all."""
     words = [str(word) for word in command]
     print("\n$ " + shlex.join(words), flush=True)
     process = subprocess.Popen(
@@ -108,7 +108,7 @@ def show_progress(line: str) -> None:
 
 
 def plot(log: Path, picture: Path) -> None:
-    """Draw training loss by update and validation perplexity by epoch; (PNG)."""
+    """Draw training loss by update and validation perplexity by epoch, as a PNG."""
     rows: dict[str, list[tuple[float, float]]] = {"train_inner": [], "valid": []}
     for line in log.read_text().splitlines():
         for kind, key, updates in (

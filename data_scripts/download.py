@@ -1,4 +1,4 @@
-"""Downloads that resume, try every mirror and are verified before they get their name."""
+"""Downloads files: resumes, tries every mirror, and verifies a file before it gets its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resmlp_mt.errors import UserError
 from steps import write_json
 
 ATTEMPTS = 5
-"""Times that one mirror may cut the connection; each attempt goes on where the last one ended."""
+"""Times that a mirror may cut the connection; each attempt continues where the last one ended."""
 
 TIMEOUT = (20, 60)
 """Seconds to connect, and between two pieces of data."""
@@ -31,15 +31,15 @@ BLOCK = 1 << 20
 
 
 class _RejectedError(Exception):
-    """This mirror cannot deliver; the message says why. Another one may."""
+    """A mirror cannot deliver; the message says why. Another mirror may."""
 
 
 class MismatchError(Exception):
-    """A file is not the one that was expected; the message says what differs."""
+    """A file is not the expected one; the message says what differs."""
 
 
 class Checksums:
-    """SHA-256 of files: recorded when first seen whole, then enforced where none is published."""
+    """SHA-256 of files: recorded when first read completely, then enforced if none is published."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Checksums:
             ) from None
 
     def record(self, name: str, digest: str) -> None:
-        """Records the digest of a file that was read to its end, unless one is known."""
+        """Records the digest of a file that was read to its end, unless one is recorded."""
         known = self.known()
         if name not in known:
             write_json(self.path, dict(sorted({**known, name: digest}.items())))
@@ -67,7 +67,7 @@ class Checksums:
         """Checks size and digests of `path`; returns its SHA-256.
 
         Raises:
-            MismatchError: with what differs.
+            MismatchError: saying what differs.
             UserError: damaged records.
         """
         size = path.stat().st_size
@@ -99,7 +99,7 @@ def fetch(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tu
     A file that is already in `folder` is only verified.
 
     Raises:
-        UserError: no mirror delivered; the message has each address with its reason.
+        UserError: no mirror delivered; the message has the reason for each address.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
@@ -130,7 +130,7 @@ def fetch(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tu
 
 
 def take(packages: Sequence[Package], folder: Path, checksums: Checksums) -> tuple[Path, str]:
-    """The first package that lies in `folder`, verified; returns its path and SHA-256."""
+    """Verifies the first package that is in `folder`; returns its path and SHA-256."""
     for package in packages:
         path = folder / package.file_name
         if path.exists():
@@ -161,7 +161,7 @@ def _download(url: str, path: Path, size: int | None) -> None:
     """Fills the part file of `path` from `url`.
 
     Raises:
-        _RejectedError: the server refuses, or `ATTEMPTS` times sent nothing new.
+        _RejectedError: the server refuses, or sent nothing new `ATTEMPTS` times.
     """
     print(f"{url} -> {path}", file=sys.stderr)
     retry = Retry(
@@ -170,7 +170,7 @@ def _download(url: str, path: Path, size: int | None) -> None:
         backoff_factor=0.5,
         status_forcelist=(429, 500, 502, 503, 504),
         raise_on_status=False,
-        # A server may ask for hours; another mirror is tried before that.
+        # A server may ask to wait for hours; then another mirror is tried.
         respect_retry_after_header=False,
     )
     with requests.Session() as session:
@@ -190,7 +190,7 @@ def _download(url: str, path: Path, size: int | None) -> None:
 
 
 def _transfer(session: requests.Session, url: str, path: Path, size: int | None) -> None:
-    """One request; appends to the part file if the server says that it is of the same version."""
+    """Sends one request; appends to the part file if the server confirms its version."""
     part = _partial(path)
     start = _size(part)
     known = _validator(path, url)
@@ -200,7 +200,7 @@ def _transfer(session: requests.Session, url: str, path: Path, size: int | None)
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:
-            # The part is as long as the file or longer: start again.
+            # The part is as long as the file, or longer: start again.
             _forget(path)
             raise requests.ConnectionError("the part file did not fit and was dropped")
         if not response.ok:
@@ -237,7 +237,7 @@ def _transfer(session: requests.Session, url: str, path: Path, size: int | None)
 
 
 def _remember(path: Path, url: str, headers: Mapping[str, str]) -> None:
-    """Keeps what identifies this version of the file, for If-Range; a weak ETag does not."""
+    """Stores the validator of this version of the file, for If-Range; a weak ETag cannot be one."""
     etag = headers.get("ETag", "")
     validator = etag if etag.startswith('"') else headers.get("Last-Modified")
     write_json(_validator_path(path), {"url": url, "validator": validator})
@@ -265,6 +265,6 @@ def _size(path: Path) -> int:
 
 
 def _short(error: Exception) -> str:
-    # requests wraps what urllib3 found in a message with pool, address and object.
+    # requests wraps urllib3's reason in a message with pool, address and object.
     reason = getattr(error.args[0], "reason", error) if error.args else error
     return re.sub(r"^.*?[>)]: ", "", str(reason))[:200] or type(error).__name__

@@ -25,13 +25,13 @@ from resmlp_mt.errors import UserError
 Pair = tuple[bytes, bytes]
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is not a sentence; the bound keeps memory small whatever the file holds."""
+"""Largest line; a longer one is not a sentence, and could fill the memory."""
 
 MAX_RATIO = 20
-"""Text shrinks to a third or so when it is compressed; a compressed bomb to a thousandth."""
+"""Largest ratio of unpacked to compressed size: about 3 for text, 1000 for a bomb."""
 
 MIN_LIMIT = 1 << 30
-"""Bytes that any compressed file may unpack to."""
+"""Unpacked size in bytes that is always allowed."""
 
 LINE_FORMATS = ("plain", "sgm", "ted")
 PAIR_FORMATS = ("tmx", "tsv")
@@ -58,15 +58,15 @@ class TextFiles:
 def blocks(
     files: TextFiles, size: int, limit: int | None = None
 ) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Sentences of `files` as bytes, without line ends: `size` pairs at a time, the sides apart.
+    """Sentences of `files` as bytes, without line ends: blocks of `size` pairs, one list per side.
 
     Args:
-        files: what to read.
+        files: the files to read.
         size: pairs in a block; the last may have fewer.
-        limit: most pairs to read; without one their number is compared with `files.lines`.
+        limit: largest number of pairs to read; without it, the number must be `files.lines`.
 
     Raises:
-        UserError: damaged gzip, sides of different length, a count other than expected, bad markup.
+        UserError: damaged gzip, sides of different length, an unexpected count, bad markup.
     """
     number = 0
     for sources, targets in _blocks(files, size):
@@ -85,7 +85,7 @@ def blocks(
 
 
 def pairs(files: TextFiles, limit: int | None = None) -> Iterator[Pair]:
-    """Sentence pairs of `files`, one at a time; as `blocks`."""
+    """Sentence pairs of `files`, one at a time; see `blocks`."""
     for sources, targets in blocks(files, 1000, limit):
         yield from zip(sources, targets, strict=True)
 
@@ -116,7 +116,7 @@ def _blocks(files: TextFiles, size: int) -> Iterator[tuple[list[bytes], list[byt
 
 
 def check(path: Path) -> None:
-    """Reads a gzip file to its end, where the check sum stands; other files have none.
+    """Reads a gzip file to its end, where its checksum is; other files have none.
 
     Raises:
         UserError: it is cut off, damaged or far too large.
@@ -128,7 +128,7 @@ def check(path: Path) -> None:
 
 
 def decode(line: bytes, path: Path, number: int) -> str:
-    """Strict UTF-8; the error names the file and the line."""
+    """Decodes strict UTF-8; the error names the file and the line."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -141,7 +141,7 @@ def decode(line: bytes, path: Path, number: int) -> str:
 def decode_lines(lines: Sequence[bytes], path: Path, first: int) -> list[str]:
     """`decode` for consecutive lines; `first` is the number of the first one."""
     try:
-        # In one piece, which is many times faster.
+        # All at once, which is many times faster.
         return b"\n".join(lines).decode("utf-8").split("\n") if lines else []
     except UnicodeDecodeError:
         return [decode(line, path, number) for number, line in enumerate(lines, first)]
@@ -165,7 +165,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
     """A plain or gzip file.
 
     Raises:
-        UserError: the gzip file is damaged, or holds far more than text of its size can.
+        UserError: the gzip file is damaged, or unpacks to more than text of its size can.
     """
     if path.suffix != ".gz":
         with open(path, "rb", buffering=1 << 20) as file:
@@ -198,8 +198,8 @@ class _Bounded(io.RawIOBase):
         self.left -= len(block)
         if self.left < 0:
             raise UserError(
-                f"{self.path} is refused: it unpacks to over {MAX_RATIO} times its size, as text "
-                "never does; unpack it yourself if you trust it"
+                f"{self.path} is refused: it unpacks to over {MAX_RATIO} times its size: "
+                "text never does; unpack it yourself if you trust it"
             )
         buffer[: len(block)] = block
         return len(block)
@@ -211,9 +211,9 @@ def _text(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _sgm(path: Path) -> Iterator[bytes]:
-    """Segments of an sgm or xml test set, one to a line, entities resolved."""
+    """Segments of an sgm or xml test set, one per line, with entities resolved."""
     for number, line in _text(path):
-        # Cut at every start, so that each character is looked at once, whatever the line holds.
+        # Cut at every start, so that each character is read once, whatever the line is.
         for started in _SEGMENT_START.split(line)[1:]:
             _, tag_end, content = started.partition(">")
             segment, *ended = _SEGMENT_END.split(content, maxsplit=1)
@@ -223,7 +223,7 @@ def _sgm(path: Path) -> Iterator[bytes]:
 
 
 def _ted(path: Path) -> Iterator[bytes]:
-    """Lines of a TED training file; of the tag lines only title and description hold text."""
+    """Lines of a TED training file; among tag lines, only title and description have text."""
     for _, line in _text(path):
         line = line.strip()
         tagged = _TED_TEXT.fullmatch(line)
@@ -248,7 +248,7 @@ def _tsv(files: TextFiles) -> Iterator[Pair]:
 
 
 def _tmx(files: TextFiles) -> Iterator[Pair]:
-    """Translation units that have both languages ("en" also takes "en-GB"); others are left out."""
+    """Translation units with both languages ("en" also takes "en-GB"); others are left out."""
     path = files.source
     empty = True
     langs: set[str] = set()
@@ -264,7 +264,7 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
                     yield source.encode(), target.encode()
     except ElementTree.ParseError as error:
         raise UserError(
-            f"{path}: not well-formed TMX ({error}); mend it or export it again"
+            f"{path} is not well-formed TMX ({error}): repair it or export it again"
         ) from error
     if empty:
         raise UserError(
@@ -274,7 +274,7 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
 
 
 def _tmx_units(file: BinaryIO) -> Iterator[ElementTree.Element]:
-    """The translation units; what has been read does not stay in memory."""
+    """The translation units, each removed from memory after it is used."""
     path: list[ElementTree.Element] = []
     units = 0
     # expat loads no external entities, and ends where internal ones grow too large
@@ -294,7 +294,7 @@ def _tmx_units(file: BinaryIO) -> Iterator[ElementTree.Element]:
 
 
 def _tmx_unit(unit: ElementTree.Element) -> dict[str, str]:
-    """Text by language tag, in lower case and with hyphens."""
+    """Text by language tag; tags are in lower case and with hyphens."""
     sides: dict[str, str] = {}
     for variant in unit.iterfind("{*}tuv"):
         segment = variant.find("{*}seg")
@@ -316,9 +316,9 @@ def _tmx_side(sides: Mapping[str, str], lang: str) -> str | None:
 
 
 def _tmx_text(segment: ElementTree.Element) -> str:
-    """Text without inline codes, which hold markup of the translated document."""
+    """Text without inline codes, which are markup of the translated document."""
     text = ""
-    # Not by recursion: markup of a hostile file is nested thousands of times.
+    # Not recursive: the markup of a hostile file may be nested thousands of times.
     waiting: list[ElementTree.Element | str] = [segment]
     while waiting:
         item = waiting.pop()

@@ -1,4 +1,4 @@
-"""`manifest.json`: what was made from what, how, and how many pairs each step kept."""
+"""Writes `manifest.json`: inputs, outputs, options, and how many pairs each step kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_RECORDED = ("output", "from_dir", "jobs", "dry_run", "corpus")
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what decides the result; "unicode" is the one of Python's NFC tables."""
+    """Versions that the result depends on; "unicode" is the version of Python's NFC tables."""
     distributions = packages_distributions()
     found = {name: version(distributions[name][0]) for name in PACKAGES}
     return {
@@ -69,7 +69,7 @@ def build(
 
 
 def summary(content: Mapping[str, Any]) -> str:
-    """What was kept and dropped, as text for the user."""
+    """Kept and dropped pairs, as text for the user."""
     train = content["splits"]["train"]
     lines = [f"training pairs read{train['read']:>16,}"]
     for step in train["steps"]:

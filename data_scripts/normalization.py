@@ -1,12 +1,12 @@
-"""`resmlp_mt.text.normalize` as a map of strings, which goes into the sentencepiece model.
+"""`resmlp_mt.text.normalize` as a map of strings, which is stored in the sentencepiece model.
 
-So every tool that encodes with the model prepares text as the training text was prepared.
-sentencepiece replaces the longest string of the map at each place, once, from left to right. NFC of
-all strings is not such a map: marks can follow each other without end. The map has what is written:
-white space, invisible characters, every character and every sequence that composes to one, Hangul,
-a letter with two marks of which one composes with it, and vowel signs of Hebrew and Arabic in any
-order. All of it would be four times as large; `resmlp_mt` normalises before it encodes, so that for
-its own commands nothing is missing.
+With it, every tool that encodes with the model cleans text as the training text was cleaned.
+sentencepiece replaces the longest string of the map at each place, once, from left to right. NFC
+cannot be such a map, because any number of marks can follow each other. The map has the strings
+that people write: white space, invisible characters, every character and every sequence that
+composes to one, Hangul, a letter with two marks if one composes with it, and vowel signs of Hebrew
+and Arabic in any order. More would make it four times as large. `resmlp_mt` normalises text itself
+before it encodes, so its own commands miss nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from resmlp_mt.text import INVISIBLE, RESERVED
 Rules = dict[str, str]
 
 HANGUL = (range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3))
-"""Leading consonants, vowels and final consonants, which compose to syllables."""
+"""Leading consonants, vowels and final consonants of Hangul, which compose to syllables."""
 
 VOWEL_SIGNS = ((0x0591, 0x05C7), (0x064B, 0x0655), (0x0670, 0x0670))
-"""Points of Hebrew and vowel signs of Arabic: several stand on one letter, typed in any order."""
+"""Points of Hebrew and vowel signs of Arabic; a letter may have several, typed in any order."""
 
 
 @functools.cache
 def rules() -> Rules:
-    """The map, from strings as people type them to what `normalize` makes of them."""
+    """The map from strings as people type them to their normalised form."""
     found: Rules = {}
     for sequence in itertools.chain(_compositions(), _syllables()):
         _add(found, sequence)
@@ -44,7 +44,7 @@ def rules() -> Rules:
     found |= dict.fromkeys(re.findall(r"[^\S ]", every), " ")
     found |= dict.fromkeys(INVISIBLE.findall(every), "")
     found |= RESERVED
-    # Short ones first: a longer one is needed only where the shorter ones give something else.
+    # Short strings first: a longer one is needed only if the shorter ones give another result.
     for sequence in sorted(_marked(), key=len):
         if apply(found, sequence) != _nfc(sequence):
             found[sequence] = _nfc(sequence)
@@ -52,7 +52,7 @@ def rules() -> Rules:
 
 
 def apply(found: Rules, text: str) -> str:
-    """What sentencepiece makes of `text`: the longest string of the map at each place."""
+    """Applies the map as sentencepiece does: the longest string of the map at each place."""
     longest = 6
     result, place = "", 0
     while place < len(text):
@@ -105,7 +105,7 @@ def _compositions() -> Iterator[str]:
 
 
 def _partly_composed(sequence: tuple[str, ...]) -> Iterator[str]:
-    """`sequence` with its first characters composed, and with other characters for its marks."""
+    """`sequence` with its first characters composed, and with equivalents of its marks."""
     for cut in range(1, len(sequence) + 1):
         start = unicodedata.normalize("NFD", "".join(sequence[:cut]))
         starts = [start] if cut == 1 else []

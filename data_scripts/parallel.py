@@ -1,4 +1,4 @@
-"""Work spread over processes, results in the order of the items, memory bounded."""
+"""Spreads work over processes, with results in the order of the items and bounded memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ IN_FLIGHT_PER_PROCESS = 3
 
 
 class Workers:
-    """Processes that serve one step after the other; a context, which ends them.
+    """Processes for one step after the other; a context manager, which ends them.
 
     Args:
-        jobs: number of processes; with one, all is done in this one.
+        jobs: number of processes; with one, everything is done in this process.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -54,11 +54,11 @@ class Workers:
     ) -> Iterator[Result]:
         """`map(function, items)`, with the results in the order of the items.
 
-        So they do not depend on `jobs`. At most `IN_FLIGHT_PER_PROCESS * jobs` items are held at a
-        time (`Executor.map` would read them all).
+        At most `IN_FLIGHT_PER_PROCESS * jobs` items are held at a time (`Executor.map` would read
+        them all).
 
         Args:
-            function: called in a worker; with one job, here.
+            function: called in a worker; with one job, in this process.
             items: read as needed.
             setup: called once in each process before its first item, with `setup_args`.
         """
@@ -69,7 +69,7 @@ class Workers:
         if self._pool is None:
             self._pool = self._stack.enter_context(_processes(self.jobs))
         waiting: deque[Future[Result]] = deque()
-        # Once in a file, not with every item: held-out sentences are megabytes.
+        # Sent once, in a file, and not with every item: held-out sentences are megabytes.
         with tempfile.NamedTemporaryFile(prefix="setup.") as file:
             file.write(pickle.dumps((function, setup, setup_args)))
             file.flush()
@@ -85,7 +85,7 @@ _ready: tuple[str, Callable[[Any], Any]] = ("", lambda item: None)
 
 
 def _call(path: str, item: Any) -> Any:
-    """In a worker: the function that `path` names, set up when it is a new one."""
+    """In a worker: calls the function in the file `path`, after its setup if the file is new."""
     global _ready
     if _ready[0] != path:
         # written by the process that started this one, in a folder of its own
@@ -100,20 +100,20 @@ def _result(future: Future[Result]) -> Result:
         return future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, most likely for want of memory: "
+            "a worker process was killed, probably because memory ran out: "
             "use a smaller --jobs and run the same command again"
         ) from error
 
 
 def run_in_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Calls `function` in a process of its own: its memory goes back, and a signal can end it."""
+    """Calls `function` in a process of its own: its memory is freed, and a signal can end it."""
     with _processes(1) as pool:
         return _result(pool.submit(function, *args))
 
 
 @contextmanager
 def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    # "spawn" on every platform: no fork of a process that has threads.
+    # "spawn" on every platform, because a process with threads must not be forked.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
@@ -128,13 +128,13 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal: the parent tells of it and ends the workers.
+    # Ctrl-C reaches every process of the terminal; the parent reports it and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when the parent is gone, even if that was killed outright."""
+    """Ends this worker when the parent is gone, even if the parent was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

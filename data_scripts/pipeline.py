@@ -1,4 +1,4 @@
-"""The steps of a preparation, in their order, each skipped when it was finished before."""
+"""The steps of a preparation, in order; steps that are already finished are skipped."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from steps import Record, Steps, code, write_json
 TEXT = "../resmlp_mt/text.py"
 
 OWN_FOLDERS = ("raw", "text", "subword", "generated", "downloads", "unpacked", ".steps")
-"""Folders that are written to; `subword` is one of earlier versions."""
+"""Folders that are written to; `subword` is from earlier versions."""
 
 
 class Preparation:
     """One run: a corpus, the options and the folder.
 
     Raises:
-        UserError: (also from `run`) what is wrong, in one sentence.
+        UserError: saying what is wrong; also from `run`.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -76,7 +76,7 @@ class Preparation:
         print(manifest.summary(content))
 
     def plan(self) -> str:
-        """What `run` would do, as text for the user."""
+        """A description of what `run` would do, for the user."""
         lines = [f"{self.corpus.name}: {self.corpus.source} -> {self.corpus.target}"]
         lines += [f"licence: {self.corpus.licence or 'not stated'}"]
         for name, packages in self.corpus.files.items():
@@ -219,10 +219,10 @@ class Preparation:
         return self.steps.run("binarize", made_from, action)
 
     def _sweep(self, outputs: Mapping[str, Any]) -> None:
-        """Removes results of earlier options: only what a record lists is ours to remove.
+        """Removes results of earlier options, but only files that a record lists.
 
-        Also what fairseq would take for a part of this training set, which a run cut off before its
-        record, or one of an earlier version, can have left.
+        Also removes files that fairseq would take for a part of this training set. They can be left
+        from a run that was killed before its record, or from an earlier version.
         """
         parts = (self.out / "bin").glob(f"train*.{'-'.join(self.languages)}.*")
         ours = self.steps.outputs() | {path.relative_to(self.out).as_posix() for path in parts}

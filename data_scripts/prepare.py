@@ -1,4 +1,4 @@
-"""From a corpus to binarised data for fairseq, in one command.
+"""Turns a corpus into binarised data for fairseq, in one command.
 
     python data_scripts/prepare.py wmt14_en_de --output DIR
     python data_scripts/prepare.py local --from-dir DIR --src en --tgt de --output OUT
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         help="local: the folder with train.SRC and train.TGT, valid.*, test*.*; "
-        "else: with archives fetched before",
+        "else: a folder with archives that you have fetched",
     )
     parser.add_argument(
         "--src", type=_language, metavar="LANG", help="source language (local only)"
@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--max-length",
         type=_positive,
         default=250,
-        help="most words in a sentence",
+        help="largest number of words in a sentence",
     )
     cleaning.add_argument(
         "--max-ratio",
@@ -92,7 +92,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_positive,
         default=1,
         metavar="N",
-        help="join N neighbouring pairs to one, for longer training sentences (default: no)",
+        help="join N neighbouring pairs to one, for longer training sentences (default: off)",
     )
     cleaning.add_argument(
         "--concatenate-share",
@@ -120,7 +120,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--input-sentence-size",
         type=_positive,
         default=2_000_000,
-        help="most sentences to train the subword model on",
+        help="largest number of sentences to train the subword model on",
     )
     pieces.add_argument(
         "--samples",
@@ -169,7 +169,7 @@ def _positive(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    """NaN, which is out of every range, for text that is not a number."""
+    """A number; NaN, which is out of every range, for other text."""
     try:
         return float(text)
     except ValueError:
@@ -207,12 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last finished step", 130)
+        return _fail("interrupted; the same command continues from the last finished step", 130)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _fail(
                 f"no space left for {args.output} ({error.strerror}): free some and run the same "
-                "command again, finished steps are kept"
+                "command again; finished steps are kept"
             )
         return _fail(f"{error.filename or args.output}: {error.strerror or error}")
     folders = ":".join(f"{args.output}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
@@ -226,7 +226,7 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # Unwinds the stack, so that temporary files and workers go away.
+    # Unwinds the stack, so that temporary files are removed and workers end.
     raise SystemExit(128 + signal.SIGTERM)
 
 
@@ -244,7 +244,7 @@ def _only_run(out: Path) -> Iterator[None]:
             yield
     except portalocker.LockException:
         raise UserError(
-            f"another run is at work in {out}: wait for it or use another --output"
+            f"another run is using {out}: wait for it or use another --output"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The text of a corpus on disk: fetched, taken from a folder or generated, and unpacked."""
+"""Brings the text of a corpus to the disk: fetches it, takes it from a folder or generates it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Inputs:
-    """The text of a corpus on disk; `digests` has the SHA-256 of every text file."""
+    """The text files of a corpus; `digests` has the SHA-256 of each."""
 
     train: list[TextFiles]
     valid: list[TextFiles]
@@ -31,7 +31,7 @@ class Inputs:
 
 
 def downloads(out: Path, from_dir: Path | None) -> Path:
-    """Where the packages of a declared corpus lie."""
+    """The folder with the packages of a declared corpus."""
     return from_dir or out / "downloads"
 
 
@@ -47,10 +47,10 @@ def gather(
         steps: records of `out`.
 
     Returns:
-        The corpus (with the parts of generated text) and where its text is.
+        The corpus (with the parts of generated text) and its text files.
 
     Raises:
-        UserError: it cannot be had, or is damaged.
+        UserError: the text is not available, or is damaged.
     """
     if declared.generator:
         declared = _generate(declared, declared.generator, out, steps)
@@ -95,7 +95,7 @@ def _fetch(
     found: dict[str, dict[str, Any]],
 ) -> dict[str, tuple[Path, str]]:
     """Path and digest of every file and member that the parts name."""
-    import download  # here: it loads requests, which only declared corpora need
+    import download  # here, because it imports requests, which only declared corpora need
 
     places: dict[str, tuple[Path, str]] = {}
     checksums = download.Checksums(out / "checksums.json")
@@ -113,7 +113,7 @@ def _fetch(
             if path.name not in checksums.known():
                 formats.check(path)
             places[name] = (path, digest)
-        # Only now: a file cut off on the way must not become the one to compare with.
+        # Only now, so that the digest of a truncated file is never recorded.
         checksums.record(path.name, digest)
     return places
 
@@ -121,7 +121,7 @@ def _fetch(
 def _unpack(
     name: str, archive: Path, digest: str, members: Sequence[str], out: Path, steps: Steps
 ) -> dict[str, tuple[Path, str]]:
-    """Places and digests of the members, by `name:member`."""
+    """Paths and digests of the members, by `name:member`."""
     folder = out / "unpacked" / name
     record = steps.run(
         f"unpack-{name}",

@@ -1,10 +1,10 @@
-"""Steps that are run once: atomic outputs, and a record of what made them.
+"""Runs steps once: outputs are atomic, and a record says what they were made from.
 
-A step is known by its name. Its record holds a hash of everything that decides the result (options,
-digests of the inputs and of the code) and size and digest of every output. A step is skipped when
-the hash is the same and the outputs are there: of the same size and time of change, or else of the
-same digest. The record is removed before the work starts and written after the last output is in
-place, so a step cut off in the middle is never trusted.
+Every step has a name. Its record has a hash of everything that the result depends on (options,
+digests of the inputs and of the code), and the size and digest of every output. A step is skipped
+if the hash is the same and the outputs are unchanged, by size and time of change or else by digest.
+The record is removed before the work starts and written after the last output is in place, so an
+interrupted step is never trusted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Record = dict[str, Any]
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` when it is complete; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of a run that was killed: one run at a time works here, so nobody else writes this file.
+    # Left by a killed run: one run at a time works here, so no other process writes this file.
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
         left.unlink()
     with replacing(path) as partial, open(partial, "wb") as file:
@@ -39,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes `content` in one fixed byte form; the keys keep their order (tests have one)."""
+    """Writes `content` in one fixed form; the keys keep their order, which matters for tests."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(text.encode() + b"\n")
@@ -52,31 +52,31 @@ def sha256(path: Path) -> str:
 
 
 def code(*names: str) -> list[str]:
-    """Digests of files of this folder, for a step that they decide."""
+    """Digests of files in this folder, for a step that depends on them."""
     return [sha256(Path(__file__).parent / name) for name in names]
 
 
 class Steps:
     """The records in `out/.steps`.
 
-    `seconds` and memory stand in the records, not in the manifest: they differ from run to run.
+    Times and memory are in the records and not in the manifest, because they differ between runs.
     """
 
     def __init__(self, out: Path, summary: Path) -> None:
-        """`summary` describes all outputs; it is removed as soon as one of them is made anew."""
+        """`summary` describes all outputs; it is removed as soon as one of them is made again."""
         self.out = out
         self.summary = summary
         self.folder = out / ".steps"
 
     def clear_partial(self) -> None:
-        """Removes what a killed run left in the folder of the records."""
+        """Removes temporary files of a killed run from the folder of the records."""
         for left in self.folder.glob(".*.????????"):
             left.unlink()
         for folder in self.folder.glob("bin.*"):
             shutil.rmtree(folder)
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of an input; not computed again while size and time of change stay the same."""
+        """SHA-256 of an input; computed again only if its size or time of change differs."""
         cache_path = self.folder / "digests.json"
         cache = _read_json(cache_path)
         stat = path.stat()
@@ -91,7 +91,7 @@ class Steps:
         return digest
 
     def finished(self, name: str, inputs: Mapping[str, Any]) -> Record | None:
-        """The record of step `name` if it was made from `inputs` and the outputs are there."""
+        """The record of step `name`, if it was made from `inputs` and the outputs are unchanged."""
         record = _read_json(self._path(name))
         if record.get("key") != _key(inputs):
             return None
@@ -119,7 +119,7 @@ class Steps:
 
         Args:
             name: name of the step and of its record.
-            inputs: everything that decides the result, in JSON's types.
+            inputs: everything that the result depends on, in JSON's types.
             action: does the work; returns the outputs (below `out`) and facts for the manifest.
         """
         record = self.finished(name, inputs)
@@ -127,7 +127,7 @@ class Steps:
             print(f"{name}: finished before, skipped", file=sys.stderr)
             return record
         self.summary.unlink(missing_ok=True)
-        # Outputs before the record: without it nobody would know whose they were.
+        # List outputs before the record is removed: without it their origin would be unknown.
         for output in _read_json(self._path(name)).get("outputs", {}):
             (self.out / output).unlink(missing_ok=True)
         self._path(name).unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def _key(inputs: Mapping[str, Any]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty when there is none (the step is then done again)."""
+    """The JSON object in `path`; empty if there is none (the step is then run again)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

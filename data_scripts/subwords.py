@@ -22,23 +22,23 @@ from steps import atomic_write
 from text_blocks import TextBlock, cut
 
 THREADS = 16
-"""Threads of the trainer: fixed, because unigram training sums in an order that depends on it."""
+"""Threads of the trainer; fixed, because the sums of unigram training depend on it."""
 
 RULES, WORDS, SENTENCES = "normalization.tsv", "words.tsv", "sentences.txt"
-"""What the trainer reads; the model holds the normalisation map itself."""
+"""The trainer reads this file; the model stores the normalisation map itself."""
 
 SPECIALS = {name: f"\u2060{name}" for name in ("unk", "bos", "eos", "pad")}
-"""Names of the special pieces. Cleaning removes U+2060, so text can never be taken for one; with
-the usual names a "<s>" in the text would become the symbol. Four, so that the model has as many
-pieces as fairseq's dictionary, which has four of its own."""
+"""Names of the special pieces. Cleaning removes U+2060, so text is never taken for one of them;
+with the usual names, a "<s>" in the text would become the symbol. There are four, so that the model
+has as many pieces as fairseq's dictionary, which has four special symbols."""
 
 UNK, _, EOS, _ = range(len(SPECIALS))
 
 FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-"""The first four entries of every fairseq dictionary, which are not in its file."""
+"""The first four entries of every fairseq dictionary; they are not in its file."""
 
 OVERWRITE = " #fairseq:overwrite"
-"""Behind a piece that is spelt like one of these: text encodes to the piece."""
+"""Follows a piece that is spelt like one of these, so that text encodes to the piece."""
 
 FAIRSEQ_EOS, FAIRSEQ_UNK = FAIRSEQ_SPECIALS.index("</s>"), FAIRSEQ_SPECIALS.index("<unk>")
 
@@ -59,12 +59,12 @@ def train(
     Args:
         texts: source and target training text, one sentence a line.
         pairs: number of lines in each.
-        model: where the model goes.
+        model: file for the model.
         vocab_size: number of pieces, the four special ones included.
         subword_type: "bpe" or "unigram".
         character_coverage: share of the characters that get a piece; the rarest become unknown.
-        input_sentence_size: most sentences used, both languages together.
-        workers: count words.
+        input_sentence_size: largest number of sentences used, both languages together.
+        workers: processes that count words.
 
     Raises:
         UserError: the text is too small for so many pieces.
@@ -75,7 +75,7 @@ def train(
         "vocab_size": vocab_size,
         "character_coverage": character_coverage,
     }
-    # In a folder of its own, because the model records the names of these files.
+    # In a new folder, because the model records the names of these files.
     with tempfile.TemporaryDirectory() as folder:
         rules = normalization.tsv(normalization.rules())
         Path(folder, RULES).write_text(rules, encoding="utf-8")
@@ -89,7 +89,7 @@ def train(
 
 
 def _train(folder: Path, options: dict[str, Any]) -> bytes:
-    """Trains on the words or sentences in `folder`, whichever are there."""
+    """Trains on the words or the sentences in `folder`."""
     buffer = io.BytesIO()
     specials: dict[str, Any] = {f"{name}_piece": piece for name, piece in SPECIALS.items()}
     specials |= {f"{name}_id": index for index, name in enumerate(SPECIALS)}
@@ -99,9 +99,9 @@ def _train(folder: Path, options: dict[str, Any]) -> bytes:
                 input=WORDS if Path(WORDS).exists() else SENTENCES,
                 input_format="tsv" if Path(WORDS).exists() else "text",
                 model_writer=buffer,
-                # Training text is normalised already; this is for the text that is translated.
+                # Training text is normalised already; this is for text to be translated.
                 normalization_rule_tsv=RULES,
-                # Longer lines would be left out without a word.
+                # Longer lines would be left out silently.
                 max_sentence_length=MAX_LINE_BYTES,
                 num_threads=THREADS,
                 minloglevel=2,
@@ -128,10 +128,10 @@ def _explain(error: Exception, vocab_size: int) -> str:
 
 
 def _count_words(texts: tuple[Path, Path], pairs: int, take: int, workers: Workers) -> Counter[str]:
-    """Words of the sample and how often they come.
+    """Words of the sample and their counts.
 
-    BPE merges within words alone, so that their numbers are all that its trainer needs; it would
-    count them itself, more slowly and in one thread. Unigram training looks at whole sentences.
+    BPE merges only within words, so its trainer needs no more than these counts. It would count
+    words itself, but more slowly and in one thread. Unigram training needs whole sentences.
     """
     counts: Counter[str] = Counter()
     for found in workers.map(
@@ -179,7 +179,7 @@ def _write_words(path: Path, counts: Counter[str]) -> None:
 
 
 def _write_sample(path: Path, texts: tuple[Path, Path], pairs: int, take: int) -> None:
-    """The sampled sentences: source sentences first, then target ones."""
+    """Writes the sampled sentences: first all source sentences, then all target sentences."""
     with open(path, "wb") as sample:
         for text in texts:
             with open(text, "rb") as file:
@@ -191,14 +191,14 @@ def _write_sample(path: Path, texts: tuple[Path, Path], pairs: int, take: int) -
 def write_dictionary(
     processor: sentencepiece.SentencePieceProcessor, counts: npt.NDArray[np.int64], path: Path
 ) -> npt.NDArray[np.int64]:
-    """Writes the fairseq dictionary: every piece that the model can emit, the most frequent first.
+    """Writes fairseq's dictionary: every piece that the model can emit, the most frequent first.
 
     fairseq adds its four special symbols itself.
 
     Args:
         processor: the model.
-        counts: of each piece in the training text, by the model's ids.
-        path: where the dictionary goes.
+        counts: count of each piece in the training text, by the model's ids.
+        path: file for the dictionary.
 
     Returns:
         fairseq's index of each of the model's ids.

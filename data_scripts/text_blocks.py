@@ -1,4 +1,4 @@
-"""Text files cut into blocks of whole lines, which other processes read for themselves."""
+"""Cuts text files into blocks of whole lines, which other processes read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = 8 << 20
-"""Bytes in a block: a few seconds of work for a process."""
+"""Bytes in a block, a few seconds of work for a process."""
 
 PIECE = 1 << 20
-"""Bytes that a process holds of it at a time."""
+"""Bytes of a block that a process reads at a time."""
 
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Bytes `start` to `end` of `path`: whole lines, of which the first has the number `first`."""
+    """Bytes `start` to `end` of `path`: whole lines, beginning with line number `first`."""
 
     path: Path
     start: int
@@ -35,7 +35,7 @@ class TextBlock:
 
 
 def cut(path: Path) -> Iterator[TextBlock]:
-    """`path`, a text in which only a line feed ends a line and the last line has one, in blocks."""
+    """The blocks of `path`; only a line feed ends a line, and the last line must have one."""
     start = first = 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

@@ -507,7 +507,7 @@ def test_a_second_run_in_the_same_folder_is_refused(
 ) -> None:
     with prepare._only_run(tmp_path):
         assert run(*local, "--output", tmp_path) == 1
-    assert "another run is at work" in capsys.readouterr().err
+    assert "another run is using" in capsys.readouterr().err
 
 
 def test_what_was_kept_and_dropped_is_told(

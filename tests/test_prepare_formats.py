@@ -177,7 +177,7 @@ def test_tmx_inline_codes_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_cut_tmx_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x.tmx: not well-formed TMX"):
+    with pytest.raises(UserError, match=r"x.tmx is not well-formed TMX"):
         pair_file(tmp_path, TMX.encode()[:-30], "tmx")
 
 

@@ -19,13 +19,13 @@ FOUL = [
 ]
 OUTDOORS = {"swim", "run", "go", "come", "dance", "play", "stand", "wait", "draw", "fly", "read"}
 OUTDOORS |= {"eat", "drink", "write", "sing"}
-# Adjectives that are a reason to want a thing.
+# Adjectives that give a reason to want a thing.
 MERITS = {"new", "beautiful", "cheap", "fast", "interesting", "famous", "funny", "fresh", "sweet"}
 MERITS |= {"red", "blue", "green", "white"}
 
 
 def _state(make: Composer, clause: Clause, who: Phrase) -> Clause:
-    """What allows the clause, or forbids it if it is negated: who has time, who is tired."""
+    """A reason for the clause, or against it if negated: somebody has time, somebody is tired."""
     verb = clause.verb.en
     if verb == "buy" or make.chance(0.4):
         have = next(verb for verb in VERBS if verb.en == "have")

@@ -1,4 +1,4 @@
-"""Random choice of words that make sense together: phrases, clauses and their times."""
+"""Chooses words at random that make sense together: phrases, clauses and their times."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def suiting(noun: Noun) -> list[Adjective]:
 
 @cache
 def tenses_of(flags: str, time: str, negated: bool = False) -> list[str]:
-    """Tenses in which verbs with these flags are at home: a state is neither willed nor promised.
+    """Tenses that suit verbs with these flags: a state is neither willed nor promised.
 
-    `time` is that of `Composer.clause`.
+    For `time` see `Composer.clause`.
     """
     stative = "s" in flags
     found = [] if "d" in flags or (stative and time == "front") else ["present"]
@@ -64,7 +64,7 @@ def tenses_of(flags: str, time: str, negated: bool = False) -> list[str]:
 
 
 class Composer:
-    """Draws from one random stream, of which only `random()` is used: it never changes."""
+    """Draws from one random stream, using only `random()`, whose values never change."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
@@ -92,8 +92,8 @@ class Composer:
     def number(self, low: int, high: int) -> tuple[str, str]:
         """English and German number.
 
-        Words up to twelve, words or digits for tens and for 21 to 29, else digits: each number
-        word is then frequent enough to be learnt.
+        Numbers up to twelve are words, tens and 21 to 29 are words or digits, others are digits, so
+        that each number word is frequent enough to be learnt.
         """
         number = low + int(self._random() * (high - low + 1))
         spelled = number % 10 == 0 or 20 < number < 30
@@ -102,7 +102,7 @@ class Composer:
         return str(number), str(number)
 
     def noun(self, classes: Sequence[str], used: Sequence[Noun] = ()) -> Noun:
-        """A noun of one of the classes, none of those already used."""
+        """A noun of one of the classes that is not used already."""
         return self.pick([noun for noun in nouns_of(tuple(classes)) if noun not in used])
 
     def adjectives(self, noun: Noun, probability: float = 0.4) -> list[Adjective]:
@@ -124,10 +124,10 @@ class Composer:
         singular: bool = False,
         plain: bool = False,
     ) -> Phrase:
-        """Noun phrase with a fitting determiner; `owner` is the subject if this is not it.
+        """Noun phrase with a fitting determiner; `owner` is the subject, if this is another phrase.
 
-        `definite` excludes articles that would need kein, `counted=False` numbers, `singular` the
-        plural and `plain` adjectives.
+        `definite` excludes articles that would need kein, `counted=False` excludes numbers,
+        `singular` the plural, and `plain` adjectives.
         """
         if "mass" in noun.classes:
             determiner = "the" if definite or self.chance(0.4) else "a"
@@ -160,7 +160,7 @@ class Composer:
     def subject(
         self, classes: Sequence[str], *, definite: bool = False, plain: bool = False
     ) -> Phrase:
-        """Subject: for persons a pronoun, a name or a noun, else a noun."""
+        """Subject: a pronoun, a name or a noun for persons, else a noun."""
         if {"person", "adult"} & set(classes):
             kind = self.pick(["pronoun", "name", "noun"], [4, 2, 5])
             if kind == "pronoun":
@@ -257,8 +257,8 @@ class Composer:
     ) -> Clause:
         """A clause with a verb of `verbs` (all by default) that allows one of `tenses`.
 
-        `time` says where an adverbial of time stands: `maybe` (in the middle field or nowhere),
-        `front` or `none`. `sure` wants a definite subject.
+        `time` is the place of an adverbial of time: `maybe` (in the middle field or nowhere),
+        `front` or `none`. `sure` asks for a definite subject.
         """
         tenses = tenses or ["present", "past", "future", *MODALS]
         if "progressive" in tenses:

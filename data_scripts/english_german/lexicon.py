@@ -1,8 +1,7 @@
-"""Words of the demo grammar, English and German, with what they may be combined with.
+"""Words of the demo grammar, English and German, with the words that they may be combined with.
 
-Each table holds one word a line; its first comment names the columns. `-` means "by rule" or
-"none". Of the nouns of persons those without `kin` also get the class `other`, adults
-among them `grown`.
+Each table has one word per line; its first comment names the columns. `-` means "by rule" or
+"none". Nouns of persons without `kin` also get the class `other`, and adults among them `grown`.
 """
 
 from __future__ import annotations
