@@ -40,6 +40,8 @@ EXTRAS = {
     "py3langid": "serve",
     "sentencex": "serve",
     "uvicorn": "serve",
+    "pyarrow": "bulk",
+    "ray": "bulk",
     "MeCab": "ja",
     "mecab_ko": "ko",
     "ctranslate2": "bench",
@@ -89,6 +91,22 @@ class DefaultsFormatter(argparse.HelpFormatter):
         silent = action.default in (None, argparse.SUPPRESS, [], {}) or "default" in text
         is_flag = action.nargs == 0 and action.default is False
         return text if silent or is_flag else f"{text} (default: %(default)s)"
+
+
+class whole_number:  # noqa: N801  argparse names types as functions
+    """The type of an option that is a whole number between two limits."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self._least, self._most = least, most
+
+    def __call__(self, text: str) -> int:
+        number = int(text) if text.isdecimal() else None
+        if number is None or number < self._least or (self._most and number > self._most):
+            most = "" if self._most is None else f" and at most {self._most}"
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {self._least}{most}, got {text!r}"
+            )
+        return number
 
 
 def command(main: Callable[P, T]) -> Callable[P, T]:

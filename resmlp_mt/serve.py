@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, whole_number
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
@@ -33,48 +33,62 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="exported folders (default: en-de, which comes with the package)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too")
-    parser.add_argument("--port", type=_number(0, 65535), default=5000, help="0 takes a free one")
+    parser.add_argument(
+        "--port", type=whole_number(0, 65535), default=5000, help="0 takes a free one"
+    )
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--workers", type=_number(1), default=usable_cores(), metavar="N", help="processes"
+        "--workers", type=whole_number(1), default=usable_cores(), metavar="N", help="processes"
     )
     work.add_argument(
-        "--threads", type=_number(1), default=1, metavar="N", help="threads of a worker"
+        "--threads", type=whole_number(1), default=1, metavar="N", help="threads of a worker"
     )
     work.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
-    work.add_argument("--beam", type=_number(1), default=5, metavar="N", help="of the search")
+    work.add_argument("--beam", type=whole_number(1), default=5, metavar="N", help="of the search")
     work.add_argument("--lenpen", type=float, default=1.0, metavar="X", help="of the search")
     work.add_argument(
         "--max-batch-tokens",
-        type=_number(1),
+        type=whole_number(1),
         default=4096,
         metavar="N",
         help="source tokens in a batch, and so in a sentence",
     )
     work.add_argument(
-        "--max-batch-size", type=_number(1), default=64, metavar="N", help="sentences in a batch"
+        "--max-batch-size",
+        type=whole_number(1),
+        default=64,
+        metavar="N",
+        help="sentences in a batch",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--queue-size", type=_number(1), default=2048, metavar="N", help="waiting sentences: 503"
+        "--queue-size",
+        type=whole_number(1),
+        default=2048,
+        metavar="N",
+        help="waiting sentences: 503",
     )
     limits.add_argument(
         "--max-wait", type=float, default=30.0, metavar="SECONDS", help="for an answer: 503"
     )
     limits.add_argument(
-        "--max-body", type=_number(1), default=1_000_000, metavar="BYTES", help="of a request: 413"
+        "--max-body",
+        type=whole_number(1),
+        default=1_000_000,
+        metavar="BYTES",
+        help="of a request: 413",
     )
     limits.add_argument(
         "--char-limit",
-        type=_number(1),
+        type=whole_number(1),
         default=100_000,
         metavar="N",
         help="characters of a request's texts: 413",
     )
     limits.add_argument(
         "--client-requests",
-        type=_number(0),
+        type=whole_number(0),
         default=256,
         metavar="N",
         help="unanswered requests of one address, 0 for no limit: 429",
@@ -83,22 +97,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if not args.max_wait > 0:
         parser.error(f"--max-wait must be above 0, but is {args.max_wait}")
     return args
-
-
-class _number:  # noqa: N801  argparse names types as functions
-    """A whole number between two limits."""
-
-    def __init__(self, least: int, most: int | None = None) -> None:
-        self._least, self._most = least, most
-
-    def __call__(self, text: str) -> int:
-        number = int(text) if text.isdecimal() else None
-        if number is None or number < self._least or (self._most and number > self._most):
-            most = "" if self._most is None else f" and at most {self._most}"
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {self._least}{most}, got {text!r}"
-            )
-        return number
 
 
 @command

@@ -13,7 +13,6 @@ scores to base 2. A pipe gets each line back at once; waiting lines are batched.
 """
 
 import argparse
-import dataclasses
 import logging
 import signal
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from resmlp_mt.command_line import Parser, command
-from resmlp_mt.engine.options import DTYPES, SearchOptions
+from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file
 
@@ -89,33 +88,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default="text",
         help="jsonl: source, translation, score, alignment and n-best in an object a line",
     )
-    search = parser.add_argument_group("search")
-    defaults = SearchOptions()
-    search.add_argument("--beam", type=int, default=defaults.beam, metavar="N", help="hypotheses")
-    search.add_argument(
-        "--lenpen", type=float, default=defaults.lenpen, metavar="X",
-        help="scores are divided by the length to this power: larger means longer translations",
-    )  # fmt: skip
-    search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
-    for option, kind, metavar, text in (
-        ("unkpen", float, "X", "penalty of an unknown word"),
-        ("temperature", float, "X", "divisor of the scores before the softmax"),
-        ("min-len", int, "N", "least number of tokens of a translation"),
-        ("max-len-a", float, "X", "a in the largest number of tokens, a * source tokens + b"),
-        ("max-len-b", int, "N", "b, see there"),
-        ("no-repeat-ngram-size", int, "N", "n-grams of this size come once, 0 allows all"),
-        ("repetition-penalty", float, "X", "divisor of the scores of earlier tokens"),
-        ("coverage-penalty", float, "X", "penalty for leaving out parts of the source"),
-        ("sampling-topk", int, "K", "draw among the K best tokens, -1 for all"),
-        ("sampling-topp", float, "P", "draw among the best tokens up to probability P, -1 for all"),
-        ("seed", int, "N", "of the draws"),
-    ):
-        default = getattr(defaults, option.replace("-", "_"))
-        search.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
-    search.add_argument("--disable-unk", action="store_true", help="no unknown words")
-    search.add_argument(
-        "--sampling", action="store_true", help="draw --beam translations instead of searching"
-    )
+    add_search_options(parser)
     args = parser.parse_args(argv)
     for option in ("workers", "threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
         value = getattr(args, option)
@@ -185,8 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")
-    names = [field.name for field in dataclasses.fields(SearchOptions)]
-    options = SearchOptions(**{name: getattr(args, name) for name in names})
+    options = SearchOptions.of(args)
 
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
     from resmlp_mt.engine.translator import Translator

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "tensor_files": {"errors"},
     "scoring": {"command_line", "errors", "files", "scoring"},
     "serving": {"errors", "engine", "serving"},
+    "sharding": {"errors", "files", "engine", "sharding"},
     "mixing_products": set(),
     "mixing": {"layers", "mixing_products", "padding"},
     "model": {"layers", "mixing", "mixing_products", "model", "padding"},

@@ -21,8 +21,7 @@ def write(folder: Path) -> None:
     Raises:
         OSError: if a file cannot be read or written.
     """
-    lines = [f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / NAME).write_text("".join(lines), encoding="utf-8")
+    (folder / NAME).write_text(_listed(folder), encoding="utf-8")
 
 
 def check(folder: Path, used: Iterable[str]) -> None:
@@ -57,6 +56,24 @@ def check(folder: Path, used: Iterable[str]) -> None:
                 f"{path} is not the file that was exported (see {NAME}): it is damaged or was "
                 "changed; export the model again."
             )
+
+
+def total(folder: Path) -> str:
+    """One digest for all that was exported: of ``SHA256SUMS``, or of what it would be.
+
+    Raises:
+        UserError: if a file cannot be read.
+    """
+    try:
+        sums = folder / NAME
+        text = sums.read_bytes() if sums.exists() else _listed(folder).encode()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error}.") from error
+    return hashlib.sha256(text).hexdigest()
+
+
+def _listed(folder: Path) -> str:
+    return "".join(f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
 
 
 def _digest(path: Path) -> str:

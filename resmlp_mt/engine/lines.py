@@ -96,11 +96,11 @@ def write_json(
     entry = {
         "source": source,
         "translation": best.text,
-        "score": _finite(best.score),
+        "score": json_score(best.score),
         "source_pieces": pieces,
         "pieces": best.pieces.split(),
         "alignment": alignment(best),
-        "nbest": [{"translation": t.text, "score": _finite(t.score)} for t in translations],
+        "nbest": [{"translation": t.text, "score": json_score(t.score)} for t in translations],
     }
     file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -123,5 +123,6 @@ def _base_2(score: float) -> float:
     return score / math.log(2)
 
 
-def _finite(score: float) -> float | None:
+def json_score(score: float) -> float | None:
+    """To base 2; None where there is no translation."""
     return _base_2(score) if math.isfinite(score) else None

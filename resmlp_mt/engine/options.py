@@ -3,8 +3,9 @@
 Only the standard library is imported here, so that ``--help`` answers at once.
 """
 
+import argparse
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 from resmlp_mt.errors import UserError
@@ -86,6 +87,11 @@ class SearchOptions:
         if not 0 < self.temperature < math.inf:
             raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
 
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """What a command line with :func:`add_search_options` says."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+
     def changed(self, **changes: Any) -> Self:
         """A copy with the changes that are not None."""
         return replace(self, **{name: new for name, new in changes.items() if new is not None})
@@ -119,6 +125,37 @@ class SearchOptions:
                 f"lower it, or raise --max-len-b (the model allows {max_target_positions - 1})."
             )
         return longest
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options of the search, under fairseq's names where it has them."""
+    search = parser.add_argument_group("search")
+    defaults = SearchOptions()
+    search.add_argument("--beam", type=int, default=defaults.beam, metavar="N", help="hypotheses")
+    search.add_argument(
+        "--lenpen", type=float, default=defaults.lenpen, metavar="X",
+        help="scores are divided by the length to this power: larger means longer translations",
+    )  # fmt: skip
+    search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
+    for option, kind, metavar, text in (
+        ("unkpen", float, "X", "penalty of an unknown word"),
+        ("temperature", float, "X", "divisor of the scores before the softmax"),
+        ("min-len", int, "N", "least number of tokens of a translation"),
+        ("max-len-a", float, "X", "a in the largest number of tokens, a * source tokens + b"),
+        ("max-len-b", int, "N", "b, see there"),
+        ("no-repeat-ngram-size", int, "N", "n-grams of this size come once, 0 allows all"),
+        ("repetition-penalty", float, "X", "divisor of the scores of earlier tokens"),
+        ("coverage-penalty", float, "X", "penalty for leaving out parts of the source"),
+        ("sampling-topk", int, "K", "draw among the K best tokens, -1 for all"),
+        ("sampling-topp", float, "P", "draw among the best tokens up to probability P, -1 for all"),
+        ("seed", int, "N", "of the draws"),
+    ):
+        default = getattr(defaults, option.replace("-", "_"))
+        search.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
+    search.add_argument("--disable-unk", action="store_true", help="no unknown words")
+    search.add_argument(
+        "--sampling", action="store_true", help="draw --beam translations instead of searching"
+    )
 
 
 class Hypothesis(NamedTuple):

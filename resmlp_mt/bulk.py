@@ -1,0 +1,165 @@
+"""``python -m resmlp_mt.bulk``: translate a corpus that is too large for one process, on Ray Data.
+
+    python -m resmlp_mt.bulk models/en-de --input train.en --output TRANSLATED
+
+Input is text, one sentence a line, or .jsonl, both also as .gz, or .parquet. Every file becomes a
+folder with parts of --shard-size lines in the same format. The same command goes on where it was
+stopped. docs/bulk.md says how to start it on a cluster.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resmlp_mt.command_line import Parser, command, whole_number
+from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
+from resmlp_mt.errors import UserError
+
+if TYPE_CHECKING:  # --help answers without what translates
+    from resmlp_mt.sharding.parts import CorpusFile
+
+logger = logging.getLogger("resmlp_mt.bulk")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on a wrong one."""
+    parser = Parser("resmlp_mt.bulk", "Translate a corpus on many processors or machines.")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="exported folder (default: en-de, which comes with the package)",
+    )
+    parser.add_argument(
+        "--input", required=True, nargs="+", type=Path, metavar="PATH", help="files or folders"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder that all machines see"
+    )
+    parser.add_argument(
+        "--column", default="text", metavar="NAME", help="what to translate of jsonl and parquet"
+    )
+    parser.add_argument(
+        "--shard-size", type=whole_number(1), default=10_000, metavar="N", help="lines of a part"
+    )
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS", "local"),
+        help="auto or HOST:PORT joins a cluster of Ray, local starts one on this machine",
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="default: one for each processor"
+    )
+    parser.add_argument(
+        "--threads", type=whole_number(1), default=1, metavar="N", help="threads of a worker"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=64, metavar="N", help="sentences"
+    )
+    parser.add_argument(
+        "--max-tokens", type=whole_number(1), metavar="N", help="source tokens in a batch"
+    )
+    parser.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
+    add_search_options(parser)
+    return parser.parse_args(argv)
+
+
+def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[CorpusFile]":
+    """The files that are named, and all in the folders that are.
+
+    Raises:
+        UserError: if there is none, two have the same name, one is of an unknown kind, or the
+            output is among the input.
+    """
+    from resmlp_mt.sharding.formats import format_of
+    from resmlp_mt.sharding.parts import CorpusFile
+
+    found: list[CorpusFile] = []
+    for given in inputs:
+        path = given.resolve()
+        if path.is_dir():
+            if output.resolve().is_relative_to(path):
+                raise UserError(f"--output {output} is inside --input {given}: choose another.")
+            paths = sorted(p for p in path.rglob("[!.]*") if p.is_file())
+            if not paths:
+                raise UserError(f"--input {given} is empty: name a folder with files.")
+            found += [CorpusFile(p, str(p.relative_to(path)), format_of(p, column)) for p in paths]
+        elif path.is_file():
+            found.append(CorpusFile(path, path.name, format_of(path, column)))
+        else:
+            raise UserError(f"--input {given} is neither a file nor a folder.")
+    (name, count), *_ = Counter(file.name for file in found).most_common(1)
+    if count > 1:
+        raise UserError(f"--input has {count} files of the name {name}: give them other names.")
+    return found
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
+    options = SearchOptions.of(args)
+    files = corpus_files(args.input, args.output, args.column)
+
+    from resmlp_mt.engine import digests, pretrained
+    from resmlp_mt.sharding import ray_data
+    from resmlp_mt.sharding.manifest import Manifest, locked
+    from resmlp_mt.sharding.parts import TranslatorOptions
+
+    model = pretrained.located(args.model).resolve()
+    worker = TranslatorOptions(
+        model,
+        options,
+        args.dtype,
+        args.batch_size,
+        args.max_tokens,
+        args.shortlist,
+        args.threads,
+    )
+    worker.translator()  # what is wrong with the model or the options is said here
+    settings: dict[str, Any] = {
+        "model": digests.total(model),
+        **vars(options),
+        **{name: getattr(args, name) for name in ("dtype", "max_tokens", "shortlist")},
+        **{name: getattr(args, name) for name in ("shard_size", "column")},
+    }
+    folder = args.output.resolve()
+    with locked(folder), Manifest(folder, settings) as manifest:
+        workers = ray_data.connect(args.address, args.workers, args.threads)
+        logger.info("%d files, %d workers", len(files), workers)
+        lines, translated, begin = Counter[str](), 0, time.monotonic()
+        for record in ray_data.run(files, folder, args.shard_size, manifest.done, worker, workers):
+            lines.update(all=record.lines, too_long=record.too_long, failed=record.failed)
+            if manifest.add(record):
+                translated += record.lines
+            logger.info(
+                "%s: %d lines are there, %.1f lines/s",
+                record.output,
+                lines["all"],
+                translated / (time.monotonic() - begin),
+            )
+        manifest.finish()
+    if lines["too_long"]:
+        logger.warning(
+            "%d of %d lines are too long for the model and were left empty",
+            lines["too_long"],
+            lines["all"],
+        )
+    if lines["failed"]:
+        raise UserError(
+            f"{lines['failed']} of {lines['all']} lines have no translation of a finite score and "
+            "were left empty."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Translating corpora in parts, on many machines."""

@@ -1,0 +1,229 @@
+"""The files of a corpus: divided into parts of some lines, and parts with their translations."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+
+from resmlp_mt.engine.lines import json_score, waiting_lines
+from resmlp_mt.engine.translation import Translation
+from resmlp_mt.errors import UserError
+
+REFUSED = {".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"}
+
+
+class Part(NamedTuple):
+    """Some lines of a file.
+
+    Attributes:
+        first: number of the first line in its file, from 0.
+        content: the lines, in the form of the file.
+    """
+
+    first: int
+    content: bytes
+
+
+class Format(Protocol):
+    """How the lines of a file are read, and written with their translations."""
+
+    suffix: str
+
+    def parts(self, path: Path, size: int) -> Iterator[Part]:
+        """The parts of a file, of ``size`` lines each but for the last.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+
+    def texts(self, part: Part, origin: str) -> list[str]:
+        """What is to be translated, line by line.
+
+        Args:
+            origin: the name of the file, for messages.
+
+        Raises:
+            UserError: if a line has no text.
+        """
+
+    def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
+        """The part with the translation of each line, as a file."""
+
+
+def format_of(path: Path, column: str) -> Format:
+    """The format that a file's name stands for; whatever has no other is text.
+
+    Args:
+        column: what is translated of a record.
+
+    Raises:
+        UserError: if files of this name are not read.
+    """
+    if path.suffix in REFUSED:
+        raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")
+    is_packed = path.suffix == ".gz"
+    kind = Path(path.stem).suffix if is_packed else path.suffix
+    if kind == ".parquet":
+        if is_packed:
+            raise UserError(f"--input {path} is packed: parquet files have their own compression.")
+        return Parquet(column)
+    if kind in (".jsonl", ".ndjson"):
+        return JsonLines(column, is_packed)
+    return Text(is_packed)
+
+
+class Text:
+    """One sentence a line, as ``translate`` reads and writes it; may be packed with gzip."""
+
+    def __init__(self, is_packed: bool) -> None:
+        self.is_packed = is_packed
+        self.suffix = ".txt" + ".gz" * is_packed
+
+    def parts(self, path: Path, size: int) -> Iterator[Part]:
+        return _lines(path, size, self.is_packed)
+
+    def texts(self, part: Part, origin: str) -> list[str]:
+        return part.content.decode().split("\n")
+
+    def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
+        return _written([translation.text for translation in best], self.is_packed)
+
+
+class JsonLines:
+    """One object a line; it is written with ``id``, ``translation`` and ``score`` added."""
+
+    def __init__(self, column: str, is_packed: bool) -> None:
+        self.column, self.is_packed = column, is_packed
+        self.suffix = ".jsonl" + ".gz" * is_packed
+
+    def parts(self, path: Path, size: int) -> Iterator[Part]:
+        return _lines(path, size, self.is_packed)
+
+    def texts(self, part: Part, origin: str) -> list[str]:
+        texts = []
+        for number, line in enumerate(part.content.decode().split("\n"), start=part.first + 1):
+            try:
+                record = json.loads(line)
+                check_columns(record, self.column)
+                json.dumps(record, ensure_ascii=False).encode()  # halves of characters
+                texts.append(_one_line(record[self.column]))
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{origin}, line {number}: {error}.") from error
+        return texts
+
+    def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
+        lines = []
+        records = map(json.loads, part.content.decode().split("\n"))
+        for number, (record, translation) in enumerate(zip(records, best, strict=True)):
+            added = {"translation": translation.text, "score": json_score(translation.score)}
+            record = {"id": part.first + number, **record, **added}
+            lines.append(json.dumps(record, ensure_ascii=False))
+        return _written(lines, self.is_packed)
+
+
+class Parquet:
+    """Tables; they are written with the columns ``id``, ``translation`` and ``score`` added."""
+
+    suffix = ".parquet"
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+
+    def parts(self, path: Path, size: int) -> Iterator[Part]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                rest, first = file.schema_arrow.empty_table(), 0
+                for batch in file.iter_batches(size):
+                    rest = pyarrow.concat_tables([rest, pyarrow.Table.from_batches([batch])])
+                    while len(rest) >= size:
+                        yield Part(first, _stream(rest.slice(0, size)))
+                        rest, first = rest.slice(size), first + size
+                if len(rest):
+                    yield Part(first, _stream(rest))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{path} cannot be read as parquet ({error}).") from error
+
+    def texts(self, part: Part, origin: str) -> list[str]:
+        table = _table(part)
+        try:
+            check_columns(dict.fromkeys(table.column_names, ""), self.column)
+            return [_one_line(value) for value in table.column(self.column).to_pylist()]
+        except ValueError as error:
+            raise UserError(f"{origin}, behind row {part.first}: {error}.") from error
+
+    def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
+        import pyarrow
+        import pyarrow.parquet
+
+        table = _table(part)
+        if "id" not in table.column_names:
+            numbers = range(part.first, part.first + len(table))
+            table = table.add_column(0, "id", pyarrow.array(numbers, pyarrow.int64()))
+        texts = pyarrow.array([translation.text for translation in best], pyarrow.string())
+        scores = [json_score(translation.score) for translation in best]
+        table = table.append_column("translation", texts)
+        table = table.append_column("score", pyarrow.array(scores, pyarrow.float64()))
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(table, file)
+        return file.getvalue()
+
+
+def check_columns(record: Any, column: str) -> None:
+    """Whether a record has what is translated, and room for the translation.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("expected an object with fields")
+    if not isinstance(record.get(column), str):
+        raise ValueError(f"expected a text as {column!r}: name another one with --column")
+    for taken in ("translation", "score"):
+        if taken in record:
+            raise ValueError(f"{taken!r} is there already: give it another name")
+
+
+def _one_line(value: str | None) -> str:
+    """A text without line breaks; a missing one is empty."""
+    return " ".join((value or "").splitlines()).strip()
+
+
+def _lines(path: Path, size: int, is_packed: bool) -> Iterator[Part]:
+    """Parts of a file of lines, which stand joined by line feeds in a part."""
+    errors: list[OSError] = []
+    try:
+        with gzip.open(path) if is_packed else path.open("rb") as stream:
+            first = 0
+            for lines in waiting_lines(cast(BinaryIO, stream), size, errors):
+                yield Part(first, "\n".join(lines).encode())
+                first += len(lines)
+    except (OSError, EOFError, zlib.error) as error:
+        errors.append(OSError(str(error)))
+    if errors:
+        raise UserError(f"{path} cannot be read: {errors[0].strerror or errors[0]}.")
+
+
+def _written(lines: list[str], is_packed: bool) -> bytes:
+    content = "".join(f"{line}\n" for line in lines).encode()
+    return gzip.compress(content, mtime=0) if is_packed else content
+
+
+def _stream(table: Any) -> bytes:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _table(part: Part) -> Any:
+    import pyarrow
+
+    return pyarrow.ipc.open_stream(part.content).read_all()

@@ -1,0 +1,177 @@
+"""What is finished: a line for every part, with the digests of what went in and of what came out.
+
+The first line of ``manifest.jsonl`` says how the output was made. Lines are appended as parts are
+finished; a last one that a crash has cut off does not count.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import portalocker
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import output_file, unwritable
+
+NAME, LOCK = "manifest.jsonl", ".lock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished part.
+
+    Attributes:
+        file: the name of the input.
+        part: its number in the file.
+        lines: how many it has.
+        source: SHA-256 of the part of the input, unpacked.
+        output: the file that was written, under the folder of the output.
+        sha256: of that file.
+        too_long, failed: lines that were left empty, because the model takes no such length or
+            found no finite score.
+    """
+
+    file: str
+    part: int
+    lines: int
+    source: str
+    output: str
+    sha256: str
+    too_long: int
+    failed: int
+
+
+Done = dict[tuple[str, int], Record]
+
+
+class Manifest:
+    """The manifest of an output folder, open for more records.
+
+    Args:
+        folder: of the output, which :func:`locked` has made.
+        settings: what the output depends on, besides the input.
+
+    Attributes:
+        done: the finished parts whose files are as they were written.
+
+    Raises:
+        UserError: if the folder has output of other settings, or cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
+        found, self._earlier = _read(folder / NAME)
+        if found is None and any(path.name != LOCK for path in folder.iterdir()):
+            raise UserError(f"--output {folder} has other files in it: choose an empty folder.")
+        if found not in (None, settings):
+            names = [name for name in settings if (found or {}).get(name) != settings[name]]
+            raise UserError(
+                f"--output {folder} holds translations with another {' and '.join(names)}: choose "
+                "another folder, or the options of the first run."
+            )
+        self.done: Done = {
+            (record.file, record.part): record
+            for record in self._earlier
+            if digest(folder / record.output) == record.sha256
+        }
+        self._records: list[Record] = []
+        self._write(self.done.values())
+        self._file = (folder / NAME).open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, record: Record) -> bool:
+        """Take a part; returns whether it is new. Its line is on the disk then."""
+        self._records.append(record)
+        if self.done.get((record.file, record.part)) == record:
+            return False
+        self._file.write(_line(record) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return True
+
+    def finish(self) -> None:
+        """When all parts were taken: sort the lines, and remove parts of an earlier input."""
+        self._records.sort(key=lambda record: (record.file, record.part))
+        self._write(self._records)
+        stale = {record.output for record in self._earlier}
+        for output in stale - {record.output for record in self._records}:
+            (self.folder / output).unlink(missing_ok=True)
+        for partial in self.folder.rglob(".part-*"):  # of workers that were killed
+            partial.unlink(missing_ok=True)
+
+    def _write(self, records: Iterable[Record]) -> None:
+        lines = [json.dumps(self.settings), *map(_line, records)]
+        with output_file(self.folder / NAME) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder, for this run alone.
+
+    Raises:
+        UserError: if it cannot be made, or another run works in it.
+    """
+    flags = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
+    lock = portalocker.Lock(folder / LOCK, flags=flags, fail_when_locked=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except portalocker.LockException as error:
+        raise UserError(
+            f"--output {folder} is in use by another run: wait, or choose another folder."
+        ) from error
+    except OSError as error:
+        raise unwritable(folder, error, "--output") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record), ensure_ascii=False)
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
+    """The settings and the records; a record that is cut off or damaged is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None, []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    values: list[Any] = []
+    for line in text.split("\n"):
+        try:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    if not values or not isinstance(values[0], dict):
+        raise UserError(f"{path} is damaged: choose another folder for --output.")
+    records = []
+    for value in values[1:]:
+        try:
+            records.append(Record(**value))
+        except TypeError:
+            continue
+    return values[0], records

@@ -1,0 +1,123 @@
+"""Parts of files on their way: read from the input, translated, written to the output."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import output_file
+from resmlp_mt.sharding.formats import Format, Part
+from resmlp_mt.sharding.manifest import Done, Record
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """A file of the input.
+
+    Attributes:
+        path: where it is, for every machine.
+        name: of its folder in the output.
+    """
+
+    path: Path
+    name: str
+    format: Format
+
+
+@dataclass(frozen=True)
+class TranslatorOptions:
+    """What every worker makes its translator from; see :class:`Translator`.
+
+    Attributes:
+        threads: of one product.
+    """
+
+    model: Path
+    search: SearchOptions
+    dtype: str | None
+    batch_size: int
+    max_tokens: int | None
+    use_shortlist: bool
+    threads: int
+
+    def translator(self) -> Translator:
+        """Load the model.
+
+        Raises:
+            UserError: if it or the options cannot be used.
+        """
+        return Translator.load(
+            self.model,
+            self.search,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            use_shortlist=self.use_shortlist,
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a file, waiting; without ``content`` it is finished and ``record`` is known."""
+
+    file: CorpusFile
+    number: int
+    part: Part
+    source: str
+    record: Record | None = field(default=None)
+
+    @property
+    def output(self) -> str:
+        """The file for its translations, under the folder of the output."""
+        return f"{self.file.name}/part-{self.number:05d}{self.file.format.suffix}"
+
+
+def shards(file: CorpusFile, size: int, done: Done) -> Iterator[Shard]:
+    """Divide a file, without the content of what is finished.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    for number, part in enumerate(file.format.parts(file.path, size)):
+        source = hashlib.sha256(part.content).hexdigest()
+        record = done.get((file.name, number))
+        if record is not None and record.source == source:
+            yield Shard(file, number, Part(part.first, b""), source, record)
+        else:
+            yield Shard(file, number, part, source)
+
+
+def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
+    """Write the translations of a part; the file is there when this returns, whole.
+
+    Raises:
+        UserError: if a line has no text, or the file cannot be written.
+    """
+    if shard.record is not None:
+        return shard.record
+    file = shard.file
+    texts = file.format.texts(shard.part, str(file.path))
+    failed = translator.failed
+    best = [found[0] for found in translator.translate(texts, num_hypotheses=1)]
+    failed = translator.failed - failed
+    content = file.format.translated(shard.part, best)
+    path = folder / shard.output
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path.parent} cannot be made: {error.strerror}.") from error
+    with output_file(path, "--output") as partial:
+        partial.write_bytes(content)
+    return Record(
+        file=file.name,
+        part=shard.number,
+        lines=len(texts),
+        source=shard.source,
+        output=shard.output,
+        sha256=hashlib.sha256(content).hexdigest(),
+        too_long=sum(t.score == -float("inf") for t in best) - failed,
+        failed=failed,
+    )

@@ -1,0 +1,151 @@
+"""Corpora through Ray Data: a task reads each file, actors with a translator each write parts."""
+
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.sharding.manifest import Done, Record
+from resmlp_mt.sharding.parts import CorpusFile, Shard, TranslatorOptions, shards, translate
+
+COLUMN = "pickled"
+
+
+class Corpus(Datasource):  # type: ignore[misc]  # without types
+    """The shards of files; a row holds one of them."""
+
+    def __init__(self, files: Sequence[CorpusFile], size: int, done: Done) -> None:
+        super().__init__()
+        self._files, self._size, self._done = files, size, done
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """A task for each file, which is read once, from its begin to its end."""
+        return [
+            ReadTask(
+                partial(_rows, file, self._size, self._done),
+                BlockMetadata(
+                    num_rows=None, size_bytes=None, exec_stats=None, input_files=(str(file.path),)
+                ),
+            )
+            for file in self._files
+        ]
+
+
+def _rows(file: CorpusFile, size: int, done: Done) -> Iterator[pyarrow.Table]:
+    try:
+        for shard in shards(file, size, done):
+            yield _table(shard)
+    except UserError as error:
+        yield _table(str(error))
+
+
+def _table(value: Shard | Record | str) -> pyarrow.Table:
+    """A row; a text is what went wrong, which Ray would wrap in traces of its own."""
+    return pyarrow.table({COLUMN: [pickle.dumps(value)]})
+
+
+class Worker:
+    """An actor: translates shards, one after the other."""
+
+    def __init__(self, options: TranslatorOptions, folder: Path) -> None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        self._folder, self._search = folder, options.search
+        self._translator = options.translator()
+
+    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+        shard = _value(rows[COLUMN][0].as_py())
+        if not isinstance(shard, Shard):
+            return rows
+        # every part has draws of its own, the same when it is translated again
+        seed = self._search.seed + shard.part.first
+        self._translator.options = self._search.changed(seed=seed)
+        try:
+            return _table(translate(shard, self._translator, self._folder))
+        except UserError as error:
+            return _table(str(error))
+
+
+def _value(content: bytes) -> Any:
+    # what processes of this program wrote
+    return pickle.loads(content)  # nosec B301
+
+
+def connect(address: str, workers: int | None, threads: int) -> int:
+    """Start Ray on this machine or join a cluster; returns how many workers there will be.
+
+    Args:
+        address: ``local``, ``auto`` or ``host:port``.
+        workers: by default one for every ``threads`` processors.
+
+    Raises:
+        UserError: if there is no such cluster, or it has too few processors.
+    """
+    own = {"num_cpus": workers * threads} if address == "local" and workers else {}
+    try:
+        ray.init(address=address, logging_level="error", **own)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--address {address} has no cluster of Ray ({reason}).") from error
+    processors = int(ray.cluster_resources().get("CPU", 0))
+    workers = workers or max(processors // threads, 1)
+    if workers * threads > processors:
+        raise UserError(
+            f"--workers {workers} of {threads} threads need {workers * threads} processors, but "
+            f"the cluster has {processors}: give fewer."
+        )
+    return workers
+
+
+def run(
+    files: Sequence[CorpusFile],
+    folder: Path,
+    size: int,
+    done: Done,
+    options: TranslatorOptions,
+    workers: int,
+) -> Iterator[Record]:
+    """Translate files; yields a record for each part, in the order in which they are finished.
+
+    A worker that dies is replaced, and what it had not finished is given to others.
+
+    Raises:
+        UserError: if a file cannot be read or written.
+    """
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1  # a shard is a block of its own, which is what is given out
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    corpus = ray.data.read_datasource(
+        Corpus(files, size, done),
+        override_num_blocks=len(files),
+        num_cpus=0,  # they mostly wait until their parts are taken
+    )
+    records = corpus.map_batches(
+        Worker,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_args=(options, folder),
+        num_cpus=options.threads,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+    )
+    for row in records.iter_rows():
+        found = _value(row[COLUMN])
+        if isinstance(found, str):
+            raise UserError(found)
+        yield found

@@ -1,0 +1,341 @@
+"""Corpora in parts: every line once and in order, whatever is killed, stopped or damaged."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from resmlp_mt import bulk
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.translation import Translation
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.errors import UserError
+from resmlp_mt.sharding import manifest, parts
+from resmlp_mt.sharding.formats import format_of
+from resmlp_mt.sharding.manifest import Manifest, Record, locked
+from resmlp_mt.sharding.parts import CorpusFile
+from test_export import translation
+
+KINDS = ["a.en", "a.en.gz", "a.jsonl", "a.jsonl.gz", "a.parquet"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights, which translates words."""
+    folder = tmp_path_factory.mktemp("bulk") / "model"
+    model_folder.save(translation(max_source_positions=40), folder)
+    return folder
+
+
+def lines_of(count: int, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    return [
+        " ".join(f"w{rng.randrange(16)}" for _ in range(rng.randint(1, 9))) for _ in range(count)
+    ]
+
+
+def write(path: Path, lines: list[str]) -> None:
+    """A corpus in the form that the name says; records have a number and their text."""
+    rows = [{"n": number, "text": line} for number, line in enumerate(lines)]
+    if path.suffix == ".parquet":
+        table = pyarrow.Table.from_pylist(rows, pyarrow.schema({"n": "int64", "text": "string"}))
+        pyarrow.parquet.write_table(table, path, row_group_size=4)
+        return
+    if ".jsonl" in path.name:
+        lines = [json.dumps(row) for row in rows]
+    content = "".join(line + "\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def read(paths: list[Path]) -> list[dict]:
+    """The rows of output files, one after the other."""
+    rows = []
+    for path in paths:
+        if path.suffix == ".parquet":
+            rows += pyarrow.parquet.read_table(path).to_pylist()
+            continue
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        assert content.endswith(b"\n")
+        lines = content.decode()[:-1].split("\n")
+        is_json = ".jsonl" in path.name
+        rows += [json.loads(line) if is_json else {"translation": line} for line in lines]
+    return rows
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    lines=st.lists(st.sampled_from(["", "a", "b c", "é \u2028 f", "x" * 70]), min_size=1),
+    size=st.integers(1, 9),
+)
+def test_parts_are_the_file_and_are_written_as_it_is(
+    tmp_path: Path, name: str, lines: list[str], size: int
+) -> None:
+    write(tmp_path / name, lines)
+    kind = format_of(tmp_path / name, "text")
+    found = list(kind.parts(tmp_path / name, size))
+    assert [part.first for part in found] == list(range(0, len(lines), size))
+    texts, outputs = [], []
+    for index, part in enumerate(found):
+        own = kind.texts(part, name)
+        assert len(own) == min(size, len(lines) - part.first)
+        texts += own
+        best = [Translation(text.upper(), "", -0.5, []) for text in own]
+        outputs.append(tmp_path / f"{index}{kind.suffix}")
+        outputs[-1].write_bytes(kind.translated(part, best))
+    expected = lines if name.startswith("a.en") else [" ".join(li.split("\u2028")) for li in lines]
+    assert [text.split() for text in texts] == [line.split() for line in expected]
+    rows = read(outputs)
+    assert [row["translation"] for row in rows] == [text.upper() for text in texts]
+    if not name.startswith("a.en"):
+        assert [row["id"] for row in rows] == list(range(len(lines)))
+        assert [(row["n"], row["text"]) for row in rows] == list(enumerate(lines))
+        assert {row["score"] for row in rows} == {-0.5 / 0.6931471805599453}
+
+
+def test_ids_that_are_there_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "x7", "text": "a"}\n')
+    kind = format_of(tmp_path / "a.jsonl", "text")
+    (part,) = kind.parts(tmp_path / "a.jsonl", 5)
+    missing = Translation("", "", -float("inf"), [])
+    assert json.loads(kind.translated(part, [missing])) == {
+        "id": "x7", "text": "a", "translation": "", "score": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"te', r"a\.jsonl, line 2: "),
+        ("a.jsonl", b"[1]\n", "line 1: expected an object"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', "line 2: expected a text as 'text'"),
+        ("a.jsonl", b'{"source": "a"}\n', "expected a text as 'text': name another one with --col"),
+        ("a.jsonl", b'{"text": "a", "score": 1}\n', "'score' is there already"),
+        ("a.jsonl", rb'{"text": "\ud800"}', r"line 1: .*surrogates not allowed"),
+        ("a.jsonl", b"[" * 100_000, "line 1"),
+        ("a.parquet", b"PAR1", r"a\.parquet cannot be read as parquet"),
+        ("a.en.gz", gzip.compress(b"a\nb\n" * 100)[:-9], r"a\.en\.gz cannot be read"),
+        ("a.en.gz", b"text", r"a\.en\.gz cannot be read"),
+        ("a.en.xz", b"", "is packed: unpack it, or pack it with gzip"),
+        ("a.parquet.gz", b"", "parquet files have their own compression"),
+    ],
+)
+def test_what_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    def texts() -> list[list[str]]:
+        kind = format_of(path, "text")
+        return [kind.texts(part, str(path)) for part in kind.parts(path, 10)]
+
+    with pytest.raises(UserError, match=message) as error:
+        texts()
+    assert "\n" not in str(error.value)
+
+
+def finish(folder: Path, file: CorpusFile, translator: Translator, most: int = 99) -> list[str]:
+    """What a run does without Ray, for ``most`` new parts; returns the parts that were new."""
+    new: list[str] = []
+    with Manifest(folder, {"beam": 5}) as journal:
+        for shard in parts.shards(file, 5, journal.done):
+            if shard.record is None and len(new) == most:
+                return new
+            if journal.add(parts.translate(shard, translator, folder)):
+                new.append(shard.output)
+        journal.finish()
+    return new
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, model: Path) -> None:
+    """What is damaged or changed is done again, what is finished is not, the rest is removed."""
+    lines, translator = lines_of(23), Translator.load(model)
+    path, folder = tmp_path / "a.en", tmp_path / "out"
+    folder.mkdir()
+    write(path, lines)
+    file = CorpusFile(path, "a.en", format_of(path, "text"))
+    every = [f"a.en/part-{number:05d}.txt" for number in range(5)]
+    assert finish(folder, file, translator, most=2) == every[:2]
+    with (folder / manifest.NAME).open("a") as journal:
+        journal.write('{"file": "a.en", "part": 2, "li')  # cut off by a crash
+    (folder / "a.en/.part-00002.txt.x").touch()  # of a worker that was killed
+    assert finish(folder, file, translator) == every[2:]
+    expected = [found[0].text for found in translator.translate(lines)]
+    outputs = [folder / name for name in every]
+    assert [row["translation"] for row in read(outputs)] == expected
+    assert sorted(p.name for p in (folder / "a.en").iterdir()) == [p.name for p in outputs]
+    assert finish(folder, file, translator) == []
+    outputs[1].unlink()
+    outputs[3].write_text("damaged\n")
+    assert finish(folder, file, translator) == [every[1], every[3]]
+    changed = [*lines[:6], "w1 w2", *lines[7:18]]
+    write(path, changed)
+    assert finish(folder, file, translator) == [every[1], every[3]]  # the last is shorter now
+    assert not outputs[4].exists()
+    expected = [found[0].text for found in translator.translate(changed)]
+    assert [row["translation"] for row in read(outputs[:4])] == expected
+    with pytest.raises(UserError, match="holds translations with another beam"):
+        Manifest(folder, {"beam": 4})
+    text = (folder / manifest.NAME).read_text().splitlines()
+    assert [json.loads(line)["part"] for line in text[1:]] == [0, 1, 2, 3]
+
+
+def test_lines_that_have_no_translation_are_counted(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "a.en"
+    write(path, ["w1", "w2 " * 60, ""])
+    file = CorpusFile(path, "a.en", format_of(path, "text"))
+    (shard,) = parts.shards(file, 5, {})
+    record = parts.translate(shard, Translator.load(model), tmp_path / "out")
+    assert (record.lines, record.too_long, record.failed) == (3, 1, 0)
+    assert len((tmp_path / "out" / record.output).read_text().split("\n")) == 4
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"), pytest.raises(UserError, match="in use by another run"):  # noqa: SIM117
+        with locked(tmp_path / "out"):
+            pass
+    with locked(tmp_path / "out"):
+        pass
+    (tmp_path / "out/mine").touch()
+    with pytest.raises(UserError, match="has other files in it: choose an empty folder"):
+        Manifest(tmp_path / "out", {})
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"--output .* cannot be written"),
+        locked(tmp_path / "file"),
+    ):
+        pass
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    (tmp_path / manifest.NAME).write_text("[]\n")
+    with pytest.raises(UserError, match=r"manifest\.jsonl is damaged"):
+        Manifest(tmp_path, {})
+    (tmp_path / manifest.NAME).write_text('{"beam": 5}\n{"file": "a"}\nnull\n')
+    with Manifest(tmp_path, {"beam": 5}) as journal:
+        assert journal.done == {}
+        record = Record("a", 0, 1, "", "a/part-00000.txt", "", 0, 0)
+        assert journal.add(record)
+        assert json.loads((tmp_path / manifest.NAME).read_text().splitlines()[1])["file"] == "a"
+
+
+def test_wrong_inputs_are_named(tmp_path: Path) -> None:
+    (tmp_path / "in/sub").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for name in ("in/a.en", "in/sub/a.en", "in/.hidden"):
+        (tmp_path / name).touch()
+    files = bulk.corpus_files([tmp_path / "in"], tmp_path / "out", "text")
+    assert [file.name for file in files] == ["a.en", "sub/a.en"]
+    cases = {
+        "inside --input": ([tmp_path / "in"], tmp_path / "in/out"),
+        "neither a file nor a folder": ([tmp_path / "none"], tmp_path / "out"),
+        "is empty": ([tmp_path / "empty"], tmp_path / "out"),
+        "2 files of the name a.en": ([tmp_path / "in", tmp_path / "in/sub/a.en"], tmp_path / "out"),
+    }
+    for message, (inputs, output) in cases.items():
+        with pytest.raises(UserError, match=message):
+            bulk.corpus_files(inputs, output, "text")
+
+
+def test_help_needs_neither_ray_nor_torch() -> None:
+    program = (
+        "import sys; from resmlp_mt import bulk\n"
+        "try: bulk.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'ray', 'torch', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
+def command(model: Path, folder: Path, *options: object) -> list[str]:
+    """With two workers on this machine, and parts of 20 lines."""
+    words = (model, "--output", folder, "--workers", 2, "--shard-size", 20, *options)
+    return [sys.executable, "-m", "resmlp_mt.bulk", *map(str, words), "--address", "local"]
+
+
+ENVIRONMENT = {**os.environ, "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
+
+
+def workers(driver: int) -> list[int]:
+    """The processes of Ray's actors that a process has started, by way of others."""
+    parents, found = {}, []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+            name = (stat.parent / "cmdline").read_bytes()
+        except OSError:  # it has ended
+            continue
+        pid = int(stat.parent.name)
+        parents[pid] = int(text.rpartition(")")[2].split()[1])
+        if name.startswith(b"ray::MapWorker"):
+            found.append(pid)
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != driver:
+            pid = parents[pid]
+        return pid == driver
+
+    return [pid for pid in found if is_ours(pid)]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_no_line(tmp_path: Path, model: Path) -> None:
+    """Files of every kind through two workers of Ray, one of which is killed in the middle."""
+    source, folder = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    texts = {name: lines_of(400, seed) for seed, name in enumerate(KINDS)}
+    for name, lines in texts.items():
+        write(source / name, lines)
+    process = subprocess.Popen(
+        command(model, folder, "--input", source), cwd=ROOT, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    end = time.monotonic() + 300
+    while len(list(folder.rglob("part-*"))) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    victims = workers(process.pid)
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    assert len(list(folder.rglob("part-*"))) < 100  # else nothing was left for the others
+    log = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, log
+    translator = Translator.load(model)
+    for name, lines in texts.items():
+        outputs = sorted((folder / name).iterdir())
+        assert len(outputs) == 20
+        expected = [found[0].text for found in translator.translate(lines)]
+        assert [row["translation"] for row in read(outputs)] == expected
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*")}
+    damaged = folder / "a.jsonl/part-00007.jsonl"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    again = subprocess.run(
+        command(model, folder, "--input", source), cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+        text=True, timeout=600,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    changed = [path for path in times if path.stat().st_mtime_ns != times[path]]
+    assert changed == [damaged]
+    write(source / "b.jsonl", ["a"])
+    wrong = subprocess.run(
+        command(model, folder, "--input", source, "--column", "no"), cwd=ROOT, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert wrong.returncode == 1
+    assert "holds translations with another column" in wrong.stderr
