@@ -56,6 +56,7 @@ class TranslatorOptions:
             batch_size=self.batch_size,
             max_tokens=self.max_tokens,
             use_shortlist=self.use_shortlist,
+            threads=self.threads,
         )
 
 

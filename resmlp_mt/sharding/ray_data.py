@@ -62,9 +62,6 @@ class Worker:
     """An actor: translates shards, one after the other."""
 
     def __init__(self, options: TranslatorOptions, folder: Path) -> None:
-        import torch
-
-        torch.set_num_threads(options.threads)
         self._folder, self._search = folder, options.search
         self._translator = options.translator()
 
