@@ -5,6 +5,7 @@ are the operators that ``torch.compile`` puts in place of ``nn.Linear`` when wei
 docs/engine.md has the measurements. An int8 table may be an embedding too.
 """
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,14 @@ The kernels for packed weights have some 15 us more to set up, whatever the size
 and outputs, products of 1 to 64 rows take them 1.1 to 3 times as long; with 512 and 512 it is the
 same at 8 rows.
 """
+
+# A product of every new number of rows is prepared once and kept, some 0.2 MB each, 1024 of them in
+# oneDNN and 1024 more in PyTorch in front of it: memory grew for tens of thousands of sentences of
+# random lengths (benchmarks/memory.md). The second cache saves nothing that the first does not; the
+# first holds the products of about a hundred lengths. Both are read at the first product; a value
+# that the user has set stays.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 
 def can_pack(weight: Tensor) -> bool:

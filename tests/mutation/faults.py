@@ -1,0 +1,270 @@
+"""Deliberate faults, one at a time, and the tests that must notice them."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """A text that stands once in a file, what replaces it, and the arguments of pytest."""
+
+    room: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+ENGINE, MODEL, PLUGIN = "resmlp_mt/engine", "resmlp_mt/model", "resmlp_mt/fairseq_plugin"
+
+FAULTS = [
+    Fault(
+        "layers", "the affine map adds no beta", "resmlp_mt/layers.py",
+        "torch.addcmul(beta, x, self.alpha)", "x * self.alpha",
+        "tests/test_layers.py",
+    ),
+    Fault(
+        "layers", "no activation between the two linear layers", "resmlp_mt/layers.py",
+        "hidden = self.activation(self.fc1(x))", "hidden = self.fc1(x)",
+        "tests/test_layers.py",
+    ),
+    Fault(
+        "layers", "an affine map in front is merged without its shift", "resmlp_mt/layers.py",
+        "shift = linear.weight @ affine.beta", "shift = linear.weight @ (0 * affine.beta)",
+        "tests/test_mixing.py -k folding",
+    ),
+    Fault(
+        "mixing", "the causal matrix has ones too many above its diagonal", "resmlp_mt/mixing.py",
+        "matrix = matrix.tril()", "matrix = matrix.tril(1)",
+        "tests/test_layers.py",
+    ),
+    Fault(
+        "mixing", "the decay grows with the distance's sign", "resmlp_mt/mixing.py",
+        "torch.arange(1 - length, length, device=weights.device).abs()",
+        "torch.arange(1 - length, length, device=weights.device)",
+        "tests/test_mixing.py -k matrix_is_made",
+    ),
+    Fault(
+        "mixing", "rows of the Toeplitz matrix begin one distance late", "resmlp_mt/mixing.py",
+        "return rows[:, :, length - 1 :]", "return rows[:, :, length - 2 : -1]",
+        "tests/test_mixing.py -k matrix_is_made",
+    ),
+    Fault(
+        "mixing", "the gate reads the mixed states", "resmlp_mt/mixing.py",
+        "mixed = mixed * torch.sigmoid(self.gate_proj(x))",
+        "mixed = mixed * torch.sigmoid(self.gate_proj(mixed))",
+        "tests/test_mixing.py -k gate_times",
+    ),
+    Fault(
+        "mixing", "with a layout, pads are not zeroed in front of A", "resmlp_mt/padding.py",
+        "return x.new_zeros(count, *x.shape[1:]).index_copy_(0, rows, x)",
+        "return x.new_ones(count, *x.shape[1:]).index_copy_(0, rows, x)",
+        "tests/test_padding.py tests/test_mixing.py -k 'padding or neighbours'",
+    ),
+    Fault(
+        "encoder", "embeddings are not scaled", f"{MODEL}/encoder.py",
+        "return embedded if scale == 1.0 else embedded * scale", "return embedded",
+        "tests/test_encoder.py -k equations",
+    ),
+    Fault(
+        "encoder", "the final affine map is left out", f"{MODEL}/encoder.py",
+        "            x = self.final_affine(x)\n        return x\n\n\ndef longest",
+        "            pass\n        return x\n\n\ndef longest",
+        "tests/test_encoder.py -k equations",
+    ),
+    Fault(
+        "encoder", "a sentence may be longer than the matrix", f"{MODEL}/encoder.py",
+        "    if length > longest:", "    if length > longest + 1:",
+        "tests/test_encoder.py tests/test_decoder.py -k longer_than_the_matrix",
+    ),
+    Fault(
+        "decoder", "attention looks at pads of the source", f"{MODEL}/attention.py",
+        "return zeros.masked_fill(self.is_pad, -torch.inf)[:, None, None, :]",
+        "return zeros[:, None, None, :]",
+        "tests/test_decoder.py -k equations",
+    ),
+    Fault(
+        "decoder", "keys and values change places", f"{MODEL}/attention.py",
+        "for proj in (self.k_proj, self.v_proj)", "for proj in (self.v_proj, self.k_proj)",
+        "tests/test_decoder.py -k equations",
+    ),
+    Fault(
+        "decoder", "a step takes the row of the position before", f"{MODEL}/decoder.py",
+        "rows = tables.matrices[:, :, position]", "rows = tables.matrices[:, :, position - 1]",
+        "tests/test_cache.py",
+    ),
+    Fault(
+        "cache", "hypotheses keep their own ancestors when the beam moves", f"{MODEL}/cache.py",
+        "return replace(self, ancestors=self.ancestors.gather(1, index))", "return self",
+        "tests/test_cache.py",
+    ),
+    Fault(
+        "cache", "copies of a cache write into one history", f"{MODEL}/cache.py",
+        "if self.used != length or length", "if length",
+        "tests/test_decoder.py -k 'copies or step_by_step'",
+    ),
+    Fault(
+        "cache", "a sentence that takes another's place leaves its mask",
+        f"{MODEL}/cache.py",
+        "for first in (self.ancestors, mask):", "for first in (self.ancestors,):",
+        "tests/test_cache.py tests/test_beam_search.py",
+    ),
+    Fault(
+        "fold", "the offset is not scaled by the affine map behind", "resmlp_mt/mixing.py",
+        "constant = folded.constant * post.alpha.view(self.heads, -1)",
+        "constant = folded.constant * 1.0",
+        "tests/test_mixing.py -k folding",
+    ),
+    Fault(
+        "fold", "the bias of the values is lost", f"{ENGINE}/folding.py",
+        "behind_values.beta = values.bias", "pass",
+        "tests/test_mixing.py -k folding",
+    ),
+    Fault(
+        "fold", "a mixing with an output of its own is merged", "resmlp_mt/mixing.py",
+        '            cls.merges_affines = False', '            cls.merges_affines = True',
+        "tests/test_mixing.py -k cannot_be_merged",
+    ),
+    Fault(
+        "search", "a length penalty of another exponent", f"{ENGINE}/beam_search.py",
+        "(position + 1) ** options.lenpen", "position ** options.lenpen if position else 1.0",
+        "tests/test_beam_search.py",
+    ),
+    Fault(
+        "search", "ends beyond the beam are kept", f"{ENGINE}/beam_search.py",
+        "ends = (is_eos & scores.isfinite())[:, :beam].nonzero()",
+        "ends = (is_eos & scores.isfinite()).nonzero()",
+        "tests/test_beam_search.py",
+    ),
+    Fault(
+        "search", "the last chunk of a large vocabulary is not looked at",
+        f"{ENGINE}/beam_search.py",
+        "rest = logits[..., chunks * CHUNK :].amax(-1, keepdim=True)",
+        "rest = logits[..., chunks * CHUNK :].amin(-1, keepdim=True)",
+        "tests/test_beam_search.py -k large_vocabularies",
+    ),
+    Fault(
+        "search", "an end may come before the shortest length", f"{ENGINE}/restrictions.py",
+        "    if position < options.min_len:", "    if position < options.min_len - 1:",
+        "tests/test_beam_search.py",
+    ),
+    Fault(
+        "search", "of a sentence that leaves, the limit stays", f"{ENGINE}/beam_search.py",
+        "            self.limits[hole] = self.limits[row]\n", "",
+        "tests/test_beam_search.py",
+    ),
+    Fault(
+        "scores", "the references of BLEU are not tokenized", "resmlp_mt/scoring/measures.py",
+        "self.references = [list(map(self._prepare, stream)) for stream in references]",
+        "self.references = [list(stream) for stream in references]",
+        "tests/test_score.py -k 'tokenized_bleu or three_tokenized'",
+    ),
+    Fault(
+        "scores", "chrF++ without words", "resmlp_mt/scoring/measures.py",
+        'fixed={"word_order": 2}', 'fixed={"word_order": 0}',
+        "tests/test_score.py -k 'equals_the_sacrebleu_command'",
+    ),
+    Fault(
+        "scores", "a border belongs to the bucket below", "resmlp_mt/scoring/measures.py",
+        "if n >= low and (following is None or n < following)",
+        "if n > low and (following is None or n <= following)",
+        "tests/test_score.py -k length_buckets",
+    ),
+    Fault(
+        "preparation", "pairs are compared by the longer side alone", "data_scripts/clean.py",
+        "longer > options.max_ratio * shorter]", "longer > options.max_ratio * longer]",
+        "tests/test_prepare_clean.py -k 'faults or definitions'",
+    ),
+    Fault(
+        "preparation", "a held-out sentence is looked for on one side", "data_scripts/clean.py",
+        "a in self.held_out or b in self.held_out", "a in self.held_out",
+        "tests/test_prepare_clean.py -k held_out",
+    ),
+    Fault(
+        "preparation", "of equal pairs in a batch all are new", "data_scripts/dedup.py",
+        "new[first[inserted]] = True", "new[:] = True",
+        "tests/test_prepare_clean.py -k hash_set",
+    ),
+    Fault(
+        "preparation", "offsets of binary text wrap at 2^31 bytes", "data_scripts/binarize.py",
+        "np.cumsum(block, dtype=np.int64)", "np.cumsum(block, dtype=np.int32)",
+        "tests/test_prepare_binarize.py -k two_gib",
+    ),
+    Fault(
+        "preparation", "a zip member may leave the folder", "data_scripts/archives.py",
+        "if not (target / name).resolve().is_relative_to(target.resolve()):", "if False:",
+        "tests/test_prepare_archives.py -k leaves_the_folder",
+    ),
+    Fault(
+        "stored configuration", "calls in strings pass", f"{PLUGIN}/stored_config.py",
+        "if private or not isinstance(node, HARMLESS):", "if private:",
+        "tests/test_stored_config.py -k 'all_readers'",
+    ),
+    Fault(
+        "stored configuration", "what the user overrides is not looked at",
+        f"{PLUGIN}/stored_config.py",
+        "for section, stored in _changed(cfg, overrides).items():",
+        "for section, stored in _changed(cfg, {}).items():",
+        "tests/test_stored_config.py -k overrides",
+    ),
+    Fault(
+        "stored arrays", "arrays of objects may be named", f"{PLUGIN}/stored_arrays.py",
+        "        if not (isinstance(code, str) and code in DTYPES):",
+        "        if not isinstance(code, str):",
+        "tests/test_stored_arrays.py -k 'anything_else or call_of_ndarray'",
+    ),
+    Fault(
+        "stored arrays", "an array may have fewer bytes than its shape",
+        f"{PLUGIN}/stored_arrays.py",
+        "            or math.prod(shape) * dtype.itemsize != len(content)\n", "",
+        "tests/test_stored_arrays.py -k anything_else",
+    ),
+    Fault(
+        "digests", "digests of a folder are not compared", f"{ENGINE}/digests.py",
+        "if path.exists() and listed.get(name) != _digest(path):", "if False:",
+        "tests/test_digests.py -k 'what_fits'",
+    ),
+    Fault(
+        "digests", "the digest of a checkpoint leaves out its configuration",
+        f"{PLUGIN}/checkpoints.py",
+        'json.dumps(state.get("cfg"), sort_keys=True, default=str).encode()', 'b""',
+        "tests/test_digests.py -k checkpoints_carry",
+    ),
+    Fault(
+        "sizes", "any number of layers is believed", f"{MODEL}/sizes.py",
+        "        if layers != len(found):", "        if layers < len(found):",
+        "tests/test_digests.py -k sizes_are_compared",
+    ),
+    Fault(
+        "saving", "files are written in place", "resmlp_mt/files.py",
+        "        yield partial\n        synchronize(partial)",
+        "        yield target\n        os.replace(target, partial)\n        synchronize(partial)",
+        "tests/test_files.py",
+    ),
+    Fault(
+        "saving", "the last checkpoint is copied over in place", f"{PLUGIN}/saving.py",
+        '    wrap(PathManager, "copy", _copy)\n', "",
+        "tests/test_saving.py -k 'killed_within or full_disk_while'",
+    ),
+    Fault(
+        "saving", "a damaged last checkpoint is not looked at", f"{PLUGIN}/saving.py",
+        "    if damage is None:\n        return None\n    for path",
+        "    if damage is not None:\n        return None\n    for path",
+        "tests/test_saving.py -k newest_readable",
+    ),
+    Fault(
+        "finite weights", "infinity in weights passes", f"{ENGINE}/weights.py",
+        "not bool(value.isfinite().all())", "bool(value.isnan().any())",
+        "tests/test_every_line.py -k weights_that_are_not_finite",
+    ),
+    Fault(
+        "empty beam", "a sentence without scores goes on for ever", f"{ENGINE}/beam_search.py",
+        "if len(finished[sentence]) == options.beam or limit == position",
+        "if len(finished[sentence]) == options.beam",
+        "tests/test_every_line.py -k 'disturbs_no_other'",
+    ),
+    Fault(
+        "empty beam", "a line without translation is left out", f"{ENGINE}/translator.py",
+        "                if not hypotheses:\n", "                if False:\n",
+        "tests/test_every_line.py -k 'named_and_left_empty'",
+    ),
+]  # fmt: skip
