@@ -23,12 +23,12 @@ and outputs, products of 1 to 64 rows take them 1.1 to 3 times as long; with 512
 same at 8 rows.
 """
 
-# A product of every new number of rows is prepared once and kept, some 0.2 MB each, 1024 of them in
-# oneDNN and 1024 more in PyTorch in front of it: memory grew for tens of thousands of sentences of
-# random lengths (benchmarks/memory.md). The second cache saves nothing that the first does not; the
-# first holds the products of about a hundred lengths. Both are read at the first product; a value
-# that the user has set stays.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+# The product of every new number of rows is prepared once and kept, some 0.2 MB each, 1024 of them
+# in oneDNN and 1024 more in PyTorch in front of it: memory grew for tens of thousands of sentences
+# of random lengths. The cache in front saves no time. The other one is to hold what single
+# sentences of 60 lengths need, three or four products each; preparing one takes 0.2 ms. Both sizes
+# are read at the first product; what the user has set stays.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 
