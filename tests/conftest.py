@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -42,26 +43,34 @@ def fairseq(
 
 
 @pytest.fixture(autouse=True)
-def signal_handlers_as_before() -> Iterator[None]:
-    """Commands that are called here set handlers; SIGPIPE's default ends a process in silence."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGTERM)}
+def process_as_before() -> Iterator[None]:
+    """Give every test the same process, whatever tests ran before it.
+
+    Commands that are called here set handlers of signals, threads, the levels of loggers and
+    variables for their whole process.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    logging.getLogger("fairseq")  # which commands silence
+    loggers = [logging.getLogger(name) for name in ("", *logging.root.manager.loggerDict)]
+    levels = {logger: logger.level for logger in loggers}
+    environment, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
     yield
     for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def one_thread_as_before() -> Iterator[None]:
-    """Commands that are called here set the number of threads for their whole process."""
-    yield
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Commands that are called here silence logging for their whole process."""
-    yield
+        signal.signal(number, handler)  # SIGPIPE's default ends a process in silence
+    for logger, level in levels.items():
+        if logger.level != level:
+            logger.setLevel(level)
     logging.disable(logging.NOTSET)
+    for name in os.environ.keys() - environment.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:] = path
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
