@@ -1,4 +1,4 @@
-"""What the settings of the memory allocator change in training on a CPU: time and page faults.
+"""Measures settings of the memory allocator in training on a CPU: time and page faults.
 
     python -m benchmarks.allocator --threads 2 --rounds 3
 
@@ -43,7 +43,7 @@ for library in ("jemalloc", "tcmalloc_minimal"):
 
 
 def measure(threads: int, max_tokens: int) -> dict[str, float]:
-    """Two updates; of the second: seconds, seconds in the system, page faults."""
+    """Make two updates; returns seconds, seconds in the system and page faults of the second."""
     torch.set_num_threads(threads)
     data = batches(default_lengths(), BASE, max_tokens, count=1, device="cpu", seed=1)
     training = Training("resmlp", BASE, device="cpu", bf16=False, seed=1)

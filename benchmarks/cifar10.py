@@ -3,21 +3,21 @@
     python -m benchmarks.cifar10 --data cifar10.tar.gz --work DIR --part resmlp-1
     python -m benchmarks.cifar10 --data cifar10.tar.gz --work DIR --report
 
-Each part is one training by resmlp_mt.vision.train on one thread, and is continued if it was
-interrupted. All use configs/vision/cifar10_scratch.yaml and the same loop, data and order:
+Each part is one training by resmlp_mt.vision.train on one thread. An interrupted part is continued.
+All use configs/vision/cifar10_scratch.yaml and the same loop, data and order:
 
 =============  ==================================================================================
 resmlp-SEED    resmlp_tiny of this project
 timm-SEED      timm's MlpMixer of ResBlock and Affine, from the same initial weights
 vit-SEED       timm's VisionTransformer of about as many parameters, for about as many seconds
 teacher-1      a small residual convnet of timm's
-student-SEED   resmlp-SEED with the hard labels of teacher-1 besides
+student-SEED   resmlp-SEED that also learns the hard labels of teacher-1
 speed          images/s of training steps, the models in turn
 =============  ==================================================================================
 
-A part of 20 epochs takes most of an hour of one slow core; parts may run side by side, each on its
---core. With another number of --epochs a seed is a shorter comparison. --report writes
-cifar10.json, cifar10.md and cifar10.png beside this file from the parts that there are.
+A part of 20 epochs takes most of an hour of one slow core. Parts may run at the same time, each on
+its own --core. Fewer --epochs make a shorter comparison. --report writes cifar10.json, cifar10.md
+and cifar10.png beside this file from the existing parts.
 """
 
 import argparse
@@ -69,7 +69,7 @@ SPEED_ROUNDS, SPEED_STEPS = 6, 12
 
 
 def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
-    """The same configuration of timm's blocks, started from our weights for this seed."""
+    """The same configuration of timm's blocks, with our initial weights for this seed."""
     ours = create_model("resmlp_tiny", num_classes=num_classes)
     model: Any = timm.models.mlp_mixer.MlpMixer(
         num_classes=num_classes,
@@ -83,7 +83,7 @@ def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:
     )
     model.load_state_dict(timm_names(ours))
     scales = {name for name, _ in model.named_parameters() if name.endswith(("alpha", "beta"))}
-    model.no_weight_decay = lambda: scales  # timm's are (1, 1, dim), which it takes for matrices
+    model.no_weight_decay = lambda: scales  # timm takes its own (1, 1, dim) scales for matrices
     result: nn.Module = model
     return result
 
@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def run(part: str, args: argparse.Namespace) -> None:
-    """Train one model, or go on with it."""
+    """Train one model, or continue its training."""
     kind, seed = part.split("-")
     output = args.work / part
     epochs = args.teacher_epochs if kind == "teacher" else args.epochs
@@ -176,7 +176,7 @@ def run(part: str, args: argparse.Namespace) -> None:
 
 
 def equal_time_epochs(args: argparse.Namespace) -> int:
-    """Epochs of the ViT that take as long as those of ResMLP; measured once."""
+    """Number of epochs in which the ViT takes as long as ResMLP; measured once."""
     path = args.work / "vit_speed.json"
     if not path.exists():
         write_json(path, measure_speed(["resmlp", "vit"]))
@@ -187,9 +187,9 @@ def equal_time_epochs(args: argparse.Namespace) -> int:
 
 
 def measure_speed(names: list[str]) -> dict[str, Any]:
-    """Training steps on random images, the models in turn (A B A B ...).
+    """Speed of training steps on random images, the models in turn (A B A B ...).
 
-    Processor time is what counts: the machine may be shared.
+    Processor time is measured, because the machine may be shared.
     """
     steps = {}
     for name in names:
@@ -224,12 +224,12 @@ def training_step(model: nn.Module) -> Any:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a complete file or none."""
+    """Write a file, completely or not at all."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def read_part(folder: Path) -> dict[str, Any]:
-    """What a finished or unfinished training says."""
+    """The results of a finished or unfinished training."""
     kind, seed = folder.name.split("-")
     with (folder / "summary.csv").open() as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -255,7 +255,7 @@ def read_part(folder: Path) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Table and plot of what is there."""
+    """Write table and plot of the existing parts."""
     folders = [args.work / f"{kind}-{seed}" for kind in MODEL for seed in range(1, 10)]
     parts = [read_part(folder) for folder in folders if (folder / "summary.csv").exists()]
     speed_file = args.work / "speed.json"
@@ -324,7 +324,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def comparisons(parts: list[dict[str, Any]]) -> list[str]:
-    """What the finished parts of each seed say beside ResMLP."""
+    """Compare the finished parts of each seed with ResMLP."""
     done = {
         (part["kind"], part["seed"]): part
         for part in parts

@@ -1,4 +1,4 @@
-"""One encoder pass and one decoder step of the folded model in every backend, interleaved.
+"""Times one encoder pass and one decoder step of the folded model in every backend, in turn.
 
     python -m benchmarks.engine_backends --threads 2
 
@@ -54,7 +54,7 @@ BEAM, LENGTH, POSITION = 4, 27, 20
 
 
 class Batch(NamedTuple):
-    """What a pass through the encoder and a step of the decoder read."""
+    """The inputs of a pass through the encoder and a step of the decoder."""
 
     source: Tensor
     lengths: Tensor
@@ -68,7 +68,7 @@ Backend = Callable[[Batch], object]
 
 
 def model() -> EncoderDecoder:
-    """Random weights, the same at every call."""
+    """A model with random weights, the same at every call."""
     generator = torch.Generator().manual_seed(1)
     built = empty(SIZES)
     for parameter in built.parameters():
@@ -172,7 +172,7 @@ def backends(folder: Path, threads: int) -> dict[str, Backend]:
 
 
 def measure(run: Backend, given: Batch) -> Callable[[int], float]:
-    """A run of :func:`interleaved`."""
+    """A run for :func:`interleaved`."""
 
     def once(_: int) -> float:
         run(given)

@@ -1,4 +1,4 @@
-"""BLEU of real sentences in every form that a model can be exported in, beside fairseq's.
+"""BLEU of real sentences for every form of exported model, beside fairseq's.
 
     python -m benchmarks.export_bleu checkpoint_best.pt --data data-bin \\
         --sentencepiece-model spm.model --source valid.en --reference valid.de

@@ -1,4 +1,4 @@
-"""fairseq's commands without a process of their own to start: a fork that has all of it loaded."""
+"""Runs fairseq's commands in forks of a process that has imported fairseq, which saves time."""
 
 import io
 import os
@@ -23,7 +23,7 @@ COMMANDS: dict[str, Callable[[], object]] = {
 
 
 class Done(NamedTuple):
-    """How a command ended: its exit status, standard output and both streams together."""
+    """The result of a command: exit status, standard output and both streams together."""
 
     status: int
     output: str
@@ -49,7 +49,7 @@ def run(command: str, *arguments: object, text: str = "") -> Done:
 
 
 def _run(command: str, arguments: list[str], streams: dict[str, Path]) -> int:
-    """In the child: the exit status of the command."""
+    """In the child: run the command, and return its exit status."""
     sys.stdin = io.TextIOWrapper(streams["stdin"].open("rb"))
     sys.stdout, sys.stderr = streams["stdout"].open("w"), streams["stderr"].open("w")
     sys.argv = [f"fairseq-{command}", *arguments]

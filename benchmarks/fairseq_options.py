@@ -1,10 +1,11 @@
-"""Which options of fairseq the model honours: every one is tried beside the stock Transformer.
+"""Tries every option of fairseq with our model and with the stock Transformer.
 
     python -m benchmarks.fairseq_options
 
-Both models are trained for a few updates on made-up sentences; then each command runs with each
-option and without. What counts is how it ends and whether it changes what the command prints or
-the parameters it saves. Writes fairseq_options.json beside this file and docs/fairseq_options.md.
+Both models are trained for a few updates on random sentences. Then each command runs with and
+without each option. The table says how it ends, and whether the option changes the command's output
+or the parameters that it saves. Writes fairseq_options.json beside this file and
+docs/fairseq_options.md.
 """
 
 import argparse
@@ -49,7 +50,7 @@ alone.
 
 
 class Case(NamedTuple):
-    """One row: options as typed, and those that the command they are compared with has, too."""
+    """One row: options as typed, and options that both compared commands have."""
 
     options: str
     with_options: str = ""
@@ -292,7 +293,7 @@ INTERACTIVE = [
 
 
 def write_corpus(folder: Path) -> Path:
-    """Sentences of the words w0, w1, ... and the same reversed, with alignments; binarised."""
+    """Binarised sentences of words w0, w1, ..., the same reversed as targets, and alignments."""
     folder.mkdir()
     words = Dictionary()
     for index in range(WORDS):
@@ -315,14 +316,14 @@ def write_corpus(folder: Path) -> Path:
             for line in lines:
                 builder.add_item(line)
             builder.finalize(str(folder / f"{name}.idx"))
-        for kind in ("bin", "idx"):  # of a language model
+        for kind in ("bin", "idx"):  # for a language model
             shutil.copyfile(folder / f"{split}.a-b.b.{kind}", folder / f"{split}.{kind}")
     words.save(str(folder / "dict.txt"))
     return folder
 
 
 class Row(NamedTuple):
-    """One line of the table; a cell is what happened and why."""
+    """One line of the table; a cell says what happened and why."""
 
     options: str
     with_options: str
@@ -331,14 +332,14 @@ class Row(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether ResMLP does as the Transformer, refuses the option or does more."""
+        """Whether ResMLP does the same as the Transformer, refuses the option or does more."""
         return self.resmlp[0] in ("refused", self.transformer[0]) or (
             self.resmlp[0] == "honoured" and self.transformer[0] in ("refused", "fails")
         )
 
 
 class Outcome(NamedTuple):
-    """What a command did: the kind, what is compared, and the reason if it stopped."""
+    """The outcome of a command: its kind, the compared text, and the reason if it stopped."""
 
     kind: str
     result: str
@@ -346,7 +347,7 @@ class Outcome(NamedTuple):
 
 
 class Bench:
-    """Both models on the corpus; outcomes of commands are kept, since many are compared twice."""
+    """Both models on the corpus; outcomes of commands are kept, because many are used twice."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -387,7 +388,7 @@ class Bench:
         )  # fmt: skip
 
     def outcome(self, command: str, model: str, options: str) -> Outcome:
-        """Of a command with some options, for one of the models."""
+        """The outcome of a command with some options, for one of the models."""
         key = (command, model, options)
         if key not in self.known:
             self.known[key] = self._outcome(*key)
@@ -452,7 +453,7 @@ class Bench:
 
 
 def _rounded(number: re.Match[str]) -> str:
-    """Batches of other shapes are computed with other rounding."""
+    """A rounded number, because batches of other shapes have other rounding errors."""
     return f"{float(number[0]):.2f}"
 
 
@@ -474,7 +475,7 @@ def _line(row: Row) -> str:
 
 
 def write(stored: dict[str, list[Any]], cases: dict[str, list[Case]]) -> None:
-    """Both files, in the order of the cases."""
+    """Write both files, in the order of the cases."""
     tables: dict[str, list[Row]] = {}
     for command, known in cases.items():
         rows = {(row[0], row[1]): Row(*row) for row in stored.get(command, [])}

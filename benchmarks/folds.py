@@ -1,10 +1,10 @@
-"""What each fold of the exported translation model saves: each in turn is undone, and timed.
+"""Times what each fold of the exported translation model saves, by undoing one at a time.
 
     python -m benchmarks.folds --threads 2
 
 6 + 6 layers, dim 512, hidden 2048, 32,000 subwords, random weights; sentences of 27 tokens, beam
-4, the step at position 20. To undo a fold is to compute an affine map of ones and zeros at its
-place, so that all variants give the same scores. Writes folds.json and folds.md beside this file.
+4, the step at position 20. To undo a fold, an affine map of ones and zeros is computed in its
+place, so that all variants have the same scores. Writes folds.json and folds.md beside this file.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FOLDED = "all folded"
 
 
 def around(stack: str, name: str, model: EncoderDecoder) -> None:
-    """The affine map of this name in every layer of the encoder or the decoder."""
+    """Undo the fold of an affine map in every layer of the encoder or the decoder."""
     for layer in getattr(model, stack).layers:
         setattr(layer, name, Affine(DIM))
 
@@ -45,7 +45,7 @@ def last(stack: str, model: EncoderDecoder) -> None:
 
 
 class Scaled(nn.Module):
-    """The embeddings of the training model, which it multiplies each time."""
+    """The embeddings as in training, which are multiplied by their scale each time."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class Scaled(nn.Module):
 
 
 def unfold_embeddings(model: EncoderDecoder) -> None:
-    """In front of both sides."""
+    """Undo the fold of the scale of the embeddings, on both sides."""
     for side in (model.encoder, model.decoder):
         side.embed_tokens = Scaled(side.embed_tokens)  # type: ignore[assignment]
 
 
 def both(name: str, model: EncoderDecoder) -> None:
-    """In every layer of both sides."""
+    """Undo the fold of an affine map in every layer of both sides."""
     for stack in ("encoder", "decoder"):
         around(stack, name, model)
 
@@ -83,7 +83,7 @@ UNDO: dict[str, Callable[[EncoderDecoder], None]] = {
 
 
 def variant(undone: list[str]) -> EncoderDecoder:
-    """The model that translates, with some folds undone."""
+    """The exported model, with some folds undone."""
     model = prepared(fold(build("resmlp", BASE, seed=1)), "float32")
     for name in undone:
         UNDO[name](model)
@@ -91,7 +91,7 @@ def variant(undone: list[str]) -> EncoderDecoder:
 
 
 def running(model: EncoderDecoder, size: int) -> tuple[Run, Callable[[], Tensor]]:
-    """One pass through the encoder and one step of the decoder; and the scores of the step."""
+    """A run of one encoder pass and one decoder step, and a function for the step's scores."""
     generator = torch.Generator().manual_seed(size)
     source = torch.randint(4, BASE.vocabulary, (size, LENGTH), generator=generator)
     tokens = torch.randint(4, BASE.vocabulary, (size, BEAM), generator=generator)

@@ -1,11 +1,11 @@
-"""Estimates the hours on GPUs of the WMT14 recipes. An estimate by arithmetic, not a measurement.
+"""Estimates the GPU hours of the WMT14 recipes by arithmetic; nothing is measured.
 
     python -m benchmarks.gpu_hours
 
 Counts the floating-point operations of one training step of every recipe of configs/mt with
-torch.utils.flop_counter (matrix products, forward and backward), on sentences of LENGTH pieces, and
-divides those of the whole training by an assumed rate. Writes gpu_hours.json and gpu_hours.md
-beside this file.
+torch.utils.flop_counter (matrix products, forward and backward), on sentences of LENGTH pieces. The
+operations of the whole training are divided by an assumed rate. Writes gpu_hours.json and
+gpu_hours.md beside this file.
 """
 
 import json
@@ -32,17 +32,17 @@ RECIPES = ("wmt14_en_de_6l", "wmt14_en_de_12l", "wmt14_en_fr_6l", "wmt14_en_fr_1
 
 VOCABULARY = 32_000
 TOKENS = 400_000  # target tokens per update, padding not counted: docs/recipes.md
-LENGTH = 30  # pieces of a sentence; mixing and attention alone depend on it
+LENGTH = 30  # pieces of a sentence; only mixing and attention depend on it
 
 # The assumptions: NVIDIA's figures for the A100 (dense), the share of them that a training of this
-# size keeps up, and what eight GPUs do of eight times the work of one.
+# size sustains, and the efficiency of eight GPUs.
 PEAK = {"float32": 19.5, "bfloat16": 312.0}  # TFLOP/s
 UTILISATION = {"float32": 0.5, "bfloat16": 0.2}
 SCALING = 0.9
 
 
 def resolved(name: str) -> DictConfig:
-    """What fairseq-hydra-train makes of a recipe."""
+    """The configuration that fairseq-hydra-train makes from a recipe."""
     GlobalHydra.instance().clear()
     hydra_init(name)
     with initialize_config_dir(str(CONFIGS), version_base="1.1"):  # fairseq relies on this version
@@ -64,7 +64,7 @@ def build(cfg: DictConfig, vocabulary: int = VOCABULARY) -> torch.nn.Module:
 def flops_per_token(model: torch.nn.Module, length: int = LENGTH) -> float:
     """Operations of a training step per target token, for pairs of ``length`` tokens each."""
     tokens = torch.full((2, length), 5)
-    # The counter knows the plain products of attention, not torch's joined kernel for CPU.
+    # The counter counts the plain products of attention, but not torch's fused kernel for CPUs.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logits, _ = model(tokens, torch.tensor([length, length]), tokens)
         logits.float().logsumexp(-1).sum().backward()
@@ -72,7 +72,7 @@ def flops_per_token(model: torch.nn.Module, length: int = LENGTH) -> float:
 
 
 def estimate(name: str) -> dict[str, Any]:
-    """Size, operations and hours of one recipe."""
+    """Parameters, operations and hours of one recipe."""
     cfg = resolved(name)
     model = build(cfg)
     flops = flops_per_token(model)

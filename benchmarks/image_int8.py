@@ -2,9 +2,9 @@
 
     python -m benchmarks.image_int8 --work DIR
 
-trains S12 on scikit-learn's digits (2 x 2 pixels a patch) unless DIR holds that training, evaluates
-it in each type, and writes image_int8.json and image_int8.md beside this file. With --checkpoint
-FILE --data ..., another training is evaluated.
+Trains S12 on scikit-learn's digits (2 x 2 pixels per patch), unless DIR has that training, and
+evaluates it in each type. --checkpoint FILE --data ... evaluates another training. Writes
+image_int8.json and image_int8.md beside this file.
 """
 
 import argparse
@@ -45,12 +45,12 @@ def main() -> None:
 
 
 def types() -> list[str]:
-    """The types that this processor computes in."""
+    """The types that this processor supports."""
     return ["float32", *(["bfloat16"] if computes_in_bfloat16() else []), "int8"]
 
 
 def measure(checkpoint: Path, dtype: str, data: list[str] | None, work: Path) -> dict[str, Any]:
-    """The evaluation's report of one type."""
+    """The evaluation's report for one type."""
     path = work / f"{dtype}.json"
     words = [str(checkpoint), f"--dtype={dtype}", f"--json={path}", "--workers=0", "-b", "64"]
     evaluate.main([*words, *(["--data", *data] if data else [])])
@@ -80,7 +80,7 @@ def text(report: dict[str, Any]) -> str:
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file, completely or not at all."""
     with replacing(path) as partial:
         partial.write_text(content)
     print(content)

@@ -1,10 +1,10 @@
-"""ResMLP-S12 for one epoch of Imagenette through the paper's whole ImageNet recipe, on CPU.
+"""Trains ResMLP-S12 for one epoch of Imagenette with the paper's whole ImageNet recipe, on a CPU.
 
     python -m benchmarks.imagenette --data DIR --work DIR
 
-DIR of --data holds train/CLASS/IMAGE and val/CLASS/IMAGE, or is the .tar of them. A proof that
-the pipeline runs from files to a checkpoint and back, not a result: one epoch from random weights
-learns next to nothing. Writes imagenette.json and imagenette.md beside this file.
+DIR of --data has train/CLASS/IMAGE and val/CLASS/IMAGE, or is a .tar of them. This only proves that
+the pipeline runs from files to a checkpoint and back: one epoch from random weights learns next to
+nothing. Writes imagenette.json and imagenette.md beside this file.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from resmlp_mt.vision.report import measured_on
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs/vision/resmlp_s12.yaml"
-# One process on a CPU stands for the authors' GPUs: a small batch, and a learning rate in
+# One process on a CPU in place of the authors' GPUs: a small batch, and a learning rate in
 # proportion to it.
 BATCH_SIZE = 32
 OVERRIDES = ["--epochs=1", "--warmup-epochs=0", f"--batch-size={BATCH_SIZE}", "--workers=0",
@@ -33,7 +33,7 @@ OVERRIDES = ["--epochs=1", "--warmup-epochs=0", f"--batch-size={BATCH_SIZE}", "-
 
 
 def main() -> None:
-    """Train, read the checkpoint back, and write down what happened."""
+    """Train, read the checkpoint back, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="or a .tar file")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="for checkpoints")

@@ -1,4 +1,4 @@
-"""What a new user waits for: installation, demo and tests, from a clean clone of this repository.
+"""Times installation, demo and tests in a clean clone of this repository.
 
     python -m benchmarks.install --work DIR
 

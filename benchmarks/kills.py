@@ -1,12 +1,12 @@
-"""Does a training that is killed lose anything? Kills at random moments and inside its writes.
+"""Kills trainings at random moments and inside their writes, and checks that nothing is lost.
 
     python -m benchmarks.kills --work DIR
 
-Trainings of a tiny and of a usual size are killed with SIGKILL again and again: at random moments
-of their lives, and inside the writing, copying, synchronizing and renaming of their checkpoints.
-After every kill all checkpoints are read with their checksums, and the same command is given
-again. In the end weights and optimizer are compared bit by bit with those of a training that was
-never killed. Every finished row is put into kills.json and kills.md beside this file.
+Trainings of a tiny and a usual size are killed with SIGKILL many times: at random moments, and
+inside the writing, copying, synchronizing and renaming of their checkpoints. After every kill, all
+checkpoints are read with their checksums, and the same command is run again. At the end, weights
+and optimizer are compared bit by bit with those of a training that was never killed. Every finished
+row is written to kills.json and kills.md beside this file.
 """
 
 import argparse
@@ -56,7 +56,7 @@ OPTIONS = f"""
 
 @dataclass
 class Count:
-    """What happened to the trainings of one size under one kind of kills."""
+    """The results for trainings of one size under one kind of kills."""
 
     size: str
     kind: str
@@ -80,7 +80,7 @@ class Writes:
         self.steps += 1
 
     def install(self) -> None:
-        """Go through :meth:`step` in the middle of every write and before every system call."""
+        """Call :meth:`step` in the middle of every write and before every system call."""
         writes, save, step = self, torch.save, self.step
 
         class Halves:
@@ -138,7 +138,7 @@ def corpus(folder: Path, words: int) -> Path:
 
 
 def start(arguments: list[str], log: Path, writes: Writes | None = None) -> int:
-    """Begin a life of a training in a forked process; returns its number."""
+    """Start or continue a training in a forked process; returns its process id."""
     child = os.fork()
     if child:
         return child
@@ -168,7 +168,7 @@ def start(arguments: list[str], log: Path, writes: Writes | None = None) -> int:
 
 
 def unreadable(folder: Path) -> int:
-    """How many checkpoints cannot be read, or do not have the checksums that they should."""
+    """The number of checkpoints that cannot be read or have wrong checksums."""
     count = 0
     for path in folder.glob("checkpoint*.pt"):
         try:
@@ -288,7 +288,7 @@ def main() -> None:
 
 
 def keep(count: Count) -> None:
-    """Put a row into the files beside this one, in the place of an earlier one of its kind."""
+    """Write a row to the files beside this one, replacing an earlier row of its kind."""
     path = HERE / "kills.json"
     rows = [Count(**row) for row in json.loads(path.read_text())] if path.exists() else []
     rows = [row for row in rows if (row.size, row.kind) != (count.size, count.kind)] + [count]

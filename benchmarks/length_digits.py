@@ -1,10 +1,11 @@
-"""What a model does with sentences longer than those of its training, on a task of seconds.
+"""Tests models on sentences longer than those of their training, on a task of seconds.
 
     python -m benchmarks.length_digits [--seeds 1 2 3]
 
-Sorting digits: the source is a line of random digits, the target the same digits in order. Training
-has 1 to 15 of them, the test 1-15, 16-20 and 21-30. Everything is equal but the mixing; fairseq's
-Transformer has the width, depth and heads. Writes length_digits.json and .md beside this file.
+The task is to sort digits: the source is a line of random digits, the target the same digits in
+order. Training lines have 1 to 15 digits, test lines 1-15, 16-20 and 21-30. The models differ only
+in their mixing; fairseq's Transformer has the same width, depth and heads. Writes
+length_digits.json and length_digits.md beside this file.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 HERE = Path(__file__).resolve().parent
 EOS, FIRST, DIGITS, LONGEST = 2, 4, 10, 40
-LENGTHS = ((1, 15), (16, 20), (21, 30))  # the first ones are those of the training
+LENGTHS = ((1, 15), (16, 20), (21, 30))  # the first range is that of the training
 UPDATES, WARMUP, SENTENCES, LEARNING_RATE = 500, 100, 32, 2e-3
 DIM, HIDDEN, LAYERS, HEADS = 64, 128, 2, 4
 MIXINGS = {
@@ -57,7 +58,7 @@ def resmlp(mixing: MixingConfig) -> EncoderDecoder:
 
 
 class Transformer(nn.Module):
-    """fairseq's, called as ours is."""
+    """fairseq's Transformer, with the same call as ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class Transformer(nn.Module):
 
 
 def batch(lengths: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Source, decoder input and target, (batch, length) each, of one length."""
+    """Source, decoder input and target, (batch, length) each, all of one length."""
     length = int(torch.randint(lengths[0], lengths[1] + 1, (1,), generator=generator))
     digits = torch.randint(FIRST, FIRST + DIGITS, (SENTENCES, length), generator=generator)
     end = torch.full((SENTENCES, 1), EOS)
@@ -133,7 +134,7 @@ def main() -> None:
 
 
 def write(seeds: list[int], found: dict[str, list[list[float]]]) -> None:
-    """The report of what has been run so far."""
+    """Write the report of all runs so far."""
     report = {"seeds": seeds, "lengths": LENGTHS, "perplexities": found}
     write_text(HERE / "length_digits.json", json.dumps(report, indent=1) + "\n")
     heads = " | ".join(f"{low}-{high} digits" for low, high in LENGTHS)

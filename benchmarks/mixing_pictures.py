@@ -1,10 +1,10 @@
-"""The mixing matrices that a translation model has learned, by layer and head.
+"""Draws the mixing matrices that a translation model has learned, by layer and head.
 
     python -m benchmarks.mixing_pictures CHECKPOINT.pt [--positions 32] [--out FOLDER]
 
-Writes mixing_encoder.png and mixing_decoder.png: a row for each layer, a column for each head. Row
-t of a matrix holds the weights of all positions in output t; blue is below zero and red above, each
-matrix scaled by its largest entry.
+Writes mixing_encoder.png and mixing_decoder.png, with a row for each layer and a column for each
+head. Row t of a matrix has the weights of all positions for output t. Blue is below zero and red
+above; each matrix is scaled by its largest entry.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m benchmarks.multi30k --data DIR --work DIR --seeds 1 2 3 --minutes 30
 
-DIR of --data holds train, valid and test_2016_flickr as .en[.gz] and .de[.gz]. Both models have
-the same width, depth, vocabulary, dropout, batches and threads, run one after the other, and stop
+DIR of --data has train, valid and test_2016_flickr as .en[.gz] and .de[.gz]. Both models have the
+same width, depth, vocabulary, dropout, batches and threads. They run one after the other and stop
 after the same wall-clock time. Finished parts are kept in --work and not run again. Writes
 multi30k.json, multi30k.md and multi30k.png beside this file.
 """
@@ -47,9 +47,9 @@ SHARED = """
     --log-format json --log-interval 100 --num-workers 0
 """.split()
 
-# What each model needs of its own. Of the learning rates 2e-3, 4e-3 and 6e-3 the largest was best
-# for ResMLP. The Transformer, too, is faster with it for three epochs, but then falls behind its
-# own course at 2e-3: its layers end in LayerNorm, which wants the smaller one.
+# Options of each model. Of the learning rates 2e-3, 4e-3 and 6e-3, the largest was best for ResMLP.
+# The Transformer also learns faster with it for three epochs, but then more slowly than with 2e-3:
+# its layers end in LayerNorm, which needs the smaller rate.
 MODELS = {
     "resmlp": "--arch resmlp_mt_6l --layer-scale-init 1.0 --lr 6e-3".split(),
     "transformer": "--arch transformer --encoder-attention-heads 4 --lr 2e-3".split(),
@@ -58,7 +58,7 @@ NAMES = {"transformer": "fairseq transformer", "resmlp": "ResMLP"}
 
 
 def environment(threads: int) -> dict[str, str]:
-    """One setting for both models: threads, and an allocator that keeps and enlarges its pages."""
+    """The environment of both models: threads, and settings of the allocator."""
     tunables = {"hugetlb": 1, "mmap_threshold": 33554432, "trim_threshold": 2147483648}
     return {
         **os.environ,
@@ -131,7 +131,7 @@ def translate(name: str, seed: int, epoch: int, args: argparse.Namespace) -> dic
     log = train(name, seed, args)["valid"][:epoch]
     best = min(log, key=lambda row: float(row["valid_loss"]))["epoch"]
     checkpoint = folder / f"checkpoint{best}.pt"
-    if not checkpoint.exists():  # the last epoch is unfinished when time runs out
+    if not checkpoint.exists():  # the time limit left the last epoch unfinished
         checkpoint = folder / "checkpoint_last.pt"
 
     def measure() -> dict[str, Any]:
@@ -191,7 +191,7 @@ def measured(name: str, seed: int, epochs: int | None, args: argparse.Namespace)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as Markdown, with the ratio ResMLP / Transformer of the mean BLEU below."""
+    """Rows as Markdown, followed by the ratio ResMLP / Transformer of the mean BLEU."""
     columns = {
         "updates": "{updates}", "training, min": "{minutes:.1f}",
         "training, words/s": "{words_per_second:.0f}", "best epoch": "{best_epoch}",

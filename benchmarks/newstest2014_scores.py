@@ -1,4 +1,4 @@
-"""Score one set of translations of newstest2014 all ways, and write the table that the docs show.
+"""Scores one set of translations of newstest2014 in all ways, and writes a table for the docs.
 
     python -m benchmarks.newstest2014_scores --system "ResMLP 6+6, ..." \\
         --generate-output gen.txt --ref newstest2014.de -l en-de
@@ -95,7 +95,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _file_name(origin: str) -> str:
-    """Drop the folders of the machine that the script ran on."""
+    """The name without the folders of the machine that the script ran on."""
     return origin.rpartition("/")[2]
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/processor_time.py DATA ... --stop-time-hours 0.1667
 
-So --stop-time-hours means hours of processor time, of all threads, since the first update. What
-validating and writing checkpoints takes is left out. A training that goes on from a checkpoint
-goes on from the time in it. Behind every validation the log has a line
+--stop-time-hours then means hours of processor time, of all threads, since the first update,
+without validation and the writing of checkpoints. A training that resumes from a checkpoint
+continues with the time stored in it. After every validation the log has a line
 
     ... | clock | {"num_updates": "150", "seconds": 41.3}
 """
@@ -24,19 +24,19 @@ logger = logging.getLogger("clock")
 
 
 class TrainingClock:
-    """Processor seconds of this process, without those in calls that are passed to ``without``."""
+    """Processor seconds of this process, except in calls that are passed to ``without``."""
 
     def __init__(self) -> None:
         self._left_out = 0.0
         self._stopped: float | None = None
 
     def time(self) -> float:
-        """Takes the place of ``time.time`` in fairseq's trainer."""
+        """Replaces ``time.time`` in fairseq's trainer."""
         now = time.process_time() if self._stopped is None else self._stopped
         return now - self._left_out
 
     def without(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function while the clock stands still."""
+        """Call a function while the clock is stopped."""
         self._stopped = time.process_time()
         try:
             return original(*args, **kwargs)

@@ -1,17 +1,17 @@
-"""Translations of ResMLP and of fairseq's Transformer after equal processor time.
+"""Compares translations of ResMLP and of fairseq's Transformer after equal processor time.
 
     python -m benchmarks.quality --data DIR --work DIR
     python -m benchmarks.quality --data DIR --work DIR --sets multi30k_en_de --models plus
     python -m benchmarks.quality --data DIR --work DIR --report
 
-quality.yaml beside this file says which models, sets, seeds and budgets there are; without options
-all of them are run, one after the other. What is finished is kept in --work, a training that was
-cut off goes on from its last checkpoint, and the tables say "not run" where there is nothing yet.
+quality.yaml beside this file has the models, sets, seeds and budgets. Without options all of them
+are run, one after the other. Finished parts are kept in --work, an interrupted training continues
+from its last checkpoint, and the tables say "not run" for missing runs.
 Writes quality.json, quality.md and quality.png beside this file.
 
-Budgets are seconds of the training's processor time (processor_time.py), which a busy machine
-changes less than it changes the time on the clock. It does change it: two threads of one core
-slow each other down. So compare runs of one quiet machine, and look at the equal updates too.
+Budgets are seconds of the training's processor time (processor_time.py). A busy machine changes it
+less than wall-clock time, but two threads on one core slow each other down. So compare runs of one
+quiet machine, and look at the equal updates too.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables and the plot of quality.py, from what is finished."""
+"""Writes the tables and the plots of quality.py from the finished runs."""
 
 import datetime
 import json
@@ -25,13 +25,13 @@ from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
 
-SAMPLES = 1000  # of the paired bootstrap
+SAMPLES = 1000  # samples of the paired bootstrap
 BASELINE = "transformer"
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
 
 
 def write(workshop: Workshop, out: Path) -> None:
-    """Translate and score what is trained, and write quality.json, .md and .png."""
+    """Translate and score with all trained models, and write quality.json, .md and .png."""
     config = workshop.config
     result = {
         "machine": f"{processor()}, {config['threads']} thread(s)",
@@ -51,7 +51,7 @@ def write(workshop: Workshop, out: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on."""
+    """Versions of the packages that numbers depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -87,7 +87,7 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
     common = min(log["curve"][-1]["updates"] for log in logs) // every * every
     for at, updates in (("time", None), ("updates", common)):
         if updates == 0:
-            continue  # somebody did not come as far as the first checkpoint
+            continue  # a run has not reached the first checkpoint
         for test, test_name in enumerate(config["sets"][name]["tests"]):
             rows = scored(workshop, finished, test, updates)
             result["tables"].append({"at": at, "updates": updates, "test": test_name, "rows": rows})
@@ -100,7 +100,7 @@ def scored(
     """A row for each model: scores by seed, of all seeds together, and against the baseline.
 
     Args:
-        updates: of the checkpoints; None for the last ones.
+        updates: updates of the checkpoints; None for the last ones.
     """
 
     def lines(run: Run) -> list[str]:

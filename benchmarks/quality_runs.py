@@ -1,6 +1,6 @@
 """The runs of quality.py: prepared data, trainings for a budget of processor time, translations.
 
-Everything that is finished is kept in the folder of --work and not done again.
+Everything finished is kept in the folder of --work and not repeated.
 """
 
 import gzip
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 class Run:
     """A training: a model of the config on a set, with a seed, for processor seconds.
 
-    ``extra`` are further options of fairseq-train, as the grid has them.
+    ``extra`` are more options of fairseq-train, from the grid.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Run:
 
 
 class Workshop:
-    """Where runs are made: config, corpora and the folder of what is finished."""
+    """Makes the runs, from the config, the corpora and the folder of finished parts."""
 
     def __init__(self, config: Path, data: Path, work: Path) -> None:
         self.config: Json = yaml.safe_load(config.read_text())
@@ -93,7 +93,7 @@ class Workshop:
         return {"": pairs, "first": pairs[:middle], "second": pairs[middle:]}[half]
 
     def options(self, run: Run) -> list[str]:
-        """Of fairseq-train, but for places and time."""
+        """Options of fairseq-train, except paths and time."""
         return [
             *shlex.split(self.config["options"]),
             "--warmup-updates", str(self.config["warmup_updates"]),
@@ -103,7 +103,7 @@ class Workshop:
         ]  # fmt: skip
 
     def train(self, run: Run) -> Json:
-        """Train for the budget; a training that was cut off goes on from its last checkpoint."""
+        """Train for the budget; an interrupted training continues from its last checkpoint."""
         folder, data = self.folder(run), self.prepared(run.set)
         every = self.config["save_every"]
 
@@ -120,19 +120,19 @@ class Workshop:
         return once(folder / "train.json", measure)
 
     def tuning(self, name: str, model: str, budget: int) -> list[Run]:
-        """The runs of the grid, with seed 1: each option of it changed alone."""
+        """The runs of the grid, with seed 1: each changes one option."""
         grid = self.config["models"][model]["grid"]
         changes = [(option, str(value)) for option, values in grid.items() for value in values]
         return [Run(model, name, 1, budget, change) for change in changes]
 
     def is_trained(self, run: Run) -> bool:
-        """Whether the training has come to its end."""
+        """Whether the training is finished."""
         return (self.folder(run) / "train.json").exists()
 
     def translate(self, run: Run, updates: int, test: int) -> list[str]:
         """Translations of a test set, by number, with the checkpoint after some updates.
 
-        That of a sentence over the model's limit is empty.
+        Sentences longer than the model allows have empty translations.
         """
         folder, data = self.folder(run), self.prepared(run.set)
         subset = f"test{test or ''}"
@@ -156,7 +156,7 @@ class Workshop:
         return lines
 
     def text(self, name: str, test: int) -> tuple[list[str], list[str]]:
-        """Source and target of a test set as given."""
+        """Source and target of a test set, as they were given."""
         declared, folder = self.config["sets"][name], self.work / name / "text"
         source, target = (
             (folder / f"test{test or ''}.{declared[side]}").read_text(encoding="utf-8")
@@ -177,7 +177,7 @@ class Workshop:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     def environment(self) -> dict[str, str]:
-        """One setting for all: threads, and an allocator that keeps and enlarges its pages."""
+        """The environment of all commands: threads, and settings of the allocator."""
         tunables = {"hugetlb": 1, "mmap_threshold": 33554432, "trim_threshold": 2147483648}
         return {
             **os.environ,

@@ -1,4 +1,4 @@
-"""The server under load: throughput, latency, overload, memory; beside a server over CTranslate2.
+"""Loads the server: throughput, latency, overload and memory, beside a server with CTranslate2.
 
     python -m benchmarks.serve MODEL --sentences text.en
 
@@ -38,7 +38,7 @@ BATCH = 64
 
 @contextmanager
 def resmlp_server(model: Path, workers: int) -> Iterator[tuple[int, int]]:
-    """Port and process number of our server."""
+    """Port and process id of our server."""
     command = [
         *(sys.executable, "-m", "resmlp_mt.serve", str(model), "--port", "0"),
         *("--workers", str(workers), "--client-requests", "0", "--beam", str(BEAM)),
@@ -107,7 +107,7 @@ _translator: Any = None
 
 
 def load(model: Path) -> None:
-    """Make this process translate, with one thread."""
+    """Load the model in this process, with one thread."""
     import torch
 
     from resmlp_mt.engine import model_folder
@@ -125,7 +125,7 @@ def translate(lines: list[str]) -> int:
 
 
 def in_batches(executor: Executor, lines: list[str], rounds: int) -> tuple[float, float]:
-    """Sentences a second of the engine without a server, and the mean length of a translation."""
+    """Sentences per second of the engine without a server, and the mean length of translations."""
     batches = [lines[i : i + BATCH] for i in range(0, len(lines), BATCH)]
     list(executor.map(translate, batches[:2]))
     start = time.perf_counter()
@@ -135,7 +135,7 @@ def in_batches(executor: Executor, lines: list[str], rounds: int) -> tuple[float
 
 
 def engines(model: Path, lines: list[str], workers: int, rounds: int) -> dict[str, float]:
-    """Sentences a second with processes and with threads, and the length of translations."""
+    """Sentences per second with processes and with threads, and the length of translations."""
     found = {}
     for name, count in (("1 process", 1), (f"{workers} processes", workers)):
         context = get_context("spawn")
@@ -148,11 +148,11 @@ def engines(model: Path, lines: list[str], workers: int, rounds: int) -> dict[st
 
 
 def overload(port: int, bodies: list[str], rate: float, seconds: float) -> dict[str, Any]:
-    """Requests at a rate that does not wait for answers; every answer is compared.
+    """Send requests at a fixed rate, without waiting for answers, and check every answer.
 
     Returns:
-        Counts of statuses; ``lost`` are requests without any answer, ``mixed`` answers that are
-        another sentence's.
+        Counts of statuses; ``lost`` are requests without an answer, ``mixed`` are answers for
+        another sentence.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port)
     right = {body: ask(connection, body)[1]["translatedText"] for body in bodies}
@@ -202,7 +202,7 @@ def overload(port: int, bodies: list[str], rate: float, seconds: float) -> dict[
 
 
 def memory(process: int) -> float:
-    """MiB of a process and those that it has started."""
+    """MiB of a process and its children."""
     pids, total = [process], 0
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").iterdir():

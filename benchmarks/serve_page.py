@@ -1,4 +1,4 @@
-"""The picture of the server's page in docs/serve.md.
+"""Takes the picture of the server's page for docs/serve.md.
 
     python benchmarks/serve_page.py MODEL --text "A dog runs. Two cats sleep."
 

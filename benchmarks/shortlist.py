@@ -1,13 +1,13 @@
-"""What lexical shortlists change: BLEU of a trained model, and time with a large vocabulary.
+"""Measures lexical shortlists: BLEU of a trained model, and time with a large vocabulary.
 
     python -m benchmarks.shortlist --threads 2 --checkpoint checkpoint_best.pt --data data-bin \\
         --sentencepiece-model spm.model --source valid.en --reference valid.de \\
         --large-data large/data-bin --large-name "Multi30k, Tatoeba and WMT news"
 
-BLEU is that of the checkpoint on the raw text. Times are those of random weights of the base size
-with the vocabulary of --large-data, whose training text the shortlist is counted on and whose
-validation sentences are translated, each into as many tokens as it has. Writes shortlist.json and
-shortlist.md beside this file.
+BLEU is that of the checkpoint on the raw text. Times are for random weights of the base size with
+the vocabulary of --large-data. The shortlist is made from its training text, and its validation
+sentences are translated, each into as many tokens as it has. Writes shortlist.json and shortlist.md
+beside this file.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
 def covered(
     lexicon: shortlist.Shortlist, sentences: list[list[int]], references: list[list[int]]
 ) -> float:
-    """Share of the references' tokens that the shortlists hold; end-of-sentence does not count."""
+    """Share of the references' tokens, without end-of-sentence, that are in the shortlists."""
     found, total = 0, 0
     for tokens, reference in zip(sentences, references, strict=True):
         words = set(lexicon.words([tokens])[0].tolist())

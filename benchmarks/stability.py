@@ -1,4 +1,4 @@
-"""Does the 12-layer recipe train stably? Gradient norm and loss of its first updates.
+"""Measures the stability of the 12-layer recipe: gradient norm and loss of its first updates.
 
     python -m benchmarks.stability --data DIR --work DIR --updates 2000 --core 0
 
@@ -10,7 +10,7 @@ After t updates Adagrad's step is about lr / sqrt(t), for gradients of about one
 when the warm-up ends: 0.2 / sqrt(32000) = 0.0011 in the recipe. The first of RUNS reaches the same
 step after 1,000 updates; the others keep the rate of 0.2, which makes it 5.7 times larger.
 
-A training ends early where its gradients are not finite. An interrupted run goes on from its last
+A training ends early if its gradients are not finite. An interrupted run continues from its last
 checkpoint; a finished one is not run again. Writes stability.json, stability.md and stability.png
 beside this file.
 """
@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WARMUP = 1000  # updates
 WINDOW = 20  # updates over which the tables and the thick lines average
-NOT_FINITE = "gradients are Nan/Inf"  # what fairseq says when it ends a training for that reason
+NOT_FINITE = "gradients are Nan/Inf"  # fairseq's message when it ends a training for that reason
 
 RECIPE = """
     --user-dir resmlp_mt --arch resmlp_mt_12l --cpu --share-all-embeddings --dropout 0.15
@@ -76,7 +76,7 @@ def arguments(run: str, updates: int, seed: int) -> list[str]:
 
 
 def train(args: argparse.Namespace, run: str) -> str:
-    """Train, or go on, or do nothing; returns the logs of all parts, in their order."""
+    """Train, or continue, or do nothing; returns the logs of all parts, in order."""
     folder = args.work / "-".join([*re.findall(r"\w+", run), "seed", str(args.seed)])
     folder.mkdir(parents=True, exist_ok=True)
     logs = sorted(folder.glob("train.*.log"))
@@ -103,7 +103,7 @@ def train(args: argparse.Namespace, run: str) -> str:
 
 
 def rows(log: str, kind: str, updates: int) -> list[dict[str, float]]:
-    """The numbers that the log holds of one kind, by update; of a repeated part the last."""
+    """The log's rows of one kind, by update; for a repeated part, the last ones."""
     prefix = "valid_" if kind == "valid" else ""
     found = {}
     for row in re.findall(rf" \| {kind} \| (\{{.+\}})$", log, re.MULTILINE):
@@ -113,7 +113,7 @@ def rows(log: str, kind: str, updates: int) -> list[dict[str, float]]:
 
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
-    """The curves and how they came about."""
+    """The curves, and the settings that they were measured with."""
     packages = ("torch", "fairseq-fixed", "numpy")
     manifest = args.data / "manifest.json"
     facts = json.loads(manifest.read_text()) if manifest.exists() else {}

@@ -1,4 +1,4 @@
-"""``python -m docs.draw_imports``: the picture of architecture.md, drawn from the imports."""
+"""``python -m docs.draw_imports`` draws the picture of architecture.md from the imports."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ Graph = dict[str, set[str]]
 
 
 def imports(package: Path) -> Graph:
-    """The rooms that every room imports: folders, and files beside them; all commands are one."""
+    """The rooms that every room imports; a room is a folder or a file, and all commands are one."""
     names = {path.stem for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
     commands = {
         path.stem for path in package.glob("*.py") if '__name__ == "__main__"' in path.read_text()
@@ -59,7 +59,7 @@ def reduced(graph: Graph) -> Graph:
 
 
 def picture(graph: Graph) -> str:
-    """The graph in the language of Mermaid, which code hosts draw."""
+    """The graph in Mermaid's language, which code hosts draw."""
     lines = ["```mermaid", "flowchart TD"]
     lines += [f"    {name}" for name in sorted(graph)]
     lines += [
@@ -69,7 +69,7 @@ def picture(graph: Graph) -> str:
 
 
 def page() -> str:
-    """architecture.md with the picture of the imports as they are."""
+    """architecture.md with a picture of the present imports."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     drawn = BEGIN + picture(reduced(imports(PACKAGE))) + END
     return pattern.sub(lambda _: drawn, PAGE.read_text())

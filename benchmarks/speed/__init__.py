@@ -1,1 +1,1 @@
-"""The parts of ``python -m resmlp_mt.benchmark``: what is measured, how, and how it is reported."""
+"""The speed benchmark, ``python -m resmlp_mt.benchmark``: measurements, timing and report."""

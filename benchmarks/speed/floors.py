@@ -2,7 +2,7 @@
 
     floor = max(operations / matrix rate, bytes / bandwidth)
 
-with the operations of the matrix products as PyTorch counts them, and both rates measured here.
+The operations are those of the matrix products, as PyTorch counts them. Both rates are measured.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine reaches in a bare product and a bare copy."""
+    """The machine's rates in a bare product and a bare copy."""
 
     matrix: dict[str, float]
     """Operations per second of a product of 1024 x 1024 matrices, by type."""
@@ -29,7 +29,7 @@ class Rates:
 
 
 def measure_rates(device: str, dtypes: dict[str, torch.dtype]) -> Rates:
-    """Measure the rates of a device for the types given by name; ``torch.int8`` is one of them."""
+    """Measure the rates of a device for the given types, which may include ``torch.int8``."""
     size = 1024
     matrix = {
         name: 2 * size**3 / _median_seconds(_product(size, dtype, device))
@@ -61,11 +61,11 @@ def _added_in_place(total: torch.Size, left: torch.Size, right: torch.Size, **_:
 
 
 def operations(run: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, multiplications and additions apart."""
+    """Operations of the matrix products, multiplications and additions counted separately."""
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.addmm_: _added_in_place}
     )
-    # The fused attention kernel of the CPU is not counted: take it apart.
+    # The fused attention kernel of the CPU is not counted, so use the plain one.
     with counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return int(counter.get_total_flops())

@@ -41,8 +41,8 @@ BEAM = 4
 class Task:
     """Sentences to translate, all into ``target_length`` tokens and end-of-sentence.
 
-    Random weights end a sentence at no sensible place, so all peers are told the length: the mean
-    of the drawn sentences.
+    Models with random weights end sentences at random, so all peers get a fixed length, the mean of
+    the drawn sentences.
     """
 
     lines: list[str]
@@ -120,7 +120,7 @@ def translate(
     """Sentences per second of ``resmlp_mt.translate``'s engine and CTranslate2's Transformer.
 
     Args:
-        batch_sizes: sentences that are translated in each round, by batch size.
+        batch_sizes: number of sentences that are translated in each round, by batch size.
     """
     try:
         import ctranslate2
@@ -226,7 +226,7 @@ def save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: in
     spec.save(str(folder))
 
 
-@torch.no_grad()  # in inference mode not all operations would be counted
+@torch.no_grad()  # in inference mode, some operations would not be counted
 def _floor(folded: EncoderDecoder, task: Task, batch: int, rates: Rates, dtype: str) -> float:
     """Seconds for one batch: the encoder once, and the weights of the decoder once per token."""
     config, steps = folded.config, task.target_length + 1

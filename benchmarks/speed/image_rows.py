@@ -15,7 +15,7 @@ from resmlp_mt.errors import UserError
 INFERENCE_GOAL = 1.25
 TRAINING_GOAL = 1.1
 
-# The second is the Mixer of nearest size, without a goal.
+# The second is the Mixer with the nearest size; it has no goal.
 PEERS = ("resmlp_12_224", "mixer_s16_224")
 
 
@@ -32,7 +32,7 @@ def images(
 ) -> Rows:
     """Images per second in inference and in training (forward, backward, AdamW).
 
-    Inference runs on our model as the commands run it, affine maps folded.
+    Inference runs our model as the commands do, with folded affine maps.
     """
     try:
         from resmlp_mt.vision import create_model

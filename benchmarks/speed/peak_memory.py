@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed.peak_memory``: bytes that two updates need at their peak.
+"""``python -m benchmarks.speed.peak_memory`` measures the peak memory of two updates, in bytes.
 
 Reads the arguments as JSON from standard input; see :mod:`benchmarks.speed.training_rows`.
 """
@@ -28,7 +28,7 @@ def peak(task: dict[str, Any]) -> int:
         for max_tokens in (256, task["max_tokens"])
     ]
     gc.collect()
-    if device == "cpu":  # what the batches left free would be used again, and not be counted
+    if device == "cpu":  # memory freed by the batches would be used again, and not be counted
         ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
     training = Training(task["name"], sizes, device=device, bf16=device == "cuda", seed=seed)

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed.report import Row
 from benchmarks.speed.timing import Run
 
-# The first that is found in an operator's name.
+# The first of these parts that is in an operator's name gives its kind.
 KINDS = {
     "attention": "scaled_dot_product",
     "matrix products": r"mm_?$|linear|convolution|bmm",
@@ -33,7 +33,7 @@ def explained(row: Row, run: Run) -> Row:
 def shares(run: Run) -> dict[str, float]:
     """Shares of a run's operator time by kind, the largest first; operators of the CPU alone.
 
-    Not warmed up: call it behind the measurement of the same run.
+    There is no warm-up: call it after the measurement of the same run.
     """
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         run(0)

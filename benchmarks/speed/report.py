@@ -8,7 +8,7 @@ from benchmarks.speed.timing import Spread, ratio
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity of ours beside that of a peer."""
+    """A measured quantity of ours and of a peer."""
 
     measured: str
     unit: str
@@ -19,7 +19,7 @@ class Row:
     """Least ratio ours / peer; the largest one where ``less_is_better``."""
     less_is_better: bool = False
     floor: float | None = None
-    """What ours would be if the matrix products and copies ran at the machine's full rate."""
+    """Our quantity if the matrix products and copies ran at the machine's full rate."""
     work_ratio: float | None = None
     """Operations of the peer divided by ours: the ratio at equal rates."""
     note: str = ""
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """What could not be measured, and why."""
+    """A quantity that could not be measured, and why."""
 
     measured: str
     reason: str
@@ -99,7 +99,7 @@ def from_json(entries: list[dict[str, Any]]) -> Rows:
     """What :func:`as_json` was given.
 
     Raises:
-        KeyError: for an entry that is no row.
+        KeyError: for an entry that is not a row.
         TypeError: for a value that a row does not have.
     """
     rows: Rows = []

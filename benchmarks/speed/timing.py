@@ -1,4 +1,4 @@
-"""Interleaved measurements: A B A B ..., so that a change of the machine's load meets all peers."""
+"""Interleaved measurements, A B A B ..., so that a changing load affects all peers equally."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 Run = Callable[[int], float]
-"""Does the work of a round, given its number, and returns its amount (tokens, sentences ...)."""
+"""Does the work of a round, given its number, and returns its amount (tokens, sentences, ...)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def spread(samples: list[float]) -> Spread:
 
 
 def ratio(ours: Spread, peer: Spread) -> Spread:
-    """Ours divided by the peer's, round by round: both samples of a round met the same load."""
+    """Ours divided by the peer's, round by round, because a round has the same load for both."""
     return spread([a / b for a, b in zip(ours.samples, peer.samples, strict=True)])
 
 

@@ -32,14 +32,14 @@ from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 TRAINING_GOAL = 1.4
 MEMORY_GOAL = 0.8
 CORPUS = 20_000
-"""Pairs that batches are formed of: few ones would differ in length and leave many pads."""
+"""Pairs that batches are formed from: with few, lengths would differ and leave many pads."""
 CHUNKED = "_chunked"
 PEERS = {
     "transformer": "fairseq transformer",
     "torch": "nn.Transformer",
     f"transformer{CHUNKED}": "fairseq transformer, chunked criterion",
 }
-# Ours, its criterion, and the peer that has the same one, which the goal is for.
+# Our models, their criterion, and the peer with the same criterion, which has the goal.
 LIKE_FOR_LIKE = {
     "resmlp": ("fairseq's criterion", "transformer"),
     f"resmlp{CHUNKED}": ("chunked criterion", f"transformer{CHUNKED}"),
@@ -50,8 +50,8 @@ class Training:
     """One model in training, with its optimizer, as in fairseq-train.
 
     Args:
-        name: of the model; with ``_chunked`` behind it, it is trained with our criterion, which
-            computes what fairseq's does.
+        name: name of the model; with the suffix ``_chunked``, it is trained with our criterion,
+            which computes the same as fairseq's.
     """
 
     def __init__(self, name: str, sizes: Sizes, *, device: str, bf16: bool, seed: int) -> None:
@@ -76,7 +76,7 @@ class Training:
         (loss / sample_size).backward()
 
     def operations(self, batch: dict[str, Any]) -> int:
-        """Those of :meth:`backward`."""
+        """The operations of :meth:`backward`."""
         counted = operations(partial(self.backward, batch))
         if isinstance(self.criterion, ChunkedLabelSmoothedCrossEntropy):
             # PyTorch counts none for its chunked loss: the scores and two gradients, without pads
@@ -148,7 +148,7 @@ def training(
 
 
 def share_of_pads(data: list[dict[str, Any]]) -> float:
-    """Of all positions of the source and the target."""
+    """The share of pads among all positions of source and target."""
     sides = [
         batch["net_input"][name] for batch in data for name in ("src_tokens", "prev_output_tokens")
     ]
@@ -157,7 +157,7 @@ def share_of_pads(data: list[dict[str, Any]]) -> float:
 
 
 def can_run(names: Iterable[str]) -> list[str]:
-    """Those whose criterion this PyTorch has."""
+    """The models whose criterion works with this PyTorch."""
     chunked = hasattr(torch.nn.functional, "linear_cross_entropy")
     return [name for name in names if chunked or not name.endswith(CHUNKED)]
 

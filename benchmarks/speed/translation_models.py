@@ -68,15 +68,15 @@ def build(name: str, sizes: Sizes, seed: int) -> Any:
         for option, value in options.items():
             setattr(cfg, option, value)
         return ResMLPModel.build_model(cfg, task)
-    # Pre-norm would change no time; the rest is fairseq's default, which is its fastest here: no
-    # activation checkpoints, no quantization noise, the fused attention of PyTorch.
+    # Pre-norm would not change the time. The rest is fairseq's default, which is its fastest here:
+    # no activation checkpoints, no quantization noise, the fused attention of PyTorch.
     args = argparse.Namespace(**options, encoder_attention_heads=sizes.heads)
     base_architecture(args)
     return TransformerModel.build_model(args, task)
 
 
 def build_for_generation(name: str, sizes: Sizes, seed: int, device: str) -> Any:
-    """The same model as ``fairseq-generate`` prepares it: without attention weights, for one."""
+    """The same model as ``fairseq-generate`` prepares it, for example without attention weights."""
     model = build(name, sizes, seed).to(device).eval()
     model.prepare_for_inference_(SimpleNamespace(generation=GenerationConfig()))
     return model
@@ -154,7 +154,7 @@ def training_batches(
     order = pairs.ordered_indices()
     np.random.set_state(state)
     batches = [batch for batch in pairs.batch_by_size(order, max_tokens=max_tokens) if len(batch)]
-    # The longest and shortest ones are rarely full.
+    # The batches with the longest and the shortest sentences are rarely full.
     fullest = max(_padded_tokens(pairs, batch) for batch in batches)
     full = [batch for batch in batches if _padded_tokens(pairs, batch) > 0.8 * fullest]
     chosen = with_seed.choice(len(full), count, replace=len(full) < count)
