@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 import sentencepiece
@@ -20,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Measurements and repeatability: one thread each, so that parallel test processes do not compete.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# A slow machine is not a failure.
+hypothesis.settings.register_profile("without_deadline", deadline=None)
+hypothesis.settings.load_profile("without_deadline")
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
