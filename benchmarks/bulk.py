@@ -1,4 +1,4 @@
-"""A corpus through `python -m resmlp_mt.bulk` with 1 and with 2 workers, beside one `translate`.
+"""Times `python -m resmlp_mt.bulk` on a corpus with 1 and 2 workers, beside one `translate`.
 
     python -m benchmarks.bulk --sentences TEXT [--model MODEL]
 
@@ -29,9 +29,9 @@ ROWS = ("translate", "bulk --workers 1", "bulk --workers 2")
 
 
 def measure(model: Path, text: Path, lines: int, size: int, row: str) -> dict[str, float]:
-    """Seconds of one command, and lines per second once it is at work.
+    """Seconds of one command, and lines per second after its start.
 
-    The latter leaves out the start: it counts what was written behind the first part.
+    The rate counts only lines that were written after the first part.
     """
     name, *options = row.split()
     with tempfile.TemporaryDirectory() as folder:

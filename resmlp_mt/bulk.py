@@ -1,9 +1,9 @@
-"""``python -m resmlp_mt.bulk``: translate a corpus that is too large for one process, on Ray Data.
+"""``python -m resmlp_mt.bulk`` translates a corpus that is too large for one process, on Ray Data.
 
     python -m resmlp_mt.bulk models/en-de --input train.en --output TRANSLATED
 
 Input is text, one sentence a line, or .jsonl, both also as .gz, or .parquet. Every file becomes a
-folder with parts of --shard-size lines in the same format. The same command goes on where it was
+folder with parts of --shard-size lines in the same format. The same command continues where it was
 stopped. docs/bulk.md says how to start it on a cluster.
 """
 
@@ -21,7 +21,7 @@ from resmlp_mt.command_line import Parser, command, whole_number
 from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
 from resmlp_mt.errors import UserError
 
-if TYPE_CHECKING:  # --help answers without what translates
+if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.sharding.parts import CorpusFile
 
 logger = logging.getLogger("resmlp_mt.bulk")
@@ -73,11 +73,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[CorpusFile]":
-    """The files that are named, and all in the folders that are.
+    """The named files, and all files in the named folders.
 
     Raises:
-        UserError: if there is none, two have the same name, one is of an unknown kind, or the
-            output is among the input.
+        UserError: if there are none, two have the same name, one has an unknown format, or the
+            output is inside the input.
     """
     from resmlp_mt.sharding.formats import format_of
     from resmlp_mt.sharding.parts import CorpusFile
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.shortlist,
         args.threads,
     )
-    worker.translator()  # what is wrong with the model or the options is said here
+    worker.translator()  # raises the errors of the model and the options
     settings: dict[str, Any] = {
         "model": digests.total(model),
         **vars(options),
@@ -156,8 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if lines["failed"]:
         raise UserError(
-            f"{lines['failed']} of {lines['all']} lines have no translation of a finite score and "
-            "were left empty."
+            f"{lines['failed']} of {lines['all']} lines have no translation with a finite score "
+            "and were left empty."
         )
 
 

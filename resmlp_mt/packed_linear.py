@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from resmlp_mt.machine import computes_in_bfloat16
 
 LARGEST_UNPACKED = 2**17
-"""Numbers in a float32 weight whose product PyTorch's own kernel computes sooner.
+"""Largest size of a float32 weight for which PyTorch's own kernel is faster.
 
-The kernels for packed weights have some 15 us more to set up, whatever the size. With 256 inputs
-and outputs, products of 1 to 64 rows take them 1.1 to 3 times as long; with 512 and 512 it is the
-same at 8 rows.
+The kernels for packed weights need about 15 us more to start, whatever the size. With 256 inputs
+and outputs, they take 1.1 to 3 times as long for products of 1 to 64 rows; with 512 and 512, both
+take the same time at 8 rows.
 """
 
-# The product of every new number of rows is prepared once and kept, some 0.2 MB each, 1024 of them
-# in oneDNN and 1024 more in PyTorch in front of it: memory grew for tens of thousands of sentences
-# of random lengths. The cache in front saves no time. The other one is to hold what single
-# sentences of 60 lengths need, three or four products each; preparing one takes 0.2 ms. Both sizes
-# are read at the first product; what the user has set stays.
+# For every new number of rows, a product is prepared and cached, about 0.2 MB each: up to 1024 in
+# oneDNN and 1024 more in PyTorch, so memory grew for tens of thousands of sentences of random
+# lengths. PyTorch's cache saves no time. oneDNN's cache has to hold three or four products for each
+# of 60 lengths of single sentences; preparing one takes 0.2 ms. Both sizes are read at the first
+# product. Sizes that the user has set are kept.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
@@ -131,7 +131,7 @@ class Int8Linear(nn.Module):
 
     Weights have one scale per output channel. Inputs have a scale per row, taken from the row, so
     that a sentence's translation does not depend on its neighbours. With W = diag(s) Q for integers
-    Q, and x = m u, where m = max |x|, or x = least + m u behind an activation that is never below
+    Q, and x = m u, where m = max |x|, or x = least + m u after an activation that is never below
     ``least``, where m = max (x - least),
 
         W x + b = m (diag(s) Q u) + b     or     m (diag(s) Q u) + (b + least W 1).

@@ -125,7 +125,7 @@ def test_ids_that_are_there_stay(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]\n", "line 1: expected an object"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', "line 2: expected a text as 'text'"),
         ("a.jsonl", b'{"source": "a"}\n', "expected a text as 'text': name another one with --col"),
-        ("a.jsonl", b'{"text": "a", "score": 1}\n', "'score' is there already"),
+        ("a.jsonl", b'{"text": "a", "score": 1}\n', "'score' exists already"),
         ("a.jsonl", rb'{"text": "\ud800"}', r"line 1: .*surrogates not allowed"),
         ("a.jsonl", b"[" * 100_000, "line 1"),
         ("a.parquet", b"PAR1", r"a\.parquet cannot be read as parquet"),

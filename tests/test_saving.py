@@ -233,7 +233,7 @@ def test_the_newest_readable_checkpoint_is_found(
     assert saving.readable_instead(tmp_path) == tmp_path / "checkpoint2.pt"
     (message,) = caplog.messages
     assert "checkpoint_last.pt" in message
-    assert message.endswith("the training goes on from " + str(tmp_path / "checkpoint2.pt") + ".")
+    assert message.endswith("the training continues from " + str(tmp_path / "checkpoint2.pt") + ".")
     damage(tmp_path / "checkpoint2.pt", kind)
     with pytest.raises(UserError, match="no other checkpoint that can be read: remove the file"):
         saving.readable_instead(tmp_path)
@@ -250,7 +250,7 @@ def test_the_same_command_goes_on_where_the_last_checkpoint_is_damaged(
     damage(folder / "checkpoint_last.pt", "cut")
     (folder / ".checkpoint_last.pt.abcd_123").write_bytes(b"half")
     log = train(corpus, folder, "--max-epoch", 3, "--keep-last-epochs", 2)
-    assert f"the training goes on from {folder / 'checkpoint_'}" in log
+    assert f"the training continues from {folder / 'checkpoint_'}" in log
     assert not list(folder.glob(".*"))
     train(corpus, whole, "--max-epoch", 3)
     found, expected = (torch.load(f / "checkpoint_last.pt") for f in (folder, whole))

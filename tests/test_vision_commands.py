@@ -110,7 +110,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(words: list[Any], tmp_p
     assert "Traceback" not in output
     updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
     last = f"python -m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
-    assert output.splitlines()[-1] == f"stopped after update {updates}; go on with: {last}"
+    assert output.splitlines()[-1] == f"stopped after update {updates}; continue with: {last}"
 
 
 def test_torchrun_does_not_call_a_stopped_training_complete(
@@ -125,7 +125,8 @@ def test_torchrun_does_not_call_a_stopped_training_complete(
     updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
     last = f"-m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
     assert (
-        f"stopped after update {updates}; go on with: torchrun --nproc-per-node 2 {last}" in output
+        f"stopped after update {updates}; continue with: torchrun --nproc-per-node 2 {last}"
+        in output
     )
 
 

@@ -239,7 +239,7 @@ def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path, workers: i
     last = checkpoints.load(tmp_path / "last.pth")
     updates = last["position"]["updates"]
     assert (
-        f"stopped after update {updates}; go on with: python -m resmlp_mt.vision.train --resume"
+        f"stopped after update {updates}; continue with: python -m resmlp_mt.vision.train --resume"
         in output
     )
     again = run(folder, tmp_path / "whole", *FULL, "--epochs", 10_000, "--max-updates", updates)

@@ -1,8 +1,8 @@
-"""Batches of sentences, and the threads that work on several at once.
+"""Divides sentences into batches, and runs several batches at once in threads.
 
-Threads, because weights are then shared and nothing has to start: PyTorch and ONNX Runtime let
-other threads run while they compute, which is four fifths of the time at dim 128 and more above.
-Beyond some five cores, with so small a model, several processes divide the text better.
+Threads share the weights and start quickly. PyTorch and ONNX Runtime let other threads run while
+they compute, which is four fifths of the time at dim 128 and more in larger models. With a small
+model and more than five cores, several processes are faster.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def batches(
 
     Args:
         sentences: their tokens, by number.
-        batch_size: most sentences in a batch.
-        max_tokens: most tokens in a batch, padding included.
+        batch_size: largest number of sentences in a batch.
+        max_tokens: largest number of tokens in a batch, padding included.
     """
     batch: list[int] = []
     longest = 0
@@ -45,10 +45,10 @@ def batches(
 
 
 def explain(error: Exception, lines: Sequence[str]) -> None:
-    """Say of an error which lines were in work when it came.
+    """Add to an error the lines that were being translated.
 
     Raises:
-        UserError: in its place, if memory was short.
+        UserError: in place of the error, if memory ran out.
     """
     named = f"{len(lines)} lines at once, the longest of which begins with '{lines[0][:40]}'"
     is_of_memory = (
@@ -61,18 +61,18 @@ def explain(error: Exception, lines: Sequence[str]) -> None:
             f"there is not enough memory to translate {named}: "
             "lower --batch-size, --max-tokens or --workers."
         ) from error
-    error.add_note(f"This came of translating {named}.")
+    error.add_note(f"This happened while translating {named}.")
 
 
 class Workers:
-    """Threads that call a function for many items; a single one is the caller itself.
+    """Threads that call a function for many items; a single worker is the calling thread.
 
     Args:
-        count: how many items are in work at once.
-        threads: of one product of PyTorch in each of several workers.
+        count: number of items that are processed at once.
+        threads: threads of one product of PyTorch in each worker, if there are several.
 
     Raises:
-        UserError: if one is below 1.
+        UserError: if one of them is below 1.
     """
 
     def __init__(self, count: int, threads: int = 1) -> None:
@@ -81,7 +81,7 @@ class Workers:
                 raise UserError(f"--{name} must be at least 1, but is {value}.")
 
         def start() -> None:
-            if "torch" in sys.modules:  # ONNX graphs do without
+            if "torch" in sys.modules:  # ONNX graphs do not need it
                 import torch
 
                 torch.set_num_threads(threads)
@@ -91,11 +91,11 @@ class Workers:
     def results(
         self, function: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item]
     ) -> list[Result]:
-        """What a function returns for each item, in their order.
+        """The results of a function for each item, in their order.
 
         Args:
-            function: called with an item and with what it has to call now and then: this raises
-                ``CancelledError`` where the results are no longer wanted, because another item
+            function: called with an item and a check, which it has to call now and then. The check
+                raises ``CancelledError`` if the results are no longer needed, because another item
                 failed or Ctrl-C was pressed.
         """
         if self._threads is None:

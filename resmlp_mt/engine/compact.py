@@ -1,8 +1,8 @@
-"""How the parameters of a folded model are stored: each number once, in as few bytes as it needs.
+"""Stores the parameters of a folded model in few bytes, each number once.
 
-In int8 the matrices of embeddings and linear layers have a scale per row. Where the output
-projection shares the embedding, their table is there once, with a factor for each column. A mixing
-matrix whose diagonals are constant (a Toeplitz matrix) is stored as these.
+In int8, the matrices of embeddings and linear layers have a scale per row. If the output projection
+shares the embedding, the table is stored once, with a factor for each column. A Toeplitz mixing
+matrix, whose diagonals are constant, is stored as one number per diagonal.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PROJECTION = "decoder.output_projection"
 
 
 def tensors(model: EncoderDecoder, dtype: str) -> dict[str, Tensor]:
-    """The parameters of a float32 model in the type of a file, by name; shared ones once."""
+    """The parameters of a float32 model by name, in the type of a file; shared ones occur once."""
     saved = {name: value.detach() for name, value in model.named_parameters()}
     if dtype == "int8":
         columns = _columns(model)
@@ -42,15 +42,15 @@ def tensors(model: EncoderDecoder, dtype: str) -> dict[str, Tensor]:
 
 
 def _is_toeplitz(weight: Tensor) -> bool:
-    """Whether all diagonals are constant: those of a mixing that only knows distances are."""
+    """Whether all diagonals are constant, as in a mixing that depends only on distances."""
     return torch.equal(weight[:, 1:, 1:], weight[:, :-1, :-1])
 
 
 def _columns(model: EncoderDecoder) -> Tensor | None:
-    """What makes of a shared embedding the weights of the output projection; None if not shared.
+    """The factors that turn a shared embedding into the output projection; None if not shared.
 
-    Folding has multiplied the columns of the embedding E by the scale of an affine map, the
-    weights are W = E diag(r). Least squares give r, also where both were rounded since.
+    Folding has multiplied the columns of the embedding E by the scale of an affine map, so the
+    weights are W = E diag(r). Least squares give r, even if both have been rounded since.
     """
     config = model.config
     if not (config.share_all_embeddings or config.share_decoder_input_output_embed):
@@ -62,10 +62,10 @@ def _columns(model: EncoderDecoder) -> Tensor | None:
 
 
 def fill(model: EncoderDecoder, stored: dict[str, Tensor]) -> EncoderDecoder:
-    """Give an empty model its parameters; those in int8 become layers that compute with them.
+    """Give an empty model its parameters; int8 parameters become int8 layers.
 
     Args:
-        stored: what :func:`tensors` returned; it is used up.
+        stored: the output of :func:`tensors`, which this function empties.
 
     Raises:
         RuntimeError: if names or shapes do not fit, as ``load_state_dict`` raises it.
@@ -110,7 +110,7 @@ def fill(model: EncoderDecoder, stored: dict[str, Tensor]) -> EncoderDecoder:
 def _int8(
     stored: dict[str, Tensor], name: str, layer: nn.Linear | nn.Embedding
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weight, scale and bias in the place of a layer's, taken out of ``stored``.
+    """Weight, scale and bias of an int8 layer, removed from ``stored``.
 
     Raises:
         ValueError: if they are of other types or shapes.
@@ -126,7 +126,7 @@ def _int8(
 def _taken(
     stored: dict[str, Tensor], name: str, dtype: torch.dtype, shape: Sequence[int]
 ) -> Tensor:
-    """A tensor, taken out of ``stored``.
+    """A tensor, removed from ``stored``.
 
     Raises:
         ValueError: if it is of another type or shape.

@@ -1,8 +1,8 @@
-"""Folders that version 0.1.0 exported: the same numbers under other names.
+"""Reads folders that version 0.1.0 exported: the same numbers under other names.
 
-An encoder layer was x + A (s x + h) + c there, a decoder layer x + A (s x) + c, whose s and h are
-now an :class:`Affine` in front of A. The decoder's rows of A had a copy of their diagonal, times s
-and with the residual in it, in ``own_scale``, which is not needed.
+There an encoder layer was x + A (s x + h) + c and a decoder layer x + A (s x) + c. Now s and h are
+an :class:`Affine` before A. ``own_scale`` had a copy of the decoder's diagonal of A, times s and
+including the residual, and is not needed.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def renamed(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Names that 0.1.0 did not have stay as they are.
 
     Args:
-        stored: float or int8, as read.
+        stored: the parameters in the file, float or int8.
     """
     found = {}
     for name, value in stored.items():
         layer = re.fullmatch(r"(encoder|decoder)_layers\.(\d+)\.(\w+)(\.\w+)?", name)
-        if name == "decoder_mixing":  # of all layers
+        if name == "decoder_mixing":  # for all layers
             for number, matrix in enumerate(value):
                 found[f"decoder.layers.{number}.token_mixing.weight"] = matrix.unsqueeze(0)
         elif layer and layer[3] != "own_scale":

@@ -1,4 +1,4 @@
-"""The models that come with the package, by their names."""
+"""Finds the models that come with the package."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ DEFAULT = "en-de"
 
 
 def located(model: str | Path | None = None) -> Path:
-    """The folder or file that a model's name means.
+    """The folder or file of a model.
 
     Args:
-        model: a path; where there is none, the name of a model that comes with the package; None
-            for :data:`DEFAULT`.
+        model: a path, or the name of a model that comes with the package if there is no such path;
+            None for :data:`DEFAULT`.
 
     Raises:
-        UserError: if no model is named and the default is not installed.
+        UserError: if ``model`` is None and the default is not installed.
     """
     if model is not None and Path(model).exists():
         return Path(model)
@@ -25,7 +25,7 @@ def located(model: str | Path | None = None) -> Path:
     if folder.parent == FOLDER and folder.is_dir():
         return folder
     if model is not None:
-        return Path(model)  # who reads it says what is wrong
+        return Path(model)  # reading it raises an error if it is wrong
     raise UserError(
         f"no MODEL is given, and the one that comes with the package is not at {folder}: install "
         "resmlp_mt again, or name a folder from python -m resmlp_mt.export."

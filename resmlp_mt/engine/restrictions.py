@@ -118,7 +118,7 @@ def sample(
         scores: of the hypotheses, (rows, beam) or (rows, 1).
 
     Returns:
-        Scores, hypotheses that go on and tokens, (rows, beam) each.
+        Scores, continued hypotheses and tokens, (rows, beam) each.
     """
     rows, hypotheses, words = log_probs.shape
     parents = torch.arange(options.beam, device=log_probs.device).clamp_max(hypotheses - 1)

@@ -63,7 +63,7 @@ def _copy(
 def _unsaved(path: str, error: OSError) -> UserError:
     return UserError(
         f"{path} cannot be written ({error.strerror or error}), and the training stops; what was "
-        "saved before is whole: make room and give the same command again to go on."
+        "saved before is complete: make room and run the same command again to continue."
     )
 
 
@@ -105,7 +105,7 @@ def readable_instead(folder: Path) -> Path | None:
         return None
     for path in sorted(_others(folder), key=_updates, reverse=True):
         if _damage(path) is None:
-            logger.warning("%s; the training goes on from %s.", damage, path)
+            logger.warning("%s; the training continues from %s.", damage, path)
             return path
     raise UserError(
         f"{damage}; {folder} has no other checkpoint that can be read: remove the file to begin "

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 OF_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 ON_CPU = {"distributed_backend": ("gloo",), "ddp_backend": ("legacy_ddp", "no_c10d")}
-GO_ON = "give the same command again to go on from the last checkpoint"
+GO_ON = "run the same command again to continue from the last checkpoint"
 
 _peers: list[tuple[str, int]] = []
 """Host name and process id of every rank."""

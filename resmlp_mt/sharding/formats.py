@@ -1,4 +1,4 @@
-"""The files of a corpus: divided into parts of some lines, and parts with their translations."""
+"""File formats of a corpus: divides files into parts, and writes parts with translations."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     Attributes:
         first: number of the first line in its file, from 0.
-        content: the lines, in the form of the file.
+        content: the lines, in the format of the file.
     """
 
     first: int
@@ -28,19 +28,19 @@ class Part(NamedTuple):
 
 
 class Format(Protocol):
-    """How the lines of a file are read, and written with their translations."""
+    """Reads the lines of a file, and writes them with their translations."""
 
     suffix: str
 
     def parts(self, path: Path, size: int) -> Iterator[Part]:
-        """The parts of a file, of ``size`` lines each but for the last.
+        """The parts of a file, of ``size`` lines each; the last may be shorter.
 
         Raises:
             UserError: if the file cannot be read.
         """
 
     def texts(self, part: Part, origin: str) -> list[str]:
-        """What is to be translated, line by line.
+        """The texts to translate, line by line.
 
         Args:
             origin: the name of the file, for messages.
@@ -54,13 +54,13 @@ class Format(Protocol):
 
 
 def format_of(path: Path, column: str) -> Format:
-    """The format that a file's name stands for; whatever has no other is text.
+    """The format of a file, by its name; the default is text.
 
     Args:
-        column: what is translated of a record.
+        column: the field of a record that is translated.
 
     Raises:
-        UserError: if files of this name are not read.
+        UserError: if files with this name cannot be read.
     """
     if path.suffix in REFUSED:
         raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")
@@ -76,7 +76,7 @@ def format_of(path: Path, column: str) -> Format:
 
 
 class Text:
-    """One sentence a line, as ``translate`` reads and writes it; may be packed with gzip."""
+    """One sentence per line, as ``translate`` reads and writes it; may be packed with gzip."""
 
     def __init__(self, is_packed: bool) -> None:
         self.is_packed = is_packed
@@ -93,7 +93,7 @@ class Text:
 
 
 class JsonLines:
-    """One object a line; it is written with ``id``, ``translation`` and ``score`` added."""
+    """One object per line; it is written with ``id``, ``translation`` and ``score`` added."""
 
     def __init__(self, column: str, is_packed: bool) -> None:
         self.column, self.is_packed = column, is_packed
@@ -155,7 +155,7 @@ class Parquet:
             check_columns(dict.fromkeys(table.column_names, ""), self.column)
             return [_one_line(value) for value in table.column(self.column).to_pylist()]
         except ValueError as error:
-            raise UserError(f"{origin}, behind row {part.first}: {error}.") from error
+            raise UserError(f"{origin}, after row {part.first}: {error}.") from error
 
     def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
         import pyarrow
@@ -175,7 +175,7 @@ class Parquet:
 
 
 def check_columns(record: Any, column: str) -> None:
-    """Whether a record has what is translated, and room for the translation.
+    """Check that a record has the text to translate, and that the new names are free.
 
     Raises:
         ValueError: saying what is wrong.
@@ -186,7 +186,7 @@ def check_columns(record: Any, column: str) -> None:
         raise ValueError(f"expected a text as {column!r}: name another one with --column")
     for taken in ("translation", "score"):
         if taken in record:
-            raise ValueError(f"{taken!r} is there already: give it another name")
+            raise ValueError(f"{taken!r} exists already: give it another name")
 
 
 def _one_line(value: str | None) -> str:
@@ -195,7 +195,7 @@ def _one_line(value: str | None) -> str:
 
 
 def _lines(path: Path, size: int, is_packed: bool) -> Iterator[Part]:
-    """Parts of a file of lines, which stand joined by line feeds in a part."""
+    """The parts of a file of lines, joined by line feeds."""
     errors: list[OSError] = []
     try:
         with gzip.open(path) if is_packed else path.open("rb") as stream:

@@ -1,7 +1,7 @@
-"""What is finished: a line for every part, with the digests of what went in and of what came out.
+"""The manifest: a line for every finished part, with the digests of its input and output.
 
-The first line of ``manifest.jsonl`` says how the output was made. Lines are appended as parts are
-finished; a last one that a crash has cut off does not count.
+The first line of ``manifest.jsonl`` has the settings of the output. A line is appended when a part
+is finished; an incomplete last line after a crash is ignored.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ class Record:
     Attributes:
         file: the name of the input.
         part: its number in the file.
-        lines: how many it has.
+        lines: its number of lines.
         source: SHA-256 of the part of the input, unpacked.
-        output: the file that was written, under the folder of the output.
-        sha256: of that file.
-        too_long, failed: lines that were left empty, because the model takes no such length or
-            found no finite score.
+        output: the written file, relative to the output folder.
+        sha256: SHA-256 of that file.
+        too_long, failed: numbers of lines that were left empty, because they are too long for the
+            model or have no translation with a finite score.
     """
 
     file: str
@@ -53,11 +53,11 @@ class Manifest:
     """The manifest of an output folder, open for more records.
 
     Args:
-        folder: of the output, which :func:`locked` has made.
-        settings: what the output depends on, besides the input.
+        folder: the output folder, made by :func:`locked`.
+        settings: everything that the output depends on besides the input.
 
     Attributes:
-        done: the finished parts whose files are as they were written.
+        done: the finished parts whose files are unchanged.
 
     Raises:
         UserError: if the folder has output of other settings, or cannot be read or written.
@@ -90,7 +90,7 @@ class Manifest:
         self._file.close()
 
     def add(self, record: Record) -> bool:
-        """Take a part; returns whether it is new. Its line is on the disk then."""
+        """Add a part, and write its line to the disk; returns whether it is new."""
         self._records.append(record)
         if self.done.get((record.file, record.part)) == record:
             return False
@@ -100,7 +100,7 @@ class Manifest:
         return True
 
     def finish(self) -> None:
-        """When all parts were taken: sort the lines, and remove parts of an earlier input."""
+        """Sort the lines and remove parts of an earlier input; call it when all parts are added."""
         self._records.sort(key=lambda record: (record.file, record.part))
         self._write(self._records)
         stale = {record.output for record in self._earlier}
@@ -117,10 +117,10 @@ class Manifest:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a folder, for this run alone.
+    """Make a folder, and lock it for this run.
 
     Raises:
-        UserError: if it cannot be made, or another run works in it.
+        UserError: if it cannot be made, or another run uses it.
     """
     flags = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
     lock = portalocker.Lock(folder / LOCK, flags=flags, fail_when_locked=True)
@@ -153,7 +153,7 @@ def _line(record: Record) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
-    """The settings and the records; a record that is cut off or damaged is left out."""
+    """The settings and the records, without incomplete and damaged records."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Parts of files on their way: read from the input, translated, written to the output."""
+"""Reads parts of files from the input, translates them, and writes them to the output."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ class CorpusFile:
     """A file of the input.
 
     Attributes:
-        path: where it is, for every machine.
-        name: of its folder in the output.
+        path: its path, the same on every machine.
+        name: name of its folder in the output.
     """
 
     path: Path
@@ -29,10 +29,10 @@ class CorpusFile:
 
 @dataclass(frozen=True)
 class TranslatorOptions:
-    """What every worker makes its translator from; see :class:`Translator`.
+    """The model and options of every worker's translator; see :class:`Translator`.
 
     Attributes:
-        threads: of one product.
+        threads: threads of one product.
     """
 
     model: Path
@@ -62,7 +62,7 @@ class TranslatorOptions:
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a file, waiting; without ``content`` it is finished and ``record`` is known."""
+    """A part of a file; if it is finished, it has a ``record`` and no ``content``."""
 
     file: CorpusFile
     number: int
@@ -72,12 +72,12 @@ class Shard:
 
     @property
     def output(self) -> str:
-        """The file for its translations, under the folder of the output."""
+        """The file for its translations, relative to the output folder."""
         return f"{self.file.name}/part-{self.number:05d}{self.file.format.suffix}"
 
 
 def shards(file: CorpusFile, size: int, done: Done) -> Iterator[Shard]:
-    """Divide a file, without the content of what is finished.
+    """Divide a file into shards; finished shards have no content.
 
     Raises:
         UserError: if it cannot be read.
@@ -92,7 +92,7 @@ def shards(file: CorpusFile, size: int, done: Done) -> Iterator[Shard]:
 
 
 def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
-    """Write the translations of a part; the file is there when this returns, whole.
+    """Translate a part, and write a complete file.
 
     Raises:
         UserError: if a line has no text, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Corpora through Ray Data: a task reads each file, actors with a translator each write parts."""
+"""Translates corpora with Ray Data: tasks read the files, actors translate and write parts."""
 
 import logging
 import pickle
@@ -21,7 +21,7 @@ COLUMN = "pickled"
 
 
 class Corpus(Datasource):  # type: ignore[misc]  # without types
-    """The shards of files; a row holds one of them."""
+    """The shards of files, one per row."""
 
     def __init__(self, files: Sequence[CorpusFile], size: int, done: Done) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Corpus(Datasource):  # type: ignore[misc]  # without types
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """A task for each file, which is read once, from its begin to its end."""
+        """One task for each file, which reads it once, from beginning to end."""
         return [
             ReadTask(
                 partial(_rows, file, self._size, self._done),
@@ -54,12 +54,12 @@ def _rows(file: CorpusFile, size: int, done: Done) -> Iterator[pyarrow.Table]:
 
 
 def _table(value: Shard | Record | str) -> pyarrow.Table:
-    """A row; a text is what went wrong, which Ray would wrap in traces of its own."""
+    """A row; a text is an error message, which Ray would otherwise wrap in tracebacks."""
     return pyarrow.table({COLUMN: [pickle.dumps(value)]})
 
 
 class Worker:
-    """An actor: translates shards, one after the other."""
+    """An actor that translates shards, one after the other."""
 
     def __init__(self, options: TranslatorOptions, folder: Path) -> None:
         self._folder, self._search = folder, options.search
@@ -69,7 +69,7 @@ class Worker:
         shard = _value(rows[COLUMN][0].as_py())
         if not isinstance(shard, Shard):
             return rows
-        # every part has draws of its own, the same when it is translated again
+        # every part has its own seed, so that it is sampled in the same way when repeated
         seed = self._search.seed + shard.part.first
         self._translator.options = self._search.changed(seed=seed)
         try:
@@ -79,16 +79,16 @@ class Worker:
 
 
 def _value(content: bytes) -> Any:
-    # what processes of this program wrote
+    # written by processes of this program
     return pickle.loads(content)  # nosec B301
 
 
 def connect(address: str, workers: int | None, threads: int) -> int:
-    """Start Ray on this machine or join a cluster; returns how many workers there will be.
+    """Start Ray on this machine or join a cluster; returns the number of workers.
 
     Args:
         address: ``local``, ``auto`` or ``host:port``.
-        workers: by default one for every ``threads`` processors.
+        workers: number of workers; by default one for every ``threads`` processors.
 
     Raises:
         UserError: if there is no such cluster, or it has too few processors.
@@ -117,15 +117,15 @@ def run(
     options: TranslatorOptions,
     workers: int,
 ) -> Iterator[Record]:
-    """Translate files; yields a record for each part, in the order in which they are finished.
+    """Translate files; yields a record for each part as soon as it is finished.
 
-    A worker that dies is replaced, and what it had not finished is given to others.
+    A worker that dies is replaced, and its unfinished parts are given to others.
 
     Raises:
         UserError: if a file cannot be read or written.
     """
     context = ray.data.DataContext.get_current()
-    context.target_max_block_size = 1  # a shard is a block of its own, which is what is given out
+    context.target_max_block_size = 1  # every shard is a block, and blocks are given to workers
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     corpus = ray.data.read_datasource(

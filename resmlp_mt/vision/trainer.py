@@ -113,7 +113,7 @@ class Trainer:
         )
 
     def fit(self) -> bool:
-        """Train to the end; False if it was stopped, with everything saved to go on."""
+        """Train to the end; False if it was stopped, with everything saved to continue."""
         summary = None
         if self.main:
             summary = Summary(self.output, self.options.tensorboard, self.position.epoch)

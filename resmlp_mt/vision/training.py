@@ -132,7 +132,7 @@ def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
         start = f"torchrun --nproc-per-node {trainer.process.world_size}"
     last = shlex.quote(str(options.output / "last.pth"))
     print(
-        f"stopped after update {trainer.position.updates}; go on with: "
+        f"stopped after update {trainer.position.updates}; continue with: "
         f"{start} -m resmlp_mt.vision.train --resume {last}",
         flush=True,
     )
