@@ -9,8 +9,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from fairseq_cli import generate, validate
+from omegaconf import OmegaConf
 
 from conftest import ROOT, Corpus
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console
 
 
@@ -81,3 +84,28 @@ def test_what_fairseq_makes_of_the_root_logger(
         assert root.level == expected
     finally:
         root.setLevel(before)
+
+
+def test_what_a_command_asserts_of_its_options_is_one_sentence() -> None:
+    batches = {"max_tokens": None, "batch_size": None}
+    cfg = OmegaConf.create(
+        {
+            "common": {},
+            "common_eval": {"path": None},
+            "dataset": batches,
+            "distributed_training": {"distributed_init_method": None, "distributed_world_size": 1},
+        }
+    )
+    for main, message in (
+        (validate.main, "Must specify batch size either with --max-tokens or --batch-size."),
+        (generate.main, "--path required for generation."),
+    ):
+        with pytest.raises(UserError) as told:
+            console._call_main(lambda cfg, main: main(cfg), cfg, main)
+        assert str(told.value) == message
+
+    def of_a_module(cfg: object) -> None:
+        raise AssertionError("a defect, which needs its traceback")
+
+    with pytest.raises(AssertionError, match="a defect"):
+        console._call_main(lambda cfg, main: main(cfg), cfg, of_a_module)

@@ -1,13 +1,23 @@
-"""What the fairseq commands print that is for none of their users.
+"""What the fairseq commands print.
 
-fairseq calls its libraries in ways of years ago, and each says so at every start; and one of its
-modules has the root logger show everything, so that each library that is loaded later tells what
-it does. Other warnings and messages are shown as ever.
+fairseq calls its libraries in outdated ways, and the libraries warn of it at every start. One of
+its modules sets the root logger to DEBUG, so that other libraries report what they do. Neither is
+shown; all other warnings and messages are.
+
+What fairseq asserts of the options is shown as one sentence, without a traceback.
 """
 
 import logging
 import os
+import traceback
 import warnings
+from collections.abc import Callable
+from typing import Any
+
+from fairseq.distributed import utils as distributed_utils
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.remedies import wrap
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     # hydra, about the calls in fairseq.dataclass.initialize and .utils
@@ -36,3 +46,20 @@ def quieten() -> None:
     if root.level == logging.DEBUG and formats == [logging.BASIC_FORMAT]:
         chosen = os.environ.get("LOGLEVEL", "INFO").upper()
         root.setLevel(logging.getLevelNamesMapping().get(chosen, logging.INFO))
+
+
+def tell_in_one_sentence() -> None:
+    """Show what a command asserts of its options, such as a missing ``--max-tokens``."""
+    wrap(distributed_utils, "call_main", _call_main)
+
+
+def _call_main(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return original(*args, **kwargs)
+    except AssertionError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        spec = frame.f_globals.get("__spec__")  # its name is that of the file with python -m too
+        of_command = spec is not None and spec.name.startswith("fairseq_cli.")
+        if not of_command or not error.args or not isinstance(error.args[0], str):
+            raise
+        raise UserError(error.args[0].rstrip(".!") + ".") from error

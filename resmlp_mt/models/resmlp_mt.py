@@ -32,6 +32,7 @@ from resmlp_mt.packed_linear import PackingLinear
 
 console.quieten()
 fairseq_fixes.apply()
+console.tell_in_one_sentence()
 text_input.apply()
 allow_safe_globals()
 
