@@ -62,8 +62,8 @@ def _copy(
 
 def _unsaved(path: str, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be written ({error.strerror or error}), and the training stops; what was "
-        "saved before is complete: make room and run the same command again to continue."
+        f"{path} cannot be written ({error.strerror or error}), and the training stops; the "
+        "earlier checkpoints are complete: make room and run the same command again to continue."
     )
 
 
