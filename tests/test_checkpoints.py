@@ -1,6 +1,7 @@
 """The safe loader stays on: fairseq's checkpoints pass, anything else is refused; averages."""
 
 import os
+import resource
 import subprocess
 import sys
 from argparse import Namespace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, Corpus, fairseq, train
+from resmlp_mt import average as average_command
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.checkpoints import (
     allow_safe_globals,
@@ -77,6 +79,39 @@ def test_average_is_the_mean_of_every_parameter(tmp_path: Path) -> None:
     halves = sum(value.bfloat16().double() for value in values) / 3
     torch.testing.assert_close(model["half"], halves.bfloat16(), rtol=0, atol=0)
     assert model["version"].tolist() == [3]
+
+
+@pytest.mark.parametrize("room", [0, 100, 3000])
+def test_a_full_disk_leaves_the_earlier_average(room: int, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        torch.save({"model": {"a": torch.ones(1000)}}, tmp_path / f"{name}.pt")
+    output = tmp_path / "average.pt"
+    output.write_bytes(b"earlier")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    command = ["--inputs", *(str(tmp_path / f"{n}.pt") for n in "12"), "--output", str(output)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"--output .*average\.pt cannot be written \("
+        ) as error:
+            average_command.main(command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    average_command.main(command)
+    assert torch.load(output)["model"]["a"].tolist() == [1.0] * 1000
+
+
+def test_a_place_without_writing_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    folder = Path("/proc")  # where root cannot write either
+    if os.geteuid() != 0:
+        folder = tmp_path / "mine"
+        folder.mkdir(mode=0o500)
+    inputs = ["--inputs", str(tmp_path / "missing.pt")]
+    with pytest.raises(UserError, match=r"--output .*average\.pt cannot be written \("):
+        average_command.main([*inputs, "--output", str(folder / "average.pt")])
 
 
 def test_averaging_one_checkpoint_changes_nothing(trained: Path) -> None:

@@ -276,6 +276,37 @@ def test_broken_shortlists_are_named(tmp_path: Path, damage: str) -> None:
         Shortlist.load(path, 10, 10)
 
 
+def test_a_table_that_is_too_wide_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shortlist.safetensors"
+    widest = torch.zeros(10, shortlist.MOST_PER_WORD, dtype=torch.long)
+    Shortlist(torch.arange(4), widest).save(path)
+    assert Shortlist.load(path, 10, 10).by_source.shape == widest.shape
+    Shortlist(torch.arange(4), torch.cat([widest, widest[:, :1]], dim=1)).save(path)
+    real = shortlist.safe_open
+
+    class NoTensors:
+        """An open file that gives shapes but no numbers."""
+
+        def __init__(self, *arguments: object, **options: object) -> None:
+            self.file = real(*arguments, **options)
+
+        def __enter__(self) -> "NoTensors":
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *reason: object) -> None:
+            self.file.__exit__(*reason)
+
+        def get_slice(self, name: str) -> object:
+            return self.file.get_slice(name)
+
+    monkeypatch.setattr(shortlist, "safe_open", NoTensors)
+    with pytest.raises(UserError, match=r"has a table of \[10, 1001\], but one of \[10, at most"):
+        Shortlist.load(path, 10, 10)
+
+
 def test_other_training_text_is_refused(corpus: Corpus, trained: Path, tmp_path: Path) -> None:
     command = arguments(corpus, trained, tmp_path / "model")
     other = tmp_path / "data"

@@ -1,0 +1,76 @@
+"""Damaged inputs: what is done to a good file, and how often."""
+
+import io
+import zipfile
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+FEW = 20
+"""Inputs of each target in `make test`."""
+ALL = 100_000
+"""Inputs of all targets together in `make test-all`."""
+
+KINDS = ("flip", "put", "insert", "drop", "cut", "repeat", "number")
+HEAD = 400  # bytes in which a file says what it is
+
+
+class Edit(NamedTuple):
+    """One change of a file's bytes, at a place that is taken modulo its length."""
+
+    kind: str
+    place: int
+    in_head: bool
+    content: bytes
+    length: int
+
+
+EDITS = st.lists(
+    st.builds(
+        Edit,
+        st.sampled_from(KINDS),
+        st.integers(0, 2**31),
+        st.booleans(),
+        st.binary(min_size=1, max_size=8) | st.sampled_from([b"\0" * 8, b"\xff" * 8, b"../", b"["]),
+        st.integers(1, 64),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def damaged(content: bytes, edits: list[Edit]) -> bytes:
+    """The bytes after the edits, one after the other."""
+    for edit in edits:
+        room = min(len(content), HEAD) if edit.in_head else len(content)
+        place = edit.place % max(room, 1)
+        before, behind = content[:place], content[place:]
+        if edit.kind == "flip" and behind:
+            content = before + bytes([behind[0] ^ 1 << edit.length % 8]) + behind[1:]
+        elif edit.kind == "put":
+            content = before + edit.content + behind[len(edit.content) :]
+        elif edit.kind == "insert":
+            content = before + edit.content + behind
+        elif edit.kind == "drop":
+            content = before + behind[edit.length :]
+        elif edit.kind == "cut":
+            content = before
+        elif edit.kind == "repeat":
+            content = before + behind[: edit.length] * (edit.length + 1) + behind
+        elif edit.kind == "number":  # what a text says of a size
+            digits = len(behind) - len(behind.lstrip(b"0123456789"))
+            content = before + str(10**edit.length).encode() + behind[digits:]
+    return content
+
+
+def damaged_member(archive: bytes, suffix: str, edits: list[Edit]) -> bytes:
+    """A zip archive of which one member is damaged, with the right checksum."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            content = old.read(info)
+            new.writestr(
+                info.filename,
+                damaged(content, edits) if info.filename.endswith(suffix) else content,
+            )
+    return out.getvalue()
