@@ -69,8 +69,8 @@ def a_checkpoint(folder: Path) -> Path:
 
 
 def some_arrays(folder: Path) -> Path:
-    arrays = {"counts": np.arange(6).reshape(2, 3), "total": np.float64(0.5)}
-    torch.save({"model": {"a": torch.ones(2)}, "extra_state": arrays}, folder / "arrays.pt")
+    counts = [np.arange(6).reshape(2, 3), np.ones(2, dtype=np.float32)]
+    torch.save({"model": {"a": torch.ones(2)}, "extra_state": counts}, folder / "arrays.pt")
     return folder / "arrays.pt"
 
 
@@ -126,7 +126,7 @@ def read_pairs(kind: str) -> Callable[[Path], object]:
         other = path
         if kind in formats.LINE_FORMATS:
             other = path.with_name("other")
-            other.write_bytes(b"one\ntwo\n" if kind == "plain" else SGM.encode())
+            other.write_text({"plain": "one\ntwo\n", "sgm": SGM, "ted": TED}[kind])
         list(formats.pairs(formats.TextFiles(path, other, kind, "en", "de")))
 
     return read
@@ -135,6 +135,7 @@ def read_pairs(kind: str) -> Callable[[Path], object]:
 SGM = (
     '<refset><doc id="1">\n<seg id="1">one &amp; two</seg>\n<seg id="2">2</seg>\n</doc></refset>\n'
 )
+TED = "<title>one</title>\ntwo\n"
 TMX = (
     '<?xml version="1.0"?><tmx version="1.4"><body><tu><tuv xml:lang="en"><seg>one <bpt>x</bpt>'
     '</seg></tuv><tuv xml:lang="de"><seg>eins</seg></tuv></tu></body></tmx>'
@@ -171,7 +172,7 @@ def some_weights(name: str) -> Callable[[Path], Path]:
 
 
 def tiny() -> Any:
-    return create_model("resmlp_tiny", num_classes=3, img_size=8, patch_size=4, depth=1)
+    return create_model("resmlp_tiny", num_classes=3, img_size=8, patch_size=4)
 
 
 def picture(name: str) -> Callable[[Path], Path]:
@@ -219,7 +220,7 @@ TARGETS = {
     "lines": Target(text("a.en", "one\ntwo\n"), read_pairs("plain")),
     "lines.gz": Target(text("a.en.gz", "one\ntwo\n"), read_pairs("plain")),
     "sgm": Target(text("a.sgm", SGM), read_pairs("sgm")),
-    "TED": Target(text("a.ted", "<title>one</title>\ntwo\n"), read_pairs("ted")),
+    "TED": Target(text("a.ted", TED), read_pairs("ted")),
     "TMX": Target(text("a.tmx", TMX), read_pairs("tmx")),
     "TSV": Target(text("a.tsv", "one\teins\ntwo\tzwei\n"), read_pairs("tsv")),
     "tar": Target(an_archive("a.tar"), unpack),
