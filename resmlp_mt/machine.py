@@ -20,6 +20,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def multiplies_int8_tiles() -> bool:
+    """Whether the processor multiplies matrices of int8 (AMX), as oneDNN's kernels then do."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_int8"))
+
+
 def computes_in_bfloat16() -> bool:
     """Whether PyTorch has bfloat16 products for this processor."""
     import torch  # here, because commands that only print their options do not need it

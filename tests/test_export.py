@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, Corpus
 from models import build, dictionary, padded, sentences
-from resmlp_mt import export
+from resmlp_mt import export, packed_linear
 from resmlp_mt.engine import digests, model_folder, weights
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -213,7 +213,17 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(
         model_folder.load(tmp_path / "model", "bfloat16")
 
 
+@pytest.fixture(params=["FBGEMM", "oneDNN"])
+def int8_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernel of int8 products, which otherwise the processor decides."""
+    if request.param == "oneDNN" and not torch.backends.mkldnn.is_available():
+        pytest.skip("needs oneDNN")
+    monkeypatch.setattr(packed_linear, "multiplies_int8_tiles", lambda: request.param == "oneDNN")
+    return str(request.param)
+
+
 @pytest.mark.parametrize("least", [None, -1.5])
+@pytest.mark.usefixtures("int8_kernel")
 def test_int8_products_are_within_the_rounding(least: float | None) -> None:
     """Half a step of 63 or 127 for the inputs and of 254 for the weights bound every product."""
     generator = torch.Generator().manual_seed(0)
@@ -231,7 +241,23 @@ def test_int8_products_are_within_the_rounding(least: float | None) -> None:
     assert error.norm() < 0.02 * linear(x).norm()
 
 
+def test_both_int8_kernels_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for inputs that lie between two integers, which one may round up and the other down."""
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = (torch.randn(shape, generator=generator) for shape in ((96, 64), (96,)))
+    found = []
+    for has_tiles in (False, True):
+        monkeypatch.setattr(packed_linear, "multiplies_int8_tiles", lambda has=has_tiles: has)
+        layer = Int8Linear(*quantize(weight), bias, columns=torch.linspace(0.5, 2, 64))
+        found.append(layer(torch.randn(3, 7, 64, generator=generator.manual_seed(2))))
+        integers, scale = layer.integers()
+        assert torch.equal(integers, quantize(weight)[0])
+        assert torch.equal(scale, quantize(weight)[1])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("least", [None, 0.0, -0.17])
+@pytest.mark.usefixtures("int8_kernel")
 def test_int8_rows_do_not_depend_on_each_other(least: float | None) -> None:
     linear = torch.nn.Linear(64, 32)
     int8 = Int8Linear(*quantize(linear.weight.detach()), linear.bias.detach(), least)
