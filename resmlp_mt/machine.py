@@ -24,8 +24,9 @@ def multiplies_int8_tiles() -> bool:
     """Whether the processor multiplies matrices of int8 (AMX), as oneDNN's kernels then do."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_int8"))
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_int8"))
 
 
 def computes_in_bfloat16() -> bool:
