@@ -1,8 +1,9 @@
 """Loads the server: throughput, latency, overload and memory, beside a server with CTranslate2.
 
-    python -m benchmarks.serve MODEL --sentences text.en
+    python -m benchmarks.serve --sentences text.en [--model MODEL]
 
-MODEL is an exported folder with a sentencepiece model, TEXT one sentence a line. Needs wrk
+MODEL is an exported folder with a sentencepiece model (by default the one that comes with the
+package), TEXT has one sentence a line. Needs wrk
 (Debian's package). Writes serve.json and serve.md beside this file.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import datetime
 import http.client
 import json
+import math
 import os
 import random
 import shutil
@@ -26,8 +28,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from tabulate import tabulate
 
+from resmlp_mt.engine.pretrained import DEFAULT, FOLDER
+from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
 
 HERE = Path(__file__).resolve().parent
@@ -229,8 +234,18 @@ def memory_over(port: int, process: int, bodies: list[str], requests: int) -> li
     return found
 
 
-def peer_model(model: Path, folder: Path) -> None:
-    """A Transformer for CTranslate2 of the same sizes, with random weights."""
+def parameters(model: Path) -> int:
+    """Numbers in a model's file."""
+    with safe_open(model / "model.safetensors", "numpy") as stored:
+        names: list[str] = stored.keys()
+        return sum(math.prod(stored.get_slice(name).get_shape()) for name in names)
+
+
+def peer_model(model: Path, folder: Path) -> int:
+    """A Transformer for CTranslate2 with random weights; returns its hidden size.
+
+    It has as many layers and channels, and feed-forward layers that make the parameters equal.
+    """
     from fairseq.data import Dictionary
 
     from benchmarks.speed.generation_rows import save_for_ctranslate2
@@ -238,15 +253,22 @@ def peer_model(model: Path, folder: Path) -> None:
 
     config = json.loads((model / "config.json").read_text())
     words = Dictionary.load(str(model / f"dict.{config['target_lang']}.txt"))
+    dim, layers = config["encoder_embed_dim"], config["encoder_layers"]
+    decoder_layers = config["decoder_layers"]
+    attention = (4 * layers + 8 * decoder_layers) * dim**2
+    rest = parameters(model) - len(words) * dim - attention
+    hidden: int = max(round(rest / (2 * dim * (layers + decoder_layers)) / 8) * 8, 8)
     sizes = Sizes(
-        config["encoder_embed_dim"],
-        config["encoder_ffn_embed_dim"],
-        config["encoder_layers"],
+        dim,
+        hidden,
+        layers,
         config["decoder_attention_heads"],
         len(words),
         config["max_source_positions"],
+        decoder_layers=decoder_layers,
     )
     save_for_ctranslate2(sizes, words, folder, seed=1)
+    return hidden
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -270,7 +292,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             capacity = max(row["rate"] for row in result["resmlp"].values())
             result["overload"] = overload(port, bodies, 2 * capacity, args.seconds)
             result["memory"] = memory_over(port, process, bodies, args.requests)
-        peer_model(args.model, Path(folder) / "peer")
+        hidden = peer_model(args.model, Path(folder) / "peer")
         pieces = args.model / "sentencepiece.model"
         dtype = config["dtype"]
         peer = ctranslate2_server(Path(folder) / "peer", pieces, length, args.workers, dtype)
@@ -286,6 +308,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": args.seconds,
         "requests": args.requests,
         "target_tokens": length + 1,
+        "parameters": parameters(args.model),
+        "peer_hidden": hidden,
         **result,
     }
 
@@ -323,7 +347,7 @@ def page(result: dict[str, Any]) -> str:
 {result["processor"]}, {result["cores"]} cores, which the clients share; {result["date"]}. Written by `benchmarks/serve.py`.
 Model: {model["source_lang"]}-{model["target_lang"]}, {model["encoder_layers"]} + {model["decoder_layers"]} layers, width {model["encoder_embed_dim"]}, {model["dtype"]}; beam {BEAM}; {result["workers"]} workers.
 Each request is one of {result["lines"]} sentences, of {result["target_tokens"]} target tokens in the mean. `wrk` asks for {result["seconds"]:g} seconds; every client asks again as soon as it has its answer.
-The peer is FastAPI over CTranslate2 (`benchmarks/serve_ctranslate2.py`) with a Transformer of the same sizes and random weights, told to write as many tokens.
+The peer is FastAPI over CTranslate2 (`benchmarks/serve_ctranslate2.py`) with a Transformer of as many parameters ({result["parameters"] / 1e6:.1f} M; hidden size {result["peer_hidden"]}) and random weights, told to write as many tokens.
 
 {table}
 
@@ -341,7 +365,7 @@ Memory of the server and its workers over {result["requests"]} requests, after e
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("--model", type=Path, default=FOLDER / DEFAULT, metavar="MODEL")
     parser.add_argument("--sentences", type=Path, required=True, metavar="TEXT")
     parser.add_argument("--lines", type=int, default=1000, help="of TEXT (default: 1000)")
     parser.add_argument("--workers", type=int, default=usable_cores())
@@ -353,8 +377,8 @@ def main() -> None:
     if shutil.which("wrk") is None:
         parser.error("wrk is missing: apt-get install wrk")
     result = measure(args)
-    (args.output / "serve.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.output / "serve.md").write_text(page(result))
+    write_text(args.output / "serve.json", json.dumps(result, indent=1) + "\n")
+    write_text(args.output / "serve.md", page(result))
     print(page(result))
 
 

@@ -1,7 +1,8 @@
 """Takes the picture of the server's page for docs/serve.md.
 
-    python benchmarks/serve_page.py MODEL --text "A dog runs. Two cats sleep."
+    python -m benchmarks.serve_page [MODEL ...] [--text "..."]
 
+Without MODEL it shows the model that comes with the package.
 Needs Chromium and its driver (Debian's chromium and chromium-driver). Writes docs/serve_page.png.
 """
 
@@ -23,14 +24,14 @@ from browser import chromium, missing  # type: ignore[import-not-found]  # noqa:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("--text", required=True)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--text", default="Where is the station? I would like to go home.")
     parser.add_argument("--word", type=int, default=1, help="word of the source to point at")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "serve_page.png")
     args = parser.parse_args()
     if reason := missing():
         parser.error(reason)
-    command = [sys.executable, "-m", "resmlp_mt.serve", str(args.model), "--port", "0"]
+    command = [sys.executable, "-m", "resmlp_mt.serve", *args.models, "--port", "0"]
     with (
         tempfile.TemporaryDirectory() as profile,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,

@@ -1,5 +1,6 @@
 """A folder of ONNX graphs translates like one of safetensors, and without PyTorch."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -23,6 +24,10 @@ from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import UNK, Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.serving.app import _explained
+from resmlp_mt.serving.sentences import Segment
+from resmlp_mt.serving.service import Part
+from resmlp_mt.serving.workers import Languages, ModelOptions, Work, Worker
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +180,28 @@ def test_other_types_and_broken_graphs_are_refused(folders: tuple[Path, Path]) -
     with pytest.raises(UserError, match="has broken ONNX graphs") as error:
         model_folder.load(onnx)
     assert "\n" not in str(error.value)
+
+
+def test_a_server_explains_them_without_attention(folders: tuple[Path, Path]) -> None:
+    """The page shows texts, words and scores; there is no matrix to show."""
+    options = ModelOptions(beam=3, lenpen=1.0, max_batch_tokens=100)
+    work = Work(Languages("en", "de"), explained=True)
+    answers = []
+    for folder in folders:
+        worker = Worker([folder], options)
+        try:
+            assert worker.languages() == [work.languages]
+            answers += asyncio.run(worker.translate(work, ["w1 w5 w3"]))
+            if folder == folders[1]:
+                with pytest.raises(LookupError, match="ONNX graphs, which do not give the mixing"):
+                    asyncio.run(worker.mixing(work.languages, 0, 2))
+        finally:
+            worker.stop()
+    expected, found = answers
+    assert found.pieces == expected.pieces
+    assert [t.pieces for t in found.translations] == [t.pieces for t in expected.translations]
+    assert all(expected.translations[0].attention)
+    segment = Segment("w1 w5 w3", 0, True)
+    explained = _explained(Part(segment, found)).translations
+    assert [h.words for h in explained] == [t.text.split() for t in found.translations]
+    assert [h.attention for h in explained] == [[]] * 3

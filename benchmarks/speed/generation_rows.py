@@ -213,7 +213,8 @@ def save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: in
             positions.weights = positions.get_embedding(
                 sizes.max_positions + words.pad() + 1, sizes.embed_dim, words.pad()
             )
-    spec = TransformerSpec.from_config(sizes.layers, sizes.heads, pre_norm=False)
+    layers = sizes.layers, sizes.decoder_layers or sizes.layers
+    spec = TransformerSpec.from_config(layers, sizes.heads, pre_norm=False)
     converter.set_transformer_encoder(spec.encoder, model.encoder)
     converter.set_transformer_decoder(spec.decoder, model.decoder)
     symbols = ["<blank>" if token == "<pad>" else token for token in words.symbols]

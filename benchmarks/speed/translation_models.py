@@ -29,6 +29,7 @@ class Sizes:
     vocabulary: int = 32000
     max_positions: int = 1024
     dropout: float = 0.1
+    decoder_layers: int | None = None  # as many as the encoder has
 
 
 BASE = Sizes()
@@ -52,7 +53,7 @@ def build(name: str, sizes: Sizes, seed: int) -> Any:
         return TorchTransformer(sizes, words)
     options = {
         "encoder_layers": sizes.layers,
-        "decoder_layers": sizes.layers,
+        "decoder_layers": sizes.decoder_layers or sizes.layers,
         "encoder_embed_dim": sizes.embed_dim,
         "decoder_embed_dim": sizes.embed_dim,
         "encoder_ffn_embed_dim": sizes.ffn_embed_dim,

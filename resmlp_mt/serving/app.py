@@ -305,7 +305,7 @@ def _explained(part: Part) -> ExplainedSegment:
                 text=found.text,
                 score=found.score,
                 words=[word.text for word in target],
-                attention=between_words(found.attention, target, source),
+                attention=between_words(found.attention, target, source) if found.attention else [],
             )
         )
     return ExplainedSegment(

@@ -69,7 +69,8 @@ class SourceWord(BaseModel):
 class ExplainedHypothesis(BaseModel):
     """A translation of a sentence; ``score`` is its log-probability per token, base e.
 
-    ``attention`` has a row for each of its words, with a number for each word of the source.
+    ``attention`` has a row for each of its words, with a number for each word of the source;
+    it is empty where the model is ONNX graphs, which give none.
     """
 
     text: str

@@ -53,7 +53,8 @@ class Translated(NamedTuple):
     Attributes:
         score: its log-probability per token, base e.
         pieces: its pieces, without end-of-sentence, if asked for.
-        attention: attention of each piece to each source piece, if asked for.
+        attention: attention of each piece to each source piece, if asked for; ONNX graphs give
+            none.
     """
 
     text: str
@@ -238,12 +239,13 @@ def _translate(work: Work, lines: list[str]) -> list[Answer]:
     translator = _translators[work.languages]
     tokens = [len(translator.encode(line)) for line in lines]
     fitting = [line for line, count in zip(lines, tokens, strict=True) if _fits(translator, count)]
-    found = iter(translator.translate(fitting, return_attention=work.explained))
+    attention = work.explained and translator.has_attention
+    found = iter(translator.translate(fitting, return_attention=attention))
     return [
         Answer(
             count,
             translator.longest,
-            _finite(next(found)) if _fits(translator, count) else [],
+            _finite(next(found), work.explained) if _fits(translator, count) else [],
             translator.pieces(line) if work.explained else [],
         )
         for line, count in zip(lines, tokens, strict=True)
@@ -253,6 +255,8 @@ def _translate(work: Work, lines: list[str]) -> list[Answer]:
 def _mixing(languages: Languages, layer: int, length: int) -> Mixing:
     assert not isinstance(_translators, str)
     translator = _translators[languages]
+    if not translator.has_attention:
+        raise LookupError("the model is ONNX graphs, which do not give the mixing matrix")
     layers = translator.encoder_layers
     if not (layer < layers and length <= translator.longest):
         raise LookupError(f"the model has {layers} layers and {translator.longest} positions")
@@ -263,11 +267,14 @@ def _fits(translator: "Translator", tokens: int) -> bool:
     return tokens <= translator.longest
 
 
-def _finite(translations: "list[Translation]") -> list[Translated]:
+def _finite(translations: "list[Translation]", explained: bool) -> list[Translated]:
     return [
-        Translated(t.text, t.score)
-        if t.attention is None
-        else Translated(t.text, t.score, t.pieces.split(), t.attention[:-1, :-1].tolist())
+        Translated(
+            t.text,
+            t.score,
+            t.pieces.split() if explained else (),
+            () if t.attention is None else t.attention[:-1, :-1].tolist(),
+        )
         for t in translations
         if t.score > -float("inf")
     ]

@@ -115,7 +115,12 @@ function sentence({ text, words, translations }) {
   const original = row("original", source.lang, "Source", words.map(({ text }) => text), true);
   const translation = row("translation", to.value, "Translation", best.words);
   item.append(original, translation);
-  connect(original, translation, words, best.attention);
+  if (best.attention.length) {
+    connect(original, translation, words, best.attention);
+  } else if (best.words.length) {
+    const reason = "This model is ONNX graphs, which do not show the attention between words.";
+    item.append(make("p", { textContent: reason }));
+  }
   item.append(make("p", { className: "score", textContent: `Score ${best.score.toFixed(2)}` }));
   if (others.length) {
     const list = make("ul", { className: "alternatives", lang: to.value });
