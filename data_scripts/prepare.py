@@ -17,14 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import portalocker
-
-import corpus
-from binarize import folder_name
-from pipeline import Preparation
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, missing
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
+
+try:
+    import portalocker
+
+    import corpus
+    from binarize import folder_name
+    from pipeline import Preparation
+except ModuleNotFoundError as error:
+    raise missing(error, "data") from error
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -17,7 +17,9 @@ KINDS = ("epoch", "update", "best")
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser("resmlp_mt.average", "Average the parameters of several checkpoints.")
+    parser = Parser(
+        "resmlp_mt.average", "Average the parameters of several checkpoints.", needs=["fairseq"]
+    )
     parser.add_argument(
         "--inputs",
         required=True,

@@ -29,7 +29,9 @@ logger = logging.getLogger("resmlp_mt.bulk")
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
-    parser = Parser("resmlp_mt.bulk", "Translate a corpus on many processors or machines.")
+    parser = Parser(
+        "resmlp_mt.bulk", "Translate a corpus on many processors or machines.", needs=["ray"]
+    )
     parser.add_argument(
         "model",
         nargs="?",

@@ -7,10 +7,11 @@ even if an extra is not installed.
 import argparse
 import difflib
 import functools
+import importlib.util
 import io
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -29,10 +30,13 @@ EXTRAS = {
     "onnx": "onnx-export",
     "onnxscript": "onnx-export",
     "matplotlib": "plots",
+    "requests": "data",
+    "tqdm": "data",
     "timm": "vision",
     "torchvision": "vision",
     "PIL": "vision",
     "sklearn": "vision",
+    "yaml": "vision",
     "webdataset": "vision",
     "babel": "serve",
     "fastapi": "serve",
@@ -57,14 +61,20 @@ class Parser(argparse.ArgumentParser):
     Args:
         module: what ``python -m`` runs; if its console script was used, the help names that.
         description: what the command does.
+        needs: packages that the command does nothing without; :attr:`missing`, and the end of
+            ``--help``, name the extra of the first one that is not installed.
         options: of ``argparse.ArgumentParser``; ``prog`` for what is not run by ``python -m``.
     """
 
-    def __init__(self, module: str, description: str, **options: Any) -> None:
+    def __init__(
+        self, module: str, description: str, needs: Sequence[str] = (), **options: Any
+    ) -> None:
+        lacking = [name for name in needs if importlib.util.find_spec(name) is None]
+        self.missing = f"{lacking[0]} is missing: {installation(lacking[0])}" if lacking else ""
         script = Path(sys.argv[0]).name
         program = script if script.startswith("resmlp-") else f"python -m {module}"
         options = {"prog": program, "formatter_class": DefaultsFormatter, **options}
-        super().__init__(description=description, **options)
+        super().__init__(description=description, epilog=self.missing or None, **options)
         self.add_argument(
             "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
         )
@@ -131,13 +141,21 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def missing(error: ModuleNotFoundError) -> Exception:
-    """The error that names the extra with a missing package; ``error`` itself if there is none."""
+def missing(error: ModuleNotFoundError, extra: str | None = None) -> Exception:
+    """The error that names the extra with a missing package; ``error`` itself if there is none.
+
+    ``extra`` is the one to name where several have the package.
+    """
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return error
-    extra = f"[{EXTRAS[package]}]" if EXTRAS[package] else ""
     return UserError(
-        f"this needs the package {package}, which is not installed: "
-        f"run pip install 'resmlp_mt{extra}'."
+        f"this needs the package {package}, which is not installed: run "
+        f"{installation(package, extra)}."
     )
+
+
+def installation(package: str, extra: str | None = None) -> str:
+    """The command that installs a package of :data:`EXTRAS`."""
+    extra = EXTRAS[package] if extra is None else extra
+    return f"pip install 'resmlp_mt{f'[{extra}]' if extra else ''}'"

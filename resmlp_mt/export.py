@@ -20,11 +20,13 @@ from resmlp_mt.errors import UserError
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser(
-        "resmlp_mt.export", "Fold a trained model and write it for translation without fairseq."
+        "resmlp_mt.export",
+        "Fold a trained model and write it for translation without fairseq.",
+        needs=["fairseq"],
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="file from fairseq-train")
     parser.add_argument(
-        "--output", "--output", required=True, type=Path, metavar="DIR", help="folder to write"
+        "--output", "--out", required=True, type=Path, metavar="DIR", help="folder to write"
     )
     parser.add_argument(
         "--format",

@@ -23,7 +23,9 @@ from resmlp_mt.machine import usable_cores
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser(
-        "resmlp_mt.serve", "Serve translations over HTTP, with the interface of LibreTranslate."
+        "resmlp_mt.serve",
+        "Serve translations over HTTP, with the interface of LibreTranslate.",
+        needs=["fastapi"],
     )
     parser.add_argument(
         "models",

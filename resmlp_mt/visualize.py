@@ -6,24 +6,20 @@ for both, the sparsity of A, B and C by layer. Only the state dict is read, so a
 :mod:`resmlp_mt` serves, and the weights of timm's and the authors' ResMLP.
 """
 
-import argparse
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from resmlp_mt.command_line import Parser, command
 from resmlp_mt.errors import UserError
 
-MISSING = "python -m resmlp_mt.visualize needs matplotlib: pip install 'resmlp_mt[plots]'."
 
-
-def create_parser() -> argparse.ArgumentParser:
+def create_parser() -> Parser:
     """The options."""
     parser = Parser(
         "resmlp_mt.visualize",
         "Draw the mixing matrices of an image or translation checkpoint, and count "
         "the small entries of all matrices.",
-        epilog=None if importlib.util.find_spec("matplotlib") else MISSING,
+        needs=["matplotlib"],
     )
     parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
     parser.add_argument(
@@ -75,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--grid must be at least 1 x 1.")
     if not 0 < args.threshold < 1:
         parser.error(f"--threshold must be between 0 and 1, but is {args.threshold}.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(MISSING)
+    if parser.missing:
+        raise UserError(f"{parser.prog}: {parser.missing}.")
     from resmlp_mt.visualization.draw import draw  # with PyTorch and matplotlib
 
     count = draw(

@@ -14,7 +14,7 @@ import resmlp_mt
 from conftest import PIP, ROOT
 
 MODULES = [
-    *("translate", "score", "export", "average", "visualize", "serve", "benchmark"),
+    *("translate", "score", "export", "average", "visualize", "serve", "bulk", "benchmark"),
     *(f"vision.{name}" for name in ("train", "evaluate", "predict", "knn", "export")),
 ]
 SCRIPTS = ["prepare.py", "grammar.py", "demo.py"]
@@ -81,6 +81,39 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
     expected = name if name in SCRIPTS else f"python -m resmlp_mt.{name}"
     assert f"usage: {expected} [-h] [--version]" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("export", "fairseq", "train"),
+        ("average", "fairseq", "train"),
+        ("visualize", "matplotlib", "plots"),
+        ("serve", "fastapi", "serve"),
+        ("bulk", "ray", "bulk"),
+        ("vision.export", "onnx", "onnx-export"),
+        ("vision.train", "timm", "vision"),
+        ("prepare.py", "yaml", "data"),
+        ("prepare.py", "tqdm", "data"),
+    ],
+)
+def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: str) -> None:
+    run = f"runpy.run_module('resmlp_mt.{name}', run_name='__main__', alter_sys=True)"
+    if name in SCRIPTS:
+        folder = ROOT / "data_scripts"
+        script = str(folder / name)
+        run = f"sys.path[0] = {str(folder)!r}\nrunpy.run_path({script!r}, None, '__main__')"
+    program = (
+        "import importlib.util, runpy, sys\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name: None if name == {package!r} else find(name)\n"
+        f"sys.modules[{package!r}] = None\n"
+        f"sys.argv = ['x', '--help']\n{run}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert f"pip install 'resmlp_mt[{extra}]'" in said
+    assert "Traceback" not in said
 
 
 def test_every_command_of_the_package_is_looked_at() -> None:

@@ -7,7 +7,6 @@ library is imported here, so that ``--help`` answers at once.
 
 import argparse
 import ast
-import importlib.util
 import inspect
 import math
 import sys
@@ -62,14 +61,10 @@ class Parser(command_line.Parser):
     def __init__(
         self, command: str, kind: type, description: str, needs: Sequence[str] = ()
     ) -> None:
-        missing = [name for name in ("torch", "timm", *needs) if not importlib.util.find_spec(name)]
-        self.missing = (
-            f"{missing[0]} is missing: pip install 'resmlp_mt[vision]'" if missing else ""
-        )
         super().__init__(
             f"resmlp_mt.vision.{command}",
             description,
-            epilog=self.missing or None,
+            ("torch", "timm", *needs),
             allow_abbrev=False,
         )
         for part in reversed(kind.__mro__):
