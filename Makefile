@@ -14,7 +14,7 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile explore
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Measurements and repeatability: one thread each, so that parallel test processes do not compete.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-# A slow machine is not a failure.
-hypothesis.settings.register_profile("without_deadline", deadline=None)
-hypothesis.settings.load_profile("without_deadline")
+# The same examples in every run; `make test-all` explores. A slow machine is not a failure.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeat")
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
