@@ -267,6 +267,7 @@ def peer_model(model: Path, folder: Path) -> int:
         config["max_source_positions"],
         decoder_layers=decoder_layers,
     )
+    folder.mkdir()
     save_for_ctranslate2(sizes, words, folder, seed=1)
     return hidden
 
