@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 import torch
 from fairseq import __version__ as fairseq_version
 
+from benchmarks.readme import write_block
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
 
@@ -239,6 +240,20 @@ def plot(args: argparse.Namespace) -> None:
         figure.savefig(partial, dpi=120, format="png")
 
 
+def summary(result: dict[str, Any]) -> str:
+    """For the README: how long the recipe takes, and what BLEU to expect."""
+    rows = {name: [row for row in result["equal_time"] if row["model"] == name] for name in MODELS}
+    ours, theirs = (statistics.mean(row["bleu"] for row in rows[name]) for name in MODELS)
+    minutes = statistics.mean(row["minutes"] for row in rows["resmlp"])
+    seeds = f", mean of {len(rows['resmlp'])} seeds" if len(rows["resmlp"]) > 1 else ""
+    return (
+        f"On Multi30k, {minutes:.0f} minutes of this training, measured {result['date']} on "
+        f"{result['machine']}, reached\nBLEU {ours:.2f} on test_2016_flickr{seeds}. fairseq's "
+        f"Transformer reached {theirs:.2f} in the same time\n"
+        "([benchmarks/multi30k.md](benchmarks/multi30k.md))."
+    )
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the tables and the plot."""
     at_time, at_updates = [], []
@@ -269,6 +284,7 @@ def report(args: argparse.Namespace) -> None:
         "logs": logs,
     }
     write_text(HERE / "multi30k.json", json.dumps(result, indent=1) + "\n")
+    write_block("multi30k", summary(result))
     plot(args)
     parameters = ", ".join(
         f"{NAMES[name]} {logs[name][0]['parameters'] / 1e6:.2f} M" for name in MODELS

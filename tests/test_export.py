@@ -50,8 +50,8 @@ SHARED = {
 @pytest.mark.parametrize("changes", [*MODELS.values(), *SHARED.values()], ids=[*MODELS, *SHARED])
 def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> None:
     saved = translation(**changes)
-    model_folder.save(saved, tmp_path / "model")
-    loaded = model_folder.load(tmp_path / "model")
+    model_folder.save(saved, str(tmp_path / "model"))
+    loaded = model_folder.load(str(tmp_path / "model"))
     assert loaded.model.config == saved.model.config
     assert (loaded.source_lang, loaded.target_lang) == ("en", "de")
     assert loaded.source.symbols == loaded.target.symbols == saved.source.symbols

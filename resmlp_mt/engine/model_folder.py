@@ -55,7 +55,7 @@ class TranslationModel:
 
 def save(
     translation: TranslationModel,
-    folder: Path,
+    folder: str | Path,
     dtype: str = "float32",
     write_weights: Callable[[EncoderDecoder, Path], None] | None = None,
 ) -> None:
@@ -70,6 +70,7 @@ def save(
     Raises:
         UserError: if the folder has files in it or cannot be written.
     """
+    folder = Path(folder)
     check_is_free(folder)
     folder = folder.resolve()
     model = translation.model
@@ -130,7 +131,10 @@ def check_is_free(folder: Path) -> None:
 
 
 def load(
-    folder: Path, dtype: str | None = None, device: str = "cpu", threads: int | None = None
+    folder: str | Path,
+    dtype: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> TranslationModel:
     """Read a folder and make its model ready to translate on this machine.
 
@@ -142,6 +146,7 @@ def load(
     Raises:
         UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
     """
+    folder = Path(folder)
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
