@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
+from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +46,7 @@ def dictionary(size: int) -> Dictionary:
 
 
 def build(name: str, sizes: Sizes, seed: int) -> Any:
-    """A model with random weights: ``resmlp``, ``transformer`` (fairseq's) or ``torch``."""
+    """A model with random weights: ``resmlp``, ``plus``, ``transformer`` (fairseq's), ``torch``."""
     torch.manual_seed(seed)
     words = dictionary(sizes.vocabulary)
     task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
@@ -64,8 +65,9 @@ def build(name: str, sizes: Sizes, seed: int) -> Any:
         "max_target_positions": sizes.max_positions,
         "dropout": sizes.dropout,
     }
-    if name == "resmlp":
-        cfg = ResMLPConfig()
+    if name in ("resmlp", "plus"):
+        preset = MODEL_DATACLASS_REGISTRY["resmlp_mt_plus_6l"]
+        cfg = preset() if name == "plus" else ResMLPConfig()
         for option, value in options.items():
             setattr(cfg, option, value)
         return ResMLPModel.build_model(cfg, task)

@@ -1,0 +1,221 @@
+"""One command for a machine with one GPU: training, translation, images, torchrun and the tests.
+
+    python -m benchmarks.gpu                        # under nine minutes on one H100
+    python -m benchmarks.gpu --device cpu --quick   # the same path on a CPU, at a size of seconds
+    python -m benchmarks.gpu --plan                 # the table before anything was measured
+
+Base size, random weights; peers take turns in every round. What does not fit the time, the device
+or the installed packages says so in its row. Writes gpu.json and gpu.md into --output.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_measurements import Figures, Settings, images, torchrun, training, translation
+from benchmarks.speed.machine import describe
+from resmlp_mt.command_line import Parser
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_outputs, write_text
+
+HERE = Path(__file__).resolve().parent
+MOST_SECONDS = 520
+"""After these no part is begun, so that all ends within nine minutes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one setting by model, or the reason why there are none."""
+
+    part: str
+    setting: str
+    unit: str
+    figures: dict[str, float]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row that can be measured."""
+
+    name: str
+    setting: str
+    unit: str
+    measure: Callable[[Settings], Figures]
+
+
+DTYPES = ("fp32", "bf16", "fp16")
+BATCHES = (1, 64, 512)
+TOKENS, MEMORY = "target tokens/s", "MiB at the peak"
+
+
+def parts() -> list[Part]:
+    """All rows, the most wanted ones first."""
+
+    def train(dtype: str, unit: str) -> Part:
+        return Part(
+            "training", f"{dtype}, {unit}", unit, lambda s: training(s, dtype, unit == MEMORY)
+        )
+
+    def translate(batch: int) -> Part:
+        return Part(
+            "translation", f"beam 4, batch {batch}", "sentences/s", lambda s: translation(s, batch)
+        )
+
+    def image(size: str, mode: str, variant: str) -> Part:
+        return Part(
+            "images", f"{size} {mode}, {variant}", "images/s",
+            lambda s: images(s, size, mode, variant),
+        )  # fmt: skip
+
+    return [
+        Part("tests", "pytest -m gpu", "tests passed", tests),
+        Part("torchrun", "fairseq-train, 1 process, 5 updates", "seconds", torchrun),
+        *(train(dtype, unit) for dtype in DTYPES for unit in (TOKENS, MEMORY)),
+        *(translate(batch) for batch in BATCHES),
+        *(
+            image(size, mode, variant)
+            for variant in ("bf16", "bf16 channels-last", "bf16 compiled")
+            for size in ("S12", "S24")
+            for mode in ("inference", "training")
+        ),
+    ]
+
+
+def tests(settings: Settings) -> Figures:
+    """The tests with the marker ``gpu``: how many passed.
+
+    Raises:
+        RuntimeError: if one failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"],
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+    )
+    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    if done.returncode not in (0, 5):  # 5: there are none
+        raise RuntimeError(last)
+    words = last.replace(",", "").split()
+    if "passed" not in words:
+        raise RuntimeError(f"none ran: {last}")
+    return {"ours": float(words[words.index("passed") - 1])}
+
+
+def measured(settings: Settings, most_seconds: float) -> list[Row]:
+    """All rows; one that fails is told and does not keep the others from being measured."""
+    begin = time.monotonic()
+    rows = []
+    for part in parts():
+        figures: Figures = {}
+        reason = ""
+        if time.monotonic() - begin > most_seconds:
+            reason = "not measured: the time was up"
+        else:
+            try:
+                figures = part.measure(settings)
+            except Exception as error:  # of CUDA, of peers, of the compiler: all are told
+                text = " ".join(str(error).split()) or type(error).__name__
+                reason = f"not measured: {text[:160]}"
+        rows.append(Row(part.name, part.setting, part.unit, figures, reason))
+        print(line(rows[-1]), file=sys.stderr, flush=True)
+        if settings.device == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in row.figures.items())
+    ours = row.figures.get("faithful")
+    peer = next((v for n, v in row.figures.items() if n.startswith(("fairseq", "timm"))), None)
+    ratio = f"{ours / peer:.2f}" if ours and peer else ""
+    return f"| {row.setting} | {row.unit} | {figures or row.reason} | {ratio} |"
+
+
+def page(rows: list[Row], machine: dict[str, Any] | None) -> str:
+    """gpu.md."""
+    lines = [
+        "# On a GPU",
+        "",
+        "By `python -m benchmarks.gpu`; base size, random weights, medians of rounds in which",
+        'peers take turns. "ratio": the faithful ResMLP divided by the model of fairseq or timm.',
+        "",
+    ]
+    if machine is None:
+        lines += ["No GPU was at hand yet: nothing is measured.", ""]
+    else:
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
+        lines += [f"{where}; {versions}.", ""]
+        if machine["quick"]:
+            lines += ["Tiny sizes (`--quick`): the figures say only that the path works.", ""]
+    for name in dict.fromkeys(row.part for row in rows):
+        lines += [f"## {name}", "", "| setting | unit | figures | ratio |", "|-|-|-|-|"]
+        lines += [line(row) for row in rows if row.part == name]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def planned() -> list[Row]:
+    """The rows before anything was measured."""
+    return [Row(p.name, p.setting, p.unit, {}, "not measured") for p in parts()]
+
+
+def write(out: Path, rows: list[Row], machine: dict[str, Any] | None) -> None:
+    """Both files."""
+    report = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    write_text(out / "gpu.json", json.dumps(report, indent=1) + "\n")
+    write_text(out / "gpu.md", page(rows, machine))
+
+
+def main() -> None:
+    parser = Parser("benchmarks.gpu", "Measure speed and memory on one GPU, beside peers.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to run")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
+    parser.add_argument("--plan", action="store_true", help='write the table with "not measured"')
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each row")
+    parser.add_argument(
+        "--output", "--out", type=Path, default=HERE, metavar="DIR", help="folder for results"
+    )
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    stored = args.output / "gpu.json"
+    check_outputs([stored, args.output / "gpu.md"], "--output")
+    if args.plan:
+        if stored.exists() and json.loads(stored.read_text())["machine"] is not None:
+            raise UserError(f"{stored} holds measurements: give another --output for --plan.")
+        write(args.output, planned(), None)
+        return
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("PyTorch sees no GPU here: use --device cpu --quick to try the path.")
+    if args.device == "cpu" and args.output == HERE:
+        raise UserError("--device cpu measures no GPU: give an --output of its own.")
+    logging.disable(logging.WARNING)  # of the peers
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as work:
+        settings = Settings(args.device, args.quick, args.rounds, Path(work))
+        begin = time.monotonic()
+        rows = measured(settings, MOST_SECONDS)
+    machine = {
+        **describe(torch.get_num_threads()),
+        "quick": args.quick,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    write(args.output, rows, machine)
+    print((args.output / "gpu.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
