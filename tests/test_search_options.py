@@ -1,7 +1,11 @@
 """Options of the search beside a naive greedy search and fairseq's generator."""
 
+from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -201,6 +205,93 @@ def test_samples_repeat_with_their_seed() -> None:
     other = translator(seed=1)  # of the model
     other.options = SearchOptions(seed=7)
     assert len(draw(["w1 w2"], sampling_topp=0.9)[0]) == 1
+
+
+def test_a_top_k_of_one_searches_though_the_translator_samples() -> None:
+    lines = ["w1 w2 w3", "w4 w5"]
+    sampling = translator(beam=3, sampling=True, sampling_topp=0.9)
+    assert sampling.translate(lines, sampling_topk=1) == translator(beam=3).translate(lines)
+    assert sampling.translate(lines) != translator(beam=3).translate(lines)
+
+
+def test_lines_may_come_from_a_generator() -> None:
+    lines, prefixes = ["w1 w2", "", "w4"], ["w9", None, "w7"]
+    ours = translator()
+    assert ours.translate(iter(lines)) == ours.translate(lines)
+    found = ours.translate(iter(lines), target_prefix=iter(prefixes))
+    assert found == ours.translate(lines, target_prefix=prefixes)
+    assert ours.score_batch(iter(lines), iter(lines)) == ours.score_batch(lines, lines)
+
+
+@pytest.mark.parametrize("wrong", [b"w1", None, 5, ["w1"], 1.5, Path("w1")])
+def test_an_item_that_is_no_text_is_named(wrong: Any) -> None:
+    ours, lines = translator(), ["w1", wrong]
+    told = f"expected a list of str, but item 1 is {type(wrong).__name__}"
+    calls: list[Callable[[], Any]] = [
+        lambda: ours.translate(lines),
+        lambda: list(ours.translate_iterable(lines, buffer_size=1)),
+        lambda: ours.score_batch(lines, ["w1", "w2"]),
+        lambda: ours.score_batch(["w1", "w2"], lines),
+    ]
+    if wrong is not None:
+        calls.append(lambda: ours.translate(["w1", "w2"], target_prefix=lines))
+    for call in calls:
+        with pytest.raises(TypeError, match=told):
+            call()
+
+
+@pytest.mark.parametrize("wrong", ["w1", b"w1", None, 5, {"w1": "w2"}, {"w1"}])
+def test_what_is_no_list_is_refused_at_once(wrong: Any) -> None:
+    ours = translator()
+    for call in (ours.translate, ours.translate_iterable, lambda w: ours.score_batch(["w1"], w)):
+        with pytest.raises(TypeError, match=f"a list of str, but got a {type(wrong).__name__}"):
+            call(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"beam": "4"}, TypeError, "beam must be a whole number, but is '4'"),
+        ({"beam": 2.5}, TypeError, "beam must be a whole number, but is 2.5"),
+        ({"beam": True}, TypeError, "beam must be a whole number, but is True"),
+        ({"lenpen": "1"}, TypeError, "lenpen must be a number, but is '1'"),
+        ({"sampling": 1}, TypeError, "sampling must be True or False, but is 1"),
+    ],
+)
+def test_options_have_types(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SearchOptions(**options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = SearchOptions(beam=np.int64(3), lenpen=np.float32(1))  # type: ignore[arg-type]
+    assert options == SearchOptions(beam=3)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_tokens", "workers", "threads"])
+def test_sizes_of_a_translator_are_checked(name: str, tmp_path: Path) -> None:
+    loaded = translator().loaded
+    for value, error in ((0, UserError), (-1, UserError), ("8", TypeError), (2.0, TypeError)):
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(error, match=f"{name} must be "):
+            Translator(loaded, SearchOptions(), **given)
+        with pytest.raises(error, match=f"{name} must be "):
+            Translator.load(tmp_path, **given)
+
+
+def test_wrong_arguments_are_one_sentence() -> None:
+    ours = translator()
+    options: Any = {"beam": 3}
+    with pytest.raises(TypeError, match="options must be SearchOptions, but is "):
+        Translator(ours.loaded, options)
+    for value in (0, -1):
+        with pytest.raises(UserError, match="buffer_size must be at least 1"):
+            ours.translate_iterable(["w1"], buffer_size=value)
+        with pytest.raises(UserError, match="num_hypotheses must be at least 1"):
+            ours.translate(["w1"], num_hypotheses=value)
+    for folder in (b"model", 5):
+        with pytest.raises(TypeError, match="must be str or Path, but is"):
+            Translator.load(folder)  # type: ignore[arg-type]
 
 
 def test_coverage_ranks_by_equation_14_of_wu_et_al() -> None:

@@ -20,6 +20,8 @@ from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import SPECIAL as SPECIAL_SYMBOLS
+from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained, read_training_text
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -93,6 +95,16 @@ def test_with_joint_words_every_word_may_stay() -> None:
     words, allowed = found.words([[4, 15, 2], [5, 2]])
     assert {7, 4, 15} <= set(words[allowed[0]].tolist())
     assert 15 not in words[allowed[1]]
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    few = Shortlist(torch.arange(5), torch.zeros(6, 1, dtype=torch.long))
+    path = str(tmp_path / "shortlist.safetensors")
+    few.save(path)
+    assert torch.equal(Shortlist.load(path, 6, 5).always, few.always)
+    words = Vocabulary([*SPECIAL_SYMBOLS, "w1"])
+    words.write(str(tmp_path / "dict.txt"))
+    assert Vocabulary.read(str(tmp_path / "dict.txt")).symbols == words.symbols
 
 
 def test_words_of_a_batch() -> None:

@@ -6,8 +6,9 @@ Only the standard library is imported here, so that ``--help`` answers at once.
 import argparse
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
+from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -33,6 +34,7 @@ class SearchOptions:
         seed: seed of the draws.
 
     Raises:
+        TypeError: if an option is of another type.
         UserError: naming the option, what was expected and what to do.
     """
 
@@ -54,6 +56,8 @@ class SearchOptions:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            check_type(field.name, getattr(self, field.name), cast(type, field.type))
         for name, least in (("beam", 1), ("min_len", 0), ("max_len_b", 0), ("max_len_a", 0.0)):
             value = getattr(self, name)
             if not least <= value < math.inf:

@@ -17,15 +17,22 @@ def located(model: str | Path | None = None) -> Path:
             None for :data:`DEFAULT`.
 
     Raises:
-        UserError: if ``model`` is None and the default is not installed.
+        TypeError: if ``model`` is something else.
+        UserError: if there is no such path or name.
     """
+    if model is not None and not isinstance(model, str | Path):
+        raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
     if model is not None and Path(model).exists():
         return Path(model)
     folder = FOLDER / (model or DEFAULT)
     if folder.parent == FOLDER and folder.is_dir():
         return folder
     if model is not None:
-        return Path(model)  # reading it raises an error if it is wrong
+        included = ", ".join(sorted(path.name for path in FOLDER.glob("*") if path.is_dir()))
+        raise UserError(
+            f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export, "
+            f"nor a model that comes with the package ({included or 'none is installed'})."
+        )
     raise UserError(
         f"no MODEL is given, and the one that comes with the package is not at {folder}: install "
         "resmlp_mt again, or name a folder from python -m resmlp_mt.export."

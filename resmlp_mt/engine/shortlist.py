@@ -57,13 +57,13 @@ class Shortlist:
             row[torch.searchsorted(words, chosen)] = True
         return words, allowed
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write a .safetensors file."""
         tables = {"always": self.always.int(), "by_source": self.by_source.int()}
-        path.write_bytes(save(tables))
+        Path(path).write_bytes(save(tables))
 
     @classmethod
-    def load(cls, path: Path, source_vocabulary: int, target_vocabulary: int) -> Shortlist:
+    def load(cls, path: str | Path, source_vocabulary: int, target_vocabulary: int) -> Shortlist:
         """Read what :meth:`save` wrote.
 
         Raises:

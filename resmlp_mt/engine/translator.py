@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
 from resmlp_mt.engine.batches import Workers, batches, explain
+from resmlp_mt.engine.inputs import check_counts, check_type, texts
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
@@ -52,7 +53,8 @@ class Translator:
         failed: number of lines for which the search found no finite score, over all calls.
 
     Raises:
-        UserError: if ``options`` do not fit the model, or it has no shortlist.
+        TypeError: if an argument is of another type.
+        UserError: if a number is below 1, ``options`` do not fit the model, or it has no shortlist.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Translator:
         workers: int = 1,
         threads: int = 1,
     ) -> None:
+        check_type("options", options, SearchOptions)
+        check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
         if device is not None and not isinstance(loaded.model, OnnxModel):
             from resmlp_mt.engine.weights import placed
 
@@ -116,14 +120,16 @@ class Translator:
                 workers.
 
         Raises:
+            TypeError: if an argument is of another type.
             UserError: if the folder or the options cannot be used.
         """
+        check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
         if workers > 1:
             threads = threads or 1
         loaded = model_folder.load(pretrained.located(folder), dtype, device, threads)
         return cls(
             loaded,
-            options or SearchOptions(),
+            SearchOptions() if options is None else options,
             batch_size,
             max_tokens,
             use_shortlist,
@@ -133,9 +139,9 @@ class Translator:
 
     def translate(
         self,
-        lines: Sequence[str],
+        lines: Iterable[str],
         *,
-        target_prefix: Sequence[str | None] | None = None,
+        target_prefix: Iterable[str | None] | None = None,
         beam_size: int | None = None,
         num_hypotheses: int | None = None,
         no_repeat_ngram_size: int | None = None,
@@ -177,21 +183,22 @@ class Translator:
             infinity, and an error in the log.
 
         Raises:
-            TypeError: if ``lines`` is a single text, which would be split into characters.
+            TypeError: if ``lines`` is a single text, or has anything but texts.
             UserError: if options do not fit each other or the model.
         """
-        if isinstance(lines, str) or isinstance(target_prefix, str):
-            raise TypeError("expected a list of lines, but got a str: write translate([text])")
-        is_sampling = sampling_topk not in (None, 1) or sampling_topp is not None
+        lines = list(texts(lines, "lines"))
+        check_counts(beam_size=beam_size, num_hypotheses=num_hypotheses)
+        is_search = sampling_topk == 1 and sampling_topp is None
+        is_sampling = not is_search and (sampling_topk, sampling_topp) != (None, None)
         options = self.options.changed(
             beam=(num_hypotheses or 1) if is_sampling else beam_size,
             no_repeat_ngram_size=no_repeat_ngram_size,
             repetition_penalty=repetition_penalty,
             coverage_penalty=coverage_penalty,
             disable_unk=disable_unk,
-            sampling=is_sampling or None,
-            sampling_topk=-1 if sampling_topk == 0 else sampling_topk if is_sampling else None,
-            sampling_topp=sampling_topp,
+            sampling=False if is_search else is_sampling or None,
+            sampling_topk=-1 if is_search or sampling_topk == 0 else sampling_topk,
+            sampling_topp=-1.0 if is_search else sampling_topp,
             temperature=sampling_temperature,
         )
         most = options.beam if num_hypotheses is None else num_hypotheses
@@ -257,27 +264,26 @@ class Translator:
     def translate_iterable(
         self, lines: Iterable[str], buffer_size: int = 2048
     ) -> Iterator[list[Translation]]:
-        """Yield the translations of each line; ``buffer_size`` lines are read ahead and sorted.
+        """The translations of each line; ``buffer_size`` lines are read ahead and sorted.
 
         Raises:
-            TypeError: if ``lines`` is a single text.
+            TypeError: if ``lines`` is a single text, or has anything but texts.
+            UserError: if ``buffer_size`` is below 1.
         """
-        if isinstance(lines, str):
-            raise TypeError("expected lines, but got a str: write translate_iterable([text])")
-        remaining = iter(lines)
-        while buffer := list(islice(remaining, buffer_size)):
-            yield from self.translate(buffer)
+        check_counts(buffer_size=buffer_size)
+        remaining = texts(lines, "lines")
+        buffers = iter(lambda: list(islice(remaining, buffer_size)), [])
+        return chain.from_iterable(map(self.translate, buffers))
 
-    def score_batch(self, source: Sequence[str], target: Sequence[str]) -> list[ScoringResult]:
+    def score_batch(self, source: Iterable[str], target: Iterable[str]) -> list[ScoringResult]:
         """Score given translations, as ``fairseq-generate --score-reference`` does.
 
         Raises:
-            TypeError: if ``source`` or ``target`` is a single text.
+            TypeError: if ``source`` or ``target`` is a single text, or has anything but texts.
             UserError: if there are not as many translations as lines, one is too long, or the
                 model is ONNX graphs.
         """
-        if isinstance(source, str) or isinstance(target, str):
-            raise TypeError("expected lists of lines, but got a str")
+        source, target = list(texts(source, "source")), list(texts(target, "target"))
         if len(source) != len(target):
             raise UserError(
                 f"{len(source)} lines have {len(target)} translations: give one for each line."
@@ -349,10 +355,11 @@ class Translator:
         return text.replace("\n", " ").replace("\r", " "), pieces
 
     def _prefixes(
-        self, lines: Sequence[str], target_prefix: Sequence[str | None] | None
+        self, lines: Sequence[str], target_prefix: Iterable[str | None] | None
     ) -> list[list[int]] | None:
         if target_prefix is None:
             return None
+        target_prefix = list(texts(target_prefix, "target_prefix", optional=True))
         self._encoder_decoder("translations with a prefix")
         if self._words is not None:
             raise UserError(

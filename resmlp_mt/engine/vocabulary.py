@@ -27,12 +27,13 @@ class Vocabulary:
         return len(self.symbols)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: str | Path) -> Self:
         """Read a file of lines "symbol count", as fairseq-preprocess writes it.
 
         Raises:
             UserError: if the file is missing or has other lines.
         """
+        path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
@@ -50,10 +51,10 @@ class Vocabulary:
             known.add(symbol)
         return cls(symbols)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write a file that :meth:`read` reads; all counts are 1."""
         known = set(SPECIAL)
-        with path.open("w", encoding="utf-8") as file:
+        with Path(path).open("w", encoding="utf-8") as file:
             for symbol in self.symbols[len(SPECIAL) :]:
                 file.write(f"{symbol} 1{OVERWRITE if symbol in known else ''}\n")
                 known.add(symbol)

@@ -22,7 +22,9 @@ from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 
 
 def load_trained(
-    path: Path, data: Path | None = None, sentencepiece_model: Path | None = None
+    path: str | Path,
+    data: str | Path | None = None,
+    sentencepiece_model: str | Path | None = None,
 ) -> TranslationModel:
     """Load and fold a checkpoint; its architecture must have been registered with fairseq.
 
@@ -35,11 +37,15 @@ def load_trained(
         UserError: if a file is missing or of another kind, or the sentencepiece model does not
             belong to the dictionaries.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(
             f"{path} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
-    pieces = None if sentencepiece_model is None else read_sentencepiece(sentencepiece_model)
+    pieces = None
+    if sentencepiece_model is not None:
+        sentencepiece_model = Path(sentencepiece_model)
+        pieces = read_sentencepiece(sentencepiece_model)
     stored_config.check(checkpoints.read(path, only_look=True), path, plugin_only=True)
     # the weights are in the file, so their initialization does not matter
     overrides: dict[str, Any] = {"encoder_embed_path": None, "decoder_embed_path": None}
@@ -98,12 +104,13 @@ def build_shortlist(
     )
 
 
-def read_training_text(data: Path, model: TranslationModel) -> tuple[Any, Any]:
+def read_training_text(data: str | Path, model: TranslationModel) -> tuple[Any, Any]:
     """Source and target of the whole training text that fairseq-preprocess wrote.
 
     Raises:
         UserError: if it is missing or in another format, or its dictionaries are not the model's.
     """
+    data = Path(data)
     source, target = model.source_lang, model.target_lang
     for language, vocabulary in ((source, model.source), (target, model.target)):
         dictionary = data / f"dict.{language}.txt"
