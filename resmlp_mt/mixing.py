@@ -1,7 +1,8 @@
 """Mixing over positions: a learned matrix A, and the ways to make it from parameters.
 
 To add a variant, write one subclass of :class:`TokenMixing` with :meth:`TokenMixing.matrix`, and
-add a line to :data:`VARIANTS`. Training, decoding, folding and export need no change. The paper's
+add a line to :data:`VARIANTS`. Training, decoding, folding and export need no change: what they
+cannot do with a variant they refuse. The paper's
 model (section 3.5) is :class:`AbsoluteMixing` with one head and no projections.
 
 A sublayer has three parts. :meth:`TokenMixing.entries` acts on every token,
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.layers import Affine, merged_after, merged_before, projection
+from resmlp_mt.layers import projection
 from resmlp_mt.mixing_products import Past, mix, toeplitz
 from resmlp_mt.padding import Layout
 
@@ -47,8 +48,10 @@ class TokenMixing(nn.Module):
     """A linear map over positions, one matrix for each head of channels.
 
     A variant makes its matrix in :meth:`matrix`, and may add a constant for every position in
-    :meth:`offset`. A variant that also changes :meth:`entries` or :meth:`output` keeps the affine
-    maps around it when the model is folded, unless it sets ``merges_affines``.
+    :meth:`offset`. A variant that also changes another part of the sublayer keeps the affine maps
+    around it when the model is folded, unless it sets ``merges_affines``. A change of :meth:`mix`
+    or :meth:`forward` needs a :meth:`step` that does the same, else the class is refused with a
+    ``TypeError``.
 
     Args:
         max_positions: the longest input.
@@ -57,6 +60,8 @@ class TokenMixing(nn.Module):
         dim: number of channels; needed only for projections and the gate.
     """
 
+    uses_distances = False
+    """Whether the matrix depends on the distances of positions."""
     merges_affines = True
     """Whether affine maps before and after may become part of the projections, or of A x + b."""
 
@@ -78,12 +83,27 @@ class TokenMixing(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = cls.__dict__
-        if {"entries", "mix", "output"} & own.keys() and "merges_affines" not in own:
-            cls.merges_affines = False
+        if "merges_affines" in cls.__dict__:
+            return
+        changed = {
+            name
+            for name in ("entries", "mix", "output", "forward", "step")
+            if getattr(cls, name) is not getattr(TokenMixing, name)
+        }
+        if {"mix", "forward"} & changed and "step" not in changed:
+            raise TypeError(
+                f"{cls.__name__} changes mix or forward, which decoding step by step does not "
+                "call: change step as well, or express the variant by matrix and offset."
+            )
+        cls.merges_affines = not changed
 
     def matrix(self, length: int) -> Tensor:
-        """A for an input of ``length`` positions, (heads, length, length)."""
+        """A for an input of ``length`` positions, (heads, length, length).
+
+        A folded model stores the matrix of the longest input, and uses the leading part of it for a
+        shorter one. A variant for which these differ sets ``merges_affines = False``. Rows of a
+        causal matrix must not depend on ``length``: decoding adds one row after the other.
+        """
         raise NotImplementedError
 
     def offset(self, length: int) -> Tensor | None:
@@ -191,46 +211,6 @@ class TokenMixing(nn.Module):
         mixed = self.output(past.added_to(mixed), y)
         return (mixed if post is None else post(mixed)), entry
 
-    @torch.no_grad()
-    def folded(
-        self, pre: Affine, post: Affine
-    ) -> tuple[Affine | None, "TokenMixing", Affine | None]:
-        """This mixing with its matrix as numbers and the affine maps around it merged into it.
-
-        With projections, the affine maps become part of them. Without, A acts over positions and
-        the affine maps act over channels, so they commute:
-
-            post(A pre(x) + b) = A (s x + h) + c,
-            s = alpha_post alpha_pre,  h = alpha_post beta_pre,  c_t = b_t alpha_post + beta_post
-
-        h stays before A, where pads are zeroed. An affine map that cannot be merged is returned
-        unchanged.
-        """
-        if not self.merges_affines:
-            return pre, self, post
-        folded = MaterialisedMixing(self, pre.alpha.numel())
-        if self.v_proj is not None:
-            assert self.out_proj is not None
-            folded.v_proj = merged_before(pre, self.v_proj)
-            folded.out_proj = merged_after(self.out_proj, post)
-            if self.gate_proj is not None:
-                folded.gate_proj = merged_before(pre, self.gate_proj)
-            return None, folded, None
-        if self.gate_proj is not None:  # the gate multiplies between the two affine maps
-            folded.gate_proj = self.gate_proj
-            return pre, folded, post
-        one = Affine(pre.alpha.numel(), device=pre.alpha.device).to(pre.alpha.dtype)
-        one.alpha.copy_(post.alpha * pre.alpha)
-        if pre.beta is not None:
-            assert one.beta is not None
-            one.beta.copy_(post.alpha * pre.beta)
-        assert folded.constant is not None
-        constant = folded.constant * post.alpha.view(self.heads, -1)
-        if post.beta is not None:
-            constant = constant + post.beta.view(self.heads, -1)
-        folded.constant = nn.Parameter(constant)
-        return one, folded, None
-
 
 class AbsoluteMixing(TokenMixing):
     """The paper's mixing: a matrix with ``max_positions`` rows, and a bias for every position.
@@ -281,6 +261,8 @@ class RelativeMixing(TokenMixing):
     largest distance, and its own decay. Without decay, a longer input is refused. Distances that no
     training sentence had keep their initial r, times the decay.
     """
+
+    uses_distances = True
 
     def __init__(
         self,
@@ -353,39 +335,6 @@ VARIANTS: dict[str, type[TokenMixing]] = {
     "alone": RelativeMixing,
 }
 """The mixing for each value of ``--mixing-relative``."""
-
-
-class MaterialisedMixing(TokenMixing):
-    """The folded form of every variant: its matrix and its offset as numbers.
-
-    Parameters: ``weight``, (heads, positions, positions), and ``constant``, (positions, heads,
-    dim / heads), which is left out if it is zero.
-    """
-
-    def __init__(self, mixing: TokenMixing, dim: int) -> None:
-        super().__init__(mixing.max_positions, mixing.causal, MixingConfig(heads=mixing.heads))
-        positions, heads = mixing.max_positions, mixing.heads
-        matrix, offset = mixing.matrix(positions), mixing.offset(positions)
-        self.weight = nn.Parameter(matrix.clone())
-        self.constant: nn.Parameter | None = None
-        if offset is not None or not mixing.is_projected:  # takes the affine map after the mixing
-            constant = matrix.new_zeros(positions, heads, dim // heads)
-            self.constant = nn.Parameter(constant if offset is None else constant + offset)
-
-    def matrix(self, length: int) -> Tensor:
-        return self.weight[:, :length, :length]
-
-    def offset(self, length: int) -> Tensor | None:
-        return None if self.constant is None else self.constant[:length]
-
-    def mix(self, entries: Tensor) -> Tensor:
-        if self.heads > 1 or self.constant is None:
-            return super().mix(entries)
-        length = entries.size(0)
-        self.check(length)
-        # a plain product has less overhead than a batched one
-        mixed = torch.mm(self.weight[0, :length, :length], entries.reshape(length, -1))
-        return mixed.view(entries.shape) + self.constant[:length]
 
 
 def create_mixing(

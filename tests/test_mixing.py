@@ -14,9 +14,10 @@ from models import EOS, PRESETS, build, padded, sentences, shifted
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.errors import UserError
 from resmlp_mt.layers import Affine
+from resmlp_mt.materialised_mixing import MaterialisedMixing
 from resmlp_mt.mixing import (
     VARIANTS,
-    MaterialisedMixing,
+    AbsoluteMixing,
     MixingConfig,
     TokenMixing,
     create_mixing,
@@ -197,6 +198,45 @@ class Squared(TokenMixing):
 
     def entries(self, x: Tensor) -> Tensor:
         return x.square()
+
+
+class Softmax(AbsoluteMixing):
+    """Rows that add up to 1, and so depend on the length in an encoder."""
+
+    def matrix(self, length: int) -> Tensor:
+        scores = super().matrix(length)
+        return scores.masked_fill(scores == 0, -torch.inf).softmax(2)
+
+
+def test_a_matrix_that_cannot_be_cut_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "none", Softmax)
+    with pytest.raises(TypeError, match=r"Softmax.* set merges_affines = False in the class"):
+        fold(build())
+    monkeypatch.setattr(Softmax, "merges_affines", False)
+    model = build()
+    source, target = padded(sentences([5, 3])), torch.tensor([[EOS, 5, 6], [EOS, 8, 9]])
+    found = step_by_step(fold(model), source, torch.tensor([5, 3]), target)
+    assert relative_error(found, forced(model, source, target)) < 1e-12
+
+
+def test_a_change_by_another_base_class_is_seen() -> None:
+    class Bounded:
+        def output(self, mixed: Tensor, x: Tensor) -> Tensor:
+            return mixed.tanh()
+
+    class BoundedMixing(Bounded, AbsoluteMixing):
+        pass
+
+    assert not BoundedMixing.merges_affines
+    assert AbsoluteMixing.merges_affines
+
+
+@pytest.mark.parametrize("name", ["mix", "forward"])
+def test_a_variant_that_would_decode_otherwise_than_it_trains_is_refused(name: str) -> None:
+    changed = {name: lambda self, x, layout=None: x}
+    with pytest.raises(TypeError, match=r"Odd changes mix or forward.* change step as well"):
+        type("Odd", (AbsoluteMixing,), changed)
+    type("Even", (AbsoluteMixing,), {**changed, "step": lambda self, *args: args})
 
 
 def test_a_variant_that_cannot_be_merged_keeps_its_affine_maps(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.mixing import MaterialisedMixing
+from resmlp_mt.materialised_mixing import MaterialisedMixing
 from resmlp_mt.mixing_products import toeplitz
 from resmlp_mt.model.config import LEAST_VALUES, ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder

@@ -31,7 +31,7 @@ def check(folder: Path, used: Iterable[str]) -> None:
         used: the files that will be used; each must be listed if it exists.
 
     Raises:
-        UserError: naming the file that was changed since it was written.
+        UserError: naming the file that was changed since it was written, or is missing.
     """
     try:
         text = (folder / NAME).read_text(encoding="utf-8")
@@ -51,7 +51,13 @@ def check(folder: Path, used: Iterable[str]) -> None:
         listed[name] = digest
     for name in used:
         path = folder / name
-        if path.exists() and listed.get(name) != _digest(path):
+        if not path.exists():
+            if name in listed:
+                raise UserError(
+                    f"{path} is missing, which was exported (see {NAME}): export the model again."
+                )
+            continue
+        if listed.get(name) != _digest(path):
             raise UserError(
                 f"{path} is not the file that was exported (see {NAME}): it is damaged or was "
                 "changed; export the model again."

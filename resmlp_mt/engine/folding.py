@@ -2,7 +2,7 @@
 
 An affine map before or after a linear layer becomes part of that layer
 (:func:`resmlp_mt.layers.merged_before`, :func:`resmlp_mt.layers.merged_after`). For affine maps
-around a mixing, see :meth:`resmlp_mt.mixing.TokenMixing.folded`. In the cross-attention, a bias of
+around a mixing, see :func:`resmlp_mt.materialised_mixing.merged`. In the cross-attention, a bias of
 the keys does not change the softmax and is dropped. A bias of the values passes through unchanged
 and becomes part of the output projection.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from resmlp_mt.layers import Affine, FeedForward, merged_after, merged_before
+from resmlp_mt.materialised_mixing import merged
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.decoder import Decoder, DecoderLayer
 from resmlp_mt.model.encoder import Encoder, EncoderLayer, longest
@@ -123,8 +124,8 @@ def _merge_scale(side: Encoder | Decoder) -> None:
 def _merge_mixing(layer: EncoderLayer | DecoderLayer) -> None:
     assert layer.mixing_pre is not None
     assert layer.mixing_post is not None
-    layer.mixing_pre, layer.token_mixing, layer.mixing_post = layer.token_mixing.folded(
-        layer.mixing_pre, layer.mixing_post
+    layer.mixing_pre, layer.token_mixing, layer.mixing_post = merged(
+        layer.mixing_pre, layer.token_mixing, layer.mixing_post
     )
 
 

@@ -31,6 +31,7 @@ from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.engine.subwords import check_pieces, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import synchronize
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
     from resmlp_mt.engine.shortlist import Shortlist
@@ -108,9 +109,12 @@ def save(
         if translation.shortlist is not None:
             translation.shortlist.save(partial / SHORTLIST)
         digests.write(partial)
+        for path in (*partial.iterdir(), partial):
+            synchronize(path)
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)
+        synchronize(folder.parent)
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written: {error.strerror}.") from error
     finally:

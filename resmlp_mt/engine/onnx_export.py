@@ -7,7 +7,6 @@ values and mask of the memory are separate. Batch, length, beam and position are
 
 import importlib.util
 import logging
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -168,9 +167,5 @@ def _write(
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     assert program is not None
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with replacing(path) as partial:
         program.save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

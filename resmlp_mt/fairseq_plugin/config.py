@@ -300,8 +300,9 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
                 f"--mixing-heads must be at least 1 and divide --{side}-embed-dim, but is "
                 f"{mixing.heads} with {dim} channels."
             )
-    if cfg.mixing_decay and all(
-        mixing_config(cfg, side).relative == "none" for side in ("encoder", "decoder")
+    if cfg.mixing_decay and not any(
+        VARIANTS[mixing_config(cfg, side).relative].uses_distances
+        for side in ("encoder", "decoder")
     ):
         raise UserError(
             "--mixing-decay is for weights that depend on distances: add --mixing-relative beside "

@@ -126,9 +126,15 @@ def _translation(
         longest = weight.size(-1)
     else:
         return []
-    kind = "none" if relative is None else "alone" if weight is None else "beside"
-    config = MixingConfig(heads=heads, relative=kind, decay="decay" in parameters)
-    mixing = VARIANTS[kind](longest, causal, config)
+    config = MixingConfig(heads=heads, decay="decay" in parameters)
+    of_matrix = {key for key in parameters if "proj." not in key}
+    variants = (variant(longest, causal, config) for variant in VARIANTS.values())
+    mixing = next((each for each in variants if each.state_dict().keys() == of_matrix), None)
+    if mixing is None:
+        raise UserError(
+            f"{name}: the mixing has the parameters {', '.join(sorted(of_matrix))}, which no "
+            "variant of this version has."
+        )
     try:
         mixing.load_state_dict(
             {key: parameters.get(key, value) for key, value in mixing.state_dict().items()}
