@@ -82,6 +82,17 @@ def test_what_fits_but_is_not_what_was_written_is_refused(folder: Path) -> None:
         model_folder.load(folder)
 
 
+@pytest.mark.parametrize("form", ["float32", "onnx"])
+def test_every_lost_file_is_named(exported: dict[str, Path], form: str, tmp_path: Path) -> None:
+    for path in exported[form].iterdir():
+        if path.name == digests.NAME:
+            continue
+        damaged = Path(shutil.copytree(exported[form], tmp_path / f"without-{path.name}"))
+        (damaged / path.name).unlink()
+        with pytest.raises(UserError, match=path.name):
+            model_folder.load(damaged)
+
+
 def test_a_folder_without_digests_is_read_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
