@@ -13,8 +13,8 @@ from docs import draw_imports
 
 PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
-    "command_line", "errors", "files", "layers", "machine", "mixing", "mixing_products",
-    "packed_linear", "padding", "tensor_files", "text",
+    "command_line", "errors", "files", "layers", "machine", "materialised_mixing", "mixing",
+    "mixing_products", "packed_linear", "padding", "tensor_files", "text",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "sharding": {"errors", "files", "engine", "sharding"},
     "mixing_products": set(),
     "mixing": {"layers", "mixing_products", "padding"},
+    "materialised_mixing": {"layers", "mixing"},
     "model": {"layers", "mixing", "mixing_products", "model", "padding"},
     "engine": FOUNDATIONS | {"engine", "model"},
     "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
