@@ -235,6 +235,37 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         assert json.loads((tmp_path / manifest.NAME).read_text().splitlines()[1])["file"] == "a"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output": "../victim.txt"},
+        {"output": "link/victim.txt"},
+        {"output": "."},
+        {"output": manifest.NAME},
+        {"output": "a\0b"},
+        {"output": 5},
+        {"file": [1]},
+        {"part": True},
+        {"other": 1},
+    ],
+)
+def test_a_manifest_names_files_of_its_folder_alone(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    folder, victim = tmp_path / "out", tmp_path / "victim.txt"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    victim.write_text("of somebody else\n")
+    record = {"file": "a", "part": 0, "lines": 1, "source": "", "output": "b", "too_long": 0}
+    record |= {"failed": 0, "sha256": manifest.digest(victim)} | changes
+    (folder / manifest.NAME).write_text(json.dumps({}) + "\n" + json.dumps(record) + "\n")
+    with Manifest(folder, {}) as journal:
+        assert not journal.done
+        journal.finish()
+    assert victim.read_text() == "of somebody else\n"
+    assert (folder / manifest.NAME).read_text() == "{}\n"
+
+
 def test_wrong_inputs_are_named(tmp_path: Path) -> None:
     (tmp_path / "in/sub").mkdir(parents=True)
     (tmp_path / "empty").mkdir()

@@ -18,6 +18,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.checkpoints import (
     allow_safe_globals,
     average,
+    check_digest,
     latest_checkpoints,
     save,
 )
@@ -240,6 +241,24 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             average([tmp_path / f"{name}.pt" for name in names])
+
+
+@pytest.mark.parametrize("cfg", [{1: 2, "a": 3}, {"model": {(1, 2): 3}}])
+def test_options_without_a_digest_are_refused(tmp_path: Path, cfg: dict[Any, Any]) -> None:
+    state = {"model": {"w": torch.ones(1)}, "cfg": cfg}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x\.pt is not a fairseq checkpoint: its entry 'cfg'"):
+        average([tmp_path / "x.pt"])
+    with pytest.raises(UserError, match=r"x\.pt does not have the digest"):
+        check_digest({**state, "digest": "0" * 64}, tmp_path / "x.pt")
+
+
+def test_a_value_beyond_all_numbers_is_named(tmp_path: Path) -> None:
+    write_best(tmp_path, {"loss_1.000": 10**400})
+    with pytest.raises(
+        UserError, match=r"checkpoint\.best_loss_1\.000\.pt is damaged: its val_loss"
+    ):
+        best_checkpoints(tmp_path, 1)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:

@@ -239,6 +239,18 @@ def test_the_newest_readable_checkpoint_is_found(
         saving.readable_instead(tmp_path)
 
 
+@pytest.mark.parametrize("updates", [float("inf"), float("nan"), "x", None])
+def test_a_checkpoint_with_an_impossible_number_of_updates_is_the_last_choice(
+    tmp_path: Path, updates: object
+) -> None:
+    (tmp_path / "checkpoint_last.pt").write_bytes(b"damaged")
+    torch.save(
+        state(0) | {"optimizer_history": [{"num_updates": updates}]}, tmp_path / "checkpoint1.pt"
+    )
+    torch.save(state(2), tmp_path / "checkpoint2.pt")
+    assert saving.readable_instead(tmp_path) == tmp_path / "checkpoint2.pt"
+
+
 def test_the_same_command_goes_on_where_the_last_checkpoint_is_damaged(
     corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -65,6 +65,8 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
 def digest(state: Mapping[str, Any]) -> str | None:
     """The SHA-256 of a checkpoint's parameters and configuration; None for other contents.
 
+    A configuration with keys that JSON cannot order is other content too.
+
     It is stored as the entry ``digest``, so that damage and changes are detected.
     """
     parameters = state.get("model")
@@ -72,12 +74,23 @@ def digest(state: Mapping[str, Any]) -> str | None:
         return None
     if not all(isinstance(value, Tensor) for value in parameters.values()):
         return None
-    total = hashlib.sha256(json.dumps(state.get("cfg"), sort_keys=True, default=str).encode())
+    configuration = _as_json(state.get("cfg"))
+    if configuration is None:
+        return None
+    total = hashlib.sha256(configuration)
     for name, value in sorted(parameters.items()):
         value = value.detach().cpu().contiguous()
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
+
+
+def _as_json(configuration: Any) -> bytes | None:
+    """A configuration as JSON with sorted keys; None if it has no such form."""
+    try:
+        return json.dumps(configuration, sort_keys=True, default=str).encode()
+    except (TypeError, ValueError, RecursionError):  # keys of several types, tuples, cycles
+        return None
 
 
 def check_digest(state: Mapping[str, Any], path: Path) -> None:
@@ -196,7 +209,7 @@ def _read_parameters(path: Path) -> dict[str, Any]:
 
 
 def check_parameters(state: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint with parameters that are not tensors under names.
+    """Refuse a checkpoint with parameters that are not tensors under names, or no usable options.
 
     Raises:
         UserError: naming the file.
@@ -206,3 +219,7 @@ def check_parameters(state: Mapping[str, Any], path: Path) -> None:
             raise UserError(
                 f"{path} is not a fairseq checkpoint: one of its parameters is not a tensor."
             )
+    if _as_json(state.get("cfg")) is None:
+        raise UserError(
+            f"{path} is not a fairseq checkpoint: its entry 'cfg' has keys that are not text."
+        )

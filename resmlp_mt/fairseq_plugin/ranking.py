@@ -78,5 +78,10 @@ def _value(state: dict[str, Any], path: Path) -> float:
     extra = state.get("extra_state")
     value = extra.get("val_loss") if isinstance(extra, Mapping) else None
     if isinstance(value, int | float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number, which no training writes
+            raise UserError(
+                f"{path} is damaged: its val_loss is larger than any number of a training."
+            ) from None
     return float(re.sub(r"(inf|nan)\d*$", r"\1", path.stem.rpartition("_")[2]))

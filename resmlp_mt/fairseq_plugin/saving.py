@@ -130,7 +130,7 @@ def _updates(path: Path) -> int:
     """How many updates a checkpoint has seen; -1 if it cannot be read."""
     try:
         return int(checkpoints.read(path, only_look=True)["optimizer_history"][-1]["num_updates"])
-    except (UserError, LookupError, TypeError, ValueError):
+    except (UserError, LookupError, TypeError, ValueError, OverflowError):
         return -1
 
 

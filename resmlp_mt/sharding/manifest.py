@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -168,10 +168,19 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
             continue
     if not values or not isinstance(values[0], dict):
         raise UserError(f"{path} is damaged: choose another folder for --output.")
-    records = []
-    for value in values[1:]:
-        try:
-            records.append(Record(**value))
-        except TypeError:
-            continue
+    records = [Record(**value) for value in values[1:] if _is_record(value, path.parent)]
     return values[0], records
+
+
+def _is_record(value: Any, folder: Path) -> bool:
+    """Whether a line is a record of a file in the folder: other files are never removed."""
+    declared = {field.name: field.type for field in fields(Record)}
+    if not isinstance(value, dict) or value.keys() != declared.keys():
+        return False
+    if any(type(value[name]) is not kind for name, kind in declared.items()):
+        return False
+    try:
+        inside = (folder / value["output"]).resolve().relative_to(folder.resolve())
+    except (OSError, ValueError):  # also of names that no file can have
+        return False
+    return inside.parts != () and str(inside) not in (NAME, LOCK)
