@@ -252,6 +252,36 @@ def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("entry", "changes", "message"),
+    [
+        ("data_config", None, "data_config .* is not usable"),
+        ("data_config", {"input_size": 5}, "data_config .* is not usable"),
+        ("data_config", {"input_size": [1, 8, 8]}, "expected the 3 channels of the model"),
+        ("data_config", {"mean": [0.5, "x", 0.5]}, "data_config .* is not usable"),
+        ("data_config", {"mean": [0.5, 0.5]}, "data_config .* is not usable"),
+        ("data_config", {"std": [0.5, 0, 0.5]}, "a std above 0"),
+        ("data_config", {"std": []}, "data_config .* is not usable"),
+        ("classes", ["a", "b", "c"], "3 class names, .* one for each of the 10 outputs"),
+        ("classes", [*range(9), [2]], "class names, which must be texts"),
+        ("config", {"data": 5}, "config.data is not a list of texts"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--img-size", "8"]])
+def test_what_a_checkpoint_says_of_images_is_checked(
+    entry: str, changes: Any, message: str, options: list[str], digits: Path, tmp_path: Path
+) -> None:
+    state = torch.load(digits)
+    if entry == "data_config":
+        changes = {} if changes is None else state[entry] | changes
+    elif entry == "config":
+        changes = state[entry] | changes
+    save({**state, entry: changes}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=message) as caught:
+        main([str(tmp_path / "x.pth"), *options])
+    assert "x.pth" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "words",
     ["--batch-size 0", "--workers -1", "--crop-pct 1.5", "--img-size x"],
 )

@@ -612,6 +612,10 @@ def test_flags_win_over_the_config_and_the_config_over_defaults(tmp_path: Path) 
         ("remode: sometimes", "argument --remode: invalid choice: 'sometimes'"),
         ("- lr", "expected lines of the form OPTION: VALUE"),
         ("lr: [", "cannot be read"),
+        ("base: ../x", "base must be the name of a file beside it, but is '../x'"),
+        ("base: ''", "base must be the name of a file beside it, but is ''"),
+        ("base: ..", "base must be the name of a file beside it, but is '..'"),
+        ("base: c.yaml", "base must name another file, but is 'c.yaml'"),
     ],
 )
 def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:

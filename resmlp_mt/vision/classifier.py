@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from resmlp_mt.vision.factory import IMAGENET, LARGEST_SIDE, build_model, load_model
+from resmlp_mt.vision.factory import IMAGENET, build_model, check_data_config, load_model
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import INTERPOLATIONS
 from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 
@@ -129,31 +128,9 @@ def load_classifier(
         config = classifier.data_config | {"crop_pct": choice.crop_pct}
         classifier = replace(classifier, data_config=config)
     classifier.model.eval().to(device)
-    return replace(classifier, dtype=dtype, data_config=_checked(classifier))
-
-
-def _checked(classifier: Classifier) -> dict[str, Any]:
-    """The data_config, checked because its sizes determine the memory of an image.
-
-    Raises:
-        UserError: if it is not a data_config, or its sizes are unusual.
-    """
-    match classifier.data_config:
-        case {
-            "input_size": [1 | 3, int(height), int(width)],
-            "mean": [int() | float(), *_],
-            "std": [int() | float(), *_],
-            "interpolation": str(interpolation),
-            "crop_pct": int() | float() as crop_pct,
-            **rest,
-        } if interpolation in INTERPOLATIONS and rest.keys() <= {"crop_mode"}:
-            if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE and 0.05 <= crop_pct <= 1:
-                return classifier.data_config
-    raise UserError(
-        f"{classifier.name}: its data_config (or --img-size, --crop-pct) is not usable: expected "
-        f"sides up to {LARGEST_SIDE} pixels, mean, std, a known interpolation and a crop_pct from "
-        "0.05 to 1."
-    )
+    config = classifier.data_config
+    check_data_config(config, classifier.name, config["input_size"][0])
+    return replace(classifier, dtype=dtype)
 
 
 def _from_checkpoint(choice: ModelChoice) -> Classifier:
@@ -161,23 +138,38 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     model, checkpoint = load_model(
         choice.checkpoint, use_ema=choice.use_ema, img_size=choice.img_size
     )
-    if not checkpoint.get("classes") or "data_config" not in checkpoint:
+    if not checkpoint.get("classes") or checkpoint.get("data_config") is None:
         raise UserError(
             f"{choice.checkpoint} has no class names or no data_config: expected a checkpoint "
             "written by resmlp_mt.vision.train; bare weights go to --weights."
         )
+    classes, outputs = checkpoint["classes"], int(model.num_classes)  # type: ignore[arg-type]
+    if len(classes) != outputs or not all(isinstance(name, str) for name in classes):
+        raise UserError(
+            f"{choice.checkpoint} has {len(classes)} class names, which must be texts, one for "
+            f"each of the {outputs} outputs of its model."
+        )
+    data = (checkpoint.get("config") or {}).get("data")
+    is_text = isinstance(data, list | tuple) and all(isinstance(word, str) for word in data)
+    if data is not None and not is_text:
+        raise UserError(
+            f"{choice.checkpoint}: its config.data is not a list of texts, as --data has them."
+        )
     data_config = dict(checkpoint["data_config"])
-    if choice.img_size is not None:
-        channels = data_config["input_size"][0]
-        data_config["input_size"] = (channels, choice.img_size, choice.img_size)
+    match data_config.get("input_size"):
+        case [channels, _, _] if choice.img_size is not None:
+            data_config["input_size"] = (channels, choice.img_size, choice.img_size)
+    check_data_config(
+        data_config, str(choice.checkpoint), checkpoint["model_args"].get("in_chans", 3)
+    )
     has_ema = checkpoint.get("model_ema") is not None
     return Classifier(
         model=model,
         name=str(choice.checkpoint),
         weights="model_ema" if choice.use_ema and has_ema else "model",
-        classes=list(checkpoint["classes"]),
+        classes=list(classes),
         data_config=data_config,
-        data=(checkpoint.get("config") or {}).get("data"),
+        data=data,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.factory import build_model, load_model
+from resmlp_mt.vision.factory import build_model, check_data_config, load_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.weights import load_weights
 
@@ -84,6 +84,7 @@ def load_teacher(
                 f"not the {len(classes)} of --data; expected the same names in the same order."
             )
         own = checkpoint["data_config"]
+        check_data_config(own, f"--teacher {name}")
         return Teacher(model, student, (own["mean"], own["std"]))
     if weights is None:
         raise UserError(f"--teacher {name} needs --teacher-weights FILE.")

@@ -16,6 +16,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.options import INTERPOLATIONS
 from resmlp_mt.vision.weights import TIMM, load_weights
 
 
@@ -247,6 +248,47 @@ def load_model(
         raise UserError("--img-size is for ResMLP alone: leave it out.")
     load_weights(model, {"model": weights, "model_args": args})
     return model.eval(), checkpoint
+
+
+def check_data_config(config: Any, name: str, channels: int = 3) -> None:
+    """Refuse a data_config that images cannot be prepared with; its sizes determine the memory.
+
+    Args:
+        config: as in timm.
+        name: of the model, for the message.
+        channels: of the model's images.
+
+    Raises:
+        UserError: if it is not a data_config, does not fit the model, or its sizes are unusual.
+    """
+    match config:
+        case {
+            "input_size": [int(given), int(height), int(width)],
+            "mean": [*mean],
+            "std": [*std],
+            "interpolation": str(interpolation),
+            "crop_pct": int() | float() as crop_pct,
+            **rest,
+        } if interpolation in INTERPOLATIONS and rest.keys() <= {"crop_mode"}:
+            sides = 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE
+            values = all(
+                len(part) in (1, channels)
+                and all(type(value) in (int, float) and abs(value) < 1e6 for value in part)
+                for part in (mean, std)
+            )
+            if (
+                given == channels in (1, 3)
+                and sides
+                and values
+                and min(std) > 0
+                and 0.05 <= crop_pct <= 1
+            ):
+                return
+    raise UserError(
+        f"{name}: its data_config (or --img-size, --crop-pct) is not usable: expected the "
+        f"{channels} channels of the model, sides up to {LARGEST_SIDE} pixels, a mean and a std "
+        "above 0 of each channel, a known interpolation and a crop_pct from 0.05 to 1."
+    )
 
 
 def _check_args(args: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> None:

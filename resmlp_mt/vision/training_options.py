@@ -344,7 +344,11 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    if found in above or not isinstance(base, str):
+    if not isinstance(base, str) or Path(base).name != base or base == ".." or "\0" in base:
+        raise UserError(
+            f"--config {path}: base must be the name of a file beside it, but is {base!r}."
+        )
+    if found.with_name(base) in (*above, found):
         raise UserError(f"--config {path}: base must name another file, but is {base!r}.")
     return _read_yaml(found.with_name(base), (*above, found)) | values
 
