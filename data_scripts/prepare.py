@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from resmlp_mt.command_line import Parser, command, missing
+from resmlp_mt.command_line import PROCESSES, Parser, command, missing, number, whole_number
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
 
@@ -58,14 +58,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     parser.add_argument(
         "--jobs",
-        type=_positive,
+        type=PROCESSES,
         default=usable_cores(),
         metavar="N",
         help="processes",
     )
     parser.add_argument(
         "--max-pairs",
-        type=_positive,
+        type=whole_number(1),
         metavar="N",
         help="read only N training pairs, an equal share of each part, for a quick trial",
     )
@@ -81,26 +81,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     cleaning.add_argument(
         "--max-length",
-        type=_positive,
+        type=whole_number(1),
         default=250,
         help="largest number of words in a sentence",
     )
     cleaning.add_argument(
         "--max-ratio",
-        type=_ratio,
+        type=number(float, least=1),
         default=3.0,
         help="largest ratio of the two sides' words",
     )
     cleaning.add_argument(
         "--concatenate",
-        type=_positive,
+        type=whole_number(1),
         default=1,
         metavar="N",
         help="join N neighbouring pairs to one, for longer training sentences (default: off)",
     )
     cleaning.add_argument(
         "--concatenate-share",
-        type=_share,
+        type=number(float, above=0, most=1),
         default=0.5,
         metavar="X",
         help="share of the training set that --concatenate joins",
@@ -108,7 +108,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     pieces = parser.add_argument_group("subwords")
     pieces.add_argument(
         "--vocab-size",
-        type=_positive,
+        type=whole_number(1),
         default=32000,
         help="size of the joint dictionary",
     )
@@ -117,18 +117,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     pieces.add_argument(
         "--character-coverage",
-        type=_share,
+        type=number(float, above=0, most=1),
         help="share of the characters that get a piece (default: what the corpus file says, or 1)",
     )
     pieces.add_argument(
         "--input-sentence-size",
-        type=_positive,
+        type=whole_number(1),
         default=2_000_000,
         help="largest number of sentences to train the subword model on",
     )
     pieces.add_argument(
         "--samples",
-        type=_positive,
+        type=whole_number(1),
         default=0,
         metavar="K",
         help="K copies of the training set in differently sampled subwords (BPE-dropout), "
@@ -136,7 +136,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     pieces.add_argument(
         "--sentencepiece-alpha",
-        type=_share,
+        type=number(float, above=0, most=1),
         default=0.1,
         metavar="X",
         help="of --samples: share of the merges left out (bpe), or smoothing of the "
@@ -164,34 +164,6 @@ def _language(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    """A number; NaN, which is out of every range, for other text."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def _ratio(text: str) -> float:
-    value = _number(text)
-    if not 1 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of 1 or more")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
 
 
 @command

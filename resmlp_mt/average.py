@@ -8,7 +8,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, whole_number
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, unwritable
 
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         those = "" if kind == "best" else "last "
         which.add_argument(
             f"--num-{kind}-checkpoints",
-            type=int,
+            type=whole_number(1),
             metavar="N",
             help=f"average the {those}N {kind} checkpoints of the folder",
         )
     parser.add_argument(
         "--checkpoint-upper-bound",
-        type=int,
+        type=whole_number(0),
         metavar="N",
         help="leave out checkpoints after epoch (or update) N",
     )
@@ -62,8 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths: list[Path] = args.inputs
     for kind in chosen:
         count: int = getattr(args, f"num_{kind}_checkpoints")
-        if count < 1:
-            raise UserError(f"--num-{kind}-checkpoints must be at least 1, but is {count}.")
         if len(paths) != 1 or not paths[0].is_dir():
             raise UserError(f"--num-{kind}-checkpoints needs --inputs to name one existing folder.")
         if kind == "best":

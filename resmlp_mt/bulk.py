@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resmlp_mt.command_line import Parser, command, whole_number
+from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
 from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
 from resmlp_mt.errors import UserError
 
@@ -57,10 +57,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="auto or HOST:PORT joins a cluster of Ray, local starts one on this machine",
     )
     parser.add_argument(
-        "--workers", type=whole_number(1), metavar="N", help="default: one for each processor"
+        "--workers", type=PROCESSES, metavar="N", help="default: one for each processor"
     )
     parser.add_argument(
-        "--threads", type=whole_number(1), default=1, metavar="N", help="threads of a worker"
+        "--threads", type=PROCESSES, default=1, metavar="N", help="threads of a worker"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     parser.add_argument(

@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib.util
 import io
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -103,20 +104,41 @@ class DefaultsFormatter(argparse.HelpFormatter):
         return text if silent or is_flag else f"{text} (default: %(default)s)"
 
 
-class whole_number:  # noqa: N801  argparse names types as functions
+def number(
+    kind: type[int] | type[float],
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> Callable[[str], Any]:
+    """The type of an option that is a finite number within these bounds."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be a finite number, but is {text}")
+        for holds, bound in (
+            (value >= least, f"at least {least}"),
+            (value > above, f"above {above}"),
+            (value <= most, f"at most {most}"),
+            (value < below, f"below {below}"),
+        ):
+            if not holds:
+                raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it in its message
+    return convert
+
+
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], Any]:
     """The type of an option that is a whole number between two limits."""
+    return number(int, least=least, most=most)
 
-    def __init__(self, least: int, most: int | None = None) -> None:
-        self._least, self._most = least, most
 
-    def __call__(self, text: str) -> int:
-        number = int(text) if text.isdecimal() else None
-        if number is None or number < self._least or (self._most and number > self._most):
-            most = "" if self._most is None else f" and at most {self._most}"
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {self._least}{most}, got {text!r}"
-            )
-        return number
+PROCESSES = whole_number(1, 1024)
+"""The type of a number of threads or processes: more would fill the machine, not hasten it."""
 
 
 def command(main: Callable[P, T]) -> Callable[P, T]:

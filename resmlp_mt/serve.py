@@ -14,10 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command, whole_number
+from resmlp_mt.command_line import PROCESSES, Parser, command, number, whole_number
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
+
+DAY = 24 * 60 * 60  # seconds
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,15 +42,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--workers", type=whole_number(1), default=usable_cores(), metavar="N", help="processes"
+        "--workers", type=PROCESSES, default=usable_cores(), metavar="N", help="processes"
     )
     work.add_argument(
-        "--threads", type=whole_number(1), default=1, metavar="N", help="threads of a worker"
+        "--threads", type=PROCESSES, default=1, metavar="N", help="threads of a worker"
     )
     work.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
     work.add_argument("--beam", type=whole_number(1), default=5, metavar="N", help="of the search")
-    work.add_argument("--lenpen", type=float, default=1.0, metavar="X", help="of the search")
+    work.add_argument(
+        "--lenpen", type=number(float), default=1.0, metavar="X", help="of the search"
+    )
     work.add_argument(
         "--max-batch-tokens",
         type=whole_number(1),
@@ -72,7 +76,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="waiting sentences: 503",
     )
     limits.add_argument(
-        "--max-wait", type=float, default=30.0, metavar="SECONDS", help="for an answer: 503"
+        "--max-wait",
+        type=number(float, above=0, most=DAY),
+        default=30.0,
+        metavar="SECONDS",
+        help="for an answer: 503",
     )
     limits.add_argument(
         "--max-body",
@@ -95,10 +103,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="unanswered requests of one address, 0 for no limit: 429",
     )
-    args = parser.parse_args(argv)
-    if not args.max_wait > 0:
-        parser.error(f"--max-wait must be above 0, but is {args.max_wait}")
-    return args
+    return parser.parse_args(argv)
 
 
 @command

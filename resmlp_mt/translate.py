@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
 from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file
@@ -54,22 +54,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
     parser.add_argument(
         "--workers",
-        type=int,
+        type=PROCESSES,
         default=1,
         metavar="N",
         help="batches in work at once, one per core is fastest for a file",
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=PROCESSES,
         metavar="N",
         help="of one product; default: one per core, with several workers one",
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="sentences")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="source tokens in a batch")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=64, metavar="N", help="sentences"
+    )
+    parser.add_argument(
+        "--max-tokens", type=whole_number(1), metavar="N", help="source tokens in a batch"
+    )
     parser.add_argument(
         "--buffer-size",
-        type=int,
+        type=whole_number(1),
         metavar="N",
         default=2048,
         help="most waiting lines to translate together",
@@ -79,7 +83,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score only the words of the exported shortlist: faster, other scores",
     )
-    parser.add_argument("--nbest", type=int, default=1, metavar="N", help="translations of a line")
+    parser.add_argument(
+        "--nbest", type=whole_number(1), default=1, metavar="N", help="translations of a line"
+    )
     parser.add_argument("--print-scores", action="store_true", help="lines as with --nbest 2")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     parser.add_argument(
@@ -90,11 +96,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_search_options(parser)
     args = parser.parse_args(argv)
-    for option in ("workers", "threads", "batch_size", "max_tokens", "buffer_size", "nbest"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            flag = "--" + option.replace("_", "-")
-            parser.error(f"{flag} must be at least 1, but is {value}")
     if args.nbest > args.beam:
         parser.error(f"--nbest {args.nbest} is above --beam {args.beam}: raise --beam")
     if args.workers > 1:

@@ -9,7 +9,7 @@ for both, the sparsity of A, B and C by layer. Only the state dict is read, so a
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, number, whole_number
 from resmlp_mt.errors import UserError
 
 
@@ -27,27 +27,27 @@ def create_parser() -> Parser:
     )
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=number(float, above=0, below=1),
         default=0.05,
         help="an entry is small below this share of the largest one",
     )
     parser.add_argument(
         "--patches",
-        type=int,
+        type=whole_number(1),
         default=6,
         metavar="N",
         help="images: draw the rows of the N x N central patches",
     )
     parser.add_argument(
         "--grid",
-        type=int,
+        type=whole_number(1),
         nargs=2,
         metavar=("ROWS", "COLUMNS"),
         help="images: the grid of patches, if the checkpoint does not have it and it is not square",
     )
     parser.add_argument(
         "--positions",
-        type=int,
+        type=whole_number(1),
         default=64,
         metavar="N",
         help="translation: draw and count the first N positions; later ones are seldom trained",
@@ -64,13 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = create_parser()
     args = parser.parse_args(argv)
-    for option in ("patches", "positions"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1, but is {getattr(args, option)}.")
-    if args.grid is not None and min(args.grid) < 1:
-        parser.error("--grid must be at least 1 x 1.")
-    if not 0 < args.threshold < 1:
-        parser.error(f"--threshold must be between 0 and 1, but is {args.threshold}.")
     if parser.missing:
         raise UserError(f"{parser.prog}: {parser.missing}.")
     from resmlp_mt.visualization.draw import draw  # with PyTorch and matplotlib

@@ -309,7 +309,7 @@ def test_a_foreign_result_is_not_overwritten(
     ("options", "message"),
     [(["--lengths-from", "none.tsv"], "--lengths-from .*none.tsv"),
      (["--output", "/dev/null/x"], "--output /dev/null/x cannot be made a folder"),
-     (["--threads", "0"], "--threads must be at least 1")],
+     (["--threads", "0"], "--threads: must be at least 1")],
 )  # fmt: skip
 def test_wrong_options_are_answered_with_a_sentence(
     options: list[str],

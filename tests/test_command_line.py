@@ -59,6 +59,14 @@ for action in parser._actions:
     assert told or action.nargs == 0, (action.option_strings, "says nothing")
     if action.nargs != 0 and action.default not in (None, argparse.SUPPRESS, [], {}):
         assert "default" in told, (action.option_strings, action.default)
+    assert action.type not in (int, float), (action.option_strings, "has no limits")
+    if getattr(action.type, "__name__", "") == "float":
+        for text in ("inf", "-inf", "nan", "1e999"):
+            try:
+                action.type(text)
+            except argparse.ArgumentTypeError:
+                continue
+            raise AssertionError((action.option_strings, text))
     if "--out" in action.option_strings:
         assert action.option_strings[0] == "--output"
 """

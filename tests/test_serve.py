@@ -161,10 +161,14 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["m", "--workers", "0"], "--workers: expected a whole number of at least 1, got '0'"),
-        (["m", "--port", "70000"], "at most 65535, got '70000'"),
-        (["m", "--max-wait", "0"], "--max-wait must be above 0"),
-        (["m", "--max-wait", "nan"], "--max-wait must be above 0"),
+        (["m", "--workers", "0"], "--workers: must be at least 1, but is 0"),
+        (["m", "--workers", "2000"], "--workers: must be at most 1024, but is 2000"),
+        (["m", "--port", "70000"], "--port: must be at most 65535, but is 70000"),
+        (["m", "--max-wait", "0"], "--max-wait: must be above 0"),
+        (["m", "--max-wait", "nan"], "--max-wait: must be a finite number, but is nan"),
+        (["m", "--max-wait", "inf"], "--max-wait: must be a finite number, but is inf"),
+        (["m", "--max-wait", "1e300"], "--max-wait: must be at most 86400"),
+        (["m", "--lenpen", "inf"], "--lenpen: must be a finite number, but is inf"),
     ],
 )
 def test_wrong_options_are_explained(

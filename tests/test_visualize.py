@@ -267,10 +267,10 @@ def test_mistakes_are_told_in_one_sentence(
         "grid.pth": "for 12 patches, which do not make a square: name their grid with --grid",
         "grid.pth --grid 3 5": "--grid 3 5 has 15 patches, but the mixing matrices have 12",
         "grid.pth --grid 3 4 --out file": "--output .*file cannot be written: File exists",
-        "grid.pth --grid -3 -4": "--grid must be at least 1 x 1",
+        "grid.pth --grid -3 -4": "--grid: must be at least 1, but is -3",
         "nan.pth": "nan.pth holds numbers that are not finite, in blocks.0",
-        "grid.pth --patches 0": "--patches must be at least 1, but is 0",
-        "grid.pth --threshold 5": "--threshold must be between 0 and 1, but is 5",
+        "grid.pth --patches 0": "--patches: must be at least 1, but is 0",
+        "grid.pth --threshold 5": "--threshold: must be below 1, but is 5",
     }
     monkeypatch.chdir(tmp_path)
     for arguments, message in mistakes.items():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.speed.lengths import SOURCE
-from resmlp_mt.command_line import Parser
+from resmlp_mt.command_line import PROCESSES, Parser, whole_number
 from resmlp_mt.machine import usable_cores
 
 GROUPS = ("training", "generation", "translate", "images", "length")
@@ -18,9 +18,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--rows", nargs="+", choices=GROUPS, default=list(GROUPS), help="what is measured"
     )
     parser.add_argument(
-        "--threads", type=int, default=usable_cores(), metavar="N", help="of each computation"
+        "--threads", type=PROCESSES, default=usable_cores(), metavar="N", help="of each computation"
     )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds of each row")
+    parser.add_argument(
+        "--repeats", type=whole_number(1), default=5, metavar="N", help="rounds of each row"
+    )
     parser.add_argument(
         "--output", "--out", type=Path, default=Path("."), metavar="DIR", help="folder for results"
     )
@@ -31,8 +33,4 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"subword sentences, source<TAB>target in each line (default: {SOURCE})",
     )
     parser.add_argument("--quick", action="store_true", help="tiny models: does it run?")
-    args = parser.parse_args(argv)
-    for option in ("threads", "repeats"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1, but is {getattr(args, option)}")
-    return args
+    return parser.parse_args(argv)

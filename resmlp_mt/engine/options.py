@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
+from resmlp_mt.command_line import number
 from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.errors import UserError
 
@@ -135,9 +136,11 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Give a command the options of the search, under fairseq's names where it has them."""
     search = parser.add_argument_group("search")
     defaults = SearchOptions()
-    search.add_argument("--beam", type=int, default=defaults.beam, metavar="N", help="hypotheses")
     search.add_argument(
-        "--lenpen", type=float, default=defaults.lenpen, metavar="X",
+        "--beam", type=number(int), default=defaults.beam, metavar="N", help="hypotheses"
+    )
+    search.add_argument(
+        "--lenpen", type=number(float), default=defaults.lenpen, metavar="X",
         help="scores are divided by the length to this power: larger means longer translations",
     )  # fmt: skip
     search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
@@ -155,7 +158,9 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         ("seed", int, "N", "of the draws"),
     ):
         default = getattr(defaults, option.replace("-", "_"))
-        search.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
+        search.add_argument(
+            f"--{option}", type=number(kind), default=default, metavar=metavar, help=text
+        )
     search.add_argument("--disable-unk", action="store_true", help="no unknown words")
     search.add_argument(
         "--sampling", action="store_true", help="draw --beam translations instead of searching"

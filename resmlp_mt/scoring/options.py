@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser
+from resmlp_mt.command_line import Parser, number, whole_number
 from resmlp_mt.scoring.cleaning import SYMBOLS
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, MetricOptions
 
@@ -136,22 +136,28 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         "-sv",
         "--smooth-value",
         dest="bleu_smooth_value",
-        type=float,
+        type=number(float),
         metavar="X",
         help="value of floor (default: 0.1) and add-k (default: 1)",
     )
     chrf = parser.add_argument_group("chrF")
     chrf.add_argument(
-        *("-cc", "--chrf-char-order"), type=_positive, default=6, metavar="N", help="default: 6"
+        *("-cc", "--chrf-char-order"),
+        type=whole_number(1),
+        default=6,
+        metavar="N",
+        help="default: 6",
     )
     chrf.add_argument(
         *("-cw", "--chrf-word-order"),
-        type=_not_negative,
+        type=whole_number(0),
         default=0,
         metavar="N",
         help="word order of chrf (default: 0); chrf++ has 2",
     )
-    chrf.add_argument("--chrf-beta", type=_positive, default=2, metavar="N", help="default: 2")
+    chrf.add_argument(
+        "--chrf-beta", type=whole_number(1), default=2, metavar="N", help="default: 2"
+    )
     chrf.add_argument("--chrf-whitespace", action="store_true", help="count white space")
     chrf.add_argument("--chrf-lowercase", action="store_true")
     chrf.add_argument(
@@ -171,7 +177,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     )
     confidence.add_argument(
         *("-cin", "--confidence-n"),
-        type=_positive,
+        type=whole_number(1),
         metavar="N",
         help=f"samples (default: {SAMPLES['bs']})",
     )
@@ -191,7 +197,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
             f"-p{test_name}n",
             f"--paired-{test_name}-n",
             metavar="N",
-            type=_positive,
+            type=whole_number(1),
             help=f"samples (default: {count})",
         )
 
@@ -202,8 +208,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         *("-w", "--width"),
         metavar="N",
-        type=int,
-        choices=range(13),
+        type=whole_number(0, 12),
         default=1,
         help="decimals (default: 1)",
     )
@@ -253,18 +258,3 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"-m {' '.join(metrics)}: tokenized BLEU needs -l SRC-TGT")
     if args.json is not None and not args.json.resolve().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _not_negative(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        expected = "a positive number" if least else "a number that is not negative"
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-    return int(text)

@@ -71,7 +71,11 @@ class Loading:
 
     batch_size: int = option(128, "-b", metavar="N", type=POSITIVE, help="images at once")
     workers: int = option(
-        2, "-j", metavar="N", type=NOT_NEGATIVE, help="processes that read images, 0: none"
+        2,
+        "-j",
+        metavar="N",
+        type=number(int, least=0, most=1024),
+        help="processes that read images, 0: none",
     )
     device: str | None = option(None, help="default: cuda if there is one, else cpu")
     on_error: OnError = option(

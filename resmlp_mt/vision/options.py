@@ -8,13 +8,13 @@ library is imported here, so that ``--help`` answers at once.
 import argparse
 import ast
 import inspect
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, Literal, NoReturn, TypeVar
 
 from resmlp_mt import command_line
+from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
 
 Options = TypeVar("Options")
@@ -137,34 +137,6 @@ class ModelKeyValues(KeyValues):
     """Arguments of a model."""
 
     follow = ("name", "num_classes", "in_chans", "features_only")
-
-
-def number(
-    kind: type[int] | type[float],
-    *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-    below: float = math.inf,
-) -> Callable[[str], float]:
-    """The type of an option that is a finite number within these bounds."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"must be a finite number, but is {text}")
-        for holds, bound in (
-            (value >= least, f"at least {least}"),
-            (value > above, f"above {above}"),
-            (value <= most, f"at most {most}"),
-            (value < below, f"below {below}"),
-        ):
-            if not holds:
-                raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")
-        return value
-
-    convert.__name__ = kind.__name__  # argparse names it in its message
-    return convert
 
 
 POSITIVE = number(int, above=0)

@@ -79,7 +79,7 @@ class DataOptions:
         None, "-vb", type=POSITIVE, help="default: that of training"
     )
     workers: int | None = option(
-        None, "-j", type=NOT_NEGATIVE,
+        None, "-j", type=number(int, least=0, most=1024),
         help="loading processes; default: 0 for data in memory, else 4",
     )  # fmt: skip
     pin_mem: bool = option(False, help="pinned host memory, for CUDA")
