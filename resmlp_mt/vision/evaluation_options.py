@@ -6,7 +6,6 @@ from typing import Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
-    NOT_NEGATIVE,
     POSITIVE,
     SHARE,
     ModelKeyValues,

@@ -344,7 +344,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    if not isinstance(base, str) or Path(base).name != base or base == ".." or "\0" in base:
+    if not isinstance(base, str) or Path(base).name != base or base in ("", "..") or "\0" in base:
         raise UserError(
             f"--config {path}: base must be the name of a file beside it, but is {base!r}."
         )
