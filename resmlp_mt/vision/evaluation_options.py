@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
     POSITIVE,
     SHARE,
     ModelKeyValues,
     OnError,
-    number,
     option,
 )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
     INTERPOLATIONS,
@@ -23,7 +24,6 @@ from resmlp_mt.vision.options import (
     ModelKeyValues,
     OnError,
     Parser,
-    number,
     only_tells,
     option,
 )
