@@ -28,6 +28,7 @@ import torch
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 5  # updates
@@ -293,8 +294,8 @@ def keep(count: Count) -> None:
     rows = [Count(**row) for row in json.loads(path.read_text())] if path.exists() else []
     rows = [row for row in rows if (row.size, row.kind) != (count.size, count.kind)] + [count]
     rows.sort(key=lambda row: (list(SIZES).index(row.size), row.kind))
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    (HERE / "kills.md").write_text(table(rows))
+    write_text(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    write_text(HERE / "kills.md", table(rows))
 
 
 if __name__ == "__main__":

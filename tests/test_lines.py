@@ -4,10 +4,12 @@ import io
 import os
 import threading
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resmlp_mt.engine import lines as lines_module
 from resmlp_mt.engine.lines import alignment, waiting_lines
 from resmlp_mt.engine.translation import Translation
 
@@ -19,6 +21,15 @@ def test_every_line_comes_once_and_in_order(lines: list[str], most: int) -> None
         found = list(waiting_lines(io.BytesIO(text.encode()), most))
         assert [line for part in found for line in part] == lines
         assert all(0 < len(part) <= most for part in found)
+
+
+def test_a_line_that_could_fill_the_memory_ends_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines_module, "LONGEST_LINE", 200_000)
+    errors: list[OSError] = []
+    text = b"one\n" + b"x" * 200_000 + b"\ntwo\n" + b"y" * 300_000 + b"\nthree\n"
+    found = [line for lines in waiting_lines(io.BytesIO(text), 9, errors) for line in lines]
+    assert found == ["one", "x" * 200_000, "two"]
+    assert [error.strerror for error in errors] == ["a line is longer than 200000 bytes"]
 
 
 def test_what_waits_in_a_pipe_comes_together() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
+from resmlp_mt.scoring import lines as reading
 from translations import Corpus, fails, score, scores, write
 
 
@@ -272,3 +273,13 @@ def test_unknown_words_of_the_system_are_reported(tmp_path: Path) -> None:
     argv = ("-i", write(tmp_path / "sys", ["a <unk>", "b"]), "-m", "bleu")
     report = score(*argv, "--ref", write(tmp_path / "ref", ["a c", "b"]), path=tmp_path / "r.json")
     assert "1 translations contain <unk>" in report["notes"]
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MIN_LIMIT", 1000)
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"a\n" * 500))
+    assert reading.read_lines(str(path)) == ["a"] * 500
+    path.write_bytes(gzip.compress(b"a\n" * 50_000))
+    with pytest.raises(UserError, match=r"x\.gz is refused: it unpacks to over 20 times"):
+        reading.read_lines(str(path))

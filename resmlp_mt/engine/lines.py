@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # bytes that are read at once
+LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill the memory
 
 
 def waiting_lines(
@@ -26,7 +28,7 @@ def waiting_lines(
     Only the first line of a list is waited for, so that a pipe gets its line back at once. Only a
     line feed ends a line. Wrong bytes become U+FFFD, with an error in the log.
 
-    If the stream cannot be read any further, the error is put into ``errors``, so that the lines
+    If the stream cannot be read any further, or a line is longer than 16 MiB, the error is put into ``errors``, so that the lines
     before it can be translated before the error is reported.
     """
     number = 0
@@ -53,12 +55,19 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
 
     lines: list[bytes] = []
     begun: list[bytes] = []  # the parts of an unfinished line
+    size = 0  # of these parts
     for chunk in chunks():
         first, *others = chunk.split(b"\n")
         begun.append(first)
+        size += len(first)
+        if size > LONGEST_LINE:
+            errors.append(OSError(errno.EFBIG, f"a line is longer than {LONGEST_LINE} bytes"))
+            begun = []
+            break
         if others:
             lines += [b"".join(begun), *others[:-1]]
             begun = others[-1:]
+            size = len(others[-1])
         while len(lines) >= most:
             yield lines[:most]
             del lines[:most]

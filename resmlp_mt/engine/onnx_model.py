@@ -86,18 +86,21 @@ class OnnxModel:
         """Run both graphs once: they may belong to another model, be exchanged or not finite.
 
         Raises:
-            UserError: naming the folder.
+            UserError: naming the graph.
         """
         shapes = {given.name: given.shape for given in self.decoder_step.get_inputs()}
         self._layers = self.config.decoder_layers
         if shapes.get("history", [])[:1] != [self._layers]:
             raise UserError(
-                f"{folder} has ONNX graphs that do not fit config.json: decoder_layers is "
-                f"{self._layers}; export the model again."
+                f"{folder / DECODER_STEP} does not fit config.json: decoder_layers is "
+                f"{self._layers} there; export the model again."
             )
+        graph = DECODER_STEP
         try:
             _, _, self._heads, _, _, self._width = shapes["history"]
+            graph = ENCODER
             memory = self.encode(np.full((1, 1), EOS), np.ones(1, dtype=np.int64))
+            graph = DECODER_STEP
             history = np.zeros((self._layers, 1, self._heads, 1, 1, self._width), np.float32)
             scores, entries = self.step(
                 np.full((1, 1), EOS), history, np.zeros((1, 1, 1), np.int64), memory
@@ -105,18 +108,20 @@ class OnnxModel:
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{folder} has ONNX graphs that do not fit config.json ({reason}): export the "
-                "model again."
+                f"{folder / graph} does not fit the other graph and config.json ({reason}): "
+                "export the model again."
             ) from error
         fits = scores.shape == (1, 1, self.config.target_vocabulary)
         if not fits or entries.shape != (self._layers, 1, self._heads, 1, self._width):
             raise UserError(
-                f"{folder} has ONNX graphs of other sizes than config.json: export the model again."
+                f"{folder / DECODER_STEP} is of other sizes than config.json: export the model "
+                "again."
             )
         if not np.isfinite(scores).all():
+            encoded = np.isfinite(memory.keys).all() and np.isfinite(memory.values).all()
             raise UserError(
-                f"{folder} has ONNX graphs whose scores are NaN or infinity: export the model "
-                "again from an earlier checkpoint."
+                f"{folder / (DECODER_STEP if encoded else ENCODER)} computes NaN or infinity: "
+                "export the model again from an earlier checkpoint."
             )
 
     def encode(self, tokens: Indices, lengths: Indices) -> Memory:
