@@ -28,8 +28,8 @@ def waiting_lines(
     Only the first line of a list is waited for, so that a pipe gets its line back at once. Only a
     line feed ends a line. Wrong bytes become U+FFFD, with an error in the log.
 
-    If the stream cannot be read any further, or a line is longer than 16 MiB, the error is put into ``errors``, so that the lines
-    before it can be translated before the error is reported.
+    If the stream cannot be read any further, or a line is longer than 16 MiB, the error is put
+    into ``errors``, so that the lines before it can be translated before it is reported.
     """
     number = 0
     for waiting in _raw_lines(stream, most, [] if errors is None else errors):
