@@ -57,7 +57,7 @@ def main() -> None:
          "--scoring", "sacrebleu"],
         log=out / "generate.txt", quiet=True,
     )  # fmt: skip
-    print_samples((out / "generate.txt").read_text())
+    print_samples((out / "generate.txt").read_text(encoding="utf-8"))
     run(
         [sys.executable, "-m", "resmlp_mt.score", "--generate-output", out / "generate.txt",
          "--ref", data / "raw/test.de", "-l", "en-de", "-m", "bleu", "chrf",
@@ -78,7 +78,7 @@ def run(command: list[object], log: Path | None = None, quiet: bool = False) -> 
     if log is not None:
         partial = log.with_suffix(".partial")
         assert process.stdout is not None
-        with partial.open("w") as kept:
+        with partial.open("w", encoding="utf-8") as kept:
             for line in process.stdout:
                 kept.write(line)
                 if not quiet:
@@ -110,7 +110,7 @@ def show_progress(line: str) -> None:
 def plot(log: Path, picture: Path) -> None:
     """Draw training loss by update and validation perplexity by epoch, as a PNG."""
     rows: dict[str, list[tuple[float, float]]] = {"train_inner": [], "valid": []}
-    for line in log.read_text().splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         for kind, key, updates in (
             ("train_inner", "nll_loss", "num_updates"),
             ("valid", "valid_nll_loss", "valid_num_updates"),

@@ -5,7 +5,8 @@ sentencepiece replaces the longest string of the map at each place, once, from l
 cannot be such a map, because any number of marks can follow each other. The map has the strings
 that people write: white space, invisible characters, every character and every sequence that
 composes to one, Hangul, a letter with two marks if one composes with it, and vowel signs of Hebrew
-and Arabic in any order. More would make it four times as large. `resmlp_mt` normalises text itself
+and Arabic in any order. More would make it four times as large. Lone tags are not in it, because
+the flags that are emoji are spelt with tags. `resmlp_mt` normalises text itself
 before it encodes, so its own commands miss nothing.
 """
 
@@ -19,7 +20,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from resmlp_mt.text import INVISIBLE, RESERVED
+from resmlp_mt.text import INVISIBLE, REPLACED
 
 Rules = dict[str, str]
 
@@ -43,7 +44,7 @@ def rules() -> Rules:
             _add(found, character)
     found |= dict.fromkeys(re.findall(r"[^\S ]", every), " ")
     found |= dict.fromkeys(INVISIBLE.findall(every), "")
-    found |= RESERVED
+    found |= REPLACED
     # Short strings first: a longer one is needed only if the shorter ones give another result.
     for sequence in sorted(_marked(), key=len):
         if apply(found, sequence) != _nfc(sequence):

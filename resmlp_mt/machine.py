@@ -9,7 +9,11 @@ from pathlib import Path
 def processor() -> str:
     """The processor's name, where the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    found = (
+        re.search(r"model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8"))
+        if cpuinfo.exists()
+        else None
+    )
     return found.group(1) if found else platform.processor() or platform.machine()
 
 

@@ -3,33 +3,46 @@
 import re
 import unicodedata
 
-# C0 and C1 controls but white space, soft hyphen, zero-width space, direction marks and embeddings,
-# word joiner, isolates, byte order mark. ZWNJ and ZWJ stay: some scripts are spelt with them.
+# C0 and C1 controls but white space, soft hyphen, combining grapheme joiner, direction marks,
+# embeddings and isolates, Hangul fillers, inherent vowels of Khmer, the vowel separator of
+# Mongolian, zero-width space, word joiner, invisible operators, deprecated format characters, byte
+# order mark, interlinear annotation, controls of shorthand and of music. ZWNJ, ZWJ and variation
+# selectors stay: some scripts and emoji are spelt with them.
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b"
+    "\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]"
 )
+
+TAGS = re.compile(
+    "(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]+\U000e007f)"
+    "|[\U000e0001\U000e0020-\U000e007f]"
+)
+"""A flag of a region such as Scotland's, which is an emoji with tags behind it; or any other tag,
+which can only hide text. Flags stay whole."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which UTF-8 cannot hold; it can come from JSON."""
 
-RESERVED = {"\u2581": "_", "\u2585": "\u2584"}
-"""Signs that sentencepiece reserves, and their replacements: decoding would turn the first into a
-space, and its trainer skips every sentence with the second."""
+REPLACED = {"\u2581": "_", "\u2585": "\u2584", "\u2800": " "}
+"""Signs and their replacements. sentencepiece reserves two: decoding would turn the first into a
+space, and its trainer skips every sentence with the second. The third is the space of Braille."""
 
 
 def normalize(text: str) -> str:
     """NFC, without invisible control characters; any run of white space becomes one plain space.
 
-    White space at the ends is removed. The signs in ``RESERVED`` are replaced, and lone surrogates
+    White space at the ends is removed. The signs in ``REPLACED`` are replaced, and lone surrogates
     become U+FFFD. Normalising twice changes nothing.
     """
     if not text.isprintable():  # else: no control characters, and no white space but plain spaces
-        text = SURROGATE.sub("\ufffd", INVISIBLE.sub("", text))
+        text = SURROGATE.sub("\ufffd", TAGS.sub(r"\1", INVISIBLE.sub("", text)))
         if not text.isprintable():
             text = " ".join(text.split())
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-        for sign, other in RESERVED.items():
+        # some invisible characters count as letters or marks, and so as printable
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))
+        for sign, other in REPLACED.items():
             text = text.replace(sign, other)
     # Most lines need no change, and splitting takes longer than all the rest.
     if "  " in text or text[:1] == " " or text[-1:] == " ":

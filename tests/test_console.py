@@ -109,3 +109,15 @@ def test_what_a_command_asserts_of_its_options_is_one_sentence() -> None:
 
     with pytest.raises(AssertionError, match="a defect"):
         console._call_main(lambda cfg, main: main(cfg), cfg, of_a_module)
+
+
+def test_streams_are_utf8_whatever_the_locale_is() -> None:
+    program = (
+        "import sys; from resmlp_mt.models import resmlp_mt\n"
+        "print(input(), [s.encoding for s in (sys.stdin, sys.stdout, sys.stderr)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input="Straße ÿ 東".encode(), capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode() == f"Straße ÿ 東 {['utf-8'] * 3}\n"

@@ -87,6 +87,34 @@ def test_imports_point_one_way(path: Path) -> None:
         assert rooms(path) <= MAY_IMPORT[room]
 
 
+def _constants(node: ast.AST) -> list[str]:
+    return [str(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant)]
+
+
+@pytest.mark.parametrize("folder", ["resmlp_mt", "data_scripts"])
+def test_text_files_have_an_encoding(folder: str) -> None:
+    """Whatever the locale of a machine is."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            if name not in ("open", "read_text", "write_text", "fdopen"):
+                continue
+            if name == "write_text" and isinstance(node.func, ast.Name):
+                continue  # of resmlp_mt.files, in UTF-8
+            if name == "open" and owner in ("os", "tarfile", "gzip", "Image", "webbrowser"):
+                continue  # binary, if nothing else is said
+            position = 0 if name == "open" and isinstance(node.func, ast.Attribute) else 1
+            modes = [*node.args[position : position + 1], *(k.value for k in node.keywords)]
+            if position == 0 and modes and not any(map(_constants, modes)):
+                continue  # a member of an archive
+            is_binary = any("b" in value for mode in modes for value in _constants(mode))
+            has_encoding = any(keyword.arg == "encoding" for keyword in node.keywords)
+            assert is_binary or has_encoding, f"{path}, line {node.lineno}"
+
+
 def test_layers_need_torch_alone() -> None:
     for path in (
         PACKAGE / "layers.py",

@@ -204,10 +204,8 @@ def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> No
     options = [corpus.data, *OPTIONS, "--max-epoch", 500, "--save-dir", tmp_path]
     children = as_torchrun_starts_them(options, tmp_path / "logs")
     children[0].wait_for('"num_updates": "3"')
-    began = time.monotonic()
     children[1].send(signal.SIGKILL)
     status, log = children[0].wait()
-    assert time.monotonic() - began < 60
     assert status == 1
     assert children[1].wait()[0] == -signal.SIGKILL
     assert "the training ended because its process of rank 1 has ended" in log

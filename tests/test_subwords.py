@@ -1,5 +1,8 @@
 """The sentencepiece model is found, and refused where it did not make the subwords."""
 
+import io
+import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +12,18 @@ import sentencepiece
 from conftest import Corpus
 from resmlp_mt import export
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.subwords import check_pieces, find_sentencepiece, read_sentencepiece
+from resmlp_mt.engine.subwords import (
+    LEAST_USED,
+    check_is_raw,
+    check_pieces,
+    find_sentencepiece,
+    is_of_subwords,
+    read_sentencepiece,
+)
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +88,63 @@ def test_dictionaries_may_lack_pieces_and_have_marks_of_their_own(corpus: Corpus
                     "dict.de.txt": Vocabulary([*SPECIAL, *words]),
                 },
             )
+
+
+def processor_of(pieces: int) -> sentencepiece.SentencePieceProcessor:
+    """A model of one corpus, with more or fewer pieces."""
+    buffer = io.BytesIO()
+    words = ["".join(word) for word in itertools.product("bdfgk", "aeiou", "lmnrst", "aeiou")]
+    lines = [" ".join(words[i::7]) for i in range(7)] * 3
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=buffer, vocab_size=pieces, model_type="bpe",
+        minloglevel=2,
+    )  # fmt: skip
+    return sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+
+
+def test_a_larger_model_of_the_same_corpus_is_refused() -> None:
+    small, large = processor_of(60), processor_of(120)
+    words = Vocabulary([*SPECIAL, *(small.id_to_piece(i) for i in range(3, len(small)))])
+    halves = {"en": Vocabulary(words.symbols[:40]), "de": Vocabulary(words.symbols[30:])}
+    check_pieces(small, Path("spm.model"), halves, LEAST_USED)
+    check_pieces(large, Path("spm.model"), halves)  # all words are its pieces
+    with pytest.raises(UserError, match="only 49% of its pieces are in the dictionaries"):
+        check_pieces(large, Path("spm.model"), halves, LEAST_USED)
+
+
+@pytest.mark.parametrize(("word", "tool"), [("ha@@", "subword-nmt"), ("\u0120the", "GPT-2")])
+def test_subwords_of_other_tools_are_refused(word: str, tool: str) -> None:
+    plain = [f"word{number}" for number in range(50)]
+    assert not is_of_subwords(Vocabulary([*SPECIAL, *plain, word]))
+    several = [word + "x" * n if word[0] == "\u0120" else "x" * n + word for n in range(20)]
+    with pytest.raises(UserError, match=f"the dictionary has subwords of {tool}"):
+        is_of_subwords(Vocabulary([*SPECIAL, *plain, *several]))
+
+
+def test_spaces_before_and_behind_are_of_sentencepiece() -> None:
+    assert is_of_subwords(Vocabulary([*SPECIAL, "\u2581the"]))
+    assert is_of_subwords(Vocabulary([*SPECIAL, "the\u2581"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"tokenizer": "moses"}, "--tokenizer moses"),
+        ({"normalize_punctuation": True}, "--normalize-punctuation"),
+        (
+            {"tokenizer": "moses", "normalize_punctuation": True},
+            "--tokenizer moses and --normalize-punctuation",
+        ),
+    ],
+)
+def test_text_that_was_tokenized_is_refused(
+    tmp_path: Path, options: dict[str, object], named: str
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    check_is_raw(tmp_path / "bin")
+    for text in ("{", "[]", '{"options": 3}', '{"options": {"tokenizer": "none"}}'):
+        manifest.write_text(text, encoding="utf-8")
+        check_is_raw(tmp_path / "bin")
+    manifest.write_text(json.dumps({"options": options}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"was prepared with {named}, which an exported model"):
+        check_is_raw(tmp_path / "bin")

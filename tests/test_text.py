@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from fairseq.data.encoders.moses_tokenizer import MosesTokenizer, MosesTokenizerConfig
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,11 +21,14 @@ from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
 from resmlp_mt.fairseq_plugin import text_input
 from resmlp_mt.text import INVISIBLE as INVISIBLE_SIGN
-from resmlp_mt.text import RESERVED, normalize
+from resmlp_mt.text import REPLACED, normalize
 from tests import corpus_server
 
-INVISIBLE = "\x07\x1b\x7f\x80\x9f\xad\u200b\u200e\u202e\u2060\u2066\ufeff"
-SPACES = " \t\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000"
+INVISIBLE = (
+    "\x07\x1b\x7f\x80\x9f\xad\u034f\u061c\u180e\u200b\u200e\u202e\u2060\u2061\u2064\u2066\u206a\u206f"
+    "\u3164\ufeff\uffa0\ufff9\ufffb"
+)
+SPACES = " \t\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000\u2800"
 SIGNS = "aAe\u0301\u0308\u0323éß한\u1100\u1161\u200d\u2581\u2585\u212b" + INVISIBLE + SPACES
 any_text = st.text(
     st.sampled_from(SIGNS) | st.characters(exclude_characters="\n", exclude_categories=["Cs"]),
@@ -40,7 +44,7 @@ def test_normalize_is_a_projection_onto_clean_text(text: str) -> None:
     cleaned = normalize(text)
     assert normalize(cleaned) == cleaned
     assert unicodedata.is_normalized("NFC", cleaned)
-    assert not set(cleaned) & {*INVISIBLE, *RESERVED, "\x00"}
+    assert not set(cleaned) & {*INVISIBLE, *REPLACED, "\x00"}
     assert cleaned.split(" ") == cleaned.split() or cleaned == ""
     assert all(character == " " or not character.isspace() for character in cleaned)
 
@@ -50,6 +54,15 @@ def test_normalize_by_example() -> None:
     assert normalize("a\tb\x00c") == "a bc"
     assert normalize("a\u2581b \u2585") == "a_b \u2584"
     assert normalize("a\ud800 \udc00b") == "a\ufffd \ufffdb"
+    fillers = "\u115f\u1160\u17b4\u17b5\U0001bca0\U0001d173"  # whatever stands beside them
+    for sign in INVISIBLE + fillers:
+        assert normalize(f"a{sign}b") == "ab", ascii(sign)
+        assert normalize(f" {sign} ") == "", ascii(sign)
+    assert normalize("a\u2800\u2800b\u2800") == "a b"
+    # Tags hide text, except in the flags that are emoji.
+    scotland, tags = "\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U000e0001\U000e0067\U000e007f"
+    assert normalize(f"a{tags} {scotland}{tags}") == f"a {scotland}"
+    assert normalize("\U0001f3f4\U000e0067 \u2764\ufe0f") == "\U0001f3f4 \u2764\ufe0f"
     # The joiners belong to the spelling of some scripts.
     assert normalize("\u0645\u06cc\u200c\u062e\u0648") == "\u0645\u06cc\u200c\u062e\u0648"
 
@@ -86,7 +99,7 @@ LETTERS = st.sampled_from("aeoyßłéèåäñçğǻệốữǖṩάΐϊᾷЙёї
 WORDS = st.tuples(
     st.text(LETTERS, min_size=1, max_size=5),
     st.sampled_from(["NFC", "NFD"]),
-    st.sampled_from(["", *INVISIBLE, *RESERVED]),
+    st.sampled_from(["", *INVISIBLE, *REPLACED]),
 )
 
 
@@ -149,6 +162,16 @@ def test_the_engine_and_fairseq_prepare_any_text(model: Path, text: str) -> None
     assert bpe.encode(text).split() == bpe.sp.encode(normalize(text), out_type=str)
     engine = translator(bpe.sp)
     assert engine.encode(text) == engine.encode(normalize(text))
+
+
+def test_text_is_normalised_before_it_is_tokenized() -> None:
+    """As prepare.py does; the tokenizer splits at invisible characters."""
+    text_input.apply()
+    moses = MosesTokenizer(MosesTokenizerConfig(source_lang="en", target_lang="de"))
+    for text in ("wo\u200brd \u2060it\u2060's", "Cafe\u0301-bar\u00ad.", "a\u2581b \ufeffe\u0301."):
+        assert moses.encode(text) == moses.encode(normalize(text))
+    unwrapped = MosesTokenizer.encode.__wrapped__
+    assert moses.encode("wo\u200brd") == "word" != unwrapped(moses, "wo\u200brd")
 
 
 KINDS: dict[str, dict[str, Any]] = {

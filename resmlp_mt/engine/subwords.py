@@ -1,7 +1,9 @@
 """The sentencepiece model of a dictionary: finds it, and checks that it is the right one."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -11,6 +13,16 @@ from resmlp_mt.errors import UserError
 LEAST_SHARE = 0.98
 """Share of the words in a dictionary that must be pieces. If the model is the right one, all are
 pieces, except for a few that people add, such as domain tags."""
+
+LEAST_USED = 0.75
+"""Share of the model's pieces that source and target dictionary must have between them. The model
+of the training text has all (``prepare.py``), or all but those that only occur inside of longer
+ones (``fairseq-preprocess``). A model of the same corpus with twice the pieces shares a half."""
+
+OTHER_MARKS = {"@@": "subword-nmt", "\u0120": "GPT-2"}
+LEAST_MARKED = 0.1
+"""Share of the words with such a mark that makes a dictionary one of subwords: some words of
+Maltese begin with the second one."""
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -32,14 +44,59 @@ def find_sentencepiece(data: Path) -> Path | None:
 
 
 def is_of_subwords(vocabulary: Vocabulary) -> bool:
-    """Whether a dictionary has sentencepiece's pieces, judged by their sign for a space."""
-    return any(symbol.startswith("\u2581") for symbol in vocabulary.symbols)
+    """Whether a dictionary has sentencepiece's pieces, judged by their sign for a space.
+
+    Raises:
+        UserError: if it has the subwords of another tool.
+    """
+    for mark, tool in OTHER_MARKS.items():
+        marked = sum(word.endswith(mark) or word.startswith(mark) for word in vocabulary.symbols)
+        if marked > LEAST_MARKED * len(vocabulary):
+            raise UserError(
+                f"the dictionary has subwords of {tool} ('{mark}'), but text can only be split "
+                "with sentencepiece: translate with fairseq-interactive, or train on subwords of "
+                "sentencepiece (data_scripts/prepare.py)."
+            )
+    space = "\u2581"  # before a word, or behind it (--treat_whitespace_as_suffix)
+    return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
+
+
+def check_is_raw(data: Path) -> None:
+    """Refuse training text that was more than normalised before it was split into subwords.
+
+    Args:
+        data: folder of binarised text; ``prepare.py`` writes ``manifest.json`` beside it.
+
+    Raises:
+        UserError: naming the options of ``prepare.py``.
+    """
+    path = data.parent / "manifest.json"
+    try:
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
+        options = manifest["options"]
+        given = [
+            option
+            for option, is_given in (
+                ("--tokenizer moses", options.get("tokenizer") == "moses"),
+                ("--normalize-punctuation", options.get("normalize_punctuation") is True),
+            )
+            if is_given
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # there is none, or another tool's
+    if given:
+        raise UserError(
+            f"{path} says that the training text was prepared with {' and '.join(given)}, which "
+            "an exported model does not apply to its input: prepare and train without, or "
+            "translate with fairseq-interactive and the same steps."
+        )
 
 
 def check_pieces(
     processor: sentencepiece.SentencePieceProcessor,
     path: Path,
     vocabularies: dict[str, Vocabulary],
+    least_used: float = 0.0,
 ) -> None:
     """Refuse a sentencepiece model that did not make the subwords of the training text.
 
@@ -49,9 +106,10 @@ def check_pieces(
         processor: the model.
         path: its file, for the message.
         vocabularies: vocabularies of source and target, by names for the message.
+        least_used: share of the pieces that must be in one of the dictionaries.
 
     Raises:
-        UserError: if a dictionary has words that are not pieces.
+        UserError: if a dictionary has words that are not pieces, or the model too many pieces.
     """
     pieces = {processor.id_to_piece(index) for index in range(len(processor))}
     for name, vocabulary in vocabularies.items():
@@ -66,3 +124,21 @@ def check_pieces(
                 f"{path} is not the sentencepiece model of this translation model: {share:.0%} of "
                 f"the words in {name} are its pieces; give the one that made the training text."
             )
+    known = {word for vocabulary in vocabularies.values() for word in vocabulary.symbols}
+    own = {processor.id_to_piece(i) for i in range(len(processor)) if _is_of_text(processor, i)}
+    used = len(own & known) / len(own) if own else 1.0
+    if used < least_used:
+        raise UserError(
+            f"{path} is not the sentencepiece model of this translation model: only {used:.0%} of "
+            "its pieces are in the dictionaries; give the one that made the training text."
+        )
+
+
+def _is_of_text(processor: sentencepiece.SentencePieceProcessor, index: int) -> bool:
+    """Whether a piece was learnt from text, and so is seen there; bytes need not be."""
+    return not (
+        processor.is_control(index)
+        or processor.is_unknown(index)
+        or processor.is_unused(index)
+        or processor.is_byte(index)
+    )

@@ -7,11 +7,14 @@ shown; all other warnings and messages are.
 What fairseq asserts of the options is shown as one sentence, without a traceback.
 """
 
+import io
 import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from fairseq.distributed import utils as distributed_utils
@@ -46,6 +49,16 @@ def quieten() -> None:
     if root.level == logging.DEBUG and formats == [logging.BASIC_FORMAT]:
         chosen = os.environ.get("LOGLEVEL", "INFO").upper()
         root.setLevel(logging.getLevelNamesMapping().get(chosen, logging.INFO))
+
+
+def write_utf8() -> None:
+    """Read and write translations in UTF-8, whatever the locale, as all other commands do."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # not in a notebook, or where another program has put its own streams
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            errors = "backslashreplace" if stream is sys.stderr else "surrogateescape"
+            with suppress(io.UnsupportedOperation):  # somebody has read from it already
+                stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def tell_in_one_sentence() -> None:

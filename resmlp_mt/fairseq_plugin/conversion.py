@@ -11,6 +11,8 @@ from resmlp_mt.engine import shortlist
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.subwords import (
+    LEAST_USED,
+    check_is_raw,
     check_pieces,
     find_sentencepiece,
     is_of_subwords,
@@ -76,14 +78,16 @@ def load_trained(
         sentencepiece_model = find_sentencepiece(folder)
         if sentencepiece_model is not None:
             pieces = read_sentencepiece(sentencepiece_model)
-        elif is_of_subwords(source) or is_of_subwords(target):
+        elif any([is_of_subwords(source), is_of_subwords(target)]):
             raise UserError(
                 f"--sentencepiece-model: {path} translates subwords, and there is no spm.model "
                 f"beside {folder}: give the file that made them."
             )
     if pieces is not None and sentencepiece_model is not None:
         names = (str(folder / f"dict.{language}.txt") for language in languages)
-        check_pieces(pieces, sentencepiece_model, dict(zip(names, (source, target), strict=True)))
+        both = dict(zip(names, (source, target), strict=True))
+        check_pieces(pieces, sentencepiece_model, both, LEAST_USED)
+        check_is_raw(folder)
     return TranslationModel(fold(model.float()), *languages, source, target, pieces)
 
 

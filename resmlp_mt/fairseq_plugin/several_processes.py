@@ -209,7 +209,7 @@ def _ended(process: int) -> bool:
     stat = Path(f"/proc/{process}/stat")
     if stat.parent.parent.joinpath("self").exists():
         try:  # the state follows the name in brackets; Z: ended, but not yet reaped
-            return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+            return stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "ZX"
         except OSError:
             return True
     try:

@@ -1,16 +1,22 @@
-"""Lets fairseq's sentencepiece clean input as in training, and decode output as spm_decode does."""
+"""Lets fairseq clean input as in training, and decode output as spm_decode does.
+
+Text is normalised before it is tokenized, as prepare.py does.
+"""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from fairseq.data.encoders.moses_tokenizer import MosesTokenizer
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 
 from resmlp_mt.text import normalize
 
 
 def apply() -> None:
-    """Wrap ``--bpe sentencepiece``, for fairseq-interactive and the hub; idempotent."""
+    """Wrap ``--bpe sentencepiece`` and ``--tokenizer moses``, also of the hub; idempotent."""
+    if not hasattr(MosesTokenizer.encode, "__wrapped__"):
+        MosesTokenizer.encode = _normalized(MosesTokenizer.encode)
     if not hasattr(SentencepieceBPE.encode, "__wrapped__"):
         SentencepieceBPE.encode = _normalized(SentencepieceBPE.encode)
         SentencepieceBPE.decode = _decoded(SentencepieceBPE.decode)

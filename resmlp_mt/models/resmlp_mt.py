@@ -31,6 +31,7 @@ from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.packed_linear import PackingLinear
 
 console.quieten()
+console.write_utf8()
 fairseq_fixes.apply()
 console.tell_in_one_sentence()
 text_input.apply()

@@ -67,7 +67,7 @@ class Summary:
         table.writeheader()
         table.writerows(history)
         with output_file(self.folder / "summary.csv") as partial:
-            partial.write_text(text.getvalue())
+            partial.write_text(text.getvalue(), encoding="utf-8")
 
 
 def score(row: Row) -> tuple[str, float]:

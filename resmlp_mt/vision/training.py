@@ -113,7 +113,10 @@ def _begin(options: TrainingOptions, trainer: Trainer) -> None:
             "another folder."
         ) from error
     with output_file(path, "--output") as partial:
-        partial.write_text(yaml.safe_dump(options.to_config(), sort_keys=False))
+        partial.write_text(
+            yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
+        )
     if options.resume:
         best = options.resume.with_name("best.pth")
         if best.exists() and best.parent.resolve() != options.output.resolve():

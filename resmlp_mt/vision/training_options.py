@@ -335,7 +335,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     named = [folder / f"{name}.yaml" for folder in RECIPES if ours]
     found = path if path.exists() else next((p for p in named if p.exists()), path)
     try:
-        values = yaml.safe_load(found.read_text())
+        values = yaml.safe_load(found.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(f"--config {path} cannot be read: {reason}.") from error
