@@ -118,6 +118,10 @@ def load(args: argparse.Namespace) -> "TranslationModel":
         raise UserError(
             f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
         )
+    if model.suffix not in (".pt", ".pth") and not is_checkpoint(model):
+        raise UserError(
+            f"{model} is text, and MODEL an exported folder or a checkpoint: give it with --input."
+        )
     # only here: fairseq takes seconds to import, and exported models do not need it
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     from resmlp_mt.engine import weights
@@ -130,6 +134,15 @@ def load(args: argparse.Namespace) -> "TranslationModel":
     dtype = args.dtype or "float32"
     loaded.model = weights.prepared(loaded.model, dtype, args.device, args.threads)
     return loaded
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is not plain text: PyTorch's files are zip archives or pickles."""
+    try:
+        with path.open("rb") as file:
+            return any(byte < 9 for byte in file.read(1024))
+    except OSError:
+        return True  # reading it raises an error that says more
 
 
 @contextmanager
@@ -159,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")
+    is_kept = args.input == "-" or args.output is None or not args.output.is_file()
+    if not is_kept and args.output.samefile(args.input):
+        raise UserError(f"--output {args.output} is the --input: choose another name.")
     options = SearchOptions.of(args)
 
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text

@@ -1,17 +1,20 @@
 """What a user expects of every command before it does anything: --help, --version, one name."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import venv
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 import resmlp_mt
 from conftest import PIP, ROOT
+from resmlp_mt.command_line import EXTRAS
 
 MODULES = [
     *("translate", "score", "export", "average", "visualize", "serve", "bulk", "benchmark"),
@@ -141,6 +144,24 @@ def test_commands_and_scripts_are_the_same() -> None:
         for name in MODULES
         if name != "benchmark"  # of a checkout
     }
+
+
+def test_every_package_that_is_needed_has_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    modules: dict[str, set[str]] = {}
+    for module, distributions in packages_distributions().items():
+        for name in distributions:
+            modules.setdefault(re.sub(r"[-_.]+", "-", name).lower(), set()).add(module)
+    for extra in groups.keys() - {"all", "dev"}:
+        for requirement in groups[extra]:
+            name = re.split(r"[\[<>=; ]", requirement)[0].replace("_", "-").lower()
+            found = [EXTRAS[m] for m in modules.get(name, ()) if m in EXTRAS]
+            # where several extras have it, the table names one of them
+            having = {
+                e for e, all_ in groups.items() if any(r.startswith(requirement) for r in all_)
+            }
+            assert name not in modules or set(found) & having, requirement
 
 
 @pytest.mark.slow

@@ -270,3 +270,15 @@ def test_json_lines_have_score_alignment_and_nbest(
     assert all(0 <= source < sizes[0] for source, _ in first["alignment"])
     assert (found[1]["translation"], found[1]["score"]) == ("", 0.0)
     assert (found[2]["translation"], found[2]["score"]) == ("", None)
+
+
+def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "in.txt"
+    text.write_text("A dog runs.\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"in.txt is text, and MODEL .*: give it with --input"):
+        translate.main([str(text), "--input", str(text)])
+    (tmp_path / "link").symlink_to(text)
+    for output in (text, tmp_path / "link"):
+        with pytest.raises(UserError, match="is the --input: choose another name"):
+            translate.main(["--input", str(text), "--output", str(output)])
+    assert text.read_text(encoding="utf-8") == "A dog runs.\n"

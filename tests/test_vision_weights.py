@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -378,3 +379,18 @@ def test_timms_models_take_weights_in_the_same_way(tmp_path: Path) -> None:
     load_weights(third, tmp_path / "w.pth", head="reset")
     assert torch.equal(third.get_classifier().weight, head)
     assert torch.equal(third.stem[0].weight, first.stem[0].weight)
+
+
+def test_arrays_and_the_buffers_of_profilers_do_no_harm() -> None:
+    torch.manual_seed(3)
+    model, other = small_model(), small_model()
+    state: dict[str, Any] = {key: value.numpy() for key, value in other.state_dict().items()}
+    counts = {"total_ops": torch.zeros(1), "blocks.0.total_params": torch.zeros(1)}
+    load_weights(model, {"state_dict": {**state, **counts}})
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key])
+    for wrong in ([1], None, 3):
+        with pytest.raises(
+            UserError, match=f"is of type {type(wrong).__name__}: give a state dict"
+        ):
+            load_weights(model, wrong)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def graph(classifier: Classifier) -> Any:
         UserError: if the exporter is not installed, or cannot convert the model.
     """
     if importlib.util.find_spec("onnxscript") is None:
-        raise UserError("onnxscript is missing: pip install 'resmlp_mt[vision,onnx]'.")
+        raise UserError("onnxscript is missing: pip install 'resmlp_mt[vision,onnx-export]'.")
     model: nn.Module = classifier.model
     if can_be_folded(model):
         model = folded(model, pack=False)

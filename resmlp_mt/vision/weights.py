@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,6 +39,9 @@ NAMES = (
 )
 #: parts that wrappers insert anywhere in a parameter's name
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+
+#: buffers that thop and similar profilers leave in every module
+PROFILING = {"total_ops", "total_params"}
 
 
 def load_weights(
@@ -68,6 +72,11 @@ def load_weights(
     if isinstance(source, str | Path):
         name = str(source)
         source = read(source, allowed=[argparse.Namespace])  # of timm's and the authors' trainers
+    if not isinstance(source, Mapping):
+        raise UserError(
+            f"{name} is of type {type(source).__name__}: give a state dict, a checkpoint that "
+            "holds one, or a file."
+        )
     expected = model.state_dict()
     state = state_dict(source, expected, name)
     if isinstance(model, ResMLP):
@@ -136,7 +145,13 @@ def _dictionaries(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """All dictionaries of named tensors in nested dictionaries, with their places."""
     named = {key: v for key, v in source.items() if isinstance(key, str)}
-    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    tensors = {
+        key: torch.as_tensor(value)
+        for key, value in named.items()
+        if isinstance(value, Tensor | np.ndarray)
+        and (isinstance(value, Tensor) or value.dtype.kind in "biuf")
+        and key.rpartition(".")[2] not in PROFILING
+    }
     if tensors:
         yield where, tensors
     for key, value in named.items():
