@@ -40,6 +40,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--port", type=whole_number(0, 65535), default=5000, help="0 takes a free one"
     )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",
+    )
     work = parser.add_argument_group("work")
     work.add_argument(
         "--workers", type=PROCESSES, default=usable_cores(), metavar="N", help="processes"
@@ -130,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         loaded = [worker.languages() for worker in workers]
         limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
         config = uvicorn.Config(
-            create_app(workers, loaded[0], limits),
+            create_app(workers, loaded[0], limits, args.cors_origin),
             log_level="warning",
             timeout_graceful_shutdown=round(args.max_wait) + 5,
         )

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 import requests
 import schemathesis
+from fastapi.testclient import TestClient
 from hypothesis import settings
 from libretranslatepy import LibreTranslateAPI
 from prometheus_client.parser import text_string_to_metric_families
@@ -109,6 +110,29 @@ def test_forms_and_addresses_do_as_well_as_json(server: str, content: str) -> No
         "translatedText": "hELLO\nWORLD. BIG",
         "alternatives": ["hELLO!\nWORLD. BIG!"],
     }
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_an_empty_field_is_as_if_left_out(server: str, empty: str | None) -> None:
+    fields = {"format": empty, "alternatives": empty, "api_key": empty}
+    assert post(server, **fields) == {"translatedText": "WORLD. BIG hELLO"}
+    assert post(server, api_key=123) == {"translatedText": "WORLD. BIG hELLO"}
+    assert post(server, path="/detect", api_key=123)
+
+
+def test_pages_of_the_sites_that_are_named_may_ask() -> None:
+    ours, other = "https://example.org", "https://example.com"
+    asks = {"Access-Control-Request-Method": "POST"}
+    for origins, allowed in (([ours], {ours}), ([], set())):
+        client = TestClient(create_app([Reversing()], [EN_DE], Limits(), origins))
+        for origin in (ours, other):
+            answers = (
+                client.options("/translate", headers={"Origin": origin, **asks}),
+                client.get("/languages", headers={"Origin": origin}),
+            )
+            for answer in answers:
+                said = answer.headers.get("access-control-allow-origin")
+                assert said == (origin if origin in allowed else None)
 
 
 @pytest.mark.parametrize(

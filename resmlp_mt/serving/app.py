@@ -8,6 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -117,7 +118,7 @@ def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]
         schema["properties"][name] = {**schema["properties"][name], **more}
     one = {
         **schema,
-        "properties": {**schema["properties"], "q": {"type": "string", "minLength": 1}},
+        "properties": {**_of_form(schema["properties"]), "q": {"type": "string", "minLength": 1}},
     }
     contents = {
         "application/json": {"schema": schema},
@@ -127,6 +128,15 @@ def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]
     return {"requestBody": {"required": True, "content": contents}}
 
 
+def _of_form(schema: Any) -> Any:
+    """A description without null, which a form cannot hold."""
+    if isinstance(schema, dict):
+        return {key: _of_form(value) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_of_form(each) for each in schema if each not in (None, {"type": "null"})]
+    return schema
+
+
 class TranslationWorker(TranslatesBatches, Protocol):
     """The methods of a worker that the interface uses."""
 
@@ -134,13 +144,17 @@ class TranslationWorker(TranslatesBatches, Protocol):
 
 
 def create_app(
-    workers: Sequence[TranslationWorker], languages: Sequence[Languages], limits: Limits
+    workers: Sequence[TranslationWorker],
+    languages: Sequence[Languages],
+    limits: Limits,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application; the scheduler runs as long as the application.
 
     Args:
         workers: each translates one batch at a time, with a model for each pair of ``languages``.
         languages: at least one pair.
+        cors_origins: sites whose pages may ask from a browser, such as ``https://example.org``.
     """
     metrics = Metrics()
     pairs = Pairs(languages)
@@ -170,6 +184,13 @@ def create_app(
     )
     app.add_middleware(LimitedBodies, most=limits.max_body, seconds=limits.max_wait)
     app.add_middleware(Counted, metrics=metrics)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
     for kind in _STATUS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(StarletteHTTPException, _http_error)
@@ -182,7 +203,7 @@ def create_app(
         "alternatives": {
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": limits.beam - 1},
-                {"enum": [str(count) for count in range(limits.beam)]},
+                {"enum": ["", None, *(str(count) for count in range(limits.beam))]},
             ]
         },
     }

@@ -3,14 +3,26 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 
 Request = TypeVar("Request", bound=BaseModel)
 Language = Annotated[str, StringConstraints(min_length=1)]
 
 
 def _number(value: object) -> object:
-    """A number from JSON or a form; not true or false, which Python would take for numbers."""
+    """A number from JSON or a form; not true or false, which Python would take for numbers.
+
+    Clients that leave a field empty mean its default, 0.
+    """
+    if value is None or value == "":
+        return 0
     if isinstance(value, bool) or (isinstance(value, str) and not value.isdecimal()):
         raise ValueError("not a number")
     return value
@@ -26,11 +38,9 @@ class TranslateRequest(BaseModel):
     q: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[str], Field(min_length=1)]
     source: Annotated[Language, Field(description="code of the text's language, or auto")]
     target: Language
-    format: Literal["text"] = "text"
-    alternatives: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
-    api_key: Annotated[str | None, Field(description="not needed, for clients that send one")] = (
-        None
-    )
+    format: Literal["text", ""] | None = "text"
+    alternatives: Annotated[int, BeforeValidator(_number), Field(ge=0), WithJsonSchema({})] = 0
+    api_key: Annotated[Any, Field(description="not needed, for clients that send one")] = None
 
     @property
     def texts(self) -> list[str]:
@@ -42,7 +52,7 @@ class DetectRequest(BaseModel):
     """A text whose language is to be detected."""
 
     q: Annotated[str, StringConstraints(min_length=1)]
-    api_key: str | None = None
+    api_key: Any = None
 
 
 class DetectedLanguage(BaseModel):
