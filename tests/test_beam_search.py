@@ -89,6 +89,15 @@ def test_maximum_length_follows_the_source(length: int, max_len_a: float, seed: 
     assert_same(found, by_fairseq(model, rows, options))
 
 
+def test_every_sentence_of_a_batch_keeps_its_own_limit() -> None:
+    """Also where a longer one takes the place of a sentence that has left the batch."""
+    model = fold(build(seed=5))
+    rows = [row.tolist() for row in sentences([1, 2, 12, 3, 9], seed=5)]
+    options = SearchOptions(beam=3, max_len_a=1.0, max_len_b=0)
+    together = beam_search(model, rows, options, SPECIAL)
+    assert_same(together, [beam_search(model, [row], options, SPECIAL)[0] for row in rows])
+
+
 def test_long_translations_outgrow_the_first_room() -> None:
     model = build(max_target_positions=120)
     rows = sentences([4, 7, 9], seed=1)

@@ -123,6 +123,9 @@ def test_sizes_are_compared_before_anything_is_built(
     folder = Path(shutil.copytree(exported[form], tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, name: HOSTILE[name]}))
+    if form == "float32":  # nothing is built by the sizes of graphs
+        (folder / digests.NAME).unlink()
+        digests.write(folder)  # whoever changed the sizes changed these, too
     with pytest.raises(UserError, match=r"model"):
         model_folder.load(folder)
 

@@ -41,6 +41,18 @@ def test_equals_the_sacrebleu_command(
         assert ours[metric][1] == entry["signature"]
 
 
+def test_the_kinds_of_chrf_are_sacrebleus(corpus: Corpus, tmp_path: Path) -> None:
+    system, reference = (
+        Path(corpus.file[name]).read_text(encoding="utf-8").splitlines() for name in ("sys", "ref")
+    )
+    files = "-i", corpus.file["sys"], "--ref", corpus.file["ref"]
+    ours = scores(score(*files, "-m", "chrf", "chrf++", path=tmp_path / "r.json"))
+    for metric, words in (("chrf", 0), ("chrf++", 2)):
+        theirs = sacrebleu.CHRF(word_order=words).corpus_score(system, [reference])
+        assert ours[metric][0] == pytest.approx(theirs.score, abs=1e-9)
+    assert ours["chrf"][0] != ours["chrf++"][0]
+
+
 def test_prints_what_the_sacrebleu_command_prints(
     corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
