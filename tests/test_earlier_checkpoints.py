@@ -83,9 +83,14 @@ def test_exported_folders_translate_as_recorded(
         pairs = [
             [(t["text"], t["score"]) for t in sentence] for sentence in recorded["translations"]
         ]
+    # int8 embeddings round the scores of today's int8; folders of 0.1.0 have float ones
+    tolerance = 0.05 if dtype == "int8" else 1e-5
     for ours, theirs in zip(found, pairs, strict=True):
-        assert [t.text for t in ours] == [text for text, _ in theirs]
-        assert [t.score for t in ours] == pytest.approx([score for _, score in theirs], abs=1e-5)
+        assert ours[0].text == theirs[0][0]
+        scores = [score for _, score in theirs]
+        assert [t.score for t in ours] == pytest.approx(scores, abs=tolerance)
+        if dtype == "float32":
+            assert [t.text for t in ours] == [text for text, _ in theirs]
 
 
 def test_damaged_exported_folders_are_refused(tmp_path: Path) -> None:

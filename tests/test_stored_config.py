@@ -270,6 +270,29 @@ def test_trust_is_the_users_to_give(
     assert touched.exists()
 
 
+WRONG_TYPES = {"encoder_layers": "2", "dropout": "0.1", "share_all_embeddings": 1}
+
+
+@pytest.mark.parametrize("form", ["legacy", "namespace", "mapping"])
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_fields_have_their_declared_types_in_every_form(form: str, name: str) -> None:
+    def state(**fields: Any) -> dict[str, Any]:
+        named = {"_name": "resmlp_mt_tiny", **fields}
+        task = {"_name": "translation"}
+        if form == "legacy":
+            return {"args": argparse.Namespace(arch="resmlp_mt_tiny", task="translation", **fields)}
+        return {
+            "cfg": {
+                "model": argparse.Namespace(**named) if form == "namespace" else named,
+                "task": task,
+            }
+        }
+
+    stored_config.check(state(encoder_layers=2), Path("x.pt"), plugin_only=True)
+    with pytest.raises(UserError, match=rf"\.{name} is .*, but should be of type"):
+        stored_config.check(state(**{name: WRONG_TYPES[name]}), Path("x.pt"), plugin_only=True)
+
+
 @pytest.mark.parametrize("task", sorted({*tasks.TASK_REGISTRY} - {"translation"}))
 @pytest.mark.parametrize("legacy_options", [False, True])
 def test_models_of_other_tasks_are_refused(task: str, legacy_options: bool) -> None:

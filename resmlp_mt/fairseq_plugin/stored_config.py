@@ -122,8 +122,9 @@ def _check_section(section: str, stored: Any) -> None:
         declared = REGISTRIES[section]["dataclass_registry"].get(_name(section, stored))
     else:
         declared = FairseqConfig.__dataclass_fields__[section].type
-    if isinstance(stored, Mapping) and is_dataclass(declared):
-        _check_types(stored, declared, section)
+    fields = vars(stored) if isinstance(stored, Namespace) else stored
+    if isinstance(fields, Mapping) and is_dataclass(declared):
+        _check_types(fields, declared, section)
 
 
 def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
@@ -136,7 +137,10 @@ def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) ->
     for name, value in options.items():
         if not name.isidentifier() or (isinstance(value, str) and "\\" in value):
             raise RefusedError(f"args.{name[:40]} is {value!r:.80}, which hydra could misread")
-    _dataclass("model", options.get("arch"))
+    model = _dataclass("model", options.get("arch"))
+    if is_dataclass(model) and model.__module__.startswith("resmlp_mt."):
+        # those of fairseq's models may be older than their dataclass
+        _check_types(options, model, "args")
     _dataclass("task", options.get("task", "translation"))
     for registry in REGISTRIES:
         if not re.fullmatch(r"\w*", str(options.get(registry))):
