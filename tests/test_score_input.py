@@ -128,7 +128,7 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "-t", "wmt14"], "-t wmt14 needs a language pair"),
         (["-i", "x", "--ref", "y", "-l", "en-"], "expected source and target"),
         (["-i", "x", "--ref", "y", "-l", "de"], "expected source and target, such as en-de"),
-        (["-i", "x", "--ref", "y", "-w", "-1"], "-w/--width: invalid choice"),
+        (["-i", "x", "--ref", "y", "-w", "-1"], "-w/--width: must be at least 0, but is -1"),
         (["-i", "x", "--ref", "y", "--paired-bs"], "add --baseline FILE"),
         (["-i", "x", "--ref", "y", "-pbsn", "50"], "add --baseline FILE"),
         (["-i", "x", "--ref", "y", "--length-buckets", "9"], "add --src FILE"),

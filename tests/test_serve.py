@@ -143,7 +143,7 @@ def test_ctrl_c_exits_130(model: Path) -> None:
 
 
 def test_a_model_that_cannot_be_used_is_one_sentence(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none cannot be read as an exported model"):
+    with pytest.raises(UserError, match="none is neither a checkpoint nor a folder"):
         serve.main([str(tmp_path / "none"), "--port", "0", "--workers", "1"])
     with pytest.raises(UserError, match="is a second model from en to de"):
         serve.main([str(model), str(model), "--port", "0", "--workers", "1"])

@@ -78,7 +78,10 @@ def test_a_teacher_sees_its_own_normalisation_and_stays_frozen() -> None:
 
 
 def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) -> None:
-    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    config = {
+        "input_size": [3, 32, 32], "mean": [*IMAGENET[0]], "std": [*IMAGENET[1]],
+        "interpolation": "bicubic", "crop_pct": 0.9,
+    }  # fmt: skip
     images = torch.rand(2, 3, 32, 32)
     model = factory.build_model("timm:test_convnext", num_classes=2)
     torch.save(model.state_dict(), tmp_path / "weights.pth")

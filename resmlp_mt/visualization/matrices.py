@@ -127,9 +127,9 @@ def _translation(
     else:
         return []
     config = MixingConfig(heads=heads, decay="decay" in parameters)
-    of_matrix = {key for key in parameters if "proj." not in key}
+    of_matrix = {key for key in parameters if "proj." not in key} - {"bias"}
     variants = (variant(longest, causal, config) for variant in VARIANTS.values())
-    mixing = next((each for each in variants if each.state_dict().keys() == of_matrix), None)
+    mixing = next((v for v in variants if v.state_dict().keys() - {"bias"} == of_matrix), None)
     if mixing is None:
         raise UserError(
             f"{name}: the mixing has the parameters {', '.join(sorted(of_matrix))}, which no "

@@ -227,7 +227,7 @@ FAULTS = [
     Fault(
         "digests", "the digest of a checkpoint leaves out its configuration",
         f"{PLUGIN}/checkpoints.py",
-        'json.dumps(state.get("cfg"), sort_keys=True, default=str).encode()', 'b""',
+        "json.dumps(configuration, sort_keys=True, default=str).encode()", 'b""',
         "tests/test_digests.py -k checkpoints_carry",
     ),
     Fault(
