@@ -24,6 +24,9 @@ and outputs, they take 1.1 to 3 times as long for products of 1 to 64 rows; with
 take the same time at 8 rows.
 """
 
+FEW_ROWS = 8
+"""Most rows of an int8 product for which FBGEMM is faster than oneDNN's tiles."""
+
 # For every new number of rows, a product is prepared and cached, about 0.2 MB each: up to 1024 in
 # oneDNN and 1024 more in PyTorch, so memory grew for tens of thousands of sentences of random
 # lengths. PyTorch's cache saves no time. oneDNN's cache has to hold three or four products for each
@@ -164,13 +167,12 @@ class Int8Linear(nn.Module):
         self.least, self.columns = least, columns
         row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
         self.constant = self.bias + (least or 0.0) * row_sums
-        # With tiles, oneDNN takes a quarter of FBGEMM's time for 256 rows, half for 27, and 10 us
-        # more for one; without, FBGEMM is at least as fast for few rows, and in AVX2 for all.
-        self.has_tiles = multiplies_int8_tiles()
         self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int32)
-        if self.has_tiles:
-            self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
-            return
+        # With tiles, oneDNN takes a quarter of FBGEMM's time for 256 rows and half for 27, but more
+        # for a few: the weights are packed twice. Without tiles, FBGEMM is at least as fast.
+        self.tiles: Tensor | None = None
+        if multiplies_int8_tiles():
+            self.tiles = torch.ops.onednn.qlinear_prepack(weight, None)
         with warnings.catch_warnings():
             # PyTorch will drop quantized tensors some day, but cannot pack anything else so far
             warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
@@ -192,11 +194,11 @@ class Int8Linear(nn.Module):
             step, zero = 1 / 127, 0
         largest.clamp_min_(1e-12)
         product: Tensor
-        if self.has_tiles:
+        if self.tiles is not None and x.numel() > FEW_ROWS * x.size(-1):
             # half a step more, and the fraction is cut off: rounded
             integers = (x * (1 / step / largest)).add_(zero + 0.5).to(torch.uint8)
             product = torch.ops.onednn.qlinear_pointwise(
-                integers, step, zero, self.packed, self.scale, self.zeros, None, 1.0, 0,
+                integers, step, zero, self.tiles, self.scale, self.zeros, None, 1.0, 0,
                 torch.float32, "none", [], "",
             )  # fmt: skip
         else:
@@ -207,8 +209,6 @@ class Int8Linear(nn.Module):
 
     def integers(self) -> tuple[Tensor, Tensor]:
         """The weights as they were given: int8 (out_features, in_features), and their scales."""
-        if self.has_tiles:
-            return self.packed.to_dense().t().contiguous(), self.scale
         quantized, _ = torch.ops.quantized.linear_unpack(self.packed)
         return quantized.int_repr(), self.scale
 
