@@ -171,11 +171,11 @@ def report(trainings: Trainings, models_dir: Path) -> Json:
             "model": model, "budget": budget, "parameters": trained["parameters"], **end,
             **scores(lines[run.name], source, target, config),
         }  # fmt: skip
-        baseline = lines.get(Run("transformer", SET, config["seed"], budget).name)
         result["runs"].append(row)
-        if model == "transformer" and (ours := lines.get(f"plus-{config['seed']}-{budget}")):
+        ours = lines.get(Run("plus", SET, config["seed"], budget).name)
+        if model == "transformer" and ours:
             row["p_value"] = {
-                m: Measure(m, [target], "de", {}).compare(baseline or [], ours, "bs", 1000).p_value
+                m: Measure(m, [target], "de", {}).compare(lines[run.name], ours, "bs", 1000).p_value
                 for m in ("bleu", "chrf")
             }
     shipped = Run(config["shipped"]["model"], SET, config["seed"], config["shipped"]["budget"])

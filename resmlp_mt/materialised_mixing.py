@@ -56,14 +56,9 @@ def merged(
 
     h stays before A, where pads are zeroed. An affine map that cannot be merged is returned
     unchanged.
-
-    Raises:
-        TypeError: if the matrix of a short input is not the leading part of that of the longest
-            one, and the class does not say so.
     """
     if not mixing.merges_affines:
         return pre, mixing, post
-    _check_leading_parts(mixing)
     folded = MaterialisedMixing(mixing, pre.alpha.numel())
     if mixing.v_proj is not None:
         assert mixing.out_proj is not None
@@ -88,7 +83,16 @@ def merged(
     return one, folded, None
 
 
-def _check_leading_parts(mixing: TokenMixing) -> None:
+@torch.no_grad()
+def check_leading_parts(mixing: TokenMixing) -> None:
+    """Refuse a mixing whose matrix cannot be stored once and cut for shorter inputs.
+
+    Raises:
+        TypeError: if the matrix of a short input is not the leading part of that of the longest
+            one, and the class does not say so.
+    """
+    if not mixing.merges_affines:
+        return
     longest = mixing.max_positions
     matrix, offset = mixing.matrix(longest), mixing.offset(longest)
     for length in {1, (longest + 1) // 2}:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from resmlp_mt.layers import Affine, FeedForward, merged_after, merged_before
-from resmlp_mt.materialised_mixing import merged
+from resmlp_mt.materialised_mixing import check_leading_parts, merged
+from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.decoder import Decoder, DecoderLayer
 from resmlp_mt.model.encoder import Encoder, EncoderLayer, longest
@@ -56,6 +57,9 @@ def fold(model: TrainedModel) -> EncoderDecoder:
 
     Returns:
         The folded model in evaluation mode, on the device of the original.
+
+    Raises:
+        TypeError: if a mixing cannot be stored as one matrix, and its class does not say so.
     """
     dtype = model.decoder.embed_tokens.weight.dtype
     longest_trained = model.encoder.longest_trained_source
@@ -69,6 +73,9 @@ def fold(model: TrainedModel) -> EncoderDecoder:
         if value.is_floating_point()
     }
     folded.load_state_dict(parameters, assign=True)
+    for module in folded.modules():  # here, and not each time that a stored model is loaded
+        if isinstance(module, TokenMixing):
+            check_leading_parts(module)
     merge_affines(folded)
     return folded.to(dtype).eval().requires_grad_(False)
 
