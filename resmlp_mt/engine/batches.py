@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from resmlp_mt.engine.inputs import check_counts
 from resmlp_mt.errors import UserError
 
 Item = TypeVar("Item")
@@ -76,9 +77,7 @@ class Workers:
     """
 
     def __init__(self, count: int, threads: int = 1) -> None:
-        for name, value in (("workers", count), ("threads", threads)):
-            if value < 1:
-                raise UserError(f"--{name} must be at least 1, but is {value}.")
+        check_counts(workers=count, threads=threads)
 
         def start() -> None:
             if "torch" in sys.modules:  # ONNX graphs do not need it
