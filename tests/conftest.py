@@ -47,6 +47,14 @@ def fairseq(
     return done
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a value that is bytes by its length.
+
+    Test processes must agree on names, and packed bytes may hold the time at which they were made.
+    """
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def process_as_before() -> Iterator[None]:
     """Give every test the same process, whatever tests ran before it.
