@@ -26,13 +26,15 @@ from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
 
 SAMPLES = 1000  # samples of the paired bootstrap
-BASELINE = "transformer"
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
 
 
 def write(workshop: Workshop, out: Path) -> None:
-    """Translate and score with all trained models, and write quality.json, .md and .png."""
-    config = workshop.config
+    """Translate and score with all trained models, and write a .json, .md and .png.
+
+    They are named after the config. The README shows the tables of quality.yaml.
+    """
+    config, name = workshop.config, workshop.name
     result = {
         "machine": f"{processor()}, {config['threads']} thread(s)",
         "date": datetime.date.today().isoformat(),
@@ -41,13 +43,13 @@ def write(workshop: Workshop, out: Path) -> None:
         "sets": [one_set(workshop, *each) for each in product(config["sets"], config["budgets"])],
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "quality.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    write_text(out / "quality.md", page(result))
-    if out == HERE:
-        write_block("quality", summary(result))
-    plot(result, out / "quality.png")
-    plot_lengths(result, out / "quality_lengths.png")
-    print((out / "quality.md").read_text())
+    write_text(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / f"{name}.md", page(result, name))
+    if out == HERE and name == "quality":
+        write_block(name, summary(result))
+    plot(result, out / f"{name}.png")
+    plot_lengths(result, out / f"{name}_lengths.png")
+    print((out / f"{name}.md").read_text())
 
 
 def versions() -> dict[str, str]:
@@ -107,6 +109,7 @@ def scored(
         curve = workshop.train(run)["curve"]
         return workshop.translate(run, updates or curve[-1]["updates"], test)
 
+    baseline = workshop.config["baseline"]
     rows: list[Json] = []
     for model, runs in finished.items():
         if not runs:
@@ -142,12 +145,12 @@ def scored(
                 )
             ],
         }
-        others = [run for run in finished.get(BASELINE, []) if run.seed in by_seed]
-        if model != BASELINE and others:
+        others = [run for run in finished.get(baseline, []) if run.seed in by_seed]
+        if model != baseline and others:
             theirs = [line for run in others for line in lines(run)]
             ours = [line for run in others for line in by_seed[run.seed]]
             row["against"] = {
-                "baseline": BASELINE,
+                "baseline": baseline,
                 "seeds": [run.seed for run in others],
                 **{
                     m: asdict(
@@ -169,18 +172,19 @@ def point(curve: Sequence[Json], updates: int | None) -> Json:
     return next(row for row in curve if row["updates"] == updates)
 
 
-def page(result: Json) -> str:
-    """The report in Markdown."""
+def page(result: Json, name: str) -> str:
+    """The report in Markdown; ``name`` is that of the config and of the plots."""
     config = result["config"]
     names = {model: declared["name"] for model, declared in config["models"].items()}
+    baseline = names[config["baseline"]]
     parts = [
-        "# Translation quality: ResMLP beside fairseq's Transformer",
+        f"# {config['title']}",
         f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
-        f"{result['date']}.\nWritten by `benchmarks/quality.py` from `benchmarks/quality.yaml`.",
+        f"{result['date']}.\nWritten by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
         "and the writing of\ncheckpoints, for all alike) on one thread, and its last checkpoint "
         f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
-        f"a paired bootstrap ({SAMPLES:,} samples) against the {names[BASELINE]}, over the\n"
+        f"a paired bootstrap ({SAMPLES:,} samples) against the {baseline}, over the\n"
         "translations of all seeds that both have. Neighbours on a shared machine lengthen "
         "processor time too,\nso the second table has equal updates. Only validation sets were "
         "looked at for any choice.",
@@ -217,8 +221,8 @@ def page(result: Json) -> str:
     for model, declared in config["models"].items():
         parts.append(f"{names[model]}:\n\n    {' '.join(declared['options'].split())}")
     if signatures:
-        parts.insert(3, "![validation perplexity](quality.png)")
-        parts.insert(4, "![BLEU by source length](quality_lengths.png)")
+        parts.insert(3, f"![validation perplexity]({name}.png)")
+        parts.insert(4, f"![BLEU by source length]({name}_lengths.png)")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -49,7 +49,8 @@ class Workshop:
     """Makes the runs, from the config, the corpora and the folder of finished parts."""
 
     def __init__(self, config: Path, data: Path, work: Path) -> None:
-        self.config: Json = yaml.safe_load(config.read_text())
+        self.name = config.stem
+        self.config = read_config(config)
         self.data = data.resolve()
         self.work = work.resolve()
 
@@ -185,6 +186,13 @@ class Workshop:
             "OMP_NUM_THREADS": str(self.config["threads"]),
             "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={v}" for name, v in tunables.items()),
         }
+
+
+def read_config(path: Path) -> Json:
+    """A config with what it does not say itself taken from the file that it inherits from."""
+    own: Json = yaml.safe_load(path.read_text())
+    inherited = own.pop("inherit", None)
+    return {**(read_config(path.parent / inherited) if inherited else {}), **own}
 
 
 def once(path: Path, make: Callable[[], Json]) -> Json:

@@ -140,6 +140,19 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
+def test_variants_differ_from_plus_in_one_option() -> None:
+    quality, variants = (
+        quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", "variants")
+    )
+    assert variants["options"] == quality["options"]
+    assert variants["sets"].items() <= quality["sets"].items()
+    plus = variants["models"][variants["baseline"]]
+    assert plus["options"] == quality["models"]["plus"]["options"]
+    for name, model in variants["models"].items():
+        added = model["options"].removeprefix(plus["options"])
+        assert added.count("--") == (name != variants["baseline"])
+
+
 def test_splits_are_joined_halved_and_cut_by_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
