@@ -2,7 +2,9 @@
 
     python -m benchmarks.install --work DIR
 
-Writes install.json and install.md beside this file, and the numbers in README.md.
+Also installs the package with pip alone, without extras and with each of those that users start
+with, in an environment of its own. Writes install.json and install.md beside this file, and the
+numbers in README.md.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from benchmarks.readme import write_block
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
+PACKAGES = (".", ".[onnx]", ".[vision]", ".[serve]", ".[bulk]")  # none needs a compiler
 
 
 def timed(target: str, folder: Path) -> float:
@@ -36,6 +40,20 @@ def megabytes(folder: Path) -> float:
     return float(output.split()[0])
 
 
+def with_pip(package: str, clone: Path) -> dict[str, float]:
+    """Seconds and MB of an environment made with ``pip install PACKAGE`` in the clone."""
+    folder = clone.parent / f"pip{package}"
+    command = [str(folder / "bin/python"), "-m", "pip", "install"]
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    with (clone.parent / f"{folder.name}.log").open("w") as log:
+        subprocess.run(
+            [*command, "--constraint", "constraints.txt", package],
+            cwd=clone, stdout=log, stderr=log, check=True,
+        )  # fmt: skip
+    return {"seconds": time.monotonic() - start, "megabytes": megabytes(folder)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, required=True, help="an empty folder for the clone")
@@ -43,15 +61,16 @@ def main() -> None:
     work.mkdir(parents=True)
     clone = work / "clone"
     subprocess.run(["git", "clone", "--quiet", str(HERE.parent), str(clone)], check=True)
+    pip = {package: with_pip(package, clone) for package in PACKAGES}
     seconds = {"install": timed(".venv/installed", clone)}
     seconds["install again"] = timed(".venv/installed", clone)
     seconds["demo"] = timed("demo", clone)
-    write(seconds, clone)
+    write(seconds, pip, clone)
     seconds["test"] = timed("test", clone)
-    write(seconds, clone)
+    write(seconds, pip, clone)
 
 
-def write(seconds: dict[str, float], clone: Path) -> None:
+def write(seconds: dict[str, float], pip: dict[str, dict[str, float]], clone: Path) -> None:
     """Write what was measured so far."""
     demo = (clone.parent / "demo.log").read_text()
     freeze = [str(clone / ".venv/bin/python"), "-m", "pip", "freeze"]
@@ -62,6 +81,7 @@ def write(seconds: dict[str, float], clone: Path) -> None:
         "python": platform.python_version(),
         "versions": re.findall(r"^(?:torch|fairseq-fixed|numpy)==.*$", versions, re.MULTILINE),
         "seconds": seconds,
+        "pip": pip,
         "environment_megabytes": megabytes(clone / ".venv"),
         "demo_scores": re.findall(r"^.*(?:BLEU|chrF).*$", demo, re.MULTILINE)[-6:],
         "wheel_cache": "warm: fairseq was compiled on this machine before"
@@ -84,12 +104,19 @@ def write(seconds: dict[str, float], clone: Path) -> None:
         f"{result['date']}; pip's wheel cache {result['wheel_cache']}.\n"
         "Written by `benchmarks/install.py`.\n\n| | |\n|-|-|\n"
         + "".join(f"| {name} | {value} |\n" for name, value in rows)
+        + "\nWith pip alone, in an environment of its own:\n\n| | seconds | MB |\n|-|-:|-:|\n"
+        + "".join(
+            f"| `pip install '{package}'` | {row['seconds']:.0f} | {row['megabytes']:.0f} |\n"
+            for package, row in pip.items()
+        )
         + "\nWhat the demo printed:\n\n"
         + "".join(f"    {line}\n" for line in result["demo_scores"]),
     )
+    plain = pip["."]
     summary = (
-        f"On {result['machine']} the environment took {seconds['install']:.0f} s to make and "
-        f"{result['environment_megabytes']:.0f} MB of disk\n(pip's wheel cache "
+        f"On {result['machine']} `pip install .` took {plain['seconds']:.0f} s and "
+        f"{plain['megabytes']:.0f} MB.\nThe environment of `make` took {seconds['install']:.0f} s "
+        f"and {result['environment_megabytes']:.0f} MB (pip's wheel cache\n"
         f"{result['wheel_cache']}), the demo {seconds['demo']:.0f} s\n"
         "([benchmarks/install.md](benchmarks/install.md)).\n"
     )
