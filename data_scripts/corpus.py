@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from formats import LINE_FORMATS, PAIR_FORMATS
+from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 
 FOLDER = Path(__file__).parent / "corpora"
@@ -260,68 +261,65 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     """The corpus in a folder: `train.*`, `valid.*` and any number of `test*.*`.
 
     Each split is a pair of files (`train.en[.gz]`, `train.de[.gz]`) or one `.tmx[.gz]` or
-    `.tsv[.gz]`.
+    `.tsv[.gz]`. The languages may be spelt otherwise in the names of the files.
 
     Raises:
-        UserError: a missing split or side, or two files for one.
+        UserError: a missing split or side, or several files for one.
     """
     if not folder.is_dir():
         raise UserError(f"--from-dir {folder}: no such folder")
-    source, target = file_code(source), file_code(target)
-    stems = sorted(
-        {
-            _stem(path)
-            for path in folder.iterdir()
-            if path.name.startswith("test") and _extension(path) in (source, target, *PAIR_FORMATS)
-        }
+    splits = _splits(folder)
+    languages = source, target
+
+    def split(stem: str) -> tuple[Part, ...]:
+        return _local_split(folder, stem, splits.get(stem, {}), languages)
+
+    tests = sorted(
+        stem
+        for stem, files in splits.items()
+        if stem.startswith("test")
+        and any(form in files for form in (*PAIR_FORMATS, *_matches(files, languages)))
     )
     return Corpus(
         name=name,
-        source=source,
-        target=target,
-        train=_local_split(folder, "train", source, target),
-        valid=_local_split(folder, "valid", source, target),
-        tests={stem: _local_split(folder, stem, source, target) for stem in stems},
+        source=file_code(source),
+        target=file_code(target),
+        train=split("train"),
+        valid=split("valid"),
+        tests={stem: split(stem) for stem in tests},
     )
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").rpartition(".")[0]
+def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:
+    """The files of a folder, by the parts of their names: `train.en.gz` is under train and en."""
+    splits: dict[str, dict[str, list[Path]]] = {}
+    for path in sorted(folder.iterdir()):
+        stem, _, extension = path.name.removesuffix(".gz").rpartition(".")
+        if path.is_file():
+            splits.setdefault(stem, {}).setdefault(extension, []).append(path)
+    return splits
 
 
-def _extension(path: Path) -> str:
-    """The last part of the name, with `zh_CN` for `zh-CN`."""
-    return path.name.removesuffix(".gz").rpartition(".")[2].replace("-", "_")
+def _matches(files: Collection[str], languages: tuple[str, str]) -> list[str]:
+    """The extensions that mean the languages; of both, or of one, or none."""
+    codes = [extension for extension in files if extension not in PAIR_FORMATS]
+    return [found for code in languages if (found := language_codes.find(code, codes))]
 
 
-def _local_split(folder: Path, stem: str, source: str, target: str) -> tuple[Part, ...]:
-    parts = [
-        Part(str(found), str(found), form)
-        for form in PAIR_FORMATS
-        if (found := _one_of(folder, stem, form))
-    ]
-    sides = [_one_of(folder, stem, lang) for lang in (source, target)]
-    if sides[0] and sides[1]:
-        parts.insert(0, Part(str(sides[0]), str(sides[1])))
-    elif sides[0] or sides[1]:
-        there, missing = (source, target) if sides[0] else (target, source)
-        raise UserError(
-            f"{folder} has {stem}.{there} but no {stem}.{missing}: add it (.gz is fine)"
-        )
-    if len(parts) != 1:
-        raise UserError(
-            f"{folder} must hold '{stem}' exactly once, as {stem}.{source} and {stem}.{target}, "
-            f"{stem}.tmx or {stem}.tsv (each also .gz); found {len(parts)}"
-        )
-    return tuple(parts)
-
-
-def _one_of(folder: Path, stem: str, extension: str) -> Path | None:
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if _stem(path) == stem and _extension(path) == extension and path.is_file()
+def _local_split(
+    folder: Path, stem: str, files: Mapping[str, list[Path]], languages: tuple[str, str]
+) -> tuple[Part, ...]:
+    sides = _matches(files, languages)
+    forms = [form for form in PAIR_FORMATS if form in files]
+    for paths in map(files.__getitem__, [*sides, *forms]):
+        if len(paths) > 1:
+            raise UserError(f"{' and '.join(map(str, paths))} are all there: keep one")
+    there = ", ".join(path.name for paths in files.values() for path in paths) or "nothing of it"
+    if len(set(sides)) == 2 and not forms:
+        return (Part(str(files[sides[0]][0]), str(files[sides[1]][0])),)
+    if len(forms) == 1 and not sides:
+        return (Part(str(files[forms[0]][0]), str(files[forms[0]][0]), forms[0]),)
+    raise UserError(
+        f"{folder} must hold '{stem}' exactly once, as {stem}.{languages[0]} and "
+        f"{stem}.{languages[1]}, {stem}.tmx or {stem}.tsv (each also .gz); it has {there}"
     )
-    if len(found) > 1:
-        raise UserError(f"{' and '.join(map(str, found))} are all there: keep one")
-    return found[0] if found else None

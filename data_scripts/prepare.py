@@ -151,6 +151,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ):
             if value is None:
                 parser.error(f"local needs {option}")
+        first, _, second = args.src.rpartition("-")
+        if second == args.tgt:
+            parser.error(f"--src {args.src} names two languages: give --src {first}")
         if corpus.file_code(args.src) == corpus.file_code(args.tgt):
             parser.error(f"--src and --tgt are both {args.src}")
     elif args.src or args.tgt:

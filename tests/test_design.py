@@ -13,8 +13,9 @@ from docs import draw_imports
 
 PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
-    "command_line", "errors", "files", "layers", "machine", "materialised_mixing", "mixing",
-    "mixing_products", "packed_linear", "padding", "tensor_files", "text",
+    "command_line", "errors", "files", "language_codes", "layers", "machine",
+    "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "tensor_files",
+    "text",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -29,6 +30,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "machine": set(),
+    "language_codes": set(),
     "layers": set(),
     "packed_linear": {"machine"},
     "padding": set(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +123,32 @@ def test_other_codes_are_refused(code: str) -> None:
         corpus.file_code(code)
 
 
-@pytest.mark.parametrize("spelling", [str, lambda code: code.replace("-", "_")])
-def test_files_of_both_spellings_are_found(tmp_path: Path, spelling: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("there", ["zh-CN", "zh_CN", "zh", "ZH", "zho_Hans"])
+@pytest.mark.parametrize("code", ["zh-CN", "zh_CN", "zh-cn", "zh"])
+def test_files_of_every_spelling_are_found(tmp_path: Path, there: str, code: str) -> None:
     for split in ("train", "valid", "test", "test.b"):
-        (tmp_path / f"{split}.en").write_bytes(b"x\n")
-        (tmp_path / f"{split}.{spelling('zh-CN')}").write_bytes(b"x\n")
-    for code in ("zh-CN", "zh_CN"):
-        found = corpus.local(tmp_path, "en", code)
-        assert (found.source, found.target) == ("en", "zh_CN")
-        assert Path(found.train[0].target).name == f"train.{spelling('zh-CN')}"
-        assert list(found.tests) == ["test", "test.b"]
+        for language in ("en", there, "fr"):
+            (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
+    found = corpus.local(tmp_path, "en", code)
+    assert (found.source, found.target) == ("en", corpus.file_code(code))
+    assert Path(found.train[0].target).name == f"train.{there}"
+    assert list(found.tests) == ["test", "test.b"]
+
+
+@pytest.mark.parametrize(
+    ("code", "others"), [("zh-TW", ["zh"]), ("zh-CN", ["zh_CN", "ZH_CN"]), ("en-de", ["de", "fr"])]
+)
+def test_files_that_do_not_fit_are_named(tmp_path: Path, code: str, others: list[str]) -> None:
+    for language in ("en", *others):
+        for split in ("train", "valid"):
+            (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
+    there = ", ".join(sorted(f"train.{language}" for language in ("en", *others)))
+    with pytest.raises(UserError, match=f"as train.en and train.{code}, .*; it has {there}$"):
+        corpus.local(tmp_path, "en", code)
+
+
+def test_one_file_is_not_both_sides(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.zh").write_bytes(b"x\n")
+    with pytest.raises(UserError, match=r"; it has train.zh$"):
+        corpus.local(tmp_path, "zh-CN", "zh_Hans")

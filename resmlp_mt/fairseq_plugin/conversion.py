@@ -20,7 +20,7 @@ from resmlp_mt.engine.subwords import (
 )
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, stored_config
+from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
 
 
 def load_trained(
@@ -57,20 +57,19 @@ def load_trained(
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], arg_overrides=overrides
         )
+    except languages.MissingDictionaryError as error:
+        where = "where they were in training" if data is None else f"in {data}"
+        raise UserError(
+            f"--data: the dictionaries of {path} are not {where}: give the folder that holds them."
+        ) from error
     except UserError:
         raise
     except Exception as error:  # torch and fairseq raise a dozen types for broken files
-        if isinstance(error, FileNotFoundError) or "infer language pair" in str(error):
-            where = "where they were in training" if data is None else f"in {data}"
-            raise UserError(
-                f"--data: the dictionaries of {path} are not {where}: give the folder that "
-                f"holds them."
-            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models
     folder = Path(utils.split_paths(task.cfg.data)[0])
-    languages = task.cfg.source_lang, task.cfg.target_lang
+    codes = task.cfg.source_lang, task.cfg.target_lang
     source, target = (
         Vocabulary(words.symbols) for words in (task.source_dictionary, task.target_dictionary)
     )
@@ -84,11 +83,11 @@ def load_trained(
                 f"beside {folder}: give the file that made them."
             )
     if pieces is not None and sentencepiece_model is not None:
-        names = (str(folder / f"dict.{language}.txt") for language in languages)
+        names = (str(folder / f"dict.{language}.txt") for language in codes)
         both = dict(zip(names, (source, target), strict=True))
         check_pieces(pieces, sentencepiece_model, both, LEAST_USED)
         check_is_raw(folder)
-    return TranslationModel(fold(model.float()), *languages, source, target, pieces)
+    return TranslationModel(fold(model.float()), *codes, source, target, pieces)
 
 
 def build_shortlist(

@@ -31,6 +31,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     binarised,
     generation_fixes,
+    languages,
     loading,
     saving,
     several_processes,
@@ -56,6 +57,7 @@ def apply() -> None:
     loading.check_checkpoints()
     saving.never_lose_a_checkpoint()
     binarised.name_damaged_files()
+    languages.find_languages()
     several_processes.train_on_several_processes()
     stopping.stop_with_a_checkpoint()
     generation_fixes.apply()

@@ -1,6 +1,7 @@
 """Wraps functions of fairseq in remedies."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,10 @@ from typing import Any
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace ``owner.name`` by ``wrapper``, which receives the original as its first argument.
 
-    A second call changes nothing.
+    A class method stays one: its class is the second argument. A second call changes nothing.
     """
-    original = getattr(owner, name)
+    found = inspect.getattr_static(owner, name)
+    original = found.__func__ if isinstance(found, classmethod) else getattr(owner, name)
     if wrapper in getattr(original, "remedies", ()):
         return
 
@@ -19,4 +21,6 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         return wrapper(original, *args, **kwargs)
 
     replacement.remedies = (*getattr(original, "remedies", ()), wrapper)  # type: ignore[attr-defined]
-    setattr(owner, name, replacement)
+    setattr(
+        owner, name, classmethod(replacement) if isinstance(found, classmethod) else replacement
+    )

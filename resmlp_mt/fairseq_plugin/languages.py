@@ -1,0 +1,97 @@
+"""Lets fairseq find the languages of binarised text, however their codes are spelt.
+
+fairseq looks for ``dict.zh-CN.txt`` although the folder has ``dict.zh_CN.txt``. It also takes
+``dict.zh-CN.txt`` for a file of the pair zh and CN.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.tasks.translation import TranslationTask
+
+from resmlp_mt import language_codes
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.remedies import wrap
+
+logger = logging.getLogger(__name__)
+
+
+class MissingDictionaryError(UserError):
+    """A folder does not have the dictionary of a language."""
+
+
+def find_languages() -> None:
+    """Accept every spelling of ``--source-lang`` and ``--target-lang``; name what is missing."""
+    wrap(TranslationTask, "setup_task", _setup_task)
+    wrap(TranslationTask, "load_dataset", _load_dataset)
+    wrap(data_utils, "infer_language_pair", _infer_language_pair)
+
+
+def _setup_task(original: Callable[..., Any], cls: Any, cfg: Any, **kwargs: Any) -> Any:
+    folder = Path(utils.split_paths(cfg.data)[0])
+    known = _languages(folder)
+    if not known:
+        below = [str(path) for path in sorted(folder.glob("*/")) if _languages(path)]
+        raise MissingDictionaryError(
+            f"{folder} has no dictionaries (such as dict.en.txt): give the folder of the binarised "
+            f"text{', such as ' + below[0] if below else ''}."
+        )
+    for option in ("source_lang", "target_lang"):
+        code = getattr(cfg, option)
+        if code is not None:
+            setattr(cfg, option, _known(code, known, folder))
+    return original(cls, cfg, **kwargs)
+
+
+def _known(code: str, known: list[str], folder: Path) -> str:
+    found = language_codes.find(code, known)
+    if found is None:
+        raise MissingDictionaryError(
+            f"{folder} has no dict.{code}.txt: choose two of its languages ({', '.join(known)}) "
+            "with --source-lang and --target-lang."
+        )
+    if found != code:
+        logger.info("%s has the language %s under the code %s", folder, code, found)
+    return found
+
+
+def _infer_language_pair(original: Callable[..., Any], path: str) -> Any:
+    folder = Path(path)
+    parts = {part for file in folder.glob("*.idx") for part in file.name.split(".")}
+    pairs = [
+        pair for pair in itertools.permutations(_languages(folder), 2) if "-".join(pair) in parts
+    ]
+    if len(pairs) > 1:
+        found = ", ".join(map("-".join, pairs))
+        raise UserError(
+            f"{folder} has text of several pairs of languages ({found}): choose with --source-lang "
+            "and --target-lang."
+        )
+    return pairs[0] if pairs else original(path)
+
+
+def _languages(folder: Path) -> list[str]:
+    """The codes of the dictionaries in a folder, sorted."""
+    names = (path.name for path in folder.glob("dict.?*.txt"))
+    return sorted(name.removeprefix("dict.").removesuffix(".txt") for name in names)
+
+
+def _load_dataset(
+    original: Callable[..., Any], self: Any, split: str, *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        return original(self, split, *args, **kwargs)
+    except FileNotFoundError as error:
+        files = [
+            file for path in utils.split_paths(self.cfg.data) for file in Path(path).glob("*.idx")
+        ]
+        there = sorted({file.stem.rpartition(".")[0] for file in files})
+        raise UserError(
+            f"{self.cfg.data} has no {split}.{self.cfg.source_lang}-{self.cfg.target_lang}: it has "
+            f"{', '.join(there) or 'no binarised text'}."
+        ) from error

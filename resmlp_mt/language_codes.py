@@ -1,0 +1,37 @@
+"""Finds a language among those that are there, however its code is spelt."""
+
+from collections.abc import Collection
+
+import langcodes
+from langcodes.tag_parser import LanguageTagError
+
+
+def find(code: str, known: Collection[str]) -> str | None:
+    """The known code that means the language of ``code``; None if none or several do.
+
+    The same text comes first, then the same code in other spelling (``zh-CN``, ``zh_cn``), then
+    another code of the same language in the same script and region: ``zh`` or ``zho_Hans`` for
+    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``.
+    """
+    if code in known:
+        return code
+    for means in (_is_spelling, _is_same_language):
+        found = [other for other in known if means(code, other)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _is_spelling(code: str, other: str) -> bool:
+    return _folded(code) == _folded(other)
+
+
+def _folded(code: str) -> str:
+    return code.replace("-", "_").casefold()
+
+
+def _is_same_language(code: str, other: str) -> bool:
+    try:
+        return langcodes.tag_distance(code, other) == 0
+    except LanguageTagError:
+        return False

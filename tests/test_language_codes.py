@@ -1,0 +1,35 @@
+"""Languages are found under every usual spelling of their codes, and never under another's."""
+
+import pytest
+
+from resmlp_mt import language_codes
+
+
+@pytest.mark.parametrize(
+    ("code", "known", "found"),
+    [
+        ("de", ["de", "en"], "de"),
+        ("zh-CN", ["en", "zh_CN"], "zh_CN"),
+        ("zh_cn", ["en", "zh-CN"], "zh-CN"),
+        ("ZH", ["en", "zh"], "zh"),
+        ("zh-CN", ["zh_CN", "zh-CN", "zh"], "zh-CN"),
+        ("zh-CN", ["zh_CN", "ZH_CN", "zh"], None),  # two fit equally well
+        ("zh-CN", ["en", "zh"], "zh"),
+        ("zh", ["en", "zh_Hans"], "zh_Hans"),
+        ("zho_Hans", ["zh_CN", "zh_TW"], "zh_CN"),
+        ("zh-TW", ["zh", "zh_CN"], None),
+        ("zh-TW", ["zh", "zh-Hant"], "zh-Hant"),
+        ("pt-BR", ["pt", "en"], "pt"),
+        ("pt-PT", ["pt", "en"], None),
+        ("deu", ["de", "en"], "de"),
+        ("sr-Latn", ["sr"], None),
+        ("yue", ["zh"], None),
+        ("en-de", ["en", "de"], None),
+        ("english", ["en"], None),
+        ("a", ["b", "c"], None),  # not codes at all
+        ("a", ["A"], "A"),
+        ("de", [], None),
+    ],
+)
+def test_the_known_code(code: str, known: list[str], found: str | None) -> None:
+    assert language_codes.find(code, known) == found

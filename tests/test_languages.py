@@ -1,0 +1,97 @@
+"""fairseq finds its binarised text whatever the spelling of a language's code, or says why not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
+
+
+def binarised(folder: Path, pair: str, *languages: str) -> Path:
+    """A training set of one sentence."""
+    folder.mkdir(exist_ok=True)
+    words = Dictionary()
+    word = words.add_symbol("word")
+    for language in languages:
+        words.save(str(folder / f"dict.{language}.txt"))
+        builder = MMapIndexedDatasetBuilder(str(folder / f"train.{pair}.{language}.bin"))
+        builder.add_item(torch.tensor([word, words.eos()]))
+        builder.finalize(str(folder / f"train.{pair}.{language}.idx"))
+    return folder
+
+
+def task(folder: Path, source: str | None, target: str | None) -> TranslationTask:
+    config = TranslationConfig(
+        data=str(folder),
+        source_lang=source,
+        target_lang=target,
+        train_subset="train",
+        dataset_impl="mmap",
+        required_seq_len_multiple=1,
+    )
+    return TranslationTask.setup_task(config)
+
+
+@pytest.mark.parametrize("there", ["zh_CN", "zh-CN", "zh", "ZH"])
+@pytest.mark.parametrize("code", ["zh_CN", "zh-CN", "zh-cn", "zho_Hans", "zh", None])
+def test_text_is_found_under_every_spelling(tmp_path: Path, there: str, code: str | None) -> None:
+    binarised(tmp_path / "bin", f"en-{there}", "en", there)
+    found = task(tmp_path / "bin", code and "en", code)
+    assert (found.cfg.source_lang, found.cfg.target_lang) == ("en", there)
+    found.load_dataset("train")
+    assert len(found.dataset("train")) == 1
+
+
+def test_other_tasks_keep_their_class(tmp_path: Path) -> None:
+    config = TranslationLevenshteinConfig(
+        data=str(binarised(tmp_path / "bin", "en-zh_CN", "en", "zh_CN")),
+        source_lang="en",
+        target_lang="zh-CN",
+    )
+    found = TranslationLevenshteinTask.setup_task(config)
+    assert type(found) is TranslationLevenshteinTask
+    assert found.cfg.target_lang == "zh_CN"
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (("en", "zh-TW"), r"has no dict.zh-TW.txt: choose two of its languages \(en, zh_CN\)"),
+        (("en-zh", "zh"), r"has no dict.en-zh.txt: choose"),
+    ],
+)
+def test_other_codes_are_refused_with_those_to_use(
+    tmp_path: Path, codes: tuple[str, str], message: str
+) -> None:
+    binarised(tmp_path / "bin", "en-zh_CN", "en", "zh_CN")
+    with pytest.raises(UserError, match=message):
+        task(tmp_path / "bin", *codes)
+
+
+def test_several_pairs_are_not_chosen_by_chance(tmp_path: Path) -> None:
+    binarised(tmp_path / "bin", "en-de", "en", "de")
+    binarised(tmp_path / "bin", "en-fr", "en", "fr")
+    with pytest.raises(UserError, match=r"several pairs of languages \(en-de, en-fr\): choose"):
+        task(tmp_path / "bin", None, None)
+    assert task(tmp_path / "bin", "en", "fr").cfg.target_lang == "fr"
+
+
+def test_a_folder_without_dictionaries_is_named(tmp_path: Path) -> None:
+    """prepare.py's folder has the binarised text in bin/."""
+    with pytest.raises(UserError, match=r"has no dictionaries \(such as dict.en.txt\): give"):
+        task(tmp_path / "missing", "en", "de")
+    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
+    with pytest.raises(UserError, match=f"such as {folder}.$"):
+        task(tmp_path, None, None)
+
+
+def test_a_missing_set_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    found = task(binarised(tmp_path / "bin", "en-de", "en", "de"), "en", "de")
+    with pytest.raises(UserError, match=r"has no tset.en-de: it has train.en-de.$"):
+        found.load_dataset("tset")
