@@ -3,8 +3,10 @@
     python -m benchmarks.serve --sentences text.en [--model MODEL]
 
 MODEL is an exported folder with a sentencepiece model (by default the one that comes with the
-package), TEXT has one sentence a line. Needs wrk
-(Debian's package). Writes serve.json and serve.md beside this file.
+package), TEXT has one sentence a line. Needs wrk (Debian's package). Writes serve.json and serve.md
+beside this file, after some seven minutes on two cores.
+
+Every wait has a limit. If a server fails, the end of its output is shown.
 """
 
 import argparse
@@ -12,25 +14,28 @@ import datetime
 import http.client
 import json
 import math
+import multiprocessing
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from tabulate import tabulate
 
+from benchmarks.serve_report import page
+from resmlp_mt.engine.model_folder import SENTENCEPIECE
 from resmlp_mt.engine.pretrained import DEFAULT, FOLDER
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
@@ -39,48 +44,72 @@ HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 8, 64)
 BEAM = 5
 BATCH = 64
+QUEUE = 512  # waiting sentences of our server; twice the capacity fills it within seconds
+SENDERS = 1024  # more than the queue and the workers hold, so that no request waits to be sent
+READY, ANSWER, END = 120, 120, 60  # seconds for a server's start, for an answer, for its end
 
 
 @contextmanager
-def resmlp_server(model: Path, workers: int) -> Iterator[tuple[int, int]]:
-    """Port and process id of our server."""
-    command = [
-        *(sys.executable, "-m", "resmlp_mt.serve", str(model), "--port", "0"),
-        *("--workers", str(workers), "--client-requests", "0", "--beam", str(BEAM)),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield int(process.stdout.readline().rsplit(":", 1)[1]), process.pid
-        finally:
-            process.terminate()
+def started(
+    command: Sequence[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Port and process id of a server that prints its address when it is ready.
+
+    The server and its children are ended in any case.
+
+    Raises:
+        RuntimeError: if the server ends too early, or is not ready in time.
+    """
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={**os.environ, **(environment or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield _port(process, log), process.pid
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}")
+    except BaseException:
+        print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr, flush=True)
+        raise
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-@contextmanager
-def ctranslate2_server(
-    model: Path, pieces: Path, length: int, workers: int, dtype: str
-) -> Iterator[int]:
-    """Port of the peer."""
-    port = 8000 + random.randrange(1000)
-    environment = {
-        **{"MODEL": str(model), "PIECES": str(pieces), "LENGTH": str(length)},
-        **{"THREADS": str(workers), "TYPE": dtype},
-    }
-    command = [
-        *(sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "serve_ctranslate2:app"),
-        *("--port", str(port), "--log-level", "warning", "--no-access-log"),
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    end = time.monotonic() + READY
+    while process.poll() is None and time.monotonic() < end:
+        if address := re.search(r"http://127\.0\.0\.1:(\d+)\b", log.read_text()):
+            return int(address[1])
+        time.sleep(0.1)
+    raise RuntimeError(f"the server is not ready (status {process.poll()})")
+
+
+def resmlp_command(model: Path, workers: int) -> list[str]:
+    """Our server."""
+    return [
+        *("resmlp_mt.serve", str(model), "--port", "0", "--workers", str(workers)),
+        *("--client-requests", "0", "--queue-size", str(QUEUE), "--beam", str(BEAM)),
     ]
-    with subprocess.Popen(command, env={**os.environ, **environment}) as process:
-        try:
-            while True:
-                try:
-                    ask(http.client.HTTPConnection("127.0.0.1", port), "{}")
-                    break
-                except ConnectionError:
-                    time.sleep(0.2)
-            yield port
-        finally:
-            process.terminate()
+
+
+PEER = [
+    *("uvicorn", "--app-dir", str(HERE), "serve_ctranslate2:app"),
+    *("--port", "0", "--no-access-log"),
+]
+
+
+def connection(port: int) -> http.client.HTTPConnection:
+    """To a server on this machine."""
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER)
 
 
 def ask(connection: http.client.HTTPConnection, body: str) -> tuple[int, Any]:
@@ -102,6 +131,7 @@ def wrk(port: int, bodies: Path, clients: int, seconds: int) -> dict[str, float]
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        timeout=seconds + ANSWER,
     )
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     found["rate"] = found["requests"] / found["seconds"]
@@ -143,7 +173,7 @@ def engines(model: Path, lines: list[str], workers: int, rounds: int) -> dict[st
     """Sentences per second with processes and with threads, and the length of translations."""
     found = {}
     for name, count in (("1 process", 1), (f"{workers} processes", workers)):
-        context = get_context("spawn")
+        context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, context, load, (model,)) as executor:
             found[name], found["length"] = in_batches(executor, lines, rounds)
     load(model)
@@ -155,22 +185,21 @@ def engines(model: Path, lines: list[str], workers: int, rounds: int) -> dict[st
 def overload(port: int, bodies: list[str], rate: float, seconds: float) -> dict[str, Any]:
     """Send requests at a fixed rate, without waiting for answers, and check every answer.
 
+    Every request has a connection of its own.
+
     Returns:
         Counts of statuses; ``lost`` are requests without an answer, ``mixed`` are answers for
         another sentence.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    right = {body: ask(connection, body)[1]["translatedText"] for body in bodies}
-    owners: dict[str, set[str]] = {}
-    for body, text in right.items():
-        owners.setdefault(text, set()).add(body)
+    with closing(connection(port)) as alone:
+        right = {body: ask(alone, body)[1]["translatedText"] for body in bodies}
+    texts = set(right.values())
     counts: Counter[str] = Counter()
     lock = threading.Lock()
     start = time.perf_counter()
     numbers = iter(range(int(rate * seconds)))
 
     def client() -> None:
-        own = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         while True:
             with lock:
                 number = next(numbers, None)
@@ -179,19 +208,17 @@ def overload(port: int, bodies: list[str], rate: float, seconds: float) -> dict[
             time.sleep(max(0.0, start + number / rate - time.perf_counter()))
             body = bodies[number % len(bodies)]
             try:
-                status, answer = ask(own, body)
+                with closing(connection(port)) as own:
+                    status, answer = ask(own, body)
                 kinds = [str(status)]
-                if status == 200:
-                    text = answer["translatedText"]
-                    if text != right[body]:
-                        kinds.append("mixed" if text in owners else "rounded")
-            except OSError:
+                if status == 200 and answer["translatedText"] != right[body]:
+                    kinds.append("mixed" if answer["translatedText"] in texts else "rounded")
+            except (OSError, http.client.HTTPException, ValueError):
                 kinds = ["lost"]
-                own.close()
             with lock:
                 counts.update(kinds)
 
-    clients = [threading.Thread(target=client) for _ in range(256)]
+    clients = [threading.Thread(target=client) for _ in range(min(SENDERS, int(rate * seconds)))]
     for thread in clients:
         thread.start()
     for thread in clients:
@@ -223,9 +250,10 @@ def memory_over(port: int, process: int, bodies: list[str], requests: int) -> li
     found = [memory(process)]
 
     def client(count: int) -> None:
-        own = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        for _ in range(count):
-            assert ask(own, random.choice(bodies))[0] == 200
+        with closing(connection(port)) as own:
+            for _ in range(count):
+                status, answer = ask(own, random.choice(bodies))
+                assert status == 200, answer
 
     for _ in range(10):
         with ThreadPoolExecutor(8) as executor:
@@ -279,26 +307,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pair = {"source": config["source_lang"], "target": config["target_lang"]}
     bodies = [json.dumps({"q": line, **pair}) for line in lines]
     result: dict[str, Any] = {"engine": engines(args.model, lines, args.workers, args.rounds)}
+    say("the engine alone", result["engine"])
     length = max(1, round(result["engine"].pop("length")) - 1)
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "bodies"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written = folder / "bodies"
         written.write_text("\n".join(bodies) + "\n")
 
-        def loads(port: int) -> dict[str, dict[str, float]]:
+        def loads(server: str, port: int) -> None:
             wrk(port, written, 8, 2)  # warm
-            return {str(c): wrk(port, written, c, args.seconds) for c in CLIENTS}
+            result[server] = {str(c): wrk(port, written, c, args.seconds) for c in CLIENTS}
+            say(server, result[server])
 
-        with resmlp_server(args.model, args.workers) as (port, process):
-            result["resmlp"] = loads(port)
+        with started(resmlp_command(args.model, args.workers), folder / "log") as (port, process):
+            loads("resmlp", port)
             capacity = max(row["rate"] for row in result["resmlp"].values())
             result["overload"] = overload(port, bodies, 2 * capacity, args.seconds)
+            say("twice the capacity", result["overload"])
             result["memory"] = memory_over(port, process, bodies, args.requests)
-        hidden = peer_model(args.model, Path(folder) / "peer")
-        pieces = args.model / "sentencepiece.model"
-        dtype = config["dtype"]
-        peer = ctranslate2_server(Path(folder) / "peer", pieces, length, args.workers, dtype)
-        with peer as port:
-            result["ctranslate2"] = loads(port)
+            say("memory", result["memory"])
+        hidden = peer_model(args.model, folder / "peer")
+        environment = {
+            **{"MODEL": str(folder / "peer"), "LENGTH": str(length), "TYPE": config["dtype"]},
+            **{"PIECES": str(args.model / SENTENCEPIECE), "THREADS": str(args.workers)},
+        }
+        with started(PEER, folder / "log", environment) as (port, _):
+            loads("ctranslate2", port)
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
@@ -306,6 +340,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "model": {name: value for name, value in config.items() if isinstance(value, int | str)},
         "lines": len(lines),
         "workers": args.workers,
+        "beam": BEAM,
+        "batch": BATCH,
         "seconds": args.seconds,
         "requests": args.requests,
         "target_tokens": length + 1,
@@ -315,53 +351,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def page(result: dict[str, Any]) -> str:
-    """The report."""
-    model = result["model"]
-    rows = [
-        (server, clients, f"{row['rate']:.0f}", *(f"{row[p]:.0f}" for p in ("p50", "p95", "p99")),
-         f"{row['errors']:.0f}")
-        for server in ("resmlp", "ctranslate2")
-        for clients, row in result[server].items()
-    ]  # fmt: skip
-    most = max(row["rate"] for row in result["resmlp"].values())
-    engine = result["engine"]
-    direct = engine[f"{result['workers']} processes"]
-    over = result["overload"]
-    refused = sum(over.get(status, 0) for status in ("429", "503"))
-    other = over["sent"] - refused - over.get("200", 0) - over["lost"]
-    memory_shown = ", ".join(f"{value:.0f}" for value in result["memory"])
-    table = tabulate(
-        rows,
-        headers=("server", "clients", "requests/s", "p50, ms", "p95, ms", "p99, ms", "errors"),
-        tablefmt="github",
-        disable_numparse=True,
-    )
-    alone = tabulate(
-        [(name, f"{rate:.0f}") for name, rate in engine.items()],
-        headers=("engine in batches of " + str(BATCH), "sentences/s"),
-        tablefmt="github",
-        disable_numparse=True,
-    )
-    return f"""# The server under load
+def say(what: str, found: object) -> None:
+    """Show what was measured, and when."""
+    print(f"{datetime.datetime.now():%H:%M:%S} {what}: {found}", file=sys.stderr, flush=True)
 
-{result["processor"]}, {result["cores"]} cores, which the clients share; {result["date"]}. Written by `benchmarks/serve.py`.
-Model: {model["source_lang"]}-{model["target_lang"]}, {model["encoder_layers"]} + {model["decoder_layers"]} layers, width {model["encoder_embed_dim"]}, {model["dtype"]}; beam {BEAM}; {result["workers"]} workers.
-Each request is one of {result["lines"]} sentences, of {result["target_tokens"]} target tokens in the mean. `wrk` asks for {result["seconds"]:g} seconds; every client asks again as soon as it has its answer.
-The peer is FastAPI over CTranslate2 (`benchmarks/serve_ctranslate2.py`) with a Transformer of as many parameters ({result["parameters"] / 1e6:.1f} M; hidden size {result["peer_hidden"]}) and random weights, told to write as many tokens.
 
-{table}
+def give_up(*_: object) -> None:
+    """End the processes that this one waits for.
 
-Without a server, the same engine translates, also from one process or from threads:
-
-{alone}
-
-The server at its best reaches {100 * most / direct:.0f} % of the engine in batches, with batches of what happens to wait.
-
-At twice that load ({over["rate"]:.0f} requests/s for {over["seconds"]:.0f} seconds): {over["sent"]} sent, {over.get("200", 0)} answered, {refused} refused with 429 or 503, {other} other errors, {over["lost"]} lost, {over["mixed"]} mixed up, {over.get("rounded", 0)} worded differently than alone (sums of other batches round differently).
-
-Memory of the server and its workers over {result["requests"]} requests, after each tenth, MiB: {memory_shown}.
-"""  # noqa: E501
+    Raises:
+        TimeoutError: always, so that the servers are ended too.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    raise TimeoutError("the measurement takes too long")
 
 
 def main() -> None:
@@ -373,10 +376,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=30, help="of each load (default: 30)")
     parser.add_argument("--requests", type=int, default=20_000, help="for the memory")
     parser.add_argument("--rounds", type=int, default=3, help="of the engine alone")
+    parser.add_argument("--minutes", type=int, default=20, help="give up after (default: 20)")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of the report")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.error("wrk is missing: apt-get install wrk")
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60 * args.minutes)
     result = measure(args)
     write_text(args.output / "serve.json", json.dumps(result, indent=1) + "\n")
     write_text(args.output / "serve.md", page(result))

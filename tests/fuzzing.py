@@ -1,15 +1,18 @@
 """Damaged inputs: what is done to a good file, and how often."""
 
 import io
+import os
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 FEW = 20
 """Inputs of each target in `make test`."""
-ALL = 100_000
-"""Inputs of all targets together in `make test-all`."""
+ALL = int(os.environ.get("FUZZ_INPUTS", 100_000))
+"""Inputs of all targets together in `make test-all`; benchmarks/fuzz.py sets the variable."""
 
 KINDS = ("flip", "put", "insert", "drop", "cut", "repeat", "number")
 HEAD = 400  # bytes in which a file says what it is
@@ -74,3 +77,21 @@ def damaged_member(archive: bytes, suffix: str, edits: list[Edit]) -> bytes:
                 damaged(content, edits) if info.filename.endswith(suffix) else content,
             )
     return out.getvalue()
+
+
+def each(check: Callable[..., None], examples: int, *inputs: st.SearchStrategy[Any]) -> int:
+    """Call a check with so many inputs, the same in every run; returns how many there were."""
+    count = 0
+
+    @settings(
+        max_examples=examples, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.tuples(*inputs))
+    def once(drawn: tuple[Any, ...]) -> None:
+        nonlocal count
+        check(*drawn)
+        count += 1
+
+    once()
+    return count

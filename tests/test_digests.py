@@ -1,11 +1,13 @@
 """Damage to a model, by accident or on purpose, is noticed before anything is translated."""
 
+import dataclasses
 import json
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -13,14 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from conftest import Corpus
 from models import build, dictionary
-from resmlp_mt.engine import digests, model_folder
+from resmlp_mt.engine import digests, exported_config, model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.conversion import load_trained
+from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 
@@ -67,12 +71,12 @@ def test_every_flipped_bit_is_noticed(exported: dict[str, Path], form: str, tmp_
 
 
 def test_what_fits_but_is_not_what_was_written_is_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    for change in ({"decoder_attention_heads": 1}, {"activation_fn": "relu"}):
-        (folder / "config.json").write_text(json.dumps({**config, **change}, indent=2) + "\n")
-        with pytest.raises(UserError, match=r"config\.json is not the file that was exported"):
-            model_folder.load(folder)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    written = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(written.replace('"de"', '"fr"'))
+    (folder / "dict.fr.txt").write_text((folder / "dict.de.txt").read_text())
+    with pytest.raises(UserError, match=r"config\.json is not the file that was exported"):
+        model_folder.load(folder)
+    (folder / "config.json").write_text(written)
     model_folder.load(folder)
     tensors = load_file(folder / model_folder.WEIGHTS)
     same = [name for name, value in tensors.items() if value.shape == (12, 8)]
@@ -123,12 +127,77 @@ def test_sizes_are_compared_before_anything_is_built(
     folder = Path(shutil.copytree(exported[form], tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, name: HOSTILE[name]}))
-    if form == "float32":  # nothing is built by the sizes of graphs
-        (folder / digests.NAME).unlink()
-        digests.write(folder)  # whoever changed the sizes changed these, too
-    is_compared = form == "float32" and isinstance(HOSTILE[name], int)
-    with pytest.raises(UserError, match=f"{name} is" if is_compared else "model"):
+    write_digests(folder)
+    is_size, verb = isinstance(HOSTILE[name], int), "with" if form == "onnx" else ""
+    with pytest.raises(UserError, match=f"{verb} ?{name} " if is_size else "model"):
         model_folder.load(folder)
+
+
+def write_digests(folder: Path) -> None:
+    """Whoever changes a file may change these, too."""
+    (folder / digests.NAME).unlink()
+    digests.write(folder)
+
+
+@pytest.mark.parametrize("form", ["int8", "onnx"])
+def test_no_option_of_the_model_can_be_changed_together_with_its_digest(
+    exported: dict[str, Path], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads and activations fit the tensors, whatever they are. No graph is run."""
+    monkeypatch.setattr(OnnxModel, "encode", lambda *_: pytest.fail("a graph was run"))
+    folder = Path(shutil.copytree(exported[form], tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    for field in dataclasses.fields(ModelConfig):
+        name, value = field.name, config[field.name]
+        if isinstance(value, dict):
+            changed: Any = {**value, "decay": not value["decay"]}
+        elif isinstance(value, str):
+            changed = "relu"
+        else:
+            changed = not value if isinstance(value, bool) else value + 1
+        (folder / "config.json").write_text(json.dumps({**config, name: changed}))
+        write_digests(folder)
+        says = f"exported with {name} " if form == "onnx" else r"config\.json"
+        with pytest.raises(UserError, match=says) as refused:
+            model_folder.load(folder)
+        assert "\n" not in str(refused.value)
+
+
+def test_sizes_of_graphs_are_those_of_their_arrays(
+    exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if what the graphs say of themselves was changed with all the rest."""
+    monkeypatch.setattr(exported_config, "check", lambda *_: None)
+    folder = Path(shutil.copytree(exported["onnx"], tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    for name, values in {
+        "decoder_layers": [1, 3],
+        "decoder_attention_heads": [0, -1, 1, 4],
+        "decoder_embed_dim": [0, 4, 16, 10**18],
+        "target_vocabulary": [19, 10**18],
+        "source_vocabulary": [21, 10**12],
+    }.items():
+        for value in values:
+            (folder / "config.json").write_text(json.dumps({**config, name: value}))
+            write_digests(folder)
+            with pytest.raises(UserError, match=r"coder\w*\.onnx does not fit") as refused:
+                model_folder.load(folder)
+            assert "\n" not in str(refused.value)
+
+
+def test_graphs_that_do_not_tell_their_sizes_are_refused(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported["onnx"], tmp_path / "model"))
+    graph = onnx.load(folder / "encoder.onnx")
+    for text in (None, "", "[]", "[" * 100_000, '{"other": 1}'):
+        del graph.metadata_props[:]
+        if text is not None:
+            onnx.helper.set_model_props(graph, {exported_config.KEY: text})
+        onnx.save(graph, folder / "encoder.onnx")
+        write_digests(folder)
+        with pytest.raises(UserError, match=r"encoder\.onnx does not say which sizes"):
+            model_folder.load(folder)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "\udcff", "{}"])

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
@@ -23,7 +22,7 @@ import archives
 import corpus as corpus_files
 import formats
 from conftest import ROOT
-from fuzzing import ALL, EDITS, FEW, Edit, damaged, damaged_member
+from fuzzing import ALL, EDITS, FEW, Edit, damaged, damaged_member, each
 from models import build, dictionary
 from resmlp_mt.engine import digests, model_folder
 from resmlp_mt.engine.folding import fold
@@ -247,14 +246,7 @@ OF_THE_ENGINE = 2  # two more targets, below
 MANY = ALL // (len(TARGETS) + len(SLOW_TARGETS) + 1 + OF_THE_ENGINE)
 
 
-def fuzz(examples: int) -> Callable[[Any], Any]:
-    """Settings of hypothesis for as many inputs, the same in every run."""
-    return settings(
-        max_examples=examples, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-
-
+Record = Callable[[str, object], None]  # benchmarks/fuzz.py reads what is recorded
 COUNTS = pytest.mark.parametrize(
     "examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
 )
@@ -276,23 +268,27 @@ def refused(read: Callable[[Path], object], path: Path) -> str | None:
     *TARGETS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_TARGETS),
 ])  # fmt: skip
 @COUNTS
-def test_damaged_files_are_refused_in_a_sentence(name: str, examples: int, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_in_a_sentence(
+    name: str, examples: int, tmp_path: Path, record_property: Record
+) -> None:
     target = (TARGETS | SLOW_TARGETS)[name]
     path = target.make(tmp_path)
     good = path.read_bytes()
     target.read(path)
+    refusals = 0
 
-    @fuzz(examples)
-    @given(EDITS)
     def once(edits: list[Edit]) -> None:
+        nonlocal refusals
         if target.member:
             path.write_bytes(damaged_member(good, target.member, edits))
         else:
             path.write_bytes(damaged(good, edits))
         message = refused(target.read, path)
         assert message is None or path.name in message or str(path.parent) in message
+        refusals += message is not None
 
-    once()
+    record_property("inputs", each(once, examples, EDITS))
+    record_property("refused", refusals)
 
 
 PLAIN = st.recursive(
@@ -306,13 +302,16 @@ PLAIN = st.recursive(
 
 
 @COUNTS
-def test_any_stored_configuration_is_taken_or_refused_in_a_sentence(examples: int) -> None:
+def test_any_stored_configuration_is_taken_or_refused_in_a_sentence(
+    examples: int, record_property: Record
+) -> None:
     state = checkpoints.read(FIXTURES / "checkpoint.pt")
     fields = [(s, f) for s, part in state["cfg"].items() if isinstance(part, dict) for f in part]
 
-    @fuzz(examples)
-    @given(st.lists(st.tuples(st.sampled_from(fields), PLAIN), min_size=1, max_size=3))
+    refusals = 0
+
     def once(changes: list[tuple[tuple[str, str], Any]]) -> None:
+        nonlocal refusals
         cfg = {
             s: dict(part) if isinstance(part, dict) else part for s, part in state["cfg"].items()
         }
@@ -322,8 +321,11 @@ def test_any_stored_configuration_is_taken_or_refused_in_a_sentence(examples: in
             lambda path: stored_config.check({"cfg": cfg}, path, plugin_only=True), Path("a.pt")
         )
         assert message is None or message.startswith("a.pt was not loaded: ")
+        refusals += message is not None
 
-    once()
+    changes = st.lists(st.tuples(st.sampled_from(fields), PLAIN), min_size=1, max_size=3)
+    record_property("inputs", each(once, examples, changes))
+    record_property("refused", refusals)
 
 
 @pytest.fixture(scope="module")
@@ -339,9 +341,9 @@ LINES = st.lists(
 
 
 @COUNTS
-def test_any_lines_have_a_translation_each(translator: Translator, examples: int) -> None:
-    @fuzz(examples)
-    @given(LINES, st.integers(1, 3), st.integers(0, 2), st.booleans())
+def test_any_lines_have_a_translation_each(
+    translator: Translator, examples: int, record_property: Record
+) -> None:
     def once(lines: list[str], beam: int, size: int, disable_unk: bool) -> None:
         found = translator.translate(
             lines, beam_size=beam, no_repeat_ngram_size=size, disable_unk=disable_unk
@@ -352,16 +354,18 @@ def test_any_lines_have_a_translation_each(translator: Translator, examples: int
             assert not any("\n" in translation.text for translation in translations)
             json.dumps([translation.text for translation in translations])
 
-    once()
+    options = st.integers(1, 3), st.integers(0, 2), st.booleans()
+    record_property("inputs", each(once, examples, LINES, *options))
 
 
 @COUNTS
-def test_eight_threads_get_what_one_gets(translator: Translator, examples: int) -> None:
-    @fuzz(max(examples // 8, 4))
-    @given(st.lists(LINES, min_size=8, max_size=8))
+def test_eight_threads_get_what_one_gets(
+    translator: Translator, examples: int, record_property: Record
+) -> None:
     def once(batches: list[list[str]]) -> None:
         expected = [translator.translate(lines) for lines in batches]
         with ThreadPoolExecutor(8) as threads:
             assert list(threads.map(translator.translate, batches)) == expected
 
-    once()
+    count = each(once, max(examples // 8, 4), st.lists(LINES, min_size=8, max_size=8))
+    record_property("inputs", 8 * count)

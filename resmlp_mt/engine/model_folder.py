@@ -189,7 +189,7 @@ def load(
     model: EncoderDecoder | OnnxModel
     shortlist = None
     if is_onnx:
-        model = OnnxModel(sizes, folder, threads)
+        model = OnnxModel(sizes, folder, config, threads)
     else:
         from resmlp_mt.engine import weights  # with PyTorch
 

@@ -2,9 +2,11 @@
 
 ``encoder.onnx`` is :meth:`EncoderDecoder.encode` and ``decoder_step.onnx`` is
 :meth:`EncoderDecoder.step`. Their inputs and outputs have the names and shapes given there; keys,
-values and mask of the memory are separate. Batch, length, beam and position are free.
+values and mask of the memory are separate. Batch, length, beam and position are free. The metadata
+of both has the model's configuration.
 """
 
+import dataclasses
 import importlib.util
 import logging
 import tempfile
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from resmlp_mt.engine import exported_config
 from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import replacing
@@ -74,11 +77,13 @@ def export_onnx(folded: EncoderDecoder, folder: Path) -> None:
     memory = (config.decoder_layers, batch, heads, length, config.decoder_embed_dim // heads)
     mixing_heads = config.decoder_mixing.heads
     width = config.decoder_embed_dim // mixing_heads
+    metadata = exported_config.metadata(dataclasses.asdict(config))
     history = (config.decoder_layers, batch, mixing_heads, position, beam, width)
     _write(
         _Encoder(folded),
         {"tokens": (tokens, ("batch", "length")), "lengths": (lengths, ("batch",))},
         ("keys", "values", "mask"),
+        metadata,
         folder / ENCODER,
     )
     _write(
@@ -98,6 +103,7 @@ def export_onnx(folded: EncoderDecoder, folder: Path) -> None:
             ),
         },
         ("scores", "entries"),
+        metadata,
         folder / DECODER_STEP,
     )
 
@@ -138,6 +144,7 @@ def _write(
     module: nn.Module,
     inputs: dict[str, tuple[Tensor, tuple[str | None, ...]]],
     outputs: tuple[str, ...],
+    metadata: dict[str, str],
     path: Path,
 ) -> None:
     """Export a module; each input is an example and the names of its free dimensions."""
@@ -167,5 +174,6 @@ def _write(
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     assert program is not None
+    program.model.metadata_props.update(metadata)
     with replacing(path) as partial:
         program.save(partial)

@@ -1,12 +1,14 @@
 """The exported ONNX graphs, run by ONNX Runtime on arrays of numpy; docs/onnx.md describes them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resmlp_mt.engine import exported_config
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
@@ -23,7 +25,9 @@ class OnnxConfig:
 
     source_vocabulary: int
     target_vocabulary: int
+    decoder_embed_dim: int
     decoder_layers: int
+    decoder_attention_heads: int
     max_source_positions: int
     max_target_positions: int
     longest_trained_source: int = 0
@@ -50,13 +54,20 @@ class OnnxModel:
     Args:
         config: sizes of the exported model.
         folder: holds ``encoder.onnx`` and ``decoder_step.onnx``.
+        stored: all that ``config.json`` holds.
         threads: of one product; by default one for each core.
 
     Raises:
-        UserError: if onnxruntime is not installed, or a graph is missing or broken.
+        UserError: if onnxruntime is not installed, or a graph is missing, broken or of other sizes.
     """
 
-    def __init__(self, config: OnnxConfig, folder: Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        config: OnnxConfig,
+        folder: Path,
+        stored: Mapping[str, Any],
+        threads: int | None = None,
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -80,7 +91,46 @@ class OnnxModel:
                 reason = " ".join(str(error).split())
                 raise UserError(f"{folder} has broken ONNX graphs: {name}: {reason}") from error
         self.encoder, self.decoder_step = sessions
+        for name, session in zip((ENCODER, DECODER_STEP), sessions, strict=True):
+            exported_config.check(
+                stored, session.get_modelmeta().custom_metadata_map, folder / name
+            )
+        self._layers, self._heads, self._width = self._check_shapes(folder)
         self._try(folder)
+
+    def _check_shapes(self, folder: Path) -> list[int]:
+        """Compare what the graphs say of their arrays with ``config.json``.
+
+        Returns:
+            Layers, heads and width of the history.
+
+        Raises:
+            UserError: naming the graph.
+        """
+        config, graphs = self.config, {ENCODER: self.encoder, DECODER_STEP: self.decoder_step}
+        fixed = {
+            (graph, each.name): [size for size in each.shape if isinstance(size, int)]
+            for graph, session in graphs.items()
+            for each in (*session.get_inputs(), *session.get_outputs())
+        }
+        layers, dim = config.decoder_layers, config.decoder_embed_dim
+        heads = config.decoder_attention_heads
+        memory = [layers, heads, dim // heads if heads else 0]
+        _, mixing_heads, _ = [*fixed.get((DECODER_STEP, "history"), []), 1, 1, 1][:3]
+        history = [layers, mixing_heads, dim // mixing_heads if mixing_heads else 0]
+        expected = {
+            **{(graph, name): memory for graph in graphs for name in ("keys", "values")},
+            **{(DECODER_STEP, name): history for name in ("history", "entries")},
+            (DECODER_STEP, "scores"): [config.target_vocabulary],
+        }
+        for (graph, name), sizes in expected.items():
+            found = fixed.get((graph, name))
+            if found != sizes:
+                raise UserError(
+                    f"{folder / graph} does not fit config.json: the sizes of {name} are {found}, "
+                    f"but should be {sizes}; export the model again."
+                )
+        return history
 
     def _try(self, folder: Path) -> None:
         """Run both graphs once: they may belong to another model, be exchanged or not finite.
@@ -88,22 +138,15 @@ class OnnxModel:
         Raises:
             UserError: naming the graph.
         """
-        shapes = {given.name: given.shape for given in self.decoder_step.get_inputs()}
-        self._layers = self.config.decoder_layers
-        if shapes.get("history", [])[:1] != [self._layers]:
-            raise UserError(
-                f"{folder / DECODER_STEP} does not fit config.json: decoder_layers is "
-                f"{self._layers} there; export the model again."
-            )
-        graph = DECODER_STEP
+        graph = ENCODER
+        last_source = self.config.source_vocabulary - 1  # a smaller table does not have it
+        last_target = self.config.target_vocabulary - 1
         try:
-            _, _, self._heads, _, _, self._width = shapes["history"]
-            graph = ENCODER
-            memory = self.encode(np.full((1, 1), EOS), np.ones(1, dtype=np.int64))
+            memory = self.encode(np.array([[last_source, EOS]]), np.array([2]))
             graph = DECODER_STEP
             history = np.zeros((self._layers, 1, self._heads, 1, 1, self._width), np.float32)
             scores, entries = self.step(
-                np.full((1, 1), EOS), history, np.zeros((1, 1, 1), np.int64), memory
+                np.array([[last_target]]), history, np.zeros((1, 1, 1), np.int64), memory
             )
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())

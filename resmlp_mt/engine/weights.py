@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from resmlp_mt.engine import compact
+from resmlp_mt.engine import compact, exported_config
 from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
@@ -31,7 +31,8 @@ def write(model: EncoderDecoder, path: Path, dtype: str) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    path.write_bytes(serialized(compact.tensors(model, dtype), {"format": "pt"}))
+    metadata = exported_config.metadata(dataclasses.asdict(model.config))
+    path.write_bytes(serialized(compact.tensors(model, dtype), {"format": "pt", **metadata}))
 
 
 def load(
@@ -53,13 +54,18 @@ def load(
         for mixing in (sizes.encoder_mixing, sizes.decoder_mixing):
             if mixing.relative not in VARIANTS:
                 raise ValueError(f"unknown relative {mixing.relative}")
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            metadata = file.metadata() or {}
         stored = load_file(folder / WEIGHTS)
         if earlier:
             stored = renamed(stored)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
         raise unreadable(folder, file, error) from error
-    return prepared(build(sizes, stored, folder), dtype, device, threads)
+    model = build(sizes, stored, folder)
+    if exported_config.KEY in metadata:  # not in files of earlier versions
+        exported_config.check(config, metadata, folder / WEIGHTS)
+    return prepared(model, dtype, device, threads)
 
 
 def load_shortlist(path: Path, config: ModelConfig) -> Shortlist | None:
