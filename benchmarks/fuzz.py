@@ -3,8 +3,8 @@
     python -m benchmarks.fuzz
 
 runs the targets of tests/test_fuzz.py, and writes fuzz.json and fuzz.md beside this file after each
-of them. The same command continues where it was stopped; --again begins anew. The inputs are the
-same in every run.
+of them. The same command continues where it was stopped, and repeats targets that have had fewer
+inputs (--inputs); --again begins anew. The inputs are the same in every run.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Recorder:
         items[:] = [item for item in items if not self._is_done(self.rows.get(item.name))]
 
     def _is_done(self, row: dict[str, Any] | None) -> bool:
-        return row is not None and row["passed"] and row["of"] == self.inputs
+        return row is not None and row["passed"] and row["of"] >= self.inputs
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call":

@@ -5,8 +5,10 @@
 Trainings of a tiny and a usual size are killed with SIGKILL many times: at random moments, and
 inside the writing, copying, synchronizing and renaming of their checkpoints. After every kill, all
 checkpoints are read with their checksums, and the same command is run again. At the end, weights
-and optimizer are compared bit by bit with those of a training that was never killed. Every finished
-row is written to kills.json and kills.md beside this file.
+and optimizer are compared bit by bit with those of a training that was never killed.
+
+Of two processes under torchrun, each rank is killed, too; the seconds until the job has ended are
+measured. Every finished row is written to kills.json and kills.md beside this file.
 """
 
 import argparse
@@ -15,12 +17,15 @@ import os
 import random
 import shutil
 import signal
+import socket
+import statistics
 import subprocess
 import sys
 import time
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,8 @@ from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 5  # updates
+LONG = 100_000  # updates, more than are waited for
+PATIENCE = 300  # seconds
 SIZES = {
     "tiny": (40, 150, """
         --arch resmlp_mt_tiny --encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 64
@@ -45,6 +52,7 @@ SIZES = {
 }  # fmt: skip
 """Words, updates and options of every size."""
 
+KINDS = ("at random moments", "inside writes")
 OPTIONS = f"""
     --user-dir resmlp_mt --cpu --distributed-world-size 1 --share-all-embeddings
     --max-source-positions 40 --max-target-positions 40 --dropout 0.1
@@ -67,6 +75,16 @@ class Count:
     failed_starts: int = 0
     chains: int = 0
     chains_that_differ: int = 0
+
+
+@dataclass
+class LostRank:
+    """The ends of trainings of two processes after one of them was killed."""
+
+    rank: int
+    seconds: list[float] = field(default_factory=list)
+    named: int = 0  # by a sentence
+    tracebacks: int = 0  # besides the one of torchrun's own report
 
 
 class Writes:
@@ -250,7 +268,62 @@ def compare(folder: Path, expected: dict[str, Any]) -> bool:
     return any(differs(found[part], expected[part]) for part in ("model", "last_optimizer_state"))
 
 
-def table(counts: list[Count]) -> str:
+def kill_rank(work: Path, rank: int, kills: int) -> LostRank:
+    """Kill one of two processes under torchrun, ``kills`` times."""
+    lost = LostRank(rank)
+    words, _, options = SIZES["tiny"]
+    folder, log = work / f"rank{rank}", work / f"rank{rank}.log"
+    programs = Path(sys.executable).parent
+    for _ in range(kills):
+        shutil.rmtree(folder, ignore_errors=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            programs / "torchrun", "--nproc-per-node", "2", "--master-port", port,
+            programs / "fairseq-train", corpus(work, words), *OPTIONS, *options.split(),
+            "--max-update", LONG, "--save-dir", folder,
+        ]  # fmt: skip
+        with log.open("w") as output:
+            job = subprocess.Popen(
+                [str(word) for word in command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            end = time.monotonic() + PATIENCE
+            while not (folder / "checkpoint_last.pt").exists():  # training has begun
+                assert job.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+            os.kill(process_of(job.pid, rank), signal.SIGKILL)
+            began = time.monotonic()
+            job.wait(PATIENCE)
+            lost.seconds.append(round(time.monotonic() - began, 1))
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+        said = log.read_text()
+        lost.named += f"because its process of rank {rank} has ended" in said
+        lost.tracebacks += max(said.count("Traceback") - 1, 0)
+        print(lost, flush=True)
+    return lost
+
+
+def process_of(launcher: int, rank: int) -> int:
+    """The process of a rank under torchrun."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    variable = f"RANK={rank}".encode()
+    (found,) = (
+        pid
+        for pid in children
+        if variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    )
+    return int(found)
+
+
+def table(counts: list[Count], ranks: list[LostRank]) -> str:
     """The counts as Markdown."""
     lines = [
         "Written by `benchmarks/kills.py`: trainings killed with SIGKILL, then given again.",
@@ -264,6 +337,19 @@ def table(counts: list[Count]) -> str:
             f"| {c.size}, {c.megabytes} MB | {c.kills} | {c.kind} | {c.unreadable} | "
             f"{c.failed_starts} | {c.chains} | {c.chains_that_differ} |"
         )
+    lines += [
+        "",
+        "Two processes under torchrun, of which one was killed:",
+        "",
+        "| killed | kills | seconds until the job had ended: median, most | rank named in a "
+        "sentence | tracebacks besides torchrun's own |",
+        "|-|-|-|-|-|",
+    ]
+    for r in ranks:
+        lines.append(
+            f"| rank {r.rank} | {len(r.seconds)} | {statistics.median(r.seconds):.1f}, "
+            f"{max(r.seconds):.1f} | {r.named} | {r.tracebacks} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -271,7 +357,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill trainings and count what is lost.")
     parser.add_argument("--work", required=True, type=Path, metavar="DIR")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="of each kind and size")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--ranks", nargs="*", type=int, choices=(0, 1), default=[0, 1])
+    parser.add_argument("--rank-kills", type=int, default=5, metavar="N", help="of each rank")
     args = parser.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
     import fairseq_cli.train  # noqa: F401  once for all lives
@@ -279,23 +368,30 @@ def main() -> None:
     import resmlp_mt.models  # noqa: F401
 
     args.work.mkdir(parents=True, exist_ok=True)
-    counts = []
     for size in args.sizes:
-        for kind in ("at random moments", "inside writes"):
-            counts.append(measure(args.work, size, kind, args.kills))
+        for kind in args.kinds:
+            count = measure(args.work, size, kind, args.kills)
             if args.kills >= 50:
-                keep(counts[-1])
-    print(table(counts))
+                keep(count)
+    for rank in args.ranks:
+        keep(kill_rank(args.work, rank, args.rank_kills))
 
 
-def keep(count: Count) -> None:
+def keep(row: Count | LostRank) -> None:
     """Write a row to the files beside this one, replacing an earlier row of its kind."""
     path = HERE / "kills.json"
-    rows = [Count(**row) for row in json.loads(path.read_text())] if path.exists() else []
-    rows = [row for row in rows if (row.size, row.kind) != (count.size, count.kind)] + [count]
-    rows.sort(key=lambda row: (list(SIZES).index(row.size), row.kind))
-    write_text(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    write_text(HERE / "kills.md", table(rows))
+    stored = json.loads(path.read_text()) if path.exists() else {"trainings": [], "ranks": []}
+    counts = {(c.size, c.kind): c for c in (Count(**each) for each in stored["trainings"])}
+    ranks = {r.rank: r for r in (LostRank(**each) for each in stored["ranks"])}
+    if isinstance(row, Count):
+        counts[row.size, row.kind] = row
+    else:
+        ranks[row.rank] = row
+    trainings = sorted(counts.values(), key=lambda row: (list(SIZES).index(row.size), row.kind))
+    lost = sorted(ranks.values(), key=lambda row: row.rank)
+    rows = {"trainings": list(map(asdict, trainings)), "ranks": list(map(asdict, lost))}
+    write_text(path, json.dumps(rows, indent=2) + "\n")
+    write_text(HERE / "kills.md", table(trainings, lost))
 
 
 if __name__ == "__main__":

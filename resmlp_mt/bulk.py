@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,31 +77,69 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[CorpusFile]":
     """The named files, and all files in the named folders.
 
+    A file keeps its name if it is a link. What is hidden, or inside a hidden folder, is left out.
+
     Raises:
-        UserError: if there are none, two have the same name, one has an unknown format, or the
-            output is inside the input.
+        UserError: if there are none, two have the same name, one has an unknown format or a name
+            that the output needs, or the output is inside the input.
     """
     from resmlp_mt.sharding.formats import format_of
     from resmlp_mt.sharding.parts import CorpusFile
 
     found: list[CorpusFile] = []
     for given in inputs:
-        path = given.resolve()
+        path = given.absolute()
         if path.is_dir():
-            if output.resolve().is_relative_to(path):
+            if output.resolve().is_relative_to(path.resolve()):
                 raise UserError(f"--output {output} is inside --input {given}: choose another.")
-            paths = sorted(p for p in path.rglob("[!.]*") if p.is_file())
-            if not paths:
+            names = [str(p.relative_to(path)) for p in visible(path)]
+            if not names:
                 raise UserError(f"--input {given} is empty: name a folder with files.")
-            found += [CorpusFile(p, str(p.relative_to(path)), format_of(p, column)) for p in paths]
         elif path.is_file():
-            found.append(CorpusFile(path, path.name, format_of(path, column)))
+            path, names = path.parent, [path.name]
         else:
             raise UserError(f"--input {given} is neither a file nor a folder.")
-    (name, count), *_ = Counter(file.name for file in found).most_common(1)
-    if count > 1:
-        raise UserError(f"--input has {count} files of the name {name}: give them other names.")
+        found += [CorpusFile(path / name, name, format_of(path / name, column)) for name in names]
+    check_names([file.name for file in found])
     return found
+
+
+def visible(folder: Path) -> Iterator[Path]:
+    """All files below a folder that are not hidden, in the order of their names.
+
+    Raises:
+        UserError: if there is a link to a folder, whose files would come twice or without end.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if path.is_symlink():
+                raise UserError(f"--input has a link to a folder, {path}: name the folder itself.")
+            yield from visible(path)
+        elif path.is_file():
+            yield path
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse files whose translations would be at the same place, or where the manifest is.
+
+    Raises:
+        UserError: naming the file.
+    """
+    from resmlp_mt.sharding import manifest
+
+    counts = Counter(names)
+    for name in names:
+        if counts[name] > 1:
+            raise UserError(
+                f"--input has {counts[name]} files of the name {name}: give them other names."
+            )
+        if name.startswith(".") or Path(name).parts[0] == manifest.NAME:
+            raise UserError(f"--input has {name}, but the output needs this name: give it another.")
+        for folder in Path(name).parents:
+            if str(folder) in counts:
+                raise UserError(f"--input has {folder} as a file and as a folder: rename one.")
 
 
 @command

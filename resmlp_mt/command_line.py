@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ EXTRAS = {
     "babel": "serve",
     "fastapi": "serve",
     "fastapi_offline": "serve",
-    "httptools": "serve",
+    "h11": "serve",
     "multipart": "serve",
     "python_multipart": "serve",
     "uvloop": "serve",
@@ -160,6 +161,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if sys.stderr is None:  # closed; messages have nowhere to go, results do
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors=errors)

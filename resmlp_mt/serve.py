@@ -120,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from resmlp_mt.engine.pretrained import located
     from resmlp_mt.serving.app import Limits, create_app
+    from resmlp_mt.serving.connections import protocol
     from resmlp_mt.serving.workers import ModelOptions, Worker
 
     models = [located(model) for model in args.models or [None]]
@@ -138,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
         config = uvicorn.Config(
             create_app(workers, loaded[0], limits, args.cors_origin),
+            http=protocol(args.max_wait),
+            ws="none",
             log_level="warning",
             timeout_graceful_shutdown=round(args.max_wait) + 5,
         )

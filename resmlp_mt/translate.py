@@ -167,6 +167,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for name, is_needed, file in (
+        ("input", args.input == "-", sys.stdin),
+        ("output", args.output is None, sys.stdout),
+    ):
+        if is_needed and file is None:
+            raise UserError(f"standard {name} is closed: give --{name} FILE.")
     try:
         stream = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     except OSError as error:

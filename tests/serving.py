@@ -10,6 +10,7 @@ import uvicorn
 
 from resmlp_mt.serve import bind
 from resmlp_mt.serving.app import Limits, create_app
+from resmlp_mt.serving.connections import protocol
 from resmlp_mt.serving.workers import Answer, Languages, Mixing, Translated, Work
 
 EN_DE, FR_DE = Languages("en", "de"), Languages("fr", "de")
@@ -74,8 +75,10 @@ def served(
     languages: Sequence[Languages] = (EN_DE,),
 ) -> Iterator[str]:
     """The address of a server in a thread of this process."""
-    app = create_app(workers, languages, limits or Limits())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    limits = limits or Limits()
+    app = create_app(workers, languages, limits)
+    config = uvicorn.Config(app, http=protocol(limits.max_wait), ws="none", log_level="error")
+    server = uvicorn.Server(config)
     listener = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

@@ -284,6 +284,63 @@ def test_wrong_inputs_are_named(tmp_path: Path) -> None:
             bulk.corpus_files(inputs, output, "text")
 
 
+def test_files_are_known_by_the_names_that_the_user_sees(tmp_path: Path) -> None:
+    """A link, as caches have them, says by its own name what format it leads to."""
+    (tmp_path / "in/.git").mkdir(parents=True)
+    (tmp_path / "blob").write_text('{"text": "a"}\n')
+    (tmp_path / "in/train.jsonl").symlink_to(tmp_path / "blob")
+    (tmp_path / "in/.git/config").touch()
+    (tmp_path / "in/A.EN.GZ").touch()
+    output = tmp_path / "out"
+    for inputs in ([tmp_path / "in"], [tmp_path / "in/A.EN.GZ", tmp_path / "in/train.jsonl"]):
+        files = bulk.corpus_files(inputs, output, "text")
+        assert [(file.name, file.format.suffix) for file in files] == [
+            ("A.EN.GZ", ".txt.gz"),
+            ("train.jsonl", ".jsonl"),
+        ]
+    (tmp_path / "in/link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"has a link to a folder, .*link: name the folder itself"):
+        bulk.corpus_files([tmp_path / "in"], output, "text")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([manifest.NAME], "has manifest.jsonl, but the output needs this name"),
+        ([manifest.LOCK], "has .lock, but the output needs this name"),
+        ([".part-1"], "but the output needs this name"),
+        (["a", "a/part-00000.txt"], "has a as a file and as a folder"),
+        (["x.TAR.gz"], "is neither text nor"),
+        (["x.json"], "is neither text nor .jsonl"),
+        (["x.csv"], "convert it"),
+        (["x.BZ2"], "is packed"),
+    ],
+)
+def test_names_that_cannot_be_translated_are_refused(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    paths = []
+    for number, name in enumerate(names):
+        paths.append(tmp_path / str(number) / name)
+        paths[-1].parent.mkdir(parents=True)
+        paths[-1].touch()
+        if "/" in name:  # as the whole folder
+            paths[-1] = tmp_path / str(number)
+    with pytest.raises(UserError, match=message):
+        bulk.corpus_files(paths, tmp_path / "out", "text")
+
+
+def test_a_name_need_not_be_utf_8(tmp_path: Path, model: Path) -> None:
+    name, folder = os.fsdecode(b"a\xff\n\xc3\xa9.en"), tmp_path / "out"
+    folder.mkdir()
+    write(tmp_path / name, ["w1 w2", "w3"])
+    (file,) = bulk.corpus_files([tmp_path / name], folder, "text")
+    translator = Translator.load(model)
+    assert finish(folder, file, translator) == [f"{name}/part-00000.txt"]
+    assert finish(folder, file, translator) == []
+    assert len((folder / name / "part-00000.txt").read_text().splitlines()) == 2
+
+
 def test_help_needs_neither_ray_nor_torch() -> None:
     program = (
         "import sys; from resmlp_mt import bulk\n"
@@ -331,6 +388,7 @@ def test_a_killed_worker_loses_no_line(tmp_path: Path, model: Path) -> None:
     """Files of every kind through two workers of Ray, one of which is killed in the middle."""
     source, folder = tmp_path / "in", tmp_path / "out"
     source.mkdir()
+    (source / "empty.en").touch()
     texts = {name: lines_of(400, seed) for seed, name in enumerate(KINDS)}
     for name, lines in texts.items():
         write(source / name, lines)

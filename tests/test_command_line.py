@@ -14,7 +14,7 @@ import pytest
 
 import resmlp_mt
 from conftest import PIP, ROOT
-from resmlp_mt.command_line import EXTRAS
+from resmlp_mt.command_line import EXTRAS, command
 
 MODULES = [
     *("translate", "score", "export", "average", "visualize", "serve", "bulk", "benchmark"),
@@ -189,3 +189,14 @@ def test_the_scripts_of_a_wheel_answer(wheel: Path, tmp_path: Path) -> None:
     assert Path(found) == site / "resmlp_mt"
     assert (site / "resmlp_mt/configs/vision/resmlp_s12.yaml").exists()
     assert (site / "resmlp_mt/serving/page/index.html").exists()
+
+
+def test_a_closed_error_stream_does_not_stop_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+
+    @command
+    def main() -> bool:
+        print("a message", file=sys.stderr)
+        return sys.stderr.isatty()
+
+    assert main() is False

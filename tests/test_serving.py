@@ -4,9 +4,11 @@ import asyncio
 import random
 
 import pytest
+import sentencex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resmlp_mt.serving import sentences
 from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
@@ -43,6 +45,26 @@ def test_segments_put_together_are_the_text(text: str, language: str) -> None:
 )
 def test_sentences_are_found(text: str, language: str, expected: list[str]) -> None:
     assert [part.text for part in segments(text, language) if part.is_sentence] == expected
+
+
+def test_long_lines_are_divided_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's time grows with the square of the length for some texts."""
+    longest, segment = 0, sentencex.segment
+
+    def counting(language: str, text: str) -> list[str]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return segment(language, text)
+
+    text = 'He said: "It rains." Dr. Smith (who knows?) slept, e.g. on 3.5 beds! Did he? ' * 300
+    whole = [part.strip() for part in segment("en", text)]
+    monkeypatch.setattr(sentencex, "segment", counting)
+    assert [part.text for part in segments(text, "en") if part.is_sentence] == whole
+    for hostile in ("\u00ab " * 10_000, "'" * 20_000, "word " * 4000, "x" * 20_000):
+        found = segments(hostile, "en")
+        assert "".join(part.text for part in found) == hostile
+        assert all(len(part.text) <= sentences.WINDOW for part in found)
+    assert longest <= sentences.WINDOW
 
 
 def scheduler(workers: list[Reversing], **changes: float) -> Scheduler:

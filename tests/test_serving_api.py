@@ -259,12 +259,97 @@ def test_a_client_that_goes_away_frees_its_place() -> None:
     assert [lines for _, lines in worker.batches] == [["first"]]
 
 
+def exchange(address: str, *parts: bytes) -> str:
+    """What the server says to these bytes, until it closes the connection."""
+    host, port = address.removeprefix("http://").split(":")
+    with closing(socket.create_connection((host, int(port)), timeout=300)) as connection:
+        for part in parts:
+            connection.sendall(part)
+        return b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
+
+
+def raw(fields: object, head: str = "Connection: close\r\n") -> bytes:
+    """A request for /translate, byte by byte."""
+    body = json.dumps(fields)
+    head = f"Host: x\r\nContent-Length: {len(body)}\r\n{head}"
+    return f"POST /translate HTTP/1.1\r\n{head}\r\n{body}".encode()
+
+
+def test_bytes_of_a_form_that_are_not_escaped_are_utf_8(server: str) -> None:
+    """So ``curl -d q=...`` sends them."""
+    for q, expected in (("Où é".encode(), "É oÙ"), (b"a \xff", "\ufffd A"), (b"a+b%20c", "C B A")):
+        answer = requests.post(
+            f"{server}/translate",
+            b"source=en&target=de&q=" + q,
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            timeout=60,
+        )
+        assert answer.json() == {"translatedText": expected}
+    many = requests.post(f"{server}/translate", {**ASKED, "q": ["a"] * 1001}, timeout=60)
+    assert (many.status_code, many.json()["error"]) == (
+        400,
+        "Invalid request: more than 1000 fields",
+    )
+
+
+def test_a_client_may_offer_http_2_and_send_requests_without_waiting(server: str) -> None:
+    """The first as Java's HttpClient does; the answers come in the order of the requests."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    said = exchange(
+        server,
+        raw({**ASKED, "q": "one two"}, offer) + raw({**ASKED, "q": "three four"}, ""),
+        raw({**ASKED, "q": "five six"}),
+    )
+    assert said.count("HTTP/1.1 200 OK") == 3
+    found = [said.index(text) for text in ("TWO ONE", "FOUR THREE", "SIX FIVE")]
+    assert found == sorted(found)
+
+
+def test_an_error_that_cites_half_a_surrogate_can_be_sent(server: str) -> None:
+    assert post(server, 400, format="\ud800") == {"error": "? format is not supported"}
+
+
+def test_texts_are_counted_even_if_they_are_empty() -> None:
+    with served([Reversing()], Limits(queue_size=5)) as server:
+        assert post(server, q=[""] * 5)["translatedText"] == [""] * 5
+        assert "has 6 texts, more than" in post(server, 413, q=[""] * 6)["error"]
+
+
+def test_a_client_that_leaves_before_its_request_is_there_is_no_failure() -> None:
+    with served([Reversing()]) as server:
+        host, port = server.removeprefix("http://").split(":")
+        with closing(socket.create_connection((host, int(port)))) as leaving:
+            leaving.sendall(raw(ASKED)[:-3])
+            wait_for(lambda: metric(server, "resmlp_requests_in_work") == 2)  # with this one
+        wait_for(lambda: metric(server, "resmlp_requests_total", status="499") == 1)
+        assert metric(server, "resmlp_requests_total", status="500") == 0
+
+
+def test_matrices_count_among_the_requests_of_a_client() -> None:
+    worker = Reversing()
+    limits = Limits(client_requests=1)
+    with served([worker], limits) as server, ThreadPoolExecutor(1) as pool:
+        worker.gate.clear()
+        first = pool.submit(post, server)
+        wait_for(lambda: worker.batches)
+        answer = requests.get(f"{server}/mixing?source=en&target=de", timeout=60)
+        assert answer.status_code == 429
+        worker.gate.set()
+        first.result()
+
+
+def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
+    with served([Reversing()], Limits(max_wait=0.2)) as server:
+        assert exchange(server).startswith("HTTP/1.1 408")
+        assert exchange(server, b"POST /translate HTTP/1.1\r\nHo").startswith("HTTP/1.1 408")
+    with served([Reversing()]) as server:
+        endless = exchange(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
+        assert endless.startswith("HTTP/1.1 400")
+
+
 def test_a_request_that_does_not_arrive_is_408() -> None:
     with served([Reversing()], Limits(max_wait=0.2)) as server:
-        host, port = server.removeprefix("http://").split(":")
-        with closing(socket.create_connection((host, int(port)))) as slow:
-            slow.sendall(b"POST /translate HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-            answer = b"".join(iter(lambda: slow.recv(10_000), b"")).decode()
+        answer = exchange(server, raw(ASKED)[:-3])
     assert answer.startswith("HTTP/1.1 408")
     assert "did not arrive within 0.2 seconds" in answer
 

@@ -43,6 +43,13 @@ def run(*arguments: object, text: bytes, capsys: pytest.CaptureFixture[str]) -> 
     return capsys.readouterr().out.split("\n")[:-1]
 
 
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_closed_stream_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, f"std{name.removesuffix('put')}", None)
+    with pytest.raises(UserError, match=f"standard {name} is closed: give --{name} FILE"):
+        translate.main([])
+
+
 def test_an_exported_model_translates_without_fairseq(corpus: Corpus, model: Path) -> None:
     """In a process of its own, in which fairseq and omegaconf cannot be imported."""
     program = (

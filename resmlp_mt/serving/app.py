@@ -1,5 +1,6 @@
 """The server's interface: LibreTranslate's, and additions for the page."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 import resmlp_mt
 from resmlp_mt.serving.alignment import between_words, words
@@ -47,7 +49,7 @@ from resmlp_mt.serving.requests import (
 )
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler, TranslatesBatches
 from resmlp_mt.serving.service import Part, TooLongError, TranslatedText, translate
-from resmlp_mt.serving.workers import Languages, Mixing
+from resmlp_mt.serving.workers import Languages, Mixing, WorkerDiedError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -87,6 +89,7 @@ _STATUS: dict[type[Exception], int] = {
     FailedError: 500,
     RefusedError: 503,
     ClientGoneError: 499,  # nginx's status; no client reads it
+    ClientDisconnect: 499,  # before the request was there
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
@@ -103,7 +106,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 _MIXING_ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "No such layer, or not as many positions"},
-    **{status: _ERRORS[status] for status in (400, 422)},
+    **{status: _ERRORS[status] for status in (400, 422, 429, 503)},
 }
 
 
@@ -216,6 +219,11 @@ def create_app(
             raise BadRequestError(
                 f"Invalid request: alternatives must be at most {limits.beam - 1}"
             )
+        if len(asked.texts) > limits.queue_size:
+            raise TooLongError(
+                f"the request has {len(asked.texts)} texts, more than the server's queue of "
+                f"{limits.queue_size}: send fewer at a time"
+            )
         size = sum(map(len, asked.texts))
         if size > limits.char_limit:
             raise TooLongError(
@@ -269,15 +277,20 @@ def create_app(
         source: Annotated[str, Query(json_schema_extra=served["source"])],
         target: Annotated[str, Query(json_schema_extra=served["target"])],
         response: Response,
+        request: Request,
         layer: Annotated[int, Query(ge=0)] = 0,
         length: Annotated[int, Query(ge=1)] = 1,
     ) -> MixingResponse:
         """The mixing matrix of a layer of the encoder, for sentences of ``length`` tokens."""
         pair, _ = pairs.find(source, target, "")
         try:
-            found = await workers[0].mixing(pair, layer, length)
+            with clients.place(request):
+                async with asyncio.timeout(limits.max_wait):
+                    found = await workers[0].mixing(pair, layer, length)
         except LookupError as error:
             raise HTTPException(404, str(error)) from error
+        except (TimeoutError, WorkerDiedError) as error:
+            raise RefusedError("the server is busy: try again later") from error
         response.headers["Cache-Control"] = "max-age=3600"
         return MixingResponse(layers=found.layers, matrix=found.matrix)
 
@@ -340,7 +353,8 @@ def _explained(part: Part) -> ExplainedSegment:
 async def _refused(request: Request, error: Exception) -> Response:
     status = _STATUS[type(error)]
     headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"error": str(error)}, status, headers)
+    message = str(error).encode(errors="replace").decode()  # may cite half a surrogate pair
+    return JSONResponse({"error": message}, status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.metrics import Metrics
 
 Result = TypeVar("Result")
+MOST_FIELDS = 1000  # of a form, as starlette has it for the other kind of form
 
 
 class ClientGoneError(Exception):
@@ -128,15 +130,14 @@ async def fields(request: Request) -> dict[str, Any]:
     Raises:
         BadRequestError: if the body has another format.
     """
-    found: dict[str, Any] = dict(request.query_params)
+    found = dict(_decoded(request.scope["query_string"]))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        form = await request.form()
-        for key in form:
-            values = form.getlist(key)
-            found[key] = values[0] if len(values) == 1 else values
-        return found
+    if content_type == "multipart/form-data":
+        async with request.form() as form:
+            return found | _grouped(form.multi_items())
     body = await request.body()
+    if content_type == "application/x-www-form-urlencoded":
+        return found | _grouped(_decoded(body))
     if not body:
         return found
     try:
@@ -146,6 +147,27 @@ async def fields(request: Request) -> dict[str, Any]:
     if not isinstance(sent, dict):
         raise BadRequestError("Invalid JSON format")
     return {**found, **sent}
+
+
+def _decoded(form: bytes) -> list[tuple[str, Any]]:
+    """The fields of a form. As in browsers, bytes that are not escaped are UTF-8, too.
+
+    Raises:
+        BadRequestError: if there are too many.
+    """
+    text = form.decode("utf-8", errors="replace")
+    try:
+        return list(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+    except ValueError as error:
+        raise BadRequestError(f"Invalid request: more than {MOST_FIELDS} fields") from error
+
+
+def _grouped(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields by their names; one that comes several times is a list."""
+    values: dict[str, list[Any]] = {}
+    for name, value in items:
+        values.setdefault(name, []).append(value)
+    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
 
 
 async def while_connected(

@@ -7,6 +7,9 @@ import sentencex
 
 _LINE_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
 _WORD = re.compile(r"\w")
+# Characters that are divided at once: with many quotation marks, the library's time grows with the
+# square of the length. Longer sentences than this are too long for a model.
+WINDOW = 4000
 
 
 class Segment(NamedTuple):
@@ -33,7 +36,7 @@ def segments(text: str, language: str) -> list[Segment]:
     found: list[Segment] = []
     start = 0
     for number, line in enumerate(_LINE_BREAK.split(text)):
-        parts = [line] if number % 2 or not line.strip() else sentencex.segment(language, line)
+        parts = [line] if number % 2 or not line.strip() else _sentences(line, language)
         for part in parts:
             core = part.strip()
             begin = part.find(core)
@@ -43,3 +46,17 @@ def segments(text: str, language: str) -> list[Segment]:
                     found.append(Segment(piece, start, is_sentence))
                     start += len(piece)
     return found
+
+
+def _sentences(line: str, language: str) -> list[str]:
+    """The sentences of a line; joined, they are the line."""
+    found: list[str] = []
+    start = 0
+    while len(line) - start > WINDOW:
+        window = line[start : start + WINDOW]
+        *whole, _ = sentencex.segment(language, window)
+        if not whole:  # no sentence ends here
+            whole = [window[: window.rfind(" ") + 1] or window]
+        found += whole
+        start += sum(map(len, whole))
+    return found + sentencex.segment(language, line[start:])

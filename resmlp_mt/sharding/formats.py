@@ -12,7 +12,8 @@ from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError
 
-REFUSED = {".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"}
+PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar", ".zip", ".tar", ".tgz"}
+RECORDS = {".json", ".csv", ".tsv", ".arrow", ".feather"}  # not lines of text
 
 
 class Part(NamedTuple):
@@ -62,10 +63,13 @@ def format_of(path: Path, column: str) -> Format:
     Raises:
         UserError: if files with this name cannot be read.
     """
-    if path.suffix in REFUSED:
+    suffix = path.suffix.lower()
+    if suffix in PACKED:
         raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")
-    is_packed = path.suffix == ".gz"
-    kind = Path(path.stem).suffix if is_packed else path.suffix
+    is_packed = suffix == ".gz"
+    kind = Path(path.stem).suffix.lower() if is_packed else suffix
+    if kind in RECORDS | PACKED:
+        raise UserError(f"--input {path} is neither text nor .jsonl nor .parquet: convert it.")
     if kind == ".parquet":
         if is_packed:
             raise UserError(f"--input {path} is packed: parquet files have their own compression.")

@@ -149,7 +149,7 @@ def digest(path: Path) -> str | None:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(asdict(record), ensure_ascii=False)
+    return json.dumps(asdict(record))  # in ASCII: names of files need not be UTF-8
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:

@@ -1,0 +1,50 @@
+"""The server's connections: HTTP/1.1, with a limit for the time until a request's head is there."""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def protocol(seconds: float) -> type[H11Protocol]:
+    """Connections for uvicorn, which themselves only limit the time between two requests.
+
+    Of uvicorn's two parsers, h11 limits the size of a head, and ignores the offers of HTTP/2 that
+    clients in Java make; httptools then loses the request's body.
+
+    Args:
+        seconds: after which a connection is closed if the head of a request has not arrived.
+    """
+
+    class Connection(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._deadline = self.loop.call_later(seconds, self._give_up)
+
+        def data_received(self, data: bytes) -> None:
+            if self._deadline is None and self.conn.their_state is h11.IDLE:
+                self._deadline = self.loop.call_later(seconds, self._give_up)
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:
+                self._cancel()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._cancel()
+            super().connection_lost(exc)
+
+        def _cancel(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _give_up(self) -> None:
+            self._deadline = None
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            self.transport.close()
+
+    return Connection
