@@ -59,4 +59,4 @@ def _sentences(line: str, language: str) -> list[str]:
             whole = [window[: window.rfind(" ") + 1] or window]
         found += whole
         start += sum(map(len, whole))
-    return found + sentencex.segment(language, line[start:])
+    return [*found, *sentencex.segment(language, line[start:])]
