@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def left_aligned(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
@@ -78,6 +78,39 @@ class Layout(NamedTuple):
         if self.is_pad is not None:
             x = x.masked_fill(self.is_pad.view(*self.is_pad.shape, *[1] * (x.dim() - 2)), 0.0)
         return x
+
+
+class Aligned(NamedTuple):
+    """A batch with padding on either side, moved to the end; ``tokens`` are (batch, length).
+
+    ``shift`` is that of :func:`left_aligned`, ``given`` the length of the batch as it was given.
+    """
+
+    tokens: Tensor
+    layout: Layout
+    shift: Tensor | None
+    given: int
+
+    @classmethod
+    def of(cls, tokens: Tensor, pad: int, most: int) -> "Aligned":
+        """Align a batch; from one longer than ``most``, cut the padding that all rows have."""
+        given = tokens.size(1)
+        tokens, shift = left_aligned(tokens, pad)
+        if given > most and not torch.compiler.is_compiling():
+            numbered = torch.arange(1, given + 1, device=tokens.device)
+            tokens = tokens[:, : int((tokens.ne(pad) * numbered).max())]
+        return cls(tokens, Layout.of(tokens.t().eq(pad)), shift, given)
+
+    def as_given(self, x: Tensor) -> Tensor:
+        """States of the tokens, (tokens, dim), where they were given: (length, batch, dim)."""
+        return self.moved_back(self.layout.pad(x))
+
+    def moved_back(self, x: Tensor) -> Tensor:
+        """The same for states with pads, (length, batch, dim)."""
+        missing = self.given - x.size(0)
+        if missing:
+            x = nn.functional.pad(x, (0, 0, 0, 0, 0, missing))
+        return x if self.shift is None else realigned(x, self.shift)
 
 
 class _Pack(torch.autograd.Function):

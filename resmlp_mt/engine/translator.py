@@ -82,10 +82,8 @@ class Translator:
         self._lock = threading.Lock()
         self._workers = Workers(workers, threads)
         config = loaded.model.config
-        self.longest, self.remedy = (
-            config.max_source_positions,
-            "train with a larger --max-source-positions",
-        )
+        self.longest = config.max_source_positions
+        self.remedy = "train with a larger --max-source-positions"
         if max_tokens is not None and max_tokens < self.longest:
             self.longest, self.remedy = max_tokens, "raise --max-tokens"
         options.max_len(1, config.max_target_positions)
@@ -223,7 +221,8 @@ class Translator:
                 )
             elif len(tokens) > 1:
                 sentences[number] = tokens
-        lengths.warn(sentences.values(), self.loaded.model.config.longest_trained_source)
+        longest_trained = self.loaded.model.config.longest_trained_source
+        lengths.warn(map(len, sentences.values()), longest_trained)
 
         def translated(numbers: list[int], check: Check) -> list[list[Translation]]:
             """The hypotheses of each sentence of a batch, best first."""

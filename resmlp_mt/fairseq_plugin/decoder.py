@@ -12,8 +12,7 @@ from resmlp_mt.model.attention import Source
 from resmlp_mt.model.cache import Cache
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.decoder import Decoder
-from resmlp_mt.model.encoder import check_length
-from resmlp_mt.padding import Layout, left_aligned, realigned
+from resmlp_mt.padding import Aligned, Layout
 
 IncrementalState = dict[str, dict[str, Any]]
 """fairseq's cache of step-by-step decoding, by module; ours is one :class:`Cache` in it."""
@@ -53,41 +52,22 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         encoder_out: dict[str, list[Tensor]] | None = None,
         incremental_state: IncrementalState | None = None,
         features_only: bool = False,
-        full_context_alignment: bool = False,
-        alignment_layer: int | None = None,
-        alignment_heads: int | None = None,
         src_lengths: Tensor | None = None,
-        return_all_hiddens: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
         """Predict every next token; the arguments are those of fairseq's Transformer decoder.
 
         Args:
-            prev_output_tokens: (batch, length).
-            encoder_out: the output of the encoder.
-            incremental_state: cache of step-by-step decoding; only the last position is computed.
             features_only: leave out the output projection.
-            full_context_alignment: not supported.
-            alignment_layer: see :meth:`extract_features`.
-            alignment_heads: see :meth:`extract_features`.
             src_lengths: unused.
-            return_all_hiddens: return the inner states in training too.
+            options: further arguments of :meth:`extract_features`.
 
         Returns:
-            (batch, length, vocabulary) scores before the softmax, zeros at pads, and
-            ``{"attn": [weights], "inner_states": [(length, batch, dim), ...]}``. In training the
-            inner states are empty unless asked for, to save memory.
-
-        Raises:
-            ValueError: if ``length`` exceeds ``--max-target-positions``.
+            (batch, length, vocabulary) scores before the softmax, zeros at pads, and the second
+            output of :meth:`extract_features`.
         """
         x, extra = self.extract_features(
-            prev_output_tokens,
-            encoder_out,
-            incremental_state,
-            full_context_alignment,
-            alignment_layer,
-            alignment_heads,
-            return_all_hiddens,
+            prev_output_tokens, encoder_out, incremental_state, **options
         )
         if features_only:
             return x, extra
@@ -107,19 +87,31 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         alignment_heads: int | None = None,
         return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Hidden states before the output projection, (batch, length, dim).
+        """Hidden states before the output projection, and what was asked for besides.
 
-        ``attn`` is the cross-attention of ``alignment_layer`` (default: ``--alignment-layer``, or
-        the last), averaged over its first ``alignment_heads`` heads (default:
-        ``--alignment-heads``, or all), (batch, length, source length). In training it is computed
-        only with ``--alignment-layer`` or ``--load-alignments``, because the weights rule out the
-        fused attention kernel.
+        Args:
+            prev_output_tokens: (batch, length).
+            encoder_out: the output of the encoder.
+            incremental_state: cache of step-by-step decoding; only the last position is computed.
+            full_context_alignment: not supported.
+            alignment_layer: layer of ``attn``; by default ``--alignment-layer``, or the last.
+            alignment_heads: the first heads, whose mean is ``attn``; by default
+                ``--alignment-heads``, or all.
+            return_all_hiddens: return the inner states in training too, where they take memory.
+
+        Returns:
+            (batch, length, dim), and ``{"attn": [weights], "inner_states": [(length, batch, dim),
+            ...]}``. The weights of the cross-attention, (batch, length, source length), rule out
+            the fused kernel: in training they are None without ``--alignment-layer`` and
+            ``--load-alignments``.
+
+        Raises:
+            ValueError: if a sentence exceeds ``--max-target-positions``.
         """
         if full_context_alignment:
             raise ValueError("the mixing matrices of a ResMLP decoder are causal by construction")
         if encoder_out is None:
             raise ValueError("the ResMLP decoder needs the output of an encoder")
-        check_length("target", prev_output_tokens.size(1), self.longest)
         heads = self.alignment_heads if alignment_heads is None else alignment_heads
         wanted = self.alignment_layer if alignment_layer is None else alignment_layer
         if wanted is None and (self.aligns_in_training or not self.training):
@@ -131,26 +123,23 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
             newest = prev_output_tokens[:, -1].view(-1, cache.beam)
             x, cache, weights = self.advance(newest, cache, wanted, visit)
             self.set_incremental_state(incremental_state, "decoding", {"cache": cache})
-            attn = None if weights is None else weights[:, :heads].mean(1)
-            extra = [state.view(1, -1, state.size(2)) for state in inner]
+            if weights is not None:
+                weights = weights[:, :heads].mean(1).view(-1, 1, weights.size(3))
             return x.view(-1, 1, x.size(2)), {
-                "attn": [None if attn is None else attn.view(-1, 1, attn.size(2))],
-                "inner_states": extra,
+                "attn": [weights],
+                "inner_states": [state.view(1, -1, state.size(2)) for state in inner],
             }
-        tokens, shift = left_aligned(prev_output_tokens, self.padding_idx)
-        layout = Layout.of(tokens.t().eq(self.padding_idx))
-
-        def as_given(hidden: Tensor) -> Tensor:
-            return hidden if shift is None else realigned(hidden, shift)
-
+        batch = Aligned.of(prev_output_tokens, self.padding_idx, self.longest)
         source = source_of(encoder_out)
-        hidden, weights = self.decode(tokens, layout, source, wanted, visit)
+        hidden, weights = self.decode(batch.tokens, batch.layout, source, wanted, visit)
         if weights is not None:
             weights = weights[:, :heads].mean(1).transpose(0, 1)
-            weights = as_given(weights).transpose(0, 1)
-        inner_states = [as_given(layout.pad(state)) for state in inner]
-        features = as_given(layout.pad(hidden)).transpose(0, 1)
-        return features, {"attn": [weights], "inner_states": inner_states}
+            weights = batch.moved_back(weights).transpose(0, 1)
+        inner_states = [batch.as_given(state) for state in inner]
+        return batch.as_given(hidden).transpose(0, 1), {
+            "attn": [weights],
+            "inner_states": inner_states,
+        }
 
     def _cache(
         self, incremental_state: IncrementalState, encoder_out: dict[str, list[Tensor]]

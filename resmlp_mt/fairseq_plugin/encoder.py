@@ -1,6 +1,5 @@
 """The encoder as fairseq calls it."""
 
-import logging
 from typing import Any
 
 import torch
@@ -8,11 +7,10 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
+from resmlp_mt.engine import lengths
 from resmlp_mt.model.config import ModelConfig
-from resmlp_mt.model.encoder import Encoder, check_length
-from resmlp_mt.padding import Layout, left_aligned, realigned
-
-logger = logging.getLogger(__name__)
+from resmlp_mt.model.encoder import Encoder
+from resmlp_mt.padding import Aligned
 
 
 class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
@@ -43,6 +41,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         src_tokens: Tensor,
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
+        **_: Any,
     ) -> dict[str, list[Tensor]]:
         """Encode sentences padded on either side.
 
@@ -50,6 +49,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
             src_tokens: (batch, length).
             src_lengths: unused; the lengths follow from the padding.
             return_all_hiddens: also return the states after every layer.
+            _: options of the decoder, which fairseq gives to both.
 
         Returns:
             What fairseq's Transformer returns, positions as in ``src_tokens``: ``encoder_out``
@@ -61,61 +61,34 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
             ValueError: if the longest sentence exceeds ``--max-source-positions``.
         """
         padding_mask = src_tokens.eq(self.padding_idx)
-        tokens, shift = left_aligned(src_tokens, self.padding_idx)
-        tokens = self._without_excess_padding(tokens)
-        layout = Layout.of(tokens.t().eq(self.padding_idx))
-
-        def as_given(hidden: Tensor) -> Tensor:
-            hidden = layout.pad(hidden)
-            missing = src_tokens.size(1) - hidden.size(0)
-            if missing:
-                hidden = nn.functional.pad(hidden, (0, 0, 0, 0, 0, missing))
-            return hidden if shift is None else realigned(hidden, shift)
-
+        batch = Aligned.of(src_tokens, self.padding_idx, self.longest)
         states: list[Tensor] = []
-        visit = states.append if return_all_hiddens else None
-        x = self.encode(tokens, layout, visit)
-        lengths = padding_mask.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)
+        x = self.encode(batch.tokens, batch.layout, states.append if return_all_hiddens else None)
+        counts = padding_mask.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)
         if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
-            self._compare(lengths)
+            self._compare(counts)
         return {
-            "encoder_out": [as_given(x)],
+            "encoder_out": [batch.as_given(x)],
             "encoder_padding_mask": [padding_mask],
             "encoder_embedding": [self.embed(src_tokens)],
-            "encoder_states": [as_given(state) for state in states],
+            "encoder_states": [batch.as_given(state) for state in states],
             "src_tokens": [],
-            "src_lengths": [lengths],
+            "src_lengths": [counts],
         }
 
-    def _compare(self, lengths: Tensor) -> None:
+    def _compare(self, counts: Tensor) -> None:
         """In training, remember the longest sentence; afterwards, warn once about longer ones."""
         if self.training:
             self._may_warn = False  # of validation sets
-            self.longest_trained.copy_(torch.maximum(self.longest_trained, lengths.max()))
+            self.longest_trained.copy_(torch.maximum(self.longest_trained, counts.max()))
         elif self._may_warn and not torch.compiler.is_compiling():
-            trained, longest = self.longest_trained_source, int(lengths.max())
-            if 0 < trained < longest:
-                self._may_warn = False
-                logger.warning(
-                    "a source sentence has %d tokens, but the longest one of the training had %d: "
-                    "translations of such sentences may be poor",
-                    longest,
-                    trained,
-                )
+            warned = lengths.warn(counts.flatten().tolist(), self.longest_trained_source)
+            self._may_warn = not warned
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # older checkpoints lack this buffer
         state_dict.setdefault(f"{prefix}longest_trained", torch.zeros((), dtype=torch.long))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _without_excess_padding(self, tokens: Tensor) -> Tensor:
-        """Cut padding beyond the longest sentence, which may be more than the model takes."""
-        if tokens.size(1) <= self.longest or torch.compiler.is_compiling():
-            return tokens
-        numbered = torch.arange(1, tokens.size(1) + 1, device=tokens.device)
-        longest = int((tokens.ne(self.padding_idx) * numbered).max())
-        check_length("source", longest, self.longest)
-        return tokens[:, :longest]
 
     def reorder_encoder_out(
         self, encoder_out: dict[str, list[Tensor]], new_order: Tensor

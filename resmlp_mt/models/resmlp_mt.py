@@ -70,32 +70,6 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         decoder.aligns_in_training = cfg.alignment_layer is not None or supervised
         return cls(ResMLPEncoder(config, source, encoder_tokens), decoder)
 
-    def forward(
-        self,
-        src_tokens: Tensor,
-        src_lengths: Tensor | None,
-        prev_output_tokens: Tensor,
-        return_all_hiddens: bool = False,
-        features_only: bool = False,
-        alignment_layer: int | None = None,
-        alignment_heads: int | None = None,
-    ) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Predict every next token; see the encoder and the decoder.
-
-        The arguments are those of fairseq's Transformer.
-        """
-        encoder_out = self.encoder(src_tokens, src_lengths, return_all_hiddens)
-        output: tuple[Tensor, dict[str, list[Any]]] = self.decoder(
-            prev_output_tokens,
-            encoder_out=encoder_out,
-            features_only=features_only,
-            alignment_layer=alignment_layer,
-            alignment_heads=alignment_heads,
-            src_lengths=src_lengths,
-            return_all_hiddens=return_all_hiddens,
-        )
-        return output
-
     def load_state_dict(
         self,
         state_dict: dict[str, Tensor],
