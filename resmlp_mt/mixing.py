@@ -1,9 +1,9 @@
 """Mixing over positions: a learned matrix A, and the ways to make it from parameters.
 
-To add a variant, write one subclass of :class:`TokenMixing` with :meth:`TokenMixing.matrix`, and
-add a line to :data:`VARIANTS`. Training, decoding, folding and export need no change: what they
-cannot do with a variant they refuse. The paper's
-model (section 3.5) is :class:`AbsoluteMixing` with one head and no projections.
+To add a variant, write one subclass of :class:`TokenMixing` with ``make_parameters`` and
+``matrix``, and add a line to :data:`VARIANTS`. Training, decoding, folding and export need no
+change; they refuse what they cannot do with a variant. The paper's model (section 3.5) is
+:class:`AbsoluteMixing` with one head and no projections.
 
 A sublayer has three parts. :meth:`TokenMixing.entries` acts on every token,
 :meth:`TokenMixing.mix` acts over positions, and :meth:`TokenMixing.output` acts on every token
@@ -47,11 +47,11 @@ PAPER = MixingConfig()
 class TokenMixing(nn.Module):
     """A linear map over positions, one matrix for each head of channels.
 
-    A variant makes its matrix in :meth:`matrix`, and may add a constant for every position in
-    :meth:`offset`. A variant that also changes another part of the sublayer keeps the affine maps
-    around it when the model is folded, unless it sets ``merges_affines``. A change of :meth:`mix`
-    or :meth:`forward` needs a :meth:`step` that does the same, else the class is refused with a
-    ``TypeError``.
+    A variant makes its parameters in :meth:`make_parameters` and its matrix in :meth:`matrix`, and
+    may add a constant for every position in :meth:`offset`. A variant that also changes another
+    part of the sublayer keeps the affine maps around it when the model is folded, unless it sets
+    ``merges_affines``. A change of :meth:`mix` or :meth:`forward` needs a :meth:`step` that does
+    the same, else the class is refused with a ``TypeError``.
 
     Args:
         max_positions: the longest input.
@@ -80,6 +80,7 @@ class TokenMixing(nn.Module):
         self.v_proj = projection(dim) if config.values else None
         self.out_proj = projection(dim) if config.values else None
         self.gate_proj = projection(dim) if config.gate else None
+        self.make_parameters(config)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -96,6 +97,9 @@ class TokenMixing(nn.Module):
                 "call: change step as well, or express the variant by matrix and offset."
             )
         cls.merges_affines = not changed
+
+    def make_parameters(self, config: MixingConfig) -> None:
+        """Make the parameters of :meth:`matrix` and :meth:`offset`."""
 
     def matrix(self, length: int) -> Tensor:
         """A for an input of ``length`` positions, (heads, length, length).
@@ -223,17 +227,11 @@ class AbsoluteMixing(TokenMixing):
     bias.
     """
 
-    def __init__(
-        self,
-        max_positions: int,
-        causal: bool = False,
-        config: MixingConfig = PAPER,
-        dim: int = 0,
-    ) -> None:
-        super().__init__(max_positions, causal, config, dim)
+    def make_parameters(self, config: MixingConfig) -> None:
         heads = () if config.heads == 1 else (config.heads,)
-        self.weight = nn.Parameter(torch.empty(*heads, max_positions, max_positions))
-        self.bias = nn.Parameter(torch.zeros(*heads, max_positions))
+        positions = self.max_positions
+        self.weight = nn.Parameter(torch.empty(*heads, positions, positions))
+        self.bias = nn.Parameter(torch.zeros(*heads, positions))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def matrix(self, length: int) -> Tensor:
@@ -264,15 +262,8 @@ class RelativeMixing(TokenMixing):
 
     uses_distances = True
 
-    def __init__(
-        self,
-        max_positions: int,
-        causal: bool = False,
-        config: MixingConfig = PAPER,
-        dim: int = 0,
-    ) -> None:
-        super().__init__(max_positions, causal, config, dim)
-        distances = max_positions if causal else 2 * max_positions - 1
+    def make_parameters(self, config: MixingConfig) -> None:
+        distances = self.max_positions if self.causal else 2 * self.max_positions - 1
         self.relative = nn.Parameter(torch.empty(config.heads, distances))
         nn.init.trunc_normal_(self.relative, std=0.02)
         self.decay: nn.Parameter | None = None
@@ -309,16 +300,9 @@ class AbsoluteAndRelativeMixing(RelativeMixing):
     Parameters: those of :class:`RelativeMixing` and of :class:`AbsoluteMixing`.
     """
 
-    def __init__(
-        self,
-        max_positions: int,
-        causal: bool = False,
-        config: MixingConfig = PAPER,
-        dim: int = 0,
-    ) -> None:
-        super().__init__(max_positions, causal, config, dim)
-        absolute = AbsoluteMixing(max_positions, causal, MixingConfig(heads=config.heads))
-        self.weight, self.bias = absolute.weight, absolute.bias
+    def make_parameters(self, config: MixingConfig) -> None:
+        super().make_parameters(config)
+        AbsoluteMixing.make_parameters(cast(AbsoluteMixing, self), config)
 
     longest = TokenMixing.longest
 
