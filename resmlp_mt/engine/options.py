@@ -15,6 +15,10 @@ from resmlp_mt.errors import UserError
 DTYPES = ("float32", "bfloat16", "int8")
 """What embeddings and linear layers may be; everything else stays in float32 or bfloat16."""
 
+LEAST = {
+    "beam": 1, "min_len": 0, "max_len_a": 0, "max_len_b": 0, "no_repeat_ngram_size": 0,
+    "coverage_penalty": 0,
+}  # fmt: skip
 MOST_LENPEN = 10  # the lengths that models allow, to this power, still fit into a float32
 
 
@@ -59,11 +63,14 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for field in fields(self):
             check_type(field.name, getattr(self, field.name), cast(type, field.type))
-        for name, least in (("beam", 1), ("min_len", 0), ("max_len_b", 0), ("max_len_a", 0.0)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if not least <= value < math.inf:
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} must be at least {least}, but is {value}.")
+                raise UserError(f"{_flag(name)} must be at least {least}, but is {value}.")
+        for name in ("repetition_penalty", "temperature"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise UserError(f"{_flag(name)} must be above 0, but is {value}.")
         for name in ("lenpen", "unkpen"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"--{name} must be a number, but is {getattr(self, name)}.")
@@ -71,26 +78,12 @@ class SearchOptions:
             raise UserError(
                 f"--lenpen must be between -{MOST_LENPEN} and {MOST_LENPEN}, but is {self.lenpen}."
             )
-        if self.no_repeat_ngram_size < 0:
-            raise UserError(
-                f"--no-repeat-ngram-size must be at least 0, but is {self.no_repeat_ngram_size}."
-            )
-        if not 0 < self.repetition_penalty < math.inf:
-            raise UserError(
-                f"--repetition-penalty must be above 0, but is {self.repetition_penalty}."
-            )
-        if not 0 <= self.coverage_penalty < math.inf:
-            raise UserError(
-                f"--coverage-penalty must be at least 0, but is {self.coverage_penalty}."
-            )
         if self.sampling_topk != -1 and self.sampling_topk < 1:
             raise UserError(f"--sampling-topk must be above 0, but is {self.sampling_topk}.")
         if self.sampling_topp != -1 and not 0 < self.sampling_topp <= 1:
             raise UserError(f"--sampling-topp must be in (0, 1], but is {self.sampling_topp}.")
         if not self.sampling and (self.sampling_topk != -1 or self.sampling_topp != -1):
             raise UserError("--sampling-topk and --sampling-topp belong to --sampling: add it.")
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"--temperature must be above 0, but is {self.temperature}.")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
@@ -130,6 +123,10 @@ class SearchOptions:
                 f"lower it, or raise --max-len-b (the model allows {max_target_positions - 1})."
             )
         return longest
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
