@@ -73,8 +73,8 @@ class Parser(argparse.ArgumentParser):
     Args:
         module: what ``python -m`` runs; if its console script was used, the help names that.
         description: what the command does.
-        needs: packages that the command does nothing without; :attr:`missing`, and the end of
-            ``--help``, name the extra of the first one that is not installed.
+        needs: packages that the command does nothing without; the end of ``--help``, and
+            :meth:`check_packages`, name the extra of the first one that is not installed.
         options: of ``argparse.ArgumentParser``; ``prog`` for what is not run by ``python -m``.
     """
 
@@ -90,6 +90,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
         )
+
+    def check_packages(self) -> None:
+        """Check that all needed packages are installed.
+
+        Raises:
+            UserError: naming the missing extra.
+        """
+        if self.missing:
+            raise UserError(f"{self.prog}: {self.missing}.")
 
     def error(self, message: str) -> NoReturn:
         super().error(self.with_guess(message))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resmlp_mt.command_line import Parser, command, number, whole_number
-from resmlp_mt.errors import UserError
 
 
 def create_parser() -> Parser:
@@ -64,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = create_parser()
     args = parser.parse_args(argv)
-    if parser.missing:
-        raise UserError(f"{parser.prog}: {parser.missing}.")
+    parser.check_packages()
     from resmlp_mt.visualization.draw import draw  # with PyTorch and matplotlib
 
     count = draw(

@@ -84,15 +84,6 @@ class Parser(command_line.Parser):
                     name = "--" + entry.name.replace("_", "-")
                     group.add_argument(name, *others, dest=entry.name, **keywords)
 
-    def check_packages(self) -> None:
-        """Check that all needed packages are installed.
-
-        Raises:
-            UserError: naming the missing extra.
-        """
-        if self.missing:
-            raise UserError(f"{self.prog}: {self.missing}.")
-
     def error(self, message: str) -> NoReturn:
         """Print one sentence and raise it.
 
