@@ -14,7 +14,7 @@ from resmlp_mt.vision.factory import IMAGENET, build_model, check_data_config, l
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
+from resmlp_mt.vision.weights import load_weights
 
 
 @dataclass
@@ -189,8 +189,7 @@ def _from_weights(choice: ModelChoice) -> Classifier:
         **given | choice.model_kwargs,
     )
     if choice.weights is not None:
-        hub = choice.weights.startswith(TIMM)
-        load_weights(model, hub_weights(choice.weights) if hub else choice.weights)
+        load_weights(model, choice.weights)
     data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
     if isinstance(model, ResMLP):
         data_config = {"input_size": (3, *model.img_size), **IMAGENET}

@@ -17,7 +17,7 @@ from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import INTERPOLATIONS
-from resmlp_mt.vision.weights import TIMM, load_weights
+from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,6 @@ def load_pretrained(model: ResMLP, name: str) -> None:
     Raises:
         UserError: if the hub has no weights, or they do not fit.
     """
-    from resmlp_mt.vision.weights import hub_weights
-
     hub_name = name if name in TIMM_NAMES else MODELS[name].timm_name
     if hub_name is None:
         raise UserError(

@@ -62,14 +62,18 @@ def load_weights(
 
     Args:
         model: a ResMLP, or a model of timm; changed in place, but unchanged after an error.
-        source: a state dict, a checkpoint that holds one, or a file.
+        source: a state dict, a checkpoint that holds one, a file, or ``timm:NAME`` for the weights
+            of timm's hub.
         head: ``"reset"`` keeps the classifier of ``model``.
 
     Raises:
-        UserError: if the file cannot be read safely, or the weights do not fit the model.
+        UserError: if the file cannot be read safely, the hub has no such weights, or they do not
+            fit the model.
     """
     name = "the state dict"
-    if isinstance(source, str | Path):
+    if isinstance(source, str) and source.startswith(TIMM):
+        name, source = source, hub_weights(source)
+    elif isinstance(source, str | Path):
         name = str(source)
         source = read(source, allowed=[argparse.Namespace])  # of timm's and the authors' trainers
     if not isinstance(source, Mapping):
@@ -87,7 +91,7 @@ def load_weights(
     _check_head(state, expected, classifier, name)
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
-        _adapt(state, model, _grid(source), name)
+        _adapt(state, model, checkpoint_grid(source), name)
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
@@ -272,7 +276,7 @@ def _adapt(
             )  # fmt: skip
 
 
-def _grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
+def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
     """The grid of patches of a checkpoint, if it has one."""
     args = source.get("model_args")
     if not isinstance(args, Mapping):
