@@ -36,10 +36,10 @@ from torch import nn
 
 from resmlp_mt.vision import train
 from resmlp_mt.vision.checkpoints import load
+from resmlp_mt.vision.distributed import measured_on
 from resmlp_mt.vision.factory import MODELS, build_model, create_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import seed_all
-from resmlp_mt.vision.report import measured_on
 from resmlp_mt.vision.weights import timm_names
 
 matplotlib.use("Agg")

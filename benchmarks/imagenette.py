@@ -20,8 +20,8 @@ import torch
 
 from resmlp_mt.files import write_text
 from resmlp_mt.vision import train
+from resmlp_mt.vision.distributed import measured_on
 from resmlp_mt.vision.factory import load_model
-from resmlp_mt.vision.report import measured_on
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs/vision/resmlp_s12.yaml"

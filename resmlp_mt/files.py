@@ -1,10 +1,13 @@
 """Files that appear complete or not at all."""
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from resmlp_mt.errors import UserError
 
@@ -64,6 +67,35 @@ def output_file(path: Path, option: str = "") -> Iterator[Path]:
             yield partial
     except OSError as error:
         raise unwritable(path, error, option) from error
+
+
+def write_json(path: Path, value: Any, option: str = "") -> None:
+    """Write JSON that any program can read, in ASCII and without NaN; see :func:`output_file`."""
+    with output_file(path, option) as partial:
+        text = json.dumps(value, indent=2, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def make_folder(path: Path, option: str = "") -> None:
+    """Make a folder, and those above it, unless it exists.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error, option) from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:

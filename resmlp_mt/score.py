@@ -13,16 +13,18 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import write_json
 from resmlp_mt.scoring.cleaning import Cleaning
 from resmlp_mt.scoring.generate_output import GenerateOutput, read_generate_output
 from resmlp_mt.scoring.lines import Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, length_scores
 from resmlp_mt.scoring.options import BUCKETS, SAMPLES, borders, metric_options, parse_args
-from resmlp_mt.scoring.report import Report, write_json
+from resmlp_mt.scoring.report import Report
 
 
 class Texts(NamedTuple):
@@ -300,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = run(args)
     print(report.text(args.width, args.quiet), flush=True)
     if args.json is not None:
-        write_json(report, args.json)
+        write_json(args.json, asdict(report), "--json")
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ def test_mistakes_are_told_in_one_sentence(
         "other.pth": "has no linear mixing matrices",
         "grid.pth": "for 12 patches, which do not make a square: name their grid with --grid",
         "grid.pth --grid 3 5": "--grid 3 5 has 15 patches, but the mixing matrices have 12",
-        "grid.pth --grid 3 4 --out file": "--output .*file cannot be written: File exists",
+        "grid.pth --grid 3 4 --out file": "--output .*file cannot be written .File exists",
         "grid.pth --grid -3 -4": "--grid: must be at least 1, but is -3",
         "nan.pth": "nan.pth holds numbers that are not finite, in blocks.0",
         "grid.pth --patches 0": "--patches: must be at least 1, but is 0",

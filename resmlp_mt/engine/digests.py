@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def check(folder: Path, used: Iterable[str]) -> None:
                     f"{path} is missing, which was exported (see {NAME}): export the model again."
                 )
             continue
-        if listed.get(name) != _digest(path):
+        if listed.get(name) != sha256(path):
             raise UserError(
                 f"{path} is not the file that was exported (see {NAME}): it is damaged or was "
                 "changed; export the model again."
@@ -79,9 +80,4 @@ def total(folder: Path) -> str:
 
 
 def _listed(folder: Path) -> str:
-    return "".join(f"{_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))

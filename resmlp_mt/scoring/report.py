@@ -1,14 +1,11 @@
-"""The report of one run, as tables and as JSON."""
+"""The report of one run, as tables."""
 
-import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from resmlp_mt.files import output_file
 from resmlp_mt.scoring.measures import Comparison, LengthScore, Score
 
 COLUMNS = 100
@@ -109,17 +106,6 @@ class Report:
             f"* p < 0.05: such a difference is unlikely between equal systems"
         )
         return f"{table}\n{explained}"
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write the report in full precision; a file of that name is replaced in one step.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    with output_file(path, "--json") as partial:
-        text = json.dumps(asdict(report), ensure_ascii=False, indent=2, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _estimate(score: float, mean: float | None, ci: float | None, width: int) -> str:

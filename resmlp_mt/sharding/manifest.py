@@ -4,7 +4,6 @@ The first line of ``manifest.jsonl`` has the settings of the output. A line is a
 is finished; an incomplete last line after a crash is ignored.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, Self
 import portalocker
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file, unwritable
+from resmlp_mt.files import output_file, sha256, unwritable
 
 NAME, LOCK = "manifest.jsonl", ".lock"
 
@@ -142,8 +141,7 @@ def locked(folder: Path) -> Iterator[None]:
 def digest(path: Path) -> str | None:
     """SHA-256 of a file; None if there is none."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return None
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file
+from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.sharding.formats import Format, Part
 from resmlp_mt.sharding.manifest import Done, Record
 
@@ -106,10 +105,7 @@ def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
     failed = translator.failed - failed
     content = file.format.translated(shard.part, best)
     path = folder / shard.output
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {path.parent} cannot be made: {error.strerror}.") from error
+    make_folder(path.parent, "--output")
     with output_file(path, "--output") as partial:
         partial.write_bytes(content)
     return Record(

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import processor
 from resmlp_mt.vision.libraries import timm
 
 
@@ -67,6 +69,16 @@ def find_device(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here: {reason}") from error
     return device
+
+
+def measured_on(device: torch.device) -> dict[str, Any]:
+    """The machine and versions that a time was measured with."""
+    return {
+        "machine": processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def start_process(device: str | None) -> Process:

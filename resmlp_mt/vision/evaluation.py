@@ -16,15 +16,14 @@ from tabulate import tabulate
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.files import check_outputs, output_file, write_json
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.data import create_dataset
-from resmlp_mt.vision.distributed import find_device
+from resmlp_mt.vision.distributed import find_device, measured_on
 from resmlp_mt.vision.evaluation_options import EvaluationOptions
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import Batch, batches
-from resmlp_mt.vision.report import measured_on, write_json
 from resmlp_mt.vision.transforms import create_transform
 
 TOP = 5
@@ -109,7 +108,7 @@ def evaluate(options: EvaluationOptions) -> None:
         machine=measured_on(device),
     )
     if options.json is not None:
-        write_json(asdict(report), options.json)
+        write_json(options.json, asdict(report))
     confusion = confusion_matrix(targets, top[:, 0], labels=np.arange(len(classes)))
     if options.confusion_csv is not None:
         write_csv(confusion, classes, options.confusion_csv)

@@ -20,14 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs
+from resmlp_mt.files import check_outputs, write_json
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.data import create_dataset
-from resmlp_mt.vision.distributed import find_device
+from resmlp_mt.vision.distributed import find_device, measured_on
 from resmlp_mt.vision.evaluation_options import NeighbourOptions
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import Batch, batches
-from resmlp_mt.vision.report import measured_on, write_json
 from resmlp_mt.vision.transforms import create_transform
 
 TOP = 5
@@ -166,7 +165,7 @@ def classify(options: NeighbourOptions) -> None:
         "machine": measured_on(device),
     }
     if options.json is not None:
-        write_json(report, options.json)
+        write_json(options.json, report)
     print(
         f"{classifier.name} ({classifier.weights}), {len(queries)} images of {' '.join(data)}, val,"
         f" by {len(keys)} of train, temperature {options.temperature}"

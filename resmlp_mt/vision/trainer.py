@@ -120,10 +120,7 @@ class Trainer:
             if self.history:  # the earlier run may have ended between last.pth and summary.csv
                 summary.write(self.history)
         while self.position.epoch < self.options.epochs:
-            if not self.train_epoch():
-                self.save("last.pth")
-                return False
-            row = self.validate_epoch()
+            row = self.validate_epoch() if self.train_epoch() else None
             if row is None:
                 self.save("last.pth")
                 return False

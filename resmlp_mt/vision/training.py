@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file
+from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.vision.checkpoints import load, save
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
@@ -42,7 +42,7 @@ from resmlp_mt.vision.summary import best_line
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.transforms import Normalize, create_transform
-from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
+from resmlp_mt.vision.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -105,13 +105,7 @@ def _output_folder(options: TrainingOptions, process: Process) -> Path:
 def _begin(options: TrainingOptions, trainer: Trainer) -> None:
     """Write args.yaml; if the training continues in another folder, copy the best epoch there."""
     path = options.output / "args.yaml"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output {options.output} cannot be written ({error.strerror}): choose "
-            "another folder."
-        ) from error
+    make_folder(options.output, "--output")
     with output_file(path, "--output") as partial:
         partial.write_text(
             yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True),
@@ -261,12 +255,7 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
     if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
         model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
     if options.weights and start:
-        hub = options.weights.startswith(TIMM)
-        load_weights(
-            model,
-            hub_weights(options.weights) if hub else options.weights,
-            head="reset" if options.reset_head else "keep",
-        )
+        load_weights(model, options.weights, head="reset" if options.reset_head else "keep")
     if options.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     return model, model_args

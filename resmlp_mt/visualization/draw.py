@@ -4,8 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file
+from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.visualization.figures import heat_map, patch_figure, png, sparsity_plot
 from resmlp_mt.visualization.matrices import (
     a_of,
@@ -65,10 +64,7 @@ def draw(
     files["sparsity.json"] = (json.dumps(report | {"layers": numbers}, indent=1) + "\n").encode()
     heads = {stack: len(a_of(members[0])) for stack, members in layers.items()}
     files["index.html"] = page(files, checkpoint.name, heads, threshold).encode()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
+    make_folder(output, "--output")
     for file, content in files.items():
         with output_file(output / file, "--output") as partial:
             partial.write_bytes(content)

@@ -157,13 +157,11 @@ def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None)
                 f"matrices have {tokens}."
             )
         return given[0], given[1]
-    args = source.get("model_args")
-    if isinstance(args, Mapping):
-        size, patch = args.get("img_size"), args.get("patch_size")
-        match (size, size) if isinstance(size, int) else size, patch:
-            case [int(height), int(width)], int(patch) if patch > 0:
-                if (height // patch) * (width // patch) == tokens:
-                    return height // patch, width // patch
+    from resmlp_mt.vision.weights import checkpoint_grid
+
+    grid = checkpoint_grid(source)
+    if grid is not None and math.prod(grid) == tokens:
+        return grid
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise UserError(
