@@ -41,7 +41,6 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         src_tokens: Tensor,
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
-        **_: Any,
     ) -> dict[str, list[Tensor]]:
         """Encode sentences padded on either side.
 
@@ -49,7 +48,6 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
             src_tokens: (batch, length).
             src_lengths: unused; the lengths follow from the padding.
             return_all_hiddens: also return the states after every layer.
-            _: options of the decoder, which fairseq gives to both.
 
         Returns:
             What fairseq's Transformer returns, positions as in ``src_tokens``: ``encoder_out``

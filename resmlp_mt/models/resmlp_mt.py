@@ -70,6 +70,19 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         decoder.aligns_in_training = cfg.alignment_layer is not None or supervised
         return cls(ResMLPEncoder(config, source, encoder_tokens), decoder)
 
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None,
+        prev_output_tokens: Tensor,
+        return_all_hiddens: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Predict every next token; all arguments are those of the encoder and the decoder."""
+        encoder_out = self.encoder(src_tokens, src_lengths, return_all_hiddens)
+        options["return_all_hiddens"] = return_all_hiddens
+        return self.decoder(prev_output_tokens, encoder_out, **options)
+
     def load_state_dict(
         self,
         state_dict: dict[str, Tensor],
