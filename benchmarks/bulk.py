@@ -72,7 +72,7 @@ def page(result: dict[str, Any]) -> str:
         f"medians and ranges of {result['rounds']} rounds.\n{result['machine']}; "
         f"{result['date']}. Written by `benchmarks/bulk.py`.\n\n"
         f"{tabulate(rows, head, tablefmt='github')}\n\n"
-        "*Seconds in all* has the start: of Python, and with `bulk` of Ray and of the workers. "
+        "*Seconds in all* includes the start of Python and, with `bulk`, of Ray and the workers. "
         "Lines/s of `bulk` leave it out;\nthose of `translate` do not.\n"
     )
 

@@ -284,7 +284,7 @@ def table(results: dict[str, Any]) -> str:
         f"{results['machine']['machine']}, PyTorch {results['machine']['torch']}, "
         f"timm {results['machine']['timm']}, {results['date']}. "
         "Recipe: configs/vision/cifar10_scratch.yaml, batch 128. Accuracy is that of the last "
-        "epoch on the validation images, which chose nothing but the teacher's best epoch.",
+        "epoch on the validation images, which were used to choose only the teacher's best epoch.",
         "",
         "| model | seed | parameters | epochs | images/s | val top-1 % |",
         "|-|-|-|-|-|-|",
@@ -298,8 +298,8 @@ def table(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Images/s are the median of the epochs, loading and augmentation included, on a core that "
-        "other programs shared: they say how long it takes and do not compare.",
+        "Images/s are the median over epochs, loading and augmentation included, on a core shared "
+        "with other programs: they show how long a training takes, not which model is faster.",
         "The ViT's epochs were chosen to take as much processor time as those of ResMLP with its "
         "seed.",
         "",
@@ -318,7 +318,7 @@ def table(results: dict[str, Any]) -> str:
         lines += [
             "",
             f"{SPEED_ROUNDS} rounds in which each model in turn does {SPEED_STEPS} updates of "
-            f"{BATCH_SIZE} random images; loading and augmentation are not in it.",
+            f"{BATCH_SIZE} random images; without loading and augmentation.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -340,7 +340,7 @@ def comparisons(parts: list[dict[str, Any]]) -> list[str]:
             part = done[peer, seed]
             line = (
                 f"* Seed {seed}, {NAMES[peer]}: {part['val_top1'] - ours['val_top1']:+.2f} points "
-                f"of top-1 beside {NAMES['resmlp']}"
+                f"of top-1 compared with {NAMES['resmlp']}"
             )
             if peer == "timm":
                 pairs = list(zip(ours["curve"], part["curve"], strict=True))

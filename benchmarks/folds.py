@@ -70,14 +70,14 @@ def both(name: str, model: EncoderDecoder) -> None:
 
 
 UNDO: dict[str, Callable[[EncoderDecoder], None]] = {
-    "in front of the feed-forward layers": partial(both, "ffn_pre"),
-    "behind the feed-forward layers": partial(both, "ffn_post"),
-    "in front of the cross-attention": partial(around, "decoder", "encoder_attn_pre"),
-    "behind the cross-attention": partial(around, "decoder", "encoder_attn_post"),
+    "before the feed-forward layers": partial(both, "ffn_pre"),
+    "after the feed-forward layers": partial(both, "ffn_post"),
+    "before the cross-attention": partial(around, "decoder", "encoder_attn_pre"),
+    "after the cross-attention": partial(around, "decoder", "encoder_attn_post"),
     "last of the encoder": partial(last, "encoder"),
     "last of the decoder": partial(last, "decoder"),
-    "behind the mixing of the encoder": partial(around, "encoder", "mixing_post"),
-    "behind the mixing of the decoder": partial(around, "decoder", "mixing_post"),
+    "after the mixing of the encoder": partial(around, "encoder", "mixing_post"),
+    "after the mixing of the decoder": partial(around, "decoder", "mixing_post"),
     "scale of the embeddings": unfold_embeddings,
 }
 

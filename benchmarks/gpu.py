@@ -154,7 +154,7 @@ def page(rows: list[Row], machine: dict[str, Any] | None) -> str:
         "",
     ]
     if machine is None:
-        lines += ["No GPU was at hand yet: nothing is measured.", ""]
+        lines += ["Nothing has been measured yet, because no GPU was available.", ""]
     else:
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"

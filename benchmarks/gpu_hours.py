@@ -93,7 +93,7 @@ def report(found: dict[str, Any]) -> str:
     assumed = found["assumed"]
     rates = " and ".join(
         f"{assumed['peak_tflops'][kind]:g} TFLOP/s in {kind}, of which "
-        f"{assumed['utilisation'][kind]:.0%} are kept up"
+        f"{assumed['utilisation'][kind]:.0%} are sustained"
         for kind in PEAK
     )
     lines = [
@@ -122,7 +122,7 @@ def report(found: dict[str, Any]) -> str:
     lines += [
         "",
         "Look-ups, Aff, GELU, dropout, the loss, padding and the optimizer are not counted; the "
-        "utilisation stands for them too.",
+        "assumed utilisation allows for them.",
         "",
     ]
     return "\n".join(lines)

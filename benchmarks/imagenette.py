@@ -68,7 +68,7 @@ def main() -> None:
         "|-|-|-|-|-|-|\n"
         f"| {row['updates']:.0f} | {row['train_loss']:.3f} | {row['val_loss']:.3f} "
         f"| {row['val_top1']:.1f} | {row['images_per_second']:.1f} | {minutes:.1f} |\n\n"
-        "A proof that the pipeline runs, from image files through RandAugment, mixup, cutmix, "
+        "This shows that the pipeline runs, from image files through RandAugment, mixup, cutmix, "
         "random\nerasing, repeated augmentation, stochastic depth and LAMB to a checkpoint that "
         "loads again; after\none epoch from random weights, accuracy means nothing "
         "(10 % is chance).\n",

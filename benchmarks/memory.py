@@ -112,9 +112,9 @@ def text(report: dict[str, Any]) -> str:
         "",
         "Written by `python -m benchmarks.memory`; do not edit.",
         "",
-        "Resident megabytes of a process with a float32 model, after so many sentences of 1 to "
-        f"{LONGEST} tokens, translated by at most {TARGET - 1}, in batches of 1 to {BATCH}, "
-        "beam 4, one thread. "
+        "Resident megabytes of a process with a float32 model, by the number of sentences that it "
+        f"has translated. Sentences have 1 to {LONGEST} tokens and their translations at most "
+        f"{TARGET - 1}; batches of 1 to {BATCH}, beam 4, one thread. "
         f"{machine['processor']}, {machine['instructions']}; torch {machine['versions']['torch']}.",
         "",
         "| model | " + " | ".join(f"{int(n):,}" for n in after) + " | last / first |",

@@ -35,10 +35,10 @@ it where no model is named:
 {train} pairs of [Tatoeba](https://tatoeba.org), as
 [manythings.org/anki](https://www.manythings.org/anki/)
 selected them in May 2018, under [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/). The
-sentences are by the contributors of tatoeba.org; this model is given on under the same licence.
-Scores are on {test} pairs that were held out: no sentence of theirs is in the training text, in
-either language, and no checkpoint was chosen by them. Subwords: sentencepiece, {vocabulary} pieces
-for both languages.
+sentences are by the contributors of tatoeba.org; this model is published under the same licence.
+Scores are on {test} held-out pairs. The training text has none of their sentences, in either
+language, and they were not used to choose a checkpoint. Subwords: sentencepiece, {vocabulary}
+pieces for both languages.
 
 ## Training
 
@@ -65,17 +65,21 @@ Beside fairseq's Transformer, before rounding to int8 (`fairseq-generate`, beam 
 
 ## What it is not for
 
-* **Only short everyday sentences.** Long, technical or literary text and news are far from what it
-  has seen; the table by length shows where it begins to fail. Text has to be divided into sentences
-  first (`python -m resmlp_mt.serve` does it).
-* **Only from English to German**, sentence by sentence: it knows nothing of the sentence before.
-* **Not where an error does harm**: medicine, law, safety, anything that nobody reads again. A wrong
-  translation reads as fluently as a right one, and a low score is only a hint.
-* German has *du*, *Sie* and *ihr* for *you*: which one comes is chance. The same holds for the
+* **Text other than short everyday sentences.** Long, technical or literary text and news are far
+  from what it was trained on; the table by length shows where it begins to fail. Divide text into
+  sentences first (`python -m resmlp_mt.serve` does this).
+* **Other directions.** It translates from English to German only, sentence by sentence, and does
+  not see the sentence before.
+* **Cases where an error does harm**: medicine, law, safety, anything that nobody reads again. A
+  wrong translation reads as fluently as a right one, and a low score is only a hint.
+
+It also has these weaknesses:
+
+* German has *du*, *Sie* and *ihr* for *you*, and the choice between them is arbitrary. So is the
   gender of professions.
-* Numbers, rare names and words that Tatoeba lacks may be changed. Tom and Mary are by far the most
-  frequent names.
-* The text is by volunteers, and holds their errors and views.
+* Numbers, rare names and words that are not in Tatoeba may be changed. Tom and Mary are by far the
+  most frequent names.
+* Volunteers wrote the training text, so it has their errors and views.
 """
 
 

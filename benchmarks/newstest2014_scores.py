@@ -1,4 +1,4 @@
-"""Scores one set of translations of newstest2014 in all ways, and writes a table for the docs.
+"""Scores one set of translations of newstest2014 in every way, and writes a table for the docs.
 
     python -m benchmarks.newstest2014_scores --system "ResMLP 6+6, ..." \\
         --generate-output gen.txt --ref newstest2014.de -l en-de
@@ -45,7 +45,7 @@ def markdown(system: str, report: dict[str, Any]) -> str:
     references = report["test_set"] or ", ".join(_file_name(r) for r in report["references"])
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     parts = [
-        f"# One set of translations, scored all ways\n\n{system}\n",
+        f"# One set of translations, scored in every way\n\n{system}\n",
         f"{report['sentences']} sentences of {_file_name(report['system'])}, language pair "
         f"{report['language_pair']}, against {references}. Subword removal: "
         f"{report['remove_bpe']}; detokenization: {report['detokenize'] or 'none'}.\n",

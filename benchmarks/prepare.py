@@ -315,8 +315,8 @@ def report(found: dict[str, Any]) -> str:
             if name != "python"
         )
         + ". No seed: nothing is drawn at random. Rates and "
-        "estimates are by processor time (of the main process and all its children), of which an "
-        "idle core would take no more; wall times are too long where other programs ran.",
+        "estimates are by processor time (of the main process and all its children), which "
+        "other programs hardly change; wall times are too long where other programs ran.",
         "",
         "## All training text of a language pair, through `prepare.py local`",
         "",
@@ -364,9 +364,9 @@ def report(found: dict[str, Any]) -> str:
     rows.append(["unknown pieces, worst split, per mille", *worst])
     lines += table(rows)
     lines += [
-        "BPE training after the counting of words is one thread of sentencepiece: its share falls "
-        "with the text, as it reads a sample. Times with more processes are wall times, and say "
-        "nothing where other programs ran.",
+        "After the words are counted, BPE training is one thread of sentencepiece. It reads a "
+        "sample, so its share falls as the text grows. Times with more processes are wall times, "
+        "which say nothing where other programs ran.",
         "",
         "## Beside its parts, on the same text",
         "",

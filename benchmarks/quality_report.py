@@ -182,12 +182,12 @@ def page(result: Json, name: str) -> str:
         f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
         f"{result['date']}.\nWritten by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
-        "and the writing of\ncheckpoints, for all alike) on one thread, and its last checkpoint "
+        "and the writing of\ncheckpoints, for every model) on one thread, and its last checkpoint "
         f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
         f"a paired bootstrap ({SAMPLES:,} samples) against the {baseline}, over the\n"
-        "translations of all seeds that both have. Neighbours on a shared machine lengthen "
+        "translations of all seeds that both have. Other programs on the machine lengthen "
         "processor time too,\nso the second table has equal updates. Only validation sets were "
-        "looked at for any choice.",
+        "used for choices.",
     ]
     for group in result["sets"]:
         parts.append(f"## {group['set']}, {group['budget']} s")

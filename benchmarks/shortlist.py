@@ -186,8 +186,9 @@ def table(report: dict[str, Any]) -> str:
         f"sacreBLEU {whole['signature']}.",
         "",
         f"Time with {facts['vocabulary']} words and random weights of the base size; words counted "
-        f"in {facts['pairs']:,} pairs ({facts['name']}). Of the tokens of {facts['sentences']:,} "
-        f"references shortlists hold {100 * facts['covered']:.1f} %. BLEU was not measured here.",
+        f"in {facts['pairs']:,} pairs ({facts['name']}). Shortlists hold "
+        f"{100 * facts['covered']:.1f} % of the tokens of {facts['sentences']:,} references. "
+        "BLEU was not measured here.",
         "",
         "| batch | sentences | tokens | target words | sentences/s | whole vocabulary | ratio |",
         "|-|-:|-:|-:|-:|-:|-:|",

@@ -249,9 +249,9 @@ def report(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         + f"; seed {found['seed']}.",
         "",
-        f"The learning rate rises linearly until update {WARMUP:,} and stays. After t updates "
-        "Adagrad's step is about lr / sqrt(t) for gradients of one size, and largest when the "
-        "warm-up ends. The recipe's, with its warm-up of 32,000 updates to 0.2, is then "
+        f"The learning rate rises linearly until update {WARMUP:,} and then stays. After t updates "
+        "Adagrad's step is about lr / sqrt(t) for gradients of constant size, and largest when "
+        "the warm-up ends. With the recipe's warm-up of 32,000 updates to 0.2, it is then "
         "0.2 / sqrt(32000) = 0.0011. The first training below reaches the same step with its "
         "shorter warm-up; the others keep the rate, and with it a step that is 5.7 times larger.",
         "",
