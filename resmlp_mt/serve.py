@@ -56,9 +56,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     work.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
-    work.add_argument("--beam", type=whole_number(1), default=5, metavar="N", help="of the search")
+    work.add_argument("--beam", type=whole_number(1), default=5, metavar="N", help="hypotheses")
     work.add_argument(
-        "--lenpen", type=number(float), default=1.0, metavar="X", help="of the search"
+        "--lenpen", type=number(float), default=1.0, metavar="X", help="length penalty"
     )
     work.add_argument(
         "--max-batch-tokens",
@@ -80,35 +80,35 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=whole_number(1),
         default=2048,
         metavar="N",
-        help="waiting sentences: 503",
+        help="most waiting sentences, then status 503",
     )
     limits.add_argument(
         "--max-wait",
         type=number(float, above=0, most=DAY),
         default=30.0,
         metavar="SECONDS",
-        help="for an answer: 503",
+        help="longest time until an answer, then status 503",
     )
     limits.add_argument(
         "--max-body",
         type=whole_number(1),
         default=1_000_000,
         metavar="BYTES",
-        help="of a request: 413",
+        help="largest request, else status 413",
     )
     limits.add_argument(
         "--char-limit",
         type=whole_number(1),
         default=100_000,
         metavar="N",
-        help="characters of a request's texts: 413",
+        help="most characters in the texts of a request, else status 413",
     )
     limits.add_argument(
         "--client-requests",
         type=whole_number(0),
         default=256,
         metavar="N",
-        help="unanswered requests of one address, 0 for no limit: 429",
+        help="most unanswered requests of one address, 0 for no limit, else status 429",
     )
     return parser.parse_args(argv)
 

@@ -25,7 +25,7 @@ from resmlp_mt.model.cache import FIRST_ROOM, Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 CHUNK = 64  # neighbours in the vocabulary
-FEW_SCORES = 2**14  # of which the best are found at once
+FEW_SCORES = 2**14  # with fewer, chunks save nothing
 
 
 class WordChoice(NamedTuple):

@@ -146,13 +146,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         ("temperature", float, "X", "divisor of the scores before the softmax"),
         ("min-len", int, "N", "least number of tokens of a translation"),
         ("max-len-a", float, "X", "a in the largest number of tokens, a * source tokens + b"),
-        ("max-len-b", int, "N", "b, see there"),
-        ("no-repeat-ngram-size", int, "N", "n-grams of this size come once, 0 allows all"),
+        ("max-len-b", int, "N", "b in the largest number of tokens"),
+        ("no-repeat-ngram-size", int, "N", "no n-gram of this size occurs twice, 0 allows all"),
         ("repetition-penalty", float, "X", "divisor of the scores of earlier tokens"),
         ("coverage-penalty", float, "X", "penalty for leaving out parts of the source"),
         ("sampling-topk", int, "K", "draw among the K best tokens, -1 for all"),
         ("sampling-topp", float, "P", "draw among the best tokens up to probability P, -1 for all"),
-        ("seed", int, "N", "of the draws"),
+        ("seed", int, "N", "seed of the draws"),
     ):
         default = getattr(defaults, option.replace("-", "_"))
         search.add_argument(

@@ -67,7 +67,7 @@ def check(prefix: str, vocabulary: int | None) -> None:
     starts = np.frombuffer(content, np.int64, sentences, HEADER.size + 4 * sentences)
     ends = np.cumsum(sizes) * dtype.itemsize
     if bool((sizes < 0).any()) or not np.array_equal(starts, ends - sizes * dtype.itemsize):
-        raise _damaged(index, "the places of its sentences do not follow one another")
+        raise _damaged(index, "its sentences do not follow one another")
     total = int(ends[-1]) if sentences else 0
     if total != size:
         raise _damaged(data, f"it has {size:,} bytes, but its index is of {total:,}")
@@ -77,8 +77,8 @@ def check(prefix: str, vocabulary: int | None) -> None:
         if least < 0 or most >= vocabulary:
             raise _damaged(
                 data,
-                f"it has words up to number {most if most >= vocabulary else least}, but the "
-                f"dictionary has {vocabulary:,}",
+                f"it has a word of number {most if most >= vocabulary else least}, but the "
+                f"dictionary has {vocabulary:,} words",
             )
 
 

@@ -63,11 +63,10 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
 
 
 def digest(state: Mapping[str, Any]) -> str | None:
-    """The SHA-256 of a checkpoint's parameters and configuration; None for other contents.
+    """The SHA-256 of a checkpoint's parameters and configuration, stored as the entry ``digest``.
 
-    A configuration with keys that JSON cannot order is other content too.
-
-    It is stored as the entry ``digest``, so that damage and changes are detected.
+    It is None if there are no parameters, not all are tensors, or the configuration has no form in
+    JSON.
     """
     parameters = state.get("model")
     if not (isinstance(parameters, Mapping) and parameters):

@@ -15,7 +15,7 @@ def kept(cfg: Any, side: str) -> list[int] | None:
     """The layers to keep, or None for all.
 
     Raises:
-        UserError: if the option is not a list of rising numbers.
+        UserError: if the option is not a list of increasing numbers.
     """
     given = getattr(cfg, f"{side}_layers_to_keep", None)
     if not given:
@@ -26,7 +26,7 @@ def kept(cfg: Any, side: str) -> list[int] | None:
         numbers = []
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
         raise UserError(
-            f"--{side}-layers-to-keep must be numbers that rise, such as 0,2,4, but is {given}."
+            f"--{side}-layers-to-keep must be increasing numbers, such as 0,2,4, but is {given}."
         )
     return numbers
 

@@ -46,7 +46,7 @@ def metric_options(args: argparse.Namespace) -> MetricOptions:
 
 
 def borders(text: str) -> list[int]:
-    """The beginnings of buckets: increasing positive numbers, separated by commas."""
+    """The first length of each bucket: increasing positive numbers, separated by commas."""
     try:
         found = [int(border) for border in text.split(",")]
     except ValueError:

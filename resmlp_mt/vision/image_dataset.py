@@ -14,8 +14,8 @@ from resmlp_mt.vision.transforms import Transform
 class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
     """Images with the indices of their classes.
 
-    ``dataset[i]`` is (transform(image), class index), or a :class:`BadImage` that says why there
-    is no image; :func:`resmlp_mt.vision.images.collate` separates these.
+    ``dataset[i]`` is (transform(image), class index), or a :class:`BadImage` that says why the
+    image is missing; :func:`resmlp_mt.vision.images.collate` separates these.
 
     Args:
         sources: where the images are, one entry each, for :meth:`read`.

@@ -71,9 +71,9 @@ class DataOptions:
         None, type=SHARE,
         help="central share of the image in validation; default: 1 for images in memory, else 0.9",
     )  # fmt: skip
-    mean: list[float] = option([0.485, 0.456, 0.406], type=FINITE, nargs=3, help="of the channels")
-    std: list[float] = option([0.229, 0.224, 0.225], type=SOME, nargs=3, help="of the channels")
-    interpolation: str = option("bicubic", choices=INTERPOLATIONS, help="of resizing")
+    mean: list[float] = option([0.485, 0.456, 0.406], type=FINITE, nargs=3, help="of each channel")
+    std: list[float] = option([0.229, 0.224, 0.225], type=SOME, nargs=3, help="of each channel")
+    interpolation: str = option("bicubic", choices=INTERPOLATIONS, help="filter for resizing")
     batch_size: int = option(128, "-b", type=POSITIVE, help="images per process and step")
     validation_batch_size: int | None = option(
         None, "-vb", type=POSITIVE, help="default: that of training"
@@ -83,7 +83,9 @@ class DataOptions:
         help="loading processes; default: 0 for data in memory, else 4",
     )  # fmt: skip
     pin_mem: bool = option(False, help="pinned host memory, for CUDA")
-    on_error: OnError = option("raise", choices=["raise", "skip"], help="at a bad image")
+    on_error: OnError = option(
+        "raise", choices=["raise", "skip"], help="at a bad image: stop, or skip it"
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class ModelOptions:
         help="further arguments of the model, such as pooling=class_mlp",
     )  # fmt: skip
     patch_size: int | None = option(None, type=POSITIVE, help="default: the model's")
-    drop: float = option(0.0, type=number(float, least=0, below=1), help="before the classifier")
+    drop: float = option(
+        0.0, type=number(float, least=0, below=1), help="dropout before the classifier"
+    )
     drop_path: float = option(0.0, type=number(float, least=0, below=1), help="stochastic depth")
     grad_checkpointing: bool = option(False, help="less memory, a third more computation")
     pretrained: bool = option(False, help="start from the weights of timm's hub")
@@ -119,10 +123,10 @@ class OptimizationOptions:
     )  # fmt: skip
     lr: float = option(1e-3, type=FINITE, help="learning rate")
     weight_decay: float = option(0.05, type=FINITE, help="not on scales, norms and biases")
-    momentum: float = option(0.9, type=FINITE, help="of optimizers that have one")
+    momentum: float = option(0.9, type=FINITE, help="for optimizers that have one")
     layer_decay: float | None = option(None, type=SHARE, help="of learning rates from the top down")
     clip_grad: float | None = option(None, type=SOME, help="largest norm of the gradient")
-    clip_mode: str = option("norm", choices=["norm", "value", "agc"], help="how to clip")
+    clip_mode: str = option("norm", choices=["norm", "value", "agc"], help="what is clipped")
     grad_accum_steps: int = option(1, type=POSITIVE, help="batches per update")
     sched: str = option("cosine", help="one of timm's schedules, or none")
     sched_on_updates: bool = option(False, help="step the schedule by update, not by epoch")
@@ -145,24 +149,28 @@ class AugmentationOptions:
     train_crop_mode: str | None = option(None, choices=["rrc", "rkrc", "rkrr"], help="as in timm")
     hflip: float = option(0.5, type=PROBABILITY, help="probability of mirroring")
     vflip: float = option(0.0, type=PROBABILITY, help="probability of turning upside down")
-    color_jitter: float = option(0.4, type=FINITE, help="strength; off with --aa, as in timm")
+    color_jitter: float = option(0.4, type=FINITE, help="its strength; off with --aa, as in timm")
     aa: str | None = option(None, help="AutoAugment policy, such as rand-m9-mstd0.5-inc1")
     train_interpolation: str = option(
-        "random", choices=["random", *INTERPOLATIONS], help="of the random crop"
+        "random", choices=["random", *INTERPOLATIONS], help="filter for the random crop"
     )
     aug_repeats: int = option(
         0, type=NOT_NEGATIVE,
         help="views of an image in a batch (repeated augmentation); the authors use 3; 0: off",
     )  # fmt: skip
     reprob: float = option(0.0, type=PROBABILITY, help="probability of random erasing")
-    remode: str = option("pixel", choices=["const", "rand", "pixel"], help="what is put there")
-    recount: int = option(1, type=POSITIVE, help="most areas erased in an image")
+    remode: str = option(
+        "pixel", choices=["const", "rand", "pixel"], help="what replaces the erased area"
+    )
+    recount: int = option(1, type=POSITIVE, help="largest number of erased areas in an image")
     smoothing: float = option(0.1, type=number(float, least=0, below=1), help="label smoothing")
     mixup: float = option(0.0, type=number(float, least=0), help="alpha of mixup; 0: off")
     cutmix: float = option(0.0, type=number(float, least=0), help="alpha of cutmix; 0: off")
     mixup_prob: float = option(1.0, type=PROBABILITY, help="probability of either")
     mixup_switch_prob: float = option(0.5, type=PROBABILITY, help="probability of cutmix if both")
-    mixup_mode: str = option("batch", choices=["batch", "pair", "elem"], help="one factor per")
+    mixup_mode: str = option(
+        "batch", choices=["batch", "pair", "elem"], help="one mixing factor for each"
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ class DistillationOptions:
     teacher_weights: str | None = option(
         None, metavar="FILE", help="weights of timm's model (.pth, .safetensors)"
     )
-    distillation_type: str = option("none", choices=["none", "soft", "hard"], help="of DeiT")
+    distillation_type: str = option("none", choices=["none", "soft", "hard"], help="as in DeiT")
     distillation_alpha: float = option(0.5, type=PROBABILITY, help="weight of the teacher's term")
     distillation_tau: float = option(1.0, type=SOME, help="temperature, if soft")
 
