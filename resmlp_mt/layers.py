@@ -57,7 +57,7 @@ def merged_before(affine: Affine, linear: nn.Linear) -> nn.Linear:
     if affine.beta is not None:
         shift = linear.weight @ affine.beta
         bias = shift if bias is None else bias + shift
-    return _linear(linear.weight * affine.alpha, bias)
+    return linear_of(linear.weight * affine.alpha, bias)
 
 
 @torch.no_grad()
@@ -67,14 +67,15 @@ def merged_after(linear: nn.Linear, affine: Affine) -> nn.Linear:
     if linear.bias is not None:
         scaled = affine.alpha * linear.bias
         bias = scaled if bias is None else scaled + bias
-    return _linear(affine.alpha.unsqueeze(1) * linear.weight, bias)
+    return linear_of(affine.alpha.unsqueeze(1) * linear.weight, bias)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer for inference with this weight and a copy of this bias."""
     linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        linear.bias = nn.Parameter(bias.detach().clone())
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return linear
 
 

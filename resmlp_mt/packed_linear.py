@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.layers import linear_of
 from resmlp_mt.machine import computes_in_bfloat16, multiplies_int8_tiles
 
 LARGEST_UNPACKED = 2**17
@@ -77,7 +78,7 @@ class PackedLinear(nn.Module):
 
     def unpacked(self) -> nn.Linear:
         """The same layer with its weights in their usual order."""
-        return _linear(self.weight.to_dense(), self.bias)
+        return linear_of(self.weight.to_dense(), self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU(x W + b), as the product is computed."""
@@ -265,16 +266,7 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
     bias = layer.bias
 
     def select(rows: Tensor) -> nn.Module:
-        linear = _linear(weight[rows], bias[rows])
+        linear = linear_of(weight[rows], bias[rows])
         return PackedLinear(linear) if packed else linear
 
     return select
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """For inference, with these weights."""
-    linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear

@@ -56,11 +56,6 @@ def create_parser() -> Parser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: a sentence for the user, and exit status 1.
-    """
     parser = create_parser()
     args = parser.parse_args(argv)
     parser.check_packages()

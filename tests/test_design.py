@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "machine": set(),
     "language_codes": set(),
     "layers": set(),
-    "packed_linear": {"machine"},
+    "packed_linear": {"layers", "machine"},
     "padding": set(),
     "text": set(),
     "tensor_files": {"errors"},

@@ -133,15 +133,9 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Give a command the options of the search, under fairseq's names where it has them."""
     search = parser.add_argument_group("search")
     defaults = SearchOptions()
-    search.add_argument(
-        "--beam", type=number(int), default=defaults.beam, metavar="N", help="hypotheses"
-    )
-    search.add_argument(
-        "--lenpen", type=number(float), default=defaults.lenpen, metavar="X",
-        help="scores are divided by the length to this power: larger means longer translations",
-    )  # fmt: skip
-    search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
     for option, kind, metavar, text in (
+        ("beam", int, "N", "hypotheses"),
+        ("lenpen", float, "X", "power of the length that divides scores: larger, longer output"),
         ("unkpen", float, "X", "penalty of an unknown word"),
         ("temperature", float, "X", "divisor of the scores before the softmax"),
         ("min-len", int, "N", "least number of tokens of a translation"),
@@ -158,6 +152,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         search.add_argument(
             f"--{option}", type=number(kind), default=default, metavar=metavar, help=text
         )
+    search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
     search.add_argument("--disable-unk", action="store_true", help="no unknown words")
     search.add_argument(
         "--sampling", action="store_true", help="draw --beam translations instead of searching"

@@ -15,11 +15,6 @@ from resmlp_mt.vision.options import Parser, parse
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: a sentence for the user, and exit status 1.
-    """
     parser = Parser(
         "export", ExportOptions, "Write an image classifier as an ONNX graph.", needs=["onnx"]
     )

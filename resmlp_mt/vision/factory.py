@@ -80,17 +80,17 @@ def create_model(
     Args:
         name: ``resmlp_s12``, ``resmlp_s24``, ``resmlp_s36``, ``resmlp_b24``, ``resmlp_tiny``, or
             timm's name of one of them.
-        num_classes: outputs of the classifier; 0 for no classifier.
+        num_classes: outputs of the classifier; with 0, the model returns features.
         img_size: side, or (height, width), of the images in pixels; by default 224, or 32 for
             ``resmlp_tiny``.
         patch_size: side of a patch in pixels; by default 16, or 4 for ``resmlp_tiny``.
         in_chans: channels of the images.
         drop_rate: dropout before the classifier.
         drop_path: probability that a residual branch is dropped in training, in all layers.
-        pooling: ``"mean"`` or ``"class_mlp"``.
+        pooling: ``"mean"``, or ``"class_mlp"``: two class layers after the others.
         mixing: ``"linear"``, ``"none"``, ``"mlp"``, ``"conv"``, ``"depthwise"`` or
             ``"separable"``.
-        norm: ``"affine"`` or ``"layernorm"``.
+        norm: ``"affine"`` or ``"layernorm"``, before the sublayers and at the end.
         layer_scale_init: initial scale after every sublayer; by default the authors'.
 
     Raises:

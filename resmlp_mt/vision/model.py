@@ -148,18 +148,11 @@ class ResMLP(TimmConventions):
     patch embedding as in PyTorch.
 
     Args:
-        img_size: height and width of the images, in pixels.
-        patch_size: side of a patch, in pixels; divides both.
-        in_chans: channels of the images.
-        num_classes: outputs of the classifier; with 0, the model returns features.
+        img_size: height and width of the images, in pixels, multiples of ``patch_size``.
         embed_dim: channels of the hidden states.
         depth: number of layers.
-        drop_rate: dropout before the classifier.
-        drop_path: probability that a residual branch is dropped in training.
-        pooling: ``"mean"``, or ``"class_mlp"``: two class layers after the others.
-        mixing: one of :data:`resmlp_mt.vision.mixing.MIXINGS`.
-        norm: ``"affine"`` or ``"layernorm"``, before the sublayers and at the end.
-        layer_scale_init: initial scale after every sublayer.
+
+    The other arguments are those of ``create_model``.
 
     Raises:
         ValueError: for an impossible value.

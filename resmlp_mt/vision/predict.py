@@ -16,11 +16,6 @@ from resmlp_mt.vision.options import Parser, parse
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: a sentence for the user, and exit status 1.
-    """
     parser = Parser(
         "predict",
         PredictionOptions,

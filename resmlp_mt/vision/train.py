@@ -18,12 +18,6 @@ from resmlp_mt.vision.training_options import parse_args
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: a sentence for the user, and exit status 1.
-        SystemExit: with status 143 or 130 after a signal.
-    """
     options = parse_args(argv)
     from resmlp_mt.vision.training import run  # with PyTorch
 
