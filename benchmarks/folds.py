@@ -40,7 +40,7 @@ def around(stack: str, name: str, model: EncoderDecoder) -> None:
 
 
 def last(stack: str, model: EncoderDecoder) -> None:
-    """Behind all layers."""
+    """After all layers."""
     getattr(model, stack).final_affine = Affine(DIM)
 
 

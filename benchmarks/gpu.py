@@ -114,7 +114,7 @@ def tests(settings: Settings) -> Figures:
 
 
 def measured(settings: Settings, most_seconds: float) -> list[Row]:
-    """All rows; one that fails is told and does not keep the others from being measured."""
+    """All rows; one that fails is reported, and the others are still measured."""
     begin = time.monotonic()
     rows = []
     for part in parts():
@@ -125,7 +125,7 @@ def measured(settings: Settings, most_seconds: float) -> list[Row]:
         else:
             try:
                 figures = part.measure(settings)
-            except Exception as error:  # of CUDA, of peers, of the compiler: all are told
+            except Exception as error:  # of CUDA, of peers, of the compiler: all are reported
                 text = " ".join(str(error).split()) or type(error).__name__
                 reason = f"not measured: {text[:160]}"
         rows.append(Row(part.name, part.setting, part.unit, figures, reason))

@@ -170,7 +170,7 @@ def timed(pair: str, folder: Path, out: Path, jobs: int) -> Run:
 
 
 def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str, Any]:
-    """A preparation, one more that finds everything done, and those with other `jobs`."""
+    """A preparation, a second one that finds everything done, and those with other `jobs`."""
     run = timed(pair, folder, out, jobs[0])
     again = timed(pair, folder, out, jobs[0])
     runs = {jobs[0]: (run, out)}

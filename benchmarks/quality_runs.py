@@ -40,7 +40,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         parts = [self.model, str(self.seed), str(self.budget), *self.extra]
         return re.sub(r"-+", "-", "-".join(parts))
 
@@ -189,7 +189,7 @@ class Workshop:
 
 
 def read_config(path: Path) -> Json:
-    """A config with what it does not say itself taken from the file that it inherits from."""
+    """A config, completed from the file that it inherits from."""
     own: Json = yaml.safe_load(path.read_text())
     inherited = own.pop("inherit", None)
     return {**(read_config(path.parent / inherited) if inherited else {}), **own}

@@ -3,7 +3,7 @@
     python -m benchmarks.ship_model --data DIR --work DIR [--models plus] [--budgets 1500]
     python -m benchmarks.ship_model --data DIR --work DIR --report
 
-Trains what ship_model.yaml says, hours of one core; what was cut off goes on where it stood. A
+Trains what ship_model.yaml says, hours of one core; an interrupted run continues. A
 training has a trunk, whose learning rate falls with the inverse square root of the updates, for
 the processor seconds of the longest budget. At every budget a branch leaves it, with a learning
 rate that falls linearly to 0 (a "cooldown"); its last checkpoint is the model of that budget. The
@@ -36,7 +36,7 @@ class Trainings(Workshop):
     """The trainings and translations of ship_model.yaml."""
 
     def train(self, run: Run) -> Json:
-        """The branch at a budget, behind the trunk up to there."""
+        """The branch at a budget, after the trunk up to that point."""
         return once(self.folder(run) / "train.json", lambda: self._branch(run))
 
     def _options(self, run: Run) -> list[object]:

@@ -1,4 +1,4 @@
-"""Batches and the workers that have several in work at once: they change the time, nothing else."""
+"""Batches, and workers that run several at once: they change the time and nothing else."""
 
 import logging
 import os

@@ -61,7 +61,7 @@ def test_any_other_callable_is_refused_and_not_called(
         average([tmp_path / "hostile.pt"])
     assert not touched.exists()
     torch.load(tmp_path / "hostile.pt", weights_only=False)
-    assert touched.exists()  # the payload does work: only the safe loader stood before it
+    assert touched.exists()  # the payload does work: only the safe loader prevented it
 
 
 def test_average_is_the_mean_of_every_parameter(tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def test_hydra_trains_the_demo(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_hydra_builds_the_depth_that_is_named(corpus: Corpus, tmp_path: Path) -> None:
-    """A preset that hydra does not know as a dataclass is built with 6 layers, without a word."""
+    """A preset that hydra does not know as a dataclass is silently built with 6 layers."""
     hydra_train(
         corpus, tmp_path, "model._name=resmlp_mt_12l", "optimization.max_update=1",
         "dataset.disable_validation=true", "+model.decoder_attention_heads=2",

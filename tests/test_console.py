@@ -1,4 +1,4 @@
-"""The fairseq commands print their own messages, and no other library's that nobody can act on."""
+"""The fairseq commands print their own messages, and not the warnings of their libraries."""
 
 import logging
 import os

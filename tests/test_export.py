@@ -93,7 +93,7 @@ def test_int8_embeddings_are_within_half_a_scale(tmp_path: Path, changes: dict[s
 
 @pytest.mark.parametrize("changes", SHARED.values(), ids=SHARED)
 def test_an_int8_folder_has_a_shared_table_once(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Every number of the matrices is one byte, of which none comes twice."""
+    """Every number of the matrices is one byte, and no byte is stored twice."""
     saved = translation(**changes)
     model_folder.save(saved, tmp_path / "int8", "int8")
     stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)

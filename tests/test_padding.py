@@ -1,4 +1,4 @@
-"""Padding is moved behind the sentence and back without touching a token."""
+"""Padding is moved to the end of the sentence and back without touching a token."""
 
 import torch
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""A training that is killed or finds the disk full while it saves goes on from what is there."""
+"""A training that is killed, or finds the disk full, while it saves continues from the files there."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ WEIGHTS = 20_000
 
 
 def state(update: int) -> dict[str, Any]:
-    """A checkpoint whose weights tell the update that it is of."""
+    """A checkpoint whose weights are the number of its update."""
     return {
         "model": {"w": torch.full((WEIGHTS,), float(update))},
         "optimizer_history": [{"num_updates": update}],
@@ -119,7 +119,7 @@ class Dying:
 
 
 def assert_whole(folder: Path, least: int) -> int:
-    """Every checkpoint can be read and is of one update; the last is of ``least`` or later."""
+    """Every checkpoint can be read and has one update; the last has ``least`` or a later one."""
     for path in folder.glob("checkpoint*.pt"):
         found = torch.load(path)
         update = found["optimizer_history"][0]["num_updates"]

@@ -157,7 +157,7 @@ def test_significance_equals_the_sacrebleu_command(
 def test_equal_scores_are_not_significant(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """sacreBLEU gives such a pair the smallest p there is; TER does not see the case here."""
+    """sacreBLEU gives such a pair the smallest possible p; TER ignores case here."""
     texts = {"ref": ["Ein Haus am See."] * 9, "sys": ["Ein Haus am Meer."] * 9}
     texts["base"] = [line.lower() for line in texts["sys"]]
     files = {name: write(tmp_path / name, lines) for name, lines in texts.items()}

@@ -194,7 +194,7 @@ def test_an_answer_that_takes_too_long_is_refused() -> None:
         with pytest.raises(RefusedError, match=r"no answer within 0\.01 seconds"):
             await queue.translate(Work(EN_DE), ["a"])
         worker.gate.set()
-        queue._max_wait = 60.0  # the rest is no matter of time
+        queue._max_wait = 60.0  # the rest does not depend on time
         answer = (await queue.translate(Work(EN_DE), ["b"]))[0]  # the worker goes on
         assert answer.translations[0].text == "B"
         await queue.stop()

@@ -124,7 +124,7 @@ def assert_same(folder: Path, expected: dict[str, Any]) -> None:
 def test_processes_of_torchrun_train_what_one_trains_with_two_batches(
     corpus: Corpus, tmp_path: Path, one: dict[str, Any]
 ) -> None:
-    """No option names processes or backends; the job is stopped on the way and goes on."""
+    """No option names processes or backends; the job is stopped on the way and continues."""
     options = [corpus.data, *OPTIONS, "--save-dir", tmp_path]
     children = as_torchrun_starts_them(options, tmp_path / "logs")
     children[0].wait_for('"num_updates": "3"')

@@ -250,7 +250,7 @@ def test_trust_is_the_users_to_give(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With it the code does run: only the check stood before it. Our commands know no trust."""
+    """With it the code does run: only the check prevented it. Our commands have no such option."""
     HOSTILE["wav2vec2"](code(touched))(state)
     torch.save(state, tmp_path / "hostile.pt")
     command = (

@@ -1,4 +1,4 @@
-"""Text is prepared alike for training and for translation, in every way in, and comes out whole."""
+"""Text is prepared in the same way for training and for translation, and comes out whole."""
 
 import io
 import sys

@@ -92,7 +92,7 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[Any]:
-    """A training without an end."""
+    """A training that does not end by itself."""
     data = folder(folder(tmp_path / "data", "train", a=8, b=8), a=2, b=2)
     return [
         "--data", data, "--img-size", 8, "--patch-size", 4, "--batch-size", 4, "--epochs", 10**6,

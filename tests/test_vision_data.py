@@ -121,7 +121,7 @@ def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, to
 
 
 def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path) -> None:
-    """A second name of an image is an image; files beside them that begin with a dot are none."""
+    """A hard link to an image is an image; files that begin with a dot are not."""
     plain = tmp_path / "plain.tar"
     pack(folder, plain.with_suffix(".tar.gz"))
     expected = data.create_dataset(["cifar10-tar", str(plain.with_suffix(".tar.gz"))], "train")

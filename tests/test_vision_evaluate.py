@@ -1,4 +1,4 @@
-"""Accuracy equals scikit-learn's, classes go by name, and whatever cannot be evaluated is said."""
+"""Accuracy equals scikit-learn's, classes are matched by name, and errors say what cannot be evaluated."""
 
 import csv
 import subprocess

@@ -169,7 +169,7 @@ def test_a_lost_summary_comes_back(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_grid_of_a_checkpoint_is_known(folder: Path, tmp_path: Path) -> None:
-    """Weights for 8 x 32 pixels, 2 x 8 patches of the preset's size, are no 4 x 4 grid."""
+    """Weights for 8 x 32 pixels, 2 x 8 patches of the preset's size, are not a 4 x 4 grid."""
     options = ["--batch-size", 16, "--epochs", 1, "--no-aug", "--workers", 0, "--max-updates", 1]
     wide = run(folder, tmp_path, *options, "--img-size", 8, 32)
     assert wide["model_args"]["img_size"] == (8, 32)

@@ -5,8 +5,8 @@
 
 All peers do the same work on the same inputs, in turn (A B A B ...), with random weights of one
 size. Writes benchmark.md, benchmark.json with all samples and, for the row ``length``,
-length.png. What stands in these files of groups that are not measured is kept, so that a long
-benchmark can be made in parts. docs/benchmark.md explains the columns.
+length.png. Groups that are not measured keep their results in these files, so that a long benchmark
+can be run in parts. docs/benchmark.md explains the columns.
 """
 
 import argparse

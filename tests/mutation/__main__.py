@@ -1,4 +1,4 @@
-"""``python -m tests.mutation``: every fault of faults.py, one at a time, and who notices it.
+"""``python -m tests.mutation``: every fault of faults.py, one at a time, and whether a test notices.
 
 Copies the tracked files to a temporary folder, runs the named tests there with each fault (one of
 them must fail) and without any (they must pass), and writes docs/mutation.md.
@@ -82,7 +82,7 @@ def noticed(tree: Path, fault: Fault) -> tuple[bool, float]:
 
 
 def passes(tree: Path, tests: str) -> bool:
-    """Whether all of the tests pass in the tree; those that come to no end fail.
+    """Whether all of the tests pass in the tree; those that do not end fail.
 
     Raises:
         RuntimeError: if pytest could not run them.
