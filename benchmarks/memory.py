@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory
 
-This translates with float32 models so small that their size does not hide growth, in batches of
-random sizes, and writes memory.json and memory.md beside this file. Every row is a process of its own.
+Translates with float32 models so small that their size does not hide growth, in batches of random
+sizes, and writes memory.json and memory.md beside this file. Every row is a process of its own.
 """
 
 import argparse

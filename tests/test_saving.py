@@ -1,4 +1,4 @@
-"""A training that is killed, or finds the disk full, while it saves continues from the files there."""
+"""A training that is killed or finds the disk full while it saves can continue."""
 
 import errno
 import os

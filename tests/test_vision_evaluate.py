@@ -1,4 +1,4 @@
-"""Accuracy equals scikit-learn's, classes are matched by name, and errors say what cannot be evaluated."""
+"""Accuracy equals scikit-learn's, classes are matched by name, and errors say why."""
 
 import csv
 import subprocess

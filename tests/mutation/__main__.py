@@ -1,4 +1,4 @@
-"""``python -m tests.mutation``: every fault of faults.py, one at a time, and whether a test notices.
+"""``python -m tests.mutation``: each fault of faults.py, one at a time, and whether tests notice.
 
 Copies the tracked files to a temporary folder, runs the named tests there with each fault (one of
 them must fail) and without any (they must pass), and writes docs/mutation.md.
