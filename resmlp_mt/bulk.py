@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
-from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
+from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:  # so that --help answers at once
@@ -62,14 +62,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=PROCESSES, default=1, metavar="N", help="threads of a worker"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
-    parser.add_argument(
-        "--batch-size", type=whole_number(1), default=64, metavar="N", help="sentences"
-    )
-    parser.add_argument(
-        "--max-tokens", type=whole_number(1), metavar="N", help="source tokens in a batch"
-    )
-    parser.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
+    add_batch_options(parser)
     add_search_options(parser)
     return parser.parse_args(argv)
 

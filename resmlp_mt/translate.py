@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
-from resmlp_mt.engine.options import DTYPES, SearchOptions, add_search_options
+from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file
 
@@ -50,27 +50,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="subwords of a checkpoint (default: spm.model beside the folder of the dictionaries)",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
     parser.add_argument(
         "--workers",
         type=PROCESSES,
         default=1,
         metavar="N",
-        help="batches in work at once, one per core is fastest for a file",
+        help="batches translated at once; for a file, one per core is fastest",
     )
     parser.add_argument(
         "--threads",
         type=PROCESSES,
         metavar="N",
-        help="of one product; default: one per core, with several workers one",
+        help="threads of one product; default: one per core, or one for each of several workers",
     )
-    parser.add_argument(
-        "--batch-size", type=whole_number(1), default=64, metavar="N", help="sentences"
-    )
-    parser.add_argument(
-        "--max-tokens", type=whole_number(1), metavar="N", help="source tokens in a batch"
-    )
+    add_batch_options(parser)
     parser.add_argument(
         "--buffer-size",
         type=whole_number(1),
@@ -79,14 +73,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="most waiting lines to translate together",
     )
     parser.add_argument(
-        "--shortlist",
-        action="store_true",
-        help="score only the words of the exported shortlist: faster, other scores",
-    )
-    parser.add_argument(
         "--nbest", type=whole_number(1), default=1, metavar="N", help="translations of a line"
     )
-    parser.add_argument("--print-scores", action="store_true", help="lines as with --nbest 2")
+    parser.add_argument(
+        "--print-scores", action="store_true", help="also print scores, as with --nbest 2"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     parser.add_argument(
         "--out-format",

@@ -125,6 +125,26 @@ class SearchOptions:
         return longest
 
 
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options of a translator besides those of the search."""
+    parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
+    parser.add_argument(
+        "--batch-size",
+        type=number(int, least=1),
+        default=64,
+        metavar="N",
+        help="sentences in a batch",
+    )
+    parser.add_argument(
+        "--max-tokens", type=number(int, least=1), metavar="N", help="source tokens in a batch"
+    )
+    parser.add_argument(
+        "--shortlist",
+        action="store_true",
+        help="score only the words of the exported shortlist: faster, other scores",
+    )
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
