@@ -181,7 +181,7 @@ class DistillationOptions:
         None, metavar="MODEL", help="one of timm's, or a checkpoint of this command"
     )
     teacher_weights: str | None = option(
-        None, metavar="FILE", help="weights of timm's model (.pth, .safetensors)"
+        None, metavar="FILE", help="its weights (.pth, .safetensors), or timm:NAME from timm's hub"
     )
     distillation_type: str = option("none", choices=["none", "soft", "hard"], help="as in DeiT")
     distillation_alpha: float = option(0.5, type=PROBABILITY, help="weight of the teacher's term")
