@@ -114,15 +114,7 @@ def training_loader(
     dataset: ImageDataset, batches: EpochBatches, workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
     """(images, targets, bad images) by batch; iterating begins at ``batches.start``."""
-    return DataLoader(
-        _Seeded(dataset),
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=_ends_with_its_parent,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-    )
+    return _loader(_Seeded(dataset), workers, pin_memory, batch_sampler=batches)
 
 
 def validation_loader(
@@ -135,14 +127,20 @@ def validation_loader(
 ) -> DataLoader[Any]:
     """This process's share of the images; all shares together have each image once."""
     share = Subset(dataset, range(rank, len(dataset), world_size))
+    return _loader(share, workers, pin_memory, batch_size=batch_size)
+
+
+def _loader(
+    dataset: Dataset[Any], workers: int, pin_memory: bool, **batches: Any
+) -> DataLoader[Any]:
     return DataLoader(
-        share,
-        batch_size=batch_size,
+        dataset,
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_ends_with_its_parent,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        **batches,
     )
 
 
