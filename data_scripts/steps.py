@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resmlp_mt.files import replacing
+from resmlp_mt.files import replacing, sha256
 
 Record = dict[str, Any]
 
@@ -43,12 +43,6 @@ def write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(text.encode() + b"\n")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code(*names: str) -> list[str]:
