@@ -55,21 +55,21 @@ def mixing_branch(
     """
     if not torch.is_grad_enabled() or pre is None or post is None:
         return add_branch(x, mixing(x if pre is None else pre(x), layout), post, dropout)
-    gate, before, behind = mixing.gate_proj, mixing.v_proj, mixing.out_proj
-    projections = [linear for linear in (gate, before, behind) if linear is not None]
+    gate, value, out = mixing.gate_proj, mixing.v_proj, mixing.out_proj
+    projections = [linear for linear in (gate, value, out) if linear is not None]
     if not mixing.merges_affines or not _are_plain(pre, mixing, post, *projections):
         return add_branch(x, mixing(pre(x), layout), post, dropout)
     if not projections:
         matrix, offset = mixing.matrix_with_dropout(layout.length), mixing.offset(layout.length)
         affine = pre.alpha, pre.beta, matrix, offset, post.alpha, post.beta
         return add_branch(x, _AffineMixing.apply(x, *affine, layout, mixing.causal), None, dropout)
-    entries = pre(x) if before is None else _affine_linear(x, pre, before)
+    entries = pre(x) if value is None else _affine_linear(x, pre, value)
     mixed = layout.pack(mixing.mix(layout.pad(entries)))
     if gate is not None:
         mixed = mixed * torch.sigmoid(_affine_linear(x, pre, gate))
-    if behind is None:
+    if out is None:
         return add_branch(x, mixed, post, dropout)
-    return add_branch(x, _linear_affine(mixed, behind, post), None, dropout)
+    return add_branch(x, _linear_affine(mixed, out, post), None, dropout)
 
 
 def feed_forward_branch(

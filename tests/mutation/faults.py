@@ -110,7 +110,7 @@ FAULTS = [
         "tests/test_cache.py tests/test_beam_search.py",
     ),
     Fault(
-        "fold", "the offset is not scaled by the affine map behind",
+        "fold", "the offset is not scaled by the affine map after it",
         "resmlp_mt/materialised_mixing.py",
         "constant = folded.constant * post.alpha.view(mixing.heads, -1)",
         "constant = folded.constant * 1.0",
