@@ -1,6 +1,7 @@
 """Runs fairseq's commands in forks of a process that has imported fairseq, which saves time."""
 
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from fairseq_cli import generate, interactive, train, validate
 
+from resmlp_mt.fairseq_plugin import console
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 COMMANDS: dict[str, Callable[[], object]] = {
@@ -52,6 +54,10 @@ def _run(command: str, arguments: list[str], streams: dict[str, Path]) -> int:
     """In the child: run the command, and return its exit status."""
     sys.stdin = io.TextIOWrapper(streams["stdin"].open("rb"))
     sys.stdout, sys.stderr = streams["stdout"].open("w"), streams["stderr"].open("w")
+    logging.disable(logging.NOTSET)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stdout)
     sys.argv = [f"fairseq-{command}", *arguments]
     torch.set_num_threads(1)
     status = 0
@@ -61,9 +67,13 @@ def _run(command: str, arguments: list[str], streams: dict[str, Path]) -> int:
         if isinstance(stopped.code, str):
             print(stopped.code, file=sys.stderr)
         status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 70
+    except BaseException as error:
+        sentence = console.mistake(error)
+        if sentence is None:
+            traceback.print_exc()
+        else:
+            print(sentence, file=sys.stderr)
+        status = 70 if sentence is None else 1
     sys.stdout.flush()
     sys.stderr.flush()
     return status

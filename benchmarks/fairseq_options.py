@@ -34,18 +34,24 @@ MODELS = {"Transformer": "transformer_tiny", "ResMLP": "resmlp_mt_tiny"}
 
 HEAD = """# fairseq's options, beside the stock Transformer
 
-Written by `benchmarks/fairseq_options.py`, which runs every command with every option on both
-models, the plugin loaded. *Honoured*: the command prints or saves something else than without the
-option. *No difference*: it does not, on this corpus of short sentences. *Refused*: it stops with
-this sentence. *Fails*: it ends in a traceback of fairseq's own. Where the Transformer's cell and
-ours are the same, the option does the same.
+`benchmarks/fairseq_options.py` writes this page. It runs each fairseq command with each option, on
+the stock Transformer and on ResMLP, with the plugin loaded. If the two cells of a row are the same,
+the option does the same for both models. A cell is one of:
 
-Where they differ although ResMLP has the option: `--max-source-positions` and
-`--max-target-positions` are the size of the mixing matrices, so that another value is another
-model. `--checkpoint-activations` and `--offload-activations` change nothing but memory and time
-here, while the Transformer draws other dropout with them. `--load-alignments` has the weights of
-the attention computed in training, by a kernel that rounds otherwise. Pruning works for either side
-alone.
+* *honoured*: the command prints or saves something else than without the option;
+* *no difference*: it prints and saves the same, on this corpus of short sentences;
+* *refused*: it stops, and says this sentence;
+* *fails*: it ends in a traceback of fairseq.
+
+Some cells differ although ResMLP has the option:
+
+* `--max-source-positions` and `--max-target-positions` are the size of ResMLP's mixing matrices.
+  Another value makes another model.
+* `--checkpoint-activations` and `--offload-activations` change only memory and time here. With
+  them, the Transformer also draws other dropout.
+* `--load-alignments` makes training compute the attention's weights, with a kernel that rounds
+  differently.
+* `--encoder-layers-to-keep` and `--decoder-layers-to-keep` may be given one without the other.
 """
 
 
@@ -111,7 +117,7 @@ TRAIN = [
     Case("--left-pad-source --left-pad-target"),
     Case("--truncate-source", "--max-source-positions 5"),
     Case("--upsample-primary 2"),
-    Case("--num-batch-buckets 3"),
+    Case("--num-batch-buckets 3", "--max-tokens 60"),
     Case("--required-seq-len-multiple 8"),
     Case("--required-batch-size-multiple 4"),
     Case("--load-alignments"),
@@ -233,7 +239,7 @@ GENERATE = [
     Case("--batch-size 1"),
     Case("--required-batch-size-multiple 4"),
     Case("--required-seq-len-multiple 8"),
-    Case("--num-batch-buckets 3"),
+    Case("--num-batch-buckets 3", "--max-tokens 60"),
     Case("--num-shards 2 --shard-id 0"),
     Case("--distributed-world-size 2 --distributed-rank 0"),
     Case("--left-pad-source"),
@@ -272,7 +278,7 @@ VALIDATE = [
     Case("--max-tokens 30"),
     Case("--num-shards 2 --shard-id 0"),
     Case("--required-seq-len-multiple 8"),
-    Case("--num-batch-buckets 3"),
+    Case("--num-batch-buckets 3", "--max-tokens 60"),
     Case("--fp16"),
     Case("--path {base}:{second}"),
     Case("--model-overrides {{'encoder_layers_to_keep':'0'}}"),
@@ -432,11 +438,14 @@ class Bench:
             if not path.exists():
                 return "no checkpoint"
             parameters = torch.load(path, weights_only=True)["model"]
+            validations = re.findall(r"valid on .*", done.log)
             sums = (value.double().abs().sum().item() for value in parameters.values())
             numbers = [f"{value:.4g}" for value in sums]  # kernels round differently
-            return repr((sorted(p.name for p in save_dir.iterdir()), numbers))
+            scores = re.findall(r" \| (\w+) (\S+)", validations[-1]) if validations else []
+            scores = [(name, value) for name, value in scores if name != "wps"]  # a speed
+            return repr((sorted(p.name for p in save_dir.iterdir()), numbers, scores))
         if command == "validate":
-            return " ".join(re.findall(r'"(?:valid|test)_loss": "[^"]*"', done.log))
+            return repr(re.findall(r'"(?:valid|test)_(?:loss|wpb|bsz)": "[^"]*"', done.log))
         lines = re.findall(r"^(?:[STHDPAEIC]-\d+|Generate \w+ with).*$", done.output, re.MULTILINE)
         return re.sub(r"-?\d+\.\d+", _rounded, "\n".join(sorted(lines)))
 

@@ -1,19 +1,23 @@
 """The fairseq commands print their own messages, and not the warnings of their libraries."""
 
+import ast
+import json
 import logging
 import os
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fairseq import checkpoint_utils, file_utils
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
 from fairseq_cli import generate, validate
 from omegaconf import OmegaConf
 
 from conftest import ROOT, Corpus
-from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console
 
 
@@ -86,29 +90,72 @@ def test_what_fairseq_makes_of_the_root_logger(
         root.setLevel(before)
 
 
-def test_what_a_command_asserts_of_its_options_is_one_sentence() -> None:
-    batches = {"max_tokens": None, "batch_size": None}
-    cfg = OmegaConf.create(
-        {
-            "common": {},
-            "common_eval": {"path": None},
-            "dataset": batches,
-            "distributed_training": {"distributed_init_method": None, "distributed_world_size": 1},
-        }
-    )
-    for main, message in (
+def raised(function: Callable[..., object], *arguments: object) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        function(*arguments)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("main", "message"),
+    [
         (validate.main, "Must specify batch size either with --max-tokens or --batch-size."),
         (generate.main, "--path required for generation."),
+    ],
+)
+def test_what_a_command_asserts_of_its_options_is_one_sentence(
+    main: Callable[..., object], message: str
+) -> None:
+    batches = {"max_tokens": None, "batch_size": None}
+    cfg = OmegaConf.create({"common": {}, "common_eval": {"path": None}, "dataset": batches})
+    assert console.mistake(raised(main, cfg)) == message
+
+
+def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for error, message in (
+        (raised(missing.open), f"{missing} cannot be opened: No such file or directory."),
+        (raised(tmp_path.open), f"{tmp_path} cannot be opened: Is a directory."),
+        (
+            raised(checkpoint_utils.load_model_ensemble_and_task, [str(missing)]),
+            f"Model file not found: {missing}.",
+        ),
+        (raised(file_utils.cached_path, str(missing)), f"file {missing} not found."),
+        (
+            raised(lambda: OmegaConf.structured(SentencepieceConfig).sentencepiece_model),
+            "--sentencepiece-model is missing.",
+        ),
+        (
+            raised(ast.literal_eval, "{'beam':"),
+            "{'beam': among the options cannot be read: '{' was never closed.",
+        ),
+        (
+            raised(json.loads, "{beam: 4}"),
+            "{beam: 4} among the options is not JSON: Expecting property name enclosed in double "
+            "quotes.",
+        ),
     ):
-        with pytest.raises(UserError) as told:
-            console._call_main(lambda cfg, main: main(cfg), cfg, main)
-        assert str(told.value) == message
+        assert console.mistake(error) == message
 
-    def of_a_module(cfg: object) -> None:
-        raise AssertionError("a defect, which needs its traceback")
 
-    with pytest.raises(AssertionError, match="a defect"):
-        console._call_main(lambda cfg, main: main(cfg), cfg, of_a_module)
+def test_other_errors_keep_their_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defect = AssertionError("a defect")
+    with pytest.raises(AssertionError):
+        raise defect
+    for error in (defect, KeyError("x"), OSError("broken"), RuntimeError("not found")):
+        assert console.mistake(error) is None
+    shown: list[object] = []
+    missing = FileNotFoundError(2, "No such file", "x")
+    for program, error in (("fairseq-generate", defect), ("mine.py", missing)):
+        monkeypatch.setattr(sys, "argv", [program])
+        console._excepthook(lambda *told: shown.append(told[1]), type(error), error, None)
+    assert shown == [defect, missing]
+    monkeypatch.setattr(sys, "argv", ["bin/fairseq-generate"])
+    console._excepthook(lambda *told: shown.append(told[1]), type(missing), missing, None)
+    assert capsys.readouterr().err == "x cannot be opened: No such file.\n"
+    assert len(shown) == 2
 
 
 def test_streams_are_utf8_whatever_the_locale_is() -> None:

@@ -10,6 +10,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import languages
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 
@@ -95,3 +96,18 @@ def test_a_missing_set_is_named_with_those_that_are_there(tmp_path: Path) -> Non
     found = task(binarised(tmp_path / "bin", "en-de", "en", "de"), "en", "de")
     with pytest.raises(UserError, match=r"has no tset.en-de: it has train.en-de.$"):
         found.load_dataset("tset")
+
+
+@pytest.mark.parametrize(("source", "is_told"), [("en", False), ("zh", True)])
+def test_a_model_used_the_other_way_round_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str, is_told: bool
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    trained = {"source_lang": "en", "target_lang": "zh"}
+    torch.save({"model": {}, "cfg": {"task": trained}}, checkpoint)
+    binarised(tmp_path / "bin", "en-zh", "en", "zh")
+    found = task(tmp_path / "bin", source, "zh" if source == "en" else "en")
+    languages._load_model_ensemble_and_task(
+        lambda *_: ([], None, found), [str(checkpoint)], {}, found
+    )
+    assert ("from en to zh, and is used the other way round" in caplog.text) is is_told

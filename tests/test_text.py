@@ -3,14 +3,18 @@
 import io
 import sys
 import unicodedata
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sentencepiece
+from fairseq.data import Dictionary
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer, MosesTokenizerConfig
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +23,7 @@ import subwords
 from parallel import Workers
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
 from resmlp_mt.text import INVISIBLE as INVISIBLE_SIGN
 from resmlp_mt.text import REPLACED, normalize
@@ -162,6 +167,34 @@ def test_the_engine_and_fairseq_prepare_any_text(model: Path, text: str) -> None
     assert bpe.encode(text).split() == bpe.sp.encode(normalize(text), out_type=str)
     engine = translator(bpe.sp)
     assert engine.encode(text) == engine.encode(normalize(text))
+
+
+def test_fairseq_refuses_a_model_that_did_not_make_the_words(model: Path, tmp_path: Path) -> None:
+    text_input.apply()
+    own = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    words = Dictionary()
+    for index in range(3, len(own)):
+        words.add_symbol(own.id_to_piece(index))
+    task = TranslationTask(TranslationConfig(source_lang="en", target_lang="de"), words, words)
+    arguments = Namespace(bpe="sentencepiece", sentencepiece_model=str(model))
+    bpe = task.build_bpe(arguments)
+    assert bpe.decode(bpe.encode("a word")) == "a word"
+
+    other = tmp_path / "other.model"
+    with other.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["零 一 二 三 四", "五 六 七 八 九"] * 20),
+            model_writer=file,
+            vocab_size=16,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    arguments.sentencepiece_model = str(other)
+    with pytest.raises(UserError, match=f"{other} is not the sentencepiece model .* of en are"):
+        task.build_bpe(arguments)
+    interface = Namespace(bpe=arguments, tokenizer=None, generation=Namespace(replace_unk=None))
+    with pytest.raises(UserError, match=f"{other} is not the sentencepiece model"):
+        GeneratorHubInterface(interface, task, [])
 
 
 def test_text_is_normalised_before_it_is_tokenized() -> None:

@@ -4,10 +4,12 @@ fairseq calls its libraries in outdated ways, and the libraries warn of it at ev
 its modules sets the root logger to DEBUG, so that other libraries report what they do. Neither is
 shown; all other warnings and messages are.
 
-What fairseq asserts of the options is shown as one sentence, without a traceback.
+A missing file or option, and what fairseq asserts of the options, is shown as one sentence, without
+a traceback.
 """
 
 import io
+import json
 import logging
 import os
 import sys
@@ -15,11 +17,12 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import TracebackType
 
-from fairseq.distributed import utils as distributed_utils
+from omegaconf.errors import MissingMandatoryValue
 
-from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import wrap
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
@@ -62,17 +65,45 @@ def write_utf8() -> None:
 
 
 def tell_in_one_sentence() -> None:
-    """Show what a command asserts of its options, such as a missing ``--max-tokens``."""
-    wrap(distributed_utils, "call_main", _call_main)
+    """End fairseq's commands with one sentence where their user can mend what stopped them."""
+    wrap(sys, "excepthook", _excepthook)
 
 
-def _call_main(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    try:
-        return original(*args, **kwargs)
-    except AssertionError as error:
+def _excepthook(
+    original: Callable[..., None],
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    of_command = Path(sys.argv[0]).name.startswith("fairseq-") or _is_command(spec)
+    sentence = mistake(error) if of_command else None
+    if sentence is None:
+        original(kind, error, trace)
+    else:
+        print(sentence, file=sys.stderr)
+
+
+def mistake(error: BaseException) -> str | None:
+    """What the user of a command can mend; None for other errors, which need their traceback."""
+    told = error.args[0] if error.args and isinstance(error.args[0], str) else None
+    if isinstance(error, MissingMandatoryValue):
+        return f"--{str(error.full_key).replace('_', '-')} is missing."
+    if isinstance(error, SyntaxError) and error.filename in ("<string>", "<unknown>"):
+        return f"{str(error.text).strip()} among the options cannot be read: {error.msg}."
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.doc} among the options is not JSON: {error.msg}."
+    if isinstance(error, OSError):
+        if error.filename is not None:
+            return f"{error.filename} cannot be opened: {error.strerror}."
+        return f"{told}." if told and "not found" in told else None  # fairseq's own
+    if isinstance(error, AssertionError):
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        spec = frame.f_globals.get("__spec__")  # its name is that of the file with python -m too
-        of_command = spec is not None and spec.name.startswith("fairseq_cli.")
-        if not of_command or not error.args or not isinstance(error.args[0], str):
-            raise
-        raise UserError(error.args[0].rstrip(".!") + ".") from error
+        is_of_option = _is_command(frame.f_globals.get("__spec__"))
+        return told.rstrip(".!") + "." if told and is_of_option else None
+    return None
+
+
+def _is_command(spec: ModuleSpec | None) -> bool:
+    # the name in the specification is that of the file also with python -m
+    return spec is not None and spec.name.startswith("fairseq_cli.")

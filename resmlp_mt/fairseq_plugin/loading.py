@@ -70,6 +70,8 @@ def _parse_args_and_arch(
             action="store_true",
             help="load checkpoints whose configuration fairseq may evaluate as code",
         )
+    if parser.get_default("task") is None:  # fairseq-validate's
+        parser.set_defaults(task="translation")
     parsed = original(parser, *args, **kwargs)
     if getattr(parsed[0] if isinstance(parsed, tuple) else parsed, "trust", False):
         os.environ[stored_config.TRUST] = "1"

@@ -68,7 +68,19 @@ def _unsaved(path: str, error: OSError) -> UserError:
 
 
 def _load_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) -> Any:
-    """Start from the newest readable checkpoint where the last one is damaged."""
+    """Start from the newest readable checkpoint where the last one is damaged.
+
+    Raises:
+        UserError: if none can be read, or ``--restore-file`` does not exist; fairseq would train
+            from the beginning.
+    """
+    if not trainer.checkpoint_suffix and not PathManager.exists(cfg.restore_file):
+        inside = Path(cfg.save_dir, cfg.restore_file)
+        if cfg.restore_file != LAST:
+            raise UserError(
+                f"--restore-file {cfg.restore_file} does not exist"
+                + (f": did you mean {inside}?" if inside.exists() else ".")
+            )
     if cfg.restore_file != LAST or trainer.checkpoint_suffix:
         return original(cfg, trainer, **arguments)
     instead: Path | None = None

@@ -1,14 +1,21 @@
 """Lets fairseq clean input as in training, and decode output as spm_decode does.
 
-Text is normalised before it is tokenized, as prepare.py does.
+Text is normalised before it is tokenized, as prepare.py does. The sentencepiece model must be that
+of the source dictionary.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationTask
 
+from resmlp_mt.engine.subwords import check_pieces
+from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.remedies import wrap
 from resmlp_mt.text import normalize
 
@@ -18,6 +25,8 @@ def apply() -> None:
     wrap(MosesTokenizer, "encode", _encode)
     wrap(SentencepieceBPE, "encode", _encode)
     wrap(SentencepieceBPE, "decode", _decode)
+    wrap(FairseqTask, "build_bpe", _build_bpe)
+    wrap(GeneratorHubInterface, "__init__", _hub_interface)
 
 
 def _encode(original: Callable[[Any, str], str], self: Any, x: str) -> str:
@@ -27,3 +36,28 @@ def _encode(original: Callable[[Any, str], str], self: Any, x: str) -> str:
 def _decode(_: Callable[[Any, str], str], self: Any, x: str) -> str:
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
     return str(self.sp.decode(x.split())).replace("\n", " ").strip()
+
+
+def _build_bpe(original: Callable[..., Any], self: Any, args: Any) -> Any:
+    bpe = original(self, args)
+    _check_pieces(bpe, args, self)
+    return bpe
+
+
+def _hub_interface(
+    original: Callable[..., None], self: Any, cfg: Any, task: Any, models: Any
+) -> None:
+    original(self, cfg, task, models)
+    _check_pieces(self.bpe, cfg.bpe, task)
+
+
+def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
+    """Refuse a model that did not make the source's words, which would all be unknown.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if isinstance(bpe, SentencepieceBPE) and isinstance(task, TranslationTask):
+        name = f"the dictionary of {task.cfg.source_lang}"
+        words = {name: Vocabulary(task.source_dictionary.symbols)}
+        check_pieces(bpe.sp, Path(args.sentencepiece_model), words)

@@ -1,4 +1,4 @@
-"""Remedies for fairseq's training: batch buckets, R-Drop, and the best checkpoints."""
+"""Remedies for fairseq's training: batch buckets, R-Drop, averages, and the best checkpoints."""
 
 import contextlib
 import inspect
@@ -15,7 +15,10 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
 from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
+from fairseq.models.ema import EMA
+from fairseq.trainer import Trainer
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import wrap
 
 
@@ -24,6 +27,8 @@ def apply() -> None:
     make_buckets()
     leave_samples_alone()
     keep_as_many_best_checkpoints()
+    average_floating_point_alone()
+    ask_for_the_measure_of_the_best_checkpoint()
 
 
 # --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
@@ -130,3 +135,39 @@ def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
         yield
     finally:
         checkpoint_utils.checkpoint_paths = paths
+
+
+# --- --store-ema multiplies whole numbers by the decay, which fails ---
+
+
+def average_floating_point_alone() -> None:
+    """Let ``--store-ema`` take whole numbers, such as lengths, from the model as they are."""
+    wrap(EMA, "__init__", _ema)
+
+
+def _ema(original: Callable[..., None], self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+    original(self, model, *args, **kwargs)
+    whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
+    self.skip_keys = {*self.skip_keys, *whole}
+
+
+# --- --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch ---
+
+
+def ask_for_the_measure_of_the_best_checkpoint() -> None:
+    """Refuse ``--best-checkpoint-metric`` bleu or accuracy if it is not computed."""
+    wrap(Trainer, "__init__", _trainer)
+
+
+def _trainer(original: Callable[..., None], self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    metric = cfg.checkpoint.best_checkpoint_metric
+    for measured, section, option in (
+        ("bleu", cfg.task, "eval_bleu"),
+        ("accuracy", cfg.criterion, "report_accuracy"),
+    ):
+        if metric == measured and not getattr(section, option, True):
+            raise UserError(
+                f"--best-checkpoint-metric {metric} needs --{option.replace('_', '-')}, which "
+                "computes it in every validation."
+            )
+    original(self, cfg, *args, **kwargs)

@@ -1,0 +1,76 @@
+"""Remedies for fairseq's training: averages of parameters, and options that lack what they need."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq.dataclass.configs import EMAConfig
+from fairseq.models.ema import EMA
+
+from models import build
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import saving, training_fixes
+
+
+@pytest.mark.parametrize("in_float32", [False, True])
+def test_averages_are_of_floating_point_and_whole_numbers_are_the_newest(in_float32: bool) -> None:
+    """With the decay 0.75, parameters 1 after 0 give 0.25; the longest length stays whole."""
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    average = EMA(model, EMAConfig(store_ema=True, ema_fp32=in_float32, ema_decay=0.75))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    model.encoder.longest_trained.fill_(7)
+    average.step(model, updates=1)
+    found = average.get_model()
+    assert all(bool((parameter == 0.25).all()) for parameter in found.parameters())
+    assert found.encoder.longest_trained.dtype is torch.int64
+    assert int(found.encoder.longest_trained) == 7
+
+
+@pytest.mark.parametrize(
+    ("metric", "measures", "option"),
+    [
+        ("bleu", False, "--eval-bleu"),
+        ("bleu", True, None),
+        ("accuracy", False, "--report-accuracy"),
+        ("accuracy", True, None),
+        ("loss", False, None),
+    ],
+)
+def test_the_metric_of_the_best_checkpoint_is_computed(
+    metric: str, measures: bool, option: str | None
+) -> None:
+    cfg = SimpleNamespace(
+        checkpoint=SimpleNamespace(best_checkpoint_metric=metric),
+        task=SimpleNamespace(eval_bleu=measures),
+        criterion=SimpleNamespace(report_accuracy=measures),
+    )
+    made: list[Any] = []
+    if option is None:
+        training_fixes._trainer(lambda _, cfg: made.append(cfg), None, cfg)
+    else:
+        with pytest.raises(UserError, match=f"metric {metric} needs {option}, which computes"):
+            training_fixes._trainer(lambda _, cfg: made.append(cfg), None, cfg)
+    assert made == [cfg] * (option is None)
+
+
+def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_best.pt").touch()
+    trainer = SimpleNamespace(
+        checkpoint_suffix="", data_parallel_rank=0, data_parallel_world_size=1
+    )
+    for name, message in (
+        (str(tmp_path / "missing.pt"), r" does not exist\.$"),
+        ("checkpoint_best.pt", rf" does not exist: did you mean {tmp_path}/checkpoint_best.pt\?$"),
+    ):
+        cfg = SimpleNamespace(restore_file=name, save_dir=str(tmp_path))
+        with pytest.raises(UserError, match=rf"--restore-file {name}{message}"):
+            saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+    cfg = SimpleNamespace(restore_file="checkpoint_last.pt", save_dir=str(tmp_path))
+    assert saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
