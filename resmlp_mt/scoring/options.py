@@ -123,14 +123,16 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(TOKENIZERS)} (default: zh, ja-mecab and ko-mecab for Chinese, Japanese "
         f"and Korean, else 13a)",
     )
-    bleu.add_argument("-lc", "--lowercase", dest="bleu_lowercase", action="store_true")
+    bleu.add_argument(
+        "-lc", "--lowercase", dest="bleu_lowercase", action="store_true", help="ignore case"
+    )
     bleu.add_argument(
         "-s",
         "--smooth-method",
         dest="bleu_smooth_method",
         choices=("none", "floor", "add-k", "exp"),
         default="exp",
-        help="default: exp",
+        help="smoothing of n-grams that do not match",
     )
     bleu.add_argument(
         "-sv",
@@ -141,33 +143,22 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         help="value of floor (default: 0.1) and add-k (default: 1)",
     )
     chrf = parser.add_argument_group("chrF")
-    chrf.add_argument(
-        *("-cc", "--chrf-char-order"),
-        type=whole_number(1),
-        default=6,
-        metavar="N",
-        help="default: 6",
-    )
-    chrf.add_argument(
-        *("-cw", "--chrf-word-order"),
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="word order of chrf (default: 0); chrf++ has 2",
-    )
-    chrf.add_argument(
-        "--chrf-beta", type=whole_number(1), default=2, metavar="N", help="default: 2"
-    )
+    for names, least, default, text in (
+        (("-cc", "--chrf-char-order"), 1, 6, "longest n-grams of characters"),
+        (("-cw", "--chrf-word-order"), 0, 0, "longest n-grams of words in chrf; chrf++ has 2"),
+        (("--chrf-beta",), 1, 2, "weight of recall"),
+    ):
+        chrf.add_argument(*names, type=whole_number(least), default=default, metavar="N", help=text)
     chrf.add_argument("--chrf-whitespace", action="store_true", help="count white space")
-    chrf.add_argument("--chrf-lowercase", action="store_true")
+    chrf.add_argument("--chrf-lowercase", action="store_true", help="ignore case")
     chrf.add_argument(
         "--chrf-eps-smoothing", action="store_true", help="as chrF++.py, NLTK and Moses smooth"
     )
     ter = parser.add_argument_group("TER")
-    ter.add_argument("--ter-case-sensitive", action="store_true")
+    ter.add_argument("--ter-case-sensitive", action="store_true", help="do not ignore case")
     ter.add_argument("--ter-asian-support", action="store_true", help="split Asian characters")
     ter.add_argument("--ter-no-punct", action="store_true", help="leave out punctuation")
-    ter.add_argument("--ter-normalized", action="store_true", help="tokenize a little")
+    ter.add_argument("--ter-normalized", action="store_true", help="basic tokenization")
 
 
 def _add_statistics(parser: argparse.ArgumentParser) -> None:
@@ -176,7 +167,8 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
         "-ci", "--confidence", action="store_true", help="95 %% interval by bootstrap resampling"
     )
     confidence.add_argument(
-        *("-cin", "--confidence-n"),
+        "-cin",
+        "--confidence-n",
         type=whole_number(1),
         metavar="N",
         help=f"samples (default: {SAMPLES['bs']})",
@@ -206,14 +198,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", type=Path, help="write the full report as JSON")
     output.add_argument(
-        *("-w", "--width"),
-        metavar="N",
-        type=whole_number(0, 12),
-        default=1,
-        help="decimals (default: 1)",
+        "-w", "--width", metavar="N", type=whole_number(0, 12), default=1, help="decimals"
     )
     output.add_argument("-sh", "--short", action="store_true", help="short signatures")
-    output.add_argument("-q", "--quiet", action="store_true", help="print the tables alone")
+    output.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
