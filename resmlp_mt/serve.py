@@ -61,55 +61,31 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--lenpen", type=number(float), default=1.0, metavar="X", help="length penalty"
     )
     work.add_argument(
-        "--max-batch-tokens",
-        type=whole_number(1),
-        default=4096,
-        metavar="N",
+        "--max-batch-tokens", type=whole_number(1), default=4096, metavar="N",
         help="source tokens in a batch, and so in a sentence",
-    )
+    )  # fmt: skip
     work.add_argument(
-        "--max-batch-size",
-        type=whole_number(1),
-        default=64,
-        metavar="N",
+        "--max-batch-size", type=whole_number(1), default=64, metavar="N",
         help="sentences in a batch",
-    )
+    )  # fmt: skip
     limits = parser.add_argument_group("limits")
-    limits.add_argument(
-        "--queue-size",
-        type=whole_number(1),
-        default=2048,
-        metavar="N",
-        help="most waiting sentences, then status 503",
-    )
-    limits.add_argument(
-        "--max-wait",
-        type=number(float, above=0, most=DAY),
-        default=30.0,
-        metavar="SECONDS",
-        help="longest time until an answer, then status 503",
-    )
-    limits.add_argument(
-        "--max-body",
-        type=whole_number(1),
-        default=1_000_000,
-        metavar="BYTES",
-        help="largest request, else status 413",
-    )
-    limits.add_argument(
-        "--char-limit",
-        type=whole_number(1),
-        default=100_000,
-        metavar="N",
-        help="most characters in the texts of a request, else status 413",
-    )
-    limits.add_argument(
-        "--client-requests",
-        type=whole_number(0),
-        default=256,
-        metavar="N",
-        help="most unanswered requests of one address, 0 for no limit, else status 429",
-    )
+    for option, kind, default, metavar, text in (
+        ("queue-size", whole_number(1), 2048, "N", "most waiting sentences, else status 503"),
+        (
+            "max-wait", number(float, above=0, most=DAY), 30.0, "SECONDS",
+            "longest time until an answer, else status 503",
+        ),
+        ("max-body", whole_number(1), 1_000_000, "BYTES", "largest request, else status 413"),
+        (
+            "char-limit", whole_number(1), 100_000, "N",
+            "most characters in the texts of a request, else status 413",
+        ),
+        (
+            "client-requests", whole_number(0), 256, "N",
+            "most unanswered requests of one address, 0 for no limit, else status 429",
+        ),
+    ):  # fmt: skip
+        limits.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
     return parser.parse_args(argv)
 
 
