@@ -3,7 +3,8 @@
     python -m benchmarks.memory
 
 Translates with float32 models so small that their size does not hide growth, in batches of random
-sizes, and writes memory.json and memory.md beside this file. Every row is a process of its own.
+sizes, and writes memory.json and memory.md beside this file. Every row is a process of its own;
+earlier rows stay until they are measured again.
 """
 
 import argparse
@@ -43,7 +44,8 @@ def main() -> None:
     if args.measure:
         measure(args.measure, args.sentences)
         return
-    rows = {}
+    path = args.output / "memory.json"
+    rows = json.loads(path.read_text())["megabytes"] if path.exists() else {}
     for name in args.rows:
         model, environment = ROWS[name]
         command = ["-m", "benchmarks.memory", "--measure", model, "--sentences"]
@@ -56,8 +58,8 @@ def main() -> None:
         )
         rows[name] = json.loads(done.stdout)
         print(name, rows[name], flush=True)
-        report = {"machine": describe(1), "megabytes": rows}
-        write_text(args.output / "memory.json", json.dumps(report, indent=1) + "\n")
+        report = {"machine": describe(1), "megabytes": {n: rows[n] for n in ROWS if n in rows}}
+        write_text(path, json.dumps(report, indent=1) + "\n")
         write_text(args.output / "memory.md", text(report))
 
 
