@@ -132,6 +132,8 @@ def _unpack_zip(
         _check_size(archive, sum(info.file_size for info in infos), limit)
         for info in infos:
             name = info.filename
+            if info.header_offset < 0:  # zipfile would seek there
+                raise zipfile.BadZipFile(f"{name} lies before the beginning")
             if not (target / name).resolve().is_relative_to(target.resolve()):
                 raise UserError(f"{archive} is refused: {name} would be outside the target folder")
             kind = stat.S_IFMT(info.external_attr >> 16)

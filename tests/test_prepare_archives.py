@@ -105,6 +105,13 @@ def test_the_unpacked_size_is_bounded(tmp_path: Path, name: str) -> None:
     assert len(archives.unpack(archive, WANTED, tmp_path / "out")) == 2
 
 
+def test_a_zip_without_its_beginning_is_an_error(tmp_path: Path) -> None:
+    """Its members would lie before the first byte."""
+    (tmp_path / "x.zip").write_bytes(zipped(GOOD)[10:])
+    with pytest.raises(UserError, match=r"x.zip: the archive is cut off or damaged"):
+        archives.unpack(tmp_path / "x.zip", WANTED, tmp_path / "out")
+
+
 @pytest.mark.parametrize("end", [60, 300, -200, -4])
 def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
     archive = tmp_path / "x.tgz"

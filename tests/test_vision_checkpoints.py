@@ -262,3 +262,7 @@ def test_an_image_size_in_a_file_does_not_fill_the_memory(tmp_path: Path) -> Non
         choice = ModelChoice(checkpoint=path)
         with pytest.raises(UserError, match=rf"{number}\.pth: its data_config .* is not usable"):
             load_classifier(choice, torch.device("cpu"))
+    saved["data_config"]["input_size"] = (3, 8, 16)
+    checkpoints.save(saved, path)
+    with pytest.raises(UserError, match=r"takes images of \(8, 8\) pixels, but its data_config"):
+        load_classifier(choice, torch.device("cpu"))

@@ -162,6 +162,12 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     check_data_config(
         data_config, str(choice.checkpoint), checkpoint["model_args"].get("in_chans", 3)
     )
+    size = tuple(data_config["input_size"][1:])
+    if isinstance(model, ResMLP) and size != model.img_size:
+        raise UserError(
+            f"{choice.checkpoint}: its model takes images of {model.img_size} pixels, but its "
+            f"data_config makes them {size}: take another copy."
+        )
     has_ema = checkpoint.get("model_ema") is not None
     return Classifier(
         model=model,
