@@ -234,13 +234,16 @@ def overload(port: int, bodies: list[str], rate: float, seconds: float) -> dict[
 
 
 def memory(process: int) -> float:
-    """MiB of a process and its children."""
+    """MiB of a process and its children, without mapped files such as libraries.
+
+    Other processes share those, and come and go.
+    """
     pids, total = [process], 0
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").iterdir():
             pids += map(int, (thread / "children").read_text().split())
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith("Pss_Anon:"):
                 total += int(line.split()[1])
     return total / 1024
 

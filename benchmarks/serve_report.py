@@ -50,5 +50,5 @@ The server at its best reaches {100 * most / direct:.0f} % of the engine in batc
 
 At twice that load ({over["rate"]:.0f} requests/s for {over["seconds"]:.0f} seconds): {over["sent"]} sent, {over.get("200", 0)} answered, {refused} refused with 429 or 503, {other} other errors, {over["lost"]} lost, {over["mixed"]} mixed up, {over.get("rounded", 0)} worded differently than alone (sums of other batches round differently).
 
-Memory of the server and its workers over {result["requests"]} requests, after each tenth, MiB: {memory_shown}.
+Memory of the server and its workers, without their libraries' files, over {result["requests"]} requests, after each tenth, MiB: {memory_shown}.
 """  # noqa: E501

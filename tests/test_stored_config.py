@@ -205,6 +205,19 @@ def test_the_defaults_of_every_model_pass_or_are_evaluated(
     stored_config.check(state, Path("x.pt"))
 
 
+@pytest.mark.parametrize("stored", [[], {"_name": []}, {"_name": {}}, {"_name": 5}])
+def test_a_part_is_named_by_a_text(stored: Any, state: dict[str, Any]) -> None:
+    state["cfg"]["optimizer"] = stored
+    with pytest.raises(UserError, match=r"its optimizer is .*, which is not a name"):
+        stored_config.check(state, Path("x.pt"))
+
+
+def test_a_message_that_cites_the_file_is_one_line(state: dict[str, Any]) -> None:
+    state["cfg"]["optimizer"] = {"a\nb\x1b[2J": "${x}"}
+    with pytest.raises(UserError, match=r"cfg\.optimizer\.a\?b\?\[2J is '\$\{x\}', which stands"):
+        stored_config.check(state, Path("x.pt"))
+
+
 def test_old_options_load(state: dict[str, Any], corpus: Corpus, tmp_path: Path) -> None:
     expected = load_state(state, tmp_path)
     legacy()(state)

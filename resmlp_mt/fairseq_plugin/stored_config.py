@@ -80,7 +80,8 @@ def check(
             _check_sections(state["cfg"], overrides or {}, plugin_only)
         if state.get("args") is not None:
             _check_legacy(state["args"], overrides or {}, plugin_only)
-    except RefusedError as reason:
+    except RefusedError as error:
+        reason = "".join(c if c.isprintable() else "?" for c in str(error))  # it cites the file
         remedy = (
             "this command loads ResMLP translation models only, without any of this"
             if plugin_only
@@ -119,7 +120,10 @@ def _check_section(section: str, stored: Any) -> None:
     if section in ("model", "task"):
         declared = _dataclass(section, _name(section, stored))
     elif section in REGISTRIES:  # a part that is not registered is not built either
-        declared = REGISTRIES[section]["dataclass_registry"].get(_name(section, stored))
+        name = _name(section, stored)
+        if not isinstance(name, str | None):
+            raise RefusedError(f"its {section} is {name!r:.80}, which is not a name")
+        declared = REGISTRIES[section]["dataclass_registry"].get(name)
     else:
         declared = FairseqConfig.__dataclass_fields__[section].type
     fields = vars(stored) if isinstance(stored, Namespace) else stored
