@@ -4,7 +4,7 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 import requests
@@ -352,6 +352,22 @@ def test_a_request_that_does_not_arrive_is_408() -> None:
         answer = exchange(server, raw(ASKED)[:-3])
     assert answer.startswith("HTTP/1.1 408")
     assert "did not arrive within 0.2 seconds" in answer
+
+
+def test_a_request_that_arrives_byte_by_byte_is_408() -> None:
+    """Every byte in time, but not the whole."""
+    with served([Reversing()], Limits(max_wait=0.3)) as server:
+        host, port = server.removeprefix("http://").split(":")
+        with closing(socket.create_connection((host, int(port)), timeout=0.05)) as slow:
+            slow.sendall(b"POST /translate HTTP/1.1\r\nHost: x\r\nContent-Length: 6000\r\n\r\n")
+            answer = b""
+            for _ in range(5999):
+                slow.send(b" ")
+                with suppress(TimeoutError):
+                    answer = slow.recv(1000)
+                if answer:
+                    break
+    assert answer.startswith(b"HTTP/1.1 408")
 
 
 def test_many_clients_each_get_their_own_answers() -> None:

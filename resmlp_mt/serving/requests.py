@@ -36,13 +36,14 @@ class LimitedBodies:
             return
         size = 0
         is_complete = False
+        end = asyncio.get_running_loop().time() + self._seconds
 
         async def limited() -> Message:
             nonlocal size, is_complete
             if is_complete:  # the only further message is the client's disconnection
                 return await receive()
             try:
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout_at(end):
                     message = await receive()
             except TimeoutError as error:
                 raise HTTPException(
