@@ -220,6 +220,20 @@ def test_a_target_longer_than_the_matrix_is_refused() -> None:
         model(padded(sentences([3])), None, padded(sentences([11])))
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_beyond_the_longest_target_does_not_count(left: bool) -> None:
+    """A batch of 15 positions for a model of 10, whose longest sentence has 6."""
+    model, source = build(), padded(sentences([3, 5]))
+    rows = sentences([4, 6])
+    scores, extra = model(source, None, padded(rows, left=left, extra=9), return_all_hiddens=True)
+    expected, _ = model(source, None, padded(rows, left=left))
+    tokens = slice(9, None) if left else slice(6)
+    torch.testing.assert_close(scores[:, tokens], expected)
+    assert scores.count_nonzero() == expected.count_nonzero()
+    assert extra["attn"][0].shape[:2] == (2, 15)
+    assert all(len(state) == 15 for state in extra["inner_states"])
+
+
 def test_attention_weights_are_left_out_while_training() -> None:
     model = build().train()
     source, target = padded(sentences([3])), padded(sentences([4]))
