@@ -6,6 +6,7 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.speed import command as benchmark
 from benchmarks.speed import (
     generation_rows,
     lengths,
+    preset_rows,
     timing,
     training_rows,
     translation_models,
@@ -240,6 +242,40 @@ def test_ctranslate2_computes_fairseqs_transformer(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(found.log_probs), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_peers_choose_among_the_same_words_of_a_shortlist(tmp_path: Path) -> None:
+    """Every hypothesis of a wide beam is in the shortlist, and some are not without it."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    words = dictionary(QUICK.vocabulary)
+    generation_rows.save_for_ctranslate2(QUICK, words, tmp_path, seed=1)
+    shortlist = preset_rows.random_shortlist(QUICK.vocabulary, seed=1)
+    (tmp_path / "vmap.txt").write_text(preset_rows.vocabulary_map(shortlist, words))
+    source = [10, 11, 12]
+    allowed = {words[token] for token in shortlist.words([[*source, words.eos()]])[0].tolist()}
+    assert 20 < len(allowed) < 60
+    translator = ctranslate2.Translator(str(tmp_path), compute_type="float32")
+
+    def found(use_vmap: bool) -> set[str]:
+        (result,) = translator.translate_batch(
+            [[words[token] for token in source]], beam_size=20, num_hypotheses=20,
+            max_decoding_length=3, use_vmap=use_vmap,
+        )  # fmt: skip
+        return {token for hypothesis in result.hypotheses for token in hypothesis}
+
+    assert found(True) <= allowed
+    assert not found(False) <= allowed
+
+
+def test_words_per_second_are_sentences_per_second_times_their_words() -> None:
+    """newstest2013 has 56,089 English words in 3,000 sentences of 26.14 subwords."""
+    task = generation_rows.Task(["a b c d", "a b"], 5, {})
+    in_sentences = replace(row(3.0, 2.0, None), floor=4.0)
+    in_words = preset_rows.in_words(in_sentences, task)
+    words = 3 * 56_089 / 3_000 / 26.14
+    assert in_words.ours.median == pytest.approx(3.0 * words)
+    assert in_words.floor == pytest.approx(4.0 * words)
+    assert in_words.ratio.median == pytest.approx(in_sentences.ratio.median)
+
+
 def test_the_command(tmp_path: Path) -> None:
     """All groups of rows, at a size that takes seconds, with both files and the plot."""
     done = subprocess.run(
@@ -254,6 +290,7 @@ def test_the_command(tmp_path: Path) -> None:
     rows = [entry for entry in entries if "ours" in entry]
     names = " ".join(entry["measured"] for entry in rows)
     for part in ("training, CPU fp32", "peak memory", "fairseq-generate", "translate", "int8",
+                 "plus 6-2, greedy", "plus 12-1, greedy", "int8, shortlist",
                  "image inference", "image training", "length 64, decoding"):  # fmt: skip
         assert part in names
     for entry in rows:

@@ -28,6 +28,7 @@ from benchmarks.speed.image_rows import images
 from benchmarks.speed.length_rows import Curves, length, plot
 from benchmarks.speed.machine import describe
 from benchmarks.speed.options import GROUPS, parse_args
+from benchmarks.speed.preset_rows import presets
 from benchmarks.speed.report import (
     Row,
     Rows,
@@ -133,6 +134,12 @@ def measure(
         ],
         "translate": [
             lambda: translate(
+                lengths, sizes, rates["cpu"], batch_sizes=batches, threads=threads,
+                rounds=repeats, seed=SEED,
+            )
+        ],
+        "presets": [
+            lambda: presets(
                 lengths, sizes, rates["cpu"], batch_sizes=batches, threads=threads,
                 rounds=repeats, seed=SEED,
             )

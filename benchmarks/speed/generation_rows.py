@@ -101,7 +101,7 @@ def fairseq_generate(
         peer_name="fairseq transformer",
         peer=speeds["transformer"],
         goal=GENERATION_GOAL,
-        floor=sentences / _floor(folded, task, sentences, rates, "fp32"),
+        floor=sentences / floor_seconds(folded, task, sentences, rates, "fp32"),
         note=f"batch {sentences}, {task.target_length} tokens",
     )
     return [explained(row, runs["resmlp"])]
@@ -141,18 +141,20 @@ def translate(
             if not supported or (dtype == "bfloat16" and not computes_in_bfloat16()):
                 rows.append(Unmeasured(f"translate, CPU {shown}", "not supported here"))
                 continue
+            vocabulary = Vocabulary(words.symbols)
             model = prepared(fold(build("resmlp", sizes, seed)), dtype)
+            loaded = TranslationModel(model, "en", "de", vocabulary, vocabulary, None)
             peer = ctranslate2.Translator(
                 folder, compute_type=compute_type, intra_threads=threads, inter_threads=1
             )
             for batch_size, sentences in batch_sizes.items():
                 task = draw_task(lengths, words, sizes, sentences, seed)
                 runs = {
-                    "resmlp": _engine(model, words, task, batch_size),
-                    "ctranslate2": _ctranslate2(peer, task, batch_size),
+                    "resmlp": engine(loaded, task, batch_size),
+                    "ctranslate2": ctranslate2s(peer, task, batch_size),
                 }
                 speeds = interleaved(runs, rounds)
-                floor = _floor(folded, task, batch_size, rates, shown)
+                floor = floor_seconds(folded, task, batch_size, rates, shown)
                 row = Row(
                     measured=f"translate, beam {BEAM}, batch {batch_size}, CPU {shown}",
                     unit="sentences/s",
@@ -167,30 +169,37 @@ def translate(
     return rows
 
 
-def _engine(
-    model: EncoderDecoder, words: Dictionary, task: Task, batch_size: int
+def engine(
+    loaded: TranslationModel,
+    task: Task,
+    batch_size: int,
+    beam: int = BEAM,
+    use_shortlist: bool = False,
 ) -> Callable[[int], float]:
-    vocabulary = Vocabulary(words.symbols)
-    loaded = TranslationModel(model, "en", "de", vocabulary, vocabulary, None)
-    options = SearchOptions(beam=BEAM, min_len=task.target_length, max_len_b=task.target_length)
-    translator = Translator(loaded, options, batch_size)
+    """A round of the engine; greedy search computes no scores."""
+    options = SearchOptions(beam=beam, min_len=task.target_length, max_len_b=task.target_length)
+    translator = Translator(loaded, options, batch_size, use_shortlist=use_shortlist)
 
     def run(index: int) -> float:
-        found = translator.translate(task.lines)
-        assert all(len(t[0].positional_scores) == task.target_length + 1 for t in found)
+        found = translator.translate(task.lines, return_scores=beam > 1)
+        assert all(len(t[0].pieces.split()) == task.target_length for t in found)
         return float(len(found))
 
     return run
 
 
-def _ctranslate2(translator: Any, task: Task, batch_size: int) -> Callable[[int], float]:
+def ctranslate2s(
+    translator: Any, task: Task, batch_size: int, beam: int = BEAM, use_vmap: bool = False
+) -> Callable[[int], float]:
+    """A round of CTranslate2; ``use_vmap`` is its shortlist."""
     source = [line.split() for line in task.lines]
 
     def run(index: int) -> float:
         found = translator.translate_batch(
             source,
             max_batch_size=batch_size,
-            beam_size=BEAM,
+            beam_size=beam,
+            use_vmap=use_vmap,
             min_decoding_length=task.target_length,
             max_decoding_length=task.target_length,
         )
@@ -228,21 +237,25 @@ def save_for_ctranslate2(sizes: Sizes, words: Dictionary, folder: Path, seed: in
 
 
 @torch.no_grad()  # in inference mode, some operations would not be counted
-def _floor(folded: EncoderDecoder, task: Task, batch: int, rates: Rates, dtype: str) -> float:
+def floor_seconds(
+    folded: EncoderDecoder, task: Task, batch: int, rates: Rates, dtype: str, beam: int = BEAM
+) -> float:
     """Seconds for one batch: the encoder once, and the weights of the decoder once per token."""
     config, steps = folded.config, task.target_length + 1
     source = torch.full((batch, round(task.sample["ntokens"] / len(task.lines))), 4)
     memory = folded.encode(source)
     half = steps // 2
-    history = torch.zeros(config.decoder_layers, batch, 1, half, BEAM, config.decoder_embed_dim)
-    ancestors = torch.zeros(batch, BEAM, half, dtype=torch.long)
-    tokens = torch.full((batch, BEAM), 4)
+    heads = config.decoder_mixing.heads
+    width = config.decoder_embed_dim // heads
+    history = torch.zeros(config.decoder_layers, batch, heads, half, beam, width)
+    ancestors = torch.zeros(batch, beam, half, dtype=torch.long)
+    tokens = torch.full((batch, beam), 4)
     step = operations(lambda: folded.step(tokens, history, ancestors, memory))
-    width = {"fp32": 4, "bf16": 2, "int8": 1}[dtype]
+    size = {"fp32": 4, "bf16": 2, "int8": 1}[dtype]
     weights = sum(
         module.weight.numel()
         for module in [*folded.decoder.layers.modules(), folded.decoder.output_projection]
         if isinstance(module, torch.nn.Linear)
     )
     encoding = rates.seconds(operations(lambda: folded.encode(source)), dtype=dtype)
-    return encoding + steps * rates.seconds(step, weights * width, dtype)
+    return encoding + steps * rates.seconds(step, weights * size, dtype)

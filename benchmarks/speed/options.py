@@ -8,7 +8,7 @@ from benchmarks.speed.lengths import SOURCE
 from resmlp_mt.command_line import PROCESSES, Parser, whole_number
 from resmlp_mt.machine import usable_cores
 
-GROUPS = ("training", "generation", "translate", "images", "length")
+GROUPS = ("training", "generation", "translate", "presets", "images", "length")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
