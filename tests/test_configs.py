@@ -248,6 +248,8 @@ def test_stability_is_measured_with_the_recipe() -> None:
         "model.decoder_attention_heads",
         "task.source_lang",
         "task.target_lang",
+        "criterion._name",  # of the same loss
+        "criterion.rdrop_alpha",
         "lr_scheduler.warmup_updates",
         "optimization.max_update",
         "optimization.update_freq",

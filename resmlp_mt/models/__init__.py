@@ -8,6 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.models import criterions as criterions
 from resmlp_mt.models import resmlp_mt as resmlp_mt
 
 # ``common.user_dir: ${resmlp_mt:}`` is the folder of this plugin. A path could name another copy of
