@@ -86,17 +86,19 @@ class TokenMixing(nn.Module):
         super().__init_subclass__(**kwargs)
         if "merges_affines" in cls.__dict__:
             return
+        parent = next(kind for kind in cls.__mro__[1:] if issubclass(kind, TokenMixing))
         changed = {
             name
             for name in ("entries", "mix", "output", "forward", "step")
-            if getattr(cls, name) is not getattr(TokenMixing, name)
+            if getattr(cls, name) is not getattr(parent, name)
         }
         if {"mix", "forward"} & changed and "step" not in changed:
             raise TypeError(
                 f"{cls.__name__} changes mix or forward, which decoding step by step does not "
                 "call: change step as well, or express the variant by matrix and offset."
             )
-        cls.merges_affines = not changed
+        if changed:
+            cls.merges_affines = False
 
     def make_parameters(self, config: MixingConfig) -> None:
         """Make the parameters of :meth:`matrix` and :meth:`offset`."""

@@ -231,6 +231,12 @@ def test_a_change_by_another_base_class_is_seen() -> None:
     assert AbsoluteMixing.merges_affines
 
 
+@pytest.mark.parametrize("parent", [AbsoluteMixing, Squared, MaterialisedMixing])
+def test_a_subclass_that_changes_nothing_is_merged_as_its_parent(parent: type[TokenMixing]) -> None:
+    """PyTorch's exporter makes such subclasses."""
+    assert type("Same", (parent,), {}).merges_affines is parent.merges_affines
+
+
 @pytest.mark.parametrize("name", ["mix", "forward"])
 def test_a_variant_that_would_decode_otherwise_than_it_trains_is_refused(name: str) -> None:
     changed = {name: lambda self, x, layout=None: x}

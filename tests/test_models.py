@@ -23,6 +23,7 @@ from models import build, config, dictionary, padded, sentences, shifted
 from resmlp_mt.errors import UserError
 from resmlp_mt.layers import Affine
 from resmlp_mt.mixing import MixingConfig
+from resmlp_mt.model.config import ACTIVATIONS
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 # name: (encoder layers, decoder layers, dim, hidden, heads); section 3.5 of the paper for the first
@@ -100,7 +101,7 @@ def test_presets_are_right_on_the_command_line_and_through_hydra(name: str) -> N
             assert mixing == (PLUS if is_plus else MixingConfig())
         for layer in (*model.encoder.layers, *model.decoder.layers):
             assert layer.ffn.fc1.weight.shape == (hidden, dim)
-            assert layer.ffn.activation is torch.nn.functional.gelu
+            assert layer.ffn.activation is ACTIVATIONS["gelu"]
         assert model.decoder.layers[0].encoder_attn.heads == heads
         assert model.max_positions() == (64, 48)
 

@@ -15,6 +15,7 @@ from models import PAD, build, padded, sentences
 from resmlp_mt import packed_linear
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.weights import prepared
+from resmlp_mt.model.config import ACTIVATIONS, FEW_NUMBERS
 from resmlp_mt.packed_linear import PackedLinear, PackingLinear
 
 needs_onednn = pytest.mark.skipif(
@@ -146,3 +147,28 @@ def test_a_prepared_model_finds_the_same(beam: int) -> None:
         assert [h["tokens"].tolist() for h in first] == [h["tokens"].tolist() for h in second]
         for a, b in zip(first, second, strict=True):
             assert torch.allclose(a["positional_scores"], b["positional_scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_part_of_a_prepared_model_that_is_replaced_is_used(dtype: str) -> None:
+    """Though its attributes are found at once."""
+    model = prepared(fold(build()), dtype)
+    layer = model.decoder.layers[0]
+    layer.ffn.fc2 = nn.Identity()
+    layer.ffn.fc1 = nn.Identity()
+    layer.ffn.activation = torch.neg
+    assert torch.equal(layer.ffn(X), -X)
+    embedding = model.encoder.embed_tokens
+    changed = torch.ones_like(embedding.weight)
+    if dtype == "float32":
+        embedding.weight = nn.Parameter(changed)
+        assert torch.equal(embedding(torch.tensor([3])), changed[:1])
+
+
+@pytest.mark.parametrize("count", [1, FEW_NUMBERS, FEW_NUMBERS + 1])
+def test_gelu_of_few_numbers_is_pytorchs(count: int) -> None:
+    x = torch.linspace(-6.0, 6.0, count, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(ACTIVATIONS["gelu"](x), F.gelu(x), rtol=1e-12, atol=1e-14)
+        x = x.float()
+        torch.testing.assert_close(ACTIVATIONS["gelu"](x), F.gelu(x), rtol=1e-5, atol=1e-6)

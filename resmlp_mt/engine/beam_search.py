@@ -252,8 +252,10 @@ def _best(
     Only these get a log-softmax.
     """
     best, tokens = _top(logits, count)
-    totals = (best - log_total + scores.unsqueeze(2)).flatten(1)
-    scores, index = totals.topk(count, dim=1)
+    totals = best - log_total + scores.unsqueeze(2)
+    if totals.size(1) == 1:
+        return totals.squeeze(1), torch.zeros_like(tokens).squeeze(1), tokens.squeeze(1)
+    scores, index = totals.flatten(1).topk(count, dim=1)
     return scores, index // count, tokens.flatten(1).gather(1, index)
 
 

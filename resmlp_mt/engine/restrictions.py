@@ -30,7 +30,7 @@ def restricted(
 
     Returns:
         The scores that may be chosen, and the logarithm of the softmax's denominator, (rows,
-        hypotheses, words) and (rows, hypotheses, 1); zeros where it is not wanted.
+        hypotheses, words) and (rows, hypotheses, 1); a zero where it is not wanted.
     """
     logits = logits.float()
     if past is not None and options.repetition_penalty != 1.0:
@@ -41,9 +41,7 @@ def restricted(
         # the best score becomes 0, so that a small temperature does not make it infinite
         least = torch.finfo(logits.dtype).tiny
         logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
-    log_total = (
-        logits.logsumexp(dim=2, keepdim=True) if is_scored else torch.zeros_like(logits[..., :1])
-    )
+    log_total = logits.logsumexp(dim=2, keepdim=True) if is_scored else logits.new_zeros(1, 1, 1)
     unrestricted = logits if prefixes is None else logits.clone()
     logits[..., special.pad] = -torch.inf
     if options.unkpen:

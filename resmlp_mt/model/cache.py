@@ -101,16 +101,18 @@ class Cache:
     def appended(self, entries: Tensor) -> "Cache":
         """With one position more, (layers, batch, heads, beam or 1, dim / heads)."""
         batch, beam, position = self.ancestors.shape
-        own = torch.arange(beam, device=self.ancestors.device).view(1, beam, 1)
-        return Cache(
-            self.memory,
-            self.history.appended(position, entries),
-            torch.cat([self.ancestors, own.expand(batch, beam, 1)], dim=2),
-            self.tables,
-        )
+        if beam == 1:
+            ancestors = self.ancestors.new_zeros(batch, 1, position + 1)
+        else:
+            own = torch.arange(beam, device=self.ancestors.device).view(1, beam, 1)
+            ancestors = torch.cat([self.ancestors, own.expand(batch, beam, 1)], dim=2)
+        history = self.history.appended(position, entries)
+        return Cache(self.memory, history, ancestors, self.tables)
 
     def followed(self, parents: Tensor) -> "Cache":
         """With every hypothesis continuing one of its sentence, ``parents``, (batch, beam)."""
+        if self.beam == 1:
+            return self
         index = parents.unsqueeze(2).expand_as(self.ancestors)
         ancestors = self.ancestors.gather(1, index)
         return Cache(self.memory, self.history, ancestors, self.tables)
@@ -149,8 +151,6 @@ class Cache:
                 cache = self
                 if not torch.equal(chosen, torch.arange(batch, device=chosen.device)):
                     cache = self._selected(chosen)
-                if beam == 1:
-                    return cache
                 return cache.followed(hypotheses.view(-1, beam))
         return self._one_by_one()._selected(order)
 

@@ -308,24 +308,35 @@ class Decoder(nn.Module):
             x = self.dropout(x)
         if visit is not None:
             visit(x)
-        descends = ancestors.unsqueeze(3) == torch.arange(beam, device=tokens.device)
         rows = tables.matrices[:, :, position]
-        mixing = rows[:, None, :, None, :position, None] * descends.unsqueeze(1)
+        mixing = rows[:, None, :, None, :position, None]
+        if beam > 1 or torch.compiler.is_compiling():
+            descends = ancestors.unsqueeze(3) == torch.arange(beam, device=tokens.device)
+            mixing = mixing * descends.unsqueeze(1)
+        else:
+            mixing = mixing.expand(-1, len(tokens), -1, -1, -1, -1)
         mixing = mixing.flatten(4).flatten(1, 2)
         past = history.flatten(3, 4).flatten(1, 2)
         own = rows[:, :, position, None]
         own = own.flatten(1) if heads == 1 else own.repeat(1, 1, x.size(2) // heads).flatten(1)
-        offsets = None if tables.offsets is None else tables.offsets[:, position]
+        offsets: Sequence[Tensor | None] = [None] * len(own)
+        if tables.offsets is not None:
+            offsets = tables.offsets[:, position].unbind()
         weights: list[Tensor] = []
         entries = []
-        for index, layer in enumerate(self._layers):
+        # one call for all layers: indexing would be one for each
+        parts = zip(
+            self._layers, mixing.unbind(), past.unbind(), own.unbind(), offsets,
+            memory.keys.unbind(), memory.values.unbind(), strict=True,
+        )  # fmt: skip
+        for index, (layer, its_mixing, its_past, its_own, offset, keys, values) in enumerate(parts):
             x, entry = layer.step(
                 x,
-                Past(mixing[index], past[index], heads),
-                own[index],
-                None if offsets is None else offsets[index],
-                memory.keys[index],
-                memory.values[index],
+                Past(its_mixing, its_past, heads),
+                its_own,
+                offset,
+                keys,
+                values,
                 memory.mask,
                 weights if index == weights_of else None,
             )

@@ -123,7 +123,7 @@ FAULTS = [
     ),
     Fault(
         "fold", "a mixing with an output of its own is merged", "resmlp_mt/mixing.py",
-        '        cls.merges_affines = not changed', '        cls.merges_affines = True',
+        '            cls.merges_affines = False', '            cls.merges_affines = True',
         "tests/test_mixing.py -k cannot_be_merged",
     ),
     Fault(
