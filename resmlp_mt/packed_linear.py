@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from resmlp_mt.layers import linear_of
 from resmlp_mt.machine import computes_in_bfloat16, multiplies_int8_tiles
 
-LARGEST_UNPACKED = 2**17
+LARGEST_UNPACKED = 2**19
 """Largest size of a float32 weight for which PyTorch's own kernel is faster.
 
-The kernels for packed weights need about 15 us more to start, whatever the size. With 256 inputs
-and outputs, they take 1.1 to 3 times as long for products of 1 to 64 rows; with 512 and 512, both
-take the same time at 8 rows.
+The kernels for packed weights need about 15 us more to start, whatever the size, and 70 us between
+products of the other kind. With 512 inputs and outputs, or 128 inputs and 4,000 words, they take
+1.1 to 2 times as long for products of 1 to 5 rows, and the same time for 64 or more.
 """
 
 FEW_ROWS = 8
