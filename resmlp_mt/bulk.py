@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 lines["all"],
                 translated / (time.monotonic() - begin),
             )
-        manifest.finish()
+        manifest.finish({file.name for file in files})
     if lines["too_long"]:
         logger.warning(
             "%d of %d lines are too long for the model and were left empty",

@@ -159,7 +159,7 @@ def finish(folder: Path, file: CorpusFile, translator: Translator, most: int = 9
                 return new
             if journal.add(parts.translate(shard, translator, folder)):
                 new.append(shard.output)
-        journal.finish()
+        journal.finish([file.name])
     return new
 
 
@@ -194,6 +194,28 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, model: Path) -> None
         Manifest(folder, {"beam": 4})
     text = (folder / manifest.NAME).read_text().splitlines()
     assert [json.loads(line)["part"] for line in text[1:]] == [0, 1, 2, 3]
+
+
+def test_another_file_may_be_translated_into_the_same_folder(tmp_path: Path, model: Path) -> None:
+    """The parts of the first one stay, and are not done again."""
+    folder, translator = tmp_path / "out", Translator.load(model)
+    folder.mkdir()
+    files = []
+    for name in ("b.en", "a.en"):
+        write(tmp_path / name, lines_of(7))
+        files += bulk.corpus_files([tmp_path / name], folder, "text")
+        assert len(finish(folder, files[-1], translator)) == 2
+    for file in files:
+        assert finish(folder, file, translator) == []
+    assert len(list(folder.rglob("part-*"))) == 4
+    write(tmp_path / "b.en", [])  # has no parts now
+    assert finish(folder, files[0], translator) == []
+    assert [path.name for path in sorted(folder.rglob("part-*.txt"))] == [
+        "part-00000.txt",
+        "part-00001.txt",
+    ]
+    lines = (folder / manifest.NAME).read_text().splitlines()
+    assert [json.loads(line)["file"] for line in lines[1:]] == ["a.en"] * 2
 
 
 def test_lines_that_have_no_translation_are_counted(tmp_path: Path, model: Path) -> None:
@@ -261,7 +283,7 @@ def test_a_manifest_names_files_of_its_folder_alone(
     (folder / manifest.NAME).write_text(json.dumps({}) + "\n" + json.dumps(record) + "\n")
     with Manifest(folder, {}) as journal:
         assert not journal.done
-        journal.finish()
+        journal.finish(["a"])
     assert victim.read_text() == "of somebody else\n"
     assert (folder / manifest.NAME).read_text() == "{}\n"
 

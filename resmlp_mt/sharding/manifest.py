@@ -6,7 +6,7 @@ is finished; an incomplete last line after a crash is ignored.
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -98,12 +98,18 @@ class Manifest:
         os.fsync(self._file.fileno())
         return True
 
-    def finish(self) -> None:
-        """Sort the lines and remove parts of an earlier input; call it when all parts are added."""
-        self._records.sort(key=lambda record: (record.file, record.part))
-        self._write(self._records)
-        stale = {record.output for record in self._earlier}
-        for output in stale - {record.output for record in self._records}:
+    def finish(self, files: Collection[str]) -> None:
+        """Sort the lines and remove parts that a file no longer has.
+
+        Args:
+            files: the names of the input, all of whose parts are added. What an earlier run has
+                made of other files stays.
+        """
+        others = [record for record in self.done.values() if record.file not in files]
+        kept = sorted([*self._records, *others], key=lambda record: (record.file, record.part))
+        self._write(kept)
+        stale = {record.output for record in self._earlier if record.file in files}
+        for output in stale - {record.output for record in kept}:
             (self.folder / output).unlink(missing_ok=True)
         for partial in self.folder.rglob(".part-*"):  # of workers that were killed
             partial.unlink(missing_ok=True)
