@@ -74,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"--inputs {path} is a folder: add --num-epoch-checkpoints N or another --num-*."
             )
+        if args.output.exists() and path.exists() and args.output.samefile(path):
+            raise UserError(
+                f"--output {args.output} is one of the checkpoints to average: choose another name."
+            )
     averaged = average(paths)
     try:
         save(averaged, args.output)

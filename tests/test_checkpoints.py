@@ -115,6 +115,20 @@ def test_a_place_without_writing_is_named_before_anything_is_read(tmp_path: Path
         average_command.main([*inputs, "--output", str(folder / "average.pt")])
 
 
+def test_no_input_is_overwritten(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        torch.save({"model": {"a": torch.ones(2)}}, tmp_path / f"checkpoint{name}.pt")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    output = ["--output", str(tmp_path / "checkpoint2.pt")]
+    for inputs in (
+        [str(tmp_path / "checkpoint1.pt"), str(tmp_path / "checkpoint2.pt")],
+        [str(tmp_path), "--num-epoch-checkpoints", "2"],
+    ):
+        with pytest.raises(UserError, match=r"checkpoint2\.pt is one of the checkpoints"):
+            average_command.main(["--inputs", *inputs, *output])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_averaging_one_checkpoint_changes_nothing(trained: Path) -> None:
     (path,) = latest_checkpoints(trained, 1, by="epoch")
     ours, theirs = average([path])["model"], torch.load(path)["model"]
