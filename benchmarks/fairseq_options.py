@@ -445,8 +445,10 @@ class Bench:
             scores = [(name, value) for name, value in scores if name != "wps"]  # a speed
             return repr((sorted(p.name for p in save_dir.iterdir()), numbers, scores))
         if command == "validate":
-            return repr(re.findall(r'"(?:valid|test)_(?:loss|wpb|bsz)": "[^"]*"', done.log))
-        lines = re.findall(r"^(?:[STHDPAEIC]-\d+|Generate \w+ with).*$", done.output, re.MULTILINE)
+            lines = re.findall(r'"(?:valid|test)_(?:loss|wpb|bsz)": "[^"]*"', done.log)
+        else:
+            pattern = r"^(?:[STHDPAEIC]-\d+|Generate \w+ with).*$"
+            lines = re.findall(pattern, done.output, re.MULTILINE)
         return re.sub(r"-?\d+\.\d+", _rounded, "\n".join(sorted(lines)))
 
     def row(self, command: str, case: Case) -> Row:

@@ -1,6 +1,7 @@
 """Text is prepared in the same way for training and for translation, and comes out whole."""
 
 import io
+import random
 import sys
 import unicodedata
 from argparse import Namespace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, data_utils
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer, MosesTokenizerConfig
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 from fairseq.hub_utils import GeneratorHubInterface
@@ -244,3 +245,30 @@ def test_text_comes_out_as_spm_decode_has_it(kind: str) -> None:
         for end in ("<0x0A>", "<0x0D>"):
             tokens = [indices[piece] for piece in ("<0x35>", end, "<0x35>")]
             assert engine.decode(tokens)[0] == "5 5"
+
+
+def test_remove_bpe_decodes_bytes_as_sentencepiece_does() -> None:
+    """fairseq-generate and --eval-bleu have no model to decode with."""
+    text_input.apply()
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the dog runs in the grass"] * 50),
+        model_writer=buffer,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **KINDS["bytes, bpe"],
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+
+    def decoded(pieces: list[str]) -> str:
+        return data_utils.post_process(" ".join(pieces), "sentencepiece")
+
+    for line in ("5 €", "日本 the dog", "é", "x😀"):
+        assert decoded(processor.encode(line, out_type=str)) == line
+    assert decoded(["a", "<0x0A>", "<0x0D>", "b"]) == "a  b"
+    draw = random.Random(1)
+    bytes_of_utf8 = [0x41, 0x7F, 0x80, 0xBF, 0xC3, 0xE0, 0xE2, 0x82, 0xAC, 0xED, 0xA0, 0xF0, 0x9F]
+    for _ in range(500):
+        pieces = [f"<0x{draw.choice(bytes_of_utf8):02X}>" for _ in range(draw.randint(1, 6))]
+        assert decoded(["▁the", *pieces, "▁dog"]) == processor.decode(["▁the", *pieces, "▁dog"])
+    assert data_utils.post_process("<0x41> @@b", "subword_nmt") == "<0x41> @@b"

@@ -4,10 +4,13 @@ Text is normalised before it is tokenized, as prepare.py does. The sentencepiece
 of the source dictionary.
 """
 
+import codecs
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fairseq.data import data_utils
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.hub_utils import GeneratorHubInterface
@@ -21,10 +24,11 @@ from resmlp_mt.text import normalize
 
 
 def apply() -> None:
-    """Wrap ``--bpe sentencepiece`` and ``--tokenizer moses``, also of the hub."""
+    """Wrap ``--bpe sentencepiece``, ``--remove-bpe sentencepiece`` and ``--tokenizer moses``."""
     wrap(MosesTokenizer, "encode", _encode)
     wrap(SentencepieceBPE, "encode", _encode)
     wrap(SentencepieceBPE, "decode", _decode)
+    wrap(data_utils, "post_process", _post_process)
     wrap(FairseqTask, "build_bpe", _build_bpe)
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
 
@@ -35,7 +39,33 @@ def _encode(original: Callable[[Any, str], str], self: Any, x: str) -> str:
 
 def _decode(_: Callable[[Any, str], str], self: Any, x: str) -> str:
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
-    return str(self.sp.decode(x.split())).replace("\n", " ").strip()
+    return _on_one_line(str(self.sp.decode(x.split())))
+
+
+BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+"""Byte pieces, which a model with ``--byte_fallback`` has for characters without a piece."""
+
+
+def _post_process(original: Callable[..., str], sentence: str, symbol: str) -> str:
+    joined = original(sentence, symbol)
+    return _on_one_line(BYTES.sub(_text_of, joined)) if symbol == "sentencepiece" else joined
+
+
+def _text_of(pieces: re.Match[str]) -> str:
+    return bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="one sign for each byte")
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """As sentencepiece does; Python's own handler has one sign for several bytes."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error("one sign for each byte", _replaced)
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub("[\r\n]", " ", text).strip()
 
 
 def _build_bpe(original: Callable[..., Any], self: Any, args: Any) -> Any:
