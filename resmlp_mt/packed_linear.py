@@ -171,10 +171,10 @@ class Int8Linear(nn.Module):
         self.constant = self.bias + (least or 0.0) * row_sums
         self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int32)
         # With tiles, oneDNN takes a quarter of FBGEMM's time for 256 rows and half for 27, but more
-        # for a few: the weights are packed twice. Without tiles, FBGEMM is at least as fast.
+        # for a few, so the weights are packed for both when there are many rows for the first time.
+        # Without tiles, FBGEMM is at least as fast.
+        self.has_tiles = multiplies_int8_tiles()
         self.tiles: Tensor | None = None
-        if multiplies_int8_tiles():
-            self.tiles = torch.ops.onednn.qlinear_prepack(weight, None)
         with warnings.catch_warnings():
             # PyTorch will drop quantized tensors some day, but cannot pack anything else so far
             warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
@@ -195,7 +195,9 @@ class Int8Linear(nn.Module):
             step, zero = 1 / 127, 0
         largest.clamp_min_(1e-12)
         product: Tensor
-        if self.tiles is not None and x.numel() > FEW_ROWS * x.size(-1):
+        if self.has_tiles and x.numel() > FEW_ROWS * x.size(-1):
+            if self.tiles is None:
+                self.tiles = torch.ops.onednn.qlinear_prepack(self.integers()[0], None)
             # half a step more, and the fraction is cut off: rounded
             integers = (x * (1 / step / largest)).add_(zero + 0.5).to(torch.uint8)
             product = torch.ops.onednn.qlinear_pointwise(
