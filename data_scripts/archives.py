@@ -24,6 +24,7 @@ DAMAGE = (
     lzma.LZMAError,
     zlib.error,
     EOFError,
+    UnicodeDecodeError,
 )
 """Errors of the standard library's readers for a damaged file."""
 
