@@ -10,6 +10,7 @@ or the installed packages says so in its row. Writes gpu.json and gpu.md into --
 
 import json
 import logging
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from resmlp_mt.files import check_outputs, write_text
 
 HERE = Path(__file__).resolve().parent
 MOST_SECONDS = 460
-"""No part begins after these, so that all ends within nine minutes; the compiled ones are long."""
+"""On a GPU no part begins after these, so that all ends in nine minutes."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         settings = Settings(args.device, args.quick, args.rounds, Path(work))
         begin = time.monotonic()
-        rows = measured(settings, MOST_SECONDS)
+        rows = measured(settings, MOST_SECONDS if args.device == "cuda" else math.inf)
     machine = {
         **describe(torch.get_num_threads()),
         "quick": args.quick,
