@@ -119,8 +119,12 @@ def test_shards_share_the_sentences(corpus: Corpus, monkeypatch: pytest.MonkeyPa
             options.get_generation_parser(),
             [str(corpus.data), "--path", "x", "--num-shards", "3", "--shard-id", "3"],
         )
+    cfg = SimpleNamespace(
+        dataset=SimpleNamespace(num_shards=2),
+        checkpoint=SimpleNamespace(best_checkpoint_metric="loss"),
+    )
     with pytest.raises(UserError, match="--distributed-world-size"):
-        Trainer(SimpleNamespace(dataset=SimpleNamespace(num_shards=2)), None, None, None)
+        Trainer(cfg, None, None, None)
 
 
 def test_a_program_may_put_text_in_the_place_of_standard_input(
