@@ -8,3 +8,11 @@ class UserError(SystemExit, ValueError):
     A command that does not catch it prints the message to standard error and exits with status 1;
     Python code can catch it as a ``ValueError``.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """Escape what cannot be printed, such as line breaks: a message may cite a damaged file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

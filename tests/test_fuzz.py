@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -242,8 +243,8 @@ SLOW_TARGETS = {
     "ONNX graph": Target(in_folder("encoder.onnx", "onnx"), load_folder),
     "ONNX config.json": Target(in_folder("config.json", "onnx"), load_folder),
 }
-OF_THE_ENGINE = 2  # two more targets, below
-MANY = ALL // (len(TARGETS) + len(SLOW_TARGETS) + 1 + OF_THE_ENGINE)
+COUNT = len(TARGETS) + len(SLOW_TARGETS) + 3  # the tests below
+MANY = 8 * math.ceil(ALL / COUNT / 8)  # of which eight threads get an eighth each
 
 
 Record = Callable[[str, object], None]  # benchmarks/fuzz.py reads what is recorded

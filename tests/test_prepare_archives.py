@@ -112,6 +112,19 @@ def test_a_zip_without_its_beginning_is_an_error(tmp_path: Path) -> None:
         archives.unpack(tmp_path / "x.zip", WANTED, tmp_path / "out")
 
 
+@pytest.mark.parametrize("place", ["header", "directory"])
+def test_a_zip_whose_names_are_not_utf_8_is_an_error(tmp_path: Path, place: str) -> None:
+    """Each name stands before its member, and again in the directory at the end."""
+    content = bytearray(zipped({WANTED[0]: b"", "ä": b""}))
+    find = content.find if place == "header" else content.rfind
+    content[find("ä".encode()) + 1] = 0xFF
+    (tmp_path / "x.zip").write_bytes(content)
+    wanted = ["ä"] if place == "header" else WANTED
+    with pytest.raises(UserError, match=r"x.zip: the archive is cut off or damaged") as error:
+        archives.unpack(tmp_path / "x.zip", wanted, tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("end", [60, 300, -200, -4])
 def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
     archive = tmp_path / "x.tgz"

@@ -255,6 +255,7 @@ def test_raising_names_the_file_and_the_way_out() -> None:
 def test_bad_images_survive_pickling() -> None:
     copy = pickle.loads(pickle.dumps(BadImage("a.png", "odd")))
     assert (copy.name, copy.reason, str(copy)) == ("a.png", "odd", "a.png: odd")
+    assert str(BadImage("two\nlines", "odd")) == r"two\nlines: odd"  # a name in a shard
 
 
 def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:

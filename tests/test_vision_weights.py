@@ -245,6 +245,21 @@ def test_a_grid_that_cannot_be_known_is_refused() -> None:
         load_weights(small_model(), source)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "class_mlp"])
+def test_tensors_of_any_shape_are_refused_in_a_sentence(pooling: str) -> None:
+    """One is of another shape; the others are as they should be, or of a larger grid."""
+    model = small_model(pooling=pooling)
+    for size in (12, 16):
+        state = small_model(pooling=pooling, img_size=(size, size)).state_dict()
+        args = {"img_size": (-size, -size), "patch_size": 4}  # is no grid
+        for name in state:
+            for shape in ((), (0,), (1,), (7,), (0, 0), (1, 0), (1, 1), (4, 7), (1, 2, 3)):
+                source = {"model": {**state, name: torch.ones(shape)}, "model_args": args}
+                if shape != state[name].shape:
+                    with pytest.raises(UserError, match=r"has the shape|its classifier has"):
+                        load_weights(model, source)
+
+
 class Malicious:
     """Unpickled, it runs a command."""
 
@@ -265,6 +280,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     torch.save({"epoch": 3}, folder / "numbers.pth")
     torch.save({"fc.weight": torch.ones(2)}, folder / "other.pth")
     torch.save(small_model(embed_dim=16).state_dict(), folder / "wider.pth")
+    torch.save({**state, "two\nlines": torch.ones(2)}, folder / "surplus.pth")
     messages = {
         "code.pth": "it asks for (posix|nt).system: expected tensors and plain values only",
         "cut.pth": "it is damaged or not a PyTorch file",
@@ -274,6 +290,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "numbers.pth": "holds no state dict of tensors",
         "other.pth": "has no classifier",
         "wider.pth": r"proj.weight has the shape \(16, 48\), but the model needs \(12, 48\)",
+        "surplus.pth": r"two\\nlines is unknown",
         "nowhere.pth": "cannot be read: No such file",
     }
     return {name: (folder / name, message) for name, message in messages.items()}

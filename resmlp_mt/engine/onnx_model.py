@@ -17,6 +17,8 @@ ENCODER, DECODER_STEP = "encoder.onnx", "decoder_step.onnx"
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+#: the fixed sizes of a graph's input or output
+Sizes = dict[tuple[str, str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -79,26 +81,28 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
-        sessions = []
+        sessions, metadata = [], {}
+        sizes: Sizes = {}
         for name in (ENCODER, DECODER_STEP):
             try:
-                sessions.append(
-                    onnxruntime.InferenceSession(
-                        folder / name, options, providers=["CPUExecutionProvider"]
-                    )
+                session = onnxruntime.InferenceSession(
+                    folder / name, options, providers=["CPUExecutionProvider"]
                 )
+                # names are decoded here, and need not be UTF-8
+                metadata[name] = session.get_modelmeta().custom_metadata_map
+                for array in (*session.get_inputs(), *session.get_outputs()):
+                    sizes[name, array.name] = [n for n in array.shape if isinstance(n, int)]
             except Exception as error:  # of the runtime's own types, without a common base
                 reason = " ".join(str(error).split())
                 raise UserError(f"{folder} has broken ONNX graphs: {name}: {reason}") from error
+            sessions.append(session)
         self.encoder, self.decoder_step = sessions
-        for name, session in zip((ENCODER, DECODER_STEP), sessions, strict=True):
-            exported_config.check(
-                stored, session.get_modelmeta().custom_metadata_map, folder / name
-            )
-        self._layers, self._heads, self._width = self._check_shapes(folder)
+        for name, held in metadata.items():
+            exported_config.check(stored, held, folder / name)
+        self._layers, self._heads, self._width = self._check_sizes(sizes, folder)
         self._try(folder)
 
-    def _check_shapes(self, folder: Path) -> list[int]:
+    def _check_sizes(self, found: Sizes, folder: Path) -> list[int]:
         """Compare what the graphs say of their arrays with ``config.json``.
 
         Returns:
@@ -107,28 +111,26 @@ class OnnxModel:
         Raises:
             UserError: naming the graph.
         """
-        config, graphs = self.config, {ENCODER: self.encoder, DECODER_STEP: self.decoder_step}
-        fixed = {
-            (graph, each.name): [size for size in each.shape if isinstance(size, int)]
-            for graph, session in graphs.items()
-            for each in (*session.get_inputs(), *session.get_outputs())
-        }
+        config = self.config
         layers, dim = config.decoder_layers, config.decoder_embed_dim
         heads = config.decoder_attention_heads
         memory = [layers, heads, dim // heads if heads else 0]
-        _, mixing_heads, _ = [*fixed.get((DECODER_STEP, "history"), []), 1, 1, 1][:3]
+        _, mixing_heads, _ = [*found.get((DECODER_STEP, "history"), []), 1, 1, 1][:3]
         history = [layers, mixing_heads, dim // mixing_heads if mixing_heads else 0]
         expected = {
-            **{(graph, name): memory for graph in graphs for name in ("keys", "values")},
+            **{
+                (graph, name): memory
+                for graph in (ENCODER, DECODER_STEP)
+                for name in ("keys", "values")
+            },
             **{(DECODER_STEP, name): history for name in ("history", "entries")},
             (DECODER_STEP, "scores"): [config.target_vocabulary],
         }
         for (graph, name), sizes in expected.items():
-            found = fixed.get((graph, name))
-            if found != sizes:
+            if found.get((graph, name)) != sizes:
                 raise UserError(
-                    f"{folder / graph} does not fit config.json: the sizes of {name} are {found}, "
-                    f"but should be {sizes}; export the model again."
+                    f"{folder / graph} does not fit config.json: the sizes of {name} are "
+                    f"{found.get((graph, name))}, but should be {sizes}; export the model again."
                 )
         return history
 

@@ -80,8 +80,7 @@ def check(
             _check_sections(state["cfg"], overrides or {}, plugin_only)
         if state.get("args") is not None:
             _check_legacy(state["args"], overrides or {}, plugin_only)
-    except RefusedError as error:
-        reason = "".join(c if c.isprintable() else "?" for c in str(error))  # it cites the file
+    except RefusedError as reason:
         remedy = (
             "this command loads ResMLP translation models only, without any of this"
             if plugin_only

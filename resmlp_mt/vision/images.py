@@ -26,7 +26,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, one_line
 from resmlp_mt.vision.options import OnError
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return one_line(f"{self.name}: {self.reason}")
 
 
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:

@@ -184,7 +184,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted = {}
     for key, value in state.items():
         key = _renamed(key, foreign, 0)
-        if key == "patch_embed.proj.weight":
+        if key == "patch_embed.proj.weight" and value.dim() == 4:
             value = value.flatten(1)
         elif key.endswith((".alpha", ".beta")):
             value = value.flatten()
@@ -255,18 +255,24 @@ def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
 def _adapt(
     state: dict[str, Tensor], model: ResMLP, old_grid: tuple[int, int] | None, name: str
 ) -> None:
-    """Adapt the mixing matrices in ``state`` to the grid of ``model``."""
+    """Adapt the mixing matrices in ``state`` to the grid of ``model``.
+
+    What is no matrix with its bias stays as it is, and does not fit the model.
+    """
     for key, target in model.state_dict().items():
-        square = key.endswith("token_mixing.weight") and state[key].dim() == 2
-        if not square:
+        if not key.endswith("token_mixing.weight"):
             continue
         class_block = key.startswith("class_blocks.")
-        tokens = state[key].size(1) - class_block
+        bias = key.removesuffix("weight") + "bias"
+        (rows,) = state[bias].shape if state[bias].dim() == 1 else (0,)
+        tokens = state[key].size(-1) - class_block if state[key].dim() else 0
+        is_matrix = state[key].shape == (rows, tokens + class_block)
+        if not is_matrix or rows != (1 if class_block else tokens) or tokens < 1:
+            continue
         grid = old_grid if old_grid and math.prod(old_grid) == tokens else None
         if grid in (None, model.grid) and state[key].shape == target.shape:
             continue
         grid = grid or _square(tokens, name)
-        bias = key.removesuffix("weight") + "bias"
         adapt = _adapt_class_mixing if class_block else adapt_mixing
         state[key], state[bias] = adapt(state[key], state[bias], grid, model.grid)
         if key == "blocks.0.token_mixing.weight":
@@ -284,8 +290,9 @@ def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
     size, patch = args.get("img_size"), args.get("patch_size")
     sides = (size, size) if isinstance(size, int) else size
     match sides, patch:
-        case [(int(height), int(width)) | [int(height), int(width)], int(patch)] if patch > 0:
-            return height // patch, width // patch
+        case [(int(height), int(width)) | [int(height), int(width)], int(patch)]:
+            if min(height, width, patch) > 0:
+                return height // patch, width // patch
     return None
 
 
@@ -314,7 +321,7 @@ def _check_head(
     for key in classifier:
         if key not in state:
             raise UserError(f'{name} has no classifier: load it with head="reset" (--reset-head).')
-        given, wanted = len(state[key]), len(expected[key])
+        given, wanted = state[key].shape[:1].numel(), len(expected[key])
         if given != wanted:
             raise UserError(
                 f"{name}: its classifier has {given} classes and the model {wanted}: load it with "

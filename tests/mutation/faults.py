@@ -197,6 +197,16 @@ FAULTS = [
         "tests/test_prepare_archives.py -k leaves_the_folder",
     ),
     Fault(
+        "preparation", "a zip member may lie before the beginning", "data_scripts/archives.py",
+        "if info.header_offset < 0:", "if False:",
+        "tests/test_prepare_archives.py -k without_its_beginning",
+    ),
+    Fault(
+        "preparation", "names in a zip are expected to be UTF-8", "data_scripts/archives.py",
+        "    EOFError,\n    UnicodeDecodeError,\n", "    EOFError,\n",
+        "tests/test_prepare_archives.py -k utf_8",
+    ),
+    Fault(
         "stored configuration", "calls in strings pass", f"{PLUGIN}/stored_config.py",
         "if private or not isinstance(node, HARMLESS):", "if private:",
         "tests/test_stored_config.py -k 'all_readers'",
@@ -207,6 +217,16 @@ FAULTS = [
         "for section, stored in _changed(cfg, overrides).items():",
         "for section, stored in _changed(cfg, {}).items():",
         "tests/test_stored_config.py -k overrides",
+    ),
+    Fault(
+        "stored configuration", "a part may be named by anything", f"{PLUGIN}/stored_config.py",
+        "if not isinstance(name, str | None):", "if False:",
+        "tests/test_stored_config.py -k named_by_a_text",
+    ),
+    Fault(
+        "errors", "a message has the line breaks of what it cites", "resmlp_mt/errors.py",
+        "super().__init__(one_line(message))", "super().__init__(message)",
+        "tests/test_stored_config.py -k is_one_line",
     ),
     Fault(
         "stored arrays", "arrays of objects may be named", f"{PLUGIN}/stored_arrays.py",
@@ -229,6 +249,12 @@ FAULTS = [
         f"{PLUGIN}/checkpoints.py",
         "json.dumps(configuration, sort_keys=True, default=str).encode()", 'b""',
         "tests/test_digests.py -k checkpoints_carry",
+    ),
+    Fault(
+        "digests", "weights and graphs may be of another configuration",
+        f"{ENGINE}/exported_config.py",
+        "for name, value in differing:", "for name, value in differing[:0]:",
+        "tests/test_digests.py -k together_with_its_digest",
     ),
     Fault(
         "sizes", "any number of positions is believed", f"{MODEL}/sizes.py",
@@ -268,5 +294,21 @@ FAULTS = [
         "empty beam", "a line without translation is left out", f"{ENGINE}/translator.py",
         "            if not translations:\n", "            if False:\n",
         "tests/test_every_line.py -k 'named_and_left_empty'",
+    ),
+    Fault(
+        "serving", "a body of unknown length is not bounded", "resmlp_mt/serving/requests.py",
+        "if size > self._most:", "if False:",
+        "tests/test_serving_api.py -k too_long_is_413",
+    ),
+    Fault(
+        "serving", "each piece of a body has the time of the whole",
+        "resmlp_mt/serving/requests.py",
+        "asyncio.timeout_at(end)", "asyncio.timeout(self._seconds)",
+        "tests/test_serving_api.py -k byte_by_byte",
+    ),
+    Fault(
+        "bulk", "another input removes the parts of the first", "resmlp_mt/sharding/manifest.py",
+        "if record.file not in files]", "if False]",
+        "tests/test_bulk.py -k same_folder",
     ),
 ]  # fmt: skip
