@@ -40,7 +40,7 @@ from resmlp_mt.vision.distributed import measured_on
 from resmlp_mt.vision.factory import MODELS, build_model, create_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import seed_all
-from resmlp_mt.vision.weights import timm_names
+from resmlp_mt.vision.parameter_names import timm_names
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # isort: skip

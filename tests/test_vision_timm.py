@@ -53,7 +53,7 @@ def test_features_and_heads_equal_timms(pair: tuple[Any, ResMLP]) -> None:
                 rtol=1e-4,
                 atol=1e-4,
             )
-    for name in ("num_features", "head_hidden_size", "embed_dim", "num_classes"):
+    for name in ("num_features", "head_hidden_size", "embed_dim", "num_classes", "in_chans"):
         assert getattr(ours, name) == getattr(theirs, name), name
 
 
@@ -202,6 +202,22 @@ def test_timms_weights_are_loaded_under_our_names(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_pretrained_weights_are_adapted_to_channels_and_grid(tmp_path: Path) -> None:
+    theirs = timm.create_model("resmlp_12_224", img_size=32).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(tmp_path / "w.pth")}}
+    grey = timm.create_model("resmlp_s12", in_chans=1, img_size=32, num_classes=5, **options)
+    x = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        expected = theirs.forward_features(x.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(grey.eval().forward_features(x), expected, rtol=1e-4, atol=1e-4)
+    larger = timm.create_model("resmlp_s12", img_size=64, **options)
+    again = create_model("resmlp_s12", img_size=64)
+    load_weights(again, tmp_path / "w.pth")
+    for name, value in again.state_dict().items():
+        assert torch.equal(larger.state_dict()[name], value), name
 
 
 def test_timms_scripts_find_our_models(tmp_path: Path) -> None:

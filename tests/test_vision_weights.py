@@ -3,9 +3,13 @@
 import argparse
 import logging
 import os
+from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,7 +19,8 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, load_weights
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.weights import adapt_mixing, own_names, timm_names
+from resmlp_mt.vision.parameter_names import own_names, timm_names
+from resmlp_mt.vision.weights import adapt_mixing
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -321,6 +326,14 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in state.items()}
 
 
+def beside(state: dict[str, Tensor], prefix: str, head: str) -> dict[str, Tensor]:
+    """The state dict of a module that has the model without its classifier, and a classifier."""
+    return {
+        head + name.removeprefix("head.") if name.startswith("head.") else prefix + name: value
+        for name, value in state.items()
+    }
+
+
 #: how trainers and wrappers store a state dict; x is the right one, o another of the same shapes
 STORED = {
     "DDP": lambda x, o: prefixed(x, "module."),
@@ -360,6 +373,18 @@ STORED = {
         "teacher": prefixed(x, "backbone."),
     },
     "DeepSpeed": lambda x, o: {"module": x, "optimizer": {"state": {"a": torch.ones(1)}}},
+    "averages beside": lambda x, o: {"state_dict": o, "state_dict_avg": x},
+    "polyak": lambda x, o: {"model": o, "model_polyak": x},
+    "the best and the last": lambda x, o: {"last_state_dict": o, "best_state_dict": x},
+    "MoCo": lambda x, o: {
+        "state_dict": prefixed(o, "module.encoder_k.") | prefixed(x, "module.encoder_q.")
+    },
+    "BYOL": lambda x, o: prefixed(o, "target_encoder.") | prefixed(x, "online_encoder."),
+    "an optimizer that has names": lambda x, o: {"optimizer": {"exp_avg": o}, "model": x},
+    "Lightning, classifier beside": lambda x, o: {
+        "state_dict": beside(x, "backbone.", "fc.") | {"criterion.weight": torch.ones(5)}
+    },
+    "mmpretrain": lambda x, o: {"state_dict": beside(x, "backbone.", "head.fc."), "meta": {}},
     "nested": lambda x, o: {"state": {"net": {"weights": x}}, "step": 7},
     "accelerate, half precision": lambda x, o: {
         "model_state_dict": {k: v.to(torch.float16).float() for k, v in x.items()}
@@ -411,3 +436,37 @@ def test_arrays_and_the_buffers_of_profilers_do_no_harm() -> None:
             UserError, match=f"is of type {type(wrong).__name__}: give a state dict"
         ):
             load_weights(model, wrong)  # type: ignore[arg-type]
+
+
+def test_plain_values_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
+    """Trainers store paths, numbers of numpy and namespaces; other types are still refused."""
+    expected = small_model()
+    plain = {
+        "best": np.float64(81.5),
+        "epoch": np.int64(3),
+        "args": argparse.Namespace(output=tmp_path),
+        "config": SimpleNamespace(lr=0.1),
+        "history": defaultdict(list, {"loss": [1.0]}),
+    }
+    torch.save({**plain, "model": expected.state_dict()}, tmp_path / "w.pth")
+    model = randomised(small_model(), seed=1)
+    load_weights(model, tmp_path / "w.pth")
+    assert_same_parameters(model, expected)
+    large = np.zeros((), "V1000")[()]
+    for value in (large, np.float64, Fraction(1, 2)):
+        torch.save({"value": value, "model": expected.state_dict()}, tmp_path / "w.pth")
+        with pytest.raises(UserError, match="expected tensors and plain values only"):
+            load_weights(model, tmp_path / "w.pth")
+
+
+def test_weights_without_content_are_refused() -> None:
+    source = {name: value.to("meta") for name, value in small_model().state_dict().items()}
+    with pytest.raises(UserError, match="holds tensors without content"):
+        load_weights(small_model(), source)
+
+
+def test_the_log_says_which_of_several_was_taken(caplog: pytest.LogCaptureFixture) -> None:
+    state = small_model().state_dict()
+    with caplog.at_level(logging.INFO):
+        load_weights(small_model(), {"model": state, "ema": {"module": state}})
+    assert "holds model, ema.module: ema.module is loaded" in caplog.text

@@ -194,6 +194,7 @@ class ResMLP(TimmConventions):
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, but is {pooling!r}.")
         self.img_size = img_size
         self.patch_size = patch_size
+        self.in_chans = in_chans
         self.num_classes = num_classes
         # timm's three names for the width of the classifier's input
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim

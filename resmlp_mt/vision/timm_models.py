@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.factory import MODELS, create_model, default_config
 from resmlp_mt.vision.libraries import timm
-from resmlp_mt.vision.weights import own_names, state_dict
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.parameter_names import own_names
+from resmlp_mt.vision.state_dicts import state_dict
+from resmlp_mt.vision.weights import adapt, checkpoint_grid
 
 #: tags of timm's weights: trained on ImageNet alone, and with a teacher
 TAGS = ("fb_in1k", "fb_distilled_in1k")
@@ -48,8 +51,6 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
             arguments["pooling"] = POOLINGS[pool]
         if "drop_path_rate" in arguments:
             arguments["drop_path"] = arguments.pop("drop_path_rate")
-        for key in ("drop_block_rate", "bn_momentum", "bn_eps"):  # timm's train.py always has them
-            arguments.pop(key, None)
         model = create_model(variant, **arguments)
         if pool == "":
             model.global_pool = ""
@@ -67,8 +68,14 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 def _filter(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint's weights under our names."""
-    return own_names(state_dict(state, model.state_dict(), "the checkpoint"))
+    """Pre-trained weights under our names, for the channels and the grid of the model."""
+    assert isinstance(model, ResMLP)
+    found = own_names(state_dict(state, model.state_dict(), "the checkpoint"))
+    patches = found["patch_embed.proj.weight"].unflatten(1, (-1, *[model.patch_size] * 2))
+    adapted: Tensor = timm.models.adapt_input_conv(model.in_chans, patches)
+    found["patch_embed.proj.weight"] = adapted.flatten(1)
+    adapt(found, model, checkpoint_grid(state), "the checkpoint")
+    return found
 
 
 def _register(name: str) -> None:

@@ -1,21 +1,15 @@
 """Loads weights from files, from timm and from the authors' code, also of another resolution.
 
-State dicts are found in the files of many trainers: under any key, with the prefixes of wrappers
-(``module.``, ``_orig_mod.``, Lightning's ``model.``, ...), beside optimizers and averages. If
-several fit, a moving average is preferred, as in timm, and the model is preferred to a teacher.
+:mod:`resmlp_mt.vision.state_dicts` finds them in the files of many trainers.
 """
 
-import argparse
 import logging
 import math
-import re
 import textwrap
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,25 +17,12 @@ from torch.nn import functional as F
 from resmlp_mt.errors import UserError
 from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.parameter_names import own_names
+from resmlp_mt.vision.state_dicts import PLAIN_TYPES, state_dict
 
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
-# our name, timm's (MlpMixer with ResBlock), the authors' (resmlp_models.py)
-NAMES = (
-    ("patch_embed.proj.", "stem.proj.", "patch_embed.proj."),
-    (".mixing_pre.", ".norm1.", ".norm1."),
-    (".token_mixing.", ".linear_tokens.", ".attn."),
-    (".mixing_post.alpha", ".ls1", ".gamma_1"),
-    (".ffn_pre.", ".norm2.", ".norm2."),
-    (".ffn.", ".mlp_channels.", ".mlp."),
-    (".ffn_post.alpha", ".ls2", ".gamma_2"),
-)
-#: parts that wrappers insert anywhere in a parameter's name
-WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-
-#: buffers that thop and similar profilers leave in every module
-PROFILING = {"total_ops", "total_params"}
 
 
 def load_weights(
@@ -53,7 +34,8 @@ def load_weights(
 
     A ResMLP's weights may have our names, timm's or the authors'. Files are .safetensors, or
     anything that PyTorch's safe loader reads, such as checkpoints of :mod:`resmlp_mt.vision.train`
-    and of other trainers; see the docstring of this module.
+    and of other trainers; see
+    :mod:`resmlp_mt.vision.state_dicts`.
 
     Weights for another grid of patches are adapted: the hidden states are resized to the old
     grid, mixed there and resized back, all three in one matrix. So the rows and columns of the
@@ -75,7 +57,7 @@ def load_weights(
         name, source = source, hub_weights(source)
     elif isinstance(source, str | Path):
         name = str(source)
-        source = read(source, allowed=[argparse.Namespace])  # of timm's and the authors' trainers
+        source = read(source, allowed=PLAIN_TYPES)
     if not isinstance(source, Mapping):
         raise UserError(
             f"{name} is of type {type(source).__name__}: give a state dict, a checkpoint that "
@@ -91,7 +73,7 @@ def load_weights(
     _check_head(state, expected, classifier, name)
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
-        _adapt(state, model, checkpoint_grid(source), name)
+        adapt(state, model, checkpoint_grid(source), name)
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
@@ -99,124 +81,6 @@ def load_weights(
                 f"{tuple(target.shape)}: create the model with the sizes of these weights."
             )
     model.load_state_dict(state)
-
-
-def state_dict(
-    source: Mapping[str, Any], expected: Mapping[str, Any], name: str
-) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without wrappers and prefixes.
-
-    Args:
-        source: a state dict, or dictionaries that hold one or several.
-        expected: names of the parameters; timm's and the authors' names of a ResMLP also fit.
-        name: name of the source in errors.
-
-    Raises:
-        UserError: if there are no tensors.
-    """
-    known = set(expected)
-    for other in (1, 2):
-        known |= {_renamed(key, 0, other) for key in expected}
-    found: list[tuple[int, str, dict[str, Tensor]]] = []  # number of fitting names, place, tensors
-    whole: dict[str, Tensor] = {}
-    for where, named in _dictionaries(source):
-        tensors = {_unwrapped(key): value for key, value in named.items()}
-        whole = whole or tensors
-        prefixes: Counter[str] = Counter()
-        for key in tensors:
-            for cut in (0, *(match.end() for match in re.finditer(r"\.", key))):
-                prefixes[key[:cut]] += key[cut:] in known
-        large = {prefix for prefix, count in prefixes.items() if 2 * count >= len(expected)}
-        for prefix in large or {""}:
-            others = tuple(large - {prefix, ""})
-            inside = {
-                key.removeprefix(prefix): value
-                for key, value in tensors.items()
-                if key.startswith(prefix) and not (others and not prefix and key.startswith(others))
-            }
-            if prefixes[prefix]:
-                found.append((prefixes[prefix], f"{where}.{prefix}", inside))
-    if not whole:
-        raise UserError(f"{name} holds no state dict of tensors.")
-    if not found:
-        return whole
-    most = max(count for count, _, _ in found)
-    return min((f for f in found if 2 * f[0] >= most), key=lambda f: (_rank(f[1]), -f[0]))[2]
-
-
-def _dictionaries(
-    source: Mapping[str, Any], where: str = "", depth: int = 0
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """All dictionaries of named tensors in nested dictionaries, with their places."""
-    named = {key: v for key, v in source.items() if isinstance(key, str)}
-    tensors = {
-        key: torch.as_tensor(value)
-        for key, value in named.items()
-        if isinstance(value, Tensor | np.ndarray)
-        and (isinstance(value, Tensor) or value.dtype.kind in "biuf")
-        and key.rpartition(".")[2] not in PROFILING
-    }
-    if tensors:
-        yield where, tensors
-    for key, value in named.items():
-        if isinstance(value, Mapping) and depth < 4:
-            yield from _dictionaries(value, f"{where}.{key}", depth + 1)
-
-
-def _unwrapped(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
-
-
-def _rank(where: str) -> int:
-    """The rank of a state dict among several: averages, plain ones, teachers, students."""
-    words = set(re.split(r"[^a-z]+", where.lower()))
-    if words & {"averaged", "swa", "shadow"} or any(word.endswith("ema") for word in words):
-        return 0
-    return 2 if "teacher" in words else 3 if "student" in words else 1
-
-
-def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of timm or of the authors under our names; ours is returned unchanged.
-
-    The kernel of the patch embedding and timm's affine maps, (1, 1, dim), are flattened.
-    """
-    foreign = 1 if "stem.proj.weight" in state else 2
-    converted = {}
-    for key, value in state.items():
-        key = _renamed(key, foreign, 0)
-        if key == "patch_embed.proj.weight" and value.dim() == 4:
-            value = value.flatten(1)
-        elif key.endswith((".alpha", ".beta")):
-            value = value.flatten()
-        converted[key] = value
-    return converted
-
-
-def timm_names(model: ResMLP) -> dict[str, Tensor]:
-    """The state dict of a model with mean pooling and linear mixing, under timm's names.
-
-    Raises:
-        ValueError: if timm has no such model.
-    """
-    state = model.state_dict()
-    if model.class_token is not None or "blocks.0.token_mixing.bias" not in state:
-        raise ValueError("timm has ResMLP with mean pooling and linear mixing only.")
-    converted = {}
-    for key, value in state.items():
-        if key == "patch_embed.proj.weight":
-            value = value.unflatten(1, (-1, model.patch_size, model.patch_size))
-        elif key.endswith((".alpha", ".beta")) and "_post." not in key:
-            value = value.view(1, 1, -1)
-        converted[_renamed(key, 0, 1)] = value
-    return converted
-
-
-def _renamed(key: str, old: int, new: int) -> str:
-    """A parameter's name in another column of :data:`NAMES`."""
-    for names in NAMES:
-        if key.startswith(names[old]) or (names[old].startswith(".") and names[old] in key):
-            return key.replace(names[old], names[new])
-    return key
 
 
 def adapt_mixing(
@@ -252,7 +116,7 @@ def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     return F.interpolate(images, new, mode="bilinear", antialias=True).flatten(1).T
 
 
-def _adapt(
+def adapt(
     state: dict[str, Tensor], model: ResMLP, old_grid: tuple[int, int] | None, name: str
 ) -> None:
     """Adapt the mixing matrices in ``state`` to the grid of ``model``.
@@ -273,8 +137,9 @@ def _adapt(
         if grid in (None, model.grid) and state[key].shape == target.shape:
             continue
         grid = grid or _square(tokens, name)
-        adapt = _adapt_class_mixing if class_block else adapt_mixing
-        state[key], state[bias] = adapt(state[key], state[bias], grid, model.grid)
+        bias = key.removesuffix("weight") + "bias"
+        adapted = _adapt_class_mixing if class_block else adapt_mixing
+        state[key], state[bias] = adapted(state[key], state[bias], grid, model.grid)
         if key == "blocks.0.token_mixing.weight":
             logger.info(
                 "%s: mixing matrices adapted from a grid of %d x %d patches to %d x %d",

@@ -61,7 +61,7 @@ def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     prefix = next((match[1] for key in state if (match := foreign.fullmatch(key))), "")
     state = {key.removeprefix(prefix): value for key, value in state.items()}
     if any(key.endswith(("linear_tokens.weight", ".attn.weight")) for key in state):
-        from resmlp_mt.vision.weights import own_names
+        from resmlp_mt.vision.parameter_names import own_names
 
         state = own_names(state)
     return state

@@ -1,0 +1,163 @@
+"""Finds the state dict of a model in the files of many trainers.
+
+It may lie under any key, with the prefixes of wrappers (``module.``, ``_orig_mod.``, Lightning's
+``model.``, ...), beside optimizers and averages. If several fit, a moving average is preferred, as
+in timm, and the model is preferred to a teacher; the log says which was taken. The classifier may
+lie beside the model, as in Lightning's modules and mmpretrain.
+"""
+
+import argparse
+import logging
+import pathlib
+import re
+import types
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.parameter_names import renamed
+
+logger = logging.getLogger(__name__)
+
+#: parts that wrappers insert anywhere in a parameter's name
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+#: names of the last layer in classifiers around a model without one
+CLASSIFIERS = re.compile(r"(?:.*\.)?(?:head|fc|classifier)\.(weight|bias)")
+#: words in the places of averaged weights, besides those that end in "ema"
+AVERAGES = {"averaged", "average", "avg", "swa", "shadow", "polyak"}
+#: buffers that thop and similar profilers leave in every module
+PROFILING = {"total_ops", "total_params"}
+
+
+def _number(dtype: "np.dtype[Any]", content: bytes) -> Any:
+    """numpy's scalar of these bytes; numpy's own function would allocate any size."""
+    if dtype.kind not in "biuf" or len(content) != dtype.itemsize:
+        raise ValueError("expected a number.")
+    return np.frombuffer(content, dtype)[0]
+
+
+def _dictionary(*_: object) -> dict[Any, Any]:
+    """A plain dictionary for a defaultdict, which PyTorch's loader does not fill."""
+    return {}
+
+
+#: types of plain values that trainers store beside tensors, some with their names in files
+PLAIN_TYPES: tuple[Any, ...] = (
+    argparse.Namespace,
+    types.SimpleNamespace,
+    (_dictionary, "collections.defaultdict"),
+    *(list, dict, int, float),  # that make its values
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    # paths of another system cannot be made here, but pure ones can
+    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *(
+        (pathlib.PureWindowsPath, f"{module}.WindowsPath")
+        for module in ("pathlib", "pathlib._local")
+    ),
+)
+
+
+def state_dict(
+    source: Mapping[str, Any], expected: Mapping[str, Any], name: str
+) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without wrappers and prefixes.
+
+    Args:
+        source: a state dict, or dictionaries that hold one or several.
+        expected: names of the parameters; timm's and the authors' names of a ResMLP also fit.
+        name: name of the source in errors.
+
+    Raises:
+        UserError: if there are no tensors.
+    """
+    known = {renamed(key, 0, column) for key in expected for column in range(3)}
+    found: list[tuple[int, str, dict[str, Tensor]]] = []  # number of fitting names, place, tensors
+    whole: dict[str, Tensor] = {}
+    for where, named in _dictionaries(source):
+        tensors = {_unwrapped(key): value for key, value in named.items()}
+        whole = whole or tensors
+        prefixes: Counter[str] = Counter()
+        for key in tensors:
+            for cut in (0, *(match.end() for match in re.finditer(r"\.", key))):
+                prefixes[key[:cut]] += key[cut:] in known
+        large = [prefix for prefix, count in prefixes.items() if 2 * count >= len(expected)]
+        for prefix in large or [""]:
+            others = tuple(other for other in large if other not in (prefix, ""))
+            inside = {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix) and not (others and not prefix and key.startswith(others))
+            }
+            if prefixes[prefix]:
+                _take_classifier(inside, tensors, expected)
+                found.append((prefixes[prefix], f"{where}.{prefix}", inside))
+    if not whole:
+        raise UserError(f"{name} holds no state dict of tensors.")
+    if any(value.is_meta for value in whole.values()):
+        raise UserError(f"{name} holds tensors without content: expected dense ones.")
+    if not found:
+        return whole
+    most = max(count for count, _, _ in found)
+    fitting = [f for f in found if 2 * f[0] >= most]
+    _, place, best = min(fitting, key=lambda f: (_rank(f[1]), -f[0]))
+    if len(fitting) > 1:
+        places = ", ".join(f[1].strip(".") or "the top" for f in fitting)
+        logger.info("%s holds %s: %s is loaded", name, places, place.strip(".") or "the top")
+    return best
+
+
+def _take_classifier(
+    inside: dict[str, Tensor], tensors: Mapping[str, Tensor], expected: Mapping[str, Any]
+) -> None:
+    """Give a model without its last layer the only one beside it, under the name ``head``."""
+    if "head.weight" not in expected or "head.weight" in inside:
+        return
+    beside = {key: match[1] for key in tensors if (match := CLASSIFIERS.fullmatch(key))}
+    if sorted(beside.values()) == ["bias", "weight"]:
+        for key, kind in beside.items():
+            inside.pop(key, None)
+            inside[f"head.{kind}"] = tensors[key]
+
+
+def _dictionaries(
+    source: Mapping[str, Any], where: str = "", depth: int = 0
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """All dictionaries of named tensors in nested dictionaries, with their places."""
+    named = {key: v for key, v in source.items() if isinstance(key, str)}
+    tensors = {
+        key: torch.as_tensor(value)
+        for key, value in named.items()
+        if isinstance(value, Tensor | np.ndarray)
+        and (isinstance(value, Tensor) or value.dtype.kind in "biuf")
+        and key.rpartition(".")[2] not in PROFILING
+    }
+    if tensors:
+        yield where, tensors
+    for key, value in named.items():
+        if isinstance(value, Mapping) and depth < 4 and "optim" not in key.lower():
+            yield from _dictionaries(value, f"{where}.{key}", depth + 1)
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
+
+
+def _rank(where: str) -> int:
+    """The rank of a state dict among several: averages, the best, others, teachers, students.
+
+    The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model.
+    """
+    words = set(re.split(r"[^a-z]+", where.lower()))
+    if words & AVERAGES or any(word.endswith("ema") for word in words):
+        return 0
+    for rank, others in ((4, {"student"}), (3, {"teacher", "target", "momentum", "k"})):
+        if words & others:
+            return rank
+    return 1 if "best" in words else 2
