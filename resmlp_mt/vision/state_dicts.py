@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 #: names of the last layer in classifiers around a model without one
 CLASSIFIERS = re.compile(r"(?:.*\.)?(?:head|fc|classifier)\.(weight|bias)")
+#: keys of what optimizers keep, also under the names of parameters
+OPTIMIZERS = re.compile(r"optimi[sz]er|(^|_)optim(_|$)", re.I)
 #: words in the places of averaged weights, besides those that end in "ema"
 AVERAGES = {"averaged", "average", "avg", "swa", "shadow", "polyak"}
 #: buffers that thop and similar profilers leave in every module
@@ -141,7 +143,7 @@ def _dictionaries(
     if tensors:
         yield where, tensors
     for key, value in named.items():
-        if isinstance(value, Mapping) and depth < 4 and "optim" not in key.lower():
+        if isinstance(value, Mapping) and depth < 4 and not OPTIMIZERS.search(key):
             yield from _dictionaries(value, f"{where}.{key}", depth + 1)
 
 

@@ -72,8 +72,9 @@ def _filter(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     assert isinstance(model, ResMLP)
     found = own_names(state_dict(state, model.state_dict(), "the checkpoint"))
     patches = found["patch_embed.proj.weight"].unflatten(1, (-1, *[model.patch_size] * 2))
-    adapted: Tensor = timm.models.adapt_input_conv(model.in_chans, patches)
-    found["patch_embed.proj.weight"] = adapted.flatten(1)
+    if patches.size(1) != model.in_chans:
+        patches = timm.models.adapt_input_conv(model.in_chans, patches)
+    found["patch_embed.proj.weight"] = patches.flatten(1)
     adapt(found, model, checkpoint_grid(state), "the checkpoint")
     return found
 

@@ -124,7 +124,7 @@ def adapt(
     What is no matrix with its bias stays as it is, and does not fit the model.
     """
     for key, target in model.state_dict().items():
-        if not key.endswith("token_mixing.weight"):
+        if not key.endswith("token_mixing.weight") or key not in state:
             continue
         class_block = key.startswith("class_blocks.")
         bias = key.removesuffix("weight") + "bias"
@@ -137,7 +137,6 @@ def adapt(
         if grid in (None, model.grid) and state[key].shape == target.shape:
             continue
         grid = grid or _square(tokens, name)
-        bias = key.removesuffix("weight") + "bias"
         adapted = _adapt_class_mixing if class_block else adapt_mixing
         state[key], state[bias] = adapted(state[key], state[bias], grid, model.grid)
         if key == "blocks.0.token_mixing.weight":
