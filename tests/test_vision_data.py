@@ -489,11 +489,48 @@ def test_what_systems_put_into_folders_does_not_count(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("val", "valid"),
+                                             ("val", "Eval"), ("val", "VAL"), ("train", "Train"),
                                              ("train", "training")])  # fmt: skip
 def test_splits_go_by_their_usual_names(folder: Path, split: str, name: str) -> None:
     expected = pixels(data.create_dataset([str(folder)], split))
     (folder / split).rename(folder / name)
     assert pixels(data.create_dataset([str(folder)], split)) == expected
+    archive = folder / "images.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / name, name)
+    assert sorted(pixels(data.create_dataset(["cifar10-tar", str(archive)], split))) == expected
+
+
+def test_missing_and_doubtful_splits_are_named(folder: Path) -> None:
+    (folder / "validation").mkdir()
+    with pytest.raises(UserError, match="has val and validation: leave one of them for val"):
+        data.create_dataset([str(folder)], "val")
+    (folder / "validation").rmdir()
+    (folder / "val").rename(folder / "test")
+    with pytest.raises(UserError, match=r"no folder .*val \(or validation, .*has test, train\."):
+        data.create_dataset([str(folder)], "val")
+
+
+def test_a_link_that_leads_back_adds_no_images(folder: Path) -> None:
+    expected = pixels(data.create_dataset([str(folder)], "train"))
+    (folder / "train/a/again").symlink_to(folder / "train/a")
+    (folder / "train/b/all").symlink_to(folder / "train")
+    assert pixels(data.create_dataset([str(folder)], "train")) == expected
+    (folder / "train/d").symlink_to(folder / "train/a")  # another class: no loop
+    assert data.create_dataset([str(folder)], "train").targets.count(3) == 4
+
+
+def test_composed_and_decomposed_letters_are_one_class(folder: Path) -> None:
+    """macOS and other systems write the same name in different forms."""
+    (folder / "train/c").rename(folder / "train/caf\N{LATIN SMALL LETTER E WITH ACUTE}")
+    (folder / "val/c").rename(folder / "val/cafe\N{COMBINING ACUTE ACCENT}")
+    assert data.create_dataset([str(folder)], "val").targets == [1, 2]
+
+
+def test_every_extension_of_jpeg(folder: Path) -> None:
+    for extension in ("JPG", "jpeg", "Jpe", "jfif"):
+        random_image(1).save(folder / f"train/a/x.{extension}", "JPEG")
+    assert data.create_dataset([str(folder)], "train").targets.count(0) == 8
 
 
 def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
@@ -515,6 +552,92 @@ def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
     )
     assert pixels(small) == pixels(large)
     assert len(large) == 3
+
+
+def png(seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    random_image(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("cls", b" 3\n"),
+        ("cls", b"\xef\xbb\xbf3"),
+        ("cls", b'"3"'),
+        ("cls.txt", b"3"),
+        ("CLS.JSON", b"3"),
+        ("json", b"3"),
+        ("json", b'{"caption": "a dog", "label": 3}'),
+        ("json", b'{"cls": "3", "label": 1}'),
+    ],
+)
+def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label: bytes) -> None:
+    shard(tmp_path / "train-0.tar", {"a.png": png(), f"a.{name}": label})
+    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3]
+    other = {"b.json": b'{"label": 7}', "b.png": png(1), "b.cls": b"2"}  # cls wins
+    shard(tmp_path / "train-1.tar", other)
+    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": png(), "a.cls": b"0", "b.cls": b"1"}, r"has b\.cls, but no image of that name"),
+        ({"a.png": png(), "a.cls": b"0", "a.jpg": png()}, r"has both a\.png and a\.jpg for 'a'"),
+        ({"a.png": png(), "a.json": b'{"label": "dog"}'}, r"expected a class index.*b'dog'"),
+        ({"a.png": png(), "a.json": b'{"caption": "dog"}'}, r"expected a class index, but found"),
+        ({"a.png": png(), "a.cls": b"9" * 30}, r"expected a class index below 1,000,000"),
+    ],
+)
+def test_samples_of_shards_without_their_halves_are_refused(
+    tmp_path: Path, members: dict[str, bytes], message: str
+) -> None:
+    shard(tmp_path / "train-0.tar", members)
+    with pytest.raises(UserError, match=message):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+
+
+def test_shards_lie_in_folders_of_their_split_or_follow_a_pattern(tmp_path: Path) -> None:
+    for split, count in (("train", 12), ("VALIDATION", 2)):
+        for number in range(count):
+            members = {"a.png": png(number), "a.cls": str(number).encode()}
+            shard(tmp_path / split / f"{number:06}.TAR", members)
+
+    def targets(source: str, split: str = "train") -> list[int]:
+        words = ["wds", str(tmp_path / source)]
+        return data.create_dataset(words, split, classes=["c"] * 12).targets
+
+    assert targets("") == list(range(12))
+    assert targets("", "val") == [0, 1]
+    assert targets("train/{000003..000011}.TAR") == list(range(3, 12))
+    assert targets("{train,VALIDATION}/00000{0,1}.TAR", "val") == [0, 1]
+    assert targets("*/00001*.TAR") == [10, 11]
+    with pytest.raises(UserError, match=r"there is no shard .*train/000012\.TAR"):
+        targets("train/{000011..000013}.TAR")
+    with pytest.raises(UserError, match="there is no shard https:"):
+        data.create_dataset(["wds", "https://example.org/train-{0..3}.tar"], "train")
+
+
+def test_compressed_shards_are_refused(tmp_path: Path) -> None:
+    members = {"a.png": png(), "a.cls": b"0"}
+    path = shard(tmp_path / "train-0.tar.gz", members, "w:gz")
+    with pytest.raises(UserError, match=r"train-0\.tar\.gz is compressed.*unpack it"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
+    path.rename(tmp_path / "train-0.tar")
+    with pytest.raises(UserError, match="expected an uncompressed tar file"):
+        data.create_dataset(["wds", str(tmp_path)], "train")
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused(

@@ -18,6 +18,7 @@ from resmlp_mt.vision.images import (
     is_image,
     open_image,
 )
+from resmlp_mt.vision.splits import names_of
 from resmlp_mt.vision.transforms import Transform
 
 #: largest total size of an archive's decoded images, in bytes
@@ -36,14 +37,14 @@ def archive_dataset(
         with tarfile.open(path) as archive:
             for member in archive:
                 *_, part, name, file = ("", "", "", *Path(member.name).parts)
-                if member.isdir() and name == "train" and not is_hidden(file):
+                if member.isdir() and name.lower() in names_of("train") and not is_hidden(file):
                     training_folders.add(file)
                 is_file = member.isfile() or member.islnk()  # tar stores equal files once
                 if not is_file or not is_image(member.name):
                     continue
-                if part == "train":
+                if part.lower() in names_of("train"):
                     training_classes.add(name)
-                if part == split:
+                if part.lower() in names_of(split):
                     names.append(name)
                     images.append(_decode(archive, member, f"{path}:{member.name}"))
                     total += images[-1].size if isinstance(images[-1], np.ndarray) else 0

@@ -2,12 +2,12 @@
 
 =====================  ==========================================================================
 DIR                    DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE, as torchvision's ImageFolder;
-                       val may be called validation or valid. Hidden files and folders, and those
-                       of operating systems (__MACOSX, ...) are ignored
+                       :mod:`resmlp_mt.vision.splits` has other names. Hidden files and folders,
+                       and those of operating systems (__MACOSX, ...) are ignored
 cifar10-tar FILE       an archive of small images, .../train/CLASS/IMAGE and .../val/CLASS/IMAGE,
                        decoded once into memory
-wds DIR                WebDataset shards DIR/*.tar with the word train, or val or validation, in
-                       their names; samples are KEY.jpg (or .png, .webp, ...) and KEY.cls
+wds DIR                WebDataset shards, see :mod:`resmlp_mt.vision.shards`; also a pattern of
+                       their names: DIR/{train,val}-{000..012}.tar
 digits                 scikit-learn's 1,797 handwritten digits of 8 x 8; a fifth is held out
 =====================  ==========================================================================
 
@@ -17,6 +17,7 @@ whatever the number of processes and workers, so a training can continue in the 
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,8 @@ from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_in
 from resmlp_mt.vision.images import EXTENSIONS, is_hidden, is_image
 from resmlp_mt.vision.libraries import torchvision
 from resmlp_mt.vision.shards import shard_dataset
+from resmlp_mt.vision.splits import find_split_folder, split_folder
 from resmlp_mt.vision.transforms import Transform
-
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 
 
 def create_dataset(
@@ -57,7 +57,7 @@ def create_dataset(
         case ["cifar10-tar", archive]:
             return archive_dataset(Path(archive), split, transform, classes)
         case ["wds", folder]:
-            return shard_dataset(Path(folder), split, transform, classes)
+            return shard_dataset(folder, split, transform, classes)
         case [folder] if folder not in ("cifar10-tar", "wds"):
             return _folder(Path(folder), split, transform, classes)
     raise UserError(
@@ -69,20 +69,16 @@ def create_dataset(
 def _folder(
     root: Path, split: str, transform: Transform | None, classes: Sequence[str] | None
 ) -> ImageDataset:
-    folder = _split_folder(root, split)
-    if folder is None:
-        raise UserError(
-            f"--data: there is no folder {root / split}; expected {split}/CLASS/IMAGE in {root}."
-        )
+    folder = split_folder(root, split)
     try:
         names = set(_class_names(folder))
         if classes is None:
-            classes = _class_names(_split_folder(root, "train") or folder)
+            classes = _class_names(find_split_folder(root, "train") or folder)
         indices = class_indices(names, classes, str(folder))
         samples = torchvision.datasets.folder.make_dataset(
             folder,
-            {name: indices[name] for name in names},
-            is_valid_file=lambda path: is_image(os.path.relpath(path, folder)),
+            indices,
+            is_valid_file=lambda path: _is_sample(folder, Path(os.path.relpath(path, folder))),
             # a training class needs images; a validation class may have none
             allow_empty=split != "train",
         )
@@ -95,10 +91,16 @@ def _folder(
     return ImageDataset(paths, targets, classes, transform)
 
 
-def _split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, under any of its usual names."""
-    found = (root / name for name in SPLITS.get(split, (split,)))
-    return next((folder for folder in found if folder.is_dir()), None)
+def _is_sample(folder: Path, path: Path) -> bool:
+    """Whether a relative path is that of an image, and not inside a loop of links."""
+    return is_image(path.as_posix()) and not _in_a_loop(folder, path.parent)
+
+
+@lru_cache(maxsize=1)  # the images of a folder come one after another
+def _in_a_loop(folder: Path, inside: Path) -> bool:
+    """Whether a link on the way leads back, so that the same images come again and again."""
+    places = [(folder / part).resolve() for part in (inside, *inside.parents)]
+    return len(set(places)) < len(places)
 
 
 def _class_names(folder: Path) -> list[str]:

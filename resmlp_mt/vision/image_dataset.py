@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -77,14 +78,19 @@ class MemoryDataset(ImageDataset):
 
 
 def class_indices(names: set[str], classes: Sequence[str], where: str) -> dict[str, int]:
-    """Indices of the class names; names that ``classes`` lacks are refused."""
-    unknown = sorted(names - set(classes))
+    """Indices of the names in ``classes``; names that it lacks are refused.
+
+    Letters with accents may be composed or not: macOS writes another form than other systems.
+    """
+    numbers = {normalize("NFC", name): index for index, name in enumerate(classes)}
+    indices = {name: numbers.get(normalize("NFC", name), -1) for name in names}
+    unknown = sorted(name for name, index in indices.items() if index < 0)
     if unknown:
         raise UserError(
             f"{where} has classes that training lacks ({', '.join(unknown[:5])}); remove them or "
             "train with them."
         )
-    return {name: index for index, name in enumerate(classes)}
+    return indices
 
 
 def check_classes(train: ImageDataset, validation: ImageDataset) -> None:

@@ -42,13 +42,15 @@ MAX_RATIO = 200
 #: the formats of torchvision's ImageFolder, and GIF; EPS, PDF and others would run programs
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+    ".webp",
 )  # fmt: skip
 
 
 #: files of macOS, Windows and network drives; those of tools have a leading dot
 FOREIGN = {
-    "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"
+    "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
+    "__pycache__",
 }  # fmt: skip
 
 

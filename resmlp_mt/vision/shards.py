@@ -1,8 +1,16 @@
-"""Datasets from WebDataset shards in a local folder: uncompressed tar files, read at random."""
+"""Datasets from WebDataset shards in a local folder: uncompressed tar files, read at random.
 
+A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision.splits`), or, if it
+has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
+the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
+``cls``, ``label``, ``class`` or ``target``.
+"""
+
+import json
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,10 +20,20 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import EXTENSIONS, MAX_BYTES, BadImage, is_hidden, open_image
+from resmlp_mt.vision.splits import SPLITS, find_split_folder, mentions
 from resmlp_mt.vision.transforms import Transform
 
 #: the largest index gives the number of classes, so a wrong index must not fill the memory
 MAX_CLASSES = 1_000_000
+#: largest member with a class, in bytes
+MAX_LABEL = 2**20
+LABELS = ("cls", "cls.txt", "cls.json")
+#: keys of the class in a JSON object
+JSON_LABELS = ("cls", "label", "class", "target")
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+#: where a file lies: shard, offset, size and name
+Member = tuple[str, int, int, str]
 
 
 class ShardDataset(ImageDataset):
@@ -36,77 +54,175 @@ class ShardDataset(ImageDataset):
 
 
 def shard_dataset(
-    folder: Path, split: str, transform: Transform | None, classes: Sequence[str] | None
+    source: str, split: str, transform: Transform | None, classes: Sequence[str] | None
 ) -> ImageDataset:
-    samples, targets = shard_samples(folder, split)
+    samples, targets = shard_samples(source, split)
     if classes is None:
-        training = targets if split == "train" else shard_samples(folder, "train")[1]
+        training = targets if split == "train" else shard_samples(source, "train")[1]
         classes = [str(index) for index in range(max(training) + 1)]
     if max(targets) >= len(classes):
         raise UserError(
-            f"--data wds {folder}: {split} has class {max(targets)}, but training has "
+            f"--data wds {source}: {split} has class {max(targets)}, but training has "
             f"{len(classes)} classes, counted from 0."
         )
     return ShardDataset(samples, targets, classes, transform)
 
 
-def _word(split: str) -> re.Pattern[str]:
-    """Matches a split's name, but not inside another word: train-interval-0.tar is for training."""
-    return re.compile(
-        rf"(?<![a-z]){re.escape(split)}{'(idation)?' * (split == 'val')}(?![a-z])", re.I
-    )
+def shard_files(source: str, split: str) -> list[Path]:
+    """The shards of a split in a folder, or among the files of a pattern like ``{000..012}.tar``.
 
-
-def shard_samples(folder: Path, split: str) -> tuple[list[tuple[str, int, int, str]], list[int]]:
-    """Where the images of all shards of a split lie, and their classes."""
-    samples: dict[tuple[Path, str], tuple[str, int, int, str]] = {}
-    labels: dict[tuple[Path, str], int] = {}
-    shards = sorted(p for p in folder.glob("*.tar") if not is_hidden(p.name))
-    both = [p for p in shards if all(_word(part).search(p.stem) for part in ("train", "val"))]
-    if both:
+    Raises:
+        UserError: if there are none, or one is compressed, missing or named after both splits.
+    """
+    root = Path(source)
+    if root.is_dir():
+        folder = find_split_folder(root, split)
+        files = sorted([*root.iterdir(), *(folder.iterdir() if folder else [])])
+    else:
+        files = [Path(name) for word in expand_braces(source) for name in _matches(word)]
+    names = {}
+    for path in files:
+        if path.name.lower().endswith((".tar", *COMPRESSED)) and not is_hidden(path.name):
+            own = any(mentions(path.name, word) for word in (*SPLITS, split))
+            names[path] = path.name if own or path.parent == root else path.parent.name
+    for path, name in names.items():
+        if mentions(name, "train") and mentions(name, "val"):
+            raise UserError(
+                f"--data wds: {path} is named after both train and val; name it after one."
+            )
+    shards = [path for path, name in names.items() if mentions(name, split)]
+    for path in shards:
+        if not path.name.lower().endswith(".tar"):
+            raise UserError(
+                f"--data wds: {path} is compressed, but images are read from any place in a "
+                "shard: unpack it to a .tar file, or move it away."
+            )
+    if not shards:
         raise UserError(
-            f"--data wds: {both[0]} is named after both train and val; name it after one."
+            f"--data wds: {source} holds no images in shards such as {split}-0000.tar; each shard "
+            "has its split in its name."
         )
-    for shard in (path for path in shards if _word(split).search(path.stem)):
+    return shards
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """``a{08..10}{b,c}`` -> a08b, a08c, ..., as in a shell and in WebDataset."""
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if found is None:
+        yield pattern
+        return
+    first, last, words = found.groups()
+    if words is None:
+        padded = any(len(end) > 1 and end[0] == "0" for end in (first, last))
+        width = max(len(first), len(last)) if padded else 0
+        choices: Iterator[str] = (f"{n:0{width}}" for n in range(int(first), int(last) + 1))
+    else:
+        choices = iter(words.split(","))
+    for choice in choices:
+        yield from expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])
+
+
+def _matches(word: str) -> list[str]:
+    found = [word] if Path(word).is_file() else sorted(glob(word))
+    if not found:
+        raise UserError(f"--data wds: there is no shard {word}: give a local folder or files.")
+    return found
+
+
+def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
+    """Where the images of all shards of a split lie, and their classes."""
+    samples: list[Member] = []
+    targets: list[int] = []
+    for shard in shard_files(source, split):
         try:
             with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    # WebDataset's rule: the key ends at the first dot of the file's name
-                    stem, _, extension = Path(member.name).name.partition(".")
-                    extension = extension.lower()  # also WebDataset's rule
-                    if not member.isfile() or is_hidden(member.name):
-                        continue
-                    last = Path(member.name).suffix.lower()
-                    if last in EXTENSIONS and f".{extension}" != last:
-                        raise UserError(
-                            f"--data wds: {shard}: WebDataset takes {member.name} for "
-                            f"{extension!r} of {stem!r}: write keys without dots."
-                        )
-                    key = (shard, str(Path(member.name).with_name(stem)))
-                    if f".{extension}" in EXTENSIONS:
-                        samples[key] = (str(shard), member.offset_data, member.size, member.name)
-                    elif extension == "cls":
-                        labels[key] = _label(file, member, shard)
-                check_end(archive, shard)
+                images, labels = _members(archive, shard)
+                targets += [_label(file, labels[key]) for key in images]
         except (OSError, tarfile.TarError) as error:
-            raise UserError(f"--data wds: {shard} cannot be read: {error}.") from error
+            raise UserError(
+                f"--data wds: {shard} cannot be read: {error}; expected an uncompressed tar file."
+            ) from error
+        samples += images.values()
     if not samples:
-        raise UserError(f"--data wds: {folder} holds no images in shards such as {split}-0000.tar.")
-    for shard, name in samples.keys() - labels.keys():
-        raise UserError(f"--data wds: {shard} has no class for {name}: {name}.cls is missing.")
-    return list(samples.values()), [labels[key] for key in samples]
+        raise UserError(f"--data wds: {source} holds no images in its shards for {split}.")
+    return samples, targets
 
 
-def _label(file: BinaryIO, member: tarfile.TarInfo, shard: Path) -> int:
-    file.seek(member.offset_data)
-    text = file.read(min(member.size, 100))
-    if not text.strip().isdigit():
+def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
+    """The images of a shard and the files of their classes, by key.
+
+    Raises:
+        UserError: if a file is there twice, or without its other half.
+    """
+    images: dict[str, Member] = {}
+    labels: dict[str, Member] = {}
+    described: dict[str, Member] = {}
+    for member in archive:
+        # WebDataset's rule: the key ends at the first dot of the file's name
+        stem, _, extension = Path(member.name).name.partition(".")
+        extension = extension.lower()  # also WebDataset's rule
+        if not member.isfile() or is_hidden(member.name):
+            continue
+        last = Path(member.name).suffix.lower()
+        if last in EXTENSIONS and f".{extension}" != last:
+            raise UserError(
+                f"--data wds: {shard}: WebDataset takes {member.name} for "
+                f"{extension!r} of {stem!r}: write keys without dots."
+            )
+        if f".{extension}" in EXTENSIONS:
+            found = images
+        elif extension in LABELS:
+            found = labels
+        elif extension == "json":
+            found = described
+        else:
+            continue
+        key = str(Path(member.name).with_name(stem))
+        if key in found:
+            raise UserError(
+                f"--data wds: {shard} has both {found[key][3]} and {member.name} for "
+                f"{stem!r}: give each sample a key of its own."
+            )
+        found[key] = (str(shard), member.offset_data, member.size, member.name)
+    check_end(archive, shard)
+    for key in labels.keys() - images.keys():
         raise UserError(
-            f"--data wds: {shard}, {member.name}: expected a class index, but found {text[:20]!r}."
+            f"--data wds: {shard} has {labels[key][3]}, but no image of that name "
+            f"({', '.join(EXTENSIONS)})."
         )
-    if int(text) >= MAX_CLASSES:
+    labels = described | labels
+    for key in images.keys() - labels.keys():
         raise UserError(
-            f"--data wds: {shard}, {member.name}: expected a class index below {MAX_CLASSES:,}, "
+            f"--data wds: {shard} has no class for {key}: {Path(key).name}.cls is missing."
+        )
+    return images, labels
+
+
+def _label(file: BinaryIO, member: Member) -> int:
+    shard, offset, size, name = member
+    file.seek(offset)
+    text = file.read(min(size, MAX_LABEL)).strip()
+    text = text.removeprefix(b"\xef\xbb\xbf").strip(b"\"' \r\n\t")  # of editors and of JSON
+    if name.lower().endswith(".json"):
+        text = _json_label(text)
+    if not text.isdigit():
+        raise UserError(
+            f"--data wds: {shard}, {name}: expected a class index, but found {text[:20]!r}."
+        )
+    if len(text) > 20 or int(text) >= MAX_CLASSES:
+        raise UserError(
+            f"--data wds: {shard}, {name}: expected a class index below {MAX_CLASSES:,}, "
             f"but found {text[:20]!r}."
         )
     return int(text)
+
+
+def _json_label(text: bytes) -> bytes:
+    """The class in JSON as text, or the whole text if there is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, dict):
+        value = next((value[key] for key in JSON_LABELS if key in value), None)
+    return str(value).encode() if isinstance(value, int | str) else text
