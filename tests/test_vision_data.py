@@ -495,10 +495,6 @@ def test_splits_go_by_their_usual_names(folder: Path, split: str, name: str) -> 
     expected = pixels(data.create_dataset([str(folder)], split))
     (folder / split).rename(folder / name)
     assert pixels(data.create_dataset([str(folder)], split)) == expected
-    archive = folder / "images.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder / name, name)
-    assert sorted(pixels(data.create_dataset(["cifar10-tar", str(archive)], split))) == expected
 
 
 def test_missing_and_doubtful_splits_are_named(folder: Path) -> None:
