@@ -301,12 +301,6 @@ FAULTS = [
         "tests/test_serving_api.py -k too_long_is_413",
     ),
     Fault(
-        "serving", "each piece of a body has the time of the whole",
-        "resmlp_mt/serving/requests.py",
-        "asyncio.timeout_at(end)", "asyncio.timeout(self._seconds)",
-        "tests/test_serving_api.py -k byte_by_byte",
-    ),
-    Fault(
         "bulk", "another input removes the parts of the first", "resmlp_mt/sharding/manifest.py",
         "if record.file not in files]", "if False]",
         "tests/test_bulk.py -k same_folder",
