@@ -11,6 +11,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import resmlp_mt
 from conftest import PIP, ROOT
@@ -200,3 +203,28 @@ def test_a_closed_error_stream_does_not_stop_a_command(monkeypatch: pytest.Monke
         return sys.stderr.isatty()
 
     assert main() is False
+
+
+def test_the_lock_has_the_packages_of_every_extra() -> None:
+    """What ``uv sync`` reads: ``uv lock`` brings it up to date."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    wanted = {
+        (extra, canonicalize_name(each.name), SpecifierSet(str(each.specifier)))
+        for extra, requirements in groups.items()
+        for each in map(Requirement, requirements)
+        if each.name != project["name"]
+    }
+    packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    (own,) = (each for each in packages if each["name"] == canonicalize_name(project["name"]))
+    locked = {
+        (
+            (re.findall(r"extra == '(.*?)'", each.get("marker", "")) or [""])[0],
+            each["name"],
+            SpecifierSet(each.get("specifier", "")),
+        )
+        for each in own["metadata"]["requires-dist"]
+        if each["name"] != own["name"]
+    }
+    assert locked == wanted
+    assert own["metadata"]["provides-extras"] == list(project["optional-dependencies"])
