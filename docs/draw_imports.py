@@ -10,7 +10,15 @@ DOCS = Path(__file__).resolve().parent
 PACKAGE = DOCS.parent / "resmlp_mt"
 PAGE = DOCS / "architecture.md"
 BEGIN, END = "<!-- written by python -m docs.draw_imports -->\n", "<!-- end of imports -->"
-FOUNDATIONS = {"command_line", "errors", "files", "machine", "tensor_files", "text"}
+FOUNDATIONS = {
+    "command_line",
+    "errors",
+    "files",
+    "machine",
+    "stored_arrays",
+    "tensor_files",
+    "text",
+}
 
 Graph = dict[str, set[str]]
 

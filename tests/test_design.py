@@ -14,8 +14,8 @@ from docs import draw_imports
 PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
     "command_line", "errors", "files", "language_codes", "layers", "machine",
-    "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "tensor_files",
-    "text",
+    "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "stored_arrays",
+    "tensor_files", "text",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "packed_linear": {"layers", "machine"},
     "padding": set(),
     "text": set(),
+    "stored_arrays": set(),
     "tensor_files": {"errors"},
     "scoring": {"command_line", "errors", "files", "scoring"},
     "serving": {"errors", "engine", "serving"},
@@ -53,6 +54,7 @@ MAY_IMPORT = {
         "machine",
         "layers",
         "packed_linear",
+        "stored_arrays",
         "tensor_files",
         "vision",
     },

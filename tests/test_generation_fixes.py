@@ -122,6 +122,8 @@ def test_shards_share_the_sentences(corpus: Corpus, monkeypatch: pytest.MonkeyPa
     cfg = SimpleNamespace(
         dataset=SimpleNamespace(num_shards=2),
         checkpoint=SimpleNamespace(best_checkpoint_metric="loss"),
+        task=SimpleNamespace(),
+        criterion=SimpleNamespace(),
     )
     with pytest.raises(UserError, match="--distributed-world-size"):
         Trainer(cfg, None, None, None)

@@ -19,8 +19,8 @@ from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
-from resmlp_mt.fairseq_plugin.stored_arrays import StoredArray
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.stored_arrays import StoredArray
 from resmlp_mt.visualization.matrices import state_dict
 
 RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
@@ -139,7 +139,7 @@ import argparse, pickle, sys, torch
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
-from resmlp_mt.fairseq_plugin.stored_arrays import StoredDtype
+from resmlp_mt.stored_arrays import StoredDtype
 allow_safe_globals()
 import numpy as np
 class N:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import stored_arrays
 from resmlp_mt.files import replacing
 from resmlp_mt.tensor_files import check_archive, check_tensors
 

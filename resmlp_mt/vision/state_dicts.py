@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.parameter_names import renamed
 
@@ -36,13 +37,6 @@ AVERAGES = {"averaged", "average", "avg", "swa", "shadow", "polyak"}
 PROFILING = {"total_ops", "total_params"}
 
 
-def _number(dtype: "np.dtype[Any]", content: bytes) -> Any:
-    """numpy's scalar of these bytes; numpy's own function would allocate any size."""
-    if dtype.kind not in "biuf" or len(content) != dtype.itemsize:
-        raise ValueError("expected a number.")
-    return np.frombuffer(content, dtype)[0]
-
-
 def _dictionary(*_: object) -> dict[Any, Any]:
     """A plain dictionary for a defaultdict, which PyTorch's loader does not fill."""
     return {}
@@ -54,9 +48,8 @@ PLAIN_TYPES: tuple[Any, ...] = (
     types.SimpleNamespace,
     (_dictionary, "collections.defaultdict"),
     *(list, dict, int, float),  # that make its values
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
-    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    (stored_arrays.StoredDtype, "numpy.dtype"),
+    *((stored_arrays.number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     # paths of another system cannot be made here, but pure ones can
     *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
     *(

@@ -229,13 +229,13 @@ FAULTS = [
         "tests/test_stored_config.py -k is_one_line",
     ),
     Fault(
-        "stored arrays", "arrays of objects may be named", f"{PLUGIN}/stored_arrays.py",
+        "stored arrays", "arrays of objects may be named", "resmlp_mt/stored_arrays.py",
         'DTYPES |= {"f2", "f4", "f8"}', 'DTYPES |= {"f2", "f4", "f8", "O8", "O"}',
         "tests/test_stored_arrays.py -k 'anything_else or call_of_ndarray'",
     ),
     Fault(
         "stored arrays", "an array may have fewer bytes than its shape",
-        f"{PLUGIN}/stored_arrays.py",
+        "resmlp_mt/stored_arrays.py",
         "            or math.prod(shape) * dtype.itemsize != len(content)\n", "",
         "tests/test_stored_arrays.py -k anything_else",
     ),

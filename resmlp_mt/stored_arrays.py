@@ -1,4 +1,4 @@
-"""Rebuilds numpy arrays in checkpoints, without any constructor of numpy that the file could abuse.
+"""Rebuilds numpy's arrays and numbers in checkpoints, without a call that the file could abuse.
 
 fairseq saves the counts of ``--eval-bleu`` as numpy arrays. A pickled array names ``numpy.ndarray``
 and ``numpy.dtype`` and calls them. A hostile file could use them to make arrays of objects over its
@@ -83,6 +83,19 @@ class StoredArray(np.ndarray[Any, Any]):
 
     def __reduce__(self) -> Any:  # type: ignore[override]
         return self.view(np.ndarray).__reduce__()
+
+
+def number(stored: object, content: object) -> Any:
+    """Replaces numpy's function for a single number, which would allocate any size.
+
+    Raises:
+        UnpicklingError: if it is not an integer or a float of exactly these bytes.
+    """
+    if not (isinstance(stored, StoredDtype) and isinstance(content, bytes)):
+        raise UnpicklingError("a number in the file has another form than numpy writes")
+    array = StoredArray()
+    array.__setstate__((1, (), stored, False, content))
+    return array.view(np.ndarray)[()]
 
 
 def _reconstruct(*_: object) -> StoredArray:
