@@ -39,18 +39,19 @@ def main() -> None:
     args = parser.parse_args()
     workshop = Workshop(args.config, args.data, args.work)
     config = workshop.config
-    for option in ("budgets", "seeds"):  # the tables have those of this call
-        config[option] = getattr(args, option) or config[option]
-    for budget, name, seed, model in product(
-        config["budgets"], args.sets or config["sets"], config["seeds"],
-        args.models or config["models"],
-    ):  # fmt: skip
-        runs = [Run(model, name, seed, budget)]
-        if args.tune:
-            runs = workshop.tuning(name, model, budget) if seed == 1 else []
-        for run in [] if args.report else runs:
-            print(f"{datetime.datetime.now():%H:%M:%S} {name}/{run.name}", flush=True)
-            workshop.train(run)
+    config["seeds"] = args.seeds or config["seeds"]  # the tables have those of this call
+    for declared in config["sets"].values():
+        declared["budgets"] = args.budgets or declared.get("budgets", config["budgets"])
+    for name in args.sets or config["sets"]:
+        for budget, seed, model in product(
+            config["sets"][name]["budgets"], config["seeds"], args.models or config["models"]
+        ):
+            runs = [Run(model, name, seed, budget)]
+            if args.tune:
+                runs = workshop.tuning(name, model, budget) if seed == 1 else []
+            for run in [] if args.report else runs:
+                print(f"{datetime.datetime.now():%H:%M:%S} {name}/{run.name}", flush=True)
+                workshop.train(run)
     quality_report.write(workshop, args.out)
 
 

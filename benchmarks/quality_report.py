@@ -6,7 +6,6 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,11 @@ def write(workshop: Workshop, out: Path) -> None:
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
         "config": config,
-        "sets": [one_set(workshop, *each) for each in product(config["sets"], config["budgets"])],
+        "sets": [
+            one_set(workshop, set_name, budget)
+            for set_name, declared in config["sets"].items()
+            for budget in declared.get("budgets", config["budgets"])
+        ],
     }
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -109,9 +112,9 @@ def scored(
         curve = workshop.train(run)["curve"]
         return workshop.translate(run, updates or curve[-1]["updates"], test)
 
-    baseline = workshop.config["baseline"]
     rows: list[Json] = []
     for model, runs in finished.items():
+        baseline = workshop.config["models"][model].get("baseline", workshop.config["baseline"])
         if not runs:
             rows.append({"model": model, "seeds": []})
             continue
@@ -176,7 +179,10 @@ def page(result: Json, name: str) -> str:
     """The report in Markdown; ``name`` is that of the config and of the plots."""
     config = result["config"]
     names = {model: declared["name"] for model, declared in config["models"].items()}
-    baseline = names[config["baseline"]]
+    against = f"the {names[config['baseline']]}"
+    for model, declared in config["models"].items():
+        if "baseline" in declared:
+            against += f"\n({names[model]}: against {names[declared['baseline']]})"
     parts = [
         f"# {config['title']}",
         f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
@@ -184,7 +190,7 @@ def page(result: Json, name: str) -> str:
         "Every model trains for the same **processor time of its training** (without validation "
         "and the writing of\ncheckpoints, for every model) on one thread, and its last checkpoint "
         f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
-        f"a paired bootstrap ({SAMPLES:,} samples) against the {baseline}, over the\n"
+        f"a paired bootstrap ({SAMPLES:,} samples) against {against}, over the\n"
         "translations of all seeds that both have. Other programs on the machine lengthen "
         "processor time too,\nso the second table has equal updates. Only validation sets were "
         "used for choices.",

@@ -57,9 +57,10 @@ class Workshop:
     def folder(self, run: Run) -> Path:
         return self.work / run.set / run.name
 
-    def prepared(self, name: str) -> Path:
-        """The folder that prepare.py made of a set."""
-        declared, out = self.config["sets"][name], self.work / name / "data"
+    def prepared(self, name: str, samples: int = 0) -> Path:
+        """The folder that prepare.py made of a set, with sampled copies of its training set."""
+        declared = self.config["sets"][name]
+        out = self.work / name / (f"data-{samples}-samples" if samples else "data")
         if not (out / "manifest.json").exists():
             text = self.work / name / "text"
             text.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,7 @@ class Workshop:
                 sys.executable, "data_scripts/prepare.py", "local", "--from-dir", text,
                 "--src", declared["source"], "--tgt", declared["target"], "--out", out,
                 "--vocab-size", declared["vocabulary"], "--jobs", self.config["threads"],
+                *(["--samples", samples] if samples else []),
             ]  # fmt: skip
             self.execute(command, self.work / name / "prepare.log")
         return out
@@ -105,12 +107,15 @@ class Workshop:
 
     def train(self, run: Run) -> Json:
         """Train for the budget; an interrupted training continues from its last checkpoint."""
-        folder, data = self.folder(run), self.prepared(run.set)
-        every = self.config["save_every"]
+        folder, every = self.folder(run), self.config["save_every"]
+        samples = self.config["models"][run.model].get("samples", 0)
+        data = self.prepared(run.set, samples)
+        bins = [data / "bin", *(data / f"bin{copy}" for copy in range(2, samples + 1))]
 
         def measure() -> Json:
             command = [
-                sys.executable, "benchmarks/processor_time.py", data / "bin", *self.options(run),
+                sys.executable, "benchmarks/processor_time.py", ":".join(map(str, bins)),
+                *self.options(run),
                 "--save-dir", folder, "--stop-time-hours", run.budget / 3600,
                 "--save-interval-updates", every, "--validate-interval-updates", every,
                 "--no-epoch-checkpoints", "--validate-interval", 10**6, "--save-interval", 10**6,
@@ -135,7 +140,8 @@ class Workshop:
 
         Sentences longer than the model allows have empty translations.
         """
-        folder, data = self.folder(run), self.prepared(run.set)
+        folder = self.folder(run)
+        data = self.prepared(run.set, self.config["models"][run.model].get("samples", 0))
         subset = f"test{test or ''}"
 
         def measure() -> Json:

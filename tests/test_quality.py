@@ -140,17 +140,50 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
-def test_variants_differ_from_plus_in_one_option() -> None:
-    quality, variants = (
-        quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", "variants")
-    )
-    assert variants["options"] == quality["options"]
-    assert variants["sets"].items() <= quality["sets"].items()
-    plus = variants["models"][variants["baseline"]]
-    assert plus["options"] == quality["models"]["plus"]["options"]
-    for name, model in variants["models"].items():
-        added = model["options"].removeprefix(plus["options"])
-        assert added.count("--") == (name != variants["baseline"])
+@pytest.mark.parametrize("config", ["variants", "training_options"])
+def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
+    quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
+    assert changed["options"] == quality["options"]
+    assert changed["sets"].items() <= quality["sets"].items()
+    for name, model in changed["models"].items():
+        words = model["options"].split()
+        if name in quality["models"]:
+            assert words == quality["models"][name]["options"].split()
+            continue
+        baseline = changed["models"][model.get("baseline", changed["baseline"])]
+        plain = baseline["options"].split()
+        assert words[: len(plain)] == plain
+        added = {word for word in words[len(plain) :] if word.startswith("--")}
+        if "samples" in model:
+            assert not added
+        else:
+            assert len(added - {"--rdrop-alpha"}) == 1
+
+
+def test_a_model_may_train_on_sampled_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(CONFIG.with_stem("training_options"), tmp_path, tmp_path)
+    commands: list[list[str]] = []
+
+    def execute(command: list[object], log: Path) -> float:
+        commands.append([str(word) for word in command])
+        begin = "t | INFO | fairseq_cli.train | num. shared model params: 1 (num. trained: 1)\n"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(begin)
+        return 0.0
+
+    monkeypatch.setattr(workshop, "execute", execute)
+    monkeypatch.setattr(workshop, "_pairs", lambda *_: [("a\n", "b\n")])
+    for model in ("plus", "plus_samples"):
+        workshop.train(Run(model, "multi30k_en_de", 1, 600))
+    plain, plain_training, sampled, training = commands
+    folder = tmp_path.resolve() / "multi30k_en_de"
+    assert "--samples" not in plain
+    assert sampled[sampled.index("--samples") + 1] == "8"
+    assert plain_training[2] == f"{folder}/data/bin"
+    copies = ["bin", *(f"bin{copy}" for copy in range(2, 9))]
+    assert training[2] == ":".join(f"{folder}/data-8-samples/{copy}" for copy in copies)
 
 
 def test_splits_are_joined_halved_and_cut_by_length(
