@@ -1,4 +1,4 @@
-"""Measures `data_scripts/prepare.py local` on real text: time, memory, kept and dropped pairs.
+"""Measures `python -m resmlp_mt.prepare local` on real text: time, memory, kept and dropped pairs.
 
     python -m benchmarks.prepare --data DATA --work DIR [--jobs 1 2]
 
@@ -31,7 +31,6 @@ from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
 
 HERE = Path(__file__).parent
-SCRIPTS = HERE.parent / "data_scripts"
 
 CORPORA = {
     "en-de": ("multi30k", "tatoeba-en-de", "wmt-news-en-de", "wmt-sample-en-de", "manpages-en-de"),
@@ -39,7 +38,7 @@ CORPORA = {
 }
 
 TARGETS = {"WMT14 en-de": ("en-de", 4_520_620), "WMT14 en-fr": ("en-fr", 40_842_333)}
-"""Pairs before cleaning, as declared in data_scripts/corpora."""
+"""Pairs before cleaning, as declared in resmlp_mt/preparation/corpora."""
 
 SENTENCES = 2_000_000
 """Default of --input-sentence-size: the subword trainer reads no more."""
@@ -48,12 +47,11 @@ HASHES = 40_000_000
 
 HASH_TABLE = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import dedup
 import numpy as np
+from resmlp_mt.preparation import dedup
 draw = np.random.default_rng(1)
 table = dedup.HashSet()
-for _ in range(int(sys.argv[2]) // 5000):
+for _ in range(int(sys.argv[1]) // 5000):
     table.add(draw.integers(0, 2**64, 5000, dtype=np.uint64))
 print(table.nbytes)
 """
@@ -64,15 +62,14 @@ TRAINER = """
 import random, sys, tempfile
 from collections import Counter
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import normalization, subwords
+from resmlp_mt.preparation import normalization, subwords
 counts = Counter()
-for path in sys.argv[3:]:
+for path in sys.argv[2:]:
     with open(path) as text:
         for line in text:
             counts.update(line.split())
 draw, words = random.Random(1), list(counts)
-while len(counts) < int(sys.argv[2]):
+while len(counts) < int(sys.argv[1]):
     counts[draw.choice(words)[:6] + draw.choice(words)[-7:]] += 1
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, subwords.RULES).write_text(normalization.tsv(normalization.rules()))
@@ -164,7 +161,7 @@ def collect(data: Path, pair: str, folder: Path) -> None:
 def timed(pair: str, folder: Path, out: Path, jobs: int) -> Run:
     """One preparation."""
     source, target = pair.split("-")
-    command = [sys.executable, str(SCRIPTS / "prepare.py"), "local", "--from-dir", str(folder)]
+    command = [sys.executable, "-m", "resmlp_mt.prepare", "local", "--from-dir", str(folder)]
     command += ["--src", source, "--tgt", target, "--out", str(out), "--jobs", str(jobs)]
     return measure(command, out.with_suffix(".log"))
 
@@ -505,7 +502,7 @@ def main() -> None:
         size = wmt_bytes(args.data, pair)
         hours = extrapolate(found["pairs"][pair], count, size)
         found["extrapolated"][name] = {"pairs": count, "bytes_per_pair": size, "hours": hours}
-    command = [sys.executable, "-c", HASH_TABLE, str(SCRIPTS), str(HASHES)]
+    command = [sys.executable, "-c", HASH_TABLE, str(HASHES)]
     run = measure(command)
     found["hash_table"] = {
         "entries": HASHES,
@@ -515,7 +512,7 @@ def main() -> None:
     }
     first = next(iter(CORPORA))
     texts = [str(args.work / first / "text" / f"train.{lang}") for lang in first.split("-")]
-    run = measure([sys.executable, "-c", TRAINER, str(SCRIPTS), str(WORDS), *texts])
+    run = measure([sys.executable, "-c", TRAINER, str(WORDS), *texts])
     found["trainer"] = {"words": WORDS, "peak_mib": run.peak_mib, "cpu_seconds": run.cpu_seconds}
     write_text(HERE / "prepare.json", json.dumps(found, indent=2) + "\n")
     write_text(HERE / "prepare.md", report(found))

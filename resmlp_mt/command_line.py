@@ -34,11 +34,11 @@ EXTRAS = {
     "matplotlib": "plots",
     "requests": "data",
     "tqdm": "data",
+    "yaml": "data",
     "timm": "vision",
     "torchvision": "vision",
     "PIL": "vision",
     "sklearn": "vision",
-    "yaml": "vision",
     "webdataset": "vision",
     "tensorboard": "vision",
     "tensorboardX": "train",
@@ -185,21 +185,17 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def missing(error: ModuleNotFoundError, extra: str | None = None) -> Exception:
-    """The error that names the extra with a missing package; ``error`` itself if there is none.
-
-    ``extra`` is the one to name where several have the package.
-    """
+def missing(error: ModuleNotFoundError) -> Exception:
+    """The error that names the extra with a missing package; ``error`` itself if there is none."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return error
     return UserError(
-        f"this needs the package {package}, which is not installed: run "
-        f"{installation(package, extra)}."
+        f"this needs the package {package}, which is not installed: run {installation(package)}."
     )
 
 
-def installation(package: str, extra: str | None = None) -> str:
+def installation(package: str) -> str:
     """The command that installs a package of :data:`EXTRAS`."""
-    extra = EXTRAS[package] if extra is None else extra
+    extra = EXTRAS[package]
     return f"pip install 'resmlp_mt{f'[{extra}]' if extra else ''}'"

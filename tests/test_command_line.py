@@ -20,14 +20,24 @@ from conftest import PIP, ROOT
 from resmlp_mt.command_line import EXTRAS, command
 
 MODULES = [
-    *("translate", "score", "export", "average", "visualize", "serve", "bulk", "benchmark"),
+    *(
+        "prepare",
+        "translate",
+        "score",
+        "export",
+        "average",
+        "visualize",
+        "serve",
+        "bulk",
+        "benchmark",
+    ),
     *(f"vision.{name}" for name in ("train", "evaluate", "predict", "knn", "export")),
 ]
-SCRIPTS = ["prepare.py", "grammar.py", "demo.py"]
+SCRIPTS = ["grammar.py", "demo.py"]
 OTHERS = {"__main__", "timm_models"}  # tells the plugin's folder; runs a script with its options
 HEAVY = {
     *("torch", "timm", "torchvision", "sklearn", "scipy", "fairseq", "hydra", "sacrebleu"),
-    *("pandas", "PIL", "matplotlib", "onnxruntime", "fastapi", "sacremoses"),
+    *("pandas", "PIL", "matplotlib", "onnxruntime", "fastapi", "sacremoses", "numpy"),
 }
 
 # Asks a command for --version and --help in one process, and looks at the parser that answers.
@@ -84,13 +94,9 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
     run = f"runpy.run_module('resmlp_mt.{name}', run_name='__main__', alter_sys=True)"
     if name in SCRIPTS:
         run = f"runpy.run_path({str(script)!r}, run_name='__main__')"
-    heavy = HEAVY | ({"numpy"} if name in MODULES else set())
-    values = f"NAME, VERSION, HEAVY = {name!r}, {resmlp_mt.__version__!r}, {heavy!r}\n"
+    values = f"NAME, VERSION, HEAVY = {name!r}, {resmlp_mt.__version__!r}, {HEAVY!r}\n"
     program = f"{values}def RUN(): {run}\n{PROGRAM}"
-    path = f"import sys; sys.path.insert(0, {str(script.parent)!r})\n" if name in SCRIPTS else ""
-    done = subprocess.run(
-        [sys.executable, "-c", path + program], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = name if name in SCRIPTS else f"python -m resmlp_mt.{name}"
     assert f"usage: {expected} [-h] [--version]" in done.stdout
@@ -107,16 +113,12 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
         ("bulk", "ray", "bulk"),
         ("vision.export", "onnx", "onnx-export"),
         ("vision.train", "timm", "vision"),
-        ("prepare.py", "yaml", "data"),
-        ("prepare.py", "tqdm", "data"),
+        ("prepare", "yaml", "data"),
+        ("prepare", "tqdm", "data"),
     ],
 )
 def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: str) -> None:
     run = f"runpy.run_module('resmlp_mt.{name}', run_name='__main__', alter_sys=True)"
-    if name in SCRIPTS:
-        folder = ROOT / "data_scripts"
-        script = str(folder / name)
-        run = f"sys.path[0] = {str(folder)!r}\nrunpy.run_path({script!r}, None, '__main__')"
     program = (
         "import importlib.util, runpy, sys\n"
         "find = importlib.util.find_spec\n"
@@ -188,6 +190,10 @@ def test_the_scripts_of_a_wheel_answer(wheel: Path, tmp_path: Path) -> None:
         done = subprocess.run([script, "--help"], **elsewhere)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"usage: {script.name} [-h] [--version]")
+    corpus = [folder / "resmlp-prepare", "demo", "--output", "demo", "--vocab-size", "500"]
+    done = subprocess.run([*corpus, "--jobs", "2"], **elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "demo/bin/train.en-de.de.idx").exists()
     found = subprocess.run([python, "-m", "resmlp_mt"], **elsewhere).stdout.strip()
     assert Path(found) == site / "resmlp_mt"
     assert (site / "resmlp_mt/configs/vision/resmlp_s12.yaml").exists()

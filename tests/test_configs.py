@@ -20,10 +20,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-import demo
 import resmlp_mt.models  # noqa: F401  registers the models
 from benchmarks import gpu_hours, multi30k, stability
 from conftest import ROOT, Corpus, fairseq
+from data_scripts import demo
 from models import dictionary
 from test_models import expected_parameters
 

@@ -12,10 +12,18 @@ from pathlib import Path
 
 import pytest
 
-import grammar
-from english_german.complex_sentences import OUTDOORS
-from english_german.lexicon import ADJECTIVES, MODALS, NAMES, NOUNS, TIMES, VERBS
-from grammar import SentencePair
+from conftest import ROOT
+from resmlp_mt.preparation import grammar
+from resmlp_mt.preparation.english_german.complex_sentences import OUTDOORS
+from resmlp_mt.preparation.english_german.lexicon import (
+    ADJECTIVES,
+    MODALS,
+    NAMES,
+    NOUNS,
+    TIMES,
+    VERBS,
+)
+from resmlp_mt.preparation.grammar import SentencePair
 
 # The six files in the order valid, test, train, English before German.
 GOLDEN_SHA256 = "a1af6032a5dfdd136cbd3b03b411e0af406a2bf49f91eb5feb7ca1d17277f187"
@@ -37,7 +45,7 @@ def test_default_corpus_has_the_golden_digest(pairs: list[SentencePair]) -> None
 
 def test_command_writes_the_same_in_a_process_with_another_hash_seed(tmp_path: Path) -> None:
     size = ["--pairs", "1500"]
-    command = [sys.executable, grammar.__file__, "--output", str(tmp_path), *size]
+    command = [sys.executable, ROOT / "data_scripts/grammar.py", "--output", str(tmp_path), *size]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "12345"})
     expected = grammar.generate(1500)
     splits = {"valid": expected[:500], "test": expected[500:1000], "train": expected[1000:]}

@@ -19,9 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-import archives
-import corpus as corpus_files
-import formats
 from conftest import ROOT
 from fuzzing import ALL, EDITS, FEW, Edit, damaged, damaged_member, each
 from models import build, dictionary
@@ -36,6 +33,8 @@ from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+from resmlp_mt.preparation import archives, formats
+from resmlp_mt.preparation import corpus as corpus_files
 from resmlp_mt.vision import shards
 from resmlp_mt.vision.factory import create_model, load_model
 from resmlp_mt.vision.images import BadImage, open_image

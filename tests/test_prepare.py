@@ -20,14 +20,14 @@ import pytest
 import yaml
 from fairseq.data import Dictionary, data_utils
 
-import corpus
-import prepare
-import steps
+from conftest import ROOT
+from resmlp_mt import prepare
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import corpus, steps
 from tests import corpus_server
 from tests.corpus_server import lines, text
 
-SCRIPT = Path(prepare.__file__)
+SCRIPT = ROOT / "data_scripts/prepare.py"
 
 
 def run(*arguments: object) -> int:
@@ -492,7 +492,7 @@ def test_the_demo_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert manifest(out)["splits"]["train"]["read"] == 1000
     assert decoded(out, "test", "de", "en-de") == read(out / "raw" / "test.de")
     # A changed word of the generator makes another text.
-    assert hashed >= set((SCRIPT.parent / "english_german").glob("*.py"))
+    assert hashed >= set((corpus.FOLDER.parent / "english_german").glob("*.py"))
 
 
 def test_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -502,6 +502,18 @@ def test_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "657,632,379 bytes" in told
     assert "bpe of 32000 pieces" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_file_is_named_by_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copy(corpus.FOLDER / "demo.yaml", tmp_path / "mine.yaml"))
+    assert run(path, "--output", tmp_path / "out", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("mine: en -> de\n")
+    for unknown in ("mine", tmp_path / "other.yaml"):
+        with pytest.raises(SystemExit, match="2"):
+            run(unknown, "--output", tmp_path / "out", "--dry-run")
+        assert "choose from demo, iwslt14_de_en" in capsys.readouterr().err
 
 
 def test_a_second_run_in_the_same_folder_is_refused(
@@ -664,8 +676,7 @@ def script(*arguments: object, **options_: Any) -> subprocess.CompletedProcess[s
 
 STOP = """
 import os, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-import prepare
+from resmlp_mt import prepare
 stop_at, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
 calls, replace = 0, os.replace
 def stopping(*paths):
@@ -688,9 +699,7 @@ def test_a_run_killed_again_and_again_gives_the_same_in_the_end(
     driver.write_text(STOP)
     kills = 0
     for stop_at in (1, 4, 9, 12, 14, 20):
-        done = script(
-            driver, SCRIPT.parent, stop_at, "SIGKILL", *local, "--output", out, "--jobs", 1
-        )
+        done = script(driver, stop_at, "SIGKILL", *local, "--output", out, "--jobs", 1)
         kills += done.returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists() or done.returncode == 0
     assert kills >= 4
@@ -707,7 +716,7 @@ def test_a_terminated_run_cleans_up(tmp_path: Path, local: list[object]) -> None
     out = tmp_path / "out"
     driver = tmp_path / "stop.py"
     driver.write_text(STOP)
-    done = script(driver, SCRIPT.parent, 15, "SIGTERM", *local, "--output", out, "--jobs", 1)
+    done = script(driver, 15, "SIGTERM", *local, "--output", out, "--jobs", 1)
     assert done.returncode == 128 + signal.SIGTERM
     assert not list(out.rglob(".*.????????"))
     assert not (out / ".steps" / "clean.json").exists() or (out / "text" / "train.en").exists()

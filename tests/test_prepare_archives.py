@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import archives
-import formats
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import archives, formats
 from tests.corpus_server import tar, zipped
 
 GOOD = {"training/a.en": b"one\n", "training/a.de": b"eins\n", "training/a.fr": b"un\n"}

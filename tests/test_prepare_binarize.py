@@ -17,11 +17,9 @@ from fairseq_cli import preprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import binarize
-import subwords
-import text_blocks
-from binarize import Encoder, Sampling
-from parallel import Workers
+from resmlp_mt.preparation import binarize, subwords, text_blocks
+from resmlp_mt.preparation.binarize import Encoder, Sampling
+from resmlp_mt.preparation.parallel import Workers
 from tests import corpus_server
 
 LANGUAGES = ("en", "de")

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import clean
-import dedup
-from clean import Options
-from formats import TextFiles
-from parallel import Workers
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import clean, dedup
+from resmlp_mt.preparation.clean import Options
+from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.preparation.parallel import Workers
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-import corpus
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import corpus
 
 GOOD = {
     "source": "en",
@@ -88,9 +88,9 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         (changed("files", "news", 0, "urls", value="https://a.example/x"), "urls must be a list"),
         (changed("files", "news", 0, "sha256", value="abc"), "sha256 must be 64"),
         (changed("files", "news", 0, "size", value="1e9"), "size must be a positive number"),
-        (changed("generator", value={"module": "os"}), "'os' is not a module of data_scripts"),
-        (changed("generator", value={"module": "../x"}), "is not a module of data_scripts"),
-        (changed("generator", value={"module": "os.path"}), "is not a module of data_scripts"),
+        (changed("generator", value={"module": "os"}), "'os' is not a module of resmlp_mt"),
+        (changed("generator", value={"module": "../x"}), "is not a module of resmlp_mt"),
+        (changed("generator", value={"module": "os.path"}), "is not a module of resmlp_mt"),
         (changed("generator", value={"pairs": 3}), "'module' is missing"),
         (changed("surprise", value=1), "unexpected keyword argument 'surprise'"),
     ],

@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import pytest
 
-import download
-from corpus import Package
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import download
+from resmlp_mt.preparation.corpus import Package
 from tests import corpus_server
 
 CONTENT = random.Random(1).randbytes(3_000_000)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import formats
-from formats import TextFiles
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import formats
+from resmlp_mt.preparation.formats import TextFiles
 from tests import corpus_server
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"

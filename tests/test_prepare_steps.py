@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import parallel
-from steps import Steps, atomic_write
+from conftest import ROOT
+from resmlp_mt.preparation import parallel
+from resmlp_mt.preparation.steps import Steps, atomic_write
 
 
 def test_a_file_has_its_old_content_until_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -150,7 +151,8 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
 
 
 FAILING = """
-import os, parallel
+import os
+from resmlp_mt.preparation import parallel
 try:
     with parallel.Workers(2) as workers:
         list(workers.map({function}, {items}, setup=int, setup_args=()))
@@ -167,7 +169,7 @@ def test_failures_of_workers_arrive(function: str, items: str, message: str) -> 
     """In an interpreter of its own: what ends workers must not come near the test run."""
     done = subprocess.run(
         [sys.executable, "-c", FAILING.format(function=function, items=items)],
-        cwd=Path(parallel.__file__).parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-import subwords
-import text_blocks
-from parallel import Workers
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import subwords, text_blocks
+from resmlp_mt.preparation.parallel import Workers
 from tests import corpus_server
 
 

@@ -19,13 +19,12 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import normalization
-import subwords
-from parallel import Workers
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.preparation import normalization, subwords
+from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.text import INVISIBLE as INVISIBLE_SIGN
 from resmlp_mt.text import REPLACED, normalize
 from tests import corpus_server

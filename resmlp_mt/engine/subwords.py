@@ -55,7 +55,7 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
             raise UserError(
                 f"the dictionary has subwords of {tool} ('{mark}'), but text can only be split "
                 "with sentencepiece: translate with fairseq-interactive, or train on subwords of "
-                "sentencepiece (data_scripts/prepare.py)."
+                "sentencepiece (python -m resmlp_mt.prepare)."
             )
     space = "\u2581"  # before a word, or behind it (--treat_whitespace_as_suffix)
     return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)

@@ -15,6 +15,7 @@ class Fault(NamedTuple):
 
 
 ENGINE, MODEL, PLUGIN = "resmlp_mt/engine", "resmlp_mt/model", "resmlp_mt/fairseq_plugin"
+PREPARATION = "resmlp_mt/preparation"
 
 FAULTS = [
     Fault(
@@ -172,37 +173,37 @@ FAULTS = [
         "tests/test_score.py -k length_buckets",
     ),
     Fault(
-        "preparation", "pairs are compared by the longer side alone", "data_scripts/clean.py",
+        "preparation", "pairs are compared by the longer side alone", f"{PREPARATION}/clean.py",
         "longer > options.max_ratio * shorter]", "longer > options.max_ratio * longer]",
         "tests/test_prepare_clean.py -k 'faults or definitions'",
     ),
     Fault(
-        "preparation", "a held-out sentence is looked for on one side", "data_scripts/clean.py",
+        "preparation", "a held-out sentence is looked for on one side", f"{PREPARATION}/clean.py",
         "a in self.held_out or b in self.held_out", "a in self.held_out",
         "tests/test_prepare_clean.py -k held_out",
     ),
     Fault(
-        "preparation", "of equal pairs in a batch all are new", "data_scripts/dedup.py",
+        "preparation", "of equal pairs in a batch all are new", f"{PREPARATION}/dedup.py",
         "new[first[inserted]] = True", "new[:] = True",
         "tests/test_prepare_clean.py -k hash_set",
     ),
     Fault(
-        "preparation", "offsets of binary text wrap at 2^31 bytes", "data_scripts/binarize.py",
+        "preparation", "offsets of binary text wrap at 2^31 bytes", f"{PREPARATION}/binarize.py",
         "np.cumsum(block, dtype=np.int64)", "np.cumsum(block, dtype=np.int32)",
         "tests/test_prepare_binarize.py -k two_gib",
     ),
     Fault(
-        "preparation", "a zip member may leave the folder", "data_scripts/archives.py",
+        "preparation", "a zip member may leave the folder", f"{PREPARATION}/archives.py",
         "if not (target / name).resolve().is_relative_to(target.resolve()):", "if False:",
         "tests/test_prepare_archives.py -k leaves_the_folder",
     ),
     Fault(
-        "preparation", "a zip member may lie before the beginning", "data_scripts/archives.py",
+        "preparation", "a zip member may lie before the beginning", f"{PREPARATION}/archives.py",
         "if info.header_offset < 0:", "if False:",
         "tests/test_prepare_archives.py -k without_its_beginning",
     ),
     Fault(
-        "preparation", "names in a zip are expected to be UTF-8", "data_scripts/archives.py",
+        "preparation", "names in a zip are expected to be UTF-8", f"{PREPARATION}/archives.py",
         "    EOFError,\n    UnicodeDecodeError,\n", "    EOFError,\n",
         "tests/test_prepare_archives.py -k utf_8",
     ),

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from english_german.clauses import BE, Clause, noun_argument, predicate
-from english_german.composer import Composer, suiting
-from english_german.lexicon import FRAMES, VERBS
-from english_german.main_clauses import Texts, both
-from english_german.morphology import PRONOUNS, RELATIVE, Noun, Phrase, noun_phrase
+from resmlp_mt.preparation.english_german.clauses import BE, Clause, noun_argument, predicate
+from resmlp_mt.preparation.english_german.composer import Composer, suiting
+from resmlp_mt.preparation.english_german.lexicon import FRAMES, VERBS
+from resmlp_mt.preparation.english_german.main_clauses import Texts, both
+from resmlp_mt.preparation.english_german.morphology import (
+    PRONOUNS,
+    RELATIVE,
+    Noun,
+    Phrase,
+    noun_phrase,
+)
 
 ACTIVE = [verb for verb in VERBS if not {"s", "n"} & set(verb.flags) and verb.en != "put"]
 FAIR = [("the weather is good", "das Wetter gut ist"), ("the sun is shining", "die Sonne scheint")]

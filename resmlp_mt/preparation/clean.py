@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-import dedup
-from formats import TextFiles, blocks, decode_lines
-from parallel import Workers
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import dedup
+from resmlp_mt.preparation.formats import TextFiles, blocks, decode_lines
+from resmlp_mt.preparation.parallel import Workers
+from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.text import normalize
-from steps import atomic_write
 
 Faults = npt.NDArray[np.int64]
 

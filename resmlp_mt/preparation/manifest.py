@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
-from corpus import Corpus
-from steps import Record
+from resmlp_mt.preparation.corpus import Corpus
+from resmlp_mt.preparation.steps import Record
 
 PACKAGES = ("numpy", "sacremoses", "sentencepiece")
 

@@ -9,20 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import binarize
-import clean
-import corpus
-import manifest
-import sources
-import subwords
-from corpus import Part
-from formats import TextFiles
-from parallel import Workers
 from resmlp_mt.errors import UserError
-from sources import Inputs
-from steps import Record, Steps, code, write_json
+from resmlp_mt.preparation import binarize, clean, corpus, manifest, sources, subwords
+from resmlp_mt.preparation.corpus import Part
+from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.preparation.parallel import Workers
+from resmlp_mt.preparation.sources import Inputs
+from resmlp_mt.preparation.steps import Record, Steps, code, write_json
 
-TEXT = "../resmlp_mt/text.py"
+TEXT = "../text.py"
 
 OWN_FOLDERS = ("raw", "text", "subword", "generated", "downloads", "unpacked", ".steps")
 """Folders that are written to; `subword` is from earlier versions."""
@@ -48,7 +43,7 @@ class Preparation:
         if args.corpus == "local":
             self.corpus = corpus.local(args.from_dir, args.src, args.tgt)
         else:
-            self.corpus = corpus.load(corpus.FOLDER / f"{args.corpus}.yaml")
+            self.corpus = corpus.load(corpus.declaration(args.corpus))
         if self.corpus.generator and args.from_dir:
             raise UserError(f"{args.corpus} is generated: leave out --from-dir {args.from_dir}")
         self.languages = (self.corpus.source, self.corpus.target)

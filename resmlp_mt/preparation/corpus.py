@@ -10,16 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
-from formats import LINE_FORMATS, PAIR_FORMATS
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation.formats import LINE_FORMATS, PAIR_FORMATS
 
 FOLDER = Path(__file__).parent / "corpora"
-
-MAX_BYTES = 100_000
-"""Largest size of a corpus file, because YAML is slow to read."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def declaration(corpus: str) -> Path:
+    """The corpus file that a name or a path means."""
+    return Path(corpus) if corpus.endswith(".yaml") else FOLDER / f"{corpus}.yaml"
+
+
 def file_code(language: str) -> str:
     """A language code for file names: `zh_CN` for `zh-CN`.
 
@@ -101,16 +101,6 @@ def file_code(language: str) -> str:
     return language.replace("-", "_")
 
 
-class _Loader(yaml.BaseLoader):
-    """Reads every value as text (so `no` is Norwegian), and refuses aliases."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            # Ten lines of aliases can become gigabytes.
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias (*)")
-        return super().compose_node(parent, index)
-
-
 def load(path: Path) -> Corpus:
     """The corpus declared in `path`.
 
@@ -118,17 +108,9 @@ def load(path: Path) -> Corpus:
         UserError: invalid YAML, an unknown or missing key, a value of the wrong type, a name that
             leads out of the folder, a part of an undeclared file, two files with one name.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path} has over {MAX_BYTES} bytes: it is not a corpus file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        # this loader makes texts, lists and dictionaries only
-        content = yaml.load(text, _Loader)  # nosec B506
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise UserError(f"{path} is not valid YAML: {' '.join(reason.split())}") from error
+    from resmlp_mt.preparation import strict_yaml  # here, because --help needs no YAML
+
+    content = strict_yaml.read(path)
     try:
         corpus = _corpus(path.stem, content)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -220,7 +202,7 @@ def _generator(declared: Any) -> dict[str, Any]:
     fields = dict(_mapping(declared, "generator"))
     module = _text(fields["module"], "module")
     if not (re.fullmatch(r"[a-z_]+", module) and (FOLDER.parent / f"{module}.py").is_file()):
-        raise ValueError(f"generator: {module!r} is not a module of data_scripts")
+        raise ValueError(f"generator: {module!r} is not a module of resmlp_mt/preparation")
     return {
         key: _number(value, key) if str(value).isdecimal() else _text(value, key)
         for key, value in fields.items()

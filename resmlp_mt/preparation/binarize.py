@@ -21,10 +21,10 @@ import numpy.typing as npt
 import sentencepiece
 from tqdm import tqdm
 
-from parallel import Workers
-from steps import atomic_write
-from subwords import EOS, FAIRSEQ_SPECIALS, UNK, write_dictionary
-from text_blocks import TextBlock, cut
+from resmlp_mt.preparation.parallel import Workers
+from resmlp_mt.preparation.steps import atomic_write
+from resmlp_mt.preparation.subwords import EOS, FAIRSEQ_SPECIALS, UNK, write_dictionary
+from resmlp_mt.preparation.text_blocks import TextBlock, cut
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 

@@ -6,7 +6,13 @@ Each table has one word per line; its first comment names the columns. `-` means
 
 from __future__ import annotations
 
-from english_german.morphology import Adjective, Noun, Verb, english_s, participle
+from resmlp_mt.preparation.english_german.morphology import (
+    Adjective,
+    Noun,
+    Verb,
+    english_s,
+    participle,
+)
 
 NOUN_TABLE = """
 # English, English plural | gender, German, German plural | classes

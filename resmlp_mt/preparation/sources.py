@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import archives
-import corpus
-import formats
-from corpus import Corpus, Part
-from formats import TextFiles
-from steps import Steps, code
+from resmlp_mt.preparation import archives, corpus, formats
+from resmlp_mt.preparation.corpus import Corpus, Part
+from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.preparation.steps import Steps, code
 
 HERE = Path(__file__).parent
 
@@ -95,7 +93,8 @@ def _fetch(
     found: dict[str, dict[str, Any]],
 ) -> dict[str, tuple[Path, str]]:
     """Path and digest of every file and member that the parts name."""
-    import download  # here, because it imports requests, which only declared corpora need
+    # here, because it imports requests, which only declared corpora need
+    from resmlp_mt.preparation import download
 
     places: dict[str, tuple[Path, str]] = {}
     checksums = download.Checksums(out / "checksums.json")
@@ -145,7 +144,7 @@ def _generate(declared: Corpus, generator: Mapping[str, Any], out: Path, steps: 
 
     def action() -> tuple[list[Path], dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
-        importlib.import_module(module).write_corpus(folder, **arguments)
+        importlib.import_module(f"{__package__}.{module}").write_corpus(folder, **arguments)
         return sorted(folder.iterdir()), {}
 
     scripts = code(*(str(path.relative_to(HERE)) for path in sorted(HERE.rglob("*.py"))))

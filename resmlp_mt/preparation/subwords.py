@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-import normalization
-from formats import MAX_LINE_BYTES
-from parallel import Workers, run_in_process
 from resmlp_mt.errors import UserError
-from steps import atomic_write
-from text_blocks import TextBlock, cut
+from resmlp_mt.preparation import normalization
+from resmlp_mt.preparation.formats import MAX_LINE_BYTES
+from resmlp_mt.preparation.parallel import Workers, run_in_process
+from resmlp_mt.preparation.steps import atomic_write
+from resmlp_mt.preparation.text_blocks import TextBlock, cut
 
 THREADS = 16
 """Threads of the trainer; fixed, because the sums of unigram training depend on it."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from english_german.clauses import BE, Clause, noun_argument, predicate
-from english_german.composer import Composer, suiting
-from english_german.lexicon import FRAMES, MODALS, VERBS
-from english_german.morphology import (
+from resmlp_mt.preparation.english_german.clauses import BE, Clause, noun_argument, predicate
+from resmlp_mt.preparation.english_german.composer import Composer, suiting
+from resmlp_mt.preparation.english_german.lexicon import FRAMES, MODALS, VERBS
+from resmlp_mt.preparation.english_german.morphology import (
     PRONOUNS,
     Phrase,
     Verb,

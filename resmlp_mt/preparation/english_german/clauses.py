@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from english_german.lexicon import MODALS
-from english_german.morphology import (
+from resmlp_mt.preparation.english_german.lexicon import MODALS
+from resmlp_mt.preparation.english_german.morphology import (
     IRREGULAR_PRESENT,
     WAR,
     Phrase,

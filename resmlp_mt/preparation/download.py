@@ -17,9 +17,9 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from corpus import Package
 from resmlp_mt.errors import UserError
-from steps import write_json
+from resmlp_mt.preparation.corpus import Package
+from resmlp_mt.preparation.steps import write_json
 
 ATTEMPTS = 5
 """Times that a mirror may cut the connection; each attempt continues where the last one ended."""

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from formats import MAX_RATIO, MIN_LIMIT
 from resmlp_mt.errors import UserError
-from steps import atomic_write
+from resmlp_mt.preparation.formats import MAX_RATIO, MIN_LIMIT
+from resmlp_mt.preparation.steps import atomic_write
 
 DAMAGE = (
     tarfile.TarError,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TypeVar
 
-from english_german.clauses import (
+from resmlp_mt.preparation.english_german.clauses import (
     LAST,
     PLACE,
     Argument,
@@ -15,8 +15,17 @@ from english_german.clauses import (
     noun_argument,
     preposition_argument,
 )
-from english_german.lexicon import ADJECTIVES, MODALS, NAMES, NOUN, NOUNS, PLACES, TIMES, VERBS
-from english_german.morphology import (
+from resmlp_mt.preparation.english_german.lexicon import (
+    ADJECTIVES,
+    MODALS,
+    NAMES,
+    NOUN,
+    NOUNS,
+    PLACES,
+    TIMES,
+    VERBS,
+)
+from resmlp_mt.preparation.english_german.morphology import (
     POSSESSIVES,
     PRONOUNS,
     Adjective,

@@ -1,0 +1,1 @@
+"""From the text of a corpus to binarised data for fairseq; pipeline.py has the steps in order."""

@@ -1,0 +1,86 @@
+"""``python -m resmlp_mt.prepare`` turns a corpus into binarised data for fairseq, in one command.
+
+    python -m resmlp_mt.prepare wmt14_en_de --output DIR
+    python -m resmlp_mt.prepare local --from-dir DIR --src en --tgt de --output OUT
+
+The steps and their order are in resmlp_mt/preparation/pipeline.py; docs/data.md explains them.
+"""
+
+import errno
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from resmlp_mt.command_line import command
+from resmlp_mt.errors import UserError
+from resmlp_mt.preparation.options import parse_args
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    args = parse_args(argv)
+    from resmlp_mt.preparation.binarize import folder_name
+    from resmlp_mt.preparation.pipeline import Preparation
+
+    try:
+        preparation = Preparation(args)
+        if args.dry_run:
+            # `... | head` is not an error.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            print(preparation.plan())
+            return 0
+        signal.signal(signal.SIGTERM, _terminate)
+        with _only_run(args.output):
+            preparation.run()
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues from the last finished step", 130)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _fail(
+                f"no space left for {args.output} ({error.strerror}): free some and run the same "
+                "command again; finished steps are kept"
+            )
+        return _fail(f"{error.filename or args.output}: {error.strerror or error}")
+    folders = ":".join(f"{args.output}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
+    print(f"{folders}, {args.output}/spm.model and {args.output}/manifest.json are ready")
+    return 0
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"prepare: error: {message}", file=sys.stderr)
+    return status
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # Unwinds the stack, so that temporary files are removed and workers end.
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """Keeps a second run out of the same folder."""
+    import portalocker
+
+    lock = out / ".steps" / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with portalocker.Lock(
+            lock,
+            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
+            fail_when_locked=True,
+        ):
+            yield
+    except portalocker.LockException:
+        raise UserError(
+            f"another run is using {out}: wait for it or use another --output"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
