@@ -195,10 +195,15 @@ class Workshop:
 
 
 def read_config(path: Path) -> Json:
-    """A config, completed from the file that it inherits from."""
+    """A config, completed from the file that it inherits from; it may list sets of that file."""
     own: Json = yaml.safe_load(path.read_text())
     inherited = own.pop("inherit", None)
-    return {**(read_config(path.parent / inherited) if inherited else {}), **own}
+    if inherited is None:
+        return own
+    base = read_config(path.parent / inherited)
+    if isinstance(own.get("sets"), list):
+        own["sets"] = {name: base["sets"][name] for name in own["sets"]}
+    return base | own
 
 
 def once(path: Path, make: Callable[[], Json]) -> Json:

@@ -31,7 +31,7 @@ class MixingConfig:
     relative: str = "none"
     """A key of :data:`VARIANTS`: whether the matrix depends on distances."""
     decay: bool = False
-    """Relative weights shrink exponentially with the distance, at a learned rate."""
+    """Relative weights shrink with the distance, at a learned rate."""
     values: bool = False
     """Linear maps over channels before and after the matrix."""
     gate: bool = False
@@ -252,10 +252,11 @@ class RelativeMixing(TokenMixing):
     Parameters: ``relative``, (heads, 2 max_positions - 1), distances from 1 - max_positions on;
     (heads, max_positions) if causal, distances from 0 on; with ``decay`` also ``decay``, (heads,):
 
-        A_ts = exp(-softplus(decay) |t - s|) r_(t - s)     (as in TNN, arXiv:2305.04749)
+        A_ts = r_(t - s) / (1 + softplus(decay) |t - s|)     (a power law; KERPLE, arXiv:2205.09921)
 
-    The decay starts with the slopes 2^(-8 k / heads), k = 1 ... heads (ALiBi, arXiv:2108.12409).
-    r starts as N(0, 0.02). There is no bias.
+    The rates softplus(decay) start as 2^(-4 k / heads), k = 1 ... heads. r starts as N(0, 0.02).
+    There is no bias. Few sentences are long, so Adam moves the weights of large distances by large
+    steps on little evidence; the decay makes these steps small too.
 
     With decay, the input may be longer than ``max_positions``: a larger distance has the r of the
     largest distance, and its own decay. Without decay, a longer input is refused. Distances that no
@@ -270,8 +271,8 @@ class RelativeMixing(TokenMixing):
         nn.init.trunc_normal_(self.relative, std=0.02)
         self.decay: nn.Parameter | None = None
         if config.decay:
-            slopes = torch.tensor([2 ** (-8 * (k + 1) / config.heads) for k in range(config.heads)])
-            self.decay = nn.Parameter(slopes.expm1().log())  # softplus gives the slopes back
+            rates = torch.tensor([2 ** (-4 * (k + 1) / config.heads) for k in range(config.heads)])
+            self.decay = nn.Parameter(rates.expm1().log())  # softplus gives the rates back
 
     @property
     def longest(self) -> int:
@@ -292,7 +293,7 @@ class RelativeMixing(TokenMixing):
             weights = torch.cat([first, weights, last], dim=1)
         if self.decay is not None:
             distances = torch.arange(1 - length, length, device=weights.device).abs()
-            weights = weights * torch.exp(-F.softplus(self.decay).unsqueeze(1) * distances)
+            weights = weights / (1 + F.softplus(self.decay).unsqueeze(1) * distances)
         return toeplitz(weights)
 
 

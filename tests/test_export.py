@@ -107,10 +107,10 @@ def test_an_int8_folder_has_a_shared_table_once(tmp_path: Path, changes: dict[st
     assert relative_error(loaded.decoder.output_projection(hidden), expected) < 0.02
 
 
-@pytest.mark.parametrize("decay", [False, True])
+@pytest.mark.parametrize("decay", ["none", "both"])
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_matrices_of_distances_are_stored_by_distance(
-    tmp_path: Path, dtype: str, decay: bool
+    tmp_path: Path, dtype: str, decay: str
 ) -> None:
     options = {"mixing_heads": 2, "mixing_relative": "alone", "mixing_decay": decay}
     saved = translation(**options)

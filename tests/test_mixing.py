@@ -49,7 +49,7 @@ def options(config: MixingConfig) -> dict[str, Any]:
     """The training options of a mixing on both sides."""
     sides = {True: "both", False: "none"}
     return {
-        f"mixing_{name}": sides[value] if name in ("values", "gate") else value
+        f"mixing_{name}": sides[value] if name in ("decay", "values", "gate") else value
         for name, value in vars(config).items()
     }
 
@@ -76,7 +76,7 @@ def entry(mixing: TokenMixing, head: int, t: int, s: int) -> float:
         relative = mixing.relative[head, index].item()
         if mixing.decay is not None:
             rate = math.log1p(math.exp(mixing.decay[head].item()))
-            relative *= math.exp(-rate * abs(distance))
+            relative /= 1 + rate * abs(distance)
         value += relative
     return value
 
@@ -292,7 +292,7 @@ def test_starting_values() -> None:
         for start in (mixing.weight, mixing.relative):
             assert start.std().item() == pytest.approx(0.02, rel=0.1)
         rates = nn.functional.softplus(mixing.decay)
-        torch.testing.assert_close(rates, torch.tensor([2**-2, 2**-4, 2**-6, 2**-8]))
+        torch.testing.assert_close(rates, torch.tensor([2**-1, 2**-2, 2**-3, 2**-4]))
         for linear in (mixing.v_proj, mixing.out_proj, mixing.gate_proj):
             assert linear.weight.std().item() == pytest.approx(16**-0.5, rel=0.15)
             assert linear.bias.abs().max() == 0
@@ -300,8 +300,8 @@ def test_starting_values() -> None:
 
 def test_options_of_one_side_win() -> None:
     model = build(
-        mixing_heads=2, decoder_mixing_heads=4, encoder_mixing_relative="alone", mixing_decay=True,
-        mixing_values="decoder", mixing_gate="encoder", mixing_dropout=0.1,
+        mixing_heads=2, decoder_mixing_heads=4, encoder_mixing_relative="alone",
+        mixing_decay="both", mixing_values="decoder", mixing_gate="encoder", mixing_dropout=0.1,
     )  # fmt: skip
     config: ModelConfig = model.encoder.config
     assert config.encoder_mixing == MixingConfig(2, "alone", True, False, True, 0.1)
@@ -313,7 +313,7 @@ def test_options_of_one_side_win() -> None:
     [
         ({"mixing_heads": 3}, "--mixing-heads must be at least 1 and divide --encoder-embed-dim"),
         ({"decoder_mixing_heads": 0}, "--mixing-heads .* --decoder-embed-dim, but is 0 with 8"),
-        ({"mixing_decay": True}, "--mixing-decay .* add --mixing-relative beside or alone"),
+        ({"mixing_decay": "both"}, "--mixing-decay .* add --mixing-relative beside or alone"),
         ({"mixing_dropout": 1.0}, "--mixing-dropout must be at least 0 and below 1"),
     ],
 )

@@ -36,7 +36,7 @@ PRESETS = {
     "resmlp_mt_plus_6_2": (6, 2, 512, 2048, 8),
     "resmlp_mt_tiny": (2, 2, 128, 256, 4),
 }
-PLUS = MixingConfig(heads=8, relative="alone", values=True)
+PLUS = MixingConfig(heads=8, relative="alone", decay=True, values=True)
 
 
 def from_command_line(*arguments: str) -> DictConfig:
@@ -103,7 +103,8 @@ def test_presets_are_right_on_the_command_line_and_through_hydra(name: str) -> N
             assert layer.ffn.fc1.weight.shape == (hidden, dim)
             assert layer.ffn.activation is ACTIVATIONS["gelu"]
         assert model.decoder.layers[0].encoder_attn.heads == heads
-        assert model.max_positions() == (64, 48)
+        unlimited = 2**31 - 1, 2**31 - 1  # the decay knows every distance
+        assert model.max_positions() == (unlimited if is_plus else (64, 48))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -135,8 +136,9 @@ def expected_parameters(
     affine, projections = 2 * dim, 2 * (dim * dim + dim)
     encoder_mixing = decoder_mixing = positions * positions + positions
     if plus_heads:
-        encoder_mixing = plus_heads * (2 * positions - 1) + projections
-        decoder_mixing = plus_heads * positions + projections
+        rates = plus_heads
+        encoder_mixing = plus_heads * (2 * positions - 1) + rates + projections
+        decoder_mixing = plus_heads * positions + rates + projections
     feed_forward = dim * hidden + hidden + hidden * dim + dim + 2 * affine
     attention = 4 * (dim * dim + dim) + 2 * affine
     encoder = layers * (encoder_mixing + 2 * affine + feed_forward) + affine

@@ -86,9 +86,13 @@ class ResMLPConfig(FairseqDataclass):
     decoder_mixing_relative: Optional[RELATIVE] = field(  # type: ignore[valid-type]
         default=None, metadata={"help": "--mixing-relative of the decoder alone"}
     )
-    mixing_decay: bool = field(
-        default=False,
-        metadata={"help": "let relative weights shrink with the distance, at a learned rate"},
+    mixing_decay: SIDES = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={
+            "help": "let relative weights shrink with the distance, at a learned rate: none, "
+            "encoder, decoder or both (both without a value)",
+            "argparse_const": "both",
+        },
     )
     mixing_values: SIDES = field(  # type: ignore[valid-type]
         default="none",
@@ -183,11 +187,13 @@ class ResMLPTinyConfig(ResMLPConfig):
 class ResMLPPlusConfig(ResMLPConfig):
     """Mixing by distance alone, in 8 heads of channels, between value and output projections.
 
-    6 + 6 layers. LayerScale starts at 1, for Adam. See docs/quality.md.
+    The weights shrink with the distance. 6 + 6 layers. LayerScale starts at 1, for Adam.
+    See docs/quality.md.
     """
 
     mixing_heads: int = _default("mixing_heads", 8)
     mixing_relative: RELATIVE = _default("mixing_relative", "alone")  # type: ignore[valid-type]
+    mixing_decay: SIDES = _default("mixing_decay", "both")  # type: ignore[valid-type]
     mixing_values: SIDES = _default("mixing_values", "both")  # type: ignore[valid-type]
     layer_scale_init: float = _default("layer_scale_init", 1.0)
 
@@ -238,7 +244,7 @@ def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:
     return MixingConfig(
         heads=cfg.mixing_heads if heads is None else heads,
         relative=relative,
-        decay=cfg.mixing_decay and relative != "none",
+        decay=str(cfg.mixing_decay) in (side, "both") and VARIANTS[relative].uses_distances,
         values=str(cfg.mixing_values) in (side, "both"),
         gate=str(cfg.mixing_gate) in (side, "both"),
         dropout=cfg.mixing_dropout,
@@ -300,10 +306,9 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
                 f"--mixing-heads must be at least 1 and divide --{side}-embed-dim, but is "
                 f"{mixing.heads} with {dim} channels."
             )
-    if cfg.mixing_decay and not any(
-        VARIANTS[mixing_config(cfg, side).relative].uses_distances
-        for side in ("encoder", "decoder")
-    ):
+    sides = ("encoder", "decoder")
+    decays = [side for side in sides if str(cfg.mixing_decay) in (side, "both")]
+    if decays and not any(mixing_config(cfg, side).decay for side in decays):
         raise UserError(
             "--mixing-decay is for weights that depend on distances: add --mixing-relative beside "
             "or alone."
