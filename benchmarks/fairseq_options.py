@@ -49,8 +49,6 @@ Some cells differ although ResMLP has the option:
   Another value makes another model.
 * `--checkpoint-activations` and `--offload-activations` change only memory and time here. With
   them, the Transformer also draws other dropout.
-* `--load-alignments` makes training compute the attention's weights, with a kernel that rounds
-  differently.
 * `--encoder-layers-to-keep` and `--decoder-layers-to-keep` may be given one without the other.
 """
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resmlp_mt.graphs import is_recording
+
 CAUSAL_ROWS = 128
 """Rows of a triangular matrix that are multiplied together."""
 
@@ -39,7 +41,7 @@ def blocks(length: int, causal: bool) -> Sequence[slice]:
     With ``causal`` a block has few rows, because it is multiplied only with the positions up to its
     end: long inputs take little more than half the operations.
     """
-    if not causal or torch.compiler.is_compiling():
+    if not causal or is_recording():
         return [slice(0, length)]
     starts = range(0, max(length, 1), CAUSAL_ROWS)
     return [slice(start, min(start + CAUSAL_ROWS, length)) for start in starts]

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.graphs import is_recording
+
 
 def left_aligned(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
     """Move the padding of every row to the end.
@@ -18,7 +20,7 @@ def left_aligned(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
     """
     is_token = tokens.ne(pad)
     # A graph cannot branch on its data.
-    if not torch.compiler.is_compiling() and bool((is_token[:, 0] | ~is_token.any(dim=1)).all()):
+    if not is_recording() and bool((is_token[:, 0] | ~is_token.any(dim=1)).all()):
         return tokens, None
     shift = is_token.long().argmax(dim=1)
     positions = torch.arange(tokens.size(1), device=tokens.device)
@@ -57,7 +59,7 @@ class Layout(NamedTuple):
     def of(cls, is_pad: Tensor) -> "Layout":
         """The layout of a batch, given (length, batch), True at pads."""
         length, batch = is_pad.shape
-        if torch.compiler.is_compiling():
+        if is_recording():
             return cls(length, batch, None, is_pad)
         rows = is_pad.logical_not().flatten().nonzero().squeeze(1) if bool(is_pad.any()) else None
         return cls(length, batch, rows)
@@ -96,10 +98,17 @@ class Aligned(NamedTuple):
         """Align a batch; from one longer than ``most``, cut the padding that all rows have."""
         given = tokens.size(1)
         tokens, shift = left_aligned(tokens, pad)
-        if given > most and not torch.compiler.is_compiling():
+        if given > most and not is_recording():
             numbered = torch.arange(1, given + 1, device=tokens.device)
             tokens = tokens[:, : int((tokens.ne(pad) * numbered).max())]
         return cls(tokens, Layout.of(tokens.t().eq(pad)), shift, given)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """States where they were given, (batch, length, dim), without pads: (tokens, dim)."""
+        x = x.transpose(0, 1)
+        if self.shift is not None:
+            x = realigned(x, -self.shift)
+        return self.layout.pack(x[: self.tokens.size(1)])
 
     def as_given(self, x: Tensor) -> Tensor:
         """States of the tokens, (tokens, dim), where they were given: (length, batch, dim)."""

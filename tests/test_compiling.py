@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.export import Dim
 
 from models import build, padded, sentences
@@ -50,6 +51,34 @@ def test_the_model_is_exported_with_free_sizes(config: MixingConfig, folded: boo
     for lengths, targets in (([4, 7], [5, 3]), ([11, 1, 5], [9, 2, 7])):
         given = padded(sentences(lengths)), padded(sentences(targets, seed=1))
         torch.testing.assert_close(program(*given), model(*given), **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
+def test_a_trace_serves_other_batches(config: MixingConfig, training: bool) -> None:
+    """Of other sizes, padded elsewhere, and longer than the blocks of the causal product."""
+    sizes = {"max_source_positions": 140, "max_target_positions": 140}
+    model = build(**options(config) | sizes).train(training)
+
+    class Outputs(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            scores, extra = self.model(source, None, target)
+            return scores, extra["attn"][0]
+
+    outputs = Outputs().train(training)
+    example = padded(sentences([4, 7]), left=True), padded(sentences([5, 3]))
+    traced = torch.jit.trace(outputs, example, check_trace=False)
+    for lengths, targets, left in (
+        ([4, 7], [5, 3], True), ([9, 2, 11], [3, 8, 1], False), ([6, 6], [4, 4], True),
+        ([135, 3], [2, 139], True),
+    ):  # fmt: skip
+        given = padded(sentences(lengths), left=left), padded(sentences(targets, seed=1))
+        torch.testing.assert_close(traced(*given), outputs(*given), **CLOSE)
 
 
 def test_torchscript_is_refused_in_a_sentence() -> None:

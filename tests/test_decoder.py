@@ -234,13 +234,6 @@ def test_padding_beyond_the_longest_target_does_not_count(left: bool) -> None:
     assert all(len(state) == 15 for state in extra["inner_states"])
 
 
-def test_attention_weights_are_left_out_while_training() -> None:
-    model = build().train()
-    source, target = padded(sentences([3])), padded(sentences([4]))
-    assert model(source, None, target)[1]["attn"] == [None]
-    assert model(source, None, target, alignment_layer=1)[1]["attn"][0] is not None
-
-
 def test_fairseqs_generator_has_hypotheses_share_keys_and_values() -> None:
     model = build(vocabulary=20)
     words = dictionary(20)

@@ -27,14 +27,12 @@ ELSEWHERE = {
     "--ema-seed-model", "--eval-bleu-args", "--eval-bleu-detok", "--eval-bleu-detok-args",
     "--eval-bleu-remove-bpe",
 }  # fmt: skip
-# The size of the matrices is part of the model; two save memory and change nothing else; the last
-# computes attention by another kernel.
+# The size of the matrices is part of the model; two save memory and change nothing else.
 BY_DESIGN = {
     "--max-source-positions 60",
     "--max-target-positions 60",
     "--checkpoint-activations",
     "--offload-activations",
-    "--load-alignments",
 }
 
 

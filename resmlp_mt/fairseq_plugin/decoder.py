@@ -8,6 +8,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.model.attention import Source
 from resmlp_mt.model.cache import Cache
 from resmlp_mt.model.config import ModelConfig
@@ -35,9 +36,11 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         self.onnx_trace = False
         self.adaptive_softmax = None
         self.beam_size = 1
-        self.alignment_layer: int | None = None
+        self.num_layers = len(self.layers)
+        self.embed_dim = self.output_embed_dim = config.decoder_embed_dim
+        self.max_target_positions = self.longest
+        self.alignment_layer = self.num_layers - 1
         self.alignment_heads: int | None = None
-        self.aligns_in_training = False
 
     def set_beam_size(self, beam_size: int) -> None:
         """Expect ``beam_size`` neighbouring rows of a batch to be hypotheses of one sentence.
@@ -52,22 +55,30 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         encoder_out: dict[str, list[Tensor]] | None = None,
         incremental_state: IncrementalState | None = None,
         features_only: bool = False,
+        full_context_alignment: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
         src_lengths: Tensor | None = None,
-        **options: Any,
+        return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
         """Predict every next token; the arguments are those of fairseq's Transformer decoder.
 
         Args:
             features_only: leave out the output projection.
-            src_lengths: unused.
-            options: further arguments of :meth:`extract_features`.
+            src_lengths: unused, as ``return_all_hiddens``.
+            All others: those of :meth:`extract_features`.
 
         Returns:
             (batch, length, vocabulary) scores before the softmax, zeros at pads, and the second
             output of :meth:`extract_features`.
         """
         x, extra = self.extract_features(
-            prev_output_tokens, encoder_out, incremental_state, **options
+            prev_output_tokens,
+            encoder_out,
+            incremental_state,
+            full_context_alignment,
+            alignment_layer,
+            alignment_heads,
         )
         if features_only:
             return x, extra
@@ -85,9 +96,8 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         full_context_alignment: bool = False,
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
-        return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Hidden states before the output projection, and what was asked for besides.
+        """Hidden states before the output projection, and what else fairseq's Transformer returns.
 
         Args:
             prev_output_tokens: (batch, length).
@@ -97,13 +107,11 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
             alignment_layer: layer of ``attn``; by default ``--alignment-layer``, or the last.
             alignment_heads: the first heads, whose mean is ``attn``; by default
                 ``--alignment-heads``, or all.
-            return_all_hiddens: return the inner states in training too, where they take memory.
 
         Returns:
-            (batch, length, dim), and ``{"attn": [weights], "inner_states": [(length, batch, dim),
-            ...]}``. The weights of the cross-attention, (batch, length, source length), rule out
-            the fused kernel: in training they are None without ``--alignment-layer`` and
-            ``--load-alignments``.
+            (batch, length, dim), and ``{"attn": [weights], "inner_states": [states, ...]}``: the
+            weights of the cross-attention, (batch, length, source length), and the states before
+            the first layer and after every layer, (length, batch, dim) each.
 
         Raises:
             ValueError: if a sentence exceeds ``--max-target-positions``.
@@ -114,31 +122,27 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
             raise ValueError("the ResMLP decoder needs the output of an encoder")
         heads = self.alignment_heads if alignment_heads is None else alignment_heads
         wanted = self.alignment_layer if alignment_layer is None else alignment_layer
-        if wanted is None and (self.aligns_in_training or not self.training):
-            wanted = len(self.layers) - 1
         inner: list[Tensor] = []
-        visit = None if self.training and not return_all_hiddens else inner.append
         if incremental_state is not None:
             cache = self._cache(incremental_state, encoder_out)
             newest = prev_output_tokens[:, -1].view(-1, cache.beam)
-            x, cache, weights = self.advance(newest, cache, wanted, visit)
+            x, cache, weights = self.advance(newest, cache, wanted, inner.append)
             self.set_incremental_state(incremental_state, "decoding", {"cache": cache})
             if weights is not None:
-                weights = weights[:, :heads].mean(1).view(-1, 1, weights.size(3))
+                weights = weights[:, :heads].mean(1).view(-1, 1, weights.size(3)).type_as(x)
             return x.view(-1, 1, x.size(2)), {
                 "attn": [weights],
                 "inner_states": [state.view(1, -1, state.size(2)) for state in inner],
             }
         batch = Aligned.of(prev_output_tokens, self.padding_idx, self.longest)
         source = source_of(encoder_out)
-        hidden, weights = self.decode(batch.tokens, batch.layout, source, wanted, visit)
+        hidden, weights = self.decode(batch.tokens, batch.layout, source, wanted, inner.append)
         if weights is not None:
             weights = weights[:, :heads].mean(1).transpose(0, 1)
-            weights = batch.moved_back(weights).transpose(0, 1)
-        inner_states = [batch.as_given(state) for state in inner]
+            weights = batch.moved_back(weights).transpose(0, 1).type_as(hidden)
         return batch.as_given(hidden).transpose(0, 1), {
             "attn": [weights],
-            "inner_states": inner_states,
+            "inner_states": [batch.as_given(state) for state in inner],
         }
 
     def _cache(
@@ -174,14 +178,14 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
 
     def max_positions(self) -> int:
         """The longest target sentence, in tokens with end-of-sentence."""
-        return self.longest
+        return self.max_target_positions
 
 
 def source_of(encoder_out: dict[str, list[Tensor]]) -> Source:
     """The encoder's states without pads."""
     (states,) = encoder_out["encoder_out"]
     mask = next(iter(encoder_out["encoder_padding_mask"]), None)
-    if mask is None or not (torch.compiler.is_compiling() or bool(mask.any())):
+    if mask is None or not (is_recording() or bool(mask.any())):
         return Source(states.flatten(0, 1), Layout(states.size(0), states.size(1)), None)
     layout = Layout.of(mask.t())
     return Source(layout.pack(states), layout, mask)

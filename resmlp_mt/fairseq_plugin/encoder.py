@@ -8,8 +8,9 @@ from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from resmlp_mt.engine import lengths
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.model.config import ModelConfig
-from resmlp_mt.model.encoder import Encoder
+from resmlp_mt.model.encoder import Encoder, scaled
 from resmlp_mt.padding import Aligned
 
 
@@ -28,6 +29,8 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         super().__init__(config, embed_tokens)
         self.dictionary = dictionary
         self.padding_idx = dictionary.pad()
+        self.num_layers = len(self.layers)
+        self.max_source_positions = self.longest
         self.register_buffer("longest_trained", torch.zeros((), dtype=torch.long))
         self._may_warn = True
 
@@ -41,19 +44,22 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         src_tokens: Tensor,
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
-    ) -> dict[str, list[Tensor]]:
+        token_embeddings: Tensor | None = None,
+    ) -> dict[str, list[Any]]:
         """Encode sentences padded on either side.
 
         Args:
             src_tokens: (batch, length).
             src_lengths: unused; the lengths follow from the padding.
-            return_all_hiddens: also return the states after every layer.
+            return_all_hiddens: also return the states before the first and after every layer.
+            token_embeddings: (batch, length, dim), instead of the rows of ``embed_tokens``.
 
         Returns:
             What fairseq's Transformer returns, positions as in ``src_tokens``: ``encoder_out``
             [(length, batch, dim)]; ``encoder_padding_mask`` [(batch, length)], True at pads;
             ``encoder_embedding`` [(batch, length, dim)], scaled; ``encoder_states``, (length,
-            batch, dim) each; ``src_lengths`` [(batch, 1)].
+            batch, dim) each; ``src_lengths`` [(batch, 1)]; ``src_tokens`` []; ``fc_results``, None
+            for every layer, as there.
 
         Raises:
             ValueError: if the longest sentence exceeds ``--max-source-positions``.
@@ -61,15 +67,22 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         padding_mask = src_tokens.eq(self.padding_idx)
         batch = Aligned.of(src_tokens, self.padding_idx, self.longest)
         states: list[Tensor] = []
-        x = self.encode(batch.tokens, batch.layout, states.append if return_all_hiddens else None)
+        visit = states.append if return_all_hiddens else None
+        if token_embeddings is None:
+            embedding, embedded = self.embed(src_tokens), None
+        else:
+            embedding = scaled(token_embeddings, self.embed_scale)
+            embedded = batch.packed(embedding)
+        x = self.encode(batch.tokens, batch.layout, visit, embedded)
         counts = padding_mask.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)
-        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        if is_recording() or not torch._C._are_functorch_transforms_active():
             self._compare(counts)
         return {
             "encoder_out": [batch.as_given(x)],
             "encoder_padding_mask": [padding_mask],
-            "encoder_embedding": [self.embed(src_tokens)],
+            "encoder_embedding": [embedding],
             "encoder_states": [batch.as_given(state) for state in states],
+            "fc_results": [None for _ in states[1:]],
             "src_tokens": [],
             "src_lengths": [counts],
         }
@@ -79,7 +92,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         if self.training:
             self._may_warn = False  # of validation sets
             self.longest_trained.copy_(torch.maximum(self.longest_trained, counts.max()))
-        elif self._may_warn and not torch.compiler.is_compiling():
+        elif self._may_warn and not is_recording():
             warned = lengths.warn(counts.flatten().tolist(), self.longest_trained_source)
             self._may_warn = not warned
 
@@ -96,8 +109,9 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         return {
             name: [t.index_select(batch_dim.get(name, 0), new_order) for t in tensors]
             for name, tensors in encoder_out.items()
+            if name != "fc_results"
         }
 
     def max_positions(self) -> int:
         """The longest source sentence, in tokens with end-of-sentence."""
-        return self.longest
+        return self.max_source_positions

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.mixing import MixingConfig
 
 FEW_NUMBERS = 2**12
@@ -19,7 +20,7 @@ On a CPU, that kernel is oneDNN's and needs 8 to 25 us to start.
 def _gelu(x: Tensor) -> Tensor:
     """x Phi(x) = x/2 + x/2 erf(x / sqrt 2)."""
     if (
-        torch.compiler.is_compiling()
+        is_recording()
         or torch.is_grad_enabled()
         or x.device.type != "cpu"
         or x.numel() > FEW_NUMBERS

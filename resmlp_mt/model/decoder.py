@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import create_mixing
 from resmlp_mt.mixing_products import Past
@@ -310,7 +311,7 @@ class Decoder(nn.Module):
             visit(x)
         rows = tables.matrices[:, :, position]
         mixing = rows[:, None, :, None, :position, None]
-        if beam > 1 or torch.compiler.is_compiling():
+        if beam > 1 or is_recording():
             descends = ancestors.unsqueeze(3) == torch.arange(beam, device=tokens.device)
             mixing = mixing * descends.unsqueeze(1)
         else:

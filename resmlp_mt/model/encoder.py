@@ -22,8 +22,8 @@ def refuse_torchscript(_: nn.Module) -> NoReturn:
         NotImplementedError: always.
     """
     raise NotImplementedError(
-        "TorchScript is not supported for translation models: use torch.compile, torch.export or "
-        "python -m resmlp_mt.export."
+        "TorchScript is not supported for translation models: use torch.compile, torch.export, "
+        "torch.jit.trace or python -m resmlp_mt.export."
     )
 
 
@@ -84,7 +84,11 @@ class Encoder(nn.Module):
         return scaled(self.embed_tokens(tokens), self.embed_scale)
 
     def encode(
-        self, tokens: Tensor, layout: Layout, visit: Callable[[Tensor], object] | None = None
+        self,
+        tokens: Tensor,
+        layout: Layout,
+        visit: Callable[[Tensor], object] | None = None,
+        embedded: Tensor | None = None,
     ) -> Tensor:
         """Transform a batch of sentences.
 
@@ -92,6 +96,7 @@ class Encoder(nn.Module):
             tokens: (batch, length), padded at the end.
             layout: where they stand.
             visit: called with the states before the first layer and after every layer.
+            embedded: (tokens, dim), instead of the tokens' scaled embeddings.
 
         Returns:
             States of the tokens, (tokens, dim).
@@ -100,7 +105,8 @@ class Encoder(nn.Module):
             ValueError: if a sentence is longer than the model allows.
         """
         check_length("source", tokens.size(1), self.longest)
-        x: Tensor = self.dropout(self.embed(layout.pack(tokens.t())))
+        x: Tensor = self.embed(layout.pack(tokens.t())) if embedded is None else embedded
+        x = self.dropout(x)
         if visit is not None:
             visit(x)
         for _, layer in kept_layers(self.layers, self.config.encoder_layerdrop):

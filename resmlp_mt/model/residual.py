@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.mixing_products import blocks, by_head, from_heads, mix
@@ -124,7 +125,7 @@ def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -
 def _are_plain(*modules: nn.Module) -> bool:
     """Whether these modules do nothing beyond their equations, and only autograd is recording."""
     return not (
-        torch.compiler.is_compiling()  # the compiler chooses what to keep
+        is_recording()  # the compiler chooses what to keep
         or torch._C._are_functorch_transforms_active()
         or _has_any_global_hook()
         or any(

@@ -65,23 +65,36 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             )
         config = model_config(cfg, len(source), len(target), source.pad())
         decoder = ResMLPDecoder(config, target, decoder_tokens)
-        decoder.alignment_layer, decoder.alignment_heads = cfg.alignment_layer, cfg.alignment_heads
-        supervised = getattr(getattr(task, "cfg", None), "load_alignments", False)
-        decoder.aligns_in_training = cfg.alignment_layer is not None or supervised
-        return cls(ResMLPEncoder(config, source, encoder_tokens), decoder)
+        decoder.alignment_heads = cfg.alignment_heads
+        if cfg.alignment_layer is not None:
+            decoder.alignment_layer = cfg.alignment_layer
+        model = cls(ResMLPEncoder(config, source, encoder_tokens), decoder)
+        model.cfg = cfg
+        return model
 
     def forward(
         self,
         src_tokens: Tensor,
         src_lengths: Tensor | None,
         prev_output_tokens: Tensor,
-        return_all_hiddens: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Predict every next token; all arguments are those of the encoder and the decoder."""
-        encoder_out = self.encoder(src_tokens, src_lengths, return_all_hiddens)
-        options["return_all_hiddens"] = return_all_hiddens
-        return self.decoder(prev_output_tokens, encoder_out, **options)
+        return_all_hiddens: bool = True,
+        features_only: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+    ) -> tuple[Tensor, dict[str, list[Any]]]:
+        """Predict every next token; the arguments are those of fairseq's Transformer.
+
+        ``return_all_hiddens`` is unused: the output has none of the encoder's states, and always
+        those of the decoder.
+        """
+        decoded: tuple[Tensor, dict[str, list[Any]]] = self.decoder(
+            prev_output_tokens,
+            self.encoder(src_tokens, src_lengths),
+            features_only=features_only,
+            alignment_layer=alignment_layer,
+            alignment_heads=alignment_heads,
+        )
+        return decoded
 
     def load_state_dict(
         self,
