@@ -5,9 +5,9 @@
 DATA holds folders of `{train,valid,test_*}.{en,de,fr}.gz`. All training text of a language pair is
 put together; all validation and test sets are held out. The tables are those of the first number of
 processes; with every other the preparation is repeated and its manifest has to be the same. The
-peers run on the same cleaned text: sentencepiece's encoding alone, written as pieces, and
-fairseq-preprocess on those pieces, whose files have to be the same byte for byte. Writes
-benchmarks/prepare.md and .json.
+peers run on the same cleaned text: sentencepiece's encoding alone, written as pieces, also as two
+independent processes at once, which shows what the second core is worth, and fairseq-preprocess on
+those pieces, whose files have to be the same byte for byte. Writes benchmarks/prepare.md and .json.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ TRAINER = """
 import random, sys, tempfile
 from collections import Counter
 from pathlib import Path
-from resmlp_mt.preparation import normalization, subwords
+from resmlp_mt.preparation import subwords
 counts = Counter()
 for path in sys.argv[2:]:
     with open(path) as text:
@@ -72,7 +72,7 @@ draw, words = random.Random(1), list(counts)
 while len(counts) < int(sys.argv[1]):
     counts[draw.choice(words)[:6] + draw.choice(words)[-7:]] += 1
 with tempfile.TemporaryDirectory() as folder:
-    Path(folder, subwords.RULES).write_text(normalization.tsv(normalization.rules()))
+    subwords._write_rules(Path(folder, subwords.RULES))
     subwords._write_words(Path(folder, subwords.WORDS), counts)
     options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
     subwords.run_in_process(subwords._train, Path(folder), options)
@@ -187,9 +187,7 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
                 "seconds": other.seconds,
                 "cpu_seconds": other.cpu_seconds,
                 "peak_mib": other.peak_mib,
-                "step_seconds": {
-                    name: facts["seconds"] for name, facts in step_facts(place).items()
-                },
+                "steps": step_facts(place),
             }
             for count, (other, place) in runs.items()
         },
@@ -204,6 +202,7 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
             for name, facts in manifest["tokens"].items()
         },
         "peers": peers(out, pair),
+        "two_at_once": two_at_once(out, pair),
     }
 
 
@@ -243,6 +242,43 @@ def peers(out: Path, pair: str) -> dict[str, dict[str, float]]:
         name: {"seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "peak_mib": run.peak_mib}
         for name, run in (("encode", encode), ("preprocess", preprocess))
     }
+
+
+def two_at_once(out: Path, pair: str) -> float:
+    """What two independent processes gain: each side's encoding, one after the other and at once.
+
+    Nothing that is divided among two processes can gain more on this machine.
+    """
+    commands = [
+        [sys.executable, "-c", SPM_ENCODE, str(out / "spm.model"), str(text), os.devnull]
+        for text in (out / f"text/train.{lang}" for lang in pair.split("-"))
+    ]
+    start = time.monotonic()
+    for command in commands:
+        subprocess.run(command, check=True)
+    middle = time.monotonic()
+    both = [subprocess.Popen(command) for command in commands]
+    if any(process.wait() for process in both):
+        raise SystemExit("sentencepiece's encoding failed")
+    return (middle - start) / (time.monotonic() - middle)
+
+
+def undivided(result: dict[str, Any], jobs: int) -> float:
+    """Processor seconds in which one process works alone: the start and the subword trainer.
+
+    With several jobs, the records of the steps have the time of the main process and of the
+    trainer. In the other steps the main process works beside the workers. A run that finds
+    everything done is little more than the start.
+    """
+    trainer = result["by_jobs"][str(jobs)]["steps"]["spm"]["cpu_seconds"]
+    return float(trainer + result["cpu_seconds_again"])
+
+
+def amdahl(result: dict[str, Any], jobs: int) -> float:
+    """The gain of `jobs` processes if each had a core of its own, by Amdahl's law."""
+    alone = undivided(result, jobs)
+    divided = result["by_jobs"][str(jobs)]["cpu_seconds"] - alone
+    return float(result["cpu_seconds"] / (alone + divided / jobs))
 
 
 def wmt_bytes(data: Path, pair: str) -> float:
@@ -348,10 +384,16 @@ def report(found: dict[str, Any]) -> str:
         rows.append([f"faster with `--jobs {count}`, all steps", *gains])
         for step in ("clean", "spm", "binarize"):
             gains = (
-                f"{r['steps'][step]['seconds'] / m['step_seconds'][step]:.2f}"
+                f"{r['steps'][step]['seconds'] / m['steps'][step]['seconds']:.2f}"
                 for r, m in zip(results, more, strict=True)
             )
             rows.append([f"- {step}", *gains])
+        shares = (f"{undivided(r, count) / r['cpu_seconds']:.0%}" for r in results)
+        rows.append(["start and subword trainer, which are not divided, of all", *shares])
+        bounds = (f"{amdahl(r, count):.2f}" for r in results)
+        rows.append([f"faster with `--jobs {count}` if each had a core, by Amdahl's law", *bounds])
+    gains = (f"{r['two_at_once']:.2f}" for r in results)
+    rows.append(["two independent sentencepiece processes at once, faster than in turn", *gains])
     main_peak = (f"{max(step['peak_mib'] for step in r['steps'].values()):.0f}" for r in results)
     rows.append(["peak of the main process, MiB", *main_peak])
     rows.append(
@@ -363,7 +405,9 @@ def report(found: dict[str, Any]) -> str:
     lines += [
         "After the words are counted, BPE training is one thread of sentencepiece. It reads a "
         "sample, so its share falls as the text grows. Times with more processes are wall times, "
-        "which say nothing where other programs ran.",
+        "which say nothing where other programs ran. The gain of two independent processes is what "
+        "a second processor of this machine is worth: two that share one core (hyperthreads) give "
+        "far less than 2.",
         "",
         "## Beside its parts, on the same text",
         "",
@@ -393,8 +437,8 @@ def report(found: dict[str, Any]) -> str:
     lines += ["## Extrapolated to WMT14, one process", ""]
     lines += [
         "By bytes of text, with the length of WMT news sentences; the subword trainer reads at "
-        f"most {SENTENCES:,} sentences. All but the end of the subword training divides by "
-        "`--jobs`. Estimates, not measurements.",
+        f"most {SENTENCES:,} sentences. The last column is Amdahl's law with an undivided subword "
+        "model. Estimates, not measurements.",
         "",
     ]
     rows = [
@@ -406,11 +450,13 @@ def report(found: dict[str, Any]) -> str:
             "subword model, min",
             "binarise, min",
             "all, min",
+            "two cores, times faster",
         ]
     ]
     for name, facts in found["extrapolated"].items():
         minutes = [60 * value for value in facts["hours"].values()]
         numbers = [*(f"{value:.1f}" for value in minutes), f"{sum(minutes):.0f}"]
+        numbers.append(f"{2 / (1 + 60 * facts['hours']['spm'] / sum(minutes)):.2f}")
         rows.append([name, f"{facts['pairs']:,}", f"{facts['bytes_per_pair']:.0f}", *numbers])
     lines += table(rows)
     hashes, trainer = found["hash_table"], found["trainer"]

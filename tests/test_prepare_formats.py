@@ -32,7 +32,11 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     assert read(tmp_path, text, b"eins\nzwei\n") == [(SEPARATORS, "eins"), ("second", "zwei")]
 
 
-def test_line_ends_of_windows_and_a_missing_last_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, formats.BLOCK_BYTES])
+def test_line_ends_of_windows_and_a_missing_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(formats, "BLOCK_BYTES", block)
     assert read(tmp_path, b"one\r\ntwo\r\n", b"eins\nzwei") == [("one", "eins"), ("two", "zwei")]
 
 
@@ -81,8 +85,12 @@ def test_gzip_files_of_several_members_are_read_whole(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MAX_LINE_BYTES", 100)
-    with pytest.raises(UserError, match=r"x.en, line 2: longer than 100 bytes"):
-        read(tmp_path, b"a\n" + b"x" * 1000 + b"\n", b"b\n" * 2)
+    for block in (7, formats.BLOCK_BYTES):
+        monkeypatch.setattr(formats, "BLOCK_BYTES", block)
+        assert len(read(tmp_path, b"x" * 99 + b"\n", b"b\n")) == 1
+        for size in (100, 1000):
+            with pytest.raises(UserError, match=r"x.en, line 2: longer than 100 bytes"):
+                read(tmp_path, b"a\n" + b"x" * size + b"\n", b"b\n" * 2)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]))))

@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
-from tqdm import tqdm
 
 from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.preparation.steps import atomic_write
@@ -99,6 +98,8 @@ def binarize(
     `out/bin2`, ... have the training set in different pieces; `fairseq-train bin:bin2:...` takes
     one after the other, epoch by epoch.
     """
+    from tqdm import tqdm  # here, because workers need none
+
     model = out / "spm.model"
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     with tempfile.TemporaryDirectory(prefix="bin.", dir=out / ".steps") as temporary:

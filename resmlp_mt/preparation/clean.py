@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import dedup
@@ -229,6 +228,8 @@ def clean_train(
 
     The order of the pairs is kept. Memory: the hash table of `dedup` and a few chunks.
     """
+    from tqdm import tqdm  # here, because workers need none
+
     seen = dedup.HashSet()
     joiner = Joiner(options)
     dropped: Counter[str] = Counter()

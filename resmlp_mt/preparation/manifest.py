@@ -7,7 +7,7 @@ import functools
 import platform
 import unicodedata
 from collections.abc import Mapping
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 from typing import Any
 
 from resmlp_mt.preparation.corpus import Corpus
@@ -22,10 +22,8 @@ NOT_RECORDED = ("output", "from_dir", "jobs", "dry_run", "corpus")
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions that the result depends on; "unicode" is the version of Python's NFC tables."""
-    distributions = packages_distributions()
-    found = {name: version(distributions[name][0]) for name in PACKAGES}
     return {
-        **found,
+        **{name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "unicode": unicodedata.unidata_version,
     }

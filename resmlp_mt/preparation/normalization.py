@@ -20,6 +20,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from resmlp_mt.text import INVISIBLE, REPLACED
 
 Rules = dict[str, str]
@@ -38,7 +40,7 @@ def rules() -> Rules:
     for sequence in itertools.chain(_compositions(), _syllables()):
         _add(found, sequence)
     # sentencepiece's map cannot hold U+0000.
-    every = "".join(map(chr, (*range(1, 0xD800), *range(0xE000, sys.maxunicode + 1))))
+    every = "".join(map(_characters, (1, 0xE000), (0xD800, sys.maxunicode + 1)))
     for decomposable in _decomposable().values():
         for character in decomposable:
             _add(found, character)
@@ -74,6 +76,11 @@ def tsv(found: Rules) -> str:
         "\t".join(" ".join(f"{ord(c):X}" for c in side) for side in rule) + "\n"
         for rule in sorted(found.items())
     )
+
+
+def _characters(start: int, end: int) -> str:
+    """All characters in a range without surrogates."""
+    return np.arange(start, end, dtype="<u4").tobytes().decode("utf-32-le")
 
 
 def _nfc(text: str) -> str:

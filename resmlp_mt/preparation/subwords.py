@@ -7,6 +7,7 @@ import io
 import re
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,14 @@ def train(
         "character_coverage": character_coverage,
     }
     # In a new folder, because the model records the names of these files.
-    with tempfile.TemporaryDirectory() as folder:
-        rules = normalization.tsv(normalization.rules())
-        Path(folder, RULES).write_text(rules, encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as thread:
+        # While other processes count words, this one would wait.
+        rules = thread.submit(_write_rules, Path(folder, RULES))
         if subword_type == "bpe":
             _write_words(Path(folder, WORDS), _count_words(texts, pairs, take, workers))
         else:
             _write_sample(Path(folder, SENTENCES), texts, pairs, take)
+        rules.result()
         serialized = run_in_process(_train, Path(folder), options)
     with atomic_write(model) as file:
         file.write(serialized)
@@ -171,6 +173,10 @@ def _count(block: TextBlock) -> Counter[str]:
 def _is_sampled(index: int, pairs: int, take: int) -> bool:
     """Whether pair `index` (from 0) is one of the `take` of `pairs` pairs, evenly spaced."""
     return (index + 1) * take // pairs != index * take // pairs
+
+
+def _write_rules(path: Path) -> None:
+    path.write_text(normalization.tsv(normalization.rules()), encoding="utf-8")
 
 
 def _write_words(path: Path, counts: Counter[str]) -> None:
