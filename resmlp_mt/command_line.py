@@ -5,6 +5,7 @@ even if an extra is not installed.
 """
 
 import argparse
+import codecs
 import difflib
 import functools
 import importlib.util
@@ -15,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar
 
 import resmlp_mt
 from resmlp_mt.errors import UserError
@@ -183,6 +184,51 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             sys.exit(128 + signal.SIGINT)
 
     return run
+
+
+def standard_input(remedy: str) -> BinaryIO:
+    """The bytes of standard input, or of the text that a program has put in its place.
+
+    Raises:
+        UserError: if it is closed; ``remedy`` says what to do.
+    """
+    stream: Any = sys.stdin
+    if stream is None:
+        raise UserError(f"standard input is closed: {remedy}.")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    is_utf8 = stream is sys.__stdin__ or codecs.lookup(encoding).name == "utf-8"
+    if hasattr(stream, "buffer") and is_utf8 and not _holds_text(stream):
+        buffer: BinaryIO = stream.buffer
+        return buffer
+    return io.BufferedReader(_Encoded(stream))
+
+
+def _holds_text(stream: Any) -> bool:
+    """Whether a program has read a part of the text, so that more is decoded already."""
+    try:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=stream.errors)
+    except io.UnsupportedOperation:
+        return True
+    return False
+
+
+class _Encoded(io.RawIOBase):
+    """The bytes of any stream with ``readline``, read a line at a time."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.rest = stream, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int:
+        if not self.rest:
+            line = self.stream.readline()
+            self.rest = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
+        part, self.rest = self.rest[: len(room)], self.rest[len(room) :]
+        room[: len(part)] = part
+        return len(part)
 
 
 def missing(error: ModuleNotFoundError) -> Exception:

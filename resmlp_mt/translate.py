@@ -17,11 +17,11 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
+from resmlp_mt.command_line import PROCESSES, Parser, command, standard_input, whole_number
 from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file
@@ -158,14 +158,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for name, is_needed, file in (
-        ("input", args.input == "-", sys.stdin),
-        ("output", args.output is None, sys.stdout),
-    ):
-        if is_needed and file is None:
-            raise UserError(f"standard {name} is closed: give --{name} FILE.")
+    if args.output is None and sys.stdout is None:
+        raise UserError("standard output is closed: give --output FILE.")
+    opened: AbstractContextManager[BinaryIO]
     try:
-        stream = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
+        if args.input == "-":
+            opened = nullcontext(standard_input("give --input FILE"))
+        else:
+            opened = open(args.input, "rb")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_scored = args.print_scores or args.nbest > 1
     first = 0
     errors: list[OSError] = []
-    with stream, opened_output(args.output) as file:
+    with opened as stream, opened_output(args.output) as file:
         for lines in waiting_lines(stream, args.buffer_size, errors):
             results = translator.translate(
                 lines,

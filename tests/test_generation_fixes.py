@@ -1,8 +1,6 @@
 """Options of fairseq's generation and training that did nothing or ended in a traceback."""
 
 import inspect
-import io
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +19,11 @@ from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
-from fairseq_cli import interactive
 
 from conftest import Corpus
 from models import build, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes
+from resmlp_mt.fairseq_plugin import generation_fixes
 from resmlp_mt.fairseq_plugin.training_fixes import keep_as_many_best_checkpoints
 
 # --- generation ---
@@ -127,16 +124,6 @@ def test_shards_share_the_sentences(corpus: Corpus, monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(UserError, match="--distributed-world-size"):
         Trainer(cfg, None, None, None)
-
-
-def test_a_program_may_put_text_in_the_place_of_standard_input(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    text = io.StringIO("eins\nzwei\r\n\ndrei")
-    monkeypatch.setattr(sys, "stdin", text)
-    fairseq_fixes.decode_every_line()
-    assert list(interactive.buffered_read("-", 3)) == [["eins", "zwei", ""], ["drei"]]
-    assert not text.closed
 
 
 # --- training ---

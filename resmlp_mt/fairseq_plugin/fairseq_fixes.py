@@ -27,6 +27,7 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 from torch import Tensor
 
+from resmlp_mt.command_line import standard_input
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     binarised,
@@ -296,15 +297,14 @@ def _buffered_read(
     original: Callable[..., Any], input: str, buffer_size: int
 ) -> Iterator[list[str]]:
     with contextlib.ExitStack() as opened:
-        lines: Any
         if input == "-":
-            lines = getattr(sys.stdin, "buffer", sys.stdin)  # may be replaced by a StringIO
+            lines = standard_input("give --input FILE")
         else:
             lines = opened.enter_context(open(input, "rb"))
         buffer: list[str] = []
         for number, line in enumerate(lines, start=1):
-            text = line if isinstance(line, str) else line.decode("utf-8", errors="replace")
-            if "\ufffd" in text and not isinstance(line, str) and text.encode() != line:
+            text = line.decode("utf-8", errors="replace")
+            if "\ufffd" in text and text.encode() != line:
                 logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
             buffer.append(text.strip())
             if len(buffer) >= buffer_size:

@@ -1,11 +1,11 @@
 """Text files as lists of sentences, read strictly."""
 
 import gzip
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from resmlp_mt.command_line import standard_input
 from resmlp_mt.errors import UserError
 
 
@@ -64,7 +64,7 @@ def read_lines(path: str) -> list[str]:
     """
     try:
         if path == "-":
-            data = sys.stdin.buffer.read()
+            data = standard_input("give -i FILE").read()
         elif path.endswith(".gz"):
             data = _unpacked(Path(path))
         else:

@@ -240,7 +240,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     sources = (args.src, args.generate_output, args.test_set)
     if args.length_buckets and sources == (None, None, None):
         parser.error("--length-buckets needs the source text: add --src FILE")
-    if args.generate_output is None and args.input == "-" and sys.stdin.isatty():
+    is_typed = args.generate_output is None and args.input == "-"
+    if is_typed and getattr(sys.stdin, "isatty", bool)():
         parser.error("no translations: give -i FILE or --generate-output FILE")
     if args.language_pair is None and set(metrics) & set(TOKENIZED):
         parser.error(f"-m {' '.join(metrics)}: tokenized BLEU needs -l SRC-TGT")
