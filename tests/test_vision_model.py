@@ -173,14 +173,15 @@ def test_stochastic_depth_leaves_out_branches_of_single_images() -> None:
     """With one layer, each image has one of four outputs; their mean is right on average."""
     model = randomised(small(depth=1, drop_path=0.4))
     block = model.blocks[0]
-    x = torch.randn(6, 1, 6, dtype=torch.float64).expand(-1, 4000, -1)
+    x = torch.randn(1, 6, 6, dtype=torch.float64).expand(4000, -1, -1)
     torch.manual_seed(0)
     with torch.no_grad():
         output = block.train()(x)
-        kept = x + block.mixing_post(block.token_mixing(block.mixing_pre(x))) / 0.6
+        mixed = block.token_mixing(block.mixing_pre(x).transpose(0, 1)).transpose(0, 1)
+        kept = x + block.mixing_post(mixed) / 0.6
         ends = [y + keep * block.ffn_post(block.ffn(block.ffn_pre(y))) / 0.6
                 for y in (x, kept) for keep in (0, 1)]  # fmt: skip
-    matches = torch.stack([(output - end).abs().amax((0, 2)) < 1e-10 for end in ends])
+    matches = torch.stack([(output - end).abs().amax((1, 2)) < 1e-10 for end in ends])
     assert (matches.sum(0) == 1).all()
     shares = matches.double().mean(1)
     expected = torch.tensor([0.16, 0.24, 0.24, 0.36], dtype=torch.float64)

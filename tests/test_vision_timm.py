@@ -1,5 +1,6 @@
 """Our image models behave as timm's: names, methods, tracing, and timm's own tools."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from conftest import ROOT
 from resmlp_mt.vision import create_model, timm_models
-from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.factory import MODELS
+from resmlp_mt.vision.libraries import timm, torchvision
 from resmlp_mt.vision.mixing import MIXINGS
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.weights import load_weights
@@ -69,26 +71,68 @@ def test_intermediates_equal_timms(
         expected = theirs.forward_intermediates(x, indices=indices, **options)
         found = ours.forward_intermediates(x, indices=indices, **options)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    states = found if isinstance(found, list) else [found[0], *found[1]]
+    assert all(state.is_contiguous() for state in states)  # so that views of them are possible
     assert [info["module"] for info in ours.feature_info] == [f"blocks.{i}" for i in range(12)]
+
+
+@pytest.mark.parametrize("kind", ["hook", "graph", "torchvision"])
+def test_outputs_of_layers_equal_timms(pair: tuple[Any, ResMLP], kind: str) -> None:
+    """Whoever looks into the model finds (batch, tokens, dim)."""
+    x = images(pair[1])
+    nets: dict[str, Any] = {
+        "hook": lambda model: timm.models.FeatureHookNet(model, (2, 11), flatten_sequential=True),
+        "graph": lambda model: timm.models._features_fx.FeatureGraphNet(model, (2, 11)),
+        "torchvision": lambda model: torchvision.models.feature_extraction.create_feature_extractor(
+            model, ["blocks.2", "norm", "head"]
+        ),
+    }
+    with torch.no_grad():
+        expected, found = (nets[kind](copy.deepcopy(model))(x) for model in pair)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_and_formats_that_do_not_exist_are_refused() -> None:
     model = small()
-    for indices in (0, 5, [4], []):
-        with pytest.raises(ValueError, match="the model has 4 layers"):
+    for indices in (0, 5, [4]):
+        with pytest.raises(AssertionError, match="out of range"):
             model.forward_intermediates(images(model), indices)
     with pytest.raises(ValueError, match="must be NCHW or NLC"):
         model.forward_intermediates(images(model), output_fmt="NHWC")
+    for run in (model, model.forward_features, model.forward_intermediates):
+        with pytest.raises(ValueError, match="images of 3 channels, but these have 1: convert"):
+            run(images(model)[:, :1])
+        with pytest.raises(ValueError, match="images of 8 x 12 pixels, but these have 8 x 8"):
+            run(images(model)[..., :8])
 
 
-def test_pruned_layers_are_not_needed() -> None:
-    model = small()
-    expected = model.forward_intermediates(images(model), [1], intermediates_only=True)
-    assert model.prune_intermediate_layers([1], prune_norm=True) == [1]
-    assert len(model.blocks) == 2
-    assert isinstance(model.norm, nn.Identity)
-    found = model.forward_intermediates(images(model), [1], intermediates_only=True)
-    torch.testing.assert_close(found, expected)
+def test_a_batch_may_be_empty() -> None:
+    assert small()(torch.zeros(0, 3, 8, 12)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"prune_norm": True}, {"prune_head": False}])
+def test_pruned_models_equal_timms(pair: tuple[Any, ResMLP], options: dict[str, bool]) -> None:
+    theirs, ours = (copy.deepcopy(model) for model in pair)
+    x = images(ours)
+    for model in (theirs, ours):
+        assert model.prune_intermediate_layers([1, -9], **options) == [1, 3]
+    assert len(ours.blocks) == 4
+    with torch.no_grad():
+        for name in ("forward", "forward_features", "forward_intermediates"):
+            found, expected = getattr(ours, name)(x), getattr(theirs, name)(x)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for name in ("num_classes", "global_pool"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_mlp"])
+def test_features_only_has_no_parameters_that_nobody_uses(pooling: str) -> None:
+    """DistributedDataParallel would refuse them."""
+    model = timm.create_model("resmlp_tiny", pooling=pooling, features_only=True)
+    x = torch.randn(2, 3, 32, 32)
+    sum(feature.sum() for feature in model(x)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "class_mlp"])
@@ -133,6 +177,8 @@ def test_checkpointed_gradients_are_the_same() -> None:
         model.set_grad_checkpointing(enable)
         torch.manual_seed(3)
         model(images(model, 4)).square().sum().backward()
+        final, layers = model.forward_intermediates(images(model, 4))
+        (final.sum() + sum(layer.square().sum() for layer in layers)).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])
 
@@ -186,6 +232,48 @@ def test_our_models_are_registered() -> None:
     assert (config["crop_pct"], config["interpolation"]) == (0.9, "bicubic")
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_configuration_names_parts_of_the_model(name: str) -> None:
+    """timm's own test of default_cfg."""
+    model = timm.create_model(name, device="meta", dtype=torch.float64)
+    assert all(p.is_meta and p.dtype == torch.float64 for p in model.parameters())
+    assert {f"{model.default_cfg[key]}.weight" for key in ("first_conv", "classifier")} <= set(
+        model.state_dict()
+    )
+    theirs = MODELS[name].timm_name
+    tags = [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{theirs}.*")]
+    assert tags == [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{name}.*")]
+    for tag in tags:
+        ours, same = (timm.models.get_pretrained_cfg(f"{n}.{tag}") for n in (name, theirs))
+        assert (ours.hf_hub_id, ours.url) == (same.hf_hub_id, same.url)
+    model.train(False).requires_grad_(False).reset_classifier(7)
+    assert (model.head.weight.is_meta, model.head.weight.dtype) == (True, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"not_an_argument": 1}, TypeError),
+        ({"global_pool": "avg", "pooling": "class_mlp"}, ValueError),
+        ({"num_classes": -1}, ValueError),
+    ],
+)
+def test_arguments_are_not_ignored(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        timm.create_model("resmlp_tiny", **options)
+    with pytest.raises(ValueError, match="at least 0"):
+        small().reset_classifier(-1)
+
+
+def test_models_are_saved_and_made_again(tmp_path: Path) -> None:
+    """As a folder of the hub, which is read without it."""
+    model = timm.create_model("resmlp_tiny", pooling="class_mlp", img_size=(8, 16), num_classes=4)
+    timm.models.save_for_hf(model, str(tmp_path), safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    x = torch.randn(2, 3, 8, 16)
+    torch.testing.assert_close(again.eval()(x), model.eval()(x))
+
+
 def test_features_only() -> None:
     model = timm.create_model("resmlp_tiny", features_only=True, out_indices=(1, 3))
     assert [x.shape for x in model(torch.zeros(2, 3, 32, 32))] == [(2, 64, 8, 8)] * 2
@@ -196,12 +284,17 @@ def test_features_only() -> None:
 def test_timms_weights_are_loaded_under_our_names(tmp_path: Path) -> None:
     theirs = timm.create_model("resmlp_12_224", num_classes=1000).eval()
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
-    ours = timm.create_model(
-        "resmlp_s12", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "w.pth")}
-    ).eval()
     x = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+    overlay = {"file": str(tmp_path / "w.pth")}
+    for options in (
+        {"pretrained": True, "pretrained_cfg_overlay": overlay},
+        {"checkpoint_path": str(tmp_path / "w.pth")},  # --checkpoint, --initial-checkpoint
+    ):
+        ours = timm.create_model("resmlp_s12", **options).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+    average = timm.utils.ModelEmaV3(ours)  # a copy
+    average.module.load_state_dict(theirs.state_dict())
 
 
 def test_pretrained_weights_are_adapted_to_channels_and_grid(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,11 @@ IMAGENET = {
     "interpolation": "bicubic",
     "crop_pct": 0.9,
 }
-#: arguments of timm's factory that open files or addresses, or change what it returns
+#: the layer that embeds the patches; its weight is the flattened kernel of a convolution
+FIRST_CONV = "patch_embed.proj"
+#: arguments of timm's factory that open files or addresses, or change what or where it makes
 OPENING = re.compile(
-    r"pretrained|checkpoint_path|cache|cfg|file|url|hub|_dir$|pruned|features_only"
+    r"pretrained|checkpoint_path|cache|cfg|file|url|hub|_dir$|pruned|features_only|^device$|^dtype$"
 )
 #: largest argument of a model in a file, unless its tensors are larger: a side of an image
 LARGEST_SIDE = 4096
@@ -74,6 +77,8 @@ def create_model(
     mixing: str = "linear",
     norm: str = "affine",
     layer_scale_init: float | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> ResMLP:
     """A model of :data:`MODELS` with random weights.
 
@@ -92,6 +97,8 @@ def create_model(
             ``"separable"``.
         norm: ``"affine"`` or ``"layernorm"``, before the sublayers and at the end.
         layer_scale_init: initial scale after every sublayer; by default the authors'.
+        device: of the parameters; by default PyTorch's.
+        dtype: of the parameters; by default float32.
 
     Raises:
         ValueError: for an unknown name or an impossible value.
@@ -105,22 +112,24 @@ def create_model(
         raise ValueError(f"img_size must be a side, or height and width, but is {size}.")
     if patch_size is None:
         patch_size = different.get("patch_size", preset.patch_size)
-    model = ResMLP(
-        img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        patch_size=patch_size,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        embed_dim=preset.embed_dim,
-        depth=preset.depth,
-        drop_rate=drop_rate,
-        drop_path=drop_path,
-        pooling=pooling,
-        mixing=mixing,
-        norm=norm,
-        layer_scale_init=(
-            preset.layer_scale_init if layer_scale_init is None else layer_scale_init
-        ),
-    )
+    with nullcontext() if device is None else torch.device(device):
+        model = ResMLP(
+            img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=preset.embed_dim,
+            depth=preset.depth,
+            drop_rate=drop_rate,
+            drop_path=drop_path,
+            pooling=pooling,
+            mixing=mixing,
+            norm=norm,
+            layer_scale_init=(
+                preset.layer_scale_init if layer_scale_init is None else layer_scale_init
+            ),
+        )
+    model.to(dtype=dtype)
     model.default_cfg = {
         **default_config(own),
         "num_classes": num_classes,
@@ -139,7 +148,7 @@ def default_config(name: str) -> dict[str, Any]:
         "input_size": (3, size, size),
         "fixed_input_size": True,
         "pool_size": None,
-        "first_conv": None,  # patches are embedded by a linear layer
+        "first_conv": FIRST_CONV,
         "classifier": "head",
         "crop_mode": "center",
         **IMAGENET,
@@ -170,7 +179,7 @@ def build_model(
     if opening:
         raise UserError(
             f"--model {name}: {opening[0]} cannot be given as an argument of a model; use "
-            "--pretrained or --weights."
+            "--pretrained, --weights or --device."
         )
     try:
         if not known:

@@ -102,7 +102,7 @@ class FoldedResMLP(nn.Module):
         self.head.bias.add_(self.head.weight @ missing)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.patch_embed(images)
+        x = self.patch_embed(images).transpose(0, 1)  # tokens first, as in memory
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(x.mean(0))

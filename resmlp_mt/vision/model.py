@@ -1,9 +1,9 @@
 """The image models of the paper (Touvron et al. 2021, arXiv:2105.03404) and of its ablations.
 
 A linear layer embeds the patches of an image. Then layers mix over patches and over channels, and
-the mean over patches is classified. Inside the model the hidden states are (tokens, batch, dim), so
-that mixing over patches is one matrix product. Outside they are (batch, tokens, dim), as in timm,
-whose conventions the model follows.
+the mean over patches is classified. Every layer takes and returns hidden states (batch, tokens,
+dim), as in timm, whose conventions the model follows. In memory the tokens come first, and the
+layers compute with that view, so that mixing over patches is one matrix product.
 
 Two details follow the authors' released code instead of the paper's equations: the scale after a
 sublayer has no bias, and stochastic depth has the same rate in all layers.
@@ -14,9 +14,9 @@ sublayer has no bias, and stochastic depth has the same rate in all layers.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from resmlp_mt.layers import Affine, FeedForward
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.mixing import create_mixing
 from resmlp_mt.vision.timm_conventions import TimmConventions, create_classifier
 
@@ -25,16 +25,21 @@ NORMS = ("affine", "layernorm")
 
 
 @torch.fx.wrap  # a symbolic trace keeps this as one step
-def check_size(images: Tensor, height: int, width: int) -> None:
+def check_size(images: Tensor, channels: int, height: int, width: int) -> None:
     """Refuse images of another size.
 
     Raises:
         ValueError: naming both sizes.
     """
-    if images.shape[-2] != height or images.shape[-1] != width:
+    if images.shape[1] != channels:
+        raise ValueError(
+            f"this model takes images of {channels} channels, but these have {images.shape[1]}: "
+            "convert them, or create the model with their in_chans."
+        )
+    if images.shape[2] != height or images.shape[3] != width:
         raise ValueError(
             f"this model takes images of {height} x {width} pixels, but these have "
-            f"{images.shape[-2]} x {images.shape[-1]}: resize them, or create the model with their "
+            f"{images.shape[2]} x {images.shape[3]}: resize them, or create the model with their "
             "size and adapt its weights with load_weights."
         )
 
@@ -42,25 +47,32 @@ def check_size(images: Tensor, height: int, width: int) -> None:
 class PatchEmbed(nn.Module):
     """A linear layer over the pixels of each patch; patches do not overlap.
 
-    Shapes: (batch, channels, height, width) -> (tokens, batch, dim), the patches row by row.
+    Shapes: (batch, channels, height, width) -> (batch, tokens, dim), the patches row by row.
 
     The pixels of a patch are ordered (channel, row, column), so that ``proj.weight`` is the
     flattened kernel of the equivalent convolution.
+
+    Raises:
+        ValueError: for images of another size, or with other channels.
     """
 
-    def __init__(self, patch_size: int, in_chans: int, dim: int) -> None:
+    def __init__(self, img_size: tuple[int, int], patch_size: int, in_chans: int, dim: int) -> None:
         super().__init__()
+        self.img_size = img_size
         self.patch_size = patch_size
+        self.in_chans = in_chans
         self.proj = nn.Linear(in_chans * patch_size**2, dim)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_size(images, self.in_chans, self.img_size[0], self.img_size[1])
         size = self.patch_size
         batch, channels, height, width = images.shape
         rows, columns = height // size, width // size
         patches = images.reshape(batch, channels, rows, size, columns, size)
-        patches = patches.permute(2, 4, 0, 1, 3, 5).reshape(rows * columns, batch, -1)
+        patches = patches.permute(2, 4, 0, 1, 3, 5)
+        patches = patches.reshape(rows * columns, batch, channels * size * size)
         embedded: Tensor = self.proj(patches)
-        return embedded
+        return embedded.transpose(0, 1)
 
 
 class Branch(nn.Module):
@@ -85,7 +97,7 @@ class Branch(nn.Module):
 class Block(Branch):
     """Z = X + gamma1 * A norm(X), Y = Z + gamma2 * FeedForward(norm(Z)).
 
-    Shapes: input and output (tokens, batch, dim).
+    Shapes: input and output (batch, tokens, dim).
     """
 
     def __init__(
@@ -108,9 +120,11 @@ class Block(Branch):
         self.ffn_post = Affine(dim, layer_scale_init, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
         if self.token_mixing is not None:
             x = self.residual(x, self.token_mixing(self.mixing_pre(x)), self.mixing_post.alpha)
-        return self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
+        x = self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
+        return x.transpose(0, 1)
 
 
 class ClassBlock(Branch):
@@ -119,7 +133,7 @@ class ClassBlock(Branch):
     It is a class-attention layer (Touvron et al. 2021, arXiv:2103.17239) with a linear layer over
     the class token and the patches in place of attention.
 
-    Shapes: class token (1, batch, dim), patches (tokens, batch, dim) -> (1, batch, dim).
+    Shapes: class token (batch, 1, dim), patches (batch, tokens, dim) -> (batch, 1, dim).
     """
 
     def __init__(
@@ -134,11 +148,13 @@ class ClassBlock(Branch):
         self.ffn_post = Affine(dim, layer_scale_init, bias=False)
 
     def forward(self, class_token: Tensor, patches: Tensor) -> Tensor:
-        x = self.mixing_pre(torch.cat((class_token, patches)))
+        x = class_token.transpose(0, 1)
+        both = self.mixing_pre(torch.cat((x, patches.transpose(0, 1))))
         mixing = self.token_mixing
-        y = torch.addmm(mixing.bias, mixing.weight, x.flatten(1)).view_as(class_token)
-        class_token = self.residual(class_token, y, self.mixing_post.alpha)
-        return self.residual(class_token, self.ffn(self.ffn_pre(class_token)), self.ffn_post.alpha)
+        y = torch.addmm(mixing.bias, mixing.weight, both.flatten(1)).view_as(x)
+        x = self.residual(x, y, self.mixing_post.alpha)
+        x = self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
+        return x.transpose(0, 1)
 
 
 class ResMLP(TimmConventions):
@@ -176,7 +192,6 @@ class ResMLP(TimmConventions):
     ) -> None:
         super().__init__()
         for name, value, least in (
-            ("num_classes", num_classes, 0),
             ("in_chans", in_chans, 1),
             ("patch_size", patch_size, 1),
             ("img_size", min(img_size), 1),
@@ -208,17 +223,19 @@ class ResMLP(TimmConventions):
         ]
         tokens = self.grid[0] * self.grid[1]
 
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                self.grid,
-                drop_path=drop_path,
-                mixing=mixing,
-                norm=norm,
-                layer_scale_init=layer_scale_init,
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    embed_dim,
+                    self.grid,
+                    drop_path=drop_path,
+                    mixing=mixing,
+                    norm=norm,
+                    layer_scale_init=layer_scale_init,
+                )
+                for _ in range(depth)
             )
-            for _ in range(depth)
         )
         self.class_token = None
         if pooling == "class_mlp":
@@ -253,26 +270,27 @@ class ResMLP(TimmConventions):
             class token comes first.
 
         Raises:
-            ValueError: if the images have another size than ``img_size``.
+            ValueError: if the images have another size than ``img_size``, or other channels.
         """
-        check_size(images, self.img_size[0], self.img_size[1])
         x = self.patch_embed(images)
-        for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            x = timm.models.checkpoint_seq(self.blocks, x)
+        else:
+            x = self.blocks(x)
         return self.finish(x)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Class layers and final norm: (tokens, batch, embed_dim) -> (batch, tokens, embed_dim)."""
+        """Class layers and final norm, on the hidden states after the last layer.
+
+        Shapes: (batch, tokens, embed_dim); with class layers, the output has one token more.
+        """
         if self.class_token is not None:
-            token = self.class_token.expand(1, x.size(1), -1)
+            token = self.class_token.expand(x.size(0), 1, -1)
             for class_block in self.class_blocks:
                 token = class_block(token, x)
-            x = torch.cat((token, x))
-        features: Tensor = self.norm(x).transpose(0, 1)
-        return features
+            x = torch.cat((token, x), 1)
+        features: Tensor = self.norm(x)
+        return features.contiguous()  # a caller may want a view
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The output of :meth:`forward_features` -> pooled features or, with the head, logits.
@@ -291,7 +309,7 @@ class ResMLP(TimmConventions):
         """(batch, channels, height, width) -> (batch, num_classes), logits.
 
         Raises:
-            ValueError: if the images have another size than ``img_size``.
+            ValueError: if the images have another size than ``img_size``, or other channels.
         """
         return self.forward_head(self.forward_features(images))
 

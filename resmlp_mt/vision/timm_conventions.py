@@ -1,13 +1,16 @@
 """The methods that timm's tools call on an image model, besides its forward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from resmlp_mt.layers import Affine
+from resmlp_mt.vision.libraries import timm
 
+feature_take_indices = timm.models._features.feature_take_indices
+checkpoint = timm.models.checkpoint
 WITHOUT_DECAY = (Affine, nn.LayerNorm)
 
 
@@ -21,7 +24,7 @@ class TimmConventions(nn.Module):
     if TYPE_CHECKING:  # attributes of ResMLP; TorchScript would take them for its own
         default_cfg: dict[str, Any]
         pretrained_cfg: dict[str, Any]
-        blocks: nn.ModuleList
+        blocks: nn.Sequential
         patch_embed: nn.Module
         norm: nn.Module
         head: nn.Module
@@ -30,17 +33,18 @@ class TimmConventions(nn.Module):
         embed_dim: int
         num_prefix_tokens: int
         global_pool: str
+        grad_checkpointing: bool
         finish: Callable[[Tensor], Tensor]
 
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> Any:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The hidden states after some of the layers.
 
         Args:
@@ -58,48 +62,49 @@ class TimmConventions(nn.Module):
             of ``forward_features``, with the layers that were computed.
 
         Raises:
-            ValueError: for layers or a format that do not exist.
+            AssertionError: for layers that do not exist, as timm's models.
+            ValueError: for a format that does not exist, or images of another size.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be NCHW or NLC, but is {output_fmt}.")
-        taken = self._layers(indices)
+        taken, last = feature_take_indices(len(self.blocks), indices)
         x = self.patch_embed(x)
-        found = []
+        found: list[Tensor] = []
         for number, block in enumerate(self.blocks):
-            if stop_early and number > max(taken):
-                break
-            x = block(x)
-            if number in taken:
-                state = (self.norm(x) if norm else x).transpose(0, 1)
-                image = output_fmt == "NCHW"
-                found.append(state.transpose(1, 2).unflatten(2, self.grid) if image else state)
-        return found if intermediates_only else (self.finish(x), found)
+            if not stop_early or number <= last:
+                if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                    x = checkpoint(block, x)
+                else:
+                    x = block(x)
+                if number in taken:
+                    state = self.norm(x) if norm else x
+                    if output_fmt == "NCHW":
+                        state = state.transpose(1, 2).unflatten(2, self.grid)
+                    found.append(state.contiguous())
+        if intermediates_only:
+            return found
+        return self.finish(x), found
 
     def prune_intermediate_layers(
         self,
-        indices: int | Sequence[int] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove layers that :meth:`forward_intermediates` does not need; returns its indices."""
-        taken = self._layers(indices)
-        self.blocks = self.blocks[: max(taken) + 1]
+        """Remove layers that :meth:`forward_intermediates` does not need; returns its indices.
+
+        ``prune_head`` removes the classifier, the pooling, and layers of a class token.
+        """
+        taken: list[int]
+        taken, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = nn.Sequential(*list(self.blocks)[: last + 1])
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
-            self.reset_classifier(0)
-        return taken
-
-    def _layers(self, indices: int | Sequence[int] | None) -> list[int]:
-        depth = len(self.blocks)
-        if indices is None:
-            indices = depth
-        if isinstance(indices, int):
-            taken = list(range(depth)[-indices:]) if 0 < indices <= depth else []
-        else:
-            taken = [number + depth if number < 0 else number for number in indices]
-        if not taken or not all(0 <= number < depth for number in taken):
-            raise ValueError(f"the model has {depth} layers, but indices is {indices}.")
+            self.reset_classifier(0, "")
+            if self.class_token is not None:
+                self.class_token, self.class_blocks = None, nn.ModuleList()
+                self.num_prefix_tokens = 0
         return taken
 
     def get_classifier(self) -> nn.Module:
@@ -115,7 +120,7 @@ class TimmConventions(nn.Module):
                 ``"token"``, or ``""`` for no pooling; None keeps the present one.
 
         Raises:
-            ValueError: for a ``global_pool`` that the model cannot have.
+            ValueError: for a ``global_pool`` that the model cannot have, or a negative number.
         """
         own = "token" if self.num_prefix_tokens else "avg"
         if global_pool not in (None, "", own):
@@ -154,7 +159,13 @@ class TimmConventions(nn.Module):
 
 
 def create_classifier(dim: int, num_classes: int) -> nn.Module:
-    """The last layer, (..., dim) -> (..., num_classes); with 0 classes it changes nothing."""
+    """The last layer, (..., dim) -> (..., num_classes); with 0 classes it changes nothing.
+
+    Raises:
+        ValueError: for a negative number of classes.
+    """
+    if num_classes < 0:
+        raise ValueError(f"num_classes must be at least 0, but is {num_classes}.")
     if num_classes == 0:
         return nn.Identity()
     layer = nn.Linear(dim, num_classes)

@@ -18,26 +18,33 @@ from typing import Any
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.factory import MODELS, create_model, default_config
+from resmlp_mt.vision.factory import FIRST_CONV, MODELS, create_model, default_config
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names
 from resmlp_mt.vision.state_dicts import state_dict
 from resmlp_mt.vision.weights import adapt, checkpoint_grid
 
-#: tags of timm's weights: trained on ImageNet alone, and with a teacher
-TAGS = ("fb_in1k", "fb_distilled_in1k")
 #: timm's ``global_pool`` -> our ``pooling``
 POOLINGS = {"avg": "mean", "token": "class_mlp"}
 
+
+def _weights_of(name: str) -> dict[str, dict[str, Any]]:
+    """Where timm has weights, by its name of the model with the weights' tag."""
+    if not timm.models.is_model(name):
+        return {name: {}}
+    found = timm.models.get_arch_pretrained_cfgs(name).items()
+    return {
+        tagged: {"hf_hub_id": f"timm/{tagged}", "url": config.url, "license": config.license}
+        for tagged, config in found
+    }
+
+
 default_cfgs: Any = timm.models.generate_default_cfgs(
     {
-        f"{name}{tag}": {
-            **default_config(name),
-            **({"hf_hub_id": f"timm/{preset.timm_name}{tag}"} if tag else {}),
-        }
+        tagged.replace(preset.timm_name or name, name): default_config(name) | weights
         for name, preset in MODELS.items()
-        for tag in ([f".{tag}" for tag in TAGS] if preset.timm_name else [""])
+        for tagged, weights in _weights_of(preset.timm_name or name).items()
     }
 )
 
@@ -48,10 +55,12 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         if pool:
             if pool not in POOLINGS:
                 raise ValueError(f"global_pool must be 'avg', 'token' or '', but is {pool!r}.")
-            arguments["pooling"] = POOLINGS[pool]
+            if arguments.setdefault("pooling", POOLINGS[pool]) != POOLINGS[pool]:
+                raise ValueError(f"global_pool {pool!r} is pooling {POOLINGS[pool]!r}: give one.")
         if "drop_path_rate" in arguments:
             arguments["drop_path"] = arguments.pop("drop_path_rate")
         model = create_model(variant, **arguments)
+        model.register_load_state_dict_pre_hook(_rename)
         if pool == "":
             model.global_pool = ""
         return model
@@ -68,15 +77,23 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 def _filter(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Pre-trained weights under our names, for the channels and the grid of the model."""
+    """Pre-trained weights under our names, for the grid of the model.
+
+    The patches are embedded by a kernel, whose channels timm adapts.
+    """
     assert isinstance(model, ResMLP)
     found = own_names(state_dict(state, model.state_dict(), "the checkpoint"))
-    patches = found["patch_embed.proj.weight"].unflatten(1, (-1, *[model.patch_size] * 2))
-    if patches.size(1) != model.in_chans:
-        patches = timm.models.adapt_input_conv(model.in_chans, patches)
-    found["patch_embed.proj.weight"] = patches.flatten(1)
     adapt(found, model, checkpoint_grid(state), "the checkpoint")
+    kernel = f"{FIRST_CONV}.weight"
+    found[kernel] = found[kernel].unflatten(1, (-1, model.patch_size, model.patch_size))
     return found
+
+
+def _rename(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let ``load_state_dict`` take the names of timm and of the authors: timm's loaders call it."""
+    ours = [key for key in state if key.startswith(prefix)]
+    named = own_names({key.removeprefix(prefix): state.pop(key) for key in ours})
+    state.update({prefix + key: value for key, value in named.items()})
 
 
 def _register(name: str) -> None:
