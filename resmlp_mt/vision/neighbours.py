@@ -7,8 +7,8 @@ exp(s / temperature).
 
 Both sets go through the evaluation transform. Similarities are float32, votes float64. If two
 images are equally similar, the earlier one in the training set is nearer. If two classes have equal
-votes, the earlier one comes first. Only classes of neighbours count for the top 5, so with k below
-5 there are at most k.
+votes, the earlier one comes first; classes without votes come last. The top 5 are DINO's: the first
+5 classes in this order, with k below 5 only the first k.
 """
 
 import logging
@@ -88,8 +88,8 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: floa
         temperature: positive.
 
     Returns:
-        class indices (images, 5 at most), most votes first; for equal votes the lower index; -1 in
-        place of classes that no neighbour has.
+        class indices (images, 5 at most, and not more than k or classes), most votes first; for
+        equal votes the lower index; then classes that no neighbour has.
     """
     similarity = similarity.double()
     weights = ((similarity - similarity[:, :1]) / temperature).exp()
@@ -97,8 +97,7 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: floa
     # a vote may be so small that it rounds to 0, but it still counts
     voted = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, labels, True)
     votes = votes.where(voted, -1)
-    votes, classes = votes.sort(descending=True, stable=True)
-    return classes.where(votes >= 0, -1)[:, :TOP]
+    return votes.argsort(descending=True, stable=True)[:, : min(TOP, similarity.size(1))]
 
 
 def extract(classifier: Classifier, loader: Iterable[Batch]) -> tuple[Tensor, Tensor]:
