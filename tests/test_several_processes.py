@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.distributed import utils as distributed_utils
+from fairseq.trainer import Trainer
 from fairseq_cli import train
 from omegaconf import OmegaConf
+from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from conftest import ROOT, Corpus
+from models import build, padded, sentences
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import several_processes, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
@@ -226,6 +230,29 @@ def test_the_process_above_ends_as_its_processes_did() -> None:
     for codes, rank in (((1, -9), 1), ((-9, -15), 0), ((0, -11), 1)):
         with pytest.raises(UserError, match=rf"process of rank {rank} was killed by SIG"):
             several_processes._end_like(context(*codes), lost)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_longest_sentence_of_all_processes_is_saved(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    model, group = build().train(), object()
+    model(padded(sentences([5])), None, padded(sentences([4])))
+
+    class Alone:
+        cfg = OmegaConf.create({"checkpoint": {"no_save_optimizer_state": True}})
+        data_parallel_world_size, data_parallel_process_group = processes, group
+
+        def get_model(self) -> object:
+            return model
+
+    def reduced(tensor: Tensor, group: object, op: str) -> None:
+        assert (group, op) == (Alone.data_parallel_process_group, "max")
+        tensor.clamp_(min=9)  # of the other process
+
+    monkeypatch.setattr(distributed_utils, "all_reduce", reduced)
+    Trainer.consolidate_optimizer(Alone())
+    assert model.encoder.longest_trained_source == (5 if processes == 1 else 9)
 
 
 @pytest.mark.parametrize(("cuda", "cpu"), [(True, False), (True, True), (False, False)])

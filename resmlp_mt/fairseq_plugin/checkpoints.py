@@ -153,7 +153,8 @@ def average(paths: list[Path]) -> dict[str, Any]:
     """A checkpoint whose parameters are the mean over several checkpoints.
 
     Everything but the parameters comes from the first file. Sums are taken in float64 and the
-    mean has the parameter's own type.
+    mean has the parameter's own type. Of whole numbers, such as the length of the longest sentence
+    of the training, it has the largest.
 
     Raises:
         UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters.
@@ -170,9 +171,13 @@ def average(paths: list[Path]) -> dict[str, Any]:
                 f"{path} has other parameters than {paths[0]}: average checkpoints of one run."
             )
         for name, value in other.items():
-            sums[name] += value
+            if value.is_floating_point():
+                sums[name] += value
+            else:
+                parameters[name] = torch.maximum(parameters[name], value)
     averaged["model"] = {
-        name: _mean(total, len(paths), parameters[name].dtype) for name, total in sums.items()
+        name: (sums[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value
+        for name, value in parameters.items()
     }
     averaged["digest"] = digest(averaged)
     return averaged
@@ -192,11 +197,6 @@ def save(state: Any, path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-
-
-def _mean(total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    mean = total / count
-    return mean.to(dtype) if dtype.is_floating_point else mean.round().to(dtype)
 
 
 def _read_parameters(path: Path) -> dict[str, Any]:

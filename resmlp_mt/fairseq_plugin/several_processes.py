@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stopping
+from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.remedies import wrap
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def train_on_several_processes() -> None:
     source = inspect.getsource(inspect.unwrap(distributed_utils._broadcast_object_slow))
     if "torch.load(buffer" in source:  # the safe loader refuses what a resumed training sends
         wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
+    wrap(Trainer, "consolidate_optimizer", _consolidate)
 
 
 def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
@@ -238,6 +240,15 @@ def _trainer_init(original: Callable[..., Any], self: Any, *args: Any, **kwargs:
             "under hydra.callbacks, as the configurations in configs/mt do."
         )
     original(self, *args, **kwargs)
+
+
+def _consolidate(original: Callable[..., None], self: Any) -> None:
+    """What all processes do before one of them saves: agree on the longest trained sentence."""
+    original(self)
+    encoder = getattr(self.get_model(), "encoder", None)
+    if isinstance(encoder, ResMLPEncoder) and self.data_parallel_world_size > 1:
+        group = self.data_parallel_process_group
+        distributed_utils.all_reduce(encoder.longest_trained, group=group, op="max")
 
 
 def _broadcast_object(
