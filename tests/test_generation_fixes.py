@@ -1,6 +1,7 @@
 """Options of fairseq's generation and training that did nothing or ended in a traceback."""
 
 import inspect
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,12 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.token_generation_constraints import pack_constraints
 from fairseq.trainer import Trainer
+from torch import Tensor
 
 from conftest import Corpus
 from models import build, dictionary, padded, sentences
@@ -54,6 +59,72 @@ def test_no_ngram_comes_twice(size: int) -> None:
     assert stock(block, tokens, torch.zeros(20, vocabulary), 5, 4, step).isfinite().all()
 
 
+CONSTRAINTS: list[list[list[int]]] = [[[5]], [[6, 7]], [], [[8], [9]]]
+
+
+def translation_task() -> TranslationTask:
+    words = dictionary(20)
+    cfg = TranslationConfig(source_lang="a", target_lang="b")
+    return TranslationTask(cfg, words, words)
+
+
+def generated(
+    models: Any, prefix: Tensor | None = None, from_scratch: bool = False, **options: Any
+) -> Any:
+    """Hypotheses of as many sentences as there are prefixes, of four without any."""
+    models, task = models if isinstance(models, list) else [models], translation_task()
+    limits = {"beam": 3, "nbest": 3, "max_len_a": 0, "max_len_b": 8}
+    generator = task.build_generator(models, Namespace(**limits | options))
+    if from_scratch:
+        generator.model.has_incremental = False
+    source = padded(sentences([4, 7, 2, 9]), left=True)[: None if prefix is None else len(prefix)]
+    net_input = {"src_tokens": source, "src_lengths": source.ne(1).sum(1)}
+    sample = {"id": torch.arange(len(source)), "net_input": net_input}
+    constraints = None
+    if options.get("constraints"):
+        constraints = pack_constraints([[torch.tensor(w) for w in row] for row in CONSTRAINTS])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return task.inference_step(generator, models, sample, prefix, constraints)
+
+
+MATCHED = [
+    "beam=1", "unnormalized=True", "lenpen=2", "unkpen=5", "min_len=5", "temperature=2",
+    "max_len_a=0.5,max_len_b=1", "match_source_len=True", "no_repeat_ngram_size=2",
+    "diverse_beam_groups=3,diverse_beam_strength=0.5", "diversity_rate=0.5", "sampling=True",
+    "sampling=True,sampling_topk=3", "sampling=True,sampling_topp=0.6", "print_alignment='hard'",
+    "print_alignment='soft'", "constraints='ordered'", "constraints='unordered'",
+    "prefix=[[5,6],[7,2],[8,9],[4,4]]", "prefix=[[5],[7],[8],[4]],sampling=True",
+    "prefix=[[5,6],[7,9],[8,9],[4,4]],diverse_beam_groups=3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", MATCHED)
+@pytest.mark.parametrize("kind", ["paper", "both"])
+def test_options_of_the_search_find_what_decoding_from_scratch_finds(
+    kind: str, options: str
+) -> None:
+    """The model's cache of earlier steps follows hypotheses wherever the options move them."""
+    given = eval(f"dict({options})")
+    prefix = given.pop("prefix", None)
+    prefix = None if prefix is None else torch.tensor(prefix)
+    models = [build(), build(preset="resmlp_mt_plus_6l", seed=2)]
+    models = models[: 1 if kind == "paper" else 2]
+    found = generated(models, prefix, **given)
+    expected = generated(models, prefix, from_scratch=True, **given)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs) > 0
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["tokens"].tolist() == other["tokens"].tolist()
+            for name in ("score", "positional_scores", "attention"):
+                torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+            assert str(one["alignment"]) == str(other["alignment"])
+    if "constraints" in given:
+        for phrases, hypotheses in zip(CONSTRAINTS, found, strict=True):
+            text = " ".join(map(str, hypotheses[0]["tokens"].tolist()))
+            assert all(" ".join(map(str, phrase)) in text for phrase in phrases)
+
+
 def test_diverse_groups_work_whatever_the_sentences_are_called() -> None:
     model, words = build(), dictionary(20)
     source = padded(sentences([4, 6, 3]))
@@ -77,6 +148,32 @@ def test_diverse_groups_work_whatever_the_sentences_are_called() -> None:
     stock(search, 0, scores, scores[:, :, :0], None, torch.tensor([9, 0, 4]))
     with pytest.raises(IndexError):
         stock(search, 1, scores, scores[:, :, :1], None, torch.tensor([9, 0, 4]))
+
+
+def test_a_prefix_may_repeat_ngrams() -> None:
+    prefix = torch.tensor([[5, 5, 5, 5], [6, 7, 6, 7]])
+    for size in (1, 2):
+        for hypotheses in generated(build(), prefix, no_repeat_ngram_size=size):
+            for hypothesis in hypotheses:
+                row = hypothesis["tokens"].tolist()
+                assert row[:4] in prefix.tolist()
+                assert not repeats([*row[4 - size + 1 :]], size)
+
+
+@pytest.mark.parametrize("options", [{}, {"sampling": True}, {"match_source_len": True}], ids=str)
+def test_a_reference_may_be_empty(options: dict[str, Any]) -> None:
+    """With ``--prefix-size``: stock fairseq's search ends in an AssertionError."""
+    prefix = torch.tensor([[5, 6], [2, 1]])
+    filled, empty = generated(build(), prefix, **options)
+    assert [h["tokens"].tolist()[:2] for h in filled] == [[5, 6]] * 3
+    assert [h["tokens"].tolist() for h in empty] == [[2]]
+
+
+def test_scoring_without_references_is_refused() -> None:
+    task: Any = object.__new__(FairseqTask)
+    sample = {"net_input": {"src_tokens": padded(sentences([4, 6]))}, "target": None}
+    with pytest.raises(UserError, match="--score-reference needs sentences with their transl"):
+        task.inference_step(SequenceScorer(dictionary(20)), [build()], sample)
 
 
 def test_constraints_without_any_are_refused() -> None:

@@ -229,9 +229,14 @@ def _inference_step(
     constraints: Tensor | None = None,
 ) -> list[Any]:
     lengths = sample["net_input"].get("src_lengths")
-    if lengths is None or bool(lengths.gt(0).all()):
+    if lengths is None:
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
-    kept = lengths.gt(0).nonzero().squeeze(1)
+    answered = lengths.gt(0)
+    if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may say: nothing
+        answered = answered & prefix_tokens[:, 0].ne(self.target_dictionary.eos())
+    if bool(answered.all()):
+        return list(original(self, generator, models, sample, prefix_tokens, constraints))
+    kept = answered.nonzero().squeeze(1)
 
     def select(rows: Tensor | None) -> Tensor | None:
         return None if rows is None else rows.index_select(0, kept)
@@ -252,7 +257,7 @@ def _inference_step(
     minus_infinity = torch.tensor([-torch.inf])
     return [
         next(translated)
-        if length
+        if is_answered
         else [
             {
                 "tokens": torch.tensor([self.target_dictionary.eos()]),
@@ -262,7 +267,7 @@ def _inference_step(
                 "alignment": torch.empty(0),
             }
         ]
-        for length in lengths.tolist()
+        for is_answered in answered.tolist()
     ]
 
 

@@ -10,6 +10,7 @@ import torch
 from fairseq import options, tasks
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
@@ -49,11 +50,14 @@ def _no_repeat_ngram(
 ) -> Tensor:
     """Scores of minus infinity for what would complete an n-gram a second time.
 
+    If only such tokens are left, as within the prefixes of ``--prefix-size``, they may be chosen.
+
     Args:
         tokens: (hypotheses, positions); the first is end-of-sentence, ``step`` were generated.
         lprobs: (hypotheses, vocabulary), changed in place.
     """
     before = self.no_repeat_ngram_size - 1
+    allowed = lprobs.clone()
     for scores, row in zip(lprobs, tokens[:, 1 : step + 1].tolist(), strict=True):
         newest = row[len(row) - before :]
         banned = [
@@ -62,7 +66,8 @@ def _no_repeat_ngram(
             if row[start : start + before] == newest
         ]
         scores[torch.tensor(banned, dtype=torch.long, device=scores.device)] = -torch.inf
-    return lprobs
+    stuck = lprobs.isneginf().all(dim=1, keepdim=True)
+    return lprobs.copy_(torch.where(stuck, allowed, lprobs))
 
 
 # --- --diverse-beam-groups takes the numbers of sentences for rows of the batch ---
@@ -127,6 +132,11 @@ def _inference_step(
         raise UserError(
             "--constraints needs lines of a sentence and, after tabs, the words that its "
             "translation must have: give them to fairseq-interactive."
+        )
+    if isinstance(generator, SequenceScorer) and sample.get("target") is None:
+        raise UserError(
+            "--score-reference needs sentences with their translations: give fairseq-generate a "
+            "corpus that fairseq-preprocess has made of both languages."
         )
     return original(self, generator, models, sample, prefix_tokens, constraints)
 
