@@ -29,6 +29,9 @@ products of the other kind. With 512 inputs and outputs, or 128 inputs and 4,000
 FEW_ROWS = 8
 """Most rows of an int8 product for which FBGEMM is faster than oneDNN's tiles."""
 
+LEAST_SCALE = 1e-12
+"""Least scale of the inputs of an int8 product."""
+
 # For every new number of rows, a product is prepared and cached, about 0.2 MB each: up to 1024 in
 # oneDNN and 1024 more in PyTorch, so memory grew for tens of thousands of sentences of random
 # lengths. PyTorch's cache saves no time. oneDNN's cache has to hold three or four products for each
@@ -154,6 +157,7 @@ class Int8Linear(nn.Module):
         bias: Tensor | None,
         least: float | None = None,
         columns: Tensor | None = None,
+        is_temporary: bool = False,
     ) -> None:
         """Take quantized weights.
 
@@ -163,18 +167,25 @@ class Int8Linear(nn.Module):
             bias: float32, (out_features,); zeros by default.
             least: of all inputs, if it is known and there are no ``columns``.
             columns: float32, (in_features,); ones by default.
+            is_temporary: for a few products only, so that packing has to be quick.
         """
         super().__init__()
         self.bias = torch.zeros_like(scale) if bias is None else bias
         self.least, self.columns = least, columns
-        row_sums = weight.sum(dim=1, dtype=torch.float32) * scale
-        self.constant = self.bias + (least or 0.0) * row_sums
+        self.constant = self.bias
+        if least:
+            self.constant = self.bias + least * weight.sum(dim=1, dtype=torch.float32) * scale
         self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int32)
         # With tiles, oneDNN takes a quarter of FBGEMM's time for 256 rows and half for 27, but more
         # for a few, so the weights are packed for both when there are many rows for the first time.
-        # Without tiles, FBGEMM is at least as fast.
+        # Without tiles, FBGEMM is at least as fast. To pack takes as long as 50 products of a row;
+        # with tiles, a product of weights that are not packed takes a third longer.
         self.has_tiles = multiplies_int8_tiles()
         self.tiles: Tensor | None = None
+        self.unpacked: Tensor | None = None
+        if is_temporary and self.has_tiles:
+            self.unpacked = weight
+            return
         with warnings.catch_warnings():
             # PyTorch will drop quantized tensors some day, but cannot pack anything else so far
             warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
@@ -187,33 +198,66 @@ class Int8Linear(nn.Module):
         if self.columns is not None:
             x = x * self.columns
         if self.least is None:
-            largest = x.abs().amax(dim=-1, keepdim=True)
-            step, zero = 1 / 63, 64
+            absolute, steps, zero = x.abs(), 63, 64
         else:
-            x = x - self.least
-            largest = x.amax(dim=-1, keepdim=True)
-            step, zero = 1 / 127, 0
-        largest.clamp_min_(1e-12)
-        product: Tensor
-        if self.has_tiles and x.numel() > FEW_ROWS * x.size(-1):
-            if self.tiles is None:
-                self.tiles = torch.ops.onednn.qlinear_prepack(self.integers()[0], None)
-            # half a step more, and the fraction is cut off: rounded
-            integers = (x * (1 / step / largest)).add_(zero + 0.5).to(torch.uint8)
-            product = torch.ops.onednn.qlinear_pointwise(
-                integers, step, zero, self.tiles, self.scale, self.zeros, None, 1.0, 0,
-                torch.float32, "none", [], "",
-            )  # fmt: skip
+            absolute = x = x - self.least
+            steps, zero = 127, 0
+        rows = x.numel() // x.size(-1)
+        if rows == 1 and self.unpacked is None and not torch.compiler.is_compiling():
+            # in fewer calls: the kernel multiplies by the scale of the only row
+            step = max(float(absolute.max()), LEAST_SCALE) / steps
+            return self._packed_product(x, step, zero).add_(self.constant)
+        largest = absolute.amax(dim=-1, keepdim=True).clamp_min_(LEAST_SCALE)
+        if self.unpacked is not None:
+            product = self._unpacked_product(x / largest, steps)
+        elif self.has_tiles and rows > FEW_ROWS:
+            # Half a step more, and the fraction is cut off: rounded. At most 127, so that they may
+            # be converted to int8, which takes a quarter of the time.
+            integers = (x * (steps / largest)).add_(zero + 0.5).to(torch.int8).view(torch.uint8)
+            product = self._tiled_product(integers, 1 / steps, zero)
         else:
-            product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-                x / largest, step, zero, self.packed
-            )
+            product = self._packed_product(x / largest, 1 / steps, zero)
         return torch.addcmul(self.constant, product, largest, out=product)
+
+    def _packed_product(self, u: Tensor, step: float, zero: int) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            u, step, zero, self.packed
+        )
+        return product
+
+    def _unpacked_product(self, u: Tensor, steps: int) -> Tensor:
+        assert self.unpacked is not None
+        integers = u.mul_(steps).round_().to(torch.int8).view(-1, u.size(-1))
+        product = torch._int_mm(integers, self.unpacked.t()).float()
+        return product.mul_(self.scale / steps).view(*u.shape[:-1], -1)
+
+    def _tiled_product(self, integers: Tensor, step: float, zero: int) -> Tensor:
+        if self.tiles is None:
+            self.tiles = torch.ops.onednn.qlinear_prepack(self.integers()[0], None)
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            integers, step, zero, self.tiles, self.scale, self.zeros, None, 1.0, 0,
+            torch.float32, "none", [], "",
+        )  # fmt: skip
+        return product
 
     def integers(self) -> tuple[Tensor, Tensor]:
         """The weights as they were given: int8 (out_features, in_features), and their scales."""
+        if self.unpacked is not None:
+            return self.unpacked, self.scale
         quantized, _ = torch.ops.quantized.linear_unpack(self.packed)
         return quantized.int_repr(), self.scale
+
+    def selector(self) -> Callable[[Tensor], "Int8Linear"]:
+        """See :func:`selector`."""
+        integers, scale = self.integers()
+
+        def select(rows: Tensor) -> Int8Linear:
+            weight, its_scale, bias = (
+                x.index_select(0, rows) for x in (integers, scale, self.bias)
+            )
+            return Int8Linear(weight, its_scale, bias, self.least, self.columns, is_temporary=True)
+
+        return select
 
 
 class Int8Embedding(nn.Module):
@@ -259,9 +303,7 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
     It takes the indices of these outputs. The layer's weights are unpacked once, here.
     """
     if isinstance(layer, Int8Linear):
-        integers, scale = layer.integers()
-        bias, least, columns = layer.bias, layer.least, layer.columns
-        return lambda rows: Int8Linear(integers[rows], scale[rows], bias[rows], least, columns)
+        return layer.selector()
     if not isinstance(layer, nn.Linear | PackedLinear):
         raise TypeError(f"{type(layer).__name__} is not a linear layer")
     packed = isinstance(layer, PackedLinear)
@@ -269,7 +311,8 @@ def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
     bias = layer.bias
 
     def select(rows: Tensor) -> nn.Module:
-        linear = linear_of(weight[rows], bias[rows])
+        # not by indexing, which takes many times as long
+        linear = linear_of(weight.index_select(0, rows), bias.index_select(0, rows))
         return PackedLinear(linear) if packed else linear
 
     return select

@@ -13,7 +13,7 @@ from torch import nn
 
 from conftest import Corpus
 from models import EOS, PAD, build, dictionary, sentences
-from resmlp_mt import export, translate
+from resmlp_mt import export, packed_linear, translate
 from resmlp_mt.engine import model_folder, shortlist
 from resmlp_mt.engine.beam_search import WordChoice, beam_search
 from resmlp_mt.engine.folding import fold
@@ -24,6 +24,7 @@ from resmlp_mt.engine.vocabulary import SPECIAL as SPECIAL_SYMBOLS
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained, read_training_text
+from resmlp_mt.machine import multiplies_int8_tiles
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize, selector
 
@@ -156,8 +157,15 @@ def test_a_beam_that_the_words_do_not_fill_is_refused() -> None:
         beam_search(model, [[4, EOS]], SearchOptions(beam=2), SPECIAL, some)
 
 
+@pytest.mark.parametrize("has_tiles", [False, True], ids=["FBGEMM", "oneDNN"])
+@pytest.mark.parametrize("count", [1, 10], ids=["one row", "rows"])
 @pytest.mark.parametrize("kind", ["linear", "packed", "int8", "shared int8"])
-def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(kind: str) -> None:
+def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(
+    kind: str, count: int, has_tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has_tiles and not multiplies_int8_tiles():
+        pytest.skip("without tiles, oneDNN's sums of two products of 8 bits may be cut off")
+    monkeypatch.setattr(packed_linear, "multiplies_int8_tiles", lambda: has_tiles)
     torch.manual_seed(0)
     linear = nn.Linear(64, 90).requires_grad_(False)
     layers = {
@@ -170,7 +178,7 @@ def test_some_outputs_of_a_layer_are_those_of_the_whole_layer(kind: str) -> None
     }
     layer = layers[kind]()
     rows = torch.tensor([3, 4, 50, 89])
-    x = torch.randn(5, 2, 64)
+    x = torch.randn(count, 1, 64)
     some = selector(layer)(rows)
     assert type(some) is type(layer)
     torch.testing.assert_close(some(x), layer(x)[..., rows], rtol=1e-5, atol=1e-6)

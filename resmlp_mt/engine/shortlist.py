@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -50,12 +51,20 @@ class Shortlist:
             The words of all sentences, (words,), in the order of the vocabulary, and whether each
             sentence may use them, (batch, words).
         """
-        own = [torch.cat([self.always, self.by_source[tokens].flatten()]) for tokens in sentences]
-        words = torch.cat(own).unique()
-        allowed = torch.zeros(len(own), len(words), dtype=torch.bool)
-        for row, chosen in zip(allowed, own, strict=True):
-            row[torch.searchsorted(words, chosen)] = True
+        lengths = torch.tensor([len(tokens) for tokens in sentences])
+        rows = torch.arange(len(sentences)).repeat_interleave(lengths).unsqueeze(1)
+        own = self.by_source[torch.tensor([token for tokens in sentences for token in tokens])]
+        is_chosen = torch.zeros(self._size, dtype=torch.bool)
+        is_chosen[self.always] = is_chosen[own] = True
+        words, columns = is_chosen.nonzero().squeeze(1), is_chosen.cumsum(0) - 1
+        allowed = torch.zeros(len(sentences), len(words), dtype=torch.bool)
+        allowed[:, columns[self.always]] = allowed[rows, columns[own]] = True
         return words, allowed
+
+    @cached_property
+    def _size(self) -> int:
+        """One more than the largest word."""
+        return 1 + max(int(words.max()) for words in (self.always, self.by_source))
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file."""
