@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import EOS, PAD, build, padded, sentences
+from resmlp_mt.engine import beam_search as search
 from resmlp_mt.engine.beam_search import _top, beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
+from resmlp_mt.model import attention
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 UNK = 3
@@ -121,11 +123,19 @@ def test_the_best_of_large_vocabularies(vocabulary: int) -> None:
         assert torch.equal(index[finite], expected.indices[finite])
 
 
-def test_a_sentence_does_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+def test_a_sentence_does_not_depend_on_its_neighbours(
+    is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large batch, a few sentences at a time are encoded and attended to."""
     folded = fold(build(5))
     rows = [row.tolist() for row in sentences([3, 12, 1, 8, 8, 5], seed=5)]
-    together = beam_search(folded, rows, SearchOptions(), SPECIAL)
     alone = [beam_search(folded, [row], SearchOptions(), SPECIAL)[0] for row in rows]
+    if is_large:
+        monkeypatch.setattr(search, "ENCODED_TOKENS", 16)
+        monkeypatch.setattr(attention, "FEW_KEYS", 0)
+        monkeypatch.setattr(attention, "SENTENCES", 2)
+    together = beam_search(folded, rows, SearchOptions(), SPECIAL)
     assert_same(together, alone)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.engine.batches import batches
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, StepResult
 from resmlp_mt.engine.restrictions import restricted, sample
 from resmlp_mt.errors import UserError
@@ -26,6 +27,7 @@ from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 CHUNK = 64  # neighbours in the vocabulary
 FEW_SCORES = 2**14  # with fewer, chunks save nothing
+ENCODED_TOKENS = 512  # padding included
 
 
 class WordChoice(NamedTuple):
@@ -50,8 +52,8 @@ class _Beams:
     """What a batch has decoded so far; row r of every tensor belongs to sentence ``sentences[r]``.
 
     ``tokens`` and ``scores``, the inputs of the decoder and their cumulative scores, are (rows,
-    positions, beam); ``forbidden`` is (rows, 1, words). The room for positions doubles when it is
-    full.
+    positions, beam); ``forbidden`` is (rows, 1, words), None if every word is allowed. The room for
+    positions doubles when it is full.
     """
 
     def __init__(
@@ -67,11 +69,9 @@ class _Beams:
         self.sentences = list(range(rows))
         self.tokens = torch.zeros(rows, room, beam, dtype=torch.long, device=device)
         self.scores = torch.zeros(rows, room, beam, device=device)
-        self.forbidden = (
-            torch.zeros(rows, 1, 0, dtype=torch.bool, device=device)
-            if choice is None
-            else ~choice.allowed.unsqueeze(1)
-        )
+        self.forbidden: Tensor | None = None
+        if choice is not None and not bool(choice.allowed.all()):
+            self.forbidden = ~choice.allowed.unsqueeze(1)
 
     def extend(self, position: int, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
         """Continue each hypothesis ``parents`` by a token; (rows, beam) each."""
@@ -97,7 +97,8 @@ class _Beams:
         del self.sentences[left:], self.limits[left:]
         if holes:
             for moved in (self.tokens, self.scores, self.forbidden):
-                moved[holes] = moved[last]
+                if moved is not None:
+                    moved[holes] = moved[last]
         self.cache = self.cache.moved(last, holes, left)
         return torch.tensor(order, device=self.tokens.device)
 
@@ -174,7 +175,7 @@ def beam_search(
         raise UserError(f"--beam {beam} is too large for a vocabulary of {choice}.")
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
-    memory = _encode(model, source, lengths, special.pad)
+    memory = _encode(model, source, special.pad)
     beams = _Beams(model.cache(memory, beam), limits, words)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     # all hypotheses are the same at first, so one is enough
@@ -226,7 +227,20 @@ def beam_search(
     return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
 
 
-def _encode(model: EncoderDecoder, source: list[list[int]], lengths: list[int], pad: int) -> Memory:
+def _encode(model: EncoderDecoder, source: list[list[int]], pad: int) -> Memory:
+    """Encode a batch; on a CPU a few sentences at a time, of about the same length.
+
+    Then there are few pads, and the states of a layer stay in the processor's cache.
+    """
+    rows = list(batches(dict(enumerate(source)), len(source), ENCODED_TOKENS))
+    if len(rows) == 1 or model.device.type != "cpu":
+        return _encode_at_once(model, source, pad)
+    parts = [_encode_at_once(model, [source[row] for row in some], pad) for some in rows]
+    return Memory.joined(parts, rows)
+
+
+def _encode_at_once(model: EncoderDecoder, source: list[list[int]], pad: int) -> Memory:
+    lengths = [len(row) for row in source]
     longest = max(lengths)
     tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
     same = min(lengths) == longest
@@ -241,7 +255,9 @@ def _step(model: EncoderDecoder, tokens: Tensor, beams: _Beams, words: WordChoic
         scores, beams.cache = model.advance(tokens, beams.cache)
         return scores
     scores, beams.cache = model.advance(tokens, beams.cache, words.output_projection)
-    return scores.masked_fill(beams.forbidden[: len(beams.sentences)], -torch.inf)
+    if beams.forbidden is None:
+        return scores
+    return scores.masked_fill_(beams.forbidden[: len(beams.sentences)], -torch.inf)
 
 
 def _best(

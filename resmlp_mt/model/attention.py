@@ -4,6 +4,7 @@ fairseq's ``MultiheadAttention`` is not used: in decoding, it rounds the softmax
 not follow hypotheses that move between sentences.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.padding import Layout
+
+FEW_KEYS = 2**18
+"""Most numbers in the keys of a batch, a megabyte, for which one call of the kernel is faster."""
+SENTENCES = 16
+"""Sentences that are attended to in one call if there are many."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,20 @@ class Memory(NamedTuple):
     keys: Tensor
     values: Tensor
     mask: Tensor | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Memory"], rows: Sequence[Sequence[int]]) -> "Memory":
+        """The memory of a batch of which each part has some rows."""
+        layers, _, heads, _, width = parts[0].keys.shape
+        batch, length = sum(map(len, rows)), max(part.keys.size(3) for part in parts)
+        keys, values = parts[0].keys.new_zeros(2, layers, batch, heads, length, width)
+        mask = keys.new_full((batch, 1, 1, length), -torch.inf)
+        for part, its_rows in zip(parts, rows, strict=True):
+            its_length = part.keys.size(3)
+            keys[:, its_rows, :, :its_length] = part.keys
+            values[:, its_rows, :, :its_length] = part.values
+            mask[its_rows, :, :, :its_length] = 0.0 if part.mask is None else part.mask
+        return cls(keys, values, mask)
 
 
 class CrossAttention(nn.Module):
@@ -123,10 +143,39 @@ class CrossAttention(nn.Module):
             weights = scores.softmax(dim=3, dtype=torch.promote_types(scores.dtype, torch.float32))
             attended = F.dropout(weights, dropout).type_as(values) @ values
         else:
-            attended = F.scaled_dot_product_attention(
-                queries, keys, values, mask, dropout, scale=self.scale
-            )
+            parts = [
+                F.scaled_dot_product_attention(*part, dropout, scale=self.scale)
+                for part in _parts(queries, keys, values, mask)
+            ]
+            attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         attended = attended.transpose(1, 2).flatten(2)
         if layout is not None:
             attended = layout.pack(attended.transpose(0, 1))
         return self.out_proj(attended), weights
+
+
+def _parts(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """A few sentences at a time, without the pads that all of them have.
+
+    In a step of decoding, reading keys and values takes longer than the products. The sentences of
+    a batch are usually sorted by length.
+    """
+    if (
+        mask is None
+        or keys.numel() <= FEW_KEYS
+        or keys.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+    ):
+        return [(queries, keys, values, mask)]
+    longest = mask.isfinite().sum(dim=3).flatten().split(SENTENCES)
+    return [
+        (q, k[:, :, :length], v[:, :, :length], m[:, :, :, :length])
+        for q, k, v, m, length in zip(
+            *(x.split(SENTENCES) for x in (queries, keys, values, mask)),
+            (int(lengths.max()) for lengths in longest),
+            strict=True,
+        )
+    ]
