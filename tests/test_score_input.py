@@ -147,6 +147,13 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "--baseline", "z", "-ci"], "--confidence is for one system"),
         (["-i", "x", "--ref", "y", "-sv", "1"], "--smooth-value is for --smooth-method floor"),
         (["-i", "x", "--ref", "y", "-l", "en-fr-ca"], "not clear where the target begins"),
+        (["-i", "x", "z", "--ref", "y"], "-i takes one system: compare it with another one by"),
+        (["y", "-i", "x", "--ref", "y"], "y: give references once"),
+        (["y", "-i", "x", "-t", "wmt14", "-l", "en-de"], "y: give references once"),
+        (["-i", "x", "--ref", "y", "-b"], "--score-only is for the sacrebleu command: here, every"),
+        (["-i", "x", "--ref", "y", "-f", "text"], "--format is for the sacrebleu command: here"),
+        (["y", "--num-refs", "2"], "give --ref one file for each reference"),
+        (["-t", "wmt14", "-l", "en-de", "--echo", "src"], "here, run sacrebleu"),
         (["-i", "x", "--ref", "y", "--json", "/no/such/r.json"], "there is no folder /no/such"),
     ],
 )

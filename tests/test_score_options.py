@@ -1,5 +1,6 @@
 """sacreBLEU's options in the score command, and the tokenizers of languages without spaces."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from sacrebleu import sacrebleu as sacrebleu_command
 from sacrebleu.metrics import BLEU
 
 from resmlp_mt.score import main
 from resmlp_mt.scoring.languages import base_language, language_pair, script_without_words
-from resmlp_mt.scoring.options import TOKENIZERS
+from resmlp_mt.scoring.options import OF_SACREBLEU, TOKENIZERS, parse_args
 from translations import Corpus, command, fails, score, scores, write
 
 TEXTS = {
@@ -54,6 +56,8 @@ OPTIONS = [
     "-m ter --ter-normalized --ter-asian-support",
     "-m bleu chrf ter --confidence --confidence-n 60",
     "-m bleu -ci -cin 30 -lc -tok intl",
+    "-m bleu -tok zh",
+    "-m bleu chrf ter -tok char -lc --chrf-lowercase --chrf-word-order 3 -cc 2 --ter-normalized",
 ]
 
 
@@ -62,7 +66,7 @@ def test_options_equal_those_of_the_sacrebleu_command(
     corpus: Corpus, tmp_path: Path, options: str
 ) -> None:
     files = ("-i", corpus.file["sys"])
-    report = score(*files, "--ref", corpus.file["ref"], *options.split(), path=tmp_path / "r")
+    report = score(corpus.file["ref"], *files, *options.split(), path=tmp_path / "r")
     entries = json.loads(
         command("sacrebleu", corpus.file["ref"], *files, *options.split(), "-w", "9")
     )
@@ -100,6 +104,23 @@ def test_short_signatures_equal_those_of_the_sacrebleu_command(
     theirs = command("sacrebleu", corpus.file["ref"], *argv, "--format", "text")
     for line in theirs.splitlines():
         assert f"\n{line.partition(' = ')[0].strip()}\n" in f"{printed}\n"
+
+
+def test_every_option_of_sacrebleu_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either it works, or a sentence says what to do instead."""
+    known: list[set[str]] = []
+
+    def stop(parser: argparse.ArgumentParser, *_: object) -> None:
+        known.append({name for action in parser._actions for name in action.option_strings})
+        raise SystemExit
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    for parse in (sacrebleu_command.parse_args, lambda: parse_args([])):
+        with pytest.raises(SystemExit):
+            parse()
+    theirs, ours = known
+    assert theirs - ours == {"-V"}
+    assert {name for names in OF_SACREBLEU for name in names} <= theirs
 
 
 def test_all_tokenizers_of_sacrebleu_can_be_chosen() -> None:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from resmlp_mt.command_line import Parser, number, whole_number
 from resmlp_mt.scoring.cleaning import SYMBOLS
@@ -16,6 +17,28 @@ TOKENIZERS = (
     *("none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab"),
     *("spm", "flores101", "flores200", "spBLEU-1K"),
 )
+
+# Options of the sacrebleu command alone, and what there is here.
+OF_SACREBLEU = {
+    ("-b", "--score-only"): "every number is printed with its signature",
+    ("-f", "--format"): "tables are printed, and --json FILE writes the report",
+    ("-nr", "--num-refs"): "give --ref one file for each reference",
+    ("-e", "--encoding"): "text is UTF-8, convert it",
+    ("-j", "--paired-jobs"): "one system is compared with one baseline, in one process",
+    ("-nc", "--no-color"): "nothing is coloured",
+    **dict.fromkeys(
+        [("-ol", "--origlang"), ("--subset",), ("-d", "--detail")],
+        "write a part of a test set with sacrebleu --echo, and give it to --ref",
+    ),
+    **dict.fromkeys(
+        [("--list",), ("--echo",), ("--download",), ("--citation", "--cite")], "run sacrebleu"
+    ),
+}
+
+
+class _OfSacrebleu(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error(f"{self.option_strings[-1]} is for the sacrebleu command: here, {self.const}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -60,8 +83,14 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     system = parser.add_mutually_exclusive_group()
     system.add_argument("--generate-output", metavar="FILE", help="output of fairseq-generate")
     system.add_argument(
-        "-i", "--input", metavar="FILE", default="-", help="translations (default: standard input)"
+        "-i",
+        "--input",
+        metavar="FILE",
+        nargs="+",
+        default=["-"],
+        help="translations (default: standard input)",
     )
+    parser.add_argument("refs", nargs="*", metavar="REF", help="raw references, as with --ref")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--ref", metavar="FILE", nargs="+", help="raw references")
     target.add_argument("-t", "--test-set", metavar="NAME", help="sacreBLEU's references; needs -l")
@@ -202,11 +231,21 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("-sh", "--short", action="store_true", help="short signatures")
     output.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
+    for names, instead in OF_SACREBLEU.items():
+        parser.add_argument(
+            *names, action=_OfSacrebleu, nargs="*", const=instead, help=argparse.SUPPRESS
+        )
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse options that do not fit each other, before any work."""
     metrics = args.metrics or []
+    if len(args.input) > 1:
+        parser.error("-i takes one system: compare it with another one by --baseline FILE")
+    (args.input,) = args.input
+    if args.refs and (args.ref or args.test_set):
+        parser.error(f"{args.refs[0]}: give references once, alone or after --ref or by -t NAME")
+    args.ref = args.ref or args.refs or None
     if args.language_pair is not None:
         # here, because the tables of languages are slow to load
         from resmlp_mt.scoring.languages import language_pair
