@@ -141,19 +141,14 @@ class Workshop:
         Sentences longer than the model allows have empty translations.
         """
         folder = self.folder(run)
-        data = self.prepared(run.set, self.config["models"][run.model].get("samples", 0))
         subset = f"test{test or ''}"
 
         def measure() -> Json:
             output = folder / f"{subset}-{updates}.txt"
-            command = [
-                sys.executable, "-m", "fairseq_cli.generate", data / "bin", "--user-dir",
-                "resmlp_mt", "--path", checkpoint(folder, updates), "--cpu", "--beam",
-                self.config["beam"], "--batch-size", 32, "--required-batch-size-multiple", 1,
-                "--skip-invalid-size-inputs-valid-test", "--remove-bpe", "sentencepiece",
-                "--gen-subset", subset,
-            ]  # fmt: skip
-            self.execute(command, output, append=False)
+            beam = str(self.config["beam"])
+            self.generate(
+                run, updates, subset, output, "--beam", beam, "--remove-bpe", "sentencepiece"
+            )
             found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output.read_text(), re.MULTILINE)
             lines = {int(number): text for number, text in found}
             expected = len(self.text(run.set, test)[0])
@@ -161,6 +156,17 @@ class Workshop:
 
         lines: list[str] = once(folder / f"{subset}-{updates}.json", measure)["lines"]
         return lines
+
+    def generate(self, run: Run, updates: int, subset: str, output: Path, *options: str) -> None:
+        """fairseq-generate with the checkpoint after some updates; skips sentences too long."""
+        data = self.prepared(run.set, self.config["models"][run.model].get("samples", 0))
+        command = [
+            sys.executable, "-m", "fairseq_cli.generate", data / "bin", "--user-dir", "resmlp_mt",
+            "--path", checkpoint(self.folder(run), updates), "--cpu", "--batch-size", 32,
+            "--required-batch-size-multiple", 1, "--skip-invalid-size-inputs-valid-test",
+            "--gen-subset", subset, *options,
+        ]  # fmt: skip
+        self.execute(command, output, append=False)
 
     def text(self, name: str, test: int) -> tuple[list[str], list[str]]:
         """Source and target of a test set, as they were given."""

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import math
 import re
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import torch
 import yaml
 from sacrebleu.significance import PairedTest
 
-from benchmarks import processor_time, quality_report, quality_runs
+from benchmarks import length_text, processor_time, quality_report, quality_runs
 from benchmarks.quality_runs import Run, Workshop
 from benchmarks.readme import README, write_block
 from conftest import ROOT, Corpus
+from models import build
 
 CONFIG = ROOT / "benchmarks/quality.yaml"
 SOURCE = ["a b c", "d e f g h i j k l m n", "one two"]
@@ -183,6 +186,35 @@ def test_a_model_may_train_on_sampled_copies(
     assert plain_training[2] == f"{folder}/data/bin"
     copies = ["bin", *(f"bin{copy}" for copy in range(2, 9))]
     assert training[2] == ":".join(f"{folder}/data-8-samples/{copy}" for copy in copies)
+
+
+def test_perplexity_by_source_length() -> None:
+    """Two references of 1 to 10 source tokens, one of 11 to 20; the last one was not scored."""
+    sources = ["a b", "c", "d " * 12, "e " * 12]
+    scores = {0: [-1.0, -3.0], 1: [-2.0], 2: [-5.0]}
+    found = length_text.perplexities(scores, sources)
+    assert found[:2] == [2**2, 2**5]
+    assert all(math.isnan(value) for value in found[2:])
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixing_heads": 2, "mixing_relative": "alone"}])
+def test_weights_by_distance(tmp_path: Path, mixing: dict[str, Any]) -> None:
+    length = length_text.DISTANCES[-1] + 10
+    model = build(max_source_positions=length, **mixing)
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pt")
+    found = length_text.weights_by_distance(tmp_path / "model.pt")
+    squares: dict[int, list[float]] = {}
+    for layer in model.encoder.layers:
+        matrix = layer.token_mixing.matrix(length_text.DISTANCES[-1]).detach()
+        for t, s in product(range(matrix.size(1)), repeat=2):
+            squares.setdefault(abs(t - s), []).extend(matrix[:, t, s].square().tolist())
+    expected = [
+        math.sqrt(sum(values := [x for d in range(low, high) for x in squares[d]]) / len(values))
+        for low, high in pairwise(length_text.DISTANCES)
+    ]
+    assert found == pytest.approx(expected, rel=1e-5)
+    torch.save({"model": {"encoder.layers.0.fc1.weight": torch.ones(2)}}, tmp_path / "model.pt")
+    assert length_text.weights_by_distance(tmp_path / "model.pt") is None
 
 
 def test_splits_are_joined_halved_and_cut_by_length(
