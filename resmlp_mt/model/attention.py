@@ -129,7 +129,25 @@ class CrossAttention(nn.Module):
             The output, shaped like ``x``, and the weights if asked for, (batch, heads, queries,
             length).
         """
-        queries = self.q_proj(x)
+        attended, weights = self.attend(self.q_proj(x), keys, values, mask, layout, need_weights)
+        output: Tensor = self.out_proj(attended)
+        return output if layout is None else layout.pack(output), weights
+
+    def attend(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        layout: Layout | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`forward` without the projections before and after.
+
+        Returns:
+            The weighted values, (batch, queries, dim), or (queries, batch, dim) with a layout; and
+            the weights.
+        """
         if layout is not None:
             queries = layout.pad(queries).transpose(0, 1)
         queries = queries.view(*queries.shape[:2], self.heads, -1).transpose(1, 2)
@@ -148,10 +166,9 @@ class CrossAttention(nn.Module):
                 for part in _parts(queries, keys, values, mask)
             ]
             attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        # no copy: the kernel's output lies in memory like the queries
         attended = attended.transpose(1, 2).flatten(2)
-        if layout is not None:
-            attended = layout.pack(attended.transpose(0, 1))
-        return self.out_proj(attended), weights
+        return attended if layout is None else attended.transpose(0, 1), weights
 
 
 def _parts(

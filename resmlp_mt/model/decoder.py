@@ -23,7 +23,12 @@ from resmlp_mt.model.encoder import (
     run_layer,
     scaled,
 )
-from resmlp_mt.model.residual import add_branch, feed_forward_branch, mixing_branch
+from resmlp_mt.model.residual import (
+    add_branch,
+    attention_branch,
+    feed_forward_branch,
+    mixing_branch,
+)
 from resmlp_mt.padding import Layout
 
 
@@ -118,13 +123,8 @@ class DecoderLayer(nn.Module):
         layout: Layout | None,
         weights: list[Tensor] | None,
     ) -> Tensor:
-        pre = self.encoder_attn_pre
-        y, found = self.encoder_attn(
-            x if pre is None else pre(x), keys, values, mask, layout, weights is not None
-        )
-        if weights is not None:
-            weights.append(found)
-        x = add_branch(x, y, self.encoder_attn_post, self.dropout)
+        attention = self.encoder_attn_pre, self.encoder_attn, self.encoder_attn_post
+        x = attention_branch(x, layout, *attention, self.dropout, keys, values, mask, weights)
         return feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
 
 

@@ -1,9 +1,9 @@
 """The residual branches of a layer, x + dropout(Aff(f(Aff(x)))).
 
 In training, only what the backward pass cannot recompute is kept. For each token that is x,
-B Aff(x) in the feed-forward layer, and one byte per channel for dropout, but not the outputs of
-affine maps and of the activation, nor padded inputs of A. With h = alpha x + beta, g the gradient
-of y and sums over tokens:
+B Aff(x) in the feed-forward layer, what the kernel of the attention needs, and one byte per channel
+for dropout; not the outputs of affine maps, of the activation and of the attention's last linear
+layer, nor padded inputs of A. With h = alpha x + beta, g the gradient of y and sums over tokens:
 
     y = W h + b                dW = g^T h       dh = g W    dalpha = sum dh x     dx = alpha dh
     y = alpha (W h + b) + beta dW = alpha g^T h             dalpha_i = sum_j (g^T h)_ij W_ij + b g
@@ -12,7 +12,7 @@ of y and sums over tokens:
 The last two need no output of W or A.
 
 A simpler version was measured: with autograd alone, and affine maps merged into weights as in
-:func:`resmlp_mt.layers.merged_before`, a model of 2 + 2 layers of the base size keeps 1.96 times
+:func:`resmlp_mt.layers.merged_before`, a model of 2 + 2 layers of the base size keeps twice
 the bytes for its gradients on 24 sentences, and a step takes 1.03 times the processor time.
 
 The modules themselves are called if no gradients are needed or if the difference could be noticed:
@@ -33,10 +33,14 @@ from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.mixing_products import blocks, by_head, from_heads, mix
+from resmlp_mt.model.attention import CrossAttention
 from resmlp_mt.padding import Layout
 
 _Gradients = tuple[Tensor | None, ...]
-_KNOWN = {kind.forward for kind in (Affine, FeedForward, TokenMixing, nn.Dropout, nn.Linear)}
+_KNOWN = {
+    kind.forward
+    for kind in (Affine, CrossAttention, FeedForward, TokenMixing, nn.Dropout, nn.Linear)
+}
 
 
 def mixing_branch(
@@ -71,6 +75,44 @@ def mixing_branch(
     if out is None:
         return add_branch(x, mixed, post, dropout)
     return add_branch(x, _linear_affine(mixed, out, post), None, dropout)
+
+
+def attention_branch(
+    x: Tensor,
+    layout: Layout | None,
+    pre: Affine | None,
+    attention: CrossAttention,
+    post: Affine | None,
+    dropout: nn.Dropout,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    weights: list[Tensor] | None,
+) -> Tensor:
+    """x + dropout(post(attention(pre(x)))); the arguments are those of :class:`CrossAttention`.
+
+    Args:
+        x: (tokens, dim) with a layout, else (batch, queries, dim), as the output.
+        weights: list that receives the attention weights.
+    """
+    read = keys, values, mask, layout, weights is not None
+    linears = attention.q_proj, attention.out_proj
+    if (
+        layout is None
+        or not torch.is_grad_enabled()
+        or pre is None
+        or post is None
+        or not _are_plain(pre, attention, *linears, post)
+    ):
+        y, found = attention(x if pre is None else pre(x), *read)
+    else:
+        attended, found = attention.attend(_affine_linear(x, pre, attention.q_proj), *read)
+        # Not packed yet: like this the kernel keeps it for its backward pass, too.
+        y = _linear_affine(attended.flatten(0, 1), attention.out_proj, post)
+        y, post = layout.pack(y.view(attended.shape)), None
+    if weights is not None:
+        weights.append(found)
+    return add_branch(x, y, post, dropout)
 
 
 def feed_forward_branch(
@@ -172,13 +214,14 @@ def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gra
 def _affine_gradients(
     needed: Sequence[bool], x: Tensor, alpha: Tensor, grad: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, alpha and beta, if needed, from the gradient of alpha x + beta."""
+    """The gradients of x, alpha and beta, if needed, from the gradient of alpha x + beta.
+
+    The first may take the place of ``grad``.
+    """
     grad = grad.to(torch.promote_types(x.dtype, alpha.dtype))
-    return (
-        grad * alpha if needed[0] else None,
-        (grad * x).sum(0) if needed[1] else None,
-        grad.sum(0) if needed[2] else None,
-    )
+    of_alpha = (grad * x).sum(0) if needed[1] else None
+    of_beta = grad.sum(0) if needed[2] else None
+    return grad.mul_(alpha) if needed[0] else None, of_alpha, of_beta
 
 
 class _AffineLinear(torch.autograd.Function):
@@ -331,7 +374,10 @@ class _DroppedAddition(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.share = share
-        return torch.add(x, y * kept, alpha=1 / share)
+        dropped = y * kept
+        # The sum takes its place: on a CPU, new memory costs as much as the addition.
+        out = dropped if dropped.dtype == x.dtype else None
+        return torch.add(x, dropped, alpha=1 / share, out=out)
 
     @staticmethod
     @_without_autocast
