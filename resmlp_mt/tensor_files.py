@@ -119,10 +119,14 @@ def check_archive(path: Path, *, sums: bool = True) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise UserError(f"{path} is a compressed archive: expected a file of torch.save.")
-            damaged = archive.testzip() if sums else None
+            entries = archive.infolist()
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            damaged = archive.testzip() if sums and stored else None
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged: {error}.") from error
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise UserError(f"{path} is a TorchScript program: save the model's state_dict() instead.")
+    if not stored:
+        raise UserError(f"{path} is a compressed archive: expected a file of torch.save.")
     if damaged is not None:
         raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")

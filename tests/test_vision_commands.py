@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints
-from resmlp_mt.vision.training_options import RECIPES, parse_args
+from resmlp_mt.vision.training_arguments import RECIPES, parse_args
 from vision_checkpoints import folder
 
 COMMANDS = ["train", "evaluate", "knn", "predict", "export"]

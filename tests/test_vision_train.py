@@ -22,7 +22,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, factory, shards, train, training
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.factory import create_model
-from resmlp_mt.vision.training_options import parse_args
+from resmlp_mt.vision.training_arguments import parse_args
 from resmlp_mt.vision.weights import adapt_mixing, load_weights
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -124,9 +124,9 @@ def load_classifier(
             "no model: give a checkpoint, before options that take several values, or --model "
             "NAME with --weights FILE or --pretrained."
         )
-    if choice.crop_pct is not None:
-        config = classifier.data_config | {"crop_pct": choice.crop_pct}
-        classifier = replace(classifier, data_config=config)
+    given = {key: getattr(choice, key) for key in ("crop_pct", "mean", "std", "interpolation")}
+    changes = {key: value for key, value in given.items() if value is not None}
+    classifier = replace(classifier, data_config=classifier.data_config | changes)
     classifier.model.eval().to(device)
     config = classifier.data_config
     check_data_config(config, classifier.name, config["input_size"][0])

@@ -28,7 +28,7 @@ from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_in
 from resmlp_mt.vision.images import EXTENSIONS, is_hidden, is_image
 from resmlp_mt.vision.libraries import torchvision
 from resmlp_mt.vision.shards import shard_dataset
-from resmlp_mt.vision.splits import find_split_folder, split_folder
+from resmlp_mt.vision.splits import find_split_folder, split_folder, usual_name
 from resmlp_mt.vision.transforms import Transform
 
 
@@ -42,7 +42,7 @@ def create_dataset(
 
     Args:
         data: the values of ``--data``, see the docstring of this module.
-        split: "train" or "val".
+        split: "train" or "val", also under timm's names; or another.
         transform: applied to each RGB image.
         classes: name of each class index, for example from a checkpoint; by default all classes
             of the training split, in alphabetical order.
@@ -51,6 +51,7 @@ def create_dataset(
         UserError: if the data is missing, empty or damaged, or has a class that is not in
             ``classes`` (a validation class that training lacks).
     """
+    split = usual_name(split)
     match list(data):
         case ["digits"]:
             return _digits(split, transform)

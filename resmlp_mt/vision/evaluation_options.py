@@ -7,8 +7,11 @@ from typing import Any
 from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
+    FINITE,
+    INTERPOLATIONS,
     POSITIVE,
     SHARE,
+    SOME,
     ModelKeyValues,
     OnError,
     option,
@@ -25,12 +28,12 @@ class ModelChoice:
         None, "checkpoint", nargs="?", type=Path, help="file written by resmlp_mt.vision.train"
     )
     model: str | None = option(
-        None, metavar="NAME",
+        None, "-m", metavar="NAME",
         help="resmlp_s12, resmlp_s24, resmlp_s36, resmlp_b24, resmlp_tiny, or one of timm's; "
         "timm:NAME for timm's own code",
     )  # fmt: skip
     weights: str | None = option(
-        None, "--initial-checkpoint", metavar="FILE",
+        None, "--initial-checkpoint", "--checkpoint", metavar="FILE",
         help="weights of --model from timm, the authors or another trainer (.pth, .safetensors), "
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
@@ -53,13 +56,25 @@ class ModelChoice:
         help="side of the central crop, as a share of the resized image (default: the "
         "checkpoint's; 0.9, the paper's, with --weights)",
     )  # fmt: skip
+    mean: list[float] | None = option(
+        None, type=FINITE, nargs=3, help="of each channel (default: the model's)"
+    )
+    std: list[float] | None = option(
+        None, type=SOME, nargs=3, help="of each channel (default: the model's)"
+    )
+    interpolation: str | None = option(
+        None, choices=INTERPOLATIONS, help="filter for resizing (default: the model's)"
+    )
 
     def __post_init__(self) -> None:
-        """Refuse a checkpoint that does not exist, before PyTorch is loaded.
+        """``--checkpoint FILE`` without ``--model`` is the checkpoint, which must exist.
 
         Raises:
-            UserError: naming it.
+            UserError: naming it, before PyTorch is loaded.
         """
+        if self.weights is not None and self.model is None and self.checkpoint is None:
+            object.__setattr__(self, "checkpoint", Path(self.weights))
+            object.__setattr__(self, "weights", None)
         if self.checkpoint is not None and self.model is None and not self.checkpoint.exists():
             raise UserError(f"{self.checkpoint} cannot be read: No such file or directory.")
 
@@ -88,19 +103,27 @@ class Computation:
     """Computation."""
 
     dtype: str = option(
-        "float32", choices=("float32", "bfloat16", "int8"),
+        "float32", "--model-dtype", choices=("float32", "bfloat16", "int8"),
         help="type of the products; int8: only on a CPU, in the feed-forward layers of a ResMLP",
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class DataChoice:
+class DataChoice(ModelChoice):
     """Data."""
 
     data: list[str] | None = option(
-        None, nargs="+", metavar="DATA",
+        None, "--data-dir", nargs="+", metavar="DATA",
         help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """A folder before the options is the data, as in timm's validate.py."""
+        named = self.model is not None or self.weights is not None
+        if named and self.data is None and self.checkpoint and self.checkpoint.is_dir():
+            object.__setattr__(self, "data", [str(self.checkpoint)])
+            object.__setattr__(self, "checkpoint", None)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -117,14 +140,14 @@ class Reports:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(Reports, Computation, Loading, DataChoice, ModelChoice):
+class EvaluationOptions(Reports, Computation, Loading, DataChoice):
     """What is evaluated."""
 
     split: str = option("val", metavar="NAME", help="train or val")
 
 
 @dataclass(frozen=True)
-class NeighbourOptions(Loading, DataChoice, ModelChoice):
+class NeighbourOptions(Loading, DataChoice):
     """Neighbours."""
 
     nb_knn: list[int] = option(

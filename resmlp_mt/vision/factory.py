@@ -103,7 +103,7 @@ def create_model(
     Raises:
         ValueError: for an unknown name or an impossible value.
     """
-    own, different = TIMM_NAMES.get(name, (name, {}))
+    own, different = TIMM_NAMES.get(untagged(name), (untagged(name), {}))
     if own not in MODELS:
         raise ValueError(f"there is no model {name!r}{_did_you_mean(name, MODELS)}.")
     preset = MODELS[own]
@@ -171,7 +171,7 @@ def build_model(
             weights for it.
     """
     plain = name.removeprefix(TIMM)
-    known = name in MODELS or name in TIMM_NAMES
+    known = is_ours(name)
     if not (known or timm.models.is_model(plain)):
         names = [*MODELS, *timm.models.list_models()]
         raise UserError(f"--model {name}: there is no such model{_did_you_mean(plain, names)}.")
@@ -195,19 +195,30 @@ def build_model(
     return own
 
 
+def untagged(name: str) -> str:
+    """A model's name without the tag of its weights: resmlp_12_224.fb_in1k is resmlp_12_224."""
+    return name.partition(".")[0]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name, also timm's and with the tag of its weights, is that of a ResMLP."""
+    return untagged(name) in MODELS or untagged(name) in TIMM_NAMES
+
+
 def load_pretrained(model: ResMLP, name: str) -> None:
     """Load timm's weights for one of our models; a classifier with other outputs is left out.
 
     Raises:
         UserError: if the hub has no weights, or they do not fit.
     """
-    hub_name = name if name in TIMM_NAMES else MODELS[name].timm_name
+    plain, dot, tag = name.partition(".")
+    hub_name = plain if plain in TIMM_NAMES else MODELS[plain].timm_name
     if hub_name is None:
         raise UserError(
             f"--model {name}: there are no pre-trained weights; models with weights are "
             f"{', '.join(TIMM_NAMES)}."
         )
-    weights = hub_weights(TIMM + hub_name)
+    weights = hub_weights(f"{TIMM}{hub_name}{dot}{tag}")
     same = model.num_classes == len(weights["head.weight"])
     load_weights(model, weights, head="keep" if same else "reset")
 
@@ -339,7 +350,8 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def _did_you_mean(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.7)
+    plain = untagged(name).lower().replace("-", "_")  # ResMLP-S12 is the paper's name
+    close = difflib.get_close_matches(plain, list(names), n=3, cutoff=0.7)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from resmlp_mt import command_line
 from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision.timm_options import answer
 
 Options = TypeVar("Options")
 OnError = Literal["raise", "skip"]
@@ -67,6 +68,10 @@ class Parser(command_line.Parser):
             ("torch", "timm", *needs),
             allow_abbrev=False,
         )
+        self.add_argument(
+            "--no-prefetcher", action=Ignored, nargs=0, dest=argparse.SUPPRESS,
+            help="for timm's command lines: there is no prefetcher",
+        )  # fmt: skip
         for part in reversed(kind.__mro__):
             names = inspect.get_annotations(part)
             own = [entry for entry in fields(part) if entry.name in names] if names else []
@@ -90,9 +95,19 @@ class Parser(command_line.Parser):
         Raises:
             UsageError: always.
         """
-        message = f"{self.prog}: {self.with_guess(message)} (--help lists the options)."
+        words = message.split() if message.startswith("unrecognized arguments") else []
+        answers = [found for word in words if (found := answer(word.partition("=")[0]))]
+        message = answers[0] if answers else self.with_guess(message)
+        message = f"{self.prog}: {message} (--help lists the options)."
         print(message, file=sys.stderr)
         raise UsageError(message)
+
+
+class Ignored(argparse.Action):
+    """A flag that says what holds anyway."""
+
+    def __call__(self, *_: Any) -> None:
+        """Change nothing."""
 
 
 class KeyValues(argparse.Action):
@@ -130,6 +145,8 @@ class ModelKeyValues(KeyValues):
     follow = ("name", "num_classes", "in_chans", "features_only")
 
 
+FINITE = number(float)
+SOME = number(float, above=0)
 POSITIVE = number(int, above=0)
 NOT_NEGATIVE = number(int, least=0)
 SHARE = number(float, above=0, most=1)

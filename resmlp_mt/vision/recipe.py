@@ -1,5 +1,6 @@
 """Makes the parts of a training from its options: transforms, optimizer, schedule, losses."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.distill import DistillationLoss, Teacher
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.training_options import (
+    LR,
     AugmentationOptions,
     OptimizationOptions,
     TrainingOptions,
@@ -46,6 +48,9 @@ def training_transform(
             hflip=options.hflip,
             vflip=options.vflip,
             color_jitter=options.color_jitter or None,
+            color_jitter_prob=options.color_jitter_prob,
+            grayscale_prob=options.grayscale_prob,
+            gaussian_blur_prob=options.gaussian_blur_prob,
             auto_augment=options.aa,
         )
     except (AssertionError, KeyError, ValueError) as error:
@@ -60,6 +65,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     Raises:
         UserError: if there is no such optimizer, or it does not take the options.
     """
+    given = {"eps": options.opt_eps, "betas": options.opt_betas}
     try:
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             model,
@@ -68,6 +74,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
             weight_decay=options.weight_decay,
             momentum=options.momentum,
             layer_decay=options.layer_decay,
+            **{key: value for key, value in given.items() if value is not None},
             **options.opt_kwargs,
         )
     except (ValueError, TypeError, KeyError, AssertionError) as error:
@@ -75,27 +82,39 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     return optimizer
 
 
+def learning_rate(options: OptimizationOptions, images: int) -> float:
+    """``--lr``, or ``--lr-base`` for updates of this many images, scaled as in timm."""
+    if options.lr is not None:
+        return options.lr
+    if options.lr_base is None:
+        return LR
+    adaptive = any(name in options.opt.lower() for name in ("ada", "lamb"))
+    ratio = images / options.lr_base_size
+    scale = options.lr_base_scale or ("sqrt" if adaptive else "linear")
+    return options.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
+
+
 def create_scheduler(
-    options: OptimizationOptions, optimizer: torch.optim.Optimizer, updates_per_epoch: int
-) -> Any:
-    """timm's schedule of this name; None for ``none``.
+    options: TrainingOptions, optimizer: torch.optim.Optimizer, updates_per_epoch: int
+) -> tuple[Any, int]:
+    """timm's schedule of this name, None for ``none``, and the number of epochs in all.
 
     Raises:
-        UserError: if there is no such schedule.
+        UserError: if there is no such schedule, or it does not take the options.
     """
+    arguments = timm.scheduler.scheduler_kwargs(options)
     try:
-        return timm.scheduler.create_scheduler_v2(
-            optimizer,
-            sched=options.sched,
-            num_epochs=options.epochs,
-            warmup_epochs=options.warmup_epochs,
-            warmup_lr=options.warmup_lr,
-            min_lr=options.min_lr,
-            step_on_epochs=not options.sched_on_updates,
-            updates_per_epoch=updates_per_epoch,
-        )[0]
-    except (ValueError, AssertionError) as error:
+        scheduler, epochs = timm.scheduler.create_scheduler_v2(
+            optimizer, **arguments, updates_per_epoch=updates_per_epoch
+        )
+    except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"--sched {options.sched}: {error}.") from error
+    return scheduler, int(epochs)
+
+
+def mixes(options: AugmentationOptions) -> bool:
+    """Whether images are mixed."""
+    return bool(options.mixup or options.cutmix or options.cutmix_minmax)
 
 
 def create_mixup(options: TrainingOptions, num_classes: int) -> Any:
@@ -104,13 +123,14 @@ def create_mixup(options: TrainingOptions, num_classes: int) -> Any:
     Raises:
         UserError: if the batch size is odd.
     """
-    if not (options.mixup or options.cutmix):
+    if not mixes(options):
         return None
     if options.batch_size % 2:
         raise UserError("--mixup and --cutmix need an even --batch-size.")
     return timm.data.Mixup(
         mixup_alpha=options.mixup,
         cutmix_alpha=options.cutmix,
+        cutmix_minmax=options.cutmix_minmax,
         prob=options.mixup_prob,
         switch_prob=options.mixup_switch_prob,
         mode=options.mixup_mode,
@@ -140,7 +160,14 @@ def create_average(options: OptimizationOptions, model: nn.Module) -> Any:
 def create_loss(options: TrainingOptions, teacher: Teacher | None) -> Loss:
     """Cross-entropy on smoothed or mixed labels, with the teacher's term if there is one."""
     base: nn.Module
-    if options.mixup or options.cutmix:
+    if options.bce_loss:
+        base = timm.loss.BinaryCrossEntropy(
+            smoothing=options.smoothing,
+            target_threshold=options.bce_target_thresh,
+            sum_classes=options.bce_sum,
+            pos_weight=options.bce_pos_weight,
+        )
+    elif mixes(options):
         base = timm.loss.SoftTargetCrossEntropy()  # the labels come smoothed from the mixup
     elif options.smoothing:
         base = timm.loss.LabelSmoothingCrossEntropy(options.smoothing)

@@ -18,6 +18,11 @@ def names_of(split: str) -> tuple[str, ...]:
     return SPLITS.get(split, (split.lower(),))
 
 
+def usual_name(split: str) -> str:
+    """ "train" or "val" for every other name of the two; another split as it is."""
+    return next((own for own, names in SPLITS.items() if split.lower() in names), split)
+
+
 def mentions(name: str, split: str) -> bool:
     """Whether a name has the split as a word: train-interval-0.tar is for training alone."""
     words = "|".join(map(re.escape, names_of(split)))

@@ -13,7 +13,7 @@ and SIGINT finish the step, save last.pth and end with status 143 or 130; docs/v
 from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
-from resmlp_mt.vision.training_options import parse_args
+from resmlp_mt.vision.training_arguments import parse_args
 
 
 @command

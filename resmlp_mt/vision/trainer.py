@@ -56,6 +56,7 @@ class Trainer:
         model: the bare model; ``options`` say how it is wrapped.
         loss: a function of (images, logits, labels).
         description: entries about the model in every checkpoint: model_args, classes, ...
+        epochs: in all, with those before and after ``--epochs``.
         stop: the request to save and end at the next step.
         mixup, erasing, ema: timm's, None if off.
     """
@@ -65,6 +66,7 @@ class Trainer:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any
+    epochs: int
     loss: Loss
     batches: EpochBatches
     train: DataLoader[Any]
@@ -92,7 +94,9 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.model, device_ids=ids)
         self.forward: Any = self.parallel or self.model
         if options.torchcompile:
-            self.forward = torch.compile(self.forward, backend=options.torchcompile)
+            self.forward = torch.compile(
+                self.forward, backend=options.torchcompile, mode=options.torchcompile_mode
+            )
         self.main = self.process.rank == 0
         self.output: Path = options.output
 
@@ -119,7 +123,7 @@ class Trainer:
             summary = Summary(self.output, self.options.tensorboard, self.position.epoch)
             if self.history:  # the earlier run may have ended between last.pth and summary.csv
                 summary.write(self.history)
-        while self.position.epoch < self.options.epochs:
+        while self.position.epoch < self.epochs:
             row = self.validate_epoch() if self.train_epoch() else None
             if row is None:
                 self.save("last.pth")
@@ -150,6 +154,8 @@ class Trainer:
             return False
         self.batches.epoch, self.batches.start = position.epoch, position.step
         self.forward.train()
+        if self.mixup and options.mixup_off_epoch:
+            self.mixup.mixup_enabled = position.epoch < options.mixup_off_epoch
         losses = 0.0
         start, before = time.monotonic(), position.seconds
         with self._progress() as bar:

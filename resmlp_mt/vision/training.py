@@ -23,7 +23,7 @@ from resmlp_mt.vision.checkpoints import load, save
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
-from resmlp_mt.vision.factory import MODELS, TIMM_NAMES, build_model
+from resmlp_mt.vision.factory import MODELS, build_model, is_ours, untagged
 from resmlp_mt.vision.image_dataset import ImageDataset, check_classes
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
@@ -35,6 +35,7 @@ from resmlp_mt.vision.recipe import (
     create_mixup,
     create_optimizer,
     create_scheduler,
+    learning_rate,
     training_transform,
 )
 from resmlp_mt.vision.signals import Stop, stops
@@ -115,8 +116,8 @@ def _begin(options: TrainingOptions, trainer: Trainer) -> None:
         best = options.resume.with_name("best.pth")
         if best.exists() and best.parent.resolve() != options.output.resolve():
             save(load(best), options.output / "best.pth")
-        if trainer.position.epoch >= options.epochs:
-            logger.info("--resume %s: all %d epochs are done.", options.resume, options.epochs)
+        if trainer.position.epoch >= trainer.epochs:
+            logger.info("--resume %s: all %d epochs are done.", options.resume, trainer.epochs)
 
 
 def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
@@ -148,10 +149,15 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
                 f"--torchcompile {options.torchcompile} is not a backend of torch.compile: "
                 f"expected one of {', '.join(backends)}."
             )
-    train = create_dataset(options.data, "train")
-    validation = create_dataset(options.data, "val", classes=train.classes)
+    train = create_dataset(options.data, options.train_split)
+    if options.num_classes not in (None, len(train.classes)):
+        raise UserError(
+            f"--num-classes {options.num_classes}: --data has {len(train.classes)} classes; leave "
+            "it out, or give the data of these classes."
+        )
+    validation = create_dataset(options.data, options.val_split, classes=train.classes)
     check_classes(train, validation)
-    options = resolved(options, train)
+    options = resolved(options, train, process.world_size)
     assert options.img_size is not None
     assert options.workers is not None
     data_config = {
@@ -182,12 +188,15 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     )
     ema = create_average(options, model)
     optimizer = create_optimizer(options, model)
+    updates_per_epoch = len(batches) // options.grad_accum_steps
+    scheduler, epochs = create_scheduler(options, optimizer, updates_per_epoch)
     trainer = Trainer(
         options=options,
         process=process,
         model=model,
         optimizer=optimizer,
-        scheduler=create_scheduler(options, optimizer, len(batches) // options.grad_accum_steps),
+        scheduler=scheduler,
+        epochs=epochs,
         loss=create_loss(options, teacher),
         batches=batches,
         train=training_loader(train, batches, options.workers, options.pin_mem),
@@ -223,16 +232,18 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     return trainer
 
 
-def resolved(options: TrainingOptions, train: ImageDataset) -> TrainingOptions:
-    """The options, completed with those that depend on the data: image size, crop, workers."""
+def resolved(options: TrainingOptions, train: ImageDataset, processes: int) -> TrainingOptions:
+    """The options, completed with those that depend on the data or the processes."""
     in_memory = train.image_size is not None
-    usual = MODELS[options.model].img_size if options.model in MODELS else 224
+    preset = MODELS.get(untagged(options.model))
+    usual = 224 if preset is None else preset.img_size
     size = options.img_size or train.image_size or (usual,)
     return replace(
         options,
         img_size=[size[0], size[-1]],
         crop_pct=options.crop_pct or (1.0 if in_memory else 0.9),
         workers=(0 if in_memory else 4) if options.workers is None else options.workers,
+        lr=learning_rate(options, options.batch_size * options.grad_accum_steps * processes),
     )
 
 
@@ -242,7 +253,7 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
     model_args: dict[str, Any] = {"name": options.model, "num_classes": num_classes}
     if options.drop:
         model_args["drop_rate"] = options.drop
-    if options.model in MODELS or options.model in TIMM_NAMES:
+    if is_ours(options.model):
         model_args["img_size"] = tuple(options.img_size)
         model_args["drop_path"] = options.drop_path
         if options.patch_size:

@@ -23,6 +23,8 @@ from resmlp_mt.vision.state_dicts import PLAIN_TYPES, state_dict
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
+#: weights in a folder of the Hugging Face hub, the preferred first
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_weights(
@@ -44,8 +46,8 @@ def load_weights(
 
     Args:
         model: a ResMLP, or a model of timm; changed in place, but unchanged after an error.
-        source: a state dict, a checkpoint that holds one, a file, or ``timm:NAME`` for the weights
-            of timm's hub.
+        source: a state dict, a checkpoint that holds one, a file, a folder of the Hugging Face
+            hub, or ``timm:NAME`` for the weights of timm's hub.
         head: ``"reset"`` keeps the classifier of ``model``.
 
     Raises:
@@ -57,7 +59,7 @@ def load_weights(
         name, source = source, hub_weights(source)
     elif isinstance(source, str | Path):
         name = str(source)
-        source = read(source, allowed=PLAIN_TYPES)
+        source = read(_file_of(Path(source)), allowed=PLAIN_TYPES)
     if not isinstance(source, Mapping):
         raise UserError(
             f"{name} is of type {type(source).__name__}: give a state dict, a checkpoint that "
@@ -81,6 +83,20 @@ def load_weights(
                 f"{tuple(target.shape)}: create the model with the sizes of these weights."
             )
     model.load_state_dict(state)
+
+
+def _file_of(path: Path) -> Path:
+    """The weights in a folder of the Hugging Face hub; a file itself.
+
+    Raises:
+        UserError: if the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    for name in HUB_FILES:
+        if (path / name).exists():
+            return path / name
+    raise UserError(f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights.")
 
 
 def adapt_mixing(

@@ -1,0 +1,197 @@
+"""Reads the options of the training: from the command line, ``--config`` and ``--resume``.
+
+A YAML file sets the defaults of options by name (``weight_decay`` or ``weight-decay``); flags win
+over it. Its values are checked by the same parser. ``base: OTHER.yaml`` starts from another file in
+the same folder.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.options import Parser, only_tells
+from resmlp_mt.vision.timm_options import answer
+from resmlp_mt.vision.training_options import LR, TrainingOptions
+
+# The digits are not photographs: a mirrored digit is another sign, and colour means nothing.
+DIGITS = {
+    "hflip": 0.0,
+    "color_jitter": 0.0,
+    "epochs": 60,
+    "batch_size": 64,
+    "lr": 3 * LR,
+    "patch_size": 2,
+}
+
+# Options that do not change what a run computes, and may differ after --resume.
+MAY_CHANGE = {
+    "data", "device", "on_error", "output", "pin_mem", "progress", "recovery_interval",
+    "tensorboard", "torchcompile", "validation_batch_size", "workers",
+}  # fmt: skip
+#: folders of the recipes, in a wheel and in a checkout
+RECIPES = [
+    Path(__file__).parents[1] / "configs/vision",
+    Path(__file__).parents[2] / "configs/vision",
+]
+
+
+def create_parser() -> Parser:
+    """All options of ``python -m resmlp_mt.vision.train``."""
+    parser = Parser(
+        "train",
+        TrainingOptions,
+        "Train an image model; without options, on scikit-learn's handwritten digits.",
+        needs=["yaml", "sklearn"],
+    )
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="the same as --data DIR")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
+    """The options: flags over ``--config`` over those of the run that ``--resume`` continues.
+
+    Raises:
+        UserError: for an option, a value or a file that is wrong.
+    """
+    parser = create_parser()
+    flags = list(sys.argv[1:] if argv is None else argv)
+    if only_tells(flags):
+        parser.parse_args(flags)
+    parser.check_packages()
+    sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    sources.add_argument("-c", "--config", type=Path)
+    sources.add_argument("--resume", type=Path)
+    files, _ = sources.parse_known_args(flags)
+    words: list[str] = []
+    earlier = _config_of(files.resume) if files.resume else {}
+    if files.resume:  # the folder may have been moved
+        parser.set_defaults(output=files.resume.parent)
+    moved = {name: value for name, value in earlier.items() if name != "output"}
+    words += _to_flags(moved, parser, files.resume)
+    if files.config:
+        words += _to_flags(_read_yaml(files.config), parser, files.config)
+    words += flags
+    found = parser.parse_args(words)
+    defaults = {"lr": LR} | (DIGITS if _data(found) == ["digits"] else {})
+    if found.lr_base is not None:
+        del defaults["lr"]
+    parser.set_defaults(**defaults)
+    found = parser.parse_args(words)
+    found.data = _data(found)
+    del found.folder
+    options = TrainingOptions(**vars(found))
+    if options.img_size:
+        if len(options.img_size) > 2:
+            raise UserError(
+                "--img-size takes a side, or height and width, but not "
+                f"{len(options.img_size)} values."
+            )
+        # For --resume, a side and the pair are the same.
+        options = replace(options, img_size=[options.img_size[0], options.img_size[-1]])
+    if options.teacher_weights and not options.teacher:
+        raise UserError("--teacher-weights needs --teacher: give it, or leave out both.")
+    if files.resume:
+        _check_same_run(options, earlier)
+    return options
+
+
+def _data(found: argparse.Namespace) -> list[str]:
+    """``--data``, or the folder before the options, as in timm."""
+    return [found.folder] if found.folder else found.data
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    from resmlp_mt.vision.checkpoints import load  # with PyTorch
+
+    config = load(path).get("config")
+    if not config:
+        raise UserError(
+            f"--resume {path} lacks the options of its training: give the last.pth of a training."
+        )
+    return dict(config)
+
+
+def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
+    """Refuse options that a resumed training would ignore, such as another learning rate."""
+    for name, value in _plain(options.to_config()).items():
+        # options that an earlier version did not have keep their old meaning
+        before = _plain(earlier.get(name, getattr(TrainingOptions(), name)))
+        if name not in MAY_CHANGE and value != before:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"--resume {options.resume} continues with {flag} {before}, not {value}; to change "
+                "that, start a new training from its weights with --weights."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists instead of tuples, as in YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe over those of its ``base``."""
+    import yaml
+
+    name = path.name.removesuffix(".yaml")
+    ours = path.parent in (Path(), Path("configs/vision"))
+    named = [folder / f"{name}.yaml" for folder in RECIPES if ours]
+    found = path if path.exists() else next((p for p in named if p.exists()), path)
+    try:
+        values = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"--config {path} cannot be read: {reason}.") from error
+    if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
+        raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or Path(base).name != base or base in ("", "..") or "\0" in base:
+        raise UserError(
+            f"--config {path}: base must be the name of a file beside it, but is {base!r}."
+        )
+    if found.with_name(base) in (*above, found):
+        raise UserError(f"--config {path}: base must name another file, but is {base!r}.")
+    return _read_yaml(found.with_name(base), (*above, found)) | values
+
+
+def _flat(value: Any, depth: int = 2) -> bool:
+    """Whether a value is plain or a shallow collection: YAML aliases can make huge ones."""
+    parts = value.values() if isinstance(value, dict) else value
+    return not isinstance(value, dict | list) or (
+        depth > 0 and len(value) <= 100 and all(_flat(part, depth - 1) for part in parts)
+    )
+
+
+def _to_flags(
+    values: dict[str, Any], parser: argparse.ArgumentParser, path: Path | None
+) -> list[str]:
+    """The options of a file as arguments of a command line."""
+    own = {"--help", "--version", "--config", "--resume"}
+    known = {name for action in parser._actions for name in action.option_strings} - own
+    words: list[str] = []
+    for key, value in values.items():
+        flag = "--" + str(key).replace("_", "-")
+        if flag not in known:
+            instead = answer(flag)
+            if instead is not None and not value:
+                continue  # off
+            reason = instead or f"there is no option {key}"
+            raise UserError(f"{path}: {reason}; train --help lists the options.")
+        if isinstance(value, bool):
+            negative = f"--no-{flag[2:]}" if not flag.startswith("--no-") else f"--{flag[5:]}"
+            words += [word for word in [flag if value else negative] if word in known]
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        elif isinstance(value, dict):
+            words += [flag, *(f"{k}={v}" for k, v in value.items())]
+        elif value is not None:
+            words.append(f"{flag}={value}")
+    return words
