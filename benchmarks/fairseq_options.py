@@ -292,6 +292,7 @@ INTERACTIVE = [
     Case("--sampling"),
     Case("--prefix-size 1"),
     Case("--no-repeat-ngram-size 1"),
+    Case("--score-reference"),
     Case("--force-annotations"),
 ]
 
@@ -320,9 +321,16 @@ def write_corpus(folder: Path) -> Path:
             for line in lines:
                 builder.add_item(line)
             builder.finalize(str(folder / f"{name}.idx"))
-        for kind in ("bin", "idx"):  # for a language model
-            shutil.copyfile(folder / f"{split}.a-b.b.{kind}", folder / f"{split}.{kind}")
-    words.save(str(folder / "dict.txt"))
+    return folder
+
+
+def write_monolingual(data: Path, folder: Path) -> Path:
+    """The targets alone, for a language model."""
+    folder.mkdir()
+    shutil.copyfile(data / "dict.b.txt", folder / "dict.txt")
+    for split in SENTENCES:
+        for kind in ("bin", "idx"):
+            shutil.copyfile(data / f"{split}.a-b.b.{kind}", folder / f"{split}.{kind}")
     return folder
 
 
@@ -371,8 +379,9 @@ class Bench:
             for name, seed in ((model, 1), (f"{model}-again", 2)):
                 done = self.train(arch, folder / name, "--seed", str(seed), "--max-epoch", "6")
                 assert done.status == 0, done.log
+        words = write_monolingual(self.data, folder / "words")
         done = run(
-            "train", self.data, "--task", "language_modeling", "--arch", "transformer_lm", "--cpu",
+            "train", words, "--task", "language_modeling", "--arch", "transformer_lm", "--cpu",
             "--distributed-world-size", 1, "--decoder-layers", 1, "--decoder-embed-dim", 32,
             "--tokens-per-sample", 20, "--batch-size", 20, "--max-epoch", 2, "--num-workers", 0,
             "--optimizer", "adam", "--lr", 0.005, "--save-dir", folder / "lm",

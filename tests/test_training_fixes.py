@@ -8,8 +8,9 @@ import pytest
 import torch
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.models.ema import EMA
+from omegaconf import OmegaConf
 
-from models import build
+from models import build, config
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import saving, training_fixes
 
@@ -74,3 +75,12 @@ def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_pat
             saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
     cfg = SimpleNamespace(restore_file="checkpoint_last.pt", save_dir=str(tmp_path))
     assert saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+
+
+@pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)
+def test_tasks_of_other_models_are_refused(kind: Any) -> None:
+    task = object.__new__(kind)
+    with pytest.raises(UserError, match=r"--task translation(_multi_simple_epoch)?\.$"):
+        task.build_model(OmegaConf.structured(config()))
+    with pytest.raises(Exception, match=r"^(?!this|--task)"):  # fairseq's own business
+        task.build_model(OmegaConf.create({"_name": "transformer"}))

@@ -16,9 +16,14 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
 )
 from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
 from fairseq.models.ema import EMA
+from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
+from fairseq.tasks.semisupervised_translation import SemisupervisedTranslationTask
+from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.remedies import wrap
 
 
@@ -29,6 +34,7 @@ def apply() -> None:
     keep_as_many_best_checkpoints()
     average_floating_point_alone()
     ask_for_the_measure_of_the_best_checkpoint()
+    refuse_tasks_of_other_models()
 
 
 # --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
@@ -171,3 +177,28 @@ def _trainer(original: Callable[..., None], self: Any, cfg: Any, *args: Any, **k
                 "computes it in every validation."
             )
     original(self, cfg, *args, **kwargs)
+
+
+# --- tasks for other kinds of models end in tracebacks ---
+
+OF_OTHER_MODELS = {
+    TranslationLevenshteinTask: "--task translation_lev is for models that refine translations "
+    "iteratively: use --task translation.",
+    **dict.fromkeys(
+        (MultilingualTranslationTask, SemisupervisedTranslationTask),
+        "this task is for models with an encoder and a decoder for every language: use --task "
+        "translation_multi_simple_epoch.",
+    ),
+}
+
+
+def refuse_tasks_of_other_models() -> None:
+    """Say which task trains a ResMLP."""
+    for task in OF_OTHER_MODELS:
+        wrap(task, "build_model", _build_model)
+
+
+def _build_model(original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kw: Any) -> Any:
+    if issubclass(OmegaConf.get_type(cfg) or object, ResMLPConfig):
+        raise UserError(OF_OTHER_MODELS[type(self)])
+    return original(self, cfg, *args, **kw)
