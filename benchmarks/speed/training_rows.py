@@ -4,7 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
@@ -77,13 +77,7 @@ class Training:
 
     def operations(self, batch: dict[str, Any]) -> int:
         """The operations of :meth:`backward`."""
-        counted = operations(partial(self.backward, batch))
-        if isinstance(self.criterion, ChunkedLabelSmoothedCrossEntropy):
-            # PyTorch counts none for its chunked loss: the scores and two gradients, without pads
-            counted += (
-                3 * 2 * batch["ntokens"] * self.model.decoder.output_projection.weight.numel()
-            )
-        return counted
+        return operations(partial(self.backward, batch))
 
     def step(self, batch: dict[str, Any]) -> float:
         """One update; returns the number of target tokens."""
@@ -121,7 +115,7 @@ def training(
     data = batches(lengths, sizes, max_tokens, count=rounds, device=device, seed=seed)
     trainings = {
         name: Training(name, sizes, device=device, bf16=bf16, seed=seed)
-        for name in can_run([*LIKE_FOR_LIKE, *PEERS])
+        for name in [*LIKE_FOR_LIKE, *PEERS]
     }
     runs = {name: _updating(one, data) for name, one in trainings.items()}
     speeds = interleaved(runs, rounds, device=device)
@@ -156,18 +150,12 @@ def share_of_pads(data: list[dict[str, Any]]) -> float:
     return float(all_positions.eq(dictionary(0).pad()).float().mean())
 
 
-def can_run(names: Iterable[str]) -> list[str]:
-    """The models whose criterion works with this PyTorch."""
-    chunked = hasattr(torch.nn.functional, "linear_cross_entropy")
-    return [name for name in names if chunked or not name.endswith(CHUNKED)]
-
-
 def pairs() -> list[tuple[str, str]]:
     """Ours and the peers beside it: fairseq's criterion is not beside a chunked peer."""
     return [
         (name, peer)
-        for name in can_run(LIKE_FOR_LIKE)
-        for peer in can_run(PEERS)
+        for name in LIKE_FOR_LIKE
+        for peer in PEERS
         if name.endswith(CHUNKED) or not peer.endswith(CHUNKED)
     ]
 
@@ -192,9 +180,7 @@ def training_memory(
     parameters = sum(p.numel() for p in build("resmlp", sizes, seed).parameters())
     pads = share_of_pads(batches(lengths, sizes, max_tokens, count=1, device="cpu", seed=seed))
     peaks: dict[str, Spread] = {}
-    for name in can_run(
-        ["resmlp", "transformer", *(n + CHUNKED for n in ("resmlp", "transformer"))]
-    ):
+    for name in ("resmlp", "transformer", f"resmlp{CHUNKED}", f"transformer{CHUNKED}"):
         task = {
             "name": name,
             "lengths": lengths,

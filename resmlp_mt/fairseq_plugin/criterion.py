@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -26,14 +27,8 @@ def smoothed_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Sums over all rows of the label-smoothed loss and of the negative log-likelihood.
 
-    fairseq spreads epsilon over all other classes, which is to spread e = epsilon V / (V - 1) over
-    all V. The smoothed loss is then linear in the scores w_c x beyond the log-likelihood:
-
-        -(1 - e) log p_t - (e / V) sum_c log p_c = -log p_t + e (w_t - mean_c w_c) x
-
-    So PyTorch's chunked cross-entropy, which has no smoothing, does the expensive part.
-
-    Scores and sums are computed in float32 at least, also under autocast, like fairseq's
+    The gradients are computed in the forward pass, while the scores are there. Only the loss has
+    gradients. Scores and sums are computed in float32 at least, also under autocast, like fairseq's
     log-probabilities: half precision cannot hold the sum over a batch.
 
     Args:
@@ -44,15 +39,56 @@ def smoothed_cross_entropy(
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
     features, weight = features.to(dtype), weight.to(dtype)
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=ROWS, chunking_method=None)
-    vocabulary = len(weight)
-    spread = epsilon * vocabulary / (vocabulary - 1)
     with torch.autocast(features.device.type, enabled=False):
-        nll: Tensor = F.linear_cross_entropy(
-            features, weight, target, reduction="sum", options=options
-        )
-        ahead = (features * F.embedding(target, weight)).sum() - features.sum(0) @ weight.mean(0)
-    return nll + spread * ahead, nll
+        loss, nll = _SmoothedCrossEntropy.apply(features, weight, target, epsilon)
+    return loss, nll
+
+
+class _SmoothedCrossEntropy(torch.autograd.Function):
+    """fairseq's loss: with e = epsilon / (vocabulary - 1) and p the probabilities of the classes c,
+
+        -(1 - epsilon - e) log p_t - e sum_c log p_c
+
+    Its gradient for the score of class c is p_c - e, and 1 - epsilon - e less for the target t.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        of_all = epsilon / (len(weight) - 1)
+        of_target = 1 - epsilon - of_all
+        nll, of_classes = features.new_zeros(2)
+        of_features = of_weight = None
+        # what is subtracted from the gradients of all scores needs no scores
+        if ctx.needs_input_grad[0]:
+            of_features = (weight.sum(0) * -of_all).repeat(len(features), 1)
+        if ctx.needs_input_grad[1]:
+            of_weight = (features.sum(0) * -of_all).repeat(len(weight), 1)
+        for start in range(0, len(features), ROWS):
+            rows = slice(start, start + ROWS)
+            words = target[rows].unsqueeze(1)
+            log_probs = F.linear(features[rows], weight).log_softmax(1)
+            nll = nll - log_probs.gather(1, words).sum()
+            of_classes = of_classes - log_probs.sum()
+            if of_features is not None or of_weight is not None:
+                grad = log_probs.exp_()
+                grad.scatter_add_(1, words, grad.new_full(words.shape, -of_target))
+                if of_features is not None:
+                    of_features[rows].addmm_(grad, weight)
+                if of_weight is not None:
+                    of_weight.addmm_(grad.t(), features[rows])
+                del grad
+            del log_probs  # before there are the scores of the next rows
+        ctx.save_for_backward(of_features, of_weight)
+        ctx.mark_non_differentiable(nll)
+        return of_target * nll + of_all * of_classes, nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (None if x is None else x * grad for x in ctx.saved_tensors)
+        return *gradients, None, None
 
 
 def chunked_divergence(features: Tensor, weight: Tensor) -> Tensor:
@@ -102,11 +138,6 @@ class ChunkedLabelSmoothedCrossEntropy(rdrop.RDropLabelSmoothedCrossEntropy):
         super().__init__(
             task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, rdrop_alpha
         )
-        if not hasattr(F, "linear_cross_entropy"):
-            raise UserError(
-                f"--criterion chunked_label_smoothed_cross_entropy needs PyTorch 2.13, but this is "
-                f"{torch.__version__}: use label_smoothed_cross_entropy."
-            )
         if self.report_accuracy or self.ignore_prefix_size:
             raise UserError(
                 "--report-accuracy and --ignore-prefix-size need "
