@@ -81,6 +81,9 @@ class Past(NamedTuple):
         """The sum of x, (batch, beam, dim), and the mixed history."""
         if self.heads == 1:
             return torch.baddbmm(x, self.weights, self.history)
+        if x.size(1) == 1 and not is_recording():
+            by_head = x.view(len(self.weights), 1, -1)
+            return torch.baddbmm(by_head, self.weights, self.history).view(x.shape)
         mixed = torch.bmm(self.weights, self.history)
         # len(mixed) would be a constant to an exporter
         mixed = mixed.view(mixed.size(0) // self.heads, self.heads, *mixed.shape[1:])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import linear_of
 from resmlp_mt.machine import computes_in_bfloat16, multiplies_int8_tiles
 
@@ -31,6 +32,10 @@ FEW_ROWS = 8
 
 LEAST_SCALE = 1e-12
 """Least scale of the inputs of an int8 product."""
+
+# The operator itself: its packet first looks for fake tensors among the arguments, which takes a
+# sixth of the time of a small product.
+_fbgemm = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
 # For every new number of rows, a product is prepared and cached, about 0.2 MB each: up to 1024 in
 # oneDNN and 1024 more in PyTorch, so memory grew for tens of thousands of sentences of random
@@ -182,6 +187,7 @@ class Int8Linear(nn.Module):
         # with tiles, a product of weights that are not packed takes a third longer.
         self.has_tiles = multiplies_int8_tiles()
         self.tiles: Tensor | None = None
+        self.half_steps = scale.new_full((weight.size(1),), 64.5 if least is None else 0.5)
         self.unpacked: Tensor | None = None
         if is_temporary and self.has_tiles:
             self.unpacked = weight
@@ -197,32 +203,27 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.columns is not None:
             x = x * self.columns
-        if self.least is None:
-            absolute, steps, zero = x.abs(), 63, 64
-        else:
-            absolute = x = x - self.least
-            steps, zero = 127, 0
+        steps, zero = (63, 64) if self.least is None else (127, 0)
         rows = x.numel() // x.size(-1)
-        if rows == 1 and self.unpacked is None and not torch.compiler.is_compiling():
+        if self.has_tiles and rows > FEW_ROWS and self.unpacked is None:
+            product, largest = self._tiled_product(x, steps, zero)
+            return torch.addcmul(self.constant, product, largest, out=product)
+        if self.least:
+            x = x - self.least
+        absolute = x.abs() if self.least is None else x
+        if rows == 1 and self.unpacked is None and not is_recording():
             # in fewer calls: the kernel multiplies by the scale of the only row
             step = max(float(absolute.max()), LEAST_SCALE) / steps
             return self._packed_product(x, step, zero).add_(self.constant)
         largest = absolute.amax(dim=-1, keepdim=True).clamp_min_(LEAST_SCALE)
         if self.unpacked is not None:
             product = self._unpacked_product(x / largest, steps)
-        elif self.has_tiles and rows > FEW_ROWS:
-            # Half a step more, and the fraction is cut off: rounded. At most 127, so that they may
-            # be converted to int8, which takes a quarter of the time.
-            integers = (x * (steps / largest)).add_(zero + 0.5).to(torch.int8).view(torch.uint8)
-            product = self._tiled_product(integers, 1 / steps, zero)
         else:
             product = self._packed_product(x / largest, 1 / steps, zero)
         return torch.addcmul(self.constant, product, largest, out=product)
 
     def _packed_product(self, u: Tensor, step: float, zero: int) -> Tensor:
-        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            u, step, zero, self.packed
-        )
+        product: Tensor = _fbgemm(u, step, zero, self.packed)
         return product
 
     def _unpacked_product(self, u: Tensor, steps: int) -> Tensor:
@@ -231,14 +232,24 @@ class Int8Linear(nn.Module):
         product = torch._int_mm(integers, self.unpacked.t()).float()
         return product.mul_(self.scale / steps).view(*u.shape[:-1], -1)
 
-    def _tiled_product(self, integers: Tensor, step: float, zero: int) -> Tensor:
+    def _tiled_product(self, x: Tensor, steps: int, zero: int) -> tuple[Tensor, Tensor]:
+        """diag(s) Q u and m, with few passes over many rows."""
         if self.tiles is None:
             self.tiles = torch.ops.onednn.qlinear_prepack(self.integers()[0], None)
+        largest = (x.abs() if self.least is None else x).amax(dim=-1, keepdim=True)
+        if self.least:
+            largest -= self.least
+        inverse = steps / largest.clamp_min_(LEAST_SCALE)
+        # Half a step more, and the fraction is cut off: rounded. At most 127, so that they may be
+        # converted to int8, which takes a quarter of the time.
+        integers = torch.addcmul(self.half_steps, x, inverse)
+        if self.least:
+            integers -= self.least * inverse
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            integers, step, zero, self.tiles, self.scale, self.zeros, None, 1.0, 0,
-            torch.float32, "none", [], "",
+            integers.to(torch.int8).view(torch.uint8), 1 / steps, zero, self.tiles, self.scale,
+            self.zeros, None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        return product
+        return product, largest
 
     def integers(self) -> tuple[Tensor, Tensor]:
         """The weights as they were given: int8 (out_features, in_features), and their scales."""
@@ -278,10 +289,11 @@ class Int8Embedding(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+        self._column = scale.unsqueeze(1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         # not by indexing, which takes four times as long for a few tokens
-        return F.embedding(tokens, self.weight) * F.embedding(tokens, self.scale.unsqueeze(1))
+        return F.embedding(tokens, self.weight) * F.embedding(tokens, self._column)
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "machine": set(),
     "language_codes": set(),
     "layers": set(),
-    "packed_linear": {"layers", "machine"},
+    "packed_linear": {"graphs", "layers", "machine"},
     "padding": {"graphs"},
     "text": set(),
     "stored_arrays": set(),

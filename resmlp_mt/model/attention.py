@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.padding import Layout
 
 FEW_KEYS = 2**18
@@ -184,7 +185,7 @@ def _parts(
         or keys.numel() <= FEW_KEYS
         or keys.device.type != "cpu"
         or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        or is_recording()
     ):
         return [(queries, keys, values, mask)]
     longest = mask.isfinite().sum(dim=3).flatten().split(SENTENCES)

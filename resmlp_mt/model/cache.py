@@ -19,10 +19,12 @@ FIRST_ROOM = 32
 class MixingTables(NamedTuple):
     """The mixing matrices of all layers, (layers, heads, length, length), and their offsets.
 
-    Offsets are (layers, length, dim); None if the variant has none.
+    ``diagonals`` are those of the matrices, for each channel: (layers, length, dim), or (layers,
+    length, 1) with one head. Offsets are (layers, length, dim); None if the variant has none.
     """
 
     matrices: Tensor
+    diagonals: Tensor
     offsets: Tensor | None
 
 

@@ -236,7 +236,10 @@ class Decoder(nn.Module):
             for offset in offsets
             if offset is not None
         ]
-        return MixingTables(matrices, torch.stack(added) if added else None)
+        diagonals = matrices.diagonal(dim1=2, dim2=3).transpose(1, 2)
+        if matrices.size(1) > 1:
+            diagonals = diagonals.repeat_interleave(dim // matrices.size(1), dim=2)
+        return MixingTables(matrices, diagonals, torch.stack(added) if added else None)
 
     def cache(self, memory: Memory, beam: int) -> Cache:
         """A cache for :meth:`advance`, with ``beam`` hypotheses for each sentence."""
@@ -310,24 +313,23 @@ class Decoder(nn.Module):
         if visit is not None:
             visit(x)
         rows = tables.matrices[:, :, position]
-        mixing = rows[:, None, :, None, :position, None]
+        mixing = rows[:, None, :, None, :position]
         if beam > 1 or is_recording():
             descends = ancestors.unsqueeze(3) == torch.arange(beam, device=tokens.device)
-            mixing = mixing * descends.unsqueeze(1)
+            mixing = (mixing.unsqueeze(5) * descends.unsqueeze(1)).flatten(4)
         else:
-            mixing = mixing.expand(-1, len(tokens), -1, -1, -1, -1)
-        mixing = mixing.flatten(4).flatten(1, 2)
+            mixing = mixing.expand(-1, len(tokens), -1, -1, -1)
+        mixing = mixing.flatten(1, 2)
         past = history.flatten(3, 4).flatten(1, 2)
-        own = rows[:, :, position, None]
-        own = own.flatten(1) if heads == 1 else own.repeat(1, 1, x.size(2) // heads).flatten(1)
-        offsets: Sequence[Tensor | None] = [None] * len(own)
+        offsets: Sequence[Tensor | None] = [None] * len(mixing)
         if tables.offsets is not None:
             offsets = tables.offsets[:, position].unbind()
         weights: list[Tensor] = []
         entries = []
         # one call for all layers: indexing would be one for each
         parts = zip(
-            self._layers, mixing.unbind(), past.unbind(), own.unbind(), offsets,
+            self._layers, mixing.unbind(), past.unbind(),
+            tables.diagonals[:, position].unbind(), offsets,
             memory.keys.unbind(), memory.values.unbind(), strict=True,
         )  # fmt: skip
         for index, (layer, its_mixing, its_past, its_own, offset, keys, values) in enumerate(parts):
