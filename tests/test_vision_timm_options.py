@@ -189,10 +189,30 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
     assert (again.lr, again.lr_base, again.val_split, again.cutmix_minmax) == (
         0.0125, 0.1, "test", [0.2, 0.8],
     )  # fmt: skip
-    with pytest.raises(UserError, match="--num-classes 3: --data has 2 classes"):
-        train.main([str(images), "--num-classes", "3", "--output", str(output)])
-    with pytest.raises(UserError, match=r"there is no folder .*val"):
-        train.main([str(images), "--output", str(output)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--torchcompile-mode default", "needs --torchcompile"),
+        ("--torchcompile --torchcompile-mode fast", "--torchcompile-mode fast: Unrecognized mode"),
+        ("--num-classes 3", "--num-classes 3: --data has 2 classes"),
+        ("--val-split valid", "there is no folder .*val"),
+        ("--sched never", "--sched never: "),
+        ("--opt sgd --opt-betas 0.9", "--opt sgd: it takes 0 --opt-betas, not 1"),
+        ("--opt-betas 0.9 0.9 0.9", "--opt adamw: it takes 2 --opt-betas, not 3"),
+        ("--opt sgd --opt-eps 1", "--opt sgd: it takes no --opt-eps"),
+        ("--cutmix-minmax 0.2 0.8 -b 5", "need an even --batch-size"),
+        ("--lr-noise 0.1 0.2 0.3", "--lr-noise takes one share of the epochs, or two"),
+    ],
+)
+def test_mistakes_in_them_are_one_sentence(
+    images: Path, tmp_path: Path, words: str, message: str
+) -> None:
+    small = "--img-size 8 --patch-size 4 -b 4 -j 0 --val-split test".split()
+    with pytest.raises(UserError, match=message) as caught:
+        train.main([str(images), *small, "--output", str(tmp_path / "o"), *words.split()])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_configuration_of_timm_is_read(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     """
     given = {"eps": options.opt_eps, "betas": options.opt_betas}
     try:
+        _check_taken(options)
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             model,
             opt=options.opt,
@@ -80,6 +81,22 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise UserError(f"--opt {options.opt}: {error}.") from error
     return optimizer
+
+
+def _check_taken(options: OptimizationOptions) -> None:
+    """Refuse options that timm would leave out without a word, or fail at in the first step.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if options.opt_eps is None and options.opt_betas is None:
+        return
+    info = timm.optim.get_optimizer_info(options.opt.rpartition("_")[2])
+    if options.opt_eps is not None and not info.has_eps:
+        raise ValueError("it takes no --opt-eps")
+    betas = info.num_betas if info.has_betas else 0
+    if options.opt_betas is not None and len(options.opt_betas) != betas:
+        raise ValueError(f"it takes {betas} --opt-betas, not {len(options.opt_betas)}")
 
 
 def learning_rate(options: OptimizationOptions, images: int) -> float:

@@ -149,6 +149,14 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
                 f"--torchcompile {options.torchcompile} is not a backend of torch.compile: "
                 f"expected one of {', '.join(backends)}."
             )
+        try:
+            torch.compile(
+                nn.Identity(), backend=options.torchcompile, mode=options.torchcompile_mode
+            )
+        except RuntimeError as error:
+            raise UserError(f"--torchcompile-mode {options.torchcompile_mode}: {error}.") from error
+    elif options.torchcompile_mode:
+        raise UserError("--torchcompile-mode needs --torchcompile: give it, or leave out both.")
     train = create_dataset(options.data, options.train_split)
     if options.num_classes not in (None, len(train.classes)):
         raise UserError(

@@ -92,6 +92,10 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
             )
         # For --resume, a side and the pair are the same.
         options = replace(options, img_size=[options.img_size[0], options.img_size[-1]])
+    if options.lr_noise and len(options.lr_noise) > 2:
+        raise UserError(
+            f"--lr-noise takes one share of the epochs, or two, but not {len(options.lr_noise)}."
+        )
     if options.teacher_weights and not options.teacher:
         raise UserError("--teacher-weights needs --teacher: give it, or leave out both.")
     if files.resume:
