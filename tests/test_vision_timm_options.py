@@ -11,7 +11,7 @@ from torch import nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, create_model, evaluate, load_weights, recipe, train
-from resmlp_mt.vision.evaluation_options import EvaluationOptions
+from resmlp_mt.vision.evaluation_options import EvaluationOptions, PredictionOptions
 from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
@@ -253,6 +253,9 @@ def test_validation_is_called_as_timms(images: Path, tmp_path: Path) -> None:
     assert (found.data, found.checkpoint, found.weights) == ([str(images)], None, "w.pth")
     found = parse(validation(), EvaluationOptions, [str(images), "--checkpoint", str(best)])
     assert (found.data, found.checkpoint, found.weights) == ([str(images)], best, None)
+    words = ["photo.jpg", "more", "--checkpoint", str(best)]
+    labels = parse(Parser("predict", PredictionOptions, ""), PredictionOptions, words)
+    assert (labels.inputs, labels.checkpoint) == ([Path("photo.jpg"), Path("more")], best)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

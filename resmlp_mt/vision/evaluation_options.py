@@ -177,6 +177,16 @@ class PredictionOptions(Computation, Loading, ModelChoice):
         None, choices=FORMATS, help="default: from the suffix of --output, else jsonl"
     )
 
+    def __post_init__(self) -> None:
+        """With ``--model`` or ``--checkpoint``, the first argument is an image."""
+        first = self.checkpoint
+        # best.pth and --weights together are a mistake, which has its own message
+        named = self.weights is not None and first is not None and first.suffix != ".pth"
+        if first is not None and (self.model is not None or named):
+            object.__setattr__(self, "inputs", [first, *self.inputs])
+            object.__setattr__(self, "checkpoint", None)
+        super().__post_init__()
+
 
 @dataclass(frozen=True)
 class ExportOptions(ModelChoice):

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -137,14 +137,10 @@ def predict(options: PredictionOptions) -> None:
         kind = options.output.suffix.lower().lstrip(".") if options.output else "jsonl"
         if kind not in FORMATS:
             raise UserError(f"--output {options.output}: give --format csv, json or jsonl.")
-    inputs = list(options.inputs)
-    if options.model is not None and options.checkpoint is not None:
-        inputs.insert(0, options.checkpoint)  # with --model, the first argument is an image
-        options = replace(options, checkpoint=None)
     check_outputs([options.output])
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype)
-    files = find_images(inputs)
+    files = find_images(options.inputs)
     dataset = ImageDataset(files, range(len(files)), [], create_transform(classifier.data_config))
     counter = SkipCounter(options.on_error)
     loader = batches(dataset, options.batch_size, options.workers, device, counter)
