@@ -231,7 +231,10 @@ def test_padding_beyond_the_longest_target_does_not_count(left: bool) -> None:
     torch.testing.assert_close(scores[:, tokens], expected)
     assert scores.count_nonzero() == expected.count_nonzero()
     assert extra["attn"][0].shape[:2] == (2, 15)
-    assert all(len(state) == 15 for state in extra["inner_states"])
+    states = extra["inner_states"]
+    assert [len(state) for state in states] == [15] * len(states)
+    torch.testing.assert_close(states[-1], states[len(states) - 1])
+    torch.testing.assert_close(states[1:], list(states)[1:])
 
 
 def test_fairseqs_generator_has_hypotheses_share_keys_and_values() -> None:

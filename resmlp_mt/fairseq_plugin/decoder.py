@@ -1,7 +1,7 @@
 """The decoder as fairseq calls it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import torch
 from fairseq.data import Dictionary
@@ -17,6 +17,31 @@ from resmlp_mt.padding import Aligned, Layout
 
 IncrementalState = dict[str, dict[str, Any]]
 """fairseq's cache of step-by-step decoding, by module; ours is one :class:`Cache` in it."""
+
+
+class StatesAsGiven(Sequence[Tensor]):
+    """States of a batch, (length, batch, dim) each, which get their pads when they are read.
+
+    Few read them, and with pads they would be copies, which training would keep beside its own.
+    """
+
+    def __init__(self, batch: Aligned, states: Sequence[Tensor]) -> None:
+        self._batch = batch
+        self._states = states
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self._batch.as_given(state) for state in self._states[index]]
+        return self._batch.as_given(self._states[index])
 
 
 class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
@@ -60,7 +85,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         alignment_heads: int | None = None,
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
-    ) -> tuple[Tensor, dict[str, list[Any]]]:
+    ) -> tuple[Tensor, dict[str, Sequence[Any]]]:
         """Predict every next token; the arguments are those of fairseq's Transformer decoder.
 
         Args:
@@ -94,7 +119,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         full_context_alignment: bool = False,
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
-    ) -> tuple[Tensor, dict[str, list[Any]]]:
+    ) -> tuple[Tensor, dict[str, Sequence[Any]]]:
         """Hidden states before the output projection, and what else fairseq's Transformer returns.
 
         Args:
@@ -138,10 +163,10 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         if weights is not None:
             weights = weights[:, :heads].mean(1).transpose(0, 1)
             weights = batch.moved_back(weights).transpose(0, 1).type_as(hidden)
-        return batch.as_given(hidden).transpose(0, 1), {
-            "attn": [weights],
-            "inner_states": [batch.as_given(state) for state in inner],
-        }
+        states: Sequence[Tensor] = StatesAsGiven(batch, inner)
+        if is_recording() or torch._C._are_functorch_transforms_active():
+            states = list(states)  # these know lists and no other sequences
+        return batch.as_given(hidden).transpose(0, 1), {"attn": [weights], "inner_states": states}
 
     def _cache(
         self, incremental_state: IncrementalState, encoder_out: dict[str, list[Tensor]]
