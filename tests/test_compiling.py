@@ -17,6 +17,18 @@ CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, ga
 CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
 
 
+class Scores(torch.nn.Module):
+    """A model without what it returns beside the scores."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        scores: Tensor = self.model(source, None, target)[0]
+        return scores
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
 @pytest.mark.parametrize("left", [False, True])
 def test_fairseqs_model_is_one_graph(config: MixingConfig, left: bool) -> None:
@@ -33,6 +45,44 @@ def test_fairseqs_model_is_one_graph(config: MixingConfig, left: bool) -> None:
     (model(source, None, target)[0].square().sum()).backward()
     for ours, parameter in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(ours, parameter.grad, **CLOSE)
+
+
+LAYERDROP = {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("given", "record"),
+    [
+        ({"checkpoint_activations": True}, "compile"),
+        ({"offload_activations": True}, "export"),
+        (LAYERDROP, "compile"),
+        (LAYERDROP, "export"),
+        (LAYERDROP, "trace"),
+    ],
+    ids=str,
+)
+def test_options_of_training_are_recorded(given: dict[str, Any], record: str) -> None:
+    """A graph draws the layers to drop anew each time, as the eager model."""
+    model = build(**given, encoder_layers=1).train()
+    batch = padded(sentences([4, 12])), padded(sentences([10, 3], seed=1))
+    scores = Scores(model).train()
+    recorded: Any
+    if record == "compile":
+        recorded = torch.compile(scores, backend="eager", fullgraph=True)
+    elif record == "export":
+        recorded = torch.export.export(scores, batch).module()
+    else:
+        recorded = torch.jit.trace(scores, batch, check_trace=False)
+    found = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        with torch.jit.optimized_execution(False):  # which draws in another order
+            ours = recorded(*batch)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(ours, scores(*batch), **CLOSE)
+        found.add(ours.sum().item())
+    assert (len(found) > 1) == ("encoder_layerdrop" in given)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])

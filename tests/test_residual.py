@@ -108,14 +108,15 @@ def test_attention_and_its_gradients_are_those_of_the_modules(
     states = torch.randn(10, 6, dtype=torch.double)
     is_pad = padded(sentences([3, 6, 1])).eq(PAD)
     source = Source(states, of_source, is_pad)
-    found: list[Tensor] = []
+    found: list[Tensor | None] = []
 
     def attend(branch: bool) -> Tensor:
         read = *attention.keys_and_values(source), source.mask()
         if branch:
-            weights = found if need_weights else None
-            arguments = pre, attention, post, nn.Dropout(0.3).eval(), *read, weights
-            return attention_branch(x, layout, *arguments)
+            arguments = pre, attention, post, nn.Dropout(0.3).eval(), *read, need_weights
+            y, weights = attention_branch(x, layout, *arguments)
+            found.append(weights)
+            return y
         y, weights = attention(pre(x), *read, layout, need_weights)
         found.append(weights)
         return x + post(y)
@@ -126,6 +127,8 @@ def test_attention_and_its_gradients_are_those_of_the_modules(
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     if need_weights:
         torch.testing.assert_close(*found)
+    else:
+        assert found == [None, None]
 
 
 @pytest.mark.parametrize("causal", [True, False])

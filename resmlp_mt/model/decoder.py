@@ -22,6 +22,7 @@ from resmlp_mt.model.encoder import (
     refuse_torchscript,
     run_layer,
     scaled,
+    unless_dropped,
 )
 from resmlp_mt.model.residual import (
     add_branch,
@@ -65,8 +66,8 @@ class DecoderLayer(nn.Module):
         keys: Tensor,
         values: Tensor,
         mask: Tensor | None,
-        weights: list[Tensor] | None = None,
-    ) -> Tensor:
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Transform the hidden states of all positions.
 
         Args:
@@ -75,13 +76,15 @@ class DecoderLayer(nn.Module):
             keys: keys of the source, (batch, heads, source length, dim / heads).
             values: values of the source, of the same shape.
             mask: (batch, 1, 1, source length), added to the scores of the attention.
-            weights: list that receives the attention weights, (batch, heads, length, source
-                length).
+            need_weights: also return the attention weights.
+
+        Returns:
+            Hidden states, and the weights if asked for, (batch, heads, length, source length).
         """
         x = mixing_branch(
             x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
         )
-        return self._attend_and_feed(x, keys, values, mask, layout, weights)
+        return self._attend_and_feed(x, keys, values, mask, layout, need_weights)
 
     def step(
         self,
@@ -92,8 +95,8 @@ class DecoderLayer(nn.Module):
         keys: Tensor,
         values: Tensor,
         mask: Tensor | None,
-        weights: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Transform the newest position of every hypothesis.
 
         Args:
@@ -104,15 +107,17 @@ class DecoderLayer(nn.Module):
             keys: keys of the source, (batch, heads, source length, dim / heads).
             values: values of the source, of the same shape.
             mask: (batch, 1, 1, source length).
-            weights: as in :meth:`forward`, with the beam in place of the length.
+            need_weights: also return the attention weights.
 
         Returns:
-            Hidden states and the entry for the history, (batch, beam, dim) each.
+            Hidden states and the entry for the history, (batch, beam, dim) each, and the weights
+            if asked for, (batch, heads, beam, source length).
         """
         mixing = self.mixing_pre, self.mixing_post
         y, entry = self.token_mixing.step(x, *mixing, past, own, offset)
         x = add_branch(x, y, None, self.dropout)
-        return self._attend_and_feed(x, keys, values, mask, None, weights), entry
+        x, weights = self._attend_and_feed(x, keys, values, mask, None, need_weights)
+        return x, entry, weights
 
     def _attend_and_feed(
         self,
@@ -121,11 +126,14 @@ class DecoderLayer(nn.Module):
         values: Tensor,
         mask: Tensor | None,
         layout: Layout | None,
-        weights: list[Tensor] | None,
-    ) -> Tensor:
+        need_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         attention = self.encoder_attn_pre, self.encoder_attn, self.encoder_attn_post
-        x = attention_branch(x, layout, *attention, self.dropout, keys, values, mask, weights)
-        return feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
+        x, weights = attention_branch(
+            x, layout, *attention, self.dropout, keys, values, mask, need_weights
+        )
+        x = feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
+        return x, weights
 
 
 class Decoder(nn.Module):
@@ -214,16 +222,16 @@ class Decoder(nn.Module):
         x: Tensor = self.dropout(self.embed(layout.pack(tokens.t())))
         if visit is not None:
             visit(x)
-        weights: list[Tensor] = []
-        for index, layer in kept_layers(self.layers, self.config.decoder_layerdrop):
-            wanted = weights if index == weights_of else None
-            read = keys[index], values[index], mask
-            x = run_layer(layer, self.config, x, layout, *read, wanted)
+        weights: Tensor | None = None
+        for index, layer, keep in kept_layers(self.layers, self.config.decoder_layerdrop):
+            read = keys[index], values[index], mask, index == weights_of
+            after, found = run_layer(layer, self.config, x, layout, *read)
+            x, weights = unless_dropped(keep, after, x), weights if found is None else found
             if visit is not None:
                 visit(x)
         if self.final_affine is not None:
             x = self.final_affine(x)
-        return x, weights[0] if weights else None
+        return x, weights
 
     def mixing_tables(self, length: int) -> MixingTables:
         """The mixing matrices and offsets of all layers over the first ``length`` positions."""
@@ -324,7 +332,7 @@ class Decoder(nn.Module):
         offsets: Sequence[Tensor | None] = [None] * len(mixing)
         if tables.offsets is not None:
             offsets = tables.offsets[:, position].unbind()
-        weights: list[Tensor] = []
+        weights: Tensor | None = None
         entries = []
         # one call for all layers: indexing would be one for each
         parts = zip(
@@ -333,7 +341,7 @@ class Decoder(nn.Module):
             memory.keys.unbind(), memory.values.unbind(), strict=True,
         )  # fmt: skip
         for index, (layer, its_mixing, its_past, its_own, offset, keys, values) in enumerate(parts):
-            x, entry = layer.step(
+            x, entry, found = layer.step(
                 x,
                 Past(its_mixing, its_past, heads),
                 its_own,
@@ -341,12 +349,13 @@ class Decoder(nn.Module):
                 keys,
                 values,
                 memory.mask,
-                weights if index == weights_of else None,
+                index == weights_of,
             )
+            weights = weights if found is None else found
             if visit is not None:
                 visit(x)
             entries.append(entry)
         stacked = torch.stack(entries).unflatten(3, (heads, -1)).transpose(2, 3)
         if self.final_affine is not None:
             x = self.final_affine(x)
-        return x, stacked, weights[0] if weights else None
+        return x, stacked, weights

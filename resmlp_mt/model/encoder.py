@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import create_mixing
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
@@ -109,8 +110,8 @@ class Encoder(nn.Module):
         x = self.dropout(x)
         if visit is not None:
             visit(x)
-        for _, layer in kept_layers(self.layers, self.config.encoder_layerdrop):
-            x = run_layer(layer, self.config, x, layout)
+        for _, layer, keep in kept_layers(self.layers, self.config.encoder_layerdrop):
+            x = unless_dropped(keep, run_layer(layer, self.config, x, layout), x)
             if visit is not None:
                 visit(x)
         if self.final_affine is not None:
@@ -141,20 +142,30 @@ def check_length(side: str, length: int, longest: int) -> None:
         )
 
 
-def kept_layers(layers: nn.ModuleList, layerdrop: float) -> list[tuple[int, nn.Module]]:
-    """The layers that a forward pass uses, with their numbers.
+def kept_layers(
+    layers: nn.ModuleList, layerdrop: float
+) -> list[tuple[int, nn.Module, Tensor | None]]:
+    """The layers that a forward pass uses, with their numbers; for :func:`unless_dropped`.
 
     In training, LayerDrop (Fan et al. 2019, arXiv:1909.11556) leaves out each layer with
-    probability ``layerdrop``. It is drawn as fairseq's ``LayerDropModuleList`` draws it.
+    probability ``layerdrop``. It is drawn as fairseq's ``LayerDropModuleList`` draws it. A recorded
+    graph has all layers, and draws which to use.
     """
-    numbered = list(enumerate(layers))
     if not layers.training or layerdrop == 0.0:
-        return numbered
-    draws = torch.empty(len(layers)).uniform_().tolist()
-    return [entry for entry, draw in zip(numbered, draws, strict=True) if draw > layerdrop]
+        return [(index, layer, None) for index, layer in enumerate(layers)]
+    keeps = torch.rand(len(layers)) > layerdrop
+    if is_recording():
+        return list(zip(range(len(layers)), layers, keeps.unbind(), strict=True))
+    numbered = zip(enumerate(layers), keeps.tolist(), strict=True)
+    return [(index, layer, None) for (index, layer), keep in numbered if keep]
 
 
-def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Tensor:
+def unless_dropped(keep: Tensor | None, after: Tensor, before: Tensor) -> Tensor:
+    """The states after a layer; those before it if ``keep`` is False."""
+    return after if keep is None else torch.where(keep.to(after.device), after, before)
+
+
+def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Any:
     """The layer's output; with ``--checkpoint-activations`` the backward pass computes it again.
 
     With ``--offload-activations``, the layer's inputs are kept in the CPU's memory until then.
@@ -163,12 +174,10 @@ def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Tens
         device = next(layer.parameters()).device
         waiting = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
 
-        def layer_there(*moved: object) -> Tensor:
-            output: Tensor = layer(*(a.to(device) if isinstance(a, Tensor) else a for a in moved))
-            return output
+        def layer_there(*moved: object) -> Any:
+            return layer(*(a.to(device) if isinstance(a, Tensor) else a for a in moved))
 
-        return cast(Tensor, checkpoint(layer_there, *waiting, use_reentrant=False))
+        return checkpoint(layer_there, *waiting, use_reentrant=False)
     if config.checkpoint_activations and torch.is_grad_enabled():
-        return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
-    output: Tensor = layer(*arguments)
-    return output
+        return checkpoint(layer, *arguments, use_reentrant=False)
+    return layer(*arguments)

@@ -87,15 +87,14 @@ def attention_branch(
     keys: Tensor,
     values: Tensor,
     mask: Tensor | None,
-    weights: list[Tensor] | None,
-) -> Tensor:
-    """x + dropout(post(attention(pre(x)))); the arguments are those of :class:`CrossAttention`.
+    need_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """x + dropout(post(attention(pre(x)))), and the weights of the attention if asked for.
 
-    Args:
-        x: (tokens, dim) with a layout, else (batch, queries, dim), as the output.
-        weights: list that receives the attention weights.
+    The arguments are those of :class:`CrossAttention`; ``x`` is (tokens, dim) with a layout, else
+    (batch, queries, dim), as the output.
     """
-    read = keys, values, mask, layout, weights is not None
+    read = keys, values, mask, layout, need_weights
     linears = attention.q_proj, attention.out_proj
     if (
         layout is None
@@ -104,15 +103,13 @@ def attention_branch(
         or post is None
         or not _are_plain(pre, attention, *linears, post)
     ):
-        y, found = attention(x if pre is None else pre(x), *read)
+        y, weights = attention(x if pre is None else pre(x), *read)
     else:
-        attended, found = attention.attend(_affine_linear(x, pre, attention.q_proj), *read)
+        attended, weights = attention.attend(_affine_linear(x, pre, attention.q_proj), *read)
         # Not packed yet: like this the kernel keeps it for its backward pass, too.
         y = _linear_affine(attended.flatten(0, 1), attention.out_proj, post)
         y, post = layout.pack(y.view(attended.shape)), None
-    if weights is not None:
-        weights.append(found)
-    return add_branch(x, y, post, dropout)
+    return add_branch(x, y, post, dropout), weights
 
 
 def feed_forward_branch(
