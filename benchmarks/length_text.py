@@ -12,7 +12,6 @@ still too weak for BLEU.
 
 import argparse
 import json
-import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -52,9 +51,15 @@ def reference_scores(workshop: Workshop, run: Run, test: int) -> dict[int, list[
     return {int(number): values for number, values in scores.items()}
 
 
-def perplexities(scores: dict[int, list[float]], sources: Sequence[str]) -> list[float]:
-    """The perplexity of each bucket of source lengths; NaN for an empty one."""
-    result = []
+def first_budget(workshop: Workshop, name: str) -> int:
+    """Processor seconds of the trainings of a set; the first if there are several."""
+    budgets = workshop.config["sets"][name].get("budgets", workshop.config["budgets"])
+    return int(budgets[0])
+
+
+def perplexities(scores: dict[int, list[float]], sources: Sequence[str]) -> list[float | None]:
+    """The perplexity of each bucket of source lengths; None for an empty one."""
+    result: list[float | None] = []
     for low, following in pairwise(BORDERS):
         chosen = [
             score
@@ -62,7 +67,7 @@ def perplexities(scores: dict[int, list[float]], sources: Sequence[str]) -> list
             if low <= len(sources[number].split()) < following
             for score in values
         ]
-        result.append(2 ** (-sum(chosen) / len(chosen)) if chosen else math.nan)
+        result.append(2 ** (-sum(chosen) / len(chosen)) if chosen else None)
     return result
 
 
@@ -87,7 +92,7 @@ def weights_by_distance(path: Path) -> list[float] | None:
 def measured(workshop: Workshop, name: str) -> list[Json]:
     """A row for each model: perplexities over all finished seeds, and weights by distance."""
     source, _ = workshop.text(name, 0)
-    budget = workshop.config["budgets"][0]
+    budget = first_budget(workshop, name)
     rows = []
     for model, declared in workshop.config["models"].items():
         runs = [Run(model, name, seed, budget) for seed in workshop.config["seeds"]]
@@ -135,7 +140,7 @@ def page(result: Json) -> str:
                 ["model", "seeds", "updates", *lengths],
                 [
                     [row["model"], ", ".join(map(str, row["seeds"])), str(row["updates"]),
-                     *(f"{value:.1f}" for value in row["perplexity"])]
+                     *("" if value is None else f"{value:.1f}" for value in row["perplexity"])]
                     for row in group["rows"]
                 ],
             ),
@@ -191,7 +196,7 @@ def main() -> None:
         if "most_source_tokens" in declared and (rows := measured(workshop, name)):
             result["sets"][name] = {
                 "most": declared["most_source_tokens"],
-                "budget": workshop.config["budgets"][0],
+                "budget": first_budget(workshop, name),
                 "rows": rows,
             }
     write_text(HERE / "length_text.json", json.dumps(result, indent=1) + "\n")

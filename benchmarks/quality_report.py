@@ -179,10 +179,10 @@ def page(result: Json, name: str) -> str:
     """The report in Markdown; ``name`` is that of the config and of the plots."""
     config = result["config"]
     names = {model: declared["name"] for model, declared in config["models"].items()}
-    against = f"the {names[config['baseline']]}"
+    against = names[config["baseline"]]
     for model, declared in config["models"].items():
         if "baseline" in declared:
-            against += f"\n({names[model]}: against {names[declared['baseline']]})"
+            against += f" ({names[model]}: against {names[declared['baseline']]})"
     parts = [
         f"# {config['title']}",
         f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "

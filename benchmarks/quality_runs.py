@@ -81,7 +81,7 @@ class Workshop:
                 "--vocab-size", declared["vocabulary"], "--jobs", self.config["threads"],
                 *(["--samples", samples] if samples else []),
             ]  # fmt: skip
-            self.execute(command, self.work / name / "prepare.log")
+            self.execute(command, out.with_suffix(".log"))
         return out
 
     def _pairs(self, part: str, *languages: str) -> list[tuple[str, ...]]:

@@ -222,10 +222,22 @@ class _Encoded(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        """That of the stream, which says whether more is waiting.
+
+        Raises:
+            io.UnsupportedOperation: if there is none.
+        """
+        if not hasattr(self.stream, "fileno"):
+            raise io.UnsupportedOperation("fileno")
+        return int(self.stream.fileno())
+
     def readinto(self, room: Any) -> int:
         if not self.rest:
             line = self.stream.readline()
-            self.rest = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
+            escaped = getattr(self.stream, "errors", None) == "surrogateescape"
+            errors = "surrogateescape" if escaped else "surrogatepass"
+            self.rest = line.encode("utf-8", errors) if isinstance(line, str) else line
         part, self.rest = self.rest[: len(room)], self.rest[len(room) :]
         room[: len(part)] = part
         return len(part)

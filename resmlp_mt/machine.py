@@ -27,9 +27,10 @@ def usable_cores() -> int:
 
 @cache
 def multiplies_int8_tiles() -> bool:
-    """Whether oneDNN multiplies matrices of int8 in tiles (AMX), which is fast and exact.
+    """Whether oneDNN may multiply matrices of int8 in tiles (AMX), which is fast and exact.
 
-    Without, or with ``ONEDNN_MAX_CPU_ISA``, it may cut off sums of two products at 16 bits.
+    Without tiles, or if ``ONEDNN_MAX_CPU_ISA`` rules them out, sums of two products may be cut off
+    at 16 bits.
     """
     import torch
 

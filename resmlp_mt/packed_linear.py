@@ -172,7 +172,7 @@ class Int8Linear(nn.Module):
             bias: float32, (out_features,); zeros by default.
             least: of all inputs, if it is known and there are no ``columns``.
             columns: float32, (in_features,); ones by default.
-            is_temporary: for a few products only, so that packing has to be quick.
+            is_temporary: for a few products only: with tiles, the weights are not packed.
         """
         super().__init__()
         self.bias = torch.zeros_like(scale) if bias is None else bias

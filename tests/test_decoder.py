@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
-from resmlp_mt.model import cache, decoder
+from resmlp_mt.model import attention, cache, decoder
 from resmlp_mt.model.attention import CrossAttention
 from test_encoder import affine_as_numbers, linear_as_numbers
 
@@ -52,12 +52,23 @@ def decode_by_loops(
 
 @pytest.mark.parametrize("left_pad_source", [False, True])
 @pytest.mark.parametrize("left_pad_target", [False, True])
-def test_model_equals_the_equations(left_pad_source: bool, left_pad_target: bool) -> None:
-    model = build(share_decoder_input_output_embed=True)
+@pytest.mark.parametrize("few_at_a_time", [False, True])
+def test_model_equals_the_equations(
+    left_pad_source: bool,
+    left_pad_target: bool,
+    few_at_a_time: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a large batch without gradients, a few sentences at a time are attended to."""
+    if few_at_a_time:
+        monkeypatch.setattr(attention, "FEW_KEYS", 0)
+        monkeypatch.setattr(attention, "SENTENCES", 1)
+    model = build(share_decoder_input_output_embed=True).eval()
     sources, targets = sentences([3, 6, 1]), [shifted(t) for t in sentences([5, 2, 10], seed=1)]
     source = padded(sources, left=left_pad_source)
     target = padded(targets, left=left_pad_target)
-    scores, extra = model(source, None, target)
+    with torch.no_grad():
+        scores, extra = model(source, None, target)
     for row, tokens in enumerate(targets):
         memory = model.encoder(sources[row].unsqueeze(0))["encoder_out"][0][:, 0]
         expected, weights = decode_by_loops(model.decoder, tokens, memory, heads=2)

@@ -1,7 +1,7 @@
 """What fairseq asks of a model beside its forward pass: every hook does what the options say."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -255,7 +255,7 @@ def form(output: Any) -> Any:
         return output.dtype, output.shape
     if isinstance(output, dict):
         return {name: form(value) for name, value in output.items()}
-    return [form(value) for value in output] if isinstance(output, list | tuple) else output
+    return [form(value) for value in output] if isinstance(output, Sequence) else output
 
 
 LENGTHS = SOURCE.ne(1).sum(1)

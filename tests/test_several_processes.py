@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from fairseq_cli import train
@@ -234,14 +236,14 @@ def test_the_process_above_ends_as_its_processes_did() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_longest_sentence_of_all_processes_is_saved(
-    monkeypatch: pytest.MonkeyPatch, processes: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processes: int
 ) -> None:
     model, group = build().train(), object()
     model(padded(sentences([5])), None, padded(sentences([4])))
 
     class Alone:
-        cfg = OmegaConf.create({"checkpoint": {"no_save_optimizer_state": True}})
         data_parallel_world_size, data_parallel_process_group = processes, group
+        data_parallel_rank = 0
 
         def get_model(self) -> object:
             return model
@@ -251,8 +253,20 @@ def test_the_longest_sentence_of_all_processes_is_saved(
         tensor.clamp_(min=9)  # of the other process
 
     monkeypatch.setattr(distributed_utils, "all_reduce", reduced)
-    Trainer.consolidate_optimizer(Alone())
+    nothing_saved = OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path), no_save=True))
+    checkpoint_utils.save_checkpoint(nothing_saved, Alone(), {}, None)
     assert model.encoder.longest_trained_source == (5 if processes == 1 else 9)
+
+
+def test_a_process_that_fails_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fairseq's trainer saves crash.pt in the failing process alone."""
+
+    class Failing:
+        cfg = OmegaConf.create({"checkpoint": {"no_save_optimizer_state": True}})
+        data_parallel_world_size = 2
+
+    monkeypatch.delattr(distributed_utils, "all_reduce")
+    Trainer.consolidate_optimizer(Failing())
 
 
 @pytest.mark.parametrize(("cuda", "cpu"), [(True, False), (True, True), (False, False)])

@@ -3,6 +3,7 @@
 import ast
 import codecs
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sacrebleu.metrics import BLEU
 
 from models import build, dictionary
 from resmlp_mt import translate
+from resmlp_mt.command_line import standard_input
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.vocabulary import Vocabulary
@@ -107,6 +109,23 @@ def test_wrong_characters_are_replaced(
     lines = [line for (line,) in interactive.buffered_read("-", 1)]
     assert [set(line) - set("onetwfive") for line in lines] == [set(), {"\ufffd"}, {"\ufffd"}]
     assert [message[:6] for message in caplog.messages] == ["line 2", "line 3"]
+    # one wrong byte of a file that a program has begun to read
+    file = io.TextIOWrapper(io.BytesIO(b"header\nfi\xffve\n"), "ascii", "surrogateescape")
+    monkeypatch.setattr(sys, "stdin", begun(file))
+    assert list(interactive.buffered_read("-", 1)) == [["fi\ufffdve"]]
+
+
+def test_what_waits_in_a_pipe_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a program has begun to read it: its other end may wait for the answer."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as stdin, os.fdopen(writing, "wb") as other:
+        other.write(b"header\none\n")
+        other.flush()
+        monkeypatch.setattr(sys, "stdin", begun(stdin))
+        assert standard_input("").fileno() == reading
+    monkeypatch.setattr(sys, "stdin", Lines("one\n"))
+    with pytest.raises(io.UnsupportedOperation):
+        standard_input("").fileno()
 
 
 @pytest.mark.parametrize("kind", KINDS)

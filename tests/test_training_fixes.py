@@ -80,7 +80,9 @@ def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_pat
 @pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)
 def test_tasks_of_other_models_are_refused(kind: Any) -> None:
     task = object.__new__(kind)
-    with pytest.raises(UserError, match=r"--task translation(_multi_simple_epoch)?\.$"):
-        task.build_model(OmegaConf.structured(config()))
+    of_a_user = object.__new__(type("TaskOfAUser", (kind,), {}))
+    for refused in (task, of_a_user):
+        with pytest.raises(UserError, match=r"--task translation(_multi_simple_epoch)?\.$"):
+            refused.build_model(OmegaConf.structured(config()))
     with pytest.raises(Exception, match=r"^(?!this|--task)"):  # fairseq's own business
         task.build_model(OmegaConf.create({"_name": "transformer"}))

@@ -34,18 +34,18 @@ class WordChoice(NamedTuple):
     """The target words that the sentences of a batch may use.
 
     ``words``, (words,), are ascending and include the special tokens. ``allowed``, (batch, words),
-    says which of them a sentence may use. ``output_projection`` maps (..., dim) to (..., words).
+    says which of them a sentence may use; None if all. ``output_projection`` maps (..., dim) to
+    (..., words).
     """
 
     words: Tensor
-    allowed: Tensor
+    allowed: Tensor | None
     output_projection: nn.Module
 
     def to(self, device: torch.device) -> WordChoice:
         """The same on a device."""
-        return WordChoice(
-            self.words.to(device), self.allowed.to(device), self.output_projection.to(device)
-        )
+        allowed = None if self.allowed is None else self.allowed.to(device)
+        return WordChoice(self.words.to(device), allowed, self.output_projection.to(device))
 
 
 class _Beams:
@@ -70,7 +70,7 @@ class _Beams:
         self.tokens = torch.zeros(rows, room, beam, dtype=torch.long, device=device)
         self.scores = torch.zeros(rows, room, beam, device=device)
         self.forbidden: Tensor | None = None
-        if choice is not None and not bool(choice.allowed.all()):
+        if choice is not None and choice.allowed is not None:
             self.forbidden = ~choice.allowed.unsqueeze(1)
 
     def extend(self, position: int, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
@@ -168,7 +168,8 @@ def beam_search(
     columns = special  # columns of the special tokens in the scores
     if words is not None:
         words = words.to(device)
-        choice = int(words.allowed.sum(1).min())
+        allowed = words.allowed
+        choice = len(words.words) if allowed is None else int(allowed.sum(1).min())
         wanted = torch.tensor(special, device=device)
         columns = SpecialTokens(*torch.searchsorted(words.words, wanted).tolist())
     if candidates > choice - 2 and not options.sampling:

@@ -122,6 +122,6 @@ def chosen_words(loaded: TranslationModel, beam: int) -> Callable[[Batch], WordC
 
     def choose(batch: Batch) -> WordChoice:
         words, allowed = shortlist.words(batch)
-        return WordChoice(words, allowed, select(words))
+        return WordChoice(words, None if bool(allowed.all()) else allowed, select(words))
 
     return choose

@@ -153,8 +153,8 @@ def average(paths: list[Path]) -> dict[str, Any]:
     """A checkpoint whose parameters are the mean over several checkpoints.
 
     Everything but the parameters comes from the first file. Sums are taken in float64 and the
-    mean has the parameter's own type. Of whole numbers, such as the length of the longest sentence
-    of the training, it has the largest.
+    mean has the parameter's own type. For whole numbers, such as the length of the longest training
+    sentence, it is the largest.
 
     Raises:
         UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters.

@@ -310,8 +310,8 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
     decays = [side for side in sides if str(cfg.mixing_decay) in (side, "both")]
     if decays and not any(mixing_config(cfg, side).decay for side in decays):
         raise UserError(
-            "--mixing-decay is for weights that depend on distances: add --mixing-relative beside "
-            "or alone."
+            "--mixing-decay, which the plus presets have, is for weights that depend on distances: "
+            "add --mixing-relative beside or alone, or --mixing-decay none."
         )
     if not cfg.share_all_embeddings:
         return

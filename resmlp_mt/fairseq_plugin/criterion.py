@@ -39,6 +39,8 @@ def smoothed_cross_entropy(
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
     features, weight = features.to(dtype), weight.to(dtype)
+    if not torch.is_grad_enabled():  # the function asks for requires_grad alone
+        features, weight = features.detach(), weight.detach()
     with torch.autocast(features.device.type, enabled=False):
         loss, nll = _SmoothedCrossEntropy.apply(features, weight, target, epsilon)
     return loss, nll

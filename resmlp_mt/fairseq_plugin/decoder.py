@@ -107,8 +107,8 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         )
         if features_only:
             return x, extra
-        # With pads, whose scores are zeros like their states. To leave them out, all scores would
-        # be copied, which takes as long as the products of a fifth of the rows.
+        # The product includes the pads, whose scores are zeros, like their states. Leaving them out
+        # would mean copying all scores, which takes as long as the products of a fifth of the rows.
         return self.output_layer(x), extra
 
     def extract_features(
@@ -134,7 +134,8 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         Returns:
             (batch, length, dim), and ``{"attn": [weights], "inner_states": [states, ...]}``: the
             weights of the cross-attention, (batch, length, source length), and the states before
-            the first layer and after every layer, (length, batch, dim) each.
+            the first layer and after every layer, (length, batch, dim) each; no states in training
+            with ``--offload-activations``.
 
         Raises:
             ValueError: if a sentence exceeds ``--max-target-positions``.
@@ -146,10 +147,12 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
         heads = self.alignment_heads if alignment_heads is None else alignment_heads
         wanted = self.alignment_layer if alignment_layer is None else alignment_layer
         inner: list[Tensor] = []
+        # --offload-activations frees the states of the layers on the device
+        visit = None if self.training and self.config.offload_activations else inner.append
         if incremental_state is not None:
             cache = self._cache(incremental_state, encoder_out)
             newest = prev_output_tokens[:, -1].view(-1, cache.beam)
-            x, cache, weights = self.advance(newest, cache, wanted, inner.append)
+            x, cache, weights = self.advance(newest, cache, wanted, visit)
             self.set_incremental_state(incremental_state, "decoding", {"cache": cache})
             if weights is not None:
                 weights = weights[:, :heads].mean(1).view(-1, 1, weights.size(3)).type_as(x)
@@ -159,7 +162,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
             }
         batch = Aligned.of(prev_output_tokens, self.padding_idx, self.longest)
         source = source_of(encoder_out)
-        hidden, weights = self.decode(batch.tokens, batch.layout, source, wanted, inner.append)
+        hidden, weights = self.decode(batch.tokens, batch.layout, source, wanted, visit)
         if weights is not None:
             weights = weights[:, :heads].mean(1).transpose(0, 1)
             weights = batch.moved_back(weights).transpose(0, 1).type_as(hidden)

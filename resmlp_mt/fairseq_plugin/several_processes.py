@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
@@ -54,7 +55,7 @@ def train_on_several_processes() -> None:
     source = inspect.getsource(inspect.unwrap(distributed_utils._broadcast_object_slow))
     if "torch.load(buffer" in source:  # the safe loader refuses what a resumed training sends
         wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
-    wrap(Trainer, "consolidate_optimizer", _consolidate)
+    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
 
 
 def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
@@ -242,13 +243,16 @@ def _trainer_init(original: Callable[..., Any], self: Any, *args: Any, **kwargs:
     original(self, *args, **kwargs)
 
 
-def _consolidate(original: Callable[..., None], self: Any) -> None:
-    """What all processes do before one of them saves: agree on the longest trained sentence."""
-    original(self)
-    encoder = getattr(self.get_model(), "encoder", None)
-    if isinstance(encoder, ResMLPEncoder) and self.data_parallel_world_size > 1:
-        group = self.data_parallel_process_group
+def _save_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, *args: Any) -> Any:
+    """All processes come here before one of them saves: agree on the longest trained sentence.
+
+    Not in ``Trainer.consolidate_optimizer``, which a process that fails calls alone.
+    """
+    encoder = getattr(trainer.get_model(), "encoder", None)
+    if isinstance(encoder, ResMLPEncoder) and trainer.data_parallel_world_size > 1:
+        group = trainer.data_parallel_process_group
         distributed_utils.all_reduce(encoder.longest_trained, group=group, op="max")
+    return original(cfg, trainer, *args)
 
 
 def _broadcast_object(

@@ -200,5 +200,7 @@ def refuse_tasks_of_other_models() -> None:
 
 def _build_model(original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kw: Any) -> Any:
     if issubclass(OmegaConf.get_type(cfg) or object, ResMLPConfig):
-        raise UserError(OF_OTHER_MODELS[type(self)])
+        raise UserError(
+            next(OF_OTHER_MODELS[kind] for kind in type(self).__mro__ if kind in OF_OTHER_MODELS)
+        )
     return original(self, cfg, *args, **kw)

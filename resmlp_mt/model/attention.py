@@ -188,7 +188,9 @@ def _parts(
         or is_recording()
     ):
         return [(queries, keys, values, mask)]
-    longest = mask.isfinite().sum(dim=3).flatten().split(SENTENCES)
+    # the position of the last token: fairseq pads sources on the left
+    numbers = torch.arange(1, mask.size(3) + 1)
+    longest = (mask.isfinite() * numbers).amax(dim=3).flatten().split(SENTENCES)
     return [
         (q, k[:, :, :length], v[:, :, :length], m[:, :, :, :length])
         for q, k, v, m, length in zip(

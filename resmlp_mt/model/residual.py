@@ -106,7 +106,8 @@ def attention_branch(
         y, weights = attention(x if pre is None else pre(x), *read)
     else:
         attended, weights = attention.attend(_affine_linear(x, pre, attention.q_proj), *read)
-        # Not packed yet: like this the kernel keeps it for its backward pass, too.
+        # It is packed only afterwards: this is the tensor that the kernel keeps for its backward
+        # pass anyway.
         y = _linear_affine(attended.flatten(0, 1), attention.out_proj, post)
         y, post = layout.pack(y.view(attended.shape)), None
     return add_branch(x, y, post, dropout), weights

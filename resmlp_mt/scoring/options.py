@@ -23,7 +23,7 @@ OF_SACREBLEU = {
     ("-b", "--score-only"): "every number is printed with its signature",
     ("-f", "--format"): "tables are printed, and --json FILE writes the report",
     ("-nr", "--num-refs"): "give --ref one file for each reference",
-    ("-e", "--encoding"): "text is UTF-8, convert it",
+    ("-e", "--encoding"): "text must be UTF-8: convert it",
     ("-j", "--paired-jobs"): "one system is compared with one baseline, in one process",
     ("-nc", "--no-color"): "nothing is coloured",
     **dict.fromkeys(
@@ -241,10 +241,14 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse options that do not fit each other, before any work."""
     metrics = args.metrics or []
     if len(args.input) > 1:
-        parser.error("-i takes one system: compare it with another one by --baseline FILE")
+        parser.error(
+            "-i takes one system: compare it with another one by --baseline FILE, and give references before -i or after --ref"
+        )
     (args.input,) = args.input
     if args.refs and (args.ref or args.test_set):
-        parser.error(f"{args.refs[0]}: give references once, alone or after --ref or by -t NAME")
+        parser.error(
+            f"{args.refs[0]}: give references only once: first, after --ref, or by -t NAME"
+        )
     args.ref = args.ref or args.refs or None
     if args.language_pair is not None:
         # here, because the tables of languages are slow to load

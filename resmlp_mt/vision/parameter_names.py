@@ -1,10 +1,14 @@
 """The names of a ResMLP's parameters: ours, timm's and the authors'."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from resmlp_mt.vision.model import ResMLP
+if TYPE_CHECKING:  # readers of checkpoints do without timm, which the model needs
+    from resmlp_mt.vision.model import ResMLP
 
 # our name, timm's (MlpMixer with ResBlock), the authors' (resmlp_models.py)
 NAMES = (

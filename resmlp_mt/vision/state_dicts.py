@@ -140,6 +140,20 @@ def _dictionaries(
             yield from _dictionaries(value, f"{where}.{key}", depth + 1)
 
 
+def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The grid of patches of a checkpoint, if it has one."""
+    args = source.get("model_args")
+    if not isinstance(args, Mapping):
+        return None
+    size, patch = args.get("img_size"), args.get("patch_size")
+    sides = (size, size) if isinstance(size, int) else size
+    match sides, patch:
+        case [(int(height), int(width)) | [int(height), int(width)], int(patch)]:
+            if min(height, width, patch) > 0:
+                return height // patch, width // patch
+    return None
+
+
 def _unwrapped(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 

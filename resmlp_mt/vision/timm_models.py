@@ -22,8 +22,8 @@ from resmlp_mt.vision.factory import FIRST_CONV, MODELS, create_model, default_c
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names
-from resmlp_mt.vision.state_dicts import state_dict
-from resmlp_mt.vision.weights import adapt, checkpoint_grid
+from resmlp_mt.vision.state_dicts import checkpoint_grid, state_dict
+from resmlp_mt.vision.weights import adapt
 
 #: timm's ``global_pool`` -> our ``pooling``
 POOLINGS = {"avg": "mean", "token": "class_mlp"}

@@ -45,7 +45,7 @@ def create_parser() -> Parser:
         "train",
         TrainingOptions,
         "Train an image model; without options, on scikit-learn's handwritten digits.",
-        needs=["yaml", "sklearn"],
+        needs=["sklearn", "yaml"],  # the extra of the first one brings both
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the same as --data DIR")
     return parser

@@ -18,7 +18,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names
-from resmlp_mt.vision.state_dicts import PLAIN_TYPES, state_dict
+from resmlp_mt.vision.state_dicts import PLAIN_TYPES, checkpoint_grid, state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -160,20 +160,6 @@ def adapt(
                 "%s: mixing matrices adapted from a grid of %d x %d patches to %d x %d",
                 name, *grid, *model.grid,
             )  # fmt: skip
-
-
-def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The grid of patches of a checkpoint, if it has one."""
-    args = source.get("model_args")
-    if not isinstance(args, Mapping):
-        return None
-    size, patch = args.get("img_size"), args.get("patch_size")
-    sides = (size, size) if isinstance(size, int) else size
-    match sides, patch:
-        case [(int(height), int(width)) | [int(height), int(width)], int(patch)]:
-            if min(height, width, patch) > 0:
-                return height // patch, width // patch
-    return None
 
 
 def _square(tokens: int, name: str) -> tuple[int, int]:

@@ -157,7 +157,7 @@ def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None)
                 f"matrices have {tokens}."
             )
         return given[0], given[1]
-    from resmlp_mt.vision.weights import checkpoint_grid
+    from resmlp_mt.vision.state_dicts import checkpoint_grid
 
     grid = checkpoint_grid(source)
     if grid is not None and math.prod(grid) == tokens:
