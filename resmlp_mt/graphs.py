@@ -8,4 +8,4 @@ def is_recording() -> bool:
 
     Then no branch and no size may depend on what the tensors hold.
     """
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit._trace.is_tracing()

@@ -22,6 +22,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from conftest import ROOT, Corpus
@@ -242,8 +243,7 @@ def test_the_longest_sentence_of_all_processes_is_saved(
     model(padded(sentences([5])), None, padded(sentences([4])))
 
     class Alone:
-        data_parallel_world_size, data_parallel_process_group = processes, group
-        data_parallel_rank = 0
+        data_parallel_rank, data_parallel_process_group = 0, group
 
         def get_model(self) -> object:
             return model
@@ -252,6 +252,7 @@ def test_the_longest_sentence_of_all_processes_is_saved(
         assert (group, op) == (Alone.data_parallel_process_group, "max")
         tensor.clamp_(min=9)  # of the other process
 
+    monkeypatch.setattr(dist, "is_initialized", lambda: processes > 1)
     monkeypatch.setattr(distributed_utils, "all_reduce", reduced)
     nothing_saved = OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path), no_save=True))
     checkpoint_utils.save_checkpoint(nothing_saved, Alone(), {}, None)

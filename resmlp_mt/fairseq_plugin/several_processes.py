@@ -248,10 +248,11 @@ def _save_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, *args
 
     Not in ``Trainer.consolidate_optimizer``, which a process that fails calls alone.
     """
-    encoder = getattr(trainer.get_model(), "encoder", None)
-    if isinstance(encoder, ResMLPEncoder) and trainer.data_parallel_world_size > 1:
-        group = trainer.data_parallel_process_group
-        distributed_utils.all_reduce(encoder.longest_trained, group=group, op="max")
+    if dist.is_initialized():
+        encoder = getattr(trainer.get_model(), "encoder", None)
+        if isinstance(encoder, ResMLPEncoder):
+            group = trainer.data_parallel_process_group
+            distributed_utils.all_reduce(encoder.longest_trained, group=group, op="max")
     return original(cfg, trainer, *args)
 
 

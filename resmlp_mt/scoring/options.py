@@ -242,7 +242,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     metrics = args.metrics or []
     if len(args.input) > 1:
         parser.error(
-            "-i takes one system: compare it with another one by --baseline FILE, and give references before -i or after --ref"
+            "-i takes one system: compare it with another one by --baseline FILE, and give "
+            "references before -i or after --ref"
         )
     (args.input,) = args.input
     if args.refs and (args.ref or args.test_set):
