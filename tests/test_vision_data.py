@@ -2,6 +2,7 @@
 
 import io
 import random
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -497,10 +498,43 @@ def test_splits_go_by_their_usual_names(folder: Path, split: str, name: str) -> 
     assert pixels(data.create_dataset([str(folder)], split)) == expected
 
 
+def test_the_very_name_of_a_split_comes_first(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "train", folder / "validation")
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, "top")
+    for words in ([str(folder)], ["cifar10-tar", str(archive)]):
+        found = {name: data.create_dataset(words, name) for name in ("train", "val", "validation")}
+        assert sorted(pixels(found["validation"])) == sorted(pixels(found["train"]))
+        assert len(found["val"]) < len(found["train"])
+        with pytest.raises(UserError, match="has val and validation: leave one of them for eval"):
+            data.create_dataset(words, "eval")
+
+
+def test_the_training_split_may_have_another_name(folder: Path, tmp_path: Path) -> None:
+    """Its classes count, also where there is a folder train beside it."""
+    shutil.copytree(folder / "train", folder / "fold1")
+    (folder / "fold1/extra").mkdir()
+    shutil.copy(next((folder / "train/a").iterdir()), folder / "fold1/extra")
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, "top")
+    for words in ([str(folder)], ["cifar10-tar", str(archive)]):
+        for split in ("fold1", "val"):
+            found = data.create_dataset(words, split, training="fold1")
+            assert found.classes == ["a", "b", "c", "extra"]
+    (folder / "fold1/empty").mkdir()
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, "top")
+    for words in ([str(folder)], ["cifar10-tar", str(archive)]):
+        with pytest.raises(UserError, match="empty"):
+            data.create_dataset(words, "fold1", training="fold1")
+
+
 def test_missing_and_doubtful_splits_are_named(folder: Path) -> None:
     (folder / "validation").mkdir()
-    with pytest.raises(UserError, match="has val and validation: leave one of them for val"):
-        data.create_dataset([str(folder)], "val")
+    with pytest.raises(UserError, match="has val and validation: leave one of them for valid, or"):
+        data.create_dataset([str(folder)], "valid")
     (folder / "validation").rmdir()
     (folder / "val").rename(folder / "test")
     with pytest.raises(UserError, match=r"no folder .*val \(or validation, .*has test, train\."):
@@ -603,6 +637,16 @@ def test_samples_of_shards_without_their_halves_are_refused(
     shard(tmp_path / "train-0.tar", members)
     with pytest.raises(UserError, match=message):
         data.create_dataset(["wds", str(tmp_path)], "train")
+
+
+def test_shards_of_a_training_split_of_another_name(tmp_path: Path) -> None:
+    for name, label in (("fold1", 4), ("train", 1), ("val", 0), ("validation", 2)):
+        members = {"a.png": png(0), "a.cls": str(label).encode()}
+        shard(tmp_path / f"{name}-0.tar", members)
+    words = ["wds", str(tmp_path)]
+    for split, targets in (("fold1", [4]), ("val", [0, 2]), ("validation", [2])):
+        found = data.create_dataset(words, split, training="fold1")
+        assert (found.targets, len(found.classes)) == (targets, 5)
 
 
 def test_shards_lie_in_folders_of_their_split_or_follow_a_pattern(tmp_path: Path) -> None:

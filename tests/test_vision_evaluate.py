@@ -110,6 +110,23 @@ def test_classes_go_by_name(tmp_path: Path) -> None:
     assert report["top5"] is None  # of five classes it would say nothing
 
 
+def test_the_splits_are_those_of_the_training(tmp_path: Path) -> None:
+    """Not the folders train and val, which lie beside them."""
+    data = tmp_path / "data"
+    for split, counts in (("fold1", (4, 4)), ("test", (1, 2)), ("train", (9, 9)), ("val", (8, 8))):
+        folder(data, split, a=counts[0], b=counts[1])
+    config = {"data": [str(data)], "train_split": "fold1", "val_split": "test"}
+    path = checkpoint(tmp_path / "best.pth", classes=list("ab"), config=config)
+    report = run_json(main, tmp_path / "r.json", path)
+    assert (report["split"], report["images"]) == ("test", 3)
+    assert run_json(main, tmp_path / "r.json", path, "--split", "val")["images"] == 16
+    neighbours = run_json(knn.main, tmp_path / "k.json", path, "-k", 1)
+    assert (neighbours["train_images"], neighbours["val_images"]) == (8, 3)
+    bad = checkpoint(tmp_path / "bad.pth", config={"data": ["digits"], "val_split": 5})
+    with pytest.raises(UserError, match=r"bad\.pth: its config\.val_split is not a text"):
+        main([str(bad)])
+
+
 def test_two_classes(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "best.pth", classes=list("ab"))
     report = run_json(

@@ -18,7 +18,7 @@ from resmlp_mt.vision.images import (
     is_image,
     open_image,
 )
-from resmlp_mt.vision.splits import names_of
+from resmlp_mt.vision.splits import chosen_name, names_of, usual_name
 from resmlp_mt.vision.transforms import Transform
 
 #: largest total size of an archive's decoded images, in bytes
@@ -26,28 +26,31 @@ MAX_MEMORY = 8 * 2**30
 
 
 def archive_dataset(
-    path: Path, split: str, transform: Transform | None, classes: Sequence[str] | None
+    path: Path,
+    split: str,
+    transform: Transform | None,
+    classes: Sequence[str] | None,
+    training: str,
 ) -> ImageDataset:
-    names: list[str] = []
-    images: list[NDArray[np.uint8] | BadImage] = []
-    training_classes: set[str] = set()
-    training_folders: set[str] = set()
+    parts: dict[str, list[tuple[str, NDArray[np.uint8] | BadImage]]] = {}
+    training_classes: dict[str, set[str]] = {}
+    training_folders: dict[str, set[str]] = {}
     total = 0
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 *_, part, name, file = ("", "", "", *Path(member.name).parts)
-                if member.isdir() and name.lower() in names_of("train") and not is_hidden(file):
-                    training_folders.add(file)
+                if member.isdir() and name.lower() in names_of(training) and not is_hidden(file):
+                    training_folders.setdefault(name, set()).add(file)
                 is_file = member.isfile() or member.islnk()  # tar stores equal files once
                 if not is_file or not is_image(member.name):
                     continue
-                if part.lower() in names_of("train"):
-                    training_classes.add(name)
+                if part.lower() in names_of(training):
+                    training_classes.setdefault(part, set()).add(name)
                 if part.lower() in names_of(split):
-                    names.append(name)
-                    images.append(_decode(archive, member, f"{path}:{member.name}"))
-                    total += images[-1].size if isinstance(images[-1], np.ndarray) else 0
+                    image = _decode(archive, member, f"{path}:{member.name}")
+                    parts.setdefault(part, []).append((name, image))
+                    total += image.size if isinstance(image, np.ndarray) else 0
                     if total > MAX_MEMORY:
                         raise UserError(
                             f"--data cifar10-tar {path}: its images take more than "
@@ -57,16 +60,20 @@ def archive_dataset(
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"--data cifar10-tar {path} cannot be read: {reason}.") from error
-    if not images:
+    chosen = chosen_name(parts, split, f"--data cifar10-tar {path}")
+    if chosen is None:
         raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
-    empty = sorted(training_folders - training_classes)
-    if empty and split == "train":
+    names, images = zip(*parts[chosen], strict=True)
+    trained = chosen_name(training_classes, training, f"--data cifar10-tar {path}") or ""
+    known = training_classes.get(trained, set())
+    empty = sorted(training_folders.get(trained, set()) - known)
+    if empty and usual_name(split) == usual_name(training):
         raise UserError(
-            f"--data cifar10-tar {path}: train/{empty[0]} holds no images "
+            f"--data cifar10-tar {path}: {chosen}/{empty[0]} holds no images "
             f"({', '.join(EXTENSIONS)})."
         )
     if classes is None:
-        classes = sorted(training_classes or set(names))
+        classes = sorted(known or set(names))
     indices = class_indices(set(names), classes, f"{path}, {split}/,")
     return MemoryDataset(images, [indices[name] for name in names], classes, transform)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import replacing
 from resmlp_mt.tensor_files import read
+from resmlp_mt.vision.state_dicts import PLAIN_TYPES
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: if the file is missing, is not such a checkpoint, or was changed or damaged
             since it was written.
     """
-    checkpoint = read(path)
+    # those of other trainers hold more: the message below says what to do with them
+    checkpoint = read(path, allowed=PLAIN_TYPES)
     for name, (kind, required) in PARTS.items():
         value = checkpoint.get(name)
         if value is None and not required:
@@ -82,8 +84,8 @@ def load(path: str | Path) -> dict[str, Any]:
         if not isinstance(value, kind):
             raise UserError(
                 f"{path} is not a checkpoint of resmlp_mt.vision.train: {name} is "
-                f"{'missing' if value is None else f'a {type(value).__name__}'}; bare weights go "
-                "to --weights."
+                f"{'missing' if value is None else f'a {type(value).__name__}'}; weights from "
+                "elsewhere go to --weights, with --model NAME."
             )
     if "digest" not in checkpoint:
         logger.warning("%s has no digest (version 0.1.0): damage would not be noticed.", path)

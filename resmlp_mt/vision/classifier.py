@@ -28,6 +28,7 @@ class Classifier:
         classes: name of each output; None if the weights have no names.
         data_config: how images are prepared, as in timm.
         data: the training data, as in ``--data``, if known.
+        train_split, val_split: the parts of the data for training and validation.
         dtype: type of the products that compute the logits: float32, bfloat16 or int8.
     """
 
@@ -37,6 +38,8 @@ class Classifier:
     classes: list[str] | None
     data_config: dict[str, Any]
     data: list[str] | None
+    train_split: str = "train"
+    val_split: str = "val"
     dtype: str = "float32"
 
     @property
@@ -141,7 +144,8 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     if not checkpoint.get("classes") or checkpoint.get("data_config") is None:
         raise UserError(
             f"{choice.checkpoint} has no class names or no data_config: expected a checkpoint "
-            "written by resmlp_mt.vision.train; bare weights go to --weights."
+            "written by resmlp_mt.vision.train; weights from elsewhere go to "
+            "--weights, with --model NAME."
         )
     classes, outputs = checkpoint["classes"], int(model.num_classes)  # type: ignore[arg-type]
     if len(classes) != outputs or not all(isinstance(name, str) for name in classes):
@@ -149,12 +153,17 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
             f"{choice.checkpoint} has {len(classes)} class names, which must be texts, one for "
             f"each of the {outputs} outputs of its model."
         )
-    data = (checkpoint.get("config") or {}).get("data")
+    config = checkpoint.get("config") or {}
+    data = config.get("data")
     is_text = isinstance(data, list | tuple) and all(isinstance(word, str) for word in data)
     if data is not None and not is_text:
         raise UserError(
             f"{choice.checkpoint}: its config.data is not a list of texts, as --data has them."
         )
+    splits = {key: config[key] for key in ("train_split", "val_split") if key in config}
+    for key, name in splits.items():
+        if not isinstance(name, str):
+            raise UserError(f"{choice.checkpoint}: its config.{key} is not a text.")
     data_config = dict(checkpoint["data_config"])
     match data_config.get("input_size"):
         case [channels, _, _] if choice.img_size is not None:
@@ -176,6 +185,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
         classes=list(classes),
         data_config=data_config,
         data=data,
+        **splits,
     )
 
 

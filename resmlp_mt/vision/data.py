@@ -37,6 +37,7 @@ def create_dataset(
     split: str,
     transform: Transform | None = None,
     classes: Sequence[str] | None = None,
+    training: str = "train",
 ) -> ImageDataset:
     """The dataset that ``--data`` names.
 
@@ -46,21 +47,21 @@ def create_dataset(
         transform: applied to each RGB image.
         classes: name of each class index, for example from a checkpoint; by default all classes
             of the training split, in alphabetical order.
+        training: name of the training split.
 
     Raises:
         UserError: if the data is missing, empty or damaged, or has a class that is not in
             ``classes`` (a validation class that training lacks).
     """
-    split = usual_name(split)
     match list(data):
         case ["digits"]:
-            return _digits(split, transform)
+            return _digits(usual_name(split), transform)
         case ["cifar10-tar", archive]:
-            return archive_dataset(Path(archive), split, transform, classes)
+            return archive_dataset(Path(archive), split, transform, classes, training)
         case ["wds", folder]:
-            return shard_dataset(folder, split, transform, classes)
+            return shard_dataset(folder, split, transform, classes, training)
         case [folder] if folder not in ("cifar10-tar", "wds"):
-            return _folder(Path(folder), split, transform, classes)
+            return _folder(Path(folder), split, transform, classes, training)
     raise UserError(
         f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, wds DIR "
         "or digits."
@@ -68,20 +69,24 @@ def create_dataset(
 
 
 def _folder(
-    root: Path, split: str, transform: Transform | None, classes: Sequence[str] | None
+    root: Path,
+    split: str,
+    transform: Transform | None,
+    classes: Sequence[str] | None,
+    training: str,
 ) -> ImageDataset:
     folder = split_folder(root, split)
     try:
         names = set(_class_names(folder))
         if classes is None:
-            classes = _class_names(find_split_folder(root, "train") or folder)
+            classes = _class_names(find_split_folder(root, training) or folder)
         indices = class_indices(names, classes, str(folder))
         samples = torchvision.datasets.folder.make_dataset(
             folder,
             indices,
             is_valid_file=lambda path: _is_sample(folder, Path(os.path.relpath(path, folder))),
             # a training class needs images; a validation class may have none
-            allow_empty=split != "train",
+            allow_empty=usual_name(split) != usual_name(training),
         )
     except OSError as error:  # including torchvision's FileNotFoundError
         reason = error.strerror or str(error).rstrip(". ")

@@ -81,7 +81,8 @@ def evaluate(options: EvaluationOptions) -> None:
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype)
     data = classifier.data_or(options.data)
-    dataset, classes = labelled(classifier, data, options.split)
+    split = options.split or classifier.val_split
+    dataset, classes = labelled(classifier, data, split)
     counter = SkipCounter(options.on_error)
     outputs = run(
         classifier, batches(dataset, options.batch_size, options.workers, device, counter)
@@ -94,7 +95,7 @@ def evaluate(options: EvaluationOptions) -> None:
         model=classifier.name,
         weights=classifier.weights,
         data=data,
-        split=options.split,
+        split=split,
         data_config=classifier.data_config,
         images=len(targets),
         skipped=counter.skipped,
@@ -123,9 +124,9 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
     Raises:
         UserError: if there is no such data, or the classifier lacks some of its classes.
     """
-    transform = create_transform(classifier.data_config)
+    transform, training = create_transform(classifier.data_config), classifier.train_split
     if classifier.classes is None:
-        dataset = create_dataset(data, split, transform)
+        dataset = create_dataset(data, split, transform, training=training)
         outputs = classifier.num_classes
         if len(dataset.classes) != outputs:
             raise UserError(
@@ -133,7 +134,7 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
                 f"{classifier.name} has {outputs}: give the data that the weights are for."
             )
         return dataset, dataset.classes
-    dataset = create_dataset(data, split, transform, classes=classifier.classes)
+    dataset = create_dataset(data, split, transform, classifier.classes, training)
     if dataset.classes != classifier.classes:  # data with class names of its own
         raise UserError(
             f"--data {' '.join(data)} has the classes {', '.join(dataset.classes[:3])}, ..., but "

@@ -73,9 +73,11 @@ class ModelChoice:
             UserError: naming it, before PyTorch is loaded.
         """
         if self.weights is not None and self.model is None and self.checkpoint is None:
+            if self.weights.startswith("timm:") or Path(self.weights).is_dir():
+                raise UserError(f"--weights {self.weights} needs --model NAME: give both.")
             object.__setattr__(self, "checkpoint", Path(self.weights))
             object.__setattr__(self, "weights", None)
-        if self.checkpoint is not None and self.model is None and not self.checkpoint.exists():
+        if self.checkpoint is not None and not self.checkpoint.exists():
             raise UserError(f"{self.checkpoint} cannot be read: No such file or directory.")
 
 
@@ -143,7 +145,10 @@ class Reports:
 class EvaluationOptions(Reports, Computation, Loading, DataChoice):
     """What is evaluated."""
 
-    split: str = option("val", metavar="NAME", help="train or val")
+    split: str | None = option(
+        None, metavar="NAME",
+        help="train, val, or another folder (default: the checkpoint's --val-split, else val)",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,9 @@ def classify(options: NeighbourOptions) -> None:
     classifier = load_classifier(options, device)
     data = classifier.data_or(options.data)
     transform = create_transform(classifier.data_config)
-    train = create_dataset(data, "train", transform)
-    val = create_dataset(data, "val", transform, classes=train.classes)
+    training, validation = classifier.train_split, classifier.val_split
+    train = create_dataset(data, training, transform, training=training)
+    val = create_dataset(data, validation, transform, train.classes, training)
     counter = SkipCounter(options.on_error)
     loading = (options.batch_size, options.workers, device, counter)
     keys, labels = extract(classifier, batches(train, *loading))
@@ -166,8 +167,8 @@ def classify(options: NeighbourOptions) -> None:
     if options.json is not None:
         write_json(options.json, report)
     print(
-        f"{classifier.name} ({classifier.weights}), {len(queries)} images of {' '.join(data)}, val,"
-        f" by {len(keys)} of train, temperature {options.temperature}"
+        f"{classifier.name} ({classifier.weights}), {len(queries)} images of {' '.join(data)}, "
+        f"{validation}, by {len(keys)} of {training}, temperature {options.temperature}"
     )
     for score in scores:
         top5_text = "" if score["top5"] is None else f", top-5 {score['top5']:.2f} %"

@@ -20,7 +20,13 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import EXTENSIONS, MAX_BYTES, BadImage, is_hidden, open_image
-from resmlp_mt.vision.splits import SPLITS, find_split_folder, mentions
+from resmlp_mt.vision.splits import (
+    SPLITS,
+    find_split_folder,
+    mentions,
+    mentions_exactly,
+    usual_name,
+)
 from resmlp_mt.vision.transforms import Transform
 
 #: the largest index gives the number of classes, so a wrong index must not fill the memory
@@ -54,12 +60,16 @@ class ShardDataset(ImageDataset):
 
 
 def shard_dataset(
-    source: str, split: str, transform: Transform | None, classes: Sequence[str] | None
+    source: str,
+    split: str,
+    transform: Transform | None,
+    classes: Sequence[str] | None,
+    training: str,
 ) -> ImageDataset:
     samples, targets = shard_samples(source, split)
     if classes is None:
-        training = targets if split == "train" else shard_samples(source, "train")[1]
-        classes = [str(index) for index in range(max(training) + 1)]
+        known = targets if split == training else shard_samples(source, training)[1]
+        classes = [str(index) for index in range(max(known) + 1)]
     if max(targets) >= len(classes):
         raise UserError(
             f"--data wds {source}: {split} has class {max(targets)}, but training has "
@@ -91,6 +101,8 @@ def shard_files(source: str, split: str) -> list[Path]:
                 f"--data wds: {path} is named after both train and val; name it after one."
             )
     shards = [path for path, name in names.items() if mentions(name, split)]
+    if split != usual_name(split):  # validation-0.tar may lie beside val-0.tar
+        shards = [path for path in shards if mentions_exactly(names[path], split)] or shards
     for path in shards:
         if not path.name.lower().endswith(".tar"):
             raise UserError(

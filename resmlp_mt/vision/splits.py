@@ -1,6 +1,7 @@
 """The names of splits in folders, archives and shards, in upper or lower case."""
 
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from resmlp_mt.errors import UserError
@@ -14,8 +15,9 @@ SPLITS = {
 
 
 def names_of(split: str) -> tuple[str, ...]:
-    """The usual names of a split, in lower case."""
-    return SPLITS.get(split, (split.lower(),))
+    """A split's name and the usual other ones, in lower case."""
+    name = split.lower()
+    return tuple(dict.fromkeys((name, *SPLITS.get(usual_name(split), ()))))
 
 
 def usual_name(split: str) -> str:
@@ -25,21 +27,42 @@ def usual_name(split: str) -> str:
 
 def mentions(name: str, split: str) -> bool:
     """Whether a name has the split as a word: train-interval-0.tar is for training alone."""
-    words = "|".join(map(re.escape, names_of(split)))
-    return re.search(rf"(?<![a-z])(?:{words})(?![a-z])", name, re.I) is not None
+    return _has_word(name, names_of(split))
+
+
+def mentions_exactly(name: str, split: str) -> bool:
+    """Whether a name has the split as a word under this very name."""
+    return _has_word(name, (split,))
+
+
+def _has_word(name: str, words: Iterable[str]) -> bool:
+    either = "|".join(map(re.escape, words))
+    return re.search(rf"(?<![a-z])(?:{either})(?![a-z])", name, re.I) is not None
 
 
 def find_split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, or None.
+    """The folder of a split, or None; one of this very name comes before one of another.
 
     Raises:
         UserError: if there are several.
     """
     found = {p.resolve(): p for p in _folders(root) if p.name.lower() in names_of(split)}
-    if len(found) > 1:
-        several = " and ".join(path.name for path in found.values())
-        raise UserError(f"--data: {root} has {several}: leave one of them for {split}.")
-    return next(iter(found.values()), None)
+    name = chosen_name([path.name for path in found.values()], split, f"--data: {root}")
+    return None if name is None else root / name
+
+
+def chosen_name(names: Collection[str], split: str, place: str) -> str | None:
+    """Of the names that a place has for a split, the very name or else the only one.
+
+    Raises:
+        UserError: if there are several.
+    """
+    if split in names:
+        return split
+    if len(names) > 1:
+        several = " and ".join(sorted(names))
+        raise UserError(f"{place} has {several}: leave one of them for {split}, or name one.")
+    return next(iter(names), None)
 
 
 def split_folder(root: Path, split: str) -> Path:

@@ -157,13 +157,16 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             raise UserError(f"--torchcompile-mode {options.torchcompile_mode}: {error}.") from error
     elif options.torchcompile_mode:
         raise UserError("--torchcompile-mode needs --torchcompile: give it, or leave out both.")
-    train = create_dataset(options.data, options.train_split)
+    training = options.train_split
+    train = create_dataset(options.data, training, training=training)
     if options.num_classes not in (None, len(train.classes)):
         raise UserError(
             f"--num-classes {options.num_classes}: --data has {len(train.classes)} classes; leave "
             "it out, or give the data of these classes."
         )
-    validation = create_dataset(options.data, options.val_split, classes=train.classes)
+    validation = create_dataset(
+        options.data, options.val_split, classes=train.classes, training=training
+    )
     check_classes(train, validation)
     options = resolved(options, train, process.world_size)
     assert options.img_size is not None
