@@ -104,6 +104,8 @@ def test_layers_and_formats_that_do_not_exist_are_refused() -> None:
             run(images(model)[:, :1])
         with pytest.raises(ValueError, match="images of 8 x 12 pixels, but these have 8 x 8"):
             run(images(model)[..., :8])
+        with pytest.raises(ValueError, match="these have 3 dimensions: stack them, also a single"):
+            run(images(model)[0])
 
 
 def test_a_batch_may_be_empty() -> None:
@@ -216,6 +218,16 @@ def test_every_variant_is_scripted_traced_and_exported(
             found(x[:, :, :4])
 
 
+def test_the_addresses_of_weights_do_not_depend_on_what_is_registered() -> None:
+    """A second import finds our own models among timm's."""
+    assert timm.is_model("resmlp_tiny")
+    for name in ("resmlp_tiny", "resmlp_b24"):
+        assert timm_models._weights_of(name, MODELS[name].timm_name) == {name: {}}
+        assert not timm_models.default_cfgs[name].is_pretrained
+    found = timm_models._weights_of("resmlp_s12", "resmlp_12_224")
+    assert found["resmlp_s12.fb_dino"]["hf_hub_id"] == "timm/resmlp_12_224.fb_dino"
+
+
 def test_our_models_are_registered() -> None:
     assert timm.is_model("resmlp_s12")
     assert timm_models.default_cfgs["resmlp_s12"].is_pretrained
@@ -263,6 +275,15 @@ def test_arguments_are_not_ignored(options: dict[str, Any], error: type[Exceptio
         timm.create_model("resmlp_tiny", **options)
     with pytest.raises(ValueError, match="at least 0"):
         small().reset_classifier(-1)
+
+
+def test_a_refused_classifier_leaves_the_model_as_it_was() -> None:
+    model = small()
+    expected = model(images(model))
+    with pytest.raises(ValueError, match="at least 0"):
+        model.reset_classifier(-1, "")
+    assert (model.num_classes, model.global_pool) == (5, "avg")
+    assert torch.equal(model(images(model)), expected)
 
 
 def test_models_are_saved_and_made_again(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The options of timm's train.py and validate.py: honoured, or refused with what to use instead."""
 
+import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from torch import nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, create_model, evaluate, load_weights, recipe, train
-from resmlp_mt.vision.evaluation_options import EvaluationOptions, PredictionOptions
+from resmlp_mt.vision.evaluation_options import (
+    EvaluationOptions,
+    ExportOptions,
+    NeighbourOptions,
+    PredictionOptions,
+)
 from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import Parser, parse
-from resmlp_mt.vision.timm_options import ANSWERS, answer
+from resmlp_mt.vision.timm_options import ANSWERS, answer, options_in
 from resmlp_mt.vision.training_arguments import create_parser, parse_args
 from vision_checkpoints import checkpoint, folder, run_json
 
@@ -74,12 +80,36 @@ def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixt
             with pytest.raises(UserError) as caught:
                 parser.parse_args([name, "1"])
             assert str(caught.value).count("\n") == 0
-            assert f": {answer(name)} (--help" in capsys.readouterr().err, name
+            assert (
+                f": {answer(name, parser._option_string_actions)} (--help"
+                in capsys.readouterr().err
+            ), name
 
 
 def test_an_answer_is_for_an_option_that_some_command_lacks() -> None:
     both = create_parser()._option_string_actions.keys() & validation()._option_string_actions
     assert not both & {flag for flags in ANSWERS for flag in flags.split()}
+
+
+@pytest.mark.parametrize(
+    "parser",
+    [
+        create_parser(),
+        Parser("evaluate", EvaluationOptions, ""),
+        Parser("knn", NeighbourOptions, ""),
+        Parser("predict", PredictionOptions, ""),
+        Parser("export", ExportOptions, ""),
+    ],
+    ids=lambda parser: parser.prog,
+)
+def test_an_answer_names_options_of_the_command_alone(parser: Parser) -> None:
+    known = parser._option_string_actions
+    for flag in {flag for flags in ANSWERS for flag in flags.split()} - known.keys():
+        found = answer(flag, known)
+        assert found is not None
+        _, _, instead = found.partition("lacks: ")
+        assert instead
+        assert set(options_in(instead)) <= known.keys(), flag
 
 
 def trainer_parts(*words: object) -> tuple[Any, Any]:
@@ -99,6 +129,9 @@ def trainer_parts(*words: object) -> tuple[Any, Any]:
         ("--warmup-epochs 4 --warmup-prefix", {"warmup_epochs": 4, "warmup_prefix": True}),
         ("--lr-noise 0.2 0.8 --lr-noise-pct 0.5 --lr-noise-std 0.3 --seed 7",
          {"noise": [0.2, 0.8], "noise_pct": 0.5, "noise_std": 0.3, "noise_seed": 7}),
+        ("--sched wsd --lr-decay-fn cosine", {"decay_fn": "cosine"}),
+        ("--sched rsqrt --lr-stable-timescale 2 --cooldown-epochs 1",
+         {"stable_timescale": 2, "cooldown_epochs": 1}),
     ],
 )  # fmt: skip
 def test_schedules_are_timms(words: str, arguments: dict[str, Any]) -> None:
@@ -112,6 +145,18 @@ def test_schedules_are_timms(words: str, arguments: dict[str, Any]) -> None:
         found.step(epoch)
         expected.step(epoch)
         assert optimizer.param_groups[0]["lr"] == same.param_groups[0]["lr"], epoch
+
+
+def test_a_schedule_is_given_no_option_that_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of timm take no None in the place of a number."""
+    options, optimizer = trainer_parts("--sched", "step")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        timm.scheduler, "create_scheduler_v2", lambda _, **named: (None, given.update(named) or 1)
+    )
+    recipe.create_scheduler(options, optimizer, 10)
+    assert given["sched"] == "step"
+    assert None not in given.values()
 
 
 def test_optimizers_take_their_options() -> None:
@@ -177,7 +222,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
-    words = """--model resmlp_tiny.fb_in1k --img-size 8 --patch-size 4 -b 4 -j 0 --epochs 2
+    words = """--model resmlp_tiny --img-size 8 --patch-size 4 -b 4 -j 0 --epochs 2
         --warmup-epochs 0 --cooldown-epochs 1 --num-classes 2 --val-split test --lr-base 0.1
         --cutmix-minmax 0.2 0.8 --mixup-off-epoch 2 --no-prefetcher""".split()
     output = tmp_path / "out"
@@ -204,6 +249,20 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
         ("--opt sgd --opt-eps 1", "--opt sgd: it takes no --opt-eps"),
         ("--cutmix-minmax 0.2 0.8 -b 5", "need an even --batch-size"),
         ("--lr-noise 0.1 0.2 0.3", "--lr-noise takes one share of the epochs, or two"),
+        ("--sched step --cooldown-epochs 2", "--sched step does not use --cooldown-epochs"),
+        ("--sched none --cooldown-epochs 2", "--sched none does not use --cooldown-epochs"),
+        ("--sched plateau --warmup-prefix", "--sched plateau does not use --warmup-prefix"),
+        ("--sched poly --lr-decay-fn exp", "--sched poly does not use --lr-decay-fn"),
+        ("--sched wsd --lr-decay-fn x", "--sched wsd: Invalid decay_fn"),
+        ("--bce-sum", "--bce-sum needs --bce-loss"),
+        ("--bce-target-thresh 0.2", "--bce-target-thresh needs --bce-loss"),
+        ("--bce-pos-weight 2", "--bce-pos-weight needs --bce-loss"),
+        ("--mixup-off-epoch 2", "--mixup-off-epoch needs --mixup or --cutmix"),
+        ("--lr-base-scale sqrt", "--lr-base-scale needs --lr-base"),
+        ("--cutmix-minmax 0.8 0.2", r"--cutmix-minmax 0.8 0.2 leaves no choice .* 8 x 8 pixels"),
+        ("--cutmix-minmax 0.5 0.6", r"--cutmix-minmax 0.5 0.6 leaves no choice"),
+        ("--model resmlp_s12.nothing", "there are no weights with the tag 'nothing'.*fb_in1k"),
+        ("--model resmlp_tiny.fb_in1k", "no weights with the tag 'fb_in1k'; its tags: none"),
     ],
 )
 def test_mistakes_in_them_are_one_sentence(
@@ -213,6 +272,83 @@ def test_mistakes_in_them_are_one_sentence(
     with pytest.raises(UserError, match=message) as caught:
         train.main([str(images), *small, "--output", str(tmp_path / "o"), *words.split()])
     assert "\n" not in str(caught.value)
+
+
+def test_timms_own_args_yaml_is_read(tmp_path: Path) -> None:
+    """It has every option of timm's train.py at its default."""
+    path = Path(__file__).parent / "fixtures/timm_args.yaml"
+    options = parse_args(["-c", str(path)])
+    found = (options.data, options.model, options.val_split, options.sched, options.epochs)
+    assert found == (["images"], "resmlp_12_224", "validation", "cosine", 300)
+    assert (options.lr, options.lr_base, options.lr_base_scale) == (None, 0.1, None)
+    assert (options.output, options.weights) == (parse_args([]).output, None)
+    for name, value, message in (
+        ("eval_metric", "loss", "best.pth has the best top-1 accuracy"),
+        ("val_interval", 5, "saved after every epoch"),
+        ("resume", "last.pth.tar", "there is no option resume"),
+        ("kd_temperature", 2.0, "use --teacher"),
+    ):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{name}:")]
+        changed = tmp_path / "args.yaml"
+        changed.write_text("\n".join([*lines, f"{name}: {value}"]))
+        with pytest.raises(UserError, match=message):
+            parse_args(["-c", str(changed)])
+
+
+def test_a_value_is_not_false(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for key, word, value in (
+        ("hflip", "off", "false"), ("smoothing", "no", "false"), ("color_jitter", "false", "false"),
+        ("warmup-epochs", "false", "false"), ("aa", "on", "true"), ("lr_noise", "yes", "true"),
+        ("model_kwargs", "no", "false"),
+    ):  # fmt: skip
+        path.write_text(f"{key}: {word}")
+        name = key.replace("-", "_")
+        with pytest.raises(UserError, match=rf"c.yaml: {name} takes a value, not {value} \(YAML"):
+            parse_args(["-c", str(path)])
+    path.write_text("no_prefetcher: no\ntorchcompile: off\nmodel_ema: off\nno_aug: on\namp: on")
+    options = parse_args(["-c", str(path)])
+    assert (options.torchcompile, options.model_ema, options.aug, options.amp) == (
+        None, False, False, True,
+    )  # fmt: skip
+
+
+def test_the_upper_learning_rate_wins(tmp_path: Path) -> None:
+    """lr and lr_base are two ways to say the same."""
+    (tmp_path / "base.yaml").write_text("lr: 0.5")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nlr-base: 0.1")
+    (tmp_path / "both.yaml").write_text("base: child.yaml\nlr: 0.2")
+    for words, rate, base in (
+        ("-c base.yaml", 0.5, None),
+        ("-c base.yaml --lr-base 0.3", None, 0.3),
+        ("-c base.yaml --lr-base 0.3 --lr 0.7", 0.7, 0.3),
+        ("-c child.yaml", None, 0.1),
+        ("-c child.yaml --lr 0.7", 0.7, 0.1),
+        ("-c both.yaml", 0.2, 0.1),
+    ):
+        options = parse_args(["--data", "x", *words.replace("-c ", f"-c {tmp_path}/").split()])
+        assert (options.lr, options.lr_base) == (rate, base), words
+
+
+def test_a_checkpoint_of_timms_trainer_is_not_resumed_but_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth.tar"
+    torch.save({"epoch": 3, "state_dict": {}, "args": argparse.Namespace(lr=1.0)}, path)
+    for command, words in ((train, ["--resume", path]), (evaluate, [path])):
+        with pytest.raises(UserError, match="model is missing; weights from elsewhere go to --wei"):
+            command.main([*map(str, words)])
+
+
+def test_weights_without_a_model_are_named(tmp_path: Path) -> None:
+    torch.save({"head.weight": torch.zeros(1)}, tmp_path / "bare.pth")
+    for words, message in (
+        (("--weights", "timm:resmlp_12_224"), "--weights timm:resmlp_12_224 needs --model NAME"),
+        (("--weights", tmp_path), "--weights .* needs --model NAME"),
+        (("--weights", tmp_path / "bare.pth"), "go to --weights, with --model NAME"),
+        (("nowhere", "-m", "resmlp_s12", "--weights", "w.pth"), "^nowhere cannot be read: No such"),
+        (("nowhere", "--weights", tmp_path / "bare.pth"), "^nowhere cannot be read: No such"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate.main([*map(str, words)])
 
 
 def test_a_configuration_of_timm_is_read(tmp_path: Path) -> None:

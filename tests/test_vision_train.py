@@ -543,6 +543,23 @@ def test_a_plateau_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
     assert_same(whole, parts)
 
 
+def test_noise_around_a_plateau_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
+    options = [*PLAIN, "--sched", "plateau", "--epochs", 4, "--batch-size", 32, "--lr-noise", 0.25]
+    whole = run(folder, tmp_path / "whole", *options)
+    state = run(folder, tmp_path / "parts", *options, "--max-updates", 5)  # in the third epoch
+    assert state["restore_lr"] == [1e-3] * 2
+    train.main([f"--resume={tmp_path / 'parts/last.pth'}"])
+    assert_same(whole, checkpoints.load(tmp_path / "parts/last.pth"))
+
+
+def test_what_computes_the_same_may_change(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, *PLAIN, "--max-updates", 1)
+    last = tmp_path / "last.pth"
+    words = ["--num-classes", "2", "--torchcompile", "eager", "--torchcompile-mode", "default"]
+    options = parse_args([f"--resume={last}", *words])
+    assert (options.num_classes, options.torchcompile_mode) == (2, "default")
+
+
 def test_a_validation_loss_that_is_not_finite_stops_the_training(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ IMAGENET = {
 }
 #: the layer that embeds the patches; its weight is the flattened kernel of a convolution
 FIRST_CONV = "patch_embed.proj"
-#: arguments of timm's factory that open files or addresses, or change what or where it makes
+#: arguments of timm's factory that open files or addresses, or change what it makes or where
 OPENING = re.compile(
     r"pretrained|checkpoint_path|cache|cfg|file|url|hub|_dir$|pruned|features_only|^device$|^dtype$"
 )
@@ -84,7 +84,7 @@ def create_model(
 
     Args:
         name: ``resmlp_s12``, ``resmlp_s24``, ``resmlp_s36``, ``resmlp_b24``, ``resmlp_tiny``, or
-            timm's name of one of them.
+            timm's name of one of them; the tag of some weights may follow.
         num_classes: outputs of the classifier; with 0, the model returns features.
         img_size: side, or (height, width), of the images in pixels; by default 224, or 32 for
             ``resmlp_tiny``.
@@ -101,12 +101,16 @@ def create_model(
         dtype: of the parameters; by default float32.
 
     Raises:
-        ValueError: for an unknown name or an impossible value.
+        ValueError: for an unknown name or tag, or an impossible value.
     """
     own, different = TIMM_NAMES.get(untagged(name), (untagged(name), {}))
     if own not in MODELS:
         raise ValueError(f"there is no model {name!r}{_did_you_mean(name, MODELS)}.")
     preset = MODELS[own]
+    tag = name.partition(".")[2]
+    if tag and tag not in _tags(untagged(name)):
+        tags = ", ".join(_tags(untagged(name))) or "none"
+        raise ValueError(f"there are no weights with the tag {tag!r}; its tags: {tags}.")
     size = preset.img_size if img_size is None else img_size
     if not isinstance(size, int) and len(size) != 2:
         raise ValueError(f"img_size must be a side, or height and width, but is {size}.")
@@ -205,6 +209,18 @@ def is_ours(name: str) -> bool:
     return untagged(name) in MODELS or untagged(name) in TIMM_NAMES
 
 
+def _hub_name(plain: str) -> str | None:
+    """timm's name of one of our models, None if its hub has no weights."""
+    return plain if plain in TIMM_NAMES else MODELS[plain].timm_name
+
+
+def _tags(plain: str) -> list[str]:
+    """The tags of a model's weights in timm's hub."""
+    hub_name = _hub_name(plain)
+    found = timm.models.get_arch_pretrained_cfgs(hub_name) if hub_name else {}
+    return [tagged.partition(".")[2] for tagged in found]
+
+
 def load_pretrained(model: ResMLP, name: str) -> None:
     """Load timm's weights for one of our models; a classifier with other outputs is left out.
 
@@ -212,7 +228,7 @@ def load_pretrained(model: ResMLP, name: str) -> None:
         UserError: if the hub has no weights, or they do not fit.
     """
     plain, dot, tag = name.partition(".")
-    hub_name = plain if plain in TIMM_NAMES else MODELS[plain].timm_name
+    hub_name = _hub_name(plain)
     if hub_name is None:
         raise UserError(
             f"--model {name}: there are no pre-trained weights; models with weights are "
@@ -244,6 +260,8 @@ def load_model(
     weights = checkpoint["model"] if average is None else average
     args = dict(checkpoint["model_args"])
     _check_args(args, weights, path)
+    if is_ours(args["name"]):
+        args["name"] = untagged(args["name"])  # no weights are asked for
     try:
         with torch.device("meta"):  # nothing is allocated yet
             shapes = {key: value.shape for key, value in build_model(**args).state_dict().items()}

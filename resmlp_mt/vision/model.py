@@ -26,11 +26,16 @@ NORMS = ("affine", "layernorm")
 
 @torch.fx.wrap  # a symbolic trace keeps this as one step
 def check_size(images: Tensor, channels: int, height: int, width: int) -> None:
-    """Refuse images of another size.
+    """Refuse images of another size, or with other channels.
 
     Raises:
-        ValueError: naming both sizes.
+        ValueError: naming what is expected and what is there.
     """
+    if images.dim() != 4:
+        raise ValueError(
+            "this model takes images of the shape (batch, channels, height, width), but these have "
+            f"{images.dim()} dimensions: stack them, also a single one."
+        )
     if images.shape[1] != channels:
         raise ValueError(
             f"this model takes images of {channels} channels, but these have {images.shape[1]}: "

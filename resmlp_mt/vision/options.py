@@ -96,7 +96,8 @@ class Parser(command_line.Parser):
             UsageError: always.
         """
         words = message.split() if message.startswith("unrecognized arguments") else []
-        answers = [found for word in words if (found := answer(word.partition("=")[0]))]
+        known = self._option_string_actions
+        answers = [found for word in words if (found := answer(word.partition("=")[0], known))]
         message = answers[0] if answers else self.with_guess(message)
         message = f"{self.prog}: {message} (--help lists the options)."
         print(message, file=sys.stderr)

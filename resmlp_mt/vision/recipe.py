@@ -33,7 +33,7 @@ def training_transform(
         interpolation: interpolation without augmentation, the same as in validation.
 
     Raises:
-        UserError: for a policy that timm does not know.
+        UserError: for options that timm refuses, such as an unknown policy.
     """
     try:
         return create_training_transform(
@@ -55,7 +55,8 @@ def training_transform(
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
-            f"--aa {options.aa}, --train-interpolation: timm refuses: {error}."
+            f"timm refuses the augmentation (--aa {options.aa}, --scale, --train-crop-mode, ...): "
+            f"{error}."
         ) from error
 
 
@@ -84,7 +85,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
 
 
 def _check_taken(options: OptimizationOptions) -> None:
-    """Refuse options that timm would leave out without a word, or fail at in the first step.
+    """Refuse options that timm would leave out silently, or that would fail in the first step.
 
     Raises:
         ValueError: naming the option.
@@ -119,13 +120,23 @@ def create_scheduler(
     Raises:
         UserError: if there is no such schedule, or it does not take the options.
     """
-    arguments = timm.scheduler.scheduler_kwargs(options)
+    given = timm.scheduler.scheduler_kwargs(options)
+    arguments = {name: value for name, value in given.items() if value is not None}
     try:
         scheduler, epochs = timm.scheduler.create_scheduler_v2(
             optimizer, **arguments, updates_per_epoch=updates_per_epoch
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"--sched {options.sched}: {error}.") from error
+    for name, is_used in (
+        ("cooldown_epochs", hasattr(scheduler, "get_cycle_length")),
+        ("warmup_prefix", options.sched not in ("none", "plateau")),
+        ("lr_decay_fn", options.sched in ("wsd", "rsqrt")),
+        ("lr_stable_timescale", options.sched == "rsqrt"),
+    ):
+        if getattr(options, name) and not is_used and not options.resume:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"--sched {options.sched} does not use {flag}: leave it out.")
     return scheduler, int(epochs)
 
 
@@ -138,12 +149,20 @@ def create_mixup(options: TrainingOptions, num_classes: int) -> Any:
     """timm's mixup and cutmix; None if both are off.
 
     Raises:
-        UserError: if the batch size is odd.
+        UserError: if the batch size is odd, or the patch of cutmix has no choice of sides.
     """
     if not mixes(options):
         return None
     if options.batch_size % 2:
         raise UserError("--mixup and --cutmix need an even --batch-size.")
+    if options.cutmix_minmax:
+        least, most = options.cutmix_minmax
+        sides = options.img_size or []
+        if least >= most or any(int(side * least) >= int(side * most) for side in sides):
+            raise UserError(
+                f"--cutmix-minmax {least} {most} leaves no choice of sides in images of "
+                f"{' x '.join(map(str, sides))} pixels: give a smaller and a larger share."
+            )
     return timm.data.Mixup(
         mixup_alpha=options.mixup,
         cutmix_alpha=options.cutmix,

@@ -63,7 +63,8 @@ class TimmConventions(nn.Module):
 
         Raises:
             AssertionError: for layers that do not exist, as timm's models.
-            ValueError: for a format that does not exist, or images of another size.
+            ValueError: for a format that does not exist, or images of another size or with other
+                channels.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be NCHW or NLC, but is {output_fmt}.")
@@ -125,12 +126,12 @@ class TimmConventions(nn.Module):
         own = "token" if self.num_prefix_tokens else "avg"
         if global_pool not in (None, "", own):
             raise ValueError(f"global_pool must be {own!r} or '' here, but is {global_pool!r}.")
+        like = next(self.patch_embed.parameters())
+        head = create_classifier(self.embed_dim, num_classes).to(like.device, like.dtype)
         if global_pool is not None:
             self.global_pool = global_pool
-        like = next(self.patch_embed.parameters())
         self.num_classes = num_classes
-        self.head = create_classifier(self.embed_dim, num_classes).to(like.device, like.dtype)
-        self.head.train(self.training)
+        self.head = head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the layers in the backward pass instead of keeping their activations."""

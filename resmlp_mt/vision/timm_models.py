@@ -29,22 +29,26 @@ from resmlp_mt.vision.weights import adapt
 POOLINGS = {"avg": "mean", "token": "class_mlp"}
 
 
-def _weights_of(name: str) -> dict[str, dict[str, Any]]:
-    """Where timm has weights, by its name of the model with the weights' tag."""
-    if not timm.models.is_model(name):
+def _weights_of(name: str, timm_name: str | None) -> dict[str, dict[str, Any]]:
+    """Where timm has weights for a model of ours, by our name with the weights' tag."""
+    if timm_name is None:
         return {name: {}}
-    found = timm.models.get_arch_pretrained_cfgs(name).items()
+    found = timm.models.get_arch_pretrained_cfgs(timm_name).items()
     return {
-        tagged: {"hf_hub_id": f"timm/{tagged}", "url": config.url, "license": config.license}
+        tagged.replace(timm_name, name): {
+            "hf_hub_id": f"timm/{tagged}",
+            "url": config.url,
+            "license": config.license,
+        }
         for tagged, config in found
     }
 
 
 default_cfgs: Any = timm.models.generate_default_cfgs(
     {
-        tagged.replace(preset.timm_name or name, name): default_config(name) | weights
+        tagged: default_config(name) | weights
         for name, preset in MODELS.items()
-        for tagged, weights in _weights_of(preset.timm_name or name).items()
+        for tagged, weights in _weights_of(name, preset.timm_name).items()
     }
 )
 

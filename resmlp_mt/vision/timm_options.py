@@ -4,23 +4,30 @@ The others have the same names here; see :mod:`resmlp_mt.vision.training_options
 :mod:`resmlp_mt.vision.evaluation_options`.
 """
 
+import re
+from collections.abc import Container
+from typing import Any
+
 BATCH_NORM = "ResMLP has no batch norm; arguments of a model of timm go to --model-kwargs"
 DATA = "use --data DIR, cifar10-tar FILE, wds DIR or digits"
 SAVED = "last.pth and best.pth are saved after every epoch; see also --recovery-interval"
 START = "start a new training from the weights with --weights"
 TEACHER = "use --teacher, --teacher-weights and --distillation-type, -alpha and -tau"
 TENSORBOARD = "use --tensorboard, or read summary.csv in the output folder"
-COMPILE = "use --torchcompile in training"
+COMPILE = "use --torchcompile"
 
-#: options, and what to do instead
-ANSWERS = {
+ONE_SIZE = "images have one size: use --img-size"
+LEAVE_OUT = "leave it out"
+
+#: options, and what to do instead; of several, the first whose options the command has
+ANSWERS: dict[str, str | tuple[str, ...]] = {
     "--log-wandb --wandb-project --wandb-tags --wandb-resume-id": TENSORBOARD,
     "--dataset --dataset-download --dataset-trust-remote-code --class-map --input-key": DATA,
     "--target-key --num-samples --train-num-samples --val-num-samples --data-path --data-set": DATA,
     "--input-img-mode --in-chans": "images are read as RGB: leave it out",
-    "--input-size": "use --img-size HEIGHT WIDTH in training, --img-size SIDE elsewhere",
+    "--input-size": "use --img-size",
     "--gp --test-pool": "use --model-kwargs pooling=class_mlp for another pooling",
-    "--pretrained-path": "use --weights FILE --reset-head",
+    "--pretrained-path": ("use --weights FILE --reset-head", "use --weights FILE"),
     "--no-resume-opt --start-epoch": START,
     "--bn-momentum --bn-eps --sync-bn --dist-bn --split-bn --no-ddp-bb": BATCH_NORM,
     "--drop-connect --drop-block": "use --drop-path",
@@ -29,9 +36,10 @@ ANSWERS = {
     "--torchcompile --torchcompile-mode": "affine maps are folded here, which is faster on a CPU",
     "--channels-last": "it does not help ResMLP: leave it out",
     "--amp --amp-dtype": "use --dtype bfloat16",
+    "--apex-amp --native-amp": "use --amp",
     "--amp-impl": "mixed precision is PyTorch's: leave it out",
     "--model-dtype": "use --amp, with --amp-dtype",
-    "--device-modules --synchronize-step": "use --device: leave it out",
+    "--device-modules --synchronize-step": "use --device",
     "--local-rank --local_rank --num-gpu": "start several processes with torchrun",
     "--layer-decay-min-scale --layer-decay-no-opt-scale": "use --layer-decay alone",
     "--epoch-repeats": "use more --epochs",
@@ -42,28 +50,65 @@ ANSWERS = {
     "--val-interval --checkpoint-hist": SAVED,
     "--experiment --output_dir --output-dir --results-dir": "use --output",
     "--eval-metric": "best.pth has the best top-1 accuracy: leave it out",
-    "--tta --retry --crop-border-pixels --use-train-size --tf-preprocessing": "leave it out",
+    "--tta --retry --crop-border-pixels --use-train-size --tf-preprocessing": LEAVE_OUT,
     "--pin-mem --seed": "it changes nothing here: leave it out",
     "--crop-mode": "images are cropped at their centre; use --crop-pct",
     "--use-multi-epochs-loader": "workers are kept between epochs anyway: leave it out",
-    "--naflex-loader --naflex-train-seq-lens --naflex-max-seq-len --naflex-patch-sizes": (
-        "images have one size: use --img-size"
-    ),
-    "--naflex-patch-size-probs --naflex-loss-scale": "images have one size: use --img-size",
+    "--naflex-loader --naflex-train-seq-lens --naflex-max-seq-len --naflex-patch-sizes": ONE_SIZE,
+    "--naflex-patch-size-probs --naflex-loss-scale": ONE_SIZE,
     "--kd-model-name --kd-distill-type --kd-loss-type --kd-temperature": TEACHER,
     "--kd-student-feature-dim --kd-teacher-feature-dim --kd-token-distill-type": TEACHER,
     "--distill-loss-weight --task-loss-weight --teacher-model --teacher-path": TEACHER,
     "--results-file --results-format --metrics-avg": (
-        "evaluate: use --json FILE, which has precision and F1 too; predict: --output FILE"
+        "use --json FILE, which has precision and F1 too",
+        "use --output FILE",
     ),
     "--real-labels --valid-labels": "classes are matched by their names; use --data",
     "--eval": "use python -m resmlp_mt.vision.evaluate",
 }
 
 
-def answer(flag: str) -> str | None:
-    """One sentence about an option of timm; None if there is no such option."""
-    for flags, instead in ANSWERS.items():
+#: options of timm that do not change what a training computes
+WITHOUT_EFFECT = """
+    --amp-impl --checkpoint-hist --local-rank --log-interval --save-images --use-multi-epochs-loader
+    --worker-seeding
+""".split()
+#: timm's defaults of options that are not here, where they are neither empty nor 0
+DEFAULTS = {
+    "--dist-bn": "reduce",
+    "--eval-metric": "top1",
+    "--kd-distill-type": "logit",
+    "--kd-loss-type": "kl",
+    "--kd-temperature": 4.0,
+    "--kd-token-distill-type": "soft",
+    "--naflex-train-seq-lens": [128, 256, 576, 784, 1024],
+    "--naflex-max-seq-len": 576,
+    "--naflex-loss-scale": "linear",
+    "--val-interval": 1,
+}
+
+
+def answer(flag: str, known: Container[str]) -> str | None:
+    """One sentence about an option of timm; None if there is no such option.
+
+    Args:
+        flag: the option.
+        known: the options of the command, which alone the sentence may name.
+    """
+    for flags, answers in ANSWERS.items():
         if flag in flags.split():
+            several = (answers,) if isinstance(answers, str) else answers
+            usable = (text for text in several if all(o in known for o in options_in(text)))
+            instead = next(usable, LEAVE_OUT)
             return f"{flag} is an option of timm that this command lacks: {instead}"
     return None
+
+
+def options_in(text: str) -> list[str]:
+    """The options that a text names."""
+    return re.findall(r"--[a-z][a-z-]*", text)
+
+
+def changes_nothing(flag: str, value: Any) -> bool:
+    """Whether a value in a file of timm's options is of no account here."""
+    return flag in WITHOUT_EFFECT or (flag in DEFAULTS and value == DEFAULTS[flag])

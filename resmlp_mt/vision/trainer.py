@@ -1,10 +1,10 @@
 """The training loop: updates, validation, checkpoints, and exact resumption inside an epoch.
 
 Besides the entries that :mod:`resmlp_mt.vision.checkpoints` lists, ``last.pth`` has ``optimizer``,
-``scheduler``, ``plateau`` (of ``--sched plateau``), ``scaler``, ``position`` (the epoch, the step
-in it, the running sums), ``history`` (the rows of summary.csv), and ``world_size`` and
-``steps_per_epoch``, which give the position its meaning. Random numbers need no state: see
-:mod:`.loader`.
+``scheduler``, ``plateau`` and ``restore_lr`` (of ``--sched plateau``), ``scaler``, ``position``
+(the epoch, the step in it, the running sums), ``history`` (the rows of summary.csv), and
+``world_size`` and ``steps_per_epoch``, which give the position its meaning. Random numbers need no
+state: see :mod:`.loader`.
 """
 
 import math
@@ -56,7 +56,7 @@ class Trainer:
         model: the bare model; ``options`` say how it is wrapped.
         loss: a function of (images, logits, labels).
         description: entries about the model in every checkpoint: model_args, classes, ...
-        epochs: in all, with those before and after ``--epochs``.
+        epochs: in all, with cycles, a warm-up prefix and the cool-down.
         stop: the request to save and end at the next step.
         mixup, erasing, ema: timm's, None if off.
     """
@@ -333,9 +333,10 @@ class Trainer:
         if resumable:
             state["optimizer"] = self.optimizer.state_dict()
             state["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
-            # timm's schedule does not save the length of the current plateau
+            # timm's schedule saves neither the current plateau nor the rates before the noise
             plateau = getattr(self.scheduler, "lr_scheduler", None)
             state["plateau"] = plateau.state_dict() if plateau else None
+            state["restore_lr"] = getattr(self.scheduler, "restore_lr", None)
             state["scaler"] = self.scaler.state_dict() if self.scaler else None
             state["position"] = asdict(self.position)
             state["history"] = self.history
@@ -375,6 +376,7 @@ class Trainer:
                 self.scheduler.load_state_dict(state["scheduler"])
                 if state.get("plateau"):
                     self.scheduler.lr_scheduler.load_state_dict(state["plateau"])
+                    self.scheduler.restore_lr = state.get("restore_lr")
             if self.scaler:
                 self.scaler.load_state_dict(state["scaler"])
             self.position = Position(**state["position"])

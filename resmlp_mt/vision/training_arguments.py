@@ -14,7 +14,7 @@ from typing import Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import Parser, only_tells
-from resmlp_mt.vision.timm_options import answer
+from resmlp_mt.vision.timm_options import answer, changes_nothing
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
 # The digits are not photographs: a mirrored digit is another sign, and colour means nothing.
@@ -29,8 +29,9 @@ DIGITS = {
 
 # Options that do not change what a run computes, and may differ after --resume.
 MAY_CHANGE = {
-    "data", "device", "on_error", "output", "pin_mem", "progress", "recovery_interval",
-    "tensorboard", "torchcompile", "validation_batch_size", "workers",
+    "data", "device", "num_classes", "on_error", "output", "pin_mem", "progress",
+    "recovery_interval", "tensorboard", "torchcompile", "torchcompile_mode",
+    "validation_batch_size", "workers",
 }  # fmt: skip
 #: folders of the recipes, in a wheel and in a checkout
 RECIPES = [
@@ -65,6 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     sources.add_argument("-c", "--config", type=Path)
     sources.add_argument("--resume", type=Path)
+    sources.add_argument("--lr-base")
     files, _ = sources.parse_known_args(flags)
     words: list[str] = []
     earlier = _config_of(files.resume) if files.resume else {}
@@ -73,7 +75,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     moved = {name: value for name, value in earlier.items() if name != "output"}
     words += _to_flags(moved, parser, files.resume)
     if files.config:
-        words += _to_flags(_read_yaml(files.config), parser, files.config)
+        given = {} if files.lr_base is None else {"lr_base": files.lr_base}
+        words += _to_flags(_over(_read_yaml(files.config), given), parser, files.config)
     words += flags
     found = parser.parse_args(words)
     defaults = {"lr": LR} | (DIGITS if _data(found) == ["digits"] else {})
@@ -96,10 +99,10 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         raise UserError(
             f"--lr-noise takes one share of the epochs, or two, but not {len(options.lr_noise)}."
         )
-    if options.teacher_weights and not options.teacher:
-        raise UserError("--teacher-weights needs --teacher: give it, or leave out both.")
     if files.resume:
         _check_same_run(options, earlier)
+    else:
+        _check_partners(options)
     return options
 
 
@@ -132,6 +135,22 @@ def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
             )
 
 
+def _check_partners(options: TrainingOptions) -> None:
+    """Refuse options that do nothing without another one."""
+    mixes = options.mixup or options.cutmix or options.cutmix_minmax
+    for name, partner, has_partner in (
+        ("bce_sum", "--bce-loss", options.bce_loss),
+        ("bce_target_thresh", "--bce-loss", options.bce_loss),
+        ("bce_pos_weight", "--bce-loss", options.bce_loss),
+        ("lr_base_scale", "--lr-base", options.lr_base is not None),
+        ("mixup_off_epoch", "--mixup or --cutmix", mixes),
+        ("teacher_weights", "--teacher", options.teacher),
+    ):
+        if getattr(options, name) and not has_partner:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} needs {partner}: give it, or leave out both.")
+
+
 def _plain(value: Any) -> Any:
     """A value with lists instead of tuples, as in YAML."""
     if isinstance(value, dict):
@@ -154,6 +173,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"--config {path} cannot be read: {reason}.") from error
     if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
     base = values.pop("base", None)
     if base is None:
         return values
@@ -163,7 +183,14 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         )
     if found.with_name(base) in (*above, found):
         raise UserError(f"--config {path}: base must name another file, but is {base!r}.")
-    return _read_yaml(found.with_name(base), (*above, found)) | values
+    return _over(_read_yaml(found.with_name(base), (*above, found)), values)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Values over others: ``lr_base`` alone also takes the place of an ``lr``, which would win."""
+    if above.get("lr_base") is not None and above.get("lr") is None:
+        below = {name: value for name, value in below.items() if name != "lr"}
+    return below | above
 
 
 def _flat(value: Any, depth: int = 2) -> bool:
@@ -178,20 +205,28 @@ def _to_flags(
     values: dict[str, Any], parser: argparse.ArgumentParser, path: Path | None
 ) -> list[str]:
     """The options of a file as arguments of a command line."""
-    own = {"--help", "--version", "--config", "--resume"}
-    known = {name for action in parser._actions for name in action.option_strings} - own
     words: list[str] = []
+    actions = parser._option_string_actions
+    alone = {"--help", "--version", "--config", "--resume"}  # on the command line
     for key, value in values.items():
         flag = "--" + str(key).replace("_", "-")
-        if flag not in known:
-            instead = answer(flag)
-            if instead is not None and not value:
-                continue  # off
+        if flag not in actions or flag in alone:
+            instead = answer(flag, actions)
+            off = not value and (instead is not None or flag in alone)
+            if off or changes_nothing(flag, value):
+                continue
             reason = instead or f"there is no option {key}"
             raise UserError(f"{path}: {reason}; train --help lists the options.")
+        if value == "":
+            continue  # timm's way to leave an option out
         if isinstance(value, bool):
-            negative = f"--no-{flag[2:]}" if not flag.startswith("--no-") else f"--{flag[5:]}"
-            words += [word for word in [flag if value else negative] if word in known]
+            opposite = f"--no-{flag[2:]}" if not flag.startswith("--no-") else f"--{flag[5:]}"
+            if opposite not in actions and actions[flag].nargs not in (0, "?"):
+                raise UserError(
+                    f"{path}: {key} takes a value, not {str(value).lower()} (YAML reads on and "
+                    "off as such)."
+                )
+            words += [word for word in [flag if value else opposite] if word in actions]
         elif isinstance(value, list | tuple):
             words += [flag, *map(str, value)]
         elif isinstance(value, dict):

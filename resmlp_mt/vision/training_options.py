@@ -138,12 +138,23 @@ class ScheduleOptions:
     cooldown_epochs: int = option(0, type=NOT_NEGATIVE, help="epochs at --min-lr after --epochs")
     min_lr: float = option(1e-6, type=FINITE, help="learning rate at the end")
     decay_epochs: float | None = option(
-        None, type=SOME, help="step: epochs between decays; default: timm's"
+        None,
+        type=SOME,
+        help="step: epochs between decays; wsd, rsqrt: length of the decay, in epochs or, below 1, "
+        "as a share; default: timm's",
     )
     decay_milestones: list[int] = option(
         [90, 180, 270], type=POSITIVE, nargs="+", help="multistep: epochs of decays"
     )
-    decay_rate: float = option(0.1, "--dr", type=SOME, help="step, multistep, plateau: the factor")
+    decay_rate: float = option(
+        0.1, "--dr", type=SOME, help="step, multistep, plateau: the factor; poly: the power"
+    )
+    lr_decay_fn: str | None = option(
+        None, metavar="NAME", help="wsd, rsqrt: form of the decay; default: timm's"
+    )
+    lr_stable_timescale: float | None = option(
+        None, type=SOME, metavar="EPOCHS", help="rsqrt: its time scale; default: the warm-up"
+    )
     patience_epochs: int = option(
         10, type=NOT_NEGATIVE, help="plateau: epochs without improvement before a decay"
     )
@@ -151,13 +162,15 @@ class ScheduleOptions:
         None,
         type=FINITE,
         nargs="+",
-        help="share of the epochs from, or between, which there is noise",
+        help="noise from this share of the epochs on, or between two shares",
     )
     lr_noise_pct: float = option(0.67, type=SOME, help="its limit, as a share")
     lr_noise_std: float = option(1.0, type=SOME, help="its standard deviation")
-    lr_cycle_mul: float = option(1.0, type=SOME, help="cosine: growth of a cycle's length")
-    lr_cycle_decay: float = option(0.5, type=SOME, help="cosine: decay of a cycle's learning rate")
-    lr_cycle_limit: int = option(1, type=POSITIVE, help="cosine: number of cycles")
+    lr_cycle_mul: float = option(1.0, type=SOME, help="cosine, tanh, poly: growth of a cycle")
+    lr_cycle_decay: float = option(
+        0.5, type=SOME, help="cosine, tanh, poly: decay of the learning rate by cycle"
+    )
+    lr_cycle_limit: int = option(1, type=POSITIVE, help="cosine, tanh, poly: number of cycles")
     lr_k_decay: float = option(1.0, type=SOME, help="cosine, poly: k of k-decay")
 
 
