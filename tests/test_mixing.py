@@ -313,7 +313,7 @@ def test_options_of_one_side_win() -> None:
     [
         ({"mixing_heads": 3}, "--mixing-heads must be at least 1 and divide --encoder-embed-dim"),
         ({"decoder_mixing_heads": 0}, "--mixing-heads .* --decoder-embed-dim, but is 0 with 8"),
-        ({"mixing_decay": "both"}, "--mixing-decay .* add --mixing-relative beside or alone"),
+        ({"mixing_decay": "both"}, "--mixing-decay.* add --mixing-relative beside or alone"),
         ({"mixing_dropout": 1.0}, "--mixing-dropout must be at least 0 and below 1"),
     ],
 )
