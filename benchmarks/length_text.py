@@ -51,12 +51,6 @@ def reference_scores(workshop: Workshop, run: Run, test: int) -> dict[int, list[
     return {int(number): values for number, values in scores.items()}
 
 
-def first_budget(workshop: Workshop, name: str) -> int:
-    """Processor seconds of the trainings of a set; the first if there are several."""
-    budgets = workshop.config["sets"][name].get("budgets", workshop.config["budgets"])
-    return int(budgets[0])
-
-
 def perplexities(scores: dict[int, list[float]], sources: Sequence[str]) -> list[float | None]:
     """The perplexity of each bucket of source lengths; None for an empty one."""
     result: list[float | None] = []
@@ -92,7 +86,7 @@ def weights_by_distance(path: Path) -> list[float] | None:
 def measured(workshop: Workshop, name: str) -> list[Json]:
     """A row for each model: perplexities over all finished seeds, and weights by distance."""
     source, _ = workshop.text(name, 0)
-    budget = first_budget(workshop, name)
+    budget = workshop.config["sets"][name]["budgets"][0]
     rows = []
     for model, declared in workshop.config["models"].items():
         runs = [Run(model, name, seed, budget) for seed in workshop.config["seeds"]]
@@ -189,14 +183,14 @@ def main() -> None:
     workshop = Workshop(HERE / "quality.yaml", args.data, args.work)
     variants = read_config(HERE / "variants.yaml")["models"]
     models = workshop.config["models"]
-    names = {model: "plus, " + declared["name"].strip("`") for model, declared in variants.items()}
-    models |= {m: variants[m] | {"name": names[m]} for m in variants if m not in models}
+    for model, declared in variants.items():
+        models.setdefault(model, declared | {"name": "plus, " + declared["name"].strip("`")})
     result: dict[str, Any] = {"versions": versions(), "sets": {}}
     for name, declared in workshop.config["sets"].items():
         if "most_source_tokens" in declared and (rows := measured(workshop, name)):
             result["sets"][name] = {
                 "most": declared["most_source_tokens"],
-                "budget": first_budget(workshop, name),
+                "budget": declared["budgets"][0],
                 "rows": rows,
             }
     write_text(HERE / "length_text.json", json.dumps(result, indent=1) + "\n")

@@ -41,7 +41,7 @@ def main() -> None:
     config = workshop.config
     config["seeds"] = args.seeds or config["seeds"]  # the tables have those of this call
     for declared in config["sets"].values():
-        declared["budgets"] = args.budgets or declared.get("budgets", config["budgets"])
+        declared["budgets"] = args.budgets or declared["budgets"]
     for name in args.sets or config["sets"]:
         for budget, seed, model in product(
             config["sets"][name]["budgets"], config["seeds"], args.models or config["models"]

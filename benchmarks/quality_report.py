@@ -42,7 +42,7 @@ def write(workshop: Workshop, out: Path) -> None:
         "sets": [
             one_set(workshop, set_name, budget)
             for set_name, declared in config["sets"].items()
-            for budget in declared.get("budgets", config["budgets"])
+            for budget in declared["budgets"]
         ],
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,8 @@ class Workshop:
     def __init__(self, config: Path, data: Path, work: Path) -> None:
         self.name = config.stem
         self.config = read_config(config)
+        for declared in self.config["sets"].values():
+            declared.setdefault("budgets", self.config["budgets"])
         self.data = data.resolve()
         self.work = work.resolve()
 
@@ -84,6 +86,10 @@ class Workshop:
             self.execute(command, out.with_suffix(".log"))
         return out
 
+    def _samples(self, run: Run) -> int:
+        """Sampled copies of the training set that its model is trained on."""
+        return int(self.config["models"][run.model].get("samples", 0))
+
     def _pairs(self, part: str, *languages: str) -> list[tuple[str, ...]]:
         """Lines of a file or of the named half of it."""
         path, _, half = part.partition(":")
@@ -108,7 +114,7 @@ class Workshop:
     def train(self, run: Run) -> Json:
         """Train for the budget; an interrupted training continues from its last checkpoint."""
         folder, every = self.folder(run), self.config["save_every"]
-        samples = self.config["models"][run.model].get("samples", 0)
+        samples = self._samples(run)
         data = self.prepared(run.set, samples)
         bins = [data / "bin", *(data / f"bin{copy}" for copy in range(2, samples + 1))]
 
@@ -159,7 +165,7 @@ class Workshop:
 
     def generate(self, run: Run, updates: int, subset: str, output: Path, *options: str) -> None:
         """fairseq-generate with the checkpoint after some updates; skips sentences too long."""
-        data = self.prepared(run.set, self.config["models"][run.model].get("samples", 0))
+        data = self.prepared(run.set, self._samples(run))
         command = [
             sys.executable, "-m", "fairseq_cli.generate", data / "bin", "--user-dir", "resmlp_mt",
             "--path", checkpoint(self.folder(run), updates), "--cpu", "--batch-size", 32,
