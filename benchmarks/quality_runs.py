@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,24 +60,22 @@ class Workshop:
     def folder(self, run: Run) -> Path:
         return self.work / run.set / run.name
 
-    def prepared(self, name: str, samples: int = 0) -> Path:
-        """The folder that prepare.py made of a set, with sampled copies of its training set."""
+    def prepared(self, name: str, model: str | None = None) -> Path:
+        """The folder that prepare.py made of a set.
+
+        A model may have ``samples`` (sampled copies of its training set), or a ``teacher`` (the
+        folder of an exported model, whose translations its training set has as targets).
+        """
         declared = self.config["sets"][name]
-        out = self.work / name / (f"data-{samples}-samples" if samples else "data")
+        own = self.config["models"][model] if model else {}
+        samples, teacher = self._samples(model), own.get("teacher")
+        out = self.work / name / "-".join(
+            ["data", *([f"{samples}-samples"] if samples else []), *(["taught"] if teacher else [])]
+        )  # fmt: skip
         if not (out / "manifest.json").exists():
-            text = self.work / name / "text"
-            text.mkdir(parents=True, exist_ok=True)
-            splits = {"train": declared["train"], "valid": declared["valid"]}
-            for index, parts in enumerate(declared["tests"].values()):
-                splits[f"test{index or ''}"] = [parts] if isinstance(parts, str) else parts
-            languages = declared["source"], declared["target"]
-            for split, parts in splits.items():
-                pairs = [pair for part in parts for pair in self._pairs(part, *languages)]
-                most = declared.get("most_source_tokens")
-                if most is not None and not split.startswith("test"):
-                    pairs = [pair for pair in pairs if len(pair[0].split()) <= most]
-                for language, lines in zip(languages, zip(*pairs, strict=True), strict=True):
-                    (text / f"{split}.{language}").write_text("".join(lines), encoding="utf-8")
+            text = self._texts(name)
+            if teacher:
+                text = self._taught(text, declared["source"], declared["target"], teacher)
             command = [
                 sys.executable, "data_scripts/prepare.py", "local", "--from-dir", text,
                 "--src", declared["source"], "--tgt", declared["target"], "--out", out,
@@ -86,9 +85,42 @@ class Workshop:
             self.execute(command, out.with_suffix(".log"))
         return out
 
-    def _samples(self, run: Run) -> int:
-        """Sampled copies of the training set that its model is trained on."""
-        return int(self.config["models"][run.model].get("samples", 0))
+    def _samples(self, model: str | None) -> int:
+        """Sampled copies of the training set that a model is trained on."""
+        return int(self.config["models"][model].get("samples", 0)) if model else 0
+
+    def _texts(self, name: str) -> Path:
+        """The folder with the text of a set, as the config declares it."""
+        declared = self.config["sets"][name]
+        text = self.work / name / "text"
+        text.mkdir(parents=True, exist_ok=True)
+        splits = {"train": declared["train"], "valid": declared["valid"]}
+        for index, parts in enumerate(declared["tests"].values()):
+            splits[f"test{index or ''}"] = [parts] if isinstance(parts, str) else parts
+        languages = declared["source"], declared["target"]
+        for split, parts in splits.items():
+            pairs = [pair for part in parts for pair in self._pairs(part, *languages)]
+            most = declared.get("most_source_tokens")
+            if most is not None and not split.startswith("test"):
+                pairs = [pair for pair in pairs if len(pair[0].split()) <= most]
+            for language, lines in zip(languages, zip(*pairs, strict=True), strict=True):
+                write_text(text / f"{split}.{language}", "".join(lines))
+        return text
+
+    def _taught(self, text: Path, source: str, target: str, teacher: str) -> Path:
+        """The text with the training targets replaced by a teacher's translations.
+
+        Sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947).
+        """
+        taught = text.with_name("text-taught")
+        shutil.copytree(text, taught, dirs_exist_ok=True)
+        command = [
+            sys.executable, "-m", "resmlp_mt.translate", ROOT / teacher,
+            "--input", text / f"train.{source}", "--output", taught / f"train.{target}",
+            "--beam", self.config["beam"], "--threads", self.config["threads"],
+        ]  # fmt: skip
+        self.execute(command, taught.with_suffix(".log"))
+        return taught
 
     def _pairs(self, part: str, *languages: str) -> list[tuple[str, ...]]:
         """Lines of a file or of the named half of it."""
@@ -114,8 +146,8 @@ class Workshop:
     def train(self, run: Run) -> Json:
         """Train for the budget; an interrupted training continues from its last checkpoint."""
         folder, every = self.folder(run), self.config["save_every"]
-        samples = self._samples(run)
-        data = self.prepared(run.set, samples)
+        data = self.prepared(run.set, run.model)
+        samples = self._samples(run.model)
         bins = [data / "bin", *(data / f"bin{copy}" for copy in range(2, samples + 1))]
 
         def measure() -> Json:
@@ -165,7 +197,7 @@ class Workshop:
 
     def generate(self, run: Run, updates: int, subset: str, output: Path, *options: str) -> None:
         """fairseq-generate with the checkpoint after some updates; skips sentences too long."""
-        data = self.prepared(run.set, self._samples(run))
+        data = self.prepared(run.set, run.model)
         command = [
             sys.executable, "-m", "fairseq_cli.generate", data / "bin", "--user-dir", "resmlp_mt",
             "--path", checkpoint(self.folder(run), updates), "--cpu", "--batch-size", 32,

@@ -143,7 +143,7 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
-@pytest.mark.parametrize("config", ["variants", "training_options"])
+@pytest.mark.parametrize("config", ["variants", "training_options", "distillation"])
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
     quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
     assert changed["options"] == quality["options"]
@@ -151,12 +151,13 @@ def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None
         words = model["options"].split()
         if name in quality["models"]:
             assert words == quality["models"][name]["options"].split()
+        if name in quality["models"] or name == changed["baseline"]:
             continue
         baseline = changed["models"][model.get("baseline", changed["baseline"])]
         plain = baseline["options"].split()
         assert words[: len(plain)] == plain
         added = {word for word in words[len(plain) :] if word.startswith("--")}
-        if "samples" in model:
+        if "samples" in model or "teacher" in model:
             assert not added
         else:
             assert len(added - {"--rdrop-alpha"}) == 1
@@ -186,6 +187,31 @@ def test_a_model_may_train_on_sampled_copies(
     assert plain_training[2] == f"{folder}/data/bin"
     copies = ["bin", *(f"bin{copy}" for copy in range(2, 9))]
     assert training[2] == ":".join(f"{folder}/data-8-samples/{copy}" for copy in copies)
+
+
+def test_a_model_may_train_on_the_translations_of_a_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(CONFIG.with_stem("distillation"), tmp_path, tmp_path)
+    commands: list[list[str]] = []
+
+    def execute(command: list[object], log: Path) -> None:
+        words = [str(word) for word in command]
+        commands.append(words)
+        if "resmlp_mt.translate" in words:
+            Path(words[words.index("--output") + 1]).write_text("taught\n")
+
+    monkeypatch.setattr(workshop, "execute", execute)
+    monkeypatch.setattr(workshop, "_pairs", lambda *_: [("a\n", "b\n")])
+    data = workshop.prepared("tatoeba_en_de", "student_taught")
+    translate, prepare = commands
+    folder = tmp_path.resolve() / "tatoeba_en_de"
+    assert data == folder / "data-taught"
+    assert str(folder / "text" / "train.en") in translate
+    assert str(folder / "text-taught") in prepare
+    taught = {path.name: path.read_text() for path in (folder / "text-taught").iterdir()}
+    given = {path.name: path.read_text() for path in (folder / "text").iterdir()}
+    assert taught == given | {"train.de": "taught\n"}
 
 
 def test_perplexity_by_source_length() -> None:
