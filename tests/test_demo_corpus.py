@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -13,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from resmlp_mt.preparation import grammar
-from resmlp_mt.preparation.english_german.complex_sentences import OUTDOORS
-from resmlp_mt.preparation.english_german.lexicon import (
+from data_scripts import grammar
+from data_scripts.english_german.complex_sentences import OUTDOORS
+from data_scripts.english_german.lexicon import (
     ADJECTIVES,
     MODALS,
     NAMES,
@@ -23,7 +24,8 @@ from resmlp_mt.preparation.english_german.lexicon import (
     TIMES,
     VERBS,
 )
-from resmlp_mt.preparation.grammar import SentencePair
+from data_scripts.grammar import SentencePair
+from resmlp_mt.preparation import corpus
 
 # The six files in the order valid, test, train, English before German.
 GOLDEN_SHA256 = "a1af6032a5dfdd136cbd3b03b411e0af406a2bf49f91eb5feb7ca1d17277f187"
@@ -37,16 +39,20 @@ def pairs() -> list[SentencePair]:
 
 def test_default_corpus_has_the_golden_digest(pairs: list[SentencePair]) -> None:
     digest = hashlib.sha256()
-    for part in (pairs[:500], pairs[500:1000], pairs[1000:]):
+    parts = {"valid": pairs[:500], "test": pairs[500:1000], "train": pairs[1000:]}
+    for split, part in parts.items():
         for side in ("en", "de"):
-            digest.update("".join(f"{getattr(pair, side)}\n" for pair in part).encode())
+            text = "".join(f"{getattr(pair, side)}\n" for pair in part).encode()
+            digest.update(text)
+            packed = (corpus.FOLDER / f"demo/{split}.{side}.gz").read_bytes()
+            assert gzip.decompress(packed) == text
     assert digest.hexdigest() == GOLDEN_SHA256
 
 
 def test_command_writes_the_same_in_a_process_with_another_hash_seed(tmp_path: Path) -> None:
     size = ["--pairs", "1500"]
-    command = [sys.executable, ROOT / "data_scripts/grammar.py", "--output", str(tmp_path), *size]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "12345"})
+    command = [sys.executable, "-m", "data_scripts.grammar", "--output", str(tmp_path), *size]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "12345"})
     expected = grammar.generate(1500)
     splits = {"valid": expected[:500], "test": expected[500:1000], "train": expected[1000:]}
     assert len(list(tmp_path.iterdir())) == 6

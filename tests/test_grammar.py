@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resmlp_mt.preparation.english_german.clauses import (
+from data_scripts.english_german.clauses import (
     BE,
     PLACE,
     Clause,
@@ -12,8 +12,8 @@ from resmlp_mt.preparation.english_german.clauses import (
     predicate,
     preposition_argument,
 )
-from resmlp_mt.preparation.english_german.lexicon import ADJECTIVES, FRAMES, NOUN, NOUNS, VERBS
-from resmlp_mt.preparation.english_german.morphology import (
+from data_scripts.english_german.lexicon import ADJECTIVES, FRAMES, NOUN, NOUNS, VERBS
+from data_scripts.english_german.morphology import (
     PRONOUNS,
     RELATIVE,
     Phrase,

@@ -51,7 +51,6 @@ class Corpus:
         valid_every: every n-th training pair is held out for validation, if there is no `valid`.
         character_coverage: share of the characters that get a piece of their own; below 1 for text
             from the web, where thousands of stray characters would fill the vocabulary.
-        generator: module with a `write_corpus(folder, **arguments)`, and its arguments.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Corpus:
     tests: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     valid_every: int | None = None
     character_coverage: float = 1.0
-    generator: Mapping[str, Any] | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -112,7 +110,7 @@ def load(path: Path) -> Corpus:
 
     content = strict_yaml.read(path)
     try:
-        corpus = _corpus(path.stem, content)
+        corpus = _corpus(path, content)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -125,16 +123,10 @@ def load(path: Path) -> Corpus:
             f"{path}: {', '.join(twice)} is the file name of more than one package: "
             "downloads need names of their own"
         )
-    for part in corpus.parts:
-        if part.format not in (*LINE_FORMATS, *PAIR_FORMATS):
-            raise UserError(f"{path}: unknown format {part.format!r}")
-        for side in (part.source, part.target):
-            if side.partition(":")[0] not in corpus.files:
-                raise UserError(f"{path}: {side!r} names none of the files {sorted(corpus.files)}")
     return corpus
 
 
-def _corpus(name: str, content: Any) -> Corpus:
+def _corpus(path: Path, content: Any) -> Corpus:
     """A corpus from a declaration of texts, lists and mappings, after checks.
 
     Raises:
@@ -150,9 +142,9 @@ def _corpus(name: str, content: Any) -> Corpus:
         for file, packages in _mapping(fields.get("files", {}), "files").items()
     }
     for split in ("train", "valid"):
-        fields[split] = tuple(_part(part) for part in fields.get(split, ()))
+        fields[split] = _parts(fields.get(split, ()), fields["files"])
     fields["tests"] = {
-        test: tuple(_part(part) for part in parts)
+        test: _parts(parts, fields["files"])
         for test, parts in _mapping(fields.get("tests", {}), "tests").items()
     }
     if "valid_every" in fields:
@@ -161,9 +153,11 @@ def _corpus(name: str, content: Any) -> Corpus:
         fields["character_coverage"] = float(fields["character_coverage"])
         if not 0 < fields["character_coverage"] <= 1:
             raise ValueError("character_coverage must be above 0 and at most 1")
-    if "generator" in fields:
-        fields["generator"] = _generator(fields["generator"])
-    return Corpus(name=name, **fields)
+    if "folder" in fields:
+        folder = path.parent / _plain_name(_text(fields.pop("folder"), "folder"), "folder")
+        text = local(folder, fields["source"], fields["target"])
+        fields |= {"train": text.train, "valid": text.valid, "tests": text.tests}
+    return Corpus(name=path.stem, **fields)
 
 
 def _package(declared: Any) -> Package:
@@ -182,7 +176,11 @@ def _package(declared: Any) -> Package:
     return package
 
 
-def _part(declared: Any) -> Part:
+def _parts(declared: Any, files: Collection[str]) -> tuple[Part, ...]:
+    return tuple(_part(part, files) for part in declared)
+
+
+def _part(declared: Any, files: Collection[str]) -> Part:
     fields = dict(_mapping(declared, "a part"))
     for key in ("source", "target", "format"):
         if key in fields:
@@ -192,21 +190,14 @@ def _part(declared: Any) -> Part:
         path = PurePosixPath(member)
         if colon and (not member or path.is_absolute() or ".." in path.parts or "\\" in member):
             raise ValueError(f"{fields[key]!r} must name a member inside {file}, without '..'")
+        if file not in files:
+            raise ValueError(f"{fields[key]!r} names none of the files {sorted(files)}")
     if "lines" in fields:
         fields["lines"] = _number(fields["lines"], "lines")
-    return Part(**fields)
-
-
-def _generator(declared: Any) -> dict[str, Any]:
-    """Module and arguments, with whole numbers converted to int."""
-    fields = dict(_mapping(declared, "generator"))
-    module = _text(fields["module"], "module")
-    if not (re.fullmatch(r"[a-z_]+", module) and (FOLDER.parent / f"{module}.py").is_file()):
-        raise ValueError(f"generator: {module!r} is not a module of resmlp_mt/preparation")
-    return {
-        key: _number(value, key) if str(value).isdecimal() else _text(value, key)
-        for key, value in fields.items()
-    }
+    part = Part(**fields)
+    if part.format not in (*LINE_FORMATS, *PAIR_FORMATS):
+        raise ValueError(f"unknown format {part.format!r}")
+    return part
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
@@ -249,7 +240,7 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
         UserError: a missing split or side, or several files for one.
     """
     if not folder.is_dir():
-        raise UserError(f"--from-dir {folder}: no such folder")
+        raise UserError(f"{folder} is not a folder: it must hold the text of the corpus")
     splits = _splits(folder)
     languages = source, target
 

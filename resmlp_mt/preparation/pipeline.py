@@ -19,7 +19,7 @@ from resmlp_mt.preparation.steps import Record, Steps, code, write_json
 
 TEXT = "../text.py"
 
-OWN_FOLDERS = ("raw", "text", "subword", "generated", "downloads", "unpacked", ".steps")
+OWN_FOLDERS = ("raw", "text", "subword", "downloads", "unpacked", ".steps")
 """Folders that are written to; `subword` is from earlier versions."""
 
 
@@ -44,8 +44,8 @@ class Preparation:
             self.corpus = corpus.local(args.from_dir, args.src, args.tgt)
         else:
             self.corpus = corpus.load(corpus.declaration(args.corpus))
-        if self.corpus.generator and args.from_dir:
-            raise UserError(f"{args.corpus} is generated: leave out --from-dir {args.from_dir}")
+        if args.corpus != "local" and args.from_dir and not self.corpus.files:
+            raise UserError(f"{args.corpus} has its own text: leave out --from-dir {args.from_dir}")
         self.languages = (self.corpus.source, self.corpus.target)
         self.options = clean.Options(
             *self.languages,
@@ -60,7 +60,7 @@ class Preparation:
     def run(self) -> None:
         """Everything from the download to the manifest."""
         self.steps.clear_partial()
-        self.corpus, inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
+        inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         with Workers(self.args.jobs) as workers:
             cleaned = self._clean(inputs, workers)
             model = self._train_subwords(cleaned, workers)
@@ -84,8 +84,6 @@ class Preparation:
                 )
                 if not self.args.from_dir:
                     lines += [f"  from {url}" for url in package.urls]
-        if self.corpus.generator:
-            lines.append(f"generate: {dict(self.corpus.generator)} -> {self.out / 'generated'}")
         for split, parts in self._splits().items():
             for part in parts:
                 count = "" if part.lines is None else f", {part.lines:,} lines"

@@ -1,20 +1,16 @@
-"""Brings the text of a corpus to the disk: fetches it, takes it from a folder or generates it."""
+"""Brings the text of a corpus to the disk: fetches it or takes it from a folder."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.preparation import archives, corpus, formats
+from resmlp_mt.preparation import archives, formats
 from resmlp_mt.preparation.corpus import Corpus, Part
 from resmlp_mt.preparation.formats import TextFiles
 from resmlp_mt.preparation.steps import Steps, code
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -33,25 +29,18 @@ def downloads(out: Path, from_dir: Path | None) -> Path:
     return from_dir or out / "downloads"
 
 
-def gather(
-    declared: Corpus, out: Path, from_dir: Path | None, steps: Steps
-) -> tuple[Corpus, Inputs]:
+def gather(declared: Corpus, out: Path, from_dir: Path | None, steps: Steps) -> Inputs:
     """Makes the text available.
 
     Args:
         declared: the corpus.
-        out: folder for downloads, unpacked members and generated text.
+        out: folder for downloads and unpacked members.
         from_dir: folder with the packages, instead of downloading them.
         steps: records of `out`.
-
-    Returns:
-        The corpus (with the parts of generated text) and its text files.
 
     Raises:
         UserError: the text is not available, or is damaged.
     """
-    if declared.generator:
-        declared = _generate(declared, declared.generator, out, steps)
     places: dict[str, tuple[Path, str]] = {}
     found: dict[str, dict[str, Any]] = {}
     if declared.files:
@@ -76,7 +65,7 @@ def gather(
             for part in parts
         ]
 
-    return declared, Inputs(
+    return Inputs(
         train=located(declared.train),
         valid=located(declared.valid),
         tests={name: located(parts) for name, parts in declared.tests.items()},
@@ -135,19 +124,3 @@ def _unpack(
         )
         for member in members
     }
-
-
-def _generate(declared: Corpus, generator: Mapping[str, Any], out: Path, steps: Steps) -> Corpus:
-    arguments = dict(generator)
-    module = arguments.pop("module")
-    folder = out / "generated"
-
-    def action() -> tuple[list[Path], dict[str, Any]]:
-        folder.mkdir(parents=True, exist_ok=True)
-        importlib.import_module(f"{__package__}.{module}").write_corpus(folder, **arguments)
-        return sorted(folder.iterdir()), {}
-
-    scripts = code(*(str(path.relative_to(HERE)) for path in sorted(HERE.rglob("*.py"))))
-    steps.run("generate", {"generator": dict(generator), "code": scripts}, action)
-    local = corpus.local(folder, declared.source, declared.target)
-    return dataclasses.replace(declared, train=local.train, valid=local.valid, tests=local.tests)

@@ -1,13 +1,11 @@
 """Templates of sentences with one main clause (and `contrast`, which is two short ones)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
-from resmlp_mt.preparation.english_german.clauses import BE, Clause, noun_argument, predicate
-from resmlp_mt.preparation.english_german.composer import Composer, suiting
-from resmlp_mt.preparation.english_german.lexicon import FRAMES, MODALS, VERBS
-from resmlp_mt.preparation.english_german.morphology import (
+from data_scripts.english_german.clauses import BE, Clause, noun_argument, predicate
+from data_scripts.english_german.composer import Composer, suiting
+from data_scripts.english_german.lexicon import FRAMES, MODALS, VERBS
+from data_scripts.english_german.morphology import (
     PRONOUNS,
     Phrase,
     Verb,

@@ -4,8 +4,6 @@ Cases are N A D G (nominative, accusative, dative, genitive); genders are m f n.
 German verb are numbered 0 to 4: ich, du, er/sie/es, wir, sie.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,9 +4,7 @@ Each table has one word per line; its first comment names the columns. `-` means
 "none". Nouns of persons without `kin` also get the class `other`, and adults among them `grown`.
 """
 
-from __future__ import annotations
-
-from resmlp_mt.preparation.english_german.morphology import (
+from data_scripts.english_german.morphology import (
     Adjective,
     Noun,
     Verb,

@@ -1,13 +1,11 @@
 """Chooses words at random that make sense together: phrases, clauses and their times."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from functools import cache
 from typing import TypeVar
 
-from resmlp_mt.preparation.english_german.clauses import (
+from data_scripts.english_german.clauses import (
     LAST,
     PLACE,
     Argument,
@@ -15,7 +13,7 @@ from resmlp_mt.preparation.english_german.clauses import (
     noun_argument,
     preposition_argument,
 )
-from resmlp_mt.preparation.english_german.lexicon import (
+from data_scripts.english_german.lexicon import (
     ADJECTIVES,
     MODALS,
     NAMES,
@@ -25,7 +23,7 @@ from resmlp_mt.preparation.english_german.lexicon import (
     TIMES,
     VERBS,
 )
-from resmlp_mt.preparation.english_german.morphology import (
+from data_scripts.english_german.morphology import (
     POSSESSIVES,
     PRONOUNS,
     Adjective,

@@ -1,14 +1,12 @@
 """Templates of sentences with a subordinate clause, an infinitive or two main clauses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
-from resmlp_mt.preparation.english_german.clauses import BE, Clause, noun_argument, predicate
-from resmlp_mt.preparation.english_german.composer import Composer, suiting
-from resmlp_mt.preparation.english_german.lexicon import FRAMES, VERBS
-from resmlp_mt.preparation.english_german.main_clauses import Texts, both
-from resmlp_mt.preparation.english_german.morphology import (
+from data_scripts.english_german.clauses import BE, Clause, noun_argument, predicate
+from data_scripts.english_german.composer import Composer, suiting
+from data_scripts.english_german.lexicon import FRAMES, VERBS
+from data_scripts.english_german.main_clauses import Texts, both
+from data_scripts.english_german.morphology import (
     PRONOUNS,
     RELATIVE,
     Noun,

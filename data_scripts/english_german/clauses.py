@@ -5,13 +5,11 @@ field is sorted by rank: pronouns, time, dative, accusative, `nicht`, place, and
 closest to the verb: prepositional object, goal or predicate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from resmlp_mt.preparation.english_german.lexicon import MODALS
-from resmlp_mt.preparation.english_german.morphology import (
+from data_scripts.english_german.lexicon import MODALS
+from data_scripts.english_german.morphology import (
     IRREGULAR_PRESENT,
     WAR,
     Phrase,
