@@ -6,7 +6,6 @@ process, or trains on other words.
 
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")
@@ -28,7 +27,7 @@ def name_damaged_files() -> None:
 
 
 def _load_indexed_dataset(
-    original: Callable[..., Any], path: str, dictionary: Any = None, *args: Any, **kwargs: Any
+    original: Original, path: str, dictionary: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
     index = Path(path + ".idx")
     try:
@@ -82,7 +81,7 @@ def check(prefix: str, vocabulary: int | None) -> None:
             )
 
 
-def _add_from_file(original: Callable[..., Any], self: Any, file: Any) -> Any:
+def _add_from_file(original: Original, self: Any, file: Any) -> Any:
     if not isinstance(file, str):
         return original(self, file)
     try:

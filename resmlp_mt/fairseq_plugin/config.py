@@ -7,7 +7,7 @@ generator understands nothing else.
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -17,141 +17,112 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ModelConfig
 
-RELATIVE = ChoiceEnum(list(VARIANTS))
-# Not booleans: if a preset turned a boolean on, fairseq's flag for it would turn it off.
-SIDES = ChoiceEnum(["none", "encoder", "decoder", "both"])
+# Sides are not booleans: if a preset turned a boolean on, fairseq's flag for it would turn it off.
+if TYPE_CHECKING:
+    Activation = str
+    Relative = str
+    Sides = str
+else:
+    Activation = ChoiceEnum(utils.get_available_activation_fns())
+    Relative = ChoiceEnum(list(VARIANTS))
+    Sides = ChoiceEnum(["none", "encoder", "decoder", "both"])
+
+
+def option(default: Any, text: str, const: str | None = None) -> Any:
+    """A field with its help, and the value that its flag has without one."""
+    return field(default=default, metadata={"help": text, "argparse_const": const})
 
 
 @dataclass
 class ResMLPConfig(FairseqDataclass):
     """The 6-layer model of the paper (section 3.5): dim 512, hidden 2048, LayerScale 0.2."""
 
-    encoder_embed_dim: int = field(default=512, metadata={"help": "encoder embedding dimension"})
-    encoder_ffn_embed_dim: int = field(
-        default=2048, metadata={"help": "encoder hidden dimension of the feed-forward sublayer"}
+    encoder_embed_dim: int = option(512, "encoder embedding dimension")
+    encoder_ffn_embed_dim: int = option(
+        2048, "encoder hidden dimension of the feed-forward sublayer"
     )
-    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
-    encoder_embed_path: Optional[str] = field(
-        default=None,
-        metadata={"help": "path to pre-trained encoder embeddings (GloVe text format)"},
+    encoder_layers: int = option(6, "number of encoder layers")
+    encoder_embed_path: Optional[str] = option(
+        None, "path to pre-trained encoder embeddings (GloVe text format)"
     )
-    decoder_embed_dim: int = field(default=512, metadata={"help": "decoder embedding dimension"})
-    decoder_ffn_embed_dim: int = field(
-        default=2048, metadata={"help": "decoder hidden dimension of the feed-forward sublayer"}
+    decoder_embed_dim: int = option(512, "decoder embedding dimension")
+    decoder_ffn_embed_dim: int = option(
+        2048, "decoder hidden dimension of the feed-forward sublayer"
     )
-    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
-    decoder_attention_heads: int = field(
-        default=8, metadata={"help": "number of heads of the cross-attention"}
+    decoder_layers: int = option(6, "number of decoder layers")
+    decoder_attention_heads: int = option(8, "number of heads of the cross-attention")
+    decoder_embed_path: Optional[str] = option(
+        None, "path to pre-trained decoder embeddings (GloVe text format)"
     )
-    decoder_embed_path: Optional[str] = field(
-        default=None,
-        metadata={"help": "path to pre-trained decoder embeddings (GloVe text format)"},
+    activation_fn: Activation = option("gelu", "activation of the feed-forward sublayers")
+    dropout: float = option(0.1, "dropout after the embeddings and every sublayer")
+    attention_dropout: float = option(0.0, "dropout on the cross-attention weights")
+    activation_dropout: float = option(
+        0.0, "dropout after the activation of the feed-forward sublayers"
     )
-    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
-        default="gelu", metadata={"help": "activation of the feed-forward sublayers"}
+    layer_scale_init: float = option(0.2, "initial scale after every sublayer (LayerScale)")
+    mixing_heads: int = option(
+        1, "groups of neighbouring channels, each with a mixing matrix of its own"
     )
-    dropout: float = field(
-        default=0.1, metadata={"help": "dropout after the embeddings and every sublayer"}
+    encoder_mixing_heads: Optional[int] = option(None, "--mixing-heads of the encoder alone")
+    decoder_mixing_heads: Optional[int] = option(None, "--mixing-heads of the decoder alone")
+    mixing_relative: Relative = option(
+        "none",
+        "weights that depend on the distance of two positions (a Toeplitz matrix): "
+        "none, beside those that depend on the positions, or alone",
     )
-    attention_dropout: float = field(
-        default=0.0, metadata={"help": "dropout on the cross-attention weights"}
+    encoder_mixing_relative: Optional[Relative] = option(
+        None, "--mixing-relative of the encoder alone"
     )
-    activation_dropout: float = field(
-        default=0.0,
-        metadata={"help": "dropout after the activation of the feed-forward sublayers"},
+    decoder_mixing_relative: Optional[Relative] = option(
+        None, "--mixing-relative of the decoder alone"
     )
-    layer_scale_init: float = field(
-        default=0.2, metadata={"help": "initial scale after every sublayer (LayerScale)"}
+    mixing_decay: Sides = option(
+        "none",
+        "let relative weights shrink with the distance, at a learned rate: none, "
+        "encoder, decoder or both (both without a value)",
+        const="both",
     )
-    mixing_heads: int = field(
-        default=1,
-        metadata={"help": "groups of neighbouring channels, each with a mixing matrix of its own"},
+    mixing_values: Sides = option(
+        "none",
+        "add value and output projections around the mixing matrices: none, encoder, "
+        "decoder or both (both without a value)",
+        const="both",
     )
-    encoder_mixing_heads: Optional[int] = field(
-        default=None, metadata={"help": "--mixing-heads of the encoder alone"}
+    mixing_gate: Sides = option(
+        "none",
+        "multiply the mixed states by sigma(G x): none, encoder, decoder or both (both "
+        "without a value)",
+        const="both",
     )
-    decoder_mixing_heads: Optional[int] = field(
-        default=None, metadata={"help": "--mixing-heads of the decoder alone"}
+    mixing_dropout: float = option(0.0, "dropout on the entries of the mixing matrices")
+    checkpoint_activations: bool = option(
+        False, "compute each layer again for its gradients: less memory, more time"
     )
-    mixing_relative: RELATIVE = field(  # type: ignore[valid-type]
-        default="none",
-        metadata={
-            "help": "weights that depend on the distance of two positions (a Toeplitz matrix): "
-            "none, beside those that depend on the positions, or alone"
-        },
+    offload_activations: bool = option(
+        False, "--checkpoint-activations, with the inputs kept in the CPU's memory"
     )
-    encoder_mixing_relative: Optional[RELATIVE] = field(  # type: ignore[valid-type]
-        default=None, metadata={"help": "--mixing-relative of the encoder alone"}
+    encoder_layerdrop: float = option(0.0, "LayerDrop probability of the encoder's layers")
+    decoder_layerdrop: float = option(0.0, "LayerDrop probability of the decoder's layers")
+    encoder_layers_to_keep: Optional[str] = option(
+        None, "which encoder layers of a checkpoint to *keep*, such as 0,2,4"
     )
-    decoder_mixing_relative: Optional[RELATIVE] = field(  # type: ignore[valid-type]
-        default=None, metadata={"help": "--mixing-relative of the decoder alone"}
+    decoder_layers_to_keep: Optional[str] = option(
+        None, "which decoder layers of a checkpoint to *keep*, such as 0,2,4"
     )
-    mixing_decay: SIDES = field(  # type: ignore[valid-type]
-        default="none",
-        metadata={
-            "help": "let relative weights shrink with the distance, at a learned rate: none, "
-            "encoder, decoder or both (both without a value)",
-            "argparse_const": "both",
-        },
+    alignment_layer: Optional[int] = option(
+        None,
+        "decoder layer, from 0, whose attention is the alignment, supervised by "
+        "--criterion label_smoothed_cross_entropy_with_alignment (default: the last)",
     )
-    mixing_values: SIDES = field(  # type: ignore[valid-type]
-        default="none",
-        metadata={
-            "help": "add value and output projections around the mixing matrices: none, encoder, "
-            "decoder or both (both without a value)",
-            "argparse_const": "both",
-        },
+    alignment_heads: Optional[int] = option(
+        None, "average the alignment over this many heads (default: all)"
     )
-    mixing_gate: SIDES = field(  # type: ignore[valid-type]
-        default="none",
-        metadata={
-            "help": "multiply the mixed states by sigma(G x): none, encoder, decoder or both (both "
-            "without a value)",
-            "argparse_const": "both",
-        },
+    share_all_embeddings: bool = option(
+        False, "share encoder, decoder and output embeddings (one joined dictionary)"
     )
-    mixing_dropout: float = field(
-        default=0.0, metadata={"help": "dropout on the entries of the mixing matrices"}
-    )
-    checkpoint_activations: bool = field(
-        default=False,
-        metadata={"help": "compute each layer again for its gradients: less memory, more time"},
-    )
-    offload_activations: bool = field(
-        default=False,
-        metadata={"help": "--checkpoint-activations, with the inputs kept in the CPU's memory"},
-    )
-    encoder_layerdrop: float = field(
-        default=0.0, metadata={"help": "LayerDrop probability of the encoder's layers"}
-    )
-    decoder_layerdrop: float = field(
-        default=0.0, metadata={"help": "LayerDrop probability of the decoder's layers"}
-    )
-    encoder_layers_to_keep: Optional[str] = field(
-        default=None,
-        metadata={"help": "which encoder layers of a checkpoint to *keep*, such as 0,2,4"},
-    )
-    decoder_layers_to_keep: Optional[str] = field(
-        default=None,
-        metadata={"help": "which decoder layers of a checkpoint to *keep*, such as 0,2,4"},
-    )
-    alignment_layer: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "decoder layer, from 0, whose attention is the alignment, supervised by "
-            "--criterion label_smoothed_cross_entropy_with_alignment (default: the last)"
-        },
-    )
-    alignment_heads: Optional[int] = field(
-        default=None,
-        metadata={"help": "average the alignment over this many heads (default: all)"},
-    )
-    share_all_embeddings: bool = field(
-        default=False,
-        metadata={"help": "share encoder, decoder and output embeddings (one joined dictionary)"},
-    )
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "share decoder input and output embeddings"}
+    share_decoder_input_output_embed: bool = option(
+        False, "share decoder input and output embeddings"
     )
     max_source_positions: int = II("task.max_source_positions")
     max_target_positions: int = II("task.max_target_positions")
@@ -192,9 +163,9 @@ class ResMLPPlusConfig(ResMLPConfig):
     """
 
     mixing_heads: int = _default("mixing_heads", 8)
-    mixing_relative: RELATIVE = _default("mixing_relative", "alone")  # type: ignore[valid-type]
-    mixing_decay: SIDES = _default("mixing_decay", "both")  # type: ignore[valid-type]
-    mixing_values: SIDES = _default("mixing_values", "both")  # type: ignore[valid-type]
+    mixing_relative: Relative = _default("mixing_relative", "alone")
+    mixing_decay: Sides = _default("mixing_decay", "both")
+    mixing_values: Sides = _default("mixing_values", "both")
     layer_scale_init: float = _default("layer_scale_init", 1.0)
 
 

@@ -15,7 +15,6 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -23,7 +22,7 @@ from types import TracebackType
 
 from omegaconf.errors import MissingMandatoryValue
 
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     # hydra, about the calls in fairseq.dataclass.initialize and .utils
@@ -70,10 +69,7 @@ def tell_in_one_sentence() -> None:
 
 
 def _excepthook(
-    original: Callable[..., None],
-    kind: type[BaseException],
-    error: BaseException,
-    trace: TracebackType | None,
+    original: Original, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     of_command = Path(sys.argv[0]).name.startswith("fairseq-") or _is_command(spec)

@@ -12,7 +12,7 @@ import inspect
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ from resmlp_mt.fairseq_plugin import (
     stopping,
     training_fixes,
 )
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,7 @@ def keep_last_batch() -> None:
         wrap(data_utils, "batch_by_size", _batch_by_size)
 
 
-def _batch_by_size(
-    original: Callable[..., Any], indices: Any, *args: Any, **kwargs: Any
-) -> list[Any]:
+def _batch_by_size(original: Original, indices: Any, *args: Any, **kwargs: Any) -> list[Any]:
     if not isinstance(indices, np.ndarray):
         indices = np.fromiter(indices, dtype=np.int64, count=-1)
     if len(indices) == 0:
@@ -109,7 +107,7 @@ def stop_readers_at_exit() -> None:
         atexit.register(_stop_readers)
 
 
-def _create_consumer(original: Callable[..., Any], self: Any) -> None:
+def _create_consumer(original: Original, self: Any) -> None:
     original(self)
     _readers.add(self._consumer)
 
@@ -136,9 +134,7 @@ def compute_in_bfloat16_on_cpu() -> None:
         wrap(Trainer, "__init__", _trainer_init)
 
 
-def _trainer_init(
-    original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kwargs: Any
-) -> None:
+def _trainer_init(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
     common = cfg.common
     # fairseq takes --bf16 without a GPU for a TPU, even with --cpu
     if common.cpu or not (common.tpu or torch.cuda.is_available()):
@@ -155,7 +151,7 @@ def _trainer_init(
 
 
 def _train_step(
-    original: Callable[..., Any],
+    original: Original,
     self: Any,
     sample: Any,
     model: Any,
@@ -189,7 +185,7 @@ def answer_every_line() -> None:
 
 
 def _get_batch_iterator(
-    original: Callable[..., Any], self: Any, dataset: Any, *args: Any, **kwargs: Any
+    original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
     limits = kwargs.get("max_positions")
     if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
@@ -220,7 +216,7 @@ def _within(tokens: Tensor, limit: float, option: str, dictionary: Any) -> Tenso
 
 
 def _inference_step(
-    original: Callable[..., Any],
+    original: Original,
     self: Any,
     generator: Any,
     models: Any,
@@ -272,7 +268,7 @@ def _inference_step(
 
 
 def _filter_indices_by_size(
-    original: Callable[..., Any], self: Any, indices: Any, dataset: Any, *args: Any, **kwargs: Any
+    original: Original, self: Any, indices: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
     try:
         return original(self, indices, dataset, *args, **kwargs)
@@ -298,9 +294,7 @@ def decode_every_line() -> None:
             wrap(module, "buffered_read", _buffered_read)
 
 
-def _buffered_read(
-    original: Callable[..., Any], input: str, buffer_size: int
-) -> Iterator[list[str]]:
+def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as opened:
         if input == "-":
             lines = standard_input("give --input FILE")
@@ -334,9 +328,7 @@ def resume_with_the_same_batches() -> None:
         wrap(TranslationTask, "get_batch_iterator", _same_batches)
 
 
-def _same_batches(
-    original: Callable[..., Any], self: Any, dataset: Any, *args: Any, **kwargs: Any
-) -> Any:
+def _same_batches(original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
     epoch = kwargs.get("epoch", 1)
     kept = self.can_reuse_epoch_itr(dataset) and len(utils.split_paths(self.cfg.data)) == 1
     if epoch <= 1 or not kept or dataset in self.dataset_to_epoch_iter:
@@ -362,12 +354,12 @@ def replace_unknown_words_without_a_file() -> None:
         wrap(utils, "replace_unk", _replace_unk)
 
 
-def _load_align_dict(original: Callable[..., Any], replace_unk: str | None) -> Any:
+def _load_align_dict(original: Original, replace_unk: str | None) -> Any:
     return {} if replace_unk == "@@ " else original(replace_unk)
 
 
 def _build_generator(
-    original: Callable[..., Any], self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
+    original: Original, self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
 ) -> Any:
     replaces = getattr(args, "replace_unk", None) is not None
     if replaces and not getattr(args, "print_alignment", None):
@@ -376,9 +368,7 @@ def _build_generator(
     return original(self, models, args, *rest, **kwargs)
 
 
-def _replace_unk(
-    original: Callable[..., Any], hypo: str, src: str, alignment: Any, *rest: Any
-) -> str:
+def _replace_unk(original: Original, hypo: str, src: str, alignment: Any, *rest: Any) -> str:
     """Convert the generator's pairs (source, target) to the list of sources by target."""
     source_of = {int(target): int(source) for source, target in alignment}
     words = len(hypo.split())
@@ -396,7 +386,7 @@ def find_nan_in_encoders() -> None:
         wrap(NanDetector, "add_hooks", _add_hooks)
 
 
-def _add_hooks(original: Callable[..., Any], self: Any, module: Any) -> None:
+def _add_hooks(original: Original, self: Any, module: Any) -> None:
     if isinstance(module, FairseqEncoder):
         if self.forward:
             self.fhooks.append(module.register_forward_hook(self.fhook_fn))

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 
 def apply() -> None:
@@ -40,13 +39,7 @@ def block_repeated_ngrams() -> None:
 
 
 def _no_repeat_ngram(
-    _: Callable[..., Tensor],
-    self: Any,
-    tokens: Tensor,
-    lprobs: Tensor,
-    bsz: int,
-    beam_size: int,
-    step: int,
+    _: Original, self: Any, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int
 ) -> Tensor:
     """Scores of minus infinity for what would complete an n-gram a second time.
 
@@ -81,7 +74,7 @@ def search_in_diverse_groups() -> None:
 
 
 def _diverse_step(
-    original: Callable[..., Any],
+    original: Original,
     self: Any,
     step: int,
     lprobs: Tensor,
@@ -107,7 +100,7 @@ def refuse_what_a_search_lacks() -> None:
 
 
 def _build_generator(
-    original: Callable[..., Any], self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
+    original: Original, self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
 ) -> Any:
     for name in ("print_step", "retain_iter_history"):
         if getattr(args, name, False):
@@ -119,7 +112,7 @@ def _build_generator(
 
 
 def _inference_step(
-    original: Callable[..., Any],
+    original: Original,
     self: Any,
     generator: Any,
     models: Any,
@@ -156,7 +149,7 @@ def translate_one_shard() -> None:
 
 
 def _parse_args_and_arch(
-    original: Callable[..., Any], parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
+    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
 ) -> Any:
     global _shard
     parsed = original(parser, *args, **kwargs)
@@ -169,7 +162,7 @@ def _parse_args_and_arch(
 
 
 def _get_batch_iterator(
-    original: Callable[..., Any], self: Any, dataset: Any, *args: Any, **kwargs: Any
+    original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
     iterator = original(self, dataset, *args, **kwargs)
     count, number = _shard
@@ -184,9 +177,7 @@ def _get_batch_iterator(
     return shard
 
 
-def _trainer_init(
-    original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kwargs: Any
-) -> None:
+def _trainer_init(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
     if cfg.dataset.num_shards > 1:
         raise UserError(
             "--num-shards is for translating: several processes train with "

@@ -6,7 +6,7 @@ fairseq looks for ``dict.zh-CN.txt`` although the folder has ``dict.zh_CN.txt``.
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fairseq.tasks.translation import TranslationTask
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def find_languages() -> None:
     wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
 
 
-def _setup_task(original: Callable[..., Any], cls: Any, cfg: Any, **kwargs: Any) -> Any:
+def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
     folder = Path(utils.split_paths(cfg.data)[0])
     known = _languages(folder)
     if not known:
@@ -63,7 +63,7 @@ def _known(code: str, known: list[str], folder: Path) -> str:
     return found
 
 
-def _infer_language_pair(original: Callable[..., Any], path: str) -> Any:
+def _infer_language_pair(original: Original, path: str) -> Any:
     folder = Path(path)
     parts = {part for file in folder.glob("*.idx") for part in file.name.split(".")}
     pairs = [
@@ -84,9 +84,7 @@ def _languages(folder: Path) -> list[str]:
     return sorted(name.removeprefix("dict.").removesuffix(".txt") for name in names)
 
 
-def _load_dataset(
-    original: Callable[..., Any], self: Any, split: str, *args: Any, **kwargs: Any
-) -> Any:
+def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return original(self, split, *args, **kwargs)
     except FileNotFoundError as error:
@@ -101,7 +99,7 @@ def _load_dataset(
 
 
 def _load_model_ensemble_and_task(
-    original: Callable[..., Any],
+    original: Original,
     filenames: list[str],
     arg_overrides: Mapping[str, Any] | None = None,
     task: Any = None,

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from fairseq import checkpoint_utils, options
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
 from resmlp_mt.tensor_files import check_archive
@@ -25,11 +25,11 @@ def check_checkpoints() -> None:
 
 
 def _load_checkpoint_to_cpu(
-    original: Callable[..., dict[str, Any]],
+    original: Original,
     path: str,
     arg_overrides: Mapping[str, Any] | None = None,
     load_on_all_ranks: bool = False,
-) -> dict[str, Any]:
+) -> Any:
     local = Path(checkpoint_utils.PathManager.get_local_path(path))
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
@@ -62,7 +62,7 @@ def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
 
 
 def _parse_args_and_arch(
-    original: Callable[..., Any], parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
+    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
 ) -> Any:
     if "--trust" not in parser._option_string_actions:
         parser.add_argument(

@@ -5,6 +5,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+Original = Callable[..., Any]
+"""The function of fairseq that a remedy receives as its first argument."""
+
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace ``owner.name`` by ``wrapper``, which receives the original as its first argument.

@@ -7,7 +7,6 @@ place. A training that is killed meanwhile leaves half a file, and cannot start 
 import logging
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from omegaconf import open_dict
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ def never_lose_a_checkpoint() -> None:
 
 
 def _torch_persistent_save(
-    original: Callable[..., None], obj: Any, filename: str, async_write: bool = False
+    original: Original, obj: Any, filename: str, async_write: bool = False
 ) -> None:
     if async_write or not PathManager.supports_rename(filename):
         original(obj, filename, async_write)
@@ -47,9 +46,7 @@ def _torch_persistent_save(
         raise _unsaved(filename, error) from error
 
 
-def _copy(
-    original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False
-) -> Any:
+def _copy(original: Original, src_path: str, dst_path: str, overwrite: bool = False) -> Any:
     if PathManager.path_requires_pathmanager(src_path) or not PathManager.supports_rename(dst_path):
         return original(src_path, dst_path, overwrite)
     try:
@@ -67,7 +64,7 @@ def _unsaved(path: str, error: OSError) -> UserError:
     )
 
 
-def _load_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) -> Any:
+def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
     """Start from the newest readable checkpoint where the last one is damaged.
 
     Raises:

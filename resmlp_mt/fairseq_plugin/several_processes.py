@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def train_on_several_processes() -> None:
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
 
 
-def _call_main(original: Callable[..., Any], cfg: Any, main: Any, **kwargs: Any) -> None:
+def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
     options = cfg.distributed_training
     if not _trains(main):
         original(cfg, main, **kwargs)
@@ -222,7 +222,7 @@ def _ended(process: int) -> bool:
     return False
 
 
-def _distributed_init(original: Callable[..., Any], cfg: Any) -> Any:
+def _distributed_init(original: Original, cfg: Any) -> Any:
     rank = original(cfg)
     if dist.is_initialized() and dist.get_world_size() > 1:
         found: list[Any] = [None] * dist.get_world_size()
@@ -231,7 +231,7 @@ def _distributed_init(original: Callable[..., Any], cfg: Any) -> Any:
     return rank
 
 
-def _trainer_init(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> None:
+def _trainer_init(original: Original, self: Any, *args: Any, **kwargs: Any) -> None:
     """Refuse to train alone under torchrun if the plugin was loaded too late to join."""
     processes = int(os.environ.get("WORLD_SIZE", 1)) if os.environ.keys() >= OF_TORCHRUN else 1
     if processes > 1 and not dist.is_initialized():
@@ -243,7 +243,7 @@ def _trainer_init(original: Callable[..., Any], self: Any, *args: Any, **kwargs:
     original(self, *args, **kwargs)
 
 
-def _save_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, *args: Any) -> Any:
+def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> Any:
     """All processes come here before one of them saves: agree on the longest trained sentence.
 
     Not in ``Trainer.consolidate_optimizer``, which a process that fails calls alone.
@@ -257,7 +257,7 @@ def _save_checkpoint(original: Callable[..., Any], cfg: Any, trainer: Any, *args
 
 
 def _broadcast_object(
-    _: Callable[..., Any], obj: Any, src_rank: int, group: Any, dist_device: torch.device
+    _: Original, obj: Any, src_rank: int, group: Any, dist_device: torch.device
 ) -> Any:
     holder = [obj]
     dist.broadcast_object_list(holder, src=src_rank, group=group, device=dist_device)

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ def _request(number: int, _: Any) -> None:
     _Stop.requested = number
 
 
-def _get_train_iterator(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+def _get_train_iterator(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     iterator = original(self, *args, **kwargs)
     self.stopping_iterator = iterator
     return iterator
 
 
-def _train_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     _Stop.updating = True
     result = original(self, *args, **kwargs)
     number = _agreed(self)
@@ -94,7 +94,7 @@ def _train_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: A
     return result
 
 
-def _valid_step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+def _valid_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Stop within a validation, which can be long; several processes cannot agree within it."""
     iterator = getattr(self, "stopping_iterator", None)
     alone = self.data_parallel_world_size == 1

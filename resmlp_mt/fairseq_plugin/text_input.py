@@ -6,7 +6,6 @@ of the source dictionary.
 
 import codecs
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt.engine.subwords import check_pieces
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import normalize
 
 
@@ -33,11 +32,11 @@ def apply() -> None:
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
 
 
-def _encode(original: Callable[[Any, str], str], self: Any, x: str) -> str:
-    return original(self, normalize(x))
+def _encode(original: Original, self: Any, x: str) -> str:
+    return str(original(self, normalize(x)))
 
 
-def _decode(_: Callable[[Any, str], str], self: Any, x: str) -> str:
+def _decode(_: Original, self: Any, x: str) -> str:
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
     return _on_one_line(str(self.sp.decode(x.split())))
 
@@ -46,7 +45,7 @@ BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 """Byte pieces, which a model with ``--byte_fallback`` has for characters without a piece."""
 
 
-def _post_process(original: Callable[..., str], sentence: str, symbol: str) -> str:
+def _post_process(original: Original, sentence: str, symbol: str) -> str:
     joined = original(sentence, symbol)
     return _on_one_line(BYTES.sub(_text_of, joined)) if symbol == "sentencepiece" else joined
 
@@ -68,15 +67,13 @@ def _on_one_line(text: str) -> str:
     return re.sub("[\r\n]", " ", text).strip()
 
 
-def _build_bpe(original: Callable[..., Any], self: Any, args: Any) -> Any:
+def _build_bpe(original: Original, self: Any, args: Any) -> Any:
     bpe = original(self, args)
     _check_pieces(bpe, args, self)
     return bpe
 
 
-def _hub_interface(
-    original: Callable[..., None], self: Any, cfg: Any, task: Any, models: Any
-) -> None:
+def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: Any) -> None:
     original(self, cfg, task, models)
     _check_pieces(self.bpe, cfg.bpe, task)
 

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
-from resmlp_mt.fairseq_plugin.remedies import wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 
 def apply() -> None:
@@ -51,14 +51,12 @@ def make_buckets() -> None:
         wrap(LanguagePairDataset, "__init__", _language_pair_dataset)
 
 
-def _get_buckets(_: Callable[..., Any], sizes: Any, num_buckets: int) -> Any:
+def _get_buckets(_: Original, sizes: Any, num_buckets: int) -> Any:
     shares = np.linspace(0, 100, num_buckets + 1)
     return np.unique(np.percentile(sizes, shares, method="lower")[1:])
 
 
-def _language_pair_dataset(
-    original: Callable[..., None], self: Any, *args: Any, **kwargs: Any
-) -> None:
+def _language_pair_dataset(original: Original, self: Any, *args: Any, **kwargs: Any) -> None:
     with mock.patch.object(np, "compat", SimpleNamespace(long=int), create=True):
         original(self, *args, **kwargs)
 
@@ -74,7 +72,7 @@ def leave_samples_alone() -> None:
 
 
 def _rdrop_forward(
-    original: Callable[..., Any], self: Any, model: Any, sample: Any, *args: Any, **kwargs: Any
+    original: Original, self: Any, model: Any, sample: Any, *args: Any, **kwargs: Any
 ) -> Any:
     own = {**sample, "net_input": dict(sample["net_input"])}
     return original(self, model, own, *args, **kwargs)
@@ -94,7 +92,7 @@ def keep_as_many_best_checkpoints() -> None:
 
 
 def _save_checkpoint(
-    original: Callable[..., Any], cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any
+    original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any
 ) -> Any:
     if cfg.keep_best_checkpoints <= 0 or val_loss is None or cfg.no_save:
         return original(cfg, trainer, epoch_itr, val_loss)
@@ -151,7 +149,7 @@ def average_floating_point_alone() -> None:
     wrap(EMA, "__init__", _ema)
 
 
-def _ema(original: Callable[..., None], self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
     original(self, model, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
@@ -165,7 +163,7 @@ def ask_for_the_measure_of_the_best_checkpoint() -> None:
     wrap(Trainer, "__init__", _trainer)
 
 
-def _trainer(original: Callable[..., None], self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
     metric = cfg.checkpoint.best_checkpoint_metric
     for measured, section, option in (
         ("bleu", cfg.task, "eval_bleu"),
@@ -198,7 +196,7 @@ def refuse_tasks_of_other_models() -> None:
         wrap(task, "build_model", _build_model)
 
 
-def _build_model(original: Callable[..., Any], self: Any, cfg: Any, *args: Any, **kw: Any) -> Any:
+def _build_model(original: Original, self: Any, cfg: Any, *args: Any, **kw: Any) -> Any:
     if issubclass(OmegaConf.get_type(cfg) or object, ResMLPConfig):
         raise UserError(
             next(OF_OTHER_MODELS[kind] for kind in type(self).__mro__ if kind in OF_OTHER_MODELS)
