@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,17 +117,9 @@ def test_a_digest_follows_the_file(tmp_path: Path) -> None:
     assert digests[0] != digests[1] == digests[2]
 
 
-def ready(factor: int) -> None:
-    global _factor
-    _factor = factor
-
-
-def slow_first(number: int) -> int:
+def slow_first(factor: int, number: int) -> int:
     time.sleep(0.2 if number == 0 else 0)
-    return _factor * number
-
-
-_factor: int
+    return factor * number
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -140,22 +133,23 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
             yield number
 
     with parallel.Workers(jobs) as workers:
-        results = workers.map(slow_first, items(), setup=ready, setup_args=(3,))
+        results = workers.map(partial, (slow_first, 3), items())
         first = list(itertools.islice(results, 5))
         assert first == [0, 3, 6, 9, 12]
         assert taken <= 5 + parallel.IN_FLIGHT_PER_PROCESS * jobs
         assert [*first, *results] == [3 * number for number in range(100)]
-        # The same processes, set up for another step.
-        again = workers.map(slow_first, range(5), setup=ready, setup_args=(7,))
+        # The same processes, for another step.
+        again = workers.map(partial, (slow_first, 7), range(5))
         assert list(again) == [0, 7, 14, 21, 28]
 
 
 FAILING = """
 import os
+from functools import partial
 from resmlp_mt.preparation import parallel
 try:
     with parallel.Workers(2) as workers:
-        list(workers.map({function}, {items}, setup=int, setup_args=()))
+        list(workers.map(partial, ({function},), {items}))
 except ValueError as error:
     print(error)
 """

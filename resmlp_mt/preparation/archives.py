@@ -1,7 +1,5 @@
 """Safe unpacking of chosen members of tar and zip archives."""
 
-from __future__ import annotations
-
 import gzip
 import lzma
 import shutil

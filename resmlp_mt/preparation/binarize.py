@@ -5,13 +5,12 @@ the ids of a block of text into a file of its own. At the end the pieces are cou
 dictionary, the most frequent first, gives every piece its number, and the files are joined.
 """
 
-from __future__ import annotations
-
 import struct
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,16 +107,9 @@ def binarize(
         training: npt.NDArray[np.int64] = np.zeros(len(processor), dtype=np.int64)
         tokens: dict[str, dict[str, int]] = {}
         with tqdm(desc="binarize", total=size, unit="B", unit_scale=True) as progress:
-            for part, counts in zip(
-                parts,
-                workers.map(
-                    _encode_part,
-                    parts,
-                    setup=_setup,
-                    setup_args=(model, subword_type, sampling.alpha),
-                ),
-                strict=True,
-            ):
+            arguments = (model, subword_type, sampling.alpha)
+            counted = workers.map(_part_encoder, arguments, parts)
+            for part, counts in zip(parts, counted, strict=True):
                 progress.update(part.text.end - part.text.start)
                 if Path(part.name).name.startswith("train."):
                     training += counts
@@ -199,21 +191,19 @@ def write_index(file: BinaryIO, sizes: npt.NDArray[np.int32], dtype: Any) -> Non
         start = int(ends[-1]) if len(ends) else start
 
 
-_encoder: Encoder
-
-
-def _setup(model: Path, subword_type: str, alpha: float) -> None:
-    global _encoder
+def _part_encoder(
+    model: Path, subword_type: str, alpha: float
+) -> Callable[[_Part], npt.NDArray[np.int64]]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    _encoder = Encoder(processor, subword_type, alpha)
+    return partial(_encode_part, Encoder(processor, subword_type, alpha))
 
 
-def _encode_part(part: _Part) -> npt.NDArray[np.int64]:
+def _encode_part(encoder: "Encoder", part: _Part) -> npt.NDArray[np.int64]:
     """Writes the ids of a block; returns the count of each id."""
-    counts = np.zeros(len(_encoder.processor), dtype=np.int64)
+    counts = np.zeros(len(encoder.processor), dtype=np.int64)
     with open(part.path, "wb") as file:
         for number, text in enumerate(part.text.read()):
-            ids = _encoder(text, None if part.seed is None else part.seed * 1_000_003 + number)
+            ids = encoder(text, None if part.seed is None else part.seed * 1_000_003 + number)
             counts += np.bincount(ids, minlength=len(counts))
             file.write(ids.tobytes())
     return counts

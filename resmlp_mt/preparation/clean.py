@@ -1,7 +1,5 @@
 """Cleaning of sentence pairs: normalisation, filters, deduplication, in one streaming pass."""
 
-from __future__ import annotations
-
 import hashlib
 import operator
 import re
@@ -239,12 +237,8 @@ def clean_train(
         atomic_write(outputs[1]) as target_file,
         tqdm(desc="clean", unit="pair", unit_scale=True) as progress,
     ):
-        for cleaned in workers.map(
-            _clean,
-            chunks(parts, max_pairs),
-            setup=_setup,
-            setup_args=(options, held_out, valid_every),
-        ):
+        arguments = (options, held_out, valid_every)
+        for cleaned in workers.map(Cleaner, arguments, chunks(parts, max_pairs)):
             new = seen.add(cleaned.hashes)
             size = len(new) + cleaned.dropped.total()
             source, target, count = joiner(cleaned, new, read)
@@ -359,18 +353,6 @@ def clean_held_out(
                 files[side].write(_joined(cleaner.tokenize(side, normalized)))
             count += len(chunk.sources)
     return count, sentences
-
-
-_cleaner: Cleaner
-
-
-def _setup(*arguments: Any) -> None:
-    global _cleaner
-    _cleaner = Cleaner(*arguments)
-
-
-def _clean(chunk: Chunk) -> Cleaned:
-    return _cleaner(chunk)
 
 
 def _joined(lines: Sequence[str]) -> bytes:

@@ -1,7 +1,5 @@
 """Corpora: the declarations in `corpora/*.yaml`, and a user's own folder."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """A set of 64-bit hashes in a numpy array, for deduplication that keeps the first of each."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

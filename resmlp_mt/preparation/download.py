@@ -1,7 +1,5 @@
 """Downloads files: resumes, tries every mirror, and verifies a file before it gets its name."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

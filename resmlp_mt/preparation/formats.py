@@ -4,8 +4,6 @@ A line ends at "\\n" and nowhere else: U+2028, NEL, form feed or a lone carriage
 sentence would shift every later pair.
 """
 
-from __future__ import annotations
-
 import gzip
 import html
 import io

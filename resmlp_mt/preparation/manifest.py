@@ -1,7 +1,5 @@
 """Writes `manifest.json`: inputs, outputs, options, and how many pairs each step kept."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import platform

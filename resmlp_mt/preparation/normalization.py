@@ -10,8 +10,6 @@ the flags that are emoji are spelt with tags. `resmlp_mt` normalises text itself
 before it encodes, so its own commands miss nothing.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Spreads work over processes, with results in the order of the items and bounded memory."""
 
-from __future__ import annotations
-
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -46,32 +44,28 @@ class Workers:
 
     def map(
         self,
-        function: Callable[[Item], Result],
+        make: Callable[..., Callable[[Item], Result]],
+        arguments: tuple[Any, ...],
         items: Iterable[Item],
-        *,
-        setup: Callable[..., None],
-        setup_args: tuple[Any, ...],
     ) -> Iterator[Result]:
-        """`map(function, items)`, with the results in the order of the items.
+        """`map(make(*arguments), items)`, with the results in the order of the items.
 
         At most `IN_FLIGHT_PER_PROCESS * jobs` items are held at a time (`Executor.map` would read
         them all).
 
         Args:
-            function: called in a worker; with one job, in this process.
+            make: makes the function, once in each process; with one job, in this process.
             items: read as needed.
-            setup: called once in each process before its first item, with `setup_args`.
         """
         if self.jobs == 1:
-            setup(*setup_args)
-            yield from map(function, items)
+            yield from map(make(*arguments), items)
             return
         if self._pool is None:
             self._pool = self._stack.enter_context(_processes(self.jobs))
         waiting: deque[Future[Result]] = deque()
         # Sent once, in a file, and not with every item: held-out sentences are megabytes.
-        with tempfile.NamedTemporaryFile(prefix="setup.") as file:
-            file.write(pickle.dumps((function, setup, setup_args)))
+        with tempfile.NamedTemporaryFile(prefix="make.") as file:
+            file.write(pickle.dumps((make, arguments)))
             file.flush()
             for item in items:
                 waiting.append(self._pool.submit(_call, file.name, item))
@@ -85,13 +79,12 @@ _ready: tuple[str, Callable[[Any], Any]] = ("", lambda item: None)
 
 
 def _call(path: str, item: Any) -> Any:
-    """In a worker: calls the function in the file `path`, after its setup if the file is new."""
+    """In a worker: calls the function that the file `path` says how to make."""
     global _ready
     if _ready[0] != path:
         # written by the process that started this one, in a folder of its own
-        function, setup, setup_args = pickle.loads(Path(path).read_bytes())  # nosec B301
-        setup(*setup_args)
-        _ready = path, function
+        make, arguments = pickle.loads(Path(path).read_bytes())  # nosec B301
+        _ready = path, make(*arguments)
     return _ready[1](item)
 
 

@@ -1,7 +1,5 @@
 """The steps of a preparation, in order; steps that are already finished are skipped."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import re

@@ -1,7 +1,5 @@
 """Brings the text of a corpus to the disk: fetches it or takes it from a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

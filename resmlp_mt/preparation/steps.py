@@ -7,8 +7,6 @@ The record is removed before the work starts and written after the last output i
 interrupted step is never trusted.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

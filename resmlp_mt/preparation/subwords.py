@@ -1,13 +1,12 @@
 """Sentencepiece: a joint model for both languages, and fairseq's dictionary of its pieces."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,27 +135,14 @@ def _count_words(texts: tuple[Path, Path], pairs: int, take: int, workers: Worke
     words itself, but more slowly and in one thread. Unigram training needs whole sentences.
     """
     counts: Counter[str] = Counter()
-    for found in workers.map(
-        _count,
-        (block for text in texts for block in cut(text)),
-        setup=_remember_sample,
-        setup_args=(pairs, take),
-    ):
+    blocks = (block for text in texts for block in cut(text))
+    for found in workers.map(partial, (_count, pairs, take), blocks):
         counts.update(found)
     return counts
 
 
-_sampled: tuple[int, int]
-
-
-def _remember_sample(pairs: int, take: int) -> None:
-    global _sampled
-    _sampled = pairs, take
-
-
-def _count(block: TextBlock) -> Counter[str]:
+def _count(pairs: int, take: int, block: TextBlock) -> Counter[str]:
     counts: Counter[str] = Counter()
-    pairs, take = _sampled
     first = block.first
     for text in block.read():
         if take == pairs:

@@ -1,7 +1,5 @@
 """Cuts text files into blocks of whole lines, which other processes read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The names of a ResMLP's parameters: ours, timm's and the authors'."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -39,7 +37,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def timm_names(model: ResMLP) -> dict[str, Tensor]:
+def timm_names(model: "ResMLP") -> dict[str, Tensor]:
     """The state dict of a model with mean pooling and linear mixing, under timm's names.
 
     Raises:
