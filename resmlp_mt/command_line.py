@@ -9,14 +9,16 @@ import codecs
 import difflib
 import functools
 import importlib.util
+import inspect
 import io
 import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar
+from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar, get_args
 
 import resmlp_mt
 from resmlp_mt.errors import UserError
@@ -92,6 +94,30 @@ class Parser(argparse.ArgumentParser):
             "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
         )
 
+    def add_options(self, kind: type) -> None:
+        """Add the options that a dataclass declares with :func:`option`.
+
+        It is one group of ``--help``, and so is each of its bases, with its docstring as the title.
+        """
+        for part in reversed(kind.__mro__):
+            hints = inspect.get_annotations(part)
+            own = [entry for entry in fields(part) if entry.name in hints] if hints else []
+            group = self.add_argument_group((part.__doc__ or "").rstrip(".")) if own else self
+            for entry in own:
+                keywords = dict(entry.metadata["keywords"])
+                if entry.default_factory is not MISSING:
+                    keywords["default"] = entry.default_factory()
+                elif entry.default is not MISSING:
+                    keywords["default"] = entry.default
+                if Path in (hints[entry.name], *get_args(hints[entry.name])):
+                    keywords["type"] = Path
+                others = entry.metadata["names"]
+                if any(not other.startswith("-") for other in others):
+                    group.add_argument(*others, **keywords)
+                    continue
+                keywords |= {"dest": entry.name, "required": "default" not in keywords}
+                group.add_argument(f"--{entry.name.replace('_', '-')}", *others, **keywords)
+
     def check_packages(self) -> None:
         """Check that all needed packages are installed.
 
@@ -113,6 +139,26 @@ class Parser(argparse.ArgumentParser):
                 if word.startswith("-") and close:
                     return f"{message}; did you mean {close[0]}?"
         return message
+
+
+def option(default: Any, *names: str, **keywords: Any) -> Any:
+    """A field of a dataclass of options; see :meth:`Parser.add_options`.
+
+    Args:
+        default: of the field and the option; ``...`` if the option must be given.
+        names: more names of the option, such as ``-b``; a name without a hyphen makes it a
+            positional argument.
+        keywords: arguments of ``add_argument``; a bool field gets ``--name`` and ``--no-name``, and
+            a field for a path its type.
+    """
+    if isinstance(default, bool):
+        keywords.setdefault("action", argparse.BooleanOptionalAction)
+    metadata = {"names": names, "keywords": keywords}
+    if default is ...:
+        return field(metadata=metadata)
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class DefaultsFormatter(argparse.HelpFormatter):
@@ -151,6 +197,14 @@ def number(
 
     convert.__name__ = kind.__name__  # argparse names it in its message
     return convert
+
+
+FINITE = number(float)
+SOME = number(float, above=0)
+POSITIVE = number(int, above=0)
+NOT_NEGATIVE = number(int, least=0)
+SHARE = number(float, above=0, most=1)
+PROBABILITY = number(float, least=0, most=1)
 
 
 def whole_number(least: int, most: float = math.inf) -> Callable[[str], Any]:

@@ -118,6 +118,35 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
             raise unwritable(path, error, option) from error
 
 
+@contextmanager
+def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
+    """Hold the lock of a file, which is made.
+
+    Args:
+        path: the file.
+        taken: what to say if another process holds it.
+        option: the option that named its folder, for the message.
+
+    Raises:
+        UserError: if another process holds it, or the file cannot be made.
+    """
+    import portalocker
+
+    flags = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
+    lock = portalocker.Lock(path, flags=flags, fail_when_locked=True)
+    make_folder(path.parent, option)
+    try:
+        lock.acquire()
+    except portalocker.LockException as error:
+        raise UserError(taken) from error
+    except OSError as error:
+        raise unwritable(path.parent, error, option) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def unwritable(path: Path, error: OSError, option: str = "") -> UserError:
     """The error for a file that cannot be written."""
     named = f"{option} {path}" if option else str(path)

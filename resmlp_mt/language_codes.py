@@ -1,9 +1,24 @@
-"""Finds a language among those that are there, however its code is spelt."""
+"""Language codes, however they are spelt."""
 
 from collections.abc import Collection
 
 import langcodes
 from langcodes.tag_parser import LanguageTagError
+
+# Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
+_CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
+
+
+def base(code: str) -> str:
+    """The shortest code of a language, without region and script: zh for zho_Hans.
+
+    Text that is not a code (such as ``xx``) is returned in lower case.
+    """
+    try:
+        language = langcodes.Language.get(code, normalize=True).language or code
+    except LanguageTagError:
+        return code.lower()
+    return "zh" if language in _CHINESE else language
 
 
 def find(code: str, known: Collection[str]) -> str | None:

@@ -9,13 +9,12 @@ The steps and their order are in resmlp_mt/preparation/pipeline.py; docs/data.md
 import errno
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from types import FrameType
 
 from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import locked
 from resmlp_mt.preparation.options import parse_args
 
 
@@ -34,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(preparation.plan())
             return 0
         signal.signal(signal.SIGTERM, _terminate)
-        with _only_run(args.output):
+        taken = f"another run is using {args.output}: wait for it or use another --output"
+        with locked(args.output / ".steps/lock", taken, "--output"):
             preparation.run()
     except UserError as error:
         return _fail(str(error))
@@ -60,26 +60,6 @@ def _fail(message: str, status: int = 1) -> int:
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     # Unwinds the stack, so that temporary files are removed and workers end.
     raise SystemExit(128 + signal.SIGTERM)
-
-
-@contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Keeps a second run out of the same folder."""
-    import portalocker
-
-    lock = out / ".steps" / "lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with portalocker.Lock(
-            lock,
-            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
-            fail_when_locked=True,
-        ):
-            yield
-    except portalocker.LockException:
-        raise UserError(
-            f"another run is using {out}: wait for it or use another --output"
-        ) from None
 
 
 if __name__ == "__main__":

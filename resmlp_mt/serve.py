@@ -18,8 +18,7 @@ from resmlp_mt.command_line import PROCESSES, Parser, command, number, whole_num
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
-
-DAY = 24 * 60 * 60  # seconds
+from resmlp_mt.serving.limits import Limits
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,36 +55,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     work.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
     work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
-    work.add_argument("--beam", type=whole_number(1), default=5, metavar="N", help="hypotheses")
     work.add_argument(
         "--lenpen", type=number(float), default=1.0, metavar="X", help="length penalty"
     )
-    work.add_argument(
-        "--max-batch-tokens", type=whole_number(1), default=4096, metavar="N",
-        help="source tokens in a batch, and so in a sentence",
-    )  # fmt: skip
-    work.add_argument(
-        "--max-batch-size", type=whole_number(1), default=64, metavar="N",
-        help="sentences in a batch",
-    )  # fmt: skip
-    limits = parser.add_argument_group("limits")
-    for option, kind, default, metavar, text in (
-        ("queue-size", whole_number(1), 2048, "N", "most waiting sentences, else status 503"),
-        (
-            "max-wait", number(float, above=0, most=DAY), 30.0, "SECONDS",
-            "longest time until an answer, else status 503",
-        ),
-        ("max-body", whole_number(1), 1_000_000, "BYTES", "largest request, else status 413"),
-        (
-            "char-limit", whole_number(1), 100_000, "N",
-            "most characters in the texts of a request, else status 413",
-        ),
-        (
-            "client-requests", whole_number(0), 256, "N",
-            "most unanswered requests of one address, 0 for no limit, else status 429",
-        ),
-    ):  # fmt: skip
-        limits.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
+    parser.add_options(Limits)
     return parser.parse_args(argv)
 
 
@@ -95,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import uvicorn
 
     from resmlp_mt.engine.pretrained import located
-    from resmlp_mt.serving.app import Limits, create_app
+    from resmlp_mt.serving.app import create_app
     from resmlp_mt.serving.connections import protocol
     from resmlp_mt.serving.workers import ModelOptions, Worker
 

@@ -7,69 +7,51 @@ for both, the sparsity of A, B and C by layer. Only the state dict is read, so a
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command, number, whole_number
+from resmlp_mt.command_line import POSITIVE, Parser, command, number, option
 
 
-def create_parser() -> Parser:
-    """The options."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is drawn."""
+
+    checkpoint: Path = option(..., "checkpoint", help=".pt, .pth or .safetensors")
+    output: Path = option(..., "--out", metavar="DIR", help="folder to write")
+    threshold: float = option(
+        0.05,
+        type=number(float, above=0, below=1),
+        help="an entry is small below this share of the largest one",
+    )
+    patches: int = option(
+        6, type=POSITIVE, metavar="N", help="images: draw the rows of the N x N central patches"
+    )
+    grid: list[int] | None = option(
+        None, type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"),
+        help="images: the grid of patches, if the checkpoint does not have it and it is not square",
+    )  # fmt: skip
+    positions: int = option(
+        64, type=POSITIVE, metavar="N",
+        help="translation: draw and count the first N positions; later ones are seldom trained",
+    )  # fmt: skip
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         "resmlp_mt.visualize",
         "Draw the mixing matrices of an image or translation checkpoint, and count "
         "the small entries of all matrices.",
         needs=["matplotlib"],
     )
-    parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
-    parser.add_argument(
-        "--output", "--out", required=True, type=Path, metavar="DIR", help="folder to write"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=number(float, above=0, below=1),
-        default=0.05,
-        help="an entry is small below this share of the largest one",
-    )
-    parser.add_argument(
-        "--patches",
-        type=whole_number(1),
-        default=6,
-        metavar="N",
-        help="images: draw the rows of the N x N central patches",
-    )
-    parser.add_argument(
-        "--grid",
-        type=whole_number(1),
-        nargs=2,
-        metavar=("ROWS", "COLUMNS"),
-        help="images: the grid of patches, if the checkpoint does not have it and it is not square",
-    )
-    parser.add_argument(
-        "--positions",
-        type=whole_number(1),
-        default=64,
-        metavar="N",
-        help="translation: draw and count the first N positions; later ones are seldom trained",
-    )
-    return parser
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = create_parser()
-    args = parser.parse_args(argv)
+    parser.add_options(Options)
+    options = Options(**vars(parser.parse_args(argv)))
     parser.check_packages()
     from resmlp_mt.visualization.draw import draw  # with PyTorch and matplotlib
 
-    count = draw(
-        args.checkpoint,
-        args.output,
-        threshold=args.threshold,
-        patches=args.patches,
-        grid=args.grid,
-        positions=args.positions,
-    )
-    print(f"wrote {args.output / 'index.html'} and {count - 1} files beside it")
+    count = draw(**vars(options))
+    print(f"wrote {options.output / 'index.html'} and {count - 1} files beside it")
 
 
 if __name__ == "__main__":

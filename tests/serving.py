@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import uvicorn
 
 from resmlp_mt.serve import bind
-from resmlp_mt.serving.app import Limits, create_app
+from resmlp_mt.serving.app import create_app
 from resmlp_mt.serving.connections import protocol
+from resmlp_mt.serving.limits import Limits
 from resmlp_mt.serving.workers import Answer, Languages, Mixing, Translated, Work
 
 EN_DE, FR_DE = Languages("en", "de"), Languages("fr", "de")

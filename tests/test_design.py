@@ -38,8 +38,8 @@ MAY_IMPORT = {
     "text": set(),
     "stored_arrays": set(),
     "tensor_files": {"errors"},
-    "scoring": {"command_line", "errors", "files", "scoring"},
-    "serving": {"errors", "engine", "serving"},
+    "scoring": {"command_line", "errors", "files", "language_codes", "scoring"},
+    "serving": {"command_line", "errors", "engine", "language_codes", "serving"},
     "sharding": {"errors", "files", "engine", "sharding"},
     "preparation": {
         "command_line",

@@ -21,7 +21,7 @@ import yaml
 from fairseq.data import Dictionary, data_utils
 
 from conftest import ROOT
-from resmlp_mt import prepare
+from resmlp_mt import files, prepare
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import corpus, steps
 from tests import corpus_server
@@ -519,7 +519,7 @@ def test_a_corpus_file_is_named_by_its_path(
 def test_a_second_run_in_the_same_folder_is_refused(
     tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with prepare._only_run(tmp_path):
+    with files.locked(tmp_path / ".steps/lock", ""):
         assert run(*local, "--output", tmp_path) == 1
     assert "another run is using" in capsys.readouterr().err
 
@@ -676,7 +676,7 @@ def script(*arguments: object, **options_: Any) -> subprocess.CompletedProcess[s
 
 STOP = """
 import os, signal, sys
-from resmlp_mt import prepare
+from resmlp_mt import files, prepare
 stop_at, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
 calls, replace = 0, os.replace
 def stopping(*paths):

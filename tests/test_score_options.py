@@ -12,8 +12,9 @@ import sentencepiece
 from sacrebleu import sacrebleu as sacrebleu_command
 from sacrebleu.metrics import BLEU
 
+from resmlp_mt import language_codes
 from resmlp_mt.score import main
-from resmlp_mt.scoring.languages import base_language, language_pair, script_without_words
+from resmlp_mt.scoring.languages import language_pair, script_without_words
 from resmlp_mt.scoring.options import OF_SACREBLEU, TOKENIZERS, parse_args
 from translations import Corpus, command, fails, score, scores, write
 
@@ -253,14 +254,14 @@ def test_pairs_are_split_as_they_are_meant(text: str, expected: tuple[str, str])
 
 def test_base_languages() -> None:
     for language, codes in CODES.items():
-        assert {base_language(code) for code in codes} == {language}
+        assert {language_codes.base(code) for code in codes} == {language}
     for code, language in (
         ("deu", "de"),
         ("de_AT", "de"),
         ("XX", "xx"),
         ("klingons!", "klingons!"),
     ):
-        assert base_language(code) == language
+        assert language_codes.base(code) == language
 
 
 def test_scripts_of_text() -> None:

@@ -14,7 +14,8 @@ from hypothesis import settings
 from libretranslatepy import LibreTranslateAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from resmlp_mt.serving.app import Limits, create_app
+from resmlp_mt.serving.app import create_app
+from resmlp_mt.serving.limits import Limits
 from serving import EN_DE, FR_DE, LONGEST, Reversing, served, translated, wait_for
 
 ASKED = {"q": "Hello big world.", "source": "en", "target": "de"}

@@ -1,6 +1,5 @@
 """Writes `manifest.json`: inputs, outputs, options, and how many pairs each step kept."""
 
-import argparse
 import functools
 import platform
 import unicodedata
@@ -9,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from resmlp_mt.preparation.corpus import Corpus
+from resmlp_mt.preparation.options import Options
 from resmlp_mt.preparation.steps import Record
 
 PACKAGES = ("numpy", "sacremoses", "sentencepiece")
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 def build(
     corpus: Corpus,
-    args: argparse.Namespace,
+    args: Options,
     inputs: Mapping[str, Mapping[str, Any]],
     cleaned: Record,
     model: Record,

@@ -1,151 +1,16 @@
-"""The command line of a preparation.
+"""The options of a preparation.
 
 Only what `--help` needs is imported here, so that it answers at once.
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import PROCESSES, Parser, number, whole_number
+from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, number, option
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.preparation import corpus
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with status 2 on a wrong one."""
-    parser = Parser(
-        "resmlp_mt.prepare",
-        "Fetch, clean, split into subwords and binarise a parallel corpus for fairseq.",
-        needs=["yaml", "tqdm"],
-    )
-    parser.add_argument(
-        "corpus",
-        type=_corpus,
-        metavar="CORPUS",
-        help=f"{', '.join(corpus.names())}; the path of a corpus file, NAME.yaml; or local",
-    )
-    parser.add_argument(
-        "--output", "--out", type=Path, required=True, metavar="DIR", help="folder for results"
-    )
-    parser.add_argument(
-        "--from-dir",
-        type=Path,
-        metavar="DIR",
-        help="local: the folder with train.SRC and train.TGT, valid.*, test*.*; "
-        "else: a folder with archives that you have fetched",
-    )
-    parser.add_argument(
-        "--src", type=_language, metavar="LANG", help="source language (local only)"
-    )
-    parser.add_argument(
-        "--tgt", type=_language, metavar="LANG", help="target language (local only)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
-    parser.add_argument(
-        "--jobs",
-        type=PROCESSES,
-        default=usable_cores(),
-        metavar="N",
-        help="processes",
-    )
-    parser.add_argument(
-        "--max-pairs",
-        type=whole_number(1),
-        metavar="N",
-        help="read only N training pairs, an equal share of each part, for a quick trial",
-    )
-    cleaning = parser.add_argument_group("cleaning")
-    cleaning.add_argument(
-        "--tokenizer",
-        choices=["none", "moses"],
-        default="none",
-        help="moses: tokenize as fairseq's --tokenizer moses does",
-    )
-    cleaning.add_argument(
-        "--normalize-punctuation", action="store_true", help="Moses punctuation normalisation"
-    )
-    cleaning.add_argument(
-        "--max-length",
-        type=whole_number(1),
-        default=250,
-        help="largest number of words in a sentence",
-    )
-    cleaning.add_argument(
-        "--max-ratio",
-        type=number(float, least=1),
-        default=3.0,
-        help="largest ratio of the two sides' words",
-    )
-    cleaning.add_argument(
-        "--concatenate",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help="join N neighbouring pairs to one, for longer training sentences (default: off)",
-    )
-    cleaning.add_argument(
-        "--concatenate-share",
-        type=number(float, above=0, most=1),
-        default=0.5,
-        metavar="X",
-        help="share of the training set that --concatenate joins",
-    )
-    pieces = parser.add_argument_group("subwords")
-    pieces.add_argument(
-        "--vocab-size",
-        type=whole_number(1),
-        default=32000,
-        help="size of the joint dictionary",
-    )
-    pieces.add_argument(
-        "--subword-type", choices=["bpe", "unigram"], default="bpe", help="kind of the subwords"
-    )
-    pieces.add_argument(
-        "--character-coverage",
-        type=number(float, above=0, most=1),
-        help="share of the characters that get a piece (default: what the corpus file says, or 1)",
-    )
-    pieces.add_argument(
-        "--input-sentence-size",
-        type=whole_number(1),
-        default=2_000_000,
-        help="largest number of sentences to train the subword model on",
-    )
-    pieces.add_argument(
-        "--samples",
-        type=whole_number(1),
-        default=0,
-        metavar="K",
-        help="K copies of the training set in differently sampled subwords (BPE-dropout), "
-        "for fairseq-train OUT/bin:OUT/bin2:..., which takes one after the other, epoch by epoch",
-    )
-    pieces.add_argument(
-        "--sentencepiece-alpha",
-        type=number(float, above=0, most=1),
-        default=0.1,
-        metavar="X",
-        help="of --samples: share of the merges left out (bpe), or smoothing of the "
-        "probabilities (unigram)",
-    )
-    args = parser.parse_args(argv)
-    if args.corpus == "local":
-        for option, value in (
-            ("--from-dir", args.from_dir),
-            ("--src", args.src),
-            ("--tgt", args.tgt),
-        ):
-            if value is None:
-                parser.error(f"local needs {option}")
-        first, _, second = args.src.rpartition("-")
-        if second == args.tgt:
-            parser.error(f"--src {args.src} names two languages: give --src {first}")
-        if corpus.file_code(args.src) == corpus.file_code(args.tgt):
-            parser.error(f"--src and --tgt are both {args.src}")
-    elif args.src or args.tgt:
-        parser.error(f"--src and --tgt are for local; {args.corpus} has its own languages")
-    parser.check_packages()
-    return args
 
 
 def _corpus(text: str) -> str:
@@ -163,3 +28,111 @@ def _language(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """Corpus."""
+
+    corpus: str = option(
+        ..., "corpus", type=_corpus, metavar="CORPUS",
+        help=f"{', '.join(corpus.names())}; the path of a corpus file, NAME.yaml; or local",
+    )  # fmt: skip
+    output: Path = option(..., "--out", metavar="DIR", help="folder for results")
+    from_dir: Path | None = option(
+        None, metavar="DIR",
+        help="local: the folder with train.SRC and train.TGT, valid.*, test*.*; "
+        "else: a folder with archives that you have fetched",
+    )  # fmt: skip
+    src: str | None = option(
+        None, type=_language, metavar="LANG", help="source language (local only)"
+    )
+    tgt: str | None = option(
+        None, type=_language, metavar="LANG", help="target language (local only)"
+    )
+    dry_run: bool = option(False, action="store_true", help="print what would be done")
+    jobs: int = option(usable_cores(), type=PROCESSES, metavar="N", help="processes")
+    max_pairs: int | None = option(
+        None, type=POSITIVE, metavar="N",
+        help="read only N training pairs, an equal share of each part, for a quick trial",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningOptions:
+    """Cleaning."""
+
+    tokenizer: str = option(
+        "none",
+        choices=["none", "moses"],
+        help="moses: tokenize as fairseq's --tokenizer moses does",
+    )
+    normalize_punctuation: bool = option(
+        False, action="store_true", help="Moses punctuation normalisation"
+    )
+    max_length: int = option(250, type=POSITIVE, help="largest number of words in a sentence")
+    max_ratio: float = option(
+        3.0, type=number(float, least=1), help="largest ratio of the two sides' words"
+    )
+    concatenate: int = option(
+        1, type=POSITIVE, metavar="N",
+        help="join N neighbouring pairs to one, for longer training sentences (default: off)",
+    )  # fmt: skip
+    concatenate_share: float = option(
+        0.5, type=SHARE, metavar="X", help="share of the training set that --concatenate joins"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubwordOptions:
+    """Subwords."""
+
+    vocab_size: int = option(32000, type=POSITIVE, help="size of the joint dictionary")
+    subword_type: str = option("bpe", choices=["bpe", "unigram"], help="kind of the subwords")
+    character_coverage: float | None = option(
+        None, type=SHARE,
+        help="share of the characters that get a piece (default: what the corpus file says, or 1)",
+    )  # fmt: skip
+    input_sentence_size: int = option(
+        2_000_000, type=POSITIVE, help="largest number of sentences to train the subword model on"
+    )
+    samples: int = option(
+        0, type=POSITIVE, metavar="K",
+        help="K copies of the training set in differently sampled subwords (BPE-dropout), "
+        "for fairseq-train OUT/bin:OUT/bin2:..., which takes one after the other, epoch by epoch",
+    )  # fmt: skip
+    sentencepiece_alpha: float = option(
+        0.1, type=SHARE, metavar="X",
+        help="of --samples: share of the merges left out (bpe), or smoothing of the "
+        "probabilities (unigram)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SubwordOptions, CleaningOptions, CorpusOptions):
+    """All options of a preparation."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Options:
+    """Parse the command line; exits with status 2 on a wrong one."""
+    parser = Parser(
+        "resmlp_mt.prepare",
+        "Fetch, clean, split into subwords and binarise a parallel corpus for fairseq.",
+        needs=["yaml", "tqdm"],
+    )
+    parser.add_options(Options)
+    options = Options(**vars(parser.parse_args(argv)))
+    if options.corpus == "local":
+        for name in ("from_dir", "src", "tgt"):
+            if getattr(options, name) is None:
+                parser.error(f"local needs --{name.replace('_', '-')}")
+        source, target = str(options.src), str(options.tgt)
+        first, _, second = source.rpartition("-")
+        if second == target:
+            parser.error(f"--src {source} names two languages: give --src {first}")
+        if corpus.file_code(source) == corpus.file_code(target):
+            parser.error(f"--src and --tgt are both {source}")
+    elif options.src or options.tgt:
+        parser.error(f"--src and --tgt are for local; {options.corpus} has its own languages")
+    parser.check_packages()
+    return options

@@ -1,6 +1,5 @@
 """The steps of a preparation, in order; steps that are already finished are skipped."""
 
-import argparse
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import binarize, clean, corpus, manifest, sources, subwords
 from resmlp_mt.preparation.corpus import Part
 from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.preparation.options import Options
 from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.preparation.sources import Inputs
 from resmlp_mt.preparation.steps import Record, Steps, code, write_json
@@ -28,7 +28,7 @@ class Preparation:
         UserError: saying what is wrong; also from `run`.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: Options) -> None:
         self.args = args
         self.out: Path = args.output
         self.downloads: Path = sources.downloads(args.output, args.from_dir)
@@ -39,7 +39,7 @@ class Preparation:
             if args.from_dir and args.from_dir.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"--from-dir {args.from_dir} is in {folder}: give another --output")
         if args.corpus == "local":
-            self.corpus = corpus.local(args.from_dir, args.src, args.tgt)
+            self.corpus = corpus.local(args.from_dir or Path(), args.src or "", args.tgt or "")
         else:
             self.corpus = corpus.load(corpus.declaration(args.corpus))
         if args.corpus != "local" and args.from_dir and not self.corpus.files:
@@ -165,7 +165,7 @@ class Preparation:
         args = self.args
         source, target = (self.out / f"text/train.{lang}" for lang in self.languages)
         model = self.out / "spm.model"
-        options = {
+        options: dict[str, Any] = {
             "vocab_size": args.vocab_size,
             "subword_type": args.subword_type,
             "character_coverage": args.character_coverage or self.corpus.character_coverage,

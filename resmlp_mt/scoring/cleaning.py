@@ -42,11 +42,11 @@ def moses_language(code: str) -> str:
     Raises:
         UserError: for any other language.
     """
-    from resmlp_mt.scoring.languages import base_language
+    from resmlp_mt import language_codes  # its tables are slow to load
 
     known = moses_languages()
     if code not in known:
-        code = base_language(code)
+        code = language_codes.base(code)
     if code not in known:
         raise UserError(
             f"Moses has no rules for the language {code!r}, only for {', '.join(known)}: "

@@ -1,4 +1,4 @@
-"""Language codes in all spellings, and the tokenizer that BLEU needs for each."""
+"""Pairs of language codes, and the tokenizer that BLEU needs for a language."""
 
 import re
 from collections import Counter
@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import langcodes
 import regex
-from langcodes.tag_parser import LanguageTagError
 
+from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 
-# Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
-_CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
 # sacreBLEU's tokenizers for target languages
 _TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 # Scripts in which spaces do not separate words, and the two in which they separate phrases.
@@ -48,18 +46,6 @@ def _spelled(code: str) -> str:
     return langcodes.standardize_tag(code, macro=False)
 
 
-def base_language(code: str) -> str:
-    """The shortest code of a language, without region and script: zh for zho_Hans.
-
-    Text that is not a code (such as ``xx``) is returned in lower case.
-    """
-    try:
-        language = langcodes.Language.get(code, normalize=True).language or code
-    except LanguageTagError:
-        return code.lower()
-    return "zh" if language in _CHINESE else language
-
-
 def script_without_words(texts: Sequence[Sequence[str]]) -> str | None:
     """The script of most letters, if it has no spaces between words, else None."""
     text = ""
@@ -81,7 +67,7 @@ def bleu_tokenizer(language: str | None, references: Sequence[Sequence[str]]) ->
         UserError: if no tokenizer is known for the language but the references need one, because
             13a would take whole sentences for words.
     """
-    if language is not None and (known := _TOKENIZERS.get(base_language(language))):
+    if language is not None and (known := _TOKENIZERS.get(language_codes.base(language))):
         return known
     script = script_without_words(references)
     if script is None:

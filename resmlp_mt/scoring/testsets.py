@@ -2,9 +2,10 @@
 
 from sacrebleu.dataset import DATASETS
 
+from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.downloads import download
-from resmlp_mt.scoring.languages import base_language, language_pair
+from resmlp_mt.scoring.languages import language_pair
 from resmlp_mt.scoring.lines import Sentences, read_lines
 
 
@@ -19,7 +20,7 @@ def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Senten
         raise UserError(f"sacreBLEU knows no test set {test_set!r}: see `sacrebleu --list`")
     pair = languages
     if pair not in dataset.langpairs:
-        pair = "-".join(map(base_language, language_pair(languages)))
+        pair = "-".join(map(language_codes.base, language_pair(languages)))
     if pair not in dataset.langpairs:
         raise UserError(
             f"test set {test_set} has no language pair {languages!r}, but "

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -38,6 +37,7 @@ from resmlp_mt.serving.interface import (
     parse,
 )
 from resmlp_mt.serving.languages import AUTO, Pairs
+from resmlp_mt.serving.limits import Limits
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.requests import (
     ClientGoneError,
@@ -52,31 +52,6 @@ from resmlp_mt.serving.service import Part, TooLongError, TranslatedText, transl
 from resmlp_mt.serving.workers import Languages, Mixing, WorkerDiedError
 
 PAGE = Path(__file__).parent / "page"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a server.
-
-    Attributes:
-        beam: hypotheses of a sentence, so that there are ``beam - 1`` alternatives.
-        max_batch_tokens: largest number of source tokens in a batch.
-        max_batch_size: largest number of sentences in a batch.
-        queue_size: largest number of waiting sentences.
-        max_wait: seconds until an answer, or until a request has arrived.
-        max_body: bytes of a request.
-        char_limit: characters of a request's texts.
-        client_requests: unanswered requests of one address; 0 means no limit.
-    """
-
-    beam: int = 5
-    max_batch_tokens: int = 4096
-    max_batch_size: int = 64
-    queue_size: int = 2048
-    max_wait: float = 30.0
-    max_body: int = 1_000_000
-    char_limit: int = 100_000
-    client_requests: int = 256
 
 
 # Enough for sentences in any alphabet; the worker divides batches that have more tokens.

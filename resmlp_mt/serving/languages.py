@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from babel import Locale, UnknownLocaleError
-from langcodes import standardize_tag
-from langcodes.tag_parser import LanguageTagError
 
+from resmlp_mt import language_codes
 from resmlp_mt.serving.interface import (
     BadRequestError,
     DefaultLanguages,
@@ -88,7 +87,7 @@ class Pairs:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model
 
             self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        known = {_language(code): code for code in reversed(sources)}
+        known = {language_codes.base(code): code for code in reversed(sources)}
         ranked = [
             DetectedLanguage(confidence=round(100 * float(probability), 1), language=known[code])
             for code, probability in self._identifier.rank(text)
@@ -107,27 +106,13 @@ def name(code: str) -> str:
 
 
 def _match(code: str, known: Sequence[str]) -> str:
-    """The known code for a code: the same text, else the same language and region, else the same
-    language.
+    """The known code that means the same (:func:`language_codes.find`), else the same language.
 
     Raises:
         BadRequestError: if there is none.
     """
-    if code in known:
-        return code
-    for form in (_standard, _language):
-        for candidate in known:
-            if form(candidate) == form(code):
-                return candidate
-    raise BadRequestError(f"{code} is not supported")
-
-
-def _standard(code: str) -> str:
-    try:
-        return standardize_tag(code).lower()
-    except LanguageTagError:
-        return code.lower()
-
-
-def _language(code: str) -> str:
-    return _standard(code).split("-")[0]
+    same = (other for other in known if language_codes.base(other) == language_codes.base(code))
+    found = language_codes.find(code, known) or next(same, None)
+    if found is None:
+        raise BadRequestError(f"{code} is not supported")
+    return found

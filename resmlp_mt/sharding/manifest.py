@@ -6,16 +6,15 @@ is finished; an incomplete last line after a crash is ignored.
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-import portalocker
-
+from resmlp_mt import files
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file, sha256, unwritable
+from resmlp_mt.files import output_file, sha256
 
 NAME, LOCK = "manifest.jsonl", ".lock"
 
@@ -120,28 +119,10 @@ class Manifest:
             partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a folder, and lock it for this run.
-
-    Raises:
-        UserError: if it cannot be made, or another run uses it.
-    """
-    flags = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
-    lock = portalocker.Lock(folder / LOCK, flags=flags, fail_when_locked=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except portalocker.LockException as error:
-        raise UserError(
-            f"--output {folder} is in use by another run: wait, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise unwritable(folder, error, "--output") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Make the output folder, and lock it for this run; see :func:`resmlp_mt.files.locked`."""
+    taken = f"--output {folder} is in use by another run: wait, or choose another folder."
+    return files.locked(folder / LOCK, taken, "--output")
 
 
 def digest(path: Path) -> str | None:

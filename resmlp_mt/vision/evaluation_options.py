@@ -4,18 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import number
+from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import (
-    FINITE,
-    INTERPOLATIONS,
-    POSITIVE,
-    SHARE,
-    SOME,
-    ModelKeyValues,
-    OnError,
-    option,
-)
+from resmlp_mt.vision.options import INTERPOLATIONS, ModelKeyValues, OnError
 
 FORMATS = ("jsonl", "json", "csv")
 
@@ -25,7 +16,7 @@ class ModelChoice:
     """The model: a checkpoint, or --model with --weights or --pretrained."""
 
     checkpoint: Path | None = option(
-        None, "checkpoint", nargs="?", type=Path, help="file written by resmlp_mt.vision.train"
+        None, "checkpoint", nargs="?", help="file written by resmlp_mt.vision.train"
     )
     model: str | None = option(
         None, "-m", metavar="NAME",
@@ -132,13 +123,11 @@ class DataChoice(ModelChoice):
 class Reports:
     """Output."""
 
-    json: Path | None = option(None, metavar="FILE", type=Path, help="the whole report")
+    json: Path | None = option(None, metavar="FILE", help="the whole report")
     confusion_csv: Path | None = option(
-        None, metavar="FILE", type=Path, help="rows: true classes, columns: predicted"
+        None, metavar="FILE", help="rows: true classes, columns: predicted"
     )
-    confusion_png: Path | None = option(
-        None, metavar="FILE", type=Path, help="the same as a picture"
-    )
+    confusion_png: Path | None = option(None, metavar="FILE", help="the same as a picture")
 
 
 @dataclass(frozen=True)
@@ -163,20 +152,20 @@ class NeighbourOptions(Loading, DataChoice):
         0.07, type=number(float, above=0), metavar="T",
         help="T in the weights exp(similarity / T)",
     )  # fmt: skip
-    json: Path | None = option(None, metavar="FILE", type=Path, help="write a report")
+    json: Path | None = option(None, metavar="FILE", help="write a report")
 
 
 @dataclass(frozen=True)
 class PredictionOptions(Computation, Loading, ModelChoice):
     """Images and output."""
 
-    inputs: list[Path] = option([], "inputs", nargs="*", type=Path, metavar="INPUT",
+    inputs: list[Path] = option([], "inputs", nargs="*", metavar="INPUT",
                                 help="image or folder")  # fmt: skip
     topk: int = option(
         5, type=POSITIVE, metavar="K", help="labels for each image, all if there are fewer"
     )
     output: Path | None = option(
-        None, type=Path, metavar="FILE", help="file to write (default: standard output)"
+        None, metavar="FILE", help="file to write (default: standard output)"
     )
     format: str | None = option(
         None, choices=FORMATS, help="default: from the suffix of --output, else jsonl"
@@ -197,6 +186,4 @@ class PredictionOptions(Computation, Loading, ModelChoice):
 class ExportOptions(ModelChoice):
     """Output."""
 
-    output: Path = option(
-        Path("model.onnx"), "-o", type=Path, metavar="FILE", help="the ONNX graph to write"
-    )
+    output: Path = option(Path("model.onnx"), "-o", metavar="FILE", help="the ONNX graph to write")

@@ -1,20 +1,12 @@
-"""Options as typed dataclasses, from which the parsers of the image commands are made.
-
-A field is one option, with its name and default; :func:`option` adds what argparse needs. A
-dataclass is one group of ``--help``; a command's options inherit from several. Only the standard
-library is imported here, so that ``--help`` answers at once.
-"""
+"""The parser of the image commands, which answers for timm's options, and types of options."""
 
 import argparse
 import ast
-import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, field, fields
 from typing import Any, Literal, NoReturn, TypeVar
 
 from resmlp_mt import command_line
-from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.timm_options import answer
 
@@ -32,29 +24,12 @@ class UsageError(UserError):
         self.code = 2  # the message has been printed
 
 
-def option(default: Any, *names: str, **keywords: Any) -> Any:
-    """A field of an options dataclass.
-
-    Args:
-        default: default of the field and the option.
-        names: more names of the option, such as ``-b``; a name without a hyphen makes it a
-            positional argument.
-        keywords: arguments of ``add_argument``; a bool field gets ``--name`` and ``--no-name``.
-    """
-    if isinstance(default, bool):
-        keywords.setdefault("action", argparse.BooleanOptionalAction)
-    metadata = {"names": names, "keywords": keywords}
-    if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
 class Parser(command_line.Parser):
     """A parser for options dataclasses; errors are one sentence, with a suggestion.
 
     Args:
         command: name of the module in :mod:`resmlp_mt.vision`.
-        kind: dataclass of the options; the docstrings of its bases are the groups' titles.
+        kind: dataclass of the options.
         description: what the command does.
         needs: modules that the command needs besides PyTorch and timm.
     """
@@ -72,22 +47,7 @@ class Parser(command_line.Parser):
             "--no-prefetcher", action=Ignored, nargs=0, dest=argparse.SUPPRESS,
             help="for timm's command lines: there is no prefetcher",
         )  # fmt: skip
-        for part in reversed(kind.__mro__):
-            names = inspect.get_annotations(part)
-            own = [entry for entry in fields(part) if entry.name in names] if names else []
-            group = self.add_argument_group((part.__doc__ or "").rstrip(".")) if own else None
-            for entry in own:
-                default = entry.default
-                if entry.default_factory is not MISSING:
-                    default = entry.default_factory()
-                others = entry.metadata["names"]
-                keywords = dict(entry.metadata["keywords"], default=default)
-                assert group is not None  # there are fields
-                if any(not other.startswith("-") for other in others):
-                    group.add_argument(*others, **keywords)
-                else:
-                    name = "--" + entry.name.replace("_", "-")
-                    group.add_argument(name, *others, dest=entry.name, **keywords)
+        self.add_options(kind)
 
     def error(self, message: str) -> NoReturn:
         """Print one sentence and raise it.
@@ -144,14 +104,6 @@ class ModelKeyValues(KeyValues):
     """Arguments of a model."""
 
     follow = ("name", "num_classes", "in_chans", "features_only")
-
-
-FINITE = number(float)
-SOME = number(float, above=0)
-POSITIVE = number(int, above=0)
-NOT_NEGATIVE = number(int, least=0)
-SHARE = number(float, above=0, most=1)
-PROBABILITY = number(float, least=0, most=1)
 
 
 def only_tells(words: Sequence[str]) -> bool:

@@ -8,20 +8,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import number
-from resmlp_mt.vision.options import (
+from resmlp_mt.command_line import (
     FINITE,
-    INTERPOLATIONS,
     NOT_NEGATIVE,
     POSITIVE,
     PROBABILITY,
     SHARE,
     SOME,
-    KeyValues,
-    ModelKeyValues,
-    OnError,
+    number,
     option,
 )
+from resmlp_mt.vision.options import INTERPOLATIONS, KeyValues, ModelKeyValues, OnError
 
 LR = 1e-3
 
@@ -246,14 +243,14 @@ class RunOptions:
     """Running."""
 
     config: Path | None = option(
-        None, "-c", type=Path, metavar="FILE",
+        None, "-c", metavar="FILE",
         help="YAML with values for these options: a file, or a name such as resmlp_s12",
     )  # fmt: skip
     output: Path = option(
-        Path("outputs/vision"), type=Path,
+        Path("outputs/vision"),
         help="folder for the results; a second training writes to NAME-1",
     )  # fmt: skip
-    resume: Path | None = option(None, type=Path, metavar="FILE", help="continue this last.pth")
+    resume: Path | None = option(None, metavar="FILE", help="continue this last.pth")
     max_updates: int | None = option(
         None, type=POSITIVE, help="save and stop after this many updates in all"
     )

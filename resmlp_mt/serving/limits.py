@@ -1,0 +1,38 @@
+"""The limits of a server, which are options of its command."""
+
+from dataclasses import dataclass
+
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, number, option
+
+DAY = 24 * 60 * 60  # seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits."""
+
+    beam: int = option(
+        5, type=POSITIVE, metavar="N", help="hypotheses: there are at most N - 1 alternatives"
+    )
+    max_batch_tokens: int = option(
+        4096, type=POSITIVE, metavar="N", help="source tokens in a batch, and so in a sentence"
+    )
+    max_batch_size: int = option(64, type=POSITIVE, metavar="N", help="sentences in a batch")
+    queue_size: int = option(
+        2048, type=POSITIVE, metavar="N", help="most waiting sentences, else status 503"
+    )
+    max_wait: float = option(
+        30.0, type=number(float, above=0, most=DAY), metavar="SECONDS",
+        help="longest time until an answer, else status 503, or until a request has arrived",
+    )  # fmt: skip
+    max_body: int = option(
+        1_000_000, type=POSITIVE, metavar="BYTES", help="largest request, else status 413"
+    )
+    char_limit: int = option(
+        100_000, type=POSITIVE, metavar="N",
+        help="most characters in the texts of a request, else status 413",
+    )  # fmt: skip
+    client_requests: int = option(
+        256, type=NOT_NEGATIVE, metavar="N",
+        help="most unanswered requests of one address, 0 for no limit, else status 429",
+    )  # fmt: skip
