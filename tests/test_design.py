@@ -15,7 +15,7 @@ PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
     "command_line", "errors", "files", "graphs", "language_codes", "layers", "machine",
     "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "stored_arrays",
-    "tensor_files", "text",
+    "tensor_files", "text", "unpacking",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "text": set(),
     "stored_arrays": set(),
     "tensor_files": {"errors"},
-    "scoring": {"command_line", "errors", "files", "language_codes", "scoring"},
+    "unpacking": {"errors"},
+    "scoring": {"command_line", "errors", "files", "language_codes", "scoring", "unpacking"},
     "serving": {"command_line", "errors", "engine", "language_codes", "serving"},
     "sharding": {"errors", "files", "engine", "sharding"},
     "preparation": {
@@ -49,6 +50,7 @@ MAY_IMPORT = {
         "machine",
         "preparation",
         "text",
+        "unpacking",
     },
     "mixing_products": {"graphs"},
     "mixing": {"layers", "mixing_products", "padding"},

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import formats
 from resmlp_mt.preparation.formats import TextFiles
@@ -227,7 +228,7 @@ def test_nested_markup_is_no_trouble(tmp_path: Path) -> None:
 def test_a_compressed_bomb_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(formats, "MIN_LIMIT", 100_000)
+    monkeypatch.setattr(unpacking, "MIN_LIMIT", 100_000)
     line = {"plain": b"a b\n", "tsv": b"a\tb\n"}.get(form)
     unit = b'<tu><tuv xml:lang="en"><seg>a</seg></tuv><tuv xml:lang="de"><seg>b</seg></tuv></tu>'
     content = line * 500_000 if line else b"<tmx>" + unit * 30_000 + b"</tmx>"

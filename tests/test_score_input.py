@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
 from resmlp_mt.scoring import lines as reading
@@ -283,7 +284,7 @@ def test_unknown_words_of_the_system_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MIN_LIMIT", 1000)
+    monkeypatch.setattr(unpacking, "MIN_LIMIT", 1000)
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(b"a\n" * 500))
     assert reading.read_lines(str(path)) == ["a"] * 500

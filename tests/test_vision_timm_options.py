@@ -17,11 +17,12 @@ from resmlp_mt.vision.evaluation_options import (
     ExportOptions,
     NeighbourOptions,
     PredictionOptions,
+    parse,
 )
 from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import Parser, parse
+from resmlp_mt.vision.options import Parser
 from resmlp_mt.vision.timm_options import ANSWERS, answer, options_in
 from resmlp_mt.vision.training_arguments import create_parser, parse_args
 from vision_checkpoints import checkpoint, folder, run_json

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.preparation.formats import MAX_RATIO, MIN_LIMIT
 from resmlp_mt.preparation.steps import atomic_write
+from resmlp_mt.unpacking import MAX_RATIO, MIN_LIMIT
 
 DAMAGE = (
     tarfile.TarError,

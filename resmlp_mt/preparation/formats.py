@@ -4,20 +4,17 @@ A line ends at "\\n" and nowhere else: U+2028, NEL, form feed or a lone carriage
 sentence would shift every later pair.
 """
 
-import gzip
 import html
-import io
 import re
 import xml.etree.ElementTree as ElementTree
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.unpacking import opened
 
 Pair = tuple[bytes, bytes]
 
@@ -26,12 +23,6 @@ BLOCK_BYTES = 1 << 18
 
 MAX_LINE_BYTES = 1 << 20
 """Largest line; a longer one is not a sentence, and could fill the memory."""
-
-MAX_RATIO = 20
-"""Largest ratio of unpacked to compressed size: about 3 for text, 1000 for a bomb."""
-
-MIN_LIMIT = 1 << 30
-"""Unpacked size in bytes that is always allowed."""
 
 LINE_FORMATS = ("plain", "sgm", "ted")
 PAIR_FORMATS = ("tmx", "tsv")
@@ -122,7 +113,7 @@ def check(path: Path) -> None:
         UserError: it is cut off, damaged or far too large.
     """
     if path.suffix == ".gz":
-        with _open(path) as file:
+        with opened(path) as file:
             while file.read(1 << 20):
                 pass
 
@@ -149,7 +140,7 @@ def decode_lines(lines: Sequence[bytes], path: Path, first: int) -> list[str]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     number, rest = 0, b""
-    with _open(path) as file:
+    with opened(path) as file:
         # In blocks, because a call for each line takes longer than all else in this process.
         while block := file.read(BLOCK_BYTES):
             text = rest + block
@@ -165,51 +156,6 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from [line.removesuffix(b"\r") for line in lines] if b"\r" in text else lines
         if rest:
             yield rest
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    """A plain or gzip file.
-
-    Raises:
-        UserError: the gzip file is damaged, or unpacks to more than text of its size can.
-    """
-    if path.suffix != ".gz":
-        with open(path, "rb", buffering=1 << 20) as file:
-            yield file
-        return
-    limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
-    try:
-        with gzip.open(path) as unpacked:
-            bounded = _Bounded(cast(BinaryIO, unpacked), path, limit)
-            yield cast(BinaryIO, io.BufferedReader(bounded, 1 << 18))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
-        ) from error
-
-
-class _Bounded(io.RawIOBase):
-    """Reads `file`, but no more than `limit` bytes."""
-
-    def __init__(self, file: BinaryIO, path: Path, limit: int) -> None:
-        self.file = file
-        self.path = path
-        self.left = limit
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self.file.read(len(buffer))
-        self.left -= len(block)
-        if self.left < 0:
-            raise UserError(
-                f"{self.path} is refused: it unpacks to over {MAX_RATIO} times its size: "
-                "text never does; unpack it yourself if you trust it"
-            )
-        buffer[: len(block)] = block
-        return len(block)
 
 
 def _text(path: Path) -> Iterator[tuple[int, str]]:
@@ -260,7 +206,7 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
     empty = True
     langs: set[str] = set()
     try:
-        with _open(path) as file:
+        with opened(path) as file:
             for unit in _tmx_units(file):
                 sides = _tmx_unit(unit)
                 langs.update(sides)

@@ -1,12 +1,11 @@
 """Text files as lists of sentences, read strictly."""
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from resmlp_mt.command_line import standard_input
 from resmlp_mt.errors import UserError
+from resmlp_mt.unpacking import opened
 
 
 @dataclass(frozen=True)
@@ -28,30 +27,6 @@ class Sentences:
         return f"{self.origin}, {self.unit} {index + (self.unit == 'line')}"
 
 
-MAX_RATIO = 20
-"""Largest ratio of unpacked to packed size: about 3 for text, 1000 for a bomb."""
-
-MIN_LIMIT = 1 << 30
-"""Unpacked size in bytes that is always allowed."""
-
-
-def _unpacked(path: Path) -> bytes:
-    """The content of a gzip file.
-
-    Raises:
-        UserError: if it unpacks to more than text of its size can.
-    """
-    limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
-    with gzip.open(path) as file:
-        data = file.read(limit)
-        if file.read(1):
-            raise UserError(
-                f"{path} is refused: it unpacks to over {MAX_RATIO} times its size, which text "
-                "never does; unpack it yourself if you trust it."
-            )
-    return data
-
-
 def read_lines(path: str) -> list[str]:
     """Read UTF-8 lines; "-" is standard input, ``.gz`` is unpacked.
 
@@ -65,12 +40,9 @@ def read_lines(path: str) -> list[str]:
     try:
         if path == "-":
             data = standard_input("give -i FILE").read()
-        elif path.endswith(".gz"):
-            data = _unpacked(Path(path))
         else:
-            data = Path(path).read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a complete gzip file ({error}): fetch it again") from error
+            with opened(Path(path)) as file:
+                data = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     name = "<stdin>" if path == "-" else path

@@ -10,8 +10,8 @@ docs/vision_evaluation.md describes the report.
 from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
-from resmlp_mt.vision.evaluation_options import EvaluationOptions
-from resmlp_mt.vision.options import Parser, parse
+from resmlp_mt.vision.evaluation_options import EvaluationOptions, parse
+from resmlp_mt.vision.options import Parser
 
 
 @command

@@ -1,12 +1,14 @@
 """The options of the commands that use a trained model: evaluate, knn, predict, export."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import INTERPOLATIONS, ModelKeyValues, OnError
+from resmlp_mt.vision.options import INTERPOLATIONS, ModelKeyValues, OnError, Parser, only_tells
 
 FORMATS = ("jsonl", "json", "csv")
 
@@ -57,19 +59,23 @@ class ModelChoice:
         None, choices=INTERPOLATIONS, help="filter for resizing (default: the model's)"
     )
 
-    def __post_init__(self) -> None:
-        """``--checkpoint FILE`` without ``--model`` is the checkpoint, which must exist.
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """The options that a command line gives, as timm's commands understand them.
+
+        ``--checkpoint FILE`` without ``--model`` is the checkpoint, which must exist.
 
         Raises:
             UserError: naming it, before PyTorch is loaded.
         """
-        if self.weights is not None and self.model is None and self.checkpoint is None:
-            if self.weights.startswith("timm:") or Path(self.weights).is_dir():
-                raise UserError(f"--weights {self.weights} needs --model NAME: give both.")
-            object.__setattr__(self, "checkpoint", Path(self.weights))
-            object.__setattr__(self, "weights", None)
-        if self.checkpoint is not None and not self.checkpoint.exists():
-            raise UserError(f"{self.checkpoint} cannot be read: No such file or directory.")
+        weights, checkpoint = given["weights"], given["checkpoint"]
+        if weights is not None and given["model"] is None and checkpoint is None:
+            if weights.startswith("timm:") or Path(weights).is_dir():
+                raise UserError(f"--weights {weights} needs --model NAME: give both.")
+            checkpoint, weights = Path(weights), None
+        if checkpoint is not None and not checkpoint.exists():
+            raise UserError(f"{checkpoint} cannot be read: No such file or directory.")
+        return cls(**given | {"checkpoint": checkpoint, "weights": weights})
 
 
 @dataclass(frozen=True)
@@ -110,13 +116,14 @@ class DataChoice(ModelChoice):
         help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
     )  # fmt: skip
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
         """A folder before the options is the data, as in timm's validate.py."""
-        named = self.model is not None or self.weights is not None
-        if named and self.data is None and self.checkpoint and self.checkpoint.is_dir():
-            object.__setattr__(self, "data", [str(self.checkpoint)])
-            object.__setattr__(self, "checkpoint", None)
-        super().__post_init__()
+        first = given["checkpoint"]
+        named = given["model"] is not None or given["weights"] is not None
+        if named and given["data"] is None and first and first.is_dir():
+            given |= {"data": [str(first)], "checkpoint": None}
+        return super().of(given)
 
 
 @dataclass(frozen=True)
@@ -171,15 +178,15 @@ class PredictionOptions(Computation, Loading, ModelChoice):
         None, choices=FORMATS, help="default: from the suffix of --output, else jsonl"
     )
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
         """With ``--model`` or ``--checkpoint``, the first argument is an image."""
-        first = self.checkpoint
+        first = given["checkpoint"]
         # best.pth and --weights together are a mistake, which has its own message
-        named = self.weights is not None and first is not None and first.suffix != ".pth"
-        if first is not None and (self.model is not None or named):
-            object.__setattr__(self, "inputs", [first, *self.inputs])
-            object.__setattr__(self, "checkpoint", None)
-        super().__post_init__()
+        named = given["weights"] is not None and first is not None and first.suffix != ".pth"
+        if first is not None and (given["model"] is not None or named):
+            given |= {"inputs": [first, *given["inputs"]], "checkpoint": None}
+        return super().of(given)
 
 
 @dataclass(frozen=True)
@@ -187,3 +194,18 @@ class ExportOptions(ModelChoice):
     """Output."""
 
     output: Path = option(Path("model.onnx"), "-o", metavar="FILE", help="the ONNX graph to write")
+
+
+Options = TypeVar("Options", bound=ModelChoice)
+
+
+def parse(parser: Parser, kind: type[Options], argv: Sequence[str] | None) -> Options:
+    """The options of a command line.
+
+    Raises:
+        UserError: for a wrong one, or an extra that is not installed.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if not only_tells(words):
+        parser.check_packages()
+    return kind.of(vars(parser.parse_intermixed_args(words)))

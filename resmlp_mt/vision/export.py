@@ -9,8 +9,8 @@ docs/vision_evaluation.md describes the graph.
 from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
-from resmlp_mt.vision.evaluation_options import ExportOptions
-from resmlp_mt.vision.options import Parser, parse
+from resmlp_mt.vision.evaluation_options import ExportOptions, parse
+from resmlp_mt.vision.options import Parser
 
 
 @command

@@ -6,8 +6,8 @@ python -m resmlp_mt.vision.knn CHECKPOINT --data DIR -k 10 20
 from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
-from resmlp_mt.vision.evaluation_options import NeighbourOptions
-from resmlp_mt.vision.options import Parser, parse
+from resmlp_mt.vision.evaluation_options import NeighbourOptions, parse
+from resmlp_mt.vision.options import Parser
 
 
 @command

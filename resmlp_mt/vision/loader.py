@@ -176,10 +176,7 @@ def batches(
     Raises:
         UserError: at a bad image, if the counter stops at it.
     """
-    loader = DataLoader(
-        dataset, batch_size, num_workers=workers, collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
+    loader = _loader(dataset, workers, device.type == "cuda", batch_size=batch_size)
     with tqdm(total=len(dataset), unit="image", disable=None, leave=False) as progress:
         for images, targets, bad in loader:
             counter.update(bad)

@@ -4,13 +4,12 @@ import argparse
 import ast
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.timm_options import answer
 
-Options = TypeVar("Options")
 OnError = Literal["raise", "skip"]
 # Pillow's filters, under timm's names
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -109,15 +108,3 @@ class ModelKeyValues(KeyValues):
 def only_tells(words: Sequence[str]) -> bool:
     """Whether a command line asks what there is: that needs no package."""
     return not {"-h", "--help", "--version"}.isdisjoint(words)
-
-
-def parse(parser: Parser, kind: type[Options], argv: Sequence[str] | None) -> Options:
-    """The options of a command line.
-
-    Raises:
-        UserError: for a wrong one, or an extra that is not installed.
-    """
-    words = sys.argv[1:] if argv is None else argv
-    if not only_tells(words):
-        parser.check_packages()
-    return kind(**vars(parser.parse_intermixed_args(words)))

@@ -10,8 +10,8 @@ it and below it, sorted by name. docs/vision_evaluation.md describes the formats
 from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
-from resmlp_mt.vision.evaluation_options import PredictionOptions
-from resmlp_mt.vision.options import Parser, parse
+from resmlp_mt.vision.evaluation_options import PredictionOptions, parse
+from resmlp_mt.vision.options import Parser
 
 
 @command

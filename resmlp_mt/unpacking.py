@@ -1,0 +1,62 @@
+"""Text files that may be packed by gzip, with a bound on what they unpack to."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from resmlp_mt.errors import UserError
+
+MAX_RATIO = 20
+"""Largest ratio of unpacked to packed size: about 3 for text, 1000 for a bomb."""
+
+MIN_LIMIT = 1 << 30
+"""Unpacked size in bytes that is always allowed."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain or gzip file, open for reading.
+
+    Raises:
+        UserError: the gzip file is damaged, or unpacks to more than text of its size can.
+    """
+    if path.suffix != ".gz":
+        with open(path, "rb", buffering=1 << 20) as file:
+            yield file
+        return
+    limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
+    try:
+        with gzip.open(path) as unpacked:
+            bounded = _Bounded(cast(BinaryIO, unpacked), path, limit)
+            yield cast(BinaryIO, io.BufferedReader(bounded, 1 << 18))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
+        ) from error
+
+
+class _Bounded(io.RawIOBase):
+    """Reads `file`, but no more than `limit` bytes."""
+
+    def __init__(self, file: BinaryIO, path: Path, limit: int) -> None:
+        self.file = file
+        self.path = path
+        self.left = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self.file.read(len(buffer))
+        self.left -= len(block)
+        if self.left < 0:
+            raise UserError(
+                f"{self.path} is refused: it unpacks to over {MAX_RATIO} times its size: "
+                "text never does; unpack it yourself if you trust it"
+            )
+        buffer[: len(block)] = block
+        return len(block)
