@@ -17,6 +17,8 @@ from resmlp_mt.errors import UserError
 
 #: numbers per byte of a file, at most: tied tensors share their storage
 NUMBERS_PER_BYTE = 16
+#: how the files begin that Git leaves in place of large ones
+LFS = b"version https://git-lfs.github.com/"
 #: dictionaries and lists inside one another
 DEPTH = 50
 
@@ -35,11 +37,14 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     path = Path(path)
     try:
         with path.open("rb") as file:
+            is_pointer = file.read(len(LFS)) == LFS
             size = file.seek(0, 2)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if is_pointer:
+        raise UserError(f"{path} is a pointer of Git LFS: get the file itself with git lfs pull.")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             contents: Any = load_file(path)
@@ -52,7 +57,7 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     except Exception as error:  # the loaders raise a dozen types for damaged or unsafe files
         # the rest of the unpickler's message says how to load the file unsafely
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
+        kind = "safetensors" if path.suffix.lower() == ".safetensors" else "PyTorch"
         reason = f"it asks for {code[1]}" if code else f"it is damaged or not a {kind} file"
         raise UserError(
             f"{path} was not loaded because {reason}: expected tensors and plain values only."

@@ -112,6 +112,10 @@ def pack(folder: Path, archive: Path, top: str = "top") -> None:
 
 @pytest.mark.parametrize("top", ["top", "."])
 def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, top: str) -> None:
+    (folder / "val/b/part/of/it").mkdir(parents=True)
+    random_image(77).save(folder / "val/b/part/of/it/0.png")
+    (folder / "train/train").mkdir()  # a class, as in Pascal VOC
+    random_image(78).save(folder / "train/train/0.png")
     pack(folder, tmp_path / "images.tar.gz", top)
     for split in ("train", "val"):
         ours = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], split)
@@ -464,7 +468,7 @@ def plant(split: Path) -> None:
     """What tools and systems leave in people's folders."""
     picture = random_image(99)
     for place in (
-        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "a/.ipynb_checkpoints",
+        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "@Recycle", "a/.ipynb_checkpoints",
         "a/__MACOSX", "a/@eaDir/0.png",
     ):  # fmt: skip
         (split / place).mkdir(parents=True)
@@ -537,7 +541,9 @@ def test_missing_and_doubtful_splits_are_named(folder: Path) -> None:
         data.create_dataset([str(folder)], "valid")
     (folder / "validation").rmdir()
     (folder / "val").rename(folder / "test")
-    with pytest.raises(UserError, match=r"no folder .*val \(or validation, .*has test, train\."):
+    with pytest.raises(
+        UserError, match=r"no folder .*val \(or validation, .*has test, train; other .*--val-split"
+    ):
         data.create_dataset([str(folder)], "val")
 
 
@@ -611,6 +617,8 @@ def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
         ("json", b"3"),
         ("json", b'{"caption": "a dog", "label": 3}'),
         ("json", b'{"cls": "3", "label": 1}'),
+        ("json", b'{"label": "dog", "class_id": 3}'),
+        ("json", b'{"label": 3.0}'),
     ],
 )
 def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label: bytes) -> None:
@@ -628,6 +636,9 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
         ({"a.png": png(), "a.cls": b"0", "a.jpg": png()}, r"has both a\.png and a\.jpg for 'a'"),
         ({"a.png": png(), "a.json": b'{"label": "dog"}'}, r"expected a class index.*b'dog'"),
         ({"a.png": png(), "a.json": b'{"caption": "dog"}'}, r"expected a class index, but found"),
+        ({"a.png": png(), "a.json": b'{"label": true}'}, r"expected a class index.*b'True'"),
+        ({"a.png": png(), "a.json": b'{"label": 2.5}'}, r"expected a class index.*b'2\.5'"),
+        ({"a.png": png(), "a.cls": b"0", "a.1.cls": b"1"}, r"takes a\.1\.cls for '1\.cls' of 'a'"),
         ({"a.png": png(), "a.cls": b"9" * 30}, r"expected a class index below 1,000,000"),
     ],
 )
@@ -637,6 +648,13 @@ def test_samples_of_shards_without_their_halves_are_refused(
     shard(tmp_path / "train-0.tar", members)
     with pytest.raises(UserError, match=message):
         data.create_dataset(["wds", str(tmp_path)], "train")
+
+
+def test_other_pictures_of_a_sample_are_left_alone(tmp_path: Path) -> None:
+    """For WebDataset, a.mask.png is the field mask.png of the sample a."""
+    members = {"a.mask.png": png(1), "a.png": png(0), "a.cls": b"2", "a.depth.txt": b"x"}
+    found = data.create_dataset(["wds", str(shard(tmp_path / "train-0.tar", members))], "train")
+    assert pixels(found) == [(random_image(0).tobytes(), 2)]
 
 
 def test_shards_of_a_training_split_of_another_name(tmp_path: Path) -> None:
@@ -656,7 +674,7 @@ def test_shards_lie_in_folders_of_their_split_or_follow_a_pattern(tmp_path: Path
             shard(tmp_path / split / f"{number:06}.TAR", members)
 
     def targets(source: str, split: str = "train") -> list[int]:
-        words = ["wds", str(tmp_path / source)]
+        words = ["wds", "::".join(str(tmp_path / part) for part in source.split("::"))]
         return data.create_dataset(words, split, classes=["c"] * 12).targets
 
     assert targets("") == list(range(12))
@@ -664,6 +682,7 @@ def test_shards_lie_in_folders_of_their_split_or_follow_a_pattern(tmp_path: Path
     assert targets("train/{000003..000011}.TAR") == list(range(3, 12))
     assert targets("{train,VALIDATION}/00000{0,1}.TAR", "val") == [0, 1]
     assert targets("*/00001*.TAR") == [10, 11]
+    assert targets("train/000003.TAR::train/{000005..000006}.TAR") == [3, 5, 6]
     with pytest.raises(UserError, match=r"there is no shard .*train/000012\.TAR"):
         targets("train/{000011..000013}.TAR")
     with pytest.raises(UserError, match="there is no shard https:"):

@@ -174,6 +174,54 @@ def test_weights_without_names_take_the_names_of_the_data(tmp_path: Path) -> Non
         main([*map(str, words), "--num-classes", "7"])
 
 
+def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) -> None:
+    """timm numbers the folders 2, 10, torchvision 10, 2; with a map, neither is assumed."""
+    model = create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([1.0, 0.0]))  # always the first output
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    data = folder(folder(tmp_path / "data", "train", **{"10": 1, "2": 1}), **{"10": 1, "2": 3})
+    words = ["--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--img-size", 8,
+             "--patch-size", 2, "--data", data]  # fmt: skip
+    with pytest.raises(UserError, match=r"timm sorts these classes 2, 10, .*torchvision 10, 2, "):
+        main([*map(str, words), "--num-classes", "2"])
+    contents = {"a.txt": "2\n10\n", "b.json": '["2", "10"]', "c.json": '{"10": 1, "2": 0}'}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        report = run_json(main, tmp_path / "r.json", *words, "--class-map", tmp_path / name)
+        assert report["top1"] == 75
+        assert [row["name"] for row in report["classes"]] == ["2", "10"]
+    predict.main([*map(str, words[:-2]), str(data / "val/2/0.png"), "--class-map",
+                  str(tmp_path / "a.txt"), "--output", str(tmp_path / "p.csv")])  # fmt: skip
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].split(",")[1] == "2"
+    wrong = {"a.txt": "2\n10\n2\n", "b.json": '{"2": 0, "10": 2}', "c.json": '{"2": [0]}'}
+    for name, content in wrong.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"{name}: expected the name of each class"):
+            main([*map(str, words), "--class-map", str(tmp_path / name)])
+    (tmp_path / "a.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UserError, match=r"a.txt names 3 classes, but --num-classes is 2"):
+        main([*map(str, words), "--class-map", str(tmp_path / "a.txt"), "--num-classes", "2"])
+
+
+def test_a_folder_of_classes_is_evaluated_as_it_is(tmp_path: Path) -> None:
+    """As with timm's validate.py; also without an option before the folder."""
+    path = checkpoint(tmp_path / "best.pth", classes=list("ab"))
+    data = folder(folder(tmp_path / "data", "train", a=2, b=2), "test", a=3, b=4)
+    expected = run_json(main, tmp_path / "r.json", path, data, "--split", "test")
+    found = run_json(main, tmp_path / "r.json", path, "--data", data / "test")
+    assert (found["top1"], found["images"]) == (expected["top1"], 7)
+    with pytest.raises(UserError, match="no folder .*data/val .*which has test, train; other"):
+        main([str(path), str(data)])
+    with pytest.raises(UserError, match=r"--data is given, and .*data too: leave out one"):
+        main([str(path), str(data), "--data", "digits"])
+    with pytest.raises(UserError, match=r"best\.pth is a file: give a folder, cifar10-tar FILE"):
+        main([str(path), str(path)])
+    with pytest.raises(UserError, match="data is a folder: give the best.pth or last.pth"):
+        main([str(data)])
+
+
 def test_another_resolution_is_adapted_as_load_weights_does(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "best.pth", size=8)
     report = run_json(main, tmp_path / "r.json", path, "--img-size", 12, "--crop-pct", 0.75)

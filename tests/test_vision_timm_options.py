@@ -1,6 +1,7 @@
 """The options of timm's train.py and validate.py: honoured, or refused with what to use instead."""
 
 import argparse
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from resmlp_mt.errors import UserError
@@ -223,12 +225,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("dog\ncat\nbird\n")
     words = """--model resmlp_tiny --img-size 8 --patch-size 4 -b 4 -j 0 --epochs 2
-        --warmup-epochs 0 --cooldown-epochs 1 --num-classes 2 --val-split test --lr-base 0.1
+        --warmup-epochs 0 --cooldown-epochs 1 --num-classes 3 --val-split test --lr-base 0.1
         --cutmix-minmax 0.2 0.8 --mixup-off-epoch 2 --no-prefetcher""".split()
     output = tmp_path / "out"
+    words += ["--class-map", str(tmp_path / "classes.txt")]
     train.main([str(images), *words, "--output", str(output)])
     saved = checkpoints.load(output / "last.pth")
+    assert saved["classes"] == ["dog", "cat", "bird"]
     assert [row["epoch"] for row in saved["history"]] == [0, 1, 2]  # one to cool down
     assert saved["history"][0]["lr"] == 0.1 * math.sqrt(4 / 256)
     again = parse_args(["--resume", str(output / "last.pth")])
@@ -244,7 +249,7 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
         ("--torchcompile --torchcompile-mode fast", "--torchcompile-mode fast: Unrecognized mode"),
         ("--num-classes 3", "--num-classes 3: --data has 2 classes"),
         ("--val-split valid", "there is no folder .*val"),
-        ("--sched never", "--sched never: "),
+        ("--sched never", "argument --sched: invalid choice"),
         ("--opt sgd --opt-betas 0.9", "--opt sgd: it takes 0 --opt-betas, not 1"),
         ("--opt-betas 0.9 0.9 0.9", "--opt adamw: it takes 2 --opt-betas, not 3"),
         ("--opt sgd --opt-eps 1", "--opt sgd: it takes no --opt-eps"),
@@ -407,6 +412,46 @@ def test_weights_in_a_folder_of_the_hub(tmp_path: Path, name: str) -> None:
     assert torch.equal(target.head.weight, source.head.weight)
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_in_parts(tmp_path: Path, suffix: str) -> None:
+    """Large files on the hub are in parts, with an index of the names in each."""
+    source, target = (create_model("resmlp_tiny", num_classes=3) for _ in range(2))
+    state, whole = source.state_dict(), "model" if suffix == "safetensors" else "pytorch_model"
+    parts = {
+        key: f"{whole}-0000{1 + index % 2}-of-00002.{suffix}" for index, key in enumerate(state)
+    }
+    for part in set(parts.values()):
+        content = {key: value for key, value in state.items() if parts[key] == part}
+        (save_file if suffix == "safetensors" else torch.save)(content, tmp_path / part)
+    index = tmp_path / f"{whole}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    for given in (tmp_path, index):
+        load_weights(target, given)
+        assert torch.equal(target.patch_embed.proj.weight, source.patch_embed.proj.weight)
+        target = create_model("resmlp_tiny", num_classes=3)
+    (tmp_path / part).unlink()
+    with pytest.raises(UserError, match=f"{part} cannot be read: No such file"):
+        load_weights(target, tmp_path)
+    index.write_text("[]")
+    with pytest.raises(UserError, match=r"is not the index of a file in parts"):
+        load_weights(target, index)
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    source, target = (create_model("resmlp_tiny", num_classes=3) for _ in range(2))
+    save_file(source.state_dict(), tmp_path / "W.SAFETENSORS")
+    load_weights(target, tmp_path / "W.SAFETENSORS")
+    assert torch.equal(target.head.weight, source.head.weight)
+
+
+def test_weights_that_timm_fetches_have_several_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = timm.create_model("test_convnext", num_classes=3), []
+    monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name) or made)
+    for name in ("timm:test_convnext", "hf-hub:timm/test_convnext.r160_in1k"):
+        load_weights(made, name)
+    assert asked == ["test_convnext", "hf-hub:timm/test_convnext.r160_in1k"]
+
+
 def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
     model = create_model("resmlp_tiny", num_classes=3)
     torch.jit.script(model).save(tmp_path / "model.pt")
@@ -428,6 +473,36 @@ def test_names_with_the_tag_of_their_weights_are_ours(monkeypatch: pytest.Monkey
         assert isinstance(model, ResMLP)
         assert torch.equal(model.head.weight, made.head.weight)
     assert asked == ["resmlp_12_224.fb_dino"] * 2
+
+
+@pytest.mark.parametrize("prefix", ["timm/", "hf-hub:timm/", "hf_hub:timm/"])
+def test_names_may_be_those_of_the_hub(prefix: str) -> None:
+    name = f"{prefix}resmlp_12_224.fb_in1k"
+    assert parse_args(["--model", name]).model == "resmlp_12_224.fb_in1k"
+    found = parse(validation(), EvaluationOptions, ["-m", name, "--pretrained"])
+    assert found.model == "resmlp_12_224.fb_in1k"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--wd 0.1", "--wd is an option of timm or another trainer .*: use --weight-decay"),
+        ("--learning-rate 1", "--learning-rate is .*: use --lr "),
+        ("--auto-augment x", "--auto-augment is .*: use --aa "),
+        ("--test-only", "--test-only is .*: use python -m resmlp_mt.vision.evaluate"),
+        ("--sched cosin", "argument --sched: invalid choice: 'cosin' .*'cosine'"),
+        ("--config resmlp_s13", r"--config resmlp_s13 cannot be read: .*did you mean resmlp_s"),
+    ],
+)
+def test_options_and_values_of_others_lead_to_ours(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_args(words.split())
+
+
+def test_an_unknown_optimizer_leads_to_a_known_one() -> None:
+    with pytest.raises(UserError, match=r"--opt lamp: timm has no such optimizer \(did .* lamb"):
+        trainer_parts("--opt", "lamp")
+    assert trainer_parts("--opt", "lookahead_AdamW")
 
 
 @pytest.mark.parametrize("name", ["ResMLP-S12", "RESMLP_S12", "resmlp-s12", "resmlp_12_dist"])

@@ -395,7 +395,7 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--batch-size 7 --mixup 0.5", "need an even --batch-size"),
         ("--no-such-option", "unrecognized arguments: --no-such-option"),
         ("--opt nonsense", "--opt nonsense: "),
-        ("--sched nonsense", "--sched nonsense: "),
+        ("--sched nonsense", "argument --sched: invalid choice: 'nonsense' (choose from"),
         ("--model nonsense", "--model nonsense: there is no such model"),
         ("--patch-size 3", "--model resmlp_tiny: img_size must be a multiple of patch_size 3"),
         ("--img-size 8 8 8", "--img-size takes a side, or height and width"),

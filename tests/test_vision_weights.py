@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, load_weights
+from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names, timm_names
@@ -281,6 +282,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     for name in ("cut.pth", "cut.safetensors"):
         (folder / name).write_bytes((folder / name).read_bytes()[:700])
     (folder / "text.pth").write_text("weights")
+    (folder / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
     torch.save([1, 2], folder / "list.pth")
     torch.save({"epoch": 3}, folder / "numbers.pth")
     torch.save({"fc.weight": torch.ones(2)}, folder / "other.pth")
@@ -291,6 +293,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "cut.pth": "it is damaged or not a PyTorch file",
         "cut.safetensors": "it is damaged or not a safetensors file",
         "text.pth": "it is damaged or not a PyTorch file",
+        "lfs.pth": "is a pointer of Git LFS: get the file itself with git lfs pull",
         "list.pth": "holds a list: expected a dictionary",
         "numbers.pth": "holds no state dict of tensors",
         "other.pth": "has no classifier",
@@ -309,6 +312,8 @@ def test_files_that_cannot_be_loaded_are_refused_in_one_sentence(tmp_path: Path)
             load_weights(model, path)
         assert name in str(error.value)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"^https://a.org/w.pth is an address: download it"):
+        load_weights(model, "https://a.org/w.pth")
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -368,9 +373,8 @@ STORED = {
         "state_dict": prefixed(x, "model.") | prefixed(o, "teacher.")
     },
     "torch's AveragedModel": lambda x, o: prefixed(x, "module.") | {"n_averaged": torch.tensor(9)},
-    "DINO": lambda x, o: {
-        "student": prefixed(o, "module.backbone."),
-        "teacher": prefixed(x, "backbone."),
+    "Lightning, student and teacher": lambda x, o: {
+        "state_dict": prefixed(o, "teacher.") | prefixed(x, "student.")
     },
     "DeepSpeed": lambda x, o: {"module": x, "optimizer": {"state": {"a": torch.ones(1)}}},
     "averages beside": lambda x, o: {"state_dict": o, "state_dict_avg": x},
@@ -406,6 +410,26 @@ def test_weights_as_trainers_leave_them(tmp_path: Path, how: str, naming: str) -
     model = randomised(small_model(), seed=1)
     load_weights(model, tmp_path / "w.pth")
     assert_same_parameters(model, expected)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("module.backbone.", "backbone."), ("", "")])
+def test_without_classifiers_the_teacher_is_the_model(student: str, teacher: str) -> None:
+    """DINO's and DINOv2's teacher is the average of the student, and both have no classifier."""
+    expected = small_model(num_classes=0)
+    state = expected.state_dict()
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    source = {"student": prefixed(other, student), "teacher": prefixed(state, teacher)}
+    model = randomised(small_model(num_classes=0), seed=1)
+    load_weights(model, source)
+    assert_same_parameters(model, expected)
+
+
+@pytest.mark.parametrize("name", ["resmlp_tiny", "test_convnext"])
+def test_a_model_for_features_leaves_the_classifier_out(name: str) -> None:
+    source, target = (build_model(name, classes) for classes in (3, 0))
+    load_weights(target, source.state_dict())
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key]), key
 
 
 def test_timms_models_take_weights_in_the_same_way(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,42 @@ def test_checkpoints_of_the_image_models_and_timms_names(
     report = json.loads((tmp_path / "best" / "sparsity.json").read_text())
     expected = matrices.sparsity(state["blocks.0.ffn.fc1.weight"], 0.05)
     assert report["layers"]["image"][0]["B"] == expected
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+#: how trainers store a state dict; x is the right one, o another of the same shapes
+STORED = {
+    "compiled layers": lambda x, o: {
+        name.replace("blocks.0.", "blocks.0._orig_mod."): value for name, value in x.items()
+    },
+    "an average inside": lambda x, o: {"model": o, "ema": {"decay": 0.9, "module": x}},
+    "Lightning with EMA": lambda x, o: {
+        "state_dict": prefixed(o, "net.") | prefixed(x, "ema_net.module.")
+    },
+    "Lightning, distilled": lambda x, o: {
+        "state_dict": prefixed(o, "teacher.") | prefixed(x, "model.")
+    },
+    "deep inside": lambda x, o: {"state": {"net": {"weights": x}}},
+    "arrays": lambda x, o: {name: value.numpy() for name, value in x.items()},
+}
+
+
+@pytest.mark.parametrize("how", STORED)
+@pytest.mark.parametrize("kind", [image_state, translation_state])
+def test_the_weights_are_those_that_would_be_loaded(
+    how: str, kind: Callable[[], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    expected = kind()
+    zeros = {name: torch.zeros_like(value) for name, value in expected.items()}
+    stored = STORED[how](expected, zeros)
+    torch.save(stored, tmp_path / "x.pt")
+    found = matrices.state_dict(matrices.read_checkpoint(tmp_path / "x.pt"), "x.pt")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
 
 
 def test_what_fairseq_leaves_in_checkpoints_is_read(

@@ -2,8 +2,9 @@
 
 import tarfile
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Container, Sequence
+from itertools import dropwhile
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from resmlp_mt.vision.images import (
     is_image,
     open_image,
 )
-from resmlp_mt.vision.splits import chosen_name, names_of, usual_name
+from resmlp_mt.vision.splits import SPLITS, chosen_name, names_of, usual_name
 from resmlp_mt.vision.transforms import Transform
 
 #: largest total size of an archive's decoded images, in bytes
@@ -36,14 +37,15 @@ def archive_dataset(
     training_classes: dict[str, set[str]] = {}
     training_folders: dict[str, set[str]] = {}
     total = 0
+    words = {word for name in (*SPLITS, split, training) for word in names_of(name)}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                *_, part, name, file = ("", "", "", *Path(member.name).parts)
-                if member.isdir() and name.lower() in names_of(training) and not is_hidden(file):
-                    training_folders.setdefault(name, set()).add(file)
+                part, name, *inside = (*_from_split(member.name, words), "", "")
+                if member.isdir() and part.lower() in names_of(training) and not is_hidden(name):
+                    training_folders.setdefault(part, set()).add(name)
                 is_file = member.isfile() or member.islnk()  # tar stores equal files once
-                if not is_file or not is_image(member.name):
+                if not is_file or not is_image(member.name) or len(inside) < 3:
                     continue
                 if part.lower() in names_of(training):
                     training_classes.setdefault(part, set()).add(name)
@@ -58,8 +60,10 @@ def archive_dataset(
                         )
             check_end(archive, path)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"--data cifar10-tar {path} cannot be read: {reason}.") from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
+        raise UserError(
+            f"--data cifar10-tar {path} cannot be read: {reason}; expected a tar file."
+        ) from error
     chosen = chosen_name(parts, split, f"--data cifar10-tar {path}")
     if chosen is None:
         raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
@@ -76,6 +80,11 @@ def archive_dataset(
         classes = sorted(known or set(names))
     indices = class_indices(set(names), classes, f"{path}, {split}/,")
     return MemoryDataset(images, [indices[name] for name in names], classes, transform)
+
+
+def _from_split(name: str, words: Container[str]) -> tuple[str, ...]:
+    """The parts of a path from the first on that is a split: split, class, ..., file."""
+    return tuple(dropwhile(lambda part: part.lower() not in words, PurePosixPath(name).parts))
 
 
 def _decode(

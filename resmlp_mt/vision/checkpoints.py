@@ -75,6 +75,8 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: if the file is missing, is not such a checkpoint, or was changed or damaged
             since it was written.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: give the best.pth or last.pth of a training.")
     # those of other trainers hold more: the message below says what to do with them
     checkpoint = read(path, allowed=PLAIN_TYPES)
     for name, (kind, required) in PARTS.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
 from resmlp_mt.vision.factory import IMAGENET, build_model, check_data_config, load_model
 from resmlp_mt.vision.folding import can_be_folded, folded
@@ -113,11 +114,12 @@ def load_classifier(
     if choice.checkpoint is not None:
         usual = ModelChoice()
         alone = ("model", "weights", "pretrained", "patch_size", "model_kwargs", "num_classes")
+        alone += ("class_map",)
         if any(getattr(choice, name) != getattr(usual, name) for name in alone):
             raise UserError(
                 f"{choice.checkpoint} is a checkpoint and knows its model: leave out --model, "
-                "--weights, --pretrained, --num-classes, --patch-size and --model-kwargs, or the "
-                "checkpoint."
+                "--weights, --pretrained, --num-classes, --class-map, --patch-size and "
+                "--model-kwargs, or the checkpoint."
             )
         classifier = _from_checkpoint(choice)
     elif choice.model is not None and (choice.weights is not None or choice.pretrained):
@@ -198,9 +200,19 @@ def _from_weights(choice: ModelChoice) -> Classifier:
     assert choice.model is not None
     sizes = {"img_size": choice.img_size, "patch_size": choice.patch_size}
     given = {name: size for name, size in sizes.items() if size is not None}
+    imagenet = timm.data.ImageNetInfo()
+    names = read_class_map(choice.class_map) if choice.class_map else None
+    num_classes = choice.num_classes or (len(names) if names else imagenet.num_classes())
+    if names is None and num_classes == imagenet.num_classes():
+        names = imagenet.label_names()
+    if names is not None and len(names) != num_classes:
+        raise UserError(
+            f"--class-map {choice.class_map} names {len(names)} classes, but --num-classes is "
+            f"{num_classes}: give as many."
+        )
     model = build_model(
         choice.model,
-        num_classes=choice.num_classes,
+        num_classes=num_classes,
         pretrained=choice.pretrained,
         **given | choice.model_kwargs,
     )
@@ -209,7 +221,5 @@ def _from_weights(choice: ModelChoice) -> Classifier:
     data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
     if isinstance(model, ResMLP):
         data_config = {"input_size": (3, *model.img_size), **IMAGENET}
-    imagenet = timm.data.ImageNetInfo()
-    classes = imagenet.label_names() if choice.num_classes == imagenet.num_classes() else None
     name = f"{choice.model} {choice.weights or 'pretrained'}"
-    return Classifier(model, name, "model", classes, data_config, data=None)
+    return Classifier(model, name, "model", names, data_config, data=None)

@@ -28,7 +28,7 @@ from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_in
 from resmlp_mt.vision.images import EXTENSIONS, is_hidden, is_image
 from resmlp_mt.vision.libraries import torchvision
 from resmlp_mt.vision.shards import shard_dataset
-from resmlp_mt.vision.splits import find_split_folder, split_folder, usual_name
+from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
 from resmlp_mt.vision.transforms import Transform
 
 
@@ -66,6 +66,14 @@ def create_dataset(
         f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, wds DIR "
         "or digits."
     )
+
+
+def is_one_split(data: Sequence[str], split: str) -> bool:
+    """Whether ``--data`` names a folder of classes itself, as timm's validate.py takes them."""
+    match [Path(word) for word in data]:
+        case [root] if root.is_dir():
+            return not any(find_split_folder(root, name) for name in (*SPLITS, split))
+    return False
 
 
 def _folder(

@@ -1,5 +1,6 @@
 """The processes of torchrun, and the device of this process."""
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ def find_device(name: str | None) -> torch.device:
     try:
         torch.zeros(1, device=device).item()  # a meta device cannot be read
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = textwrap.shorten(str(error), 120)
         raise UserError(f"--device {name} cannot be used here: {reason}") from error
     return device
 

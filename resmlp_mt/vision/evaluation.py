@@ -17,8 +17,9 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file, write_json
+from resmlp_mt.vision.class_map import check_order
 from resmlp_mt.vision.classifier import Classifier, load_classifier
-from resmlp_mt.vision.data import create_dataset
+from resmlp_mt.vision.data import create_dataset, is_one_split
 from resmlp_mt.vision.distributed import find_device, measured_on
 from resmlp_mt.vision.evaluation_options import EvaluationOptions
 from resmlp_mt.vision.image_dataset import ImageDataset
@@ -81,7 +82,8 @@ def evaluate(options: EvaluationOptions) -> None:
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype)
     data = classifier.data_or(options.data)
-    split = options.split or classifier.val_split
+    usual = "." if is_one_split(data, classifier.val_split) else classifier.val_split
+    split = options.split or usual
     dataset, classes = labelled(classifier, data, split)
     counter = SkipCounter(options.on_error)
     outputs = run(
@@ -133,6 +135,7 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
                 f"--data {' '.join(data)} has {len(dataset.classes)} classes, but "
                 f"{classifier.name} has {outputs}: give the data that the weights are for."
             )
+        check_order(dataset.classes, classifier.name)
         return dataset, dataset.classes
     dataset = create_dataset(data, split, transform, classifier.classes, training)
     if dataset.classes != classifier.classes:  # data with class names of its own
@@ -259,7 +262,7 @@ def text_of(report: Report) -> str:
     top5 = "" if report.top5 is None else f", top-5 {report.top5:.2f} %"
     lines = [
         f"{report.model} ({report.weights}) on {report.images} images of "
-        f"{' '.join(report.data)}, {report.split}",
+        f"{' '.join(report.data)}{'' if report.split == '.' else f', {report.split}'}",
         f"top-1 {report.top1:.2f} %{top5}",
         f"{report.images_per_second:.1f} images/s, the model alone "
         f"{report.model_images_per_second:.1f}: {report.machine['machine']}, "

@@ -8,7 +8,15 @@ from typing import Any, Self, TypeVar
 
 from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import INTERPOLATIONS, ModelKeyValues, OnError, Parser, only_tells
+from resmlp_mt.vision.options import (
+    HUBS,
+    INTERPOLATIONS,
+    ModelKeyValues,
+    OnError,
+    Parser,
+    model_name,
+    only_tells,
+)
 
 FORMATS = ("jsonl", "json", "csv")
 
@@ -21,7 +29,7 @@ class ModelChoice:
         None, "checkpoint", nargs="?", help="file written by resmlp_mt.vision.train"
     )
     model: str | None = option(
-        None, "-m", metavar="NAME",
+        None, "-m", metavar="NAME", type=model_name,
         help="resmlp_s12, resmlp_s24, resmlp_s36, resmlp_b24, resmlp_tiny, or one of timm's; "
         "timm:NAME for timm's own code",
     )  # fmt: skip
@@ -31,7 +39,14 @@ class ModelChoice:
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
     pretrained: bool = option(False, help="the weights of --model from timm's hub")
-    num_classes: int = option(1000, metavar="N", type=POSITIVE, help="outputs of --model")
+    num_classes: int | None = option(
+        None, metavar="N", type=POSITIVE,
+        help="outputs of --model (default: those of --class-map, else 1000)",
+    )  # fmt: skip
+    class_map: Path | None = option(
+        None, metavar="FILE",
+        help="names of the outputs of --model in their order, one a line, or JSON {name: index}",
+    )  # fmt: skip
     patch_size: int | None = option(
         None, metavar="N", type=POSITIVE, help="patch size of --model, if not the usual one"
     )
@@ -70,7 +85,7 @@ class ModelChoice:
         """
         weights, checkpoint = given["weights"], given["checkpoint"]
         if weights is not None and given["model"] is None and checkpoint is None:
-            if weights.startswith("timm:") or Path(weights).is_dir():
+            if weights.startswith(HUBS) or Path(weights).is_dir():
                 raise UserError(f"--weights {weights} needs --model NAME: give both.")
             checkpoint, weights = Path(weights), None
         if checkpoint is not None and not checkpoint.exists():
@@ -116,13 +131,24 @@ class DataChoice(ModelChoice):
         help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
     )  # fmt: skip
 
+    folder: Path | None = option(
+        None, "folder", nargs="?", metavar="DIR", help="the same as --data DIR"
+    )
+
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
-        """A folder before the options is the data, as in timm's validate.py."""
-        first = given["checkpoint"]
-        named = given["model"] is not None or given["weights"] is not None
-        if named and given["data"] is None and first and first.is_dir():
-            given |= {"data": [str(first)], "checkpoint": None}
+        """A folder without an option is the data, as in timm's validate.py.
+
+        Raises:
+            UserError: if there are two of them.
+        """
+        first, folder = given["checkpoint"], given["folder"]
+        if folder is None and (given["model"] or given["weights"]) and first and first.is_dir():
+            folder, given["checkpoint"] = first, None
+        if folder is not None:
+            if given["data"] is not None:
+                raise UserError(f"--data is given, and {folder} too: leave out one of them.")
+            given["data"] = [str(folder)]
         return super().of(given)
 
 

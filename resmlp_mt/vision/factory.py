@@ -1,10 +1,9 @@
 """Makes image models, ours and timm's, by name or from a checkpoint."""
 
-import difflib
 import inspect
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import INTERPOLATIONS
+from resmlp_mt.vision.options import INTERPOLATIONS, did_you_mean
 from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 
@@ -105,7 +104,7 @@ def create_model(
     """
     own, different = TIMM_NAMES.get(untagged(name), (untagged(name), {}))
     if own not in MODELS:
-        raise ValueError(f"there is no model {name!r}{_did_you_mean(name, MODELS)}.")
+        raise ValueError(f"there is no model {name!r}{_similar(name, MODELS)}.")
     preset = MODELS[own]
     tag = name.partition(".")[2]
     if tag and tag not in _tags(untagged(name)):
@@ -178,7 +177,7 @@ def build_model(
     known = is_ours(name)
     if not (known or timm.models.is_model(plain)):
         names = [*MODELS, *timm.models.list_models()]
-        raise UserError(f"--model {name}: there is no such model{_did_you_mean(plain, names)}.")
+        raise UserError(f"--model {name}: there is no such model{_similar(plain, names)}.")
     opening = sorted(key for key in model_args if OPENING.search(key))
     if opening:
         raise UserError(
@@ -367,10 +366,9 @@ def _shape(shape: torch.Size | None) -> str:
     return "absent" if shape is None else str(tuple(shape))
 
 
-def _did_you_mean(name: str, names: Any) -> str:
+def _similar(name: str, names: Iterable[str]) -> str:
     plain = untagged(name).lower().replace("-", "_")  # ResMLP-S12 is the paper's name
-    close = difflib.get_close_matches(plain, list(names), n=3, cutoff=0.7)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    return did_you_mean(plain, names)
 
 
 def _short(error: BaseException) -> str:

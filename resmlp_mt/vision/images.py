@@ -50,7 +50,8 @@ EXTENSIONS = (
 #: files of macOS, Windows and network drives; those of tools have a leading dot
 FOREIGN = {
     "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
-    "__pycache__",
+    "__pycache__", "#snapshot", "@Recycle", "@Recently-Snapshot", "Network Trash Folder",
+    "Temporary Items",
 }  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+import difflib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
@@ -13,6 +15,8 @@ from resmlp_mt.vision.timm_options import answer
 OnError = Literal["raise", "skip"]
 # Pillow's filters, under timm's names
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+#: how the names of weights begin that timm fetches
+HUBS = ("timm:", "hf-hub:", "hf_hub:")
 
 
 class UsageError(UserError):
@@ -103,6 +107,17 @@ class ModelKeyValues(KeyValues):
     """Arguments of a model."""
 
     follow = ("name", "num_classes", "in_chans", "features_only")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the most similar names; nothing without any."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def model_name(text: str) -> str:
+    """The name of a model; the Hugging Face hub has ``timm/`` before timm's names."""
+    return re.sub(r"^(hf[-_]hub:)?timm/", "", text)
 
 
 def only_tells(words: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.distill import DistillationLoss, Teacher
 from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.options import did_you_mean
 from resmlp_mt.vision.training_options import (
     LR,
     AugmentationOptions,
@@ -68,6 +69,9 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     """
     given = {"eps": options.opt_eps, "betas": options.opt_betas}
     try:
+        if options.opt.lower().rpartition("_")[2] not in timm.optim.list_optimizers():
+            similar = did_you_mean(options.opt.lower(), timm.optim.list_optimizers())
+            raise ValueError(f"timm has no such optimizer{similar}")
         _check_taken(options)
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             model,

@@ -3,7 +3,8 @@
 A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision.splits`), or, if it
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
-``cls``, ``label``, ``class`` or ``target``.
+``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index`` or ``label_id``. Other
+files of a sample are left alone.
 """
 
 import json
@@ -12,7 +13,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -35,7 +36,7 @@ MAX_CLASSES = 1_000_000
 MAX_LABEL = 2**20
 LABELS = ("cls", "cls.txt", "cls.json")
 #: keys of the class in a JSON object
-JSON_LABELS = ("cls", "label", "class", "target")
+JSON_LABELS = ("cls", "label", "class", "target", "class_id", "class_index", "label_id")
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 #: where a file lies: shard, offset, size and name
@@ -81,6 +82,8 @@ def shard_dataset(
 def shard_files(source: str, split: str) -> list[Path]:
     """The shards of a split in a folder, or among the files of a pattern like ``{000..012}.tar``.
 
+    ``::`` stands between several patterns, as in WebDataset.
+
     Raises:
         UserError: if there are none, or one is compressed, missing or named after both splits.
     """
@@ -89,7 +92,8 @@ def shard_files(source: str, split: str) -> list[Path]:
         folder = find_split_folder(root, split)
         files = sorted([*root.iterdir(), *(folder.iterdir() if folder else [])])
     else:
-        files = [Path(name) for word in expand_braces(source) for name in _matches(word)]
+        words = (word for part in source.split("::") for word in expand_braces(part))
+        files = [Path(name) for word in words for name in _matches(word)]
     names = {}
     for path in files:
         if path.name.lower().endswith((".tar", *COMPRESSED)) and not is_hidden(path.name):
@@ -169,6 +173,7 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
     images: dict[str, Member] = {}
     labels: dict[str, Member] = {}
     described: dict[str, Member] = {}
+    fields: dict[str, str] = {}
     for member in archive:
         # WebDataset's rule: the key ends at the first dot of the file's name
         stem, _, extension = Path(member.name).name.partition(".")
@@ -176,11 +181,11 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
         if not member.isfile() or is_hidden(member.name):
             continue
         last = Path(member.name).suffix.lower()
-        if last in EXTENSIONS and f".{extension}" != last:
-            raise UserError(
-                f"--data wds: {shard}: WebDataset takes {member.name} for "
-                f"{extension!r} of {stem!r}: write keys without dots."
-            )
+        key = str(Path(member.name).with_name(stem))
+        if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
+            # a picture beside that of the key, or one whose key is cut short
+            fields.setdefault(member.name if last == ".cls" else key, member.name)
+            continue
         if f".{extension}" in EXTENSIONS:
             found = images
         elif extension in LABELS:
@@ -189,7 +194,6 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
             found = described
         else:
             continue
-        key = str(Path(member.name).with_name(stem))
         if key in found:
             raise UserError(
                 f"--data wds: {shard} has both {found[key][3]} and {member.name} for "
@@ -197,6 +201,12 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
             )
         found[key] = (str(shard), member.offset_data, member.size, member.name)
     check_end(archive, shard)
+    for key in fields.keys() - images.keys():
+        stem, _, field = Path(fields[key]).name.partition(".")
+        raise UserError(
+            f"--data wds: {shard}: WebDataset takes {fields[key]} for {field!r} of {stem!r}: "
+            "write keys without dots."
+        )
     for key in labels.keys() - images.keys():
         raise UserError(
             f"--data wds: {shard} has {labels[key][3]}, but no image of that name "
@@ -236,5 +246,10 @@ def _json_label(text: bytes) -> bytes:
     except (ValueError, RecursionError):
         return text
     if isinstance(value, dict):
-        value = next((value[key] for key in JSON_LABELS if key in value), None)
-    return str(value).encode() if isinstance(value, int | str) else text
+        found = [value[key] for key in JSON_LABELS if key in value]
+        value = next((v for v in found if _index(v).isdigit()), found[0] if found else None)
+    return _index(value).encode() if isinstance(value, int | float | str) else text
+
+
+def _index(value: Any) -> str:
+    return str(value).removesuffix(".0")  # tables with gaps turn whole numbers into floats

@@ -12,6 +12,8 @@ SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "eval", "evaluation"),
 }
+#: what takes other names, in the commands that have it
+OPTIONS = "--train-split, --val-split or --split"
 
 
 def names_of(split: str) -> tuple[str, ...]:
@@ -43,9 +45,13 @@ def _has_word(name: str, words: Iterable[str]) -> bool:
 def find_split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split, or None; one of this very name comes before one of another.
 
+    The split "." is the folder itself.
+
     Raises:
         UserError: if there are several.
     """
+    if split == ".":
+        return root
     found = {p.resolve(): p for p in _folders(root) if p.name.lower() in names_of(split)}
     name = chosen_name([path.name for path in found.values()], split, f"--data: {root}")
     return None if name is None else root / name
@@ -74,12 +80,17 @@ def split_folder(root: Path, split: str) -> Path:
     found = find_split_folder(root, split)
     if found is not None:
         return found
+    if root.is_file():
+        raise UserError(
+            f"--data {root} is a file: give a folder, cifar10-tar FILE for an archive, or wds FILE "
+            "for a shard."
+        )
     names = names_of(split)
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     others = ", ".join(path.name for path in _folders(root)[:5])
     raise UserError(
         f"--data: there is no folder {root / split}{also}; expected {split}/CLASS/IMAGE in {root}"
-        f"{f', which has {others}' if others else ''}."
+        f"{f', which has {others}; other names go to ' + OPTIONS if others else ''}."
     )
 
 

@@ -4,9 +4,13 @@ It may lie under any key, with the prefixes of wrappers (``module.``, ``_orig_mo
 ``model.``, ...), beside optimizers and averages. If several fit, a moving average is preferred, as
 in timm, and the model is preferred to a teacher; the log says which was taken. The classifier may
 lie beside the model, as in Lightning's modules and mmpretrain.
+
+A file is .safetensors, or anything that PyTorch's safe loader reads. It may be in parts, as the
+Hugging Face hub stores large ones, with an index beside them.
 """
 
 import argparse
+import json
 import logging
 import pathlib
 import re
@@ -21,6 +25,7 @@ from torch import Tensor
 
 from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError
+from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.parameter_names import renamed
 
 logger = logging.getLogger(__name__)
@@ -59,6 +64,37 @@ PLAIN_TYPES: tuple[Any, ...] = (
 )
 
 
+#: weights in a folder of the Hugging Face hub, the preferred first
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+
+
+def read_weights(path: pathlib.Path) -> dict[str, Any]:
+    """The contents of a file of weights, of its parts, or of a folder of the Hugging Face hub.
+
+    Raises:
+        UserError: if it cannot be read safely, or a part is missing.
+    """
+    if path.is_dir():
+        names = [name + end for end in ("", INDEX) for name in HUB_FILES]
+        found = next((path / name for name in names if (path / name).exists()), None)
+        if found is None:
+            raise UserError(
+                f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights."
+            )
+        path = found
+    if not path.name.endswith(INDEX):
+        return read(path, allowed=PLAIN_TYPES)
+    try:
+        parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [path.with_name(part) for part in sorted(parts)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not the index of a file in parts: expected its weight_map."
+        ) from error
+    return {key: value for file in files for key, value in read(file, PLAIN_TYPES).items()}
+
+
 def state_dict(
     source: Mapping[str, Any], expected: Mapping[str, Any], name: str
 ) -> dict[str, Tensor]:
@@ -75,8 +111,7 @@ def state_dict(
     known = {renamed(key, 0, column) for key in expected for column in range(3)}
     found: list[tuple[int, str, dict[str, Tensor]]] = []  # number of fitting names, place, tensors
     whole: dict[str, Tensor] = {}
-    for where, named in _dictionaries(source):
-        tensors = {_unwrapped(key): value for key, value in named.items()}
+    for where, tensors in dictionaries(source):
         whole = whole or tensors
         prefixes: Counter[str] = Counter()
         for key in tensors:
@@ -101,7 +136,7 @@ def state_dict(
         return whole
     most = max(count for count, _, _ in found)
     fitting = [f for f in found if 2 * f[0] >= most]
-    _, place, best = min(fitting, key=lambda f: (_rank(f[1]), -f[0]))
+    _, place, best = min(fitting, key=lambda f: (_rank(f[1], f[2]), -f[0]))
     if len(fitting) > 1:
         places = ", ".join(f[1].strip(".") or "the top" for f in fitting)
         logger.info("%s holds %s: %s is loaded", name, places, place.strip(".") or "the top")
@@ -121,13 +156,16 @@ def _take_classifier(
             inside[f"head.{kind}"] = tensors[key]
 
 
-def _dictionaries(
+def dictionaries(
     source: Mapping[str, Any], where: str = "", depth: int = 0
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """All dictionaries of named tensors in nested dictionaries, with their places."""
+    """All dictionaries of named tensors in nested dictionaries, with their places.
+
+    The names are without what wrappers insert.
+    """
     named = {key: v for key, v in source.items() if isinstance(key, str)}
     tensors = {
-        key: torch.as_tensor(value)
+        _unwrapped(key): torch.as_tensor(value)
         for key, value in named.items()
         if isinstance(value, Tensor | np.ndarray)
         and (isinstance(value, Tensor) or value.dtype.kind in "biuf")
@@ -137,7 +175,7 @@ def _dictionaries(
         yield where, tensors
     for key, value in named.items():
         if isinstance(value, Mapping) and depth < 4 and not OPTIMIZERS.search(key):
-            yield from _dictionaries(value, f"{where}.{key}", depth + 1)
+            yield from dictionaries(value, f"{where}.{key}", depth + 1)
 
 
 def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -158,15 +196,17 @@ def _unwrapped(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
-def _rank(where: str) -> int:
-    """The rank of a state dict among several: averages, the best, others, teachers, students.
+def _rank(where: str, tensors: Mapping[str, Tensor]) -> int:
+    """The rank of a state dict among several: averages, the best, others, teachers.
 
-    The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model.
+    The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model,
+    so its student comes last. A student with a classifier is that of a distillation.
     """
     words = set(re.split(r"[^a-z]+", where.lower()))
     if words & AVERAGES or any(word.endswith("ema") for word in words):
         return 0
-    for rank, others in ((4, {"student"}), (3, {"teacher", "target", "momentum", "k"})):
-        if words & others:
-            return rank
+    if "student" in words and not any(CLASSIFIERS.fullmatch(key) for key in tensors):
+        return 4
+    if words & {"teacher", "target", "momentum", "k"}:
+        return 3
     return 1 if "best" in words else 2

@@ -1,4 +1,4 @@
-"""Answers for the options of timm's train.py, validate.py and inference.py that are not here.
+"""Answers for the options of timm's scripts, and of other trainers, that are not here.
 
 The others have the same names here; see :mod:`resmlp_mt.vision.training_options` and
 :mod:`resmlp_mt.vision.evaluation_options`.
@@ -22,7 +22,7 @@ LEAVE_OUT = "leave it out"
 #: options, and what to do instead; of several, the first whose options the command has
 ANSWERS: dict[str, str | tuple[str, ...]] = {
     "--log-wandb --wandb-project --wandb-tags --wandb-resume-id": TENSORBOARD,
-    "--dataset --dataset-download --dataset-trust-remote-code --class-map --input-key": DATA,
+    "--dataset --dataset-download --dataset-trust-remote-code --input-key": DATA,
     "--target-key --num-samples --train-num-samples --val-num-samples --data-path --data-set": DATA,
     "--input-img-mode --in-chans": "images are read as RGB: leave it out",
     "--input-size": "use --img-size",
@@ -64,7 +64,23 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
         "use --output FILE",
     ),
     "--real-labels --valid-labels": "classes are matched by their names; use --data",
-    "--eval": "use python -m resmlp_mt.vision.evaluate",
+    "--eval --test-only": "use python -m resmlp_mt.vision.evaluate",
+    # of torchvision's and DeiT's scripts
+    "--arch -a": "use --model",
+    "--finetune": ("use --weights FILE --reset-head", "use --weights FILE"),
+    "--wd": "use --weight-decay",
+    "--learning-rate": "use --lr",
+    "--lr-scheduler": "use --sched",
+    "--lr-warmup-epochs": "use --warmup-epochs",
+    "--clip-grad-norm": "use --clip-grad",
+    "--auto-augment": "use --aa",
+    "--random-erase": "use --reprob",
+    "--mixup-alpha": "use --mixup",
+    "--cutmix-alpha": "use --cutmix",
+    "--ra-sampler --ra-reps": "use --aug-repeats",
+    "--label-smoothing": "use --smoothing",
+    "--train-crop-size --val-crop-size --val-resize-size": ONE_SIZE,
+    "--world-size --dist-url --dist-backend": "start several processes with torchrun",
 }
 
 
@@ -100,7 +116,9 @@ def answer(flag: str, known: Container[str]) -> str | None:
             several = (answers,) if isinstance(answers, str) else answers
             usable = (text for text in several if all(o in known for o in options_in(text)))
             instead = next(usable, LEAVE_OUT)
-            return f"{flag} is an option of timm that this command lacks: {instead}"
+            return (
+                f"{flag} is an option of timm or another trainer that this command lacks: {instead}"
+            )
     return None
 
 

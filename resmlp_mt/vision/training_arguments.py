@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import Parser, only_tells
+from resmlp_mt.vision.options import Parser, did_you_mean, only_tells
 from resmlp_mt.vision.timm_options import answer, changes_nothing
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
@@ -29,7 +29,7 @@ DIGITS = {
 
 # Options that do not change what a run computes, and may differ after --resume.
 MAY_CHANGE = {
-    "data", "device", "num_classes", "on_error", "output", "pin_mem", "progress",
+    "class_map", "data", "device", "num_classes", "on_error", "output", "pin_mem", "progress",
     "recovery_interval", "tensorboard", "torchcompile", "torchcompile_mode",
     "validation_batch_size", "workers",
 }  # fmt: skip
@@ -170,7 +170,9 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = yaml.safe_load(found.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(f"--config {path} cannot be read: {reason}.") from error
+        known = (recipe.stem for folder in RECIPES for recipe in folder.glob("*.yaml"))
+        similar = did_you_mean(name, known) if ours else ""
+        raise UserError(f"--config {path} cannot be read: {reason}{similar}.") from error
     if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}

@@ -18,9 +18,12 @@ from resmlp_mt.command_line import (
     number,
     option,
 )
-from resmlp_mt.vision.options import INTERPOLATIONS, KeyValues, ModelKeyValues, OnError
+from resmlp_mt.vision.options import INTERPOLATIONS, KeyValues, ModelKeyValues, OnError, model_name
 
 LR = 1e-3
+SCHEDULES = (
+    "none", "constant", "cosine", "multistep", "plateau", "poly", "rsqrt", "step", "tanh", "wsd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class DataOptions:
     num_classes: int | None = option(
         None, type=POSITIVE, metavar="N",
         help="checked, because the data determine the classes",
+    )  # fmt: skip
+    class_map: Path | None = option(
+        None, metavar="FILE",
+        help="names of the classes in their order, one a line, or JSON {name: index}; default: by "
+        "letter",
     )  # fmt: skip
     img_size: list[int] | None = option(
         None, type=POSITIVE, nargs="+", metavar="PIXELS",
@@ -67,7 +75,9 @@ class DataOptions:
 class ModelOptions:
     """Model."""
 
-    model: str = option("resmlp_tiny", help="one of ours or timm's; timm:NAME for timm's own code")
+    model: str = option(
+        "resmlp_tiny", type=model_name, help="one of ours or timm's; timm:NAME for timm's own code"
+    )
     model_kwargs: dict[str, Any] = option(
         {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
         help="further arguments of the model, such as pooling=class_mlp",
@@ -127,7 +137,7 @@ class ScheduleOptions:
     """Schedule of the learning rate."""
 
     epochs: int = option(100, type=POSITIVE, help="passes over the data")
-    sched: str = option("cosine", help="one of timm's schedules, or none")
+    sched: str = option("cosine", choices=SCHEDULES, help="timm's schedule")
     sched_on_updates: bool = option(False, help="step the schedule by update, not by epoch")
     warmup_epochs: int = option(5, type=NOT_NEGATIVE, help="epochs of linear warm-up")
     warmup_lr: float = option(1e-6, type=FINITE, help="learning rate at the start of the warm-up")

@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.options import HUBS
 from resmlp_mt.vision.parameter_names import own_names
-from resmlp_mt.vision.state_dicts import PLAIN_TYPES, checkpoint_grid, state_dict
+from resmlp_mt.vision.state_dicts import CLASSIFIERS, checkpoint_grid, read_weights, state_dict
 
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
-#: weights in a folder of the Hugging Face hub, the preferred first
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_weights(
@@ -34,10 +32,8 @@ def load_weights(
 ) -> None:
     """Load the weights of the same model, or of a ResMLP for another resolution, into ``model``.
 
-    A ResMLP's weights may have our names, timm's or the authors'. Files are .safetensors, or
-    anything that PyTorch's safe loader reads, such as checkpoints of :mod:`resmlp_mt.vision.train`
-    and of other trainers; see
-    :mod:`resmlp_mt.vision.state_dicts`.
+    A ResMLP's weights may have our names, timm's or the authors', and come from
+    :mod:`resmlp_mt.vision.train` or another trainer; see :mod:`resmlp_mt.vision.state_dicts`.
 
     Weights for another grid of patches are adapted: the hidden states are resized to the old
     grid, mixed there and resized back, all three in one matrix. So the rows and columns of the
@@ -47,7 +43,7 @@ def load_weights(
     Args:
         model: a ResMLP, or a model of timm; changed in place, but unchanged after an error.
         source: a state dict, a checkpoint that holds one, a file, a folder of the Hugging Face
-            hub, or ``timm:NAME`` for the weights of timm's hub.
+            hub, or ``timm:NAME`` or ``hf-hub:OWNER/NAME`` for weights that timm fetches.
         head: ``"reset"`` keeps the classifier of ``model``.
 
     Raises:
@@ -55,11 +51,13 @@ def load_weights(
             fit the model.
     """
     name = "the state dict"
-    if isinstance(source, str) and source.startswith(TIMM):
+    if isinstance(source, str) and source.startswith(HUBS):
         name, source = source, hub_weights(source)
+    elif isinstance(source, str) and "://" in source:
+        raise UserError(f"{source} is an address: download it, and give the file.")
     elif isinstance(source, str | Path):
         name = str(source)
-        source = read(_file_of(Path(source)), allowed=PLAIN_TYPES)
+        source = read_weights(Path(source))
     if not isinstance(source, Mapping):
         raise UserError(
             f"{name} is of type {type(source).__name__}: give a state dict, a checkpoint that "
@@ -70,6 +68,9 @@ def load_weights(
     if isinstance(model, ResMLP):
         state = own_names(state)
     classifier = _classifier_names(model)
+    if not classifier:  # the model returns features
+        others = {key for key in state.keys() - expected.keys() if CLASSIFIERS.fullmatch(key)}
+        state = {key: value for key, value in state.items() if key not in others}
     if head == "reset":
         state |= {key: expected[key] for key in classifier}
     _check_head(state, expected, classifier, name)
@@ -83,20 +84,6 @@ def load_weights(
                 f"{tuple(target.shape)}: create the model with the sizes of these weights."
             )
     model.load_state_dict(state)
-
-
-def _file_of(path: Path) -> Path:
-    """The weights in a folder of the Hugging Face hub; a file itself.
-
-    Raises:
-        UserError: if the folder has none.
-    """
-    if not path.is_dir():
-        return path
-    for name in HUB_FILES:
-        if (path / name).exists():
-            return path / name
-    raise UserError(f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights.")
 
 
 def adapt_mixing(

@@ -4,7 +4,6 @@ In the paper's notation A mixes over patches or positions; B and C are the two m
 feed-forward layer, which mixes over channels.
 """
 
-import argparse
 import math
 import re
 from collections import defaultdict
@@ -18,13 +17,17 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.tensor_files import read
+from resmlp_mt.vision import state_dicts
+from resmlp_mt.vision.parameter_names import own_names
 
 Layers = dict[str, list[dict[str, Tensor]]]
 """For each stack ("image", "encoder" or "decoder") and each layer, the matrices "A", "B" and "C";
 with several heads "A1", "A2", ..."""
 
 NAME = re.compile(r"(?:(encoder|decoder)\.layers|blocks)\.(\d+)\.(token_mixing|ffn)\.(.+)")
+LAYER = re.compile(r"(?<![a-z_])((encoder|decoder)\.layers|blocks)\.\d+\.")
 LETTERS = {"fc1.weight": "B", "fc2.weight": "C"}
+PARTS = ("token_mixing.weight", *(f"ffn.{part}" for part in LETTERS))
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
@@ -34,7 +37,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         UserError: if the file is missing, damaged, or has more than data.
     """
     try:
-        return read(path, allowed=[argparse.Namespace])
+        return state_dicts.read_weights(path)
     except UserError as error:
         if "it asks for" not in str(error):
             raise
@@ -45,26 +48,15 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The parameters in a checkpoint under our names; the moving average if there is one.
+    """The parameters in a checkpoint under our names, as weights are found for a model.
 
     Raises:
         UserError: if there are no parameters.
     """
-    for container in ("model_ema", "state_dict_ema", "model", "state_dict"):
-        if isinstance(source.get(container), Mapping):
-            source = source[container]
-            break
-    state = {k: v for k, v in source.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not state:
-        raise UserError(f"{name} holds no state dict.")
-    foreign = re.compile(r"(.*?)(?:blocks\.0\.)(?:linear_tokens|attn|token_mixing)\.weight")
-    prefix = next((match[1] for key in state if (match := foreign.fullmatch(key))), "")
-    state = {key.removeprefix(prefix): value for key, value in state.items()}
-    if any(key.endswith(("linear_tokens.weight", ".attn.weight")) for key in state):
-        from resmlp_mt.vision.parameter_names import own_names
-
-        state = own_names(state)
-    return state
+    names = (name for _, named in state_dicts.dictionaries(source) for name in named)
+    layers = {match[0] for name in names if (match := LAYER.search(name))}
+    expected = dict.fromkeys(f"{layer}{part}" for layer in layers for part in PARTS)
+    return own_names(state_dicts.state_dict(source, expected, name))
 
 
 def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = None) -> Layers:
@@ -157,9 +149,7 @@ def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None)
                 f"matrices have {tokens}."
             )
         return given[0], given[1]
-    from resmlp_mt.vision.state_dicts import checkpoint_grid
-
-    grid = checkpoint_grid(source)
+    grid = state_dicts.checkpoint_grid(source)
     if grid is not None and math.prod(grid) == tokens:
         return grid
     side = math.isqrt(tokens)

@@ -1,0 +1,60 @@
+"""The order of a model's classes: timm's ``--class-map``, and folders that have none."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.vision.libraries import timm
+
+
+def read_class_map(path: Path) -> list[str]:
+    """The names of a model's outputs in their order.
+
+    Args:
+        path: one name a line, as in timm, or JSON: a list, or ``{name: index}``.
+
+    Raises:
+        UserError: if it cannot be read, or its names or indices are not complete and different.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--class-map {path} cannot be read: {reason}.") from error
+    if isinstance(names, dict) and sorted(map(str, names.values())) == sorted(
+        map(str, range(len(names)))
+    ):
+        names = sorted(names, key=lambda name: int(names[name]))
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    stripped = [name.strip() for name in names] if is_list else []
+    if not stripped or not all(stripped) or len({*stripped}) < len(stripped):
+        raise UserError(
+            f"--class-map {path}: expected the name of each class on a line of its own, or JSON "
+            "with a list of them or {name: index}, each name once and the indices from 0 on."
+        )
+    return stripped
+
+
+def check_order(classes: Sequence[str], what: str) -> None:
+    """Refuse classes whose numbers differ between torchvision, which sorts by letter, and timm.
+
+    Args:
+        classes: sorted by letter.
+        what: what has these classes without their names.
+
+    Raises:
+        UserError: naming the two orders.
+    """
+    other = sorted(classes, key=timm.utils.misc.natural_key)
+    if other != list(classes):
+        raise UserError(
+            f"{what} has numbers for classes, and timm sorts these classes {_start(other)}, "
+            f"torchvision {_start(classes)}: name them in the order of the weights with "
+            "--class-map FILE."
+        )
+
+
+def _start(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + ", ..."
