@@ -468,8 +468,8 @@ def plant(split: Path) -> None:
     """What tools and systems leave in people's folders."""
     picture = random_image(99)
     for place in (
-        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "@Recycle", "a/.ipynb_checkpoints",
-        "a/__MACOSX", "a/@eaDir/0.png",
+        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "@Recycle",
+        "a/.ipynb_checkpoints", "a/__MACOSX", "a/@eaDir/0.png",
     ):  # fmt: skip
         (split / place).mkdir(parents=True)
         picture.save(split / place / "x-checkpoint.png")

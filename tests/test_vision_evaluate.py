@@ -212,13 +212,13 @@ def test_a_folder_of_classes_is_evaluated_as_it_is(tmp_path: Path) -> None:
     expected = run_json(main, tmp_path / "r.json", path, data, "--split", "test")
     found = run_json(main, tmp_path / "r.json", path, "--data", data / "test")
     assert (found["top1"], found["images"]) == (expected["top1"], 7)
-    with pytest.raises(UserError, match="no folder .*data/val .*which has test, train; other"):
+    with pytest.raises(UserError, match=r"no folder .*data/val .*which has test, train; other"):
         main([str(path), str(data)])
     with pytest.raises(UserError, match=r"--data is given, and .*data too: leave out one"):
         main([str(path), str(data), "--data", "digits"])
     with pytest.raises(UserError, match=r"best\.pth is a file: give a folder, cifar10-tar FILE"):
         main([str(path), str(path)])
-    with pytest.raises(UserError, match="data is a folder: give the best.pth or last.pth"):
+    with pytest.raises(UserError, match=r"data is a folder: give the best\.pth or last.pth"):
         main([str(data)])
 
 

@@ -42,7 +42,8 @@ def archive_dataset(
         with tarfile.open(path) as archive:
             for member in archive:
                 part, name, *inside = (*_from_split(member.name, words), "", "")
-                if member.isdir() and part.lower() in names_of(training) and not is_hidden(name):
+                is_class = name and member.isdir() and not is_hidden(name)
+                if is_class and part.lower() in names_of(training):
                     training_folders.setdefault(part, set()).add(name)
                 is_file = member.isfile() or member.islnk()  # tar stores equal files once
                 if not is_file or not is_image(member.name) or len(inside) < 3:
