@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.libraries import timm
@@ -19,14 +20,13 @@ def read_class_map(path: Path) -> list[str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        names: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--class-map {path} cannot be read: {reason}.") from error
-    if isinstance(names, dict) and sorted(map(str, names.values())) == sorted(
-        map(str, range(len(names)))
-    ):
-        names = sorted(names, key=lambda name: int(names[name]))
+    if isinstance(names, dict):
+        by_index = {str(index): name for name, index in names.items()}
+        names = [by_index.get(str(index)) for index in range(len(names))]
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     stripped = [name.strip() for name in names] if is_list else []
     if not stripped or not all(stripped) or len({*stripped}) < len(stripped):

@@ -113,8 +113,8 @@ def load_classifier(
         raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
     if choice.checkpoint is not None:
         usual = ModelChoice()
-        alone = ("model", "weights", "pretrained", "patch_size", "model_kwargs", "num_classes")
-        alone += ("class_map",)
+        alone = ["model", "weights", "pretrained", "patch_size", "model_kwargs", "num_classes"]
+        alone.append("class_map")
         if any(getattr(choice, name) != getattr(usual, name) for name in alone):
             raise UserError(
                 f"{choice.checkpoint} is a checkpoint and knows its model: leave out --model, "
