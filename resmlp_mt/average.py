@@ -8,7 +8,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command, whole_number
+from resmlp_mt.command_line import POSITIVE, Parser, command, whole_number
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, unwritable
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         those = "" if kind == "best" else "last "
         which.add_argument(
             f"--num-{kind}-checkpoints",
-            type=whole_number(1),
+            type=POSITIVE,
             metavar="N",
             help=f"average the {those}N {kind} checkpoints of the folder",
         )

@@ -201,7 +201,7 @@ def number(
 
 FINITE = number(float)
 SOME = number(float, above=0)
-POSITIVE = number(int, above=0)
+POSITIVE = number(int, least=1)
 NOT_NEGATIVE = number(int, least=0)
 SHARE = number(float, above=0, most=1)
 PROBABILITY = number(float, least=0, most=1)

@@ -391,7 +391,7 @@ def test_bad_images_stop_the_training_or_are_counted(
     ("options", "message"),
     [
         ("--batch-size 100", "--batch-size 100: the 64 training images do not fill one update"),
-        ("--batch-size 0", "--batch-size/-b: must be above 0, but is 0"),
+        ("--batch-size 0", "--batch-size/-b: must be at least 1, but is 0"),
         ("--batch-size 7 --mixup 0.5", "need an even --batch-size"),
         ("--no-such-option", "unrecognized arguments: --no-such-option"),
         ("--opt nonsense", "--opt nonsense: "),
