@@ -15,7 +15,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar, get_args
@@ -127,6 +128,22 @@ class Parser(argparse.ArgumentParser):
         if self.missing:
             raise UserError(f"{self.prog}: {self.missing}.")
 
+    def refuse(self, origin: str, answers: Mapping[str, str]) -> None:
+        """Answer options that people know from other commands, and that this one lacks.
+
+        Args:
+            origin: the other command.
+            answers: options, separated by spaces, and what there is instead.
+        """
+        for names, instead in answers.items():
+            self.add_argument(
+                *names.split(),
+                action=_Refused,
+                nargs="*",
+                const=f"an option of {origin}: {instead}",
+                help=argparse.SUPPRESS,
+            )
+
     def error(self, message: str) -> NoReturn:
         super().error(self.with_guess(message))
 
@@ -134,10 +151,11 @@ class Parser(argparse.ArgumentParser):
         """The message; for an unknown option, with the most similar known one."""
         if message.startswith("unrecognized arguments"):
             known = [name for action in self._actions for name in action.option_strings]
+            names = {name.strip("-"): name for name in known}  # dashes would make all alike
             for word in message.split():
-                close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+                close = difflib.get_close_matches(word.partition("=")[0].strip("-"), names, n=1)
                 if word.startswith("-") and close:
-                    return f"{message}; did you mean {close[0]}?"
+                    return f"{message}; did you mean {names[close[0]]}?"
         return message
 
 
@@ -159,6 +177,13 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class _Refused(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: object, values: object, option: str | None = None
+    ) -> NoReturn:
+        parser.error(f"{option} is {self.const}")
 
 
 class DefaultsFormatter(argparse.HelpFormatter):
@@ -220,7 +245,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
     """Decorates the ``main`` of a command: output is UTF-8, and errors are one sentence.
 
     If a package is missing, the error names the extra that installs it. Ctrl-C ends the command
-    with status 130.
+    with status 130 and SIGTERM with 143, and both leave no temporary files.
     """
 
     @functools.wraps(main)
@@ -230,14 +255,42 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
         for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors=errors)
+        handles = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if handles else None
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            _flush()
+            return result
         except ModuleNotFoundError as error:
             raise missing(error) from error
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     return run
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    # unwinds the stack, so that temporary files are removed and other processes end
+    sys.exit(128 + number)
+
+
+def _flush() -> None:
+    """Write what is left of standard output.
+
+    Raises:
+        UserError: if it cannot be written, such as on a full disk.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
+        if isinstance(error, BrokenPipeError):  # `... | head` is not an error
+            sys.exit(128 + signal.SIGPIPE)
+        raise UserError(f"standard output cannot be written: {error.strerror}.") from error
 
 
 def standard_input(remedy: str) -> BinaryIO:

@@ -1,5 +1,6 @@
 """Language codes, however they are spelt."""
 
+import re
 from collections.abc import Collection
 
 import langcodes
@@ -21,12 +22,21 @@ def base(code: str) -> str:
     return "zh" if language in _CHINESE else language
 
 
+def script(code: str) -> str | None:
+    """The script that a code means: Hans for zh, Hant for zh-TW; None if it is not a code."""
+    try:
+        return langcodes.Language.get(code).maximize().script
+    except LanguageTagError:
+        return None
+
+
 def find(code: str, known: Collection[str]) -> str | None:
     """The known code that means the language of ``code``; None if none or several do.
 
     The same text comes first, then the same code in other spelling (``zh-CN``, ``zh_cn``), then
     another code of the same language in the same script and region: ``zh`` or ``zho_Hans`` for
-    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``.
+    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``. ``XX``, as in mBART's
+    ``ja_XX``, is no region.
     """
     if code in known:
         return code
@@ -45,8 +55,12 @@ def _folded(code: str) -> str:
     return code.replace("-", "_").casefold()
 
 
+def _without_xx(code: str) -> str:
+    return re.sub("[-_]XX$", "", code, flags=re.IGNORECASE)
+
+
 def _is_same_language(code: str, other: str) -> bool:
     try:
-        return langcodes.tag_distance(code, other) == 0
+        return langcodes.tag_distance(_without_xx(code), _without_xx(other)) == 0
     except LanguageTagError:
         return False

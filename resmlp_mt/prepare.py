@@ -10,7 +10,6 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
@@ -32,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print(preparation.plan())
             return 0
-        signal.signal(signal.SIGTERM, _terminate)
         taken = f"another run is using {args.output}: wait for it or use another --output"
         with locked(args.output / ".steps/lock", taken, "--output"):
             preparation.run()
@@ -55,11 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int = 1) -> int:
     print(f"prepare: error: {message}", file=sys.stderr)
     return status
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # Unwinds the stack, so that temporary files are removed and workers end.
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_sentence_scores(args)
         return
     report = run(args)
-    print(report.text(args.width, args.quiet), flush=True)
+    print(report.text(args.width, args.quiet))
     if args.json is not None:
         write_json(args.json, asdict(report), "--json")
 

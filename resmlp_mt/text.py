@@ -1,5 +1,6 @@
-"""The normalisation of a line before it is split into subwords, in training and in translation."""
+"""Text before and after subwords: normalisation, in training and translation, and byte pieces."""
 
+import codecs
 import re
 import unicodedata
 
@@ -27,6 +28,29 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACED = {"\u2581": "_", "\u2585": "\u2584", "\u2800": " "}
 """Signs and their replacements. sentencepiece reserves two: decoding would turn the first into a
 space, and its trainer skips every sentence with the second. The third is the space of Braille."""
+
+
+BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+"""Pieces of a sentencepiece model with ``--byte_fallback`` for characters without a piece."""
+
+
+def decode_bytes(text: str) -> str:
+    """Joined pieces with the characters of their byte pieces, as sentencepiece decodes them."""
+    return BYTES.sub(_characters, text)
+
+
+def _characters(pieces: re.Match[str]) -> str:
+    text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="one sign for each byte")
+    return re.sub("[\r\n]", " ", text)  # a line stays one line
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """As sentencepiece does; Python's own handler has one sign for several bytes."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error("one sign for each byte", _replaced)
 
 
 def normalize(text: str) -> str:

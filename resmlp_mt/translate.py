@@ -13,13 +13,14 @@ scores to base 2. A pipe gets each line back at once; waiting lines are batched.
 """
 
 import argparse
+import gzip
 import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, standard_input, whole_number
 from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
@@ -30,6 +31,22 @@ if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
 
 logger = logging.getLogger("resmlp_mt.translate")
+
+# Options of other translation commands, and what there is here.
+OF_OTHERS = {
+    "--path --model": "give the exported folder or the checkpoint alone, as MODEL",
+    "-s --source-lang -t --target-lang --task --user-dir": "the model knows it, leave it out",
+    "--bpe --remove-bpe --post-process": "text goes in and out without subwords, leave it out",
+    "--tokenizer": "an exported model takes raw text, leave it out",
+    "--cpu": "that is the default, and --device cuda uses a GPU",
+    "--fp16 --bf16": "use --dtype bfloat16",
+    "--beam-size --beam_size": "use --beam",
+    "--num-hypotheses --num_hypotheses --n-best --n_best": "use --nbest",
+    "--print-alignment": "--out-format jsonl has the alignment",
+    "--replace-unk": "--disable-unk leaves unknown words out",
+    "--score-reference --prefix-size": "in Python, Translator has score_batch and target_prefix",
+    "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
+}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,7 +59,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODEL",
         help="exported folder or checkpoint (default: en-de, which comes with the package)",
     )
-    parser.add_argument("--input", default="-", metavar="FILE", help="text, - for standard input")
+    parser.add_argument(
+        "--input", default="-", metavar="FILE", help="text, also .gz, - for standard input"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
     parser.add_argument(
         "--sentencepiece-model",
@@ -78,7 +97,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--print-scores", action="store_true", help="also print scores, as with --nbest 2"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="also .gz; default: -, standard output"
+    )
     parser.add_argument(
         "--out-format",
         choices=("text", "jsonl"),
@@ -86,7 +107,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="jsonl: source, translation, score, alignment and n-best in an object a line",
     )
     add_search_options(parser)
+    parser.refuse("fairseq or CTranslate2", OF_OTHERS)
     args = parser.parse_args(argv)
+    if args.output == Path("-"):
+        args.output = None
     if args.nbest > args.beam:
         parser.error(f"--nbest {args.nbest} is above --beam {args.beam}: raise --beam")
     if args.workers > 1:
@@ -144,8 +168,12 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
         UserError: if it cannot be written.
     """
     if path is not None:
-        with output_file(path, "--output") as partial, partial.open("w", encoding="utf-8") as file:
-            yield file
+        opened = gzip.open if path.suffix == ".gz" else open
+        with (
+            output_file(path, "--output") as partial,
+            opened(partial, "wt", encoding="utf-8") as file,
+        ):
+            yield cast(TextIO, file)
         return
     try:
         yield sys.stdout
@@ -165,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.input == "-":
             opened = nullcontext(standard_input("give --input FILE"))
         else:
-            opened = open(args.input, "rb")  # noqa: SIM115
+            is_packed = args.input.endswith(".gz")
+            opened = (gzip.open if is_packed else open)(args.input, "rb")
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")
@@ -210,9 +239,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             first += len(lines)
             logger.info("%d lines are translated", first)
         if errors:
-            raise UserError(
-                f"--input {args.input} cannot be read after line {first}: {errors[0].strerror}."
-            ) from errors[0]
+            place = f" after line {first}" if first else ""
+            reason = errors[0].strerror or errors[0]
+            raise UserError(f"--input {args.input} cannot be read{place}: {reason}.") from errors[0]
     if translator.failed:
         raise UserError(
             f"{translator.failed} of {first} lines have no translation with a finite score "

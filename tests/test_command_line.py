@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +18,10 @@ from packaging.utils import canonicalize_name
 
 import resmlp_mt
 from conftest import PIP, ROOT
+from resmlp_mt import translate
 from resmlp_mt.command_line import EXTRAS, command
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import replacing
 
 MODULES = [
     *(
@@ -209,6 +213,54 @@ def test_a_closed_error_stream_does_not_stop_a_command(monkeypatch: pytest.Monke
         return sys.stderr.isatty()
 
     assert main() is False
+
+
+def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    say = command(lambda: print("scores"))
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(UserError, match=r"^standard output cannot be written: No space left"):
+            say()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as ended:
+            say()
+    assert ended.value.code == 128 + signal.SIGPIPE
+
+
+def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    @command
+    def write() -> None:
+        with replacing(tmp_path / "output") as partial:
+            assert partial.exists()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        write()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--path", "--path is an option of fairseq or CTranslate2: give .* alone, as MODEL"),
+        ("--beam-size", "--beam-size is an option of fairseq or CTranslate2: use --beam"),
+        ("--nbests", r"unrecognized arguments: --nbests; did you mean --nbest\?$"),
+        ("--quiet", "unrecognized arguments: --quiet$"),  # nothing is similar
+    ],
+)
+def test_options_of_others_are_answered(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        translate.parse_args([option, "x"])
+    assert re.search(said, capsys.readouterr().err.strip())
 
 
 def test_the_lock_has_the_packages_of_every_extra() -> None:

@@ -158,6 +158,28 @@ def test_other_errors_keep_their_traceback(
     assert len(shown) == 2
 
 
+def test_ctrl_c_and_a_closed_pipe_are_silent() -> None:
+    program = (
+        "import sys; from resmlp_mt.fairseq_plugin import console\n"
+        "console.tell_in_one_sentence(); sys.argv = ['fairseq-generate']\n"
+    )
+    for error, status in (("KeyboardInterrupt", -2), ("BrokenPipeError", -13)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}raise {error}"],
+            stdout=writing, stderr=subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (status, b"")
+    # of another pipe
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}raise BrokenPipeError"], capture_output=True, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert b"Traceback" in done.stderr
+
+
 def test_streams_are_utf8_whatever_the_locale_is() -> None:
     program = (
         "import sys; from resmlp_mt.models import resmlp_mt\n"

@@ -22,6 +22,8 @@ from resmlp_mt import language_codes
         ("pt-BR", ["pt", "en"], "pt"),
         ("pt-PT", ["pt", "en"], None),
         ("deu", ["de", "en"], "de"),
+        ("de_XX", ["de", "en"], "de"),  # mBART's
+        ("ja", ["ja_XX", "en_XX"], "ja_XX"),
         ("sr-Latn", ["sr"], None),
         ("yue", ["zh"], None),
         ("en-de", ["en", "de"], None),

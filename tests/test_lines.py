@@ -1,17 +1,23 @@
 """Lines as they come in, and what is written for each."""
 
+import gzip
 import io
 import os
 import threading
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 import torch
+from fairseq_cli import interactive
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resmlp_mt.engine import lines as lines_module
 from resmlp_mt.engine.lines import alignment, waiting_lines
 from resmlp_mt.engine.translation import Translation
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import fairseq_fixes
 
 
 @given(st.lists(st.sampled_from(["", "a", "b c", "é", "x" * 70_000])), st.integers(1, 5))
@@ -30,6 +36,33 @@ def test_a_line_that_could_fill_the_memory_ends_the_input(monkeypatch: pytest.Mo
     found = [line for lines in waiting_lines(io.BytesIO(text), 9, errors) for line in lines]
     assert found == ["one", "x" * 200_000, "two"]
     assert [error.strerror for error in errors] == ["a line is longer than 200000 bytes"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-be", "gzip"])
+def test_what_is_not_utf8_at_all_is_refused(encoding: str, tmp_path: Path) -> None:
+    """Its bytes would be lines, but other ones."""
+    text = "\ufeffone\ntwo\n"
+    if encoding == "gzip":
+        content, what = gzip.compress(text.encode()), "packed with gzip: unpack it with gunzip"
+    else:
+        content = (text if encoding.endswith("be") else text[1:]).encode(encoding)
+        what = "UTF-16 or UTF-32: convert it to UTF-8 with iconv"
+    errors: list[OSError] = []
+    assert list(waiting_lines(io.BytesIO(content), 9, errors)) == []
+    assert [error.strerror for error in errors] == [f"it is {what}"]
+    path = tmp_path / "input"
+    path.write_bytes(content)
+    fairseq_fixes.decode_every_line()
+    with pytest.raises(UserError, match=f"--input {path} cannot be read: it is {what}"):
+        list(interactive.buffered_read(str(path), 9))
+
+
+def test_lines_before_the_end_of_a_cut_file_are_read() -> None:
+    errors: list[OSError] = []
+    packed = gzip.compress(b"one\ntwo\n")
+    with gzip.open(io.BytesIO(packed[:-8])) as cut:
+        assert list(waiting_lines(cast(BinaryIO, cut), 9, errors)) == [["one", "two"]]
+    assert "end-of-stream" in str(errors[0])
 
 
 def test_what_waits_in_a_pipe_comes_together() -> None:

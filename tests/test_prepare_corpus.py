@@ -147,6 +147,19 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, code: str, others: list
         corpus.local(tmp_path, "en", code)
 
 
+def test_what_is_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"; it has no files$"):
+        corpus.local(tmp_path, "en", "de")
+    for language in ("en", "de"):
+        for split in ("train", "dev"):
+            (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
+    there = "dev.de, dev.en, train.de, train.en"
+    with pytest.raises(
+        UserError, match=f"'valid' exactly once, .*; it has nothing of it, but {there}$"
+    ):
+        corpus.local(tmp_path, "en", "de")
+
+
 def test_one_file_is_not_both_sides(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         (tmp_path / f"{split}.zh").write_bytes(b"x\n")

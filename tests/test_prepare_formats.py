@@ -169,6 +169,7 @@ def test_tmx_languages(tmp_path: Path) -> None:
         ("EN", "pt-br", (b"en", b"pt-BR")),
         ("en-GB", "pt", (b"en", b"pt-PT")),
         ("pt_PT", "de", (b"pt-PT", b"de_AT")),
+        ("eng", "por_Latn_BR", (b"en", b"pt-BR")),
     ):
         assert pair_file(tmp_path, tmx, "tmx", source, target) == [pair]
     with pytest.raises(

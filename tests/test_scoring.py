@@ -24,6 +24,12 @@ def test_subword_removal_equals_fairseq(symbol: str, pieces: list[str]) -> None:
     assert remove_subwords(sentence, symbol) == post_process(sentence, symbol)
 
 
+def test_byte_pieces_are_joined_to_characters() -> None:
+    line = "\u25815 \u2581 <0xE2> <0x82> <0xAC> <0x0A>"
+    assert remove_subwords(line, "sentencepiece") == "5 €"
+    assert remove_subwords(line, "wordpiece") == line.replace(" ", "")
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r\0\ufeff", codec="utf-8"))))
 def test_reading_returns_what_was_written(

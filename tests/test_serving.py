@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from resmlp_mt.serving import sentences
 from resmlp_mt.serving.alignment import Word, between_words, words
+from resmlp_mt.serving.interface import BadRequestError
+from resmlp_mt.serving.languages import Pairs
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
 from resmlp_mt.serving.sentences import segments
@@ -234,3 +236,25 @@ def test_words_and_attention_between_them() -> None:
     assert between_words(attention, target, source) == [[0.05, 0.85, 0.075]]
     assert [word.text for word in words(["a", "b"])] == ["a", "b"]
     assert words([]) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "known", "found"),
+    [
+        ("zh-Hant", ["zh", "zh_TW"], "zh_TW"),
+        ("zh-SG", ["zh_TW", "zh"], "zh"),
+        ("zh-TW", ["zh"], None),  # in other characters
+        ("sr-Latn", ["sr"], None),
+        ("pt-PT", ["en", "pt_BR"], "pt_BR"),
+        ("de-AT", ["de_CH"], "de_CH"),
+        ("XX", ["xx"], "xx"),
+        ("not a code", ["de"], None),
+    ],
+)
+def test_a_language_is_found_in_its_script(code: str, known: list[str], found: str | None) -> None:
+    pairs = Pairs([Languages("en", target) for target in known])
+    if found is None:
+        with pytest.raises(BadRequestError, match=f"^{code} is not supported$"):
+            pairs.find("en", code, "a")
+    else:
+        assert pairs.find("en", code, "a")[0].target == found

@@ -1,5 +1,6 @@
 """``python -m resmlp_mt.translate`` on exported folders and checkpoints."""
 
+import gzip
 import io
 import json
 import os
@@ -256,6 +257,22 @@ def test_output_goes_to_a_file_that_appears_when_it_is_complete(
     assert (tmp_path / "out").read_text(encoding="utf-8").splitlines() == expected
     with pytest.raises(UserError, match=r"--output .*none/out cannot be written"):
         run(model, "--output", tmp_path / "none" / "out", text=text, capsys=capsys)
+
+
+def test_packed_files_and_a_dash(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = run(model, "--output", "-", text=b"one two\n\nthree\n", capsys=capsys)
+    assert [bool(line) for line in lines] == [True, False, True]
+    packed, output = tmp_path / "in.gz", tmp_path / "out.gz"
+    packed.write_bytes(gzip.compress(b"one two\n") + gzip.compress(b"\nthree\n"))
+    assert not run(model, "--input", packed, "--output", output, text=b"", capsys=capsys)
+    assert gzip.decompress(output.read_bytes()).decode() == "".join(f"{line}\n" for line in lines)
+    packed.write_bytes(packed.read_bytes()[:-4])
+    with pytest.raises(
+        UserError, match=f"--input {packed} cannot be read after line 3: Compressed"
+    ):
+        run(model, "--input", packed, text=b"", capsys=capsys)
 
 
 def test_json_lines_have_score_alignment_and_nbest(

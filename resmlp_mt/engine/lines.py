@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import json
 import logging
 import math
 import select
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -19,6 +21,15 @@ logger = logging.getLogger(__name__)
 CHUNK = 1 << 16  # bytes that are read at once
 LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill the memory
 
+OTHERS = {
+    b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
+    **dict.fromkeys(
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),  # UTF-32-LE begins so, too
+        "is UTF-16 or UTF-32: convert it to UTF-8 with iconv",
+    ),
+}
+"""How files begin whose bytes look like lines, but are not."""
+
 
 def waiting_lines(
     stream: BinaryIO, most: int, errors: list[OSError] | None = None
@@ -28,19 +39,39 @@ def waiting_lines(
     Only the first line of a list is waited for, so that a pipe gets its line back at once. Only a
     line feed ends a line. Wrong bytes become U+FFFD, with an error in the log.
 
-    If the stream cannot be read any further, or a line is longer than 16 MiB, the error is put
-    into ``errors``, so that the lines before it can be translated before it is reported.
+    If the stream cannot be read any further, is in another encoding, or has a line longer than
+    16 MiB, the error is put into ``errors``, so that the lines before it can be translated before
+    it is reported.
     """
+    errors = [] if errors is None else errors
     number = 0
-    for waiting in _raw_lines(stream, most, [] if errors is None else errors):
-        lines = []
-        for line in waiting:
-            number += 1
-            text = line.decode("utf-8", errors="replace")
-            if "\ufffd" in text and text.encode() != line:
-                logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
-            lines.append(text.strip())
+    for waiting in _raw_lines(stream, most, errors):
+        try:
+            lines = [decoded(line, place) for place, line in enumerate(waiting, number + 1)]
+        except OSError as error:
+            errors.append(error)
+            return
+        number += len(lines)
         yield lines
+
+
+def decoded(line: bytes, number: int) -> str:
+    """A line of UTF-8, without white space around it; wrong bytes are named in the log.
+
+    Args:
+        number: of the line, from 1.
+
+    Raises:
+        OSError: if the first line shows that the text is in another encoding.
+    """
+    if number == 1:
+        for begin, what in OTHERS.items():
+            if line.startswith(begin):
+                raise OSError(errno.EILSEQ, f"it {what}")
+    text = line.decode("utf-8", errors="replace")
+    if "\ufffd" in text and text.encode() != line:
+        logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
+    return text.strip()
 
 
 def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[list[bytes]]:
@@ -52,6 +83,8 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
                 yield chunk
         except OSError as error:
             errors.append(error)
+        except (EOFError, zlib.error) as error:  # of a packed file
+            errors.append(OSError(errno.EIO, str(error)))
 
     lines: list[bytes] = []
     begun: list[bytes] = []  # the parts of an unfinished line

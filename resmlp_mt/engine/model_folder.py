@@ -178,6 +178,8 @@ def load(
             "model again."
         )
     dtype = dtype or stored_dtype
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype} is unknown: choose {', '.join(DTYPES)}.")
     if is_onnx and dtype != stored_dtype:
         raise UserError(f"--dtype {dtype}: {folder} holds ONNX graphs of {stored_dtype}.")
     if stored_dtype == "int8" and dtype != "int8":

@@ -5,13 +5,15 @@ its modules sets the root logger to DEBUG, so that other libraries report what t
 shown; all other warnings and messages are.
 
 A missing file or option, and what fairseq asserts of the options, is shown as one sentence, without
-a traceback.
+a traceback. Ctrl-C and a closed pipe end a command in silence.
 """
 
 import io
 import json
 import logging
 import os
+import select
+import signal
 import sys
 import traceback
 import warnings
@@ -73,11 +75,23 @@ def _excepthook(
 ) -> None:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     of_command = Path(sys.argv[0]).name.startswith("fairseq-") or _is_command(spec)
+    if of_command and issubclass(kind, KeyboardInterrupt):
+        return  # Python ends with status 130
+    if of_command and issubclass(kind, BrokenPipeError) and _reader_is_gone():
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
+        os.kill(os.getpid(), signal.SIGPIPE)
     sentence = mistake(error) if of_command else None
     if sentence is None:
         original(kind, error, trace)
     else:
         print(sentence, file=sys.stderr)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def mistake(error: BaseException) -> str | None:

@@ -28,6 +28,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.command_line import standard_input
+from resmlp_mt.engine.lines import decoded
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     binarised,
@@ -302,10 +303,10 @@ def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator
             lines = opened.enter_context(open(input, "rb"))
         buffer: list[str] = []
         for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8", errors="replace")
-            if "\ufffd" in text and text.encode() != line:
-                logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
-            buffer.append(text.strip())
+            try:
+                buffer.append(decoded(line, number))
+            except OSError as error:
+                raise UserError(f"--input {input} cannot be read: {error.strerror}.") from error
             if len(buffer) >= buffer_size:
                 yield buffer
                 buffer = []

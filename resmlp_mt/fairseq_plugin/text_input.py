@@ -4,7 +4,6 @@ Text is normalised before it is tokenized, as prepare.py does. The sentencepiece
 of the source dictionary.
 """
 
-import codecs
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fairseq.tasks.translation import TranslationTask
 from resmlp_mt.engine.subwords import check_pieces
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.text import normalize
+from resmlp_mt.text import decode_bytes, normalize
 
 
 def apply() -> None:
@@ -41,26 +40,9 @@ def _decode(_: Original, self: Any, x: str) -> str:
     return _on_one_line(str(self.sp.decode(x.split())))
 
 
-BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
-"""Byte pieces, which a model with ``--byte_fallback`` has for characters without a piece."""
-
-
 def _post_process(original: Original, sentence: str, symbol: str) -> str:
     joined = original(sentence, symbol)
-    return _on_one_line(BYTES.sub(_text_of, joined)) if symbol == "sentencepiece" else joined
-
-
-def _text_of(pieces: re.Match[str]) -> str:
-    return bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="one sign for each byte")
-
-
-def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """As sentencepiece does; Python's own handler has one sign for several bytes."""
-    assert isinstance(error, UnicodeDecodeError)
-    return "\ufffd" * (error.end - error.start), error.end
-
-
-codecs.register_error("one sign for each byte", _replaced)
+    return _on_one_line(decode_bytes(joined)) if symbol == "sentencepiece" else joined
 
 
 def _on_one_line(text: str) -> str:

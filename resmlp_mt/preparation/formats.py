@@ -4,6 +4,7 @@ A line ends at "\\n" and nowhere else: U+2028, NEL, form feed or a lone carriage
 sentence would shift every later pair.
 """
 
+import functools
 import html
 import re
 import xml.etree.ElementTree as ElementTree
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.unpacking import opened
 
@@ -259,13 +261,16 @@ def _tmx_unit(unit: ElementTree.Element) -> dict[str, str]:
 
 def _tmx_side(sides: Mapping[str, str], lang: str) -> str | None:
     """The text in `lang`, else in a narrower or wider one: "pt" for "pt-BR", but not "pt-PT"."""
-    wanted = _tag(lang)
-    if wanted in sides:
-        return sides[wanted]
-    for tag, text in sides.items():
-        if tag.startswith(f"{wanted}-") or wanted.startswith(f"{tag}-"):
-            return text
-    return None
+    tag = _tmx_tag(_tag(lang), tuple(sides))
+    return None if tag is None else sides[tag]
+
+
+@functools.lru_cache(256)
+def _tmx_tag(wanted: str, tags: tuple[str, ...]) -> str | None:
+    if wanted in tags:
+        return wanted
+    nearly = (t for t in tags if t.startswith(f"{wanted}-") or wanted.startswith(f"{t}-"))
+    return next(nearly, None) or language_codes.find(wanted, tags)
 
 
 def _tmx_text(segment: ElementTree.Element) -> str:

@@ -128,7 +128,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
                 parser.error(f"local needs --{name.replace('_', '-')}")
         source, target = str(options.src), str(options.tgt)
         first, _, second = source.rpartition("-")
-        if second == target:
+        if first and second == target:
             parser.error(f"--src {source} names two languages: give --src {first}")
         if corpus.file_code(source) == corpus.file_code(target):
             parser.error(f"--src and --tgt are both {source}")

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from resmlp_mt.command_line import Parser, number, whole_number
 from resmlp_mt.scoring.cleaning import SYMBOLS
@@ -20,25 +19,16 @@ TOKENIZERS = (
 
 # Options of the sacrebleu command alone, and what there is here.
 OF_SACREBLEU = {
-    ("-b", "--score-only"): "every number is printed with its signature",
-    ("-f", "--format"): "tables are printed, and --json FILE writes the report",
-    ("-nr", "--num-refs"): "give --ref one file for each reference",
-    ("-e", "--encoding"): "text must be UTF-8: convert it",
-    ("-j", "--paired-jobs"): "one system is compared with one baseline, in one process",
-    ("-nc", "--no-color"): "nothing is coloured",
-    **dict.fromkeys(
-        [("-ol", "--origlang"), ("--subset",), ("-d", "--detail")],
-        "write a part of a test set with sacrebleu --echo, and give it to --ref",
-    ),
-    **dict.fromkeys(
-        [("--list",), ("--echo",), ("--download",), ("--citation", "--cite")], "run sacrebleu"
-    ),
+    "-b --score-only": "every number is printed with its signature",
+    "-f --format": "tables are printed, and --json FILE writes the report",
+    "-nr --num-refs": "give --ref one file for each reference",
+    "-e --encoding": "text must be UTF-8: convert it",
+    "-j --paired-jobs": "one system is compared with one baseline, in one process",
+    "-nc --no-color": "nothing is coloured",
+    "-ol --origlang --subset -d --detail": "write a part of a test set with sacrebleu --echo, "
+    "and give it to --ref",
+    "--list --echo --download --citation --cite": "run sacrebleu",
 }
-
-
-class _OfSacrebleu(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error(f"{self.option_strings[-1]} is for the sacrebleu command: here, {self.const}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -223,7 +213,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
+def _add_output(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", type=Path, help="write the full report as JSON")
     output.add_argument(
@@ -231,10 +221,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("-sh", "--short", action="store_true", help="short signatures")
     output.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
-    for names, instead in OF_SACREBLEU.items():
-        parser.add_argument(
-            *names, action=_OfSacrebleu, nargs="*", const=instead, help=argparse.SUPPRESS
-        )
+    parser.refuse("the sacrebleu command", OF_SACREBLEU)
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

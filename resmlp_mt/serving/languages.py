@@ -106,12 +106,14 @@ def name(code: str) -> str:
 
 
 def _match(code: str, known: Sequence[str]) -> str:
-    """The known code that means the same (:func:`language_codes.find`), else the same language.
+    """The known code for a code: see :func:`language_codes.find`, else one of the same language
+    and script, whatever its region is.
 
     Raises:
         BadRequestError: if there is none.
     """
-    same = (other for other in known if language_codes.base(other) == language_codes.base(code))
+    wanted = language_codes.base(code), language_codes.script(code)
+    same = (k for k in known if (language_codes.base(k), language_codes.script(k)) == wanted)
     found = language_codes.find(code, known) or next(same, None)
     if found is None:
         raise BadRequestError(f"{code} is not supported")

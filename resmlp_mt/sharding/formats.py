@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
@@ -207,8 +206,8 @@ def _lines(path: Path, size: int, is_packed: bool) -> Iterator[Part]:
             for lines in waiting_lines(cast(BinaryIO, stream), size, errors):
                 yield Part(first, "\n".join(lines).encode())
                 first += len(lines)
-    except (OSError, EOFError, zlib.error) as error:
-        errors.append(OSError(str(error)))
+    except OSError as error:
+        errors.append(error)
     if errors:
         raise UserError(f"{path} cannot be read: {errors[0].strerror or errors[0]}.")
 
