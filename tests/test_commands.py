@@ -14,6 +14,7 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.sequence_scorer import SequenceScorer
 
 from conftest import PIP, ROOT, Corpus, fairseq, train
+from resmlp_mt.errors import UserError
 from resmlp_mt.models.resmlp_mt import ResMLPTiny
 
 
@@ -233,12 +234,14 @@ def test_a_line_longer_than_max_tokens_is_answered_too(corpus: Corpus, trained: 
 
 def test_hub_interface_answers_every_sentence_in_order(corpus: Corpus, trained: Path) -> None:
     hub = ResMLPTiny.from_pretrained(
-        str(trained),
+        trained,
         checkpoint_file="checkpoint_best.pt",
-        data_name_or_path=str(corpus.data),
+        data_name_or_path=corpus.data,
         bpe="sentencepiece",
-        sentencepiece_model=str(corpus.spm),
+        sentencepiece_model=corpus.spm,
     )
+    with pytest.raises(UserError, match="missing does not exist: give the folder"):
+        ResMLPTiny.from_pretrained(trained, "checkpoint_best.pt", corpus.data / "missing")
     texts = [line.decode(errors="replace") for line in HOSTILE]
     answers = hub.translate(texts, beam=2)
     assert len(answers) == len(texts)

@@ -154,7 +154,10 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "-b"], "-b is an option of the sacrebleu command: every"),
         (["-i", "x", "--ref", "y", "-f", "text"], "-f is an option of the sacrebleu command: "),
         (["y", "--num-refs", "2"], "give --ref one file for each reference"),
-        (["-t", "wmt14", "-l", "en-de", "--echo", "src"], "here, run sacrebleu"),
+        (
+            ["-t", "wmt14", "-l", "en-de", "--echo", "src"],
+            "--echo is an option of the sacrebleu command: run sacrebleu",
+        ),
         (["-i", "x", "--ref", "y", "--json", "/no/such/r.json"], "there is no folder /no/such"),
     ],
 )

@@ -172,7 +172,7 @@ def test_two_nodes_of_torchrun_at_two_addresses(
     assert_same(tmp_path, one)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
     corpus: Corpus, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -192,6 +192,17 @@ def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
     found, expected = (torch.load(f / "checkpoint_last.pt") for f in (stopped, whole))
     for name, value in expected["model"].items():
         assert torch.equal(found["model"][name], value)
+
+
+def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, object] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    for before in (signal.SIG_IGN, signal.SIG_DFL):
+        handlers.clear()
+        monkeypatch.setattr(signal, "getsignal", lambda _, before=before: before)
+        stopping.handle_signals(has_launcher=False)
+        assert (signal.SIGHUP in handlers) == (before == signal.SIG_DFL)
+        assert {signal.SIGINT, signal.SIGTERM} <= handlers.keys()
 
 
 def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Lets a training that is told to stop finish its update, save, and say how to continue.
 
-SIGINT (Ctrl-C) ends it with status 130 and SIGTERM (Slurm, torchrun, ``kill``) with 143, with one
-process or several. Without this remedy, everything since the last checkpoint is lost.
+SIGINT (Ctrl-C) ends it with status 130, SIGTERM (Slurm, torchrun, ``kill``) with 143 and SIGHUP (a
+closed terminal) with 129, with one process or several. Without this remedy, everything since the
+last checkpoint is lost.
 """
 
 import logging
@@ -23,7 +24,7 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader")
 
 
@@ -46,7 +47,7 @@ def stop_with_a_checkpoint() -> None:
 
 
 def handle_signals(*, has_launcher: bool) -> None:
-    """Take SIGINT and SIGTERM as requests to stop.
+    """Take SIGINT, SIGTERM and, unless ``nohup`` started this process, SIGHUP as requests to stop.
 
     Args:
         has_launcher: another process started this one and hands signals on to it.
@@ -55,7 +56,8 @@ def handle_signals(*, has_launcher: bool) -> None:
         _Stop.process, _Stop.has_launcher = os.getpid(), has_launcher
         _Stop.requested, _Stop.updating = 0, False
         for number in SIGNALS:
-            signal.signal(number, _request)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _request)
 
 
 def _request(number: int, _: Any) -> None:

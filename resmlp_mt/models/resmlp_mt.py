@@ -4,6 +4,8 @@ Every preset is a dataclass and a subclass of the model. ``fairseq-hydra-train``
 made by functions (``register_model_architecture``), and silently builds the base model.
 """
 
+import os
+from pathlib import Path
 from typing import Any, Self
 
 from fairseq import utils
@@ -42,6 +44,28 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     """The encoder-decoder of section 3.5 of the paper."""
 
     supports_align_args = True
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str | Path = ".",
+        **kwargs: Any,
+    ) -> Any:
+        """fairseq's hub interface; its paths may be of type ``Path``.
+
+        Raises:
+            UserError: if the model's folder or the dictionaries' does not exist.
+        """
+        folder, data = os.fspath(model_name_or_path), os.fspath(data_name_or_path)
+        for path in (folder, os.path.join(folder, data) if data.startswith(".") else data):
+            if "://" not in path and not os.path.exists(path):
+                raise UserError(
+                    f"{path} does not exist: give the folder of a training or its data."
+                )
+        others = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in kwargs.items()}
+        return super().from_pretrained(folder, checkpoint_file, data, **others)
 
     @classmethod
     def build_model(cls, cfg: ResMLPConfig, task: FairseqTask) -> Self:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from resmlp_mt.text import decode_bytes
+
 _SPACE = "\u2581"  # sentencepiece's mark of a word's beginning
 
 
@@ -19,12 +21,18 @@ def words(pieces: Sequence[str]) -> list[Word]:
     if not pieces:
         return []
     is_marked = any(piece.startswith(_SPACE) for piece in pieces)
+    # a model with --treat_whitespace_as_suffix has its marks at the ends
+    is_ended = not is_marked and any(piece.endswith(_SPACE) for piece in pieces)
     begins = [
-        i for i, piece in enumerate(pieces) if i == 0 or piece.startswith(_SPACE) or not is_marked
+        i
+        for i, piece in enumerate(pieces)
+        if i == 0
+        or (pieces[i - 1].endswith(_SPACE) if is_ended else piece.startswith(_SPACE))
+        or not (is_marked or is_ended)
     ]
     ends = [*begins[1:], len(pieces)]
     found = [
-        Word("".join(pieces[begin:end]).replace(_SPACE, " ").strip(), begin, end)
+        Word(decode_bytes("".join(pieces[begin:end]).replace(_SPACE, " ")).strip(), begin, end)
         for begin, end in zip(begins, ends, strict=True)
     ]
     return [word for word in found if word.text]
