@@ -39,8 +39,10 @@ MAY_IMPORT = {
     "stored_arrays": set(),
     "tensor_files": {"errors"},
     "unpacking": {"errors"},
-    "scoring": {"command_line", "errors", "files", "language_codes", "scoring", "unpacking"},
-    "serving": {"command_line", "errors", "engine", "language_codes", "serving"},
+    "scoring": {
+        *("command_line", "errors", "files", "language_codes", "scoring", "text", "unpacking"),
+    },
+    "serving": {"command_line", "errors", "engine", "language_codes", "serving", "text"},
     "sharding": {"errors", "files", "engine", "sharding"},
     "preparation": {
         "command_line",
