@@ -28,37 +28,46 @@ else:
     Sides = ChoiceEnum(["none", "encoder", "decoder", "both"])
 
 
-def option(default: Any, text: str, const: str | None = None) -> Any:
-    """A field with its help, and the value that its flag has without one."""
-    return field(default=default, metadata={"help": text, "argparse_const": const})
+def option(default: Any, text: str | None, **bounds: Any) -> Any:
+    """A field with its help.
+
+    Args:
+        bounds: the ``least`` value, and a value that it must be ``below``; ``argparse_const``, the
+            value of the flag without one.
+    """
+    return field(default=default, metadata={"help": text, **bounds})
 
 
 @dataclass
 class ResMLPConfig(FairseqDataclass):
     """The 6-layer model of the paper (section 3.5): dim 512, hidden 2048, LayerScale 0.2."""
 
-    encoder_embed_dim: int = option(512, "encoder embedding dimension")
+    encoder_embed_dim: int = option(512, "encoder embedding dimension", least=1)
     encoder_ffn_embed_dim: int = option(
-        2048, "encoder hidden dimension of the feed-forward sublayer"
+        2048, "encoder hidden dimension of the feed-forward sublayer", least=1
     )
-    encoder_layers: int = option(6, "number of encoder layers")
+    encoder_layers: int = option(6, "number of encoder layers", least=1)
     encoder_embed_path: Optional[str] = option(
         None, "path to pre-trained encoder embeddings (GloVe text format)"
     )
-    decoder_embed_dim: int = option(512, "decoder embedding dimension")
+    decoder_embed_dim: int = option(512, "decoder embedding dimension", least=1)
     decoder_ffn_embed_dim: int = option(
-        2048, "decoder hidden dimension of the feed-forward sublayer"
+        2048, "decoder hidden dimension of the feed-forward sublayer", least=1
     )
-    decoder_layers: int = option(6, "number of decoder layers")
-    decoder_attention_heads: int = option(8, "number of heads of the cross-attention")
+    decoder_layers: int = option(6, "number of decoder layers", least=1)
+    decoder_attention_heads: int = option(8, "number of heads of the cross-attention", least=1)
     decoder_embed_path: Optional[str] = option(
         None, "path to pre-trained decoder embeddings (GloVe text format)"
     )
     activation_fn: Activation = option("gelu", "activation of the feed-forward sublayers")
-    dropout: float = option(0.1, "dropout after the embeddings and every sublayer")
-    attention_dropout: float = option(0.0, "dropout on the cross-attention weights")
+    dropout: float = option(
+        0.1, "dropout after the embeddings and every sublayer", least=0, below=1
+    )
+    attention_dropout: float = option(
+        0.0, "dropout on the cross-attention weights", least=0, below=1
+    )
     activation_dropout: float = option(
-        0.0, "dropout after the activation of the feed-forward sublayers"
+        0.0, "dropout after the activation of the feed-forward sublayers", least=0, below=1
     )
     layer_scale_init: float = option(0.2, "initial scale after every sublayer (LayerScale)")
     mixing_heads: int = option(
@@ -81,29 +90,35 @@ class ResMLPConfig(FairseqDataclass):
         "none",
         "let relative weights shrink with the distance, at a learned rate: none, "
         "encoder, decoder or both (both without a value)",
-        const="both",
+        argparse_const="both",
     )
     mixing_values: Sides = option(
         "none",
         "add value and output projections around the mixing matrices: none, encoder, "
         "decoder or both (both without a value)",
-        const="both",
+        argparse_const="both",
     )
     mixing_gate: Sides = option(
         "none",
         "multiply the mixed states by sigma(G x): none, encoder, decoder or both (both "
         "without a value)",
-        const="both",
+        argparse_const="both",
     )
-    mixing_dropout: float = option(0.0, "dropout on the entries of the mixing matrices")
+    mixing_dropout: float = option(
+        0.0, "dropout on the entries of the mixing matrices", least=0, below=1
+    )
     checkpoint_activations: bool = option(
         False, "compute each layer again for its gradients: less memory, more time"
     )
     offload_activations: bool = option(
         False, "--checkpoint-activations, with the inputs kept in the CPU's memory"
     )
-    encoder_layerdrop: float = option(0.0, "LayerDrop probability of the encoder's layers")
-    decoder_layerdrop: float = option(0.0, "LayerDrop probability of the decoder's layers")
+    encoder_layerdrop: float = option(
+        0.0, "LayerDrop probability of the encoder's layers", least=0, below=1
+    )
+    decoder_layerdrop: float = option(
+        0.0, "LayerDrop probability of the decoder's layers", least=0, below=1
+    )
     encoder_layers_to_keep: Optional[str] = option(
         None, "which encoder layers of a checkpoint to *keep*, such as 0,2,4"
     )
@@ -124,8 +139,8 @@ class ResMLPConfig(FairseqDataclass):
     share_decoder_input_output_embed: bool = option(
         False, "share decoder input and output embeddings"
     )
-    max_source_positions: int = II("task.max_source_positions")
-    max_target_positions: int = II("task.max_target_positions")
+    max_source_positions: int = option(II("task.max_source_positions"), None, least=1)
+    max_target_positions: int = option(II("task.max_target_positions"), None, least=1)
 
 
 def _default(name: str, value: Any) -> Any:
@@ -231,20 +246,14 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
     Raises:
         UserError: naming the option, what was expected and what to do.
     """
-    for name in (
-        "encoder_embed_dim",
-        "encoder_ffn_embed_dim",
-        "encoder_layers",
-        "decoder_embed_dim",
-        "decoder_ffn_embed_dim",
-        "decoder_layers",
-        "decoder_attention_heads",
-        "max_source_positions",
-        "max_target_positions",
-    ):
-        value = getattr(cfg, name)
-        if value < 1:
-            raise UserError(f"{_flag(name)} must be at least 1, but is {value}.")
+    for entry in fields(ResMLPConfig):
+        if "least" not in entry.metadata:
+            continue
+        least, below = entry.metadata["least"], entry.metadata.get("below", math.inf)
+        value = getattr(cfg, entry.name)
+        if not least <= value < below:
+            bounds = f"at least {least}" + (f" and below {below}" if below < math.inf else "")
+            raise UserError(f"{_flag(entry.name)} must be {bounds}, but is {value}.")
     for name, most in (
         ("alignment_layer", cfg.decoder_layers - 1),
         ("alignment_heads", cfg.decoder_attention_heads),
@@ -252,17 +261,6 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         value, least = getattr(cfg, name), int(name == "alignment_heads")
         if value is not None and not least <= value <= most:
             raise UserError(f"{_flag(name)} must be from {least} to {most}, but is {value}.")
-    for name in (
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-        "mixing_dropout",
-        "encoder_layerdrop",
-        "decoder_layerdrop",
-    ):
-        value = getattr(cfg, name)
-        if not 0.0 <= value < 1.0:
-            raise UserError(f"{_flag(name)} must be at least 0 and below 1, but is {value}.")
     if not math.isfinite(cfg.layer_scale_init):
         raise UserError(f"--layer-scale-init must be a number, but is {cfg.layer_scale_init}.")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads != 0:
