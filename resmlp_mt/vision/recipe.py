@@ -67,22 +67,13 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     Raises:
         UserError: if there is no such optimizer, or it does not take the options.
     """
-    given = {"eps": options.opt_eps, "betas": options.opt_betas}
+    arguments = timm.optim.optimizer_kwargs(options) | options.opt_kwargs
     try:
         if options.opt.lower().rpartition("_")[2] not in timm.optim.list_optimizers():
             similar = did_you_mean(options.opt.lower(), timm.optim.list_optimizers())
             raise ValueError(f"timm has no such optimizer{similar}")
         _check_taken(options)
-        optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
-            model,
-            opt=options.opt,
-            lr=options.lr,
-            weight_decay=options.weight_decay,
-            momentum=options.momentum,
-            layer_decay=options.layer_decay,
-            **{key: value for key, value in given.items() if value is not None},
-            **options.opt_kwargs,
-        )
+        optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(model, **arguments)
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise UserError(f"--opt {options.opt}: {error}.") from error
     return optimizer
