@@ -12,7 +12,7 @@ config             the resolved options of the training
 digest             SHA-256 of all of the above, and of what ``last.pth`` has besides
 =================  ===============================================================================
 
-``last.pth`` also has what is needed to continue; see :mod:`resmlp_mt.vision.trainer`.
+``last.pth`` also has what is needed to continue; see :mod:`resmlp_mt.vision.resuming`.
 """
 
 import hashlib

@@ -1,18 +1,10 @@
-"""The training loop: updates, validation, checkpoints, and exact resumption inside an epoch.
-
-Besides the entries that :mod:`resmlp_mt.vision.checkpoints` lists, ``last.pth`` has ``optimizer``,
-``scheduler``, ``plateau`` and ``restore_lr`` (of ``--sched plateau``), ``scaler``, ``position``
-(the epoch, the step in it, the running sums), ``history`` (the rows of summary.csv), and
-``world_size`` and ``steps_per_epoch``, which give the position its meaning. Random numbers need no
-state: see :mod:`.loader`.
-"""
+"""The training loop: updates, validation, checkpoints; :mod:`.resuming` goes on inside an epoch."""
 
 import math
 import signal
-import textwrap
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +16,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import checkpoints
+from resmlp_mt.vision import checkpoints, resuming
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
 from resmlp_mt.vision.recipe import Loss
+from resmlp_mt.vision.resuming import Position
 from resmlp_mt.vision.signals import Stop
 from resmlp_mt.vision.summary import Summary, score
 from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.transforms import Normalize
-
-
-@dataclass
-class Position:
-    """Where the training is, and the running sums of its epoch."""
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    best: float = -1.0
 
 
 @dataclass
@@ -313,7 +294,7 @@ class Trainer:
         return dict(zip(("loss", "top1", "top5"), (t / count for t in totals), strict=True))
 
     def save(self, name: str, resumable: bool = True) -> None:
-        """Write a checkpoint to the output folder; ``resumable`` adds the entries of ``last.pth``.
+        """Write a checkpoint to the output folder; ``resumable`` adds what only ``last.pth`` has.
 
         Raises:
             UserError: if it cannot be written, or a weight is not finite.
@@ -331,61 +312,8 @@ class Trainer:
                         f"stops, {self.output / name} is left as it was; try a smaller --lr."
                     )
         if resumable:
-            state["optimizer"] = self.optimizer.state_dict()
-            state["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
-            # timm's schedule saves neither the current plateau nor the rates before the noise
-            plateau = getattr(self.scheduler, "lr_scheduler", None)
-            state["plateau"] = plateau.state_dict() if plateau else None
-            state["restore_lr"] = getattr(self.scheduler, "restore_lr", None)
-            state["scaler"] = self.scaler.state_dict() if self.scaler else None
-            state["position"] = asdict(self.position)
-            state["history"] = self.history
-            state["world_size"] = self.process.world_size
-            state["steps_per_epoch"] = len(self.batches)
+            state |= resuming.state_of(self)
         checkpoints.save(state, self.output / name)
-
-    def resume(self, state: dict[str, Any], path: Path) -> None:
-        """Go back to where :meth:`save` was called.
-
-        Raises:
-            UserError: if the checkpoint is not a ``last.pth``, or has another model, other
-                classes, or another number of processes or images.
-        """
-        if "position" not in state:
-            raise UserError(f"--resume {path} cannot be continued: give a last.pth.")
-        if state.get("classes", self.description["classes"]) != self.description["classes"]:
-            raise UserError(
-                f"--resume {path} was trained with other classes than --data has; give the data "
-                "of that training."
-            )
-        for key, found, what in (
-            ("world_size", self.process.world_size, "processes"),
-            ("steps_per_epoch", len(self.batches), "steps per epoch"),
-        ):
-            if state.get(key, found) != found:  # checkpoints of earlier versions lack it
-                raise UserError(
-                    f"--resume {path} was trained with {state[key]} {what}, but here there are "
-                    f"{found}; continue with the same number of processes and the same data."
-                )
-        try:
-            self.model.load_state_dict(state["model"])
-            if self.ema:
-                self.ema.module.load_state_dict(state["model_ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scheduler:
-                self.scheduler.load_state_dict(state["scheduler"])
-                if state.get("plateau"):
-                    self.scheduler.lr_scheduler.load_state_dict(state["plateau"])
-                    self.scheduler.restore_lr = state.get("restore_lr")
-            if self.scaler:
-                self.scaler.load_state_dict(state["scaler"])
-            self.position = Position(**state["position"])
-            self.history = list(state["history"])
-        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"--resume {path} does not fit the options given: "
-                f"{textwrap.shorten(str(error), 200)}."
-            ) from error
 
     def _progress(self) -> "tqdm[Any]":
         return tqdm(

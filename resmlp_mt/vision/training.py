@@ -39,6 +39,7 @@ from resmlp_mt.vision.recipe import (
     learning_rate,
     training_transform,
 )
+from resmlp_mt.vision.resuming import resume
 from resmlp_mt.vision.signals import Stop, stops
 from resmlp_mt.vision.summary import best_line
 from resmlp_mt.vision.trainer import Trainer
@@ -67,7 +68,7 @@ def run(options: TrainingOptions) -> None:
             options = replace(options, output=_output_folder(options, process))
             trainer = create_trainer(options, process, stop)
             if options.resume:
-                trainer.resume(load(options.resume), options.resume)
+                resume(trainer, load(options.resume), options.resume)
             if process.rank == 0:
                 _begin(options, trainer)
             stop.waits = True
