@@ -7,60 +7,55 @@ All affine maps and scales are folded into the linear layers beside them. docs/e
 files.
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, option
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is exported."""
+
+    checkpoint: Path = option(..., "checkpoint", metavar="CKPT", help="file from fairseq-train")
+    output: Path = option(..., "--out", metavar="DIR", help="folder to write")
+    format: str = option(
+        "safetensors",
+        choices=("safetensors", "onnx"),
+        help="onnx: graphs for ONNX Runtime and others",
+    )
+    dtype: str = option("float32", choices=DTYPES, help="type of embeddings and linear layers")
+    data: Path | None = option(
+        None, metavar="DIR", help="folder of the dictionaries (default: the training's)"
+    )
+    sentencepiece_model: Path | None = option(
+        None, metavar="FILE",
+        help="the subword model (default: spm.model beside the folder of the dictionaries)",
+    )  # fmt: skip
+    shortlist: Path | None = option(
+        None, metavar="DATA-BIN",
+        help="make a shortlist from this binarised training text, for translate --shortlist",
+    )  # fmt: skip
+
+
+def parse_args(argv: Sequence[str] | None) -> Options:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser(
         "resmlp_mt.export",
         "Fold a trained model and write it for translation without fairseq.",
         needs=["fairseq"],
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="file from fairseq-train")
-    parser.add_argument(
-        "--output", "--out", required=True, type=Path, metavar="DIR", help="folder to write"
-    )
-    parser.add_argument(
-        "--format",
-        choices=("safetensors", "onnx"),
-        default="safetensors",
-        help="onnx: graphs for ONNX Runtime and others",
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="type of embeddings and linear layers"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="folder of the dictionaries (default: the training's)",
-    )
-    parser.add_argument(
-        "--sentencepiece-model",
-        type=Path,
-        metavar="FILE",
-        help="the subword model (default: spm.model beside the folder of the dictionaries)",
-    )
-    parser.add_argument(
-        "--shortlist",
-        type=Path,
-        metavar="DATA-BIN",
-        help="make a shortlist from this binarised training text, for translate --shortlist",
-    )
-    args = parser.parse_args(argv)
-    if args.format == "onnx" and args.shortlist is not None:
+    parser.add_options(Options)
+    options = Options(**vars(parser.parse_args(argv)))
+    if options.format == "onnx" and options.shortlist is not None:
         parser.error("--format onnx always scores the whole vocabulary: drop --shortlist")
-    if args.format == "onnx" and args.dtype == "bfloat16":
+    if options.format == "onnx" and options.dtype == "bfloat16":
         parser.error("--format onnx has float32 or int8 weights: choose one of them for --dtype")
-    return args
+    return options
 
 
 @command

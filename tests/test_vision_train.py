@@ -624,7 +624,7 @@ def test_flags_win_over_the_config_and_the_config_over_defaults(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: 1", "there is no option learning_rate"),
+        ("weather: 1", "there is no option weather"),
         ("lr: fast", "argument --lr: invalid float value: 'fast'"),
         ("remode: sometimes", "argument --remode: invalid choice: 'sometimes'"),
         ("- lr", "expected lines of the form OPTION: VALUE"),
