@@ -52,6 +52,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         -(1 - epsilon - e) log p_t - e sum_c log p_c
 
     Its gradient for the score of class c is p_c - e, and 1 - epsilon - e less for the target t.
+    What the constant -e adds to the gradients of features and weight needs no scores.
     """
 
     @staticmethod
@@ -62,34 +63,43 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         of_target = 1 - epsilon - of_all
         nll, of_classes = features.new_zeros(2)
         of_features = of_weight = None
-        # what is subtracted from the gradients of all scores needs no scores
         if ctx.needs_input_grad[0]:
-            of_features = (weight.sum(0) * -of_all).repeat(len(features), 1)
+            of_features = torch.empty_like(features)
         if ctx.needs_input_grad[1]:
-            of_weight = (features.sum(0) * -of_all).repeat(len(weight), 1)
+            of_weight = torch.zeros_like(weight)
+        # Scores, log-probabilities and gradients have the same memory in turn: on a CPU, new memory
+        # costs more time than the softmax.
+        memory = features.new_empty(min(ROWS, len(features)), len(weight))
         for start in range(0, len(features), ROWS):
             rows = slice(start, start + ROWS)
             words = target[rows].unsqueeze(1)
-            log_probs = F.linear(features[rows], weight).log_softmax(1)
+            scores = memory[: len(words)]
+            torch.mm(features[rows], weight.t(), out=scores)
+            log_probs = torch.log_softmax(scores, 1, out=scores)
             nll = nll - log_probs.gather(1, words).sum()
             of_classes = of_classes - log_probs.sum()
             if of_features is not None or of_weight is not None:
                 grad = log_probs.exp_()
                 grad.scatter_add_(1, words, grad.new_full(words.shape, -of_target))
                 if of_features is not None:
-                    of_features[rows].addmm_(grad, weight)
+                    torch.mm(grad, weight, out=of_features[rows])
                 if of_weight is not None:
                     of_weight.addmm_(grad.t(), features[rows])
-                del grad
-            del log_probs  # before there are the scores of the next rows
-        ctx.save_for_backward(of_features, of_weight)
+        if any(ctx.needs_input_grad):
+            # by products with ones: a sum over so many rows takes as long as a softmax
+            constants = [features.new_full((1, len(x)), -of_all) @ x for x in (weight, features)]
+            ctx.save_for_backward(of_features, of_weight, *constants)
         ctx.mark_non_differentiable(nll)
         return of_target * nll + of_all * of_classes, nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (None if x is None else x * grad for x in ctx.saved_tensors)
+        of_features, of_weight, *constants = ctx.saved_tensors
+        gradients = (
+            None if x is None else torch.addcmul(constant * grad, x, grad)
+            for x, constant in zip((of_features, of_weight), constants, strict=True)
+        )
         return *gradients, None, None
 
 
