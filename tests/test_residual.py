@@ -209,10 +209,6 @@ def test_dropout_leaves_out_and_scales_up_what_the_branch_adds() -> None:
     naive = (post(y) / 0.75).masked_fill(dropped, 0.0).square().sum()
     for a, b in zip(ours, torch.autograd.grad(naive, (y, post.alpha, post.beta)), strict=True):
         torch.testing.assert_close(a, b)
-    kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: None):
-        add_branch(x, y, None, dropout)
-    assert [tensor.nbytes for tensor in kept] == [(y.numel() + 7) // 8]  # a bit for each
     dropout.eval()
     torch.testing.assert_close(add_branch(x, y, post, dropout), x + post(y))
 
@@ -384,5 +380,5 @@ def test_a_layer_keeps_little_for_its_gradients(monkeypatch: pytest.MonkeyPatch)
         return sum(size for pointer, size in seen.items() if pointer not in parameters)
 
     less = kept()
-    monkeypatch.setattr(residual, "_are_plain", lambda *_: False)
+    monkeypatch.setattr(residual, "are_plain", lambda *_: False)
     assert less < 0.52 * kept()

@@ -66,11 +66,11 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_features = torch.empty_like(features)
         if ctx.needs_input_grad[1]:
-            of_weight = torch.zeros_like(weight)
+            of_weight = torch.empty_like(weight)
         # Scores, log-probabilities and gradients have the same memory in turn: on a CPU, new memory
         # costs more time than the softmax.
         memory = features.new_empty(min(ROWS, len(features)), len(weight))
-        for start in range(0, len(features), ROWS):
+        for start in range(0, max(len(features), 1), ROWS):
             rows = slice(start, start + ROWS)
             words = target[rows].unsqueeze(1)
             scores = memory[: len(words)]
@@ -84,7 +84,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
                 if of_features is not None:
                     torch.mm(grad, weight, out=of_features[rows])
                 if of_weight is not None:
-                    of_weight.addmm_(grad.t(), features[rows])
+                    of_weight.addmm_(grad.t(), features[rows], beta=int(start > 0))
         if any(ctx.needs_input_grad):
             # by products with ones: a sum over so many rows takes as long as a softmax
             constants = [features.new_full((1, len(x)), -of_all) @ x for x in (weight, features)]
