@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from resmlp_mt.model.residual import are_plain
 
 
-def expect_sum(weight: nn.Parameter) -> None:
+def expect_sum(weight: Tensor) -> None:
     """Called once for a weight that :func:`looked_up` and another layer share."""
     if weight.requires_grad:
         weight.register_post_accumulate_grad_hook(_make_dense)
