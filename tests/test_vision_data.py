@@ -3,8 +3,11 @@
 import io
 import random
 import shutil
+import signal
+import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -706,3 +709,17 @@ def test_an_archive_that_would_fill_the_memory_is_refused(
     monkeypatch.setattr(archives, "MAX_MEMORY", 5 * 8 * 8 * 3)
     with pytest.raises(UserError, match=r"images take more than .* unpack it and give the"):
         data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], "train")
+
+
+def test_a_worker_whose_parent_has_ended_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C, the thread that gives its tensors finds the other end closed."""
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *details: reported.append(details))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    loader._ends_with_its_parent(0)
+    for error in (EOFError(), ConnectionResetError(), BrokenPipeError()):
+        sys.excepthook(type(error), error, None)
+    assert not reported
+    other = ValueError()
+    sys.excepthook(ValueError, other, None)
+    assert reported == [(ValueError, other, None)]

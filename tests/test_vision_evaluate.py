@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
 from conftest import ROOT
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import create_model, knn, load_weights, predict
+from resmlp_mt.vision import create_model, evaluation, knn, load_weights, predict
 from resmlp_mt.vision.checkpoints import save
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.evaluate import main
@@ -271,6 +271,27 @@ def test_the_picture_is_a_png(classes: int, tmp_path: Path) -> None:
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert min(drawn.size) > 500
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_the_picture_says_what_it_shows(count: int, tmp_path: Path) -> None:
+    """Whatever the classes are called: dollars begin mathematics in matplotlib."""
+    names = ["$1$", "caf\udce9", "a_b^{", *map(str, range(3, count))]
+    rows = [evaluation.ClassReport(name, 4, 50.0, None, None) for name in names]
+    report = evaluation.Report(
+        "run_$x$/best_$1$.pth", "model", ["d"], "val", {}, 12, {}, 50.0, None, rows, 1, 1, 1, 0, {}
+    )
+    confusion = np.zeros((count, count), dtype=np.int64)
+    confusion[0, :2] = 1, 3
+    figure = evaluation.confusion_figure(confusion, report)
+    figure.canvas.draw()
+    axes, bar = figure.axes
+    assert axes.get_title() == r"best_\$1\$.pth, 12 images, top-1 50.00 %"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted label", "True label")
+    assert bar.get_ylabel() == "share of the images of the true class"
+    assert axes.images[0].get_array()[0, :2].tolist() == [0.25, 0.75]
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == ([r"\$1\$", "caf?", "a_b^{"] if count == 3 else [])
 
 
 def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:

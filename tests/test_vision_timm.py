@@ -334,15 +334,18 @@ def test_pretrained_weights_are_adapted_to_channels_and_grid(tmp_path: Path) -> 
         assert torch.equal(larger.state_dict()[name], value), name
 
 
-def test_timms_scripts_find_our_models(tmp_path: Path) -> None:
+def test_timms_scripts_find_our_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What timm's train.py and validate.py do with --model."""
     script = tmp_path / "validate.py"
     script.write_text(
-        "import sys, timm, torch\n"
+        "import sys, timm, torch, beside\n"
         "model = timm.create_model(sys.argv[2], drop_rate=0.0, drop_block_rate=None)\n"
         "config = timm.data.resolve_data_config({}, model=model)\n"
         "print(__name__, sys.argv[1:], *model(torch.zeros(1, *config['input_size'])).shape)\n"
     )
+    (tmp_path / "beside.py").touch()
     command = [sys.executable, "-m", "resmlp_mt.vision.timm_models"]
     words = [*command, str(script), "--model", "resmlp_tiny"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -350,3 +353,6 @@ def test_timms_scripts_find_our_models(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "name timm's train.py or validate.py" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["timm_models", "--help"])
+    timm_models.main()
+    assert "timm_models train.py DATA" in capsys.readouterr().out

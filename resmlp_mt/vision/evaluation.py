@@ -116,7 +116,8 @@ def evaluate(options: EvaluationOptions) -> None:
     if options.confusion_csv is not None:
         write_csv(confusion, classes, options.confusion_csv)
     if options.confusion_png is not None:
-        write_png(confusion, classes, options.confusion_png)
+        with output_file(options.confusion_png) as temporary:
+            confusion_figure(confusion, report).savefig(temporary, format="png", dpi=150)
     print(text_of(report))
 
 
@@ -225,25 +226,33 @@ def write_csv(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) 
         )
 
 
-def write_png(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Draw the confusion matrix (true, predicted), each row as shares of its true class.
+def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:
+    """The confusion matrix (true, predicted) as a figure, each row as shares of its true class.
 
     Raises:
-        UserError: if the file cannot be written, or matplotlib is not installed.
+        UserError: if matplotlib is not installed.
     """
     figure_class, display_class = _plotting()
+    classes = [_plain(row.name) for row in report.classes]
     side = min(4 + 0.3 * len(classes), 20)
     axes = figure_class(figsize=(side, side), layout="constrained").subplots()
     few = len(classes) <= FEW_CLASSES
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    display_class(shares, display_labels=list(classes) if few else None).plot(
+    display = display_class(shares, display_labels=classes if few else None).plot(
         ax=axes, include_values=few, values_format=".2f", xticks_rotation="vertical",
         text_kw={"fontsize": 6}, im_kw={"vmin": 0, "vmax": 1},
     )  # fmt: skip
+    display.im_.colorbar.set_label("share of the images of the true class")
+    what = f"{Path(report.model).name}, {report.images} images, top-1 {report.top1:.2f} %"
+    axes.set_title(_plain(what), wrap=True)
     if not few:
         axes.set(xticks=[], yticks=[])
-    with output_file(path) as temporary:
-        axes.figure.savefig(temporary, format="png", dpi=150)
+    return axes.figure
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib draws it: dollars are no mathematics, and other bytes are marked."""
+    return name.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def _plotting() -> tuple[Any, Any]:

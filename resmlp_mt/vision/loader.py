@@ -6,6 +6,7 @@ sees the same images in a step as two processes with batches of B.
 """
 
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,7 +106,17 @@ class _Seeded(Dataset[Any]):
 
 
 def _ends_with_its_parent(worker: int) -> None:
-    """Ignore signals, which all processes get; the main process still saves."""
+    """Ignore signals, which all processes get; the main process still saves.
+
+    If it ends while it takes a tensor, the thread that gives it has nothing to report.
+    """
+    report = sys.excepthook
+
+    def hook(kind: type[BaseException], *details: Any) -> None:
+        if not issubclass(kind, EOFError | ConnectionError):
+            report(kind, *details)
+
+    sys.excepthook = hook
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -13,6 +13,7 @@ Pre-trained weights are those of timm's own ResMLP, from timm's hub.
 
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -119,12 +120,16 @@ def main() -> None:
     Raises:
         UserError: if no script is named.
     """
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        return
     if len(sys.argv) < 2 or not sys.argv[1].endswith(".py"):
         raise UserError(
             "python -m resmlp_mt.vision.timm_models SCRIPT.py ...: name timm's train.py or "
             "validate.py, with its options."
         )
     sys.argv = sys.argv[1:]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as without us
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

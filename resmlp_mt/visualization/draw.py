@@ -63,7 +63,7 @@ def draw(
         report["positions"] = len(next(iter(a_of(next(iter(layers.values()))[0]).values())))
     files["sparsity.json"] = (json.dumps(report | {"layers": numbers}, indent=1) + "\n").encode()
     heads = {stack: len(a_of(members[0])) for stack, members in layers.items()}
-    files["index.html"] = page(files, checkpoint.name, heads, threshold).encode()
+    files["index.html"] = page(files, checkpoint.name, heads, threshold).encode(errors="replace")
     make_folder(output, "--output")
     for file, content in files.items():
         with output_file(output / file, "--output") as partial:
