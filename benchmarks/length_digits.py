@@ -38,7 +38,6 @@ MIXINGS = {
     "paper": MixingConfig(),
     "plus": MixingConfig(heads=HEADS, relative="alone", decay=True, values=True),
     "plus, no decay": MixingConfig(heads=HEADS, relative="alone", values=True),
-    "plus, absolute beside": MixingConfig(heads=HEADS, relative="beside", decay=True, values=True),
     "plus, gate": MixingConfig(heads=HEADS, relative="alone", decay=True, values=True, gate=True),
 }
 

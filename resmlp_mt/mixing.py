@@ -36,8 +36,6 @@ class MixingConfig:
     """Linear maps over channels before and after the matrix."""
     gate: bool = False
     """The mixed states are multiplied by sigma(G x)."""
-    dropout: float = 0.0
-    """Dropout probability of the entries of the matrix."""
 
 
 PAPER = MixingConfig()
@@ -56,7 +54,7 @@ class TokenMixing(nn.Module):
     Args:
         max_positions: the longest input.
         causal: position t receives only positions <= t; :meth:`matrix` is lower triangular.
-        config: heads, projections, gate and dropout.
+        config: heads, projections and gate.
         dim: number of channels; needed only for projections and the gate.
     """
 
@@ -76,7 +74,6 @@ class TokenMixing(nn.Module):
         self.max_positions = max_positions
         self.causal = causal
         self.heads = config.heads
-        self.dropout = config.dropout
         self.v_proj = projection(dim) if config.values else None
         self.out_proj = projection(dim) if config.values else None
         self.gate_proj = projection(dim) if config.gate else None
@@ -137,19 +134,6 @@ class TokenMixing(nn.Module):
                 f"the input has {length} positions but the mixing matrix has {self.longest}"
             )
 
-    def matrix_with_dropout(self, length: int) -> Tensor:
-        """:meth:`matrix`, with some entries dropped in training mode.
-
-        Raises:
-            ValueError: if ``length`` exceeds :attr:`longest`.
-        """
-        self.check(length)
-        return self.dropped(self.matrix(length))
-
-    def dropped(self, matrix: Tensor) -> Tensor:
-        """The matrix with some entries dropped, while the module is in training mode."""
-        return F.dropout(matrix, self.dropout) if self.training and self.dropout else matrix
-
     def entries(self, x: Tensor) -> Tensor:
         """The input of A for each token; (..., dim) both."""
         if self.v_proj is None:
@@ -163,7 +147,8 @@ class TokenMixing(nn.Module):
             ValueError: if ``length`` exceeds :attr:`longest`.
         """
         length = entries.size(0)
-        return mix(self.matrix_with_dropout(length), self.offset(length), entries, self.causal)
+        self.check(length)
+        return mix(self.matrix(length), self.offset(length), entries, self.causal)
 
     def output(self, mixed: Tensor, x: Tensor) -> Tensor:
         """The output for each token, from its mixed state and its input; (..., dim) all."""
@@ -297,28 +282,8 @@ class RelativeMixing(TokenMixing):
         return toeplitz(weights)
 
 
-class AbsoluteAndRelativeMixing(RelativeMixing):
-    """The sum of an absolute and a Toeplitz matrix, and a bias for every position.
-
-    Parameters: those of :class:`RelativeMixing` and of :class:`AbsoluteMixing`.
-    """
-
-    def make_parameters(self, config: MixingConfig) -> None:
-        super().make_parameters(config)
-        AbsoluteMixing.make_parameters(cast(AbsoluteMixing, self), config)
-
-    longest = TokenMixing.longest
-
-    def matrix(self, length: int) -> Tensor:
-        return AbsoluteMixing.matrix(cast(AbsoluteMixing, self), length) + super().matrix(length)
-
-    def offset(self, length: int) -> Tensor | None:
-        return AbsoluteMixing.offset(cast(AbsoluteMixing, self), length)
-
-
 VARIANTS: dict[str, type[TokenMixing]] = {
     "none": AbsoluteMixing,
-    "beside": AbsoluteAndRelativeMixing,
     "alone": RelativeMixing,
 }
 """The mixing for each value of ``--mixing-relative``."""

@@ -13,7 +13,7 @@ from resmlp_mt.mixing import MixingConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from test_mixing import options
 
-CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
+CONFIGS = [MixingConfig(), MixingConfig(2, "alone", decay=True, values=True, gate=True)]
 CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
 
 

@@ -33,7 +33,7 @@ from resmlp_mt.packed_linear import PackedLinear
 from test_mixing import options
 
 SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
-CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
+CONFIGS = [MixingConfig(), MixingConfig(2, "alone", decay=True, values=True, gate=True)]
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,6 @@ DROPOUT = {
     "dropout": 0.5,
     "attention_dropout": 0.5,
     "activation_dropout": 0.5,
-    "mixing_dropout": 0.5,
 }
 SOURCE, TARGET = padded(sentences([4, 7, 5])), padded(sentences([6, 3, 6], seed=1))
 
@@ -173,7 +172,7 @@ def test_gradients_do_not_depend_on_what_is_kept(name: str) -> None:
     """For every variant of the mixing and every preset, with dropout."""
 
     def gradients(**changes: object) -> dict[str, Tensor]:
-        model = build(**{**MODELS[name], "dropout": 0.3, "mixing_dropout": 0.2, **changes}).train()
+        model = build(**{**MODELS[name], "dropout": 0.3, **changes}).train()
         torch.manual_seed(0)
         whole(model).square().sum().backward()
         return {key: p.grad for key, p in model.named_parameters() if p.grad is not None}

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
-CONFIGS = [MixingConfig(), MixingConfig(2, "beside", decay=True, values=True, gate=True)]
+CONFIGS = [MixingConfig(), MixingConfig(2, "alone", decay=True, values=True, gate=True)]
 several = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 DEVICES = ["cuda:0", pytest.param("cuda:1", marks=several)]
 

@@ -269,27 +269,16 @@ def test_every_parameter_receives_a_gradient(changes: dict[str, Any]) -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_dropout_of_the_matrix_acts_while_training_only() -> None:
-    x = states(6, 2, 4)
-    mixing = randomised(create_mixing(MixingConfig(dropout=0.5), 4, 6))
-    exact = mixing(x)
-    mixing.train()
-    torch.manual_seed(0)
-    ones = mixing.matrix_with_dropout(6) / mixing.matrix(6)
-    assert set(ones.unique().tolist()) == {0.0, 2.0}
-    assert not torch.equal(mixing(x), exact)
-    assert torch.equal(mixing.eval()(x), exact)
-
-
 def test_starting_values() -> None:
     torch.manual_seed(0)
     for causal in (False, True):
-        config = MixingConfig(heads=4, relative="beside", decay=True, values=True, gate=True)
+        absolute = create_mixing(MixingConfig(heads=4), 16, 200, causal)
+        assert absolute.weight.shape == (4, 200, 200)
+        assert absolute.bias.shape == (4, 200)
+        config = MixingConfig(heads=4, relative="alone", decay=True, values=True, gate=True)
         mixing = create_mixing(config, 16, 200, causal)
-        assert mixing.weight.shape == (4, 200, 200)
-        assert mixing.bias.shape == (4, 200)
         assert mixing.relative.shape == (4, 200 if causal else 399)
-        for start in (mixing.weight, mixing.relative):
+        for start in (absolute.weight, mixing.relative):
             assert start.std().item() == pytest.approx(0.02, rel=0.1)
         rates = nn.functional.softplus(mixing.decay)
         torch.testing.assert_close(rates, torch.tensor([2**-1, 2**-2, 2**-3, 2**-4]))
@@ -301,11 +290,11 @@ def test_starting_values() -> None:
 def test_options_of_one_side_win() -> None:
     model = build(
         mixing_heads=2, decoder_mixing_heads=4, encoder_mixing_relative="alone",
-        mixing_decay="both", mixing_values="decoder", mixing_gate="encoder", mixing_dropout=0.1,
+        mixing_decay="both", mixing_values="decoder", mixing_gate="encoder",
     )  # fmt: skip
     config: ModelConfig = model.encoder.config
-    assert config.encoder_mixing == MixingConfig(2, "alone", True, False, True, 0.1)
-    assert config.decoder_mixing == MixingConfig(4, "none", False, True, False, 0.1)
+    assert config.encoder_mixing == MixingConfig(2, "alone", True, False, True)
+    assert config.decoder_mixing == MixingConfig(4, "none", False, True, False)
 
 
 @pytest.mark.parametrize(
@@ -313,8 +302,7 @@ def test_options_of_one_side_win() -> None:
     [
         ({"mixing_heads": 3}, "--mixing-heads must be at least 1 and divide --encoder-embed-dim"),
         ({"decoder_mixing_heads": 0}, "--mixing-heads .* --decoder-embed-dim, but is 0 with 8"),
-        ({"mixing_decay": "both"}, "--mixing-decay.* add --mixing-relative beside or alone"),
-        ({"mixing_dropout": 1.0}, "--mixing-dropout must be at least 0 and below 1"),
+        ({"mixing_decay": "both"}, "--mixing-decay.* add --mixing-relative alone"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:

@@ -77,8 +77,8 @@ class ResMLPConfig(FairseqDataclass):
     decoder_mixing_heads: Optional[int] = option(None, "--mixing-heads of the decoder alone")
     mixing_relative: Relative = option(
         "none",
-        "weights that depend on the distance of two positions (a Toeplitz matrix): "
-        "none, beside those that depend on the positions, or alone",
+        "alone: weights that depend on the distance of two positions (a Toeplitz matrix); "
+        "none: weights that depend on the positions, as in the paper",
     )
     encoder_mixing_relative: Optional[Relative] = option(
         None, "--mixing-relative of the encoder alone"
@@ -103,9 +103,6 @@ class ResMLPConfig(FairseqDataclass):
         "multiply the mixed states by sigma(G x): none, encoder, decoder or both (both "
         "without a value)",
         argparse_const="both",
-    )
-    mixing_dropout: float = option(
-        0.0, "dropout on the entries of the mixing matrices", least=0, below=1
     )
     checkpoint_activations: bool = option(
         False, "compute each layer again for its gradients: less memory, more time"
@@ -233,7 +230,6 @@ def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:
         decay=str(cfg.mixing_decay) in (side, "both") and VARIANTS[relative].uses_distances,
         values=str(cfg.mixing_values) in (side, "both"),
         gate=str(cfg.mixing_gate) in (side, "both"),
-        dropout=cfg.mixing_dropout,
     )
 
 
@@ -280,7 +276,7 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
     if decays and not any(mixing_config(cfg, side).decay for side in decays):
         raise UserError(
             "--mixing-decay, which the plus presets have, is for weights that depend on distances: "
-            "add --mixing-relative beside or alone, or --mixing-decay none."
+            "add --mixing-relative alone, or --mixing-decay none."
         )
     if not cfg.share_all_embeddings:
         return

@@ -7,7 +7,6 @@ from torch import nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.layers import FeedForward
-from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.model.attention import CrossAttention
 from resmlp_mt.model.decoder import DecoderLayer
 from resmlp_mt.model.encoder import EncoderLayer
@@ -19,7 +18,6 @@ TRANSFORMER_NAMES = {
     "EncoderLayer": "TransformerEncoderLayer",
     "DecoderLayer": "TransformerDecoderLayer",
     "CrossAttention": "MultiheadAttention",
-    "TokenMixing": "TokenMixing",
 }
 
 
@@ -52,8 +50,6 @@ def dropping(model: FairseqEncoderDecoderModel) -> Iterator[tuple[str, nn.Module
     for module in model.modules():
         if isinstance(module, CrossAttention):
             yield "CrossAttention", module
-        elif isinstance(module, TokenMixing):
-            yield "TokenMixing", module
         elif isinstance(module, EncoderLayer | DecoderLayer):
             for inner in (module.dropout, module.ffn, module.ffn.activation_dropout):
                 assert isinstance(inner, FeedForward | nn.Dropout)

@@ -239,7 +239,7 @@ class Decoder(nn.Module):
         """The mixing matrices and offsets of all layers over the first ``length`` positions."""
         dim = self.config.decoder_embed_dim
         mixings = [layer.token_mixing for layer in self._layers]
-        matrices = torch.stack([mixing.dropped(mixing.matrix(length)) for mixing in mixings])
+        matrices = torch.stack([mixing.matrix(length) for mixing in mixings])
         offsets = [mixing.offset(length) for mixing in mixings]
         added = [
             offset.expand(-1, -1, dim // offset.size(1)).flatten(1)

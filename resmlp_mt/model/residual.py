@@ -73,7 +73,8 @@ def mixing_branch(
     if not mixing.merges_affines or not are_plain(pre, mixing, post, *projections):
         return add_branch(x, mixing(pre(x), layout), post, dropout)
     if not projections:
-        matrix, offset = mixing.matrix_with_dropout(layout.length), mixing.offset(layout.length)
+        mixing.check(layout.length)
+        matrix, offset = mixing.matrix(layout.length), mixing.offset(layout.length)
         affine = pre.alpha, pre.beta, matrix, offset, post.alpha, post.beta
         return add_branch(x, _AffineMixing.apply(x, *affine, layout, mixing.causal), None, dropout)
     entries = pre(x) if value is None else _affine_linear(x, pre, value)
