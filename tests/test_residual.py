@@ -380,5 +380,5 @@ def test_a_layer_keeps_little_for_its_gradients(monkeypatch: pytest.MonkeyPatch)
         return sum(size for pointer, size in seen.items() if pointer not in parameters)
 
     less = kept()
-    monkeypatch.setattr(residual, "are_plain", lambda *_: False)
+    monkeypatch.setattr(residual, "_are_plain", lambda *_: False)
     assert less < 0.52 * kept()

@@ -15,7 +15,6 @@ from resmlp_mt.mixing_products import Past
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
-from resmlp_mt.model.embedding import expect_sum, looked_up
 from resmlp_mt.model.encoder import (
     check_length,
     kept_layers,
@@ -164,7 +163,6 @@ class Decoder(nn.Module):
         self.kv_proj: nn.Linear | None = None
         if config.share_decoder_input_output_embed or config.share_all_embeddings:
             self.output_projection.weight = embed_tokens.weight
-            expect_sum(embed_tokens.weight)
         else:
             nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
 
@@ -174,7 +172,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Scaled embeddings of tokens: (...,) -> (..., dim)."""
-        return scaled(looked_up(self.embed_tokens, tokens), self.embed_scale)
+        return scaled(self.embed_tokens(tokens), self.embed_scale)
 
     def keys_and_values(self, source: Source) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The source's keys and values for each layer, (batch, heads, length, dim / heads) each."""

@@ -12,7 +12,6 @@ from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import create_mixing
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
-from resmlp_mt.model.embedding import looked_up
 from resmlp_mt.model.residual import feed_forward_branch, mixing_branch
 from resmlp_mt.padding import Layout
 
@@ -83,7 +82,7 @@ class Encoder(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Scaled embeddings of tokens: (...,) -> (..., dim)."""
-        return scaled(looked_up(self.embed_tokens, tokens), self.embed_scale)
+        return scaled(self.embed_tokens(tokens), self.embed_scale)
 
     def encode(
         self,

@@ -39,15 +39,7 @@ from resmlp_mt.padding import Layout
 _Gradients = tuple[Tensor | None, ...]
 _KNOWN = {
     kind.forward
-    for kind in (
-        Affine,
-        CrossAttention,
-        FeedForward,
-        TokenMixing,
-        nn.Dropout,
-        nn.Embedding,
-        nn.Linear,
-    )
+    for kind in (Affine, CrossAttention, FeedForward, TokenMixing, nn.Dropout, nn.Linear)
 }
 
 
@@ -70,7 +62,7 @@ def mixing_branch(
         return add_branch(x, mixing(x if pre is None else pre(x), layout), post, dropout)
     gate, value, out = mixing.gate_proj, mixing.v_proj, mixing.out_proj
     projections = [linear for linear in (gate, value, out) if linear is not None]
-    if not mixing.merges_affines or not are_plain(pre, mixing, post, *projections):
+    if not mixing.merges_affines or not _are_plain(pre, mixing, post, *projections):
         return add_branch(x, mixing(pre(x), layout), post, dropout)
     if not projections:
         mixing.check(layout.length)
@@ -110,7 +102,7 @@ def attention_branch(
         or not torch.is_grad_enabled()
         or pre is None
         or post is None
-        or not are_plain(pre, attention, *linears, post)
+        or not _are_plain(pre, attention, *linears, post)
     ):
         y, weights = attention(x if pre is None else pre(x), *read)
     else:
@@ -129,7 +121,7 @@ def feed_forward_branch(
     if not torch.is_grad_enabled() or pre is None or post is None or x.dim() != 2:
         return add_branch(x, ffn(x if pre is None else pre(x)), post, dropout)
     fc1, fc2, inner = ffn.fc1, ffn.fc2, ffn.activation_dropout
-    if not are_plain(pre, ffn, fc1, inner, fc2, post):
+    if not _are_plain(pre, ffn, fc1, inner, fc2, post):
         return add_branch(x, ffn(pre(x)), post, dropout)
     hidden = _affine_linear(x, pre, fc1)
     if inner.training and inner.p:
@@ -165,13 +157,13 @@ def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -
         y = post(y)
     if not dropout.training:
         return x + y
-    if not (0 < dropout.p < 1 and are_plain(dropout)):
+    if not (0 < dropout.p < 1 and _are_plain(dropout)):
         return x + cast(Tensor, dropout(y))
     added: Tensor = _DroppedAddition.apply(x, y, *keep_mask(y, dropout.p))
     return added
 
 
-def are_plain(*modules: nn.Module) -> bool:
+def _are_plain(*modules: nn.Module) -> bool:
     """Whether these modules do nothing beyond their equations, and only autograd is recording."""
     return not (
         is_recording()  # the compiler chooses what to keep
