@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model_folder.check_is_free(args.output)
     if not args.checkpoint.is_file():
-        raise UserError(f"{args.checkpoint} does not exist: give a checkpoint of fairseq-train.")
+        raise UserError(f"{args.checkpoint} is not a file: give one checkpoint of fairseq-train.")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set up, because fairseq logs while it is imported
     from resmlp_mt.fairseq_plugin.conversion import (

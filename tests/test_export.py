@@ -429,7 +429,7 @@ def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.pt"], "missing.pt does not exist: give a checkpoint"),
+        (["missing.pt"], "missing.pt is not a file: give one checkpoint"),
         (["README.md"], "README.md cannot be read as a fairseq checkpoint"),
         (["README.md", "--sentencepiece-model", "LICENSE"], "LICENSE cannot be read as a sent"),
     ],
@@ -455,3 +455,23 @@ def test_missing_dictionaries_are_named(tmp_path: Path, trained: Path) -> None:
     with pytest.raises(UserError, match=r"--data: the dictionaries of .* are not") as error:
         export.main([checkpoint, "--data", str(tmp_path), "--out", str(tmp_path / "model")])
     assert "\n" not in str(error.value)
+
+
+def test_dictionaries_of_another_corpus_are_refused(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    """Of the same size, so that everything fits."""
+    checkpoint = trained / "checkpoint_best.pt"
+    lines = (corpus.data / "dict.en.txt").read_text(encoding="utf-8").splitlines()
+    counted = [f"{line.rpartition(' ')[0]} 7" for line in lines]  # counts do not matter
+
+    def write(lines: list[str]) -> None:
+        for language in ("en", "de"):
+            text = "".join(f"{line}\n" for line in lines)
+            (tmp_path / f"dict.{language}.txt").write_text(text, encoding="utf-8")
+
+    write(counted)
+    load_trained(checkpoint, tmp_path, corpus.spm)
+    write([counted[1], counted[0], *counted[2:]])
+    with pytest.raises(UserError, match=f"the source dictionary in {tmp_path} is not the one that"):
+        load_trained(checkpoint, tmp_path, corpus.spm)

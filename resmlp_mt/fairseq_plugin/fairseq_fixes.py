@@ -32,6 +32,7 @@ from resmlp_mt.engine.lines import decoded
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     binarised,
+    dictionaries,
     generation_fixes,
     languages,
     loading,
@@ -60,6 +61,7 @@ def apply() -> None:
     saving.never_lose_a_checkpoint()
     binarised.name_damaged_files()
     languages.find_languages()
+    dictionaries.remember_dictionaries()
     several_processes.train_on_several_processes()
     stopping.stop_with_a_checkpoint()
     generation_fixes.apply()

@@ -1,0 +1,60 @@
+"""A checkpoint knows the dictionaries of its training.
+
+Another corpus may have dictionaries of the same size. fairseq would then translate its text into
+other words without an error.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+
+ENTRY = "dictionaries"
+"""The entry of a checkpoint with a digest of the symbols of each side."""
+
+
+def remember_dictionaries() -> None:
+    """Store digests of the dictionaries in checkpoints, and refuse others when they translate."""
+    wrap(Trainer, "state_dict", _state_dict)
+    wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
+
+
+def _state_dict(original: Original, self: Any) -> dict[str, Any]:
+    state: dict[str, Any] = original(self)
+    if isinstance(self.task, TranslationTask):
+        state[ENTRY] = _digests(self.task)
+    return state
+
+
+def _digests(task: TranslationTask) -> dict[str, str]:
+    sides = {"source": task.source_dictionary, "target": task.target_dictionary}
+    return {
+        side: hashlib.sha256("\n".join(words.symbols).encode()).hexdigest()
+        for side, words in sides.items()
+    }
+
+
+def _load_model_ensemble_and_task(
+    original: Original, filenames: list[str], *args: Any, **kwargs: Any
+) -> Any:
+    loaded = original(filenames, *args, **kwargs)
+    task = loaded[2]
+    for path in map(Path, filenames):
+        if not (isinstance(task, TranslationTask) and path.is_file()):
+            continue
+        stored = checkpoints.read(path, only_look=True).get(ENTRY)
+        for side, digest in _digests(task).items():
+            if isinstance(stored, Mapping) and stored.get(side, digest) != digest:
+                raise UserError(
+                    f"the {side} dictionary in {task.cfg.data} is not the one that {path} was "
+                    "trained with: give the folder of its binarised text."
+                )
+    return loaded
