@@ -1,7 +1,7 @@
-"""A checkpoint knows the dictionaries of its training.
+"""A checkpoint knows the languages and dictionaries of its training.
 
 Another corpus may have dictionaries of the same size. fairseq would then translate its text into
-other words without an error.
+other words without an error. It also forgets languages that it has found by itself in the data.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ ENTRY = "dictionaries"
 
 
 def remember_dictionaries() -> None:
-    """Store digests of the dictionaries in checkpoints, and refuse others when they translate."""
+    """Store both in checkpoints, and refuse other dictionaries in translation."""
     wrap(Trainer, "state_dict", _state_dict)
     wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
 
@@ -31,6 +31,9 @@ def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     state: dict[str, Any] = original(self)
     if isinstance(self.task, TranslationTask):
         state[ENTRY] = _digests(self.task)
+        chosen = state["cfg"]["task"]
+        chosen["source_lang"] = self.task.cfg.source_lang
+        chosen["target_lang"] = self.task.cfg.target_lang
     return state
 
 
