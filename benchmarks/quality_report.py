@@ -346,7 +346,7 @@ def plot(result: Json, path: Path) -> None:
     )
     for axes, group in zip(grid, groups, strict=True):
         for index, (model, logs) in enumerate(group["trained"].items()):
-            name: Any = result["config"]["models"][model]["name"]
+            name: Any = label(result, model)
             for log in logs:
                 ppl = [row["valid_ppl"] for row in log["curve"]]
                 for ax, x in zip(axes, ("seconds", "updates"), strict=True):
@@ -365,9 +365,13 @@ def plot(result: Json, path: Path) -> None:
         figure.savefig(partial, dpi=120, format="png")
 
 
+def label(result: Json, model: str) -> str:
+    """The name of a model as plain text."""
+    return str(result["config"]["models"][model]["name"]).replace("`", "")
+
+
 def plot_lengths(result: Json, path: Path) -> None:
     """BLEU against the length of the source, one plot for each test set of several buckets."""
-    names = {model: declared["name"] for model, declared in result["config"]["models"].items()}
     tables = [
         (f"{group['set']}, {table['test']}", [row for row in table["rows"] if row["seeds"]])
         for group in result["sets"]
@@ -376,14 +380,18 @@ def plot_lengths(result: Json, path: Path) -> None:
     ]
     if not tables:
         return
+    wide = min(3, len(tables))
+    high = -(-len(tables) // wide)
     figure, grid = plt.subplots(
-        1, len(tables), figsize=(5 * len(tables), 4), squeeze=False, layout="constrained"
+        high, wide, figsize=(5 * wide, 4 * high), squeeze=False, layout="constrained"
     )
-    for ax, (title, rows) in zip(grid[0], tables, strict=True):
+    for ax in grid.flat[len(tables) :]:
+        ax.remove()
+    for ax, (title, rows) in zip(grid.flat, tables, strict=False):
         for index, row in enumerate(rows):
             buckets = [part["bucket"] for part in row["by_length"]]
             scores = [part["score"] for part in row["by_length"]]
-            ax.plot(buckets, scores, "o-", color=f"C{index}", label=names[row["model"]])
+            ax.plot(buckets, scores, "o-", color=f"C{index}", label=label(result, row["model"]))
         ax.set(title=title, xlabel="source tokens", ylabel="BLEU", ylim=(0, None))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
