@@ -35,7 +35,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, io.BufferedReader(bounded, 1 << 18))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
-            f"{path}: the gzip file is cut off or damaged ({error}); delete it and fetch it again"
+            f"{path}: the gzip file is cut off or damaged ({error}): fetch or make it again"
         ) from error
 
 

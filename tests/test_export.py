@@ -3,11 +3,15 @@
 import errno
 import json
 import os
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fairseq.data import Dictionary
+from fairseq.tasks.translation import TranslationTask
 from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, Corpus
@@ -20,6 +24,7 @@ from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import dictionaries
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -475,3 +480,16 @@ def test_dictionaries_of_another_corpus_are_refused(
     write([counted[1], counted[0], *counted[2:]])
     with pytest.raises(UserError, match=f"the source dictionary in {tmp_path} is not the one that"):
         load_trained(checkpoint, tmp_path, corpus.spm)
+
+
+def test_a_task_without_a_config_saves_its_dictionaries() -> None:
+    """Tasks of older plugins keep the arguments of the command line."""
+    words = Dictionary()
+    task = object.__new__(TranslationTask)
+    task.src_dict = task.tgt_dict = words
+    options = Namespace(data="bin")
+    state = dictionaries._state_dict(
+        lambda _: {"cfg": {"task": options}}, SimpleNamespace(task=task)
+    )
+    assert state["cfg"]["task"] is options
+    assert set(state[dictionaries.ENTRY]) == {"source", "target"}

@@ -40,6 +40,7 @@ def changed(*keys: Any, value: Any) -> str:
 def test_numbers_are_numbers_and_norwegian_is_a_language(tmp_path: Path) -> None:
     found = load(tmp_path, yaml.safe_dump(GOOD).replace("source: en", "source: no"))
     assert (found.source, found.target, found.valid_every) == ("no", "de", 5)
+    assert load(tmp_path, changed("target", value="zh-CN")).target == "zh_CN"  # as in file names
     assert found.train == (corpus.Part("news:a.en", "news:a.de", lines=3),)
     assert found.files["news"][0].size == 12
 
@@ -88,10 +89,11 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         (changed("files", "news", 0, "urls", value="https://a.example/x"), "urls must be a list"),
         (changed("files", "news", 0, "sha256", value="abc"), "sha256 must be 64"),
         (changed("files", "news", 0, "size", value="1e9"), "size must be a positive number"),
-        (changed("generator", value={"module": "os"}), "unexpected keyword argument 'generator'"),
-        (changed("folder", value="../x"), "'../x' is not a plain file name"),
-        (changed("folder", value="/etc"), "'/etc' is not a plain file name"),
-        (changed("folder", value="x"), "x is not a folder"),
+        (changed("generator", value={"module": "os"}), "generator is no longer run"),
+        (changed("folder", value="x"), "folder stands in place of files, tests, train"),
+        ("{source: en, target: de, folder: ../x}", "'../x' is not a plain file name"),
+        ("{source: en, target: de, folder: /etc}", "'/etc' is not a plain file name"),
+        ("{source: en, target: de, folder: x}", "x is not a folder"),
         (changed("surprise", value=1), "unexpected keyword argument 'surprise'"),
     ],
 )  # fmt: skip

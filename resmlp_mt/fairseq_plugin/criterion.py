@@ -75,8 +75,10 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
             words = target[rows].unsqueeze(1)
             scores = memory[: len(words)]
             torch.mm(features[rows], weight.t(), out=scores)
-            in_place = scores if scores.is_cpu else None  # nothing promises this for other devices
-            log_probs = torch.log_softmax(scores, 1, out=in_place)
+            if scores.is_cpu:  # nothing promises that other devices can do this in place
+                log_probs = torch.log_softmax(scores, 1, out=scores)
+            else:
+                log_probs = scores.copy_(scores.log_softmax(1))
             nll = nll - log_probs.gather(1, words).sum()
             of_classes = of_classes - log_probs.sum()
             if of_features is not None or of_weight is not None:

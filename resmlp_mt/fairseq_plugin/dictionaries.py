@@ -32,8 +32,9 @@ def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     if isinstance(self.task, TranslationTask):
         state[ENTRY] = _digests(self.task)
         chosen = state["cfg"]["task"]
-        chosen["source_lang"] = self.task.cfg.source_lang
-        chosen["target_lang"] = self.task.cfg.target_lang
+        if isinstance(chosen, dict):  # not so for tasks that have arguments instead of a config
+            chosen["source_lang"] = self.task.cfg.source_lang
+            chosen["target_lang"] = self.task.cfg.target_lang
     return state
 
 

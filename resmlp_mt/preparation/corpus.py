@@ -131,8 +131,13 @@ def _corpus(path: Path, content: Any) -> Corpus:
         TypeError, KeyError, AttributeError, ValueError: saying what is wrong.
     """
     fields = dict(_mapping(content, "the file"))
+    if "generator" in fields:
+        raise ValueError("generator is no longer run: write its text into a folder, for folder")
+    instead = {"files", "train", "valid", "tests", "valid_every"} & fields.keys()
+    if "folder" in fields and instead:
+        raise ValueError(f"folder stands in place of {', '.join(sorted(instead))}")
     for key in ("source", "target"):
-        file_code(_text(fields[key], key))
+        fields[key] = file_code(_text(fields[key], key))
     for key in ("licence", "citation"):
         fields[key] = _text(fields.get(key, ""), key)
     fields["files"] = {

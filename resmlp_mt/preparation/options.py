@@ -126,6 +126,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
         for name in ("from_dir", "src", "tgt"):
             if getattr(options, name) is None:
                 parser.error(f"local needs --{name.replace('_', '-')}")
+        if not Path(str(options.from_dir)).is_dir():
+            parser.error(f"--from-dir {options.from_dir} is not a folder")
         source, target = str(options.src), str(options.tgt)
         first, _, second = source.rpartition("-")
         if first and second == target:
