@@ -69,9 +69,17 @@ class Workshop:
         declared = self.config["sets"][name]
         own = self.config["models"][model] if model else {}
         samples, teacher = self._samples(model), own.get("teacher")
-        out = self.work / name / "-".join(
-            ["data", *([f"{samples}-samples"] if samples else []), *(["taught"] if teacher else [])]
-        )  # fmt: skip
+        out = (
+            self.work
+            / name
+            / "-".join(
+                [
+                    "data",
+                    *([f"{samples}-samples"] if samples else []),
+                    *([f"taught-{Path(teacher).name}"] if teacher else []),
+                ]
+            )
+        )
         if not (out / "manifest.json").exists():
             text = self._texts(name)
             if teacher:
@@ -112,7 +120,7 @@ class Workshop:
 
         Sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947).
         """
-        taught = text.with_name("text-taught")
+        taught = text.with_name(f"text-taught-{Path(teacher).name}")
         shutil.copytree(text, taught, dirs_exist_ok=True)
         command = [
             sys.executable, "-m", "resmlp_mt.translate", ROOT / teacher,

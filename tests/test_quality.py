@@ -206,10 +206,10 @@ def test_a_model_may_train_on_the_translations_of_a_teacher(
     data = workshop.prepared("tatoeba_en_de", "student_taught")
     translate, prepare = commands
     folder = tmp_path.resolve() / "tatoeba_en_de"
-    assert data == folder / "data-taught"
+    assert data == folder / "data-taught-en-de"
     assert str(folder / "text" / "train.en") in translate
-    assert str(folder / "text-taught") in prepare
-    taught = {path.name: path.read_text() for path in (folder / "text-taught").iterdir()}
+    assert str(folder / "text-taught-en-de") in prepare
+    taught = {path.name: path.read_text() for path in (folder / "text-taught-en-de").iterdir()}
     given = {path.name: path.read_text() for path in (folder / "text").iterdir()}
     assert taught == given | {"train.de": "taught\n"}
 
