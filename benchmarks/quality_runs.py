@@ -69,17 +69,12 @@ class Workshop:
         declared = self.config["sets"][name]
         own = self.config["models"][model] if model else {}
         samples, teacher = self._samples(model), own.get("teacher")
-        out = (
-            self.work
-            / name
-            / "-".join(
-                [
-                    "data",
-                    *([f"{samples}-samples"] if samples else []),
-                    *([f"taught-{Path(teacher).name}"] if teacher else []),
-                ]
-            )
-        )
+        parts = ["data"]
+        if samples:
+            parts.append(f"{samples}-samples")
+        if teacher:
+            parts.append(f"taught-{Path(teacher).name}")
+        out = self.work / name / "-".join(parts)
         if not (out / "manifest.json").exists():
             text = self._texts(name)
             if teacher:
