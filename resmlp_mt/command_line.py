@@ -7,6 +7,7 @@ even if an extra is not installed.
 import argparse
 import codecs
 import difflib
+import errno
 import functools
 import importlib.util
 import inspect
@@ -144,13 +145,19 @@ class Parser(argparse.ArgumentParser):
                 help=argparse.SUPPRESS,
             )
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """The options that a text may be short for; refused ones only if there are no others."""
+        found = super()._get_option_tuples(option_string)
+        return [each for each in found if not isinstance(each[0], _Refused)] or found
+
     def error(self, message: str) -> NoReturn:
         super().error(self.with_guess(message))
 
     def with_guess(self, message: str) -> str:
         """The message; for an unknown option, with the most similar known one."""
         if message.startswith("unrecognized arguments"):
-            known = [name for action in self._actions for name in action.option_strings]
+            actions = [action for action in self._actions if not isinstance(action, _Refused)]
+            known = [name for action in actions for name in action.option_strings]
             names = {name.strip("-"): name for name in known}  # dashes would make all alike
             for word in message.split():
                 close = difflib.get_close_matches(word.partition("=")[0].strip("-"), names, n=1)
@@ -263,6 +270,14 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             return result
         except ModuleNotFoundError as error:
             raise missing(error) from error
+        except OSError as error:
+            if error.filename is None and error.errno in UNWRITABLE:
+                _flush("\n")  # raises as well if it was standard output
+            raise
+        except SystemExit as end:
+            if not isinstance(end, UserError):  # but --help
+                _flush()
+            raise
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
         finally:
@@ -277,14 +292,19 @@ def _terminate(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _flush() -> None:
-    """Write what is left of standard output.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+"""Errors of ``print``, which name no file."""
+
+
+def _flush(text: str = "") -> None:
+    """Write what is left of standard output, and ``text``.
 
     Raises:
         UserError: if it cannot be written, such as on a full disk.
     """
     try:
         if sys.stdout is not None:
+            sys.stdout.write(text)
             sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again

@@ -14,13 +14,14 @@ scores to base 2. A pipe gets each line back at once; waiting lines are batched.
 
 import argparse
 import gzip
+import io
 import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, standard_input, whole_number
 from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
@@ -168,12 +169,15 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
         UserError: if it cannot be written.
     """
     if path is not None:
-        opened = gzip.open if path.suffix == ".gz" else open
+        is_packed = path.suffix == ".gz"
         with (
             output_file(path, "--output") as partial,
-            opened(partial, "wt", encoding="utf-8") as file,
+            partial.open("wb") as stream,
+            # with neither the temporary name nor the time, so that equal text is an equal file
+            gzip.GzipFile("", "wb", fileobj=stream, mtime=0) if is_packed else stream as packed,
+            io.TextIOWrapper(packed, encoding="utf-8") as file,
         ):
-            yield cast(TextIO, file)
+            yield file
         return
     try:
         yield sys.stdout

@@ -1,5 +1,7 @@
 """What a user expects of every command before it does anything: --help, --version, one name."""
 
+import errno
+import io
 import os
 import re
 import signal
@@ -217,10 +219,18 @@ def test_a_closed_error_stream_does_not_stop_a_command(monkeypatch: pytest.Monke
 
 def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     say = command(lambda: print("scores"))
-    with open("/dev/full", "w", encoding="utf-8") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(UserError, match=r"^standard output cannot be written: No space left"):
-            say()
+    ask = command(lambda: (print("help"), sys.exit(0)))
+    for run in (say, ask):
+        for unbuffered in (False, True):
+            with open("/dev/full", "wb", buffering=0) as raw:
+                full = io.TextIOWrapper(
+                    raw if unbuffered else io.BufferedWriter(raw), write_through=unbuffered
+                )
+                monkeypatch.setattr(sys, "stdout", full)
+                with pytest.raises(
+                    UserError, match=r"^standard output cannot be written: No space left"
+                ):
+                    run()
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w", encoding="utf-8") as closed:
@@ -228,6 +238,15 @@ def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyP
         with pytest.raises(SystemExit) as ended:
             say()
     assert ended.value.code == 128 + signal.SIGPIPE
+
+
+def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
+    @command
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        fill()
 
 
 def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -251,6 +270,8 @@ def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
     [
         ("--path", "--path is an option of fairseq or CTranslate2: give .* alone, as MODEL"),
         ("--beam-size", "--beam-size is an option of fairseq or CTranslate2: use --beam"),
+        ("--beamsize", r"unrecognized arguments: --beamsize; did you mean --beam\?$"),
+        ("--print-a", "--print-alignment is an option of fairseq or CTranslate2: "),
         ("--nbests", r"unrecognized arguments: --nbests; did you mean --nbest\?$"),
         ("--quiet", "unrecognized arguments: --quiet$"),  # nothing is similar
     ],
@@ -261,6 +282,10 @@ def test_options_of_others_are_answered(
     with pytest.raises(SystemExit):
         translate.parse_args([option, "x"])
     assert re.search(said, capsys.readouterr().err.strip())
+
+
+def test_options_of_others_leave_abbreviations_alone() -> None:
+    assert translate.parse_args(["--print"]).print_scores  # although --print-alignment is refused
 
 
 def test_the_lock_has_the_packages_of_every_extra() -> None:

@@ -38,14 +38,21 @@ def test_a_line_that_could_fill_the_memory_ends_the_input(monkeypatch: pytest.Mo
     assert [error.strerror for error in errors] == ["a line is longer than 200000 bytes"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-be", "gzip"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        *("utf-16", "utf-16-be", "utf-32", "utf-32-be", "gzip"),
+        *("utf-16-le, no mark", "utf-16-be, no mark", "utf-32-le, no mark"),
+    ],
+)
 def test_what_is_not_utf8_at_all_is_refused(encoding: str, tmp_path: Path) -> None:
     """Its bytes would be lines, but other ones."""
     text = "\ufeffone\ntwo\n"
     if encoding == "gzip":
         content, what = gzip.compress(text.encode()), "packed with gzip: unpack it with gunzip"
     else:
-        content = (text if encoding.endswith("be") else text[1:]).encode(encoding)
+        name, comma, _ = encoding.partition(",")
+        content = (text if name.endswith("be") and not comma else text[1:]).encode(name)
         what = "UTF-16 or UTF-32: convert it to UTF-8 with iconv"
     errors: list[OSError] = []
     assert list(waiting_lines(io.BytesIO(content), 9, errors)) == []
@@ -57,12 +64,19 @@ def test_what_is_not_utf8_at_all_is_refused(encoding: str, tmp_path: Path) -> No
         list(interactive.buffered_read(str(path), 9))
 
 
-def test_lines_before_the_end_of_a_cut_file_are_read() -> None:
+@pytest.mark.parametrize("begun", [b"", b"the first half of"])
+def test_lines_before_the_end_of_a_cut_file_are_read(begun: bytes) -> None:
     errors: list[OSError] = []
-    packed = gzip.compress(b"one\ntwo\n")
+    packed = gzip.compress(b"one\ntwo\n" + begun)
     with gzip.open(io.BytesIO(packed[:-8])) as cut:
         assert list(waiting_lines(cast(BinaryIO, cut), 9, errors)) == [["one", "two"]]
     assert "end-of-stream" in str(errors[0])
+
+
+def test_a_nul_byte_is_no_sign_of_another_encoding() -> None:
+    for text in (b"\0\none\n", b"one\0two\n"):
+        (found,) = waiting_lines(io.BytesIO(text), 9)
+        assert found == text.decode().splitlines()
 
 
 def test_what_waits_in_a_pipe_comes_together() -> None:

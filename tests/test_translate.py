@@ -268,6 +268,8 @@ def test_packed_files_and_a_dash(
     packed.write_bytes(gzip.compress(b"one two\n") + gzip.compress(b"\nthree\n"))
     assert not run(model, "--input", packed, "--output", output, text=b"", capsys=capsys)
     assert gzip.decompress(output.read_bytes()).decode() == "".join(f"{line}\n" for line in lines)
+    flags, time = output.read_bytes()[3], output.read_bytes()[4:8]
+    assert (flags, time) == (0, bytes(4))  # RFC 1952: no name, no time
     packed.write_bytes(packed.read_bytes()[:-4])
     with pytest.raises(
         UserError, match=f"--input {packed} cannot be read after line 3: Compressed"

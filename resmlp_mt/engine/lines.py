@@ -41,7 +41,7 @@ def waiting_lines(
 
     If the stream cannot be read any further, is in another encoding, or has a line longer than
     16 MiB, the error is put into ``errors``, so that the lines before it can be translated before
-    it is reported.
+    it is reported. A line that was cut off is none of them.
     """
     errors = [] if errors is None else errors
     number = 0
@@ -68,6 +68,8 @@ def decoded(line: bytes, number: int) -> str:
         for begin, what in OTHERS.items():
             if line.startswith(begin):
                 raise OSError(errno.EILSEQ, f"it {what}")
+        if 3 * line.count(0) > len(line) > 1:  # Latin script without a byte order mark
+            raise OSError(errno.EILSEQ, f"it {OTHERS[codecs.BOM_UTF16_LE]}")
     text = line.decode("utf-8", errors="replace")
     if "\ufffd" in text and text.encode() != line:
         logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
@@ -95,7 +97,6 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
         size += len(first)
         if size > LONGEST_LINE:
             errors.append(OSError(errno.EFBIG, f"a line is longer than {LONGEST_LINE} bytes"))
-            begun = []
             break
         if others:
             lines += [b"".join(begun), *others[:-1]]
@@ -107,7 +108,7 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
         if lines and not _has_more(stream):
             yield lines
             lines = []
-    if last := b"".join(begun):
+    if not errors and (last := b"".join(begun)):  # after an error, a part of a line
         lines.append(last)
     if lines:
         yield lines
