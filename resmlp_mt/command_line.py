@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
                 elif entry.default is not MISSING:
                     keywords["default"] = entry.default
                 if Path in (hints[entry.name], *get_args(hints[entry.name])):
-                    keywords["type"] = Path
+                    keywords.setdefault("type", Path)
                 others = entry.metadata["names"]
                 if any(not other.startswith("-") for other in others):
                     group.add_argument(*others, **keywords)
@@ -174,7 +174,7 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
         names: more names of the option, such as ``-b``; a name without a hyphen makes it a
             positional argument.
         keywords: arguments of ``add_argument``; a bool field gets ``--name`` and ``--no-name``, and
-            a field for a path its type.
+            a field for a path its type if none is given.
     """
     if isinstance(default, bool):
         keywords.setdefault("action", argparse.BooleanOptionalAction)

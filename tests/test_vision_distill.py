@@ -104,10 +104,29 @@ def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) ->
         distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "c"], config)
 
 
+def test_the_weights_of_a_teacher_have_the_classes_of_the_data(tmp_path: Path) -> None:
+    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    model = factory.build_model("timm:test_convnext", num_classes=2)
+    plain, named = str(tmp_path / "plain.pth"), str(tmp_path / "named.pth")
+    torch.save(model.state_dict(), plain)
+    torch.save({"model": model.state_dict(), "classes": ["10", "2"]}, named)
+    name = "timm:test_convnext"
+    distill.load_teacher(name, named, ["10", "2"], config)
+    distill.load_teacher(name, plain, ["10", "2"], config, by_letter=False)
+    with pytest.raises(UserError, match=r"plain.pth has numbers for classes, and timm sorts"):
+        distill.load_teacher(name, plain, ["10", "2"], config)
+    with pytest.raises(UserError, match=r"--teacher-weights .*named.pth knows 2 classes that are"):
+        distill.load_teacher(name, named, ["2", "10"], config, by_letter=False)
+
+
 def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
     config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
     with pytest.raises(UserError, match="needs --teacher-weights FILE"):
         distill.load_teacher("timm:test_convnext", None, ["a"], config)
+    with pytest.raises(UserError, match="--teacher nonsense: there is no such model"):
+        distill.load_teacher("nonsense", "w.pth", ["a"], config)
+    with pytest.raises(UserError, match=r"no\.pth cannot be read"):  # the model is known
+        distill.load_teacher("hf-hub:timm/resmlp_12_224", str(tmp_path / "no.pth"), ["a"], config)
     with pytest.raises(UserError, match=r"no\.pth cannot be read: No such file"):
         distill.load_teacher("timm:test_convnext", str(tmp_path / "no.pth"), ["a"], config)
     other = factory.build_model("timm:test_convnext", num_classes=5)

@@ -186,7 +186,7 @@ def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) ->
              "--patch-size", 2, "--data", data]  # fmt: skip
     with pytest.raises(UserError, match=r"timm sorts these classes 2, 10, .*torchvision 10, 2, "):
         main([*map(str, words), "--num-classes", "2"])
-    contents = {"a.txt": "2\n10\n", "b.json": '["2", "10"]', "c.json": '{"10": 1, "2": 0}'}
+    contents = {"a.txt": "2\n10\n \n\n", "b.json": '["2", "10"]', "c.json": '{"10": 1, "2": 0}'}
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
         report = run_json(main, tmp_path / "r.json", *words, "--class-map", tmp_path / name)
@@ -200,9 +200,46 @@ def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) ->
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=f"{name}: expected the name of each class"):
             main([*map(str, words), "--class-map", str(tmp_path / name)])
+    (tmp_path / "map.pkl").write_bytes(b"\x80\x04]\x94.")
+    with pytest.raises(UserError, match=r"map.pkl is not a text in UTF-8: write one name a line"):
+        main([*map(str, words), "--class-map", str(tmp_path / "map.pkl")])
     (tmp_path / "a.txt").write_text("a\nb\nc\n")
     with pytest.raises(UserError, match=r"a.txt names 3 classes, but --num-classes is 2"):
         main([*map(str, words), "--class-map", str(tmp_path / "a.txt"), "--num-classes", "2"])
+
+
+def test_weights_may_have_the_names_of_their_classes(tmp_path: Path) -> None:
+    """As our checkpoints have, in any order; --class-map wins, and empty it is not given."""
+    model = create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([1.0, 0.0]))  # always the first output
+    path = tmp_path / "w.pth"
+    checkpoint(path, ["2", "10"], model=model.state_dict())
+    data = folder(folder(tmp_path / "data", "train", **{"10": 1, "2": 1}), **{"10": 1, "2": 3})
+    words = ["--model", "resmlp_tiny", "--weights", path, "--num-classes", 2, "--img-size", 8,
+             "--patch-size", 2, "--data", data]  # fmt: skip
+    for given, names, top1 in (([""], ["2", "10"], 75), (["10", "2"], ["10", "2"], 25)):
+        (tmp_path / "map.txt").write_text("\n".join(given))
+        class_map = tmp_path / "map.txt" if all(given) else ""
+        report = run_json(main, tmp_path / "r.json", *words, "--class-map", class_map)
+        assert ([row["name"] for row in report["classes"]], report["top1"]) == (names, top1)
+    checkpoint(path, ["2", "10", "1"], model=model.state_dict())
+    with pytest.raises(UserError, match=r"w.pth names 3 classes, but --num-classes is 2"):
+        main([str(word) for word in words])
+
+
+def test_classes_that_timm_cannot_sort_have_one_order(tmp_path: Path) -> None:
+    """timm takes a superscript for a number, and fails."""
+    with pytest.raises(ValueError, match="invalid literal"):
+        timm.utils.misc.natural_key("²")
+    model = create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    data = folder(tmp_path / "data", **{"a": 1, "²": 1})
+    words = ["--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--num-classes", 2,
+             "--img-size", 8, "--patch-size", 2, "--data", data / "val"]  # fmt: skip
+    report = run_json(main, tmp_path / "r.json", *words)
+    assert [row["name"] for row in report["classes"]] == ["a", "²"]
 
 
 def test_a_folder_of_classes_is_evaluated_as_it_is(tmp_path: Path) -> None:

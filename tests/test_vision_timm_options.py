@@ -237,6 +237,9 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
     assert [row["epoch"] for row in saved["history"]] == [0, 1, 2]  # one to cool down
     assert saved["history"][0]["lr"] == 0.1 * math.sqrt(4 / 256)
     again = parse_args(["--resume", str(output / "last.pth")])
+    with pytest.raises(UserError, match="--data digits names its classes itself"):
+        train.main(["--data", "digits", *words[-2:], "--output", str(tmp_path / "digits")])
+    assert parse_args(["--class-map", ""]).class_map is None  # timm's default
     assert (again.lr, again.lr_base, again.val_split, again.cutmix_minmax) == (
         0.0125, 0.1, "test", [0.2, 0.8],
     )  # fmt: skip
@@ -432,9 +435,10 @@ def test_weights_in_parts(tmp_path: Path, suffix: str) -> None:
     (tmp_path / part).unlink()
     with pytest.raises(UserError, match=f"{part} cannot be read: No such file"):
         load_weights(target, tmp_path)
-    index.write_text("[]")
-    with pytest.raises(UserError, match=r"is not the index of a file in parts"):
-        load_weights(target, index)
+    for wrong in ("[]", '{"weight_map": {}}', '{"weight_map": {"head.bias": "a\\u0000b"}}'):
+        index.write_text(wrong)
+        with pytest.raises(UserError, match=r"is not the index of a file in parts"):
+            load_weights(target, index)
 
 
 def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:

@@ -20,7 +20,12 @@ def read_class_map(path: Path) -> list[str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        is_json = path.suffix.lower() == ".json"
+        names: Any = json.loads(text) if is_json else text.rstrip().splitlines()
+    except UnicodeDecodeError as error:  # such as timm's .pkl
+        raise UserError(
+            f"--class-map {path} is not a text in UTF-8: write one name a line, or JSON."
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--class-map {path} cannot be read: {reason}.") from error
@@ -47,7 +52,10 @@ def check_order(classes: Sequence[str], what: str) -> None:
     Raises:
         UserError: naming the two orders.
     """
-    other = sorted(classes, key=timm.utils.misc.natural_key)
+    try:
+        other = sorted(classes, key=timm.utils.misc.natural_key)
+    except ValueError:  # timm takes a superscript for a number, and cannot sort it
+        return
     if other != list(classes):
         raise UserError(
             f"{what} has numbers for classes, and timm sorts these classes {_start(other)}, "

@@ -203,21 +203,22 @@ def _from_weights(choice: ModelChoice) -> Classifier:
     imagenet = timm.data.ImageNetInfo()
     names = read_class_map(choice.class_map) if choice.class_map else None
     num_classes = choice.num_classes or (len(names) if names else imagenet.num_classes())
-    if names is None and num_classes == imagenet.num_classes():
-        names = imagenet.label_names()
-    if names is not None and len(names) != num_classes:
-        raise UserError(
-            f"--class-map {choice.class_map} names {len(names)} classes, but --num-classes is "
-            f"{num_classes}: give as many."
-        )
     model = build_model(
         choice.model,
         num_classes=num_classes,
         pretrained=choice.pretrained,
         **given | choice.model_kwargs,
     )
-    if choice.weights is not None:
-        load_weights(model, choice.weights)
+    stored = load_weights(model, choice.weights) if choice.weights is not None else None
+    names = names or stored
+    if names is None and num_classes == imagenet.num_classes():
+        names = imagenet.label_names()
+    if names is not None and len(names) != num_classes:
+        source = f"--class-map {choice.class_map}" if choice.class_map else choice.weights
+        raise UserError(
+            f"{source} names {len(names)} classes, but --num-classes is {num_classes}: give "
+            "--class-map FILE with as many."
+        )
     data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
     if isinstance(model, ResMLP):
         data_config = {"input_size": (3, *model.img_size), **IMAGENET}

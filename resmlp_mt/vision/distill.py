@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.factory import build_model, check_data_config, load_model
+from resmlp_mt.vision.class_map import check_order
+from resmlp_mt.vision.factory import build_model, check_data_config, check_name, load_model
 from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.options import model_name
 from resmlp_mt.vision.weights import load_weights
 
 
@@ -62,15 +64,21 @@ class Teacher(nn.Module):
 
 
 def load_teacher(
-    name: str, weights: str | None, classes: Sequence[str], data_config: dict[str, Any]
+    name: str,
+    weights: str | None,
+    classes: Sequence[str],
+    data_config: dict[str, Any],
+    by_letter: bool = True,
 ) -> Teacher:
     """The teacher that ``--teacher`` names.
 
     Args:
         name: a checkpoint of :mod:`resmlp_mt.vision.train`, or the name of a model.
         weights: ``--teacher-weights``, for the name of a model.
-        classes: the student's classes; a checkpoint must have the same in the same order.
+        classes: the student's classes; a checkpoint, or weights with the names of their classes,
+            must have the same in the same order.
         data_config: mean, std and input_size of the student's images.
+        by_letter: the classes are sorted by letter; else their order was given for the weights too.
 
     Raises:
         UserError: if the teacher cannot be loaded or has other classes.
@@ -78,20 +86,30 @@ def load_teacher(
     student = (data_config["mean"], data_config["std"])
     if Path(name).is_file() or Path(name).suffix in (".pth", ".pt"):
         model, checkpoint = load_model(name)
-        if checkpoint.get("classes") != list(classes) or "data_config" not in checkpoint:
-            raise UserError(
-                f"--teacher {name} knows {len(checkpoint.get('classes') or [])} classes that are "
-                f"not the {len(classes)} of --data; expected the same names in the same order."
-            )
-        own = checkpoint["data_config"]
+        _check_classes(f"--teacher {name}", checkpoint.get("classes") or [], classes)
+        own = checkpoint.get("data_config") or {}
         check_data_config(own, f"--teacher {name}")
         return Teacher(model, student, (own["mean"], own["std"]))
     if weights is None:
         raise UserError(f"--teacher {name} needs --teacher-weights FILE.")
-    model = build_model(name, num_classes=len(classes))
-    load_weights(model, weights)
+    plain = model_name(name)
+    check_name(plain, "--teacher")
+    model = build_model(plain, num_classes=len(classes))
+    stored = load_weights(model, weights)
+    if stored is not None:
+        _check_classes(f"--teacher-weights {weights}", stored, classes)
+    elif by_letter:
+        check_order(classes, f"--teacher-weights {weights}")
     own = timm.data.resolve_model_data_config(model)
     return Teacher(model, student, (own["mean"], own["std"]))
+
+
+def _check_classes(what: str, known: Sequence[str], classes: Sequence[str]) -> None:
+    if list(known) != list(classes):
+        raise UserError(
+            f"{what} knows {len(known)} classes that are not the {len(classes)} of --data; "
+            "expected the same names in the same order."
+        )
 
 
 class DistillationLoss(nn.Module):

@@ -16,6 +16,7 @@ from resmlp_mt.vision.options import (
     Parser,
     model_name,
     only_tells,
+    path_if_any,
 )
 
 FORMATS = ("jsonl", "json", "csv")
@@ -44,7 +45,7 @@ class ModelChoice:
         help="outputs of --model (default: those of --class-map, else 1000)",
     )  # fmt: skip
     class_map: Path | None = option(
-        None, metavar="FILE",
+        None, metavar="FILE", type=path_if_any,
         help="names of the outputs of --model in their order, one a line, or JSON {name: index}",
     )  # fmt: skip
     patch_size: int | None = option(

@@ -173,11 +173,9 @@ def build_model(
         UserError: if there is no such model, it does not take the arguments, or the hub has no
             weights for it.
     """
+    check_name(name)
     plain = name.removeprefix(TIMM)
     known = is_ours(name)
-    if not (known or timm.models.is_model(plain)):
-        names = [*MODELS, *timm.models.list_models()]
-        raise UserError(f"--model {name}: there is no such model{_similar(plain, names)}.")
     opening = sorted(key for key in model_args if OPENING.search(key))
     if opening:
         raise UserError(
@@ -196,6 +194,18 @@ def build_model(
     if pretrained:
         load_pretrained(own, name)
     return own
+
+
+def check_name(name: str, flag: str = "--model") -> None:
+    """Refuse what is not the name of a model.
+
+    Raises:
+        UserError: naming the option that has the name.
+    """
+    plain = name.removeprefix(TIMM)
+    if not (is_ours(name) or timm.models.is_model(plain)):
+        names = [*MODELS, *timm.models.list_models()]
+        raise UserError(f"{flag} {name}: there is no such model{_similar(plain, names)}.")
 
 
 def untagged(name: str) -> str:

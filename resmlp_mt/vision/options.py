@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
@@ -118,6 +119,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def model_name(text: str) -> str:
     """The name of a model; the Hugging Face hub has ``timm/`` before timm's names."""
     return re.sub(r"^(hf[-_]hub:)?timm/", "", text)
+
+
+def path_if_any(text: str) -> Path | None:
+    """A path; an empty text leaves the option out, as in timm."""
+    return Path(text) if text else None
 
 
 def only_tells(words: Sequence[str]) -> bool:

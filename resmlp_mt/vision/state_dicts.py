@@ -88,6 +88,8 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
     try:
         parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         files = [path.with_name(part) for part in sorted(parts)]
+        if not parts or "\0" in "".join(parts):
+            raise ValueError
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not the index of a file in parts: expected its weight_map."

@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.vision.checkpoints import load, save
-from resmlp_mt.vision.class_map import check_order, read_class_map
+from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
@@ -163,7 +163,8 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     names = read_class_map(options.class_map) if options.class_map else None
     train = create_dataset(options.data, training, classes=names, training=training)
     if names is not None and train.classes != names:
-        raise UserError("--class-map is for data with other classes: leave it out.")
+        data = " ".join(options.data)
+        raise UserError(f"--data {data} names its classes itself: leave out --class-map.")
     if options.num_classes not in (None, len(train.classes)):
         raise UserError(
             f"--num-classes {options.num_classes}: --data has {len(train.classes)} classes; leave "
@@ -300,9 +301,13 @@ def _teacher(
         return None
     if not options.teacher:
         raise UserError(f"--distillation-type {options.distillation_type} needs --teacher.")
-    if options.teacher_weights and options.class_map is None:
-        check_order(classes, f"--teacher-weights {options.teacher_weights}")
-    teacher = load_teacher(options.teacher, options.teacher_weights, classes, data_config)
+    teacher = load_teacher(
+        options.teacher,
+        options.teacher_weights,
+        classes,
+        data_config,
+        by_letter=options.class_map is None,
+    )
     size = data_config["input_size"][1:]
     _try_forward(teacher.to(device), f"--teacher {options.teacher}", size, len(classes))
     return teacher
@@ -321,7 +326,7 @@ def _try_forward(
     except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
             f"{flag} does not take images of {height} x {width} pixels (--img-size): "
-            f"{textwrap.shorten(str(error), 200)}."
+            f"{textwrap.shorten(str(error), 200).rstrip('.')}."
         ) from error
     shape = getattr(logits, "shape", None)
     if shape != (1, num_classes):

@@ -18,7 +18,14 @@ from resmlp_mt.command_line import (
     number,
     option,
 )
-from resmlp_mt.vision.options import INTERPOLATIONS, KeyValues, ModelKeyValues, OnError, model_name
+from resmlp_mt.vision.options import (
+    INTERPOLATIONS,
+    KeyValues,
+    ModelKeyValues,
+    OnError,
+    model_name,
+    path_if_any,
+)
 
 LR = 1e-3
 SCHEDULES = (
@@ -41,7 +48,7 @@ class DataOptions:
         help="checked, because the data determine the classes",
     )  # fmt: skip
     class_map: Path | None = option(
-        None, metavar="FILE",
+        None, metavar="FILE", type=path_if_any,
         help="names of the classes in their order, one a line, or JSON {name: index}; default: by "
         "letter",
     )  # fmt: skip

@@ -29,7 +29,7 @@ def load_weights(
     model: nn.Module,
     source: Mapping[str, Any] | str | Path,
     head: Literal["keep", "reset"] = "keep",
-) -> None:
+) -> list[str] | None:
     """Load the weights of the same model, or of a ResMLP for another resolution, into ``model``.
 
     A ResMLP's weights may have our names, timm's or the authors', and come from
@@ -45,6 +45,9 @@ def load_weights(
         source: a state dict, a checkpoint that holds one, a file, a folder of the Hugging Face
             hub, or ``timm:NAME`` or ``hf-hub:OWNER/NAME`` for weights that timm fetches.
         head: ``"reset"`` keeps the classifier of ``model``.
+
+    Returns:
+        the names of the classes, if the source stores them as our checkpoints do.
 
     Raises:
         UserError: if the file cannot be read safely, the hub has no such weights, or they do not
@@ -84,6 +87,9 @@ def load_weights(
                 f"{tuple(target.shape)}: create the model with the sizes of these weights."
             )
     model.load_state_dict(state)
+    classes = source.get("classes")
+    is_names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return classes if classes and is_names else None
 
 
 def adapt_mixing(
@@ -196,7 +202,7 @@ def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: st
 
 
 def hub_weights(source: str) -> dict[str, Tensor]:
-    """The state dict of timm's pre-trained model ``timm:NAME``.
+    """The state dict of a model that timm fetches: ``timm:NAME`` or ``hf-hub:OWNER/NAME``.
 
     Raises:
         UserError: if the hub does not return any.
