@@ -3,6 +3,8 @@
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
+from itertools import groupby
 
 # C0 and C1 controls but white space, soft hyphen, combining grapheme joiner, direction marks,
 # embeddings and isolates, Hangul fillers, inherent vowels of Khmer, the vowel separator of
@@ -30,17 +32,23 @@ REPLACED = {"\u2581": "_", "\u2585": "\u2584", "\u2800": " "}
 space, and its trainer skips every sentence with the second. The third is the space of Braille."""
 
 
-BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
-"""Pieces of a sentencepiece model with ``--byte_fallback`` for characters without a piece."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A piece of a sentencepiece model with ``--byte_fallback`` for characters without a piece."""
 
 
-def decode_bytes(text: str) -> str:
-    """Joined pieces with the characters of their byte pieces, as sentencepiece decodes them."""
-    return BYTES.sub(_characters, text)
+def join_pieces(pieces: Iterable[str]) -> str:
+    """The text of pieces, as sentencepiece decodes them, but with the space at its beginning.
+
+    Only whole pieces are bytes: other pieces may spell the same.
+    """
+    return "".join(
+        _characters("".join(run)) if is_bytes else "".join(run).replace("\u2581", " ")
+        for is_bytes, run in groupby(pieces, lambda piece: BYTE.fullmatch(piece) is not None)
+    )
 
 
-def _characters(pieces: re.Match[str]) -> str:
-    text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="one sign for each byte")
+def _characters(pieces: str) -> str:
+    text = bytes.fromhex(re.sub("<0x|>", "", pieces)).decode(errors="one sign for each byte")
     return re.sub("[\r\n]", " ", text)  # a line stays one line
 
 

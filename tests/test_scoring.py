@@ -28,6 +28,8 @@ def test_byte_pieces_are_joined_to_characters() -> None:
     line = "\u25815 \u2581 <0xE2> <0x82> <0xAC> <0x0A>"
     assert remove_subwords(line, "sentencepiece") == "5 €"
     assert remove_subwords(line, "wordpiece") == line.replace(" ", "")
+    spelt = "▁byte ▁< 0 x 41 > ▁is ▁ <0x41>"  # only a whole piece is a byte
+    assert remove_subwords(spelt, "sentencepiece") == "byte <0x41> is A"
 
 
 @settings(max_examples=40, deadline=None)

@@ -236,10 +236,11 @@ def test_words_and_attention_between_them() -> None:
     assert between_words(attention, target, source) == [[0.05, 0.85, 0.075]]
     assert [word.text for word in words(["a", "b"])] == ["a", "b"]
     assert words([]) == []
-    assert words(["ka", "t\u2581", "5", "<0xE2>", "<0x82>", "<0xAC>\u2581"]) == [
+    assert words(["ka", "t\u2581", "5", "<0xE2>", "<0x82>", "<0xAC>", "\u2581"]) == [
         Word("kat", 0, 2),
-        Word("5€", 2, 6),
+        Word("5€", 2, 7),
     ]
+    assert words(["\u2581<", "0x41>", "<0x41>"]) == [Word("<0x41>A", 0, 3)]
 
 
 @pytest.mark.parametrize(

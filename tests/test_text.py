@@ -265,6 +265,7 @@ def test_remove_bpe_decodes_bytes_as_sentencepiece_does() -> None:
     for line in ("5 €", "日本 the dog", "é", "x😀"):
         assert decoded(processor.encode(line, out_type=str)) == line
     assert decoded(["a", "<0x0A>", "<0x0D>", "b"]) == "a  b"
+    assert decoded(["▁<", "0", "x41", ">", "<0x41>"]) == "<0x41>A"
     draw = random.Random(1)
     bytes_of_utf8 = [0x41, 0x7F, 0x80, 0xBF, 0xC3, 0xE0, 0xE2, 0x82, 0xAC, 0xED, 0xA0, 0xF0, 0x9F]
     for _ in range(500):

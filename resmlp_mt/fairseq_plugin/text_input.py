@@ -18,7 +18,7 @@ from fairseq.tasks.translation import TranslationTask
 from resmlp_mt.engine.subwords import check_pieces
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.text import decode_bytes, normalize
+from resmlp_mt.text import join_pieces, normalize
 
 
 def apply() -> None:
@@ -41,8 +41,9 @@ def _decode(_: Original, self: Any, x: str) -> str:
 
 
 def _post_process(original: Original, sentence: str, symbol: str) -> str:
-    joined = original(sentence, symbol)
-    return _on_one_line(decode_bytes(joined)) if symbol == "sentencepiece" else joined
+    if symbol == "sentencepiece":  # fairseq leaves bytes as they are
+        return join_pieces(sentence.split(" ")).strip()
+    return str(original(sentence, symbol))
 
 
 def _on_one_line(text: str) -> str:

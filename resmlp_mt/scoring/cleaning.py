@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.lines import Sentences
-from resmlp_mt.text import decode_bytes
+from resmlp_mt.text import join_pieces
 
 # fairseq's names of subword symbols. Joining schemes separate all pieces by blanks and mark where
 # words begin (or end); the others mark what continues.
@@ -23,9 +23,10 @@ _TOKENIZED_MARKS = 0.01
 
 def remove_subwords(sentence: str, symbol: str) -> str:
     """Join subwords as ``fairseq-generate --remove-bpe SYMBOL`` does."""
+    if symbol == "sentencepiece":
+        return join_pieces(sentence.split(" ")).strip()
     if symbol in JOINING:
-        joined = sentence.replace(" ", "").replace(JOINING[symbol], " ")
-        return (decode_bytes(joined) if symbol == "sentencepiece" else joined).strip()
+        return sentence.replace(" ", "").replace(JOINING[symbol], " ").strip()
     if symbol in CONTINUING:
         return (sentence + " ").replace(CONTINUING[symbol], "").rstrip()
     return sentence

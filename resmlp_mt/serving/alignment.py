@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from resmlp_mt.text import decode_bytes
+from resmlp_mt.text import join_pieces
 
 _SPACE = "\u2581"  # sentencepiece's mark of a word's beginning
 
@@ -32,7 +32,7 @@ def words(pieces: Sequence[str]) -> list[Word]:
     ]
     ends = [*begins[1:], len(pieces)]
     found = [
-        Word(decode_bytes("".join(pieces[begin:end]).replace(_SPACE, " ")).strip(), begin, end)
+        Word(join_pieces(pieces[begin:end]).strip(), begin, end)
         for begin, end in zip(begins, ends, strict=True)
     ]
     return [word for word in found if word.text]
