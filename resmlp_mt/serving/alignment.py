@@ -20,8 +20,11 @@ def words(pieces: Sequence[str]) -> list[Word]:
     """The words of pieces; if no piece has sentencepiece's mark, each piece is a word."""
     if not pieces:
         return []
-    is_marked = any(piece.startswith(_SPACE) for piece in pieces)
-    # a model with --treat_whitespace_as_suffix has its marks at the ends
+    # A model with --treat_whitespace_as_suffix has its marks at the ends; a piece that is nothing
+    # but a mark tells neither, unless it is the first.
+    is_marked = pieces[0] == _SPACE or any(
+        piece.startswith(_SPACE) and piece != _SPACE for piece in pieces
+    )
     is_ended = not is_marked and any(piece.endswith(_SPACE) for piece in pieces)
     begins = [
         i
