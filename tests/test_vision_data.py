@@ -113,7 +113,7 @@ def pack(folder: Path, archive: Path, top: str = "top") -> None:
         tar.add(folder / "val", f"{top}/val")
 
 
-@pytest.mark.parametrize("top", ["top", "."])
+@pytest.mark.parametrize("top", ["top", ".", "training", "eval", "Train/val"])
 def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, top: str) -> None:
     (folder / "val/b/part/of/it").mkdir(parents=True)
     random_image(77).save(folder / "val/b/part/of/it/0.png")
@@ -293,7 +293,14 @@ def test_a_class_index_beyond_reason_is_refused(tmp_path: Path) -> None:
         data.create_dataset(["wds", str(tmp_path)], "train")
 
 
-def test_a_fifth_of_the_digits_is_held_out_evenly() -> None:
+def test_a_fifth_of_the_digits_is_held_out_evenly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits/a").mkdir(parents=True)  # has no say
+    random_image(0).save("digits/a/0.png")
+    assert not data.is_one_split(["digits"], "val")
+    assert data.is_one_split(["./digits"], "val")
     train = data.create_dataset(["digits"], "train")
     val = data.create_dataset(["digits"], "val")
     assert (len(train), len(val)) == (1437, 360)
@@ -642,6 +649,14 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
         ({"a.png": png(), "a.json": b'{"label": true}'}, r"expected a class index.*b'True'"),
         ({"a.png": png(), "a.json": b'{"label": 2.5}'}, r"expected a class index.*b'2\.5'"),
         ({"a.png": png(), "a.cls": b"0", "a.1.cls": b"1"}, r"takes a\.1\.cls for '1\.cls' of 'a'"),
+        (
+            {"a.png": png(), "a.json": b"0", "a.2.png": png(1), "a.2.json": b"1"},
+            r"takes a\.2\.png for '2\.png' of 'a': write keys without dots",
+        ),
+        (
+            {"a.2.cls.TXT": b"1", "a.2.PNG": png(1), "a.png": png(), "a.cls": b"0"},
+            r"takes a\.2\.PNG for '2\.PNG' of 'a': write keys without dots",
+        ),
         ({"a.png": png(), "a.cls": b"9" * 30}, r"expected a class index below 1,000,000"),
     ],
 )

@@ -251,6 +251,9 @@ def test_a_folder_of_classes_is_evaluated_as_it_is(tmp_path: Path) -> None:
     assert (found["top1"], found["images"]) == (expected["top1"], 7)
     with pytest.raises(UserError, match=r"no folder .*data/val .*which has test, train; other"):
         main([str(path), str(data)])
+    (data / "train").rename(data / "holdout")
+    with pytest.raises(UserError, match=r"which has holdout, test; other names go to .*--split"):
+        main([str(path), str(data)])
     with pytest.raises(UserError, match=r"--data is given, and .*data too: leave out one"):
         main([str(path), str(data), "--data", "digits"])
     with pytest.raises(UserError, match=r"best\.pth is a file: give a folder, cifar10-tar FILE"):

@@ -193,12 +193,13 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     for words, expected in (
         (["--data", data], "val has classes that training lacks .c"),
         (["--data", small, "-k", "5"], "-k 5 is more than the 4 training images"),
-        (["--data", no_train], "there is no folder .*no_train/train"),
+        (["--data", no_train], r"there is no folder .*no_train/train .*which has val\.$"),
         (["--json", tmp_path / "nowhere/r.json"], "cannot be written"),
     ):
         with pytest.raises(UserError, match=expected) as caught:
             main([str(path), *map(str, words), "--workers", "0"])
         assert "\n" not in str(caught.value)
+        assert "--split" not in str(caught.value)  # it has no such option
 
 
 @pytest.mark.parametrize("words", ["-k 0", "--temperature 0", "--temperature nan"])

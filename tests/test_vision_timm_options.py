@@ -75,6 +75,20 @@ def validation() -> Parser:
     return Parser("evaluate", EvaluationOptions, "")
 
 
+def test_an_older_timm_has_fewer_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, optimizer = trainer_parts("--sched", "wsd")
+    none = lambda *_, **__: (None, 100)  # noqa: E731  (what timm 1.0.20 returns)
+    monkeypatch.setattr(timm.scheduler, "create_scheduler_v2", none)
+    with pytest.raises(UserError, match="--sched wsd needs a newer timm than "):
+        recipe.create_scheduler(options, optimizer, 10)
+
+
+def test_several_processes_are_for_training_alone() -> None:
+    for flag in ("--world-size", "--local-rank"):
+        assert "torchrun" in (answer(flag, create_parser()._option_string_actions) or "")
+        assert (answer(flag, validation()._option_string_actions) or "").endswith("leave it out")
+
+
 def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixture[str]) -> None:
     for parser, names in ((create_parser(), TRAIN), (validation(), VALIDATE)):
         for name in names:
@@ -271,6 +285,10 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
         ("--cutmix-minmax 0.8 0.2", r"--cutmix-minmax 0.8 0.2 leaves no choice .* 8 x 8 pixels"),
         ("--cutmix-minmax 0.5 0.6", r"--cutmix-minmax 0.5 0.6 leaves no choice"),
         ("--model resmlp_s12.nothing", "there are no weights with the tag 'nothing'.*fb_in1k"),
+        ("--opt-kwargs opt=sgd", "--opt-kwargs opt=... has an option of its own: use --opt"),
+        ("--opt-kwargs foreach=False weight_decay=1", "weight_decay=.*: use --weight-decay"),
+        ("--opt-kwargs betas=(0.9,0.9)", "betas=.*: use --opt-betas"),
+        ("--opt-kwargs eps=1", "eps=.*: use --opt-eps"),
         ("--model resmlp_tiny.fb_in1k", "no weights with the tag 'fb_in1k'; its tags: none"),
     ],
 )
@@ -495,12 +513,22 @@ def test_names_may_be_those_of_the_hub(prefix: str) -> None:
         ("--auto-augment x", "--auto-augment is .*: use --aa "),
         ("--test-only", "--test-only is .*: use python -m resmlp_mt.vision.evaluate"),
         ("--sched cosin", "argument --sched: invalid choice: 'cosin' .*'cosine'"),
-        ("--config resmlp_s13", r"--config resmlp_s13 cannot be read: .*did you mean resmlp_s"),
+        (
+            "--config resmlp_s13",
+            r"resmlp_s13 cannot be read: .*mean (resmlp_s\d\d) or (?!\1)resmlp_s\d\d or (?!\1)res",
+        ),
     ],
 )
 def test_options_and_values_of_others_lead_to_ours(words: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_args(words.split())
+
+
+def test_a_broken_recipe_leads_to_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("resmlp_s13.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"cannot be read: while parsing .*[^?)]\.$"):
+        parse_args(["--config", "resmlp_s13.yaml"])
 
 
 def test_an_unknown_optimizer_leads_to_a_known_one() -> None:

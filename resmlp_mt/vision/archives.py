@@ -41,7 +41,7 @@ def archive_dataset(
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                part, name, *inside = (*_from_split(member.name, words), "", "")
+                part, name, *inside = (*_from_split(member.name, words, member.isdir()), "", "")
                 is_class = name and member.isdir() and not is_hidden(name)
                 if is_class and part.lower() in names_of(training):
                     training_folders.setdefault(part, set()).add(name)
@@ -83,9 +83,16 @@ def archive_dataset(
     return MemoryDataset(images, [indices[name] for name in names], classes, transform)
 
 
-def _from_split(name: str, words: Container[str]) -> tuple[str, ...]:
-    """The parts of a path from the first on that is a split: split, class, ..., file."""
-    return tuple(dropwhile(lambda part: part.lower() not in words, PurePosixPath(name).parts))
+def _from_split(name: str, words: Container[str], is_folder: bool) -> tuple[str, ...]:
+    """The parts of a path from the first on that is a split: split, class, ..., file.
+
+    Of splits one inside the other, the innermost counts: a folder ``training`` above ``train`` and
+    ``val``. A class may have the name of a split, but only if no further folder follows.
+    """
+    parts = tuple(dropwhile(lambda part: part.lower() not in words, PurePosixPath(name).parts))
+    while len(parts) > (2 if is_folder else 3) and parts[1].lower() in words:
+        parts = parts[1:]
+    return parts
 
 
 def _decode(

@@ -38,6 +38,8 @@ def create_dataset(
     transform: Transform | None = None,
     classes: Sequence[str] | None = None,
     training: str = "train",
+    *,
+    has_options: bool = True,
 ) -> ImageDataset:
     """The dataset that ``--data`` names.
 
@@ -48,6 +50,7 @@ def create_dataset(
         classes: name of each class index, for example from a checkpoint; by default all classes
             of the training split, in alphabetical order.
         training: name of the training split.
+        has_options: whether the command has options for the names of splits.
 
     Raises:
         UserError: if the data is missing, empty or damaged, or has a class that is not in
@@ -61,7 +64,8 @@ def create_dataset(
         case ["wds", folder]:
             return shard_dataset(folder, split, transform, classes, training)
         case [folder] if folder not in ("cifar10-tar", "wds"):
-            return _folder(Path(folder), split, transform, classes, training)
+            place = split_folder(Path(folder), split, has_options=has_options)
+            return _folder(Path(folder), place, split, transform, classes, training)
     raise UserError(
         f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, wds DIR "
         "or digits."
@@ -69,21 +73,27 @@ def create_dataset(
 
 
 def is_one_split(data: Sequence[str], split: str) -> bool:
-    """Whether ``--data`` names a folder of classes itself, as timm's validate.py takes them."""
-    match [Path(word) for word in data]:
-        case [root] if root.is_dir():
-            return not any(find_split_folder(root, name) for name in (*SPLITS, split))
+    """Whether ``--data`` names a folder of classes itself, as timm's validate.py takes them.
+
+    A folder without the usual splits may have others: the folders of classes hold images.
+    """
+    match list(data):
+        case ["digits"]:
+            return False
+        case [folder] if not any(find_split_folder(Path(folder), s) for s in (*SPLITS, split)):
+            root = Path(folder)
+            return any(is_image(p.relative_to(root).as_posix()) for p in root.glob("*/*"))
     return False
 
 
 def _folder(
     root: Path,
+    folder: Path,
     split: str,
     transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
 ) -> ImageDataset:
-    folder = split_folder(root, split)
     try:
         names = set(_class_names(folder))
         if classes is None:

@@ -123,6 +123,11 @@ def create_scheduler(
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"--sched {options.sched}: {error}.") from error
+    if scheduler is None and options.sched != "none":
+        raise UserError(
+            f"--sched {options.sched} needs a newer timm than {timm.__version__}: "
+            "pip install --upgrade timm."
+        )
     for name, is_used in (
         ("cooldown_epochs", hasattr(scheduler, "get_cycle_length")),
         ("warmup_prefix", options.sched not in ("none", "plateau")),

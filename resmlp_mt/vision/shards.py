@@ -8,6 +8,7 @@ files of a sample are left alone.
 """
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ MAX_CLASSES = 1_000_000
 #: largest member with a class, in bytes
 MAX_LABEL = 2**20
 LABELS = ("cls", "cls.txt", "cls.json")
+#: with these, a name with a dot before them is that of a sample
+DOTTED_LABELS = (".cls.txt", ".cls.json", ".json")
 #: keys of the class in a JSON object
 JSON_LABELS = ("cls", "label", "class", "target", "class_id", "class_index", "label_id")
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -174,6 +177,7 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
     labels: dict[str, Member] = {}
     described: dict[str, Member] = {}
     fields: dict[str, str] = {}
+    cut: set[str] = set()  # names with dots, without the extension of a file with a class
     for member in archive:
         # WebDataset's rule: the key ends at the first dot of the file's name
         stem, _, extension = Path(member.name).name.partition(".")
@@ -184,8 +188,9 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
         key = str(Path(member.name).with_name(stem))
         if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
             # a picture beside that of the key, or one whose key is cut short
-            fields.setdefault(member.name if last == ".cls" else key, member.name)
+            fields[member.name] = key
             continue
+        cut.update(member.name[: -len(e)] for e in DOTTED_LABELS if extension.endswith(e))
         if f".{extension}" in EXTENSIONS:
             found = images
         elif extension in LABELS:
@@ -201,10 +206,13 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
             )
         found[key] = (str(shard), member.offset_data, member.size, member.name)
     check_end(archive, shard)
-    for key in fields.keys() - images.keys():
-        stem, _, field = Path(fields[key]).name.partition(".")
+    for name, key in fields.items():
+        own, last = os.path.splitext(name)
+        if key in images and own not in cut and last.lower() != ".cls":
+            continue
+        stem, _, field = Path(name).name.partition(".")
         raise UserError(
-            f"--data wds: {shard}: WebDataset takes {fields[key]} for {field!r} of {stem!r}: "
+            f"--data wds: {shard}: WebDataset takes {name} for {field!r} of {stem!r}: "
             "write keys without dots."
         )
     for key in labels.keys() - images.keys():

@@ -71,8 +71,13 @@ def chosen_name(names: Collection[str], split: str, place: str) -> str | None:
     return next(iter(names), None)
 
 
-def split_folder(root: Path, split: str) -> Path:
+def split_folder(root: Path, split: str, *, has_options: bool = True) -> Path:
     """The folder of a split.
+
+    Args:
+        root: the folder with all splits.
+        split: name of the split.
+        has_options: whether the command has :data:`OPTIONS`, for its message.
 
     Raises:
         UserError: if there is none, or there are several.
@@ -88,9 +93,11 @@ def split_folder(root: Path, split: str) -> Path:
     names = names_of(split)
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     others = ", ".join(path.name for path in _folders(root)[:5])
+    instead = f", which has {others}" if others else ""
+    choice = f"; other names go to {OPTIONS}" if others and has_options else ""
     raise UserError(
         f"--data: there is no folder {root / split}{also}; expected {split}/CLASS/IMAGE in {root}"
-        f"{f', which has {others}; other names go to ' + OPTIONS if others else ''}."
+        f"{instead}{choice}."
     )
 
 

@@ -15,6 +15,9 @@ START = "start a new training from the weights with --weights"
 TEACHER = "use --teacher, --teacher-weights and --distillation-type, -alpha and -tau"
 TENSORBOARD = "use --tensorboard, or read summary.csv in the output folder"
 COMPILE = "use --torchcompile"
+PROCESSES = (
+    "start several processes with torchrun; --lr-base fits the learning rate to their number"
+)
 
 ONE_SIZE = "images have one size: use --img-size"
 LEAVE_OUT = "leave it out"
@@ -40,7 +43,7 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
     "--amp-impl": "mixed precision is PyTorch's: leave it out",
     "--model-dtype": "use --amp, with --amp-dtype",
     "--device-modules --synchronize-step": "use --device",
-    "--local-rank --local_rank --num-gpu": "start several processes with torchrun",
+    "--local-rank --local_rank --num-gpu": PROCESSES,
     "--layer-decay-min-scale --layer-decay-no-opt-scale": "use --layer-decay alone",
     "--epoch-repeats": "use more --epochs",
     "--aug-splits --jsd-loss --resplit": "use --aug-repeats",
@@ -80,7 +83,7 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
     "--ra-sampler --ra-reps": "use --aug-repeats",
     "--label-smoothing": "use --smoothing",
     "--train-crop-size --val-crop-size --val-resize-size": ONE_SIZE,
-    "--world-size --dist-url --dist-backend": "start several processes with torchrun",
+    "--world-size --dist-url --dist-backend": PROCESSES,
 }
 
 

@@ -33,6 +33,11 @@ MAY_CHANGE = {
     "recovery_interval", "tensorboard", "torchcompile", "torchcompile_mode",
     "validation_batch_size", "workers",
 }  # fmt: skip
+#: arguments of timm's optimizers that have an option of their own
+OPTIMIZER_FLAGS = {
+    "opt": "--opt", "lr": "--lr", "weight_decay": "--weight-decay", "momentum": "--momentum",
+    "eps": "--opt-eps", "betas": "--opt-betas", "layer_decay": "--layer-decay",
+}  # fmt: skip
 #: folders of the recipes, in a wheel and in a checkout
 RECIPES = [
     Path(__file__).parents[1] / "configs/vision",
@@ -136,7 +141,11 @@ def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
 
 
 def _check_partners(options: TrainingOptions) -> None:
-    """Refuse options that do nothing without another one."""
+    """Refuse options that do nothing without another one, or that would overrule another one."""
+    for key in (key for key in options.opt_kwargs if key in OPTIMIZER_FLAGS):
+        raise UserError(
+            f"--opt-kwargs {key}=... has an option of its own: use {OPTIMIZER_FLAGS[key]}."
+        )
     mixes = options.mixup or options.cutmix or options.cutmix_minmax
     for name, partner, has_partner in (
         ("bce_sum", "--bce-loss", options.bce_loss),
@@ -170,8 +179,9 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = yaml.safe_load(found.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        known = (recipe.stem for folder in RECIPES for recipe in folder.glob("*.yaml"))
-        similar = did_you_mean(name, known) if ours else ""
+        known = {recipe.stem for folder in RECIPES for recipe in folder.glob("*.yaml")}
+        is_missing = isinstance(error, FileNotFoundError)
+        similar = did_you_mean(name, known) if ours and is_missing else ""
         raise UserError(f"--config {path} cannot be read: {reason}{similar}.") from error
     if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")

@@ -50,9 +50,17 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """The parameters in a checkpoint under our names, as weights are found for a model.
 
+    Of a translation checkpoint they are those of ``model``, as in every other command; fairseq's
+    ``--store-ema`` keeps an average beside them.
+
     Raises:
         UserError: if there are no parameters.
     """
+    match source:
+        case {"model": Mapping() as model} if any(
+            (layer := LAYER.search(str(key))) and layer[2] for key in model
+        ):
+            source = model
     names = (name for _, named in state_dicts.dictionaries(source) for name in named)
     layers = {match[0] for name in names if (match := LAYER.search(name))}
     expected = dict.fromkeys(f"{layer}{part}" for layer in layers for part in PARTS)
