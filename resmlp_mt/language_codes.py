@@ -16,7 +16,7 @@ def base(code: str) -> str:
     Text that is not a code (such as ``xx``) is returned in lower case.
     """
     try:
-        language = langcodes.Language.get(code, normalize=True).language or code
+        language = langcodes.Language.get(_plain(code), normalize=True).language or code
     except LanguageTagError:
         return code.lower()
     return "zh" if language in _CHINESE else language
@@ -25,7 +25,7 @@ def base(code: str) -> str:
 def script(code: str) -> str | None:
     """The script that a code means: Hans for zh, Hant for zh-TW; None if it is not a code."""
     try:
-        return langcodes.Language.get(code).maximize().script
+        return langcodes.Language.get(_plain(code)).maximize().script
     except LanguageTagError:
         return None
 
@@ -55,12 +55,16 @@ def _folded(code: str) -> str:
     return code.replace("-", "_").casefold()
 
 
-def _without_xx(code: str) -> str:
-    return re.sub("[-_]XX$", "", code, flags=re.IGNORECASE)
+def _plain(code: str) -> str:
+    """A code without the region XX, extensions (``-u-...``) and private parts (``-x-...``).
+
+    None of these says which language it is, and langcodes remembers every code that it ever saw.
+    """
+    return re.sub("[-_](XX$|[a-z0-9][-_].*)", "", code, flags=re.IGNORECASE | re.DOTALL)
 
 
 def _is_same_language(code: str, other: str) -> bool:
     try:
-        return langcodes.tag_distance(_without_xx(code), _without_xx(other)) == 0
+        return langcodes.tag_distance(_plain(code), _plain(other)) == 0
     except LanguageTagError:
         return False

@@ -1,5 +1,6 @@
 """Languages are found under every usual spelling of their codes, and never under another's."""
 
+import langcodes
 import pytest
 
 from resmlp_mt import language_codes
@@ -35,3 +36,12 @@ from resmlp_mt import language_codes
 )
 def test_the_known_code(code: str, known: list[str], found: str | None) -> None:
     assert language_codes.find(code, known) == found
+
+
+def test_what_says_no_language_is_not_remembered() -> None:
+    for code in ("de-x-first", "de_DE_X_second", "de-u-co-phonebk"):
+        assert language_codes.find(code, ["de", "en"]) == "de"
+        assert language_codes.base(code) == "de"
+        assert language_codes.script(code) == "Latn"
+    remembered = {tag.lower() for tag, _ in langcodes.Language._PARSE_CACHE}
+    assert not any(word in tag for tag in remembered for word in ("first", "second", "phonebk"))

@@ -16,6 +16,7 @@ from resmlp_mt.serving.interface import (
 from resmlp_mt.serving.workers import Languages
 
 AUTO = "auto"
+LONGEST_CODE = 35  # characters; RFC 5646, section 4.4.1: all codes without private parts fit
 
 
 class Pairs:
@@ -112,6 +113,8 @@ def _match(code: str, known: Sequence[str]) -> str:
     Raises:
         BadRequestError: if there is none.
     """
+    if len(code) > LONGEST_CODE:  # before anything parses or remembers it
+        raise BadRequestError(f"{code} is not supported")
     wanted = language_codes.base(code), language_codes.script(code)
     same = (k for k in known if (language_codes.base(k), language_codes.script(k)) == wanted)
     found = language_codes.find(code, known) or next(same, None)
