@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resmlp_mt.engine import lines as lines_module
-from resmlp_mt.engine.lines import alignment, waiting_lines
+from resmlp_mt.engine.lines import alignment, decoded, waiting_lines
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
@@ -77,6 +77,7 @@ def test_a_nul_byte_is_no_sign_of_another_encoding() -> None:
     for text in (b"\0\none\n", b"one\0two\n"):
         (found,) = waiting_lines(io.BytesIO(text), 9)
         assert found == text.decode().splitlines()
+    assert decoded(b"\0\r\n", 1) == "\0"
 
 
 def test_what_waits_in_a_pipe_comes_together() -> None:

@@ -146,7 +146,7 @@ def test_pages_of_the_sites_that_are_named_may_ask() -> None:
         ({"target": "zz"}, "zz is not supported"),
         ({"source": "zz"}, "zz is not supported"),
         ({"source": "de", "target": "de"}, "de is not supported"),
-        ({"target": "de-x-" + "a" * 31}, "de-x-" + "a" * 31 + " is not supported"),  # too long
+        ({"target": "de-x" + "-private" * 4}, "de-x" + "-private" * 4 + " is not supported"),
         ({"format": "html"}, "html format is not supported"),
         ({"alternatives": "abc"}, "Invalid request: alternatives parameter is not a number"),
         ({"alternatives": 5}, "Invalid request: alternatives must be at most 4"),

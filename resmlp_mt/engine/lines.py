@@ -68,7 +68,7 @@ def decoded(line: bytes, number: int) -> str:
         for begin, what in OTHERS.items():
             if line.startswith(begin):
                 raise OSError(errno.EILSEQ, f"it {what}")
-        if 3 * line.count(0) > len(line) > 1:  # Latin script without a byte order mark
+        if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
             raise OSError(errno.EILSEQ, f"it {OTHERS[codecs.BOM_UTF16_LE]}")
     text = line.decode("utf-8", errors="replace")
     if "\ufffd" in text and text.encode() != line:
