@@ -169,7 +169,9 @@ def test_a_schedule_is_given_no_option_that_is_unset(monkeypatch: pytest.MonkeyP
     options, optimizer = trainer_parts("--sched", "step")
     given: dict[str, Any] = {}
     monkeypatch.setattr(
-        timm.scheduler, "create_scheduler_v2", lambda _, **named: (None, given.update(named) or 1)
+        timm.scheduler,
+        "create_scheduler_v2",
+        lambda _, **named: (object(), given.update(named) or 1),
     )
     recipe.create_scheduler(options, optimizer, 10)
     assert given["sched"] == "step"
