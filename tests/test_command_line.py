@@ -233,10 +233,14 @@ def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyP
                     run()
     reading, writing = os.pipe()
     os.close(reading)
+    before = signal.signal(
+        signal.SIGPIPE, signal.SIG_IGN
+    )  # as in a new process; commands change it
     with open(writing, "w", encoding="utf-8") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         with pytest.raises(SystemExit) as ended:
             say()
+    signal.signal(signal.SIGPIPE, before)
     assert ended.value.code == 128 + signal.SIGPIPE
 
 
