@@ -51,11 +51,12 @@ def _load_model_ensemble_and_task(
 ) -> Any:
     loaded = original(filenames, *args, **kwargs)
     task = loaded[2]
-    for path in map(Path, filenames):
-        if not (isinstance(task, TranslationTask) and path.is_file()):
-            continue
+    if not isinstance(task, TranslationTask):
+        return loaded
+    digests = _digests(task)
+    for path in filter(Path.is_file, map(Path, filenames)):
         stored = checkpoints.read(path, only_look=True).get(ENTRY)
-        for side, digest in _digests(task).items():
+        for side, digest in digests.items():
             if isinstance(stored, Mapping) and stored.get(side, digest) != digest:
                 raise UserError(
                     f"the {side} dictionary in {task.cfg.data} is not the one that {path} was "
