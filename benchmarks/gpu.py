@@ -3,6 +3,7 @@
     python -m benchmarks.gpu                        # under nine minutes on one H100
     python -m benchmarks.gpu --device cpu --quick   # the same path on a CPU, at a size of seconds
     python -m benchmarks.gpu --plan                 # the table before anything was measured
+    python -m benchmarks.gpu --rows images          # these again; the others stay as they are
 
 Base size, random weights; peers take turns in every round. What does not fit the time, the device
 or the installed packages says so in its row. Writes gpu.json and gpu.md into --output.
@@ -17,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def tests(settings: Settings) -> Figures:
     )
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
     if done.returncode not in (0, 5):  # 5: there are none
+        print(done.stdout, file=sys.stderr)
         raise RuntimeError(last)
     words = last.replace(",", "").split()
     if "passed" not in words:
@@ -114,26 +116,16 @@ def tests(settings: Settings) -> Figures:
     return {"ours": float(words[words.index("passed") - 1])}
 
 
-def measured(settings: Settings, most_seconds: float) -> list[Row]:
-    """All rows; one that fails is reported, and the others are still measured."""
-    begin = time.monotonic()
-    rows = []
-    for part in parts():
-        figures: Figures = {}
-        reason = ""
-        if time.monotonic() - begin > most_seconds:
-            reason = "not measured: the time was up"
-        else:
-            try:
-                figures = part.measure(settings)
-            except Exception as error:  # of CUDA, of peers, of the compiler: all are reported
-                text = " ".join(str(error).split()) or type(error).__name__
-                reason = f"not measured: {text[:160]}"
-        rows.append(Row(part.name, part.setting, part.unit, figures, reason))
-        print(line(rows[-1]), file=sys.stderr, flush=True)
+def measured(part: Part, settings: Settings) -> Row:
+    """A row; the reason, if it cannot be measured."""
+    try:
+        return Row(part.name, part.setting, part.unit, part.measure(settings))
+    except Exception as error:  # of CUDA, of peers, of the compiler: all are reported
+        text = " ".join(str(error).split()) or type(error).__name__
+        return Row(part.name, part.setting, part.unit, {}, f"not measured: {text[:160]}")
+    finally:
         if settings.device == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
 def line(row: Row) -> str:
@@ -159,7 +151,7 @@ def page(rows: list[Row], machine: dict[str, Any] | None) -> str:
     else:
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
-        lines += [f"{where}; {versions}.", ""]
+        lines += [f"{where}; {versions}.", *([machine["note"]] if machine["note"] else []), ""]
         if machine["quick"]:
             lines += ["Tiny sizes (`--quick`): the figures say only that the path works.", ""]
     for name in dict.fromkeys(row.part for row in rows):
@@ -172,6 +164,15 @@ def page(rows: list[Row], machine: dict[str, Any] | None) -> str:
 def planned() -> list[Row]:
     """The rows before anything was measured."""
     return [Row(p.name, p.setting, p.unit, {}, "not measured") for p in parts()]
+
+
+def kept(stored: Path, machine: dict[str, Any]) -> list[Row]:
+    """The rows of an earlier run on such a machine; without one, the planned rows."""
+    if stored.exists():
+        report = json.loads(stored.read_text())
+        if report["machine"] == machine:
+            return [Row(**row) for row in report["rows"]]
+    return planned()
 
 
 def write(out: Path, rows: list[Row], machine: dict[str, Any] | None) -> None:
@@ -187,6 +188,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--plan", action="store_true", help='write the table with "not measured"')
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each row")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=sorted({part.name for part in parts()}),
+        metavar="PART",
+        help="measure these parts only",
+    )
+    parser.add_argument("--note", default="", metavar="TEXT", help="a sentence on the machine")
     parser.add_argument(
         "--output", "--out", type=Path, default=HERE, metavar="DIR", help="folder for results"
     )
@@ -207,14 +216,20 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as work:
         settings = Settings(args.device, args.quick, args.rounds, Path(work))
-        begin = time.monotonic()
-        rows = measured(settings, MOST_SECONDS if args.device == "cuda" else math.inf)
-    machine = {
-        **describe(torch.get_num_threads()),
-        "quick": args.quick,
-        "seconds": round(time.monotonic() - begin, 1),
-    }
-    write(args.output, rows, machine)
+        begin, most = time.monotonic(), MOST_SECONDS if args.device == "cuda" else math.inf
+        machine = {
+            **describe(torch.get_num_threads()), "quick": args.quick, "note": args.note
+        }  # fmt: skip
+        rows = kept(stored, machine)
+        for index, part in enumerate(parts()):
+            if args.rows and part.name not in args.rows:
+                continue
+            if time.monotonic() - begin > most:
+                rows[index] = replace(rows[index], reason="not measured: the time was up")
+            else:
+                rows[index] = measured(part, settings)
+            print(line(rows[index]), file=sys.stderr, flush=True)
+            write(args.output, rows, machine)
     print((args.output / "gpu.md").read_text())
 
 

@@ -289,7 +289,7 @@ def torchrun(settings: Settings) -> Figures:
     Raises:
         RuntimeError: with the last line of its output, if it fails.
     """
-    folder, bins = settings.work / "torchrun", Path(sys.executable).parent
+    folder = settings.work / "torchrun"
     folder.mkdir()
     draw = random.Random(SEED)
     text = "".join(" ".join(draw.choices("abcdefgh", k=9)) + "\n" for _ in range(200))
@@ -297,7 +297,9 @@ def torchrun(settings: Settings) -> Figures:
         (folder / f"train.{language}").write_text(text)
     place = ["--destdir", str(folder / "bin"), "--joined-dictionary"]
     prefixes = [f"--{split}pref={folder / 'train'}" for split in ("train", "valid")]
-    checked([str(bins / "fairseq-preprocess"), "-s", "en", "-t", "de", *prefixes, *place])
+    checked(
+        [sys.executable, "-m", "fairseq_cli.preprocess", "-s", "en", "-t", "de", *prefixes, *place]
+    )
     command = (
         f"{folder / 'bin'} --user-dir resmlp_mt --arch resmlp_mt_tiny --max-source-positions 64 "
         "--max-target-positions 64 --optimizer adam --lr 1e-4 --max-tokens 500 --max-update 5 "
@@ -308,7 +310,7 @@ def torchrun(settings: Settings) -> Figures:
 
     def run(_: int) -> float:
         begin = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        checked([*begin, "--nproc-per-node", "1", str(bins / "fairseq-train"), *command])
+        checked([*begin, "--nproc-per-node", "1", "-m", "fairseq_cli.train", *command])
         return 1.0
 
     once = interleaved({"ours": run}, 1)["ours"]

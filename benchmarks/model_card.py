@@ -42,7 +42,7 @@ pieces for both languages.
 
 ## Training
 
-{updates} updates in {hours} processor hours of {machine}, by `benchmarks/ship_model.py`:
+{updates} updates in {minutes} minutes of {machine}, by `benchmarks/ship_model.py`:
 
     {options}
 
@@ -124,8 +124,8 @@ def card(result: Json) -> str:
         test=f"{result['pairs']['test']:,}",
         vocabulary=f"{config['sets'][result['set']]['vocabulary']:,}",
         updates=f"{run['updates']:,}",
-        hours=f"{run['seconds'] / 3600:.1f}",
-        machine=result["machine"],
+        minutes=f"{run['seconds'] / 60:.1f}",
+        machine=run["machine"],
         options=" ".join(f"{options} --warmup-updates {config['warmup_updates']}".split()),
         cooldown=f"{config['cooldown'] / (1 + config['cooldown']):.0%}",
         bleu=scores["bleu"]["signature"],
@@ -143,12 +143,12 @@ def card(result: Json) -> str:
             ],
         ),
         runs=_table(
-            ["model", "parameters", "processor hours", "updates", "BLEU", "chrF"],
+            ["model", "parameters", "minutes", "updates", "BLEU", "chrF"],
             [
                 [
                     config["models"][found["model"]]["name"],
                     f"{found['parameters'] / 1e6:.2f} M",
-                    f"{found['seconds'] / 3600:.2f}",
+                    f"{found['seconds'] / 60:.1f}",
                     f"{found['updates']:,}",
                     *_scores(found),
                 ]

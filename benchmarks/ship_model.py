@@ -3,9 +3,10 @@
     python -m benchmarks.ship_model --data DIR --work DIR [--models plus] [--budgets 1500]
     python -m benchmarks.ship_model --data DIR --work DIR --report
 
-Trains what ship_model.yaml says, hours of one core; an interrupted run continues. A
+Trains what ship_model.yaml says, on a GPU if there is one; an interrupted run continues. A
 training has a trunk, whose learning rate falls with the inverse square root of the updates, for
-the processor seconds of the longest budget. At every budget a branch leaves it, with a learning
+the processor seconds of the longest budget; on a GPU, these are those of the process that drives
+it. At every budget a branch leaves it, with a learning
 rate that falls linearly to 0 (a "cooldown"); its last checkpoint is the model of that budget. The
 longest training of the shipped model is exported to --models-dir, in the place of what is there,
 with a model card. Writes ship_model.json and ship_model.md beside this file.
@@ -14,11 +15,14 @@ with a model card. Writes ship_model.json and ship_model.md beside this file.
 import argparse
 import datetime
 import json
+import shlex
 import shutil
 import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+
+import torch
 
 from benchmarks.model_card import card
 from benchmarks.quality_report import versions
@@ -83,13 +87,22 @@ class Trainings(Workshop):
             command += ["--restore-file", last, "--reset-lr-scheduler"]
         self.execute(command, log)
         curve = training_curve(log)
-        return {"options": self.options(run), "trunk": trunk["curve"], **curve}
+        return {
+            "machine": machine(), "options": self.options(run), "trunk": trunk["curve"], **curve
+        }  # fmt: skip
 
     def options(self, run: Run) -> list[str]:
         """Those of fairseq-train that trunk and branch share."""
         found = super().options(run)
         at = found.index("--warmup-updates")
-        return found[:at] + found[at + 2 :]
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+        own = shlex.split(self.config["device_options"][device])
+        return own + found[:at] + found[at + 2 :]
+
+
+def machine() -> str:
+    """What trains."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def cooldown(peak: float, warmup: int, start: int, share: float) -> tuple[int, float]:
@@ -149,7 +162,6 @@ def report(trainings: Trainings, models_dir: Path) -> Json:
     config = trainings.config
     source, target = trainings.text(SET, 0)
     result: Json = {
-        "machine": f"{processor()}, {config['threads']} thread(s)",
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
         "config": config,
@@ -168,7 +180,8 @@ def report(trainings: Trainings, models_dir: Path) -> Json:
         end = trained["curve"][-1]
         lines[run.name] = trainings.translate(run, end["updates"], 0)
         row = {
-            "model": model, "budget": budget, "parameters": trained["parameters"], **end,
+            "model": model, "budget": budget, "machine": trained["machine"],
+            "parameters": trained["parameters"], **end,
             **scores(lines[run.name], source, target, config),
         }  # fmt: skip
         result["runs"].append(row)
@@ -196,7 +209,7 @@ def table(result: Json) -> str:
     """A row for each training."""
     names = {model: declared["name"] for model, declared in result["config"]["models"].items()}
     rows = [
-        "| model | parameters | processor s | updates | valid ppl | BLEU | chrF | p (BLEU) |",
+        "| model | parameters | seconds | updates | valid ppl | BLEU | chrF | p (BLEU) |",
         "|-|-:|-:|-:|-:|-:|-:|-:|",
     ]
     for run in result["runs"]:
@@ -224,15 +237,16 @@ def summary(result: Json) -> str:
 def page(result: Json) -> str:
     """The report in Markdown."""
     config = result["config"]
+    machines = sorted({run["machine"] for run in result["runs"] if "machine" in run})
     parts = [
         "# The model that comes with the project: English-German",
-        f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
+        f"{', '.join(machines)}; {', '.join(map(' '.join, result['versions'].items()))}; "
         f"{result['date']}.\nWritten by `benchmarks/ship_model.py` from `ship_model.yaml`.",
-        "Both models are trained on Tatoeba, for the same processor time (validation and the "
-        "writing of checkpoints\nleft out for both), with the same schedule: an inverse square "
-        "root for each of the budgets "
-        f"{', '.join(map(str, config['budgets']))} s, then\n{config['cooldown']:.0%} more updates "
-        "in which the learning rate falls to 0. Parameters are about equal. Neither was tuned "
+        "Both models are trained on Tatoeba, side by side, for the same processor time of their\n"
+        "processes (validation and the writing of checkpoints left out for both), with the same\n"
+        "schedule: an inverse square root for each of the budgets "
+        f"{', '.join(map(str, config['budgets']))} s, then {config['cooldown']:.0%} more updates "
+        "in\nwhich the learning rate falls to 0. Parameters are about equal. Neither was tuned "
         f"here.\nTatoeba valid, 2,000 sentences; fairseq-generate, beam {config['beam']}; "
         "p of a paired bootstrap, 1,000 samples; one seed.",
         table(result),
