@@ -1,6 +1,6 @@
 """The paths of a GPU: what they compute is what the CPU computes.
 
-``python -m benchmarks.gpu`` runs these where there is one; no machine of the project has had one.
+``python -m benchmarks.gpu`` runs these where there is one.
 """
 
 from types import SimpleNamespace
