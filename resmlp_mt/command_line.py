@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar, get_args
 
 import resmlp_mt
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import MOST_THREADS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -244,8 +245,8 @@ def whole_number(least: int, most: float = math.inf) -> Callable[[str], Any]:
     return number(int, least=least, most=most)
 
 
-PROCESSES = whole_number(1, 1024)
-"""The type of a number of threads or processes: more would fill the machine, not hasten it."""
+PROCESSES = whole_number(1, MOST_THREADS)
+"""The type of a number of threads or processes."""
 
 
 def command(main: Callable[P, T]) -> Callable[P, T]:

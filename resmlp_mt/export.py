@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model_folder.check_is_free(args.output)
     if not args.checkpoint.is_file():
-        raise UserError(f"{args.checkpoint} is not a file: give one checkpoint of fairseq-train.")
+        example = args.checkpoint / "checkpoint_best.pt"
+        such = f", such as {example}" if example.is_file() else ""
+        raise UserError(
+            f"{args.checkpoint} is not a file: give one checkpoint of fairseq-train{such}."
+        )
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set up, because fairseq logs while it is imported
     from resmlp_mt.fairseq_plugin.conversion import (

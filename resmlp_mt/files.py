@@ -11,6 +11,22 @@ from typing import Any
 
 from resmlp_mt.errors import UserError
 
+LFS = b"version https://git-lfs.github.com/"
+
+
+def check_is_whole(path: Path) -> None:
+    """Refuse the small text that Git LFS leaves in place of a large file.
+
+    Raises:
+        OSError: if the file cannot be read.
+        UserError: naming the command that gets the file itself.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise UserError(
+                f"{path} is a pointer of Git LFS: get the file itself with git lfs pull."
+            )
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

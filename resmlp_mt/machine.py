@@ -6,6 +6,9 @@ import re
 from functools import cache
 from pathlib import Path
 
+MOST_THREADS = 1024
+"""Most threads or processes that one may ask for: more would fill the machine, not hasten it."""
+
 
 def processor() -> str:
     """The processor's name, where the system tells it."""

@@ -3,10 +3,11 @@
 fairseq saves the counts of ``--eval-bleu`` as numpy arrays. A pickled array names ``numpy.ndarray``
 and ``numpy.dtype`` and calls them. A hostile file could use them to make arrays of objects over its
 own bytes. Here these names stand for our own functions and classes, which only build arrays of
-integers and floats, from exactly as many bytes as they need.
+numbers and texts, from exactly as many bytes as they need.
 """
 
 import math
+import re
 from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any, Self
@@ -14,12 +15,17 @@ from typing import Any, Self
 import numpy as np
 
 DTYPES = {f"i{size}" for size in (1, 2, 4, 8)} | {f"u{size}" for size in (1, 2, 4, 8)}
-DTYPES |= {"f2", "f4", "f8"}
+DTYPES |= {"f2", "f4", "f8", "b1"}
+TEXT = re.compile(r"U[1-9]\d{0,3}")
 MOST_DIMENSIONS = 8
 
 
+def _is_allowed(code: str) -> bool:
+    return code in DTYPES or TEXT.fullmatch(code) is not None
+
+
 class StoredDtype:
-    """The type of an array in a file: a code of ``DTYPES`` and a byte order.
+    """The type of an array in a file, a code of ``DTYPES`` or of texts, and a byte order.
 
     Raises:
         UnpicklingError: for any other type.
@@ -30,7 +36,7 @@ class StoredDtype:
     order: str
 
     def __new__(cls, code: object = "", *_: object) -> Self:
-        if not (isinstance(code, str) and code in DTYPES):
+        if not (isinstance(code, str) and _is_allowed(code)):
             raise UnpicklingError(f"arrays of type {code!r:.40} are not read from files")
         self = super().__new__(cls)
         self.code, self.order = code, "|" if code.endswith("1") else "<"
@@ -48,7 +54,7 @@ class StoredDtype:
 
 
 class StoredArray(np.ndarray[Any, Any]):
-    """An array of integers or floats from a file; empty until its content is set.
+    """An array of numbers or texts from a file; empty until its content is set.
 
     It is pickled as a plain array.
     """
@@ -67,8 +73,8 @@ class StoredArray(np.ndarray[Any, Any]):
                 pass
             case _:
                 raise UnpicklingError("an array in the file has another form than numpy writes")
-        if stored.code not in DTYPES or stored.order not in ("<", ">", "|", "="):
-            raise UnpicklingError("an array in the file is neither of integers nor of floats")
+        if not _is_allowed(stored.code) or stored.order not in ("<", ">", "|", "="):
+            raise UnpicklingError("an array in the file is neither of numbers nor of texts")
         sizes_are_right = all(type(size) is int and 0 <= size <= len(content) for size in shape)
         dtype = np.dtype(stored.order.replace("|", "=") + stored.code)
         if (
@@ -79,6 +85,11 @@ class StoredArray(np.ndarray[Any, Any]):
             raise UnpicklingError(
                 f"an array in the file has {len(content)} bytes for shape {shape}"
             )
+        if TEXT.fullmatch(stored.code):
+            try:
+                content.decode("utf-32-be" if stored.order == ">" else "utf-32-le")
+            except UnicodeDecodeError as error:
+                raise UnpicklingError("an array in the file holds no valid text") from error
         super().__setstate__((1, shape, dtype, fortran, content))  # type: ignore[arg-type]
 
     def __reduce__(self) -> Any:  # type: ignore[override]
@@ -89,7 +100,7 @@ def number(stored: object, content: object) -> Any:
     """Replaces numpy's function for a single number, which would allocate any size.
 
     Raises:
-        UnpicklingError: if it is not an integer or a float of exactly these bytes.
+        UnpicklingError: if it is not a number or a text of exactly these bytes.
     """
     if not (isinstance(stored, StoredDtype) and isinstance(content, bytes)):
         raise UnpicklingError("a number in the file has another form than numpy writes")

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 
 #: numbers per byte of a file, at most: tied tensors share their storage
 NUMBERS_PER_BYTE = 16
-#: how the files begin that Git leaves in place of large ones
-LFS = b"version https://git-lfs.github.com/"
 #: dictionaries and lists inside one another
 DEPTH = 50
 
@@ -36,13 +35,10 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            is_pointer = file.read(len(LFS)) == LFS
-            size = file.seek(0, 2)
+        check_is_whole(path)
+        size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if is_pointer:
-        raise UserError(f"{path} is a pointer of Git LFS: get the file itself with git lfs pull.")
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file

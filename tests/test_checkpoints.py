@@ -246,12 +246,18 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "a.pt")
     torch.save({"model": {"a": torch.ones(3)}}, tmp_path / "b.pt")
     torch.save([1], tmp_path / "c.pt")
+    torch.save(
+        {"model": {"a": torch.ones(2)}, "dictionaries": {"source": "f00"}}, tmp_path / "other.pt"
+    )
+    torch.save({"model": {}, "last_optimizer_state": {}}, tmp_path / "optimizer.pt")
     (tmp_path / "d.pt").write_bytes(b"garbage")
     for names, message in (
         (["a", "b"], "b.pt has other parameters than"),
         (["a", "e"], "e.pt is not a file"),
         (["c"], "c.pt is not a fairseq checkpoint"),
         (["d"], "d.pt cannot be read"),
+        (["optimizer"], "optimizer.pt holds no parameters"),
+        (["a", "other"], "other.pt was trained with other dictionaries than .*a.pt: average"),
         ([], "names no checkpoint"),
     ):
         with pytest.raises(UserError, match=message):

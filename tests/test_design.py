@@ -26,7 +26,7 @@ VISION_COMMANDS = {
 
 # room: the rooms of the package that it may import
 MAY_IMPORT = {
-    "command_line": {"errors"},
+    "command_line": {"errors", "machine"},
     "errors": set(),
     "files": {"errors"},
     "graphs": set(),
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "padding": {"graphs"},
     "text": set(),
     "stored_arrays": set(),
-    "tensor_files": {"errors"},
+    "tensor_files": {"errors", "files"},
     "unpacking": {"errors"},
     "scoring": {
         *("command_line", "errors", "files", "language_codes", "scoring", "text", "unpacking"),

@@ -20,11 +20,14 @@ from resmlp_mt import export, packed_linear
 from resmlp_mt.engine import digests, model_folder, weights
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import dictionaries
+from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
+from resmlp_mt.fairseq_plugin.checkpoints import read as read_state
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -411,6 +414,37 @@ def test_broken_folders_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_what_else_is_given_as_a_model_is_told(tmp_path: Path) -> None:
+    """A folder of checkpoints or of another program, a file of the folder, a pointer of Git LFS."""
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    for name in ("checkpoint1.pt", "checkpoint_best.pt", "checkpoint_last.pt"):
+        (checkpoints / name).touch()
+    such = "give one of them, such as .*/checkpoint_best.pt"
+    with pytest.raises(UserError, match=f"is a folder of checkpoints: {such}"):
+        model_folder.load(checkpoints)
+    with pytest.raises(UserError, match=r"such as .*/checkpoint_best\.pt"):
+        export.main([str(checkpoints), "--out", str(tmp_path / "out")])
+    (checkpoints / "config.json").write_text('{"model_type": "marian", "d_model": 512}')
+    with pytest.raises(UserError, match=r"config\.json: it is another program's"):
+        model_folder.load(checkpoints)
+    folder = tmp_path / "model"
+    model_folder.save(translation(), folder)
+    with pytest.raises(UserError, match=r"config\.json is a file: give the folder"):
+        model_folder.load(folder / "config.json")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (folder / "model.safetensors").write_text(pointer)
+    (tmp_path / "checkpoint.pt").write_text(pointer)
+    (tmp_path / "spm.model").write_text(pointer)
+    for read, path in (
+        (lambda _: model_folder.load(folder), folder / "model.safetensors"),
+        (read_state, tmp_path / "checkpoint.pt"),
+        (read_sentencepiece, tmp_path / "spm.model"),
+    ):
+        with pytest.raises(UserError, match=f"^{path} is a pointer of Git LFS: .* git lfs pull"):
+            read(path)
+
+
 def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
     words = dictionary(12)
     words.add_symbol("two words")
@@ -482,6 +516,38 @@ def test_dictionaries_of_another_corpus_are_refused(
         load_trained(checkpoint, tmp_path, corpus.spm)
 
 
+def test_a_training_does_not_go_on_with_other_dictionaries(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But it may begin with the weights of another vocabulary."""
+    words, others = dictionary(8), Dictionary()
+    for symbol in reversed(words.symbols[words.nspecial :]):
+        others.add_symbol(symbol)
+    task = object.__new__(TranslationTask)
+    task.cfg = SimpleNamespace(data="data-bin")
+    task.src_dict = task.tgt_dict = words
+    torch.save({"model": {}, DICTIONARIES: dictionaries._digests(task)}, tmp_path / "x.pt")
+    loaded = []
+
+    def load(reset_optimizer: bool = False) -> None:
+        dictionaries._load_checkpoint(
+            lambda *given: loaded.append(given),
+            SimpleNamespace(task=task),
+            str(tmp_path / "x.pt"),
+            reset_optimizer,
+        )
+
+    load()
+    task.tgt_dict = others
+    with pytest.raises(UserError, match="the target dictionary in data-bin is not the one that"):
+        load()
+    assert len(loaded) == 1
+    assert not caplog.text
+    load(reset_optimizer=True)
+    assert len(loaded) == 2
+    assert "the target dictionary in data-bin is not the one that" in caplog.text
+
+
 def test_a_task_without_a_config_saves_its_dictionaries() -> None:
     """Tasks of older plugins keep the arguments of the command line."""
     words = Dictionary()
@@ -492,4 +558,4 @@ def test_a_task_without_a_config_saves_its_dictionaries() -> None:
         lambda _: {"cfg": {"task": options}}, SimpleNamespace(task=task)
     )
     assert state["cfg"]["task"] is options
-    assert set(state[dictionaries.ENTRY]) == {"source", "target"}
+    assert set(state[DICTIONARIES]) == {"source", "target"}

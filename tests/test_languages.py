@@ -92,6 +92,16 @@ def test_a_folder_without_dictionaries_is_named(tmp_path: Path) -> None:
         task(tmp_path, None, None)
 
 
+def test_without_text_the_languages_are_asked_for(tmp_path: Path) -> None:
+    """An exported folder has dictionaries alone, and two of them have no direction."""
+    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
+    for file in folder.glob("*-*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"give --source-lang and --target-lang, two of de, en\.$"):
+        task(folder, None, None)
+    assert task(folder, "en", "de").cfg.target_lang == "de"
+
+
 def test_a_missing_set_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     found = task(binarised(tmp_path / "bin", "en-de", "en", "de"), "en", "de")
     with pytest.raises(UserError, match=r"has no tset.en-de: it has train.en-de.$"):

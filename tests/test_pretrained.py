@@ -47,6 +47,39 @@ def test_a_translator_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.Monk
         Translator.load("en-de")
 
 
+IN_OTHER_PROCESSES = """
+import copy, multiprocessing, os, pickle
+from resmlp_mt import SearchOptions, Translator
+
+LINES = ["Where is the station?"] * 9
+
+def texts(translator):
+    return [translations[0].text for translations in translator.translate(LINES)]
+
+if __name__ == "__main__":
+    for given in ({"threads": 2}, {"workers": 2, "batch_size": 2}):
+        translator = Translator.load(options=SearchOptions(beam=2), **given)
+        expected = texts(translator)
+        os.chdir("/")
+        assert texts(copy.deepcopy(translator)) == expected
+        child = os.fork()
+        if not child:
+            os._exit(texts(translator) != expected)
+        assert os.waitpid(child, 0)[1] == 0
+        assert texts(translator) == expected
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(texts, [translator]) == [expected]
+"""
+
+
+def test_a_translator_goes_to_other_processes(tmp_path: Path) -> None:
+    """Forked ones, where threads do not exist, and others, to which it is pickled."""
+    script = tmp_path / "script.py"
+    script.write_text(IN_OTHER_PROCESSES)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, script], env=environment, check=True, timeout=300)
+
+
 def test_a_server_serves_it() -> None:
     with running("--workers", 1) as (_, address):
         fields = {"q": QUESTION, "source": "en", "target": "de"}
@@ -61,8 +94,9 @@ def test_where_it_is_missing_is_said(
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=r"no MODEL is given, and the one that comes .* not at /"):
         main([])
-    with pytest.raises(UserError, match="missing"):
-        Translator.load("missing")
+    for name in ("missing", "x" * 5000, "a\0b"):
+        with pytest.raises(UserError, match=r"is neither a checkpoint nor a folder"):
+            Translator.load(name)
 
 
 def test_it_is_at_most_12_megabytes() -> None:

@@ -1,5 +1,6 @@
 """Options of the search beside a naive greedy search and fairseq's generator."""
 
+import pickle
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -264,8 +265,50 @@ def test_options_have_types(options: dict[str, Any], error: type[Exception], mes
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    options = SearchOptions(beam=np.int64(3), lenpen=np.float32(1))  # type: ignore[arg-type]
+    options = SearchOptions(
+        beam=np.int64(3),  # type: ignore[arg-type]
+        lenpen=np.float32(1),  # type: ignore[arg-type]
+        sampling=np.bool_(False),  # type: ignore[arg-type]
+    )
     assert options == SearchOptions(beam=3)
+
+
+@pytest.mark.parametrize("name", ["return_scores", "return_attention"])
+def test_what_is_neither_true_nor_false_is_refused(name: str) -> None:
+    for value in (1, "no", None):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, but is {value!r}"):
+            translator().translate(["w1"], **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="use_shortlist must be True or False, but is 'no'"):
+        Translator(translator().loaded, SearchOptions(), use_shortlist="no")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["workers", "threads"])
+def test_threads_that_would_fill_the_machine_are_refused(name: str, tmp_path: Path) -> None:
+    """PyTorch ends the process without a word if it cannot start them."""
+    given: dict[str, Any] = {name: 1_000_000}
+    with pytest.raises(UserError, match=f"{name} must be at most 1024, but is 1000000"):
+        Translator(translator().loaded, SearchOptions(), **given)
+    with pytest.raises(UserError, match=f"{name} must be at most 1024"):
+        Translator.load(tmp_path, **given)
+
+
+def test_a_layer_or_length_that_is_not_there_is_refused() -> None:
+    ours = translator()
+    config = ours.loaded.model.config
+    assert ours.mixing_matrix(config.encoder_layers - 1, 3).shape[1:] == (3, 3)
+    for layer in (-1, config.encoder_layers):
+        with pytest.raises(UserError, match=f"layer must be between 0 and .*, but is {layer}"):
+            ours.mixing_matrix(layer, 3)
+    for length in (0, config.max_source_positions + 1):
+        with pytest.raises(UserError, match=f"length must be between 1 and .*, but is {length}"):
+            ours.mixing_matrix(0, length)
+    with pytest.raises(TypeError, match="length must be a whole number, but is 'a'"):
+        ours.mixing_matrix(0, "a")  # type: ignore[arg-type]
+
+
+def test_what_load_did_not_make_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError, match=r"only a Translator from Translator\.load can be copied"):
+        pickle.dumps(translator())
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_tokens", "workers", "threads"])

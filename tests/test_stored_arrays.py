@@ -55,7 +55,7 @@ def load(value: Any, path: Path) -> Any:
 
 numbers = arrays.arrays(
     st.sampled_from([np.dtype(order + code) for order in "<>" for code in
-                     ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]),
+                     ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "b1")]),
     arrays.array_shapes(min_dims=0, max_dims=4, min_side=1, max_side=4),
 )  # fmt: skip
 
@@ -76,6 +76,14 @@ def test_numbers_come_back(
     assert type(load(found, folder / "again.pt")) is StoredArray
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_texts_come_back(tmp_path: Path, order: str) -> None:
+    """Such as the names of classes."""
+    value = np.array([["cat", ""], ["Hündin", "\U0001f436"]]).astype(f"{order}U6")
+    found = load(value, tmp_path / "x.pt")
+    assert found.tolist() == value.tolist() == [["cat", ""], ["Hündin", "\U0001f436"]]
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -93,9 +101,11 @@ HOSTILE = {
     "objects by hand": array((1,), dtype("O"), b"12345678"),
     "a list of objects": array((1,), dtype("O"), [None]),
     "void": np.zeros(2, dtype="V8"),
-    "text": np.array(["a"]),
     "bytes": np.array([b"a"]),
-    "booleans": np.array([True]),
+    "no character": array((1,), dtype("U1"), b"\xff\xff\xff\xff"),
+    "half a surrogate": array((1,), dtype("U1"), b"\x00\xd8\x00\x00"),
+    "text of no length": array((1,), dtype("U0"), b""),
+    "too short a text": array((1,), dtype("U2"), b"a\0\0\0"),
     "complex numbers": np.array([1j]),
     "dates": np.array(["2020-01-01"], dtype="M8[D]"),
     "long doubles": np.zeros(1, dtype=np.longdouble),

@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
-from collections import defaultdict
+import random
+from collections import defaultdict, deque
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -388,6 +390,12 @@ STORED = {
     "Lightning, classifier beside": lambda x, o: {
         "state_dict": beside(x, "backbone.", "fc.") | {"criterion.weight": torch.ones(5)}
     },
+    "EMAModel": lambda x, o: {"model": o, "EMAModel": x},
+    "modelEma": lambda x, o: {"model": o, "callbacks": {"modelEma": x}},
+    "a head of several modules": lambda x, o: beside(x, "backbone.", "head.1."),
+    "a classifier after dropout": lambda x, o: {"net": beside(x, "encoder.", "classifier.1.")},
+    "a linear probe": lambda x, o: beside(x, "backbone.", "linear."),
+    "transformers": lambda x, o: beside(x, "encoder.", "classification_head."),
     "mmpretrain": lambda x, o: {"state_dict": beside(x, "backbone.", "head.fc."), "meta": {}},
     "nested": lambda x, o: {"state": {"net": {"weights": x}}, "step": 7},
     "accelerate, half precision": lambda x, o: {
@@ -471,6 +479,12 @@ def test_plain_values_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
         "args": argparse.Namespace(output=tmp_path),
         "config": SimpleNamespace(lr=0.1),
         "history": defaultdict(list, {"loss": [1.0]}),
+        "window": deque([1.0, 2.0], maxlen=20),
+        "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+        "confusion": np.eye(3, dtype=bool),
+        "names": np.array(["cat", "dog"]),
+        "date": datetime.now(UTC),
+        "times": [datetime(2026, 1, 2).date(), timedelta(hours=1)],
     }
     torch.save({**plain, "model": expected.state_dict()}, tmp_path / "w.pth")
     model = randomised(small_model(), seed=1)

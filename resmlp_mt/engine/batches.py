@@ -7,6 +7,8 @@ model and more than five cores, several processes are faster.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -65,8 +67,26 @@ def explain(error: Exception, lines: Sequence[str]) -> None:
     error.add_note(f"This happened while translating {named}.")
 
 
+@functools.cache
+def compute_alone_in_forks() -> None:
+    """Let a process that is forked from this one compute with one thread.
+
+    Threads do not exist in a forked process, and PyTorch waits for its own for ever.
+    """
+
+    def in_child() -> None:
+        if "torch" in sys.modules:
+            import torch
+
+            torch.set_num_threads(1)
+
+    os.register_at_fork(after_in_child=in_child)
+
+
 class Workers:
     """Threads that call a function for many items; a single worker is the calling thread.
+
+    They start again in a process that is forked from this one.
 
     Args:
         count: number of items that are processed at once.
@@ -78,14 +98,21 @@ class Workers:
 
     def __init__(self, count: int, threads: int = 1) -> None:
         check_counts(workers=count, threads=threads)
+        compute_alone_in_forks()
+        self._count, self._threads_each = count, threads
+        self._start()
 
-        def start() -> None:
+    def _start(self) -> None:
+        def start_thread() -> None:
             if "torch" in sys.modules:  # ONNX graphs do not need it
                 import torch
 
-                torch.set_num_threads(threads)
+                torch.set_num_threads(self._threads_each)
 
-        self._threads = None if count == 1 else ThreadPoolExecutor(count, initializer=start)
+        self._process = os.getpid()
+        self._threads = (
+            None if self._count == 1 else ThreadPoolExecutor(self._count, initializer=start_thread)
+        )
 
     def results(
         self, function: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item]
@@ -97,6 +124,8 @@ class Workers:
                 raises ``CancelledError`` if the results are no longer needed, because another item
                 failed or Ctrl-C was pressed.
         """
+        if self._process != os.getpid():
+            self._start()
         if self._threads is None:
             return [function(item, lambda: None) for item in items]
         is_stopped = threading.Event()

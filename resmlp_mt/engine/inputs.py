@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import TypeVar
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import MOST_THREADS
 
 Item = TypeVar("Item")
 
@@ -41,11 +42,11 @@ def _checked(values: Iterable[Item], name: str, optional: bool) -> Iterator[Item
 
 
 def check_counts(**counts: int | None) -> None:
-    """Refuse numbers that are not whole or below 1; None is allowed.
+    """Refuse numbers that are not whole or below 1, and too many threads; None is allowed.
 
     Raises:
         TypeError: naming the one that is not a whole number.
-        UserError: naming the one that is below 1.
+        UserError: naming the one that is too small or too large.
     """
     for name, count in counts.items():
         if count is None:
@@ -53,14 +54,32 @@ def check_counts(**counts: int | None) -> None:
         check_type(name, count, int)
         if count < 1:
             raise UserError(f"{name} must be at least 1, but is {count}.")
+        if name in ("workers", "threads") and count > MOST_THREADS:
+            raise UserError(f"{name} must be at most {MOST_THREADS}, but is {count}.")
+
+
+def check_between(name: str, value: int, least: int, most: int) -> None:
+    """Refuse a number that is not whole or not in these bounds.
+
+    Raises:
+        TypeError: if it is not a whole number.
+        UserError: if it is too small or too large.
+    """
+    check_type(name, value, int)
+    if not least <= value <= most:
+        raise UserError(f"{name} must be between {least} and {most}, but is {value}.")
 
 
 def check_type(name: str, value: object, kind: type) -> None:
     """Refuse a value of an option that is not of its type; whole numbers are numbers too.
 
+    Values of numpy are of the type that they stand for.
+
     Raises:
         TypeError: naming the option.
     """
+    if kind is bool and hasattr(value, "dtype") and value.dtype == bool:
+        return
     allowed = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
     if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
         expected = {int: "a whole number", float: "a number", bool: "True or False"}

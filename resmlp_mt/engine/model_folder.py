@@ -155,6 +155,8 @@ def load(
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("it holds no options")
+        if "source_vocabulary" not in config:
+            raise ValueError("it is another program's")
         if earlier := earlier_folders.is_earlier(config):
             config["longest_trained_source"] = 0  # was not recorded
         sizes = from_json(OnnxConfig, config)
@@ -229,8 +231,18 @@ def load(
 
 def unreadable(folder: Path, file: str, error: Exception) -> UserError:
     """The error for a folder that is incomplete or not an exported model."""
+    checkpoints = sorted(folder.glob("checkpoint*.pt"))
+    if checkpoints and not (folder / CONFIG).exists():
+        best = folder / "checkpoint_best.pt"
+        return UserError(
+            f"{folder} is a folder of checkpoints: give one of them, such as "
+            f"{best if best in checkpoints else checkpoints[-1]}."
+        )
+    if folder.is_file():
+        return UserError(f"{folder} is a file: give the folder from python -m resmlp_mt.export.")
+    reason = getattr(error, "strerror", None) or error  # without the path again
     return UserError(
-        f"{folder} cannot be read as an exported model ({file}: {error}): "
+        f"{folder} cannot be read as an exported model ({file}: {reason}): "
         f"write it with python -m resmlp_mt.export."
     )
 

@@ -159,6 +159,7 @@ def _write(
         with warnings.catch_warnings():
             # dimensions of two inputs have the same name on purpose
             warnings.filterwarnings("ignore", message=".*axis name.*")
+            warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch's of its own code
             program = torch.onnx.export(
                 module.eval(),
                 kwargs={name: example for name, (example, _) in inputs.items()},

@@ -1,5 +1,6 @@
 """Finds the models that come with the package."""
 
+import os
 from pathlib import Path
 
 import resmlp_mt
@@ -22,10 +23,10 @@ def located(model: str | Path | None = None) -> Path:
     """
     if model is not None and not isinstance(model, str | Path):
         raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
-    if model is not None and Path(model).exists():
+    if model is not None and os.path.exists(model):  # no error if the name is too long
         return Path(model)
     folder = FOLDER / (model or DEFAULT)
-    if folder.parent == FOLDER and folder.is_dir():
+    if folder.parent == FOLDER and os.path.isdir(folder):
         return folder
     if model is not None:
         included = ", ".join(sorted(path.name for path in FOLDER.glob("*") if path.is_dir()))

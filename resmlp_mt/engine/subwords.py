@@ -9,6 +9,7 @@ import sentencepiece
 
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 
 LEAST_SHARE = 0.98
 """Share of the words in a dictionary that must be pieces. If the model is the right one, all are
@@ -32,6 +33,7 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
         UserError: if the file is missing or is not a sentencepiece model.
     """
     try:
+        check_is_whole(path)
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as a sentencepiece model.") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 class Translation(NamedTuple):
@@ -50,3 +53,9 @@ def by_coverage(translations: list[Translation], penalty: float) -> list[Transla
         covered = translation.attention.sum(dim=0).clamp_max(1.0).log().sum()
         scored.append(translation._replace(score=translation.score + penalty * float(covered)))
     return sorted(scored, key=lambda found: found.score, reverse=True)
+
+
+def no_translation(line: str, reason: str) -> list[Translation]:
+    """The one translation of a line that cannot be translated; the reason is logged."""
+    logger.error("the line that begins with '%s' %s", line[:40], reason)
+    return [Translation("", "", -float("inf"), [])]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
 from resmlp_mt.engine.batches import Workers, batches, explain
-from resmlp_mt.engine.inputs import check_counts, check_type, texts
+from resmlp_mt.engine.inputs import check_between, check_counts, check_type, texts
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Batch, Callback, Check, chosen_words, search_of
-from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage
+from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
 from resmlp_mt.text import normalize
@@ -29,13 +30,13 @@ if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
     from resmlp_mt.mixing import TokenMixing
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
-logger = logging.getLogger(__name__)
-
 
 class Translator:
     """Translates lines with a model, in batches of similar length.
 
-    Several threads may use one translator at the same time.
+    Several threads may use one translator at the same time. One that :meth:`load` made can be
+    pickled: the other process loads the folder again. In a forked process, it computes with one
+    thread.
 
     Args:
         loaded: a model, as :func:`model_folder.load` returns it.
@@ -69,6 +70,7 @@ class Translator:
         threads: int = 1,
     ) -> None:
         check_type("options", options, SearchOptions)
+        check_type("use_shortlist", use_shortlist, bool)
         check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
         if device is not None and not isinstance(loaded.model, OnnxModel):
             from resmlp_mt.engine.weights import placed
@@ -79,6 +81,7 @@ class Translator:
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.failed = 0
+        self._load: Callable[[], Self] | None = None
         self._lock = threading.Lock()
         self._workers = Workers(workers, threads)
         config = loaded.model.config
@@ -124,9 +127,9 @@ class Translator:
         check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
         if workers > 1:
             threads = threads or 1
-        loaded = model_folder.load(pretrained.located(folder), dtype, device, threads)
-        return cls(
-            loaded,
+        place = pretrained.located(folder)
+        translator = cls(
+            model_folder.load(place, dtype, device, threads),
             SearchOptions() if options is None else options,
             batch_size,
             max_tokens,
@@ -134,6 +137,18 @@ class Translator:
             workers=workers,
             threads=threads or 1,
         )
+        translator._load = partial(
+            cls.load, place.resolve(), options, dtype=dtype, device=device, batch_size=batch_size,
+            max_tokens=max_tokens, use_shortlist=use_shortlist, workers=workers, threads=threads,
+        )  # fmt: skip
+        return translator
+
+    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+        if self._load is None:
+            raise TypeError(
+                "only a Translator from Translator.load can be copied: load one in each process."
+            )
+        return self._load, ()
 
     def translate(
         self,
@@ -186,6 +201,8 @@ class Translator:
         """
         lines = list(texts(lines, "lines"))
         check_counts(beam_size=beam_size, num_hypotheses=num_hypotheses)
+        check_type("return_scores", return_scores, bool)
+        check_type("return_attention", return_attention, bool)
         is_search = sampling_topk == 1 and sampling_topp is None
         is_sampling = not is_search and (sampling_topk, sampling_topp) != (None, None)
         options = self.options.changed(
@@ -207,14 +224,27 @@ class Translator:
             )
         if callback is not None and options.beam != 1:
             raise UserError("callback needs a beam of 1: give beam_size=1.")
-        prefixes = self._prefixes(lines, target_prefix)
+        prefixes = None
+        if target_prefix is not None:
+            self._encoder_decoder("translations with a prefix")
+            if self._words is not None:
+                raise UserError(
+                    "target_prefix may need words that a shortlist lacks: use one of the two alone."
+                )
+            longest = self.options.max_len(1, self.loaded.model.config.max_target_positions)
+            prefixes = prefix_tokens(
+                target_prefix,
+                len(lines),
+                longest,
+                lambda text: self.loaded.target.encode(self.pieces(text))[:-1],
+            )
         search = search_of(self.loaded, options, self._words, callback, return_scores)
         results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
         sentences = {}
         for number, line in enumerate(lines):
             tokens = self.encode(line)
             if len(tokens) > self.longest:
-                results[number] = _empty(
+                results[number] = no_translation(
                     line,
                     f"has {len(tokens)} tokens, but at most {self.longest} are allowed: its "
                     f"translation is left empty; shorten it, or {self.remedy}",
@@ -253,7 +283,7 @@ class Translator:
             if not translations:
                 with self._lock:
                     self.failed += 1
-                results[number] = _empty(
+                results[number] = no_translation(
                     lines[number],
                     "has no translation with a finite score: it is left empty; look at the model "
                     "and the options of the search",
@@ -323,9 +353,12 @@ class Translator:
         """The mixing matrix of a layer of the encoder, (heads, length, length).
 
         Raises:
-            UserError: if the model is ONNX graphs.
+            TypeError: if an argument is not a whole number.
+            UserError: if the model is ONNX graphs, or has no such layer or length.
         """
         model = self._encoder_decoder("the mixing matrix")
+        check_between("layer", layer, 0, model.config.encoder_layers - 1)
+        check_between("length", length, 1, model.config.max_source_positions)
         mixing = model.encoder.layers[layer].token_mixing
         import torch
 
@@ -351,33 +384,7 @@ class Translator:
             return pieces, pieces
         text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
         # always one line, whatever bytes a model emits and however its reader splits lines
-        return text.replace("\n", " ").replace("\r", " "), pieces
-
-    def _prefixes(
-        self, lines: Sequence[str], target_prefix: Iterable[str | None] | None
-    ) -> list[list[int]] | None:
-        if target_prefix is None:
-            return None
-        target_prefix = list(texts(target_prefix, "target_prefix", optional=True))
-        self._encoder_decoder("translations with a prefix")
-        if self._words is not None:
-            raise UserError(
-                "target_prefix may need words that a shortlist lacks: use one of the two alone."
-            )
-        if len(target_prefix) != len(lines):
-            raise UserError(
-                f"{len(lines)} lines have {len(target_prefix)} prefixes: give a prefix or None for "
-                "each line."
-            )
-        prefixes = [self.loaded.target.encode(self.pieces(p or ""))[:-1] for p in target_prefix]
-        most = self.options.max_len(1, self.loaded.model.config.max_target_positions)
-        for prefix, text in zip(prefixes, target_prefix, strict=True):
-            if len(prefix) > most:
-                raise UserError(
-                    f"the prefix '{(text or '')[:40]}' has {len(prefix)} tokens, but a translation "
-                    f"has at most {most}: shorten it."
-                )
-        return prefixes
+        return " ".join(text.splitlines()), pieces
 
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[Forced]:
         model = self._encoder_decoder("attention or scores of given translations")
@@ -391,9 +398,3 @@ class Translator:
                 f"ONNX graphs do not give {what}: export the model without --format onnx."
             )
         return self.loaded.model
-
-
-def _empty(line: str, reason: str) -> list[Translation]:
-    """The one translation of a line that cannot be translated; the reason is logged."""
-    logger.error("the line that begins with '%s' %s", line[:40], reason)
-    return [Translation("", "", -float("inf"), [])]

@@ -17,6 +17,7 @@ from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
@@ -54,11 +55,14 @@ def load(
         for mixing in (sizes.encoder_mixing, sizes.decoder_mixing):
             if mixing.relative not in VARIANTS:
                 raise ValueError(f"unknown relative {mixing.relative}")
+        check_is_whole(folder / WEIGHTS)
         with safe_open(folder / WEIGHTS, "pt") as file:
             metadata = file.metadata() or {}
         stored = load_file(folder / WEIGHTS)
         if earlier:
             stored = renamed(stored)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
         raise unreadable(folder, file, error) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import replacing
+from resmlp_mt.files import check_is_whole, replacing
 from resmlp_mt.tensor_files import check_archive, check_tensors
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 # fairseq saves the options of its older components (adagrad, sgd, criterions without a dataclass)
 # as a Namespace, and the sums of --eval-bleu as integer arrays.
 SAFE_GLOBALS: list[Any] = [argparse.Namespace, *stored_arrays.GLOBALS]
+
+
+DICTIONARIES = "dictionaries"
+"""The entry of a checkpoint with a digest of the symbols of each side."""
 
 
 def allow_safe_globals() -> None:
@@ -43,6 +47,7 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     """
     allow_safe_globals()
     try:
+        check_is_whole(path)
         check_archive(path, sums=not only_look)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
@@ -157,7 +162,8 @@ def average(paths: list[Path]) -> dict[str, Any]:
     sentence, it is the largest.
 
     Raises:
-        UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters.
+        UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters or
+            dictionaries.
     """
     if not paths:
         raise UserError("--inputs names no checkpoint.")
@@ -165,7 +171,13 @@ def average(paths: list[Path]) -> dict[str, Any]:
     parameters: dict[str, Tensor] = averaged["model"]
     sums = {name: value.double() for name, value in parameters.items()}
     for path in paths[1:]:
-        other = _read_parameters(path)["model"]
+        state = _read_parameters(path)
+        other = state["model"]
+        if state.get(DICTIONARIES) != averaged.get(DICTIONARIES):
+            raise UserError(
+                f"{path} was trained with other dictionaries than {paths[0]}: average checkpoints "
+                "of one run."
+            )
         if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in parameters.items()}:
             raise UserError(
                 f"{path} has other parameters than {paths[0]}: average checkpoints of one run."
@@ -208,11 +220,14 @@ def _read_parameters(path: Path) -> dict[str, Any]:
 
 
 def check_parameters(state: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint with parameters that are not tensors under names, or no usable options.
+    """Refuse a checkpoint without parameters, or whose parameters are not tensors under names, or
+    that has no usable options.
 
     Raises:
         UserError: naming the file.
     """
+    if not state["model"]:
+        raise UserError(f"{path} holds no parameters: give a checkpoint with its model.")
     for name, value in state["model"].items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise UserError(

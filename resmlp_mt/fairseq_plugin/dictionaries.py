@@ -5,6 +5,7 @@ other words without an error. It also forgets languages that it has found by its
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,27 @@ from fairseq.trainer import Trainer
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
-ENTRY = "dictionaries"
-"""The entry of a checkpoint with a digest of the symbols of each side."""
+logger = logging.getLogger(__name__)
 
 
 def remember_dictionaries() -> None:
-    """Store both in checkpoints, and refuse other dictionaries in translation."""
+    """Store both in checkpoints, and refuse other dictionaries.
+
+    A training may begin with the weights of another vocabulary (``--finetune-from-model``), which
+    some people want: it warns of it.
+    """
     wrap(Trainer, "state_dict", _state_dict)
+    wrap(Trainer, "load_checkpoint", _load_checkpoint)
     wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
 
 
 def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     state: dict[str, Any] = original(self)
     if isinstance(self.task, TranslationTask):
-        state[ENTRY] = _digests(self.task)
+        state[DICTIONARIES] = _digests(self.task)
         chosen = state["cfg"]["task"]
         if isinstance(chosen, dict):  # not so for tasks that have arguments instead of a config
             chosen["source_lang"] = self.task.cfg.source_lang
@@ -46,20 +52,39 @@ def _digests(task: TranslationTask) -> dict[str, str]:
     }
 
 
+def _load_checkpoint(
+    original: Original,
+    self: Any,
+    filename: str,
+    reset_optimizer: bool = False,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if isinstance(self.task, TranslationTask) and Path(filename).is_file():
+        try:
+            _check(self.task, Path(filename))
+        except UserError as error:
+            if not reset_optimizer:
+                raise
+            logger.warning("%s", error)
+    return original(self, filename, reset_optimizer, *args, **kwargs)
+
+
 def _load_model_ensemble_and_task(
     original: Original, filenames: list[str], *args: Any, **kwargs: Any
 ) -> Any:
     loaded = original(filenames, *args, **kwargs)
-    task = loaded[2]
-    if not isinstance(task, TranslationTask):
-        return loaded
-    digests = _digests(task)
-    for path in filter(Path.is_file, map(Path, filenames)):
-        stored = checkpoints.read(path, only_look=True).get(ENTRY)
-        for side, digest in digests.items():
-            if isinstance(stored, Mapping) and stored.get(side, digest) != digest:
-                raise UserError(
-                    f"the {side} dictionary in {task.cfg.data} is not the one that {path} was "
-                    "trained with: give the folder of its binarised text."
-                )
+    if isinstance(loaded[2], TranslationTask):
+        for path in filter(Path.is_file, map(Path, filenames)):
+            _check(loaded[2], path)
     return loaded
+
+
+def _check(task: TranslationTask, checkpoint: Path) -> None:
+    stored = checkpoints.read(checkpoint, only_look=True).get(DICTIONARIES)
+    for side, digest in _digests(task).items():
+        if isinstance(stored, Mapping) and stored.get(side, digest) != digest:
+            raise UserError(
+                f"the {side} dictionary in {task.cfg.data} is not the one that {checkpoint} was "
+                "trained with: give the folder of its binarised text."
+            )

@@ -70,12 +70,18 @@ def _infer_language_pair(original: Original, path: str) -> Any:
         pair for pair in itertools.permutations(_languages(folder), 2) if "-".join(pair) in parts
     ]
     if len(pairs) > 1:
-        found = ", ".join(map("-".join, pairs))
+        several = ", ".join(map("-".join, pairs))
         raise UserError(
-            f"{folder} has text of several pairs of languages ({found}): choose with --source-lang "
-            "and --target-lang."
+            f"{folder} has text of several pairs of languages ({several}): choose with "
+            "--source-lang and --target-lang."
         )
-    return pairs[0] if pairs else original(path)
+    found = pairs[0] if pairs else original(path)
+    if None in found:
+        raise UserError(
+            f"{folder} has no text whose name tells the languages: give --source-lang and "
+            f"--target-lang, two of {', '.join(_languages(folder))}."
+        )
+    return found
 
 
 def _languages(folder: Path) -> list[str]:

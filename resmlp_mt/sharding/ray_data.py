@@ -1,7 +1,9 @@
 """Translates corpora with Ray Data: tasks read the files, actors translate and write parts."""
 
 import logging
+import os
 import pickle
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,6 +96,8 @@ def connect(address: str, workers: int | None, threads: int) -> int:
         UserError: if there is no such cluster, or it has too few processors.
     """
     own = {"num_cpus": workers * threads} if address == "local" and workers else {}
+    # Ray's processes report that they give constructors their arguments, as they should.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(address=address, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -128,6 +132,8 @@ def run(
     context.target_max_block_size = 1  # every shard is a block, and blocks are given to workers
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # One file is one input of the workers, but every part of it is given to another one.
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
     corpus = ray.data.read_datasource(
         Corpus(files, size, done),
         override_num_blocks=len(files),

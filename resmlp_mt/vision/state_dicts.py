@@ -10,6 +10,7 @@ Hugging Face hub stores large ones, with an index beside them.
 """
 
 import argparse
+import datetime
 import json
 import logging
 import pathlib
@@ -32,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 #: parts that wrappers insert anywhere in a parameter's name
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-#: names of the last layer in classifiers around a model without one
-CLASSIFIERS = re.compile(r"(?:.*\.)?(?:head|fc|classifier)\.(weight|bias)")
+#: names of the last layer in classifiers around a model without one; it may be one of a Sequential
+CLASSIFIERS = re.compile(
+    r"(?:.*\.)?(?:(?:\w+_)?heads?|fc|classifier|linear|logits)(?:\.\w+)?\.(weight|bias)"
+)
 #: keys of what optimizers keep, also under the names of parameters
 OPTIMIZERS = re.compile(r"optimi[sz]er|(^|_)optim(_|$)", re.I)
 #: words in the places of averaged weights, besides those that end in "ema"
@@ -47,13 +50,20 @@ def _dictionary(*_: object) -> dict[Any, Any]:
     return {}
 
 
+def _list(*_: object) -> list[Any]:
+    """A plain list for a deque, as :func:`_dictionary`."""
+    return []
+
+
 #: types of plain values that trainers store beside tensors, some with their names in files
 PLAIN_TYPES: tuple[Any, ...] = (
     argparse.Namespace,
     types.SimpleNamespace,
     (_dictionary, "collections.defaultdict"),
+    (_list, "collections.deque"),
     *(list, dict, int, float),  # that make its values
-    (stored_arrays.StoredDtype, "numpy.dtype"),
+    *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
+    *stored_arrays.GLOBALS,
     *((stored_arrays.number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     # paths of another system cannot be made here, but pure ones can
     *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
@@ -204,10 +214,12 @@ def _rank(where: str, tensors: Mapping[str, Tensor]) -> int:
     The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model,
     so its student comes last. A student with a classifier is that of a distillation.
     """
-    words = set(re.split(r"[^a-z]+", where.lower()))
+    # EMAModel and emaModel are two words, as ema_model is
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", where)}
     if words & AVERAGES or any(word.endswith("ema") for word in words):
         return 0
-    if "student" in words and not any(CLASSIFIERS.fullmatch(key) for key in tensors):
+    last = (match[1] for key in tensors if (match := CLASSIFIERS.fullmatch(key)))
+    if "student" in words and "bias" not in last:
         return 4
     if words & {"teacher", "target", "momentum", "k"}:
         return 3

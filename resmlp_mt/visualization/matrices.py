@@ -16,7 +16,6 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
-from resmlp_mt.tensor_files import read
 from resmlp_mt.vision import state_dicts
 from resmlp_mt.vision.parameter_names import own_names
 
@@ -31,20 +30,17 @@ PARTS = ("token_mixing.weight", *(f"ffn.{part}" for part in LETTERS))
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """The contents of an image or translation checkpoint, read by safe loaders.
+    """The contents of an image or translation checkpoint, read by the safe loader.
 
     Raises:
         UserError: if the file is missing, damaged, or has more than data.
     """
-    try:
-        return state_dicts.read_weights(path)
-    except UserError as error:
-        if "it asks for" not in str(error):
-            raise
-        # fairseq leaves arrays in its checkpoints
-        from resmlp_mt.fairseq_plugin.checkpoints import SAFE_GLOBALS
-
-        return read(path, allowed=SAFE_GLOBALS)
+    if any(path.glob("dict.*.txt")):
+        raise UserError(
+            f"{path} is a folder from python -m resmlp_mt.export, which multiplies matrices with "
+            "others: give its checkpoint."
+        )
+    return state_dicts.read_weights(path)
 
 
 def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
