@@ -114,7 +114,7 @@ def card(result: Json) -> str:
         ],
     )
     lengths = scores["by_length"]
-    options = f"{config['options']} {declared['options']} --lr {declared['lr']}"
+    options = f"{' '.join(run['options'])} --lr {declared['lr']}"
     return CARD.format(
         head=head.to_yaml(),
         name=declared["name"],

@@ -181,7 +181,7 @@ def report(trainings: Trainings, models_dir: Path) -> Json:
         lines[run.name] = trainings.translate(run, end["updates"], 0)
         row = {
             "model": model, "budget": budget, "machine": trained["machine"],
-            "parameters": trained["parameters"], **end,
+            "options": trained["options"], "parameters": trained["parameters"], **end,
             **scores(lines[run.name], source, target, config),
         }  # fmt: skip
         result["runs"].append(row)
