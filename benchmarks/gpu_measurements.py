@@ -64,8 +64,8 @@ class Settings:
         return {name: speed.median for name, speed in speeds.items()}
 
 
-def training(settings: Settings, dtype: str, is_memory: bool) -> Figures:
-    """Target tokens per second of an update, or MiB at its peak.
+def training(settings: Settings, dtype: str, tokens: int, is_memory: bool) -> Figures:
+    """Target tokens per second of updates with so many tokens, or MiB at their peak.
 
     Raises:
         RuntimeError: if peak memory is asked for on a CPU, or a gradient is not finite.
@@ -73,7 +73,7 @@ def training(settings: Settings, dtype: str, is_memory: bool) -> Figures:
     if is_memory and settings.device == "cpu":
         raise RuntimeError("PyTorch counts allocated memory on GPUs")
     data = batches(
-        length_distribution.default_lengths(), settings.sizes, 256 if settings.quick else 8192,
+        length_distribution.default_lengths(), settings.sizes, 256 if settings.quick else tokens,
         count=2, device=settings.device, seed=SEED,
     )  # fmt: skip
     steps: dict[str, Callable[[], float]] = {}
