@@ -225,22 +225,26 @@ def table(result: Json) -> str:
     return "\n".join(rows)
 
 
+def machines(result: Json) -> str:
+    """What trained."""
+    return ", ".join(sorted({run["machine"] for run in result["runs"] if "machine" in run}))
+
+
 def summary(result: Json) -> str:
     """For the README."""
     return (
-        "Tatoeba English-German, the recipe of the model that comes with the package\n"
-        "([benchmarks/ship_model.md](benchmarks/ship_model.md); one seed, validation set):\n\n"
-        + table(result)
+        "Tatoeba English-German, the recipe of the model that comes with the package, trained on "
+        f"{machines(result)}\n([benchmarks/ship_model.md](benchmarks/ship_model.md); one seed, "
+        "validation set):\n\n" + table(result)
     )
 
 
 def page(result: Json) -> str:
     """The report in Markdown."""
     config = result["config"]
-    machines = sorted({run["machine"] for run in result["runs"] if "machine" in run})
     parts = [
         "# The model that comes with the project: English-German",
-        f"{', '.join(machines)}; {', '.join(map(' '.join, result['versions'].items()))}; "
+        f"{machines(result)}; {', '.join(map(' '.join, result['versions'].items()))}; "
         f"{result['date']}.\nWritten by `benchmarks/ship_model.py` from `ship_model.yaml`.",
         "Both models are trained on Tatoeba, side by side, for the same processor time of their\n"
         "processes (validation and the writing of checkpoints left out for both), with the same\n"
