@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,16 @@ class Workshop:
         return once(folder / "train.json", measure)
 
     def tuning(self, name: str, model: str, budget: int) -> list[Run]:
-        """The runs of the grid, with seed 1: each changes one option."""
+        """The runs of the grid, with seed 1: each changes one option to another value."""
         grid = self.config["models"][model]["grid"]
+        own = self.options(Run(model, name, 1, budget))
+        last = dict(pairwise(own))  # of an option that is given twice
         changes = [(option, str(value)) for option, values in grid.items() for value in values]
-        return [Run(model, name, 1, budget, change) for change in changes]
+        return [
+            Run(model, name, 1, budget, (option, value))
+            for option, value in changes
+            if last.get(option) != value
+        ]
 
     def is_trained(self, run: Run) -> bool:
         """Whether the training is finished."""

@@ -315,3 +315,9 @@ def test_the_readme_has_the_block_of_every_script_that_writes_one() -> None:
             assert name == script.stem.removesuffix("_report")
             assert text.count(f"<!-- written by benchmarks/{name}.py -->\n") == 1
             assert text.count(f"<!-- end of {name} -->\n") == 1
+
+
+def test_the_grid_leaves_out_what_the_model_has(tmp_path: Path) -> None:
+    workshop = Workshop(CONFIG, tmp_path, tmp_path)
+    found = {run.extra for run in workshop.tuning("multi30k_en_de", "transformer", 600)}
+    assert found == {("--lr", "4e-3"), ("--lr", "6e-3"), ("--dropout", "0.1"), ("--dropout", "0.2")}
