@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Container, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +118,31 @@ def tests(settings: Settings) -> Figures:
     return {"ours": float(words[words.index("passed") - 1])}
 
 
-def measured(part: Part, settings: Settings) -> Row:
-    """A row; the reason, if it cannot be measured."""
-    try:
-        return Row(part.name, part.setting, part.unit, part.measure(settings))
-    except Exception as error:  # of CUDA, of peers, of the compiler: all are reported
-        text = " ".join(str(error).split()) or type(error).__name__
-        return Row(part.name, part.setting, part.unit, {}, f"not measured: {text[:160]}")
-    finally:
+def measured(
+    settings: Settings, most_seconds: float, rows: list[Row], wanted: Container[str]
+) -> Iterator[Row]:
+    """Measures the wanted parts, and puts each row in its place in ``rows`` before it is given.
+
+    A row that cannot be measured says why.
+    """
+    begin = time.monotonic()
+    for index, part in enumerate(parts()):
+        if part.name not in wanted:
+            continue
+        figures: Figures = {}
+        reason = ""
+        if time.monotonic() - begin > most_seconds:
+            reason = "not measured: the time was up"
+        else:
+            try:
+                figures = part.measure(settings)
+            except Exception as error:  # of CUDA, of peers, of the compiler: all are reported
+                text = " ".join(str(error).split()) or type(error).__name__
+                reason = f"not measured: {text[:160]}"
+        rows[index] = Row(part.name, part.setting, part.unit, figures, reason)
         if settings.device == "cuda":
             torch.cuda.empty_cache()
+        yield rows[index]
 
 
 def line(row: Row) -> str:
@@ -191,10 +206,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--plan", action="store_true", help='write the table with "not measured"')
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each row")
+    names = list(dict.fromkeys(part.name for part in parts()))
     parser.add_argument(
         "--rows",
         nargs="+",
-        choices=sorted({part.name for part in parts()}),
+        choices=names,
+        default=names,
         metavar="PART",
         help="measure these parts only",
     )
@@ -219,19 +236,13 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as work:
         settings = Settings(args.device, args.quick, args.rounds, Path(work))
-        begin, most = time.monotonic(), MOST_SECONDS if args.device == "cuda" else math.inf
         machine = {
             **describe(torch.get_num_threads()), "quick": args.quick, "note": args.note
         }  # fmt: skip
         rows = kept(stored, machine)
-        for index, part in enumerate(parts()):
-            if args.rows and part.name not in args.rows:
-                continue
-            if time.monotonic() - begin > most:
-                rows[index] = replace(rows[index], reason="not measured: the time was up")
-            else:
-                rows[index] = measured(part, settings)
-            print(line(rows[index]), file=sys.stderr, flush=True)
+        most = MOST_SECONDS if args.device == "cuda" else math.inf
+        for row in measured(settings, most, rows, args.rows):
+            print(line(row), file=sys.stderr, flush=True)
             write(args.output, rows, machine)
     print((args.output / "gpu.md").read_text())
 
