@@ -14,23 +14,23 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnxruntime
-import onnxruntime.quantization
 import openvino
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._inductor import config as inductor
+from torch.nn import functional as F
 
 from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Spread, interleaved
 from resmlp_mt.engine.folding import empty
-from resmlp_mt.engine.onnx_export import export_onnx
-from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
+from resmlp_mt.engine.onnx_export import export_int8, export_onnx
+from resmlp_mt.engine.onnx_model import GRAPHS
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.files import write_text
-from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
@@ -61,6 +61,8 @@ class Batch(NamedTuple):
     tokens: Tensor
     history: Tensor
     ancestors: Tensor
+    of_graph: dict[str, NDArray[Any]]
+    """The inputs of ``decoder_step.onnx`` but for what the encoder gives."""
 
 
 Backend = Callable[[Batch], object]
@@ -83,12 +85,23 @@ def batch(size: int) -> Batch:
         (SIZES.decoder_layers, size, 1, POSITION, BEAM, SIZES.decoder_embed_dim),
         generator=generator,
     )
+    tokens = torch.randint(4, SIZES.target_vocabulary, (size, BEAM), generator=generator)
+    ancestors = torch.randint(BEAM, (size, BEAM, POSITION), generator=generator)
+    past = {f"past.{layer}": of_one.flatten(2, 3) for layer, of_one in enumerate(history)}
+    of_graph = {
+        "tokens": tokens,
+        "position": torch.tensor([POSITION]),
+        "positions": torch.arange(POSITION).repeat_interleave(BEAM),
+        "descends": F.one_hot(ancestors, BEAM).flatten(2).float(),
+        **past,
+    }
     return Batch(
         torch.randint(4, SIZES.source_vocabulary, (size, LENGTH), generator=generator),
         torch.full((size,), LENGTH),
-        torch.randint(4, SIZES.target_vocabulary, (size, BEAM), generator=generator),
+        tokens,
         history,
-        torch.randint(BEAM, (size, BEAM, POSITION), generator=generator),
+        ancestors,
+        {name: array.numpy() for name, array in of_graph.items()},
     )
 
 
@@ -111,16 +124,17 @@ def onnx_runtime(folder: Path, threads: int) -> Backend:
     """ONNX Runtime on the exported graphs, tensors passed without copies."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    encoder, decoder = (
+    encoder, decoder, projection = (
         onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
-        for name in (ENCODER, DECODER_STEP)
+        for name in GRAPHS
     )
+    encoded = [output.name for output in encoder.get_outputs()]
 
     def run(given: Batch) -> object:
         source = {"tokens": given.source.numpy(), "lengths": given.lengths.numpy()}
-        memory = dict(zip(Memory._fields, encoder.run(None, source), strict=True))
-        target = {name: getattr(given, name).numpy() for name in ("tokens", "history", "ancestors")}
-        return decoder.run(None, {**target, **memory})
+        memory = dict(zip(encoded, encoder.run(None, source), strict=True))
+        states, *_ = decoder.run(None, {**given.of_graph, **memory})
+        return projection.run(None, {"states": states})
 
     return run
 
@@ -133,17 +147,16 @@ def open_vino(folder: Path, threads: int) -> Backend:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    encoder, decoder = (
-        core.compile_model(folder / name, "CPU", settings).create_infer_request()
-        for name in (ENCODER, DECODER_STEP)
-    )
+    models = [core.compile_model(folder / name, "CPU", settings) for name in GRAPHS]
+    encoder, decoder, projection = (model.create_infer_request() for model in models)
+    encoded = [output.any_name for output in models[0].outputs]
 
     def run(given: Batch) -> object:
         source = {"tokens": given.source.numpy(), "lengths": given.lengths.numpy()}
         results = encoder.infer(source, share_inputs=True, share_outputs=True)
-        memory = {name: results[name] for name in Memory._fields}
-        target = {name: getattr(given, name).numpy() for name in ("tokens", "history", "ancestors")}
-        return decoder.infer({**target, **memory}, share_inputs=True, share_outputs=True)
+        inputs = {**given.of_graph, **{name: results[name] for name in encoded}}
+        states = decoder.infer(inputs, share_inputs=True, share_outputs=True)["states"]
+        return projection.infer({"states": states}, share_inputs=True, share_outputs=True)
 
     return run
 
@@ -154,10 +167,7 @@ def backends(folder: Path, threads: int) -> dict[str, Backend]:
     float32.mkdir()
     int8.mkdir()
     export_onnx(model(), float32)
-    for name in (ENCODER, DECODER_STEP):
-        onnxruntime.quantization.quantize_dynamic(
-            float32 / name, int8 / name, per_channel=True, reduce_range=True
-        )
+    export_int8(model(), int8)
     found = {
         "PyTorch eager": pytorch(model()),
         "PyTorch eager, oneDNN packed weights (the engine)": pytorch(prepared(model(), "float32")),

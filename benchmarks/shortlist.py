@@ -25,10 +25,11 @@ from fairseq.data import data_utils
 from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Spread, interleaved, ratio
 from benchmarks.speed.translation_models import Sizes, build
-from resmlp_mt.engine import shortlist
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.shortlist import Shortlist
+from resmlp_mt.engine.shortlist_building import FREQUENT, PER_WORD
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
@@ -38,7 +39,7 @@ from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architecture
 
 HERE = Path(__file__).resolve().parent
 BEAM = 4
-SIZES = [(200, 50), (shortlist.FREQUENT, shortlist.PER_WORD), (1000, 100)]  # frequent, per word
+SIZES = [(200, 50), (FREQUENT, PER_WORD), (1000, 100)]  # frequent, per word
 SENTENCES = {1: 12, 64: 64}  # translated in a round, by batch size
 ROUNDS = 5
 
@@ -82,9 +83,7 @@ def qualities(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def covered(
-    lexicon: shortlist.Shortlist, sentences: list[list[int]], references: list[list[int]]
-) -> float:
+def covered(lexicon: Shortlist, sentences: list[list[int]], references: list[list[int]]) -> float:
     """Share of the references' tokens, without end-of-sentence, that are in the shortlists."""
     found, total = 0, 0
     for tokens, reference in zip(sentences, references, strict=True):
@@ -94,7 +93,7 @@ def covered(
     return found / total
 
 
-def mean_words(lexicon: shortlist.Shortlist, sentences: list[list[int]]) -> float:
+def mean_words(lexicon: Shortlist, sentences: list[list[int]]) -> float:
     """Target words per sentence."""
     return sum(len(lexicon.words([tokens])[0]) for tokens in sentences) / len(sentences)
 
@@ -167,7 +166,7 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"{machine['processor']}, {machine['threads']} threads, PyTorch "
         f"{machine['versions']['torch']}; `translate`'s engine, float32, beam {BEAM}. Default: "
-        f"{shortlist.FREQUENT} frequent words and {shortlist.PER_WORD} per source word.",
+        f"{FREQUENT} frequent words and {PER_WORD} per source word.",
         "",
         f"BLEU of {whole['sentences']} sentences of {report['text']}:",
         "",

@@ -51,8 +51,6 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     )
     parser.add_options(Options)
     options = Options(**vars(parser.parse_args(argv)))
-    if options.format == "onnx" and options.shortlist is not None:
-        parser.error("--format onnx always scores the whole vocabulary: drop --shortlist")
     if options.format == "onnx" and options.dtype == "bfloat16":
         parser.error("--format onnx has float32 or int8 weights: choose one of them for --dtype")
     return options

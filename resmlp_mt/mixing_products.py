@@ -106,3 +106,13 @@ def toeplitz(weights: Tensor) -> Tensor:
     copies = F.pad(weights, (0, 1)).unsqueeze(1).expand(-1, length, -1).flatten(1)
     rows = copies[:, : length * distances].view(heads, length, distances)
     return rows[:, :, length - 1 :]
+
+
+def is_toeplitz(matrix: Tensor) -> bool:
+    """Whether all diagonals of the last two dimensions are constant, as if only distances count."""
+    return torch.equal(matrix[..., 1:, 1:], matrix[..., :-1, :-1])
+
+
+def diagonals(matrix: Tensor) -> Tensor:
+    """The numbers that :func:`toeplitz` makes such matrices from."""
+    return torch.cat([matrix[:, :, 0].flip(1), matrix[:, 0, 1:]], dim=1)

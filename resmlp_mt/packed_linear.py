@@ -296,17 +296,19 @@ class Int8Embedding(nn.Module):
         return F.embedding(tokens, self.weight) * F.embedding(tokens, self._column)
 
 
-def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
     """Round weights to int8, symmetrically, with one scale per row.
 
     Args:
         weight: (out_features, in_features) of a linear layer, or (rows, dim) of an embedding.
+        largest: what the largest weight of a row becomes.
 
     Returns:
         The int8 weights and their scales, one for each row.
     """
-    scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
-    return (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scale
+    scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / largest
+    rounded = (weight / scale.unsqueeze(1)).round()
+    return rounded.clamp(-largest, largest).to(torch.int8), scale
 
 
 def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:

@@ -203,7 +203,7 @@ def test_graphs_that_are_exchanged_or_not_finite_are_refused(tmp_path: Path) -> 
     broken = fold(build().float())
     broken.decoder.output_projection.bias[5] = math.nan
     export_onnx(broken, folder)
-    with pytest.raises(UserError, match=r"decoder_step\.onnx computes NaN or infinity"):
+    with pytest.raises(UserError, match=r"projection\.onnx computes NaN or infinity"):
         model_folder.load(folder)
 
 

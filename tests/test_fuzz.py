@@ -106,8 +106,8 @@ def pieces(folder: Path) -> Path:
 
 
 def a_shortlist(folder: Path) -> Path:
-    table = torch.zeros(WORDS, 3, dtype=torch.long)
-    Shortlist(torch.arange(6), table).save(folder / "shortlist.safetensors")
+    table = np.zeros((WORDS, 3), dtype=np.int64)
+    Shortlist(np.arange(6), table).save(folder / "shortlist.safetensors")
     return folder / "shortlist.safetensors"
 
 

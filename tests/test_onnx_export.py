@@ -1,6 +1,8 @@
 """The ONNX graphs compute what the folded model computes, at every shape."""
 
 import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from models import EOS, PAD, build, padded, sentences
 from resmlp_mt.engine import onnx_export
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.model.attention import Memory
+from resmlp_mt.engine.onnx_projection import ProjectionGraphs
+from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from test_mixing import MODELS
@@ -34,14 +38,6 @@ def folded(model: ResMLPModel) -> EncoderDecoder:
     return fold(model).float()
 
 
-def history_of(model: EncoderDecoder, batch: int, position: int, beam: int) -> torch.Size:
-    """The shape of what earlier steps leave."""
-    config = model.config
-    heads = config.decoder_mixing.heads
-    width = config.decoder_embed_dim // heads
-    return torch.Size((config.decoder_layers, batch, heads, position, beam, width))
-
-
 @pytest.fixture(scope="module")
 def folder(folded: EncoderDecoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
@@ -49,40 +45,51 @@ def folder(folded: EncoderDecoder, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(folder / "encoder.onnx")
+Graph = Callable[..., dict[str, torch.Tensor]]
+"""A graph: its outputs by name, from its inputs by name."""
 
 
 @pytest.fixture(scope="module")
-def decoder_step(folder: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(folder / "decoder_step.onnx")
+def graph(folder: Path) -> Callable[[str], Graph]:
+    def load(name: str) -> Graph:
+        session = onnxruntime.InferenceSession(folder / name)
+        names = [output.name for output in session.get_outputs()]
+
+        def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            found = session.run(names, {name: array.numpy() for name, array in inputs.items()})
+            return dict(zip(names, map(torch.from_numpy, found), strict=True))
+
+        return run
+
+    return functools.cache(load)
 
 
-def run(session: onnxruntime.InferenceSession, *inputs: torch.Tensor) -> list[np.ndarray]:
-    names = [given.name for given in session.get_inputs()]
-    return session.run(None, dict(zip(names, [i.numpy() for i in inputs], strict=True)))
+def by_layer(name: str, arrays: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The inputs or outputs of all layers."""
+    return {f"{name}.{layer}": array.contiguous() for layer, array in enumerate(arrays)}
 
 
-def equal(outputs: list[np.ndarray], expected: tuple[torch.Tensor, ...]) -> None:
-    for output, tensor in zip(outputs, expected, strict=True):
-        np.testing.assert_allclose(output, tensor.numpy(), rtol=1e-5, atol=1e-5)
+def equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_two_complete_files(folder: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == {"encoder.onnx", "decoder_step.onnx"}
+def test_three_complete_files(folder: Path) -> None:
+    graphs = {"encoder.onnx", "decoder_step.onnx", "projection.onnx"}
+    assert {path.name for path in folder.iterdir()} == graphs
 
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_encoder(folded, encoder, lengths: list[int], seed: int) -> None:
+def test_encoder(folded, graph, lengths: list[int], seed: int) -> None:
     tokens = padded(sentences(lengths, VOCABULARY, seed))
     expected = folded.encode(tokens, torch.tensor(lengths))
-    keys, values, mask = run(encoder, tokens, torch.tensor(lengths))
-    np.testing.assert_array_equal(mask, expected.mask.numpy())
+    found = graph("encoder.onnx")({"tokens": tokens, "lengths": torch.tensor(lengths)})
+    assert torch.equal(found["mask"], expected.mask)
     # what stands at pads is not the same: the graph computes it
-    is_token = (mask == 0).reshape(1, len(lengths), 1, -1, 1)
-    equal([keys * is_token, values * is_token], (expected.keys, expected.values))
+    is_token = (expected.mask == 0).view(len(lengths), 1, -1, 1)
+    for name, arrays in (("keys", expected.keys), ("values", expected.values)):
+        for layer, array in enumerate(arrays):
+            equal(found[f"{name}.{layer}"] * is_token, array)
 
 
 @settings(max_examples=30, deadline=None)
@@ -93,35 +100,93 @@ def test_encoder(folded, encoder, lengths: list[int], seed: int) -> None:
     seed=st.integers(0, 99),
 )
 def test_decoder_step(
-    folded, decoder_step, lengths: list[int], beam: int, position: int, seed: int
+    folded, graph, lengths: list[int], beam: int, position: int, seed: int
 ) -> None:
-    batch = len(lengths)
+    """The entries of all earlier steps, in any order."""
+    batch, config = len(lengths), folded.config
     generator = torch.Generator().manual_seed(seed)
     memory = folded.encode(padded(sentences(lengths, VOCABULARY, seed)), torch.tensor(lengths))
     tokens = torch.randint(VOCABULARY, (batch, beam), generator=generator)
-    history = torch.randn(history_of(folded, batch, position, beam), generator=generator)
+    heads = config.decoder_mixing.heads
+    size = (config.decoder_layers, batch, heads, position, beam, config.decoder_embed_dim // heads)
+    history = torch.randn(size, generator=generator)
     ancestors = torch.randint(beam, (batch, beam, position), generator=generator)
-    expected = folded.step(tokens, history, ancestors, memory)
-    equal(run(decoder_step, tokens, history, ancestors, *memory), expected)
+    hidden, entries, _ = folded.decoder.step(tokens, history, ancestors, memory)
+    order = torch.randperm(position * beam, generator=generator)
+    past = history.flatten(3, 4)[:, :, :, order]
+    found = graph("decoder_step.onnx")(
+        {
+            "tokens": tokens,
+            "position": torch.tensor([position]),
+            "positions": torch.arange(position).repeat_interleave(beam)[order],
+            "descends": F.one_hot(ancestors, beam).flatten(2)[:, :, order].float(),
+            "mask": memory.mask,
+            **by_layer("keys", memory.keys),
+            **by_layer("values", memory.values),
+            **by_layer("past", past),
+        }
+    )
+    equal(found["states"], hidden)
+    for name, array in by_layer("present", torch.cat([past, entries], dim=3)).items():
+        equal(found[name], array)
+    scores = graph("projection.onnx")({"states": hidden})["scores"]
+    equal(scores, folded.decoder.output_projection(hidden))
 
 
-def test_greedy_translation(model, folded, encoder, decoder_step) -> None:
-    """The caches that a caller keeps go round: ten steps choose the tokens of the trained model."""
+def test_greedy_translation(model, folded, graph) -> None:
+    """The past that a caller keeps goes round: ten steps choose the tokens of the trained model."""
     model = copy.deepcopy(model).float()
     source = padded(sentences([5, 12, 1], VOCABULARY))
     lengths = torch.tensor([5, 12, 1])
-    memory = Memory(*map(torch.from_numpy, run(encoder, source, lengths)))
+    memory = graph("encoder.onnx")({"tokens": source, "lengths": lengths})
     tokens = torch.full((3, 1), EOS)
-    history = torch.zeros(history_of(folded, 3, 0, 1))
-    for _ in range(10):
-        step = (tokens[:, -1:], history, torch.zeros(3, 1, history.size(3), dtype=torch.long))
-        scores, entries = map(torch.from_numpy, run(decoder_step, *step, *memory))
+    config = folded.config
+    heads = config.decoder_mixing.heads
+    past = {
+        f"past.{layer}": torch.zeros(3, heads, 0, config.decoder_embed_dim // heads)
+        for layer in range(config.decoder_layers)
+    }
+    for position in range(10):
+        outputs = graph("decoder_step.onnx")(
+            {
+                "tokens": tokens[:, -1:],
+                "position": torch.tensor([position]),
+                "positions": torch.arange(position),
+                "descends": torch.ones(3, 1, position),
+                **memory,
+                **past,
+            }
+        )
+        past = {name: outputs[name.replace("past", "present")] for name in past}
+        scores = graph("projection.onnx")({"states": outputs["states"]})["scores"]
         scores[..., PAD] = -torch.inf  # no search goes on behind a pad
         tokens = torch.cat([tokens, scores.argmax(dim=2)], dim=1)
-        history = torch.cat([history, entries.unsqueeze(3)], dim=3)
     scores, _ = model(source, lengths, tokens[:, :-1])
     scores[..., PAD] = -torch.inf
     assert torch.equal(scores.argmax(dim=2), tokens[:, 1:])
+
+
+@pytest.mark.parametrize("is_int8", [False, True], ids=["float32", "int8"])
+def test_scores_of_some_words(tmp_path: Path, is_int8: bool) -> None:
+    """Those that every sentence may use, then the others; in int8 as close as 7 bits are."""
+    folded = fold(build(vocabulary=VOCABULARY).float())
+    shortlist = Shortlist(np.array([0, 1, 2, 3, 9]), np.zeros((VOCABULARY, 1), dtype=np.int64))
+    graphs = ProjectionGraphs(folded.decoder.output_projection, {}, is_int8)
+    graphs.write_shortlist(shortlist, tmp_path)
+    rows, projection = (
+        onnxruntime.InferenceSession(tmp_path / f"shortlist_{name}.onnx")
+        for name in ("rows", "projection")
+    )
+    states = torch.randn(3, 2, folded.config.decoder_embed_dim)
+    every = folded.decoder.output_projection(states)
+    for words in ([7, 4, 19], [5], []):
+        names = [output.name for output in rows.get_outputs()]
+        found = rows.run(names, {"words": np.array(words, dtype=np.int64)})
+        inputs = {"states": states.numpy(), **dict(zip(names, found, strict=True))}
+        (scores,) = projection.run(["scores"], inputs)
+        expected = every[..., [0, 1, 2, 3, 9, *words]]
+        error = (torch.from_numpy(scores) - expected).abs().max()
+        assert error < (0.05 if is_int8 else 1e-5) * every.abs().max()
 
 
 def test_a_full_folder_leaves_nothing_behind(

@@ -5,23 +5,34 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
 from models import EOS, PAD, build, dictionary, sentences
-from resmlp_mt.engine import model_folder, onnx_search
+from resmlp_mt.engine import digests, model_folder, onnx_search
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_export import export_int8, export_onnx
-from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER, OnnxModel
+from resmlp_mt.engine.onnx_model import (
+    DECODER_STEP,
+    ENCODER,
+    PROJECTION,
+    SHORTLIST_PROJECTION,
+    SHORTLIST_ROWS,
+    OnnxModel,
+)
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.search import chosen_words
+from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import UNK, Vocabulary
 from resmlp_mt.errors import UserError
@@ -36,19 +47,31 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One model in both forms."""
     parent = tmp_path_factory.mktemp("exported")
     words = Vocabulary(dictionary(20).symbols)
-    translation = TranslationModel(fold(build(3).float()), "en", "de", words, words, None)
+    # 8 words for every sentence, and two for each source word
+    table = np.random.default_rng(0).integers(4, 20, (20, 2))
+    lexicon = Shortlist(np.array([0, 1, 2, 3, 6, 9, 12, 17]), table)
+    model = fold(build(3).float())
+    translation = TranslationModel(model, "en", "de", words, words, None, lexicon)
     model_folder.save(translation, parent / "safetensors")
     model_folder.save(translation, parent / "onnx", write_weights=export_onnx)
     return parent / "safetensors", parent / "onnx"
 
 
-def test_both_forms_translate_alike(folders: tuple[Path, Path]) -> None:
+@pytest.fixture(scope="module")
+def loaded(folders: tuple[Path, Path]) -> tuple[TranslationModel, TranslationModel]:
+    return model_folder.load(folders[0]), model_folder.load(folders[1])
+
+
+@pytest.mark.parametrize("use_shortlist", [False, True], ids=["all words", "shortlist"])
+def test_both_forms_translate_alike(folders: tuple[Path, Path], use_shortlist: bool) -> None:
     """Lines of all lengths, whose translations end at different steps."""
     lines = ["w1 w5 w3", "w2", "w7 w7 w1 w0 w9 w4 w4 w3", "w9 w8", "w1 w2 w3 w4 w5"]
     options = SearchOptions(beam=3)
     found = []
     for folder in folders:
-        translator = Translator(model_folder.load(folder), options, batch_size=4, workers=2)
+        translator = Translator.load(
+            folder, options, batch_size=4, workers=2, use_shortlist=use_shortlist
+        )
         found.append(translator.translate(lines))
     assert isinstance(translator.loaded.model, OnnxModel)
     scored, greedy = (
@@ -60,6 +83,7 @@ def test_both_forms_translate_alike(folders: tuple[Path, Path]) -> None:
         assert [t.score for t in ours] == pytest.approx([t.score for t in expected], abs=1e-5)
 
 
+@pytest.mark.parametrize("use_shortlist", [False, True], ids=["all words", "shortlist"])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
@@ -77,18 +101,28 @@ def test_both_forms_translate_alike(folders: tuple[Path, Path]) -> None:
     ),
 )
 def test_the_search_is_that_of_pytorch(
-    folders: tuple[Path, Path], lengths: list[int], seed: int, options: SearchOptions
+    loaded: tuple[TranslationModel, TranslationModel],
+    use_shortlist: bool,
+    lengths: list[int],
+    seed: int,
+    options: SearchOptions,
 ) -> None:
-    torch_model, onnx_model = (model_folder.load(folder).model for folder in folders)
+    """A batch of sentences that may use different words, too."""
     batch = [row.tolist() for row in sentences(lengths, 20, seed)]
     special = SpecialTokens(PAD, EOS, UNK)
-    expected = beam_search(torch_model, batch, options, special)
-    found = onnx_search.beam_search(onnx_model, batch, options, special)
+    words: list[Any] = [None, None]
+    if use_shortlist:
+        options = replace(options, beam=min(options.beam, 3))
+        words = [chosen_words(one, options.beam)(batch) for one in loaded]
+    expected = beam_search(loaded[0].model, batch, options, special, words[0])
+    found = onnx_search.beam_search(loaded[1].model, batch, options, special, words[1])
     for ours, theirs in zip(found, expected, strict=True):
         assert [h.tokens for h in ours] == [h.tokens for h in theirs]
-        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=2e-5)
+        assert [h.score for h in ours] == pytest.approx(
+            [h.score for h in theirs], abs=2e-5, rel=1e-6
+        )
         for mine, other in zip(ours, theirs, strict=True):
-            assert mine.positional_scores == pytest.approx(other.positional_scores, abs=5e-5)
+            assert mine.positional_scores == pytest.approx(other.positional_scores, abs=1e-4)
 
 
 def test_the_best_of_a_large_vocabulary_are_found_through_chunks() -> None:
@@ -122,16 +156,28 @@ def test_the_documented_loop_is_greedy_search(
         assert documented[: limit - 1] == found.tokens[: limit - 1]
 
 
+@pytest.mark.parametrize("use_shortlist", [False, True], ids=["all words", "shortlist"])
 def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
-    folders: tuple[Path, Path],
+    folders: tuple[Path, Path], tmp_path: Path, use_shortlist: bool
 ) -> None:
+    """Only a shortlist needs safetensors."""
+    options = ["--beam", "3", "--print-scores"]
+    absent, more = ["torch", "fairseq", "sacrebleu"], {"safetensors"}
+    if use_shortlist:
+        options.append("--shortlist")
+    else:
+        absent, more = [*absent, "safetensors"], set()
+        without = Path(shutil.copytree(folders[1], tmp_path / "onnx"))
+        for name in (SHORTLIST_ROWS, SHORTLIST_PROJECTION, model_folder.SHORTLIST, digests.NAME):
+            (without / name).unlink()
+        folders = folders[0], without
     program = (
         "import runpy, sys;"
-        "sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'fairseq', 'sacrebleu']));"
+        f"sys.modules.update(dict.fromkeys({absent}));"
         "earlier = set(sys.modules) | set(sys.stdlib_module_names);"
         "runpy.run_module('resmlp_mt.translate', run_name='__main__');"
         "loaded = {name.partition('.')[0] for name in set(sys.modules) - earlier} - earlier;"
-        "needed = {'resmlp_mt', 'numpy', 'sentencepiece', 'onnxruntime'};"
+        f"needed = {more | {'resmlp_mt', 'numpy', 'sentencepiece', 'onnxruntime'}};"
         "sys.exit(f'loaded: {loaded - needed}' if loaded - needed else 0)"
     )
     outputs = []
@@ -139,7 +185,7 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
         folders, (["-m", "resmlp_mt.translate"], ["-c", program]), strict=True
     ):
         done = subprocess.run(
-            [sys.executable, *start, str(folder), "--beam", "3", "--print-scores"],
+            [sys.executable, *start, str(folder), *options],
             input="w1 w5 w3\n\nw2\n",
             cwd=ROOT,
             capture_output=True,
@@ -158,7 +204,7 @@ def test_int8_graphs_are_smaller_and_translate(tmp_path: Path) -> None:
     translation = TranslationModel(fold(build(3, **sizes).float()), "en", "de", words, words, None)
     model_folder.save(translation, tmp_path / "float32", write_weights=export_onnx)
     model_folder.save(translation, tmp_path / "int8", "int8", export_int8)
-    graphs = (ENCODER, DECODER_STEP)
+    graphs = (ENCODER, DECODER_STEP, PROJECTION)
     sizes = [
         sum((tmp_path / kind / graph).stat().st_size for graph in graphs)
         for kind in ("float32", "int8")
@@ -166,7 +212,7 @@ def test_int8_graphs_are_smaller_and_translate(tmp_path: Path) -> None:
     assert sizes[1] < 0.6 * sizes[0]
     tokens = np.array([[5, 6, 7, EOS]])
     keys = [
-        model_folder.load(tmp_path / kind).model.encode(tokens, np.array([4])).keys
+        model_folder.load(tmp_path / kind).model.encode(tokens, np.array([4]))["keys.0"]
         for kind in ("float32", "int8")
     ]
     assert 0 < np.abs(keys[0] - keys[1]).max() < 0.1 * np.abs(keys[0]).max()
@@ -187,6 +233,39 @@ def test_other_types_and_broken_graphs_are_refused(
         with pytest.raises(UserError, match=r"broken ONNX graphs: decoder_step\.onnx: ") as error:
             model_folder.load(onnx)
         assert "\n" not in str(error.value)
+
+
+def test_graphs_of_an_earlier_version_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Their step took one history for all layers."""
+    folder = Path(shutil.copytree(folders[1], tmp_path / "onnx"))
+    (folder / PROJECTION).unlink()
+    earlier = """<ir_version: 10, opset_import: ["" : 20]>
+        step (int64[batch, beam, position] ancestors) => (int64[batch, beam, position] scores) {
+            scores = Identity(ancestors)
+        }"""
+    onnx.save(onnx.parser.parse_model(earlier), folder / DECODER_STEP)
+    with pytest.raises(UserError, match=r"graphs of an earlier version.*export the model"):
+        model_folder.load(folder)
+
+
+def test_graphs_of_another_shortlist_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders[1], tmp_path / "onnx"))
+    (folder / digests.NAME).unlink()
+    model_folder.load(folder)
+    words = Shortlist.load(folder / model_folder.SHORTLIST, 20, 20)
+    Shortlist(words.always + (words.always > 3), words.by_source).save(
+        folder / model_folder.SHORTLIST
+    )
+    with pytest.raises(UserError, match=r"projection\.onnx was exported with another shortlist"):
+        model_folder.load(folder)
+    words.save(folder / model_folder.SHORTLIST)
+    (folder / SHORTLIST_ROWS).unlink()
+    with pytest.raises(UserError, match=r"broken ONNX graphs: shortlist_rows\.onnx: "):
+        model_folder.load(folder)
 
 
 def test_a_server_explains_them_without_attention(folders: tuple[Path, Path]) -> None:

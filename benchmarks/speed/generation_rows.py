@@ -23,8 +23,10 @@ from benchmarks.speed.translation_models import (
     sentence_pairs,
     to_device,
 )
+from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.onnx_export import export_int8
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
@@ -117,7 +119,7 @@ def translate(
     rounds: int = 5,
     seed: int = 1,
 ) -> Rows:
-    """Sentences per second of ``resmlp_mt.translate``'s engine and CTranslate2's Transformer.
+    """Sentences per second of ``resmlp_mt.translate`` and CTranslate2's Transformer.
 
     Args:
         batch_sizes: number of sentences that are translated in each round, by batch size.
@@ -142,30 +144,33 @@ def translate(
                 rows.append(Unmeasured(f"translate, CPU {shown}", "not supported here"))
                 continue
             vocabulary = Vocabulary(words.symbols)
-            model = prepared(fold(build("resmlp", sizes, seed)), dtype)
+            model = fold(build("resmlp", sizes, seed))
             loaded = TranslationModel(model, "en", "de", vocabulary, vocabulary, None)
+            ours = {"": loaded}
+            if dtype == "int8":
+                ours[", ONNX Runtime"] = as_int8_graphs(loaded, Path(folder) / "onnx", threads)
+            loaded.model = prepared(model, dtype)
             peer = ctranslate2.Translator(
                 folder, compute_type=compute_type, intra_threads=threads, inter_threads=1
             )
             for batch_size, sentences in batch_sizes.items():
                 task = draw_task(lengths, words, sizes, sentences, seed)
-                runs = {
-                    "resmlp": engine(loaded, task, batch_size),
-                    "ctranslate2": ctranslate2s(peer, task, batch_size),
-                }
+                runs = {way: engine(model, task, batch_size) for way, model in ours.items()}
+                runs["ctranslate2"] = ctranslate2s(peer, task, batch_size)
                 speeds = interleaved(runs, rounds)
                 floor = floor_seconds(folded, task, batch_size, rates, shown)
-                row = Row(
-                    measured=f"translate, beam {BEAM}, batch {batch_size}, CPU {shown}",
-                    unit="sentences/s",
-                    ours=speeds["resmlp"],
-                    peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
-                    peer=speeds["ctranslate2"],
-                    goal=TRANSLATE_GOAL,
-                    floor=min(batch_size, sentences) / floor,
-                    note=f"{task.target_length} tokens",
-                )
-                rows.append(explained(row, runs["resmlp"]))
+                for way in ours:
+                    row = Row(
+                        measured=f"translate{way}, beam {BEAM}, batch {batch_size}, CPU {shown}",
+                        unit="sentences/s",
+                        ours=speeds[way],
+                        peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
+                        peer=speeds["ctranslate2"],
+                        goal=TRANSLATE_GOAL,
+                        floor=min(batch_size, sentences) / floor,
+                        note=f"{task.target_length} tokens",
+                    )
+                    rows.append(row if way else explained(row, runs[way]))
     return rows
 
 
@@ -186,6 +191,12 @@ def engine(
         return float(len(found))
 
     return run
+
+
+def as_int8_graphs(float32: TranslationModel, folder: Path, threads: int) -> TranslationModel:
+    """The same model in int8 for ONNX Runtime."""
+    model_folder.save(float32, folder, "int8", export_int8)
+    return model_folder.load(folder, threads=threads)
 
 
 def ctranslate2s(

@@ -1,19 +1,22 @@
 """Deep encoders with shallow decoders: greedy translation in int8, with and without a shortlist.
 
-Peers are CTranslate2's Transformer of 6 + 2 layers, with the same shortlist, and a reported figure.
+In PyTorch and through ONNX Runtime. Peers are CTranslate2's Transformer of 6 + 2 layers, with the
+same shortlist, and a reported figure.
 """
 
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
-from torch import Tensor
+from numpy.typing import NDArray
 
 from benchmarks.speed.floors import Rates
 from benchmarks.speed.generation_rows import (
     Task,
+    as_int8_graphs,
     ctranslate2s,
     draw_task,
     engine,
@@ -26,7 +29,8 @@ from benchmarks.speed.timing import Spread, interleaved, spread
 from benchmarks.speed.translation_models import Sizes, build, dictionary
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.shortlist import FREQUENT, Shortlist
+from resmlp_mt.engine.shortlist import Shortlist
+from resmlp_mt.engine.shortlist_building import FREQUENT
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.packed_linear import selector
@@ -75,36 +79,40 @@ def presets(
         name = f"CTranslate2 {ctranslate2.__version__} Transformer 6-2, int8"
         for preset, (encoder, decoder) in PRESETS.items():
             trained = build("plus", replace(sizes, layers=encoder, decoder_layers=decoder), seed)
-            loaded = TranslationModel(
-                prepared(fold(trained), "int8"), "en", "de", vocabulary, vocabulary, None, shortlist
-            )
+            folded = fold(trained)
+            loaded = TranslationModel(folded, "en", "de", vocabulary, vocabulary, None, shortlist)
+            graphs = as_int8_graphs(loaded, Path(folder) / preset, threads)
+            loaded.model = prepared(folded, "int8")
             last: Row | None = None
             for batch_size, sentences in batch_sizes.items():
                 task = draw_task(lengths, words, sizes, sentences, seed)
                 batch = [vocabulary.encode(line.split()) for line in task.lines[:batch_size]]
                 for use, shown in ((False, "all words"), (True, "shortlist")):
                     runs = {
-                        "ours": engine(loaded, task, batch_size, 1, use),
+                        "CPU": engine(loaded, task, batch_size, 1, use),
+                        "ONNX Runtime": engine(graphs, task, batch_size, 1, use),
                         "peer": ctranslate2s(peer, task, batch_size, 1, use),
                     }
                     speeds = interleaved(runs, rounds)
                     folded = fold(trained)
                     if use:
                         select = selector(folded.decoder.output_projection)
-                        chosen = select(shortlist.words(batch)[0])
+                        chosen = select(torch.from_numpy(shortlist.words(batch)[0]))
                         folded.set_submodule("decoder.output_projection", chosen)
                     seconds = floor_seconds(folded, task, len(batch), rates, "int8", beam=1)
-                    row = Row(
-                        measured=f"plus {preset}, greedy, batch {batch_size}, CPU int8, {shown}",
-                        unit="sentences/s",
-                        ours=speeds["ours"],
-                        peer_name=name,
-                        peer=speeds["peer"],
-                        floor=len(batch) / seconds,
-                        note=f"{task.target_length} tokens",
-                    )
-                    last = in_words(row, task)
-                    rows += [row, last]
+                    for way in ("CPU", "ONNX Runtime"):
+                        row = Row(
+                            measured=f"plus {preset}, greedy, batch {batch_size}, {way} int8, "
+                            f"{shown}",
+                            unit="sentences/s",
+                            ours=speeds[way],
+                            peer_name=name,
+                            peer=speeds["peer"],
+                            floor=len(batch) / seconds,
+                            note=f"{task.target_length} tokens",
+                        )
+                        last = in_words(row, task)
+                        rows += [row, last]
             assert last is not None
             reported = spread([REPORTED] * rounds)
             rows.append(replace(last, peer_name=REPORTED_NAME, peer=reported))
@@ -127,16 +135,16 @@ def in_words(row: Row, task: Task) -> Row:
 
 def random_shortlist(vocabulary: int, seed: int) -> Shortlist:
     """Frequent words, the first of the vocabulary, and some random words of each source word."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     frequent = len(SPECIAL) + min(FREQUENT, vocabulary // 8)
-    by_source = torch.randint(frequent, vocabulary, (vocabulary, PER_WORD), generator=generator)
-    return Shortlist(torch.arange(frequent), by_source)
+    by_source = generator.integers(frequent, vocabulary, (vocabulary, PER_WORD))
+    return Shortlist(np.arange(frequent), by_source)
 
 
 def vocabulary_map(shortlist: Shortlist, words: Dictionary) -> str:
     """A shortlist as CTranslate2 reads it: source word, tab, target words."""
 
-    def symbols(chosen: Tensor) -> str:
+    def symbols(chosen: NDArray[np.int64]) -> str:
         return " ".join(words[int(token)] for token in chosen if token >= words.nspecial)
 
     lines = [f"\t{symbols(shortlist.always)}"]

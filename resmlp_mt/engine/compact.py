@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.materialised_mixing import MaterialisedMixing
-from resmlp_mt.mixing_products import toeplitz
+from resmlp_mt.mixing_products import diagonals, is_toeplitz, toeplitz
 from resmlp_mt.model.config import LEAST_VALUES, ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import Int8Embedding, Int8Linear, quantize
@@ -32,18 +32,11 @@ def tensors(model: EncoderDecoder, dtype: str) -> dict[str, Tensor]:
             if weight is not None and isinstance(module, nn.Linear | nn.Embedding):
                 saved[f"{name}.weight"], saved[f"{name}.scale"] = quantize(weight)
     for name, module in model.named_modules():
-        if isinstance(module, MaterialisedMixing) and _is_toeplitz(module.weight):
-            weight = saved.pop(f"{name}.weight")
-            first_column, first_row = weight[:, :, 0], weight[:, 0]
-            saved[f"{name}.diagonals"] = torch.cat([first_column.flip(1), first_row[:, 1:]], dim=1)
+        if isinstance(module, MaterialisedMixing) and is_toeplitz(module.weight):
+            saved[f"{name}.diagonals"] = diagonals(saved.pop(f"{name}.weight"))
     if dtype == "bfloat16":
         saved = {name: value.bfloat16() for name, value in saved.items()}
     return {name: value.contiguous() for name, value in saved.items()}
-
-
-def _is_toeplitz(weight: Tensor) -> bool:
-    """Whether all diagonals are constant, as in a mixing that depends only on distances."""
-    return torch.equal(weight[:, 1:, 1:], weight[:, :-1, :-1])
 
 
 def _columns(model: EncoderDecoder) -> Tensor | None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+INPUT = "ancestors"
+"""Of ``decoder_step.onnx``, before it took the past of each layer as an input of its own."""
 PARTS = {
     "mixing": "token_mixing.weight",
     "constant": "token_mixing.constant",

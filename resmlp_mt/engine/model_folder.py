@@ -58,7 +58,7 @@ def save(
     translation: TranslationModel,
     folder: str | Path,
     dtype: str = "float32",
-    write_weights: Callable[[EncoderDecoder, Path], None] | None = None,
+    write_weights: Callable[[EncoderDecoder, Path, Shortlist | None], None] | None = None,
 ) -> None:
     """Write a folder; it appears complete or not at all.
 
@@ -66,7 +66,8 @@ def save(
         translation: a float32 model.
         folder: must not exist or be empty.
         dtype: of the weights in the file: ``float32``, ``bfloat16`` or ``int8``.
-        write_weights: writes the model into a folder in another form than ``model.safetensors``.
+        write_weights: writes the model into a folder in another form than ``model.safetensors``,
+            and what it needs for the shortlist.
 
     Raises:
         UserError: if the folder has files in it or cannot be written.
@@ -97,7 +98,7 @@ def save(
 
             weights.write(model, partial / WEIGHTS, dtype)
         else:
-            write_weights(model, partial)
+            write_weights(model, partial, translation.shortlist)
         for language, vocabulary in (
             (translation.source_lang, translation.source),
             (translation.target_lang, translation.target),
@@ -190,15 +191,14 @@ def load(
         )
     if is_onnx and device != "cpu":
         raise UserError(f"--device {device}: {folder} holds ONNX graphs, which run on the CPU.")
+    shortlist = _shortlist(folder / SHORTLIST, sizes)
     model: EncoderDecoder | OnnxModel
-    shortlist = None
     if is_onnx:
-        model = OnnxModel(sizes, folder, config, threads)
+        model = OnnxModel(sizes, folder, config, threads, shortlist)
     else:
         from resmlp_mt.engine import weights  # with PyTorch
 
         model = weights.load(folder, config, dtype, device, threads)
-        shortlist = weights.load_shortlist(folder / SHORTLIST, model.config)
     source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
     for language, words, size in (
         (languages[0], source, sizes.source_vocabulary),
@@ -227,6 +227,23 @@ def load(
     graphs = [path.name for path in sorted(folder.glob("*.onnx*"))] if is_onnx else [WEIGHTS]
     digests.check(folder, [CONFIG, *graphs, *dictionaries, SENTENCEPIECE, SHORTLIST])
     return loaded
+
+
+def _shortlist(path: Path, sizes: OnnxConfig) -> Shortlist | None:
+    """The shortlist of a folder, if there is one.
+
+    Raises:
+        UserError: if it is broken or belongs to another model.
+    """
+    if not path.exists():
+        return None
+    try:
+        from resmlp_mt.engine.shortlist import Shortlist
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs the package safetensors: run pip install safetensors."
+        ) from error
+    return Shortlist.load(path, sizes.source_vocabulary, sizes.target_vocabulary)
 
 
 def unreadable(folder: Path, file: str, error: Exception) -> UserError:

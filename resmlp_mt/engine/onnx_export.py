@@ -1,18 +1,21 @@
-"""The folded model as two ONNX graphs: the encoder, and one step of the decoder with its caches.
+"""The folded model as ONNX graphs: the encoder and a step of the decoder.
 
-``encoder.onnx`` is :meth:`EncoderDecoder.encode` and ``decoder_step.onnx`` is
-:meth:`EncoderDecoder.step`. Their inputs and outputs have the names and shapes given there; keys,
-values and mask of the memory are separate. Batch, length, beam and position are free. The metadata
-of both has the model's configuration.
+The output projection is in onnx_projection.py. docs/onnx.md describes inputs and outputs. Batch,
+length, beam and entries are free. The metadata of each graph has the model's configuration. Keys,
+values and past of each layer are inputs of their own, because a graph copies what it cuts out of
+one array for all layers.
 """
 
+import copy
 import dataclasses
 import importlib.util
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,104 +23,147 @@ from torch.export import Dim
 
 from resmlp_mt.engine import exported_config
 from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
+from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import replacing
-from resmlp_mt.model.attention import Memory
+from resmlp_mt.materialised_mixing import MaterialisedMixing
+from resmlp_mt.mixing import MixingConfig, TokenMixing
+from resmlp_mt.mixing_products import Past, diagonals, is_toeplitz
+from resmlp_mt.model.decoder import DecoderLayer
+from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.packed_linear import Int8Embedding, quantize
+
+Inputs = Mapping[str, tuple[Tensor, tuple[str | None, ...]]]
+"""An example of each input, and the names of its free dimensions."""
+
+
+class _ByDistance(TokenMixing):
+    """A mixing with a number for each distance of positions in place of a matrix."""
+
+    def __init__(self, mixing: MaterialisedMixing) -> None:
+        super().__init__(mixing.max_positions, mixing.causal, MixingConfig(heads=mixing.heads))
+        self.v_proj, self.gate_proj = mixing.v_proj, mixing.gate_proj
+        self.out_proj, self.constant = mixing.out_proj, mixing.constant
+        self.weights = nn.Buffer(diagonals(mixing.weight.detach()))
+
+    def matrix(self, length: int) -> Tensor:
+        positions = torch.arange(length)
+        index = self.max_positions - 1 - positions.unsqueeze(1) + positions
+        return self.weights.index_select(1, index.flatten()).view(-1, length, length)
+
+    def offset(self, length: int) -> Tensor | None:
+        return None if self.constant is None else self.constant[:length]
 
 
 class _Encoder(nn.Module):
+    """Tokens and lengths -> the keys of each layer, the values of each layer, the mask."""
+
     def __init__(self, folded: EncoderDecoder) -> None:
         super().__init__()
         self.folded = folded
+        for layer in cast("list[EncoderLayer]", folded.encoder.layers):
+            mixing = layer.token_mixing
+            if isinstance(mixing, MaterialisedMixing) and is_toeplitz(mixing.weight):
+                layer.token_mixing = _ByDistance(mixing)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Memory:
-        return self.folded.encode(tokens, lengths)
+    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        keys, values, mask = self.folded.encode(tokens, lengths)
+        assert mask is not None
+        return *keys.unbind(), *values.unbind(), mask
+
+
+class _Entries(Past):
+    """:class:`Past` whose weights and history have an axis for the heads."""
+
+    def added_to(self, x: Tensor) -> Tensor:
+        return x + (self.weights @ self.history).transpose(1, 2).flatten(2)
 
 
 class _DecoderStep(nn.Module):
+    """:meth:`Decoder.step` over entries in any order: a graph then has few operations for a beam.
+
+    Its mixing tables are made here, for the longest input.
+    """
+
     def __init__(self, folded: EncoderDecoder) -> None:
         super().__init__()
-        self.folded = folded
+        self.decoder = folded.decoder
+        longest = min(folded.decoder.longest, folded.config.max_target_positions)
+        tables = folded.decoder.mixing_tables(longest)
+        matrices = tables.matrices.detach()
+        self.is_toeplitz = is_toeplitz(matrices)
+        # by distance: (1, layers, heads, distance); else (position, layers, heads, position)
+        rows = matrices[:, :, -1:].flip(3) if self.is_toeplitz else matrices
+        self.rows = nn.Buffer(rows.permute(2, 0, 1, 3).contiguous())
+        self.own = nn.Buffer(tables.diagonals.detach().transpose(0, 1).contiguous())
+        offsets = tables.offsets
+        self.offsets = None if offsets is None else nn.Buffer(offsets.detach().transpose(0, 1))
 
     def forward(
         self,
         tokens: Tensor,
-        history: Tensor,
-        ancestors: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        position: Tensor,
+        positions: Tensor,
+        descends: Tensor,
         mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        return self.folded.step(tokens, history, ancestors, Memory(keys, values, mask))
+        keys: list[Tensor],
+        values: list[Tensor],
+        past: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        row = self.rows if self.is_toeplitz else self.rows.index_select(0, position)
+        columns = position - positions if self.is_toeplitz else positions
+        # (layers, batch, heads, beam, entries)
+        weights = row.squeeze(0).index_select(2, columns)[:, None, :, None] * descends[:, None]
+        layers = cast("list[DecoderLayer]", self.decoder.layers)
+        offsets: tuple[Tensor | None, ...] = (None,) * len(layers)
+        if self.offsets is not None:
+            offsets = self.offsets.index_select(0, position).squeeze(0).unbind()
+        own = self.own.index_select(0, position).squeeze(0).unbind()
+        x = self.decoder.embed(tokens)
+        present = []
+        for layer, its_weights, its_past, its_own, offset, its_keys, its_values in zip(
+            layers, weights.unbind(), past, own, offsets, keys, values, strict=True
+        ):
+            heads = its_past.size(1)
+            entries = _Entries(its_weights, its_past, heads)
+            # asked for weights, the attention is written as plain products
+            x, entry, _ = layer.step(
+                x, entries, its_own, offset, its_keys, its_values, mask, need_weights=True
+            )
+            entry = entry.unflatten(2, (heads, -1)).transpose(1, 2)
+            present.append(torch.cat([its_past, entry], dim=2))
+        return x, *present
 
 
-def export_onnx(folded: EncoderDecoder, folder: Path) -> None:
-    """Write ``encoder.onnx`` and ``decoder_step.onnx``; each appears complete or not at all.
+def export_onnx(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | None = None) -> None:
+    """Write the graphs; each appears complete or not at all.
 
     Args:
         folded: the model; the graphs have its type, float32 for ONNX Runtime on the CPU.
         folder: an existing folder.
+        shortlist: also write the graphs that score its words.
 
     Raises:
         UserError: if onnxscript, PyTorch's exporter, is not installed.
         OSError: if a file cannot be written.
     """
-    if importlib.util.find_spec("onnxscript") is None:
-        raise UserError(
-            "--format onnx needs the package onnxscript: run pip install 'resmlp_mt[onnx-export]'."
-        )
-    config = folded.config
-    # Examples for all free sizes. None is 0 or 1, which the exporter would take for constants.
-    batch, length, beam, position = 2, 3, 4, 5
-    dtype = folded.decoder.output_projection.weight.dtype
-    tokens = torch.zeros(batch, length, dtype=torch.long)
-    lengths = torch.full((batch,), length)
-    heads = config.decoder_attention_heads
-    memory = (config.decoder_layers, batch, heads, length, config.decoder_embed_dim // heads)
-    mixing_heads = config.decoder_mixing.heads
-    width = config.decoder_embed_dim // mixing_heads
-    metadata = exported_config.metadata(dataclasses.asdict(config))
-    history = (config.decoder_layers, batch, mixing_heads, position, beam, width)
-    _write(
-        _Encoder(folded),
-        {"tokens": (tokens, ("batch", "length")), "lengths": (lengths, ("batch",))},
-        ("keys", "values", "mask"),
-        metadata,
-        folder / ENCODER,
-    )
-    _write(
-        _DecoderStep(folded),
-        {
-            "tokens": (tokens.new_zeros(batch, beam), ("batch", "beam")),
-            "history": (
-                torch.zeros(history, dtype=dtype),
-                (None, "batch", None, "position", "beam"),
-            ),
-            "ancestors": (tokens.new_zeros(batch, beam, position), ("batch", "beam", "position")),
-            "keys": (torch.zeros(memory, dtype=dtype), (None, "batch", None, "length")),
-            "values": (torch.zeros(memory, dtype=dtype), (None, "batch", None, "length")),
-            "mask": (
-                torch.zeros(batch, 1, 1, length, dtype=dtype),
-                ("batch", None, None, "length"),
-            ),
-        },
-        ("scores", "entries"),
-        metadata,
-        folder / DECODER_STEP,
-    )
+    _check_exporter()
+    _export(copy.deepcopy(folded), folder)
+    _export_projection(folded, folder, shortlist, is_int8=False)
 
 
-def export_int8(folded: EncoderDecoder, folder: Path) -> None:
-    """:func:`export_onnx` with weights in int8, a scale for each output channel.
+def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | None = None) -> None:
+    """:func:`export_onnx` with weights in int8, a scale for each output channel or embedding.
 
     ONNX Runtime rounds the inputs of each product to 8 bits at run time, with one scale for a
-    batch. Weights have 7 bits, because processors without VNNI add two products in 16 bits.
+    batch.
 
     Raises:
         UserError: if a package is not installed.
         OSError: if a file cannot be written.
     """
+    _check_exporter()
     try:
         from onnxruntime import quantization
     except ImportError as error:
@@ -125,56 +171,144 @@ def export_int8(folded: EncoderDecoder, folder: Path) -> None:
             "--format onnx --dtype int8 needs the package onnxruntime: run pip install "
             "'resmlp_mt[onnx-export]'."
         ) from error
+    rounded = copy.deepcopy(folded)
+    for side in (rounded.encoder, rounded.decoder):
+        weight = side.embed_tokens.weight.detach()
+        side.set_submodule("embed_tokens", Int8Embedding(*quantize(weight)))
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        export_onnx(folded, Path(name))
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(logging.ERROR)  # it recommends a step that does not suit these graphs
-        try:
+        _export(rounded, Path(name))
+        with _silenced(""):  # it recommends a step that does not suit these graphs
             for graph in (ENCODER, DECODER_STEP):
                 with replacing(folder / graph) as partial:
                     quantization.quantize_dynamic(
-                        Path(name) / graph, partial, per_channel=True, reduce_range=True
+                        Path(name) / graph,
+                        partial,
+                        op_types_to_quantize=["MatMul"],
+                        per_channel=True,
+                        reduce_range=True,
                     )
-        finally:
-            root.setLevel(level)
+    _export_projection(folded, folder, shortlist, is_int8=True)
+
+
+def _check_exporter() -> None:
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UserError(
+            "--format onnx needs the package onnxscript: run pip install 'resmlp_mt[onnx-export]'."
+        )
+
+
+def _export_projection(
+    folded: EncoderDecoder, folder: Path, shortlist: Shortlist | None, is_int8: bool
+) -> None:
+    from resmlp_mt.engine.onnx_projection import ProjectionGraphs  # needs onnx
+
+    metadata = exported_config.metadata(dataclasses.asdict(folded.config))
+    graphs = ProjectionGraphs(folded.decoder.output_projection, metadata, is_int8)
+    graphs.write(folder)
+    if shortlist is not None:
+        graphs.write_shortlist(shortlist, folder)
+
+
+def _export(folded: EncoderDecoder, folder: Path) -> None:
+    """Write the encoder and a step of the decoder; changes the model."""
+    config = folded.config
+    # Examples for all free sizes. None is 0 or 1, which the exporter would take for constants.
+    batch, length, beam, entries = 2, 3, 4, 5
+    dtype, dim = folded.decoder.output_projection.weight.dtype, config.decoder_embed_dim
+    tokens = torch.zeros(batch, length, dtype=torch.long)
+    heads, mixing_heads = config.decoder_attention_heads, config.decoder_mixing.heads
+    memory = torch.zeros(batch, heads, length, dim // heads, dtype=dtype)
+    past = torch.zeros(batch, mixing_heads, entries, dim // mixing_heads, dtype=dtype)
+
+    def of_layers(name: str, example: Tensor, free: str) -> Inputs:
+        sizes = ("batch", None, free, None)
+        layers = range(config.decoder_layers)
+        # the exporter takes inputs that are one tensor for one input
+        return {f"{name}.{layer}": (example.clone(), sizes) for layer in layers}
+
+    metadata = exported_config.metadata(dataclasses.asdict(config))
+    keys, values = of_layers("keys", memory, "length"), of_layers("values", memory, "length")
+    histories = of_layers("past", past, "entries")
+    _write(
+        _Encoder(folded),
+        {"tokens": (tokens, ("batch", "length")), "lengths": (tokens[:, 0] + 1, ("batch",))},
+        (*keys, *values, "mask"),
+        metadata,
+        folder / ENCODER,
+    )
+    _write(
+        _DecoderStep(folded),
+        {
+            "tokens": (tokens.new_zeros(batch, beam), ("batch", "beam")),
+            "position": (tokens.new_zeros(1), (None,)),
+            "positions": (tokens.new_zeros(entries), ("entries",)),
+            "descends": (
+                torch.zeros(batch, beam, entries, dtype=dtype),
+                ("batch", "beam", "entries"),
+            ),
+            "mask": (
+                torch.zeros(batch, 1, 1, length, dtype=dtype),
+                ("batch", None, None, "length"),
+            ),
+            **keys,
+            **values,
+            **histories,
+        },
+        ("states", *(f"present.{layer}" for layer in range(config.decoder_layers))),
+        metadata,
+        folder / DECODER_STEP,
+    )
 
 
 def _write(
     module: nn.Module,
-    inputs: dict[str, tuple[Tensor, tuple[str | None, ...]]],
+    inputs: Inputs,
     outputs: tuple[str, ...],
     metadata: dict[str, str],
     path: Path,
 ) -> None:
-    """Export a module; each input is an example and the names of its free dimensions."""
+    """Export a module, whose lists of arrays have inputs numbered from 0."""
     names = {name for _, dims in inputs.values() for name in dims if name is not None}
-    free: dict[str, Any] = {name: Dim(name, min=0 if name == "position" else 1) for name in names}
+    free = {name: Dim(name, min=0 if name == "entries" else 1) for name in names}
+    arguments: dict[str, Any] = {}
+    shapes: dict[str, Any] = {}
+    for name, (example, dims) in inputs.items():
+        shape = {index: free[dim] for index, dim in enumerate(dims) if dim is not None}
+        argument, _, number = name.partition(".")
+        if number:
+            arguments.setdefault(argument, []).append(example)
+            shapes.setdefault(argument, []).append(shape)
+        else:
+            arguments[argument], shapes[argument] = example, shape
     # These log every node that they simplify, if a program's root logger lets them.
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # dimensions of two inputs have the same name on purpose
-            warnings.filterwarnings("ignore", message=".*axis name.*")
-            warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch's of its own code
-            program = torch.onnx.export(
-                module.eval(),
-                kwargs={name: example for name, (example, _) in inputs.items()},
-                dynamic_shapes={
-                    name: {index: free[dim] for index, dim in enumerate(dims) if dim is not None}
-                    for name, (_, dims) in inputs.items()
-                },
-                output_names=outputs,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with _silenced("onnx_ir", "onnxscript"), warnings.catch_warnings():
+        # dimensions of two inputs have the same name on purpose
+        warnings.filterwarnings("ignore", message=".*axis name.*")
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch's of its own code
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=arguments,
+            dynamic_shapes=shapes,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update(metadata)
     with replacing(path) as partial:
         program.save(partial)
+
+
+@contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    """Let some loggers write errors alone."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,22 +1,33 @@
 """The exported ONNX graphs, run by ONNX Runtime on arrays of numpy; docs/onnx.md describes them."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.engine import exported_config
+from resmlp_mt.engine import earlier_folders, exported_config
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
 
-ENCODER, DECODER_STEP = "encoder.onnx", "decoder_step.onnx"
+if TYPE_CHECKING:  # needs safetensors
+    from resmlp_mt.engine.shortlist import Shortlist
+
+ENCODER, DECODER_STEP, PROJECTION = "encoder.onnx", "decoder_step.onnx", "projection.onnx"
+SHORTLIST_ROWS, SHORTLIST_PROJECTION = "shortlist_rows.onnx", "shortlist_projection.onnx"
+GRAPHS = ENCODER, DECODER_STEP, PROJECTION
+SHORTLIST_GRAPHS = SHORTLIST_ROWS, SHORTLIST_PROJECTION
+ALWAYS = "always"
+"""The words that every sentence may use, in the metadata of ``shortlist_projection.onnx``."""
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
+"""Inputs of a graph by name."""
 #: the fixed sizes of a graph's input or output
 Sizes = dict[tuple[str, str], list[int]]
 
@@ -35,19 +46,19 @@ class OnnxConfig:
     longest_trained_source: int = 0
 
 
-class Memory(NamedTuple):
-    """The encoded source, as the decoder reads it.
+@dataclass(frozen=True)
+class WordChoice:
+    """The target words that the sentences of a batch may use.
 
-    Keys and values are (layers, batch, heads, length, width), the mask is (batch, 1, 1, length).
+    Attributes:
+        words: (words,), in any order.
+        allowed: which of them a sentence may use, (batch, words); None if all.
+        rows: what ``shortlist_projection.onnx`` takes besides the states.
     """
 
-    keys: Floats
-    values: Floats
-    mask: Floats
-
-    def rows(self, rows: NDArray[np.bool_]) -> "Memory":
-        """Of some sentences."""
-        return Memory(self.keys[:, rows], self.values[:, rows], self.mask[rows])
+    words: Indices
+    allowed: NDArray[np.bool_] | None
+    rows: Arrays
 
 
 class OnnxModel:
@@ -55,9 +66,11 @@ class OnnxModel:
 
     Args:
         config: sizes of the exported model.
-        folder: holds ``encoder.onnx`` and ``decoder_step.onnx``.
+        folder: holds ``encoder.onnx``, ``decoder_step.onnx`` and ``projection.onnx``.
         stored: all that ``config.json`` holds.
         threads: of one product; by default one for each core.
+        shortlist: of the folder, which then holds ``shortlist_rows.onnx`` and
+            ``shortlist_projection.onnx`` too.
 
     Raises:
         UserError: if onnxruntime is not installed, or a graph is missing, broken or of other sizes.
@@ -69,6 +82,7 @@ class OnnxModel:
         folder: Path,
         stored: Mapping[str, Any],
         threads: int | None = None,
+        shortlist: "Shortlist | None" = None,
     ) -> None:
         try:
             import onnxruntime
@@ -78,120 +92,207 @@ class OnnxModel:
                 f"run pip install 'resmlp_mt[onnx]'."
             ) from error
         self.config = config
+        self._shortlist = shortlist
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
-        sessions, metadata = [], {}
+        # a plan for every combination of sizes would be kept, and saves no time
+        options.enable_mem_pattern = False
+        self._graphs, metadata = {}, {}
         sizes: Sizes = {}
-        for name in (ENCODER, DECODER_STEP):
+        for name in GRAPHS if shortlist is None else (*GRAPHS, *SHORTLIST_GRAPHS):
             try:
-                session = onnxruntime.InferenceSession(
+                graph = onnxruntime.InferenceSession(
                     folder / name, options, providers=["CPUExecutionProvider"]
                 )
                 # names are decoded here, and need not be UTF-8
-                metadata[name] = session.get_modelmeta().custom_metadata_map
-                for array in (*session.get_inputs(), *session.get_outputs()):
+                metadata[name] = graph.get_modelmeta().custom_metadata_map
+                for array in (*graph.get_inputs(), *graph.get_outputs()):
                     sizes[name, array.name] = [n for n in array.shape if isinstance(n, int)]
             except Exception as error:  # of the runtime's own types, without a common base
                 reason = " ".join(str(error).split())
                 raise UserError(f"{folder} has broken ONNX graphs: {name}: {reason}") from error
-            sessions.append(session)
-        self.encoder, self.decoder_step = sessions
+            if (DECODER_STEP, earlier_folders.INPUT) in sizes:
+                raise UserError(
+                    f"{folder} holds ONNX graphs of an earlier version, which took other arrays: "
+                    "export the model again."
+                )
+            self._graphs[name] = graph
         for name, held in metadata.items():
             exported_config.check(stored, held, folder / name)
-        self._layers, self._heads, self._width = self._check_sizes(sizes, folder)
+        if shortlist is not None:
+            always = json.dumps(shortlist.always.tolist())
+            if metadata[SHORTLIST_PROJECTION].get(ALWAYS) != always:
+                raise UserError(
+                    f"{folder / SHORTLIST_PROJECTION} was exported with another shortlist than the "
+                    "one beside it: export the model again."
+                )
+        self._heads, self._width = self._check_sizes(sizes, folder)
+        layers = range(config.decoder_layers)
+        self._past = [f"past.{layer}" for layer in layers]
+        self._outputs = ["states", *(f"present.{layer}" for layer in layers)]
         self._try(folder)
 
     def _check_sizes(self, found: Sizes, folder: Path) -> list[int]:
         """Compare what the graphs say of their arrays with ``config.json``.
 
         Returns:
-            Layers, heads and width of the history.
+            Heads and width of the past.
 
         Raises:
             UserError: naming the graph.
         """
-        config = self.config
-        layers, dim = config.decoder_layers, config.decoder_embed_dim
+        config, dim = self.config, self.config.decoder_embed_dim
+        layers = sum(name.startswith("past.") for _, name in found)
+        if layers != config.decoder_layers:
+            raise UserError(
+                f"{folder / DECODER_STEP} does not fit config.json: it has {layers} layers, but "
+                f"should have {config.decoder_layers}; export the model again."
+            )
         heads = config.decoder_attention_heads
-        memory = [layers, heads, dim // heads if heads else 0]
-        _, mixing_heads, _ = [*found.get((DECODER_STEP, "history"), []), 1, 1, 1][:3]
-        history = [layers, mixing_heads, dim // mixing_heads if mixing_heads else 0]
+        memory = [heads, dim // heads if heads else 0]
+        mixing_heads, _ = [*found.get((DECODER_STEP, "past.0"), []), 1, 1][:2]
+        past = [mixing_heads, dim // mixing_heads if mixing_heads else 0]
         expected = {
-            **{
-                (graph, name): memory
-                for graph in (ENCODER, DECODER_STEP)
-                for name in ("keys", "values")
-            },
-            **{(DECODER_STEP, name): history for name in ("history", "entries")},
-            (DECODER_STEP, "scores"): [config.target_vocabulary],
+            (DECODER_STEP, "states"): [dim],
+            (PROJECTION, "states"): [dim],
+            (PROJECTION, "scores"): [config.target_vocabulary],
         }
+        for layer in range(layers):
+            for name in (f"keys.{layer}", f"values.{layer}"):
+                expected |= {(ENCODER, name): memory, (DECODER_STEP, name): memory}
+            for name in (f"past.{layer}", f"present.{layer}"):
+                expected[DECODER_STEP, name] = past
         for (graph, name), sizes in expected.items():
             if found.get((graph, name)) != sizes:
                 raise UserError(
                     f"{folder / graph} does not fit config.json: the sizes of {name} are "
                     f"{found.get((graph, name))}, but should be {sizes}; export the model again."
                 )
-        return history
+        return past
 
     def _try(self, folder: Path) -> None:
-        """Run both graphs once: they may belong to another model, be exchanged or not finite.
+        """Run all graphs once: they may belong to other models, be exchanged or not finite.
 
         Raises:
             UserError: naming the graph.
         """
+        config = self.config
+        last_source = config.source_vocabulary - 1  # a smaller table does not have it
+        last_target = np.array([config.target_vocabulary - 1])
+        one, first = np.ones((1, 1, 1), np.float32), np.array([0])
+        past = {name: np.zeros((1, self._heads, 1, self._width), np.float32) for name in self._past}
+        longer = (1, self._heads, 2, self._width)
         graph = ENCODER
-        last_source = self.config.source_vocabulary - 1  # a smaller table does not have it
-        last_target = self.config.target_vocabulary - 1
         try:
             memory = self.encode(np.array([[last_source, EOS]]), np.array([2]))
+            self._check_finite(memory.values(), folder / graph)
             graph = DECODER_STEP
-            history = np.zeros((self._layers, 1, self._heads, 1, 1, self._width), np.float32)
-            scores, entries = self.step(
-                np.array([[last_target]]), history, np.zeros((1, 1, 1), np.int64), memory
-            )
+            states, past = self.step(last_target[None], first, first, one, memory, past)
+            self._check_finite([states, *past.values()], folder / graph)
+            graph = PROJECTION
+            scores = self.scores(states)
+            self._check_finite([scores], folder / graph)
+            fits = scores.shape == (1, 1, config.target_vocabulary)
+            if self._shortlist is not None:
+                graph = SHORTLIST_ROWS
+                rows = self._rows(last_target)
+                self._check_finite(rows.values(), folder / graph)
+                graph = SHORTLIST_PROJECTION
+                scores = self.scores(states, rows)
+                self._check_finite([scores], folder / graph)
+                fits &= scores.shape == (1, 1, len(self._shortlist.always) + 1)
+        except UserError:
+            raise
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{folder / graph} does not fit the other graph and config.json ({reason}): "
+                f"{folder / graph} does not fit the other graphs and config.json ({reason}): "
                 "export the model again."
             ) from error
-        fits = scores.shape == (1, 1, self.config.target_vocabulary)
-        if not fits or entries.shape != (self._layers, 1, self._heads, 1, self._width):
+        if not fits or any(array.shape != longer for array in past.values()):
             raise UserError(
-                f"{folder / DECODER_STEP} is of other sizes than config.json: export the model "
-                "again."
-            )
-        if not np.isfinite(scores).all():
-            encoded = np.isfinite(memory.keys).all() and np.isfinite(memory.values).all()
-            raise UserError(
-                f"{folder / (DECODER_STEP if encoded else ENCODER)} computes NaN or infinity: "
-                "export the model again from an earlier checkpoint."
+                f"{folder / (DECODER_STEP if fits else graph)} is of other sizes than config.json: "
+                "export the model again."
             )
 
-    def encode(self, tokens: Indices, lengths: Indices) -> Memory:
-        """Encode source tokens, (batch, length), padded at the end; lengths are (batch,)."""
-        return Memory(*self.encoder.run(None, {"tokens": tokens, "lengths": lengths}))
+    @staticmethod
+    def _check_finite(arrays: Iterable[NDArray[Any]], graph: Path) -> None:
+        """Refuse what a graph computed if it is not finite.
 
-    def empty_history(self, batch: int, beam: int) -> Floats:
-        """The history before the first step."""
-        return np.zeros((self._layers, batch, self._heads, 0, beam, self._width), np.float32)
+        Raises:
+            UserError: naming the graph.
+        """
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise UserError(
+                f"{graph} computes NaN or infinity: export the model again from an earlier "
+                "checkpoint."
+            )
+
+    def encode(self, tokens: Indices, lengths: Indices) -> Arrays:
+        """Encode source tokens, (batch, length), padded at the end; lengths are (batch,).
+
+        Returns:
+            What a step takes: keys and values of all layers, and the mask.
+        """
+        return _named_outputs(self._graphs[ENCODER], {"tokens": tokens, "lengths": lengths})
+
+    def first_past(self, batch: int) -> Arrays:
+        """The past before the first step."""
+        return {
+            name: np.zeros((batch, self._heads, 0, self._width), np.float32) for name in self._past
+        }
 
     def step(
-        self, tokens: Indices, history: Floats, ancestors: Indices, memory: Memory
-    ) -> tuple[Floats, Floats]:
-        """Score every next token of every hypothesis; see :meth:`EncoderDecoder.step`.
+        self,
+        tokens: Indices,
+        position: Indices,
+        positions: Indices,
+        descends: Floats,
+        memory: Arrays,
+        past: Arrays,
+    ) -> tuple[Floats, Arrays]:
+        """Decode the newest token of every hypothesis.
 
         Args:
             tokens: (batch, beam), or (batch, 1) if all hypotheses are the same.
-            history: (layers, batch, heads, position, beam, width).
-            ancestors: (batch, beam, position).
+            position: the number of earlier steps, (1,).
+            positions: the step of each entry of the past, (entries,).
+            descends: 1 where a hypothesis goes back to an entry, else 0: (batch, beam, entries).
             memory: of the same batch.
+            past: the entries, (batch, heads, entries, width) for each layer.
 
         Returns:
-            Scores before the softmax, (batch, beam, vocabulary), and the entries of this step,
-            (layers, batch, heads, beam, width).
+            The states that :meth:`scores` takes, (batch, beam, dim), and the past with an entry
+            more for each of ``tokens``.
         """
-        inputs = {"tokens": tokens, "history": history, "ancestors": ancestors, **memory._asdict()}
-        scores, entries = self.decoder_step.run(None, inputs)
-        return scores, entries
+        inputs = {
+            "tokens": tokens, "position": position, "positions": positions, "descends": descends,
+            **memory, **past,
+        }  # fmt: skip
+        states, *present = self._graphs[DECODER_STEP].run(self._outputs, inputs)
+        return states, dict(zip(self._past, present, strict=True))
+
+    def scores(self, states: Floats, rows: Arrays | None = None) -> Floats:
+        """Scores before the softmax, (batch, beam, words), of all words or those of a choice."""
+        graph = PROJECTION if rows is None else SHORTLIST_PROJECTION
+        (scores,) = self._graphs[graph].run(["scores"], {"states": states, **(rows or {})})
+        return cast(Floats, scores)
+
+    def choose(self, sentences: list[list[int]]) -> WordChoice:
+        """The words of the shortlist for a batch of source tokens."""
+        assert self._shortlist is not None
+        always = self._shortlist.always
+        words, allowed = self._shortlist.words(sentences)
+        own = np.setdiff1d(words, always, assume_unique=True)
+        ordered = np.concatenate([always, own])
+        every = None if allowed.all() else allowed[:, np.searchsorted(words, ordered)]
+        return WordChoice(ordered, every, self._rows(own))
+
+    def _rows(self, words: Indices) -> Arrays:
+        return _named_outputs(self._graphs[SHORTLIST_ROWS], {"words": words})
+
+
+def _named_outputs(graph: Any, inputs: Arrays) -> Arrays:
+    names = [output.name for output in graph.get_outputs()]
+    return dict(zip(names, graph.run(names, inputs), strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.engine.onnx_model import Floats, Indices, Memory, OnnxModel
+from resmlp_mt.engine.onnx_model import Arrays, Floats, Indices, OnnxModel, WordChoice
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
 from resmlp_mt.errors import UserError
 
@@ -22,50 +22,69 @@ class _Beams:
 
     Attributes:
         memory: the encoded source.
-        history: (layers, rows, heads, position, beam, width), entries as they were written.
-        ancestors: (rows, beam, position), the entry of each hypothesis at every position.
+        past: the entries of earlier steps, as they were written.
+        positions: the step of each entry, (entries,).
+        descends: 1 where a hypothesis goes back to an entry, else 0: (rows, beam, entries).
         tokens: (rows, beam, position + 1), the tokens of each hypothesis, the first one included.
         scores: (rows, beam, position + 1), their cumulative scores.
+        forbidden: the words that a sentence may not use, (rows, 1, words); None if there are none.
     """
 
-    def __init__(self, model: OnnxModel, memory: Memory, limits: list[int], beam: int, eos: int):
+    def __init__(
+        self,
+        model: OnnxModel,
+        memory: Arrays,
+        limits: list[int],
+        beam: int,
+        eos: int,
+        choice: WordChoice | None,
+    ) -> None:
         rows = len(limits)
         self.model = model
         self.memory = memory
         self.sentences, self.limits = np.arange(rows), np.array(limits)
-        self.history = model.empty_history(rows, beam)
-        self.ancestors = np.zeros((rows, beam, 0), dtype=np.int64)
+        self.past = model.first_past(rows)
+        self.positions = np.zeros(0, dtype=np.int64)
+        self.descends = np.zeros((rows, beam, 0), dtype=np.float32)
         # all hypotheses are the same at first, so one is enough
         self.tokens = np.full((rows, 1, 1), eos)
         self.scores = np.zeros((rows, 1, 1), dtype=np.float32)
+        self.choice, self.forbidden = choice, _forbidden(choice)
 
-    def step(self) -> Floats:
-        """Scores of every next token, before the softmax: (rows, beam, vocabulary)."""
-        alive = self.tokens.shape[1]
-        logits, entries = self.model.step(
-            self.tokens[:, :, -1], self.history, self.ancestors[:, :alive], self.memory
+    def step(self, position: int) -> Floats:
+        """Scores of every next token, before the softmax: (rows, beam, words)."""
+        rows, alive, _ = self.tokens.shape
+        beam = self.descends.shape[1]
+        states, self.past = self.model.step(
+            self.tokens[:, :, -1],
+            np.array([position]),
+            self.positions,
+            self.descends[:, :alive],
+            self.memory,
+            self.past,
         )
-        beam = self.history.shape[4]
-        newest = np.repeat(entries, beam, axis=3) if entries.shape[3] != beam else entries
-        self.history = np.concatenate([self.history, newest[:, :, :, None]], axis=3)
-        own = np.broadcast_to(np.arange(beam)[:, None], (len(self.ancestors), beam, 1))
-        self.ancestors = np.concatenate([self.ancestors, own], axis=2)
-        return logits
+        self.positions = np.append(self.positions, np.full(alive, position))
+        own = np.eye(beam, dtype=np.float32) if alive == beam else np.ones((beam, 1), np.float32)
+        own = np.broadcast_to(own, (rows, *own.shape))
+        self.descends = np.concatenate([self.descends, own], axis=2)
+        return _scores(self.model, states, self.choice, self.forbidden)
 
     def extend(self, parents: Indices, tokens: Indices, scores: Floats) -> None:
         """Continue each hypothesis ``parents`` by a token; (rows, beam) each."""
         rows = np.arange(len(parents))[:, None]
-        self.ancestors = self.ancestors[rows, parents]
+        self.descends = self.descends[rows, parents]
         self.tokens = np.concatenate([self.tokens[rows, parents], tokens[:, :, None]], axis=2)
         self.scores = np.concatenate([self.scores[rows, parents], scores[:, :, None]], axis=2)
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Remove the other sentences."""
         self.sentences, self.limits = self.sentences[rows], self.limits[rows]
-        self.memory = self.memory.rows(rows)
-        self.history = self.history[:, rows]
-        self.ancestors = self.ancestors[rows]
+        self.memory = {name: array[rows] for name, array in self.memory.items()}
+        self.past = {name: array[rows] for name, array in self.past.items()}
+        self.descends = self.descends[rows]
         self.tokens, self.scores = self.tokens[rows], self.scores[rows]
+        if self.forbidden is not None:
+            self.forbidden = self.forbidden[rows]
 
 
 def beam_search(
@@ -73,6 +92,7 @@ def beam_search(
     source: list[list[int]],
     options: SearchOptions,
     special: SpecialTokens,
+    choice: WordChoice | None = None,
     is_scored: bool = True,
     check: Callable[[], None] | None = None,
 ) -> list[list[Hypothesis]]:
@@ -81,6 +101,7 @@ def beam_search(
     Args:
         model: the exported graphs.
         source: the tokens of each sentence with end-of-sentence.
+        choice: takes the softmax over some words of the vocabulary.
         is_scored, check: as in the other search.
 
     Returns:
@@ -89,7 +110,14 @@ def beam_search(
     Raises:
         UserError: if ``min_len`` or ``beam`` do not fit the model.
     """
-    beam, vocabulary = options.beam, model.config.target_vocabulary
+    beam, vocabulary, eos = options.beam, model.config.target_vocabulary, special.eos
+    columns = special  # columns of the special tokens in the scores
+    if choice is not None:
+        allowed = choice.allowed
+        vocabulary = len(choice.words) if allowed is None else int(allowed.sum(axis=1).min())
+        order = np.argsort(choice.words)
+        found = order[np.searchsorted(choice.words, special, sorter=order)]
+        columns = SpecialTokens(*found.tolist())
     if 2 * beam > vocabulary - 2:
         raise UserError(f"--beam {beam} is too large for a vocabulary of {vocabulary}.")
     lengths = [len(sentence) for sentence in source]
@@ -97,21 +125,27 @@ def beam_search(
     padded = np.full((len(source), max(lengths)), special.pad)
     for row, sentence in zip(padded, source, strict=True):
         row[: len(sentence)] = sentence
-    beams = _Beams(model, model.encode(padded, np.array(lengths)), limits, beam, special.eos)
+    memory = model.encode(padded, np.array(lengths))
+    if beam == 1:
+        return _greedy_search(
+            model, memory, np.array(limits), options, eos, columns, choice, is_scored, check
+        )
+    beams = _Beams(model, memory, limits, beam, eos, choice)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     for position in range(max(limits) + 1):
         if check is not None:
             check()
         at_limit = beams.limits == position
-        logits = beams.step()
-        if is_scored or beam > 1:
-            _to_log_probabilities(logits, options)
-        _restrict(logits, position, at_limit, options, special)
+        logits = beams.step(position)
+        _to_log_probabilities(logits, options)
+        _restrict(logits, position, at_limit, options, columns)
         scores, parents, tokens = _best(logits, beams.scores[:, :, -1], 2 * beam)
-        is_eos = tokens == special.eos
+        if choice is not None:
+            tokens = choice.words[tokens]
+        is_eos = tokens == eos
         if at_limit.any() or is_eos.any():
             ends = (is_eos & np.isfinite(scores))[:, :beam]
-            _finish(beams, ends, parents, scores, position, options, special.eos, finished)
+            _finish(beams, ends, parents, scores, position, options, eos, finished)
             going = ~at_limit & [len(finished[s]) < beam for s in beams.sentences]
             if not going.any():
                 break
@@ -128,6 +162,84 @@ def beam_search(
     return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
 
 
+def _greedy_search(
+    model: OnnxModel,
+    memory: Arrays,
+    limits: Indices,
+    options: SearchOptions,
+    eos: int,
+    columns: SpecialTokens,
+    choice: WordChoice | None,
+    is_scored: bool,
+    check: Callable[[], None] | None,
+) -> list[list[Hypothesis]]:
+    """:func:`beam_search` with a beam of 1, with few operations besides the graphs' own."""
+    rows, longest = len(limits), int(limits.max()) + 1
+    sentences, nearest = np.arange(rows), int(limits.min())
+    steps = np.arange(longest)
+    descends = np.ones((rows, 1, longest), dtype=np.float32)
+    tokens = np.full((rows, longest + 1), eos)
+    scores = np.zeros((rows, longest), dtype=np.float32)
+    past, forbidden = model.first_past(rows), _forbidden(choice)
+    finished: list[list[Hypothesis]] = [[] for _ in limits]
+    for position in range(longest):
+        if check is not None:
+            check()
+        now, after = slice(position, position + 1), position + 1
+        states, past = model.step(
+            tokens[:, now], steps[now], steps[:position], descends[:, :, :position], memory, past
+        )
+        logits = _scores(model, states, choice, forbidden)
+        at_limit = limits == position if position >= nearest else None
+        if is_scored:
+            _to_log_probabilities(logits, options)
+        _restrict(logits, position, at_limit, options, columns)
+        best = logits[:, 0].argmax(axis=1)
+        scores[:, position] = logits[np.arange(len(best)), 0, best]
+        tokens[:, after] = best if choice is None else choice.words[best]
+        ends = tokens[:, after] == eos
+        if at_limit is not None:
+            ends |= at_limit
+        if not ends.any():
+            continue
+        for row in ends.nonzero()[0]:
+            found = scores[row, :after]
+            if tokens[row, after] == eos and np.isfinite(found).all():
+                norm = 1.0 if options.unnormalized else after**options.lenpen
+                ids = tokens[row, 1 : after + 1].tolist()
+                hypothesis = Hypothesis(ids, float(found.sum()) / norm, found.tolist())
+                finished[sentences[row]].append(hypothesis)
+        if ends.all():
+            break
+        going = ~ends
+        memory, past = (
+            {name: array[going] for name, array in arrays.items()} for arrays in (memory, past)
+        )
+        sentences, limits, descends, tokens, scores = (
+            array[going] for array in (sentences, limits, descends, tokens, scores)
+        )
+        forbidden = None if forbidden is None else forbidden[going]
+    return finished
+
+
+def _forbidden(choice: WordChoice | None) -> NDArray[np.bool_] | None:
+    """The words that a sentence may not use, (rows, 1, words); None if there are none."""
+    return None if choice is None or choice.allowed is None else ~choice.allowed[:, None]
+
+
+def _scores(
+    model: OnnxModel,
+    states: Floats,
+    choice: WordChoice | None,
+    forbidden: NDArray[np.bool_] | None,
+) -> Floats:
+    """Scores of the words that each sentence may use, before the softmax."""
+    scores = model.scores(states, None if choice is None else choice.rows)
+    if forbidden is not None:
+        np.copyto(scores, -np.inf, where=forbidden)
+    return scores
+
+
 def _to_log_probabilities(logits: Floats, options: SearchOptions) -> None:
     """Turn scores into log-probabilities, in place."""
     # infinity - infinity: such a sentence has no translation; a small temperature makes infinities
@@ -141,16 +253,17 @@ def _to_log_probabilities(logits: Floats, options: SearchOptions) -> None:
 def _restrict(
     logits: Floats,
     position: int,
-    at_limit: NDArray[np.bool_],
+    at_limit: NDArray[np.bool_] | None,
     options: SearchOptions,
     special: SpecialTokens,
 ) -> None:
-    """Apply the options to scores, in place."""
+    """Apply the options to scores, in place; ``at_limit`` are the sentences that end here."""
     logits[..., special.pad] = -np.inf
-    logits[..., special.unk] -= options.unkpen
+    if options.unkpen:
+        logits[..., special.unk] -= options.unkpen
     if position < options.min_len:
         logits[..., special.eos] = -np.inf
-    if at_limit.any():
+    if at_limit is not None and at_limit.any():
         ends = logits[at_limit, :, special.eos]
         logits[at_limit] = -np.inf
         logits[at_limit, :, special.eos] = ends

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from resmlp_mt.engine import onnx_search
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -13,15 +13,14 @@ from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, S
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
 
-if TYPE_CHECKING:
-    from resmlp_mt.engine.beam_search import WordChoice
-
 SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
 Batch = list[list[int]]
 """The tokens of some sentences."""
 Callback = Callable[[StepResult], bool | None]
 Check = Callable[[], None]
+WordsOf = Callable[[Batch], Any]
+"""The words that a batch may use, as the model's search takes them."""
 Search = Callable[[Batch, list[int], Batch | None, Check], list[list[Hypothesis]]]
 """Given a batch, the numbers of its lines, the tokens that their translations begin with, and what
 to call at every step; threads may search at the same time."""
@@ -30,7 +29,7 @@ to call at every step; threads may search at the same time."""
 def search_of(
     loaded: TranslationModel,
     options: SearchOptions,
-    words: Callable[[Batch], WordChoice] | None,
+    words: WordsOf | None,
     callback: Callback | None,
     is_scored: bool,
 ) -> Search:
@@ -52,7 +51,7 @@ def search_of(
                 "export the model without --format onnx."
             )
         return lambda batch, numbers, prefixes, check: onnx_search.beam_search(
-            model, batch, options, SPECIAL, is_scored, check
+            model, batch, options, SPECIAL, words and words(batch), is_scored, check
         )
     import torch
 
@@ -95,17 +94,12 @@ def search_of(
     )
 
 
-def chosen_words(loaded: TranslationModel, beam: int) -> Callable[[Batch], WordChoice]:
+def chosen_words(loaded: TranslationModel, beam: int) -> WordsOf:
     """The words that the sentences of a batch may use, by the model's shortlist.
 
     Raises:
         UserError: if the model has no shortlist, or the beam is too large for it.
     """
-    if isinstance(loaded.model, OnnxModel):
-        raise UserError(
-            "--shortlist: ONNX graphs score the whole vocabulary; export the model "
-            "without --format onnx."
-        )
     if loaded.shortlist is None:
         raise UserError("--shortlist: this model has none; export it with --shortlist DATA-BIN.")
     most = (len(loaded.shortlist.always) - 2) // 2
@@ -114,6 +108,10 @@ def chosen_words(loaded: TranslationModel, beam: int) -> Callable[[Batch], WordC
             f"--beam {beam} is too large for this shortlist: choose at most "
             f"{most}, or leave out --shortlist."
         )
+    if isinstance(loaded.model, OnnxModel):
+        return loaded.model.choose
+    import torch
+
     from resmlp_mt.engine.beam_search import WordChoice
     from resmlp_mt.packed_linear import selector
 
@@ -121,7 +119,7 @@ def chosen_words(loaded: TranslationModel, beam: int) -> Callable[[Batch], WordC
     select = selector(loaded.model.decoder.output_projection)
 
     def choose(batch: Batch) -> WordChoice:
-        words, allowed = shortlist.words(batch)
+        words, allowed = map(torch.from_numpy, shortlist.words(batch))
         return WordChoice(words, None if bool(allowed.all()) else allowed, select(words))
 
     return choose

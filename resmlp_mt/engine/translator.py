@@ -16,7 +16,7 @@ from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
-from resmlp_mt.engine.search import Batch, Callback, Check, chosen_words, search_of
+from resmlp_mt.engine.search import Callback, Check, WordsOf, chosen_words, search_of
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
@@ -25,7 +25,6 @@ from resmlp_mt.text import normalize
 if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
     from torch import Tensor
 
-    from resmlp_mt.engine.beam_search import WordChoice
     from resmlp_mt.engine.forced_decoding import Forced
     from resmlp_mt.mixing import TokenMixing
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -90,7 +89,7 @@ class Translator:
         if max_tokens is not None and max_tokens < self.longest:
             self.longest, self.remedy = max_tokens, "raise --max-tokens"
         options.max_len(1, config.max_target_positions)
-        self._words: Callable[[Batch], WordChoice] | None = None
+        self._words: WordsOf | None = None
         if use_shortlist:
             self._words = chosen_words(loaded, options.beam)
 

@@ -15,7 +15,6 @@ from resmlp_mt.engine import compact, exported_config
 from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
-from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.machine import computes_in_bfloat16
@@ -70,17 +69,6 @@ def load(
     if exported_config.KEY in metadata:  # not in files of earlier versions
         exported_config.check(config, metadata, folder / WEIGHTS)
     return prepared(model, dtype, device, threads)
-
-
-def load_shortlist(path: Path, config: ModelConfig) -> Shortlist | None:
-    """The shortlist of a folder, if there is one.
-
-    Raises:
-        UserError: if it is broken or belongs to another model.
-    """
-    if not path.exists():
-        return None
-    return Shortlist.load(path, config.source_vocabulary, config.target_vocabulary)
 
 
 def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> EncoderDecoder:

@@ -7,9 +7,10 @@ from typing import Any
 from fairseq import checkpoint_utils, utils
 from fairseq.data import ConcatDataset, data_utils, indexed_dataset
 
-from resmlp_mt.engine import shortlist
+from resmlp_mt.engine import shortlist_building
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.subwords import (
     LEAST_USED,
     check_is_raw,
@@ -93,11 +94,11 @@ def load_trained(
 def build_shortlist(
     text: tuple[Any, Any],
     model: TranslationModel,
-    frequent: int = shortlist.FREQUENT,
-    per_word: int = shortlist.PER_WORD,
-) -> shortlist.Shortlist:
+    frequent: int = shortlist_building.FREQUENT,
+    per_word: int = shortlist_building.PER_WORD,
+) -> Shortlist:
     """The shortlist of a model; ``text`` is what :func:`read_training_text` returns."""
-    return shortlist.build(
+    return shortlist_building.build(
         *text,
         len(model.source),
         len(model.target),
