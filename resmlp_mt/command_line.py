@@ -155,7 +155,10 @@ class Parser(argparse.ArgumentParser):
         super().error(self.with_guess(message))
 
     def with_guess(self, message: str) -> str:
-        """The message; for an unknown option, with the most similar known one."""
+        """The message; for an unknown option, with the most similar known one.
+
+        A file that nobody asked for may be the input.
+        """
         if message.startswith("unrecognized arguments"):
             actions = [action for action in self._actions if not isinstance(action, _Refused)]
             known = [name for action in actions for name in action.option_strings]
@@ -164,6 +167,8 @@ class Parser(argparse.ArgumentParser):
                 close = difflib.get_close_matches(word.partition("=")[0].strip("-"), names, n=1)
                 if word.startswith("-") and close:
                     return f"{message}; did you mean {names[close[0]]}?"
+                if "--input" in known and not word.startswith("-") and os.path.isfile(word):
+                    return f"{message}; did you mean --input {word}?"
         return message
 
 

@@ -36,16 +36,25 @@ logger = logging.getLogger("resmlp_mt.translate")
 # Options of other translation commands, and what there is here.
 OF_OTHERS = {
     "--path --model": "give the exported folder or the checkpoint alone, as MODEL",
-    "-s --source-lang -t --target-lang --task --user-dir": "the model knows it, leave it out",
+    "-s --source-lang --src -t --target-lang --tgt --from --to --task --user-dir": "the model "
+    "knows it, leave it out",
     "--bpe --remove-bpe --post-process": "text goes in and out without subwords, leave it out",
     "--tokenizer": "an exported model takes raw text, leave it out",
     "--cpu": "that is the default, and --device cuda uses a GPU",
-    "--fp16 --bf16": "use --dtype bfloat16",
-    "--beam-size --beam_size": "use --beam",
+    "--gpu --cuda": "use --device cuda",
+    "--fp16 --bf16 --half": "use --dtype bfloat16",
+    "--compute-type --compute_type": "use --dtype",
+    "--inter-threads --inter_threads": "use --workers",
+    "--intra-threads --intra_threads": "use --threads",
+    "--beam-size --beam_size --num-beams --num_beams": "use --beam",
     "--num-hypotheses --num_hypotheses --n-best --n_best": "use --nbest",
+    "--length-penalty --length_penalty": "use --lenpen",
+    "--max-length --max_length --max-decoding-length --max_decoding_length": "use --max-len-b",
+    "--json": "use --out-format jsonl",
     "--print-alignment": "--out-format jsonl has the alignment",
     "--replace-unk": "--disable-unk leaves unknown words out",
-    "--score-reference --prefix-size": "in Python, Translator has score_batch and target_prefix",
+    "--score-reference --prefix-size --target-prefix --target_prefix": "in Python, Translator has "
+    "score_batch and target_prefix",
     "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
 }
 
@@ -61,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="exported folder or checkpoint (default: en-de, which comes with the package)",
     )
     parser.add_argument(
-        "--input", default="-", metavar="FILE", help="text, also .gz, - for standard input"
+        *("-i", "--input"), default="-", metavar="FILE", help="text, also .gz, - for standard input"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
     parser.add_argument(
@@ -99,7 +108,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--print-scores", action="store_true", help="also print scores, as with --nbest 2"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="also .gz; default: -, standard output"
+        *("-o", "--output"), type=Path, metavar="FILE", help="also .gz; default: -, standard output"
     )
     parser.add_argument(
         "--out-format",
@@ -108,7 +117,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="jsonl: source, translation, score, alignment and n-best in an object a line",
     )
     add_search_options(parser)
-    parser.refuse("fairseq or CTranslate2", OF_OTHERS)
+    parser.refuse("another program", OF_OTHERS)
     args = parser.parse_args(argv)
     if args.output == Path("-"):
         args.output = None
@@ -123,7 +132,11 @@ def load(args: argparse.Namespace) -> "TranslationModel":
     """The model that MODEL names, ready to translate."""
     from resmlp_mt.engine import model_folder, pretrained
 
-    model = pretrained.located(args.model)
+    try:
+        model = pretrained.located(args.model)
+    except UserError as error:  # the text itself may have been given
+        remedy = "; text comes from standard input or from --input FILE."
+        raise UserError(f"{error}".rstrip(".") + remedy) from error
     if model.is_dir():
         for option in ("data", "sentencepiece_model"):
             if getattr(args, option) is not None:

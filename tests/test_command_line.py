@@ -272,10 +272,13 @@ def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--path", "--path is an option of fairseq or CTranslate2: give .* alone, as MODEL"),
-        ("--beam-size", "--beam-size is an option of fairseq or CTranslate2: use --beam"),
+        ("--path", "--path is an option of another program: give .* alone, as MODEL"),
+        ("--beam-size", "--beam-size is an option of another program: use --beam"),
         ("--beamsize", r"unrecognized arguments: --beamsize; did you mean --beam\?$"),
-        ("--print-a", "--print-alignment is an option of fairseq or CTranslate2: "),
+        ("--print-a", "--print-alignment is an option of another program: "),
+        ("--num-beams", "--num-beams is an option of another program: use --beam"),
+        ("--to", "--to is an option of another program: the model knows it, leave it out"),
+        ("--cuda", "--cuda is an option of another program: use --device cuda"),
         ("--nbests", r"unrecognized arguments: --nbests; did you mean --nbest\?$"),
         ("--quiet", "unrecognized arguments: --quiet$"),  # nothing is similar
     ],
@@ -286,6 +289,19 @@ def test_options_of_others_are_answered(
     with pytest.raises(SystemExit):
         translate.parse_args([option, "x"])
     assert re.search(said, capsys.readouterr().err.strip())
+
+
+def test_text_in_the_wrong_place_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.en"
+    text.write_text("Hello.\n")
+    with pytest.raises(SystemExit):
+        translate.parse_args(["en-de", str(text)])
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(f"unrecognized arguments: {text}; did you mean --input {text}?")
+    with pytest.raises(UserError, match="; text comes from standard input or from --input FILE"):
+        translate.main(["Hello world"])
 
 
 def test_options_of_others_leave_abbreviations_alone() -> None:

@@ -356,6 +356,11 @@ def test_plugin_folder_is_printed() -> None:
         [sys.executable, "-m", "resmlp_mt"], capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == ROOT / "resmlp_mt"
+    wrong = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt", "translate", "MODEL"], capture_output=True, text=True
+    )
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.strip().endswith("error: the command is python -m resmlp_mt.translate")
 
 
 def test_the_wheel_works_outside_the_checkout(
