@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -501,6 +502,23 @@ def test_what_systems_put_into_folders_does_not_count(folder: Path, tmp_path: Pa
         archive = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], split)
         assert archive.classes == classes
         assert sorted(pixels(archive)) == sorted(found)
+
+
+def test_files_that_are_left_out_are_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image of an unknown kind is not lost without a word."""
+    create = partial(data.create_dataset, [str(folder)], "train")
+    expected = pixels(create())
+    plant(folder / "train")
+    assert pixels(create()) == expected
+    assert caplog.text == ""
+    (folder / "train/a/b").mkdir()
+    for name in ("x.HEIC", "b/y.heic", "z"):
+        (folder / "train/a" / name).touch()
+    assert pixels(create()) == expected
+    assert "3 files are left out, because their names are not those of images (" in caplog.text
+    assert "2 .heic, 1 without an extension" in caplog.text
 
 
 @pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("val", "valid"),

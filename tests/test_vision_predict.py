@@ -74,6 +74,22 @@ def test_folders_are_walked_by_name_and_order_is_kept(
     ]
 
 
+def test_folders_behind_links_are_walked_once(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """As in training; and files that are left out are told."""
+    image(tmp_path / "elsewhere/1.png")
+    folder = tmp_path / "in"
+    image(folder / "0.png")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "link/loop").symlink_to(folder)
+    (folder / "photo.heic").touch()
+    found = rows(capsys, digits, folder)
+    assert [row["file"] for row in found] == [str(folder / "0.png"), str(folder / "link/1.png")]
+    assert f"{folder}: 1 files are left out, because their names are not" in caplog.text
+
+
 def test_the_same_in_both_formats(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

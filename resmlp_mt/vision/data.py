@@ -15,9 +15,7 @@ All of them are map-style datasets of (image, class index). Only the sampler det
 whatever the number of processes and workers, so a training can continue in the middle of an epoch.
 """
 
-import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ import numpy as np
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.archives import archive_dataset
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
-from resmlp_mt.vision.images import EXTENSIONS, is_hidden, is_image
+from resmlp_mt.vision.images import EXTENSIONS, ImageNames, is_hidden, is_image
 from resmlp_mt.vision.libraries import torchvision
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
@@ -99,32 +97,22 @@ def _folder(
         if classes is None:
             classes = _class_names(find_split_folder(root, training) or folder)
         indices = class_indices(names, classes, str(folder))
+        is_image_of_folder = ImageNames(folder)
         samples = torchvision.datasets.folder.make_dataset(
             folder,
             indices,
-            is_valid_file=lambda path: _is_sample(folder, Path(os.path.relpath(path, folder))),
+            is_valid_file=is_image_of_folder,
             # a training class needs images; a validation class may have none
             allow_empty=usual_name(split) != usual_name(training),
         )
     except OSError as error:  # including torchvision's FileNotFoundError
         reason = error.strerror or str(error).rstrip(". ")
         raise UserError(f"--data {folder}: {reason}; expected CLASS/IMAGE in it.") from error
+    is_image_of_folder.warn()
     if not samples:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")
     paths, targets = zip(*samples, strict=True)
     return ImageDataset(paths, targets, classes, transform)
-
-
-def _is_sample(folder: Path, path: Path) -> bool:
-    """Whether a relative path is that of an image, and not inside a loop of links."""
-    return is_image(path.as_posix()) and not _in_a_loop(folder, path.parent)
-
-
-@lru_cache(maxsize=1)  # the images of a folder come one after another
-def _in_a_loop(folder: Path, inside: Path) -> bool:
-    """Whether a link on the way leads back, so that the same images come again and again."""
-    places = [(folder / part).resolve() for part in (inside, *inside.parents)]
-    return len(set(places)) < len(places)
 
 
 def _class_names(folder: Path) -> list[str]:

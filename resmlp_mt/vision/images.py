@@ -16,8 +16,11 @@ long as wide are refused, as are files of more than :data:`MAX_BYTES` bytes, and
 
 import io
 import logging
+import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,7 @@ EXTENSIONS = (
 FOREIGN = {
     "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
     "__pycache__", "#snapshot", "@Recycle", "@Recently-Snapshot", "Network Trash Folder",
-    "Temporary Items",
+    "Temporary Items", "Thumbs.db", "desktop.ini",
 }  # fmt: skip
 
 
@@ -63,6 +66,47 @@ def is_hidden(path: str) -> bool:
 def is_image(path: str) -> bool:
     """Whether a relative path has the name of an image."""
     return path.lower().endswith(EXTENSIONS) and not is_hidden(path)
+
+
+class ImageNames:
+    """Tells the images of a folder by their names, and counts the other files.
+
+    Args:
+        folder: with all files, at any depth.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._others: Counter[str] = Counter()  # by extension
+
+    def __call__(self, path: str) -> bool:
+        """Whether a file is an image, and not inside a loop of links."""
+        inside = Path(os.path.relpath(path, self._folder))
+        if is_hidden(inside.as_posix()):
+            return False
+        if not is_image(inside.as_posix()):
+            self._others[inside.suffix.lower()] += 1
+            return False
+        return not in_a_loop(self._folder, inside.parent)
+
+    def warn(self) -> None:
+        """Say which files are left out: an image of an unknown kind is not lost without a word."""
+        if self._others:
+            kinds = ", ".join(
+                f"{count} {extension or 'without an extension'}"
+                for extension, count in self._others.most_common(5)
+            )
+            logger.warning(
+                "%s: %d files are left out, because their names are not those of images (%s)",
+                self._folder, self._others.total(), kinds,
+            )  # fmt: skip
+
+
+@lru_cache(maxsize=1)  # the images of a folder come one after another
+def in_a_loop(folder: Path, inside: Path) -> bool:
+    """Whether a link on the way leads back, so that the same images come again and again."""
+    places = [(folder / part).resolve() for part in (inside, *inside.parents)]
+    return len(set(places)) < len(places)
 
 
 class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)

@@ -20,7 +20,7 @@ from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.distributed import find_device
 from resmlp_mt.vision.evaluation_options import FORMATS, PredictionOptions
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, SkipCounter, is_image
+from resmlp_mt.vision.images import EXTENSIONS, ImageNames, SkipCounter, in_a_loop
 from resmlp_mt.vision.loader import Batch, batches
 from resmlp_mt.vision.transforms import create_transform
 
@@ -34,6 +34,19 @@ class Prediction:
     error: str | None = None
 
 
+def _images_inside(root: Path) -> list[str]:
+    """All images below a folder and its links, sorted by name."""
+    found: list[str] = []
+    is_image = ImageNames(root)
+    for folder, below, names in os.walk(root, followlinks=True):
+        if in_a_loop(root, Path(os.path.relpath(folder, root))):
+            below.clear()
+            continue
+        found += filter(is_image, (os.path.join(folder, name) for name in names))
+    is_image.warn()
+    return sorted(found)
+
+
 def find_images(inputs: Iterable[Path]) -> list[str]:
     """The named files, and the files with an image's extension in named folders, sorted by name.
 
@@ -43,10 +56,7 @@ def find_images(inputs: Iterable[Path]) -> list[str]:
     files: list[str] = []
     for path in inputs:
         if path.is_dir():
-            found = (
-                os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-            )
-            inside = sorted(file for file in found if is_image(os.path.relpath(file, path)))
+            inside = _images_inside(path)
             if not inside:
                 raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)}).")
             files += inside
