@@ -647,6 +647,8 @@ def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
         ("json", b'{"cls": "3", "label": 1}'),
         ("json", b'{"label": "dog", "class_id": 3}'),
         ("json", b'{"label": 3.0}'),
+        ("json", b'{"Caption": "a dog", "LABEL": 3}'),
+        ("cls", b"3.0"),
     ],
 )
 def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label: bytes) -> None:
@@ -663,7 +665,7 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
         ({"a.png": png(), "a.cls": b"0", "b.cls": b"1"}, r"has b\.cls, but no image of that name"),
         ({"a.png": png(), "a.cls": b"0", "a.jpg": png()}, r"has both a\.png and a\.jpg for 'a'"),
         ({"a.png": png(), "a.json": b'{"label": "dog"}'}, r"expected a class index.*b'dog'"),
-        ({"a.png": png(), "a.json": b'{"caption": "dog"}'}, r"expected a class index, but found"),
+        ({"a.png": png(), "a.json": b'{"caption": "dog"}'}, r"class index \(as cls, label, .*\), but found"),
         ({"a.png": png(), "a.json": b'{"label": true}'}, r"expected a class index.*b'True'"),
         ({"a.png": png(), "a.json": b'{"label": 2.5}'}, r"expected a class index.*b'2\.5'"),
         ({"a.png": png(), "a.cls": b"0", "a.1.cls": b"1"}, r"takes a\.1\.cls for '1\.cls' of 'a'"),

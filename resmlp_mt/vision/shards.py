@@ -235,9 +235,12 @@ def _label(file: BinaryIO, member: Member) -> int:
     text = text.removeprefix(b"\xef\xbb\xbf").strip(b"\"' \r\n\t")  # of editors and of JSON
     if name.lower().endswith(".json"):
         text = _json_label(text)
+    text = text.removesuffix(b".0")
     if not text.isdigit():
+        fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
         raise UserError(
-            f"--data wds: {shard}, {name}: expected a class index, but found {text[:20]!r}."
+            f"--data wds: {shard}, {name}: expected a class index{fields}, but found "
+            f"{text[:20]!r}."
         )
     if len(text) > 20 or int(text) >= MAX_CLASSES:
         raise UserError(
@@ -254,6 +257,7 @@ def _json_label(text: bytes) -> bytes:
     except (ValueError, RecursionError):
         return text
     if isinstance(value, dict):
+        value = {key.lower(): v for key, v in value.items()}
         found = [value[key] for key in JSON_LABELS if key in value]
         value = next((v for v in found if _index(v).isdigit()), found[0] if found else None)
     return _index(value).encode() if isinstance(value, int | float | str) else text
