@@ -41,10 +41,7 @@ MODULES = [
 ]
 SCRIPTS = ["grammar.py", "demo.py"]
 OTHERS = {"__main__", "timm_models"}  # tells the plugin's folder; runs a script with its options
-HEAVY = {
-    *("torch", "timm", "torchvision", "sklearn", "scipy", "fairseq", "hydra", "sacrebleu"),
-    *("pandas", "PIL", "matplotlib", "onnxruntime", "fastapi", "sacremoses", "numpy"),
-}
+HEAVY = {"scipy", "pandas", *EXTRAS} - {"langcodes"}  # checks codes on the command line
 
 # Asks a command for --version and --help in one process, and looks at the parser that answers.
 PROGRAM = """

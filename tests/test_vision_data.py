@@ -665,7 +665,10 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
         ({"a.png": png(), "a.cls": b"0", "b.cls": b"1"}, r"has b\.cls, but no image of that name"),
         ({"a.png": png(), "a.cls": b"0", "a.jpg": png()}, r"has both a\.png and a\.jpg for 'a'"),
         ({"a.png": png(), "a.json": b'{"label": "dog"}'}, r"expected a class index.*b'dog'"),
-        ({"a.png": png(), "a.json": b'{"caption": "dog"}'}, r"class index \(as cls, label, .*\), but found"),
+        (
+            {"a.png": png(), "a.json": b'{"caption": "dog"}'},
+            r"class index \(as cls, label, .*\), but found",
+        ),
         ({"a.png": png(), "a.json": b'{"label": true}'}, r"expected a class index.*b'True'"),
         ({"a.png": png(), "a.json": b'{"label": 2.5}'}, r"expected a class index.*b'2\.5'"),
         ({"a.png": png(), "a.cls": b"0", "a.1.cls": b"1"}, r"takes a\.1\.cls for '1\.cls' of 'a'"),

@@ -4,8 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 from resmlp_mt.scoring.measures import Comparison, LengthScore, Score
 
 COLUMNS = 100
@@ -114,6 +112,8 @@ def _estimate(score: float, mean: float | None, ci: float | None, width: int) ->
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from tabulate import tabulate  # so that --help needs no package
+
     align = ["left" if name == "metric" else "right" for name in headers]
     table: str = tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
     return "\n".join(line.rstrip() for line in table.splitlines())

@@ -239,8 +239,7 @@ def _label(file: BinaryIO, member: Member) -> int:
     if not text.isdigit():
         fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
         raise UserError(
-            f"--data wds: {shard}, {name}: expected a class index{fields}, but found "
-            f"{text[:20]!r}."
+            f"--data wds: {shard}, {name}: expected a class index{fields}, but found {text[:20]!r}."
         )
     if len(text) > 20 or int(text) >= MAX_CLASSES:
         raise UserError(
