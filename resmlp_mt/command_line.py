@@ -254,11 +254,17 @@ PROCESSES = whole_number(1, MOST_THREADS)
 """The type of a number of threads or processes."""
 
 
+def ending_signals() -> list[signal.Signals]:
+    """SIGINT (Ctrl-C), SIGTERM and, unless ``nohup`` started this process, SIGHUP."""
+    is_alone = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM] + ([] if is_alone else [signal.SIGHUP])
+
+
 def command(main: Callable[P, T]) -> Callable[P, T]:
     """Decorates the ``main`` of a command: output is UTF-8, and errors are one sentence.
 
     If a package is missing, the error names the extra that installs it. Ctrl-C ends the command
-    with status 130 and SIGTERM with 143, and both leave no temporary files.
+    with status 130, SIGTERM with 143 and SIGHUP with 129, and they leave no temporary files.
     """
 
     @functools.wraps(main)
@@ -269,7 +275,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors=errors)
         handles = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, _terminate) if handles else None
+        numbers = set(ending_signals()) - {signal.SIGINT} if handles else set()
+        before = {number: signal.signal(number, _terminate) for number in numbers}
         try:
             result = main(*args, **kwargs)
             _flush()
@@ -287,8 +294,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
         finally:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     return run
 

@@ -14,7 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import PROCESSES, Parser, command, number, whole_number
+from resmlp_mt.command_line import (
+    PROCESSES,
+    Parser,
+    command,
+    ending_signals,
+    number,
+    whole_number,
+)
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
@@ -98,7 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"serving http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         # uvicorn answers open requests, then raises the signal again, which is not a failure
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        if signal.SIGHUP in ending_signals():
+            signal.signal(signal.SIGHUP, server.handle_exit)
+        server.run(sockets=[listener])
     finally:
         for worker in workers:
             worker.stop()

@@ -62,7 +62,7 @@ def process_as_before() -> Iterator[None]:
     Commands that are called here set handlers of signals, threads, the levels of loggers and
     variables for their whole process.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
     handlers = {number: signal.getsignal(number) for number in numbers}
     logging.getLogger("fairseq")  # which commands silence
     loggers = [logging.getLogger(name) for name in ("", *logging.root.manager.loggerDict)]

@@ -250,20 +250,34 @@ def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
         fill()
 
 
-def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_no_temporary_file(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGHUP is that of a closed terminal."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = signal.getsignal(number)
 
     @command
     def write() -> None:
         with replacing(tmp_path / "output") as partial:
             assert partial.exists()
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(SystemExit) as ended:
         write()
-    assert ended.value.code == 128 + signal.SIGTERM
+    assert ended.value.code == 128 + number
     assert not list(tmp_path.iterdir())
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_goes_on_without_its_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    @command
+    def run() -> str:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return "done"
+
+    assert run() == "done"
 
 
 @pytest.mark.parametrize(

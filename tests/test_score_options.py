@@ -13,7 +13,9 @@ from sacrebleu import sacrebleu as sacrebleu_command
 from sacrebleu.metrics import BLEU
 
 from resmlp_mt import language_codes
+from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
+from resmlp_mt.scoring.downloads import download
 from resmlp_mt.scoring.languages import language_pair, script_without_words
 from resmlp_mt.scoring.options import OF_SACREBLEU, TOKENIZERS, parse_args
 from translations import Corpus, command, fails, score, scores, write
@@ -172,6 +174,15 @@ def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(corpus: Corpus, tmp_
     assert result.returncode == 1
     assert result.stderr.startswith("--tokenize flores200 cannot be fetched")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_signal_is_no_failed_download() -> None:
+    """Metrics are made inside the block, which takes a while for many references."""
+    with pytest.raises(SystemExit) as ended, download("chrF", "models", "wait"):
+        sys.exit(143)
+    assert ended.value.code == 143
+    with pytest.raises(UserError, match="chrF cannot be fetched"), download("chrF", "x", "wait"):
+        sys.exit(1)  # sacreBLEU's, for a wrong checksum
 
 
 @pytest.mark.parametrize(

@@ -136,10 +136,15 @@ def test_workers_end_with_a_server_that_is_killed(model: Path) -> None:
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
 
 
-def test_ctrl_c_exits_130(model: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
+def test_a_terminal_ends_it(model: Path, number: signal.Signals, status: int) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
     with running(model, "--workers", 1) as (process, _):
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        own = workers(process.pid)
+        for pid in (process.pid, *own):
+            os.kill(pid, number)
+        assert process.wait(300) == status
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
 
 
 def test_a_model_that_cannot_be_used_is_one_sentence(model: Path, tmp_path: Path) -> None:

@@ -100,13 +100,17 @@ def words(tmp_path: Path) -> list[Any]:
     ]  # fmt: skip
 
 
-def test_ctrl_c_saves_and_names_the_command_that_goes_on(words: list[Any], tmp_path: Path) -> None:
-    """Ctrl-C reaches the loading processes as well."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_terminal_saves_and_names_the_command_that_goes_on(
+    words: list[Any], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    """Ctrl-C, and the end of a terminal, reach the loading processes as well."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
     process = start("resmlp_mt.vision.train", *words)
     wait_for(tmp_path / "out/summary.csv", process)
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
     assert "Traceback" not in output
     updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
     last = f"python -m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
@@ -138,7 +142,8 @@ def test_a_signal_before_the_first_update_ends_at_once(tmp_path: Path) -> None:
         "    os.kill(os.getpid(), int(sys.argv[1]))\n"
         "    print('not reached')"
     )
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         done = subprocess.run(
             [sys.executable, "-c", code, str(int(number))], cwd=ROOT, capture_output=True, text=True
         )

@@ -20,6 +20,7 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
+from resmlp_mt.command_line import ending_signals
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,8 @@ def handle_signals(*, has_launcher: bool) -> None:
     if threading.current_thread() is threading.main_thread():
         _Stop.process, _Stop.has_launcher = os.getpid(), has_launcher
         _Stop.requested, _Stop.updating = 0, False
-        for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, _request)
+        for number in ending_signals():
+            signal.signal(number, _request)
 
 
 def _request(number: int, _: Any) -> None:

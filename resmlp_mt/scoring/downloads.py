@@ -38,6 +38,8 @@ def download(what: str, place: str, instead: str) -> Iterator[None]:
         zipfile.BadZipFile,
         portalocker.LockException,
     ) as error:
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise  # a signal
         reason = " ".join(str(error).split())
         raise UserError(
             f"{what} cannot be fetched ({reason}): allow the network and delete "

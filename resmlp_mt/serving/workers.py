@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from resmlp_mt.command_line import ending_signals
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
@@ -191,8 +192,8 @@ _translators: "Mapping[Languages, Translator] | str" = {}
 
 def _load(folders: Sequence[Path], options: ModelOptions) -> None:
     # The server ends its workers, also if a terminal sends signals to both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_server, daemon=True).start()
 
     from resmlp_mt.engine import model_folder

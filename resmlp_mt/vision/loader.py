@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 from tqdm import tqdm
 
+from resmlp_mt.command_line import ending_signals
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
@@ -117,7 +118,7 @@ def _ends_with_its_parent(worker: int) -> None:
             report(kind, *details)
 
     sys.excepthook = hook
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, signal.SIG_IGN)
 
 

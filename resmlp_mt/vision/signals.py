@@ -1,10 +1,12 @@
-"""SIGTERM and SIGINT (Ctrl-C) as a request to stop, which the training obeys at its next step."""
+"""Signals as a request to stop, which the training obeys at its next step."""
 
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from resmlp_mt.command_line import ending_signals
 
 
 @dataclass
@@ -28,10 +30,11 @@ class Stop:
 
 @contextmanager
 def stops() -> Iterator[Stop]:
-    """Handle SIGTERM and SIGINT in the block; a second SIGINT ends it at once.
+    """Handle SIGTERM, SIGINT (Ctrl-C) and SIGHUP in the block; a second SIGINT ends it at once.
 
     Raises:
-        SystemExit: with status 143 or 130; at once if not ``waits``, else at the end of the block.
+        SystemExit: with status 143, 130 or 129; at once if not ``waits``, else at the end of the
+            block.
     """
     stop = Stop()
 
@@ -42,7 +45,7 @@ def stops() -> Iterator[Stop]:
             raise SystemExit(stop.status)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    earlier = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    earlier = {number: signal.signal(number, ask) for number in ending_signals()}
     try:
         yield stop
     except KeyboardInterrupt:
