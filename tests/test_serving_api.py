@@ -179,6 +179,16 @@ def test_wrong_addresses_and_methods_get_an_error_in_json(server: str) -> None:
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
 
 
+def test_head_is_answered_as_get(server: str) -> None:
+    """As by LibreTranslate: proxies look whether a server lives."""
+    for path in ("/", "/health", "/languages"):
+        answer, full = (ask(f"{server}{path}", timeout=60) for ask in (requests.head, requests.get))
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-length"] == str(len(full.content))
+    assert requests.head(f"{server}/translate", timeout=60).status_code == 405
+    assert requests.head(f"{server}/nothing", timeout=60).status_code == 404
+
+
 def test_what_is_too_long_is_413() -> None:
     limits = Limits(max_body=1000, char_limit=300, queue_size=5)
     with served([Reversing()], limits) as server:

@@ -43,6 +43,7 @@ from resmlp_mt.serving.requests import (
     ClientGoneError,
     ClientLimit,
     Counted,
+    HeadAsGet,
     LimitedBodies,
     fields,
     while_connected,
@@ -160,6 +161,7 @@ def create_app(
         lifespan=running,
         redoc_url=None,
     )
+    app.add_middleware(HeadAsGet)
     app.add_middleware(LimitedBodies, most=limits.max_body, seconds=limits.max_wait)
     app.add_middleware(Counted, metrics=metrics)
     if cors_origins:

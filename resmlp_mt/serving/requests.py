@@ -22,6 +22,17 @@ class ClientGoneError(Exception):
     """The client has disconnected."""
 
 
+class HeadAsGet:
+    """Middleware that answers HEAD as GET, as Flask does; the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_head = scope.get("method") == "HEAD"
+        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)
+
+
 class LimitedBodies:
     """Middleware that refuses a body that is too large or too slow, while it arrives."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from resmlp_mt.command_line import ending_signals
+from resmlp_mt.command_line import ending_signals, missing
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
@@ -219,6 +219,8 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
             )
     except UserError as error:
         _translators = str(error)  # an exception in an initializer would be lost
+    except ModuleNotFoundError as error:
+        _translators = str(missing(error))
     else:
         _translators = loaded
 
