@@ -32,6 +32,15 @@ REPLACED = {"\u2581": "_", "\u2585": "\u2584", "\u2800": " "}
 space, and its trainer skips every sentence with the second. The third is the space of Braille."""
 
 
+SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
+"""What pieces of sentencepiece begin with and what subword-nmt leaves behind them."""
+
+MOSES_MARK = re.compile(r"@-@|&(?:apos|quot|#91|#93|#124);")
+# Most Moses-tokenized lines end in " .", and hardly any raw line does. Moses' escapes do not occur
+# in raw text. The thresholds are far from both.
+TOKENIZED_PERIODS = 0.5
+TOKENIZED_MARKS = 0.01
+
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 """A piece of a sentencepiece model with ``--byte_fallback`` for characters without a piece."""
 
@@ -80,3 +89,16 @@ def normalize(text: str) -> str:
     if "  " in text or text[:1] == " " or text[-1:] == " ":
         text = " ".join(text.split())
     return text
+
+
+def looks_tokenized(lines: Iterable[str]) -> str | None:
+    """What shows that Moses has tokenized a text; None if nothing does."""
+    text = [line for line in lines if line.strip()]
+    periods = sum(line.rstrip().endswith(" .") for line in text)
+    marks = sum(MOSES_MARK.search(line) is not None for line in text)
+    if periods > TOKENIZED_PERIODS * len(text) or marks > TOKENIZED_MARKS * len(text):
+        return (
+            f"{periods} of {len(text)} sentences end in ' .', {marks} hold Moses escapes such as "
+            "&apos; or @-@"
+        )
+    return None

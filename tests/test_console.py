@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from fairseq import checkpoint_utils, file_utils
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
+from fairseq.scoring.wer import WerScorer, WerScorerConfig
 from fairseq_cli import generate, validate
 from omegaconf import OmegaConf
 
@@ -136,6 +138,21 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
         ),
     ):
         assert console.mistake(error) == message
+
+
+def test_options_that_do_not_fit_the_model_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = torch.nn.Linear(2, 3)
+    error = raised(layer.load_state_dict, torch.nn.Linear(2, 4).state_dict())
+    assert console.mistake(error) == (
+        "the checkpoint does not fit the options of the model: size mismatch for weight: copying "
+        "a param with shape torch.Size([4, 2]) from checkpoint, the shape in current model is "
+        "torch.Size([3, 2])."
+    )
+    monkeypatch.setitem(sys.modules, "editdistance", None)
+    error = raised(WerScorer, WerScorerConfig())
+    assert console.mistake(error) == "Please install editdistance to use WER scorer."
 
 
 def test_other_errors_keep_their_traceback(

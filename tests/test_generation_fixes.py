@@ -183,6 +183,13 @@ def test_constraints_without_any_are_refused() -> None:
         task.inference_step(generator, [], {"net_input": {}})
 
 
+@pytest.mark.parametrize("name", ["beam", "nbest"])
+def test_a_search_for_nothing_is_refused(name: str) -> None:
+    task: Any = object.__new__(FairseqTask)
+    with pytest.raises(UserError, match=f"--{name} must be at least 1, but is 0"):
+        task.build_generator([], SimpleNamespace(**{name: 0}))
+
+
 @pytest.mark.parametrize("option", ["print_step", "retain_iter_history"])
 def test_steps_of_another_generator_are_refused(option: str) -> None:
     task: Any = object.__new__(FairseqTask)

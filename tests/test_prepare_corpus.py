@@ -153,13 +153,39 @@ def test_what_is_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"; it has no files$"):
         corpus.local(tmp_path, "en", "de")
     for language in ("en", "de"):
-        for split in ("train", "dev"):
+        for split in ("train", "tune"):
             (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
-    there = "dev.de, dev.en, train.de, train.en"
+    there = "train.de, train.en, tune.de, tune.en"
     with pytest.raises(
         UserError, match=f"'valid' exactly once, .*; it has nothing of it, but {there}$"
     ):
         corpus.local(tmp_path, "en", "de")
+
+
+@pytest.mark.parametrize("name", ["dev", "val", "validation"])
+def test_the_validation_set_has_other_names(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", name, "test"):
+        for language in ("en", "de"):
+            (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
+    found = corpus.local(tmp_path, "en", "de")
+    assert found.valid == (corpus.Part(*(str(tmp_path / f"{name}.{x}") for x in ("en", "de"))),)
+    assert list(found.tests) == ["test"]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_not_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training text is not left out without a word."""
+    for split in ("train", "train.part2", "valid", "dev"):
+        for language in ("en", "de"):
+            (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
+    (tmp_path / "README.md").touch()
+    assert corpus.local(tmp_path, "en", "de").valid[0].source.endswith("valid.en")
+    names = "dev.de, dev.en, train.part2.de, train.part2.en"
+    assert capsys.readouterr().err == (
+        f"prepare: warning: {tmp_path} also has {names}: only train, valid and test* are used\n"
+    )
 
 
 def test_one_file_is_not_both_sides(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import formats
 from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.preparation.raw_text import warn_of_split_text
 from tests import corpus_server
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"
@@ -253,3 +254,35 @@ def test_blocks_have_the_size_that_was_asked_for_and_the_rest(tmp_path: Path) ->
         sizes = [len(source) for source, _ in formats.blocks(files, 3, limit)]
         assert sum(sizes) == limit
         assert all(sizes)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("the do@@ g runs", "20 of 20 lines have the marks of subwords, '@@'"),
+        ("\u2581the \u2581dog", "20 of 20 lines have the marks of subwords, '\u2581'"),
+        ("the dog runs .", "20 of 20 sentences end in ' .', 0 hold Moses escapes"),
+        ("the dog &apos;s tail", "0 of 20 sentences end in ' .', 20 hold Moses escapes"),
+        ("The dog runs.", ""),
+        ("mail me@@home, the dog's tail .5", ""),
+    ],
+)
+def test_text_that_was_split_before_is_told(
+    tmp_path: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "train.en", tmp_path / "train.de"
+    source.write_text("The dog runs.\n" * 20, encoding="utf-8")
+    target.write_text(f"{line}\n" * 20, encoding="utf-8")
+    warn_of_split_text([TextFiles(source, target, "plain", "en", "de")])
+    told = capsys.readouterr().err
+    assert told == "" if not said else said in told
+    if said:
+        assert told.startswith(f"prepare: warning: {target} was split before (")
+
+
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
+    source, target = tmp_path / "train.en", tmp_path / "train.de"
+    for path in (source, target):
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
+    with pytest.raises(UserError, match=f"{source} is a pointer of Git LFS"):
+        list(formats.pairs(TextFiles(source, target, "plain", "en", "de")))

@@ -65,6 +65,10 @@ def write_utf8() -> None:
                 stream.reconfigure(encoding="utf-8", errors=errors)
 
 
+OF_OPTIONS = ("fairseq.sequence_generator", "fairseq.scoring.wer")
+"""Modules of fairseq whose assertions and missing packages are about options."""
+
+
 def tell_in_one_sentence() -> None:
     """End fairseq's commands with one sentence where their user can mend what stopped them."""
     wrap(sys, "excepthook", _excepthook)
@@ -107,10 +111,14 @@ def mistake(error: BaseException) -> str | None:
         if error.filename is not None:
             return f"{error.filename} cannot be opened: {error.strerror}."
         return f"{told}." if told and "not found" in told else None  # fairseq's own
-    if isinstance(error, AssertionError):
+    if isinstance(error, AssertionError | ImportError):
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        is_of_option = _is_command(frame.f_globals.get("__spec__"))
+        spec = frame.f_globals.get("__spec__")
+        is_of_option = _is_command(spec) or (spec is not None and spec.name in OF_OPTIONS)
         return told.rstrip(".!") + "." if told and is_of_option else None
+    if isinstance(error, RuntimeError) and told and told.startswith("Error(s) in loading state_di"):
+        first = told.splitlines()[1].strip().rstrip(".")
+        return f"the checkpoint does not fit the options of the model: {first}."
     return None
 
 

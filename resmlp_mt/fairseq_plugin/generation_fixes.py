@@ -102,6 +102,10 @@ def refuse_what_a_search_lacks() -> None:
 def _build_generator(
     original: Original, self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
 ) -> Any:
+    for name in ("beam", "nbest"):
+        count = getattr(args, name, None)
+        if count is not None and count < 1:
+            raise UserError(f"--{name} must be at least 1, but is {count}.")
     for name in ("print_step", "retain_iter_history"):
         if getattr(args, name, False):
             raise UserError(

@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.formats import LINE_FORMATS, PAIR_FORMATS
+from resmlp_mt.preparation.raw_text import warn
 
 FOLDER = Path(__file__).parent / "corpora"
+VALID = ("valid", "dev", "val", "validation")
+"""Names of the validation set in a folder; the first that is there counts."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def _plain_name(name: str, key: str) -> str:
 
 
 def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus:
-    """The corpus in a folder: `train.*`, `valid.*` and any number of `test*.*`.
+    """The corpus in a folder: `train.*`, `valid.*` (or `dev.*`, ...) and any number of `test*.*`.
 
     Each split is a pair of files (`train.en[.gz]`, `train.de[.gz]`) or one `.tmx[.gz]` or
     `.tsv[.gz]`. The languages may be spelt otherwise in the names of the files.
@@ -250,18 +253,23 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     def split(stem: str) -> tuple[Part, ...]:
         return _local_split(folder, stem, splits.get(stem, {}), languages)
 
-    tests = sorted(
+    known = sorted(
         stem
         for stem, files in splits.items()
-        if stem.startswith("test")
-        and any(form in files for form in (*PAIR_FORMATS, *_matches(files, languages)))
+        if any(form in files for form in (*PAIR_FORMATS, *_matches(files, languages)))
     )
+    tests = [stem for stem in known if stem.startswith("test")]
+    valid = next((stem for stem in VALID if stem in known), VALID[0])
+    others = [stem for stem in known if stem not in ("train", valid, *tests)]
+    if others:
+        names = ", ".join(path.name for stem in others for p in splits[stem].values() for path in p)
+        warn(f"{folder} also has {names}: only train, {valid} and test* are used")
     return Corpus(
         name=name,
         source=file_code(source),
         target=file_code(target),
         train=split("train"),
-        valid=split("valid"),
+        valid=split(valid),
         tests={stem: split(stem) for stem in tests},
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.preparation import binarize, clean, corpus, manifest, sources, subwords
+from resmlp_mt.preparation import binarize, clean, corpus, manifest, raw_text, sources, subwords
 from resmlp_mt.preparation.corpus import Part
 from resmlp_mt.preparation.formats import TextFiles
 from resmlp_mt.preparation.options import Options
@@ -59,6 +59,7 @@ class Preparation:
         """Everything from the download to the manifest."""
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
+        raw_text.warn_of_split_text(inputs.train)
         with Workers(self.args.jobs) as workers:
             cleaned = self._clean(inputs, workers)
             model = self._train_subwords(cleaned, workers)

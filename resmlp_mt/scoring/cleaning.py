@@ -1,24 +1,16 @@
 """Turns the output of a model into plain text: joins subwords and detokenizes, once."""
 
-import re
 from dataclasses import dataclass
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.lines import Sentences
-from resmlp_mt.text import join_pieces
+from resmlp_mt.text import SUBWORD_MARK, join_pieces, looks_tokenized
 
 # fairseq's names of subword symbols. Joining schemes separate all pieces by blanks and mark where
 # words begin (or end); the others mark what continues.
 JOINING = {"sentencepiece": "\u2581", "wordpiece": "_", "letter": "|", "_EOW": "_EOW"}
 CONTINUING = {"subword_nmt": "@@ ", "@@ ": "@@ ", "@@": "@@"}
 SYMBOLS = (*JOINING, *CONTINUING, "none")
-
-_SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
-_MOSES_MARK = re.compile(r"@-@|&(?:apos|quot|#91|#93|#124);")
-# Most Moses-tokenized lines end in " .", and hardly any raw line does. Moses' escapes do not occur
-# in raw text. The thresholds are far from both.
-_TOKENIZED_PERIODS = 0.5
-_TOKENIZED_MARKS = 0.01
 
 
 def remove_subwords(sentence: str, symbol: str) -> str:
@@ -114,17 +106,13 @@ class Cleaning:
         if self.force:
             return
         for index, line in enumerate(sentences.lines):
-            if mark := _SUBWORD_MARK.search(line):
+            if mark := SUBWORD_MARK.search(line):
                 raise UserError(
                     f"{sentences.place(index)} still carries subword marks ({mark.group()!r}): "
                     f"{subword_remedy}, or insist with --force"
                 )
-        text = [line for line in sentences.lines if line.strip()]
-        periods = sum(line.rstrip().endswith(" .") for line in text)
-        marks = sum(_MOSES_MARK.search(line) is not None for line in text)
-        if periods > _TOKENIZED_PERIODS * len(text) or marks > _TOKENIZED_MARKS * len(text):
+        if shown := looks_tokenized(sentences.lines):
             raise UserError(
-                f"{sentences.origin} looks tokenized ({periods} of {len(text)} sentences end in "
-                f"' .', {marks} hold Moses escapes such as &apos; or @-@): "
-                f"{token_remedy}, or insist with --force"
+                f"{sentences.origin} looks tokenized ({shown}): {token_remedy}, or insist with "
+                "--force"
             )

@@ -1,0 +1,36 @@
+"""Warns of training text that was split into subwords or tokens before."""
+
+import sys
+from collections.abc import Iterable
+from itertools import islice
+
+from resmlp_mt.preparation.formats import TextFiles, pairs
+from resmlp_mt.text import SUBWORD_MARK, looks_tokenized
+
+LOOKED_AT = 2000  # pairs of each file
+LEAST_SHARE = 0.1  # of lines with marks; a few raw lines have them, too
+
+
+def warn_of_split_text(training: Iterable[TextFiles]) -> None:
+    """Say which files do not look raw: a model that learns from them expects and writes the same.
+
+    Raises:
+        UserError: if a file cannot be read.
+    """
+    for files in training:
+        sides = zip(*islice(pairs(files, LOOKED_AT), LOOKED_AT), strict=True)
+        for path, lines in zip((files.source, files.target), sides, strict=False):
+            text = [line.decode(errors="replace") for line in lines]
+            marks = [mark.group() for line in text if (mark := SUBWORD_MARK.search(line))]
+            shown = looks_tokenized(text)
+            if len(marks) > LEAST_SHARE * len(text):
+                shown = (
+                    f"{len(marks)} of {len(text)} lines have the marks of subwords, '{marks[0]}'"
+                )
+            if shown:
+                warn(f"{path} was split before ({shown}): give the raw text")
+
+
+def warn(message: str) -> None:
+    """Print a warning of the command."""
+    print(f"prepare: warning: {message}", file=sys.stderr)
