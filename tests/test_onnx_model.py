@@ -270,7 +270,7 @@ def test_graphs_of_another_shortlist_are_refused(
 
 def test_a_server_explains_them_without_attention(folders: tuple[Path, Path]) -> None:
     """The page shows texts, words and scores; there is no matrix to show."""
-    options = ModelOptions(beam=3, lenpen=1.0, max_batch_tokens=100)
+    options = ModelOptions(beam=3, lenpen=1.0, max_batch_tokens=100, use_shortlist=True)
     work = Work(Languages("en", "de"), explained=True)
     answers = []
     for folder in folders:

@@ -93,10 +93,12 @@ class _DecoderStep(nn.Module):
         tables = folded.decoder.mixing_tables(longest)
         matrices = tables.matrices.detach()
         self.is_toeplitz = is_toeplitz(matrices)
-        # by distance: (1, layers, heads, distance); else (position, layers, heads, position)
-        rows = matrices[:, :, -1:].flip(3) if self.is_toeplitz else matrices
-        self.rows = nn.Buffer(rows.permute(2, 0, 1, 3).contiguous())
-        self.own = nn.Buffer(tables.diagonals.detach().transpose(0, 1).contiguous())
+        own = tables.diagonals.detach()
+        if self.is_toeplitz:  # one row for all positions, of distances in place of positions
+            matrices, own = matrices[:, :, -1:].flip(3), own[:, :1]
+        # (position, layers, heads, position) and (position, layers, dim)
+        self.rows = nn.Buffer(matrices.permute(2, 0, 1, 3).contiguous())
+        self.own = nn.Buffer(own.transpose(0, 1).contiguous())
         offsets = tables.offsets
         self.offsets = None if offsets is None else nn.Buffer(offsets.detach().transpose(0, 1))
 
@@ -111,20 +113,23 @@ class _DecoderStep(nn.Module):
         values: list[Tensor],
         past: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        row = self.rows if self.is_toeplitz else self.rows.index_select(0, position)
-        columns = position - positions if self.is_toeplitz else positions
+        if self.is_toeplitz:
+            row, own, columns = self.rows[0], self.own[0], position - positions
+        else:
+            row, own = (x.index_select(0, position).squeeze(0) for x in (self.rows, self.own))
+            columns = positions
         # (layers, batch, heads, beam, entries)
-        weights = row.squeeze(0).index_select(2, columns)[:, None, :, None] * descends[:, None]
+        weights = row.index_select(2, columns)[:, None, :, None] * descends[:, None]
         layers = cast("list[DecoderLayer]", self.decoder.layers)
         offsets: tuple[Tensor | None, ...] = (None,) * len(layers)
         if self.offsets is not None:
             offsets = self.offsets.index_select(0, position).squeeze(0).unbind()
-        own = self.own.index_select(0, position).squeeze(0).unbind()
         x = self.decoder.embed(tokens)
         present = []
-        for layer, its_weights, its_past, its_own, offset, its_keys, its_values in zip(
-            layers, weights.unbind(), past, own, offsets, keys, values, strict=True
-        ):
+        parts = zip(
+            layers, weights.unbind(), past, own.unbind(), offsets, keys, values, strict=True
+        )
+        for layer, its_weights, its_past, its_own, offset, its_keys, its_values in parts:
             heads = its_past.size(1)
             entries = _Entries(its_weights, its_past, heads)
             # asked for weights, the attention is written as plain products
