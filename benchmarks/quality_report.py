@@ -225,7 +225,12 @@ def page(result: Json, name: str) -> str:
     parts += ["Signatures: " + ", ".join(signatures) + "." if signatures else "", "## Options"]
     parts.append("All models:\n\n    " + " ".join(config["options"].split()))
     for model, declared in config["models"].items():
-        parts.append(f"{names[model]}:\n\n    {' '.join(declared['options'].split())}")
+        data = ""
+        if "teacher" in declared:
+            data = f", on the translations of `{declared['teacher']}`"
+        elif "samples" in declared:
+            data = f", on {declared['samples']} sampled copies"
+        parts.append(f"{names[model]}{data}:\n\n    {' '.join(declared['options'].split())}")
     if signatures:
         parts.insert(3, f"![validation perplexity]({name}.png)")
         parts.insert(4, f"![BLEU by source length]({name}_lengths.png)")
