@@ -10,11 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq import checkpoint_utils, file_utils
+from fairseq.data import EpochBatchIterator
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.scoring.wer import WerScorer, WerScorerConfig
 from fairseq_cli import generate, validate
 from omegaconf import OmegaConf
@@ -115,12 +118,30 @@ def test_what_a_command_asserts_of_its_options_is_one_sentence(
 
 def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
+    both = CheckpointConfig(restore_file=__file__, finetune_from_model=__file__)
+    both.save_dir = str(tmp_path)
+    trainer = {"checkpoint_suffix": "", "should_save_checkpoint_on_current_rank": False}
+    empty = SimpleNamespace(frozen_batches=[])
     for error, message in (
         (raised(missing.open), f"{missing} cannot be opened: No such file or directory."),
         (raised(tmp_path.open), f"{tmp_path} cannot be opened: Is a directory."),
         (
             raised(checkpoint_utils.load_model_ensemble_and_task, [str(missing)]),
             f"Model file not found: {missing}.",
+        ),
+        (
+            raised(
+                checkpoint_utils.load_checkpoint,
+                OmegaConf.structured(both),
+                SimpleNamespace(**trainer),
+            ),
+            "--finetune-from-model and --restore-file (non-default value) can not be specified "
+            "together.",
+        ),
+        (
+            raised(EpochBatchIterator.first_batch.fget, empty),
+            "The dataset is empty. This could indicate that all elements in the dataset have been "
+            "skipped. Try increasing the max number of allowed tokens or using a larger dataset.",
         ),
         (raised(file_utils.cached_path, str(missing)), f"file {missing} not found."),
         (

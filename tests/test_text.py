@@ -197,6 +197,27 @@ def test_fairseq_refuses_a_model_that_did_not_make_the_words(model: Path, tmp_pa
         GeneratorHubInterface(interface, task, [])
 
 
+def test_raw_text_for_a_dictionary_of_pieces_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """fairseq-interactive without --bpe would translate nothing but unknown words."""
+    text_input.apply()
+    text_input._warn_of_unknown_words.cache_clear()
+    words = Dictionary()
+    for piece in ("\u2581the", "\u2581dog", "s"):
+        words.add_symbol(piece)
+    config = TranslationConfig(data="bin", source_lang="en", target_lang="de")
+    task = TranslationTask(config, words, words)
+
+    def given(*lines: str) -> str:
+        tokens = [words.encode_line(line, add_if_not_exist=False).long() for line in lines]
+        assert len(task.build_dataset_for_inference(tokens, [len(t) for t in tokens])) == len(lines)
+        return caplog.text
+
+    assert given("", "\u2581the \u2581dog s", "\u2581the cat") == ""
+    message = "most words of the input are not in the en dictionary of bin: is it split as the"
+    assert message in given("the dogs", "\u2581the")
+    assert given("the dogs").count(message) == 1
+
+
 def test_text_is_normalised_before_it_is_tokenized() -> None:
     """As prepare.py does; the tokenizer splits at invisible characters."""
     text_input.apply()

@@ -51,6 +51,7 @@ def test_the_metric_of_the_best_checkpoint_is_computed(
         checkpoint=SimpleNamespace(best_checkpoint_metric=metric),
         task=SimpleNamespace(eval_bleu=measures),
         criterion=SimpleNamespace(report_accuracy=measures),
+        optimization=SimpleNamespace(update_freq=[1]),
     )
     made: list[Any] = []
     if option is None:
@@ -59,6 +60,12 @@ def test_the_metric_of_the_best_checkpoint_is_computed(
         with pytest.raises(UserError, match=f"metric {metric} needs {option}, which computes"):
             training_fixes._trainer(lambda _, cfg: made.append(cfg), None, cfg)
     assert made == [cfg] * (option is None)
+
+
+def test_an_update_of_no_batch_is_refused() -> None:
+    cfg = SimpleNamespace(optimization=SimpleNamespace(update_freq=[2, 0]))
+    with pytest.raises(UserError, match="--update-freq must be at least 1, but is 0"):
+        training_fixes._trainer(lambda *_: None, None, cfg)
 
 
 def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_path: Path) -> None:

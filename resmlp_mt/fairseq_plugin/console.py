@@ -65,8 +65,8 @@ def write_utf8() -> None:
                 stream.reconfigure(encoding="utf-8", errors=errors)
 
 
-OF_OPTIONS = ("fairseq.sequence_generator", "fairseq.scoring.wer")
-"""Modules of fairseq whose assertions and missing packages are about options."""
+OF_OPTIONS = ("fairseq.sequence_generator", "fairseq.scoring.wer", "fairseq.data.iterators")
+"""Modules of fairseq whose assertions and exceptions without a type of their own are of options."""
 
 
 def tell_in_one_sentence() -> None:
@@ -107,11 +107,13 @@ def mistake(error: BaseException) -> str | None:
         return f"{str(error.text).strip()} among the options cannot be read: {error.msg}."
     if isinstance(error, json.JSONDecodeError):
         return f"{error.doc} among the options is not JSON: {error.msg}."
+    if isinstance(error, ValueError | AssertionError) and told and told.startswith("--"):
+        return told.partition(": {")[0].rstrip(".!") + "."  # fairseq adds its configuration
     if isinstance(error, OSError):
         if error.filename is not None:
             return f"{error.filename} cannot be opened: {error.strerror}."
         return f"{told}." if told and "not found" in told else None  # fairseq's own
-    if isinstance(error, AssertionError | ImportError):
+    if isinstance(error, AssertionError | ImportError) or type(error) is Exception:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         spec = frame.f_globals.get("__spec__")
         is_of_option = _is_command(spec) or (spec is not None and spec.name in OF_OPTIONS)

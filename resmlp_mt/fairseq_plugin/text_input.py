@@ -4,6 +4,8 @@ Text is normalised before it is tokenized, as prepare.py does. The sentencepiece
 of the source dictionary.
 """
 
+import functools
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import join_pieces, normalize
 
+logger = logging.getLogger(__name__)
+
+MOST_UNKNOWN = 0.5
+"""Share of unknown words above which the input is hardly split as the training text was."""
+
 
 def apply() -> None:
     """Wrap ``--bpe sentencepiece``, ``--remove-bpe sentencepiece`` and ``--tokenizer moses``."""
@@ -29,6 +36,7 @@ def apply() -> None:
     wrap(data_utils, "post_process", _post_process)
     wrap(FairseqTask, "build_bpe", _build_bpe)
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
+    wrap(TranslationTask, "build_dataset_for_inference", _build_dataset_for_inference)
 
 
 def _encode(original: Original, self: Any, x: str) -> str:
@@ -71,3 +79,23 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
         name = f"the dictionary of {task.cfg.source_lang}"
         words = {name: Vocabulary(task.source_dictionary.symbols)}
         check_pieces(bpe.sp, Path(args.sentencepiece_model), words)
+
+
+def _build_dataset_for_inference(
+    original: Original, self: Any, src_tokens: Any, *args: Any, **kwargs: Any
+) -> Any:
+    unknown = self.source_dictionary.unk()
+    count = sum(int((tokens == unknown).sum()) for tokens in src_tokens)
+    if count > MOST_UNKNOWN * sum(len(tokens) - 1 for tokens in src_tokens):  # without the end
+        _warn_of_unknown_words(str(self.cfg.data), self.cfg.source_lang)
+    return original(self, src_tokens, *args, **kwargs)
+
+
+@functools.cache  # once, and not for every line
+def _warn_of_unknown_words(data: str, language: str) -> None:
+    logger.warning(
+        "most words of the input are not in the %s dictionary of %s: is it split as the training "
+        "text was (--bpe sentencepiece --sentencepiece-model FILE, --tokenizer moses, ...)?",
+        language,
+        data,
+    )

@@ -33,7 +33,7 @@ def apply() -> None:
     leave_samples_alone()
     keep_as_many_best_checkpoints()
     average_floating_point_alone()
-    ask_for_the_measure_of_the_best_checkpoint()
+    refuse_what_would_fail_later()
     refuse_tasks_of_other_models()
 
 
@@ -155,15 +155,19 @@ def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -
     self.skip_keys = {*self.skip_keys, *whole}
 
 
-# --- --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch ---
+# --- --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch,
+# and --update-freq 0 in a ZeroDivisionError ---
 
 
-def ask_for_the_measure_of_the_best_checkpoint() -> None:
-    """Refuse ``--best-checkpoint-metric`` bleu or accuracy if it is not computed."""
+def refuse_what_would_fail_later() -> None:
+    """Refuse ``--best-checkpoint-metric`` if it is not computed, and updates of no batch."""
     wrap(Trainer, "__init__", _trainer)
 
 
 def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    fewest = min(cfg.optimization.update_freq, default=1)
+    if fewest < 1:
+        raise UserError(f"--update-freq must be at least 1, but is {fewest}.")
     metric = cfg.checkpoint.best_checkpoint_metric
     for measured, section, option in (
         ("bleu", cfg.task, "eval_bleu"),
