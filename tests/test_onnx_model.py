@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 from models import EOS, PAD, build, dictionary, sentences
-from resmlp_mt.engine import digests, model_folder, onnx_search
+from resmlp_mt.engine import digests, exported_config, model_folder, onnx_search
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -30,6 +30,7 @@ from resmlp_mt.engine.onnx_model import (
     SHORTLIST_ROWS,
     OnnxModel,
 )
+from resmlp_mt.engine.onnx_projection import ProjectionGraphs
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.search import chosen_words
 from resmlp_mt.engine.shortlist import Shortlist
@@ -263,6 +264,13 @@ def test_graphs_of_another_shortlist_are_refused(
     with pytest.raises(UserError, match=r"projection\.onnx was exported with another shortlist"):
         model_folder.load(folder)
     words.save(folder / model_folder.SHORTLIST)
+    other = fold(build(4).float())
+    metadata = exported_config.metadata(asdict(other.config))
+    ProjectionGraphs(other.decoder.output_projection, metadata, is_int8=False).write_shortlist(
+        words, folder
+    )
+    with pytest.raises(UserError, match=r"give other scores than projection\.onnx"):
+        model_folder.load(folder)
     (folder / SHORTLIST_ROWS).unlink()
     with pytest.raises(UserError, match=r"broken ONNX graphs: shortlist_rows\.onnx: "):
         model_folder.load(folder)

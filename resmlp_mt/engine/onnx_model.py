@@ -24,6 +24,9 @@ SHORTLIST_GRAPHS = SHORTLIST_ROWS, SHORTLIST_PROJECTION
 ALWAYS = "always"
 """The words that every sentence may use, in the metadata of ``shortlist_projection.onnx``."""
 
+TOLERANCE = 1e-3
+"""Largest difference of the scores with and without a shortlist, as a share of the largest."""
+
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
@@ -103,7 +106,10 @@ class OnnxModel:
         for name in GRAPHS if shortlist is None else (*GRAPHS, *SHORTLIST_GRAPHS):
             try:
                 graph = onnxruntime.InferenceSession(
-                    folder / name, options, providers=["CPUExecutionProvider"]
+                    folder / name,
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    enable_fallback=False,  # prints about a broken graph, and reads it once more
                 )
                 # names are decoded here, and need not be UTF-8
                 metadata[name] = graph.get_modelmeta().custom_metadata_map
@@ -199,9 +205,14 @@ class OnnxModel:
                 rows = self._rows(last_target)
                 self._check_finite(rows.values(), folder / graph)
                 graph = SHORTLIST_PROJECTION
-                scores = self.scores(states, rows)
-                self._check_finite([scores], folder / graph)
-                fits &= scores.shape == (1, 1, len(self._shortlist.always) + 1)
+                some = self.scores(states, rows)
+                expected = scores[..., [*self._shortlist.always, *last_target]]
+                tolerance = TOLERANCE * float(np.abs(expected).max())
+                if not np.allclose(some, expected, rtol=0.0, atol=tolerance):
+                    raise UserError(
+                        f"{folder / graph} and {SHORTLIST_ROWS} give other scores than "
+                        f"{PROJECTION}: export the model again."
+                    )
         except UserError:
             raise
         except Exception as error:  # of the runtime's own types, without a common base
