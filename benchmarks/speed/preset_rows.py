@@ -111,8 +111,9 @@ def presets(
                             floor=len(batch) / seconds,
                             note=f"{task.target_length} tokens",
                         )
-                        last = in_words(row, task)
-                        rows += [row, last]
+                        rows += [row, in_words(row, task)]
+                        if way == "CPU":
+                            last = in_words(row, task)
             assert last is not None
             reported = spread([REPORTED] * rounds)
             rows.append(replace(last, peer_name=REPORTED_NAME, peer=reported))
