@@ -18,6 +18,7 @@ from fairseq import checkpoint_utils, file_utils
 from fairseq.data import EpochBatchIterator
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.optim import build_optimizer
 from fairseq.scoring.wer import WerScorer, WerScorerConfig
 from fairseq_cli import generate, validate
 from omegaconf import OmegaConf
@@ -143,6 +144,7 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
             "The dataset is empty. This could indicate that all elements in the dataset have been "
             "skipped. Try increasing the max number of allowed tokens or using a larger dataset.",
         ),
+        (raised(build_optimizer, None, []), "--optimizer is missing."),
         (raised(file_utils.cached_path, str(missing)), f"file {missing} not found."),
         (
             raised(lambda: OmegaConf.structured(SentencepieceConfig).sentencepiece_model),

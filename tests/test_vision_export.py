@@ -54,6 +54,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "best.pth")
     for words, message in (
         ([path, "--output", tmp_path / "no/m.onnx"], r"m\.onnx cannot be written"),
+        ([path, "--output", tmp_path / "m.PT"], r"m\.PT: the file is an ONNX graph, so name it"),
         ([tmp_path / "no.pth"], r"no\.pth cannot be read: No such file"),
         ([], "no model: give a checkpoint"),
     ):

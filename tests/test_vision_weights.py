@@ -298,7 +298,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "lfs.pth": "is a pointer of Git LFS: get the file itself with git lfs pull",
         "list.pth": "holds a list: expected a dictionary",
         "numbers.pth": "holds no state dict of tensors",
-        "other.pth": "has no classifier",
+        "other.pth": r"does not fit the model \(\d+ names missing, 1 unknown; ",
         "wider.pth": r"proj.weight has the shape \(16, 48\), but the model needs \(12, 48\)",
         "surplus.pth": r"two\\nlines is unknown",
         "nowhere.pth": "cannot be read: No such file",

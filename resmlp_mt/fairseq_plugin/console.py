@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -107,6 +108,9 @@ def mistake(error: BaseException) -> str | None:
         return f"{str(error.text).strip()} among the options cannot be read: {error.msg}."
     if isinstance(error, json.JSONDecodeError):
         return f"{error.doc} among the options is not JSON: {error.msg}."
+    lacking = re.fullmatch(r"([\w-]+) is required!", told or "")  # of fairseq's registries
+    if isinstance(error, ValueError) and lacking:
+        return f"--{lacking[1].replace('_', '-')} is missing."
     if isinstance(error, ValueError | AssertionError) and told and told.startswith("--"):
         return told.partition(": {")[0].rstrip(".!") + "."  # fairseq adds its configuration
     if isinstance(error, OSError):

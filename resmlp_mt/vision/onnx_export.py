@@ -23,6 +23,9 @@ from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.evaluation_options import ExportOptions
 from resmlp_mt.vision.folding import can_be_folded, folded
 
+OTHERS = (".pt", ".pth", ".safetensors", ".bin", ".txt", ".json")
+"""Names of files that are no graphs."""
+
 
 def export(options: ExportOptions) -> None:
     """Write the graph of a classifier.
@@ -31,6 +34,8 @@ def export(options: ExportOptions) -> None:
         UserError: for a model or an output that cannot be used.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.output.suffix.lower() in OTHERS:
+        raise UserError(f"--output {options.output}: the file is an ONNX graph, so name it .onnx.")
     check_outputs([options.output])
     classifier = load_classifier(options, torch.device("cpu"))
     with output_file(options.output) as partial:

@@ -76,7 +76,8 @@ def load_weights(
         state = {key: value for key, value in state.items() if key not in others}
     if head == "reset":
         state |= {key: expected[key] for key in classifier}
-    _check_head(state, expected, classifier, name)
+    if state.keys() & (expected.keys() - set(classifier)):  # else they are of something else
+        _check_head(state, expected, classifier, name)
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
         adapt(state, model, checkpoint_grid(source), name)
