@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             "--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints."
         )
+    if args.output.suffix.lower() in (".safetensors", ".onnx"):
+        raise UserError(f"--output {args.output}: the file is a checkpoint, so name it .pt.")
     check_outputs([args.output], "--output")
     paths: list[Path] = args.inputs
     for kind in chosen:

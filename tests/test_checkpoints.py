@@ -130,6 +130,14 @@ def test_no_input_is_overwritten(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_an_average_has_the_name_of_a_checkpoint(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "1.pt")
+    output = tmp_path / "average.safetensors"
+    with pytest.raises(UserError, match=r"average\.safetensors: the file is a checkpoint, so name"):
+        average_command.main(["--inputs", str(tmp_path / "1.pt"), "--output", str(output)])
+    assert not output.exists()
+
+
 def test_averaging_one_checkpoint_changes_nothing(trained: Path) -> None:
     (path,) = latest_checkpoints(trained, 1, by="epoch")
     ours, theirs = average([path])["model"], torch.load(path)["model"]
