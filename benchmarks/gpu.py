@@ -1,6 +1,6 @@
 """One command for a machine with one GPU: training, translation, images, torchrun and the tests.
 
-    python -m benchmarks.gpu                        # under nine minutes on one H100
+    python -m benchmarks.gpu                        # under nine minutes on one H200
     python -m benchmarks.gpu --device cpu --quick   # the same path on a CPU, at a size of seconds
     python -m benchmarks.gpu --plan                 # the table before anything was measured
     python -m benchmarks.gpu --rows images          # these again; the others stay as they are
@@ -184,13 +184,22 @@ def planned() -> list[Row]:
 
 
 def kept(stored: Path, machine: dict[str, Any]) -> list[Row]:
-    """The rows of an earlier run on such a machine; without one, the planned rows."""
-    if stored.exists():
-        report = json.loads(stored.read_text())
-        if report["machine"] == machine:
-            found = {(row["part"], row["setting"], row["unit"]): row for row in report["rows"]}
-            return [Row(**found.get((r.part, r.setting, r.unit), asdict(r))) for r in planned()]
-    return planned()
+    """The rows of an earlier run, and planned rows for those that it does not have.
+
+    Raises:
+        UserError: if it was on another machine, or with other versions.
+    """
+    rows = planned()
+    report = json.loads(stored.read_text()) if stored.exists() else {"machine": None}
+    if report["machine"] is None:
+        return rows
+    if {**report["machine"], "note": ""} != {**machine, "note": ""}:
+        raise UserError(
+            f"{stored} holds rows of another machine or other versions: give another --output, or "
+            "measure all rows."
+        )
+    found = {(row["part"], row["setting"], row["unit"]): row for row in report["rows"]}
+    return [Row(**found.get((row.part, row.setting, row.unit), asdict(row))) for row in rows]
 
 
 def write(out: Path, rows: list[Row], machine: dict[str, Any] | None) -> None:
@@ -211,7 +220,6 @@ def main() -> None:
         "--rows",
         nargs="+",
         choices=names,
-        default=names,
         metavar="PART",
         help="measure these parts only",
     )
@@ -239,9 +247,9 @@ def main() -> None:
         machine = {
             **describe(torch.get_num_threads()), "quick": args.quick, "note": args.note
         }  # fmt: skip
-        rows = kept(stored, machine)
+        rows = kept(stored, machine) if args.rows else planned()
         most = MOST_SECONDS if args.device == "cuda" else math.inf
-        for row in measured(settings, most, rows, args.rows):
+        for row in measured(settings, most, rows, args.rows or names):
             print(line(row), file=sys.stderr, flush=True)
             write(args.output, rows, machine)
     print((args.output / "gpu.md").read_text())

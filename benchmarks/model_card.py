@@ -42,7 +42,7 @@ pieces for both languages.
 
 ## Training
 
-{updates} updates in {minutes} minutes of {machine}, by `benchmarks/ship_model.py`:
+{updates} updates in {minutes} processor minutes with one {machine}, by `benchmarks/ship_model.py`:
 
     {options}
 
@@ -143,7 +143,7 @@ def card(result: Json) -> str:
             ],
         ),
         runs=_table(
-            ["model", "parameters", "minutes", "updates", "BLEU", "chrF"],
+            ["model", "parameters", "processor minutes", "updates", "BLEU", "chrF"],
             [
                 [
                     config["models"][found["model"]]["name"],

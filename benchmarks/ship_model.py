@@ -1,15 +1,15 @@
 """The English-German model that comes with the project, and fairseq's Transformer beside it.
 
-    python -m benchmarks.ship_model --data DIR --work DIR [--models plus] [--budgets 1500]
+    python -m benchmarks.ship_model --data DIR --work DIR [--models plus]
     python -m benchmarks.ship_model --data DIR --work DIR --report
 
 Trains what ship_model.yaml says, on a GPU if there is one; an interrupted run continues. A
 training has a trunk, whose learning rate falls with the inverse square root of the updates, for
-the processor seconds of the longest budget; on a GPU, these are those of the process that drives
-it. At every budget a branch leaves it, with a learning
-rate that falls linearly to 0 (a "cooldown"); its last checkpoint is the model of that budget. The
-longest training of the shipped model is exported to --models-dir, in the place of what is there,
-with a model card. Writes ship_model.json and ship_model.md beside this file.
+the processor seconds of the longest budget; on a GPU, those of the process that drives it. At every
+budget a branch leaves it, with a learning rate that falls linearly to 0 (a "cooldown"); its last
+checkpoint is the model of that budget. The longest training of the shipped model is exported to
+--models-dir, in the place of what is there, with a model card. Writes ship_model.json and
+ship_model.md beside this file.
 """
 
 import argparse
@@ -209,7 +209,7 @@ def table(result: Json) -> str:
     """A row for each training."""
     names = {model: declared["name"] for model, declared in result["config"]["models"].items()}
     rows = [
-        "| model | parameters | seconds | updates | valid ppl | BLEU | chrF | p (BLEU) |",
+        "| model | parameters | processor s | updates | valid ppl | BLEU | chrF | p (BLEU) |",
         "|-|-:|-:|-:|-:|-:|-:|-:|",
     ]
     for run in result["runs"]:
@@ -234,7 +234,7 @@ def summary(result: Json) -> str:
     """For the README."""
     return (
         "Tatoeba English-German, the recipe of the model that comes with the package, trained on "
-        f"{machines(result)}\n([benchmarks/ship_model.md](benchmarks/ship_model.md); one seed, "
+        f"one {machines(result)}\n([benchmarks/ship_model.md](benchmarks/ship_model.md); one seed, "
         "validation set):\n\n" + table(result)
     )
 
@@ -244,7 +244,8 @@ def page(result: Json) -> str:
     config = result["config"]
     parts = [
         "# The model that comes with the project: English-German",
-        f"{machines(result)}; {', '.join(map(' '.join, result['versions'].items()))}; "
+        f"Trained on one {machines(result)}; exported and scored with "
+        f"{', '.join(map(' '.join, result['versions'].items()))}; "
         f"{result['date']}.\nWritten by `benchmarks/ship_model.py` from `ship_model.yaml`.",
         "Both models are trained on Tatoeba, side by side, for the same processor time of their\n"
         "processes (validation and the writing of checkpoints left out for both), with the same\n"
@@ -283,10 +284,11 @@ def page(result: Json) -> str:
     if scored:
         found = (f"{m} `{scored[0][m]['signature']}`" for m in ("bleu", "chrf"))
         parts.append(f"Signatures: {', '.join(found)}.")
-    parts.append("## Options\n\nBoth:\n\n    " + " ".join(config["options"].split()))
+    parts.append("## Options")
     parts += [
-        f"{d['name']}:\n\n    {' '.join(d['options'].split())} --lr {d['lr']}"
-        for d in config["models"].values()
+        f"{config['models'][run['model']]['name']}:\n\n    {' '.join(run['options'])} "
+        f"--lr {config['models'][run['model']]['lr']}"
+        for run in scored
     ]
     return "\n\n".join(parts) + "\n"
 

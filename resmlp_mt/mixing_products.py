@@ -109,7 +109,7 @@ def toeplitz(weights: Tensor) -> Tensor:
 
 
 def is_toeplitz(matrix: Tensor) -> bool:
-    """Whether all diagonals of the last two dimensions are constant, as if only distances count."""
+    """Whether all diagonals of the last two dimensions are constant: only distances count."""
     return torch.equal(matrix[..., 1:, 1:], matrix[..., :-1, :-1])
 
 

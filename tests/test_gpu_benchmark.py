@@ -56,7 +56,10 @@ def test_rows_of_this_machine_are_kept(tmp_path: Path) -> None:
     rows[3] = Row(rows[3].part, rows[3].setting, rows[3].unit, {"faithful": 2.0})
     gpu.write(tmp_path, rows[1:], machine)
     assert gpu.kept(tmp_path / "gpu.json", machine) == rows
-    assert gpu.kept(tmp_path / "gpu.json", machine | {"gpu": "another"}) == gpu.planned()
+    assert gpu.kept(tmp_path / "gpu.json", machine | {"note": "a note"}) == rows
+    with pytest.raises(UserError, match=r"gpu\.json holds rows of another machine"):
+        gpu.kept(tmp_path / "gpu.json", machine | {"gpu": "another"})
+    assert gpu.kept(tmp_path / "none.json", machine) == gpu.planned()
 
 
 def test_the_committed_table_has_the_rows_that_would_be_measured() -> None:
