@@ -190,8 +190,7 @@ def kept(stored: Path, machine: dict[str, Any]) -> list[Row]:
         UserError: if it was on another machine, or with other versions.
     """
     rows = planned()
-    report = json.loads(stored.read_text()) if stored.exists() else {"machine": None}
-    if report["machine"] is None:
+    if not stored.exists() or (report := json.loads(stored.read_text()))["machine"] is None:
         return rows
     if {**report["machine"], "note": ""} != {**machine, "note": ""}:
         raise UserError(

@@ -102,8 +102,8 @@ def report(found: dict[str, Any]) -> str:
         "Written by `python benchmarks/gpu_hours.py`; do not edit.",
         "",
         "**Nothing here was measured on a GPU;** [gpu.md](gpu.md) has measured rates, which are "
-        "lower in bfloat16, in batches of 8,192 tokens. Operations were counted (matrix products of "
-        "forward and backward, torch.utils.flop_counter), on pairs of "
+        "lower in bfloat16, in batches of 8,192 tokens. Operations were counted (matrix products "
+        "of forward and backward, torch.utils.flop_counter), on pairs of "
         f"{assumed['length']} + {assumed['length']} pieces with a vocabulary of "
         f"{assumed['vocabulary']:,}; an update has {assumed['tokens_per_update']:,} target tokens. "
         f"Assumed, not measured: an A100 with {rates}; eight GPUs do {assumed['scaling']:.0%} of "
