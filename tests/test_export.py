@@ -546,6 +546,10 @@ def test_a_training_does_not_go_on_with_other_dictionaries(
     load(reset_optimizer=True)
     assert len(loaded) == 2
     assert "the target dictionary in data-bin is not the one that" in caplog.text
+    assert "embeddings begin with the vectors of other words" in caplog.text
+    (tmp_path / "x.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"x\.pt cannot be read as a fairseq checkpoint"):
+        load(reset_optimizer=True)
 
 
 def test_a_task_without_a_config_saves_its_dictionaries() -> None:

@@ -117,6 +117,18 @@ def check_digest(state: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def other_dictionary(state: Mapping[str, Any], digests: object) -> str | None:
+    """The side, ``source`` or ``target``, whose dictionary is not that of a checkpoint.
+
+    Only what both have is compared: checkpoints without the plugin or of an older version do not
+    know their dictionaries.
+    """
+    stored = state.get(DICTIONARIES)
+    if not (isinstance(stored, Mapping) and isinstance(digests, Mapping)):
+        return None
+    return next((side for side in stored if stored[side] != digests.get(side, stored[side])), None)
+
+
 def _reason(error: Exception) -> str:
     """The first sentence of torch's message, and the type that the safe loader refused."""
     sentence = re.split(r"\.(\s|$)", str(error), maxsplit=1)[0] or type(error).__name__
@@ -157,9 +169,9 @@ def latest_checkpoints(
 def average(paths: list[Path]) -> dict[str, Any]:
     """A checkpoint whose parameters are the mean over several checkpoints.
 
-    Everything but the parameters comes from the first file. Sums are taken in float64 and the
-    mean has the parameter's own type. For whole numbers, such as the length of the longest training
-    sentence, it is the largest.
+    Everything but the parameters comes from the first file; the digests of the dictionaries from
+    the first that has them. Sums are taken in float64 and the mean has the parameter's own type.
+    For whole numbers, such as the length of the longest training sentence, it is the largest.
 
     Raises:
         UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters or
@@ -170,13 +182,15 @@ def average(paths: list[Path]) -> dict[str, Any]:
     averaged = _read_parameters(paths[0])
     parameters: dict[str, Tensor] = averaged["model"]
     sums = {name: value.double() for name, value in parameters.items()}
+    dictionaries = averaged.get(DICTIONARIES)
     for path in paths[1:]:
         state = _read_parameters(path)
         other = state["model"]
-        if state.get(DICTIONARIES) != averaged.get(DICTIONARIES):
+        dictionaries = dictionaries or state.get(DICTIONARIES)
+        if other_dictionary(state, dictionaries):
             raise UserError(
-                f"{path} was trained with other dictionaries than {paths[0]}: average checkpoints "
-                "of one run."
+                f"{path} was trained with other dictionaries than the checkpoints before it: "
+                "average checkpoints of one run."
             )
         if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in parameters.items()}:
             raise UserError(
@@ -191,6 +205,8 @@ def average(paths: list[Path]) -> dict[str, Any]:
         name: (sums[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value
         for name, value in parameters.items()
     }
+    if dictionaries:
+        averaged[DICTIONARIES] = dictionaries
     averaged["digest"] = digest(averaged)
     return averaged
 

@@ -6,7 +6,6 @@ other words without an error. It also forgets languages that it has found by its
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,11 @@ def _load_checkpoint(
     **kwargs: Any,
 ) -> Any:
     if isinstance(self.task, TranslationTask) and Path(filename).is_file():
-        try:
-            _check(self.task, Path(filename))
-        except UserError as error:
-            if not reset_optimizer:
-                raise
-            logger.warning("%s", error)
+        other = _other(self.task, Path(filename))
+        if other and not reset_optimizer:
+            raise UserError(f"{other}: give the folder of its binarised text.")
+        if other:
+            logger.warning("%s: its embeddings begin with the vectors of other words.", other)
     return original(self, filename, reset_optimizer, *args, **kwargs)
 
 
@@ -76,15 +74,22 @@ def _load_model_ensemble_and_task(
     loaded = original(filenames, *args, **kwargs)
     if isinstance(loaded[2], TranslationTask):
         for path in filter(Path.is_file, map(Path, filenames)):
-            _check(loaded[2], path)
+            if other := _other(loaded[2], path):
+                raise UserError(f"{other}: give the folder of its binarised text.")
     return loaded
 
 
-def _check(task: TranslationTask, checkpoint: Path) -> None:
-    stored = checkpoints.read(checkpoint, only_look=True).get(DICTIONARIES)
-    for side, digest in _digests(task).items():
-        if isinstance(stored, Mapping) and stored.get(side, digest) != digest:
-            raise UserError(
-                f"the {side} dictionary in {task.cfg.data} is not the one that {checkpoint} was "
-                "trained with: give the folder of its binarised text."
-            )
+def _other(task: TranslationTask, checkpoint: Path) -> str | None:
+    """Says which dictionary is not that of the checkpoint; None if all are.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    state = checkpoints.read(checkpoint, only_look=True)
+    side = checkpoints.other_dictionary(state, _digests(task))
+    if side is None:
+        return None
+    return (
+        f"the {side} dictionary in {task.cfg.data} is not the one that {checkpoint} was trained "
+        "with"
+    )
