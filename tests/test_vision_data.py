@@ -648,7 +648,14 @@ def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
         ("json", b'{"label": "dog", "class_id": 3}'),
         ("json", b'{"label": 3.0}'),
         ("json", b'{"Caption": "a dog", "LABEL": 3}'),
+        ("json", b'{"label": 3, "Label": "dog"}'),
+        ("json", b'{"Label": "dog", "label": 3}'),
+        ("json", b'{"label": 3, "LABEL": 7}'),
+        ("json", b'{"LABEL": 7, "label": 3}'),
+        ("json", b'{"label": "3.00"}'),
+        ("json", b"3.0"),
         ("cls", b"3.0"),
+        ("cls", b"3.00"),
     ],
 )
 def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label: bytes) -> None:

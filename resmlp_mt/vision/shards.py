@@ -235,18 +235,18 @@ def _label(file: BinaryIO, member: Member) -> int:
     text = text.removeprefix(b"\xef\xbb\xbf").strip(b"\"' \r\n\t")  # of editors and of JSON
     if name.lower().endswith(".json"):
         text = _json_label(text)
-    text = text.removesuffix(b".0")
-    if not text.isdigit():
+    label = _whole(text)
+    if label is None:
         fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
         raise UserError(
             f"--data wds: {shard}, {name}: expected a class index{fields}, but found {text[:20]!r}."
         )
-    if len(text) > 20 or int(text) >= MAX_CLASSES:
+    if label >= MAX_CLASSES:
         raise UserError(
             f"--data wds: {shard}, {name}: expected a class index below {MAX_CLASSES:,}, "
             f"but found {text[:20]!r}."
         )
-    return int(text)
+    return label
 
 
 def _json_label(text: bytes) -> bytes:
@@ -256,11 +256,14 @@ def _json_label(text: bytes) -> bytes:
     except (ValueError, RecursionError):
         return text
     if isinstance(value, dict):
-        value = {key.lower(): v for key, v in value.items()}
+        value = {key.lower(): v for key, v in value.items()} | value
         found = [value[key] for key in JSON_LABELS if key in value]
-        value = next((v for v in found if _index(v).isdigit()), found[0] if found else None)
-    return _index(value).encode() if isinstance(value, int | float | str) else text
+        value = next((v for v in found if _whole(v) is not None), found[0] if found else None)
+    return str(value).encode() if isinstance(value, int | float | str) else text
 
 
-def _index(value: Any) -> str:
-    return str(value).removesuffix(".0")  # tables with gaps turn whole numbers into floats
+def _whole(value: Any) -> int | None:
+    """A whole number, also as the float into which tables with gaps turn it, like ``3.0``."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    number = re.fullmatch(r"([0-9]+)(?:\.0*)?", text.strip())
+    return int(number[1][:20]) if number else None  # int() refuses thousands of digits
