@@ -394,6 +394,7 @@ STORED = {
     "modelEma": lambda x, o: {"model": o, "callbacks": {"modelEma": x}},
     "a head of several modules": lambda x, o: beside(x, "backbone.", "head.1."),
     "a classifier after dropout": lambda x, o: {"net": beside(x, "encoder.", "classifier.1.")},
+    "a classifier of another name": lambda x, o: prefixed(beside(x, "", "fc."), "model."),
     "a linear probe": lambda x, o: beside(x, "backbone.", "linear."),
     "transformers": lambda x, o: beside(x, "encoder.", "classification_head."),
     "mmpretrain": lambda x, o: {"state_dict": beside(x, "backbone.", "head.fc."), "meta": {}},
@@ -430,6 +431,43 @@ def test_without_classifiers_the_teacher_is_the_model(student: str, teacher: str
     model = randomised(small_model(num_classes=0), seed=1)
     load_weights(model, source)
     assert_same_parameters(model, expected)
+
+
+#: layers of a self-supervised student that are no classifier, with their inputs and outputs
+NO_CLASSIFIERS = {
+    "a projection in two layers": {"head.0": (12, 64), "head.2": (64, 16)},
+    "a projection": {"projection_head.0": (12, 5)},
+    "a layer of a block": {"blocks.0.linear": (12, 5)},
+    "of another width": {"linear": (64, 5)},
+}
+
+
+def layers(sizes: dict[str, tuple[int, int]]) -> dict[str, Tensor]:
+    return {
+        name: value
+        for place, (inputs, outputs) in sizes.items()
+        for name, value in prefixed(nn.Linear(inputs, outputs).state_dict(), f"{place}.").items()
+    }
+
+
+@pytest.mark.parametrize("what", list(NO_CLASSIFIERS)[:3])
+def test_a_student_with_other_layers_is_not_a_distilled_one(what: str) -> None:
+    expected = small_model(num_classes=0)
+    state = expected.state_dict()
+    student = {name: torch.zeros_like(value) for name, value in state.items()}
+    source = {"student": student | layers(NO_CLASSIFIERS[what]), "teacher": state}
+    model = randomised(small_model(num_classes=0), seed=1)
+    load_weights(model, source)
+    assert_same_parameters(model, expected)
+
+
+@pytest.mark.parametrize("what", NO_CLASSIFIERS)
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_layer_that_is_no_classifier_does_not_become_one(what: str, prefix: str) -> None:
+    state = small_model(num_classes=0).state_dict()
+    model = small_model()
+    with pytest.raises(UserError, match="has no classifier"):
+        load_weights(model, prefixed(state | layers(NO_CLASSIFIERS[what]), prefix))
 
 
 @pytest.mark.parametrize("name", ["resmlp_tiny", "test_convnext"])

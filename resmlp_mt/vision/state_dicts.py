@@ -17,7 +17,7 @@ import pathlib
 import re
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 #: parts that wrappers insert anywhere in a parameter's name
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-#: names of the last layer in classifiers around a model without one; it may be one of a Sequential
-CLASSIFIERS = re.compile(
-    r"(?:.*\.)?(?:(?:\w+_)?heads?|fc|classifier|linear|logits)(?:\.\w+)?\.(weight|bias)"
+#: module, name and parameter of the last layer of a classifier; it may be one of a Sequential
+LAST_LAYER = re.compile(
+    r"(.*?\.)??(?:(?:\w+_)?heads?|fc|classifier|linear|logits)(?:\.\w+)?\.(weight|bias)"
 )
 #: keys of what optimizers keep, also under the names of parameters
 OPTIMIZERS = re.compile(r"optimi[sz]er|(^|_)optim(_|$)", re.I)
@@ -138,7 +138,7 @@ def state_dict(
                 if key.startswith(prefix) and not (others and not prefix and key.startswith(others))
             }
             if prefixes[prefix]:
-                _take_classifier(inside, tensors, expected)
+                _take_classifier(inside, tensors, expected, known, prefix)
                 found.append((prefixes[prefix], f"{where}.{prefix}", inside))
     if not whole:
         raise UserError(f"{name} holds no state dict of tensors.")
@@ -148,24 +148,48 @@ def state_dict(
         return whole
     most = max(count for count, _, _ in found)
     fitting = [f for f in found if 2 * f[0] >= most]
-    _, place, best = min(fitting, key=lambda f: (_rank(f[1], f[2]), -f[0]))
+    _, place, best = min(fitting, key=lambda f: (_rank(f[1], f[2], known), -f[0]))
     if len(fitting) > 1:
         places = ", ".join(f[1].strip(".") or "the top" for f in fitting)
         logger.info("%s holds %s: %s is loaded", name, places, place.strip(".") or "the top")
     return best
 
 
+def last_layers(names: Iterable[str], known: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """The names of last layers, each with ``weight`` or ``bias``.
+
+    A layer inside a module of the model, as of a block, is not a last one.
+
+    Args:
+        names: of parameters.
+        known: names of the model's parameters, without their ``prefix`` among ``names``.
+    """
+    modules = {prefix + name[: dot.end()] for name in known for dot in re.finditer(r"\.", name)}
+    matches = ((name, LAST_LAYER.fullmatch(name)) for name in names)
+    return {name: match[2] for name, match in matches if match and match[1] not in modules}
+
+
+def _classifier(names: Iterable[str], known: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """The only one of the last layers that is not a projection, as of self-supervised training."""
+    layers = last_layers((name for name in names if "proj" not in name), known, prefix)
+    return layers if sorted(layers.values()) == ["bias", "weight"] else {}
+
+
 def _take_classifier(
-    inside: dict[str, Tensor], tensors: Mapping[str, Tensor], expected: Mapping[str, Any]
+    inside: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Any],
+    known: Iterable[str],
+    prefix: str,
 ) -> None:
     """Give a model without its last layer the only one beside it, under the name ``head``."""
     if "head.weight" not in expected or "head.weight" in inside:
         return
-    beside = {key: match[1] for key in tensors if (match := CLASSIFIERS.fullmatch(key))}
-    if sorted(beside.values()) == ["bias", "weight"]:
-        for key, kind in beside.items():
-            inside.pop(key, None)
-            inside[f"head.{kind}"] = tensors[key]
+    beside = {kind: name for name, kind in _classifier(tensors, known, prefix).items()}
+    if beside and tensors[beside["weight"]].shape[1:] == expected["head.weight"].shape[1:]:
+        for kind, name in beside.items():
+            inside.pop(name.removeprefix(prefix), None)
+            inside[f"head.{kind}"] = tensors[name]
 
 
 def dictionaries(
@@ -208,7 +232,7 @@ def _unwrapped(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
-def _rank(where: str, tensors: Mapping[str, Tensor]) -> int:
+def _rank(where: str, names: Iterable[str], known: Iterable[str]) -> int:
     """The rank of a state dict among several: averages, the best, others, teachers.
 
     The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model,
@@ -218,8 +242,7 @@ def _rank(where: str, tensors: Mapping[str, Tensor]) -> int:
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", where)}
     if words & AVERAGES or any(word.endswith("ema") for word in words):
         return 0
-    last = (match[1] for key in tensors if (match := CLASSIFIERS.fullmatch(key)))
-    if "student" in words and "bias" not in last:
+    if "student" in words and not _classifier(names, known):
         return 4
     if words & {"teacher", "target", "momentum", "k"}:
         return 3

@@ -18,7 +18,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import HUBS
 from resmlp_mt.vision.parameter_names import own_names
-from resmlp_mt.vision.state_dicts import CLASSIFIERS, checkpoint_grid, read_weights, state_dict
+from resmlp_mt.vision.state_dicts import checkpoint_grid, last_layers, read_weights, state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def load_weights(
         state = own_names(state)
     classifier = _classifier_names(model)
     if not classifier:  # the model returns features
-        others = {key for key in state.keys() - expected.keys() if CLASSIFIERS.fullmatch(key)}
+        others = last_layers(state.keys() - expected.keys(), expected)
         state = {key: value for key, value in state.items() if key not in others}
     if head == "reset":
         state |= {key: expected[key] for key in classifier}
