@@ -19,10 +19,14 @@ from pathlib import Path
 import sacrebleu
 
 from resmlp_mt.engine import model_folder
-from resmlp_mt.engine.onnx_export import export_onnx
+from resmlp_mt.engine.onnx_export import export_int8, export_onnx
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.fairseq_plugin.conversion import load_trained
+from resmlp_mt.fairseq_plugin.conversion import (
+    build_shortlist,
+    load_trained,
+    read_training_text,
+)
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -52,18 +56,22 @@ def fairseq(args: argparse.Namespace, lines: list[str]) -> list[str]:
 
 
 def exported(
-    dtype: str, onnx: bool = False
+    dtype: str, onnx: bool = False, shortlist: bool = False
 ) -> Callable[[argparse.Namespace, list[str]], list[str]]:
     """Translate with an exported folder."""
 
     def translate(args: argparse.Namespace, lines: list[str]) -> list[str]:
         loaded = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
+        if shortlist:
+            loaded.shortlist = build_shortlist(read_training_text(args.data, loaded), loaded)
+        graphs = export_int8 if dtype == "int8" else export_onnx
         with tempfile.TemporaryDirectory() as folder:
-            write_weights = export_onnx if onnx else None
-            model_folder.save(loaded, Path(folder) / "model", dtype, write_weights)
+            model_folder.save(loaded, Path(folder) / "model", dtype, graphs if onnx else None)
             loaded = model_folder.load(Path(folder) / "model")
-        found = Translator(loaded, SearchOptions(beam=BEAM), batch_size=32).translate(lines)
-        return [translations[0].text for translations in found]
+        translator = Translator(
+            loaded, SearchOptions(beam=BEAM), batch_size=32, use_shortlist=shortlist
+        )
+        return [translations[0].text for translations in translator.translate(lines)]
 
     return translate
 
@@ -72,7 +80,10 @@ BACKENDS = {
     REFERENCE: fairseq,
     "safetensors, float32": exported("float32"),
     "safetensors, int8": exported("int8"),
+    "safetensors, int8, shortlist": exported("int8", shortlist=True),
     "ONNX, float32": exported("float32", onnx=True),
+    "ONNX, int8": exported("int8", onnx=True),
+    "ONNX, int8, shortlist": exported("int8", onnx=True, shortlist=True),
 }
 if computes_in_bfloat16():
     BACKENDS["safetensors, bfloat16"] = exported("bfloat16")

@@ -20,6 +20,7 @@ from resmlp_mt import export, packed_linear
 from resmlp_mt.engine import digests, model_folder, weights
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
@@ -299,7 +300,7 @@ def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
-    def fail(model: EncoderDecoder, folder: Path) -> None:
+    def fail(model: EncoderDecoder, folder: Path, shortlist: Shortlist | None) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match=r"--output .*model cannot be written: No space"):

@@ -223,6 +223,7 @@ def test_shards_share_the_sentences(corpus: Corpus, monkeypatch: pytest.MonkeyPa
     cfg = SimpleNamespace(
         dataset=SimpleNamespace(num_shards=2),
         checkpoint=SimpleNamespace(best_checkpoint_metric="loss"),
+        optimization=SimpleNamespace(update_freq=[1]),
         task=SimpleNamespace(),
         criterion=SimpleNamespace(),
     )

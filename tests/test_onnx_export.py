@@ -25,7 +25,7 @@ from test_mixing import MODELS
 VOCABULARY = 20
 # What folding leaves: one matrix or several, projections or none, a gate or none, and a constant or
 # none; the paper's and a preset among them.
-FOLDED = ["resmlp_mt_6l", "resmlp_mt_plus_6_2", "2-none-values-gate", "2-alone-gate"]
+FOLDED = ["resmlp_mt_6l", "resmlp_mt_plus_6_2", "2-none-values-gate", "2-alone-gate", "1-alone"]
 
 
 @pytest.fixture(scope="module", params=FOLDED)

@@ -117,6 +117,13 @@ def test_the_search_is_that_of_pytorch(
         words = [chosen_words(one, options.beam)(batch) for one in loaded]
     expected = beam_search(loaded[0].model, batch, options, special, words[0])
     found = onnx_search.beam_search(loaded[1].model, batch, options, special, words[1])
+    if options.beam == 1:  # no score is asked for
+        unscored = onnx_search.beam_search(
+            loaded[1].model, batch, options, special, words[1], is_scored=False
+        )
+        assert [[h.tokens for h in hs] for hs in unscored] == [
+            [h.tokens for h in hs] for hs in expected
+        ]
     for ours, theirs in zip(found, expected, strict=True):
         assert [h.tokens for h in ours] == [h.tokens for h in theirs]
         assert [h.score for h in ours] == pytest.approx(
@@ -124,6 +131,21 @@ def test_the_search_is_that_of_pytorch(
         )
         for mine, other in zip(ours, theirs, strict=True):
             assert mine.positional_scores == pytest.approx(other.positional_scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 5.0])
+def test_greedy_search_chooses_the_same_words_with_scores_and_without(
+    loaded: tuple[TranslationModel, TranslationModel], temperature: float
+) -> None:
+    """Scores are divided by the temperature before ``unkpen`` is subtracted."""
+    options = SearchOptions(beam=1, temperature=temperature, unkpen=-0.8)
+    special = SpecialTokens(PAD, EOS, UNK)
+    batch = [row.tolist() for row in sentences([5, 1, 9, 4, 7, 3], 20)]
+    scored, unscored = (
+        onnx_search.beam_search(loaded[1].model, batch, options, special, is_scored=wanted)
+        for wanted in (True, False)
+    )
+    assert [[h.tokens for h in hs] for hs in scored] == [[h.tokens for h in hs] for hs in unscored]
 
 
 def test_the_best_of_a_large_vocabulary_are_found_through_chunks() -> None:
@@ -155,6 +177,8 @@ def test_the_documented_loop_is_greedy_search(
         limit = len(found.tokens)
         documented = names["greedy"](row.tolist(), limit)
         assert documented[: limit - 1] == found.tokens[: limit - 1]
+        # as long as the model can be
+        assert names["greedy"](row.tolist())[: limit - 1] == found.tokens[: limit - 1]
 
 
 @pytest.mark.parametrize("use_shortlist", [False, True], ids=["all words", "shortlist"])
@@ -199,24 +223,64 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
         assert float(ours[1]) == pytest.approx(float(expected[1]), abs=1e-4)
 
 
-def test_int8_graphs_are_smaller_and_translate(tmp_path: Path) -> None:
-    words = Vocabulary(dictionary(20).symbols)
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[TranslationModel, Path]:
+    """A model of dimension 64 with a shortlist, and its folders ``float32`` and ``int8``."""
+    folder = tmp_path_factory.mktemp("int8")
+    words = Vocabulary(dictionary(60).symbols)
     sizes = {"encoder_embed_dim": 64, "decoder_embed_dim": 64, "encoder_ffn_embed_dim": 256}
-    translation = TranslationModel(fold(build(3, **sizes).float()), "en", "de", words, words, None)
-    model_folder.save(translation, tmp_path / "float32", write_weights=export_onnx)
-    model_folder.save(translation, tmp_path / "int8", "int8", export_int8)
+    table = np.random.default_rng(0).integers(4, 60, (60, 4))
+    lexicon = Shortlist(np.arange(30), table)
+    model = fold(build(3, vocabulary=60, **sizes).float())
+    translation = TranslationModel(model, "en", "de", words, words, None, lexicon)
+    model_folder.save(translation, folder / "float32", write_weights=export_onnx)
+    model_folder.save(translation, folder / "int8", "int8", export_int8)
+    return translation, folder
+
+
+def test_int8_graphs_are_smaller_and_compute_nearly_the_same(
+    int8: tuple[TranslationModel, Path],
+) -> None:
+    """Every graph: keys and values, states and past, scores of all words and of some."""
+    _, folder = int8
     graphs = (ENCODER, DECODER_STEP, PROJECTION)
     sizes = [
-        sum((tmp_path / kind / graph).stat().st_size for graph in graphs)
+        sum((folder / kind / graph).stat().st_size for graph in graphs)
         for kind in ("float32", "int8")
     ]
     assert sizes[1] < 0.6 * sizes[0]
-    tokens = np.array([[5, 6, 7, EOS]])
-    keys = [
-        model_folder.load(tmp_path / kind).model.encode(tokens, np.array([4]))["keys.0"]
-        for kind in ("float32", "int8")
-    ]
-    assert 0 < np.abs(keys[0] - keys[1]).max() < 0.1 * np.abs(keys[0]).max()
+    tokens, one = np.array([[5, 6, 7, EOS]]), np.ones((1, 1, 1), np.float32)
+    found: list[list[Any]] = []
+    for kind in ("float32", "int8"):
+        model = model_folder.load(folder / kind).model
+        assert isinstance(model, OnnxModel)
+        memory, past = model.encode(tokens, np.array([4])), model.first_past(1)
+        first, none = np.array([0]), np.array([], np.int64)
+        _, past = model.step(np.array([[EOS]]), first, none, one[:, :, :0], memory, past)
+        states, past = model.step(np.array([[9]]), np.array([1]), np.array([0]), one, memory, past)
+        rows = model.choose(tokens.tolist()).rows
+        found.append([memory["keys.0"], memory["values.0"], past["past.0"], states,
+                      model.scores(states), model.scores(states, rows)])  # fmt: skip
+    for exact, rounded in zip(*found, strict=True):
+        assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("use_shortlist", [False, True], ids=["all words", "shortlist"])
+def test_in_int8_a_sentence_does_not_depend_on_its_neighbours(
+    int8: tuple[TranslationModel, Path], use_shortlist: bool
+) -> None:
+    """Although a product has one scale for all rows of its input."""
+    translator = Translator.load(int8[1] / "int8", use_shortlist=use_shortlist)
+    drawn = np.random.default_rng(0)
+    lines = [" ".join(f"w{n}" for n in drawn.integers(0, 50, size)) for size in (3, 9, 1, 6, 6, 12)]
+    together, alone = translator.translate(lines), [translator.translate([x])[0] for x in lines]
+    assert together == alone
+
+
+def test_graphs_stay_on_the_cpu(loaded: tuple[TranslationModel, TranslationModel]) -> None:
+    assert Translator(loaded[1], SearchOptions(), device="cpu").translate(["w1 w2"])
+    with pytest.raises(UserError, match="device cuda: the model is ONNX graphs"):
+        Translator(loaded[1], SearchOptions(), device="cuda")
 
 
 def test_other_types_and_broken_graphs_are_refused(

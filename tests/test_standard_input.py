@@ -153,6 +153,7 @@ def test_score_and_translate_read_it_too(
 
 
 def test_closed_input_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    fairseq_fixes.decode_every_line()
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match=r"^standard input is closed: give --input FILE\.$"):
         next(iter(interactive.buffered_read("-", 1)))

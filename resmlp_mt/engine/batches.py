@@ -75,7 +75,7 @@ def compute_alone_in_forks() -> None:
     """
 
     def in_child() -> None:
-        if "torch" in sys.modules:
+        if sys.modules.get("torch"):
             import torch
 
             torch.set_num_threads(1)
@@ -104,7 +104,7 @@ class Workers:
 
     def _start(self) -> None:
         def start_thread() -> None:
-            if "torch" in sys.modules:  # ONNX graphs do not need it
+            if sys.modules.get("torch"):  # ONNX graphs do not need it
                 import torch
 
                 torch.set_num_threads(self._threads_each)

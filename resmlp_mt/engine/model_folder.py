@@ -53,6 +53,19 @@ class TranslationModel:
     sentencepiece: sentencepiece.SentencePieceProcessor | None
     shortlist: Shortlist | None = None
 
+    def move(self, device: str) -> None:
+        """Move the model to a device.
+
+        Raises:
+            UserError: if there is no such device, or ONNX graphs cannot run on it.
+        """
+        if not isinstance(self.model, OnnxModel):
+            from resmlp_mt.engine.weights import placed
+
+            self.model = placed(self.model, device)
+        elif device != "cpu":
+            raise UserError(f"device {device}: the model is ONNX graphs, which run on the CPU.")
+
 
 def save(
     translation: TranslationModel,

@@ -145,7 +145,7 @@ def export_onnx(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
     """Write the graphs; each appears complete or not at all.
 
     Args:
-        folded: the model; the graphs have its type, float32 for ONNX Runtime on the CPU.
+        folded: a float32 model.
         folder: an existing folder.
         shortlist: also write the graphs that score its words.
 
@@ -161,8 +161,8 @@ def export_onnx(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
 def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | None = None) -> None:
     """:func:`export_onnx` with weights in int8, a scale for each output channel or embedding.
 
-    ONNX Runtime rounds the inputs of each product to 8 bits at run time, with one scale for a
-    batch.
+    ONNX Runtime rounds the inputs of each product to 8 bits at run time, with one scale for all
+    rows. So only sentences that are translated alone do not depend on others.
 
     Raises:
         UserError: if a package is not installed.

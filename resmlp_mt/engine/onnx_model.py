@@ -50,7 +50,7 @@ class OnnxConfig:
 
 
 @dataclass(frozen=True)
-class WordChoice:
+class ChosenWords:
     """The target words that the sentences of a batch may use.
 
     Attributes:
@@ -95,6 +95,7 @@ class OnnxModel:
                 f"run pip install 'resmlp_mt[onnx]'."
             ) from error
         self.config = config
+        self.is_int8 = stored.get("dtype") == "int8"
         self._shortlist = shortlist
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
@@ -290,7 +291,7 @@ class OnnxModel:
         (scores,) = self._graphs[graph].run(["scores"], {"states": states, **(rows or {})})
         return cast(Floats, scores)
 
-    def choose(self, sentences: list[list[int]]) -> WordChoice:
+    def choose(self, sentences: list[list[int]]) -> ChosenWords:
         """The words of the shortlist for a batch of source tokens."""
         assert self._shortlist is not None
         always = self._shortlist.always
@@ -298,7 +299,7 @@ class OnnxModel:
         own = np.setdiff1d(words, always, assume_unique=True)
         ordered = np.concatenate([always, own])
         every = None if allowed.all() else allowed[:, np.searchsorted(words, ordered)]
-        return WordChoice(ordered, every, self._rows(own))
+        return ChosenWords(ordered, every, self._rows(own))
 
     def _rows(self, words: Indices) -> Arrays:
         return _named_outputs(self._graphs[SHORTLIST_ROWS], {"words": words})

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.engine.onnx_model import Arrays, Floats, Indices, OnnxModel, WordChoice
+from resmlp_mt.engine.onnx_model import Arrays, ChosenWords, Floats, Indices, OnnxModel
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
 from resmlp_mt.errors import UserError
 
@@ -37,7 +37,7 @@ class _Beams:
         limits: list[int],
         beam: int,
         eos: int,
-        choice: WordChoice | None,
+        choice: ChosenWords | None,
     ) -> None:
         rows = len(limits)
         self.model = model
@@ -92,7 +92,7 @@ def beam_search(
     source: list[list[int]],
     options: SearchOptions,
     special: SpecialTokens,
-    choice: WordChoice | None = None,
+    choice: ChosenWords | None = None,
     is_scored: bool = True,
     check: Callable[[], None] | None = None,
 ) -> list[list[Hypothesis]]:
@@ -169,7 +169,7 @@ def _greedy_search(
     options: SearchOptions,
     eos: int,
     columns: SpecialTokens,
-    choice: WordChoice | None,
+    choice: ChosenWords | None,
     is_scored: bool,
     check: Callable[[], None] | None,
 ) -> list[list[Hypothesis]]:
@@ -191,7 +191,7 @@ def _greedy_search(
         )
         logits = _scores(model, states, choice, forbidden)
         at_limit = limits == position if position >= nearest else None
-        if is_scored:
+        if is_scored or options.temperature != 1.0:  # which divides before unkpen is subtracted
             _to_log_probabilities(logits, options)
         _restrict(logits, position, at_limit, options, columns)
         best = logits[:, 0].argmax(axis=1)
@@ -222,7 +222,7 @@ def _greedy_search(
     return finished
 
 
-def _forbidden(choice: WordChoice | None) -> NDArray[np.bool_] | None:
+def _forbidden(choice: ChosenWords | None) -> NDArray[np.bool_] | None:
     """The words that a sentence may not use, (rows, 1, words); None if there are none."""
     return None if choice is None or choice.allowed is None else ~choice.allowed[:, None]
 
@@ -230,7 +230,7 @@ def _forbidden(choice: WordChoice | None) -> NDArray[np.bool_] | None:
 def _scores(
     model: OnnxModel,
     states: Floats,
-    choice: WordChoice | None,
+    choice: ChosenWords | None,
     forbidden: NDArray[np.bool_] | None,
 ) -> Floats:
     """Scores of the words that each sentence may use, before the softmax."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from resmlp_mt.engine import onnx_search
@@ -50,9 +51,22 @@ def search_of(
                 "ONNX graphs do not support penalties, n-gram blocking, sampling and callback: "
                 "export the model without --format onnx."
             )
-        return lambda batch, numbers, prefixes, check: onnx_search.beam_search(
-            model, batch, options, SPECIAL, words and words(batch), is_scored, check
-        )
+
+        def search_graphs(
+            batch: Batch, numbers: list[int], prefixes: Batch | None, check: Check
+        ) -> list[list[Hypothesis]]:
+            # int8 graphs round the inputs of a product with one scale for a batch, and a
+            # sentence's translation must not depend on its neighbours
+            parts = [[sentence] for sentence in batch] if model.is_int8 else [batch]
+            searched = (
+                onnx_search.beam_search(
+                    model, part, options, SPECIAL, words and words(part), is_scored, check
+                )
+                for part in parts
+            )
+            return list(chain.from_iterable(searched))
+
+        return search_graphs
     import torch
 
     from resmlp_mt.engine.beam_search import beam_search

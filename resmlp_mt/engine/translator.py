@@ -71,10 +71,8 @@ class Translator:
         check_type("options", options, SearchOptions)
         check_type("use_shortlist", use_shortlist, bool)
         check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
-        if device is not None and not isinstance(loaded.model, OnnxModel):
-            from resmlp_mt.engine.weights import placed
-
-            loaded.model = placed(loaded.model, device)
+        if device is not None:
+            loaded.move(device)
         self.loaded = loaded
         self.options = options
         self.batch_size = batch_size
