@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar, get_args
 import resmlp_mt
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import MOST_THREADS
+from resmlp_mt.signals import ending_signals, forget_lost_terminal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -254,12 +255,6 @@ PROCESSES = whole_number(1, MOST_THREADS)
 """The type of a number of threads or processes."""
 
 
-def ending_signals() -> list[signal.Signals]:
-    """SIGINT (Ctrl-C), SIGTERM and, unless ``nohup`` started this process, SIGHUP."""
-    is_alone = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM] + ([] if is_alone else [signal.SIGHUP])
-
-
 def command(main: Callable[P, T]) -> Callable[P, T]:
     """Decorates the ``main`` of a command: output is UTF-8, and errors are one sentence.
 
@@ -292,6 +287,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
                 _flush()
             raise
         except KeyboardInterrupt:
+            forget_lost_terminal(signal.SIGINT)
             sys.exit(128 + signal.SIGINT)
         finally:
             for number, handler in before.items():
@@ -301,6 +297,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
 
 
 def _terminate(number: int, _: object) -> NoReturn:
+    forget_lost_terminal(number)
     # unwinds the stack, so that temporary files are removed and other processes end
     sys.exit(128 + number)
 

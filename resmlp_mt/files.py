@@ -12,20 +12,23 @@ from typing import Any
 from resmlp_mt.errors import UserError
 
 LFS = b"version https://git-lfs.github.com/"
+POINTER = "a pointer of Git LFS: get the file itself with git lfs pull"
 
 
 def check_is_whole(path: Path) -> None:
     """Refuse the small text that Git LFS leaves in place of a large file.
 
+    What is no file, such as a pipe, which can be read only once, is left alone.
+
     Raises:
         OSError: if the file cannot be read.
         UserError: naming the command that gets the file itself.
     """
+    if not path.is_file():
+        return
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
-            raise UserError(
-                f"{path} is a pointer of Git LFS: get the file itself with git lfs pull."
-            )
+            raise UserError(f"{path} is {POINTER}.")
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from resmlp_mt.command_line import (
     PROCESSES,
     Parser,
     command,
-    ending_signals,
     number,
     whole_number,
 )
@@ -26,6 +25,7 @@ from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.serving.limits import Limits
+from resmlp_mt.signals import ending_signals
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from resmlp_mt.engine.pretrained import located
     from resmlp_mt.serving.app import create_app
-    from resmlp_mt.serving.connections import protocol
+    from resmlp_mt.serving.connections import Server, protocol
     from resmlp_mt.serving.workers import ModelOptions, Worker
 
     models = [located(model) for model in args.models or [None]]
@@ -100,12 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_level="warning",
             timeout_graceful_shutdown=round(args.max_wait) + 5,
         )
-        listener.listen(config.backlog)  # every connection from now on gets an answer
         host, port = listener.getsockname()[:2]
-        print(f"serving http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         # uvicorn answers open requests, then raises the signal again, which is not a failure
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        server = uvicorn.Server(config)
+        server = Server(config, f"http://{f'[{host}]' if ':' in host else host}:{port}")
         if signal.SIGHUP in ending_signals():
             signal.signal(signal.SIGHUP, server.handle_exit)
         server.run(sockets=[listener])

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from resmlp_mt.command_line import PROCESSES, Parser, command, standard_input, whole_number
 from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.files import check_is_whole, check_outputs, output_file
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -210,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.input == "-":
             opened = nullcontext(standard_input("give --input FILE"))
         else:
+            check_is_whole(Path(args.input))
             is_packed = args.input.endswith(".gz")
             opened = (gzip.open if is_packed else open)(args.input, "rb")
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 
 MAX_RATIO = 20
 """Largest ratio of unpacked to packed size: about 3 for text, 1000 for a bomb."""
@@ -22,8 +23,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """A plain or gzip file, open for reading.
 
     Raises:
-        UserError: the gzip file is damaged, or unpacks to more than text of its size can.
+        OSError: the file cannot be read.
+        UserError: the file is a pointer of Git LFS, or a gzip file that is damaged or unpacks to
+            more than text of its size can.
     """
+    check_is_whole(path)
     if path.suffix != ".gz":
         with open(path, "rb", buffering=1 << 20) as file:
             yield file

@@ -86,6 +86,14 @@ def process_as_before() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def in_foreground(process_as_before: None) -> None:
+    """Let signals end this process and those it starts, also if the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as it is installed."""

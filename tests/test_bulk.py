@@ -131,6 +131,11 @@ def test_ids_that_are_there_stay(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1", r"a\.parquet cannot be read as parquet"),
         ("a.en.gz", gzip.compress(b"a\nb\n" * 100)[:-9], r"a\.en\.gz cannot be read"),
         ("a.en.gz", b"text", r"a\.en\.gz cannot be read"),
+        (
+            "a.en",
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            r"a\.en is a pointer of Git LFS",
+        ),
         ("a.en.xz", b"", "is packed: unpack it, or pack it with gzip"),
         ("a.parquet.gz", b"", "parquet files have their own compression"),
     ],

@@ -24,6 +24,8 @@ from resmlp_mt import translate
 from resmlp_mt.command_line import EXTRAS, command
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import replacing
+from resmlp_mt.signals import ending_signals
+from terminals import Terminal
 
 MODULES = [
     *(
@@ -250,10 +252,10 @@ def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
         fill()
 
 
+@pytest.mark.usefixtures("in_foreground")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_no_temporary_file(number: signal.Signals, tmp_path: Path) -> None:
     """SIGHUP is that of a closed terminal."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     before = signal.getsignal(number)
 
     @command
@@ -267,6 +269,34 @@ def test_signals_leave_no_temporary_file(number: signal.Signals, tmp_path: Path)
     assert ended.value.code == 128 + number
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.usefixtures("in_foreground")
+def test_a_closed_terminal_does_not_change_the_status() -> None:
+    """Although what a command has not shown yet, on both streams, cannot be written."""
+    program = """
+import sys, time
+from resmlp_mt.command_line import command
+@command
+def main():
+    print("ready")
+    print("the rest", end="")
+    try:
+        time.sleep(300)
+    finally:
+        print("an error", file=sys.stderr)
+"""
+    with Terminal(program) as terminal:
+        terminal.read_until(lambda shown: "ready" in shown)
+        assert terminal.status_after_closing() == 129
+
+
+def test_nohup_and_scripts_choose_the_signals_that_end_a_command() -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    for ignored in numbers:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+        assert ending_signals() == [number for number in numbers if number != ignored]
 
 
 def test_nohup_goes_on_without_its_terminal() -> None:

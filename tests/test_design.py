@@ -15,7 +15,7 @@ PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
     "command_line", "errors", "files", "graphs", "language_codes", "layers", "machine",
     "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "stored_arrays",
-    "tensor_files", "text", "unpacking",
+    "signals", "tensor_files", "text", "unpacking",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -26,11 +26,12 @@ VISION_COMMANDS = {
 
 # room: the rooms of the package that it may import
 MAY_IMPORT = {
-    "command_line": {"errors", "machine"},
+    "command_line": {"errors", "machine", "signals"},
     "errors": set(),
     "files": {"errors"},
     "graphs": set(),
     "machine": set(),
+    "signals": set(),
     "language_codes": set(),
     "layers": set(),
     "packed_linear": {"graphs", "layers", "machine"},
@@ -38,11 +39,11 @@ MAY_IMPORT = {
     "text": set(),
     "stored_arrays": set(),
     "tensor_files": {"errors", "files"},
-    "unpacking": {"errors"},
+    "unpacking": {"errors", "files"},
     "scoring": {
         *("command_line", "errors", "files", "language_codes", "scoring", "text", "unpacking"),
     },
-    "serving": {"command_line", "errors", "engine", "language_codes", "serving", "text"},
+    "serving": {"command_line", "errors", "engine", "language_codes", "serving", "signals", "text"},
     "sharding": {"errors", "files", "engine", "sharding"},
     "preparation": {
         "command_line",
@@ -51,6 +52,7 @@ MAY_IMPORT = {
         "language_codes",
         "machine",
         "preparation",
+        "signals",
         "text",
         "unpacking",
     },
@@ -68,6 +70,7 @@ MAY_IMPORT = {
         "machine",
         "layers",
         "packed_linear",
+        "signals",
         "stored_arrays",
         "tensor_files",
         "vision",

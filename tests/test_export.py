@@ -434,11 +434,15 @@ def test_what_else_is_given_as_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json is a file: give the folder"):
         model_folder.load(folder / "config.json")
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-    (folder / "model.safetensors").write_text(pointer)
+    for path in [*folder.iterdir(), folder / "encoder.onnx", folder / "shortlist.safetensors"]:
+        content = path.read_bytes() if path.exists() else None
+        path.write_text(pointer)
+        with pytest.raises(UserError, match=f"^{path} is a pointer of Git LFS: .* git lfs pull"):
+            model_folder.load(folder)
+        path.unlink() if content is None else path.write_bytes(content)
     (tmp_path / "checkpoint.pt").write_text(pointer)
     (tmp_path / "spm.model").write_text(pointer)
     for read, path in (
-        (lambda _: model_folder.load(folder), folder / "model.safetensors"),
         (read_state, tmp_path / "checkpoint.pt"),
         (read_sentencepiece, tmp_path / "spm.model"),
     ):

@@ -68,6 +68,7 @@ def test_different_line_counts_name_both_files(
         (b"good\nb\0\n", ", line 2 holds a NUL byte"),
         ("a\n".encode("utf-16"), ", line 1 is not valid UTF-8"),
         (b"", " is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", " is a pointer of Git LFS"),
         (b"Ein H@@ aus\n", ", line 1 still carries subword marks ('@@'): give --remove-bpe"),
         ("Ein\n▁Haus\n".encode(), ", line 2 still carries subword marks ('▁'): give --remove-bpe"),
         (b"Es ist rich @-@ text\n", " looks tokenized (0 of 1 sentences end in ' .', 1 hold"),

@@ -137,8 +137,8 @@ def test_workers_end_with_a_server_that_is_killed(model: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
+@pytest.mark.usefixtures("in_foreground")
 def test_a_terminal_ends_it(model: Path, number: signal.Signals, status: int) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
     with running(model, "--workers", 1) as (process, _):
         own = workers(process.pid)
         for pid in (process.pid, *own):

@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from conftest import ROOT, Corpus
 from models import build, padded, sentences
+from resmlp_mt import signals
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import several_processes, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
@@ -57,7 +58,7 @@ def fairseq_train(arguments: Sequence[str], log: Path, environment: Mapping[str,
     os.chdir(ROOT)
     sys.argv = ["fairseq-train", *arguments]
     torch.set_num_threads(1)
-    for number in stopping.SIGNALS:
+    for number in signals.ENDING:
         signal.signal(number, signal.default_int_handler)
     train.cli_main()
 

@@ -14,6 +14,7 @@ from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints
 from resmlp_mt.vision.training_arguments import RECIPES, parse_args
+from terminals import Terminal
 from vision_checkpoints import folder
 
 COMMANDS = ["train", "evaluate", "knn", "predict", "export"]
@@ -100,12 +101,12 @@ def words(tmp_path: Path) -> list[Any]:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("in_foreground")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_terminal_saves_and_names_the_command_that_goes_on(
     words: list[Any], tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     """Ctrl-C, and the end of a terminal, reach the loading processes as well."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
     process = start("resmlp_mt.vision.train", *words)
     wait_for(tmp_path / "out/summary.csv", process)
     os.killpg(process.pid, number)
@@ -115,6 +116,16 @@ def test_a_terminal_saves_and_names_the_command_that_goes_on(
     updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
     last = f"python -m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
     assert output.splitlines()[-1] == f"stopped after update {updates}; continue with: {last}"
+
+
+@pytest.mark.usefixtures("in_foreground")
+def test_a_training_saves_when_its_terminal_is_closed(words: list[Any], tmp_path: Path) -> None:
+    """Although its progress can no longer be shown."""
+    with Terminal("from resmlp_mt.vision.train import main", *words) as terminal:
+        terminal.read_until(lambda _: (tmp_path / "out/summary.csv").exists())
+        before = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
+        assert terminal.status_after_closing() == 129
+    assert checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"] >= before
 
 
 def test_torchrun_does_not_call_a_stopped_training_complete(
@@ -134,6 +145,7 @@ def test_torchrun_does_not_call_a_stopped_training_complete(
     )
 
 
+@pytest.mark.usefixtures("in_foreground")
 def test_a_signal_before_the_first_update_ends_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
@@ -142,7 +154,6 @@ def test_a_signal_before_the_first_update_ends_at_once(tmp_path: Path) -> None:
         "    os.kill(os.getpid(), int(sys.argv[1]))\n"
         "    print('not reached')"
     )
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         done = subprocess.run(
             [sys.executable, "-c", code, str(int(number))], cwd=ROOT, capture_output=True, text=True

@@ -175,12 +175,14 @@ def test_whatever_is_no_image_is_a_bad_image(data: bytes, magic: bytes) -> None:
 
 def test_each_fault_has_its_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
+    (tmp_path / "lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid")
     (tmp_path / "notes.jpg").write_text("no image")
     (tmp_path / "deep.tif").write_bytes(encode(Image.new("F", (2, 2)), "TIFF"))
     good = encode(Image.fromarray(RAMP))
     (tmp_path / "crc.png").write_bytes(good[:-20] + bytes(4) + good[-16:])
     for name, reason in {
         "empty.jpg": "the file is empty",
+        "lfs.jpg": "it is a pointer of Git LFS: get the file itself with git lfs pull",
         "notes.jpg": "not an image file of a known kind",
         "deep.tif": "32 bits a channel",
         "crc.png": "broken",

@@ -31,7 +31,7 @@ from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.engine.subwords import check_pieces, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import synchronize
+from resmlp_mt.files import check_is_whole, synchronize
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
     from resmlp_mt.engine.shortlist import Shortlist
@@ -166,6 +166,8 @@ def load(
     """
     folder = Path(folder)
     try:
+        for path in sorted(folder.iterdir()):
+            check_is_whole(path)
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("it holds no options")
@@ -181,6 +183,8 @@ def load(
         for language in languages:
             if not re.fullmatch(r"[\w.@-]{1,64}", language):
                 raise ValueError(f"{language!r:.80} is not the name of a language")
+    except UserError:
+        raise
     except RecursionError as error:
         raise UserError(
             f"{folder / CONFIG} is nested too deeply: write it with python -m resmlp_mt.export."

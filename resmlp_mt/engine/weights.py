@@ -16,7 +16,6 @@ from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_is_whole
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
@@ -54,7 +53,6 @@ def load(
         for mixing in (sizes.encoder_mixing, sizes.decoder_mixing):
             if mixing.relative not in VARIANTS:
                 raise ValueError(f"unknown relative {mixing.relative}")
-        check_is_whole(folder / WEIGHTS)
         with safe_open(folder / WEIGHTS, "pt") as file:
             metadata = file.metadata() or {}
         stored = load_file(folder / WEIGHTS)

@@ -30,6 +30,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.signals import ending_signals, forget_lost_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _start_processes(cfg: Any, main: Any, kwargs: dict[str, Any]) -> None:
         nprocs=processes,
         join=False,
     )
-    for number in stopping.SIGNALS:
+    for number in ending_signals():
         signal.signal(number, lambda number, _: _hand_on(context, number))
     try:
         while not context.join():
@@ -137,6 +138,7 @@ def _worker(
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
     train_on_several_processes()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's, if the parent is killed
     stopping.handle_signals(has_launcher=True)
     try:
         distributed_utils.distributed_main(index, main, cfg, kwargs)
@@ -150,6 +152,7 @@ def _worker(
 
 
 def _hand_on(context: Any, number: int) -> None:
+    forget_lost_terminal(number)
     for process in context.processes:
         if process.is_alive():
             os.kill(process.pid, number)

@@ -20,12 +20,11 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
-from resmlp_mt.command_line import ending_signals
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.signals import ending_signals, forget_lost_terminal
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader")
 
 
@@ -48,7 +47,7 @@ def stop_with_a_checkpoint() -> None:
 
 
 def handle_signals(*, has_launcher: bool) -> None:
-    """Take SIGINT, SIGTERM and, unless ``nohup`` started this process, SIGHUP as requests to stop.
+    """Take the ending signals as requests to stop.
 
     Args:
         has_launcher: another process started this one and hands signals on to it.
@@ -66,6 +65,7 @@ def _request(number: int, _: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return
+    forget_lost_terminal(number)
     name = signal.Signals(number).name
     if not _Stop.updating:
         print(f"{name}: the training had not begun, and nothing was changed.", file=sys.stderr)

@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_is_whole
 from resmlp_mt.unpacking import opened
 
 Pair = tuple[bytes, bytes]
@@ -62,8 +61,6 @@ def blocks(
     Raises:
         UserError: damaged gzip, sides of different length, an unexpected count, bad markup.
     """
-    for path in filter(Path.is_file, (files.source, files.target)):
-        check_is_whole(path)
     number = 0
     for sources, targets in _blocks(files, size):
         rest = None if limit is None else limit - number

@@ -4,7 +4,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
-import signal
 import tempfile
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from resmlp_mt import signals
 from resmlp_mt.errors import UserError
 
 Item = TypeVar("Item")
@@ -115,14 +115,13 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
+            child.kill()  # it ignores milder signals
         raise
     pool.shutdown()
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent reports it and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.leave_signals_to_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,10 +1,33 @@
-"""The server's connections: HTTP/1.1, with a limit for the time until a request's head is there."""
+"""The server and its connections.
+
+They are HTTP/1.1, with a limit for the time until a request's head is there.
+"""
 
 import asyncio
+from types import FrameType
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from resmlp_mt.signals import forget_lost_terminal
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which prints its address when it takes requests and signals."""
+
+    def __init__(self, config: uvicorn.Config, address: str) -> None:
+        super().__init__(config)
+        self.address = address
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        print(f"serving {self.address}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        forget_lost_terminal(sig)
+        super().handle_exit(sig, frame)
 
 
 def protocol(seconds: float) -> type[H11Protocol]:

@@ -7,7 +7,6 @@ in which threads wait for each other. A worker computes with one thread, for the
 import asyncio
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from resmlp_mt.command_line import ending_signals, missing
+from resmlp_mt import signals
+from resmlp_mt.command_line import missing
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:
@@ -191,9 +191,7 @@ _translators: "Mapping[Languages, Translator] | str" = {}
 
 
 def _load(folders: Sequence[Path], options: ModelOptions) -> None:
-    # The server ends its workers, also if a terminal sends signals to both.
-    for number in ending_signals():
-        signal.signal(number, signal.SIG_IGN)
+    signals.leave_signals_to_parent()
     threading.Thread(target=_end_with_the_server, daemon=True).start()
 
     from resmlp_mt.engine import model_folder

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 
 PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar", ".zip", ".tar", ".tgz"}
 RECORDS = {".json", ".csv", ".tsv", ".arrow", ".feather"}  # not lines of text
@@ -62,6 +63,7 @@ def format_of(path: Path, column: str) -> Format:
     Raises:
         UserError: if files with this name cannot be read.
     """
+    check_is_whole(path)
     suffix = path.suffix.lower()
     if suffix in PACKED:
         raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
 from resmlp_mt.vision.images import (
     EXTENSIONS,
@@ -38,6 +39,7 @@ def archive_dataset(
     training_folders: dict[str, set[str]] = {}
     total = 0
     words = {word for name in (*SPLITS, split, training) for word in names_of(name)}
+    check_is_whole(path)
     try:
         with tarfile.open(path) as archive:
             for member in archive:

@@ -30,6 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from resmlp_mt.errors import UserError, one_line
+from resmlp_mt.files import LFS, POINTER
 from resmlp_mt.vision.options import OnError
 
 logger = logging.getLogger(__name__)
@@ -183,15 +184,17 @@ def _check_file(source: str | Path | bytes, name: str) -> None:
     """Refuse files that take much memory as soon as Pillow opens them.
 
     Raises:
-        BadImage: for a file of too many bytes, or a WebP of too many pixels.
+        BadImage: for a pointer of Git LFS, a file of too many bytes, or a WebP of too many pixels.
         OSError: if the file cannot be read.
     """
     if isinstance(source, bytes):
-        size, head = len(source), source[:30]
+        size, head = len(source), source[:64]
     else:
         with Path(source).open("rb") as file:
-            head = file.read(30)
+            head = file.read(64)
             size = file.seek(0, io.SEEK_END)
+    if head.startswith(LFS):
+        raise BadImage(name, f"it is {POINTER}")
     if size > MAX_BYTES:
         raise BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
     width, height = _webp_size(head)

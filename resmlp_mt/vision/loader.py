@@ -5,7 +5,6 @@ continued exactly without saving the state of any random generator. One process 
 sees the same images in a step as two processes with batches of B.
 """
 
-import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 from tqdm import tqdm
 
-from resmlp_mt.command_line import ending_signals
+from resmlp_mt import signals
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
@@ -118,8 +117,7 @@ def _ends_with_its_parent(worker: int) -> None:
             report(kind, *details)
 
     sys.excepthook = hook
-    for number in ending_signals():
-        signal.signal(number, signal.SIG_IGN)
+    signals.leave_signals_to_parent()
 
 
 def training_loader(

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import check_is_whole
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import EXTENSIONS, MAX_BYTES, BadImage, is_hidden, open_image
@@ -154,6 +155,7 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
     targets: list[int] = []
     for shard in shard_files(source, split):
         try:
+            check_is_whole(shard)
             with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 images, labels = _members(archive, shard)
                 targets += [_label(file, labels[key]) for key in images]

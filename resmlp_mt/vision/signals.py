@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from resmlp_mt.command_line import ending_signals
+from resmlp_mt.signals import ending_signals, forget_lost_terminal
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Stop:
 
 @contextmanager
 def stops() -> Iterator[Stop]:
-    """Handle SIGTERM, SIGINT (Ctrl-C) and SIGHUP in the block; a second SIGINT ends it at once.
+    """Handle the ending signals in the block; a second SIGINT ends it at once.
 
     Raises:
         SystemExit: with status 143, 130 or 129; at once if not ``waits``, else at the end of the
@@ -40,6 +40,7 @@ def stops() -> Iterator[Stop]:
 
     def ask(number: int, frame: object) -> None:
         stop.number = number
+        forget_lost_terminal(number)
         if not stop.waits:
             print("stopped before the first update: there is nothing to save", file=sys.stderr)
             raise SystemExit(stop.status)

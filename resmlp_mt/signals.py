@@ -1,0 +1,38 @@
+"""The signals that end a program, and what it prints after them."""
+
+import os
+import signal
+import stat
+from contextlib import suppress
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a service manager or ``kill``, and a terminal that closes."""
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Those of :data:`ENDING` that this process heeds.
+
+    ``nohup`` starts it with SIGHUP ignored, and ``&`` in a script with SIGINT ignored.
+    """
+    return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def leave_signals_to_parent() -> None:
+    """In a worker process: ignore signals, which terminals send to all; its parent ends it."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def forget_lost_terminal(number: int) -> None:
+    """After a signal, print into the void if the terminal is gone or, for SIGHUP, about to go.
+
+    A failed write would end the program in the middle of its work, and with another status.
+    """
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            # a terminal that is gone is still a device, but isatty denies it
+            is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+            if is_device and (number == signal.SIGHUP or not os.isatty(descriptor)):
+                void = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(void, descriptor)
+                os.close(void)
