@@ -15,6 +15,7 @@ FOUNDATIONS = {
     "errors",
     "files",
     "machine",
+    "signals",
     "stored_arrays",
     "tensor_files",
     "text",

@@ -19,6 +19,11 @@ from fairseq.data import EpochBatchIterator
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.optim import build_optimizer
+from fairseq.optim.lr_scheduler.inverse_square_root_schedule import (
+    InverseSquareRootLRScheduleConfig,
+    InverseSquareRootSchedule,
+)
+from fairseq.scoring.bertscore import BertScoreScorer, BertScoreScorerConfig
 from fairseq.scoring.wer import WerScorer, WerScorerConfig
 from fairseq_cli import generate, validate
 from omegaconf import OmegaConf
@@ -169,13 +174,41 @@ def test_options_that_do_not_fit_the_model_are_one_sentence(
     layer = torch.nn.Linear(2, 3)
     error = raised(layer.load_state_dict, torch.nn.Linear(2, 4).state_dict())
     assert console.mistake(error) == (
-        "the checkpoint does not fit the options of the model: size mismatch for weight: copying "
+        "the checkpoint does not fit the options of the model (size mismatch for weight: copying "
         "a param with shape torch.Size([4, 2]) from checkpoint, the shape in current model is "
-        "torch.Size([3, 2])."
+        "torch.Size([3, 2])): give the --arch and the options of its training."
     )
+
+    def load(filename: str) -> None:  # as load_model_ensemble_and_task
+        layer.load_state_dict({})
+
+    def train(filename: str) -> None:  # as Trainer.load_checkpoint
+        try:
+            load(filename)
+        except Exception:
+            raise Exception(  # noqa: B904
+                f"Cannot load model parameters from checkpoint {filename}; please ensure that the "
+                "architectures match."
+            )
+
+    for function in (load, train):
+        assert console.mistake(raised(function, "a.pt")) == (
+            'a.pt does not fit the options of the model (Missing key(s) in state_dict: "weight" '
+            "and 1 more): give the --arch and the options of its training."
+        )
+    monkeypatch.setattr(layer, "load_state_dict", lambda _: {}["x"])
+    assert console.mistake(raised(train, "a.pt")) is None  # a defect
     monkeypatch.setitem(sys.modules, "editdistance", None)
     error = raised(WerScorer, WerScorerConfig())
     assert console.mistake(error) == "Please install editdistance to use WER scorer."
+    monkeypatch.setitem(sys.modules, "bert_score", None)
+    error = raised(BertScoreScorer, BertScoreScorerConfig())
+    assert console.mistake(error) == "Please install BERTScore: pip install bert-score."
+    options = InverseSquareRootLRScheduleConfig(lr=[0.1, 0.2])
+    assert console.mistake(raised(InverseSquareRootSchedule, options, None)) == (
+        "Cannot use a fixed learning rate schedule with inverse_sqrt. Consider "
+        "--lr-scheduler=fixed instead."
+    )
 
 
 def test_other_errors_keep_their_traceback(

@@ -25,6 +25,7 @@ from types import TracebackType
 
 from omegaconf.errors import MissingMandatoryValue
 
+from resmlp_mt.errors import UserError, one_line
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
@@ -66,8 +67,8 @@ def write_utf8() -> None:
                 stream.reconfigure(encoding="utf-8", errors=errors)
 
 
-OF_OPTIONS = ("fairseq.sequence_generator", "fairseq.scoring.wer", "fairseq.data.iterators")
-"""Modules of fairseq whose assertions and exceptions without a type of their own are of options."""
+FOR_USERS = re.compile(r"\bplease\b|--[a-z]", re.IGNORECASE)
+"""What fairseq says of its options, and not of its own state."""
 
 
 def tell_in_one_sentence() -> None:
@@ -111,21 +112,39 @@ def mistake(error: BaseException) -> str | None:
     lacking = re.fullmatch(r"([\w-]+) is required!", told or "")  # of fairseq's registries
     if isinstance(error, ValueError) and lacking:
         return f"--{lacking[1].replace('_', '-')} is missing."
-    if isinstance(error, ValueError | AssertionError) and told and told.startswith("--"):
-        return told.partition(": {")[0].rstrip(".!") + "."  # fairseq adds its configuration
     if isinstance(error, OSError):
         if error.filename is not None:
             return f"{error.filename} cannot be opened: {error.strerror}."
         return f"{told}." if told and "not found" in told else None  # fairseq's own
-    if isinstance(error, AssertionError | ImportError) or type(error) is Exception:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        spec = frame.f_globals.get("__spec__")
-        is_of_option = _is_command(spec) or (spec is not None and spec.name in OF_OPTIONS)
-        return told.rstrip(".!") + "." if told and is_of_option else None
-    if isinstance(error, RuntimeError) and told and told.startswith("Error(s) in loading state_di"):
-        first = told.splitlines()[1].strip().rstrip(".")
-        return f"the checkpoint does not fit the options of the model: {first}."
+    in_training = re.match("Cannot load model parameters from checkpoint (.*);", told or "")
+    if in_training and error.__context__ is not None:  # which fairseq makes of any error
+        hidden = error.__context__
+        return str(hidden) if isinstance(hidden, UserError) else _misfit(hidden, in_training[1])
+    if misfit := _misfit(error):
+        return misfit
+    *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
+    spec = frame.f_globals.get("__spec__") if frame else None
+    is_asserted = isinstance(error, AssertionError) and _is_command(spec)
+    is_fairseq = _is_command(spec) or (spec is not None and spec.name.startswith("fairseq."))
+    if told and is_fairseq and (is_asserted or type(error) is Exception or FOR_USERS.search(told)):
+        return one_line(told.partition(": {")[0].strip().rstrip(".!")) + "."  # a configuration
     return None
+
+
+def _misfit(error: BaseException, file: str | None = None) -> str | None:
+    """That a checkpoint has other parameters than the model; None for other errors."""
+    told = str(error)
+    if not told.startswith("Error(s) in loading state_dict"):
+        return None
+    inside = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [variables["filename"] for variables in inside if "filename" in variables]
+    file = file or next(iter(names), "the checkpoint")
+    first, *others = told.splitlines()[1].strip().rstrip(". ").split('", "')
+    more = f'" and {len(others)} more' if others else ""
+    return (
+        f"{file} does not fit the options of the model ({first}{more}): give the --arch and the "
+        "options of its training."
+    )
 
 
 def _is_command(spec: ModuleSpec | None) -> bool:
