@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow
@@ -22,7 +23,7 @@ from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
-from resmlp_mt.sharding import manifest, parts
+from resmlp_mt.sharding import manifest, parts, ray_data
 from resmlp_mt.sharding.formats import format_of
 from resmlp_mt.sharding.manifest import Manifest, Record, locked
 from resmlp_mt.sharding.parts import CorpusFile
@@ -455,3 +456,23 @@ def test_a_killed_worker_loses_no_line(tmp_path: Path, model: Path) -> None:
     )  # fmt: skip
     assert wrong.returncode == 1
     assert "holds translations with another column" in wrong.stderr
+
+
+def test_ray_starts_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the main thread may set the handlers of signals."""
+    monkeypatch.setattr(ray_data.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_data.ray, "cluster_resources", lambda: {"CPU": 4})
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(ray_data.connect, "local", None, 2).result() == 2
+
+
+def test_the_handler_of_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray_data.ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match="has no cluster of Ray"):
+        ray_data.connect("auto", None, 1)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
 import sentencex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.serving import sentences
 from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.interface import BadRequestError
@@ -15,7 +17,14 @@ from resmlp_mt.serving.languages import Pairs
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
 from resmlp_mt.serving.sentences import segments
-from resmlp_mt.serving.workers import Answer, Languages, Work, WorkerDiedError
+from resmlp_mt.serving.workers import (
+    Answer,
+    Languages,
+    ModelOptions,
+    Work,
+    Worker,
+    WorkerDiedError,
+)
 from serving import EN_DE, FR_DE, Reversing, translated
 
 LANGUAGES = st.sampled_from(["en", "de", "zh", "th", "ar", "xx"])
@@ -263,3 +272,20 @@ def test_a_language_is_found_in_its_script(code: str, known: list[str], found: s
             pairs.find("en", code, "a")
     else:
         assert pairs.find("en", code, "a")[0].target == found
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "OSError"])
+def test_a_library_that_does_not_load_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The process of a worker takes the paths of imports from this one."""
+    (tmp_path / "sentencepiece.py").write_text(
+        f"raise {kind}('libgone.so: cannot open shared object')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    worker = Worker([tmp_path], ModelOptions(beam=1, lenpen=1.0, max_batch_tokens=10))
+    try:
+        with pytest.raises(UserError, match=rf"could not load.*{kind}.*libgone\.so"):
+            worker.languages()
+    finally:
+        worker.stop()

@@ -181,10 +181,13 @@ def test_wrong_addresses_and_methods_get_an_error_in_json(server: str) -> None:
 
 def test_head_is_answered_as_get(server: str) -> None:
     """As by LibreTranslate: proxies look whether a server lives."""
+    labels = {"path": "/health", "method": "HEAD", "status": "200"}
+    before = metric(server, "resmlp_requests_total", **labels)
     for path in ("/", "/health", "/languages"):
         answer, full = (ask(f"{server}{path}", timeout=60) for ask in (requests.head, requests.get))
         assert (answer.status_code, answer.content) == (200, b"")
         assert answer.headers["content-length"] == str(len(full.content))
+    assert metric(server, "resmlp_requests_total", **labels) == before + 1
     assert requests.head(f"{server}/translate", timeout=60).status_code == 405
     assert requests.head(f"{server}/nothing", timeout=60).status_code == 404
 

@@ -337,3 +337,13 @@ def test_a_file_appears_complete_or_not_at_all(
     with pytest.raises(SystemExit, match=r"cannot be written \(No space left on device\)"):
         run(monkeypatch, tmp_path / "image.pth", "--out", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_folders_with_dictionaries(tmp_path: Path) -> None:
+    """Only an exported folder has a config.json; binarised text has not."""
+    (tmp_path / "dict.en.txt").touch()
+    with pytest.raises(UserError, match=r"without model\.safetensors"):
+        matrices.read_checkpoint(tmp_path)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match="is a folder from python -m resmlp_mt.export"):
+        matrices.read_checkpoint(tmp_path)

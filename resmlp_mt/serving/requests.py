@@ -29,8 +29,14 @@ class HeadAsGet:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_head = scope.get("method") == "HEAD"
-        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)
+        if scope.get("method") != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        inner = {**scope, "method": "GET"}  # the server leaves out the body by its own scope
+        try:
+            await self._app(inner, receive, send)
+        finally:
+            scope.update(inner, method="HEAD")  # with the route, for the metrics
 
 
 class LimitedBodies:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from resmlp_mt import signals
 from resmlp_mt.command_line import missing
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, one_line
 
 if TYPE_CHECKING:
     # the server's own process does not import torch
@@ -194,13 +194,13 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
     signals.leave_signals_to_parent()
     threading.Thread(target=_end_with_the_server, daemon=True).start()
 
-    from resmlp_mt.engine import model_folder
-    from resmlp_mt.engine.options import SearchOptions
-    from resmlp_mt.engine.translator import Translator
-
     global _translators
     loaded = {}
     try:
+        from resmlp_mt.engine import model_folder
+        from resmlp_mt.engine.options import SearchOptions
+        from resmlp_mt.engine.translator import Translator
+
         for folder in folders:
             model = model_folder.load(folder, options.dtype, threads=options.threads)
             languages = Languages(model.source_lang, model.target_lang)
@@ -219,6 +219,8 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
         _translators = str(error)  # an exception in an initializer would be lost
     except ModuleNotFoundError as error:
         _translators = str(missing(error))
+    except (ImportError, OSError, MemoryError) as error:  # of libraries that do not fit the system
+        _translators = one_line(f"a worker could not load its models: {error!r}.")
     else:
         _translators = loaded
 

@@ -1,9 +1,9 @@
 """Translates corpora with Ray Data: tasks read the files, actors translate and write parts."""
 
 import logging
-import os
 import pickle
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -97,15 +97,15 @@ def connect(address: str, workers: int | None, threads: int) -> int:
         UserError: if there is no such cluster, or it has too few processors.
     """
     own = {"num_cpus": workers * threads} if address == "local" and workers else {}
-    # Ray's processes report that they give constructors their arguments, as they should.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--address {address} has no cluster of Ray ({reason}).") from error
-    signal.signal(signal.SIGTERM, handler)  # Ray's would end the program with status 15
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's would end the program with status 15
     processors = int(ray.cluster_resources().get("CPU", 0))
     workers = workers or max(processors // threads, 1)
     if workers * threads > processors:

@@ -6,8 +6,9 @@
     python -m resmlp_mt.vision.train --resume outputs/vision/last.pth
 
 The first line trains on scikit-learn's handwritten digits. The output folder receives args.yaml
-(the resolved options, which --config takes again), summary.csv, last.pth and best.pth. SIGTERM
-and SIGINT finish the step, save last.pth and end with status 143 or 130; docs/vision.md has more.
+(the resolved options, which --config takes again), summary.csv, last.pth and best.pth. SIGTERM,
+Ctrl-C or a closed terminal finish the step, save last.pth and end with status 143, 130 or 129;
+docs/vision.md has more.
 """
 
 from collections.abc import Sequence

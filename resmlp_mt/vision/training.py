@@ -55,7 +55,7 @@ def run(options: TrainingOptions) -> None:
 
     Raises:
         UserError: for anything in the options or the data that cannot be used.
-        SystemExit: with status 143 or 130 if SIGTERM or SIGINT ended the training.
+        SystemExit: with status 143, 130 or 129 if SIGTERM, SIGINT or SIGHUP ended the training.
     """
     with stops() as stop, logging_redirect_tqdm():
         process = start_process(options.device)

@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     Raises:
         UserError: if the file is missing, damaged, or has more than data.
     """
-    if any(path.glob("dict.*.txt")):
+    if any(path.glob("dict.*.txt")) and (path / "config.json").exists():
         raise UserError(
             f"{path} is a folder from python -m resmlp_mt.export, which multiplies matrices with "
             "others: give its checkpoint."
