@@ -517,8 +517,18 @@ def test_files_that_are_left_out_are_told(
     for name in ("x.HEIC", "b/y.heic", "z"):
         (folder / "train/a" / name).touch()
     assert pixels(create()) == expected
-    assert "3 files are left out, because their names are not those of images (" in caplog.text
-    assert "2 .heic, 1 without an extension" in caplog.text
+    message = "3 files left out, not named as an image (2 .heic, 1 without an extension)"
+    assert f"{folder}/train: {message}" in caplog.text
+    (folder / "train/a/again").symlink_to(folder / "train")  # no file, and its files are counted
+    caplog.clear()
+    assert pixels(create()) == expected
+    assert message in caplog.text
+    (folder / "train/a/again").unlink()
+    caplog.clear()
+    pack(folder, tmp_path / "images.tar")
+    archive = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar")], "train")
+    assert len(archive) == len(expected)
+    assert f"images.tar: {message}" in caplog.text
 
 
 @pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("val", "valid"),

@@ -87,7 +87,17 @@ def test_folders_behind_links_are_walked_once(
     (folder / "photo.heic").touch()
     found = rows(capsys, digits, folder)
     assert [row["file"] for row in found] == [str(folder / "0.png"), str(folder / "link/1.png")]
-    assert f"{folder}: 1 files are left out, because their names are not" in caplog.text
+    assert f"{folder}: 1 file left out, not named as an image (1 .heic)" in caplog.text
+    assert f"{folder}/link/loop leads back to {folder}: left out" in caplog.text
+    (folder / "run").mkdir()
+    image(folder / "run/2.png")
+    (folder / "latest").symlink_to("run")
+    (folder / "machine").symlink_to("/")
+    found = rows(capsys, digits, folder)
+    assert [row["file"] for row in found] == [
+        str(folder / name) for name in ("0.png", "link/1.png", "run/2.png")
+    ]
+    assert f"{folder}/latest leads to a folder that is read already: left out" in caplog.text
 
 
 def test_the_same_in_both_formats(

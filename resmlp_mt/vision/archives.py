@@ -16,6 +16,7 @@ from resmlp_mt.vision.images import (
     EXTENSIONS,
     MAX_BYTES,
     BadImage,
+    ImageNames,
     is_hidden,
     is_image,
     open_image,
@@ -37,6 +38,7 @@ def archive_dataset(
     parts: dict[str, list[tuple[str, NDArray[np.uint8] | BadImage]]] = {}
     training_classes: dict[str, set[str]] = {}
     training_folders: dict[str, set[str]] = {}
+    images_of_split = ImageNames(path)
     total = 0
     words = {word for name in (*SPLITS, split, training) for word in names_of(name)}
     check_is_whole(path)
@@ -48,11 +50,13 @@ def archive_dataset(
                 if is_class and part.lower() in names_of(training):
                     training_folders.setdefault(part, set()).add(name)
                 is_file = member.isfile() or member.islnk()  # tar stores equal files once
-                if not is_file or not is_image(member.name) or len(inside) < 3:
+                of_split = part.lower() in names_of(split)
+                named = images_of_split.is_image if of_split else is_image
+                if not is_file or len(inside) < 3 or not named(member.name):
                     continue
                 if part.lower() in names_of(training):
                     training_classes.setdefault(part, set()).add(name)
-                if part.lower() in names_of(split):
+                if of_split:
                     image = _decode(archive, member, f"{path}:{member.name}")
                     parts.setdefault(part, []).append((name, image))
                     total += image.size if isinstance(image, np.ndarray) else 0
@@ -67,6 +71,7 @@ def archive_dataset(
         raise UserError(
             f"--data cifar10-tar {path} cannot be read: {reason}; expected a tar file."
         ) from error
+    images_of_split.warn()
     chosen = chosen_name(parts, split, f"--data cifar10-tar {path}")
     if chosen is None:
         raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")

@@ -70,25 +70,35 @@ def is_image(path: str) -> bool:
 
 
 class ImageNames:
-    """Tells the images of a folder by their names, and counts the other files.
+    """Tells the images of a folder or an archive by their names, and counts the other files.
 
     Args:
-        folder: with all files, at any depth.
+        place: the folder, with all files at any depth, or the archive.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, place: Path) -> None:
+        self._place = place
         self._others: Counter[str] = Counter()  # by extension
 
     def __call__(self, path: str) -> bool:
-        """Whether a file is an image, and not inside a loop of links."""
-        inside = Path(os.path.relpath(path, self._folder))
-        if is_hidden(inside.as_posix()):
+        """Whether a file of the folder is an image, and not inside a loop of links."""
+        inside = Path(os.path.relpath(path, self._place))
+        if in_a_loop(self._place, inside.parent):
             return False
-        if not is_image(inside.as_posix()):
-            self._others[inside.suffix.lower()] += 1
-            return False
-        return not in_a_loop(self._folder, inside.parent)
+        name = inside.as_posix()
+        return (is_image(name) or os.path.isfile(path)) and self.is_image(name)
+
+    def is_image(self, inside: str) -> bool:
+        """Whether a file has the name of an image.
+
+        Args:
+            inside: its path in the folder or the archive.
+        """
+        if is_image(inside):
+            return True
+        if not is_hidden(inside):
+            self._others[Path(inside).suffix.lower()] += 1
+        return False
 
     def warn(self) -> None:
         """Say which files are left out: an image of an unknown kind is not lost without a word."""
@@ -97,9 +107,10 @@ class ImageNames:
                 f"{count} {extension or 'without an extension'}"
                 for extension, count in self._others.most_common(5)
             )
+            total = self._others.total()
             logger.warning(
-                "%s: %d files are left out, because their names are not those of images (%s)",
-                self._folder, self._others.total(), kinds,
+                "%s: %d %s left out, not named as an image (%s)",
+                self._place, total, "file" if total == 1 else "files", kinds,
             )  # fmt: skip
 
 

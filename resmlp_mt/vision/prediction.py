@@ -20,9 +20,11 @@ from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.distributed import find_device
 from resmlp_mt.vision.evaluation_options import FORMATS, PredictionOptions
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, ImageNames, SkipCounter, in_a_loop
+from resmlp_mt.vision.images import EXTENSIONS, ImageNames, SkipCounter, is_hidden
 from resmlp_mt.vision.loader import Batch, batches
 from resmlp_mt.vision.transforms import create_transform
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,15 +37,28 @@ class Prediction:
 
 
 def _images_inside(root: Path) -> list[str]:
-    """All images below a folder and its links, sorted by name."""
+    """All images below a folder and its links, sorted by name; no folder is read twice."""
     found: list[str] = []
-    is_image = ImageNames(root)
-    for folder, below, names in os.walk(root, followlinks=True):
-        if in_a_loop(root, Path(os.path.relpath(folder, root))):
-            below.clear()
+    images = ImageNames(root)
+    read: set[Path] = set()
+    tops = [root]  # folders come before the links that lead to them
+    while tops:
+        top = tops.pop(0)
+        if read and root.resolve().is_relative_to(top.resolve()):
+            logger.warning("%s leads back to %s: left out", top, root)
             continue
-        found += filter(is_image, (os.path.join(folder, name) for name in names))
-    is_image.warn()
+        for place, below, names in os.walk(top):  # which names links, but does not follow them
+            folder = Path(place)
+            if folder.resolve() in read:
+                logger.warning("%s leads to a folder that is read already: left out", folder)
+                below.clear()
+                continue
+            read.add(folder.resolve())
+            below[:] = sorted(name for name in below if not is_hidden(name))
+            tops += [folder / name for name in below if (folder / name).is_symlink()]
+            paths = (folder / name for name in names)
+            found += [str(p) for p in paths if images.is_image(p.relative_to(root).as_posix())]
+    images.warn()
     return sorted(found)
 
 
