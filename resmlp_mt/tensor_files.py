@@ -52,11 +52,14 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         raise
     except Exception as error:  # the loaders raise a dozen types for damaged or unsafe files
         # the rest of the unpickler's message says how to load the file unsafely
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = re.search(r"GLOBAL ([\w.]+)|arrays of type '\w+'", str(error))
         kind = "safetensors" if path.suffix.lower() == ".safetensors" else "PyTorch"
-        reason = f"it asks for {code[1]}" if code else f"it is damaged or not a {kind} file"
+        reason = f"it is damaged or not a {kind} file"
+        if found:
+            reason = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
         raise UserError(
-            f"{path} was not loaded because {reason}: expected tensors and plain values only."
+            f"{path} was not loaded because {reason}: expected tensors and plain values only, "
+            "as in a model's state_dict()."
         ) from error
     if not isinstance(contents, dict):
         raise UserError(

@@ -6,6 +6,7 @@ import os
 import random
 from collections import defaultdict, deque
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -279,6 +280,8 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """name: a file that cannot be loaded, and what the message says of it."""
     state = small_model().state_dict()
     torch.save({"model": state, "code": Malicious()}, folder / "code.pth")
+    torch.save({"model": state, "names": np.array([b"cat"])}, folder / "bytes.pth")
+    torch.save({"model": state, "cost": Decimal("0.5")}, folder / "decimal.pth")
     torch.save(state, folder / "cut.pth")
     save_file(state, folder / "cut.safetensors")
     for name in ("cut.pth", "cut.safetensors"):
@@ -292,6 +295,8 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     torch.save({**state, "two\nlines": torch.ones(2)}, folder / "surplus.pth")
     messages = {
         "code.pth": "it asks for (posix|nt).system: expected tensors and plain values only",
+        "bytes.pth": r"it holds arrays of type 'S3': .* as in a model's state_dict\(\)\.$",
+        "decimal.pth": r"it asks for decimal\.Decimal: expected tensors and plain values only",
         "cut.pth": "it is damaged or not a PyTorch file",
         "cut.safetensors": "it is damaged or not a safetensors file",
         "text.pth": "it is damaged or not a PyTorch file",
