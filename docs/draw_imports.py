@@ -16,6 +16,7 @@ FOUNDATIONS = {
     "files",
     "machine",
     "signals",
+    "standard_input",
     "stored_arrays",
     "tensor_files",
     "text",

@@ -10,11 +10,27 @@ FOLDER = Path(__file__).resolve().parent
 
 def main() -> None:
     parser = Parser("resmlp_mt", "Print the folder of the fairseq plugin, for --user-dir.")
-    name = next(iter(sys.argv[1:]), "")
-    if name.isidentifier() and (FOLDER / f"{name}.py").is_file():
-        parser.error(f"the command is python -m resmlp_mt.{name}")
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        parser.error(hint(sys.argv[1]))
     parser.parse_args()
     print(FOLDER)
+
+
+def hint(word: str) -> str:
+    """Which command was meant, by its name or that of its script; else all commands."""
+    files = [*sorted(FOLDER.glob("[!_]*.py")), *sorted(FOLDER.glob("vision/[!_]*.py"))]
+    modules = [
+        ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+        for path in files
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    ]
+    name = word.removeprefix("resmlp-").replace("-", ".")
+    if name in modules:
+        return f"the command is python -m resmlp_mt.{name}"
+    return (
+        f"unknown command {word}: run python -m resmlp_mt.COMMAND with one of "
+        f"{', '.join(modules)}, or fairseq-train to train a translation model"
+    )
 
 
 if __name__ == "__main__":

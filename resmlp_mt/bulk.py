@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
-from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
+from resmlp_mt.engine.options import (
+    OF_OTHERS,
+    SearchOptions,
+    add_batch_options,
+    add_search_options,
+)
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:  # so that --help answers at once
@@ -40,10 +45,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="exported folder (default: en-de, which comes with the package)",
     )
     parser.add_argument(
-        "--input", required=True, nargs="+", type=Path, metavar="PATH", help="files or folders"
+        *("-i", "--input"),
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="files or folders",
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="folder that all machines see"
+        *("-o", "--output"),
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder that all machines see",
     )
     parser.add_argument(
         "--column", default="text", metavar="NAME", help="what to translate of jsonl and parquet"
@@ -64,6 +78,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_batch_options(parser)
     add_search_options(parser)
+    parser.refuse("another program", OF_OTHERS)
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,6 @@ even if an extra is not installed.
 """
 
 import argparse
-import codecs
 import difflib
 import errno
 import functools
@@ -14,13 +13,14 @@ import inspect
 import io
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar, get_args
+from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 
 import resmlp_mt
 from resmlp_mt.errors import UserError
@@ -152,24 +152,42 @@ class Parser(argparse.ArgumentParser):
         found = super()._get_option_tuples(option_string)
         return [each for each in found if not isinstance(each[0], _Refused)] or found
 
-    def error(self, message: str) -> NoReturn:
-        super().error(self.with_guess(message))
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As argparse does it; options may be spelt with underscores, as in other programs."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        words[:end] = map(self._with_hyphens, words[:end])
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(self.unrecognized(unknown))
+        return found
 
-    def with_guess(self, message: str) -> str:
-        """The message; for an unknown option, with the most similar known one.
+    def _with_hyphens(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            return name.replace("_", "-") + equals + value
+        known = self._option_string_actions
+        if name.startswith("-") and len(name) > 2 and name not in known and f"-{name}" in known:
+            self.error(f"{name} has one hyphen: did you mean -{name}?")  # not -i with a value
+        return word
 
-        A file that nobody asked for may be the input.
+    def unrecognized(self, words: Sequence[str]) -> str:
+        """The message for words that no option takes, with the most similar option.
+
+        A file among them is probably the input.
         """
-        if message.startswith("unrecognized arguments"):
-            actions = [action for action in self._actions if not isinstance(action, _Refused)]
-            known = [name for action in actions for name in action.option_strings]
-            names = {name.strip("-"): name for name in known}  # dashes would make all alike
-            for word in message.split():
-                close = difflib.get_close_matches(word.partition("=")[0].strip("-"), names, n=1)
-                if word.startswith("-") and close:
-                    return f"{message}; did you mean {names[close[0]]}?"
-                if "--input" in known and not word.startswith("-") and os.path.isfile(word):
-                    return f"{message}; did you mean --input {word}?"
+        message = f"unrecognized arguments: {shlex.join(words)}"
+        actions = [action for action in self._actions if not isinstance(action, _Refused)]
+        known = [name for action in actions for name in action.option_strings]
+        names = {name.strip("-"): name for name in known}  # dashes would make all alike
+        for word in words:
+            close = difflib.get_close_matches(word.partition("=")[0].strip("-"), names, n=1)
+            if word.startswith("-") and close:
+                return f"{message}; did you mean {names[close[0]]}?"
+            if "--input" in known and not word.startswith("-") and os.path.isfile(word):
+                return f"{message}; did you mean --input {shlex.quote(word)}?"
         return message
 
 
@@ -321,63 +339,6 @@ def _flush(text: str = "") -> None:
         if isinstance(error, BrokenPipeError):  # `... | head` is not an error
             sys.exit(128 + signal.SIGPIPE)
         raise UserError(f"standard output cannot be written: {error.strerror}.") from error
-
-
-def standard_input(remedy: str) -> BinaryIO:
-    """The bytes of standard input, or of the text that a program has put in its place.
-
-    Raises:
-        UserError: if it is closed; ``remedy`` says what to do.
-    """
-    stream: Any = sys.stdin
-    if stream is None:
-        raise UserError(f"standard input is closed: {remedy}.")
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    is_utf8 = stream is sys.__stdin__ or codecs.lookup(encoding).name == "utf-8"
-    if hasattr(stream, "buffer") and is_utf8 and not _holds_text(stream):
-        buffer: BinaryIO = stream.buffer
-        return buffer
-    return io.BufferedReader(_Encoded(stream))
-
-
-def _holds_text(stream: Any) -> bool:
-    """Whether a program has read a part of the text, so that more is decoded already."""
-    try:
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=stream.errors)
-    except io.UnsupportedOperation:
-        return True
-    return False
-
-
-class _Encoded(io.RawIOBase):
-    """The bytes of any stream with ``readline``, read a line at a time."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream, self.rest = stream, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        """That of the stream, which says whether more is waiting.
-
-        Raises:
-            io.UnsupportedOperation: if there is none.
-        """
-        if not hasattr(self.stream, "fileno"):
-            raise io.UnsupportedOperation("fileno")
-        return int(self.stream.fileno())
-
-    def readinto(self, room: Any) -> int:
-        if not self.rest:
-            line = self.stream.readline()
-            escaped = getattr(self.stream, "errors", None) == "surrogateescape"
-            errors = "surrogateescape" if escaped else "surrogatepass"
-            self.rest = line.encode("utf-8", errors) if isinstance(line, str) else line
-        part, self.rest = self.rest[: len(room)], self.rest[len(room) :]
-        room[: len(part)] = part
-        return len(part)
 
 
 def missing(error: ModuleNotFoundError) -> Exception:

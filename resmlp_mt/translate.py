@@ -23,39 +23,29 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from resmlp_mt.command_line import PROCESSES, Parser, command, standard_input, whole_number
-from resmlp_mt.engine.options import SearchOptions, add_batch_options, add_search_options
+from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
+from resmlp_mt.engine.options import (
+    OF_OTHERS,
+    SearchOptions,
+    add_batch_options,
+    add_search_options,
+)
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole, check_outputs, output_file
+from resmlp_mt.standard_input import standard_input
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
 
 logger = logging.getLogger("resmlp_mt.translate")
 
-# Options of other translation commands, and what there is here.
-OF_OTHERS = {
-    "--path --model": "give the exported folder or the checkpoint alone, as MODEL",
-    "-s --source-lang --src -t --target-lang --tgt --from --to --task --user-dir": "the model "
-    "knows it, leave it out",
-    "--bpe --remove-bpe --post-process": "text goes in and out without subwords, leave it out",
-    "--tokenizer": "an exported model takes raw text, leave it out",
+# Options of other translation commands that bulk answers in another way, or not.
+OF_ONE_PROCESS = {
     "--cpu": "that is the default, and --device cuda uses a GPU",
     "--gpu --cuda": "use --device cuda",
-    "--fp16 --bf16 --half": "use --dtype bfloat16",
-    "--compute-type --compute_type": "use --dtype",
-    "--inter-threads --inter_threads": "use --workers",
-    "--intra-threads --intra_threads": "use --threads",
-    "--beam-size --beam_size --num-beams --num_beams": "use --beam",
-    "--num-hypotheses --num_hypotheses --n-best --n_best": "use --nbest",
-    "--length-penalty --length_penalty": "use --lenpen",
-    "--max-length --max_length --max-decoding-length --max_decoding_length": "use --max-len-b",
+    "--num-hypotheses --num-return-sequences --n-best": "use --nbest",
     "--json": "use --out-format jsonl",
     "--print-alignment": "--out-format jsonl has the alignment",
-    "--replace-unk": "--disable-unk leaves unknown words out",
-    "--score-reference --prefix-size --target-prefix --target_prefix": "in Python, Translator has "
-    "score_batch and target_prefix",
-    "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
 }
 
 
@@ -117,7 +107,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="jsonl: source, translation, score, alignment and n-best in an object a line",
     )
     add_search_options(parser)
-    parser.refuse("another program", OF_OTHERS)
+    parser.refuse("another program", OF_OTHERS | OF_ONE_PROCESS)
     args = parser.parse_args(argv)
     if args.output == Path("-"):
         args.output = None
@@ -134,7 +124,10 @@ def load(args: argparse.Namespace) -> "TranslationModel":
 
     try:
         model = pretrained.located(args.model)
-    except UserError as error:  # the text itself may have been given
+    except UserError as error:
+        if args.model is None:
+            raise
+        # the text itself may have been given
         remedy = "; text comes from standard input or from --input FILE."
         raise UserError(f"{error}".rstrip(".") + remedy) from error
     if model.is_dir():

@@ -20,8 +20,9 @@ from packaging.utils import canonicalize_name
 
 import resmlp_mt
 from conftest import PIP, ROOT
-from resmlp_mt import translate
+from resmlp_mt import bulk, translate
 from resmlp_mt.command_line import EXTRAS, command
+from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import replacing
 from resmlp_mt.signals import ending_signals
@@ -316,6 +317,10 @@ def test_nohup_goes_on_without_its_terminal() -> None:
         ("--path", "--path is an option of another program: give .* alone, as MODEL"),
         ("--beam-size", "--beam-size is an option of another program: use --beam"),
         ("--beamsize", r"unrecognized arguments: --beamsize; did you mean --beam\?$"),
+        ("--max_new_tokens=9", "--max-new-tokens is an option of another program: use --max-len-b"),
+        ("--src_lang", "--src-lang is an option of another program: the model knows it"),
+        ("-output", "-output has one hyphen: did you mean --output\\?$"),
+        ("-tgt", "-tgt has one hyphen: did you mean --tgt\\?$"),
         ("--print-a", "--print-alignment is an option of another program: "),
         ("--num-beams", "--num-beams is an option of another program: use --beam"),
         ("--to", "--to is an option of another program: the model knows it, leave it out"),
@@ -333,16 +338,29 @@ def test_options_of_others_are_answered(
 
 
 def test_text_in_the_wrong_place_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = tmp_path / "text.en"
+    text = tmp_path / "my text.en"
     text.write_text("Hello.\n")
     with pytest.raises(SystemExit):
         translate.parse_args(["en-de", str(text)])
     said = capsys.readouterr().err.strip()
-    assert said.endswith(f"unrecognized arguments: {text}; did you mean --input {text}?")
+    assert said.endswith(f"unrecognized arguments: '{text}'; did you mean --input '{text}'?")
     with pytest.raises(UserError, match="; text comes from standard input or from --input FILE"):
         translate.main(["Hello world"])
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match=r"^no MODEL is given(?!.*standard input)"):
+        translate.main(["--input", str(text)])
+
+
+def test_options_may_have_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    assert translate.parse_args(["--batch_size=7", "--max_len_b", "9"]).max_len_b == 9
+    assert translate.parse_args(["-ia_file", "--"]).input == "a_file"
+    args = bulk.parse_args(["-i", "a_b", "-o", "c_d", "--shard_size", "5"])
+    assert (args.input, args.output, args.shard_size) == ([Path("a_b")], Path("c_d"), 5)
+    with pytest.raises(SystemExit):
+        bulk.parse_args(["-i", "a", "-o", "b", "--num_beams", "5"])
+    assert "--num-beams is an option of another program: use --beam" in capsys.readouterr().err
 
 
 def test_options_of_others_leave_abbreviations_alone() -> None:

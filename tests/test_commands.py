@@ -14,6 +14,7 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.sequence_scorer import SequenceScorer
 
 from conftest import PIP, ROOT, Corpus, fairseq, train
+from resmlp_mt.__main__ import hint
 from resmlp_mt.errors import UserError
 from resmlp_mt.models.resmlp_mt import ResMLPTiny
 
@@ -361,6 +362,12 @@ def test_plugin_folder_is_printed() -> None:
     )
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.strip().endswith("error: the command is python -m resmlp_mt.translate")
+    for word in ("vision.train", "vision-train", "resmlp-vision-train"):
+        assert hint(word) == "the command is python -m resmlp_mt.vision.train"
+    for word in ("files", "vision", "train"):
+        assert hint(word).startswith(f"unknown command {word}: run python -m resmlp_mt.COMMAND")
+        assert ", translate, " in hint(word)
+        assert ", vision.train" in hint(word)
 
 
 def test_the_wheel_works_outside_the_checkout(

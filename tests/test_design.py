@@ -15,7 +15,7 @@ PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
     "command_line", "errors", "files", "graphs", "language_codes", "layers", "machine",
     "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "stored_arrays",
-    "signals", "tensor_files", "text", "unpacking",
+    "signals", "standard_input", "tensor_files", "text", "unpacking",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "graphs": set(),
     "machine": set(),
     "signals": set(),
+    "standard_input": {"errors"},
     "language_codes": set(),
     "layers": set(),
     "packed_linear": {"graphs", "layers", "machine"},
@@ -41,7 +42,16 @@ MAY_IMPORT = {
     "tensor_files": {"errors", "files"},
     "unpacking": {"errors", "files"},
     "scoring": {
-        *("command_line", "errors", "files", "language_codes", "scoring", "text", "unpacking"),
+        *(
+            "command_line",
+            "errors",
+            "files",
+            "language_codes",
+            "scoring",
+            "standard_input",
+            "text",
+            "unpacking",
+        ),
     },
     "serving": {"command_line", "errors", "engine", "language_codes", "serving", "signals", "text"},
     "sharding": {"errors", "files", "engine", "sharding"},

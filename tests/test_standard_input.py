@@ -18,12 +18,12 @@ from sacrebleu.metrics import BLEU
 
 from models import build, dictionary
 from resmlp_mt import translate
-from resmlp_mt.command_line import standard_input
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.standard_input import standard_input
 from translations import score, write
 
 LINES = ["w1 w2", "zwölf", "", "w3"]
@@ -163,7 +163,7 @@ def test_closed_input_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_locale_does_not_matter() -> None:
     """Only a program that replaces the stream chooses its encoding."""
-    program = "from resmlp_mt.command_line import *; print(ascii(standard_input('').read()))"
+    program = "from resmlp_mt.standard_input import *; print(ascii(standard_input('').read()))"
     found = subprocess.run(
         [sys.executable, "-c", program],
         input="zwölf".encode(),

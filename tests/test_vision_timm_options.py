@@ -91,7 +91,7 @@ def test_several_processes_are_for_training_alone() -> None:
 
 def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixture[str]) -> None:
     for parser, names in ((create_parser(), TRAIN), (validation(), VALIDATE)):
-        for name in names:
+        for name in (name.replace("_", "-") for name in names):
             if name in parser._option_string_actions:
                 continue
             with pytest.raises(UserError) as caught:

@@ -125,6 +125,32 @@ class SearchOptions:
         return longest
 
 
+OF_OTHERS = {
+    "--path --model --model-path": "give the model alone, as MODEL",
+    "-s --source-lang --src-lang --src -t --target-lang --tgt-lang --tgt --from --to --task "
+    "--user-dir": "the model knows it, leave it out",
+    "--bpe --remove-bpe --post-process": "text goes in and out without subwords, leave it out",
+    "--tokenizer": "an exported model takes raw text, leave it out",
+    "--fp16 --bf16 --half": "use --dtype bfloat16",
+    "--compute-type": "use --dtype",
+    "--inter-threads": "use --workers",
+    "--intra-threads": "use --threads",
+    "--max-batch-size": "use --batch-size",
+    "--beam-size --num-beams": "use --beam",
+    "--length-penalty": "use --lenpen",
+    "--max-length --max-decoding-length --max-new-tokens": "use --max-len-b",
+    "--min-length --min-decoding-length --min-new-tokens": "use --min-len",
+    "--do-sample": "use --sampling",
+    "--top-k --random-sampling-topk": "use --sampling-topk",
+    "--top-p --random-sampling-topp": "use --sampling-topp",
+    "--replace-unk": "--disable-unk leaves unknown words out",
+    "--score-reference --prefix-size --target-prefix": "in Python, Translator has score_batch and "
+    "target_prefix",
+    "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
+}
+"""Options of other translation commands, and what there is here."""
+
+
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Give a command the options of a translator besides those of the search."""
     parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")

@@ -27,7 +27,6 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 from torch import Tensor
 
-from resmlp_mt.command_line import standard_input
 from resmlp_mt.engine.lines import decoded
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
@@ -43,6 +42,7 @@ from resmlp_mt.fairseq_plugin import (
 )
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.machine import computes_in_bfloat16
+from resmlp_mt.standard_input import standard_input
 
 logger = logging.getLogger(__name__)
 

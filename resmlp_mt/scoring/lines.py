@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import standard_input
 from resmlp_mt.errors import UserError
+from resmlp_mt.standard_input import standard_input
 from resmlp_mt.unpacking import opened
 
 

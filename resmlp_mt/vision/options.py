@@ -59,13 +59,15 @@ class Parser(command_line.Parser):
         Raises:
             UsageError: always.
         """
-        words = message.split() if message.startswith("unrecognized arguments") else []
-        known = self._option_string_actions
-        answers = [found for word in words if (found := answer(word.partition("=")[0], known))]
-        message = answers[0] if answers else self.with_guess(message)
         message = f"{self.prog}: {message} (--help lists the options)."
         print(message, file=sys.stderr)
         raise UsageError(message)
+
+    def unrecognized(self, words: Sequence[str]) -> str:
+        """The message for words that no option takes; for timm's options, what there is."""
+        known = self._option_string_actions
+        answers = [found for word in words if (found := answer(word.partition("=")[0], known))]
+        return answers[0] if answers else super().unrecognized(words)
 
 
 class Ignored(argparse.Action):

@@ -1,0 +1,65 @@
+"""The bytes of standard input, whatever a program has put in its place."""
+
+import codecs
+import io
+import sys
+from typing import Any, BinaryIO
+
+from resmlp_mt.errors import UserError
+
+
+def standard_input(remedy: str) -> BinaryIO:
+    """The bytes of standard input, or of the text that a program has put in its place.
+
+    Raises:
+        UserError: if it is closed; ``remedy`` says what to do.
+    """
+    stream: Any = sys.stdin
+    if stream is None:
+        raise UserError(f"standard input is closed: {remedy}.")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    is_utf8 = stream is sys.__stdin__ or codecs.lookup(encoding).name == "utf-8"
+    if hasattr(stream, "buffer") and is_utf8 and not _holds_text(stream):
+        buffer: BinaryIO = stream.buffer
+        return buffer
+    return io.BufferedReader(_Encoded(stream))
+
+
+def _holds_text(stream: Any) -> bool:
+    """Whether a program has read a part of the text, so that more is decoded already."""
+    try:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=stream.errors)
+    except io.UnsupportedOperation:
+        return True
+    return False
+
+
+class _Encoded(io.RawIOBase):
+    """The bytes of any stream with ``readline``, read a line at a time."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.rest = stream, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        """That of the stream, which says whether more is waiting.
+
+        Raises:
+            io.UnsupportedOperation: if there is none.
+        """
+        if not hasattr(self.stream, "fileno"):
+            raise io.UnsupportedOperation("fileno")
+        return int(self.stream.fileno())
+
+    def readinto(self, room: Any) -> int:
+        if not self.rest:
+            line = self.stream.readline()
+            escaped = getattr(self.stream, "errors", None) == "surrogateescape"
+            errors = "surrogateescape" if escaped else "surrogatepass"
+            self.rest = line.encode("utf-8", errors) if isinstance(line, str) else line
+        part, self.rest = self.rest[: len(room)], self.rest[len(room) :]
+        room[: len(part)] = part
+        return len(part)
