@@ -3,6 +3,7 @@
 import codecs
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -35,9 +36,10 @@ space, and its trainer skips every sentence with the second. The third is the sp
 SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
 """What pieces of sentencepiece begin with and what subword-nmt leaves behind them."""
 
-MOSES_MARK = re.compile(r"@-@|&(?:apos|quot|#91|#93|#124);")
-# Most Moses-tokenized lines end in " .", and hardly any raw line does. Moses' escapes do not occur
-# in raw text. The thresholds are far from both.
+MOSES_MARK = re.compile(r"@-@|(?<!\S)&(?:apos;\w*|(?:quot|#91|#93|#124);)(?!\S)")
+STOPS = (" .", " \u3002")
+# Most Moses-tokenized lines end in a stop of their own, and hardly any raw line does. Moses'
+# escapes are tokens; those of HTML, in raw text, touch a word. The thresholds are far from both.
 TOKENIZED_PERIODS = 0.5
 TOKENIZED_MARKS = 0.01
 
@@ -94,11 +96,13 @@ def normalize(text: str) -> str:
 def looks_tokenized(lines: Iterable[str]) -> str | None:
     """What shows that Moses has tokenized a text; None if nothing does."""
     text = [line for line in lines if line.strip()]
-    periods = sum(line.rstrip().endswith(" .") for line in text)
+    ends = Counter(line.rstrip()[-2:] for line in text)
+    stop = max(STOPS, key=ends.__getitem__)
+    periods = ends[stop]
     marks = sum(MOSES_MARK.search(line) is not None for line in text)
     if periods > TOKENIZED_PERIODS * len(text) or marks > TOKENIZED_MARKS * len(text):
         return (
-            f"{periods} of {len(text)} sentences end in ' .', {marks} hold Moses escapes such as "
-            "&apos; or @-@"
+            f"{periods} of {len(text)} sentences end in '{stop}', {marks} hold Moses escapes such "
+            "as &apos; or @-@"
         )
     return None

@@ -162,7 +162,7 @@ def test_what_is_there_is_named(tmp_path: Path) -> None:
         corpus.local(tmp_path, "en", "de")
 
 
-@pytest.mark.parametrize("name", ["dev", "val", "validation"])
+@pytest.mark.parametrize("name", ["dev", "val", "validation", "Dev"])
 def test_the_validation_set_has_other_names(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,12 +180,26 @@ def test_what_is_not_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     for split in ("train", "train.part2", "valid", "dev"):
         for language in ("en", "de"):
             (tmp_path / f"{split}.{language}").write_bytes(b"x\n")
-    (tmp_path / "README.md").touch()
+    for name in ("README.md", ".train.en.swp", "train.fr", "train.html"):
+        (tmp_path / name).touch()
+    for name in ("more.en.xz", "old.tmx.bz2", "train.de.part2", "train2.en.bz2"):
+        (tmp_path / name).touch()
     assert corpus.local(tmp_path, "en", "de").valid[0].source.endswith("valid.en")
-    names = "dev.de, dev.en, train.part2.de, train.part2.en"
+    names = (
+        "dev.de, dev.en, more.en.xz, old.tmx.bz2, train.de.part2, train.part2.de, train.part2.en, "
+        "train2.en.bz2"
+    )
     assert capsys.readouterr().err == (
         f"prepare: warning: {tmp_path} also has {names}: only train, valid and test* are used\n"
     )
+
+
+def test_of_many_files_nine_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stem in ("train", "valid", *map(str, range(1, 8))):
+        for language in ("en", "de"):
+            (tmp_path / f"{stem}.{language}").write_bytes(b"x\n")
+    corpus.local(tmp_path, "en", "de")
+    assert ", 5.de and 5 more: only train" in capsys.readouterr().err
 
 
 def test_one_file_is_not_both_sides(tmp_path: Path) -> None:

@@ -263,6 +263,13 @@ def test_blocks_have_the_size_that_was_asked_for_and_the_rest(tmp_path: Path) ->
         ("\u2581the \u2581dog", "20 of 20 lines have the marks of subwords, '\u2581'"),
         ("the dog runs .", "20 of 20 sentences end in ' .', 0 hold Moses escapes"),
         ("the dog &apos;s tail", "0 of 20 sentences end in ' .', 20 hold Moses escapes"),
+        ("the ##y run", "20 of 20 lines have the marks of subwords, '##'"),
+        ("the do \uffedg runs", "marks of subwords, '\uffed'"),
+        ("the</w> do g</w>", "marks of subwords, '</w>'"),
+        ("The \u0120dog \u0120runs", "marks of subwords, '\u0120'"),
+        ("\u72d7 \u5728 \u8dd1 \u3002", "20 of 20 sentences end in ' \u3002'"),
+        ("He said &quot;yes&quot;, it&apos;s &quot;fine&quot;.", ""),  # HTML
+        ("\u0120or\u0121 jikteb ## 5", ""),  # Maltese
         ("The dog runs.", ""),
         ("mail me@@home, the dog's tail .5", ""),
     ],

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.formats import LINE_FORMATS, PAIR_FORMATS
-from resmlp_mt.preparation.raw_text import warn
+from resmlp_mt.preparation.messages import warn
 
 FOLDER = Path(__file__).parent / "corpora"
 VALID = ("valid", "dev", "val", "validation")
@@ -240,7 +240,8 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     """The corpus in a folder: `train.*`, `valid.*` (or `dev.*`, ...) and any number of `test*.*`.
 
     Each split is a pair of files (`train.en[.gz]`, `train.de[.gz]`) or one `.tmx[.gz]` or
-    `.tsv[.gz]`. The languages may be spelt otherwise in the names of the files.
+    `.tsv[.gz]`. The languages may be spelt otherwise in the names of the files, and the splits in
+    capitals. Other files whose names have one of the languages, or a format, are named.
 
     Raises:
         UserError: a missing split or side, or several files for one.
@@ -260,11 +261,7 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     )
     tests = [stem for stem in known if stem.startswith("test")]
     valid = next((stem for stem in VALID if stem in known), VALID[0])
-    others = [stem for stem in known if stem not in ("train", valid, *tests)]
-    if others:
-        names = ", ".join(path.name for stem in others for p in splits[stem].values() for path in p)
-        warn(f"{folder} also has {names}: only train, {valid} and test* are used")
-    return Corpus(
+    found = Corpus(
         name=name,
         source=file_code(source),
         target=file_code(target),
@@ -272,15 +269,34 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
         valid=split(valid),
         tests={stem: split(stem) for stem in tests},
     )
+    used = {file for part in found.parts for file in (part.source, part.target)}
+    others = [
+        path.name
+        for path in _files(folder)
+        if str(path) not in used and _is_text(path.name.split(".")[1:], languages)
+    ]
+    if others:
+        more = f" and {len(others) - 9} more" if len(others) > 9 else ""
+        names = ", ".join(others[:9])
+        warn(f"{folder} also has {names}{more}: only train, {valid} and test* are used")
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+
+
+def _is_text(extensions: Collection[str], languages: tuple[str, str]) -> bool:
+    """Whether a file is probably text of the languages, packed or not."""
+    return bool(_matches(extensions, languages)) or not set(PAIR_FORMATS).isdisjoint(extensions)
 
 
 def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:
     """The files of a folder, by the parts of their names: `train.en.gz` is under train and en."""
     splits: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in _files(folder):
         stem, _, extension = path.name.removesuffix(".gz").rpartition(".")
-        if path.is_file():
-            splits.setdefault(stem, {}).setdefault(extension, []).append(path)
+        splits.setdefault(stem.lower(), {}).setdefault(extension, []).append(path)
     return splits
 
 
@@ -300,13 +316,14 @@ def _local_split(
             raise UserError(f"{' and '.join(map(str, paths))} are all there: keep one")
     there = ", ".join(path.name for paths in files.values() for path in paths)
     if not there:
-        others = sorted(path.name for path in folder.iterdir() if path.is_file())
+        others = [path.name for path in _files(folder)]
         there = f"nothing of it, but {', '.join(others[:9])}" if others else "no files"
     if len(set(sides)) == 2 and not forms:
         return (Part(str(files[sides[0]][0]), str(files[sides[1]][0])),)
     if len(forms) == 1 and not sides:
         return (Part(str(files[forms[0]][0]), str(files[forms[0]][0]), forms[0]),)
+    names = f" (or {', '.join(VALID[1:])})" if stem in VALID else ""
     raise UserError(
-        f"{folder} must hold '{stem}' exactly once, as {stem}.{languages[0]} and "
+        f"{folder} must hold '{stem}'{names} exactly once, as {stem}.{languages[0]} and "
         f"{stem}.{languages[1]}, {stem}.tmx or {stem}.tsv (each also .gz); it has {there}"
     )
