@@ -177,7 +177,7 @@ def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(corpus: Corpus, tmp_
 
 
 def test_a_signal_is_no_failed_download() -> None:
-    """Metrics are made inside the block, which takes a while for many references."""
+    """Ctrl-C, or a service manager, may end a download that takes long."""
     with pytest.raises(SystemExit) as ended, download("chrF", "models", "wait"):
         sys.exit(143)
     assert ended.value.code == 143

@@ -55,7 +55,7 @@ def _known(code: str, known: list[str], folder: Path) -> str:
     found = language_codes.find(code, known)
     if found is None:
         raise MissingDictionaryError(
-            f"{folder} has no dict.{code}.txt: choose two of its languages ({', '.join(known)}) "
+            f"{folder} has no dict.{code}.txt: choose from its languages ({', '.join(known)}) "
             "with --source-lang and --target-lang."
         )
     if found != code:
@@ -79,7 +79,7 @@ def _infer_language_pair(original: Original, path: str) -> Any:
     if None in found:
         raise UserError(
             f"{folder} has no text whose name tells the languages: give --source-lang and "
-            f"--target-lang, two of {', '.join(_languages(folder))}."
+            f"--target-lang from its languages ({', '.join(_languages(folder))})."
         )
     return found
 

@@ -33,13 +33,13 @@ def download(what: str, place: str, instead: str) -> Iterator[None]:
     except (
         OSError,
         EOFError,
-        SystemExit,  # raised by sacreBLEU for a wrong checksum
+        SystemExit,  # of status 1: raised by sacreBLEU for a wrong checksum
         tarfile.TarError,
         zipfile.BadZipFile,
         portalocker.LockException,
     ) as error:
         if isinstance(error, SystemExit) and error.code != 1:
-            raise  # a signal
+            raise
         reason = " ".join(str(error).split())
         raise UserError(
             f"{what} cannot be fetched ({reason}): allow the network and delete "

@@ -148,8 +148,10 @@ class Measure:
         self.references = [list(map(self._prepare, stream)) for stream in references]
         tokenizer = arguments.get("tokenize")
         try:
-            with download(f"--tokenize {tokenizer}", "models", "choose another tokenizer"):
-                self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
+            if tokenizer:  # which may fetch a model, once
+                with download(f"--tokenize {tokenizer}", "models", "choose another tokenizer"):
+                    METRICS["BLEU"](tokenize=tokenizer)
+            self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
         except RuntimeError as error:  # raised by sacreBLEU if MeCab is missing
             if tokenizer not in _EXTRAS:
                 raise
