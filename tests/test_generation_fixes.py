@@ -190,13 +190,6 @@ def test_a_search_for_nothing_is_refused(name: str) -> None:
         task.build_generator([], SimpleNamespace(**{name: 0}))
 
 
-def test_more_translations_than_hypotheses_are_refused() -> None:
-    """As ``translate`` does; fairseq would print fewer without a word."""
-    task: Any = object.__new__(FairseqTask)
-    with pytest.raises(UserError, match="--nbest 6 is above --beam 5: raise --beam"):
-        task.build_generator([], SimpleNamespace(beam=5, nbest=6))
-
-
 @pytest.mark.parametrize("option", ["print_step", "retain_iter_history"])
 def test_steps_of_another_generator_are_refused(option: str) -> None:
     task: Any = object.__new__(FairseqTask)

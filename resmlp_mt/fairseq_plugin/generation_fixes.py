@@ -106,9 +106,6 @@ def _build_generator(
         count = getattr(args, name, None)
         if count is not None and count < 1:
             raise UserError(f"--{name} must be at least 1, but is {count}.")
-    beam, nbest = getattr(args, "beam", None), getattr(args, "nbest", 1)
-    if beam is not None and nbest > beam:
-        raise UserError(f"--nbest {nbest} is above --beam {beam}: raise --beam.")
     for name in ("print_step", "retain_iter_history"):
         if getattr(args, name, False):
             raise UserError(
