@@ -200,7 +200,8 @@ def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     for before in (signal.SIG_IGN, signal.SIG_DFL):
         handlers.clear()
-        monkeypatch.setattr(signal, "getsignal", lambda _, before=before: before)
+        hangup = {signal.SIGHUP: before}
+        monkeypatch.setattr(signal, "getsignal", lambda number, hangup=hangup: hangup.get(number))
         stopping.handle_signals(has_launcher=False)
         assert (signal.SIGHUP in handlers) == (before == signal.SIG_DFL)
         assert {signal.SIGINT, signal.SIGTERM} <= handlers.keys()
