@@ -332,7 +332,7 @@ def _finish(
     rows, columns = ends.unbind(1)
     totals = scores[rows, columns]
     paths = beams.hypotheses(rows, parents[rows, columns], position, totals, eos)
-    norm = 1.0 if options.unnormalized else (position + 1) ** options.lenpen
+    norm = options.norm(position + 1)
     found = zip(rows.tolist(), paths, (totals / norm).tolist(), strict=True)
     for row, (tokens, positional_scores), score in found:
         sentence = finished[beams.sentences[row]]

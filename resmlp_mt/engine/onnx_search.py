@@ -205,9 +205,9 @@ def _greedy_search(
         for row in ends.nonzero()[0]:
             found = scores[row, :after]
             if tokens[row, after] == eos and np.isfinite(found).all():
-                norm = 1.0 if options.unnormalized else after**options.lenpen
                 ids = tokens[row, 1 : after + 1].tolist()
-                hypothesis = Hypothesis(ids, float(found.sum()) / norm, found.tolist())
+                score = float(found.sum()) / options.norm(after)
+                hypothesis = Hypothesis(ids, score, found.tolist())
                 finished[sentences[row]].append(hypothesis)
         if ends.all():
             break
@@ -311,7 +311,7 @@ def _finish(
     finished: list[list[Hypothesis]],
 ) -> None:
     """Store the hypotheses that end, until their sentence has enough."""
-    norm = 1.0 if options.unnormalized else (position + 1) ** options.lenpen
+    norm = options.norm(position + 1)
     for row, column in zip(*ends.nonzero(), strict=True):
         sentence = finished[beams.sentences[row]]
         if len(sentence) < options.beam:

@@ -124,6 +124,10 @@ class SearchOptions:
             )
         return longest
 
+    def norm(self, length: int) -> float:
+        """What the score of a translation of ``length`` tokens is divided by."""
+        return 1.0 if self.unnormalized else float(length**self.lenpen)
+
 
 OF_OTHERS = {
     "--path --model --model-path": "give the model alone, as MODEL",

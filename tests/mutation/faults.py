@@ -129,7 +129,7 @@ FAULTS = [
     ),
     Fault(
         "search", "a length penalty of another exponent", f"{ENGINE}/beam_search.py",
-        "(position + 1) ** options.lenpen", "position ** options.lenpen if position else 1.0",
+        "options.norm(position + 1)", "options.norm(max(position, 1))",
         "tests/test_beam_search.py",
     ),
     Fault(
