@@ -36,6 +36,9 @@ from resmlp_mt.mixing_products import blocks, by_head, from_heads, mix
 from resmlp_mt.model.attention import CrossAttention
 from resmlp_mt.padding import Layout
 
+CPU_ROWS = 512
+"""Tokens whose activated states exist at once: these stay in the cache, and need little memory."""
+
 _Gradients = tuple[Tensor | None, ...]
 _KNOWN = {
     kind.forward
@@ -139,7 +142,7 @@ def _linear_affine(
     x: Tensor,
     linear: nn.Linear,
     affine: Affine,
-    activation: Callable[[Tensor], Tensor] = lambda x: x,
+    activation: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """affine(linear(activation(x)))."""
     y: Tensor = _ActivatedLinear.apply(
@@ -161,6 +164,11 @@ def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -
         return x + cast(Tensor, dropout(y))
     added: Tensor = _DroppedAddition.apply(x, y, *keep_mask(y, dropout.p))
     return added
+
+
+def _rows(x: Tensor) -> int:
+    """The rows of x, (tokens, hidden dim), that are worked on together."""
+    return CPU_ROWS if x.device.type == "cpu" else len(x)
 
 
 def _are_plain(*modules: nn.Module) -> bool:
@@ -248,7 +256,10 @@ class _AffineLinear(torch.autograd.Function):
 
 
 class _ActivatedLinear(torch.autograd.Function):
-    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim)."""
+    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim).
+
+    On a CPU f(x) exists for :data:`CPU_ROWS` tokens at a time.
+    """
 
     @staticmethod
     def forward(
@@ -258,9 +269,13 @@ class _ActivatedLinear(torch.autograd.Function):
         bias: Tensor,
         alpha: Tensor,
         beta: Tensor,
-        activation: Callable[[Tensor], Tensor],
+        activation: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
-        product = F.linear(activation(x), weight, bias)
+        if activation is None:
+            product = F.linear(x, weight, bias)
+        else:
+            parts = [F.linear(activation(part), weight, bias) for part in x.split(_rows(x))]
+            product = parts[0] if len(parts) == 1 else torch.cat(parts)
         ctx.save_for_backward(x, weight, bias, alpha)
         ctx.activation, ctx.dtype = activation, product.dtype
         return torch.addcmul(beta, product, alpha)
@@ -271,20 +286,31 @@ class _ActivatedLinear(torch.autograd.Function):
         x, weight, bias, alpha = ctx.saved_tensors
         needed = ctx.needs_input_grad
         of_x = of_weight = of_bias = of_alpha = of_beta = None
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            activated = ctx.activation(x)
         if any(needed[2:5]):
             of_beta = grad.sum(0)
             of_bias = of_beta * alpha
-        if needed[1] or needed[3]:
-            before_scaling = grad.to(ctx.dtype).t() @ activated.detach().to(ctx.dtype)
-            if needed[3]:
-                of_alpha = (before_scaling * weight).sum(1) + of_beta * bias
-            of_weight = before_scaling.mul_(alpha.unsqueeze(1))
+        before_scaling = grad.new_zeros(weight.shape, dtype=ctx.dtype)
         if needed[0]:
-            of_activated = (grad * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)
-            (of_x,) = torch.autograd.grad(activated, x, of_activated.to(activated.dtype))
+            of_x = torch.empty_like(x)
+        # sums of rounded parts would be less precise than one product
+        whole = ctx.activation is None or torch.finfo(ctx.dtype).bits < 32
+        rows = len(x) if whole else _rows(x)
+        for start in range(0, len(x), max(rows, 1)):
+            part, of_part = x[start : start + rows].detach(), grad[start : start + rows]
+            with torch.enable_grad():
+                part.requires_grad_()
+                activated = part if ctx.activation is None else ctx.activation(part)
+            if needed[1] or needed[3]:
+                before_scaling.addmm_(of_part.to(ctx.dtype).t(), activated.detach().to(ctx.dtype))
+            if of_x is not None:
+                of_activated = (of_part * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)
+                (of_x[start : start + rows],) = torch.autograd.grad(
+                    activated, part, of_activated.to(activated.dtype)
+                )
+        if needed[3]:
+            of_alpha = (before_scaling * weight).sum(1) + of_beta * bias
+        if needed[1]:
+            of_weight = before_scaling.mul_(alpha.unsqueeze(1))
         return of_x, of_weight, of_bias, of_alpha, of_beta, None
 
 
