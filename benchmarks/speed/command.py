@@ -69,7 +69,7 @@ def measure(
     """All rows of a group, and the data of its plot if it has one."""
     gpu, bf16 = torch.cuda.is_available(), computes_in_bfloat16()
     sizes = QUICK if quick else BASE
-    tokens = 256 if quick else 1024
+    batches_of_tokens = (256,) if quick else (1024, 4096)
     batches = {1: 2, 4: 4} if quick else {1: 4, 64: 64}
     image_batches = (1, 4) if quick else (1, 64)
     long = (16, 64) if quick else (16, 32, 64, 128, 256, 512, 1024)
@@ -78,10 +78,16 @@ def measure(
         return {"device": device, "bf16": half, "rounds": repeats, "seed": SEED}
 
     def train(device: str, half: bool) -> Rows:
-        return training(lengths, sizes, rates[device], max_tokens=tokens, **on(device, half))
+        return [
+            row
+            for tokens in batches_of_tokens
+            for row in training(
+                lengths, sizes, rates[device], max_tokens=tokens, **on(device, half)
+            )
+        ]
 
     def memory(device: str) -> Rows:
-        most = 256 if quick else 4096
+        most = max(batches_of_tokens)
         return training_memory(lengths, sizes, device=device, max_tokens=most, seed=SEED)
 
     def picture(device: str, half: bool) -> Rows:
