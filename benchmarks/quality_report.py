@@ -329,15 +329,18 @@ def length_table(rows: Sequence[Json], names: dict[str, str]) -> str:
 
 
 def tuning_table(group: Json, names: dict[str, str]) -> str:
-    """Validation perplexity with one option changed; seed 1."""
-    lines = ["| model | changed | valid ppl |", "|-|-|-:|"]
+    """Validation perplexity with changed options; seed 1."""
+    lines = ["| model | changed | updates | valid ppl |", "|-|-|-:|-:|"]
     plain = [
         {"model": model, "changed": "as in the config", **logs[0]["curve"][-1]}
         for model, logs in group["trained"].items()
         if logs
     ]
     for row in sorted([*plain, *group["tuning"]], key=lambda row: row["model"]):
-        lines.append(f"| {names[row['model']]} | {row['changed']} | {row['valid_ppl']:.2f} |")
+        lines.append(
+            f"| {names[row['model']]} | {row['changed']} | {row['updates']} | "
+            f"{row['valid_ppl']:.2f} |"
+        )
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +139,13 @@ class Workshop:
 
     def options(self, run: Run) -> list[str]:
         """Options of fairseq-train, except paths and time."""
+        declared = self.config["sets"][run.set]
         return [
             *shlex.split(self.config["options"]),
             "--warmup-updates", str(self.config["warmup_updates"]),
             *shlex.split(self.config["models"][run.model]["options"]),
-            *shlex.split(self.config["sets"][run.set].get("options", "")),
+            *shlex.split(declared.get("options", "")),
+            *shlex.split(declared.get("model_options", {}).get(run.model, "")),
             *run.extra, "--seed", str(run.seed),
         ]  # fmt: skip
 
@@ -165,19 +167,25 @@ class Workshop:
             self.execute(command, folder / "train.log")
             return {"options": self.options(run), **training_curve(folder / "train.log")}
 
-        return once(folder / "train.json", measure)
+        result = once(folder / "train.json", measure)
+        if values(result["options"]) != values(self.options(run)):
+            raise SystemExit(f"{folder} has a training with other options: move it away.")
+        return result
 
     def tuning(self, name: str, model: str, budget: int) -> list[Run]:
-        """The runs of the grid, with seed 1: each changes one option to another value."""
+        """The runs of the grid, with seed 1, without the one that the config has anyway."""
         grid = self.config["models"][model]["grid"]
-        own = self.options(Run(model, name, 1, budget))
-        last = dict(pairwise(own))  # of an option that is given twice
-        changes = [(option, str(value)) for option, values in grid.items() for value in values]
-        return [
-            Run(model, name, 1, budget, (option, value))
-            for option, value in changes
-            if last.get(option) != value
-        ]
+        own = values(self.options(Run(model, name, 1, budget)))
+        changes = (
+            tuple(
+                word
+                for option, value in zip(grid, chosen, strict=True)
+                if value is not None and own.get(option) != [str(value)]
+                for word in (option, str(value))
+            )
+            for chosen in product(*grid.values())
+        )
+        return [Run(model, name, 1, budget, extra) for extra in changes if extra]
 
     def is_trained(self, run: Run) -> bool:
         """Whether the training is finished."""
@@ -266,6 +274,17 @@ def once(path: Path, make: Callable[[], Json]) -> Json:
         write_text(path, json.dumps(make(), indent=1, ensure_ascii=False))
     result: Json = json.loads(path.read_text())
     return result
+
+
+def values(options: list[str]) -> dict[str, list[str]]:
+    """The values of each option of a command; the last ones of an option that is given twice."""
+    found: dict[str, list[str]] = {}
+    for word in options:
+        if word.startswith("--"):
+            found[option := word] = []
+        else:
+            found[option].append(word)
+    return found
 
 
 def checkpoint(folder: Path, updates: int) -> Path:

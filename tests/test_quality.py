@@ -147,11 +147,13 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
     quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
     assert changed["options"] == quality["options"]
+    models = changed["models"].values()
+    baselines = {model.get("baseline", changed["baseline"]) for model in models}
     for name, model in changed["models"].items():
         words = model["options"].split()
         if name in quality["models"]:
             assert words == quality["models"][name]["options"].split()
-        if name in quality["models"] or name == changed["baseline"]:
+        if name in quality["models"] or name in baselines:
             continue
         baseline = changed["models"][model.get("baseline", changed["baseline"])]
         plain = baseline["options"].split()
@@ -178,7 +180,7 @@ def test_a_model_may_train_on_sampled_copies(
 
     monkeypatch.setattr(workshop, "execute", execute)
     monkeypatch.setattr(workshop, "_pairs", lambda *_: [("a\n", "b\n")])
-    for model in ("plus", "plus_samples"):
+    for model in ("plus_d15", "plus_samples"):
         workshop.train(Run(model, "multi30k_en_de", 1, 600))
     plain, plain_training, sampled, training = commands
     folder = tmp_path.resolve() / "multi30k_en_de"
@@ -320,4 +322,21 @@ def test_the_readme_has_the_block_of_every_script_that_writes_one() -> None:
 def test_the_grid_leaves_out_what_the_model_has(tmp_path: Path) -> None:
     workshop = Workshop(CONFIG, tmp_path, tmp_path)
     found = {run.extra for run in workshop.tuning("multi30k_en_de", "transformer", 600)}
-    assert found == {("--lr", "4e-3"), ("--lr", "6e-3"), ("--dropout", "0.1"), ("--dropout", "0.2")}
+    rates = [(), ("--lr", "2e-3"), ("--lr", "6e-3")]  # the model has 4e-3
+    dropouts = [(), ("--dropout", "0.05"), ("--dropout", "0.15")]  # and 0.1
+    assert found == {rate + dropout for rate in rates for dropout in dropouts} - {()}
+
+
+def test_a_training_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    workshop = Workshop(CONFIG, tmp_path, tmp_path)
+    run = Run("plus", "multi30k_en_de", 1, 600)
+    finished = workshop.folder(run) / "train.json"
+    (tmp_path / "multi30k_en_de/data").mkdir(parents=True)
+    (tmp_path / "multi30k_en_de/data/manifest.json").touch()
+    finished.parent.mkdir()
+    reordered = ["--seed", "1", *workshop.options(run)]
+    finished.write_text(json.dumps({"options": reordered}))
+    assert workshop.train(run) == {"options": reordered}
+    finished.write_text(json.dumps({"options": [*reordered, "--dropout", "0.3"]}))
+    with pytest.raises(SystemExit, match="other options"):
+        workshop.train(run)
