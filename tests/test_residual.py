@@ -89,7 +89,7 @@ def test_values_and_gradients_are_those_of_the_modules(
     module = randomised(Branches(dim, max(lengths) + spare, causal, activation, 0.3)).eval()
     layout = layout_of(lengths)
     x = torch.randn(sum(lengths), dim, dtype=torch.double, requires_grad=True)
-    with mock.patch.object(residual, "CPU_ROWS", rows):
+    with mock.patch("resmlp_mt.model.gradients.CPU_ROWS", rows):
         ours = gradients(lambda: module(x, layout), module, x)
     naive = gradients(lambda: module.one_by_one(x, layout), module, x)
     for a, b in zip(ours, naive, strict=True):
