@@ -501,6 +501,23 @@ def test_missing_dictionaries_are_named(tmp_path: Path, trained: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_checkpoint_may_have_weights_and_options_alone(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    """fairseq looks for the history of the optimizer, and ends in a KeyError."""
+    state = read_state(trained / "checkpoint_best.pt")
+    path = tmp_path / "reduced.pt"
+    torch.save({"cfg": state["cfg"], "model": state["model"]}, path)
+    expected = load_trained(trained / "checkpoint_best.pt", corpus.data)
+    torch.testing.assert_close(
+        dict(load_trained(path, corpus.data).model.state_dict()), dict(expected.model.state_dict())
+    )
+    state["model"]["encoder.version"] = torch.ones(1)
+    torch.save({"cfg": state["cfg"], "model": state["model"]}, path)
+    with pytest.raises(UserError, match=r'Unexpected key\(s\) in state_dict: "encoder.version"'):
+        load_trained(path, corpus.data)
+
+
 def test_dictionaries_of_another_corpus_are_refused(
     tmp_path: Path, corpus: Corpus, trained: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from conftest import Corpus
 from resmlp_mt import export
@@ -16,9 +17,11 @@ from resmlp_mt.engine.subwords import (
     LEAST_USED,
     check_is_raw,
     check_pieces,
+    decode_pieces,
     find_sentencepiece,
     is_of_subwords,
     read_sentencepiece,
+    splits_alike,
 )
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
@@ -48,6 +51,22 @@ def test_the_model_beside_the_data_is_taken(corpus: Corpus, trained: Path, tmp_p
     (tmp_path / "spm.model").touch()
     assert find_sentencepiece(tmp_path) == tmp_path / "spm.model"  # in the folder itself
     assert find_sentencepiece(tmp_path / "none" / "bin") is None
+
+
+def test_what_is_beside_the_data_is_found_from_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin" / "below").mkdir(parents=True)
+    (tmp_path / "spm.model").touch()
+    manifest = {"options": {"tokenizer": "moses"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for folder, data in (("", "bin"), ("bin", "."), ("bin/below", "..")):
+        monkeypatch.chdir(tmp_path / folder)
+        found = find_sentencepiece(Path(data))
+        assert found is not None
+        assert found.samefile(tmp_path / "spm.model")
+        with pytest.raises(UserError, match="--tokenizer moses"):
+            check_is_raw(Path(data))
 
 
 def test_a_model_that_is_not_there_is_asked_for(
@@ -110,6 +129,81 @@ def test_a_larger_model_of_the_same_corpus_is_refused() -> None:
     check_pieces(large, Path("spm.model"), halves)  # all words are its pieces
     with pytest.raises(UserError, match="only 49% of its pieces are in the dictionaries"):
         check_pieces(large, Path("spm.model"), halves, LEAST_USED)
+
+
+def changed(path: Path, pieces: list[str], score: float) -> bytes:
+    """A model with more pieces."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    there = {piece.piece for piece in model.pieces}
+    for piece in dict.fromkeys(pieces):
+        if piece not in there:
+            model.pieces.add(piece=piece, score=score)
+    return bytes(model.SerializeToString())
+
+
+def test_the_text_decides_whether_a_model_is_right(
+    corpus: Corpus, trained: Path, tmp_path: Path
+) -> None:
+    """That of many languages has pieces that are in no dictionary; another one has, too."""
+    checkpoint, path = trained / "checkpoint_best.pt", tmp_path / "spm.model"
+    path.write_bytes(changed(corpus.spm, [f"zz{number}" for number in range(300)], -99))
+    loaded = load_trained(checkpoint, corpus.data, path)
+    assert loaded.sentencepiece is not None
+    assert len(loaded.sentencepiece) > 300
+    words = " ".join(corpus.sentences("train", "en")[:9]).split()
+    pairs = [a + b for word in words for a, b in itertools.pairwise(word)]
+    path.write_bytes(changed(corpus.spm, pairs, 9))
+    with pytest.raises(UserError, match=r"it splits the text in .* in another way; give the one"):
+        load_trained(checkpoint, corpus.data, path)
+
+
+def test_sentences_tell_how_they_were_split() -> None:
+    small, large = processor_of(60), processor_of(120)
+    text = ["balebale dulenu", "fitife kolulu gasobalu", "bale"]
+    sentences = [small.encode(line, out_type=str) for line in text]
+    assert splits_alike(small, sentences)
+    assert splits_alike(small, [*sentences, ["<unk>", "e"], ["<2de>", *sentences[0]], []])
+    assert splits_alike(large, sentences) is False
+    assert splits_alike(small, [["<2de>", *sentences[0]], []]) is None
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "char", "word"])
+def test_rare_characters_are_words_of_the_dictionary(kind: str) -> None:
+    """sentencepiece leaves them as they are; those of a large text are more than its pieces."""
+    plain = ["the dog runs in the grass", "a cat sits on the red mat", "two red cats run"] * 40
+    rare = [f"the {chr(0x4E00 + number)} dog" for number in range(90)]
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(plain), model_writer=buffer, vocab_size=60, model_type=kind,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+    pieces = [piece for line in [*plain, *rare] for piece in processor.encode(line, out_type=str)]
+    words = Vocabulary([*SPECIAL, *dict.fromkeys(pieces)])
+    check_pieces(processor, Path("spm.model"), {"en": words})
+    if kind != "word":  # which does not know any word of another text
+        other = Vocabulary([*SPECIAL, *(f"\u2581tread{i}" for i in range(9)), *words.symbols[4:]])
+        with pytest.raises(UserError, match=r"\d+% of the words in en are its pieces"):
+            check_pieces(processor, Path("spm.model"), {"en": other})
+
+
+def test_two_models_are_not_taken_for_a_wrong_one(corpus: Corpus) -> None:
+    processor = read_sentencepiece(corpus.spm)
+    own = Vocabulary([*SPECIAL, *(processor.id_to_piece(i) for i in range(1, len(processor)))])
+    other = Vocabulary([*SPECIAL, "\u2581three", "\u2581thirteen", "\u2581fours"])
+    with pytest.raises(UserError, match=r"in de are its pieces; both languages need the same one"):
+        check_pieces(processor, corpus.spm, {"en": own, "de": other})
+
+
+def test_pieces_of_another_model_are_joined() -> None:
+    """sentencepiece would print ``▁Hund▁e`` for what the other language's model made."""
+    processor = processor_of(60)
+    assert (
+        decode_pieces(processor, ["\u2581Hund", "e", "\u2581<0xC3><0xA4>"]) == "Hunde <0xC3><0xA4>"
+    )
+    assert decode_pieces(processor, ["\u2581Hund", "<0xC3>", "<0xA4>"]) == "Hund\u00e4"
+    for pieces in (["\u2581", "b", "<unk>"], ["\u2581", "\u2603", "<s>"], []):
+        assert decode_pieces(processor, pieces) == processor.decode(pieces)
 
 
 @pytest.mark.parametrize(("word", "tool"), [("ha@@", "subword-nmt"), ("\u0120the", "GPT-2")])

@@ -1,7 +1,9 @@
 """The sentencepiece model of a dictionary: finds it, and checks that it is the right one."""
 
 import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,25 @@ import sentencepiece
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
+from resmlp_mt.text import BYTE, join_pieces
 
 LEAST_SHARE = 0.98
-"""Share of the words in a dictionary that must be pieces. If the model is the right one, all are
-pieces, except for a few that people add, such as domain tags."""
+"""Share of the words in a dictionary that must be pieces, without characters that the model does
+not know. If the model is the right one, all are pieces, except for a few that people add, such as
+domain tags."""
+
+LEAST_FOUND = 0.25
+"""Share of the words, or of the pieces, that must be both. A model of another script knows none of
+the characters."""
 
 LEAST_USED = 0.75
 """Share of the model's pieces that source and target dictionary must have between them. The model
 of the training text has all (``prepare.py``), or all but those that only occur inside of longer
-ones (``fairseq-preprocess``). A model of the same corpus with twice the pieces shares a half."""
+ones (``fairseq-preprocess``). A model of the same corpus with twice the pieces shares a half. Where
+there is text, it decides instead: a model for many languages is right, too."""
+
+LEAST_ALIKE = 0.9
+"""Share of the sentences that the model must split as they were split for the training."""
 
 OTHER_MARKS = {"@@": "subword-nmt", "\u0120": "GPT-2"}
 LEAST_MARKED = 0.1
@@ -41,8 +53,13 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 def find_sentencepiece(data: Path) -> Path | None:
     """``spm.model`` beside the folder of binarised text or in it; None if there is none."""
-    beside = Path(*data.parts[:-1], "spm.model") if data.name else data / "spm.model"
-    return next((path for path in (beside, data / "spm.model") if path.is_file()), None)
+    return next((f for f in (beside(data, "spm.model"), data / "spm.model") if f.is_file()), None)
+
+
+def beside(data: Path, name: str) -> Path:
+    """The file of a name in the folder above ``data``, which may be ``.`` or ``..``."""
+    folder = Path(os.path.abspath(data)) if data.name in ("", "..") else data
+    return folder.parent / name
 
 
 def is_of_subwords(vocabulary: Vocabulary) -> bool:
@@ -72,7 +89,7 @@ def check_is_raw(data: Path) -> None:
     Raises:
         UserError: naming the options of ``prepare.py``.
     """
-    path = data.parent / "manifest.json"
+    path = beside(data, "manifest.json")
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
         options = manifest["options"]
@@ -114,17 +131,17 @@ def check_pieces(
         UserError: if a dictionary has words that are not pieces, or the model too many pieces.
     """
     pieces = {processor.id_to_piece(index) for index in range(len(processor))}
-    for name, vocabulary in vocabularies.items():
-        words = {
-            word
-            for word in vocabulary.symbols
-            if word not in SPECIAL and not re.fullmatch(r"madeupword\d+", word)
-        }
-        share = len(words & pieces) / len(words) if words else 1.0
+    shares = {name: _share(words, pieces, processor) for name, words in vocabularies.items()}
+    for name, share in shares.items():
         if share < LEAST_SHARE:
+            remedy = "give the one that made the training text"
+            if max(shares.values()) >= LEAST_SHARE:
+                remedy = (
+                    "both languages need the same one; with two, translate with fairseq-interactive"
+                )
             raise UserError(
                 f"{path} is not the sentencepiece model of this translation model: {share:.0%} of "
-                f"the words in {name} are its pieces; give the one that made the training text."
+                f"the words in {name} are its pieces; {remedy}."
             )
     known = {word for vocabulary in vocabularies.values() for word in vocabulary.symbols}
     own = {processor.id_to_piece(i) for i in range(len(processor)) if _is_of_text(processor, i)}
@@ -134,6 +151,60 @@ def check_pieces(
             f"{path} is not the sentencepiece model of this translation model: only {used:.0%} of "
             "its pieces are in the dictionaries; give the one that made the training text."
         )
+
+
+def _share(
+    vocabulary: Vocabulary, pieces: set[str], processor: sentencepiece.SentencePieceProcessor
+) -> float:
+    """The share of the words that are pieces, among those with characters that the model knows."""
+    words = {
+        word
+        for word in vocabulary.symbols
+        if word not in SPECIAL and not re.fullmatch(r"madeupword\d+", word)
+    }
+    found = len(words & pieces)
+    # the model leaves unknown characters as they are, and fairseq-preprocess takes them for words
+    unknown = {processor.unk_id(), processor.piece_to_id("\u2581")}
+    unused = sum(
+        unknown.issuperset(processor.encode(word.replace("\u2581", " "))) for word in words - pieces
+    )
+    if found < LEAST_FOUND * min(len(words), len(pieces)):
+        unused = 0
+    return found / (len(words) - unused) if len(words) > unused else 1.0
+
+
+def splits_alike(
+    processor: sentencepiece.SentencePieceProcessor, sentences: Sequence[Sequence[str]]
+) -> bool | None:
+    """Whether a model splits text as it was split before; None if no sentence tells.
+
+    Args:
+        sentences: the words of each, as binarised; those with words that are not pieces, such as
+            ``<unk>``, do not count.
+    """
+    unknown = processor.unk_id()
+    telling = [
+        list(words)
+        for words in sentences
+        if words and unknown not in processor.piece_to_id([*words])
+    ]
+    alike = [
+        processor.encode(decode_pieces(processor, words), out_type=str) == words
+        for words in telling
+    ]
+    return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
+
+
+def decode_pieces(processor: sentencepiece.SentencePieceProcessor, pieces: Sequence[str]) -> str:
+    """The text of pieces as ``spm_decode`` gives it; also of another model, for the other language.
+
+    sentencepiece itself would leave the marks and bytes of pieces that it does not know.
+    """
+    unknown = processor.unk_id()
+    for piece, index in zip(pieces, processor.piece_to_id([*pieces]), strict=True):
+        if index == unknown and ("\u2581" in piece or BYTE.fullmatch(piece)):
+            return join_pieces(pieces).removeprefix(" ")
+    return str(processor.decode([*pieces]))
 
 
 def _is_of_text(processor: sentencepiece.SentencePieceProcessor, index: int) -> bool:

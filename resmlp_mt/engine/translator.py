@@ -17,6 +17,7 @@ from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Callback, Check, WordsOf, chosen_words, search_of
+from resmlp_mt.engine.subwords import decode_pieces
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
@@ -379,7 +380,7 @@ class Translator:
         pieces = self.loaded.target.decode(tokens)
         if self.loaded.sentencepiece is None:
             return pieces, pieces
-        text = self.loaded.sentencepiece.decode(pieces.split(" ")) if pieces else ""
+        text = decode_pieces(self.loaded.sentencepiece, pieces.split(" ")) if pieces else ""
         # always one line, whatever bytes a model emits and however its reader splits lines
         return " ".join(text.splitlines()), pieces
 

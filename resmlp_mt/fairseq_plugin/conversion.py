@@ -1,11 +1,12 @@
 """Turns a checkpoint of fairseq and its dictionaries into a model that needs no fairseq."""
 
 import itertools
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils, utils
-from fairseq.data import ConcatDataset, data_utils, indexed_dataset
+from fairseq.data import ConcatDataset, Dictionary, data_utils, indexed_dataset
 
 from resmlp_mt.engine import shortlist_building
 from resmlp_mt.engine.folding import fold
@@ -18,10 +19,13 @@ from resmlp_mt.engine.subwords import (
     find_sentencepiece,
     is_of_subwords,
     read_sentencepiece,
+    splits_alike,
 )
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
+
+COMPARED = 200  # sentences of a text that a sentencepiece model should have split
 
 
 def load_trained(
@@ -66,7 +70,7 @@ def load_trained(
     except UserError:
         raise
     except Exception as error:  # torch and fairseq raise a dozen types for broken files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models
     folder = Path(utils.split_paths(task.cfg.data)[0])
@@ -86,9 +90,28 @@ def load_trained(
     if pieces is not None and sentencepiece_model is not None:
         names = (str(folder / f"dict.{language}.txt") for language in codes)
         both = dict(zip(names, (source, target), strict=True))
-        check_pieces(pieces, sentencepiece_model, both, LEAST_USED)
+        text = _some_sentences(folder, codes, task.source_dictionary)
+        is_right = splits_alike(pieces, text)
+        check_pieces(pieces, sentencepiece_model, both, LEAST_USED if is_right is None else 0)
+        if is_right is False:
+            raise UserError(
+                f"{sentencepiece_model} is not the sentencepiece model of this translation model: "
+                f"it splits the text in {folder} in another way; give the one that made it."
+            )
         check_is_raw(folder)
     return TranslationModel(fold(model.float()), *codes, source, target, pieces)
+
+
+def _some_sentences(folder: Path, codes: tuple[str, str], words: Dictionary) -> list[list[str]]:
+    """Source sentences of a binarised set, as words; training text may be split at random."""
+    source = codes[0]
+    for split in ("valid", "test"):
+        for pair in ("-".join(codes), "-".join(reversed(codes))):
+            prefix = str(folder / f"{split}.{pair}.{source}")
+            if indexed_dataset.infer_dataset_impl(prefix) == "mmap":
+                text = data_utils.load_indexed_dataset(prefix, words)
+                return [[words[i] for i in text[k][:-1]] for k in range(min(len(text), COMPARED))]
+    return []
 
 
 def build_shortlist(

@@ -21,6 +21,7 @@ from resmlp_mt.tensor_files import check_archive
 def check_checkpoints() -> None:
     """Check every checkpoint before fairseq builds anything from it; add ``--trust``."""
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
+    wrap(checkpoint_utils, "_upgrade_state_dict", _upgrade_state_dict)
     wrap(options, "parse_args_and_arch", _parse_args_and_arch)
 
 
@@ -44,6 +45,14 @@ def _load_checkpoint_to_cpu(
     except RuntimeError as error:  # a size that is not the tensor's
         reason = (str(error).splitlines() or ["it is damaged"])[0]
         raise UserError(f"{local} cannot be read as a fairseq checkpoint: {reason}.") from error
+
+
+def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
+    """Read a checkpoint that was reduced to its weights and options; fairseq ends in a KeyError."""
+    if "best_loss" not in state:  # of fairseq's oldest checkpoints
+        history: Any = {"optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
+        state = {"optimizer_history": [history], "extra_state": {}, **state}
+    return original(state)
 
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:

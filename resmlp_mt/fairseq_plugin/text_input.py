@@ -17,7 +17,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
-from resmlp_mt.engine.subwords import check_pieces
+from resmlp_mt.engine.subwords import check_pieces, decode_pieces
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import join_pieces, normalize
@@ -45,7 +45,7 @@ def _encode(original: Original, self: Any, x: str) -> str:
 
 def _decode(_: Original, self: Any, x: str) -> str:
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
-    return _on_one_line(str(self.sp.decode(x.split())))
+    return _on_one_line(decode_pieces(self.sp, x.split()))
 
 
 def _post_process(original: Original, sentence: str, symbol: str) -> str:
