@@ -22,7 +22,7 @@ from benchmarks.speed import (
     training_rows,
     translation_models,
 )
-from benchmarks.speed.floors import Rates, operations
+from benchmarks.speed.floors import Rates, operations, products
 from benchmarks.speed.profiles import explained, kind_of
 from benchmarks.speed.report import Row, Unmeasured, as_json, from_json, markdown, missed
 from benchmarks.speed.timing import Spread, interleaved, ratio, spread
@@ -272,6 +272,19 @@ def test_words_per_second_are_sentences_per_second_times_their_words() -> None:
     assert in_words.ours.median == pytest.approx(3.0 * words)
     assert in_words.floor == pytest.approx(4.0 * words)
     assert in_words.ratio.median == pytest.approx(in_sentences.ratio.median)
+
+
+def test_products_alone_are_those_of_the_run_and_leave_out_the_rest() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 2), torch.nn.GELU(), torch.nn.Linear(7, 5), torch.nn.Softmax(-1)
+    )
+    x = torch.randn(2, 3, 8, 8)
+    alone = products(lambda: model(x))
+    assert operations(alone) == operations(lambda: model(x))
+    with torch.profiler.profile() as profile:
+        alone()
+    names = {event.name for event in profile.events()}
+    assert not {name for name in names if "gelu" in name or "softmax" in name}
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ The operations are those of the matrix products, as PyTorch counts them. Both ra
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,30 @@ def operations(run: Callable[[], object]) -> int:
     with counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return int(counter.get_total_flops())
+
+
+def products(run: Callable[[], object]) -> Callable[[], None]:
+    """A call that repeats the products of ``run``, as PyTorch counts them, and nothing else."""
+    recorder = _Products()
+    with recorder:
+        run()
+
+    @torch.inference_mode()
+    def repeat() -> None:
+        for product, args, kwargs in recorder.calls:
+            product(*args, **kwargs)
+
+    return repeat
+
+
+class _Products(TorchDispatchMode):
+    """Keeps the operators that :func:`operations` counts, with their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket in flop_registry:
+            self.calls.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
