@@ -109,31 +109,36 @@ class ActivatedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, weight, bias, alpha = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        of_x = of_weight = of_bias = of_alpha = of_beta = None
+        of_x = before_scaling = of_weight = of_bias = of_alpha = of_beta = None
         if any(needed[2:5]):
             of_beta = grad.sum(0)
             of_bias = of_beta * alpha
-        before_scaling = grad.new_zeros(weight.shape, dtype=ctx.dtype)
-        if needed[0]:
-            of_x = torch.empty_like(x)
         # sums of rounded parts would be less precise than one product
         whole = ctx.activation is None or torch.finfo(ctx.dtype).bits < 32
         rows = len(x) if whole else _rows(x)
-        for start in range(0, len(x), max(rows, 1)):
+        if needed[0] and rows < len(x):
+            of_x = torch.empty_like(x)
+        for start in range(0, max(len(x), 1), max(rows, 1)):
             part, of_part = x[start : start + rows].detach(), grad[start : start + rows]
             with torch.enable_grad():
                 part.requires_grad_()
                 activated = part if ctx.activation is None else ctx.activation(part)
             if needed[1] or needed[3]:
-                before_scaling.addmm_(of_part.to(ctx.dtype).t(), activated.detach().to(ctx.dtype))
-            if of_x is not None:
+                factors = of_part.to(ctx.dtype).t(), activated.detach().to(ctx.dtype)
+                if before_scaling is None:
+                    before_scaling = torch.mm(*factors)
+                else:
+                    before_scaling.addmm_(*factors)
+            if needed[0]:
                 of_activated = (of_part * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)
-                (of_x[start : start + rows],) = torch.autograd.grad(
-                    activated, part, of_activated.to(activated.dtype)
-                )
-        if needed[3]:
-            of_alpha = (before_scaling * weight).sum(1) + of_beta * bias
-        if needed[1]:
+                (found,) = torch.autograd.grad(activated, part, of_activated.to(activated.dtype))
+                if of_x is None:
+                    of_x = found
+                else:
+                    of_x[start : start + rows] = found
+        if before_scaling is not None:
+            if needed[3]:
+                of_alpha = (before_scaling * weight).sum(1) + of_beta * bias
             of_weight = before_scaling.mul_(alpha.unsqueeze(1))
         return of_x, of_weight, of_bias, of_alpha, of_beta, None
 
