@@ -7,23 +7,18 @@ folder with parts of --shard-size lines in the same format. The same command con
 stopped. docs/bulk.md says how to start it on a cluster.
 """
 
-import argparse
 import logging
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
-from resmlp_mt.engine.options import (
-    OF_OTHERS,
-    SearchOptions,
-    add_batch_options,
-    add_search_options,
-)
+from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
+from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError
 
 if TYPE_CHECKING:  # so that --help answers at once
@@ -32,54 +27,36 @@ if TYPE_CHECKING:  # so that --help answers at once
 logger = logging.getLogger("resmlp_mt.bulk")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True, kw_only=True)
+class Options(BatchOptions, SearchOptions):
+    """Corpus and model."""
+
+    model: Path | None = option(
+        None, "model", nargs="?", metavar="MODEL",
+        help="exported folder (default: en-de, which comes with the package)",
+    )  # fmt: skip
+    input: list[Path] = option(..., "-i", nargs="+", metavar="PATH", help="files or folders")
+    output: Path = option(..., "-o", metavar="DIR", help="folder that all machines see")
+    column: str = option("text", metavar="NAME", help="what to translate of jsonl and parquet")
+    shard_size: int = option(10_000, type=POSITIVE, metavar="N", help="lines of a part")
+    address: str = option(
+        os.environ.get("RAY_ADDRESS", "local"),
+        help="auto or HOST:PORT joins a cluster of Ray, local starts one on this machine",
+    )
+    workers: int | None = option(
+        None, type=PROCESSES, metavar="N", help="default: one for each processor"
+    )
+    threads: int = option(1, type=PROCESSES, metavar="N", help="threads of a worker")
+
+
+def parse_args(argv: Sequence[str] | None) -> Options:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser(
         "resmlp_mt.bulk", "Translate a corpus on many processors or machines.", needs=["ray"]
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="MODEL",
-        help="exported folder (default: en-de, which comes with the package)",
-    )
-    parser.add_argument(
-        *("-i", "--input"),
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="files or folders",
-    )
-    parser.add_argument(
-        *("-o", "--output"),
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder that all machines see",
-    )
-    parser.add_argument(
-        "--column", default="text", metavar="NAME", help="what to translate of jsonl and parquet"
-    )
-    parser.add_argument(
-        "--shard-size", type=whole_number(1), default=10_000, metavar="N", help="lines of a part"
-    )
-    parser.add_argument(
-        "--address",
-        default=os.environ.get("RAY_ADDRESS", "local"),
-        help="auto or HOST:PORT joins a cluster of Ray, local starts one on this machine",
-    )
-    parser.add_argument(
-        "--workers", type=PROCESSES, metavar="N", help="default: one for each processor"
-    )
-    parser.add_argument(
-        "--threads", type=PROCESSES, default=1, metavar="N", help="threads of a worker"
-    )
-    add_batch_options(parser)
-    add_search_options(parser)
+    parser.add_options(Options)
     parser.refuse("another program", OF_OTHERS)
-    return parser.parse_args(argv)
+    return Options(**vars(parser.parse_args(argv)))
 
 
 def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[CorpusFile]":

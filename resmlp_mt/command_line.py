@@ -101,12 +101,14 @@ class Parser(argparse.ArgumentParser):
     def add_options(self, kind: type) -> None:
         """Add the options that a dataclass declares with :func:`option`.
 
-        It is one group of ``--help``, and so is each of its bases, with its docstring as the title.
+        It is one group of ``--help``, and so is each of its bases, with the first line of its
+        docstring as the title.
         """
         for part in reversed(kind.__mro__):
             hints = inspect.get_annotations(part)
             own = [entry for entry in fields(part) if entry.name in hints] if hints else []
-            group = self.add_argument_group((part.__doc__ or "").rstrip(".")) if own else self
+            title = (part.__doc__ or "").partition("\n")[0].rstrip(".")
+            group = self.add_argument_group(title) if own else self
             for entry in own:
                 keywords = dict(entry.metadata["keywords"])
                 if entry.default_factory is not MISSING:
@@ -144,6 +146,7 @@ class Parser(argparse.ArgumentParser):
                 action=_Refused,
                 nargs="*",
                 const=f"an option of {origin}: {instead}",
+                default=argparse.SUPPRESS,
                 help=argparse.SUPPRESS,
             )
 

@@ -7,18 +7,19 @@
 docs/serve.md.
 """
 
-import argparse
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from resmlp_mt.command_line import (
+    FINITE,
     PROCESSES,
     Parser,
     command,
-    number,
+    option,
     whole_number,
 )
 from resmlp_mt.engine.options import DTYPES
@@ -28,45 +29,36 @@ from resmlp_mt.serving.limits import Limits
 from resmlp_mt.signals import ending_signals
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class Options(Limits):
+    """Models and address."""
+
+    models: list[Path] = option(
+        [], "models", nargs="*", metavar="MODEL",
+        help="exported folders (default: en-de, which comes with the package)",
+    )  # fmt: skip
+    host: str = option("127.0.0.1", help="0.0.0.0 serves other machines too")
+    port: int = option(5000, type=whole_number(0, 65535), help="0 takes a free one")
+    cors_origin: list[str] = option(
+        [], action="append", metavar="ORIGIN",
+        help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",
+    )  # fmt: skip
+    workers: int = option(usable_cores(), type=PROCESSES, metavar="N", help="processes")
+    threads: int = option(1, type=PROCESSES, metavar="N", help="threads of a worker")
+    dtype: str | None = option(None, choices=DTYPES, help="default: as the model was exported")
+    shortlist: bool = option(False, action="store_true", help="use the exported shortlist")
+    lenpen: float = option(1.0, type=FINITE, metavar="X", help="length penalty")
+
+
+def parse_args(argv: Sequence[str] | None) -> Options:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser(
         "resmlp_mt.serve",
         "Serve translations over HTTP, with the interface of LibreTranslate.",
         needs=["fastapi"],
     )
-    parser.add_argument(
-        "models",
-        nargs="*",
-        type=Path,
-        metavar="MODEL",
-        help="exported folders (default: en-de, which comes with the package)",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too")
-    parser.add_argument(
-        "--port", type=whole_number(0, 65535), default=5000, help="0 takes a free one"
-    )
-    parser.add_argument(
-        "--cors-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",
-    )
-    work = parser.add_argument_group("work")
-    work.add_argument(
-        "--workers", type=PROCESSES, default=usable_cores(), metavar="N", help="processes"
-    )
-    work.add_argument(
-        "--threads", type=PROCESSES, default=1, metavar="N", help="threads of a worker"
-    )
-    work.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
-    work.add_argument("--shortlist", action="store_true", help="use the exported shortlist")
-    work.add_argument(
-        "--lenpen", type=number(float), default=1.0, metavar="X", help="length penalty"
-    )
-    parser.add_options(Limits)
-    return parser.parse_args(argv)
+    parser.add_options(Options)
+    return Options(**vars(parser.parse_args(argv)))
 
 
 @command
@@ -79,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.serving.connections import Server, protocol
     from resmlp_mt.serving.workers import ModelOptions, Worker
 
-    models = [located(model) for model in args.models or [None]]
+    models = [located(model) for model in args.models] or [located()]
     listener = bind(args.host, args.port)
     options = ModelOptions(
         beam=args.beam,
@@ -92,9 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = [Worker(models, options) for _ in range(args.workers)]
     try:
         loaded = [worker.languages() for worker in workers]
-        limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
         config = uvicorn.Config(
-            create_app(workers, loaded[0], limits, args.cors_origin),
+            create_app(workers, loaded[0], args, args.cors_origin),
             http=protocol(args.max_wait),
             ws="none",
             log_level="warning",

@@ -12,7 +12,6 @@ of fairseq-interactive. Line n of the output is the translation of line n; with 
 scores to base 2. A pipe gets each line back at once; waiting lines are batched.
 """
 
-import argparse
 import gzip
 import io
 import logging
@@ -20,16 +19,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from resmlp_mt.command_line import PROCESSES, Parser, command, whole_number
-from resmlp_mt.engine.options import (
-    OF_OTHERS,
-    SearchOptions,
-    add_batch_options,
-    add_search_options,
-)
+from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
+from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole, check_outputs, output_file
 from resmlp_mt.standard_input import standard_input
@@ -49,76 +44,60 @@ OF_ONE_PROCESS = {
 }
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True, kw_only=True)
+class Options(BatchOptions, SearchOptions):
+    """Text and model."""
+
+    model: Path | None = option(
+        None, "model", nargs="?", metavar="MODEL",
+        help="exported folder or checkpoint (default: en-de, which comes with the package)",
+    )  # fmt: skip
+    input: str = option("-", "-i", metavar="FILE", help="text, also .gz, - for standard input")
+    data: Path | None = option(None, metavar="DIR", help="dictionaries of a checkpoint")
+    sentencepiece_model: Path | None = option(
+        None, metavar="FILE",
+        help="subwords of a checkpoint (default: spm.model beside the folder of the dictionaries)",
+    )  # fmt: skip
+    device: str = option("cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
+    workers: int = option(
+        1, type=PROCESSES, metavar="N",
+        help="batches translated at once; for a file, one per core is fastest",
+    )  # fmt: skip
+    threads: int | None = option(
+        None, type=PROCESSES, metavar="N",
+        help="threads of one product; default: one per core, or one for each of several workers",
+    )  # fmt: skip
+    buffer_size: int = option(
+        2048, type=POSITIVE, metavar="N", help="most waiting lines to translate together"
+    )
+    nbest: int = option(1, type=POSITIVE, metavar="N", help="translations of a line")
+    print_scores: bool = option(
+        False, action="store_true", help="also print scores, as with --nbest 2"
+    )
+    output: Path | None = option(
+        None, "-o", type=lambda text: None if text == "-" else Path(text), metavar="FILE",
+        help="also .gz; default: -, standard output",
+    )  # fmt: skip
+    out_format: str = option(
+        "text", choices=("text", "jsonl"),
+        help="jsonl: source, translation, score, alignment and n-best in an object a line",
+    )  # fmt: skip
+
+
+def parse_args(argv: Sequence[str] | None) -> Options:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser("resmlp_mt.translate", "Translate text, one sentence a line.")
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="MODEL",
-        help="exported folder or checkpoint (default: en-de, which comes with the package)",
-    )
-    parser.add_argument(
-        *("-i", "--input"), default="-", metavar="FILE", help="text, also .gz, - for standard input"
-    )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="dictionaries of a checkpoint")
-    parser.add_argument(
-        "--sentencepiece-model",
-        type=Path,
-        metavar="FILE",
-        help="subwords of a checkpoint (default: spm.model beside the folder of the dictionaries)",
-    )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
-    parser.add_argument(
-        "--workers",
-        type=PROCESSES,
-        default=1,
-        metavar="N",
-        help="batches translated at once; for a file, one per core is fastest",
-    )
-    parser.add_argument(
-        "--threads",
-        type=PROCESSES,
-        metavar="N",
-        help="threads of one product; default: one per core, or one for each of several workers",
-    )
-    add_batch_options(parser)
-    parser.add_argument(
-        "--buffer-size",
-        type=whole_number(1),
-        metavar="N",
-        default=2048,
-        help="most waiting lines to translate together",
-    )
-    parser.add_argument(
-        "--nbest", type=whole_number(1), default=1, metavar="N", help="translations of a line"
-    )
-    parser.add_argument(
-        "--print-scores", action="store_true", help="also print scores, as with --nbest 2"
-    )
-    parser.add_argument(
-        *("-o", "--output"), type=Path, metavar="FILE", help="also .gz; default: -, standard output"
-    )
-    parser.add_argument(
-        "--out-format",
-        choices=("text", "jsonl"),
-        default="text",
-        help="jsonl: source, translation, score, alignment and n-best in an object a line",
-    )
-    add_search_options(parser)
+    parser.add_options(Options)
     parser.refuse("another program", OF_OTHERS | OF_ONE_PROCESS)
-    args = parser.parse_args(argv)
-    if args.output == Path("-"):
-        args.output = None
-    if args.nbest > args.beam:
-        parser.error(f"--nbest {args.nbest} is above --beam {args.beam}: raise --beam")
-    if args.workers > 1:
-        args.threads = args.threads or 1
-    return args
+    options = Options(**vars(parser.parse_args(argv)))
+    if options.nbest > options.beam:
+        parser.error(f"--nbest {options.nbest} is above --beam {options.beam}: raise --beam")
+    if options.workers > 1 and options.threads is None:
+        options = replace(options, threads=1)
+    return options
 
 
-def load(args: argparse.Namespace) -> "TranslationModel":
+def load(args: Options) -> "TranslationModel":
     """The model that MODEL names, ready to translate."""
     from resmlp_mt.engine import model_folder, pretrained
 
@@ -131,9 +110,9 @@ def load(args: argparse.Namespace) -> "TranslationModel":
         remedy = "; text comes from standard input or from --input FILE."
         raise UserError(f"{error}".rstrip(".") + remedy) from error
     if model.is_dir():
-        for option in ("data", "sentencepiece_model"):
-            if getattr(args, option) is not None:
-                flag = "--" + option.replace("_", "-")
+        for name in ("data", "sentencepiece_model"):
+            if getattr(args, name) is not None:
+                flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} is for checkpoints: {model} has its own.")
         return model_folder.load(model, args.dtype, args.device, args.threads)
     if not model.is_file():
@@ -198,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if args.output is None and sys.stdout is None:
         raise UserError("standard output is closed: give --output FILE.")
-    opened: AbstractContextManager[BinaryIO]
+    opened: AbstractContextManager[Any]
     try:
         if args.input == "-":
             opened = nullcontext(standard_input("give --input FILE"))
@@ -209,10 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")
-    is_kept = args.input == "-" or args.output is None or not args.output.is_file()
-    if not is_kept and args.output.samefile(args.input):
+    replaced = args.output if args.output is not None and args.output.is_file() else None
+    if args.input != "-" and replaced is not None and replaced.samefile(args.input):
         raise UserError(f"--output {args.output} is the --input: choose another name.")
-    options = SearchOptions.of(args)
 
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
     from resmlp_mt.engine.translator import Translator
@@ -221,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.setLevel(logging.INFO)  # shows the progress
     translator = Translator(
         load(args),
-        options,
+        SearchOptions.of(args),
         args.batch_size,
         args.max_tokens,
         args.shortlist,

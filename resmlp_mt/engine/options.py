@@ -3,12 +3,11 @@
 Only the standard library is imported here, so that ``--help`` answers at once.
 """
 
-import argparse
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
-from resmlp_mt.command_line import number
+from resmlp_mt.command_line import FINITE, POSITIVE, number, option
 from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.errors import UserError
 
@@ -22,46 +21,68 @@ LEAST = {
 MOST_LENPEN = 10  # the lengths that models allow, to this power, still fit into a float32
 
 
+WHOLE = number(int)
+
+
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of the search; see ``fairseq-generate --help``.
+    """Search.
+
+    The options have fairseq's names where it has them, else CTranslate2's.
 
     Attributes:
-        no_repeat_ngram_size: no n-gram of this size occurs twice; 0 allows all.
         repetition_penalty: before the softmax, divides positive scores of earlier tokens and
             multiplies negative ones (CTranslate2).
         coverage_penalty: beta of Wu et al. 2016, equation 14: after the search, hypotheses are
             ranked again, and those that leave out parts of the source lose (CTranslate2).
-        disable_unk: no hypothesis has an unknown word (CTranslate2).
-        sampling: draw ``beam`` hypotheses by their probabilities instead of searching.
-        sampling_topk: draw among this many best tokens, -1 for all.
-        sampling_topp: draw among the best tokens that together have this probability, -1 for all.
-        seed: seed of the draws.
 
     Raises:
         TypeError: if an option is of another type.
         UserError: naming the option, what was expected and what to do.
     """
 
-    beam: int = 5
-    lenpen: float = 1.0
-    unnormalized: bool = False
-    unkpen: float = 0.0
-    temperature: float = 1.0
-    min_len: int = 1
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-    no_repeat_ngram_size: int = 0
-    repetition_penalty: float = 1.0
-    coverage_penalty: float = 0.0
-    disable_unk: bool = False
-    sampling: bool = False
-    sampling_topk: int = -1
-    sampling_topp: float = -1.0
-    seed: int = 1
+    beam: int = option(5, type=WHOLE, metavar="N", help="hypotheses")
+    lenpen: float = option(
+        1.0, type=FINITE, metavar="X",
+        help="power of the length that divides scores: larger, longer output",
+    )  # fmt: skip
+    unnormalized: bool = option(False, action="store_true", help="compare sums of scores")
+    unkpen: float = option(0.0, type=FINITE, metavar="X", help="penalty of an unknown word")
+    temperature: float = option(
+        1.0, type=FINITE, metavar="X", help="divisor of the scores before the softmax"
+    )
+    min_len: int = option(
+        1, type=WHOLE, metavar="N", help="least number of tokens of a translation"
+    )
+    max_len_a: float = option(
+        0.0, type=FINITE, metavar="X",
+        help="a in the largest number of tokens, a * source tokens + b",
+    )  # fmt: skip
+    max_len_b: int = option(200, type=WHOLE, metavar="N", help="b in the largest number of tokens")
+    no_repeat_ngram_size: int = option(
+        0, type=WHOLE, metavar="N", help="no n-gram of this size occurs twice, 0 allows all"
+    )
+    repetition_penalty: float = option(
+        1.0, type=FINITE, metavar="X", help="divisor of the scores of earlier tokens"
+    )
+    coverage_penalty: float = option(
+        0.0, type=FINITE, metavar="X", help="penalty for leaving out parts of the source"
+    )
+    disable_unk: bool = option(False, action="store_true", help="no unknown words")
+    sampling: bool = option(
+        False, action="store_true", help="draw --beam translations instead of searching"
+    )
+    sampling_topk: int = option(
+        -1, type=WHOLE, metavar="K", help="draw among the K best tokens, -1 for all"
+    )
+    sampling_topp: float = option(
+        -1.0, type=FINITE, metavar="P",
+        help="draw among the best tokens up to probability P, -1 for all",
+    )  # fmt: skip
+    seed: int = option(1, type=WHOLE, metavar="N", help="seed of the draws")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        for field in fields(SearchOptions):  # a command may add options
             check_type(field.name, getattr(self, field.name), cast(type, field.type))
         for name, least in LEAST.items():
             value = getattr(self, name)
@@ -86,9 +107,9 @@ class SearchOptions:
             raise UserError("--sampling-topk and --sampling-topp belong to --sampling: add it.")
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Self:
-        """What a command line with :func:`add_search_options` says."""
-        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+    def of(cls, options: Self) -> Self:
+        """The options of the search alone, from those of a command."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     def changed(self, **changes: Any) -> Self:
         """A copy with the changes that are not None."""
@@ -129,6 +150,21 @@ class SearchOptions:
         return 1.0 if self.unnormalized else float(length**self.lenpen)
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """Batches."""
+
+    dtype: str | None = option(None, choices=DTYPES, help="default: as the model was exported")
+    batch_size: int = option(64, type=POSITIVE, metavar="N", help="sentences in a batch")
+    max_tokens: int | None = option(
+        None, type=POSITIVE, metavar="N", help="source tokens in a batch"
+    )
+    shortlist: bool = option(
+        False, action="store_true",
+        help="score only the words of the exported shortlist: faster, other scores",
+    )  # fmt: skip
+
+
 OF_OTHERS = {
     "--path --model --model-path": "give the model alone, as MODEL",
     "-s --source-lang --src-lang --src -t --target-lang --tgt-lang --tgt --from --to --task "
@@ -155,58 +191,8 @@ OF_OTHERS = {
 """Options of other translation commands, and what there is here."""
 
 
-def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Give a command the options of a translator besides those of the search."""
-    parser.add_argument("--dtype", choices=DTYPES, help="default: as the model was exported")
-    parser.add_argument(
-        "--batch-size",
-        type=number(int, least=1),
-        default=64,
-        metavar="N",
-        help="sentences in a batch",
-    )
-    parser.add_argument(
-        "--max-tokens", type=number(int, least=1), metavar="N", help="source tokens in a batch"
-    )
-    parser.add_argument(
-        "--shortlist",
-        action="store_true",
-        help="score only the words of the exported shortlist: faster, other scores",
-    )
-
-
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def add_search_options(parser: argparse.ArgumentParser) -> None:
-    """Give a command the options of the search, under fairseq's names where it has them."""
-    search = parser.add_argument_group("search")
-    defaults = SearchOptions()
-    for option, kind, metavar, text in (
-        ("beam", int, "N", "hypotheses"),
-        ("lenpen", float, "X", "power of the length that divides scores: larger, longer output"),
-        ("unkpen", float, "X", "penalty of an unknown word"),
-        ("temperature", float, "X", "divisor of the scores before the softmax"),
-        ("min-len", int, "N", "least number of tokens of a translation"),
-        ("max-len-a", float, "X", "a in the largest number of tokens, a * source tokens + b"),
-        ("max-len-b", int, "N", "b in the largest number of tokens"),
-        ("no-repeat-ngram-size", int, "N", "no n-gram of this size occurs twice, 0 allows all"),
-        ("repetition-penalty", float, "X", "divisor of the scores of earlier tokens"),
-        ("coverage-penalty", float, "X", "penalty for leaving out parts of the source"),
-        ("sampling-topk", int, "K", "draw among the K best tokens, -1 for all"),
-        ("sampling-topp", float, "P", "draw among the best tokens up to probability P, -1 for all"),
-        ("seed", int, "N", "seed of the draws"),
-    ):
-        default = getattr(defaults, option.replace("-", "_"))
-        search.add_argument(
-            f"--{option}", type=number(kind), default=default, metavar=metavar, help=text
-        )
-    search.add_argument("--unnormalized", action="store_true", help="compare sums of scores")
-    search.add_argument("--disable-unk", action="store_true", help="no unknown words")
-    search.add_argument(
-        "--sampling", action="store_true", help="draw --beam translations instead of searching"
-    )
 
 
 class Hypothesis(NamedTuple):
