@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
@@ -114,7 +114,7 @@ def load(args: Options) -> "TranslationModel":
             if getattr(args, name) is not None:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} is for checkpoints: {model} has its own.")
-        return model_folder.load(model, args.dtype, args.device, args.threads)
+        return model_folder.load(model, args.dtype, args.device, args.threads, args.shortlist)
     if not model.is_file():
         raise UserError(
             f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
@@ -177,14 +177,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if args.output is None and sys.stdout is None:
         raise UserError("standard output is closed: give --output FILE.")
-    opened: AbstractContextManager[Any]
+    opened: AbstractContextManager[BinaryIO]
     try:
         if args.input == "-":
             opened = nullcontext(standard_input("give --input FILE"))
         else:
             check_is_whole(Path(args.input))
-            is_packed = args.input.endswith(".gz")
-            opened = (gzip.open if is_packed else open)(args.input, "rb")
+            reader: Any = gzip.open if args.input.endswith(".gz") else open
+            opened = reader(args.input, "rb")
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")

@@ -14,8 +14,8 @@ from docs import draw_imports
 PACKAGE = ROOT / "resmlp_mt"
 FOUNDATIONS = {
     "command_line", "errors", "files", "graphs", "language_codes", "layers", "machine",
-    "materialised_mixing", "mixing", "mixing_products", "packed_linear", "padding", "stored_arrays",
-    "signals", "standard_input", "tensor_files", "text", "unpacking",
+    "materialised_mixing", "mixing", "mixing_products", "onnx_exporter", "packed_linear", "padding",
+    "signals", "standard_input", "stored_arrays", "tensor_files", "text", "unpacking",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "standard_input": {"errors"},
     "language_codes": set(),
     "layers": set(),
+    "onnx_exporter": {"command_line", "errors"},
     "packed_linear": {"graphs", "layers", "machine"},
     "padding": {"graphs"},
     "text": set(),
@@ -79,6 +80,7 @@ MAY_IMPORT = {
         "files",
         "machine",
         "layers",
+        "onnx_exporter",
         "packed_linear",
         "signals",
         "stored_arrays",

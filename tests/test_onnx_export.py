@@ -203,6 +203,6 @@ def test_a_full_folder_leaves_nothing_behind(
 
 
 def test_without_the_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="resmlp_mt\\[onnx-export\\]"):
         onnx_export.export_onnx(fold(build()), tmp_path)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from resmlp_mt.engine.batches import batches
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, StepResult
@@ -241,13 +242,11 @@ def _encode(model: EncoderDecoder, source: list[list[int]], pad: int) -> Memory:
 
 
 def _encode_at_once(model: EncoderDecoder, source: list[list[int]], pad: int) -> Memory:
-    lengths = [len(row) for row in source]
-    longest = max(lengths)
-    tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in source])
-    same = min(lengths) == longest
-    return model.encode(
-        tokens.to(model.device), None if same else torch.tensor(lengths, device=model.device)
-    )
+    rows = [torch.tensor(row) for row in source]
+    tokens = pad_sequence(rows, batch_first=True, padding_value=pad)
+    lengths = torch.tensor([len(row) for row in source])
+    same = bool((lengths == lengths[0]).all())
+    return model.encode(tokens.to(model.device), None if same else lengths.to(model.device))
 
 
 def _step(model: EncoderDecoder, tokens: Tensor, beams: _Beams, words: WordChoice | None) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from resmlp_mt.engine.vocabulary import EOS, PAD
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -36,7 +37,11 @@ def forced_decoding(
     Raises:
         ValueError: if a sentence is longer than the model allows.
     """
-    sources, targets = (_padded([pair[side] for pair in pairs], model.device) for side in (0, 1))
+    sources, targets = (
+        pad_sequence(list(map(torch.tensor, side)), batch_first=True, padding_value=PAD)
+        for side in zip(*pairs, strict=True)
+    )
+    sources, targets = sources.to(model.device), targets.to(model.device)
     read = model.read(sources, sources.eq(PAD))
     inputs = targets.roll(1, dims=1).masked_fill(targets.eq(PAD), PAD)
     inputs[:, 0] = EOS
@@ -52,8 +57,3 @@ def forced_decoding(
         Forced(log_probs[row, : len(target)].tolist(), attention[row, : len(target), : len(source)])
         for row, (source, target) in enumerate(pairs)
     ]
-
-
-def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], device=device)

@@ -63,8 +63,8 @@ class TranslationModel:
             from resmlp_mt.engine.weights import placed
 
             self.model = placed(self.model, device)
-        elif device != "cpu":
-            raise UserError(f"device {device}: the model is ONNX graphs, which run on the CPU.")
+        else:
+            OnnxModel.check_device(device)
 
 
 def save(
@@ -153,6 +153,7 @@ def load(
     dtype: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    use_shortlist: bool = True,
 ) -> TranslationModel:
     """Read a folder and make its model ready to translate on this machine.
 
@@ -160,6 +161,7 @@ def load(
         dtype: type to compute in; by default the type of the weights.
         device: device to compute on.
         threads: threads of one product; by default one for each core.
+        use_shortlist: read the shortlist, if there is one.
 
     Raises:
         UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
@@ -206,9 +208,9 @@ def load(
         raise UserError(
             f"--dtype {dtype}: {folder} holds int8 weights; export it with --dtype {dtype}."
         )
-    if is_onnx and device != "cpu":
-        raise UserError(f"--device {device}: {folder} holds ONNX graphs, which run on the CPU.")
-    shortlist = _shortlist(folder / SHORTLIST, sizes)
+    if is_onnx:
+        OnnxModel.check_device(device)
+    shortlist = _shortlist(folder / SHORTLIST, sizes) if use_shortlist else None
     model: EncoderDecoder | OnnxModel
     if is_onnx:
         model = OnnxModel(sizes, folder, config, threads, shortlist)

@@ -8,12 +8,8 @@ one array for all layers.
 
 import copy
 import dataclasses
-import importlib.util
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +28,7 @@ from resmlp_mt.mixing_products import Past, diagonals, is_toeplitz
 from resmlp_mt.model.decoder import DecoderLayer
 from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.onnx_exporter import check_exporter, graph_of, silenced
 from resmlp_mt.packed_linear import Int8Embedding, quantize
 
 Inputs = Mapping[str, tuple[Tensor, tuple[str | None, ...]]]
@@ -153,7 +150,7 @@ def export_onnx(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
         UserError: if onnxscript, PyTorch's exporter, is not installed.
         OSError: if a file cannot be written.
     """
-    _check_exporter()
+    check_exporter()
     _export(copy.deepcopy(folded), folder)
     _export_projection(folded, folder, shortlist, is_int8=False)
 
@@ -168,7 +165,7 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
         UserError: if a package is not installed.
         OSError: if a file cannot be written.
     """
-    _check_exporter()
+    check_exporter()
     try:
         from onnxruntime import quantization
     except ImportError as error:
@@ -182,7 +179,7 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
         side.set_submodule("embed_tokens", Int8Embedding(*quantize(weight)))
     with tempfile.TemporaryDirectory(dir=folder) as name:
         _export(rounded, Path(name))
-        with _silenced(""):  # it recommends a step that does not suit these graphs
+        with silenced(""):  # it recommends a step that does not suit these graphs
             for graph in (ENCODER, DECODER_STEP):
                 with replacing(folder / graph) as partial:
                     quantization.quantize_dynamic(
@@ -193,13 +190,6 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
                         reduce_range=True,
                     )
     _export_projection(folded, folder, shortlist, is_int8=True)
-
-
-def _check_exporter() -> None:
-    if importlib.util.find_spec("onnxscript") is None:
-        raise UserError(
-            "--format onnx needs the package onnxscript: run pip install 'resmlp_mt[onnx-export]'."
-        )
 
 
 def _export_projection(
@@ -285,35 +275,13 @@ def _write(
             shapes.setdefault(argument, []).append(shape)
         else:
             arguments[argument], shapes[argument] = example, shape
-    # These log every node that they simplify, if a program's root logger lets them.
-    with _silenced("onnx_ir", "onnxscript"), warnings.catch_warnings():
-        # dimensions of two inputs have the same name on purpose
-        warnings.filterwarnings("ignore", message=".*axis name.*")
-        warnings.filterwarnings("ignore", category=FutureWarning)  # PyTorch's of its own code
-        program = torch.onnx.export(
-            module.eval(),
-            kwargs=arguments,
-            dynamic_shapes=shapes,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.model.metadata_props.update(metadata)
+    program = graph_of(
+        module,
+        metadata,
+        kwargs=arguments,
+        dynamic_shapes=shapes,
+        input_names=list(inputs),
+        output_names=outputs,
+    )
     with replacing(path) as partial:
         program.save(partial)
-
-
-@contextmanager
-def _silenced(*names: str) -> Iterator[None]:
-    """Let some loggers write errors alone."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

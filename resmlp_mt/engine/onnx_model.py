@@ -72,8 +72,8 @@ class OnnxModel:
         folder: holds ``encoder.onnx``, ``decoder_step.onnx`` and ``projection.onnx``.
         stored: all that ``config.json`` holds.
         threads: of one product; by default one for each core.
-        shortlist: of the folder, which then holds ``shortlist_rows.onnx`` and
-            ``shortlist_projection.onnx`` too.
+        shortlist: of the folder, if it is used: its graphs are ``shortlist_rows.onnx`` and
+            ``shortlist_projection.onnx``.
 
     Raises:
         UserError: if onnxruntime is not installed, or a graph is missing, broken or of other sizes.
@@ -139,6 +139,16 @@ class OnnxModel:
         self._past = [f"past.{layer}" for layer in layers]
         self._outputs = ["states", *(f"present.{layer}" for layer in layers)]
         self._try(folder)
+
+    @staticmethod
+    def check_device(device: str) -> None:
+        """Refuse all devices but the CPU.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if device != "cpu":
+            raise UserError(f"--device {device}: the model is ONNX graphs, which run on the CPU.")
 
     def _check_sizes(self, found: Sizes, folder: Path) -> list[int]:
         """Compare what the graphs say of their arrays with ``config.json``.

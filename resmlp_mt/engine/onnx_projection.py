@@ -28,9 +28,10 @@ Rows = dict[str, Tensor]
 """The weights of some words, (words, dim), their biases and in int8 their scales, (words,)."""
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
+# {scores} of the words whose weight, bias and scale have the prefix {of}
 FLOAT_SCORES = """
     {of}products = MatMul(states, {of}weight)
-    {of}scores = Add({of}products, {of}bias)"""
+    {scores} = Add({of}products, {of}bias)"""
 INT8_INPUT = """
     rounded, step, zero = DynamicQuantizeLinear(states)"""
 INT8_SCORES = """
@@ -38,7 +39,7 @@ INT8_SCORES = """
     {of}floats = Cast<to = 1>({of}integers)
     {of}steps = Mul(step, {of}scale)
     {of}products = Mul({of}floats, {of}steps)
-    {of}scores = Add({of}products, {of}bias)"""
+    {scores} = Add({of}products, {of}bias)"""
 
 
 class ProjectionGraphs:
@@ -67,7 +68,7 @@ class ProjectionGraphs:
         """
         text = f"""{HEADER}
 projection (float[batch, beam, {self._dim}] states) => (float[batch, beam, {self._words}] scores) {{
-    {self._input}{self._product.format(of="")}
+    {self._input}{self._product.format(of="", scores="scores")}
 }}"""
         self._save(text, _columns(self._rows), self._metadata, folder / PROJECTION)
 
@@ -98,8 +99,9 @@ rows (int64[words] words) => ({", ".join(rows)}) {{{gathered}
         text = f"""{HEADER}
 shortlist_projection (
     float[batch, beam, {self._dim}] states, {", ".join(rows)}
-) => (float[batch, beam, all_words] scores) {{{self._input}{self._product.format(of="always_")}
-    {self._product.format(of="").replace("scores =", "own_scores =")}
+) => (float[batch, beam, all_words] scores) {{{self._input}
+    {self._product.format(of="always_", scores="always_scores")}
+    {self._product.format(of="", scores="own_scores")}
     scores = Concat<axis = 2>(always_scores, own_scores)
 }}"""
         always = shortlist.always.tolist()

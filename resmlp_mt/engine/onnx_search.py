@@ -138,7 +138,7 @@ def beam_search(
         at_limit = beams.limits == position
         logits = beams.step(position)
         _to_log_probabilities(logits, options)
-        _restrict(logits, position, at_limit, options, columns)
+        options.restrict(logits, position, np.flatnonzero(at_limit).tolist(), columns)
         scores, parents, tokens = _best(logits, beams.scores[:, :, -1], 2 * beam)
         if choice is not None:
             tokens = choice.words[tokens]
@@ -190,16 +190,15 @@ def _greedy_search(
             tokens[:, now], steps[now], steps[:position], descends[:, :, :position], memory, past
         )
         logits = _scores(model, states, choice, forbidden)
-        at_limit = limits == position if position >= nearest else None
+        at_limit = np.flatnonzero(limits == position).tolist() if position >= nearest else []
         if is_scored or options.temperature != 1.0:  # which divides before unkpen is subtracted
             _to_log_probabilities(logits, options)
-        _restrict(logits, position, at_limit, options, columns)
+        options.restrict(logits, position, at_limit, columns)
         best = logits[:, 0].argmax(axis=1)
         scores[:, position] = logits[np.arange(len(best)), 0, best]
         tokens[:, after] = best if choice is None else choice.words[best]
         ends = tokens[:, after] == eos
-        if at_limit is not None:
-            ends |= at_limit
+        ends[at_limit] = True
         if not ends.any():
             continue
         for row in ends.nonzero()[0]:
@@ -248,25 +247,6 @@ def _to_log_probabilities(logits: Floats, options: SearchOptions) -> None:
         if options.temperature != 1.0:
             logits /= max(options.temperature, TINY)
         logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
-
-
-def _restrict(
-    logits: Floats,
-    position: int,
-    at_limit: NDArray[np.bool_] | None,
-    options: SearchOptions,
-    special: SpecialTokens,
-) -> None:
-    """Apply the options to scores, in place; ``at_limit`` are the sentences that end here."""
-    logits[..., special.pad] = -np.inf
-    if options.unkpen:
-        logits[..., special.unk] -= options.unkpen
-    if position < options.min_len:
-        logits[..., special.eos] = -np.inf
-    if at_limit is not None and at_limit.any():
-        ends = logits[at_limit, :, special.eos]
-        logits[at_limit] = -np.inf
-        logits[at_limit, :, special.eos] = ends
 
 
 def _best(logits: Floats, scores: Floats, count: int) -> tuple[Floats, Indices, Indices]:

@@ -4,6 +4,7 @@ Only the standard library is imported here, so that ``--help`` answers at once.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
@@ -144,6 +145,26 @@ class SearchOptions:
                 f"lower it, or raise --max-len-b (the model allows {max_target_positions - 1})."
             )
         return longest
+
+    def restrict(
+        self, scores: Any, position: int, at_limit: Sequence[int], special: "SpecialTokens"
+    ) -> None:
+        """Forbid tokens, and subtract ``unkpen``, in place.
+
+        Args:
+            scores: (rows, hypotheses, words), a tensor of PyTorch or an array of numpy.
+            position: position of the tokens that are chosen.
+            at_limit: rows that end here.
+        """
+        scores[..., special.pad] = -math.inf
+        if self.unkpen:
+            scores[..., special.unk] -= self.unkpen
+        if position < self.min_len:
+            scores[..., special.eos] = -math.inf
+        if len(at_limit):
+            ends = scores[at_limit, :, special.eos]
+            scores[at_limit] = -math.inf
+            scores[at_limit, :, special.eos] = ends
 
     def norm(self, length: int) -> float:
         """What the score of a translation of ``length`` tokens is divided by."""

@@ -43,15 +43,7 @@ def restricted(
         logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
     log_total = logits.logsumexp(dim=2, keepdim=True) if is_scored else logits.new_zeros(1, 1, 1)
     unrestricted = logits if prefixes is None else logits.clone()
-    logits[..., special.pad] = -torch.inf
-    if options.unkpen:
-        logits[..., special.unk] -= options.unkpen
-    if position < options.min_len:
-        logits[..., special.eos] = -torch.inf
-    if at_limit:
-        ends = logits[at_limit, :, special.eos]
-        logits[at_limit] = -torch.inf
-        logits[at_limit, :, special.eos] = ends
+    options.restrict(logits, position, at_limit, special)
     if past is not None and options.no_repeat_ngram_size:
         forbid_repeated_ngrams(logits, past, options.no_repeat_ngram_size)
     if prefixes is not None:

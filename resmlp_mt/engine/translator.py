@@ -127,7 +127,7 @@ class Translator:
             threads = threads or 1
         place = pretrained.located(folder)
         translator = cls(
-            model_folder.load(place, dtype, device, threads),
+            model_folder.load(place, dtype, device, threads, use_shortlist),
             SearchOptions() if options is None else options,
             batch_size,
             max_tokens,

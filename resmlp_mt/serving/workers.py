@@ -202,7 +202,9 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
         from resmlp_mt.engine.translator import Translator
 
         for folder in folders:
-            model = model_folder.load(folder, options.dtype, threads=options.threads)
+            model = model_folder.load(
+                folder, options.dtype, "cpu", options.threads, options.use_shortlist
+            )
             languages = Languages(model.source_lang, model.target_lang)
             if languages in loaded:
                 raise UserError(

@@ -5,12 +5,8 @@ The input is ``images``, float32 (batch, channels, height, width), normalised; t
 ``classes`` (names, or null) and ``data_config`` (input_size, mean, std, interpolation, crop_pct).
 """
 
-import importlib.util
 import json
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +15,7 @@ from torch.export import Dim
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.onnx_exporter import check_exporter, graph_of
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.evaluation_options import ExportOptions
 from resmlp_mt.vision.folding import can_be_folded, folded
@@ -49,45 +46,25 @@ def graph(classifier: Classifier) -> Any:
     Raises:
         UserError: if the exporter is not installed, or cannot convert the model.
     """
-    if importlib.util.find_spec("onnxscript") is None:
-        raise UserError("onnxscript is missing: pip install 'resmlp_mt[vision,onnx-export]'.")
+    check_exporter()
     model: nn.Module = classifier.model
     if can_be_folded(model):
         model = folded(model, pack=False)
     # two images, because the exporter would take a batch of one for a constant
     images = torch.zeros(2, *classifier.data_config["input_size"])
+    metadata = {
+        "classes": json.dumps(classifier.classes),
+        "data_config": json.dumps(classifier.data_config),
+    }
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                model.eval(),
-                (images,),
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: Dim("batch", min=1)},),
-                dynamo=True,
-                verbose=False,
-            )
+        return graph_of(
+            model,
+            metadata,
+            args=(images,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: Dim("batch", min=1)},),
+        )
     except Exception as error:  # the exporter has many exception types of its own
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{classifier.name} cannot be exported: {reason}") from error
-    assert program is not None
-    program.model.metadata_props.update(
-        classes=json.dumps(classifier.classes), data_config=json.dumps(classifier.data_config)
-    )
-    return program
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the exporter's lines about every node that it simplifies."""
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

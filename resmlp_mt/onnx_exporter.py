@@ -1,0 +1,56 @@
+"""PyTorch's exporter of ONNX graphs."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from resmlp_mt.command_line import installation
+from resmlp_mt.errors import UserError
+
+
+def check_exporter() -> None:
+    """Check that onnxscript, which the exporter needs, is installed.
+
+    Raises:
+        UserError: naming the extra that has it.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UserError(
+            f"an ONNX graph needs the package onnxscript: run {installation('onnxscript')}."
+        )
+
+
+def graph_of(module: nn.Module, metadata: dict[str, str], **arguments: Any) -> Any:
+    """A module as an ``onnx_ir`` program, which has a method ``save``.
+
+    Args:
+        metadata: of the graph.
+        arguments: of ``torch.onnx.export``.
+    """
+    # These log every node that they simplify, if a program's root logger lets them.
+    with silenced("onnx_ir", "onnxscript"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module.eval(), dynamo=True, verbose=False, **arguments)
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    return program
+
+
+@contextmanager
+def silenced(*names: str) -> Iterator[None]:
+    """Let some loggers write errors alone."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
