@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,21 +137,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = corpus_files(args.input, args.output, args.column)
 
     from resmlp_mt.engine import digests, pretrained
+    from resmlp_mt.engine.translator import Translator
     from resmlp_mt.sharding import ray_data
     from resmlp_mt.sharding.manifest import Manifest, locked
-    from resmlp_mt.sharding.parts import TranslatorOptions
 
     model = pretrained.located(args.model).resolve()
-    worker = TranslatorOptions(
+    load = partial(
+        Translator.load,
         model,
         options,
-        args.dtype,
-        args.batch_size,
-        args.max_tokens,
-        args.shortlist,
-        args.threads,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        max_tokens=args.max_tokens,
+        use_shortlist=args.shortlist,
+        threads=args.threads,
     )
-    worker.translator()  # raises the errors of the model and the options
+    load()  # raises the errors of the model and the options
     settings: dict[str, Any] = {
         "model": digests.total(model),
         **vars(options),
@@ -162,7 +164,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers = ray_data.connect(args.address, args.workers, args.threads)
         logger.info("%d files, %d workers", len(files), workers)
         lines, translated, begin = Counter[str](), 0, time.monotonic()
-        for record in ray_data.run(files, folder, args.shard_size, manifest.done, worker, workers):
+        records = ray_data.run(
+            files, folder, args.shard_size, manifest.done, load, workers, args.threads
+        )
+        for record in records:
             lines.update(all=record.lines, too_long=record.too_long, failed=record.failed)
             if manifest.add(record):
                 translated += record.lines

@@ -155,9 +155,6 @@ class OnnxModel:
 
         Returns:
             Heads and width of the past.
-
-        Raises:
-            UserError: naming the graph.
         """
         config, dim = self.config, self.config.decoder_embed_dim
         layers = sum(name.startswith("past.") for _, name in found)
@@ -189,11 +186,7 @@ class OnnxModel:
         return past
 
     def _try(self, folder: Path) -> None:
-        """Run all graphs once: they may belong to other models, be exchanged or not finite.
-
-        Raises:
-            UserError: naming the graph.
-        """
+        """Run all graphs once: they may belong to other models, be exchanged or not finite."""
         config = self.config
         last_source = config.source_vocabulary - 1  # a smaller table does not have it
         last_target = np.array([config.target_vocabulary - 1])
@@ -240,11 +233,7 @@ class OnnxModel:
 
     @staticmethod
     def _check_finite(arrays: Iterable[NDArray[Any]], graph: Path) -> None:
-        """Refuse what a graph computed if it is not finite.
-
-        Raises:
-            UserError: naming the graph.
-        """
+        """Refuse what a graph computed if it is not finite."""
         if not all(np.isfinite(array).all() for array in arrays):
             raise UserError(
                 f"{graph} computes NaN or infinity: export the model again from an earlier "

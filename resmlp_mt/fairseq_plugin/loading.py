@@ -56,11 +56,7 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
 
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
-    """Refuse sizes that do not fit the parameters, before a model is built.
-
-    Raises:
-        UserError: naming the size.
-    """
+    """Refuse sizes that do not fit the parameters, before a model is built."""
     stored = state.get("args") or (state.get("cfg") or {}).get("model")
     config = stored if isinstance(stored, Mapping) else vars(stored)
     names = {field.name for field in fields(ModelConfig)}

@@ -70,11 +70,7 @@ def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: A
 
 
 def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
-    """Refuse a model that did not make the source's words, which would all be unknown.
-
-    Raises:
-        UserError: naming the file.
-    """
+    """Refuse a model that did not make the source's words, which would all be unknown."""
     if isinstance(bpe, SentencepieceBPE) and isinstance(task, TranslationTask):
         name = f"the dictionary of {task.cfg.source_lang}"
         words = {name: Vocabulary(task.source_dictionary.symbols)}

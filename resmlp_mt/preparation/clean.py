@@ -17,6 +17,7 @@ import numpy.typing as npt
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import dedup
 from resmlp_mt.preparation.formats import TextFiles, blocks, decode_lines
+from resmlp_mt.preparation.options import CleaningOptions
 from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.text import normalize
@@ -45,17 +46,11 @@ _WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{_LETTERS}]{{1,4}}|[^\s{_SIGN
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CleaningOptions):
     """How to clean. `words` counts lengths; for `concatenate` see `Joiner`."""
 
     source: str
     target: str
-    tokenizer: str = "none"
-    normalize_punctuation: bool = False
-    max_length: int = 250
-    max_ratio: float = 3.0
-    concatenate: int = 1
-    concatenate_share: float = 0.5
 
 
 def words(text: str) -> int:

@@ -10,7 +10,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import binarize, clean, corpus, manifest, raw_text, sources, subwords
 from resmlp_mt.preparation.corpus import Part
 from resmlp_mt.preparation.formats import TextFiles
-from resmlp_mt.preparation.options import Options
+from resmlp_mt.preparation.options import CleaningOptions, Options
 from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.preparation.sources import Inputs
 from resmlp_mt.preparation.steps import Record, Steps, code, write_json
@@ -45,15 +45,10 @@ class Preparation:
         if args.corpus != "local" and args.from_dir and not self.corpus.files:
             raise UserError(f"{args.corpus} has its own text: leave out --from-dir {args.from_dir}")
         self.languages = (self.corpus.source, self.corpus.target)
-        self.options = clean.Options(
-            *self.languages,
-            tokenizer=args.tokenizer,
-            normalize_punctuation=args.normalize_punctuation,
-            max_length=args.max_length,
-            max_ratio=args.max_ratio,
-            concatenate=args.concatenate,
-            concatenate_share=args.concatenate_share if args.concatenate > 1 else 0.0,
-        )
+        cleaning = {f.name: getattr(args, f.name) for f in dataclasses.fields(CleaningOptions)}
+        if args.concatenate == 1:
+            cleaning["concatenate_share"] = 0.0  # of no effect
+        self.options = clean.Options(*self.languages, **cleaning)
 
     def run(self) -> None:
         """Everything from the download to the manifest."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.sharding.formats import Format, Part
@@ -24,39 +23,6 @@ class CorpusFile:
     path: Path
     name: str
     format: Format
-
-
-@dataclass(frozen=True)
-class TranslatorOptions:
-    """The model and options of every worker's translator; see :class:`Translator`.
-
-    Attributes:
-        threads: threads of one product.
-    """
-
-    model: Path
-    search: SearchOptions
-    dtype: str | None
-    batch_size: int
-    max_tokens: int | None
-    use_shortlist: bool
-    threads: int
-
-    def translator(self) -> Translator:
-        """Load the model.
-
-        Raises:
-            UserError: if it or the options cannot be used.
-        """
-        return Translator.load(
-            self.model,
-            self.search,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            max_tokens=self.max_tokens,
-            use_shortlist=self.use_shortlist,
-            threads=self.threads,
-        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pickle
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
 from resmlp_mt.sharding.manifest import Done, Record
-from resmlp_mt.sharding.parts import CorpusFile, Shard, TranslatorOptions, shards, translate
+from resmlp_mt.sharding.parts import CorpusFile, Shard, shards, translate
 
 COLUMN = "pickled"
 
@@ -64,9 +65,9 @@ def _table(value: Shard | Record | str) -> pyarrow.Table:
 class Worker:
     """An actor that translates shards, one after the other."""
 
-    def __init__(self, options: TranslatorOptions, folder: Path) -> None:
-        self._folder, self._search = folder, options.search
-        self._translator = options.translator()
+    def __init__(self, load: Callable[[], Translator], folder: Path) -> None:
+        self._folder, self._translator = folder, load()
+        self._search = self._translator.options
 
     def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
         shard = _value(rows[COLUMN][0].as_py())
@@ -121,12 +122,16 @@ def run(
     folder: Path,
     size: int,
     done: Done,
-    options: TranslatorOptions,
+    load: Callable[[], Translator],
     workers: int,
+    threads: int,
 ) -> Iterator[Record]:
     """Translate files; yields a record for each part as soon as it is finished.
 
     A worker that dies is replaced, and its unfinished parts are given to others.
+
+    Args:
+        load: makes the translator of a worker.
 
     Raises:
         UserError: if a file cannot be read or written.
@@ -146,8 +151,8 @@ def run(
         Worker,
         batch_size=1,
         batch_format="pyarrow",
-        fn_constructor_args=(options, folder),
-        num_cpus=options.threads,
+        fn_constructor_args=(load, folder),
+        num_cpus=threads,
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
     for row in records.iter_rows():

@@ -14,9 +14,9 @@ from resmlp_mt.files import check_is_whole
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
 from resmlp_mt.vision.images import (
     EXTENSIONS,
-    MAX_BYTES,
     BadImage,
     ImageNames,
+    check_bytes,
     is_hidden,
     is_image,
     open_image,
@@ -105,11 +105,10 @@ def _from_split(name: str, words: Container[str], is_folder: bool) -> tuple[str,
 def _decode(
     archive: tarfile.TarFile, member: tarfile.TarInfo, name: str
 ) -> NDArray[np.uint8] | BadImage:
-    if member.size > MAX_BYTES:
-        return BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
     content = archive.extractfile(member)
     assert content is not None  # it is a regular file
     try:
+        check_bytes(member.size, name)
         return np.asarray(open_image(content.read(), name))
     except BadImage as bad:
         return bad

@@ -132,16 +132,13 @@ def _digits(split: str, transform: Transform | None) -> ImageDataset:
     from sklearn.datasets import load_digits  # slow to import, and only for these images
     from sklearn.model_selection import train_test_split
 
+    if split not in SPLITS:
+        raise UserError(f"--data digits has the splits train and val, but not {split}.")
     digits = load_digits()
     rgb = np.repeat((digits.images * (255 / 16)).round().astype(np.uint8)[..., None], 3, axis=-1)
     parts = train_test_split(
         rgb, digits.target, test_size=0.2, stratify=digits.target, random_state=0
     )
-    train_images, val_images, train_targets, val_targets = parts
-    if split not in ("train", "val"):
-        raise UserError(f"--data digits has the splits train and val, but not {split}.")
-    images, targets = (
-        (train_images, train_targets) if split == "train" else (val_images, val_targets)
-    )
+    images, targets = parts[list(SPLITS).index(split) :: 2]  # train, val, train, val
     classes = [str(digit) for digit in digits.target_names]
     return MemoryDataset(images, [int(target) for target in targets], classes, transform)

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
 from resmlp_mt.vision.evaluation_options import EvaluationOptions, parse
-from resmlp_mt.vision.options import Parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        "evaluate",
+    options = parse(
         EvaluationOptions,
+        argv,
+        "evaluate",
         "Top-1 and top-5 accuracy, confusion and throughput of an image classifier.",
         ["sklearn"],
     )
-    options = parse(parser, EvaluationOptions, argv)
     from resmlp_mt.vision.evaluation import evaluate  # with PyTorch
 
     evaluate(options)

@@ -226,12 +226,19 @@ class ExportOptions(ModelChoice):
 Options = TypeVar("Options", bound=ModelChoice)
 
 
-def parse(parser: Parser, kind: type[Options], argv: Sequence[str] | None) -> Options:
-    """The options of a command line.
+def parse(
+    kind: type[Options],
+    argv: Sequence[str] | None,
+    command: str,
+    description: str,
+    needs: Sequence[str] = (),
+) -> Options:
+    """The options of a command line; the last three arguments are those of :class:`Parser`.
 
     Raises:
         UserError: for a wrong one, or an extra that is not installed.
     """
+    parser = Parser(command, kind, description, needs)
     words = sys.argv[1:] if argv is None else argv
     if not only_tells(words):
         parser.check_packages()

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
 from resmlp_mt.vision.evaluation_options import ExportOptions, parse
-from resmlp_mt.vision.options import Parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        "export", ExportOptions, "Write an image classifier as an ONNX graph.", needs=["onnx"]
+    options = parse(
+        ExportOptions,
+        argv,
+        "export",
+        "Write an image classifier as an ONNX graph.",
+        ["onnx"],
     )
-    options = parse(parser, ExportOptions, argv)
     from resmlp_mt.vision.onnx_export import export  # with PyTorch
 
     export(options)

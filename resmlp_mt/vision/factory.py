@@ -337,11 +337,7 @@ def check_data_config(config: Any, name: str, channels: int = 3) -> None:
 
 
 def _check_args(args: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse arguments in a file that could open a file or address, or build too large a model.
-
-    Raises:
-        UserError: naming the file and the argument.
-    """
+    """Refuse arguments in a file that could open a file or address, or build too large a model."""
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds no state dict of tensors.")
     sizes = [size for value in weights.values() for size in value.shape]

@@ -191,13 +191,18 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise BadImage(name, f"the image cannot be decoded ({error})") from error
 
 
-def _check_file(source: str | Path | bytes, name: str) -> None:
-    """Refuse files that take much memory as soon as Pillow opens them.
+def check_bytes(size: int, name: str) -> None:
+    """Refuse a file of more than :data:`MAX_BYTES` bytes.
 
     Raises:
-        BadImage: for a pointer of Git LFS, a file of too many bytes, or a WebP of too many pixels.
-        OSError: if the file cannot be read.
+        BadImage: naming the file.
     """
+    if size > MAX_BYTES:
+        raise BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
+
+
+def _check_file(source: str | Path | bytes, name: str) -> None:
+    """Refuse files that take much memory as soon as Pillow opens them."""
     if isinstance(source, bytes):
         size, head = len(source), source[:64]
     else:
@@ -206,8 +211,7 @@ def _check_file(source: str | Path | bytes, name: str) -> None:
             size = file.seek(0, io.SEEK_END)
     if head.startswith(LFS):
         raise BadImage(name, f"it is {POINTER}")
-    if size > MAX_BYTES:
-        raise BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
+    check_bytes(size, name)
     width, height = _webp_size(head)
     if width * height > MAX_WEBP_PIXELS:
         raise BadImage(name, f"the image has more than {MAX_WEBP_PIXELS:,} pixels")

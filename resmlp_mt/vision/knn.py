@@ -7,18 +7,17 @@ from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
 from resmlp_mt.vision.evaluation_options import NeighbourOptions, parse
-from resmlp_mt.vision.options import Parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        "knn",
+    options = parse(
         NeighbourOptions,
+        argv,
+        "knn",
         "Weighted k-nearest-neighbour classification on frozen features, as in DINO.",
         ["sklearn"],
     )
-    options = parse(parser, NeighbourOptions, argv)
     from resmlp_mt.vision.neighbours import classify  # with PyTorch
 
     classify(options)

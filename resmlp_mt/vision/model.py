@@ -11,6 +11,8 @@ sublayer has no bias, and stochastic depth has the same rate in all layers.
 :mod:`resmlp_mt.vision.factory` makes models by name.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -196,13 +198,10 @@ class ResMLP(TimmConventions):
         layer_scale_init: float,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("in_chans", in_chans, 1),
-            ("patch_size", patch_size, 1),
-            ("img_size", min(img_size), 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, but is {value}.")
+        sizes = {"in_chans": in_chans, "patch_size": patch_size, "img_size": min(img_size)}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, but is {value}.")
         if img_size[0] % patch_size or img_size[1] % patch_size:
             raise ValueError(
                 f"img_size must be a multiple of patch_size {patch_size} in both directions, "
@@ -229,32 +228,20 @@ class ResMLP(TimmConventions):
         tokens = self.grid[0] * self.grid[1]
 
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        layer: dict[str, Any] = {
+            "drop_path": drop_path,
+            "norm": norm,
+            "layer_scale_init": layer_scale_init,
+        }
         self.blocks = nn.Sequential(
-            *(
-                Block(
-                    embed_dim,
-                    self.grid,
-                    drop_path=drop_path,
-                    mixing=mixing,
-                    norm=norm,
-                    layer_scale_init=layer_scale_init,
-                )
-                for _ in range(depth)
-            )
+            *(Block(embed_dim, self.grid, mixing=mixing, **layer) for _ in range(depth))
         )
         self.class_token = None
         if pooling == "class_mlp":
             self.class_token = nn.Parameter(torch.empty(1, 1, embed_dim))
             nn.init.trunc_normal_(self.class_token, std=0.02)
             self.class_blocks = nn.ModuleList(
-                ClassBlock(
-                    embed_dim,
-                    tokens,
-                    drop_path=drop_path,
-                    norm=norm,
-                    layer_scale_init=layer_scale_init,
-                )
-                for _ in range(2)
+                ClassBlock(embed_dim, tokens, **layer) for _ in range(2)
             )
         self.norm = create_norm(norm, embed_dim)
         self.head_drop = nn.Dropout(drop_rate)

@@ -11,17 +11,16 @@ from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
 from resmlp_mt.vision.evaluation_options import PredictionOptions, parse
-from resmlp_mt.vision.options import Parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        "predict",
+    options = parse(
         PredictionOptions,
+        argv,
+        "predict",
         "Labels with probabilities for image files and folders of them.",
     )
-    options = parse(parser, PredictionOptions, argv)
     from resmlp_mt.vision.prediction import predict  # with PyTorch
 
     predict(options)

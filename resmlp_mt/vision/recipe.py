@@ -80,11 +80,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
 
 
 def _check_taken(options: OptimizationOptions) -> None:
-    """Refuse options that timm would leave out silently, or that would fail in the first step.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse options that timm would leave out silently, or that would fail in the first step."""
     if options.opt_eps is None and options.opt_betas is None:
         return
     info = timm.optim.get_optimizer_info(options.opt.rpartition("_")[2])

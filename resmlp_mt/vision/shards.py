@@ -22,7 +22,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, MAX_BYTES, BadImage, is_hidden, open_image
+from resmlp_mt.vision.images import EXTENSIONS, BadImage, check_bytes, is_hidden, open_image
 from resmlp_mt.vision.splits import (
     SPLITS,
     find_split_folder,
@@ -52,16 +52,16 @@ class ShardDataset(ImageDataset):
 
     def read(self, index: int) -> Image.Image:
         """See :meth:`ImageDataset.read`."""
-        shard, offset, size, name = self.sources[index]
-        if size > MAX_BYTES:
-            raise BadImage(f"{shard}:{name}", f"the file has more than {MAX_BYTES:,} bytes")
+        shard, offset, size, member = self.sources[index]
+        name = f"{shard}:{member}"
+        check_bytes(size, name)
         try:
             with open(shard, "rb") as file:
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
-            raise BadImage(f"{shard}:{name}", error.strerror or str(error)) from error
-        return open_image(content, f"{shard}:{name}")
+            raise BadImage(name, error.strerror or str(error)) from error
+        return open_image(content, name)
 
 
 def shard_dataset(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import HUBS
 from resmlp_mt.vision.parameter_names import own_names
@@ -208,8 +209,6 @@ def hub_weights(source: str) -> dict[str, Tensor]:
     Raises:
         UserError: if the hub does not return any.
     """
-    from resmlp_mt.vision.libraries import timm
-
     try:
         name = source.removeprefix(TIMM)
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
