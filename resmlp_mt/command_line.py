@@ -122,7 +122,7 @@ class Parser(argparse.ArgumentParser):
                     group.add_argument(*others, **keywords)
                     continue
                 keywords |= {"dest": entry.name, "required": "default" not in keywords}
-                group.add_argument(f"--{entry.name.replace('_', '-')}", *others, **keywords)
+                group.add_argument(flag(entry.name), *others, **keywords)
 
     def check_packages(self) -> None:
         """Check that all needed packages are installed.
@@ -192,6 +192,11 @@ class Parser(argparse.ArgumentParser):
             if "--input" in known and not word.startswith("-") and os.path.isfile(word):
                 return f"{message}; did you mean --input {shlex.quote(word)}?"
         return message
+
+
+def flag(name: str) -> str:
+    """The option for a field of a dataclass of options."""
+    return "--" + name.replace("_", "-")
 
 
 def option(default: Any, *names: str, **keywords: Any) -> Any:

@@ -13,6 +13,12 @@ class UserError(SystemExit, ValueError):
         super().__init__(one_line(message))
 
 
+def reason(error: BaseException) -> str:
+    """What an error says: the system's words without the name of the file, or the first line."""
+    lines = str(error).strip().splitlines()
+    return str(getattr(error, "strerror", None) or next(iter(lines), type(error).__name__))
+
+
 def one_line(message: str) -> str:
     """Escape what cannot be printed, such as line breaks: a message may cite a damaged file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

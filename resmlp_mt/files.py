@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 
 LFS = b"version https://git-lfs.github.com/"
 POINTER = "a pointer of Git LFS: get the file itself with git lfs pull"
@@ -169,9 +169,7 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
 def unwritable(path: Path, error: OSError, option: str = "") -> UserError:
     """The error for a file that cannot be written."""
     named = f"{option} {path}" if option else str(path)
-    return UserError(
-        f"{named} cannot be written ({error.strerror or error}): choose another place."
-    )
+    return UserError(f"{named} cannot be written ({reason(error)}): choose another place.")
 
 
 def synchronize(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole
 
 #: numbers per byte of a file, at most: tied tensors share their storage
@@ -38,7 +38,7 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         check_is_whole(path)
         size = path.stat().st_size
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from error
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -54,11 +54,11 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         # the rest of the unpickler's message says how to load the file unsafely
         found = re.search(r"GLOBAL ([\w.]+)|arrays of type '\w+'", str(error))
         kind = "safetensors" if path.suffix.lower() == ".safetensors" else "PyTorch"
-        reason = f"it is damaged or not a {kind} file"
+        why = f"it is damaged or not a {kind} file"
         if found:
-            reason = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
+            why = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
         raise UserError(
-            f"{path} was not loaded because {reason}: expected tensors and plain values only, "
+            f"{path} was not loaded because {why}: expected tensors and plain values only, "
             "as in a model's state_dict()."
         ) from error
     if not isinstance(contents, dict):

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
+from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, flag, option
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, check_outputs, output_file
 from resmlp_mt.standard_input import standard_input
 
@@ -112,8 +112,7 @@ def load(args: Options) -> "TranslationModel":
     if model.is_dir():
         for name in ("data", "sentencepiece_model"):
             if getattr(args, name) is not None:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} is for checkpoints: {model} has its own.")
+                raise UserError(f"{flag(name)} is for checkpoints: {model} has its own.")
         return model_folder.load(model, args.dtype, args.device, args.threads, args.shortlist)
     if not model.is_file():
         raise UserError(
@@ -229,8 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             logger.info("%d lines are translated", first)
         if errors:
             place = f" after line {first}" if first else ""
-            reason = errors[0].strerror or errors[0]
-            raise UserError(f"--input {args.input} cannot be read{place}: {reason}.") from errors[0]
+            raise UserError(
+                f"--input {args.input} cannot be read{place}: {reason(errors[0])}."
+            ) from errors[0]
     if translator.failed:
         raise UserError(
             f"{translator.failed} of {first} lines have no translation with a finite score "

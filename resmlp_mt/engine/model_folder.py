@@ -30,7 +30,7 @@ from resmlp_mt.engine.onnx_model import OnnxConfig, OnnxModel
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.engine.subwords import check_pieces, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, synchronize
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
@@ -276,9 +276,8 @@ def unreadable(folder: Path, file: str, error: Exception) -> UserError:
         )
     if folder.is_file():
         return UserError(f"{folder} is a file: give the folder from python -m resmlp_mt.export.")
-    reason = getattr(error, "strerror", None) or error  # without the path again
     return UserError(
-        f"{folder} cannot be read as an exported model ({file}: {reason}): "
+        f"{folder} cannot be read as an exported model ({file}: {reason(error)}): "
         f"write it with python -m resmlp_mt.export."
     )
 

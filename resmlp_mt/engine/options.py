@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
-from resmlp_mt.command_line import FINITE, POSITIVE, number, option
+from resmlp_mt.command_line import FINITE, POSITIVE, flag, number, option
 from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.errors import UserError
 
@@ -88,11 +88,11 @@ class SearchOptions:
         for name, least in LEAST.items():
             value = getattr(self, name)
             if not least <= value < math.inf:
-                raise UserError(f"{_flag(name)} must be at least {least}, but is {value}.")
+                raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
         for name in ("repetition_penalty", "temperature"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise UserError(f"{_flag(name)} must be above 0, but is {value}.")
+                raise UserError(f"{flag(name)} must be above 0, but is {value}.")
         for name in ("lenpen", "unkpen"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"--{name} must be a number, but is {getattr(self, name)}.")
@@ -210,10 +210,6 @@ OF_OTHERS = {
     "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
 }
 """Options of other translation commands, and what there is here."""
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 class Hypothesis(NamedTuple):

@@ -15,7 +15,7 @@ from resmlp_mt.engine import compact, exported_config
 from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
@@ -84,13 +84,12 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
     try:
         model = empty(config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / CONFIG} does not describe a model: {reason}.") from error
+        raise UserError(f"{folder / CONFIG} does not describe a model: {reason(error)}.") from error
     try:
         return compact.fill(model, stored)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())  # of several lines
-        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
+        lines = " ".join(str(error).split())
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {lines}") from error
 
 
 def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:
@@ -161,8 +160,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used: {reason}") from error
+        raise UserError(f"--device {device} cannot be used: {reason(error)}") from error
 
 
 def placed(model: EncoderDecoder, device: str) -> EncoderDecoder:

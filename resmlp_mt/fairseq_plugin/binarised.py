@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -89,12 +89,10 @@ def _add_from_file(original: Original, self: Any, file: Any) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:  # fairseq's plain exceptions, and errors of reading text
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise _damaged(Path(file), reason) from error
+        raise _damaged(Path(file), reason(error).rstrip(".")) from error
 
 
-def _damaged(path: Path, reason: str) -> UserError:
+def _damaged(path: Path, why: str) -> UserError:
     return UserError(
-        f"{path} is damaged or not what fairseq-preprocess writes: {reason}; binarise the text "
-        "again."
+        f"{path} is damaged or not what fairseq-preprocess writes: {why}; binarise the text again."
     )

@@ -13,6 +13,7 @@ from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.model.config import ModelConfig
@@ -249,14 +250,14 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
         value = getattr(cfg, entry.name)
         if not least <= value < below:
             bounds = f"at least {least}" + (f" and below {below}" if below < math.inf else "")
-            raise UserError(f"{_flag(entry.name)} must be {bounds}, but is {value}.")
+            raise UserError(f"{flag(entry.name)} must be {bounds}, but is {value}.")
     for name, most in (
         ("alignment_layer", cfg.decoder_layers - 1),
         ("alignment_heads", cfg.decoder_attention_heads),
     ):
         value, least = getattr(cfg, name), int(name == "alignment_heads")
         if value is not None and not least <= value <= most:
-            raise UserError(f"{_flag(name)} must be from {least} to {most}, but is {value}.")
+            raise UserError(f"{flag(name)} must be from {least} to {most}, but is {value}.")
     if not math.isfinite(cfg.layer_scale_init):
         raise UserError(f"--layer-scale-init must be a number, but is {cfg.layer_scale_init}.")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads != 0:
@@ -295,7 +296,3 @@ def validate(cfg: ResMLPConfig, *, joined_dictionary: bool) -> None:
             "--share-all-embeddings takes its vectors from --encoder-embed-path: "
             "drop --decoder-embed-path or give the same file."
         )
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -10,7 +10,7 @@ from typing import Any
 from fairseq import checkpoint_utils, options
 
 from resmlp_mt.engine.weights import check_finite
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.model.config import ModelConfig
@@ -43,8 +43,9 @@ def _load_checkpoint_to_cpu(
     try:
         return original(path, arg_overrides, load_on_all_ranks)
     except RuntimeError as error:  # a size that is not the tensor's
-        reason = (str(error).splitlines() or ["it is damaged"])[0]
-        raise UserError(f"{local} cannot be read as a fairseq checkpoint: {reason}.") from error
+        raise UserError(
+            f"{local} cannot be read as a fairseq checkpoint: {reason(error)}."
+        ) from error
 
 
 def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import open_dict
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.files import replacing
@@ -59,7 +59,7 @@ def _copy(original: Original, src_path: str, dst_path: str, overwrite: bool = Fa
 
 def _unsaved(path: str, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be written ({error.strerror or error}), and the training stops; the "
+        f"{path} cannot be written ({reason(error)}), and the training stops; the "
         "earlier checkpoints are complete: make room and run the same command again to continue."
     )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.standard_input import standard_input
 from resmlp_mt.unpacking import opened
 
@@ -44,7 +44,7 @@ def read_lines(path: str) -> list[str]:
             with opened(Path(path)) as file:
                 data = file.read()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
     name = "<stdin>" if path == "-" else path
     raw = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not raw[-1]:

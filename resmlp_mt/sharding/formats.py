@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole
 
 PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar", ".zip", ".tar", ".tgz"}
@@ -211,7 +211,7 @@ def _lines(path: Path, size: int, is_packed: bool) -> Iterator[Part]:
     except OSError as error:
         errors.append(error)
     if errors:
-        raise UserError(f"{path} cannot be read: {errors[0].strerror or errors[0]}.")
+        raise UserError(f"{path} cannot be read: {reason(errors[0])}.")
 
 
 def _written(lines: list[str], is_packed: bool) -> bytes:

@@ -17,7 +17,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.sharding.manifest import Done, Record
 from resmlp_mt.sharding.parts import CorpusFile, Shard, shards, translate
 
@@ -102,8 +102,7 @@ def connect(address: str, workers: int | None, threads: int) -> int:
     try:
         ray.init(address=address, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--address {address} has no cluster of Ray ({reason}).") from error
+        raise UserError(f"--address {address} has no cluster of Ray ({reason(error)}).") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would end the program with status 15

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
 from resmlp_mt.vision.images import (
@@ -67,9 +67,9 @@ def archive_dataset(
                         )
             check_end(archive, path)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
         raise UserError(
-            f"--data cifar10-tar {path} cannot be read: {reason}; expected a tar file."
+            f"--data cifar10-tar {path} cannot be read: {reason(error).rstrip(':')}; expected a "
+            "tar file."
         ) from error
     images_of_split.warn()
     chosen = chosen_name(parts, split, f"--data cifar10-tar {path}")

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import replacing
 from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.state_dicts import PLAIN_TYPES
@@ -57,13 +57,12 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
         with replacing(path) as partial:
             torch.save(contents, partial)
     except (OSError, RuntimeError) as error:  # PyTorch's writer raises both
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        else:
+        why = reason(error)
+        if not isinstance(error, OSError):
             free = shutil.disk_usage(path.parent).free / 2**20
-            reason = f"PyTorch's writer failed with {free:.0f} MiB of disk free"
+            why = f"PyTorch's writer failed with {free:.0f} MiB of disk free"
         kept = "; the earlier checkpoint there is kept" if path.exists() else ""
-        raise UserError(f"{path} cannot be written: {reason}{kept}.") from error
+        raise UserError(f"{path} cannot be written: {why}{kept}.") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:

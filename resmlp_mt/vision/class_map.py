@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.libraries import timm
 
 
@@ -27,8 +27,7 @@ def read_class_map(path: Path) -> list[str]:
             f"--class-map {path} is not a text in UTF-8: write one name a line, or JSON."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"--class-map {path} cannot be read: {reason}.") from error
+        raise UserError(f"--class-map {path} cannot be read: {reason(error)}.") from error
     if isinstance(names, dict):
         by_index = {str(index): name for name, index in names.items()}
         names = [by_index.get(str(index)) for index in range(len(names))]

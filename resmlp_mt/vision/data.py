@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.archives import archive_dataset
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
 from resmlp_mt.vision.images import EXTENSIONS, ImageNames, is_hidden, is_image
@@ -106,8 +106,8 @@ def _folder(
             allow_empty=usual_name(split) != usual_name(training),
         )
     except OSError as error:  # including torchvision's FileNotFoundError
-        reason = error.strerror or str(error).rstrip(". ")
-        raise UserError(f"--data {folder}: {reason}; expected CLASS/IMAGE in it.") from error
+        why = reason(error).rstrip(". ")
+        raise UserError(f"--data {folder}: {why}; expected CLASS/IMAGE in it.") from error
     is_image_of_folder.warn()
     if not samples:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")

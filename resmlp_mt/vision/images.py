@@ -29,7 +29,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from resmlp_mt.errors import UserError, one_line
+from resmlp_mt.errors import UserError, one_line, reason
 from resmlp_mt.files import LFS, POINTER
 from resmlp_mt.vision.options import OnError
 
@@ -179,12 +179,10 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     except UnidentifiedImageError as error:
         empty = isinstance(source, str | Path) and Path(source).stat().st_size == 0
         kinds = ", ".join(FORMATS)
-        reason = (
-            "the file is empty" if empty else f"this is not an image file of a known kind ({kinds})"
-        )
-        raise BadImage(name, reason) from error
+        unknown = f"this is not an image file of a known kind ({kinds})"
+        raise BadImage(name, "the file is empty" if empty else unknown) from error
     except OSError as error:
-        raise BadImage(name, error.strerror or str(error)) from error
+        raise BadImage(name, reason(error)) from error
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.distill import DistillationLoss, Teacher
 from resmlp_mt.vision.libraries import timm
@@ -131,8 +132,7 @@ def create_scheduler(
         ("lr_stable_timescale", options.sched == "rsqrt"),
     ):
         if getattr(options, name) and not is_used and not options.resume:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"--sched {options.sched} does not use {flag}: leave it out.")
+            raise UserError(f"--sched {options.sched} does not use {flag(name)}: leave it out.")
     return scheduler, int(epochs)
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
@@ -60,7 +60,7 @@ class ShardDataset(ImageDataset):
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
-            raise BadImage(name, error.strerror or str(error)) from error
+            raise BadImage(name, reason(error)) from error
         return open_image(content, name)
 
 

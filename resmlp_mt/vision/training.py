@@ -17,7 +17,7 @@ import yaml
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.vision.checkpoints import load, save
 from resmlp_mt.vision.class_map import read_class_map
@@ -98,7 +98,7 @@ def _output_folder(options: TrainingOptions, process: Process) -> Path:
     try:
         free = next(p for p in itertools.chain([wanted], beside) if not (p / "last.pth").exists())
     except OSError as error:
-        raise UserError(f"--output {wanted} cannot be read: {error.strerror}.") from error
+        raise UserError(f"--output {wanted} cannot be read: {reason(error)}.") from error
     chosen = Path(process.of_first(str(free)))
     if chosen != wanted:
         logger.info("%s already holds a training: writing to %s", wanted, chosen)

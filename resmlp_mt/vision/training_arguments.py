@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import Parser, did_you_mean, only_tells
 from resmlp_mt.vision.timm_options import answer, changes_nothing
@@ -133,10 +134,9 @@ def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
         # options that an earlier version did not have keep their old meaning
         before = _plain(earlier.get(name, getattr(TrainingOptions(), name)))
         if name not in MAY_CHANGE and value != before:
-            flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"--resume {options.resume} continues with {flag} {before}, not {value}; to change "
-                "that, start a new training from its weights with --weights."
+                f"--resume {options.resume} continues with {flag(name)} {before}, not {value}; to "
+                "change that, start a new training from its weights with --weights."
             )
 
 
@@ -156,8 +156,7 @@ def _check_partners(options: TrainingOptions) -> None:
         ("teacher_weights", "--teacher", options.teacher),
     ):
         if getattr(options, name) and not has_partner:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} needs {partner}: give it, or leave out both.")
+            raise UserError(f"{flag(name)} needs {partner}: give it, or leave out both.")
 
 
 def _plain(value: Any) -> Any:
@@ -221,28 +220,28 @@ def _to_flags(
     actions = parser._option_string_actions
     alone = {"--help", "--version", "--config", "--resume"}  # on the command line
     for key, value in values.items():
-        flag = "--" + str(key).replace("_", "-")
-        if flag not in actions or flag in alone:
-            instead = answer(flag, actions)
-            off = not value and (instead is not None or flag in alone)
-            if off or changes_nothing(flag, value):
+        word = flag(str(key))
+        if word not in actions or word in alone:
+            instead = answer(word, actions)
+            off = not value and (instead is not None or word in alone)
+            if off or changes_nothing(word, value):
                 continue
             reason = instead or f"there is no option {key}"
             raise UserError(f"{path}: {reason}; train --help lists the options.")
         if value == "":
             continue  # timm's way to leave an option out
         if isinstance(value, bool):
-            opposite = f"--no-{flag[2:]}" if not flag.startswith("--no-") else f"--{flag[5:]}"
-            if opposite not in actions and actions[flag].nargs not in (0, "?"):
+            opposite = f"--no-{word[2:]}" if not word.startswith("--no-") else f"--{word[5:]}"
+            if opposite not in actions and actions[word].nargs not in (0, "?"):
                 raise UserError(
                     f"{path}: {key} takes a value, not {str(value).lower()} (YAML reads on and "
                     "off as such)."
                 )
-            words += [word for word in [flag if value else opposite] if word in actions]
+            words += [each for each in [word if value else opposite] if each in actions]
         elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)]
+            words += [word, *map(str, value)]
         elif isinstance(value, dict):
-            words += [flag, *(f"{k}={v}" for k, v in value.items())]
+            words += [word, *(f"{k}={v}" for k, v in value.items())]
         elif value is not None:
-            words.append(f"{flag}={value}")
+            words.append(f"{word}={value}")
     return words
