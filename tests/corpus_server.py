@@ -7,10 +7,13 @@ import hashlib
 import io
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 
 class CorpusServer(ThreadingHTTPServer):
@@ -85,6 +88,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client neither wait between two attempts nor go through a proxy."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,16 +71,7 @@ def decoded(out: Path, split: str, lang: str, pair: str) -> list[str]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[corpus_server.CorpusServer]:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    for name in (
-        "http_proxy",
-        "https_proxy",
-        "all_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    corpus_server.ask_at_once(monkeypatch)
     with corpus_server.serve() as running:
         yield running
 

@@ -25,16 +25,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[corpus_server.CorpusServer]:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    for name in (
-        "http_proxy",
-        "https_proxy",
-        "all_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    corpus_server.ask_at_once(monkeypatch)
     with corpus_server.serve() as running:
         running.files["/a/x.tgz"] = CONTENT
         yield running

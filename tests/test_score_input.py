@@ -184,21 +184,34 @@ def test_unknown_languages_and_test_sets_are_refused(
     assert "wmt14/full has no language pair 'en-xx', but cs-en, en-cs, de-en, en-de" in message
 
 
-def test_test_set_without_network_is_one_sentence(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["-t", "wmt14/full", "-l", "en-de"],
+            r"test set wmt14/full cannot be fetched.*give --ref FILE",
+        ),
+        (
+            ["--ref", "{ref}", "-m", "bleu", "--tokenize", "flores200"],
+            "--tokenize flores200 cannot be fetched",
+        ),
+    ],
+    ids=["test set", "tokenizer"],
+)
+def test_what_cannot_be_fetched_is_told_in_one_sentence(
+    corpus: Corpus, tmp_path: Path, options: list[str], message: str
+) -> None:
     dead = "http://127.0.0.1:9"  # the discard port: the connection is refused at once
+    options = [option.format_map(corpus.file) for option in options]
     result = subprocess.run(
-        [
-            *(sys.executable, "-m", "resmlp_mt.score", "-q", "-i", corpus.file["sys"]),
-            *("-t", "wmt14/full", "-l", "en-de"),
-        ],
+        [sys.executable, "-m", "resmlp_mt.score", "-q", "-i", corpus.file["sys"], *options],
         env={**os.environ, "SACREBLEU": str(tmp_path), "https_proxy": dead, "http_proxy": dead},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 1
-    assert "test set wmt14/full cannot be fetched" in result.stderr
-    assert "give --ref FILE" in result.stderr
+    assert re.match(message, result.stderr)
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -159,23 +159,6 @@ def test_flores200_equals_the_sacrebleu_command(corpus: Corpus, tmp_path: Path) 
     assert "tok:flores200" in ours["signature"]
 
 
-def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(corpus: Corpus, tmp_path: Path) -> None:
-    dead = "http://127.0.0.1:9"  # the discard port: the connection is refused at once
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "resmlp_mt.score", "-i", corpus.file["sys"], "-q"),
-            *("--ref", corpus.file["ref"], "-m", "bleu", "--tokenize", "flores200"),
-        ],
-        env={**os.environ, "SACREBLEU": str(tmp_path), "https_proxy": dead, "http_proxy": dead},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("--tokenize flores200 cannot be fetched")
-    assert len(result.stderr.splitlines()) == 1
-
-
 def test_a_signal_is_no_failed_download() -> None:
     """Ctrl-C, or a service manager, may end a download that takes long."""
     with pytest.raises(SystemExit) as ended, download("chrF", "models", "wait"):
