@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from data_scripts.english_german import complex_sentences, main_clauses
 from data_scripts.english_german.composer import Composer
-from resmlp_mt.command_line import Parser, number, whole_number
+from resmlp_mt.command_line import POSITIVE, Parser, number
 from resmlp_mt.files import write_text
 
 MIN_WORDS, MAX_WORDS = 4, 16
@@ -119,7 +119,7 @@ def main() -> None:
     parser = Parser("", "Write the English-German demo corpus.", prog="grammar.py")
     parser.add_argument("--output", type=Path, required=True, help="folder for the six files")
     parser.add_argument(
-        "--pairs", type=whole_number(1), default=20_000, help="size of all splits together"
+        "--pairs", type=POSITIVE, default=20_000, help="size of all splits together"
     )
     parser.add_argument("--seed", type=number(int), default=1, help="of the random numbers")
     arguments = parser.parse_args()

@@ -8,7 +8,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, Parser, command, whole_number
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, unwritable
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     parser.add_argument(
         "--checkpoint-upper-bound",
-        type=whole_number(0),
+        type=NOT_NEGATIVE,
         metavar="N",
         help="leave out checkpoints after epoch (or update) N",
     )
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints, save
+    from resmlp_mt import tensor_files
+    from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints
     from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
 
     chosen = [kind for kind in KINDS if getattr(args, f"num_{kind}_checkpoints") is not None]
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     averaged = average(paths)
     try:
-        save(averaged, args.output)
+        tensor_files.write(averaged, args.output)
     except OSError as error:
         raise unwritable(args.output, error, "--output") from error
     print(f"wrote {args.output}, the mean of " + ", ".join(path.name for path in paths))

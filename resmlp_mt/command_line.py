@@ -272,12 +272,7 @@ SHARE = number(float, above=0, most=1)
 PROBABILITY = number(float, least=0, most=1)
 
 
-def whole_number(least: int, most: float = math.inf) -> Callable[[str], Any]:
-    """The type of an option that is a whole number between two limits."""
-    return number(int, least=least, most=most)
-
-
-PROCESSES = whole_number(1, MOST_THREADS)
+PROCESSES = number(int, least=1, most=MOST_THREADS)
 """The type of a number of threads or processes."""
 
 

@@ -19,8 +19,8 @@ from resmlp_mt.command_line import (
     PROCESSES,
     Parser,
     command,
+    number,
     option,
-    whole_number,
 )
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
@@ -38,7 +38,7 @@ class Options(Limits):
         help="exported folders (default: en-de, which comes with the package)",
     )  # fmt: skip
     host: str = option("127.0.0.1", help="0.0.0.0 serves other machines too")
-    port: int = option(5000, type=whole_number(0, 65535), help="0 takes a free one")
+    port: int = option(5000, type=number(int, least=0, most=65535), help="0 takes a free one")
     cors_origin: list[str] = option(
         [], action="append", metavar="ORIGIN",
         help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",

@@ -1,7 +1,7 @@
 """Files of tensors and plain values: .safetensors, and what PyTorch's safe loader reads.
 
-Every weight file of any origin is read here. The sizes that a file declares are compared with the
-size of the file before anything is built from it.
+Every checkpoint and every weight file of others is read here. The sizes that a file declares are
+compared with the size of the file before anything is built from it.
 """
 
 import re
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_is_whole
+from resmlp_mt.files import check_is_whole, replacing
 
 #: numbers per byte of a file, at most: tied tensors share their storage
 NUMBERS_PER_BYTE = 16
@@ -22,12 +22,15 @@ NUMBERS_PER_BYTE = 16
 DEPTH = 50
 
 
-def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+def read(
+    path: str | Path, allowed: Sequence[Any] = (), *, only_look: bool = False
+) -> dict[str, Any]:
     """The contents of a file, on the CPU.
 
     Args:
         path: .safetensors, or a file of ``torch.save``.
         allowed: types besides PyTorch's own that the file may ask for.
+        only_look: map the tensors, without their checksums, instead of reading them.
 
     Raises:
         UserError: if there is no such file, it is damaged, it asks for more than tensors and plain
@@ -45,9 +48,9 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
 
             contents: Any = load_file(path)
         else:
-            check_archive(path)
+            check_archive(path, sums=not only_look)
             with torch.serialization.safe_globals(list(allowed)):
-                contents = torch.load(path, map_location="cpu", weights_only=True)
+                contents = _load(path, only_look)
     except UserError:
         raise
     except Exception as error:  # the loaders raise a dozen types for damaged or unsafe files
@@ -58,8 +61,7 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         if found:
             why = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
         raise UserError(
-            f"{path} was not loaded because {why}: expected tensors and plain values only, "
-            "as in a model's state_dict()."
+            f"{path} cannot be read because {why}: expected tensors and plain values only."
         ) from error
     if not isinstance(contents, dict):
         raise UserError(
@@ -67,6 +69,31 @@ def read(path: str | Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         )
     check_tensors(contents, path, size)
     return contents
+
+
+def _load(path: Path, only_look: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
+    except RuntimeError as error:
+        if only_look and "mmap" in str(error):  # an older format, which cannot be mapped
+            return _load(path, only_look=False)
+        raise
+
+
+def write(contents: Any, path: Path) -> None:
+    """Write what :func:`read` reads; the file appears complete or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:
+        try:
+            torch.save(contents, file)
+        except RuntimeError as error:
+            # PyTorch's writer reports a full disk in other words
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def check_tensors(contents: Mapping[str, Any], path: Path, size: int) -> None:

@@ -56,8 +56,8 @@ def test_any_other_callable_is_refused_and_not_called(
             command, corpus.data, "--user-dir", "resmlp_mt", "--path", tmp_path / "hostile.pt",
             "--cpu", "-s", "en", "-t", "de", input="one\n", expect=1,
         )  # fmt: skip
-        assert "Weights only load failed" in refused.stdout
-    with pytest.raises(UserError, match=r"hostile\.pt cannot be read as a fairseq checkpoint"):
+        assert "hostile.pt cannot be read because it asks for" in refused.stdout
+    with pytest.raises(UserError, match=r"hostile\.pt cannot be read because it asks for"):
         average([tmp_path / "hostile.pt"])
     assert not touched.exists()
     torch.load(tmp_path / "hostile.pt", weights_only=False)
@@ -259,7 +259,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     for names, message in (
         (["a", "b"], "b.pt has other parameters than"),
         (["a", "e"], "e.pt is not a file"),
-        (["c"], "c.pt is not a fairseq checkpoint"),
+        (["c"], "c.pt holds a list: expected a dictionary"),
         (["d"], "d.pt cannot be read"),
         (["optimizer"], "optimizer.pt holds no parameters"),
         ([], "names no checkpoint"),

@@ -474,7 +474,7 @@ def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["missing.pt"], "missing.pt is not a file: give one checkpoint"),
-        (["README.md"], "README.md cannot be read as a fairseq checkpoint"),
+        (["README.md"], "README.md cannot be read because it is damaged or not a PyTorch file"),
         (["README.md", "--sentencepiece-model", "LICENSE"], "LICENSE cannot be read as a sent"),
     ],
 )
@@ -570,7 +570,7 @@ def test_a_training_does_not_go_on_with_other_dictionaries(
     assert "the target dictionary in data-bin is not the one that" in caplog.text
     assert "embeddings begin with the vectors of other words" in caplog.text
     (tmp_path / "x.pt").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"x\.pt cannot be read as a fairseq checkpoint"):
+    with pytest.raises(UserError, match=r"x\.pt cannot be read because it is damaged"):
         load(reset_optimizer=True)
 
 

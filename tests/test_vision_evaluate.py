@@ -353,7 +353,7 @@ def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
         ((), "no model: give a checkpoint"),
         ((digits, "--weights", "x"), "leave out --model"),
         ((tmp_path / "missing.pth",), r"missing\.pth cannot be read: No such file"),
-        ((tmp_path / "text.pth",), r"text\.pth was not loaded because it is damaged"),
+        ((tmp_path / "text.pth",), r"text\.pth cannot be read because it is damaged"),
         ((tmp_path / "bare.pth",), r"bare\.pth is not a checkpoint"),
         ((no_classes,), r"no_classes\.pth has no class names"),
         ((changed,), r"changed\.pth is damaged: its contents differ"),

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt import stored_arrays
+from resmlp_mt import stored_arrays, tensor_files
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_is_whole, replacing
-from resmlp_mt.tensor_files import check_archive, check_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -40,30 +38,14 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     """The contents of a checkpoint of fairseq, read by the safe loader, on the CPU.
 
     Args:
-        only_look: map the tensors, without checking them, instead of reading them.
+        only_look: see :func:`resmlp_mt.tensor_files.read`.
 
     Raises:
         UserError: naming the file, if it is missing, damaged, or asks for other types.
     """
-    allow_safe_globals()
-    try:
-        check_is_whole(path)
-        check_archive(path, sums=not only_look)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
-        except RuntimeError as error:
-            if not (only_look and "mmap" in str(error)):
-                raise
-            state = torch.load(path, map_location="cpu", weights_only=True)  # older format
-    except UserError:
-        raise
-    except Exception as error:  # torch raises a dozen types for broken or unsafe files
-        raise UserError(
-            f"{path} cannot be read as a fairseq checkpoint: {_reason(error)}."
-        ) from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+    state = tensor_files.read(path, SAFE_GLOBALS, only_look=only_look)
+    if not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a fairseq checkpoint: it has no entry 'model'.")
-    check_tensors(state, path, path.stat().st_size)
     return state
 
 
@@ -127,13 +109,6 @@ def other_dictionary(state: Mapping[str, Any], digests: object) -> str | None:
     if not (isinstance(stored, Mapping) and isinstance(digests, Mapping)):
         return None
     return next((side for side in stored if stored[side] != digests.get(side, stored[side])), None)
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of torch's message, and the type that the safe loader refused."""
-    sentence = re.split(r"\.(\s|$)", str(error), maxsplit=1)[0] or type(error).__name__
-    code = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return sentence + (f", because it asks for {code.group(1)}" if code else "")
 
 
 def latest_checkpoints(
@@ -209,22 +184,6 @@ def average(paths: list[Path]) -> dict[str, Any]:
         averaged[DICTIONARIES] = dictionaries
     averaged["digest"] = digest(averaged)
     return averaged
-
-
-def save(state: Any, path: Path) -> None:
-    """Write a checkpoint; the file appears complete or not at all.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    with replacing(path) as partial, partial.open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:
-            # torch's writer reports a full disk in other words
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
 
 
 def _read_parameters(path: Path) -> dict[str, Any]:

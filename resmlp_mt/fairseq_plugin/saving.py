@@ -15,6 +15,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import open_dict
 
+from resmlp_mt import tensor_files
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
@@ -41,7 +42,7 @@ def _torch_persistent_save(
     if isinstance(obj, dict):
         obj = {**obj, "digest": checkpoints.digest(obj)}
     try:
-        checkpoints.save(obj, Path(filename))
+        tensor_files.write(obj, Path(filename))
     except OSError as error:
         raise _unsaved(filename, error) from error
 

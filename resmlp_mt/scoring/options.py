@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, number, whole_number
+from resmlp_mt.command_line import POSITIVE, Parser, number
 from resmlp_mt.scoring.cleaning import SYMBOLS
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, MetricOptions
 
@@ -167,7 +167,9 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         (("-cw", "--chrf-word-order"), 0, 0, "longest n-grams of words in chrf; chrf++ has 2"),
         (("--chrf-beta",), 1, 2, "weight of recall"),
     ):
-        chrf.add_argument(*names, type=whole_number(least), default=default, metavar="N", help=text)
+        chrf.add_argument(
+            *names, type=number(int, least=least), default=default, metavar="N", help=text
+        )
     chrf.add_argument("--chrf-whitespace", action="store_true", help="count white space")
     chrf.add_argument("--chrf-lowercase", action="store_true", help="ignore case")
     chrf.add_argument(
@@ -188,7 +190,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     confidence.add_argument(
         "-cin",
         "--confidence-n",
-        type=whole_number(1),
+        type=POSITIVE,
         metavar="N",
         help=f"samples (default: {SAMPLES['bs']})",
     )
@@ -208,7 +210,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
             f"-p{test_name}n",
             f"--paired-{test_name}-n",
             metavar="N",
-            type=whole_number(1),
+            type=POSITIVE,
             help=f"samples (default: {count})",
         )
 
@@ -217,7 +219,7 @@ def _add_output(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", type=Path, help="write the full report as JSON")
     output.add_argument(
-        "-w", "--width", metavar="N", type=whole_number(0, 12), default=1, help="decimals"
+        "-w", "--width", metavar="N", type=number(int, least=0, most=12), default=1, help="decimals"
     )
     output.add_argument("-sh", "--short", action="store_true", help="short signatures")
     output.add_argument("-q", "--quiet", action="store_true", help="print only the tables")

@@ -17,7 +17,6 @@ digest             SHA-256 of all of the above, and of what ``last.pth`` has bes
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resmlp_mt import tensor_files
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import replacing
-from resmlp_mt.tensor_files import read
 from resmlp_mt.vision.state_dicts import PLAIN_TYPES
 
 logger = logging.getLogger(__name__)
@@ -54,15 +52,10 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
     contents["digest"] = digest(contents)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            torch.save(contents, partial)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer raises both
-        why = reason(error)
-        if not isinstance(error, OSError):
-            free = shutil.disk_usage(path.parent).free / 2**20
-            why = f"PyTorch's writer failed with {free:.0f} MiB of disk free"
+        tensor_files.write(contents, path)
+    except OSError as error:
         kept = "; the earlier checkpoint there is kept" if path.exists() else ""
-        raise UserError(f"{path} cannot be written: {why}{kept}.") from error
+        raise UserError(f"{path} cannot be written: {reason(error)}{kept}.") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -77,7 +70,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder: give the best.pth or last.pth of a training.")
     # those of other trainers hold more: the message below says what to do with them
-    checkpoint = read(path, allowed=PLAIN_TYPES)
+    checkpoint = tensor_files.read(path, PLAIN_TYPES)
     for name, (kind, required) in PARTS.items():
         value = checkpoint.get(name)
         if value is None and not required:

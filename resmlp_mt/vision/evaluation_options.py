@@ -11,6 +11,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
     HUBS,
     INTERPOLATIONS,
+    WORKERS,
     ModelKeyValues,
     OnError,
     Parser,
@@ -100,11 +101,7 @@ class Loading:
 
     batch_size: int = option(128, "-b", metavar="N", type=POSITIVE, help="images at once")
     workers: int = option(
-        2,
-        "-j",
-        metavar="N",
-        type=number(int, least=0, most=1024),
-        help="processes that read images, 0: none",
+        2, "-j", metavar="N", type=WORKERS, help="processes that read images, 0: none"
     )
     device: str | None = option(None, help="default: cuda if there is one, else cpu")
     on_error: OnError = option(

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
+from resmlp_mt.command_line import number
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.vision.timm_options import answer
 
 OnError = Literal["raise", "skip"]
 # Pillow's filters, under timm's names
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+#: the type of a number of loading processes
+WORKERS = number(int, least=0, most=MOST_THREADS)
 #: how the names of weights begin that timm fetches
 HUBS = ("timm:", "hf-hub:", "hf_hub:")
 

@@ -20,6 +20,7 @@ from resmlp_mt.command_line import (
 )
 from resmlp_mt.vision.options import (
     INTERPOLATIONS,
+    WORKERS,
     KeyValues,
     ModelKeyValues,
     OnError,
@@ -69,7 +70,7 @@ class DataOptions:
         None, "-vb", type=POSITIVE, help="default: that of training"
     )
     workers: int | None = option(
-        None, "-j", type=number(int, least=0, most=1024),
+        None, "-j", type=WORKERS,
         help="loading processes; default: 0 for data in memory, else 4",
     )  # fmt: skip
     pin_mem: bool = option(False, help="pinned host memory, for CUDA")

@@ -146,8 +146,8 @@ FAULTS = [
         "tests/test_beam_search.py -k large_vocabularies",
     ),
     Fault(
-        "search", "an end may come before the shortest length", f"{ENGINE}/restrictions.py",
-        "    if position < options.min_len:", "    if position < options.min_len - 1:",
+        "search", "an end may come before the shortest length", f"{ENGINE}/options.py",
+        "        if position < self.min_len:", "        if position < self.min_len - 1:",
         "tests/test_beam_search.py",
     ),
     Fault(
