@@ -20,9 +20,9 @@ from resmlp_mt.fairseq_plugin.checkpoints import (
     average,
     check_digest,
     latest_checkpoints,
-    save,
 )
 from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
+from resmlp_mt.tensor_files import write
 
 
 class Payload:
@@ -192,7 +192,7 @@ def write_best(folder: Path, values: dict[str, float], told: bool | None = None)
                 }
             }
         path = folder / f"checkpoint.best_{name}.pt"
-        save(state, path)
+        write(state, path)
         os.utime(path, (index, index))  # the newest is not the best
 
 
@@ -228,7 +228,7 @@ def test_the_best_are_those_of_the_largest_bleu(tmp_path: Path, told: bool | Non
 
 def test_without_a_value_in_the_file_the_name_counts(tmp_path: Path) -> None:
     for value in ("2.5000", "-1.0000", "10.0000"):
-        save({"model": {}}, tmp_path / f"checkpoint.best_loss_{value}.pt")
+        write({"model": {}}, tmp_path / f"checkpoint.best_loss_{value}.pt")
     assert best(tmp_path, 2) == ["loss_-1.0000.pt", "loss_2.5000.pt"]
 
 
@@ -301,10 +301,10 @@ def test_a_value_beyond_all_numbers_is_named(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    save({"model": {}}, path)
+    write({"model": {}}, path)
     before = path.read_bytes()
     with pytest.raises(Exception, match="pickle"):
-        save({"model": lambda: None}, path)
+        write({"model": lambda: None}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
