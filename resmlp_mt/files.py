@@ -64,12 +64,6 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, all of it or nothing; see :func:`replacing`."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
 @contextmanager
 def output_file(path: Path, option: str = "") -> Iterator[Path]:
     """:func:`replacing`, but failures are a :class:`UserError`.
@@ -88,11 +82,15 @@ def output_file(path: Path, option: str = "") -> Iterator[Path]:
         raise unwritable(path, error, option) from error
 
 
+def write_text(path: Path, text: str, option: str = "") -> None:
+    """Write a text in UTF-8, all of it or nothing; see :func:`output_file`."""
+    with output_file(path, option) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any, option: str = "") -> None:
     """Write JSON that any program can read, in ASCII and without NaN; see :func:`output_file`."""
-    with output_file(path, option) as partial:
-        text = json.dumps(value, indent=2, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", option)
 
 
 def make_folder(path: Path, option: str = "") -> None:

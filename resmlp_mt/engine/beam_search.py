@@ -21,7 +21,6 @@ from torch.nn.utils.rnn import pad_sequence
 from resmlp_mt.engine.batches import batches
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, StepResult
 from resmlp_mt.engine.restrictions import restricted, sample
-from resmlp_mt.errors import UserError
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.cache import FIRST_ROOM, Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -173,8 +172,7 @@ def beam_search(
         choice = len(words.words) if allowed is None else int(allowed.sum(1).min())
         wanted = torch.tensor(special, device=device)
         columns = SpecialTokens(*torch.searchsorted(words.words, wanted).tolist())
-    if candidates > choice - 2 and not options.sampling:
-        raise UserError(f"--beam {beam} is too large for a vocabulary of {choice}.")
+    options.check_beam(choice)
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
     memory = _encode(model, source, special.pad)

@@ -1,9 +1,24 @@
-"""The warning about sentences longer than those of the training."""
+"""Sentences that are too long for a model, or longer than those of its training."""
 
 import logging
 from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
+
+
+def limit(max_source_positions: int, max_tokens: int | None) -> tuple[int, str]:
+    """The most tokens of a sentence, and what to do about a longer one."""
+    if max_tokens is not None and max_tokens < max_source_positions:
+        return max_tokens, "raise --max-tokens"
+    return max_source_positions, "train with a larger --max-source-positions"
+
+
+def too_long(length: int, most: int, remedy: str) -> str:
+    """What is said of a sentence that is too long."""
+    return (
+        f"has {length} tokens, but at most {most} are allowed: its translation is left empty; "
+        f"shorten it, or {remedy}"
+    )
 
 
 def warn(lengths: Iterable[int], longest_trained: int) -> bool:

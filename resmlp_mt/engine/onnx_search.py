@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from resmlp_mt.engine.onnx_model import Arrays, ChosenWords, Floats, Indices, OnnxModel
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
-from resmlp_mt.errors import UserError
 
 CHUNK = 64  # neighbours in the vocabulary
 TINY = float(np.finfo(np.float32).tiny)
@@ -118,8 +117,7 @@ def beam_search(
         order = np.argsort(choice.words)
         found = order[np.searchsorted(choice.words, special, sorter=order)]
         columns = SpecialTokens(*found.tolist())
-    if 2 * beam > vocabulary - 2:
-        raise UserError(f"--beam {beam} is too large for a vocabulary of {vocabulary}.")
+    options.check_beam(vocabulary)
     lengths = [len(sentence) for sentence in source]
     limits = [options.max_len(length, model.config.max_target_positions) for length in lengths]
     padded = np.full((len(source), max(lengths)), special.pad)

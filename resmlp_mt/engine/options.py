@@ -146,6 +146,18 @@ class SearchOptions:
             )
         return longest
 
+    def check_beam(self, words: int) -> None:
+        """Refuse a beam whose 2 * beam candidates are more than the words, pad and unk left out.
+
+        Args:
+            words: that a sentence may have.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if 2 * self.beam > words - 2 and not self.sampling:
+            raise UserError(f"--beam {self.beam} is too large for a vocabulary of {words}.")
+
     def restrict(
         self, scores: Any, position: int, at_limit: Sequence[int], special: "SpecialTokens"
     ) -> None:

@@ -83,10 +83,7 @@ class Translator:
         self._lock = threading.Lock()
         self._workers = Workers(workers, threads)
         config = loaded.model.config
-        self.longest = config.max_source_positions
-        self.remedy = "train with a larger --max-source-positions"
-        if max_tokens is not None and max_tokens < self.longest:
-            self.longest, self.remedy = max_tokens, "raise --max-tokens"
+        self.longest, self.remedy = lengths.limit(config.max_source_positions, max_tokens)
         options.max_len(1, config.max_target_positions)
         self._words: WordsOf | None = None
         if use_shortlist:
@@ -242,11 +239,8 @@ class Translator:
         for number, line in enumerate(lines):
             tokens = self.encode(line)
             if len(tokens) > self.longest:
-                results[number] = no_translation(
-                    line,
-                    f"has {len(tokens)} tokens, but at most {self.longest} are allowed: its "
-                    f"translation is left empty; shorten it, or {self.remedy}",
-                )
+                told = lengths.too_long(len(tokens), self.longest, self.remedy)
+                results[number] = no_translation(line, told)
             elif len(tokens) > 1:
                 sentences[number] = tokens
         longest_trained = self.loaded.model.config.longest_trained_source

@@ -27,6 +27,7 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 from torch import Tensor
 
+from resmlp_mt.engine import lengths
 from resmlp_mt.engine.lines import decoded
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
@@ -192,29 +193,20 @@ def _get_batch_iterator(
 ) -> Any:
     limits = kwargs.get("max_positions")
     if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
-        limit = limits[0] if isinstance(limits, tuple) else limits
-        option = "train with a larger --max-source-positions"
-        max_tokens = kwargs.get("max_tokens")
-        if max_tokens is not None and max_tokens < limit:
-            limit, option = max_tokens, "raise --max-tokens"
+        longest = limits[0] if isinstance(limits, tuple) else limits
+        limit, remedy = lengths.limit(longest, kwargs.get("max_tokens"))
         dataset = copy.copy(dataset)
-        dataset.src = [_within(tokens, limit, option, dataset.src_dict) for tokens in dataset.src]
+        dataset.src = [_within(tokens, limit, remedy, dataset.src_dict) for tokens in dataset.src]
         dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
         dataset.sizes = dataset.src_sizes
     return original(self, dataset, *args, **kwargs)
 
 
-def _within(tokens: Tensor, limit: float, option: str, dictionary: Any) -> Tensor:
+def _within(tokens: Tensor, limit: int, remedy: str, dictionary: Any) -> Tensor:
     if len(tokens) <= limit:
         return tokens
-    logger.error(
-        "the line that begins with '%s' has %d tokens, but at most %d are allowed: "
-        "its translation is left empty; shorten it, or %s",
-        dictionary.string(tokens[:8]),
-        len(tokens),
-        limit,
-        option,
-    )
+    told = lengths.too_long(len(tokens), limit, remedy)
+    logger.error("the line that begins with '%s' %s", dictionary.string(tokens[:8]), told)
     return tokens.new_full((1,), dictionary.pad())
 
 
@@ -227,10 +219,10 @@ def _inference_step(
     prefix_tokens: Tensor | None = None,
     constraints: Tensor | None = None,
 ) -> list[Any]:
-    lengths = sample["net_input"].get("src_lengths")
-    if lengths is None:
+    counts = sample["net_input"].get("src_lengths")
+    if counts is None:
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
-    answered = lengths.gt(0)
+    answered = counts.gt(0)
     if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may say: nothing
         answered = answered & prefix_tokens[:, 0].ne(self.target_dictionary.eos())
     if bool(answered.all()):

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from resmlp_mt import files
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file, sha256
+from resmlp_mt.files import sha256, write_text
 
 NAME, LOCK = "manifest.jsonl", ".lock"
 
@@ -115,8 +115,7 @@ class Manifest:
 
     def _write(self, records: Iterable[Record]) -> None:
         lines = [json.dumps(self.settings), *map(_line, records)]
-        with output_file(self.folder / NAME) as partial:
-            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(self.folder / NAME, "".join(f"{line}\n" for line in lines))
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:

@@ -227,11 +227,7 @@ def write_csv(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) 
 
 
 def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:
-    """The confusion matrix (true, predicted) as a figure, each row as shares of its true class.
-
-    Raises:
-        UserError: if matplotlib is not installed.
-    """
+    """The confusion matrix (true, predicted) as a figure, each row as shares of its true class."""
     figure_class, display_class = _plotting()
     classes = [_plain(row.name) for row in report.classes]
     side = min(4 + 0.3 * len(classes), 20)
@@ -256,13 +252,9 @@ def _plain(name: str) -> str:
 
 
 def _plotting() -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-        from sklearn.metrics import ConfusionMatrixDisplay
-    except ImportError as error:
-        raise UserError(
-            "--confusion-png needs matplotlib: pip install 'resmlp_mt[plots]'."
-        ) from error
+    from matplotlib.figure import Figure  # of an extra, and only for pictures
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     return Figure, ConfusionMatrixDisplay
 
 

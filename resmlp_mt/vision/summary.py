@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from resmlp_mt.errors import UserError
-from resmlp_mt.files import output_file
+from resmlp_mt.files import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -23,21 +22,14 @@ class Summary:
         folder: folder for the reports.
         tensorboard: also write event files.
         epoch: the first epoch that is reported; later events of an earlier run are ignored.
-
-    Raises:
-        UserError: if TensorBoard is asked for but not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool, epoch: int) -> None:
         self.folder = folder
         self.writer: SummaryWriter | None = None
         if tensorboard:
-            try:
-                from torch.utils import tensorboard as events
-            except ImportError as error:
-                raise UserError(
-                    "--tensorboard needs a package: pip install 'resmlp_mt[vision]'."
-                ) from error
+            from torch.utils import tensorboard as events  # needs the package tensorboard
+
             self.writer = events.SummaryWriter(folder, purge_step=epoch)
 
     def report(self, history: list[Row]) -> None:
@@ -66,8 +58,7 @@ class Summary:
         table = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
         table.writeheader()
         table.writerows(history)
-        with output_file(self.folder / "summary.csv") as partial:
-            partial.write_text(text.getvalue(), encoding="utf-8")
+        write_text(self.folder / "summary.csv", text.getvalue())
 
 
 def score(row: Row) -> tuple[str, float]:

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import make_folder, output_file
+from resmlp_mt.files import make_folder, write_text
 from resmlp_mt.vision.checkpoints import load, save
 from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.data import create_dataset
@@ -107,13 +107,9 @@ def _output_folder(options: TrainingOptions, process: Process) -> Path:
 
 def _begin(options: TrainingOptions, trainer: Trainer) -> None:
     """Write args.yaml; if the training continues in another folder, copy the best epoch there."""
-    path = options.output / "args.yaml"
     make_folder(options.output, "--output")
-    with output_file(path, "--output") as partial:
-        partial.write_text(
-            yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True),
-            encoding="utf-8",
-        )
+    resolved = yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True)
+    write_text(options.output / "args.yaml", resolved, "--output")
     if options.resume:
         best = options.resume.with_name("best.pth")
         if best.exists() and best.parent.resolve() != options.output.resolve():
