@@ -236,7 +236,7 @@ def _plain_name(name: str, key: str) -> str:
     return name
 
 
-def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus:
+def local(folder: Path, source: str, target: str) -> Corpus:
     """The corpus in a folder: `train.*`, `valid.*` (or `dev.*`, ...) and any number of `test*.*`.
 
     Each split is a pair of files (`train.en[.gz]`, `train.de[.gz]`) or one `.tmx[.gz]` or
@@ -262,7 +262,7 @@ def local(folder: Path, source: str, target: str, name: str = "local") -> Corpus
     tests = [stem for stem in known if stem.startswith("test")]
     valid = next((stem for stem in VALID if stem in known), VALID[0])
     found = Corpus(
-        name=name,
+        name="local",
         source=file_code(source),
         target=file_code(target),
         train=split("train"),

@@ -45,16 +45,18 @@ def archive_dataset(
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                part, name, *inside = (*_from_split(member.name, words, member.isdir()), "", "")
-                is_class = name and member.isdir() and not is_hidden(name)
-                if is_class and part.lower() in names_of(training):
+                inside = _from_split(member.name, words, member.isdir())
+                if len(inside) < 2:
+                    continue
+                part, name, *rest = inside
+                of_split, of_training = (part.lower() in names_of(s) for s in (split, training))
+                if member.isdir() and of_training and not is_hidden(name):
                     training_folders.setdefault(part, set()).add(name)
                 is_file = member.isfile() or member.islnk()  # tar stores equal files once
-                of_split = part.lower() in names_of(split)
                 named = images_of_split.is_image if of_split else is_image
-                if not is_file or len(inside) < 3 or not named(member.name):
+                if not is_file or not rest or not named(member.name):
                     continue
-                if part.lower() in names_of(training):
+                if of_training:
                     training_classes.setdefault(part, set()).add(name)
                 if of_split:
                     image = _decode(archive, member, f"{path}:{member.name}")

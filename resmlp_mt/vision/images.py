@@ -247,8 +247,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
-def _on_white(image: Image.Image, rows: int = 256) -> Image.Image:
+def _on_white(image: Image.Image) -> Image.Image:
     """Lay transparency on white, some rows at a time to save memory."""
+    rows = 256
     result = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
