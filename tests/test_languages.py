@@ -10,7 +10,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import languages
+from resmlp_mt.fairseq_plugin import dictionaries
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 
@@ -119,7 +119,7 @@ def test_a_model_used_the_other_way_round_is_told(
     torch.save({"model": {}, "cfg": {"task": trained}}, checkpoint)
     binarised(tmp_path / "bin", "en-zh", "en", "zh")
     found = task(tmp_path / "bin", source, "zh" if source == "en" else "en")
-    languages._load_model_ensemble_and_task(
+    dictionaries._load_model_ensemble_and_task(
         lambda *_: ([], None, found), [str(checkpoint)], {}, found
     )
     assert ("from en to zh, and is used the other way round" in caplog.text) is is_told

@@ -6,6 +6,7 @@ other words without an error. It also forgets languages that it has found by its
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fairseq import checkpoint_utils
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
+from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def remember_dictionaries() -> None:
-    """Store both in checkpoints, and refuse other dictionaries.
+    """Store both in checkpoints, refuse other dictionaries, and tell of the other direction.
 
     A training may begin with the weights of another vocabulary (``--finetune-from-model``), which
     some people want: it warns of it.
@@ -59,8 +61,9 @@ def _load_checkpoint(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    if isinstance(self.task, TranslationTask) and Path(filename).is_file():
-        other = _other(self.task, Path(filename))
+    path = Path(filename)
+    if isinstance(self.task, TranslationTask) and path.is_file():
+        other = _other(self.task, checkpoints.read(path, only_look=True), path)
         if other and not reset_optimizer:
             raise UserError(f"{other}: give the folder of its binarised text.")
         if other:
@@ -72,24 +75,37 @@ def _load_model_ensemble_and_task(
     original: Original, filenames: list[str], *args: Any, **kwargs: Any
 ) -> Any:
     loaded = original(filenames, *args, **kwargs)
-    if isinstance(loaded[2], TranslationTask):
+    task = loaded[2]
+    if isinstance(task, TranslationTask):
         for path in filter(Path.is_file, map(Path, filenames)):
-            if other := _other(loaded[2], path):
+            state = checkpoints.read(path, only_look=True)
+            _warn_if_reversed(task, state, path)
+            if other := _other(task, state, path):
                 raise UserError(f"{other}: give the folder of its binarised text.")
     return loaded
 
 
-def _other(task: TranslationTask, checkpoint: Path) -> str | None:
-    """Says which dictionary is not that of the checkpoint; None if all are.
-
-    Raises:
-        UserError: if the checkpoint cannot be read.
-    """
-    state = checkpoints.read(checkpoint, only_look=True)
+def _other(task: TranslationTask, state: Mapping[str, Any], path: Path) -> str | None:
+    """Says which dictionary is not that of the checkpoint; None if all are."""
     side = checkpoints.other_dictionary(state, _digests(task))
     if side is None:
         return None
-    return (
-        f"the {side} dictionary in {task.cfg.data} is not the one that {checkpoint} was trained "
-        "with"
-    )
+    return f"the {side} dictionary in {task.cfg.data} is not the one that {path} was trained with"
+
+
+def _warn_if_reversed(task: TranslationTask, state: Mapping[str, Any], path: Path) -> None:
+    """Tell of a model that is used in the other direction than it was trained for."""
+    stored = state.get("args") or (state.get("cfg") or {}).get("task") or {}
+    options: Any = stored if isinstance(stored, Mapping) else vars(stored)
+    source, target = options.get("source_lang"), options.get("target_lang")
+    if (
+        source not in (None, task.cfg.source_lang)
+        and language_codes.find(source, [task.cfg.target_lang])
+        and language_codes.find(target, [task.cfg.source_lang])
+    ):
+        logger.warning(
+            "%s was trained to translate from %s to %s, and is used the other way round",
+            path,
+            source,
+            target,
+        )

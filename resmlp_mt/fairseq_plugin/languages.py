@@ -6,18 +6,15 @@ fairseq looks for ``dict.zh-CN.txt`` although the folder has ``dict.zh_CN.txt``.
 
 import itertools
 import logging
-from collections.abc import Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
@@ -32,7 +29,6 @@ def find_languages() -> None:
     wrap(TranslationTask, "setup_task", _setup_task)
     wrap(TranslationTask, "load_dataset", _load_dataset)
     wrap(data_utils, "infer_language_pair", _infer_language_pair)
-    wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
 
 
 def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
@@ -102,37 +98,3 @@ def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwarg
             f"{self.cfg.data} has no {split}.{self.cfg.source_lang}-{self.cfg.target_lang}: it has "
             f"{', '.join(there) or 'no binarised text'}."
         ) from error
-
-
-def _load_model_ensemble_and_task(
-    original: Original,
-    filenames: list[str],
-    arg_overrides: Mapping[str, Any] | None = None,
-    task: Any = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    loaded = original(filenames, arg_overrides, task, *args, **kwargs)
-    chosen = vars(loaded[2].cfg) if is_dataclass(loaded[2].cfg) else loaded[2].cfg
-    for path in map(Path, filenames):
-        if path.is_file() and isinstance(loaded[2], TranslationTask):
-            source, target = _languages_of_training(path)
-            if (
-                source not in (None, chosen["source_lang"])
-                and language_codes.find(source, [chosen["target_lang"]])
-                and language_codes.find(target, [chosen["source_lang"]])
-            ):
-                logger.warning(
-                    "%s was trained to translate from %s to %s, and is used the other way round",
-                    path,
-                    source,
-                    target,
-                )
-    return loaded
-
-
-def _languages_of_training(path: Path) -> tuple[Any, Any]:
-    state = checkpoints.read(path, only_look=True)
-    stored = state.get("args") or (state.get("cfg") or {}).get("task") or {}
-    options = stored if isinstance(stored, Mapping) else vars(stored)
-    return options.get("source_lang"), options.get("target_lang")
