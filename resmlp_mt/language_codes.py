@@ -9,6 +9,9 @@ from langcodes.tag_parser import LanguageTagError
 # Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
 _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
 
+SAME = 1
+"""Largest distance of CLDR between two codes of one language: Norwegian and Bokmål have it."""
+
 
 def base(code: str) -> str:
     """The shortest code of a language, without region and script: zh for zho_Hans.
@@ -35,8 +38,8 @@ def find(code: str, known: Collection[str]) -> str | None:
 
     The same text comes first, then the same code in other spelling (``zh-CN``, ``zh_cn``), then
     another code of the same language in the same script and region: ``zh`` or ``zho_Hans`` for
-    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``. ``XX``, as in mBART's
-    ``ja_XX``, is no region.
+    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``; ``no`` for ``nb``.
+    ``XX``, as in mBART's ``ja_XX``, is no region.
     """
     if code in known:
         return code
@@ -56,15 +59,19 @@ def _folded(code: str) -> str:
 
 
 def _plain(code: str) -> str:
-    """A code without the region XX, extensions (``-u-...``) and private parts (``-x-...``).
+    """A code without the region XX, the script Hang, extensions (``-u-...``) and private parts
+    (``-x-...``).
 
     None of these says which language it is, and langcodes remembers every code that it ever saw.
+    ``kor_Hang`` is FLORES' code; the script of Korean is Kore, Hangul with Han characters.
     """
-    return re.sub("[-_](XX$|[a-z0-9][-_].*)", "", code, flags=re.IGNORECASE | re.DOTALL)
+    return re.sub(
+        "[-_](XX$|Hang(?![a-z])|[a-z0-9][-_].*)", "", code, flags=re.IGNORECASE | re.DOTALL
+    )
 
 
 def _is_same_language(code: str, other: str) -> bool:
     try:
-        return langcodes.tag_distance(_plain(code), _plain(other)) == 0
+        return langcodes.tag_distance(_plain(code), _plain(other)) <= SAME
     except LanguageTagError:
         return False

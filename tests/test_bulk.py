@@ -156,6 +156,16 @@ def test_what_cannot_be_read_is_named(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("values", [[None, 5], [b"a"], [["a"]]], ids=["number", "bytes", "list"])
+def test_columns_without_text_are_named(tmp_path: Path, values: list[object]) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": values}), path)
+    kind = format_of(path, "text")
+    (part,) = kind.parts(path, 10)
+    with pytest.raises(UserError, match=r"a\.parquet, after row 0: expected a text as 'text'"):
+        kind.texts(part, str(path))
+
+
 def finish(folder: Path, file: CorpusFile, translator: Translator, most: int = 99) -> list[str]:
     """What a run does without Ray, for ``most`` new parts; returns the parts that were new."""
     new: list[str] = []

@@ -27,6 +27,12 @@ from resmlp_mt import language_codes
         ("ja", ["ja_XX", "en_XX"], "ja_XX"),
         ("sr-Latn", ["sr"], None),
         ("yue", ["zh"], None),
+        ("kor_Hang", ["ko"], "ko"),  # that of FLORES
+        ("ko-KR", ["en", "kor_Hang"], "kor_Hang"),
+        ("nb", ["no", "da"], "no"),
+        ("no", ["nob_Latn", "nno_Latn"], "nob_Latn"),
+        ("nn", ["no", "nb"], None),
+        ("hr", ["bs", "sr-Latn"], None),
         ("en-de", ["en", "de"], None),
         ("english", ["en"], None),
         ("a", ["b", "c"], None),  # not codes at all
@@ -36,6 +42,12 @@ from resmlp_mt import language_codes
 )
 def test_the_known_code(code: str, known: list[str], found: str | None) -> None:
     assert language_codes.find(code, known) == found
+
+
+def test_korean_has_one_script() -> None:
+    assert language_codes.base("kor_Hang") == "ko"
+    assert language_codes.script("kor_Hang") == language_codes.script("ko")
+    assert language_codes.script("zh_Hant") == "Hant"
 
 
 def test_what_says_no_language_is_not_remembered() -> None:

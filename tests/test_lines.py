@@ -80,6 +80,12 @@ def test_a_nul_byte_is_no_sign_of_another_encoding() -> None:
     assert decoded(b"\0\r\n", 1) == "\0"
 
 
+def test_a_byte_order_mark_is_none_of_the_text() -> None:
+    """A dictionary of words does not know the word with the mark, nor JSON the object."""
+    (found,) = waiting_lines(io.BytesIO(b"\xef\xbb\xbf{}\n\xef\xbb\xbftwo\n"), 9)
+    assert found == ["{}", "\ufefftwo"]
+
+
 def test_what_waits_in_a_pipe_comes_together() -> None:
     reading, writing = os.pipe()
     heard = threading.Event()

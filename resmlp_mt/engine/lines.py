@@ -56,7 +56,8 @@ def waiting_lines(
 
 
 def decoded(line: bytes, number: int) -> str:
-    """A line of UTF-8, without white space around it; wrong bytes are named in the log.
+    """A line of UTF-8, without white space around it and a byte order mark at the beginning of the
+    text; wrong bytes are named in the log.
 
     Args:
         number: of the line, from 1.
@@ -70,6 +71,7 @@ def decoded(line: bytes, number: int) -> str:
                 raise OSError(errno.EILSEQ, f"it {what}")
         if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
             raise OSError(errno.EILSEQ, f"it {OTHERS[codecs.BOM_UTF16_LE]}")
+        line = line.removeprefix(codecs.BOM_UTF8)
     text = line.decode("utf-8", errors="replace")
     if "\ufffd" in text and text.encode() != line:
         logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)

@@ -157,8 +157,12 @@ class Parquet:
     def texts(self, part: Part, origin: str) -> list[str]:
         table = _table(part)
         try:
-            check_columns(dict.fromkeys(table.column_names, ""), self.column)
-            return [_one_line(value) for value in table.column(self.column).to_pylist()]
+            record = dict.fromkeys(table.column_names, "")
+            check_columns(record, self.column)
+            values = table.column(self.column).to_pylist()
+            others = [value for value in values if not isinstance(value, str | None)]
+            check_columns(record | {self.column: [*others, ""][0]}, self.column)
+            return [_one_line(value) for value in values]
         except ValueError as error:
             raise UserError(f"{origin}, after row {part.first}: {error}.") from error
 
