@@ -25,13 +25,13 @@ def located(model: str | Path | None = None) -> Path:
         raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
     if model is not None and os.path.exists(model):  # no error if the name is too long
         return Path(model)
-    folder = FOLDER / (model or DEFAULT)
+    folder = FOLDER / (DEFAULT if model is None else model)
     if folder.parent == FOLDER and os.path.isdir(folder):
         return folder
     if model is not None:
         included = ", ".join(sorted(path.name for path in FOLDER.glob("*") if path.is_dir()))
         raise UserError(
-            f"{model} is neither a checkpoint nor a folder written by python -m resmlp_mt.export, "
+            f"{model or repr(model)} is neither a checkpoint nor a folder written by python -m resmlp_mt.export, "
             f"nor a model that comes with the package ({included or 'none is installed'})."
         )
     raise UserError(
