@@ -42,7 +42,7 @@ def test_a_translator_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert Translator.load("en-de", use_shortlist=True).loaded.shortlist is not None
     assert Translator.load("en-de").translate([QUESTION]) == [translations]
     assert Translator.load(ROOT / "models/en-de").translate([QUESTION]) == [translations]
-    with pytest.raises(UserError, match="^'' is neither a checkpoint nor a folder"):
+    with pytest.raises(UserError, match=r"^'' is neither a checkpoint nor a folder"):
         Translator.load("")  # a variable that is not set
     (tmp_path / "en-de").mkdir()  # a path wins over a name
     with pytest.raises(UserError, match="en-de cannot be read as an exported model"):

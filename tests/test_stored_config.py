@@ -256,6 +256,21 @@ def test_what_the_user_overrides_is_checked_alike(
     assert not touched.exists()
 
 
+def test_a_training_is_refused_if_its_checkpoints_would_be(
+    state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(stored_config.TRUST, raising=False)
+    stored = state["cfg"]
+    stored["common"] |= {"wandb_project": "resmlp(small)", "aim_repo": "aim://host:53800"}
+    stored["model"]["encoder_embed_path"] = "vectors(1).txt"
+    stored_config.check_training(stored)
+    stored["task"]["eval_bleu_detok_args"] = "print(1)"
+    with pytest.raises(UserError, match=r"would not be loaded: cfg\.task\.eval_bleu_detok_args is"):
+        stored_config.check_training(stored)
+    monkeypatch.setenv(stored_config.TRUST, "1")
+    stored_config.check_training(stored)
+
+
 def test_trust_is_the_users_to_give(
     state: dict[str, Any],
     touched: Path,

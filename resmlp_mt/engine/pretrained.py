@@ -31,8 +31,9 @@ def located(model: str | Path | None = None) -> Path:
     if model is not None:
         included = ", ".join(sorted(path.name for path in FOLDER.glob("*") if path.is_dir()))
         raise UserError(
-            f"{model or repr(model)} is neither a checkpoint nor a folder written by python -m resmlp_mt.export, "
-            f"nor a model that comes with the package ({included or 'none is installed'})."
+            f"{model or repr(model)} is neither a checkpoint nor a folder written by python -m "
+            "resmlp_mt.export, nor a model that comes with the package "
+            f"({included or 'none is installed'})."
         )
     raise UserError(
         f"no MODEL is given, and the one that comes with the package is not at {folder}: install "

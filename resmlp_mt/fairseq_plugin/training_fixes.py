@@ -3,10 +3,10 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -23,6 +23,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import stored_config
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
@@ -156,11 +157,13 @@ def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -
 
 
 # --- --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch,
-# and --update-freq 0 in a ZeroDivisionError ---
+# and --update-freq 0 in a ZeroDivisionError; options that look like code cannot be loaded ---
 
 
 def refuse_what_would_fail_later() -> None:
-    """Refuse ``--best-checkpoint-metric`` if it is not computed, and updates of no batch."""
+    """Refuse ``--best-checkpoint-metric`` if it is not computed, updates of no batch, and options
+    that checkpoints may not have.
+    """
     wrap(Trainer, "__init__", _trainer)
 
 
@@ -168,6 +171,9 @@ def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any)
     fewest = min(cfg.optimization.update_freq, default=1)
     if fewest < 1:
         raise UserError(f"--update-freq must be at least 1, but is {fewest}.")
+    if OmegaConf.is_config(cfg):
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        stored_config.check_training(cast("Mapping[str, Any]", plain))
     metric = cfg.checkpoint.best_checkpoint_metric
     for measured, section, option in (
         ("bleu", cfg.task, "eval_bleu"),
