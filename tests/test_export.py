@@ -504,7 +504,10 @@ def test_missing_dictionaries_are_named(tmp_path: Path, trained: Path) -> None:
 def test_a_checkpoint_may_have_weights_and_options_alone(
     tmp_path: Path, corpus: Corpus, trained: Path
 ) -> None:
-    """fairseq looks for the history of the optimizer, and ends in a KeyError."""
+    """fairseq looks for the history of the optimizer, and ends in a KeyError.
+
+    The names of the weights may be those of a wrapper.
+    """
     state = read_state(trained / "checkpoint_best.pt")
     path = tmp_path / "reduced.pt"
     torch.save({"cfg": state["cfg"], "model": state["model"]}, path)
@@ -512,6 +515,11 @@ def test_a_checkpoint_may_have_weights_and_options_alone(
     torch.testing.assert_close(
         dict(load_trained(path, corpus.data).model.state_dict()), dict(expected.model.state_dict())
     )
+    for wrapped in ("module.{}", "_fsdp_wrapped_module.{}", "module._orig_mod.{}"):
+        names = {wrapped.format(name): value for name, value in state["model"].items()}
+        torch.save({"cfg": state["cfg"], "model": names}, path)
+        found = load_trained(path, corpus.data).model.state_dict()
+        torch.testing.assert_close(dict(found), dict(expected.model.state_dict()))
     state["model"]["encoder.version"] = torch.ones(1)
     torch.save({"cfg": state["cfg"], "model": state["model"]}, path)
     with pytest.raises(UserError, match=r'Unexpected key\(s\) in state_dict: "encoder.version"'):

@@ -546,6 +546,16 @@ def test_weights_without_content_are_refused() -> None:
         load_weights(small_model(), source)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    model = create_model("resmlp_tiny", num_classes=2)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["head.bias"][1] = value
+    with pytest.raises(UserError, match=r"the state dict: head\.bias has values that are not fin"):
+        load_weights(model, state)
+    load_weights(model, state, head="reset")
+
+
 def test_the_log_says_which_of_several_was_taken(caplog: pytest.LogCaptureFixture) -> None:
     state = small_model().state_dict()
     with caplog.at_level(logging.INFO):

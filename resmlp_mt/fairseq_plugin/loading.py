@@ -17,6 +17,9 @@ from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
 from resmlp_mt.tensor_files import check_archive
 
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts that wrappers, such as DataParallel and torch.compile, insert into names of parameters."""
+
 
 def check_checkpoints() -> None:
     """Check every checkpoint before fairseq builds anything from it; add ``--trust``."""
@@ -35,17 +38,26 @@ def _load_checkpoint_to_cpu(
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
     check_archive(local)
-    if stored_config.uses_plugin(looked_at):
+    is_ours = stored_config.uses_plugin(looked_at)
+    if is_ours:
         checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
         _check_sizes(looked_at, local)
         checkpoints.check_digest(looked_at, local)
     try:
-        return original(path, arg_overrides, load_on_all_ranks)
+        state = original(path, arg_overrides, load_on_all_ranks)
     except RuntimeError as error:  # a size that is not the tensor's
         raise UserError(
             f"{local} cannot be read as a fairseq checkpoint: {reason(error)}."
         ) from error
+    return {**state, "model": _unwrapped(state["model"])} if is_ours else state
+
+
+def _unwrapped(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        ".".join(part for part in name.split(".") if part not in WRAPPERS): value
+        for name, value in parameters.items()
+    }
 
 
 def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
@@ -62,7 +74,8 @@ def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
     config = stored if isinstance(stored, Mapping) else vars(stored)
     names = {field.name for field in fields(ModelConfig)}
     sizes = {name: value for name, value in config.items() if name in names}
-    wrong = misfit(sizes, {name: value.shape for name, value in state["model"].items()})
+    parameters = _unwrapped(state["model"])
+    wrong = misfit(sizes, {name: value.shape for name, value in parameters.items()})
     if wrong is not None:
         raise UserError(f"{path}: the parameters do not fit its configuration: {wrong}.")
 

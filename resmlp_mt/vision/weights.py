@@ -88,6 +88,9 @@ def load_weights(
                 f"{name}: {key} has the shape {tuple(state[key].shape)}, but the model needs "
                 f"{tuple(target.shape)}: create the model with the sizes of these weights."
             )
+    for key, _ in model.named_parameters():
+        if not state[key].isfinite().all():
+            raise UserError(f"{name}: {key} has values that are not finite: take other weights.")
     model.load_state_dict(state)
     classes = source.get("classes")
     is_names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
