@@ -16,6 +16,10 @@ from resmlp_mt.serving.interface import (
 from resmlp_mt.serving.workers import Languages
 
 AUTO = "auto"
+ALIASES = {
+    "zt": "zh-Hant",
+    "pb": "pt-BR",
+}  # LibreTranslate's earlier codes, which clients still send
 LONGEST_CODE = 35  # characters; RFC 5646, section 4.4.1: all codes without private parts fit
 
 
@@ -115,9 +119,10 @@ def _match(code: str, known: Sequence[str]) -> str:
     """
     if len(code) > LONGEST_CODE:  # before anything parses or remembers it
         raise BadRequestError(f"{code} is not supported")
-    wanted = language_codes.base(code), language_codes.script(code)
+    meant = ALIASES.get(code.lower(), code)
+    wanted = language_codes.base(meant), language_codes.script(meant)
     same = (k for k in known if (language_codes.base(k), language_codes.script(k)) == wanted)
-    found = language_codes.find(code, known) or next(same, None)
+    found = language_codes.find(meant, known) or next(same, None)
     if found is None:
         raise BadRequestError(f"{code} is not supported")
     return found
