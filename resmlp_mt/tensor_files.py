@@ -49,7 +49,8 @@ def read(
             contents: Any = load_file(path)
         else:
             check_archive(path, sums=not only_look)
-            with torch.serialization.safe_globals(list(allowed)):
+            known = torch.serialization.get_safe_globals()  # would be forgotten if named again
+            with torch.serialization.safe_globals([kind for kind in allowed if kind not in known]):
                 contents = _load(path, only_look)
     except UserError:
         raise
@@ -61,7 +62,8 @@ def read(
         if found:
             why = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
         raise UserError(
-            f"{path} cannot be read because {why}: expected tensors and plain values only."
+            f"{path} cannot be read because {why}: expected tensors and plain values only, as in a "
+            "model's state_dict()."
         ) from error
     if not isinstance(contents, dict):
         raise UserError(

@@ -1,5 +1,6 @@
 """The safe loader stays on: fairseq's checkpoints pass, anything else is refused; averages."""
 
+import argparse
 import os
 import resource
 import subprocess
@@ -20,6 +21,7 @@ from resmlp_mt.fairseq_plugin.checkpoints import (
     average,
     check_digest,
     latest_checkpoints,
+    read,
 )
 from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
 from resmlp_mt.tensor_files import write
@@ -297,6 +299,15 @@ def test_a_value_beyond_all_numbers_is_named(tmp_path: Path) -> None:
         UserError, match=r"checkpoint\.best_loss_1\.000\.pt is damaged: its val_loss"
     ):
         best_checkpoints(tmp_path, 1)
+
+
+def test_what_fairseq_may_load_stays_so_after_a_look(tmp_path: Path) -> None:
+    """Its own loader follows ours, and old checkpoints hold a Namespace."""
+    allow_safe_globals()
+    torch.save({"model": {}, "args": argparse.Namespace(arch="x")}, tmp_path / "x.pt")
+    for only_look in (True, False):
+        read(tmp_path / "x.pt", only_look=only_look)
+        assert torch.load(tmp_path / "x.pt", weights_only=True)["args"].arch == "x"
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
