@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.data import Dictionary
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.models.ema import EMA
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
 from models import build, config
@@ -60,6 +63,30 @@ def test_the_metric_of_the_best_checkpoint_is_computed(
         with pytest.raises(UserError, match=f"metric {metric} needs {option}, which computes"):
             training_fixes._trainer(lambda _, cfg: made.append(cfg), None, cfg)
     assert made == [cfg] * (option is None)
+
+
+def test_a_metric_that_no_update_has_is_named() -> None:
+    """Before the first epoch ends; its validation would end in a KeyError."""
+    task = TranslationTask(TranslationConfig(), Dictionary(), Dictionary())
+    options = SimpleNamespace(best_checkpoint_metric="nll_loss")
+    trainer = SimpleNamespace(
+        cfg=SimpleNamespace(checkpoint=options),
+        task=task,
+        get_criterion=lambda: CrossEntropyCriterion(task, sentence_avg=False),
+    )
+
+    def step(found: dict[str, float] | None) -> Any:
+        return training_fixes._train_step(lambda _: found, trainer)
+
+    assert step({"nll_loss": 1.0}) == {"nll_loss": 1.0}
+    assert step(None) is None  # an overflow of --fp16
+    with pytest.raises(UserError, match=r"metric nll_loss is not computed .*: it has loss, ppl\.$"):
+        step({"loss": 1.0, "sample_size": 3})
+    for options.best_checkpoint_metric in ("bleu", "ppl", "loss"):
+        assert step({"loss": 1.0})
+    options.best_checkpoint_metric = "own"
+    trainer.task = SimpleNamespace()
+    assert step({"loss": 1.0})
 
 
 def test_an_update_of_no_batch_is_refused() -> None:

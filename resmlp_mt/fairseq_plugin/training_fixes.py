@@ -18,6 +18,7 @@ from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_ut
 from fairseq.models.ema import EMA
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
 from fairseq.tasks.semisupervised_translation import SemisupervisedTranslationTask
+from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -165,6 +166,25 @@ def refuse_what_would_fail_later() -> None:
     that checkpoints may not have.
     """
     wrap(Trainer, "__init__", _trainer)
+    wrap(Trainer, "train_step", _train_step)
+
+
+ONLY_IN_VALIDATION = {"bleu", "ppl"}
+"""Metrics that fairseq does not compute in training, or leaves out of what a step returns."""
+
+
+def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
+    found = original(self, *args, **kwargs)
+    metric = self.cfg.checkpoint.best_checkpoint_metric
+    known = type(self.task) is TranslationTask and type(self.get_criterion()).__module__.startswith(
+        ("fairseq.", "resmlp_mt.")  # others may have metrics of validation alone
+    )
+    if known and found is not None and metric not in {*found, *ONLY_IN_VALIDATION}:
+        names = ", ".join(sorted({*found, "ppl"} - {"sample_size"}))
+        raise UserError(
+            f"--best-checkpoint-metric {metric} is not computed in this training: it has {names}."
+        )
+    return found
 
 
 def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
