@@ -1,6 +1,5 @@
 """The safe loader stays on: fairseq's checkpoints pass, anything else is refused; averages."""
 
-import argparse
 import os
 import resource
 import subprocess
@@ -304,7 +303,7 @@ def test_a_value_beyond_all_numbers_is_named(tmp_path: Path) -> None:
 def test_what_fairseq_may_load_stays_so_after_a_look(tmp_path: Path) -> None:
     """Its own loader follows ours, and old checkpoints hold a Namespace."""
     allow_safe_globals()
-    torch.save({"model": {}, "args": argparse.Namespace(arch="x")}, tmp_path / "x.pt")
+    torch.save({"model": {}, "args": Namespace(arch="x")}, tmp_path / "x.pt")
     for only_look in (True, False):
         read(tmp_path / "x.pt", only_look=only_look)
         assert torch.load(tmp_path / "x.pt", weights_only=True)["args"].arch == "x"
