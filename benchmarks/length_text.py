@@ -181,9 +181,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of quality.py's runs")
     args = parser.parse_args()
     workshop = Workshop(HERE / "quality.yaml", args.data, args.work)
-    variants = read_config(HERE / "variants.yaml")["models"]
+    variants = read_config(HERE / "variants.yaml")
     models = workshop.config["models"]
-    for model, declared in variants.items():
+    for model, declared in variants["models"].items():
+        if model == variants["baseline"]:
+            continue  # it is quality.yaml's plus
         models.setdefault(model, declared | {"name": "plus, " + declared["name"].strip("`")})
     result: dict[str, Any] = {"versions": versions(), "sets": {}}
     for name, declared in workshop.config["sets"].items():

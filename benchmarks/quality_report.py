@@ -231,10 +231,21 @@ def page(result: Json, name: str) -> str:
         elif "samples" in declared:
             data = f", on {declared['samples']} sampled copies"
         parts.append(f"{names[model]}{data}:\n\n    {' '.join(declared['options'].split())}")
+    for name_of_set, declared in config["sets"].items():
+        own = {"All models": declared.get("options"), **_by_name(declared, names)}
+        parts += [
+            f"{who} on {name_of_set}, too:\n\n    {text}" for who, text in own.items() if text
+        ]
     if signatures:
         parts.insert(3, f"![validation perplexity]({name}.png)")
         parts.insert(4, f"![BLEU by source length]({name}_lengths.png)")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _by_name(declared: Json, names: dict[str, str]) -> dict[str, str]:
+    """The options that models have on one set, by the models' names."""
+    own = declared.get("model_options", {})
+    return {name: own[model] for model, name in names.items() if model in own}
 
 
 def summary(result: Json) -> str:

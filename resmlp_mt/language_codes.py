@@ -9,9 +9,6 @@ from langcodes.tag_parser import LanguageTagError
 # Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
 _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
 
-SAME = 1
-"""Largest distance of CLDR between two codes of one language: Norwegian and Bokmål have it."""
-
 
 def base(code: str) -> str:
     """The shortest code of a language, without region and script: zh for zho_Hans.
@@ -38,12 +35,13 @@ def find(code: str, known: Collection[str]) -> str | None:
 
     The same text comes first, then the same code in other spelling (``zh-CN``, ``zh_cn``), then
     another code of the same language in the same script and region: ``zh`` or ``zho_Hans`` for
-    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``; ``no`` for ``nb``.
+    ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``. Last, Norwegian (``no``)
+    means Bokmål (``nb``).
     ``XX``, as in mBART's ``ja_XX``, is no region.
     """
     if code in known:
         return code
-    for means in (_is_spelling, _is_same_language):
+    for means in (_is_spelling, _is_same_language, _are_norwegian):
         found = [other for other in known if means(code, other)]
         if found:
             return found[0] if len(found) == 1 else None
@@ -72,6 +70,10 @@ def _plain(code: str) -> str:
 
 def _is_same_language(code: str, other: str) -> bool:
     try:
-        return langcodes.tag_distance(_plain(code), _plain(other)) <= SAME
+        return langcodes.tag_distance(_plain(code), _plain(other)) == 0
     except LanguageTagError:
         return False
+
+
+def _are_norwegian(code: str, other: str) -> bool:
+    return {base(code), base(other)} == {"no", "nb"}

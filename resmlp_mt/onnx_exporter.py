@@ -22,7 +22,8 @@ def check_exporter() -> None:
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError(
-            f"an ONNX graph needs the package onnxscript: run {installation('onnxscript')}."
+            f"exporting ONNX graphs (--format onnx, or images) needs the package onnxscript: run "
+            f"{installation('onnxscript')}."
         )
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import Corpus
 from models import build, dictionary
+from resmlp_mt import tensor_files
 from resmlp_mt.engine import digests, exported_config, model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -273,5 +274,5 @@ def test_flipped_bits_of_checkpoints_are_noticed(
 
 def test_an_average_has_a_digest_of_its_own(trained: Path, corpus: Corpus, tmp_path: Path) -> None:
     paths = checkpoints.latest_checkpoints(trained, 2, by="epoch")
-    checkpoints.save(checkpoints.average(paths), tmp_path / "average.pt")
+    tensor_files.write(checkpoints.average(paths), tmp_path / "average.pt")
     load_trained(tmp_path / "average.pt", corpus.data)

@@ -31,6 +31,8 @@ from resmlp_mt import language_codes
         ("ko-KR", ["en", "kor_Hang"], "kor_Hang"),
         ("nb", ["no", "da"], "no"),
         ("no", ["nob_Latn", "nno_Latn"], "nob_Latn"),
+        ("nob_Latn", ["no", "nb"], "nb"),
+        ("es-MX", ["es-419"], None),
         ("nn", ["no", "nb"], None),
         ("hr", ["bs", "sr-Latn"], None),
         ("en-de", ["en", "de"], None),

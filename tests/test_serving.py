@@ -258,6 +258,7 @@ def test_words_and_attention_between_them() -> None:
         ("zh-Hant", ["zh", "zh_TW"], "zh_TW"),
         ("zh-SG", ["zh_TW", "zh"], "zh"),
         ("zh-TW", ["zh"], None),  # in other characters
+        ("zt", ["en", "zt"], "zt"),
         ("zt", ["zh", "zh-TW"], "zh-TW"),  # an earlier code of LibreTranslate, as the next one
         ("pb", ["en", "pt"], "pt"),
         ("kor_Hang", ["ko"], "ko"),

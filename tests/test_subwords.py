@@ -167,6 +167,21 @@ def test_sentences_tell_how_they_were_split() -> None:
     assert splits_alike(small, [["<2de>", *sentences[0]], []]) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("control_symbols", None), ("user_defined_symbols", True)]
+)
+def test_a_tag_before_a_sentence_is_no_other_split(kind: str, expected: bool | None) -> None:
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the dog runs in the grass", "a cat sits on the red mat"] * 40),
+        model_writer=buffer, vocab_size=60, hard_vocab_limit=False, minloglevel=2,
+        **{kind: ["<2de>"]},
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+    lines = (["<2de>", *processor.encode(text, out_type=str)] for text in ("the dog", "a red cat"))
+    assert splits_alike(processor, list(lines)) is expected
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "char", "word"])
 def test_rare_characters_are_words_of_the_dictionary(kind: str) -> None:
     """sentencepiece leaves them as they are; those of a large text are more than its pieces."""

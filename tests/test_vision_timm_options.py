@@ -410,16 +410,14 @@ def test_validation_is_called_as_timms(images: Path, tmp_path: Path) -> None:
     assert other["data_config"] == config
     assert other["top1"] != plain["top1"]
 
-    found = parse(
-        validation(),
-        EvaluationOptions,
-        [str(images), "-m", "resmlp_tiny", "--checkpoint", "w.pth", "--split", "test"],
-    )
+    words = [str(images), "-m", "resmlp_tiny", "--checkpoint", "w.pth", "--split", "test"]
+    found = parse(EvaluationOptions, words, "evaluate", "")
     assert (found.data, found.checkpoint, found.weights) == ([str(images)], None, "w.pth")
-    found = parse(validation(), EvaluationOptions, [str(images), "--checkpoint", str(best)])
+    words = [str(images), "--checkpoint", str(best)]
+    found = parse(EvaluationOptions, words, "evaluate", "")
     assert (found.data, found.checkpoint, found.weights) == ([str(images)], best, None)
     words = ["photo.jpg", "more", "--checkpoint", str(best)]
-    labels = parse(Parser("predict", PredictionOptions, ""), PredictionOptions, words)
+    labels = parse(PredictionOptions, words, "predict", "")
     assert (labels.inputs, labels.checkpoint) == ([Path("photo.jpg"), Path("more")], best)
 
 
@@ -503,7 +501,7 @@ def test_names_with_the_tag_of_their_weights_are_ours(monkeypatch: pytest.Monkey
 def test_names_may_be_those_of_the_hub(prefix: str) -> None:
     name = f"{prefix}resmlp_12_224.fb_in1k"
     assert parse_args(["--model", name]).model == "resmlp_12_224.fb_in1k"
-    found = parse(validation(), EvaluationOptions, ["-m", name, "--pretrained"])
+    found = parse(EvaluationOptions, ["-m", name, "--pretrained"], "evaluate", "")
     assert found.model == "resmlp_12_224.fb_in1k"
 
 

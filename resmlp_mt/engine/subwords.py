@@ -180,18 +180,20 @@ def splits_alike(
 
     Args:
         sentences: the words of each, as binarised; those with words that are not pieces, such as
-            ``<unk>``, do not count.
+            ``<unk>``, or are control symbols, which no text gives, do not count.
     """
     unknown = processor.unk_id()
-    telling = [
-        list(words)
-        for words in sentences
-        if words and unknown not in processor.piece_to_id([*words])
-    ]
-    alike = [
-        processor.encode(decode_pieces(processor, words), out_type=str) == words
-        for words in telling
-    ]
+
+    def tells(ids: Sequence[int]) -> bool:
+        return bool(ids) and not any(i == unknown or processor.is_control(i) for i in ids)
+
+    def is_kept(words: list[str]) -> bool:
+        kept: bool = processor.encode(processor.decode(words), out_type=str) == words
+        return kept
+
+    telling = [list(words) for words in sentences if tells(processor.piece_to_id([*words]))]
+    # the first word may be a tag, which is put before the pieces of a sentence
+    alike = [is_kept(words) or (len(words) > 1 and is_kept(words[1:])) for words in telling]
     return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
 
 

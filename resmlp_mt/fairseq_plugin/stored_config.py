@@ -108,7 +108,7 @@ def check_training(cfg: Mapping[str, Any]) -> None:
         except RefusedError as reason:
             raise UserError(
                 f"checkpoints of this training would not be loaded: {reason}; choose another "
-                f"value, or give --trust."
+                f"value, or give --trust or set {TRUST}=1."
             ) from None
 
 

@@ -82,7 +82,8 @@ class AffineLinear(torch.autograd.Function):
 class ActivatedLinear(torch.autograd.Function):
     """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim).
 
-    On a CPU f(x) exists for :data:`CPU_ROWS` tokens at a time.
+    On a CPU f(x) exists for :data:`CPU_ROWS` tokens at a time, except in the backward pass of
+    lower precisions.
     """
 
     @staticmethod

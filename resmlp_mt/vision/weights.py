@@ -52,7 +52,7 @@ def load_weights(
 
     Raises:
         UserError: if the file cannot be read safely, the hub has no such weights, or they do not
-            fit the model.
+            fit the model or are not finite.
     """
     name = "the state dict"
     if isinstance(source, str) and source.startswith(HUBS):
