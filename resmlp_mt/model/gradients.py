@@ -20,15 +20,7 @@ from torch.nn import functional as F
 from resmlp_mt.mixing_products import blocks, by_head, from_heads, mix
 from resmlp_mt.padding import Layout
 
-CPU_ROWS = 512
-"""Tokens whose activated states exist at once: these stay in the cache, and need little memory."""
-
 _Gradients = tuple[Tensor | None, ...]
-
-
-def _rows(x: Tensor) -> int:
-    """The rows of x, (tokens, hidden dim), that are worked on together."""
-    return CPU_ROWS if x.device.type == "cpu" else len(x)
 
 
 def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gradients]:
@@ -80,11 +72,7 @@ class AffineLinear(torch.autograd.Function):
 
 
 class ActivatedLinear(torch.autograd.Function):
-    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim).
-
-    On a CPU f(x) exists for :data:`CPU_ROWS` tokens at a time, except in the backward pass of
-    lower precisions.
-    """
+    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim)."""
 
     @staticmethod
     def forward(
@@ -94,13 +82,9 @@ class ActivatedLinear(torch.autograd.Function):
         bias: Tensor,
         alpha: Tensor,
         beta: Tensor,
-        activation: Callable[[Tensor], Tensor] | None,
+        activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        if activation is None:
-            product = F.linear(x, weight, bias)
-        else:
-            parts = [F.linear(activation(part), weight, bias) for part in x.split(_rows(x))]
-            product = parts[0] if len(parts) == 1 else torch.cat(parts)
+        product = F.linear(activation(x), weight, bias)
         ctx.save_for_backward(x, weight, bias, alpha)
         ctx.activation, ctx.dtype = activation, product.dtype
         return torch.addcmul(beta, product, alpha)
@@ -110,37 +94,21 @@ class ActivatedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, weight, bias, alpha = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        of_x = before_scaling = of_weight = of_bias = of_alpha = of_beta = None
+        of_x = of_weight = of_bias = of_alpha = of_beta = None
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            activated = ctx.activation(x)
         if any(needed[2:5]):
             of_beta = grad.sum(0)
             of_bias = of_beta * alpha
-        # sums of rounded parts would be less precise than one product
-        whole = ctx.activation is None or torch.finfo(ctx.dtype).bits < 32
-        rows = len(x) if whole else _rows(x)
-        if needed[0] and rows < len(x):
-            of_x = torch.empty_like(x)
-        for start in range(0, max(len(x), 1), max(rows, 1)):
-            part, of_part = x[start : start + rows].detach(), grad[start : start + rows]
-            with torch.enable_grad():
-                part.requires_grad_()
-                activated = part if ctx.activation is None else ctx.activation(part)
-            if needed[1] or needed[3]:
-                factors = of_part.to(ctx.dtype).t(), activated.detach().to(ctx.dtype)
-                if before_scaling is None:
-                    before_scaling = torch.mm(*factors)
-                else:
-                    before_scaling.addmm_(*factors)
-            if needed[0]:
-                of_activated = (of_part * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)
-                (found,) = torch.autograd.grad(activated, part, of_activated.to(activated.dtype))
-                if of_x is None:
-                    of_x = found
-                else:
-                    of_x[start : start + rows] = found
-        if before_scaling is not None:
+        if needed[1] or needed[3]:
+            before_scaling = grad.to(ctx.dtype).t() @ activated.detach().to(ctx.dtype)
             if needed[3]:
                 of_alpha = (before_scaling * weight).sum(1) + of_beta * bias
             of_weight = before_scaling.mul_(alpha.unsqueeze(1))
+        if needed[0]:
+            of_activated = (grad * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)
+            (of_x,) = torch.autograd.grad(activated, x, of_activated.to(activated.dtype))
         return of_x, of_weight, of_bias, of_alpha, of_beta, None
 
 

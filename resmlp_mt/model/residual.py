@@ -130,7 +130,7 @@ def _linear_affine(
     x: Tensor,
     linear: nn.Linear,
     affine: Affine,
-    activation: Callable[[Tensor], Tensor] | None = None,
+    activation: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
     """affine(linear(activation(x)))."""
     y: Tensor = ActivatedLinear.apply(
