@@ -119,10 +119,12 @@ def _match(code: str, known: Sequence[str]) -> str:
     """
     if len(code) > LONGEST_CODE:  # before anything parses or remembers it
         raise BadRequestError(f"{code} is not supported")
-    meant = code if language_codes.find(code, known) else ALIASES.get(code.lower(), code)
+    meant = ALIASES.get(code.lower(), code)  # unless a model has the code itself
     wanted = language_codes.base(meant), language_codes.script(meant)
     same = (k for k in known if (language_codes.base(k), language_codes.script(k)) == wanted)
-    found = language_codes.find(meant, known) or next(same, None)
+    found = (
+        language_codes.find(code, known) or language_codes.find(meant, known) or next(same, None)
+    )
     if found is None:
         raise BadRequestError(f"{code} is not supported")
     return found
