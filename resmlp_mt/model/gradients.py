@@ -1,20 +1,25 @@
 """Functions of the residual branches with gradients by hand, which keep less than autograd.
 
-With h = alpha x + beta, g the gradient of y and sums over tokens:
+With g the gradient of y, P = g^T h the product of g and the input of W, and sums over tokens:
 
-    y = W h + b                dW = g^T h       dh = g W    dalpha = sum dh x     dx = alpha dh
-    y = alpha (W h + b) + beta dW = alpha g^T h             dalpha_i = sum_j (g^T h)_ij W_ij + b g
-    y = alpha (A h + b) + beta                              dalpha = sum (A^T g) h + b g
+    y = W (alpha h + beta) + b     dW_ij = P_ij alpha_j + (sum g_i) beta_j
+                                   dalpha_j = sum_i P_ij W_ij     dbeta = W^T sum g
+    y = alpha (W h + b) + beta     dW_ij = alpha_i P_ij
+                                   dalpha_i = sum_j P_ij W_ij + b_i sum g_i
+    y = alpha (A h + b) + beta     dalpha = sum (A^T g) h + b g
 
-The last two need no output of W or A.
+So an affine map next to a linear layer is applied to the weight, not to every token, and its
+gradients come from P, which the gradient of W needs anyway. The outputs of W and A are not needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from resmlp_mt.mixing_products import blocks, by_head, from_heads, mix
@@ -34,19 +39,6 @@ def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gra
     return cast("Callable[..., _Gradients]", wrapped)
 
 
-def _affine_gradients(
-    needed: Sequence[bool], x: Tensor, alpha: Tensor, grad: Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, alpha and beta, if needed, from the gradient of alpha x + beta.
-
-    The first may take the place of ``grad``.
-    """
-    grad = grad.to(torch.promote_types(x.dtype, alpha.dtype))
-    of_alpha = (grad * x).sum(0) if needed[1] else None
-    of_beta = grad.sum(0) if needed[2] else None
-    return grad.mul_(alpha) if needed[0] else None, of_alpha, of_beta
-
-
 class AffineLinear(torch.autograd.Function):
     """W (alpha x + beta) + b; (tokens, dim) -> (tokens, hidden dim)."""
 
@@ -55,24 +47,26 @@ class AffineLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, alpha: Tensor, beta: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x, alpha, beta, weight)
-        return F.linear(torch.addcmul(beta, x, alpha), weight, bias)
+        return F.linear(x, weight * alpha, weight @ beta + bias)
 
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, alpha, beta, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        of_weight = None
-        if needed[3]:
-            of_weight = grad.t() @ torch.addcmul(beta, x, alpha).to(grad.dtype)
-        of_affine: _Gradients = (None, None, None)
-        if any(needed[:3]):
-            of_affine = _affine_gradients(needed, x, alpha, grad @ weight.to(grad.dtype))
-        return *of_affine, of_weight, grad.sum(0) if needed[4] else None
+        of_x = of_alpha = of_weight = None
+        of_bias = grad.sum(0, dtype=weight.dtype)
+        if needed[0]:
+            of_x = grad @ (weight * alpha).to(grad.dtype)
+        if needed[1] or needed[3]:
+            product = (grad.t() @ x.to(grad.dtype)).to(weight.dtype)
+            of_alpha = (product * weight).sum(0)
+            of_weight = product.mul_(alpha).addr_(of_bias, beta)
+        return of_x, of_alpha, of_bias @ weight, of_weight, of_bias
 
 
 class ActivatedLinear(torch.autograd.Function):
-    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim)."""
+    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim). No f is the identity."""
 
     @staticmethod
     def forward(
@@ -82,34 +76,37 @@ class ActivatedLinear(torch.autograd.Function):
         bias: Tensor,
         alpha: Tensor,
         beta: Tensor,
-        activation: Callable[[Tensor], Tensor],
+        activation: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
-        product = F.linear(activation(x), weight, bias)
         ctx.save_for_backward(x, weight, bias, alpha)
-        ctx.activation, ctx.dtype = activation, product.dtype
-        return torch.addcmul(beta, product, alpha)
+        ctx.activation = activation
+        activated = x if activation is None else activation(x)
+        return F.linear(activated, alpha.unsqueeze(1) * weight, torch.addcmul(beta, alpha, bias))
 
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> _Gradients:
         x, weight, bias, alpha = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        of_x = of_weight = of_bias = of_alpha = of_beta = None
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            activated = ctx.activation(x)
-        if any(needed[2:5]):
-            of_beta = grad.sum(0)
-            of_bias = of_beta * alpha
+        of_x = of_weight = of_alpha = None
+        activated = x
+        if ctx.activation is not None:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                activated = ctx.activation(x)
+                edge = get_gradient_edge(activated)
+        of_beta = grad.sum(0, dtype=weight.dtype)
         if needed[1] or needed[3]:
-            before_scaling = grad.to(ctx.dtype).t() @ activated.detach().to(ctx.dtype)
-            if needed[3]:
-                of_alpha = (before_scaling * weight).sum(1) + of_beta * bias
-            of_weight = before_scaling.mul_(alpha.unsqueeze(1))
+            product = (grad.t() @ activated.detach().to(grad.dtype)).to(weight.dtype)
+            of_alpha = torch.addcmul((product * weight).sum(1), of_beta, bias)
+            of_weight = product.mul_(alpha.unsqueeze(1))
+        dtype = activated.dtype
+        del activated  # its memory is needed for the gradients
         if needed[0]:
-            of_activated = (grad * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)
-            (of_x,) = torch.autograd.grad(activated, x, of_activated.to(activated.dtype))
-        return of_x, of_weight, of_bias, of_alpha, of_beta, None
+            of_x = (grad @ (alpha.unsqueeze(1) * weight).to(grad.dtype)).to(dtype)
+            if ctx.activation is not None:
+                (of_x,) = torch.autograd.grad(edge, x, of_x)
+        return of_x, of_weight, of_beta * alpha, of_alpha, of_beta, None
 
 
 class AffineMixing(torch.autograd.Function):
@@ -142,9 +139,7 @@ class AffineMixing(torch.autograd.Function):
         x, alpha, beta, matrix, offset, post_alpha = ctx.saved_tensors
         layout, causal, heads = ctx.layout, ctx.causal, len(matrix)
         needed = ctx.needs_input_grad
-        affine = torch.addcmul(beta, x, alpha).to(ctx.dtype)
-        of_affine: _Gradients = (None, None, None)
-        of_matrix = of_offset = of_post_alpha = None
+        of_x = of_alpha = of_beta = of_matrix = of_offset = of_post_alpha = None
         of_post_beta = grad.sum(0) if needed[6] else None
         padded = layout.pad(grad.to(ctx.dtype))
         per_position = padded.sum(1)  # (length, dim)
@@ -153,17 +148,19 @@ class AffineMixing(torch.autograd.Function):
             of_offset = of_offset.sum_to_size(offset.shape).to(offset.dtype)
         if any(needed[:3]) or needed[5]:
             mixed = layout.pack(_transposed(matrix.to(ctx.dtype), padded, causal))
-            if needed[5]:
-                of_post_alpha = (mixed * affine).sum(0)
-                if offset is not None:
-                    of_post_alpha += (
-                        (per_position.unflatten(1, (heads, -1)) * offset).sum(0).flatten()
-                    )
-            of_affine = _affine_gradients(needed, x, alpha, mixed * post_alpha)
+            mixed = mixed.to(torch.promote_types(x.dtype, alpha.dtype))
+            sum_x, sum_1 = (mixed * x).sum(0), mixed.sum(0)
+            of_alpha, of_beta = post_alpha * sum_x, post_alpha * sum_1
+            of_post_alpha = alpha * sum_x + beta * sum_1
+            if offset is not None:
+                of_post_alpha += (per_position.unflatten(1, (heads, -1)) * offset).sum(0).flatten()
+            of_x = mixed.mul_(alpha * post_alpha)
         if needed[3]:
             scaled = padded * post_alpha.to(ctx.dtype)
-            of_matrix = _outer(heads, scaled, layout.pad(affine), causal).to(matrix.dtype)
-        return *of_affine, of_matrix, of_offset, of_post_alpha, of_post_beta, None, None
+            entries = layout.pad(torch.addcmul(beta, x, alpha).to(ctx.dtype))
+            of_matrix = _outer(heads, scaled, entries, causal).to(matrix.dtype)
+        of_post = of_post_alpha, of_post_beta
+        return of_x, of_alpha, of_beta, of_matrix, of_offset, *of_post, None, None
 
 
 def _transposed(matrix: Tensor, grad: Tensor, causal: bool) -> Tensor:
@@ -191,17 +188,24 @@ def _outer(heads: int, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
 
 
 class DroppedAddition(torch.autograd.Function):
-    """x + m y / share, for a mask m with that share of ones."""
+    """x + m y / share, for a mask m with that share of ones; it keeps one bit of m per element."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:
-        ctx.save_for_backward(kept)
-        ctx.share = share
+        # NumPy packs bits, PyTorch does not; on a GPU, a byte is kept
+        packed = torch.from_numpy(np.packbits(kept.numpy())) if kept.is_cpu else kept
+        ctx.save_for_backward(packed)
+        ctx.share, ctx.shape = share, kept.shape
         return torch.addcmul(x, y, kept, value=1 / share)
 
     @staticmethod
     @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> _Gradients:
-        (kept,) = ctx.saved_tensors
-        of_y = (grad * kept).mul_(1 / ctx.share) if ctx.needs_input_grad[1] else None
+        of_y = None
+        if ctx.needs_input_grad[1]:
+            (kept,) = ctx.saved_tensors
+            if kept.is_cpu:
+                bits = np.unpackbits(kept.numpy(), count=ctx.shape.numel())
+                kept = torch.from_numpy(bits).view(ctx.shape)
+            of_y = (grad * kept).mul_(1 / ctx.share)
         return grad, of_y, None, None
