@@ -1,6 +1,6 @@
 """Functions of the residual branches with gradients by hand, which keep less than autograd.
 
-With g the gradient of y, P = g^T h the product of g and the input of W, and sums over tokens:
+With g the gradient of y, P = g^T h, and sums over tokens:
 
     y = W (alpha h + beta) + b     dW_ij = P_ij alpha_j + (sum g_i) beta_j
                                    dalpha_j = sum_i P_ij W_ij     dbeta = W^T sum g
@@ -8,8 +8,10 @@ With g the gradient of y, P = g^T h the product of g and the input of W, and sum
                                    dalpha_i = sum_j P_ij W_ij + b_i sum g_i
     y = alpha (A h + b) + beta     dalpha = sum (A^T g) h + b g
 
-So an affine map next to a linear layer is applied to the weight, not to every token, and its
-gradients come from P, which the gradient of W needs anyway. The outputs of W and A are not needed.
+So the gradients of an affine map next to a linear layer come from P, which the gradient of W needs
+anyway, and the outputs of W and A are not needed. An affine map before W is applied to W, not to
+every token. One after W is applied to the output: it starts as small as 1e-5, and so small a weight
+would be rounded to nothing in float16.
 """
 
 from collections.abc import Callable
@@ -79,9 +81,9 @@ class ActivatedLinear(torch.autograd.Function):
         activation: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, alpha)
-        ctx.activation = activation
-        activated = x if activation is None else activation(x)
-        return F.linear(activated, alpha.unsqueeze(1) * weight, torch.addcmul(beta, alpha, bias))
+        product = F.linear(x if activation is None else activation(x), weight, bias)
+        ctx.activation, ctx.dtype = activation, product.dtype
+        return torch.addcmul(beta, product, alpha)
 
     @staticmethod
     @_without_autocast
@@ -95,15 +97,15 @@ class ActivatedLinear(torch.autograd.Function):
                 x = x.detach().requires_grad_()
                 activated = ctx.activation(x)
                 edge = get_gradient_edge(activated)
-        of_beta = grad.sum(0, dtype=weight.dtype)
+        of_beta = grad.sum(0)
         if needed[1] or needed[3]:
-            product = (grad.t() @ activated.detach().to(grad.dtype)).to(weight.dtype)
+            product = grad.to(ctx.dtype).t() @ activated.detach().to(ctx.dtype)
             of_alpha = torch.addcmul((product * weight).sum(1), of_beta, bias)
             of_weight = product.mul_(alpha.unsqueeze(1))
         dtype = activated.dtype
         del activated  # its memory is needed for the gradients
         if needed[0]:
-            of_x = (grad @ (alpha.unsqueeze(1) * weight).to(grad.dtype)).to(dtype)
+            of_x = ((grad * alpha).to(ctx.dtype) @ weight.to(ctx.dtype)).to(dtype)
             if ctx.activation is not None:
                 (of_x,) = torch.autograd.grad(edge, x, of_x)
         return of_x, of_weight, of_beta * alpha, of_alpha, of_beta, None
