@@ -17,7 +17,6 @@ would be rounded to nothing in float16.
 from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -190,13 +189,14 @@ def _outer(heads: int, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
 
 
 class DroppedAddition(torch.autograd.Function):
-    """x + m y / share, for a mask m with that share of ones; it keeps one bit of m per element."""
+    """x + m y / share, for a mask m with that share of ones.
+
+    A CPU keeps one bit of m for each element, a GPU one byte: packing takes several kernels.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:
-        # NumPy packs bits, PyTorch does not; on a GPU, a byte is kept
-        packed = torch.from_numpy(np.packbits(kept.numpy())) if kept.is_cpu else kept
-        ctx.save_for_backward(packed)
+        ctx.save_for_backward(packed_bits(kept) if kept.is_cpu else kept)
         ctx.share, ctx.shape = share, kept.shape
         return torch.addcmul(x, y, kept, value=1 / share)
 
@@ -207,7 +207,21 @@ class DroppedAddition(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             (kept,) = ctx.saved_tensors
             if kept.is_cpu:
-                bits = np.unpackbits(kept.numpy(), count=ctx.shape.numel())
-                kept = torch.from_numpy(bits).view(ctx.shape)
+                kept = unpacked_bits(kept, ctx.shape)
             of_y = (grad * kept).mul_(1 / ctx.share)
         return grad, of_y, None, None
+
+
+def packed_bits(mask: Tensor) -> Tensor:
+    """A byte for eight numbers that are 0 or 1: of every eighth of the mask, one."""
+    eighths = F.pad(mask.flatten(), (0, -mask.numel() % 8)).view(8, -1)
+    return (eighths * _bits()).sum(0, dtype=torch.uint8)
+
+
+def unpacked_bits(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The mask with this shape that :func:`packed_bits` packed."""
+    return (packed & _bits()).ne(0).flatten()[: shape.numel()].view(shape)
+
+
+def _bits() -> Tensor:
+    return torch.tensor([[1 << bit] for bit in range(8)], dtype=torch.uint8)
