@@ -145,7 +145,8 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
         option: the option that named its folder, for the message.
 
     Raises:
-        UserError: if another process holds it, or the file cannot be made.
+        UserError: if another process holds it, the file cannot be made, or the file system has no
+            locks.
     """
     import portalocker
 
@@ -154,8 +155,12 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
     make_folder(path.parent, option)
     try:
         lock.acquire()
-    except portalocker.LockException as error:
+    except portalocker.AlreadyLocked as error:
         raise UserError(taken) from error
+    except portalocker.LockException as error:
+        raise UserError(
+            f"{path} cannot be locked ({reason(error)}): its file system must have locks."
+        ) from error
     except OSError as error:
         raise unwritable(path.parent, error, option) from error
     try:

@@ -5,10 +5,11 @@ import stat
 import threading
 from pathlib import Path
 
+import portalocker
 import pytest
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, output_file, replacing
+from resmlp_mt.files import check_outputs, locked, output_file, replacing
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -83,3 +84,24 @@ def test_checking_leaves_everything_as_it_is(tmp_path: Path) -> None:
     check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null")])
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not another run, for which one would wait in vain."""
+    path = tmp_path / "lock"
+
+    def acquire(_: object) -> None:
+        raise portalocker.LockException(OSError(95, "Operation not supported"), "not supported")
+
+    with locked(path, "taken"), pytest.raises(UserError, match="taken"), locked(path, "taken"):
+        pass
+    monkeypatch.setattr(portalocker.Lock, "acquire", acquire)
+    with (
+        pytest.raises(
+            UserError, match=r"lock cannot be locked \(.*not supported\): its file system"
+        ),
+        locked(path, "taken"),
+    ):
+        pass
