@@ -20,6 +20,7 @@ FOUNDATIONS = {
     "stored_arrays",
     "tensor_files",
     "text",
+    "yaml_keys",
 }
 
 Graph = dict[str, set[str]]

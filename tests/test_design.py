@@ -16,6 +16,7 @@ FOUNDATIONS = {
     "command_line", "errors", "files", "graphs", "language_codes", "layers", "machine",
     "materialised_mixing", "mixing", "mixing_products", "onnx_exporter", "packed_linear", "padding",
     "signals", "standard_input", "stored_arrays", "tensor_files", "text", "unpacking",
+    "yaml_keys",
 }  # fmt: skip
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
 VISION_COMMANDS = {
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "stored_arrays": set(),
     "tensor_files": {"errors", "files"},
     "unpacking": {"errors", "files"},
+    "yaml_keys": set(),
     "scoring": {
         *(
             "command_line",
@@ -66,6 +68,7 @@ MAY_IMPORT = {
         "signals",
         "text",
         "unpacking",
+        "yaml_keys",
     },
     "mixing_products": {"graphs"},
     "mixing": {"layers", "mixing_products", "padding"},
@@ -86,6 +89,7 @@ MAY_IMPORT = {
         "stored_arrays",
         "tensor_files",
         "vision",
+        "yaml_keys",
     },
     "visualization": FOUNDATIONS | {"fairseq_plugin", "vision", "visualization"},
 }

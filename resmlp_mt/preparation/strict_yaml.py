@@ -6,13 +6,14 @@ from typing import Any
 import yaml
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.yaml_keys import UniqueKeys
 
 MAX_BYTES = 100_000
 """Largest size of a corpus file, because YAML is slow to read."""
 
 
-class _Loader(yaml.BaseLoader):
-    """Reads every value as text (so `no` is Norwegian), and refuses aliases."""
+class _Loader(UniqueKeys, yaml.BaseLoader):
+    """Reads every value as text (so `no` is Norwegian), and refuses aliases and repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -25,7 +26,7 @@ def read(path: Path) -> Any:
     """The content of `path`, as texts, lists and dictionaries.
 
     Raises:
-        UserError: it is too large, not UTF-8 or invalid, or has aliases.
+        UserError: it is too large, not UTF-8 or invalid, or has aliases or repeated keys.
     """
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has over {MAX_BYTES} bytes: it is not a corpus file")

@@ -7,6 +7,7 @@ the same folder.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,12 +171,15 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe over those of its ``base``."""
     import yaml
 
+    from resmlp_mt import yaml_keys
+
     name = path.name.removesuffix(".yaml")
     ours = path.parent in (Path(), Path("configs/vision"))
     named = [folder / f"{name}.yaml" for folder in RECIPES if ours]
     found = path if path.exists() else next((p for p in named if p.exists()), path)
     try:
-        values = yaml.safe_load(found.read_text(encoding="utf-8"))
+        # a safe loader
+        values = yaml.load(found.read_text(encoding="utf-8"), yaml_keys.SafeLoader)  # nosec B506
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         known = {recipe.stem for folder in RECIPES for recipe in folder.glob("*.yaml")}
@@ -184,6 +188,9 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"--config {path} cannot be read: {reason}{similar}.") from error
     if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
+    spelt = Counter(str(key).replace("-", "_") for key in values)
+    if twice := [key for key, count in spelt.items() if count > 1]:
+        raise UserError(f"--config {path}: {twice[0]} is there more than once: keep one.")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     base = values.pop("base", None)
     if base is None:
