@@ -74,7 +74,7 @@ def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[Cor
 
     found: list[CorpusFile] = []
     for given in inputs:
-        path = given.absolute()
+        path = Path(os.path.abspath(given))  # a file's identity, so without ".."
         if path.is_dir():
             if output.resolve().is_relative_to(path.resolve()):
                 raise UserError(f"--output {output} is inside --input {given}: choose another.")
@@ -140,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.engine.translator import Translator
     from resmlp_mt.sharding import ray_data
     from resmlp_mt.sharding.manifest import Manifest, locked
+    from resmlp_mt.sharding.parts import check_identity
 
     model = pretrained.located(args.model).resolve()
     load = partial(
@@ -161,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     folder = args.output.resolve()
     with locked(folder), Manifest(folder, settings) as manifest:
+        check_identity(files, args.shard_size, manifest.done)
         workers = ray_data.connect(args.address, args.workers, args.threads)
         logger.info("%d files, %d workers", len(files), workers)
         lines, translated, begin = Counter[str](), 0, time.monotonic()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -170,6 +171,7 @@ def finish(folder: Path, file: CorpusFile, translator: Translator, most: int = 9
     """What a run does without Ray, for ``most`` new parts; returns the parts that were new."""
     new: list[str] = []
     with Manifest(folder, {"beam": 5}) as journal:
+        parts.check_identity([file], 5, journal.done)
         for shard in parts.shards(file, 5, journal.done):
             if shard.record is None and len(new) == most:
                 return new
@@ -232,6 +234,77 @@ def test_another_file_may_be_translated_into_the_same_folder(tmp_path: Path, mod
     ]
     lines = (folder / manifest.NAME).read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines[1:]] == ["a.en"] * 2
+
+
+def without_ray(
+    files: list[CorpusFile],
+    folder: Path,
+    size: int,
+    done: manifest.Done,
+    load: Callable[[], Translator],
+    *_: int,
+) -> Iterator[Record]:
+    """As ray_data.run, in this process."""
+    for file in files:
+        for shard in parts.shards(file, size, done):
+            yield parts.translate(shard, load(), folder)
+
+
+def test_another_file_of_the_same_name_is_refused(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its translation would take the place of the first one's."""
+    monkeypatch.setattr(ray_data, "run", without_ray)
+    monkeypatch.setattr(ray_data, "connect", lambda *_: 1)
+    folder = tmp_path / "out"
+
+    def run(place: str) -> None:
+        words = (model, "-i", tmp_path / place / "train.en", "-o", folder, "--shard-size", 5)
+        bulk.main(list(map(str, words)))
+
+    for place, lines in (("de", lines_of(12)), ("fr", lines_of(12, 1)), ("empty", [])):
+        (tmp_path / place).mkdir()
+        write(tmp_path / place / "train.en", lines)
+    run("de")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for place in ("fr", "empty"):
+        message = f"another train.en, .*/de/train.en, and that of .*/{place}/train.en would take"
+        with pytest.raises(UserError, match=message):
+            run(place)
+        assert {path: path.read_bytes() for path in before} == before
+    run("fr/../de")
+    (tmp_path / "de").rename(tmp_path / "moved")  # the same content at another place
+    run("moved")
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "moved").rename(tmp_path / "de")
+    write(tmp_path / "de/train.en", lines_of(16, 2))  # the same file, changed
+    run("de")
+    assert len(list(folder.rglob("part-*"))) == 4
+    journal = folder / manifest.NAME
+    assert journal.read_bytes() != before[journal]
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model: Path) -> None:
+    """Its manifest does not say where the files were."""
+    folder, translator = tmp_path / "out", Translator.load(model)
+    folder.mkdir()
+    write(tmp_path / "a.en", lines_of(7))
+    (file,) = bulk.corpus_files([tmp_path / "a.en"], folder, "text")
+    assert len(finish(folder, file, translator)) == 2
+    settings, *records = map(json.loads, (folder / manifest.NAME).read_text().splitlines())
+    assert [record.pop("path") for record in records] == [str(tmp_path / "a.en")] * 2
+    lines = map(json.dumps, (settings, *records))
+    (folder / manifest.NAME).write_text("".join(f"{line}\n" for line in lines))
+    assert finish(folder, file, translator) == []
+
+
+def test_the_names_of_parts_sort_as_their_numbers(tmp_path: Path) -> None:
+    """However many there are; the first ones have the names that they always had."""
+    file = CorpusFile(tmp_path / "a.en", "a.en", format_of(Path("a.en"), "text"))
+    numbers = [0, 9, 10, 99_999, 100_000, 100_001, 999_999, 1_000_000, 10_000_000]
+    names = [parts.Shard(file, number, parts.Part(0, b""), "").output for number in numbers]
+    assert names == sorted(names)
+    assert names[3:5] == ["a.en/part-99999.txt", "a.en/part-a100000.txt"]
 
 
 def test_lines_that_have_no_translation_are_counted(tmp_path: Path, model: Path) -> None:

@@ -32,6 +32,7 @@ class Record:
         sha256: SHA-256 of that file.
         too_long, failed: numbers of lines that were left empty, because they are too long for the
             model or have no translation with a finite score.
+        path: where the input was; empty in folders of earlier versions.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Record:
     sha256: str
     too_long: int
     failed: int
+    path: str = ""
 
 
 Done = dict[tuple[str, int], Record]
@@ -152,14 +154,15 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
             continue
     if not values or not isinstance(values[0], dict):
         raise UserError(f"{path} is damaged: choose another folder for --output.")
-    records = [Record(**value) for value in values[1:] if _is_record(value, path.parent)]
+    lines = [{"path": ""} | value for value in values[1:] if isinstance(value, dict)]
+    records = [Record(**value) for value in lines if _is_record(value, path.parent)]
     return values[0], records
 
 
-def _is_record(value: Any, folder: Path) -> bool:
+def _is_record(value: dict[str, Any], folder: Path) -> bool:
     """Whether a line is a record of a file in the folder: other files are never removed."""
     declared = {field.name: field.type for field in fields(Record)}
-    if not isinstance(value, dict) or value.keys() != declared.keys():
+    if value.keys() != declared.keys():
         return False
     if any(type(value[name]) is not kind for name, kind in declared.items()):
         return False

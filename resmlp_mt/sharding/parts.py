@@ -1,11 +1,12 @@
 """Reads parts of files from the input, translates them, and writes them to the output."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resmlp_mt.engine.translator import Translator
+from resmlp_mt.errors import UserError
 from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.sharding.formats import Format, Part
 from resmlp_mt.sharding.manifest import Done, Record
@@ -37,8 +38,13 @@ class Shard:
 
     @property
     def output(self) -> str:
-        """The file for its translations, relative to the output folder."""
-        return f"{self.file.name}/part-{self.number:05d}{self.file.format.suffix}"
+        """The file for its translations, relative to the output folder.
+
+        The names sort as the numbers do: part-00000 to part-99999, then part-a100000.
+        """
+        digits = f"{self.number:05d}"
+        more = "" if len(digits) == 5 else chr(ord("a") + len(digits) - 6)
+        return f"{self.file.name}/part-{more}{digits}{self.file.format.suffix}"
 
 
 def shards(file: CorpusFile, size: int, done: Done) -> Iterator[Shard]:
@@ -54,6 +60,30 @@ def shards(file: CorpusFile, size: int, done: Done) -> Iterator[Shard]:
             yield Shard(file, number, Part(part.first, b""), source, record)
         else:
             yield Shard(file, number, part, source)
+
+
+def check_identity(files: Sequence[CorpusFile], size: int, done: Done) -> None:
+    """Refuse files if the output has translations of other files of their names.
+
+    A file is the same if it is at the same place, changed or not, or if it has the same content.
+
+    Raises:
+        UserError: naming both.
+    """
+    earlier: dict[str, dict[int, str]] = {}
+    for record in done.values():
+        earlier.setdefault(record.file, {})[record.part] = record.path
+    for file in files:
+        places = earlier.get(file.name, {})
+        others = set(places.values()) - {"", str(file.path)}
+        if not others:
+            continue
+        same = {shard.number for shard in shards(file, size, done) if shard.record is not None}
+        if same != set(places):
+            raise UserError(
+                f"--output has the translation of another {file.name}, {min(others)}, and that of "
+                f"{file.path} would take its place: choose another folder, or rename the file."
+            )
 
 
 def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
@@ -83,4 +113,5 @@ def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
         sha256=hashlib.sha256(content).hexdigest(),
         too_long=sum(t.score == -float("inf") for t in best) - failed,
         failed=failed,
+        path=str(file.path),
     )
