@@ -133,6 +133,13 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "-w", "-1"], "-w/--width: must be at least 0, but is -1"),
         (["-i", "x", "--ref", "y", "--paired-bs"], "add --baseline FILE"),
         (["-i", "x", "--ref", "y", "-pbsn", "50"], "add --baseline FILE"),
+        (["-i", "x", "--ref", "y", "-ci", "-cin", "1"], "--confidence-n: must be at least 2"),
+        (["-i", "x", "--ref", "y", "--baseline", "z", "-pbsn", "1"], "bs-n: must be at least 2"),
+        (["-i", "x", "--ref", "y", "--baseline", "z", "-parn", "9"], "is for --paired-ar: add it"),
+        (
+            ["-i", "x", "--ref", "y", "--baseline", "z", "-par", "-pbsn", "9"],
+            "--paired-bs-n is for --paired-bs: give --paired-ar-n",
+        ),
         (["-i", "x", "--ref", "y", "--length-buckets", "9"], "add --src FILE"),
         (
             ["-i", "x", "--ref", "y", "--src", "z", "-m", "chrf", "--length-buckets", "9"],

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, Parser, number
+from resmlp_mt.command_line import Parser, number
 from resmlp_mt.scoring.cleaning import SYMBOLS
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, MetricOptions
 
@@ -190,7 +190,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     confidence.add_argument(
         "-cin",
         "--confidence-n",
-        type=POSITIVE,
+        type=number(int, least=2),  # one sample has no interval
         metavar="N",
         help=f"samples (default: {SAMPLES['bs']})",
     )
@@ -210,7 +210,7 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
             f"-p{test_name}n",
             f"--paired-{test_name}-n",
             metavar="N",
-            type=POSITIVE,
+            type=number(int, least=2),
             help=f"samples (default: {count})",
         )
 
@@ -264,6 +264,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     paired_options = (args.paired_bs, args.paired_ar, args.paired_bs_n, args.paired_ar_n)
     if args.baseline is None and any(paired_options):
         parser.error("--paired-bs and --paired-ar compare two systems: add --baseline FILE")
+    if args.paired_ar and args.paired_bs_n is not None:
+        parser.error("--paired-bs-n is for --paired-bs: give --paired-ar-n")
+    if not args.paired_ar and args.paired_ar_n is not None:
+        parser.error("--paired-ar-n is for --paired-ar: add it")
     if args.baseline is not None and args.confidence:
         parser.error("--confidence is for one system: drop it, --baseline gives intervals too")
     if args.bleu_smooth_value is not None and args.bleu_smooth_method not in ("floor", "add-k"):
