@@ -30,6 +30,21 @@ def script(code: str) -> str | None:
         return None
 
 
+def moses_languages() -> list[str]:
+    """The codes of the languages that Moses has rules for; for others it uses English rules."""
+    from sacremoses.corpus import NonbreakingPrefixes  # slow, and most commands need no Moses
+
+    return sorted(set(NonbreakingPrefixes().available_langs.values()))
+
+
+def moses(code: str) -> str:
+    """Moses' code of a language, however it is spelt: ``fr`` for ``fra`` and ``fr-FR``.
+
+    Of a language that Moses has no rules for, it is the shortest code.
+    """
+    return code if code in moses_languages() else base(code)
+
+
 def find(code: str, known: Collection[str]) -> str | None:
     """The known code that means the language of ``code``; None if none or several do.
 

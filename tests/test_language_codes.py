@@ -46,6 +46,17 @@ def test_the_known_code(code: str, known: list[str], found: str | None) -> None:
     assert language_codes.find(code, known) == found
 
 
+@pytest.mark.parametrize(
+    ("code", "moses"),
+    [
+        ("fr", "fr"), ("fr-FR", "fr"), ("fra_Latn", "fr"), ("zh_CN", "zh"), ("yue", "yue"),
+        ("ja_XX", "ja"), ("xx", "xx"), ("", ""),
+    ],
+)  # fmt: skip
+def test_the_code_of_moses(code: str, moses: str) -> None:
+    assert language_codes.moses(code) == moses
+
+
 def test_korean_has_one_script() -> None:
     assert language_codes.base("kor_Hang") == "ko"
     assert language_codes.script("kor_Hang") == language_codes.script("ko")

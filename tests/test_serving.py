@@ -58,6 +58,12 @@ def test_sentences_are_found(text: str, language: str, expected: list[str]) -> N
     assert [part.text for part in segments(text, language) if part.is_sentence] == expected
 
 
+@pytest.mark.parametrize("code", ["de", "de_AT", "deu", "deu_Latn", "de_DE"])
+def test_the_rules_of_a_language_are_found_under_every_spelling(code: str) -> None:
+    text = "Das gilt für Dr. Meier usw. und ca. 5 andere. Ja."
+    assert [part.text for part in segments(text, code)] == [text[:-4], " ", "Ja."]
+
+
 def test_long_lines_are_divided_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library's time grows with the square of the length for some texts."""
     longest, segment = 0, sentencex.segment

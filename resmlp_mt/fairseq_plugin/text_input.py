@@ -4,6 +4,7 @@ Text is normalised before it is tokenized, as prepare.py does. The sentencepiece
 of the source dictionary.
 """
 
+import copy
 import functools
 import logging
 import re
@@ -17,6 +18,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
+from resmlp_mt import language_codes
 from resmlp_mt.engine.subwords import check_pieces, decode_pieces
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
@@ -30,6 +32,7 @@ MOST_UNKNOWN = 0.5
 
 def apply() -> None:
     """Wrap ``--bpe sentencepiece``, ``--remove-bpe sentencepiece`` and ``--tokenizer moses``."""
+    wrap(MosesTokenizer, "__init__", _moses_tokenizer)
     wrap(MosesTokenizer, "encode", _encode)
     wrap(SentencepieceBPE, "encode", _encode)
     wrap(SentencepieceBPE, "decode", _decode)
@@ -37,6 +40,15 @@ def apply() -> None:
     wrap(FairseqTask, "build_bpe", _build_bpe)
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
     wrap(TranslationTask, "build_dataset_for_inference", _build_dataset_for_inference)
+
+
+def _moses_tokenizer(original: Original, self: Any, cfg: Any) -> None:
+    """With the rules that prepare.py has for a language, however its code is spelt."""
+    cfg = copy.copy(cfg)
+    for name in ("source_lang", "target_lang"):
+        if code := getattr(cfg, name, None):
+            setattr(cfg, name, language_codes.moses(code))
+    original(self, cfg)
 
 
 def _encode(original: Original, self: Any, x: str) -> str:

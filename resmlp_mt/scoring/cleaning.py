@@ -24,13 +24,6 @@ def remove_subwords(sentence: str, symbol: str) -> str:
     return sentence
 
 
-def moses_languages() -> list[str]:
-    """The codes of the languages that Moses has rules for; for others it uses English rules."""
-    from sacremoses.corpus import NonbreakingPrefixes  # slow, and --help does not need it
-
-    return sorted(set(NonbreakingPrefixes().available_langs.values()))
-
-
 def moses_language(code: str) -> str:
     """Moses' code of a language that it has rules for, however the code is spelt.
 
@@ -39,9 +32,7 @@ def moses_language(code: str) -> str:
     """
     from resmlp_mt import language_codes  # its tables are slow to load
 
-    known = moses_languages()
-    if code not in known:
-        code = language_codes.base(code)
+    code, known = language_codes.moses(code), language_codes.moses_languages()
     if code not in known:
         raise UserError(
             f"Moses has no rules for the language {code!r}, only for {', '.join(known)}: "

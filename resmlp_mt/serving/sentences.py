@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import sentencex
 
+from resmlp_mt import language_codes
+
 _LINE_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
 _WORD = re.compile(r"\w")
 # Characters that are divided at once: with many quotation marks, the library's time grows with the
@@ -30,9 +32,10 @@ def segments(text: str, language: str) -> list[Segment]:
     space around a sentence does not belong to it.
 
     Args:
-        language: the code of the text's language; languages without rules use those of a related
-            language, else those of English.
+        language: the code of the text's language, however it is spelt; languages without rules use
+            those of a related language, else those of English.
     """
+    language = language_codes.base(language)
     found: list[Segment] = []
     start = 0
     for number, line in enumerate(_LINE_BREAK.split(text)):
