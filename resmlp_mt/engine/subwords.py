@@ -46,7 +46,9 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
     """
     try:
         check_is_whole(path)
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(path.read_bytes())  # a path need not be UTF-8
+        return processor
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as a sentencepiece model.") from error
 
