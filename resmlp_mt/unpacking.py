@@ -28,7 +28,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             more than text of its size can.
     """
     check_is_whole(path)
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         with open(path, "rb", buffering=1 << 20) as file:
             yield file
         return

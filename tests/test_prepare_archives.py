@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,24 @@ def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
     return info
 
 
-@pytest.mark.parametrize("name", ["x.tgz", "x.tar", "x.zip"])
+PACKINGS = {
+    "x.tar": "", "x.tgz": "gz", "x.tar.gz": "gz", "x.TGZ": "gz", "x.tar.bz2": "bz2",
+    "x.tbz2": "bz2", "x.tar.xz": "xz", "x.txz": "xz",
+}  # fmt: skip
+"""Names of tar files, and how tarfile calls their packing."""
+
+
+def packed(members: Mapping[str, bytes], name: str) -> bytes:
+    if name.lower().endswith(".zip"):
+        return zipped(members)
+    return tar(members, f"w:{PACKINGS[name]}")
+
+
+@pytest.mark.parametrize("name", [*PACKINGS, "x.zip", "x.ZIP"])
 def test_only_the_wanted_members_are_written(tmp_path: Path, name: str) -> None:
+    assert archives.is_archive(name)
     archive = tmp_path / name
-    archive.write_bytes(
-        zipped(GOOD) if name == "x.zip" else tar(GOOD, "w:" if name == "x.tar" else "w:gz")
-    )
+    archive.write_bytes(packed(GOOD, name))
     paths = archives.unpack(archive, WANTED, tmp_path / "out")
     assert [path.read_bytes() for path in paths] == [b"one\n", b"eins\n"]
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["a.de", "a.en"]
@@ -92,11 +106,11 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
         archives.unpack(archive, WANTED, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["x.tgz", "x.zip"])
+@pytest.mark.parametrize("name", ["x.tgz", "x.tar.bz2", "x.tar.xz", "x.zip"])
 def test_the_unpacked_size_is_bounded(tmp_path: Path, name: str) -> None:
     bomb = {"bomb": bytes(10_000_000), **GOOD}
     archive = tmp_path / name
-    archive.write_bytes(zipped(bomb) if name == "x.zip" else tar(bomb))
+    archive.write_bytes(packed(bomb, name))
     assert archive.stat().st_size < 20_000
     with pytest.raises(UserError, match="unpacks to more than 1000000 bytes"):
         archives.unpack(archive, WANTED, tmp_path / "out", limit=1_000_000)
@@ -124,14 +138,27 @@ def test_a_zip_whose_names_are_not_utf_8_is_an_error(tmp_path: Path, place: str)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["x.tgz", "x.tar.bz2", "x.tar.xz"])
 @pytest.mark.parametrize("end", [60, 300, -200, -4])
-def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
-    archive = tmp_path / "x.tgz"
+def test_a_cut_archive_is_an_error(tmp_path: Path, name: str, end: int) -> None:
+    archive = tmp_path / name
     noise = bytes(range(256)) * 500
-    content = tar({**GOOD, "noise": noise})
+    content = packed({**GOOD, "noise": noise}, name)
     archive.write_bytes(content[:end])
-    with pytest.raises(UserError, match=r"x.tgz: the archive is cut off or damaged"):
+    with pytest.raises(UserError, match=rf"{name}: the archive is cut off or damaged"):
         archives.unpack(archive, [*WANTED, "noise"], tmp_path / "out")
+
+
+def test_a_full_disk_is_not_a_damaged_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    (tmp_path / "x.tgz").write_bytes(tar(GOOD))
+    with pytest.raises(OSError, match="No space left"):
+        archives.unpack(tmp_path / "x.tgz", WANTED, tmp_path / "out")
 
 
 @pytest.mark.parametrize("fault", ["password", "compression"])
@@ -183,7 +210,7 @@ def test_a_single_gzip_file_is_checked_to_its_end(tmp_path: Path) -> None:
 
 
 def test_something_else_than_an_archive_is_an_error(tmp_path: Path) -> None:
-    for name in ("x.tgz", "x.zip", "x.tar"):
+    for name in (*PACKINGS, "x.zip"):
         (tmp_path / name).write_bytes(b"<html>not found</html>" * 100)
         with pytest.raises(UserError, match="damaged"):
             archives.unpack(tmp_path / name, WANTED, tmp_path / "out")

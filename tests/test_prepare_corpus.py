@@ -37,6 +37,17 @@ def changed(*keys: Any, value: Any) -> str:
     return yaml.safe_dump(content)
 
 
+def addressed(*names: str) -> str:
+    """The good declaration with other packages of its file."""
+    urls = [{"urls": [f"https://a.example/{name}"]} for name in names]
+    return changed("files", "news", value=urls)
+
+
+@pytest.mark.parametrize("name", ["x.tar.bz2", "x.tar.xz", "x.TGZ", "x.ZIP?raw=1", "x.txz"])
+def test_archives_of_all_kinds_may_be_declared(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, addressed(name)).files["news"][0].file_name == name.partition("?")[0]
+
+
 def test_numbers_are_numbers_and_norwegian_is_a_language(tmp_path: Path) -> None:
     found = load(tmp_path, yaml.safe_dump(GOOD).replace("source: en", "source: no"))
     assert (found.source, found.target, found.valid_every) == ("no", "de", 5)
@@ -95,6 +106,21 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("{source: en, target: de, folder: /etc}", "'/etc' is not a plain file name"),
         ("{source: en, target: de, folder: x}", "x is not a folder"),
         (changed("surprise", value=1), "unexpected keyword argument 'surprise'"),
+        (changed("train", value=[]), "'train' is missing"),
+        (changed("files", "more", value=GOOD["files"]["news"]), "no part names the file 'more'"),  # type: ignore[index]
+        (changed("valid", value=GOOD["train"]), "must be valid or valid_every, and not both"),
+        (changed("valid_everyy", value=5).replace("valid_every:", "#"), "valid or valid_every"),
+        (changed("train", 0, "format", value="tsv"), "tsv has both languages in one file: .*same"),
+        (changed("tests", "t", 0, "format", value="tmx"), "tmx has both languages in one file"),
+        (yaml.safe_dump(GOOD) + "train: []\n", "is not valid YAML: line .*: train is there more"),
+        ("source: en\ntests:\n  a: []\n  b: []\n  a: []\n", "line 5: a is there more than once"),
+        (changed("train", 0, "source", value="news"), "news.tgz is an archive: name a member"),
+        (changed("train", 0, "source", value="news:a.bz2"), "'news:a.bz2' is packed, as a.bz2"),
+        (changed("train", 0, "source", value="news:a.ZIP"), "'news:a.ZIP' is packed, as a.ZIP"),
+        (addressed("download.php?f=x.zip"), "the address ends in 'download.php', not in .tgz"),
+        (addressed("news.tgz", "news.gz"), "the address ends in 'news.gz', not in .tgz"),
+        (addressed("news.7z"), "the address ends in 'news.7z', not in .tgz"),
+        (addressed("a.en.xz").replace("news:a.en", "news"), "'news' is packed, as a.en.xz: of"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(
@@ -192,6 +218,14 @@ def test_what_is_not_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == (
         f"prepare: warning: {tmp_path} also has {names}: only train, valid and test* are used\n"
     )
+
+
+def test_test_sets_are_in_their_natural_order(tmp_path: Path) -> None:
+    for stem in ("train", "valid", "test10", "test2", "test", "test_b"):
+        for language in ("en", "de"):
+            (tmp_path / f"{stem}.{language}").write_bytes(b"x\n")
+    found = list(corpus.local(tmp_path, "en", "de").tests)
+    assert found == ["test", "test2", "test10", "test_b"]
 
 
 def test_of_many_files_nine_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Safe unpacking of chosen members of tar and zip archives."""
 
+import bz2
 import gzip
 import lzma
 import shutil
@@ -7,18 +8,33 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.unpacking import MAX_RATIO, MIN_LIMIT
 
+OPENERS: dict[tuple[str, ...], Callable[..., Any]] = {
+    (".tgz", ".tar.gz"): gzip.open,
+    (".tbz", ".tbz2", ".tar.bz2"): bz2.open,
+    (".txz", ".tar.xz"): lzma.open,
+    (".tar",): open,
+}
+"""How a tar file of each name is opened."""
+
+NAMES = (*chain.from_iterable(OPENERS), ".zip")
+"""What the names of archives end in; a single gzip file is not an archive."""
+
+OTHERS = (".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar")
+"""What the names of files end in that are packed otherwise."""
+
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
-    gzip.BadGzipFile,
+    OSError,  # gzip's and bz2's, which has no number
     lzma.LZMAError,
     zlib.error,
     EOFError,
@@ -27,9 +43,9 @@ DAMAGE = (
 """Errors of the standard library's readers for a damaged file."""
 
 
-def is_archive(path: Path) -> bool:
-    """Whether `path` has the name of a tar or zip archive (a single gzip file does not)."""
-    return path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip"))
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is a tar or zip archive."""
+    return name.lower().endswith(NAMES)
 
 
 def unpack(
@@ -41,7 +57,7 @@ def unpack(
     written, if it has a link, a device or a member that would leave `target`.
 
     Args:
-        archive: tar (plain or gzip) or zip file.
+        archive: tar file, plain or packed by gzip, bzip2 or xz, or zip file.
         members: names of regular files in it.
         target: folder for them.
         limit: largest total size of the unpacked members, in bytes; by default `MAX_RATIO` times
@@ -52,10 +68,12 @@ def unpack(
     """
     if limit is None:
         limit = max(MIN_LIMIT, MAX_RATIO * archive.stat().st_size)
-    unpack_format = _unpack_zip if archive.suffix == ".zip" else _unpack_tar
+    unpack_format = _unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar
     try:
         written = unpack_format(archive, members, target, limit)
     except DAMAGE as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # of the disk
         raise UserError(
             f"{archive}: the archive is cut off or damaged ({error}); delete it and fetch it again"
         ) from error
@@ -74,7 +92,7 @@ def unpack(
 class _Bounded:
     """Reads `file`, but no more than `limit` bytes: a header of a tar file can be of any size."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, archive: Path, limit: int) -> None:
+    def __init__(self, file: IO[bytes], archive: Path, limit: int) -> None:
         self.file = file
         self.archive = archive
         self.limit = limit
@@ -92,10 +110,11 @@ def _unpack_tar(
 ) -> dict[str, Path]:
     written: dict[str, Path] = {}
     unpacked = 0
-    compressed = archive.name.endswith("gz")
+    name = archive.name.lower()
+    opened = next(opener for ends, opener in OPENERS.items() if name.endswith(ends))
     # A stream ("r|") reads the archive once, and sizes are checked before data is decompressed.
     with (
-        gzip.open(archive) if compressed else open(archive, "rb") as file,
+        opened(archive, "rb") as file,
         tarfile.open(fileobj=cast(IO[bytes], _Bounded(file, archive, limit)), mode="r|") as tar,
     ):
         for info in tar:
@@ -114,7 +133,7 @@ def _unpack_tar(
                 source = tar.extractfile(info)
                 assert source is not None  # a regular file
                 written[name] = _copy(source, target / name)
-        # The checksum of a gzip file is at its end.
+        # The checksum of a packed file is at its end.
         while block := file.read(1 << 20):
             unpacked += len(block)
             _check_size(archive, unpacked, limit)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
+from resmlp_mt.preparation import archives
 from resmlp_mt.preparation.formats import LINE_FORMATS, PAIR_FORMATS
 from resmlp_mt.preparation.messages import warn
 
@@ -149,6 +150,11 @@ def _corpus(path: Path, content: Any) -> Corpus:
     }
     for split in ("train", "valid"):
         fields[split] = _parts(fields.get(split, ()), fields["files"])
+    if "folder" not in fields:
+        if not fields["train"]:
+            raise KeyError("train")
+        if bool(fields["valid"]) == ("valid_every" in fields):
+            raise ValueError("there must be valid or valid_every, and not both")
     fields["tests"] = {
         test: _parts(parts, fields["files"])
         for test, parts in _mapping(fields.get("tests", {}), "tests").items()
@@ -163,7 +169,11 @@ def _corpus(path: Path, content: Any) -> Corpus:
         folder = path.parent / _plain_name(_text(fields.pop("folder"), "folder"), "folder")
         text = local(folder, fields["source"], fields["target"])
         fields |= {"train": text.train, "valid": text.valid, "tests": text.tests}
-    return Corpus(name=path.stem, **fields)
+    corpus = Corpus(name=path.stem, **fields)
+    named = {side.partition(":")[0] for part in corpus.parts for side in (part.source, part.target)}
+    if unused := sorted(set(corpus.files) - named):
+        raise ValueError(f"no part names the file {unused[0]!r}: leave it out")
+    return corpus
 
 
 def _package(declared: Any) -> Package:
@@ -182,11 +192,11 @@ def _package(declared: Any) -> Package:
     return package
 
 
-def _parts(declared: Any, files: Collection[str]) -> tuple[Part, ...]:
+def _parts(declared: Any, files: Mapping[str, tuple[Package, ...]]) -> tuple[Part, ...]:
     return tuple(_part(part, files) for part in declared)
 
 
-def _part(declared: Any, files: Collection[str]) -> Part:
+def _part(declared: Any, files: Mapping[str, tuple[Package, ...]]) -> Part:
     fields = dict(_mapping(declared, "a part"))
     for key in ("source", "target", "format"):
         if key in fields:
@@ -198,12 +208,40 @@ def _part(declared: Any, files: Collection[str]) -> Part:
             raise ValueError(f"{fields[key]!r} must name a member inside {file}, without '..'")
         if file not in files:
             raise ValueError(f"{fields[key]!r} names none of the files {sorted(files)}")
+        for package in files[file]:
+            _check_packing(fields[key], package.file_name)
     if "lines" in fields:
         fields["lines"] = _number(fields["lines"], "lines")
     part = Part(**fields)
     if part.format not in (*LINE_FORMATS, *PAIR_FORMATS):
         raise ValueError(f"unknown format {part.format!r}")
+    if part.format in PAIR_FORMATS and part.source != part.target:
+        raise ValueError(
+            f"{part.format} has both languages in one file: {part.source!r} and {part.target!r} "
+            "must be the same"
+        )
     return part
+
+
+def _check_packing(named: str, package: str) -> None:
+    """Check, before anything is fetched, that a package can have the text that a part names.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    file, _, member = named.partition(":")
+    if archives.is_archive(package) and not member:
+        raise ValueError(f"{package} is an archive: name a member of it, {file}:MEMBER")
+    if member and not archives.is_archive(package):
+        raise ValueError(
+            f"{named!r} is a member of an archive, but the address ends in {package!r}, not in "
+            f"{', '.join(archives.NAMES)}"
+        )
+    text = PurePosixPath(member or package)
+    if archives.is_archive(text.name) or text.suffix.lower() in archives.OTHERS:
+        raise ValueError(
+            f"{named!r} is packed, as {text.name}: of single files, only .gz is unpacked"
+        )
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
@@ -259,7 +297,7 @@ def local(folder: Path, source: str, target: str) -> Corpus:
         for stem, files in splits.items()
         if any(form in files for form in (*PAIR_FORMATS, *_matches(files, languages)))
     )
-    tests = [stem for stem in known if stem.startswith("test")]
+    tests = sorted((stem for stem in known if stem.startswith("test")), key=_natural)
     valid = next((stem for stem in VALID if stem in known), VALID[0])
     found = Corpus(
         name="local",
@@ -280,6 +318,11 @@ def local(folder: Path, source: str, target: str) -> Corpus:
         names = ", ".join(others[:9])
         warn(f"{folder} also has {names}{more}: only train, {valid} and test* are used")
     return found
+
+
+def _natural(name: str) -> list[str | int]:
+    """A key that sorts test2 before test10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _files(folder: Path) -> list[Path]:
