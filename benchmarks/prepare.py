@@ -75,7 +75,7 @@ with tempfile.TemporaryDirectory() as folder:
     subwords._write_rules(Path(folder, subwords.RULES))
     subwords._write_words(Path(folder, subwords.WORDS), counts)
     options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
-    subwords.run_in_process(subwords._train, Path(folder), options)
+    subwords.run_in_process("", subwords._train, Path(folder), options)
 """
 
 SPM_ENCODE = """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from conftest import ROOT
 from resmlp_mt import files, prepare
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import corpus, steps
+from resmlp_mt.preparation.options import parse_args
+from resmlp_mt.preparation.pipeline import fairseq_names
 from tests import corpus_server
 from tests.corpus_server import lines, text
 
@@ -266,6 +270,8 @@ def test_two_packages_of_one_file_name_are_refused(tmp_path: Path) -> None:
         "source": "en",
         "target": "de",
         "files": {side: [{"urls": [f"http://{side}.example/all.gz"]}] for side in ("a", "b")},
+        "train": [{"source": "a", "target": "b"}],
+        "valid_every": 9,
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(UserError, match=r"x.yaml: all.gz is the file name of more than one"):
@@ -354,8 +360,10 @@ def test_a_local_folder(fresh: dict[str, bytes]) -> None:
 
 
 def test_any_number_of_processes_gives_the_same_bytes(
-    tmp_path: Path, local: list[object], fresh: dict[str, bytes]
+    tmp_path: Path, local: list[object], fresh: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And needs no room but in the folder that the user names."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
     assert run(*local, "--output", tmp_path / "out", "--jobs", 3) == 0
     assert outputs(tmp_path / "out") == fresh
 
@@ -429,9 +437,9 @@ def test_a_corpus_in_a_result_folder_is_refused(
 
 
 @pytest.mark.parametrize("form", ["tmx", "tsv"])
-def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
+def test_pairs_in_one_file(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = list(zip(text("en", 300), text("de", 300), strict=True))
-    for split, part in {"train": pairs, "valid": pairs[:3], "test": pairs[5:7]}.items():
+    for split, part in {"train": pairs, "valid": pairs[:3], "test3": pairs[5:7]}.items():
         if form == "tsv":
             content = "".join(f"{source}\t{target}\n" for source, target in part)
         else:
@@ -440,6 +448,8 @@ def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
                 f'<tuv xml:lang="de"><seg>{target}</seg></tuv></tu>'
                 for source, target in part
             ).replace("&", "&amp;")
+            if split == "train":
+                units += '<tu><tuv xml:lang="en"><seg>alone</seg></tuv></tu>'
             content = f'<tmx version="1.4"><header/><body>{units}</body></tmx>'
         (tmp_path / f"{split}.{form}.gz").write_bytes(gzip.compress(content.encode()))
     arguments = ("--src", "en", "--tgt", "de", "--vocab-size", 150, "--jobs", 1)
@@ -447,6 +457,38 @@ def test_pairs_in_one_file(tmp_path: Path, form: str) -> None:
     assert read(tmp_path / "out" / "text" / "train.de") == [
         target for n, (_, target) in enumerate(pairs) if n not in (0, 1, 2, 5, 6)
     ]
+    told = capsys.readouterr().out
+    assert ("train: 1 units without both languages were left out" in told) == (form == "tmx")
+    # The name of a test set is the user's, where it is one of fairseq's.
+    assert "\ntest3 pairs" in told
+    assert decoded(tmp_path / "out", "test3", "de", "en-de") == [pair[1] for pair in pairs[5:7]]
+
+
+@pytest.mark.parametrize(
+    ("tests", "names"),
+    [
+        (["test1", "test2"], ["test1", "test2"]),
+        (["test", "test2", "test10"], ["test", "test2", "test10"]),
+        (["test_a", "test_b"], ["test", "test1"]),
+        (["test1", "a", "test3", "b", "c"], ["test1", "test", "test3", "test2", "test4"]),
+        (["flickr", "test"], ["test1", "test"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_a_test_set_keeps_a_name_of_fairseq(tests: list[str], names: list[str]) -> None:
+    assert fairseq_names(tests) == dict(zip(names, tests, strict=True))
+
+
+def test_no_name_of_a_file_need_be_utf_8(tmp_path: Path, folder: Path) -> None:
+    home = tmp_path / os.fsdecode(b"\xff\xe9")
+    shutil.copytree(folder, home / "raw")
+    for language in ("en", "de"):
+        name = os.fsdecode(b"test_b\xff." + language.encode())
+        (home / f"raw/test_b.{language}").rename(home / "raw" / name)
+    languages = ("--src", "en", "--tgt", "de", "--vocab-size", 200, "--jobs", 1)
+    assert run("local", "--from-dir", home / "raw", "--output", home / "out", *languages) == 0
+    assert manifest(home / "out")["splits"]["test1"]["name"] == os.fsdecode(b"test_b\xff")
+    assert decoded(home / "out", "test1", "de", "en-de") == read(home / "out/raw/test1.de")
 
 
 def test_every_test_set_of_a_local_folder_is_found(tmp_path: Path) -> None:
@@ -629,6 +671,31 @@ def test_wrong_options_end_with_usage(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--sentencepiece-alpha 0.1", "--sentencepiece-alpha is for --samples: add it"),
+        ("--concatenate-share 0.5", "--concatenate-share is for --concatenate N"),
+        ("--concatenate 1 --concatenate-share 0.5", "with N above 1: add it"),
+        ("--concatenate 9 --max-length 8", "--concatenate 9 is above --max-length 8"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    options: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("demo", "--output", "x", "--dry-run", *options.split())
+    assert message in capsys.readouterr().err
+
+
+def test_options_that_belong_together_are_taken() -> None:
+    words = ["demo", "--output", "x", "--samples", "2", "--concatenate", "3"]
+    found = parse_args([*words, "--sentencepiece-alpha", "0.3", "--concatenate-share", "0.4"])
+    assert (found.sentencepiece_alpha, found.concatenate_share) == (0.3, 0.4)
+    found = parse_args(words)
+    assert (found.sentencepiece_alpha, found.concatenate_share) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
     ("option", "value"),
     [
         ("--max-ratio", "nan"),
@@ -695,6 +762,7 @@ def test_a_run_killed_again_and_again_gives_the_same_in_the_end(
     assert kills >= 4
     # What such runs can leave: hidden files that were not finished, and blocks of ids.
     (out / ".steps" / "bin.left").mkdir()
+    (out / ".steps" / ".words.abcd1234").mkdir()
     (out / ".steps" / ".clean.json.abcd1234").touch()
     assert run(*local, "--output", out, "--jobs", 1) == 0
     assert outputs(out) == fresh
@@ -709,7 +777,8 @@ def test_a_terminated_run_cleans_up(tmp_path: Path, local: list[object]) -> None
     done = script(driver, 15, "SIGTERM", *local, "--output", out, "--jobs", 1)
     assert done.returncode == 128 + signal.SIGTERM
     assert not list(out.rglob(".*.????????"))
-    assert not (out / ".steps" / "clean.json").exists() or (out / "text" / "train.en").exists()
+    record = json.loads((out / ".steps" / "clean.json").read_text())
+    assert "key" not in record or (out / "text" / "train.en").exists()
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_later(

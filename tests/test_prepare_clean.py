@@ -248,6 +248,27 @@ def test_moses_is_what_fairseq_does(tmp_path: Path) -> None:
     assert source == '"a" - b...'
 
 
+@pytest.mark.parametrize("code", ["fr-FR", "fr_FR", "fra", "fra_Latn", "FR"])
+def test_moses_knows_a_language_under_every_spelling(code: str) -> None:
+    """In training, and in fairseq's commands after it."""
+    from fairseq.data.encoders.moses_tokenizer import MosesTokenizer, MosesTokenizerConfig
+
+    from resmlp_mt.fairseq_plugin import text_input
+
+    text_input.apply()
+    line = "L'eau d'été\u00a0: 1\u00a0000 «\u00a0oui\u00a0»"
+
+    def cleaned(language: str) -> list[str]:
+        options = Options(language, "en", tokenizer="moses", normalize_punctuation=True)
+        cleaner = clean.Cleaner(options)
+        return [*cleaner.normalize(0, [line]), *cleaner.tokenize(0, [line])]
+
+    assert cleaned(code) == cleaned("fr") != cleaned("en")
+    theirs = MosesTokenizer(MosesTokenizerConfig(source_lang=code, target_lang=code))
+    assert theirs.encode("L'eau") == cleaned("fr")[1].split(" d&apos;")[0] == "L&apos; eau"
+    assert theirs.decode("L&apos; eau") == "L'eau"
+
+
 def numbered(count: int) -> list[tuple[str, str]]:
     return [(f"a{n}", f"b{n} c") for n in range(count)]
 
@@ -282,6 +303,23 @@ def test_the_share_that_is_joined(
     assert sum(" " in source for source, _ in kept) == share * 1000
     assert facts["pairs"] == 2000 - share * 1000
     assert run(tmp_path, files, options, jobs=2) == (kept, facts)
+
+
+@pytest.mark.parametrize("size", [3, 7, 130])
+def test_groups_do_not_end_with_a_chunk_but_with_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(clean, "CHUNK", 100)
+    counts = 1001, 999
+    pairs = numbered(sum(counts))
+    files = [write(tmp_path, pairs[: counts[0]], "x"), write(tmp_path, pairs[counts[0] :], "y")]
+    options = Options("en", "de", concatenate=size, concatenate_share=1.0, max_length=1000)
+    kept, facts = run(tmp_path, files, options)
+    joined = [source.split() for source, _ in kept if " " in source]
+    firsts = [*range(0, counts[0] - size + 1, size)]
+    firsts += range(counts[0], counts[0] + counts[1] - size + 1, size)
+    assert joined == [[f"a{n}" for n in range(first, first + size)] for first in firsts]
+    assert facts["steps"][-1]["joined"] == len(firsts)  # type: ignore[index]
 
 
 def test_nothing_longer_than_the_limit_is_joined(tmp_path: Path) -> None:

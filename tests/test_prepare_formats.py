@@ -168,7 +168,7 @@ def test_tmx_languages(tmp_path: Path) -> None:
     tmx = f"<tmx><body><tu>{variants}</tu></body></tmx>".encode()
     for source, target, pair in (
         ("EN", "pt-br", (b"en", b"pt-BR")),
-        ("en-GB", "pt", (b"en", b"pt-PT")),
+        ("en-GB", "pt", (b"en", b"pt-BR")),
         ("pt_PT", "de", (b"pt-PT", b"de_AT")),
         ("eng", "por_Latn_BR", (b"en", b"pt-BR")),
     ):
@@ -177,6 +177,66 @@ def test_tmx_languages(tmp_path: Path) -> None:
         UserError, match=r"x.tmx has no unit with both en and pt-AO; it has: de-at, en, pt-br"
     ):
         pair_file(tmp_path, tmx, "tmx", "en", "pt-AO")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tags", "taken"),
+    [
+        ("zh-TW", ["zh"], None),
+        ("zh", ["zh-TW"], None),
+        ("zh", ["zh-TW", "zh-CN"], "zh-CN"),
+        ("zh-Hant", ["zh", "zh-TW"], "zh-TW"),
+        ("sr-Latn", ["sr"], None),
+        ("sr", ["sr-Latn", "sr-RS"], "sr-RS"),
+        ("pt", ["pt-PT", "pt-BR"], "pt-BR"),
+        ("pt-PT", ["pt-BR", "pt"], "pt"),
+        ("en", ["en-NZ", "en-AU"], "en-AU"),
+        ("de", ["de-AT"], "de-AT"),
+    ],
+)
+def test_tmx_takes_no_other_script(
+    tmp_path: Path, wanted: str, tags: list[str], taken: str | None
+) -> None:
+    """Nor does it depend on the order of the variants."""
+    for order in (tags, tags[::-1]):
+        variants = "".join(
+            f'<tuv xml:lang="{tag}"><seg>{tag}</seg></tuv>' for tag in ("fi", *order)
+        )
+        tmx = f"<tmx><body><tu>{variants}</tu></body></tmx>".encode()
+        if taken is None:
+            with pytest.raises(UserError, match=f"no unit with both fi and {wanted}"):
+                pair_file(tmp_path, tmx, "tmx", "fi", wanted)
+        else:
+            assert pair_file(tmp_path, tmx, "tmx", "fi", wanted) == [(b"fi", taken.encode())]
+
+
+def test_what_is_left_out_of_tmx_is_counted(tmp_path: Path) -> None:
+    units = [["en", "de"], ["en"], ["fr", "en"], ["de", "en", "de", "fr", "fr"], ["en", "en", "de"]]
+    variants = [
+        "".join(f'<tuv xml:lang="{tag}"><seg>{tag}{n}</seg></tuv>' for n, tag in enumerate(unit))
+        for unit in units
+    ]
+    path = tmp_path / "x.tmx"
+    path.write_text(f"<tmx><body><tu>{'</tu><tu>'.join(variants)}</tu></body></tmx>")
+    files = TextFiles(path, path, "tmx", "en", "de")
+    for _ in range(2):  # once each time that it is read
+        read = list(formats.pairs(files))
+        assert read == [(b"en0", b"de1"), (b"en1", b"de0"), (b"en0", b"de2")]
+        assert files.left_out == {formats.ONE_SIDED: 2, formats.REPEATED: 2}
+
+
+def test_one_text_of_tmx_is_not_both_sides(tmp_path: Path) -> None:
+    tmx = b'<tmx><body><tu><tuv xml:lang="pt-PT"><seg>x</seg></tuv></tu></body></tmx>'
+    with pytest.raises(UserError, match="no unit with both pt and pt-PT; it has: pt-pt"):
+        pair_file(tmp_path, tmx, "tmx", "pt", "pt-PT")
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "Shift_JIS", "nonsense", "UTF-32", "hex", "punycode"])
+def test_an_encoding_that_cannot_be_read_is_named(tmp_path: Path, encoding: str) -> None:
+    tmx = TMX.replace("UTF-8", encoding).encode("ascii", errors="ignore")
+    with pytest.raises(UserError, match=r"x.tmx has an encoding .*: convert it to UTF-8") as error:
+        pair_file(tmp_path, tmx, "tmx")
+    assert "\n" not in str(error.value)
 
 
 def test_tmx_inline_codes_are_no_text(tmp_path: Path) -> None:

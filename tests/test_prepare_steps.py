@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -46,17 +47,24 @@ class Work:
         self.steps = Steps(out, self.summary)
         self.runs = 0
 
+    @staticmethod
+    def fill(path: Path) -> dict[str, str]:
+        path.write_text("new")
+        return {}
+
     def __call__(self, content: str, fails: bool = False) -> str:
-        def action() -> tuple[list[Path], dict[str, str]]:
+        def action() -> dict[str, str]:
             self.runs += 1
             for name in "ab":
                 with atomic_write(self.out / name) as file:
                     file.write(content.encode())
                 if fails:
                     raise KeyboardInterrupt
-            return [self.out / "a", self.out / "b"], {"said": content}
+            return {"said": content}
 
-        return str(self.steps.run("work", {"content": content}, action)["facts"]["said"])
+        outputs = [self.out / "a", self.out / "b"]
+        record = self.steps.run("work", {"content": content}, outputs, action)
+        return str(record["facts"]["said"])
 
 
 def test_a_finished_step_is_skipped(tmp_path: Path) -> None:
@@ -86,6 +94,26 @@ def test_a_step_cut_off_is_not_trusted_even_with_the_old_options(tmp_path: Path)
     assert not work.summary.exists()
     work("old")
     assert [(tmp_path / name).read_text() for name in "ab"] == ["old", "old"]
+
+
+def test_what_a_step_cut_off_has_left_is_removed(tmp_path: Path) -> None:
+    """Even if the step has other outputs when it is run again."""
+    work = Work(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        work("old", fails=True)
+    assert work.steps.outputs() == {"a", "b"}
+    assert (tmp_path / "a").exists()
+    work.steps.run("work", {"content": "new"}, [tmp_path / "b"], lambda: Work.fill(tmp_path / "b"))
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b").exists()
+
+
+def test_names_of_files_need_not_be_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff.en")
+    steps = Steps(tmp_path / "out", tmp_path / "m")
+    (tmp_path / name).write_bytes(b"x\n")
+    assert steps.digest(tmp_path / name) == steps.digest(tmp_path / name)
+    assert str(tmp_path / name) in json.loads((steps.folder / "digests.json").read_text())
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed", "record"])
@@ -153,6 +181,22 @@ try:
 except ValueError as error:
     print(error)
 """
+
+
+KILLED = """
+import os
+from resmlp_mt.preparation import parallel
+try:
+    parallel.run_in_process("--input-sentence-size", os._exit, 3)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_option_that_a_killed_process_depends_on_is_named() -> None:
+    command = [sys.executable, "-c", KILLED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "memory ran out: use a smaller --input-sentence-size and run" in done.stdout
 
 
 @pytest.mark.parametrize(

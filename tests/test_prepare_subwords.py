@@ -73,6 +73,19 @@ def test_a_vocabulary_too_large_for_the_text_says_how_large_it_may_be(
     assert not (tmp_path / "n").exists()
 
 
+def test_the_trainer_that_is_killed_needs_a_smaller_sample(
+    tmp_path: Path, texts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one process: fewer of them would not help."""
+
+    def killed(option: str, *_: object) -> None:
+        raise UserError(option)
+
+    monkeypatch.setattr(subwords, "run_in_process", killed)
+    with pytest.raises(UserError, match="--input-sentence-size"):
+        train(texts, tmp_path / "m", 150)
+
+
 def test_the_sample_is_spread_evenly(tmp_path: Path) -> None:
     paths = tmp_path / "a", tmp_path / "b"
     for path in paths:

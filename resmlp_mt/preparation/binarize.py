@@ -55,9 +55,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Binarized:
-    """The output of `binarize`: files, dictionary entries, pieces and unknown pieces by file."""
+    """What `binarize` counted: dictionary entries, pieces and unknown pieces by file."""
 
-    files: list[Path]
     entries: int
     tokens: dict[str, dict[str, int]]
 
@@ -82,6 +81,25 @@ def token_type(entries: int) -> Any:
     return np.uint16 if entries < 65500 else np.uint32
 
 
+def outputs(
+    out: Path, languages: tuple[str, str], splits: Sequence[str], copies: int
+) -> list[Path]:
+    """The files that `binarize` writes."""
+    folders = [out / folder_name(copy) for copy in range(max(1, copies))]
+    names = [(folders[0], split) for split in splits]
+    names += [(folder, "train") for folder in folders[1:]]
+    return [
+        out / "dict.txt",
+        *(folder / f"dict.{lang}.txt" for folder in folders for lang in languages),
+        *(
+            folder / f"{split}.{'-'.join(languages)}.{lang}.{kind}"
+            for folder, split in names
+            for lang in languages
+            for kind in ("bin", "idx")
+        ),
+    ]
+
+
 def binarize(
     out: Path,
     languages: tuple[str, str],
@@ -100,7 +118,7 @@ def binarize(
     from tqdm import tqdm  # here, because workers need none
 
     model = out / "spm.model"
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    processor = _processor(model)
     with tempfile.TemporaryDirectory(prefix="bin.", dir=out / ".steps") as temporary:
         parts = _parts(out, languages, splits, sampling, Path(temporary))
         size = sum(part.text.end - part.text.start for part in parts)
@@ -117,17 +135,19 @@ def binarize(
                 facts["pieces"] += int(counts.sum() - counts[EOS])
                 facts["unknown"] += int(counts[UNK])
         indices = write_dictionary(processor, training, out / "dict.txt")
-        files = [out / "dict.txt"]
         for copy in range(max(1, sampling.copies)):
             for lang in languages:
                 path = out / folder_name(copy) / f"dict.{lang}.txt"
                 with atomic_write(path) as file:
                     file.write((out / "dict.txt").read_bytes())
-                files.append(path)
         for name in tokens:
-            files += join([part.path for part in parts if part.name == name], indices, out / name)
-    entries = len(indices) - len(FAIRSEQ_SPECIALS)
-    return Binarized(files, entries, tokens)
+            join([part.path for part in parts if part.name == name], indices, out / name)
+    return Binarized(len(indices) - len(FAIRSEQ_SPECIALS), tokens)
+
+
+def _processor(model: Path) -> sentencepiece.SentencePieceProcessor:
+    # not by its path, which need not be UTF-8
+    return sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
 
 
 def _parts(
@@ -194,8 +214,7 @@ def write_index(file: BinaryIO, sizes: npt.NDArray[np.int32], dtype: Any) -> Non
 def _part_encoder(
     model: Path, subword_type: str, alpha: float
 ) -> Callable[[_Part], npt.NDArray[np.int64]]:
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    return partial(_encode_part, Encoder(processor, subword_type, alpha))
+    return partial(_encode_part, Encoder(_processor(model), subword_type, alpha))
 
 
 def _encode_part(encoder: "Encoder", part: _Part) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import dedup
 from resmlp_mt.preparation.formats import TextFiles, blocks, decode_lines
@@ -25,7 +26,7 @@ from resmlp_mt.text import normalize
 Faults = npt.NDArray[np.int64]
 
 CHUNK = 5_000
-"""Number of pairs sent to a worker at a time."""
+"""Number of pairs sent to a worker at a time, or a little less, so that groups stay whole."""
 
 LENGTH_FILTERS = ("empty", "length", "ratio")
 
@@ -102,7 +103,7 @@ class Cleaned:
 
     Attributes:
         source, target: kept sentences, each followed by a line feed.
-        places: index of each kept pair in the chunk.
+        places: index of each kept pair in its file.
         hashes: a 64-bit hash of each kept pair.
         dropped: numbers of other pairs, by filter.
         changed: number of pairs that normalisation changed.
@@ -175,22 +176,28 @@ class Cleaner:
         return Cleaned(
             _joined(self.tokenize(0, sources)),
             _joined(self.tokenize(1, targets)),
-            np.flatnonzero(kept),
+            np.flatnonzero(kept) + chunk.first - 1,
             np.frombuffer(hashes, dtype="<u8").astype(np.uint64),
             Counter(FILTERS[index] for index in failed[~kept]),
             sum(compress(changed, looked_at)),
         )
 
 
-def chunks(parts: Sequence[TextFiles], max_pairs: int | None = None) -> Iterator[Chunk]:
-    """All pairs in blocks; at most `max_pairs`, an equal share of each part."""
+def chunks(
+    parts: Sequence[TextFiles], max_pairs: int | None = None, group: int = 1
+) -> Iterator[Chunk]:
+    """All pairs in blocks; at most `max_pairs`, an equal share of each part.
+
+    No block ends within a group of neighbouring pairs of a part.
+    """
+    size = max(1, CHUNK // group) * group
     offset = 0
     for index, files in enumerate(parts):
         share = None
         if max_pairs is not None:
             share = max_pairs // len(parts) + (index < max_pairs % len(parts))
         first = 1
-        for sources, targets in blocks(files, CHUNK, share):
+        for sources, targets in blocks(files, size, share):
             yield Chunk(files, first, offset, sources, targets)
             first += len(sources)
             offset += len(sources)
@@ -233,10 +240,11 @@ def clean_train(
         tqdm(desc="clean", unit="pair", unit_scale=True) as progress,
     ):
         arguments = (options, held_out, valid_every)
-        for cleaned in workers.map(Cleaner, arguments, chunks(parts, max_pairs)):
+        items = chunks(parts, max_pairs, options.concatenate)
+        for cleaned in workers.map(Cleaner, arguments, items):
             new = seen.add(cleaned.hashes)
             size = len(new) + cleaned.dropped.total()
-            source, target, count = joiner(cleaned, new, read)
+            source, target, count = joiner(cleaned, new)
             source_file.write(source)
             target_file.write(target)
             dropped.update(cleaned.dropped)
@@ -262,13 +270,19 @@ def clean_train(
         )
     if options.concatenate > 1:
         steps.append({"step": "concatenate", "kept": lines, "dropped": 0, "joined": joiner.joined})
-    return {"read": read, "pairs": lines, "steps": steps}
+    return {"read": read, "pairs": lines, "steps": steps} | left_out(parts)
+
+
+def left_out(parts: Sequence[TextFiles]) -> dict[str, dict[str, int]]:
+    """What the readers of the parts have left out, for the manifest; nothing in most formats."""
+    counts = sum((part.left_out for part in parts), Counter[str]())
+    return {"left_out": dict(counts)} if counts else {}
 
 
 class Joiner:
     """Leaves out duplicates, and joins neighbouring pairs if the options say so.
 
-    The pairs of a corpus are cut into groups of `concatenate`. A share `concatenate_share` of the
+    The pairs of each file are cut into groups of `concatenate`. A share `concatenate_share` of the
     groups, evenly spaced, is joined: each becomes one pair, unless one of its pairs was dropped or
     the whole is longer than `max_length`.
     """
@@ -279,15 +293,12 @@ class Joiner:
         self.max_length = options.max_length
         self.joined = 0
 
-    def __call__(
-        self, cleaned: Cleaned, new: npt.NDArray[np.bool_], offset: int
-    ) -> tuple[bytes, bytes, int]:
+    def __call__(self, cleaned: Cleaned, new: npt.NDArray[np.bool_]) -> tuple[bytes, bytes, int]:
         """Both sides of a chunk as text, and its number of lines.
 
         Args:
-            cleaned: the kept pairs of the chunk.
+            cleaned: the kept pairs of the chunk, whose groups are whole.
             new: which of them are new.
-            offset: pairs of the corpus before this chunk.
         """
         count = int(new.sum())
         if count == len(new) and self.size == 1:
@@ -296,7 +307,7 @@ class Joiner:
             list(compress(side.split(b"\n"), new)) for side in (cleaned.source, cleaned.target)
         ]
         if self.size > 1:
-            sides = self._join(sides, cleaned.places[new] + offset)
+            sides = self._join(sides, cleaned.places[new])
         source, target = (b"".join(line + b"\n" for line in side) for side in sides)
         return source, target, len(sides[0])
 
@@ -359,7 +370,7 @@ def _punctuation(lang: str, options: Options) -> Callable[[str], str] | None:
         return None
     from sacremoses import MosesPunctNormalizer  # here, because most runs do not need it
 
-    normalizer = MosesPunctNormalizer(lang)
+    normalizer = MosesPunctNormalizer(language_codes.moses(lang))
     return lambda text: str(normalizer.normalize(text))
 
 
@@ -368,7 +379,7 @@ def _tokenizer(lang: str, options: Options) -> Callable[[str], str] | None:
         return None
     from sacremoses import MosesTokenizer
 
-    tokenizer = MosesTokenizer(lang)
+    tokenizer = MosesTokenizer(language_codes.moses(lang))
     # The arguments of fairseq's `--tokenizer moses`, so that fairseq-interactive does the same.
     return lambda text: str(
         tokenizer.tokenize(text, aggressive_dash_splits=True, return_str=True, escape=True)

@@ -8,8 +8,9 @@ import functools
 import html
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +30,9 @@ MAX_LINE_BYTES = 1 << 20
 LINE_FORMATS = ("plain", "sgm", "ted")
 PAIR_FORMATS = ("tmx", "tsv")
 
+ONE_SIDED, REPEATED = "units without both languages", "further texts of a language in one unit"
+"""What the reader of TMX leaves out and counts."""
+
 _SEGMENT_START = re.compile(r"<seg\b", re.IGNORECASE)
 _SEGMENT_END = re.compile("</seg>", re.IGNORECASE)
 _TED_TEXT = re.compile(r"<(title|description)>(.*)</\1>", re.IGNORECASE)
@@ -38,7 +42,10 @@ _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 @dataclass(frozen=True)
 class TextFiles:
-    """One piece of parallel text on disk; `target` is the same file as `source` for tmx and tsv."""
+    """One piece of parallel text on disk; `target` is the same file as `source` for tmx and tsv.
+
+    `left_out` counts what the reader of a tmx file, the last one, has found and left out.
+    """
 
     source: Path
     target: Path
@@ -46,6 +53,7 @@ class TextFiles:
     source_lang: str
     target_lang: str
     lines: int | None = None
+    left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
 
 def blocks(
@@ -114,7 +122,7 @@ def check(path: Path) -> None:
     Raises:
         UserError: it is cut off, damaged or far too large.
     """
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         with opened(path) as file:
             while file.read(1 << 20):
                 pass
@@ -203,23 +211,38 @@ def _tsv(files: TextFiles) -> Iterator[Pair]:
 
 
 def _tmx(files: TextFiles) -> Iterator[Pair]:
-    """Translation units with both languages ("en" also takes "en-GB"); others are left out."""
+    """Translation units with both languages; others are left out, and so are repeated languages."""
     path = files.source
     empty = True
     langs: set[str] = set()
+    files.left_out[ONE_SIDED] = files.left_out[REPEATED] = 0
     try:
         with opened(path) as file:
             for unit in _tmx_units(file):
-                sides = _tmx_unit(unit)
+                variants = _tmx_unit(unit)
+                sides = dict(reversed(variants))  # of a repeated language, the first text
                 langs.update(sides)
-                source = _tmx_side(sides, files.source_lang)
-                target = _tmx_side(sides, files.target_lang)
-                if source is not None and target is not None:
-                    empty = False
-                    yield source.encode(), target.encode()
+                tags = tuple(sorted(sides))
+                source, target = (
+                    _tmx_tag(_tag(lang), tags) for lang in (files.source_lang, files.target_lang)
+                )
+                if source is None or target is None or source == target:
+                    files.left_out[ONE_SIDED] += 1
+                    continue
+                used = sum(tag in (source, target) for tag, _ in variants)
+                files.left_out[REPEATED] += used - 2
+                empty = False
+                yield sides[source].encode(), sides[target].encode()
+    except UserError:
+        raise
     except ElementTree.ParseError as error:
         raise UserError(
             f"{path} is not well-formed TMX ({error}): repair it or export it again"
+        ) from error
+    except (ValueError, LookupError) as error:  # of expat, for most encodings
+        raise UserError(
+            f"{path} has an encoding that cannot be read ({error}): convert it to UTF-8, and name "
+            "that in its first line"
         ) from error
     if empty:
         raise UserError(
@@ -248,29 +271,30 @@ def _tmx_units(file: BinaryIO) -> Iterator[ElementTree.Element]:
                 path[-1].remove(element)
 
 
-def _tmx_unit(unit: ElementTree.Element) -> dict[str, str]:
-    """Text by language tag; tags are in lower case and with hyphens."""
-    sides: dict[str, str] = {}
+def _tmx_unit(unit: ElementTree.Element) -> list[tuple[str, str]]:
+    """Language tag and text of each variant; tags are in lower case and with hyphens."""
+    variants: list[tuple[str, str]] = []
     for variant in unit.iterfind("{*}tuv"):
         segment = variant.find("{*}seg")
         if segment is not None:
             lang = variant.get(_XML_LANG) or variant.get("lang") or ""
-            sides.setdefault(_tag(lang), _tmx_text(segment).replace("\n", " "))
-    return sides
-
-
-def _tmx_side(sides: Mapping[str, str], lang: str) -> str | None:
-    """The text in `lang`, else in a narrower or wider one: "pt" for "pt-BR", but not "pt-PT"."""
-    tag = _tmx_tag(_tag(lang), tuple(sides))
-    return None if tag is None else sides[tag]
+            variants.append((_tag(lang), _tmx_text(segment).replace("\n", " ")))
+    return variants
 
 
 @functools.lru_cache(256)
 def _tmx_tag(wanted: str, tags: tuple[str, ...]) -> str | None:
-    if wanted in tags:
-        return wanted
-    nearly = (t for t in tags if t.startswith(f"{wanted}-") or wanted.startswith(f"{t}-"))
-    return next(nearly, None) or language_codes.find(wanted, tags)
+    """The tag of a language, else the first narrower or wider one: "en-gb" for "en".
+
+    "zh" is not wider than "zh-tw", because it means another script.
+    """
+    nearly = (
+        tag
+        for tag in tags
+        if (tag.startswith(f"{wanted}-") or wanted.startswith(f"{tag}-"))
+        and language_codes.script(tag) == language_codes.script(wanted)
+    )
+    return language_codes.find(wanted, tags) or next(nearly, None)
 
 
 def _tmx_text(segment: ElementTree.Element) -> str:

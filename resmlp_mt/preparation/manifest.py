@@ -77,6 +77,9 @@ def summary(content: Mapping[str, Any]) -> str:
             lines.append(f"  dropped: {step['step']:<14}{step['dropped']:>12,}")
     lines.append(f"training pairs kept{train['pairs']:>16,}")
     for split, facts in content["splits"].items():
+        for kind, count in facts.get("left_out", {}).items():
+            lines.append(f"{split}: {count:,} {kind} were left out of the TMX")
+    for split, facts in content["splits"].items():
         if split != "train":
             name = "" if facts["name"] == split else f" ({facts['name']})"
             lines.append(f"{split} pairs{facts['pairs']:>{29 - len(split)},}{name}")

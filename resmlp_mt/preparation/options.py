@@ -122,6 +122,17 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
     )
     parser.add_options(Options)
     options = Options(**vars(parser.parse_args(argv)))
+    parser.set_defaults(sentencepiece_alpha=None, concatenate_share=None)
+    given = parser.parse_args(argv)
+    if given.sentencepiece_alpha is not None and not options.samples:
+        parser.error("--sentencepiece-alpha is for --samples: add it")
+    if given.concatenate_share is not None and options.concatenate == 1:
+        parser.error("--concatenate-share is for --concatenate N, with N above 1: add it")
+    if options.concatenate > options.max_length:
+        parser.error(
+            f"--concatenate {options.concatenate} is above --max-length {options.max_length}: "
+            "nothing could be joined, give it fewer"
+        )
     if options.corpus == "local":
         for name in ("from_dir", "src", "tgt"):
             if getattr(options, name) is None:

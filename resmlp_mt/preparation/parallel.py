@@ -28,10 +28,12 @@ class Workers:
 
     Args:
         jobs: number of processes; with one, everything is done in this process.
+        folder: where temporary files are put; by default the system's folder for them.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, folder: Path | None = None) -> None:
         self.jobs = jobs
+        self.folder = folder
         self._stack = ExitStack()
         self._pool: ProcessPoolExecutor | None = None
 
@@ -64,7 +66,7 @@ class Workers:
             self._pool = self._stack.enter_context(_processes(self.jobs))
         waiting: deque[Future[Result]] = deque()
         # Sent once, in a file, and not with every item: held-out sentences are megabytes.
-        with tempfile.NamedTemporaryFile(prefix="make.") as file:
+        with tempfile.NamedTemporaryFile(prefix=".make.", dir=self.folder) as file:
             file.write(pickle.dumps((make, arguments)))
             file.flush()
             for item in items:
@@ -88,20 +90,26 @@ def _call(path: str, item: Any) -> Any:
     return _ready[1](item)
 
 
-def _result(future: Future[Result]) -> Result:
+def _result(future: Future[Result], option: str = "--jobs") -> Result:
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process was killed, probably because memory ran out: "
-            "use a smaller --jobs and run the same command again"
+            f"use a smaller {option} and run the same command again"
         ) from error
 
 
-def run_in_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Calls `function` in a process of its own: its memory is freed, and a signal can end it."""
+def run_in_process(option: str, function: Callable[..., Result], *args: Any) -> Result:
+    """Calls `function` in a process of its own: its memory is freed, and a signal can end it.
+
+    Args:
+        option: what its memory depends on, for the message if it is killed.
+        function: what to call.
+        args: its arguments.
+    """
     with _processes(1) as pool:
-        return _result(pool.submit(function, *args))
+        return _result(pool.submit(function, *args), option)
 
 
 @contextmanager

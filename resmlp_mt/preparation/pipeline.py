@@ -1,8 +1,9 @@
 """The steps of a preparation, in order; steps that are already finished are skipped."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.preparation.sources import Inputs
 from resmlp_mt.preparation.steps import Record, Steps, code, write_json
 
-TEXT = "../text.py"
+TEXT, LANGUAGES = "../text.py", "../language_codes.py"
 
 OWN_FOLDERS = ("raw", "text", "subword", "downloads", "unpacked", ".steps")
 """Folders that are written to; `subword` is from earlier versions."""
@@ -46,8 +47,6 @@ class Preparation:
             raise UserError(f"{args.corpus} has its own text: leave out --from-dir {args.from_dir}")
         self.languages = (self.corpus.source, self.corpus.target)
         cleaning = {f.name: getattr(args, f.name) for f in dataclasses.fields(CleaningOptions)}
-        if args.concatenate == 1:
-            cleaning["concatenate_share"] = 0.0  # of no effect
         self.options = clean.Options(*self.languages, **cleaning)
 
     def run(self) -> None:
@@ -55,7 +54,7 @@ class Preparation:
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         raw_text.warn_of_split_text(inputs.train)
-        with Workers(self.args.jobs) as workers:
+        with Workers(self.args.jobs, self.steps.folder) as workers:
             cleaned = self._clean(inputs, workers)
             model = self._train_subwords(cleaned, workers)
             binarized = self._binarize(cleaned, model, workers)
@@ -100,21 +99,26 @@ class Preparation:
         return {"train": self.corpus.train, "valid": self.corpus.valid, **self.corpus.tests}
 
     def _clean(self, inputs: Inputs, workers: Workers) -> Record:
-        # fairseq's names: test, test1, test2, ...
-        names = {f"test{index or ''}": name for index, name in enumerate(inputs.tests)}
+        names = fairseq_names(inputs.tests)
         args = self.args
 
         def paths(folder: str, split: str) -> tuple[Path, Path]:
             source, target = (self.out / folder / f"{split}.{lang}" for lang in self.languages)
             return source, target
 
-        def action() -> tuple[list[Path], dict[str, Any]]:
+        held_out = {"valid": inputs.valid}
+        held_out |= {split: inputs.tests[name] for split, name in names.items()}
+        outputs = [
+            path
+            for split in held_out
+            for folder in ("raw", "text")
+            for path in paths(folder, split)
+        ]
+
+        def action() -> dict[str, Any]:
             facts: dict[str, Any] = {}
-            outputs: list[Path] = []
             sentences: set[str] = set()
             cleaner = clean.Cleaner(self.options)
-            held_out = {"valid": inputs.valid}
-            held_out |= {split: inputs.tests[name] for split, name in names.items()}
             for split, parts in held_out.items():
                 items = clean.chunks(parts)
                 if split == "valid" and self.corpus.valid_every:
@@ -126,7 +130,7 @@ class Preparation:
                 if count == 0:
                     raise UserError(f"the {split} set of {self.corpus.name} has no pair")
                 facts[split] = {"name": names.get(split, split), "pairs": count}
-                outputs += [path for pair in files for path in pair]
+                facts[split] |= clean.left_out(parts)
                 sentences |= seen
             facts["train"] = clean.clean_train(
                 inputs.train,
@@ -137,7 +141,7 @@ class Preparation:
                 max_pairs=args.max_pairs,
                 workers=workers,
             )
-            return [*outputs, *paths("text", "train")], facts
+            return facts
 
         def described(parts: Sequence[TextFiles]) -> list[Any]:
             return [
@@ -148,14 +152,16 @@ class Preparation:
         made_from = {
             "train": described(inputs.train),
             "valid": described(inputs.valid),
-            "tests": [[name, described(parts)] for name, parts in inputs.tests.items()],
+            "tests": [
+                [split, name, described(inputs.tests[name])] for split, name in names.items()
+            ],
             "options": dataclasses.asdict(self.options),
             "valid_every": self.corpus.valid_every,
             "max_pairs": args.max_pairs,
-            "code": code("clean.py", "formats.py", "dedup.py", TEXT),
+            "code": code("clean.py", "formats.py", "dedup.py", TEXT, LANGUAGES),
             "versions": _versions("python", "unicode", "sacremoses"),
         }
-        return self.steps.run("clean", made_from, action)
+        return self.steps.run("clean", made_from, [*outputs, *paths("text", "train")], action)
 
     def _train_subwords(self, cleaned: Record, workers: Workers) -> Record:
         args = self.args
@@ -168,10 +174,10 @@ class Preparation:
             "input_sentence_size": args.input_sentence_size,
         }
 
-        def action() -> tuple[list[Path], dict[str, Any]]:
+        def action() -> dict[str, Any]:
             pairs = cleaned["facts"]["train"]["pairs"]
             subwords.train((source, target), pairs, model, **options, workers=workers)
-            return [model], {}
+            return {}
 
         made_from = {
             "text": [cleaned["outputs"][f"text/{path.name}"] for path in (source, target)],
@@ -179,22 +185,23 @@ class Preparation:
             "code": code("subwords.py", "normalization.py", "text_blocks.py", TEXT),
             "versions": _versions("sentencepiece", "unicode"),
         }
-        return self.steps.run("spm", made_from, action)
+        return self.steps.run("spm", made_from, [model], action)
 
     def _binarize(self, cleaned: Record, model: Record, workers: Workers) -> Record:
         args = self.args
         sampling = binarize.Sampling(args.samples, args.sentencepiece_alpha)
+        splits = list(cleaned["facts"])
 
-        def action() -> tuple[list[Path], dict[str, Any]]:
+        def action() -> dict[str, Any]:
             found = binarize.binarize(
                 self.out,
                 self.languages,
-                list(cleaned["facts"]),
+                splits,
                 subword_type=args.subword_type,
                 sampling=sampling,
                 workers=workers,
             )
-            return found.files, {"entries": found.entries, "tokens": found.tokens}
+            return {"entries": found.entries, "tokens": found.tokens}
 
         made_from = {
             "text": {k: v for k, v in cleaned["outputs"].items() if k.startswith("text/")},
@@ -203,7 +210,8 @@ class Preparation:
             "code": code("binarize.py", "subwords.py", "text_blocks.py"),
             "versions": _versions("sentencepiece", "numpy"),
         }
-        return self.steps.run("binarize", made_from, action)
+        outputs = binarize.outputs(self.out, self.languages, splits, sampling.copies)
+        return self.steps.run("binarize", made_from, outputs, action)
 
     def _sweep(self, outputs: Mapping[str, Any]) -> None:
         """Removes results of earlier options, but only files that a record lists.
@@ -216,6 +224,16 @@ class Preparation:
         for name in ours - set(outputs):
             if re.match(r"(raw|text|subword|bin\d*)/", name):
                 (self.out / name).unlink(missing_ok=True)
+
+
+def fairseq_names(tests: Collection[str]) -> dict[str, str]:
+    """The test sets by fairseq's names: test, test1, test2, ...
+
+    A set that has such a name keeps it; the others get the first that are free, in their order.
+    """
+    numbered = (f"test{number or ''}" for number in itertools.count())
+    free = (name for name in numbered if name not in tests)
+    return {name if re.fullmatch(r"test\d*", name) else next(free): name for name in tests}
 
 
 def _versions(*names: str) -> dict[str, str]:

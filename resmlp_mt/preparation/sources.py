@@ -90,7 +90,7 @@ def _fetch(
     for name, packages in declared.files.items():
         path, digest = fetch(packages, downloads(out, from_dir), checksums)
         found[path.name] = {"size": path.stat().st_size, "sha256": digest}
-        if archives.is_archive(path):
+        if archives.is_archive(path.name):
             members = sorted(
                 side.partition(":")[2] for side in sides if side.partition(":")[0] == name
             )
@@ -109,10 +109,16 @@ def _unpack(
 ) -> dict[str, tuple[Path, str]]:
     """Paths and digests of the members, by `name:member`."""
     folder = out / "unpacked" / name
+
+    def action() -> dict[str, Any]:
+        archives.unpack(archive, members, folder)
+        return {}
+
     record = steps.run(
         f"unpack-{name}",
         {"archive": digest, "members": members, "code": code("archives.py")},
-        lambda: (archives.unpack(archive, members, folder), {}),
+        [folder / member for member in members],
+        action,
     )
     outputs = record["outputs"]
     return {

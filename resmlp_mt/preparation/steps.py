@@ -3,8 +3,8 @@
 Every step has a name. Its record has a hash of everything that the result depends on (options,
 digests of the inputs and of the code), and the size and digest of every output. A step is skipped
 if the hash is the same and the outputs are unchanged, by size and time of change or else by digest.
-The record is removed before the work starts and written after the last output is in place, so an
-interrupted step is never trusted.
+Before the work starts, the record names the outputs and nothing else; the rest is written after the
+last output is in place. So an interrupted step is never trusted, and what it leaves is known.
 """
 
 import glob
@@ -37,10 +37,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes `content` in one fixed form; the keys keep their order, which matters for tests."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    """Writes `content` in one fixed form; the keys keep their order, which matters for tests.
+
+    The form is ASCII, because names of files need not be UTF-8.
+    """
     with atomic_write(path) as file:
-        file.write(text.encode() + b"\n")
+        file.write(json.dumps(content, indent=2).encode("ascii") + b"\n")
 
 
 def code(*names: str) -> list[str]:
@@ -62,10 +64,11 @@ class Steps:
 
     def clear_partial(self) -> None:
         """Removes temporary files of a killed run from the folder of the records."""
-        for left in self.folder.glob(".*.????????"):
-            left.unlink()
-        for folder in self.folder.glob("bin.*"):
-            shutil.rmtree(folder)
+        for left in (*self.folder.glob(".*.????????"), *self.folder.glob("bin.*")):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
     def digest(self, path: Path) -> str:
         """SHA-256 of an input; computed again only if its size or time of change differs."""
@@ -105,27 +108,28 @@ class Steps:
         self,
         name: str,
         inputs: Mapping[str, Any],
-        action: Callable[[], tuple[Iterable[Path], Mapping[str, Any]]],
+        outputs: Iterable[Path],
+        action: Callable[[], Mapping[str, Any]],
     ) -> Record:
         """Runs `action` unless the step is finished, and returns the record.
 
         Args:
             name: name of the step and of its record.
             inputs: everything that the result depends on, in JSON's types.
-            action: does the work; returns the outputs (below `out`) and facts for the manifest.
+            outputs: the files that `action` writes, below `out`.
+            action: does the work; returns facts for the manifest.
         """
         record = self.finished(name, inputs)
         if record is not None:
             print(f"{name}: finished before, skipped", file=sys.stderr)
             return record
         self.summary.unlink(missing_ok=True)
-        # List outputs before the record is removed: without it their origin would be unknown.
         for output in _read_json(self._path(name)).get("outputs", {}):
             (self.out / output).unlink(missing_ok=True)
-        self._path(name).unlink(missing_ok=True)
-        start, cpu = time.monotonic(), _cpu_seconds()
-        outputs, facts = action()
         paths = {path.relative_to(self.out).as_posix(): path for path in outputs}
+        write_json(self._path(name), {"outputs": {output: {} for output in paths}})
+        start, cpu = time.monotonic(), _cpu_seconds()
+        facts = action()
         seconds = time.monotonic() - start
         record = {
             "key": _key(inputs),

@@ -64,7 +64,7 @@ def train(
         subword_type: "bpe" or "unigram".
         character_coverage: share of the characters that get a piece; the rarest become unknown.
         input_sentence_size: largest number of sentences used, both languages together.
-        workers: processes that count words.
+        workers: processes that count words; their folder gets the trainer's input.
 
     Raises:
         UserError: the text is too small for so many pieces.
@@ -76,7 +76,10 @@ def train(
         "character_coverage": character_coverage,
     }
     # In a new folder, because the model records the names of these files.
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as thread:
+    with (
+        tempfile.TemporaryDirectory(prefix=".words.", dir=workers.folder) as folder,
+        ThreadPoolExecutor(1) as thread,
+    ):
         # While other processes count words, this one would wait.
         rules = thread.submit(_write_rules, Path(folder, RULES))
         if subword_type == "bpe":
@@ -84,7 +87,7 @@ def train(
         else:
             _write_sample(Path(folder, SENTENCES), texts, pairs, take)
         rules.result()
-        serialized = run_in_process(_train, Path(folder), options)
+        serialized = run_in_process("--input-sentence-size", _train, Path(folder), options)
     with atomic_write(model) as file:
         file.write(serialized)
 
