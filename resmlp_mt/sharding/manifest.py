@@ -154,7 +154,9 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
             continue
     if not values or not isinstance(values[0], dict):
         raise UserError(f"{path} is damaged: choose another folder for --output.")
-    lines = [{"path": ""} | value for value in values[1:] if isinstance(value, dict)]
+    lines: list[dict[str, Any]] = [
+        {"path": ""} | value for value in values[1:] if isinstance(value, dict)
+    ]
     records = [Record(**value) for value in lines if _is_record(value, path.parent)]
     return values[0], records
 
