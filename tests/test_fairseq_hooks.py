@@ -1,5 +1,6 @@
 """What fairseq asks of a model beside its forward pass: every hook does what the options say."""
 
+import copy
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_alignment import (
 )
 from fairseq.models.transformer import TransformerModel, base_architecture
 from fairseq.sequence_generator import SequenceGenerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import build, config, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.retained_dropout import TRANSFORMER_NAMES, dropping
+from resmlp_mt.model import encoder
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from test_mixing import MODELS
 
@@ -141,7 +143,7 @@ def test_a_checkpoint_is_pruned(keep: dict[str, str], layers: tuple[list[int], l
     cfg = config(encoder_layers=3, decoder_layers=3, **keep)
     words = dictionary(20)
     task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    small = ResMLPModel.build_model(cfg, task).double().eval()
+    small = ResMLPModel.build_model(copy.copy(cfg), task).double().eval()  # as fairseq does
     small.load_state_dict(large.state_dict(), model_cfg=cfg)
     torch.testing.assert_close(whole(small), whole(without(large, *layers)))
     # what is saved then needs no pruning
@@ -184,6 +186,17 @@ def test_gradients_do_not_depend_on_what_is_kept(name: str) -> None:
         assert found.keys() == expected.keys()
         for key, gradient in expected.items():
             torch.testing.assert_close(found[key], gradient, rtol=0.0, atol=0.0, msg=key)
+
+
+def test_offloaded_layers_keep_the_random_state_of_their_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their inputs wait on the CPU, and PyTorch looks at nothing else for devices."""
+    given: list[Any] = []
+    monkeypatch.setattr(encoder, "checkpoint", lambda _, *args, **__: given.extend(args))
+    layer = nn.Linear(1, 1, device="meta")
+    encoder.run_layer(layer, SimpleNamespace(offload_activations=True), torch.ones(1), None)
+    assert {value.device.type for value in given if isinstance(value, Tensor)} == {"meta", "cpu"}
 
 
 # --- alignments that are supervised ---

@@ -96,6 +96,20 @@ def test_loss_and_gradients_are_those_of_the_cpu(config: MixingConfig, criterion
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("option", ["checkpoint_activations", "offload_activations"])
+def test_gradients_do_not_depend_on_what_is_kept(option: str) -> None:
+    """With dropout, and without pads, so that no argument of a layer but its states is a tensor."""
+    found = []
+    for changes in ({}, {option: True}):
+        model = build(dropout=0.5, activation_dropout=0.5, **changes).cuda().train()
+        source, target = (padded(sentences([6, 6], seed=seed)).cuda() for seed in (0, 1))
+        torch.manual_seed(0)
+        model(source, None, target)[0].square().sum().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append(gradients)
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("config", CONFIGS, ids=["paper", "all"])
 def test_an_update_in_half_precision_is_finite(config: MixingConfig, dtype: torch.dtype) -> None:

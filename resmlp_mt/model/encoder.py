@@ -174,10 +174,12 @@ def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Any:
         device = next(layer.parameters()).device
         waiting = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
 
-        def layer_there(*moved: object) -> Any:
+        def layer_there(_: Tensor, *moved: object) -> Any:
             return layer(*(a.to(device) if isinstance(a, Tensor) else a for a in moved))
 
-        return checkpoint(layer_there, *waiting, use_reentrant=False)
+        # PyTorch only keeps the random state of its arguments' devices, for the same dropout again.
+        there = torch.empty(0, device=device)
+        return checkpoint(layer_there, there, *waiting, use_reentrant=False)
     if config.checkpoint_activations and torch.is_grad_enabled():
         return checkpoint(layer, *arguments, use_reentrant=False)
     return layer(*arguments)
