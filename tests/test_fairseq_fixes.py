@@ -16,12 +16,13 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.nan_detector import NanDetector
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT, Corpus, fairseq, train
 from models import build, padded, sentences
-from resmlp_mt.fairseq_plugin import fairseq_fixes, several_processes
+from resmlp_mt.fairseq_plugin import fairseq_fixes, resuming, several_processes
 
 fairseq_fixes.apply()
 
@@ -262,6 +263,9 @@ def test_a_repaired_fairseq_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     def get_batch_iterator(self: Any, dataset: Any) -> None:
         raise AssertionError
 
+    def get_train_iterator(self: Any, epoch: int) -> None:
+        raise AssertionError
+
     def load_align_dict(name: Any) -> dict[str, str]:
         return {}
 
@@ -272,6 +276,7 @@ def test_a_repaired_fairseq_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(distributed_utils, "call_main", call_main)
     monkeypatch.setattr(FairseqTask, "train_step", train_step)
     monkeypatch.setattr(TranslationTask, "get_batch_iterator", get_batch_iterator)
+    monkeypatch.setattr(Trainer, "get_train_iterator", get_train_iterator)
     monkeypatch.setattr(utils, "load_align_dict", load_align_dict)
     monkeypatch.setattr(iterators.BackgroundConsumer, "stop", stop, raising=False)
     create = inspect.unwrap(iterators.BufferedIterator._create_consumer)
@@ -279,12 +284,13 @@ def test_a_repaired_fairseq_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     fairseq_fixes.keep_last_batch()
     several_processes.train_on_several_processes()
     fairseq_fixes.compute_in_bfloat16_on_cpu()
-    fairseq_fixes.resume_with_the_same_batches()
+    resuming.resume_with_the_same_batches()
     fairseq_fixes.replace_unknown_words_without_a_file()
     fairseq_fixes.stop_readers_at_exit()
     assert data_utils.batch_by_size is batch_by_size
     assert distributed_utils.call_main is call_main
     assert FairseqTask.train_step is train_step
     assert TranslationTask.get_batch_iterator is get_batch_iterator
+    assert Trainer.get_train_iterator is get_train_iterator
     assert utils.load_align_dict is load_align_dict
     assert iterators.BufferedIterator._create_consumer is create

@@ -28,7 +28,7 @@ from torch import Tensor
 from conftest import Corpus
 from models import build, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import generation_fixes
+from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes
 from resmlp_mt.fairseq_plugin.training_fixes import keep_as_many_best_checkpoints
 
 # --- generation ---
@@ -148,6 +148,56 @@ def test_diverse_groups_work_whatever_the_sentences_are_called() -> None:
     stock(search, 0, scores, scores[:, :, :0], None, torch.tensor([9, 0, 4]))
     with pytest.raises(IndexError):
         stock(search, 1, scores, scores[:, :, :1], None, torch.tensor([9, 0, 4]))
+
+
+def test_diverse_groups_work_beside_a_line_without_a_translation() -> None:
+    """A line that is too long has the length 0: the others get what they get without it."""
+    model, task = build(), translation_task()
+    limits = {"beam": 4, "max_len_a": 0, "max_len_b": 6, "diverse_beam_groups": 2}
+    generator = task.build_generator([model], Namespace(**limits))
+    rows = sentences([4, 6, 3])
+    found = []
+    for kept in ([0, 1, 2], [0, 2]):
+        source = padded([rows[row] for row in kept])
+        lengths = source.ne(1).sum(1)
+        if len(kept) == 3:
+            source[1], lengths[1] = 1, 0
+        sample = {
+            "id": torch.tensor(kept),
+            "nsentences": len(kept),
+            "target": torch.tensor(kept)[:, None],
+            "net_input": {"src_tokens": source, "src_lengths": lengths},
+        }
+        with torch.no_grad():
+            found.append(task.inference_step(generator, [model], sample))
+    assert [hypothesis["tokens"].tolist() for hypothesis in found[0].pop(1)] == [[2]]
+    for ours, theirs in zip(*found, strict=True):
+        assert [h["tokens"].tolist() for h in ours] == [h["tokens"].tolist() for h in theirs]
+
+
+@pytest.mark.parametrize("name", ["id", "target", "net_input.prev_output_tokens"])
+def test_a_line_without_a_translation_has_no_row_anywhere(name: str) -> None:
+    """Whatever has a row for each line loses those of the lines that are not translated."""
+    section, _, inner = name.partition(".")
+    rows = torch.arange(3)
+    lengths = torch.tensor([2, 0, 5])
+    sample: dict[str, Any] = {"net_input": {"src_lengths": lengths}, "ntokens": 7}
+    if inner:
+        sample[section][inner] = rows
+    else:
+        sample[section] = rows
+    given: list[Any] = []
+
+    def infer(_: Any, __: Any, ___: Any, sample: Any, *____: Any) -> list[Any]:
+        given.append(sample)
+        return [["first"], ["third"]]
+
+    answered = fairseq_fixes._inference_step(infer, translation_task(), None, None, sample)
+    (seen,) = given
+    assert (seen[section][inner] if inner else seen[section]).tolist() == [0, 2]
+    assert seen["ntokens"] == 7
+    assert [answered[0], answered[2]] == [["first"], ["third"]]
+    assert answered[1][0]["tokens"].tolist() == [2]
 
 
 def test_a_prefix_may_repeat_ngrams() -> None:

@@ -36,6 +36,7 @@ from resmlp_mt.fairseq_plugin import (
     generation_fixes,
     languages,
     loading,
+    resuming,
     saving,
     several_processes,
     stopping,
@@ -55,11 +56,11 @@ def apply() -> None:
     compute_in_bfloat16_on_cpu()
     answer_every_line()
     decode_every_line()
-    resume_with_the_same_batches()
     replace_unknown_words_without_a_file()
     find_nan_in_encoders()
     loading.check_checkpoints()
     saving.never_lose_a_checkpoint()
+    resuming.go_on_exactly()
     binarised.name_damaged_files()
     languages.find_languages()
     dictionaries.remember_dictionaries()
@@ -229,22 +230,17 @@ def _inference_step(
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
     kept = answered.nonzero().squeeze(1)
 
-    def select(rows: Tensor | None) -> Tensor | None:
-        return None if rows is None else rows.index_select(0, kept)
+    def select(value: Any) -> Any:
+        """The rows that are kept of anything with a row for each sentence."""
+        if isinstance(value, dict):
+            return {name: select(part) for name, part in value.items()}
+        has_rows = isinstance(value, Tensor) and value.shape[:1] == answered.shape
+        return value.index_select(0, kept) if has_rows else value
 
     translated: Iterator[Any] = iter(())
     if len(kept):
-        inputs = {name: select(rows) for name, rows in sample["net_input"].items()}
-        translated = iter(
-            original(
-                self,
-                generator,
-                models,
-                {**sample, "net_input": inputs},
-                select(prefix_tokens),
-                select(constraints),
-            )
-        )
+        parts = (select(part) for part in (sample, prefix_tokens, constraints))
+        translated = iter(original(self, generator, models, *parts))
     minus_infinity = torch.tensor([-torch.inf])
     return [
         next(translated)
@@ -306,31 +302,6 @@ def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator
                 buffer = []
         if buffer:
             yield buffer
-
-
-# --- training that resumes inside an epoch repeats and misses sentences (fairseq issue #5387) ---
-
-
-def resume_with_the_same_batches() -> None:
-    """Form the batches of a resumed epoch as an uninterrupted training does.
-
-    An uninterrupted training forms batches once, in epoch 1, and reorders them in every epoch. A
-    resumed training forms other batches, with the seed of its own epoch, and then skips as many as
-    were done.
-    """
-    source = inspect.getsource(inspect.unwrap(TranslationTask.get_batch_iterator))
-    if "make_batches(dataset, epoch)" in source:
-        wrap(TranslationTask, "get_batch_iterator", _same_batches)
-
-
-def _same_batches(original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-    epoch = kwargs.get("epoch", 1)
-    kept = self.can_reuse_epoch_itr(dataset) and len(utils.split_paths(self.cfg.data)) == 1
-    if epoch <= 1 or not kept or dataset in self.dataset_to_epoch_iter:
-        return original(self, dataset, *args, **kwargs)
-    iterator = original(self, dataset, *args, **{**kwargs, "epoch": 1})
-    iterator.epoch = epoch
-    return iterator
 
 
 # --- --replace-unk: taken for a file named "@@ ", without an alignment, or with one of pairs ---
