@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -325,6 +326,23 @@ def test_the_command_that_goes_on() -> None:
     words = ["fairseq-train", "data (1)", "--reset-optimizer", "--lr", "0.1"]
     assert stopping.going_on(words, "checkpoint_last.pt") == "fairseq-train 'data (1)' --lr 0.1"
     assert stopping.going_on(words, "old.pt").endswith(" --restore-file checkpoint_last.pt")
+
+
+@pytest.mark.parametrize("program", ["fairseq-hydra-train", "python -m fairseq_cli.hydra_train",
+                                     "torchrun bin/fairseq-hydra-train"])  # fmt: skip
+def test_the_command_that_goes_on_with_hydra(program: str) -> None:
+    last = "checkpoint.restore_file=checkpoint_last.pt"
+    start = [*program.split(), "--config-name", "x", "optimization.lr=[0.1]"]
+    resets = ["checkpoint.reset_optimizer=true", "++checkpoint.reset_meters=True"]
+    words = [*start, "checkpoint.restore_file=old.pt", *resets]
+    expected = shlex.join(start)
+    assert stopping.going_on(start, "checkpoint_last.pt") == expected
+    assert stopping.going_on([*start, last], "checkpoint_last.pt") == f"{expected} {last}"
+    in_words = ["reset_optimizer", "reset_meters"]
+    assert stopping.going_on(words, "old.pt", in_words) == f"{expected} {last}"
+    # those of a configuration file are turned off
+    found = stopping.going_on(words, "old.pt", [*in_words, "reset_dataloader"])
+    assert found == f"{expected} checkpoint.reset_dataloader=false {last}"
 
 
 @pytest.fixture

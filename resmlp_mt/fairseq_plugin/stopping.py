@@ -7,6 +7,7 @@ last checkpoint is lost.
 
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -21,11 +22,16 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.saving import LAST
 from resmlp_mt.signals import ending_signals, forget_lost_terminal
 
 logger = logging.getLogger(__name__)
 
-RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader")
+RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
+RESETTING = re.compile(
+    rf"\+{{0,2}}checkpoint\.(({'|'.join(RESETS)})=(?i:true|1|yes|on)|restore_file=(?!{LAST}$).*)"
+)
+"""The words of fairseq-hydra-train that a continued training must not have."""
 
 
 class _Stop:
@@ -130,9 +136,10 @@ def _stop(trainer: Any, number: int) -> None:
         if config.no_save or config.no_last_checkpoints or not last.exists():
             print(f"{name}: stopped after update {updates}, nothing saved.", file=sys.stderr)
         else:
+            resets = [reset for reset in RESETS if config[reset]]
             print(
                 f"{name}: stopped after update {updates} and saved {last}. Continue with\n"
-                f"  {going_on(command(), config.restore_file)}",
+                f"  {going_on(command(), config.restore_file, resets)}",
                 file=sys.stderr,
             )
     raise SystemExit(128 + number)
@@ -154,9 +161,18 @@ def command() -> list[str]:
     return list(words)
 
 
-def going_on(words: Sequence[str], restore_file: str) -> str:
-    """The command line that continues from ``checkpoint_last.pt`` in the training's folder."""
-    words = [word for word in words if word not in RESETS]
-    if restore_file != "checkpoint_last.pt":
-        words += ["--restore-file", "checkpoint_last.pt"]
-    return shlex.join(words)
+def going_on(words: Sequence[str], restore_file: str, resets: Sequence[str] = ()) -> str:
+    """The command line that continues from ``checkpoint_last.pt`` in the training's folder.
+
+    Args:
+        words: of fairseq-train or fairseq-hydra-train.
+        restore_file: fairseq's option in this training.
+        resets: its options of :data:`RESETS` that are set, also by a configuration file of Hydra.
+    """
+    if not any(re.search(r"hydra[-_]train(\.py)?$", word) for word in words):
+        kept = [word for word in words if word.removeprefix("--").replace("-", "_") not in RESETS]
+        return shlex.join(kept if restore_file == LAST else [*kept, "--restore-file", LAST])
+    kept = [word for word in words if not RESETTING.fullmatch(word)]
+    given = " ".join(words)
+    kept += [f"checkpoint.{name}=false" for name in resets if f"checkpoint.{name}=" not in given]
+    return shlex.join(kept if restore_file == LAST else [*kept, f"checkpoint.restore_file={LAST}"])
