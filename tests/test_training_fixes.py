@@ -1,5 +1,6 @@
 """Remedies for fairseq's training: averages of parameters, and options that lack what they need."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,22 @@ from omegaconf import OmegaConf
 from models import build, config
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import saving, training_fixes
+from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("in_float32", [False, True])
-def test_averages_are_of_floating_point_and_whole_numbers_are_the_newest(in_float32: bool) -> None:
-    """With the decay 0.75, parameters 1 after 0 give 0.25; the longest length stays whole."""
-    model = build()
+def test_averages_are_of_floating_point_and_whole_numbers_are_the_newest(
+    in_float32: bool, share: bool, half: bool
+) -> None:
+    """With the decay 0.75, parameters 1 after 0 give 0.25; the longest length stays whole.
+
+    An embedding with three names is averaged once, also where its copies in float32 are three.
+    """
+    model = build(share_all_embeddings=share)
+    if half:
+        model.half()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -120,3 +131,23 @@ def test_tasks_of_other_models_are_refused(kind: Any) -> None:
             refused.build_model(OmegaConf.structured(config()))
     with pytest.raises(Exception, match=r"^(?!this|--task)"):  # fairseq's own business
         task.build_model(OmegaConf.create({"_name": "transformer"}))
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("unused", [False, True])
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+def test_unused_parameters_are_not_looked_for_where_they_seem_unused(
+    share: bool, unused: bool, backend: str
+) -> None:
+    options = SimpleNamespace(
+        find_unused_parameters=unused, distributed_world_size=2, ddp_backend=backend
+    )
+    cfg, model = SimpleNamespace(distributed_training=options), build(share_all_embeddings=share)
+    task = SimpleNamespace(target_dictionary=model.decoder.dictionary)
+    for criterion in (CrossEntropyCriterion(task, False),
+                      ChunkedLabelSmoothedCrossEntropy(task, False, 0.1)):  # fmt: skip
+        chunked = isinstance(criterion, ChunkedLabelSmoothedCrossEntropy)
+        refused = chunked and unused and not share and backend == "pytorch_ddp"
+        message = "--find-unused-parameters with an output embedding"
+        with pytest.raises(UserError, match=message) if refused else nullcontext():
+            training_fixes._unused_parameters(lambda *_: None, None, cfg, task, model, criterion)

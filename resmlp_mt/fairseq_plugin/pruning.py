@@ -40,7 +40,7 @@ def count_kept(cfg: Any) -> None:
 
 
 def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
-    """The parameters of the kept layers, renumbered; the options in ``cfg`` are reset.
+    """The parameters of the kept layers, renumbered; ``cfg`` then describes the pruned model.
 
     A state without other layers is returned unchanged, because it was pruned before it was saved.
 
@@ -60,6 +60,7 @@ def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
                     f"{len(there)} {side} layers, from 0."
                 )
             state = _renumbered(state, side, pattern, numbers)
+        setattr(cfg, f"{side}_layers", len(numbers))
         setattr(cfg, f"{side}_layers_to_keep", None)
     return state
 

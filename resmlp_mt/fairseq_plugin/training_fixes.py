@@ -22,10 +22,12 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import stored_config
+from resmlp_mt.fairseq_plugin import pruning, stored_config
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
+from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 
@@ -34,7 +36,8 @@ def apply() -> None:
     make_buckets()
     leave_samples_alone()
     keep_as_many_best_checkpoints()
-    average_floating_point_alone()
+    average_once()
+    save_the_number_of_kept_layers()
     refuse_what_would_fail_later()
     refuse_tasks_of_other_models()
 
@@ -143,18 +146,48 @@ def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
         checkpoint_utils.checkpoint_paths = paths
 
 
-# --- --store-ema multiplies whole numbers by the decay, which fails ---
+# --- --store-ema multiplies whole numbers by the decay, which fails, and shared embeddings by it
+# once for each of their names ---
 
 
-def average_floating_point_alone() -> None:
-    """Let ``--store-ema`` take whole numbers, such as lengths, from the model as they are."""
+def average_once() -> None:
+    """Let ``--store-ema`` average every tensor once, and take whole numbers, such as lengths, as
+    they are.
+    """
     wrap(EMA, "__init__", _ema)
+    wrap(EMA, "_step_internal", _ema_step)
 
 
 def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
     original(self, model, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
+
+
+def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None) -> None:
+    averages = self.fp32_params if self.config.ema_fp32 else self.model.state_dict()
+    first: dict[int, str] = {}  # the name that counts, by the memory of its average
+    repeated = {
+        name
+        for name, value in averages.items()
+        if isinstance(value, Tensor) and first.setdefault(value.data_ptr(), name) != name
+    }
+    state = {n: value for n, value in new_model.state_dict().items() if n not in repeated}
+    original(self, SimpleNamespace(state_dict=lambda: state), updates)
+
+
+# --- checkpoints of --encoder-layers-to-keep cannot be read: they have the old number of layers ---
+
+
+def save_the_number_of_kept_layers() -> None:
+    """Count the kept layers in the trainer's options: fairseq builds the model from a copy."""
+    wrap(Trainer, "__init__", _count_kept)
+
+
+def _count_kept(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    if issubclass(OmegaConf.get_type(getattr(cfg, "model", None)) or object, ResMLPConfig):
+        pruning.count_kept(cfg.model)
+    original(self, cfg, *args, **kwargs)
 
 
 # --- --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch,
@@ -166,6 +199,7 @@ def refuse_what_would_fail_later() -> None:
     that checkpoints may not have.
     """
     wrap(Trainer, "__init__", _trainer)
+    wrap(Trainer, "__init__", _unused_parameters)
     wrap(Trainer, "train_step", _train_step)
 
 
@@ -205,6 +239,35 @@ def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any)
                 "computes it in every validation."
             )
     original(self, cfg, *args, **kwargs)
+
+
+def _unused_parameters(
+    original: Original,
+    self: Any,
+    cfg: Any,
+    task: Any,
+    model: Any,
+    criterion: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Refuse what PyTorch would: gradients of a weight that the forward pass has not used.
+
+    The chunked criterion multiplies by the output embedding itself.
+    """
+    if (
+        isinstance(criterion, ChunkedLabelSmoothedCrossEntropy)
+        and cfg.distributed_training.find_unused_parameters
+        and cfg.distributed_training.distributed_world_size > 1
+        and cfg.distributed_training.ddp_backend in ("c10d", "pytorch_ddp")
+        and model.decoder.output_projection.weight is not model.decoder.embed_tokens.weight
+    ):
+        raise UserError(
+            "--find-unused-parameters with an output embedding of its own needs --criterion "
+            "label_smoothed_cross_entropy, --ddp-backend legacy_ddp or "
+            "--share-decoder-input-output-embed."
+        )
+    original(self, cfg, task, model, criterion, *args, **kwargs)
 
 
 # --- tasks for other kinds of models end in tracebacks ---

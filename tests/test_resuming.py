@@ -1,0 +1,157 @@
+"""A training that was interrupted ends as one that was not; its checkpoints can be loaded."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq import checkpoint_utils, options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.trainer import Trainer
+from fairseq_cli import generate, train
+
+from conftest import Corpus
+from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
+
+Train = Callable[..., dict[str, Any]]
+
+
+def forget() -> None:
+    """What fairseq keeps in its process, as a new one has it."""
+    for function in (train.should_stop_early, checkpoint_utils.save_checkpoint):
+        for name in ("best", "num_runs"):
+            vars(function).pop(name, None)
+
+
+@pytest.fixture
+def train_here(corpus: Corpus) -> Iterator[Train]:
+    """``fairseq-train`` in this process, as in a new one; one update is an epoch."""
+
+    def run(folder: Path, *arguments: object) -> dict[str, Any]:
+        forget()
+        words = [
+            corpus.data, "--arch", "resmlp_mt_tiny", "--cpu", "--save-dir", folder,
+            "--encoder-embed-dim", 8, "--decoder-embed-dim", 8, "--decoder-attention-heads", 2,
+            "--max-source-positions", 40, "--max-target-positions", 40, "--optimizer", "adam",
+            "--lr", 0.001, "--criterion", "label_smoothed_cross_entropy", "--batch-size", 500,
+            "--required-batch-size-multiple", 1, "--no-epoch-checkpoints",
+            "--distributed-world-size", 1, "--num-workers", 0, "--log-format", "none",
+            *arguments,
+        ]  # fmt: skip
+        parser = options.get_training_parser()
+        args = options.parse_args_and_arch(parser, input_args=[str(word) for word in words])
+        train.main(convert_namespace_to_omegaconf(args))
+        return checkpoints.read(folder / "checkpoint_last.pt")
+
+    yield run
+    forget()
+
+
+def test_counts_of_validations_and_updates_go_on(train_here: Train, tmp_path: Path) -> None:
+    """--patience, --lr-patience and --ema-update-freq; the largest loss is the first."""
+    arguments = ["--lr", 1e-5, "--lr-scheduler", "reduce_lr_on_plateau", "--lr-patience", 1,
+                 "--lr-threshold", 0.1, "--lr-shrink", 0.5, "--patience", 4, "--store-ema",
+                 "--ema-update-freq", 2, "--maximize-best-checkpoint-metric"]  # fmt: skip
+    whole = train_here(tmp_path / "whole", *arguments, "--max-epoch", 9)
+    for epoch in (1, 4, 9):
+        parts = train_here(tmp_path / "parts", *arguments, "--max-epoch", epoch)
+    assert whole["optimizer_history"][-1]["num_updates"] == 5  # the first is the best
+    for name in ("early_stop", "best", "ema_updates"):
+        assert parts["extra_state"][name] == whole["extra_state"][name]
+    schedules = [state["optimizer_history"][-1]["lr_scheduler_state"] for state in (parts, whole)]
+    for name in ("best", "num_bad_epochs"):
+        assert schedules[0][name] == schedules[1][name]
+    rates = [state["last_optimizer_state"]["param_groups"][0]["lr"] for state in (parts, whole)]
+    assert rates[0] == rates[1] < 1e-5
+    for part, state in (("model", whole["model"]), ("ema", whole["extra_state"]["ema"])):
+        found = parts["model"] if part == "model" else parts["extra_state"]["ema"]
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_a_reset_forgets_the_counts(train_here: Train, tmp_path: Path) -> None:
+    arguments = ["--patience", 9, "--maximize-best-checkpoint-metric"]
+    first = train_here(tmp_path, *arguments, "--max-epoch", 3)["extra_state"]["early_stop"]
+    assert first["num_runs"] == 2
+    second = train_here(tmp_path, *arguments, "--max-epoch", 4, "--reset-meters")["extra_state"]
+    assert second["early_stop"] == {"best": second["val_loss"], "num_runs": 0}
+
+
+def batches(corpus: Corpus, *, start: int, **dataset: bool) -> list[list[list[int]]]:
+    """The numbers of the sentences in every batch of the epochs until the third."""
+    cfg = TranslationConfig(
+        data=str(corpus.data), source_lang="en", target_lang="de", train_subset="train",
+        dataset_impl=None, required_seq_len_multiple=1,
+    )  # fmt: skip
+    task = TranslationTask.setup_task(cfg)
+    given = {"update_ordered_indices_seed": False, "update_epoch_batch_itr": False, **dataset}
+    trainer = SimpleNamespace(
+        task=task,
+        cfg=SimpleNamespace(
+            dataset=SimpleNamespace(
+                train_subset="train", max_tokens=None, batch_size=32, num_workers=0,
+                required_batch_size_multiple=1, data_buffer_size=0, grouped_shuffling=False,
+                **given,
+            ),
+            common=SimpleNamespace(seed=1),
+            optimization=SimpleNamespace(skip_remainder_batch=False),
+        ),
+        model=SimpleNamespace(max_positions=lambda: (40, 40)),
+        tpu=False,
+        data_parallel_world_size=1,
+        data_parallel_rank=0,
+        reset_dummy_batch=lambda batch: None,
+    )  # fmt: skip
+    seen = []
+    for epoch in range(start, 4):
+        iterator = Trainer.get_train_iterator(trainer, epoch=epoch, load_dataset=epoch == start)
+        assert iterator.next_epoch_idx == epoch
+        seen.append([batch["id"].tolist() for batch in iterator.next_epoch_itr()])
+    return seen
+
+
+@pytest.mark.parametrize("new_seeds", [False, True])
+@pytest.mark.parametrize("new_batches", [False, True])
+@pytest.mark.parametrize("start", [2, 3])
+def test_a_resumed_epoch_has_its_batches(
+    corpus: Corpus, start: int, new_batches: bool, new_seeds: bool
+) -> None:
+    changes = {"update_epoch_batch_itr": new_batches, "update_ordered_indices_seed": new_seeds}
+    whole = batches(corpus, start=1, **changes)
+    assert batches(corpus, start=start, **changes) == whole[start - 1 :]
+    contents = [{frozenset(batch) for batch in epoch} for epoch in whole]
+    assert (contents[0] == contents[1] == contents[2]) == (not new_batches)
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_a_pruned_training_writes_checkpoints_that_load(
+    corpus: Corpus,
+    train_here: Train,
+    tmp_path: Path,
+    restore: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, folder = tmp_path / "base", tmp_path / "pruned"
+    sizes = ["--encoder-layers", 3, "--decoder-layers", 2]
+    keep = [*sizes, "--encoder-layers-to-keep", "0,2", "--decoder-layers-to-keep", "1"]
+    before: list[object] = []
+    if restore:
+        train_here(base, *sizes, "--max-update", 1)
+        before = ["--restore-file", base / "checkpoint_last.pt", "--reset-optimizer",
+                  "--reset-dataloader", "--reset-meters"]  # fmt: skip
+    state = train_here(folder, *keep, *before, "--max-update", 1)
+    model = state["cfg"]["model"]
+    assert (model["encoder_layers"], model["decoder_layers"]) == (2, 1)
+    again = train_here(folder, *keep, "--max-update", 2)  # the same command goes on
+    assert again["optimizer_history"][-1]["num_updates"] == 2
+    path = str(folder / "checkpoint_last.pt")
+    words = [str(corpus.data), "--path", path, "--cpu", "--batch-size", "13"]
+    parser = options.get_generation_parser()
+    capsys.readouterr()
+    generate.main(
+        convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=words))
+    )
+    assert capsys.readouterr().out.count("\nH-") == 13
