@@ -43,7 +43,7 @@ def test_recipes_inherit_and_go_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)  # not in the checkout
     small, large = parse_args(["-c", "resmlp_s12"]), parse_args(["-c", "resmlp_s24.yaml"])
     assert (large.model, large.lr, large.epochs) == ("resmlp_s24", small.lr, small.epochs)
-    assert parse_args(["-c", "configs/vision/finetune_cars.yaml"]).lr == 5e-6
+    assert parse_args(["-c", "configs/vision/finetune_cars.yaml", "--weights", "w.pth"]).lr == 5e-6
     with pytest.raises(UserError, match="mine/resmlp_s12 cannot be read"):
         parse_args(["-c", "mine/resmlp_s12"])
     Path("first.yaml").write_text("base: second.yaml\nlr: 0.5")

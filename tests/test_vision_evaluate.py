@@ -1,6 +1,7 @@
 """Accuracy equals scikit-learn's, classes are matched by name, and errors say why."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,20 @@ def test_timms_weights_and_the_names_of_imagenet(tmp_path: Path) -> None:
     assert report["top1"] == pytest.approx(200 / 3)
     assert [row["name"] for row in report["classes"]] == names
     assert report["data_config"]["crop_pct"] == 0.9
+
+
+def test_models_of_timm_are_evaluated_in_their_size_for_tests(tmp_path: Path) -> None:
+    """As timm's validate.py does, with the same option for the size of their training."""
+    model = timm.create_model("resnet10t", num_classes=2)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    data = folder(tmp_path / "data", "val", cat=1, dog=1)
+    words = ["--model", "resnet10t", "--weights", tmp_path / "w.pth", "--num-classes", 2,
+             "--data", data]  # fmt: skip
+    for flags, is_test in (([], True), (["--use-train-size"], False)):
+        report = run_json(main, tmp_path / "r.json", *words, *flags)
+        config = timm.data.resolve_model_data_config(model, use_test_size=is_test)
+        assert report["data_config"] == json.loads(json.dumps(config))
+        assert report["data_config"]["input_size"] == ([3, 224, 224] if is_test else [3, 176, 176])
 
 
 def test_weights_without_names_take_the_names_of_the_data(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import Parser
 from resmlp_mt.vision.timm_options import ANSWERS, answer, options_in
 from resmlp_mt.vision.training_arguments import create_parser, parse_args
-from vision_checkpoints import checkpoint, folder, run_json
+from vision_checkpoints import MEAN, STD, checkpoint, folder, run_json
 
 #: the options of timm 1.0's scripts, by script
 TRAIN = """
@@ -226,7 +226,7 @@ def test_binary_cross_entropy(total: bool, threshold: float | None, mixup: int) 
 
 def test_colours_may_be_taken_away() -> None:
     options, _ = trainer_parts("--grayscale-prob", 1, "--color-jitter", 0, "--img-size", 40)
-    config = {"input_size": (3, 40, 40), "mean": options.mean, "std": options.std}
+    config = {"input_size": (3, 40, 40), "mean": MEAN, "std": STD}
     transform = recipe.training_transform(options, config, "bicubic")
     found: Any = transform(Image.new("RGB", (60, 50), (200, 100, 0)))
     assert (found[0] == found[1]).all()
@@ -284,6 +284,26 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
         ("--bce-pos-weight 2", "--bce-pos-weight needs --bce-loss"),
         ("--mixup-off-epoch 2", "--mixup-off-epoch needs --mixup or --cutmix"),
         ("--lr-base-scale sqrt", "--lr-base-scale needs --lr-base"),
+        ("--lr-base-size 512", "--lr-base-size needs --lr-base"),
+        ("--reset-head", "--reset-head needs --weights or --pretrained"),
+        ("--clip-mode agc", "--clip-mode needs --clip-grad"),
+        ("--model-ema-warmup", "--model-ema-warmup needs --model-ema"),
+        ("--model-ema-decay 0.9", "--model-ema-decay needs --model-ema"),
+        ("--lr-noise-pct 0.5", "--lr-noise-pct needs --lr-noise"),
+        ("--lr-noise-std 0.5", "--lr-noise-std needs --lr-noise"),
+        ("--color-jitter 0 --color-jitter-prob 0.5", "--color-jitter-prob needs --color-jitter"),
+        ("--remode rand", "--remode needs --reprob"),
+        ("--recount 2", "--recount needs --reprob"),
+        ("--mixup-prob 0.5", "--mixup-prob needs --mixup or --cutmix"),
+        ("--mixup-mode elem", "--mixup-mode needs --mixup or --cutmix"),
+        ("--mixup 1 --mixup-switch-prob 0.2", "--mixup-switch-prob needs --mixup and --cutmix"),
+        ("--distillation-alpha 0.9", "--distillation-alpha needs --distillation-type"),
+        ("--distillation-tau 3", "--distillation-tau needs --distillation-type soft"),
+        ("--decay-rate 0.5", "--sched cosine does not use --decay-rate"),
+        ("--decay-milestones 2", "--sched cosine does not use --decay-milestones"),
+        ("--patience-epochs 2", "--sched cosine does not use --patience-epochs"),
+        ("--sched step --lr-cycle-mul 2", "--sched step does not use --lr-cycle-mul"),
+        ("--sched tanh --lr-k-decay 2", "--sched tanh does not use --lr-k-decay"),
         ("--cutmix-minmax 0.8 0.2", r"--cutmix-minmax 0.8 0.2 leaves no choice .* 8 x 8 pixels"),
         ("--cutmix-minmax 0.5 0.6", r"--cutmix-minmax 0.5 0.6 leaves no choice"),
         ("--model resmlp_s12.nothing", "there are no weights with the tag 'nothing'.*fb_in1k"),

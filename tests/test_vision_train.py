@@ -22,6 +22,8 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, factory, shards, train, training
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.factory import create_model
+from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_arguments import parse_args
 from resmlp_mt.vision.weights import adapt_mixing, load_weights
 
@@ -338,6 +340,99 @@ def test_scales_and_biases_are_not_decayed(folder: Path, tmp_path: Path) -> None
             assert not (decays and re.search("alpha|beta|bias", names[parameter]))
 
 
+def trainer_of(folder: Path, output: Path, *options: object) -> Trainer:
+    """A training before its first update, by default of resmlp_tiny with 8 x 8 pixels."""
+    plain = PLAIN if "--model" not in options else PLAIN[4:]  # without the sizes
+    words = ["--data", folder, f"--output={output}", *plain, *options]
+    return training.create_trainer(
+        parse_args([str(word) for word in words]), Process(torch.device("cpu"))
+    )
+
+
+def test_models_of_timm_get_the_images_that_they_are_for(folder: Path, tmp_path: Path) -> None:
+    """As in timm's train.py; options that are given win."""
+    name = "test_resnet"
+    given = ["--img-size", 32, "--mean", 0.1, 0.2, 0.3, "--std", 1, 1, 1, "--crop-pct", 1,
+             "--interpolation", "nearest"]  # fmt: skip
+    model = timm.create_model(name)
+    usual = timm.data.resolve_model_data_config(model)
+    assert usual["mean"] == (0.5, 0.5, 0.5)
+    changes = {"mean": (0.1, 0.2, 0.3), "std": (1, 1, 1), "crop_pct": 1, "img_size": 32,
+               "interpolation": "nearest"}  # fmt: skip
+    changed = timm.data.resolve_model_data_config(model, args=changes)
+    for more, expected in (([], usual), (given, changed)):
+        trainer = trainer_of(folder, tmp_path, "--model", name, *more)
+        assert trainer.description["data_config"] == expected
+        pixels, _, _ = next(iter(trainer.validation))
+        assert pixels.shape[1:] == expected["input_size"]
+        mean = trainer.normalize.mean.flatten().tolist()
+        assert mean == pytest.approx([255 * value for value in expected["mean"]])
+    ours = trainer_of(folder, tmp_path).description["data_config"]
+    assert ours == timm.data.resolve_data_config(
+        {"input_size": (3, 8, 8), "crop_pct": 0.9, "interpolation": "bicubic"}
+    )
+    with pytest.raises(UserError, match=r"--model test_resnet.x: Invalid pretrained tag"):
+        trainer_of(folder, tmp_path, "--model", "test_resnet.x")
+
+
+@pytest.mark.parametrize("mode", ["agc", "norm"])
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("model", ["resmlp_tiny", "test_resnet"])
+def test_adaptive_clipping_leaves_the_classifier_out(
+    folder: Path, tmp_path: Path, model: str, amp: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in timm, and in section 4.1 of its paper (arXiv:2102.06171)."""
+    words = ["--model", model, "--clip-mode", mode, "--clip-grad", 1e-3]
+    words += ["--amp", "--amp-dtype", "float16"] if amp else []
+    trainer = trainer_of(folder, tmp_path, "--img-size", 32, *words)
+    loss = torch.stack([parameter.sum() for parameter in trainer.model.parameters()]).sum()
+    seen: dict[str, Tensor] = {}
+
+    def step() -> None:
+        seen.update({n: p.grad.clone() for n, p in trainer.model.named_parameters()})
+
+    monkeypatch.setattr(trainer.optimizer, "step", step)
+    trainer._backward(loss, update=True)
+    classifier = {f"{name}.{kind}" for name in ("head", "fc") for kind in ("weight", "bias")}
+    for name, gradient in seen.items():
+        is_whole = mode == "agc" and name in classifier
+        assert bool((gradient == 1).all()) == is_whole, name
+
+
+def test_statistics_of_batch_norm_are_averaged_before_a_validation(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process, with twice these statistics; without batch norm, nothing is exchanged."""
+
+    def all_reduce(tensor: Tensor, op: Any = None) -> None:
+        tensor.mul_(3 if tensor.dtype is torch.float32 else 2)  # sums of losses are float64
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    words = ["--model", "test_resnet", "--img-size", 32, "--model-ema"]
+    trainer = trainer_of(folder, tmp_path, *words)
+    trainer.process, trainer.position.seconds = Process(trainer.process.device, world_size=2), 1.0
+    both = (trainer.model, trainer.ema.module)
+    before = [{name: value.clone() for name, value in m.state_dict().items()} for m in both]
+    assert trainer.validate_epoch()
+    for model, state in zip(both, before, strict=True):
+        for name, value in model.state_dict().items():
+            factor = 1.5 if "running" in name else 1
+            torch.testing.assert_close(value, factor * state[name], msg=name)
+
+
+def test_a_pretrained_model_may_get_a_new_head(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = create_model("resmlp_s12", 2, img_size=32).state_dict()
+    monkeypatch.setattr(factory, "hub_weights", lambda _: dict(stored))
+    words = ["--model", "resmlp_s12", "--img-size", 32, "--pretrained"]
+    for reset in (False, True):
+        trainer = trainer_of(folder, tmp_path, *words, *["--reset-head"] * reset)
+        for name, value in trainer.model.state_dict().items():
+            changed = reset and name == "head.weight"
+            assert torch.equal(value, stored[name]) != changed, name
+
+
 def test_weights_start_a_training(folder: Path, tmp_path: Path) -> None:
     options = [*PLAIN, "--lr", 0, "--warmup-lr", 0, "--min-lr", 0, "--seed", 1]
     first = run(folder, tmp_path / "a", *options)
@@ -648,7 +743,12 @@ def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> N
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_is_understood(path: Path) -> None:
-    parse_args([f"--config={path}", "--data", "x"])
+    words = [f"--config={path}", "--data", "x"]
+    needs_weights = path.stem.startswith("finetune_")
+    parse_args([*words, "--weights", "w.pth"] if needs_weights else words)
+    if needs_weights:  # it would train from random ones
+        with pytest.raises(UserError, match=r"--reset-head needs --weights or --pretrained"):
+            parse_args(words)
 
 
 def test_the_papers_recipe() -> None:

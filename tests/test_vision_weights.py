@@ -498,6 +498,22 @@ def test_timms_models_take_weights_in_the_same_way(tmp_path: Path) -> None:
     assert torch.equal(third.stem[0].weight, first.stem[0].weight)
 
 
+def test_files_from_before_batches_were_counted_are_read() -> None:
+    """PyTorch sets the count of a batch norm to 0 where it is missing, and so does this."""
+    first, second, third = (timm.create_model("test_resnet", num_classes=3) for _ in range(3))
+    state = {k: v for k, v in first.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert len(state) < len(first.state_dict())
+    for buffer in second.buffers():
+        buffer.fill_(7)
+    load_weights(second, state)
+    third.load_state_dict(state)
+    for name, value in third.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    del state["bn1.running_mean"]
+    with pytest.raises(UserError, match=r"bn1\.running_mean is missing"):
+        load_weights(second, state)
+
+
 def test_arrays_and_the_buffers_of_profilers_do_no_harm() -> None:
     torch.manual_seed(3)
     model, other = small_model(), small_model()

@@ -7,7 +7,7 @@ model              state dict
 model_ema          state dict of the moving average, if there is one
 model_args         keyword arguments of :func:`resmlp_mt.vision.factory.build_model`
 classes            list of the class names
-data_config        input_size (channels, height, width), mean, std, interpolation, crop_pct
+data_config        timm's: input_size, mean, std, interpolation, crop_pct, crop_mode
 config             the resolved options of the training
 digest             SHA-256 of all of the above, and of what ``last.pth`` has besides
 =================  ===============================================================================

@@ -101,9 +101,18 @@ class Classifier:
 
 
 def load_classifier(
-    choice: ModelChoice, device: torch.device, dtype: str = "float32"
+    choice: ModelChoice,
+    device: torch.device,
+    dtype: str = "float32",
+    use_test_size: bool = False,
 ) -> Classifier:
     """The model that the options name, on the device.
+
+    Args:
+        choice: the options.
+        device: of the model.
+        dtype: see :class:`Classifier`.
+        use_test_size: prepare images for a model of timm in its size for tests, if it has one.
 
     Raises:
         UserError: if they do not name a model, its file cannot be used, or it cannot be computed in
@@ -123,7 +132,7 @@ def load_classifier(
             )
         classifier = _from_checkpoint(choice)
     elif choice.model is not None and (choice.weights is not None or choice.pretrained):
-        classifier = _from_weights(choice)
+        classifier = _from_weights(choice, use_test_size)
     else:
         raise UserError(
             "no model: give a checkpoint, before options that take several values, or --model "
@@ -191,7 +200,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     )
 
 
-def _from_weights(choice: ModelChoice) -> Classifier:
+def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
     if not choice.use_ema:
         raise UserError(
             "--no-use-ema is for the checkpoints of resmlp_mt.vision.train: give one without "
@@ -219,7 +228,9 @@ def _from_weights(choice: ModelChoice) -> Classifier:
             f"{source} names {len(names)} classes, but --num-classes is {num_classes}: give "
             "--class-map FILE with as many."
         )
-    data_config: dict[str, Any] = timm.data.resolve_model_data_config(model)
+    data_config: dict[str, Any] = timm.data.resolve_model_data_config(
+        model, args={"img_size": choice.img_size}, use_test_size=use_test_size
+    )
     if isinstance(model, ResMLP):
         data_config = {"input_size": (3, *model.img_size), **IMAGENET}
     name = f"{choice.model} {choice.weights or 'pretrained'}"

@@ -80,7 +80,7 @@ def evaluate(options: EvaluationOptions) -> None:
     if options.confusion_png is not None:
         _plotting()  # raises an error before the work
     device = find_device(options.device)
-    classifier = load_classifier(options, device, options.dtype)
+    classifier = load_classifier(options, device, options.dtype, not options.use_train_size)
     data = classifier.data_or(options.data)
     usual = "." if is_one_split(data, classifier.val_split) else classifier.val_split
     split = options.split or usual

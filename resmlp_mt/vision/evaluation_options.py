@@ -169,6 +169,9 @@ class EvaluationOptions(Reports, Computation, Loading, DataChoice):
         None, metavar="NAME",
         help="train, val, or another folder (default: the checkpoint's --val-split, else val)",
     )  # fmt: skip
+    use_train_size: bool = option(
+        False, help="a model of timm gets images of its training's size, not of its tests'"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The input is ``images``, float32 (batch, channels, height, width), normalised; the output is
 ``logits``, float32 (batch, classes). The batch size is free. The graph's metadata has, as JSON,
-``classes`` (names, or null) and ``data_config`` (input_size, mean, std, interpolation, crop_pct).
+``classes`` (names, or null) and ``data_config`` (input_size, mean, std, interpolation, crop_pct,
+crop_mode).
 """
 
 import json

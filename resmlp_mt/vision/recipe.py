@@ -22,6 +22,7 @@ from resmlp_mt.vision.transforms import Transform, create_training_transform
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images, logits, labels) -> scalar"""
+CYCLES = ("cosine", "tanh", "poly")
 
 
 def training_transform(
@@ -130,8 +131,16 @@ def create_scheduler(
         ("warmup_prefix", options.sched not in ("none", "plateau")),
         ("lr_decay_fn", options.sched in ("wsd", "rsqrt")),
         ("lr_stable_timescale", options.sched == "rsqrt"),
+        ("decay_rate", options.sched in ("step", "multistep", "plateau", "poly")),
+        ("decay_milestones", options.sched == "multistep"),
+        ("patience_epochs", options.sched == "plateau"),
+        ("lr_cycle_mul", options.sched in CYCLES),
+        ("lr_cycle_decay", options.sched in CYCLES),
+        ("lr_cycle_limit", options.sched in CYCLES),
+        ("lr_k_decay", options.sched in ("cosine", "poly")),
     ):
-        if getattr(options, name) and not is_used and not options.resume:
+        is_given = getattr(options, name) != getattr(TrainingOptions(), name)
+        if is_given and not is_used and not options.resume:
             raise UserError(f"--sched {options.sched} does not use {flag(name)}: leave it out.")
     return scheduler, int(epochs)
 

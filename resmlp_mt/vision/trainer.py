@@ -206,13 +206,16 @@ class Trainer:
 
     def _backward(self, loss: Tensor, update: bool) -> None:
         options = self.options
+        # as in timm, and as Brock et al. (2021, arXiv:2102.06171) do: agc is not for the classifier
+        agc = options.clip_mode == "agc"
+        clipped = timm.models.model_parameters(self.model, exclude_head=agc)
         if self.scaler:
             self.scaler(
                 loss,
                 self.optimizer,
                 clip_grad=options.clip_grad,
                 clip_mode=options.clip_mode,
-                parameters=self.model.parameters(),
+                parameters=clipped,
                 need_update=update,
             )
         else:
@@ -220,7 +223,7 @@ class Trainer:
             if update:
                 if options.clip_grad is not None:
                     timm.utils.dispatch_clip_grad(
-                        self.model.parameters(), options.clip_grad, mode=options.clip_mode
+                        clipped, options.clip_grad, mode=options.clip_mode
                     )
                 self.optimizer.step()
         if update:
@@ -238,6 +241,9 @@ class Trainer:
 
     def validate_epoch(self) -> dict[str, Any] | None:
         """Validate, and return a row of summary.csv; None if the validation was stopped."""
+        if self.process.world_size > 1:  # one model: each process has its own statistics
+            for model in (self.model, *([self.ema.module] if self.ema else [])):
+                timm.utils.distribute_bn(model, self.process.world_size, reduce=True)
         result = self.validate(self.model)
         average = self.validate(self.ema.module) if self.ema and result else {}
         if result is None or average is None:

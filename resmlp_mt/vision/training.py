@@ -24,9 +24,16 @@ from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
-from resmlp_mt.vision.factory import MODELS, build_model, is_ours, untagged
+from resmlp_mt.vision.factory import (
+    TIMM_NAMES,
+    build_model,
+    default_config,
+    is_ours,
+    untagged,
+)
 from resmlp_mt.vision.image_dataset import ImageDataset, check_classes
 from resmlp_mt.vision.images import SkipCounter
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.recipe import (
@@ -45,7 +52,7 @@ from resmlp_mt.vision.summary import best_line
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.transforms import Normalize, create_transform
-from resmlp_mt.vision.weights import load_weights
+from resmlp_mt.vision.weights import TIMM, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -170,17 +177,11 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         options.data, options.val_split, classes=train.classes, training=training
     )
     check_classes(train, validation)
-    options = resolved(options, train, process.world_size)
+    data_config = _data_config(options, train)
+    options = resolved(options, train, data_config, process.world_size)
     assert options.img_size is not None
     assert options.workers is not None
-    data_config = {
-        "input_size": (3, *options.img_size),
-        "interpolation": options.interpolation,
-        "mean": tuple(options.mean),
-        "std": tuple(options.std),
-        "crop_pct": options.crop_pct,
-    }
-    train.transform = training_transform(options, data_config, options.interpolation)
+    train.transform = training_transform(options, data_config, data_config["interpolation"])
     validation.transform = create_transform(data_config, normalize=False)
 
     seed_all(options.seed)
@@ -221,7 +222,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             process.rank,
             process.world_size,
         ),
-        normalize=Normalize(options.mean, options.std).to(process.device),
+        normalize=Normalize(data_config["mean"], data_config["std"]).to(process.device),
         counter=SkipCounter(options.on_error),
         description={
             "model_args": model_args,
@@ -245,16 +246,45 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     return trainer
 
 
-def resolved(options: TrainingOptions, train: ImageDataset, processes: int) -> TrainingOptions:
-    """The options, completed with those that depend on the data or the processes."""
+def _data_config(options: TrainingOptions, train: ImageDataset) -> dict[str, Any]:
+    """How images are prepared: as the options say, else as timm does for the model, ours or timm's.
+
+    Raises:
+        UserError: if there are no weights with the model's tag.
+    """
+    name, plain = options.model, untagged(options.model)
+    if is_ours(name):
+        usual = default_config(TIMM_NAMES[plain][0] if plain in TIMM_NAMES else plain)
+    else:
+        try:
+            found = timm.models.get_pretrained_cfg(name.removeprefix(TIMM))
+        except RuntimeError as error:
+            raise UserError(f"--model {name}: {error}") from error
+        usual = (found or timm.models.PretrainedCfg()).to_dict()
+    size = options.img_size or train.image_size
+    given = {
+        "input_size": size and (3, size[0], size[-1]),
+        "crop_pct": options.crop_pct or (train.image_size and 1.0),
+        "mean": options.mean,
+        "std": options.std,
+        "interpolation": options.interpolation,
+    }
+    data_config: dict[str, Any] = timm.data.resolve_data_config(given, usual)
+    return data_config
+
+
+def resolved(
+    options: TrainingOptions, train: ImageDataset, data_config: dict[str, Any], processes: int
+) -> TrainingOptions:
+    """The options, completed with those that depend on the data, the model or the processes."""
     in_memory = train.image_size is not None
-    preset = MODELS.get(untagged(options.model))
-    usual = 224 if preset is None else preset.img_size
-    size = options.img_size or train.image_size or (usual,)
     return replace(
         options,
-        img_size=[size[0], size[-1]],
-        crop_pct=options.crop_pct or (1.0 if in_memory else 0.9),
+        img_size=list(data_config["input_size"][1:]),
+        crop_pct=data_config["crop_pct"],
+        mean=list(data_config["mean"]),
+        std=list(data_config["std"]),
+        interpolation=data_config["interpolation"],
         workers=(0 if in_memory else 4) if options.workers is None else options.workers,
         lr=learning_rate(options, options.batch_size * options.grad_accum_steps * processes),
     )
@@ -278,6 +308,8 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
     model = build_model(**model_args, pretrained=options.pretrained and start)
     if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
         model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
+    if options.reset_head and options.pretrained and start:
+        model.reset_classifier(num_classes)  # type: ignore[operator]
     if options.weights and start:
         load_weights(model, options.weights, head="reset" if options.reset_head else "keep")
     if options.grad_checkpointing:

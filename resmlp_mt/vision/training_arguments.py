@@ -147,17 +147,27 @@ def _check_partners(options: TrainingOptions) -> None:
         raise UserError(
             f"--opt-kwargs {key}=... has an option of its own: use {OPTIMIZER_FLAGS[key]}."
         )
-    mixes = options.mixup or options.cutmix or options.cutmix_minmax
-    for name, partner, has_partner in (
-        ("bce_sum", "--bce-loss", options.bce_loss),
-        ("bce_target_thresh", "--bce-loss", options.bce_loss),
-        ("bce_pos_weight", "--bce-loss", options.bce_loss),
-        ("lr_base_scale", "--lr-base", options.lr_base is not None),
-        ("mixup_off_epoch", "--mixup or --cutmix", mixes),
+    cutmix = options.cutmix or options.cutmix_minmax
+    mixes, kind = options.mixup or cutmix, options.distillation_type
+    for names, partner, has_partner in (
+        ("reset_head", "--weights or --pretrained", options.weights or options.pretrained),
+        ("lr_base_size lr_base_scale", "--lr-base", options.lr_base is not None),
+        ("clip_mode", "--clip-grad", options.clip_grad),
+        ("model_ema_decay model_ema_warmup", "--model-ema", options.model_ema),
+        ("lr_noise_pct lr_noise_std", "--lr-noise", options.lr_noise),
+        ("color_jitter_prob", "--color-jitter", options.color_jitter),
+        ("remode recount", "--reprob", options.reprob),
+        ("mixup_off_epoch mixup_prob mixup_mode", "--mixup or --cutmix", mixes),
+        ("mixup_switch_prob", "--mixup and --cutmix", options.mixup and cutmix),
+        ("bce_sum bce_target_thresh bce_pos_weight", "--bce-loss", options.bce_loss),
         ("teacher_weights", "--teacher", options.teacher),
+        ("distillation_alpha", "--distillation-type", kind != "none"),
+        ("distillation_tau", "--distillation-type soft", kind == "soft"),
     ):
-        if getattr(options, name) and not has_partner:
-            raise UserError(f"{flag(name)} needs {partner}: give it, or leave out both.")
+        for name in names.split():
+            is_given = getattr(options, name) not in (getattr(TrainingOptions(), name), 0)
+            if is_given and not has_partner:
+                raise UserError(f"{flag(name)} needs {partner}: give it, or leave out both.")
 
 
 def _plain(value: Any) -> Any:

@@ -55,16 +55,23 @@ class DataOptions:
     )  # fmt: skip
     img_size: list[int] | None = option(
         None, type=POSITIVE, nargs="+", metavar="PIXELS",
-        help="side, or height and width; default: the size of images in memory, else the model's, "
-        "else 224",
+        help="side, or height and width; default: the size of images in memory, else the model's",
     )  # fmt: skip
     crop_pct: float | None = option(
         None, type=SHARE,
-        help="central share of the image in validation; default: 1 for images in memory, else 0.9",
+        help="central share of the image in validation; default: 1 for images in memory, else the "
+        "model's, which is 0.9 for ours",
     )  # fmt: skip
-    mean: list[float] = option([0.485, 0.456, 0.406], type=FINITE, nargs=3, help="of each channel")
-    std: list[float] = option([0.229, 0.224, 0.225], type=SOME, nargs=3, help="of each channel")
-    interpolation: str = option("bicubic", choices=INTERPOLATIONS, help="filter for resizing")
+    mean: list[float] | None = option(
+        None,
+        type=FINITE,
+        nargs=3,
+        help="of each channel; default: the model's, ImageNet's for ours",
+    )
+    std: list[float] | None = option(None, type=SOME, nargs=3, help="likewise")
+    interpolation: str | None = option(
+        None, choices=INTERPOLATIONS, help="filter for resizing; default: the model's, or bicubic"
+    )
     batch_size: int = option(128, "-b", type=POSITIVE, help="images per process and step")
     validation_batch_size: int | None = option(
         None, "-vb", type=POSITIVE, help="default: that of training"
@@ -101,7 +108,7 @@ class ModelOptions:
         None, "--initial-checkpoint", metavar="FILE",
         help="start from these weights (.pth, .safetensors), or timm:NAME for timm's from the hub",
     )  # fmt: skip
-    reset_head: bool = option(False, help="--weights without the classifier")
+    reset_head: bool = option(False, help="--weights or --pretrained without the classifier")
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,9 @@ def load_weights(
         state |= {key: expected[key] for key in classifier}
     if state.keys() & (expected.keys() - set(classifier)):  # else they are of something else
         _check_head(state, expected, classifier, name)
+    for key in expected.keys() - state.keys():
+        if key.endswith(".num_batches_tracked"):  # missing in files older than PyTorch 0.4.1
+            state[key] = torch.zeros_like(expected[key])
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
         adapt(state, model, checkpoint_grid(source), name)
