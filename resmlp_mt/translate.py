@@ -216,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 num_hypotheses=args.nbest,
                 return_scores=is_json or is_scored,
                 return_attention=is_json and translator.has_attention,
+                first_line=first,
             )
             for number, translations in enumerate(results):
                 if is_json:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from resmlp_mt import bulk
 from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
@@ -179,6 +180,16 @@ def finish(folder: Path, file: CorpusFile, translator: Translator, most: int = 9
                 new.append(shard.output)
         journal.finish([file.name])
     return new
+
+
+def test_parts_have_draws_of_their_own(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "a.en"
+    (tmp_path / "out").mkdir()
+    write(path, ["w1 w2"] * 20)
+    file = CorpusFile(path, "a.en", format_of(path, "text"))
+    translator = Translator.load(model, SearchOptions(beam=1, sampling=True))
+    outputs = finish(tmp_path / "out", file, translator)
+    assert len({(tmp_path / "out" / output).read_bytes() for output in outputs}) == 4
 
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, model: Path) -> None:
@@ -375,6 +386,13 @@ def test_a_manifest_names_files_of_its_folder_alone(
         journal.finish(["a"])
     assert victim.read_text() == "of somebody else\n"
     assert (folder / manifest.NAME).read_text() == "{}\n"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """The first byte of a process's memory cannot be, whoever asks."""
+    (tmp_path / "a.en").symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=r"--input .*a\.en cannot be read: Input/output error"):
+        format_of(tmp_path / "a.en", "text")
 
 
 def test_wrong_inputs_are_named(tmp_path: Path) -> None:

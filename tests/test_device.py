@@ -6,6 +6,7 @@ depends on data, the end of a search, cannot run on it.
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,8 @@ from resmlp_mt.engine.beam_search import (
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.restrictions import restricted
+from resmlp_mt.engine.search import chosen_words
+from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import placed, prepared
@@ -53,9 +56,9 @@ def test_a_search_makes_its_tensors_where_the_model_is(config: MixingConfig) -> 
     assert not [module for module in model.modules() if isinstance(module, PackedLinear)]
     search = SearchOptions(beam=3, unkpen=1.0, temperature=2.0, min_len=2)
     memory = model.encode(torch.full((4, 5), EOS, device="meta"))
-    words = WordChoice(
-        torch.arange(30), torch.ones(4, 30, dtype=torch.bool), torch.nn.Linear(8, 30)
-    ).to(model.device)
+    with torch.device("meta"):
+        allowed = torch.ones(4, 30, dtype=torch.bool)
+        words = WordChoice(torch.arange(30), allowed, torch.nn.Linear(8, 30))
     for choice in (None, words):
         copies = replace(model.cache(memory, 3))
         beams = _Beams(copies, [40, 38, 36, 34], choice)
@@ -95,6 +98,19 @@ def test_the_translator_takes_a_device() -> None:
     assert Translator(loaded, SearchOptions(), device="cpu").translate(["w1 w2"]) == expected
     Translator(loaded, SearchOptions(), device="meta")
     assert loaded.model.device.type == "meta"
+
+
+def test_a_shortlist_is_where_the_model_is() -> None:
+    words = Vocabulary(dictionary(40).symbols)
+    by_source = np.random.default_rng(0).integers(4, 40, (40, 2))
+    loaded = TranslationModel(
+        engine(CONFIGS[0]), "en", "de", words, words, None, Shortlist(np.arange(12), by_source)
+    )
+    loaded.move("meta")
+    choice = chosen_words(loaded, 3)([[5, 6, 7, EOS], [8, EOS]])
+    assert choice.allowed is not None
+    tensors = [choice.words, choice.allowed, *choice.output_projection.parameters()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has what must be missing here")

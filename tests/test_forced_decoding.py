@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models import EOS, PAD, build, padded, sentences, shifted
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.forced_decoding import forced_decoding
+from resmlp_mt.engine.forced_decoding import forced_attention, forced_decoding
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 
 
@@ -36,6 +36,8 @@ def test_scores_and_attention_equal_fairseqs_scorer(
     expected = SequenceScorer(model.decoder.dictionary).generate([model], sample)
     pairs = [(s.tolist(), t.tolist()) for s, t in zip(sources, targets, strict=True)]
     found = forced_decoding(fold(model), pairs)
+    alone = forced_attention(fold(model), pairs)
+    assert all(map(torch.equal, alone, [ours.attention for ours in found]))
     for ours, (theirs,), (source, target) in zip(found, expected, pairs, strict=True):
         assert ours.log_probs == pytest.approx(theirs["positional_scores"].tolist(), abs=1e-4)
         assert ours.attention.shape == (len(target), len(source))

@@ -1,7 +1,8 @@
 """Options of the search beside a naive greedy search and fairseq's generator."""
 
+import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import EOS, PAD, build, dictionary, padded, sentences
+from resmlp_mt.engine import forced_decoding as forced
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.forced_decoding import forced_decoding
+from resmlp_mt.engine.forced_decoding import forced_attention, forced_decoding
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
 from resmlp_mt.engine.restrictions import forbid_repeated_ngrams
@@ -30,6 +32,7 @@ from resmlp_mt.model.encoder_decoder import EncoderDecoder
 UNK = 3
 SPECIAL = SpecialTokens(PAD, EOS, UNK)
 LONGEST = 9
+Pairs = Sequence[tuple[list[int], list[int]]]
 
 
 def translator(seed: int = 0, **options: object) -> Translator:
@@ -194,8 +197,8 @@ def test_scores_of_samples_are_the_models() -> None:
     pairs = [(row, h.tokens) for row, hs in zip(rows, found, strict=True) for h in hs]
     assert [len(hypotheses) for hypotheses in found] == [6, 6]
     assert len({len(h.tokens) for h in chain(*found)}) > 1
-    for forced, hypothesis in zip(forced_decoding(model, pairs), chain(*found), strict=True):
-        assert hypothesis.positional_scores == pytest.approx(forced.log_probs, abs=1e-4)
+    for scored, hypothesis in zip(forced_decoding(model, pairs), chain(*found), strict=True):
+        assert hypothesis.positional_scores == pytest.approx(scored.log_probs, abs=1e-4)
 
 
 def test_samples_repeat_with_their_seed() -> None:
@@ -213,6 +216,20 @@ def test_a_top_k_of_one_searches_though_the_translator_samples() -> None:
     sampling = translator(beam=3, sampling=True, sampling_topp=0.9)
     assert sampling.translate(lines, sampling_topk=1) == translator(beam=3).translate(lines)
     assert sampling.translate(lines) != translator(beam=3).translate(lines)
+
+
+def test_the_defaults_of_ctranslate2_search() -> None:
+    lines, ours = ["w1 w2 w3", "w4 w5"], translator(beam=3)
+    given = {"sampling_topk": 1, "sampling_topp": 1.0, "sampling_temperature": 1.0}
+    assert ours.translate(lines, **given) == ours.translate(lines)
+    assert ours.translate(lines, beam_size=2, **given) == translator(beam=2).translate(lines)
+
+
+def test_every_buffer_has_draws_of_its_own() -> None:
+    ours, lines = translator(beam=1, sampling=True), ["w1 w2"] * 6
+    first, again = (list(ours.translate_iterable(lines, buffer_size=1)) for _ in range(2))
+    assert first == again
+    assert len({found[0].pieces for found in first}) > 1
 
 
 def test_lines_may_come_from_a_generator() -> None:
@@ -372,6 +389,29 @@ def test_a_callback_hears_every_token_and_may_end_a_line() -> None:
     assert [len(t[0].positional_scores) for t in stopped if t[0].text] == [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("min_len", "prefix"), [(6, None), (1, "w9 w8 w7")], ids=["min_len", "prefix"]
+)
+def test_a_callback_ends_a_line_that_would_have_to_go_on(min_len: int, prefix: str | None) -> None:
+    ours, lines = translator(beam=1, min_len=min_len), ["w1 w2 w3", "w4"]
+    whole = ours.translate(lines, target_prefix=[prefix] * 2)
+    stopped = ours.translate(lines, target_prefix=[prefix] * 2, callback=lambda s: s.step == 0)
+    for (found,), (full,) in zip(stopped, whole, strict=True):
+        assert found.pieces == full.pieces.split()[0]
+        assert found.positional_scores[0] == pytest.approx(full.positional_scores[0], abs=1e-5)
+        assert len(found.positional_scores) == 2
+        assert all(map(math.isfinite, found.positional_scores))
+
+
+def test_lines_of_a_longer_text_keep_their_numbers() -> None:
+    heard: set[int] = set()
+    ours = translator(beam=1)
+    ours.translate(["w1", "w2"], first_line=7, callback=lambda step: heard.add(step.batch_id))
+    assert heard == {7, 8}
+    with pytest.raises(TypeError, match="first_line must be a whole number"):
+        ours.translate(["w1"], first_line="7")  # type: ignore[arg-type]
+
+
 def test_prefixes_of_lines() -> None:
     lines = ["w1 w2 w3", "w4", ""]
     free = translator(beam=3).translate(lines)
@@ -381,12 +421,68 @@ def test_prefixes_of_lines() -> None:
     assert found[2] == free[2]
 
 
+def test_a_prefix_is_as_long_as_its_own_line_allows() -> None:
+    ours = translator(beam=2, max_len_a=1.0, max_len_b=0)
+    found = ours.translate(["w1", "w1 w2 w3 w4"], target_prefix=["w9", "w9 w8 w7 w6"])
+    assert [translations[0].text.split()[0] for translations in found] == ["w9", "w9"]
+    assert found[1][0].text.startswith("w9 w8 w7 w6")
+    with pytest.raises(
+        UserError, match="has 3 tokens, but the translation of its line has at most 2"
+    ):
+        ours.translate(["w1", "w1 w2 w3 w4"], target_prefix=["w9 w8 w7", None])
+
+
+def test_an_unknown_piece_of_a_prefix_wins() -> None:
+    ours = translator(beam=3, disable_unk=True)
+    (found,) = ours.translate(["w1 w2"], target_prefix=["w9 nonsense w8"])
+    assert len(found) == 3
+    for translation in found:
+        assert translation.pieces.startswith("w9 <unk> w8")
+        assert translation.pieces.count("<unk>") == 1
+        assert math.isfinite(translation.score)
+    both = ours.translate(["w1 w2", "w3"], target_prefix=["nonsense", None])
+    assert [t.pieces.count("<unk>") for t in chain(*both)] == [1, 1, 1, 0, 0, 0]
+
+
+def test_attention_needs_no_scores_and_no_more_hypotheses_than_are_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, lines = translator(beam=4), ["w1 w2 w3", "w4 w5"]
+    attended: list[int] = []
+
+    def counting(model: EncoderDecoder, pairs: Pairs) -> list[Tensor]:
+        attended.append(len(pairs))
+        return forced_attention(model, pairs)
+
+    monkeypatch.setattr(forced, "forced_attention", counting)
+    products = 0
+
+    def count(*_: object) -> None:
+        nonlocal products
+        products += 1
+
+    ours.loaded.model.decoder.output_projection.register_forward_hook(count)
+    plain = ours.translate(lines, num_hypotheses=1)
+    searching, products = products, 0
+    found = ours.translate(lines, num_hypotheses=1, return_attention=True)
+    assert products == searching
+    assert attended == [2]
+    assert [[t._replace(attention=None) for t in these] for these in found] == plain
+    ours.translate(lines, num_hypotheses=1, coverage_penalty=0.5)
+    assert attended == [2, 8]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         ({"callback": print}, "callback needs a beam of 1"),
         ({"target_prefix": ["w1"]}, "2 lines have 1 prefixes"),
-        ({"target_prefix": ["w1 " * 10, None]}, "has 10 tokens, but a translation has at most 9"),
+        (
+            {"target_prefix": ["w1 " * 10, None]},
+            "has 10 tokens, but the translation of its line has",
+        ),
+        ({"beam_size": 4, "sampling_topk": 5}, "beam_size 4 is for a search"),
+        ({"beam_size": 2, "sampling_topp": 0.5}, "beam_size 2 is for a search"),
         ({"sampling_topk": -5}, "--sampling-topk must be above 0"),
         ({"sampling_topp": 1.5}, r"--sampling-topp must be in \(0, 1\]"),
         ({"repetition_penalty": 0.0}, "--repetition-penalty must be above 0"),

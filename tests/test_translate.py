@@ -100,6 +100,15 @@ def test_small_buffers_change_nothing(
     assert [line.split("\t")[2] for line in scored] == expected
 
 
+def test_lines_of_a_pipe_have_draws_of_their_own(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--sampling", "--beam", 1, "--temperature", 5, "--buffer-size", 1)
+    first, again = (run(model, *options, text=b"one two\n" * 8, capsys=capsys) for _ in range(2))
+    assert first == again
+    assert len(set(first)) > 1
+
+
 def test_greedy_search_is_the_same_with_and_without_scores(
     corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

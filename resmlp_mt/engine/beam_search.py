@@ -31,7 +31,7 @@ ENCODED_TOKENS = 512  # padding included
 
 
 class WordChoice(NamedTuple):
-    """The target words that the sentences of a batch may use.
+    """The target words that the sentences of a batch may use; everything is where the model is.
 
     ``words``, (words,), are ascending and include the special tokens. ``allowed``, (batch, words),
     says which of them a sentence may use; None if all. ``output_projection`` maps (..., dim) to
@@ -41,11 +41,6 @@ class WordChoice(NamedTuple):
     words: Tensor
     allowed: Tensor | None
     output_projection: nn.Module
-
-    def to(self, device: torch.device) -> WordChoice:
-        """The same on a device."""
-        allowed = None if self.allowed is None else self.allowed.to(device)
-        return WordChoice(self.words.to(device), allowed, self.output_projection.to(device))
 
 
 class _Beams:
@@ -167,7 +162,6 @@ def beam_search(
     choice = model.config.target_vocabulary
     columns = special  # columns of the special tokens in the scores
     if words is not None:
-        words = words.to(device)
         allowed = words.allowed
         choice = len(words.words) if allowed is None else int(allowed.sum(1).min())
         wanted = torch.tensor(special, device=device)

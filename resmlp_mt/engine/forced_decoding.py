@@ -17,8 +17,9 @@ class Forced(NamedTuple):
 
     Attributes:
         log_probs: natural logarithms of the tokens' probabilities, end-of-sentence included.
-        attention: (target length, source length), each with end-of-sentence; row t is what token
-            t was predicted from, the mean over the heads of the last layer. Rows sum to one.
+        attention: (target length, source length), each with end-of-sentence, on the CPU; row t is
+            what token t was predicted from, the mean over the heads of the last layer. Rows sum to
+            one.
     """
 
     log_probs: list[float]
@@ -37,6 +38,31 @@ def forced_decoding(
     Raises:
         ValueError: if a sentence is longer than the model allows.
     """
+    hidden, layout, targets, attention = _decoded(model, pairs)
+    scores = model.decoder.output_projection(hidden).float().log_softmax(dim=1)
+    found = scores.gather(1, layout.pack(targets.t()).unsqueeze(1)).squeeze(1)
+    log_probs = layout.pad(found).t()
+    return [
+        Forced(log_probs[row, : len(target)].tolist(), weights)
+        for row, ((_, target), weights) in enumerate(zip(pairs, attention, strict=True))
+    ]
+
+
+@torch.inference_mode()
+def forced_attention(
+    model: EncoderDecoder, pairs: Sequence[tuple[list[int], list[int]]]
+) -> list[Tensor]:
+    """The attention of given translations, without the scores of the whole vocabulary.
+
+    It is that of :func:`forced_decoding`, with the same argument and errors.
+    """
+    return _decoded(model, pairs)[-1]
+
+
+def _decoded(
+    model: EncoderDecoder, pairs: Sequence[tuple[list[int], list[int]]]
+) -> tuple[Tensor, Layout, Tensor, list[Tensor]]:
+    """The last states, (tokens, dim), with their layout, the targets and the attention."""
     sources, targets = (
         pad_sequence(list(map(torch.tensor, side)), batch_first=True, padding_value=PAD)
         for side in zip(*pairs, strict=True)
@@ -49,11 +75,8 @@ def forced_decoding(
     last = len(model.decoder.layers) - 1
     hidden, weights = model.decoder.decode(inputs, layout, read, weights_of=last)
     assert weights is not None
-    scores = model.decoder.output_projection(hidden).float().log_softmax(dim=1)
-    found = scores.gather(1, layout.pack(targets.t()).unsqueeze(1)).squeeze(1)
-    log_probs = layout.pad(found).t()
-    attention = weights.float().mean(dim=1)
-    return [
-        Forced(log_probs[row, : len(target)].tolist(), attention[row, : len(target), : len(source)])
-        for row, (source, target) in enumerate(pairs)
+    attention = weights.float().mean(dim=1).cpu()
+    rows = [
+        attention[row, : len(target), : len(source)] for row, (source, target) in enumerate(pairs)
     ]
+    return hidden, layout, targets, rows

@@ -116,6 +116,34 @@ class SearchOptions:
         """A copy with the changes that are not None."""
         return replace(self, **{name: new for name, new in changes.items() if new is not None})
 
+    def of_call(
+        self,
+        beam_size: int | None,
+        num_hypotheses: int | None,
+        sampling_topk: int | None,
+        sampling_topp: float | None,
+        **changes: Any,
+    ) -> Self:
+        """The options of a call with CTranslate2's arguments; what is None stays as it is.
+
+        Raises:
+            UserError: if they do not fit each other.
+        """
+        is_search = sampling_topk == 1
+        is_sampling = not is_search and (sampling_topk, sampling_topp) != (None, None)
+        if is_sampling and beam_size not in (None, 1):
+            raise UserError(
+                f"beam_size {beam_size} is for a search, and sampling_topk or sampling_topp draws: "
+                "leave it out, and give the number of draws as num_hypotheses."
+            )
+        return self.changed(
+            beam=(num_hypotheses or 1) if is_sampling else beam_size,
+            sampling=False if is_search else is_sampling or None,
+            sampling_topk=-1 if is_search or sampling_topk == 0 else sampling_topk,
+            sampling_topp=-1.0 if is_search else sampling_topp,
+            **changes,
+        )
+
     @property
     def need_the_past(self) -> bool:
         """Whether a step depends on the tokens of earlier steps."""
@@ -166,15 +194,15 @@ class SearchOptions:
         Args:
             scores: (rows, hypotheses, words), a tensor of PyTorch or an array of numpy.
             position: position of the tokens that are chosen.
-            at_limit: rows that end here.
+            at_limit: rows that end here, even below ``min_len``.
         """
         scores[..., special.pad] = -math.inf
         if self.unkpen:
             scores[..., special.unk] -= self.unkpen
+        ends = scores[at_limit, :, special.eos] if len(at_limit) else None
         if position < self.min_len:
             scores[..., special.eos] = -math.inf
-        if len(at_limit):
-            ends = scores[at_limit, :, special.eos]
+        if ends is not None:
             scores[at_limit] = -math.inf
             scores[at_limit, :, special.eos] = ends
 

@@ -24,8 +24,8 @@ def restricted(
         logits: the model's scores, (rows, hypotheses, words).
         past: the tokens of each hypothesis, (rows, hypotheses, positions), if needed.
         position: position of the tokens that are chosen.
-        at_limit: rows that end here.
-        prefixes: tokens that each row begins with.
+        at_limit: rows that end here, even inside of their prefix.
+        prefixes: tokens that each row begins with, whatever the options forbid.
         is_scored: whether the softmax's denominator is wanted.
 
     Returns:
@@ -33,21 +33,28 @@ def restricted(
         hypotheses, words) and (rows, hypotheses, 1); a zero where it is not wanted.
     """
     logits = logits.float()
+    forced = {
+        row: prefix[position]
+        for row, prefix in enumerate(prefixes or ())
+        if position < len(prefix) and row not in at_limit
+    }
     if past is not None and options.repetition_penalty != 1.0:
         penalize_repetition(logits, past, options.repetition_penalty)
     if options.disable_unk:
-        logits[..., special.unk] = -torch.inf
+        rows = [row for row in range(len(logits)) if forced.get(row) != special.unk]
+        logits[rows, :, special.unk] = -torch.inf
     if options.temperature != 1.0:
         # the best score becomes 0, so that a small temperature does not make it infinite
         least = torch.finfo(logits.dtype).tiny
         logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
     log_total = logits.logsumexp(dim=2, keepdim=True) if is_scored else logits.new_zeros(1, 1, 1)
-    unrestricted = logits if prefixes is None else logits.clone()
+    given = {row: logits[row, :, token].clone() for row, token in forced.items()}
     options.restrict(logits, position, at_limit, special)
     if past is not None and options.no_repeat_ngram_size:
         forbid_repeated_ngrams(logits, past, options.no_repeat_ngram_size)
-    if prefixes is not None:
-        force_prefixes(logits, unrestricted, prefixes, position)
+    for row, token in forced.items():
+        logits[row] = -torch.inf
+        logits[row, :, token] = given[row]
     return logits, log_total
 
 
@@ -76,23 +83,6 @@ def forbid_repeated_ngrams(logits: Tensor, past: Tensor, size: int) -> None:
     is_begun = (ngrams[..., :-1] == recent.unsqueeze(2)).all(dim=3)
     rows, hypotheses, _ = is_begun.nonzero().unbind(1)
     logits[rows, hypotheses, ngrams[..., -1][is_begun]] = -torch.inf
-
-
-def force_prefixes(
-    restricted: Tensor, logits: Tensor, prefixes: Sequence[list[int]], position: int
-) -> None:
-    """Allow only the prefix's token if a sentence's prefix reaches this position, in place.
-
-    Args:
-        restricted: the scores that the search chooses from, (rows, hypotheses, words).
-        logits: the model's scores, of the same shape.
-        prefixes: tokens that each row begins with.
-    """
-    for row, prefix in enumerate(prefixes):
-        if position < len(prefix):
-            token = prefix[position]
-            restricted[row] = -torch.inf
-            restricted[row, :, token] = logits[row, :, token]
 
 
 def sample(

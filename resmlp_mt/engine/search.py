@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from resmlp_mt.engine import onnx_search
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
@@ -78,9 +80,9 @@ def search_of(
         """A batch's own, so that it draws the same whenever its turn comes."""
         if not options.sampling:
             return None
-        return torch.Generator(model.device).manual_seed(
-            (options.seed + (numbers[0] << 32)) % 2**64
-        )
+        # mixed, because on a CPU the generator takes the lowest 32 bits of its seed alone
+        mixed = np.random.SeedSequence([options.seed % 2**64, numbers[0] % 2**64])
+        return torch.Generator(model.device).manual_seed(int(mixed.generate_state(1)[0]))
 
     def told(numbers: list[int]) -> Callback | None:
         """Call back with the line's number and the token's symbol."""
@@ -129,11 +131,13 @@ def chosen_words(loaded: TranslationModel, beam: int) -> WordsOf:
     from resmlp_mt.engine.beam_search import WordChoice
     from resmlp_mt.packed_linear import selector
 
-    shortlist = loaded.shortlist
+    shortlist, device = loaded.shortlist, loaded.model.device
     select = selector(loaded.model.decoder.output_projection)
 
     def choose(batch: Batch) -> WordChoice:
-        words, allowed = map(torch.from_numpy, shortlist.words(batch))
-        return WordChoice(words, None if bool(allowed.all()) else allowed, select(words))
+        found, permitted = shortlist.words(batch)
+        words = torch.from_numpy(found).to(device)
+        allowed = None if permitted.all() else torch.from_numpy(permitted).to(device)
+        return WordChoice(words, allowed, select(words))
 
     return choose

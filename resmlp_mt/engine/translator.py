@@ -26,7 +26,6 @@ from resmlp_mt.text import normalize
 if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
     from torch import Tensor
 
-    from resmlp_mt.engine.forced_decoding import Forced
     from resmlp_mt.mixing import TokenMixing
     from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
@@ -162,6 +161,7 @@ class Translator:
         return_scores: bool = True,
         return_attention: bool = False,
         callback: Callback | None = None,
+        first_line: int = 0,
     ) -> list[list[Translation]]:
         """Translate lines.
 
@@ -171,18 +171,24 @@ class Translator:
         Args:
             lines: one sentence each.
             target_prefix: text that the translation of each line begins with, None for no prefix.
-            beam_size: width of the beam.
+                A piece of it that the dictionary lacks becomes ``<unk>``, also with
+                ``disable_unk``.
+            beam_size: width of the beam; not when sampling.
             num_hypotheses: largest number of translations of a line; by default the whole beam.
                 When sampling, the number of draws; by default one.
             no_repeat_ngram_size, repetition_penalty, coverage_penalty, disable_unk: see
                 :class:`SearchOptions`.
-            sampling_topk: draw among this many best tokens, 0 for all; 1 searches.
+            sampling_topk: draw among this many best tokens, 0 for all; 1 searches, whatever
+                ``sampling_topp`` is.
             sampling_topp: draw among the best tokens that together have this probability.
             sampling_temperature: divides the scores before the softmax.
             return_scores: False makes a beam of 1 faster; scores are NaN, and of no tokens.
             return_attention: also return the attention of each token to the source.
             callback: called with every token, if the beam is 1; if it returns True, the line ends
-                there. Several workers call it one at a time.
+                there, whatever ``min_len`` and the prefix are. Several workers call it one at a
+                time.
+            first_line: the number of the first of these lines in a longer text. ``callback`` gets
+                the numbers, and lines of other numbers are sampled with other draws.
 
         Returns:
             The translations of each line, best first, at least one and at most ``beam``. An
@@ -196,20 +202,19 @@ class Translator:
         """
         lines = list(texts(lines, "lines"))
         check_counts(beam_size=beam_size, num_hypotheses=num_hypotheses)
+        check_type("first_line", first_line, int)
         check_type("return_scores", return_scores, bool)
         check_type("return_attention", return_attention, bool)
-        is_search = sampling_topk == 1 and sampling_topp is None
-        is_sampling = not is_search and (sampling_topk, sampling_topp) != (None, None)
-        options = self.options.changed(
-            beam=(num_hypotheses or 1) if is_sampling else beam_size,
+        options = self.options.of_call(
+            beam_size,
+            num_hypotheses,
+            sampling_topk,
+            sampling_topp,
+            temperature=sampling_temperature,
             no_repeat_ngram_size=no_repeat_ngram_size,
             repetition_penalty=repetition_penalty,
             coverage_penalty=coverage_penalty,
             disable_unk=disable_unk,
-            sampling=False if is_search else is_sampling or None,
-            sampling_topk=-1 if is_search or sampling_topk == 0 else sampling_topk,
-            sampling_topp=-1.0 if is_search else sampling_topp,
-            temperature=sampling_temperature,
         )
         most = options.beam if num_hypotheses is None else num_hypotheses
         if not 1 <= most <= options.beam:
@@ -219,25 +224,23 @@ class Translator:
             )
         if callback is not None and options.beam != 1:
             raise UserError("callback needs a beam of 1: give beam_size=1.")
+        encoded = [self.encode(line) for line in lines]
         prefixes = None
         if target_prefix is not None:
-            self._encoder_decoder("translations with a prefix")
+            config = self._encoder_decoder("translations with a prefix").config
             if self._words is not None:
                 raise UserError(
                     "target_prefix may need words that a shortlist lacks: use one of the two alone."
                 )
-            longest = self.options.max_len(1, self.loaded.model.config.max_target_positions)
             prefixes = prefix_tokens(
                 target_prefix,
-                len(lines),
-                longest,
+                [options.max_len(len(row), config.max_target_positions) for row in encoded],
                 lambda text: self.loaded.target.encode(self.pieces(text))[:-1],
             )
         search = search_of(self.loaded, options, self._words, callback, return_scores)
         results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
         sentences = {}
-        for number, line in enumerate(lines):
-            tokens = self.encode(line)
+        for number, (line, tokens) in enumerate(zip(lines, encoded, strict=True)):
             if len(tokens) > self.longest:
                 told = lengths.too_long(len(tokens), self.longest, self.remedy)
                 results[number] = no_translation(line, told)
@@ -251,14 +254,19 @@ class Translator:
             batch = [sentences[number] for number in numbers]
             begun = prefixes and [prefixes[n] for n in numbers]
             try:
-                found = search(batch, numbers, begun, check)
+                found = search(batch, [first_line + n for n in numbers], begun, check)
             except (MemoryError, RuntimeError) as error:
                 explain(error, [lines[number] for number in numbers])
                 raise
+            if not options.coverage_penalty:  # which ranks all of them again
+                found = [hypotheses[:most] for hypotheses in found]
             attention: Iterator[Tensor | None] = repeat(None)
             if return_attention or options.coverage_penalty:
+                model = self._encoder_decoder("attention")
+                from resmlp_mt.engine.forced_decoding import forced_attention
+
                 pairs = [(batch[i], h.tokens) for i, hs in enumerate(found) for h in hs]
-                attention = iter([forced.attention for forced in self._forced(pairs)])
+                attention = iter(forced_attention(model, pairs) if pairs else [])
             decoded = [
                 [
                     Translation(*self.decode(h.tokens), *h[1:], attention=next(attention))
@@ -266,12 +274,12 @@ class Translator:
                 ]
                 for hypotheses in found
             ]
-            return [by_coverage(these, options.coverage_penalty) for these in decoded]
+            return [by_coverage(these, options.coverage_penalty)[:most] for these in decoded]
 
         planned = list(batches(sentences, self.batch_size, self.max_tokens))
         found = self._workers.results(translated, planned)
         for number, translations in zip(chain(*planned), chain(*found), strict=True):
-            results[number] = [t.only(return_scores, return_attention) for t in translations[:most]]
+            results[number] = [t.only(return_scores, return_attention) for t in translations]
             if not translations:
                 with self._lock:
                     self.failed += 1
@@ -294,7 +302,10 @@ class Translator:
         check_counts(buffer_size=buffer_size)
         remaining = texts(lines, "lines")
         buffers = iter(lambda: list(islice(remaining, buffer_size)), [])
-        return chain.from_iterable(map(self.translate, buffers))
+        return chain.from_iterable(
+            self.translate(buffer, first_line=number * buffer_size)
+            for number, buffer in enumerate(buffers)
+        )
 
     def score_batch(self, source: Iterable[str], target: Iterable[str]) -> list[ScoringResult]:
         """Score given translations, as ``fairseq-generate --score-reference`` does.
@@ -309,12 +320,14 @@ class Translator:
             raise UserError(
                 f"{len(source)} lines have {len(target)} translations: give one for each line."
             )
-        config = self.loaded.model.config
+        model = self._encoder_decoder("scores of given translations")
+        from resmlp_mt.engine.forced_decoding import forced_decoding
+
         rows, pairs = [], []
         for line, translation in zip(source, target, strict=True):
             pieces = self.pieces(translation)
             pair = self.encode(line), self.loaded.target.encode(pieces)
-            longest = config.max_source_positions, config.max_target_positions
+            longest = model.config.max_source_positions, model.config.max_target_positions
             for tokens, most, text in zip(pair, longest, (line, translation), strict=True):
                 if len(tokens) > most:
                     raise UserError(
@@ -326,7 +339,8 @@ class Translator:
         lengths = {number: [*pair[0], *pair[1]] for number, pair in enumerate(pairs)}
         planned = list(batches(lengths, self.batch_size, self.max_tokens))
         results = self._workers.results(
-            lambda numbers, _: self._forced([pairs[number] for number in numbers]), planned
+            lambda numbers, _: forced_decoding(model, [pairs[number] for number in numbers]),
+            planned,
         )
         scored = dict(zip(chain(*planned), chain(*results), strict=True))
         return [ScoringResult(row, scored[number].log_probs) for number, row in enumerate(rows)]
@@ -377,12 +391,6 @@ class Translator:
         text = decode_pieces(self.loaded.sentencepiece, pieces.split(" ")) if pieces else ""
         # always one line, whatever bytes a model emits and however its reader splits lines
         return " ".join(text.splitlines()), pieces
-
-    def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[Forced]:
-        model = self._encoder_decoder("attention or scores of given translations")
-        from resmlp_mt.engine.forced_decoding import forced_decoding
-
-        return forced_decoding(model, pairs) if pairs else []
 
     def _encoder_decoder(self, what: str) -> EncoderDecoder:
         if isinstance(self.loaded.model, OnnxModel):

@@ -97,7 +97,8 @@ def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
     file = shard.file
     texts = file.format.texts(shard.part, str(file.path))
     failed = translator.failed
-    best = [found[0] for found in translator.translate(texts, num_hypotheses=1)]
+    found = translator.translate(texts, num_hypotheses=1, first_line=shard.part.first)
+    best = [translations[0] for translations in found]
     failed = translator.failed - failed
     content = file.format.translated(shard.part, best)
     path = folder / shard.output

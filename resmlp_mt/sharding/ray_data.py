@@ -67,15 +67,11 @@ class Worker:
 
     def __init__(self, load: Callable[[], Translator], folder: Path) -> None:
         self._folder, self._translator = folder, load()
-        self._search = self._translator.options
 
     def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
         shard = _value(rows[COLUMN][0].as_py())
         if not isinstance(shard, Shard):
             return rows
-        # every part has its own seed, so that it is sampled in the same way when repeated
-        seed = self._search.seed + shard.part.first
-        self._translator.options = self._search.changed(seed=seed)
         try:
             return _table(translate(shard, self._translator, self._folder))
         except UserError as error:
