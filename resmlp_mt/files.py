@@ -44,12 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        if target.is_dir():
+    if path.exists() and not path.is_file():
+        if path.is_dir():
             raise IsADirectoryError(21, os.strerror(21), str(path))
-        yield target
+        yield path  # not what it points to: /dev/stdout may lead to pipe:[123], which is no path
         return
+    target = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     os.close(descriptor)
     partial = Path(name)
@@ -126,9 +126,9 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
             continue
         target = Path(os.path.realpath(path))
         try:
-            if target.is_dir():
+            if path.is_dir():
                 raise IsADirectoryError(21, os.strerror(21))
-            if not target.exists() or target.is_file():
+            if not path.exists() or path.is_file():
                 with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
                     pass
         except OSError as error:

@@ -69,6 +69,20 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert received == ["all"]
 
 
+def test_a_pipe_without_a_name_is_written_to() -> None:
+    """As of ``--output /dev/stdout | ...`` and ``--output >(gzip > x.gz)``."""
+    reading, writing = os.pipe()
+    try:
+        path = Path(f"/dev/fd/{writing}")
+        check_outputs([path], "--output")
+        with output_file(path, "--output") as partial:
+            partial.write_text("all")
+        assert os.read(reading, 10) == b"all"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 @pytest.mark.parametrize("name", ["folder", "missing/file", "file/below"])
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()

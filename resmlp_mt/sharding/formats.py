@@ -61,9 +61,12 @@ def format_of(path: Path, column: str) -> Format:
         column: the field of a record that is translated.
 
     Raises:
-        UserError: if files with this name cannot be read.
+        UserError: if the file cannot be read, or no file with such a name.
     """
-    check_is_whole(path)
+    try:
+        check_is_whole(path)
+    except OSError as error:
+        raise UserError(f"--input {path} cannot be read: {reason(error)}.") from error
     suffix = path.suffix.lower()
     if suffix in PACKED:
         raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")

@@ -41,8 +41,8 @@ def archive_dataset(
     images_of_split = ImageNames(path)
     total = 0
     words = {word for name in (*SPLITS, split, training) for word in names_of(name)}
-    check_is_whole(path)
     try:
+        check_is_whole(path)
         with tarfile.open(path) as archive:
             for member in archive:
                 inside = _from_split(member.name, words, member.isdir())
