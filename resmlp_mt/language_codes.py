@@ -4,10 +4,13 @@ import re
 from collections.abc import Collection
 
 import langcodes
+from langcodes import language_distance
 from langcodes.tag_parser import LanguageTagError
 
 # Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
 _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
+_WITHOUT_SPACES = frozenset("Bopo Hani Hans Hant Jpan".split())  # even between sentences
+MOST_REMEMBERED = 1000  # codes, for each of the caches of langcodes
 
 
 def base(code: str) -> str:
@@ -16,7 +19,7 @@ def base(code: str) -> str:
     Text that is not a code (such as ``xx``) is returned in lower case.
     """
     try:
-        language = langcodes.Language.get(_plain(code), normalize=True).language or code
+        language = _parsed(code).language or code
     except LanguageTagError:
         return code.lower()
     return "zh" if language in _CHINESE else language
@@ -25,7 +28,7 @@ def base(code: str) -> str:
 def script(code: str) -> str | None:
     """The script that a code means: Hans for zh, Hant for zh-TW; None if it is not a code."""
     try:
-        return langcodes.Language.get(_plain(code)).maximize().script
+        return _parsed(code).maximize().script
     except LanguageTagError:
         return None
 
@@ -43,6 +46,11 @@ def moses(code: str) -> str:
     Of a language that Moses has no rules for, it is the shortest code.
     """
     return code if code in moses_languages() else base(code)
+
+
+def has_spaces(code: str) -> bool:
+    """Whether a language has spaces between its sentences (as Thai, though not between words)."""
+    return script(code) not in _WITHOUT_SPACES
 
 
 def find(code: str, known: Collection[str]) -> str | None:
@@ -71,21 +79,33 @@ def _folded(code: str) -> str:
     return code.replace("-", "_").casefold()
 
 
-def _plain(code: str) -> str:
+def _parsed(code: str) -> langcodes.Language:
     """A code without the region XX, the script Hang, extensions (``-u-...``) and private parts
-    (``-x-...``).
+    (``-x-...``), none of which says which language it is.
 
-    None of these says which language it is, and langcodes remembers every code that it ever saw.
     ``kor_Hang`` is FLORES' code; the script of Korean is Kore, Hangul with Han characters.
+    langcodes remembers every code that it ever saw, and clients of a server may send any number of
+    them, so its caches are emptied when they are large.
+
+    Raises:
+        LanguageTagError: if it is not a code.
     """
-    return re.sub(
+    for cache in (
+        langcodes.Language._INSTANCES,
+        langcodes.Language._PARSE_CACHE,
+        language_distance._DISTANCE_CACHE,
+    ):
+        if len(cache) > MOST_REMEMBERED:
+            cache.clear()
+    plain = re.sub(
         "[-_](XX$|Hang(?![a-z])|[a-z0-9][-_].*)", "", code, flags=re.IGNORECASE | re.DOTALL
     )
+    return langcodes.Language.get(plain)
 
 
 def _is_same_language(code: str, other: str) -> bool:
     try:
-        return langcodes.tag_distance(_plain(code), _plain(other)) == 0
+        return _parsed(code).distance(_parsed(other)) == 0
     except LanguageTagError:
         return False
 

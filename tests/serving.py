@@ -1,6 +1,7 @@
 """Servers for the tests: in this process with workers that are made up, or in one of their own."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from resmlp_mt.serve import bind
 from resmlp_mt.serving.app import create_app
 from resmlp_mt.serving.connections import protocol
 from resmlp_mt.serving.limits import Limits
-from resmlp_mt.serving.workers import Answer, Languages, Mixing, Translated, Work
+from resmlp_mt.serving.workers import Answer, Languages, Translated, Work
 
 EN_DE, FR_DE = Languages("en", "de"), Languages("fr", "de")
 LONGEST = 20  # words
@@ -29,13 +30,19 @@ class Reversing:
     Attributes:
         batches: all that it was given.
         gate: cleared, it holds every batch back.
+        failure: as of a real worker.
     """
+
+    failure: str | None = None
 
     def __init__(self, hypotheses: int = 5) -> None:
         self.batches: list[tuple[Languages, list[str]]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.hypotheses = hypotheses
+
+    async def ready(self) -> None:
+        """It always is."""
 
     async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
         self.batches.append((work.languages, lines))
@@ -60,13 +67,13 @@ class Reversing:
             found = []
         return Answer(tokens, LONGEST, found, pieces if explained else [])
 
-    async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing:
+    async def mixing(self, languages: Languages, layer: int, length: int) -> bytes:
         """Each position from the next one, and a little from the one before."""
         if layer > 1 or length > LONGEST:
             raise LookupError(f"the model has 2 layers and {LONGEST} positions")
         weights = {1: 0.5 + layer, -1: -0.25}
         rows = [[weights.get(j - i, 0.0) for j in range(length)] for i in range(length)]
-        return Mixing(2, rows)
+        return json.dumps({"layers": 2, "matrix": rows}).encode()
 
 
 @contextmanager

@@ -70,3 +70,30 @@ def test_what_says_no_language_is_not_remembered() -> None:
         assert language_codes.script(code) == "Latn"
     remembered = {tag.lower() for tag, _ in langcodes.Language._PARSE_CACHE}
     assert not any(word in tag for tag in remembered for word in ("first", "second", "phonebk"))
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ("en de ko ru ar hi el th lo km my xx", True),
+        ("zh zh-TW zho_Hans yue ja jpn_Jpan", False),
+    ],
+)
+def test_languages_with_spaces_between_sentences(codes: str, expected: bool) -> None:
+    assert {language_codes.has_spaces(code) for code in codes.split()} == {expected}
+
+
+def test_not_every_code_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may send any number of variants, regions and languages of eight letters."""
+    monkeypatch.setattr(language_codes, "MOST_REMEMBERED", 50)
+    for number in range(300):
+        code = f"de-{number:05d}"
+        assert language_codes.find(code, ["de"]) == "de"
+        assert language_codes.base(code) == "de"
+        assert language_codes.script(code) == "Latn"
+    for cache in (
+        langcodes.Language._INSTANCES,
+        langcodes.Language._PARSE_CACHE,
+        langcodes.language_distance._DISTANCE_CACHE,
+    ):
+        assert len(cache) < 100

@@ -2,6 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -10,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.serving import sentences
+from resmlp_mt.serving import languages, sentences, workers
 from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
+from resmlp_mt.serving.matrices import LARGEST_REMEMBERED, MOST_REMEMBERED, Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
 from resmlp_mt.serving.sentences import segments
+from resmlp_mt.serving.service import translate
 from resmlp_mt.serving.workers import (
     Answer,
     Languages,
@@ -240,6 +245,259 @@ def test_a_worker_that_dies_is_tried_again_once() -> None:
 
     asyncio.run(run())
     assert [len(lines) for _, lines in worker.batches] == [2, 1, 1, 1, 1]
+
+
+OPTIONS = ModelOptions(beam=1, lenpen=1.0, max_batch_tokens=10)
+Outcome = object  # what a process answers, or the error that it ends with
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set what the processes of workers do, one after the other: what loading gives, and then each
+    piece of work; an error that a process raises before a work is told when the work is given."""
+
+    def of(*lives: tuple[Outcome, ...]) -> None:
+        remaining: Iterator[tuple[Outcome, ...]] = iter(lives)
+
+        class Pool:
+            def __init__(self, **_: object) -> None:
+                self.outcomes = iter(next(remaining))
+
+            def submit(self, *_: object) -> "Future[object]":
+                outcome = next(self.outcomes)
+                if outcome == "gone":
+                    raise BrokenProcessPool
+                if isinstance(outcome, OSError):
+                    raise outcome
+                future: Future[object] = Future()
+                if isinstance(outcome, BaseException):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+                return future
+
+            def shutdown(self, **_: object) -> None:
+                pass
+
+        monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+
+    return of
+
+
+LOADED = {EN_DE: "digest"}
+
+
+def test_a_worker_whose_models_cannot_be_loaded_tries_it_again_later_and_later(
+    processes: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = ("no memory", OSError(12, "Cannot allocate memory"), BrokenProcessPool())
+    others = ({EN_DE: "another"}, {FR_DE: "digest"})
+    unusable = [(outcome,) for outcome in ("no memory", *["no room"] * 3, *bad, *others)]
+    processes((LOADED, BrokenProcessPool()), *unusable, (LOADED, []))
+    pauses, failures = [], []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        failures.append(worker.failure or "")
+
+    worker = Worker([], OPTIONS)
+    assert worker.languages() == [EN_DE]
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    async def run() -> None:
+        await worker.ready()
+        assert not pauses
+        with pytest.raises(WorkerDiedError):
+            await worker.translate(Work(EN_DE), ["a"])
+        await worker.ready()
+        assert await worker.translate(Work(EN_DE), []) == []
+
+    asyncio.run(run())
+    assert worker.failure is None
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert failures[:5] == ["no memory", *["no room"] * 3, "no memory"]
+    assert failures[5] == "a worker cannot be started: Cannot allocate memory."
+    assert failures[6].startswith("a worker died while it loaded its models")
+    assert all(told.startswith("other models are in the folders now") for told in failures[7:])
+    for told in set(failures):
+        assert told in caplog.text
+
+
+def test_a_worker_that_dies_while_it_has_nothing_to_do_is_replaced_first(
+    processes: Callable[..., None],
+) -> None:
+    processes((LOADED, "gone"), (LOADED, ["answer"]))
+    worker = Worker([], OPTIONS)
+    assert asyncio.run(worker.translate(Work(EN_DE), ["a"])) == ["answer"]
+
+
+def test_an_error_for_users_does_not_end_the_server(processes: Callable[..., None]) -> None:
+    """A command would end with it."""
+    processes((LOADED, UserError("there is not enough memory")))
+    worker = Worker([], OPTIONS)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        asyncio.run(worker.translate(Work(EN_DE), ["a"]))
+
+
+class Broken(Reversing):
+    """A worker that dies at its first batch, and whose models cannot be loaded again."""
+
+    async def ready(self) -> None:
+        if self.batches:
+            self.failure = "no memory"
+            await asyncio.Event().wait()
+
+    async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
+        self.batches.append((work.languages, lines))
+        raise WorkerDiedError
+
+
+def test_a_worker_without_models_takes_no_sentences() -> None:
+    broken, healthy = Broken(), Reversing()
+
+    async def run() -> None:
+        queue = scheduler([broken, healthy])
+        queue.start()
+        for line in "abcde":
+            (answer,) = await queue.translate(Work(EN_DE), [line])
+            assert answer.translations[0].text == line.upper()
+        queue.check_workers()
+        await queue.stop()
+
+    asyncio.run(run())
+    assert len(broken.batches) == 1
+
+
+def test_without_workers_requests_are_refused_at_once() -> None:
+    broken = Broken()
+
+    async def run() -> None:
+        queue = scheduler([broken])
+        queue.start()
+        first = asyncio.create_task(queue.translate(Work(EN_DE), ["a"]))
+        while broken.failure is None:
+            await asyncio.sleep(0)
+        with pytest.raises(RefusedError, match="no worker can translate"):
+            await queue.translate(Work(EN_DE), ["b"])
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert queue.waiting() == 0
+        await queue.stop()
+
+    asyncio.run(run())
+
+
+def test_a_failure_without_words_has_a_reason() -> None:
+    class Asserting(Reversing):
+        async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
+            raise AssertionError
+
+    async def run() -> None:
+        queue = scheduler([Asserting()])
+        queue.start()
+        with pytest.raises(FailedError, match=r"failed twice: AssertionError\(\)"):
+            await queue.translate(Work(EN_DE), ["a"])
+        await queue.stop()
+
+    asyncio.run(run())
+
+
+def test_the_pairs_of_a_request_wait_together() -> None:
+    """So they have one time limit, and the sentences of all of them leave the queue."""
+    worker = Reversing()
+
+    async def run() -> None:
+        queue = scheduler([worker], max_wait=300.0)
+        queue.start()
+        worker.gate.clear()
+        asked = translate(["a", "b"], [EN_DE, FR_DE], queue, Metrics())
+        task = asyncio.create_task(asked)
+        while not worker.batches:
+            await asyncio.sleep(0)
+        assert queue.waiting() == 1
+        queue._max_wait = 0.01
+        with pytest.raises(RefusedError, match=r"no answer within 0\.01 seconds"):
+            await translate(["a", "b"], [EN_DE, FR_DE], queue, Metrics())
+        assert queue.waiting() == 1
+        worker.gate.set()
+        assert [text.joined() for text in await task] == ["A", "B"]
+        await queue.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("en", "我们去。 你呢？"), ("ja", "我们去。你呢？")]
+)
+def test_sentences_that_nothing_divides_get_a_space_where_the_target_has_one(
+    target: str, expected: str
+) -> None:
+    async def run() -> None:
+        queue = scheduler([Reversing()])
+        queue.start()
+        pair = Languages("zh", target)
+        (text,) = await translate(["我们去。你呢？\n😀"], [pair], queue, Metrics())
+        assert text.joined() == expected + "\n😀"
+        assert text.alternatives(1) == [expected.replace("。", "。!") + "!\n😀"]
+        await queue.stop()
+
+    asyncio.run(run())
+
+
+def test_matrices_are_made_once_and_few_at_a_time() -> None:
+    class Slow(Broken):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[int] = []
+            self.opened = asyncio.Event()
+
+        async def mixing(self, languages: Languages, layer: int, length: int) -> bytes:
+            self.asked.append(layer)
+            await self.opened.wait()
+            return b"x" * length
+
+    async def run() -> None:
+        gone, slow = Broken(), Slow()
+        gone.failure = "no memory"
+        matrices = Matrices([gone, slow])
+        first = [asyncio.create_task(matrices.answer(EN_DE, layer, 2)) for layer in range(2)]
+        while len(slow.asked) < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(RefusedError, match="busy"):
+            await matrices.answer(EN_DE, 2, 2)
+        slow.opened.set()
+        assert await asyncio.gather(*first) == [b"xx"] * 2
+        assert await matrices.answer(EN_DE, 0, 2) == b"xx"
+        assert slow.asked == [0, 1]
+        for layer in [*range(2, MOST_REMEMBERED + 1), 1]:
+            await matrices.answer(EN_DE, layer, 2)
+        assert slow.asked == list(range(MOST_REMEMBERED + 1))  # all but the first are remembered
+        await matrices.answer(EN_DE, 0, 2)
+        assert slow.asked[-1] == 0
+        for _ in range(2):
+            await matrices.answer(EN_DE, 0, LARGEST_REMEMBERED + 1)
+        assert slow.asked[-3:] == [0, 0, 0]
+        slow.failure = "no memory"
+        with pytest.raises(RefusedError, match="busy"):
+            await matrices.answer(EN_DE, 0, 3)
+
+    asyncio.run(run())
+
+
+def test_a_language_is_known_by_the_beginning_of_a_text() -> None:
+    seen: list[int] = []
+
+    class Identifier:
+        def rank(self, text: str) -> list[tuple[str, float]]:
+            seen.append(len(text))
+            return [("fr", 0.9), ("en", 0.1)]
+
+    pairs = Pairs([EN_DE, FR_DE])
+    pairs._identifier = Identifier()
+    assert pairs.detect("mot " * 1_000_000)[0].language == "fr"
+    assert seen == [languages.DETECTED]
 
 
 def test_words_and_attention_between_them() -> None:

@@ -1,5 +1,6 @@
 """The server's interface, with workers that are made up: LibreTranslate's answers and errors."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ from hypothesis import settings
 from libretranslatepy import LibreTranslateAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from resmlp_mt.serving.app import create_app
+from resmlp_mt.serving import app
+from resmlp_mt.serving.app import _explained, create_app
+from resmlp_mt.serving.interface import ExplainedSegment
 from resmlp_mt.serving.limits import Limits
+from resmlp_mt.serving.service import Part
 from serving import EN_DE, FR_DE, LONGEST, Reversing, served, translated, wait_for
 
 ASKED = {"q": "Hello big world.", "source": "en", "target": "de"}
@@ -190,6 +194,48 @@ def test_head_is_answered_as_get(server: str) -> None:
     assert metric(server, "resmlp_requests_total", **labels) == before + 1
     assert requests.head(f"{server}/translate", timeout=60).status_code == 405
     assert requests.head(f"{server}/nothing", timeout=60).status_code == 404
+
+
+def test_methods_that_nobody_knows_are_counted_together(server: str) -> None:
+    """Any token is a method, and each would be a new series of numbers for ever."""
+    before = metric(server, "resmlp_requests_total", method="other")
+    for method in ("BREW", "x" * 50):
+        assert requests.request(method, f"{server}/health", timeout=60).status_code == 405
+    assert metric(server, "resmlp_requests_total", method="other") == before + 2
+    assert "BREW" not in requests.get(f"{server}/metrics", timeout=60).text
+
+
+def test_a_server_without_workers_says_so() -> None:
+    workers = [Reversing(), Reversing()]
+    with served(workers) as server:
+        workers[0].failure = "no memory"
+        assert requests.get(f"{server}/health", timeout=60).json() == {"status": "ok"}
+        assert post(server, q="a")["translatedText"] == "A"
+        workers[1].failure = "no memory"
+        answer = requests.get(f"{server}/health", timeout=60)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"].startswith("no worker can translate: ")
+        assert post(server, 503, q="a") == answer.json()
+        assert requests.get(f"{server}/mixing?source=en&target=de", timeout=60).status_code == 503
+        workers[1].failure = None
+        assert requests.get(f"{server}/health", timeout=60).status_code == 200
+
+
+def test_a_long_explanation_is_written_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other clients do not wait for it."""
+    loops = []
+
+    def watched(part: Part) -> ExplainedSegment:
+        loops.append(asyncio._get_running_loop())
+        return _explained(part)
+
+    monkeypatch.setattr(app, "_explained", watched)
+    worker = Reversing()
+    with served([worker]) as server:
+        assert post(server, path="/explain", q="One two.")["translatedText"] == "TWO. oNE"
+        assert loops == [None]
+        assert "one text" in post(server, 400, path="/explain", q=["a", "b"])["error"]
+        assert len(worker.batches) == 1  # what is refused is not translated first
 
 
 def test_what_is_too_long_is_413() -> None:

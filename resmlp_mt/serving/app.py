@@ -38,6 +38,7 @@ from resmlp_mt.serving.interface import (
 )
 from resmlp_mt.serving.languages import AUTO, Pairs
 from resmlp_mt.serving.limits import Limits
+from resmlp_mt.serving.matrices import GivesMatrices, Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.requests import (
     ClientGoneError,
@@ -50,7 +51,7 @@ from resmlp_mt.serving.requests import (
 )
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler, TranslatesBatches
 from resmlp_mt.serving.service import Part, TooLongError, TranslatedText, translate
-from resmlp_mt.serving.workers import Languages, Mixing, WorkerDiedError
+from resmlp_mt.serving.workers import Languages, WorkerDiedError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -116,10 +117,8 @@ def _of_form(schema: Any) -> Any:
     return schema
 
 
-class TranslationWorker(TranslatesBatches, Protocol):
-    """The methods of a worker that the interface uses."""
-
-    async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing: ...
+class TranslationWorker(TranslatesBatches, GivesMatrices, Protocol):
+    """What the interface uses of a worker."""
 
 
 def create_app(
@@ -147,6 +146,7 @@ def create_app(
     )
     metrics.watch_queue(scheduler.waiting)
     clients = ClientLimit(limits.client_requests)
+    matrices = Matrices(workers)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -192,6 +192,8 @@ def create_app(
         request: Request, explained: bool = False
     ) -> tuple[TranslateRequest, list[TranslatedText], list[DetectedLanguage] | None]:
         asked = parse(TranslateRequest, await fields(request))
+        if explained and not isinstance(asked.q, str):
+            raise BadRequestError("Invalid request: q must be one text")
         if asked.alternatives >= limits.beam:
             raise BadRequestError(
                 f"Invalid request: alternatives must be at most {limits.beam - 1}"
@@ -236,40 +238,42 @@ def create_app(
         "/explain",
         openapi_extra=_body(TranslateRequest, q={"type": "string", "minLength": 1}, **served),
         responses=_ERRORS,
-        response_model_exclude_none=True,
+        response_model=ExplainResponse,
     )
-    async def explain(request: Request) -> ExplainResponse:
+    async def explain(request: Request) -> Response:
         """Translate one text, with the translations, scores and attention of every sentence."""
-        asked, texts, detected = await translated(request, explained=True)
-        if not isinstance(asked.q, str):
-            raise BadRequestError("Invalid request: q must be one text")
-        return ExplainResponse(
-            translatedText=texts[0].joined(),
-            segments=[_explained(part) for part in texts[0].parts],
-            detectedLanguage=None if detected is None else detected[0],
-        )
+        _, (text,), detected = await translated(request, explained=True)
 
-    @app.get("/mixing", responses=_MIXING_ERRORS)
+        def written() -> str:
+            return ExplainResponse(
+                translatedText=text.joined(),
+                segments=[_explained(part) for part in text.parts],
+                detectedLanguage=None if detected is None else detected[0],
+            ).model_dump_json(exclude_none=True)
+
+        # in a thread: a long text has millions of numbers, and other clients would wait
+        return Response(await asyncio.to_thread(written), media_type="application/json")
+
+    @app.get("/mixing", responses=_MIXING_ERRORS, response_model=MixingResponse)
     async def mixing(
         source: Annotated[str, Query(json_schema_extra=served["source"])],
         target: Annotated[str, Query(json_schema_extra=served["target"])],
-        response: Response,
         request: Request,
         layer: Annotated[int, Query(ge=0)] = 0,
         length: Annotated[int, Query(ge=1)] = 1,
-    ) -> MixingResponse:
+    ) -> Response:
         """The mixing matrix of a layer of the encoder, for sentences of ``length`` tokens."""
         pair, _ = pairs.find(source, target, "")
         try:
             with clients.place(request):
                 async with asyncio.timeout(limits.max_wait):
-                    found = await workers[0].mixing(pair, layer, length)
+                    found = await matrices.answer(pair, layer, length)
         except LookupError as error:
             raise HTTPException(404, str(error)) from error
         except (TimeoutError, WorkerDiedError) as error:
             raise RefusedError("the server is busy: try again later") from error
-        response.headers["Cache-Control"] = "max-age=3600"
-        return MixingResponse(layers=found.layers, matrix=found.matrix)
+        headers = {"Cache-Control": "max-age=3600"}
+        return Response(found, headers=headers, media_type="application/json")
 
     @app.post("/detect", openapi_extra=_body(DetectRequest), responses=_ERRORS)
     async def detect(request: Request) -> list[DetectedLanguage]:
@@ -281,9 +285,10 @@ def create_app(
         """The languages, with what each can be translated into."""
         return pairs.listed()
 
-    @app.get("/health")
+    @app.get("/health", responses={503: _ERRORS[503]})
     async def health() -> Health:
-        """Whether the server answers."""
+        """Whether the server answers, and a worker can translate."""
+        scheduler.check_workers()
         return Health()
 
     @app.get("/frontend/settings")

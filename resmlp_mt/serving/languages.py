@@ -20,6 +20,7 @@ ALIASES = {
     "zt": "zh-Hant",
     "pb": "pt-BR",
 }  # LibreTranslate's earlier codes, which clients still send
+DETECTED = 4000  # characters of a text, which are enough to know its language
 LONGEST_CODE = 35  # characters; RFC 5646, section 4.4.1: all codes without private parts fit
 
 
@@ -95,7 +96,7 @@ class Pairs:
         known = {language_codes.base(code): code for code in reversed(sources)}
         ranked = [
             DetectedLanguage(confidence=round(100 * float(probability), 1), language=known[code])
-            for code, probability in self._identifier.rank(text)
+            for code, probability in self._identifier.rank(text[:DETECTED])
             if code in known
         ]
         rest = [code for code in sources if code not in {found.language for found in ranked}]

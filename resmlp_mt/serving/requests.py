@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPMethod
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -102,9 +103,10 @@ class Counted:
                 await self._app(scope, receive, watched)
             finally:
                 route = scope.get("route")
-                # other paths would make a new time series for every wrong address
+                # other paths and methods would make a new time series for every wrong request
                 path = getattr(route, "path", None) or "other"
-                self._metrics.requests.labels(path, scope["method"], str(status)).inc()
+                method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
+                self._metrics.requests.labels(path, method, str(status)).inc()
                 self._metrics.latency.labels(path).observe(time.perf_counter() - start)
 
 

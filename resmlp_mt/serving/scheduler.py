@@ -24,7 +24,11 @@ class FailedError(Exception):
 
 
 class TranslatesBatches(Protocol):
-    """The methods of a worker that the scheduler uses."""
+    """What the scheduler uses of a worker; see :class:`Worker`."""
+
+    failure: str | None
+
+    async def ready(self) -> None: ...
 
     async def translate(self, work: Work, lines: list[str]) -> list[Answer]: ...
 
@@ -33,6 +37,7 @@ class TranslatesBatches(Protocol):
 class _Job:
     line: str
     number: int  # in the order of arrival
+    has_failed: bool = False
     answer: "asyncio.Future[Answer]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -66,6 +71,7 @@ class Scheduler:
         self.queue_size = queue_size
         self._max_wait = max_wait
         self._waiting: dict[Work, dict[_Job, None]] = {}  # in the order of arrival
+        self._again: dict[_Job, Work] = {}  # these have failed once
         self._numbers = itertools.count()
         self._arrived = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
@@ -82,17 +88,30 @@ class Scheduler:
 
     def waiting(self) -> int:
         """The number of sentences that wait for a worker."""
-        return sum(len(jobs) for jobs in self._waiting.values())
+        return sum(len(jobs) for jobs in self._waiting.values()) + len(self._again)
+
+    def check_workers(self) -> None:
+        """Check that there is a worker that can translate, now or soon.
+
+        Raises:
+            RefusedError: if none could load its models again after its process died.
+        """
+        if all(worker.failure for worker in self._workers):
+            raise RefusedError(
+                "no worker can translate: its models cannot be loaded, as the server's log says; "
+                "try again later"
+            )
 
     async def translate(self, work: Work, lines: Sequence[str]) -> list[Answer]:
         """Translate sentences; if this call is cancelled, they leave the queue.
 
         Raises:
-            RefusedError: if the queue is full, or the answer takes too long.
+            RefusedError: if the queue is full, no worker is left, or the answer takes too long.
             FailedError: if a sentence cannot be translated.
         """
         if not lines:
             return []
+        self.check_workers()
         if self.waiting() + len(lines) > self.queue_size:
             raise RefusedError("the server is busy: its queue is full, try again later")
         jobs = [_Job(line, next(self._numbers)) for line in lines]
@@ -110,17 +129,25 @@ class Scheduler:
         finally:
             for job in jobs:
                 queue.pop(job, None)
+                self._again.pop(job, None)
                 job.answer.cancel()
 
     async def _serve(self, worker: TranslatesBatches) -> None:
         while True:
+            await worker.ready()
             async with self._arrived:
                 await self._arrived.wait_for(self.waiting)
                 work, jobs = self._take()
             await self._answer(worker, work, jobs)
 
     def _take(self) -> tuple[Work, list[_Job]]:
-        """Take a batch from the queue: the oldest sentence, and the next ones of its kind."""
+        """Take a batch from the queue: the oldest sentence, and the next ones of its kind.
+
+        A sentence of a batch that has failed comes first, and alone.
+        """
+        if self._again:
+            job = next(iter(self._again))
+            return self._again.pop(job), [job]
         heads = {work: next(iter(jobs)) for work, jobs in self._waiting.items() if jobs}
         work = min(heads, key=lambda key: heads[key].number)
         queue = self._waiting[work]
@@ -137,30 +164,26 @@ class Scheduler:
         return work, batch
 
     async def _answer(self, worker: TranslatesBatches, work: Work, jobs: list[_Job]) -> None:
-        """Translate a batch; if that fails, translate its sentences one by one."""
+        """Translate a batch; if that fails, its sentences are translated again, one by one."""
         self._metrics.batches.observe(len(jobs))
         try:
             answers = await worker.translate(work, [job.line for job in jobs])
         except Exception as error:
             self._metrics.failures.inc()
-            for job in jobs:
-                await self._answer_alone(worker, work, job, error)
+            await self._retry(work, [job for job in jobs if not job.answer.done()], error)
             return
         for job, answer in zip(jobs, answers, strict=True):
             if not job.answer.done():
                 job.answer.set_result(answer)
 
-    async def _answer_alone(
-        self, worker: TranslatesBatches, work: Work, job: _Job, first: Exception
-    ) -> None:
-        if job.answer.done():
-            return
-        try:
-            (answer,) = await worker.translate(work, [job.line])
-        except Exception as error:
-            reason = "a worker died" if isinstance(error, WorkerDiedError) else str(error) or first
-            if not job.answer.done():
-                job.answer.set_exception(FailedError(f"translating failed twice: {reason}"))
-        else:
-            if not job.answer.done():
-                job.answer.set_result(answer)
+    async def _retry(self, work: Work, jobs: list[_Job], error: Exception) -> None:
+        died = isinstance(error, WorkerDiedError)
+        why = "a worker died" if died else str(error) or repr(error)
+        for job in jobs:
+            if job.has_failed:
+                job.answer.set_exception(FailedError(f"translating failed twice: {why}"))
+            else:
+                job.has_failed = True
+                self._again[job] = work
+        async with self._arrived:
+            self._arrived.notify(len(jobs))

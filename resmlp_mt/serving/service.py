@@ -1,8 +1,11 @@
 """Translates texts: divides them into sentences, translates these, and joins them again."""
 
+import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
+from resmlp_mt import language_codes
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, Scheduler
 from resmlp_mt.serving.sentences import Segment, segments
@@ -28,13 +31,21 @@ class Part(NamedTuple):
 
 
 class TranslatedText(NamedTuple):
-    """A text with the translations of its sentences."""
+    """A text with the translations of its sentences.
+
+    ``space`` divides those between which the source has nothing, as Chinese and Japanese have it.
+    """
 
     parts: list[Part]
+    space: str = ""
 
     def joined(self, rank: int = 0) -> str:
         """The whole text, with the translation of a rank for every sentence."""
-        return "".join(part.translation(rank) for part in self.parts)
+        texts = [part.translation(rank) for part in self.parts]
+        for number, (part, following) in enumerate(pairwise(self.parts)):
+            if part.answer and following.answer:
+                texts[number] += self.space
+        return "".join(texts)
 
     def alternatives(self, count: int) -> list[str]:
         """At most ``count`` other translations of the text, all different."""
@@ -69,16 +80,27 @@ async def translate(
             f"the request has {count} sentences, more than the server's queue of "
             f"{scheduler.queue_size}: send fewer at a time"
         )
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                languages: group.create_task(
+                    scheduler.translate(Work(languages, explained), wanted)
+                )
+                for languages, wanted in lines.items()
+            }
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     answers = {}
     for languages, wanted in lines.items():
-        found = await scheduler.translate(Work(languages, explained), wanted)
+        found = tasks[languages].result()
         for line, answer in zip(wanted, found, strict=True):
             _check(line, answer)
         metrics.sentences.labels("-".join(languages)).inc(len(wanted))
         answers[languages] = iter(found)
     return [
         TranslatedText(
-            [Part(part, next(answers[pair]) if part.is_sentence else None) for part in parts]
+            [Part(part, next(answers[pair]) if part.is_sentence else None) for part in parts],
+            " " if language_codes.has_spaces(pair.target) else "",
         )
         for pair, parts in zip(pairs, divided, strict=True)
     ]

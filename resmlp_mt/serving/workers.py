@@ -5,19 +5,22 @@ in which threads wait for each other. A worker computes with one thread, for the
 """
 
 import asyncio
+import json
+import logging
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from resmlp_mt import signals
 from resmlp_mt.command_line import missing
-from resmlp_mt.errors import UserError, one_line
+from resmlp_mt.errors import UserError, one_line, reason
 
 if TYPE_CHECKING:
     # the server's own process does not import torch
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+# Between two tries to load models again; each pause is twice the one before.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,10 @@ class Languages(NamedTuple):
     target: str
 
 
+Digests = dict[Languages, str]
+"""The digest of each model."""
+
+
 class Work(NamedTuple):
     """The work on a sentence; all sentences of a batch have the same.
 
@@ -99,20 +110,8 @@ class Work(NamedTuple):
     explained: bool = False
 
 
-class Mixing(NamedTuple):
-    """A mixing matrix of the encoder, the mean over its heads.
-
-    Attributes:
-        layers: number of layers.
-        matrix: row i has the weights of position i.
-    """
-
-    layers: int
-    matrix: list[list[float]]
-
-
 class WorkerDiedError(Exception):
-    """A worker's process ended in the middle of its work."""
+    """A worker's process ended in the middle of its work, or has no models."""
 
 
 class Worker:
@@ -120,31 +119,44 @@ class Worker:
 
     Args:
         folders: exported models.
+
+    Attributes:
+        failure: why the models cannot be loaded, while :meth:`ready` waits to try it again.
     """
 
     def __init__(self, folders: Sequence[Path], options: ModelOptions) -> None:
         self._folders = list(folders)
         self._options = options
-        self._executor = self._start()
-        self._languages = self._executor.submit(_languages)
+        self.failure: str | None = None
+        self._first: Digests | None = None
+        self._start()
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self) -> None:
         # spawned: a fork of a process with threads may hold locks that are never released
-        return ProcessPoolExecutor(
+        self._executor = ProcessPoolExecutor(
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_load,
             initargs=(self._folders, self._options),
         )
+        try:
+            self._loading: Future[Digests | str] = self._executor.submit(_loaded)
+        except OSError as error:
+            self._loading = Future()
+            self._loading.set_result(one_line(f"a worker cannot be started: {reason(error)}."))
+
+    def _restart(self) -> None:
+        self._executor.shutdown(wait=False)
+        self._start()
 
     def languages(self) -> list[Languages]:
         """The language pairs of the models; waits until they are loaded.
 
         Raises:
-            UserError: if a model cannot be used.
+            UserError: if a model cannot be used, or is another one than at first.
         """
         try:
-            found = self._languages.result()
+            found = self._loading.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker died while it loaded its models: look for lack of memory, or give fewer "
@@ -152,7 +164,27 @@ class Worker:
             ) from error
         if isinstance(found, str):
             raise UserError(found)
-        return found
+        self._first = self._first or found
+        if found != self._first:
+            raise UserError("other models are in the folders now: start the server again.")
+        return list(found)
+
+    async def ready(self) -> None:
+        """Wait until the models are loaded; where they cannot be, this is tried again and again."""
+        pause = FIRST_PAUSE
+        while True:
+            with suppress(BrokenProcessPool):
+                await asyncio.wrap_future(self._loading)
+            try:
+                self.languages()
+                self.failure = None
+                return
+            except UserError as error:
+                self.failure = str(error)
+            logger.error("a worker cannot go on; next try in %g s: %s", pause, self.failure)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            self._restart()
 
     async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
         """Translate sentences in one batch, or in as few batches as possible.
@@ -162,8 +194,11 @@ class Worker:
         """
         return await self._run(_translate, work, lines)
 
-    async def mixing(self, languages: Languages, layer: int, length: int) -> Mixing:
-        """A matrix, after the current batch.
+    async def mixing(self, languages: Languages, layer: int, length: int) -> bytes:
+        """A mixing matrix of the encoder, the mean over its heads, after the current batch.
+
+        Returns:
+            A :class:`MixingResponse` in JSON, which the server then need not write.
 
         Raises:
             LookupError: if the model has no such layer, or not as many positions.
@@ -172,22 +207,29 @@ class Worker:
         return await self._run(_mixing, languages, layer, length)
 
     async def _run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        try:
+            future = self._executor.submit(function, *arguments)
+        except BrokenProcessPool:  # its process ended while it had nothing to do
+            self._restart()
+            future = self._executor.submit(function, *arguments)
         executor = self._executor
         try:
-            return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+            return await asyncio.wrap_future(future)
         except BrokenProcessPool as error:
             if executor is self._executor:
-                executor.shutdown(wait=False)
-                self._executor = self._start()
+                self._restart()
             raise WorkerDiedError from error
+        except UserError as error:  # which would end the server
+            raise RuntimeError(str(error)) from error
 
     def stop(self) -> None:
         """End the process after its current batch."""
         self._executor.shutdown(cancel_futures=True)
 
 
-# In a worker's process: its models, or the reason why they cannot be used.
+# In a worker's process: its models and their digests, or the reason why they cannot be used.
 _translators: "Mapping[Languages, Translator] | str" = {}
+_digests: Digests = {}
 
 
 def _load(folders: Sequence[Path], options: ModelOptions) -> None:
@@ -197,7 +239,7 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
     global _translators
     loaded = {}
     try:
-        from resmlp_mt.engine import model_folder
+        from resmlp_mt.engine import digests, model_folder
         from resmlp_mt.engine.options import SearchOptions
         from resmlp_mt.engine.translator import Translator
 
@@ -217,6 +259,7 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
                 max_tokens=options.max_batch_tokens,
                 use_shortlist=options.use_shortlist,
             )
+            _digests[languages] = digests.total(folder)
     except UserError as error:
         _translators = str(error)  # an exception in an initializer would be lost
     except ModuleNotFoundError as error:
@@ -235,13 +278,18 @@ def _end_with_the_server() -> None:
     os._exit(1)
 
 
-def _languages() -> list[Languages] | str:
-    return _translators if isinstance(_translators, str) else list(_translators)
+def _loaded() -> Digests | str:
+    return _translators if isinstance(_translators, str) else _digests
+
+
+def _translator(languages: Languages) -> "Translator":
+    if isinstance(_translators, str):
+        raise WorkerDiedError(_translators)
+    return _translators[languages]
 
 
 def _translate(work: Work, lines: list[str]) -> list[Answer]:
-    assert not isinstance(_translators, str)
-    translator = _translators[work.languages]
+    translator = _translator(work.languages)
     tokens = [len(translator.encode(line)) for line in lines]
     fitting = [line for line, count in zip(lines, tokens, strict=True) if _fits(translator, count)]
     attention = work.explained and translator.has_attention
@@ -257,15 +305,15 @@ def _translate(work: Work, lines: list[str]) -> list[Answer]:
     ]
 
 
-def _mixing(languages: Languages, layer: int, length: int) -> Mixing:
-    assert not isinstance(_translators, str)
-    translator = _translators[languages]
+def _mixing(languages: Languages, layer: int, length: int) -> bytes:
+    translator = _translator(languages)
     if not translator.has_attention:
         raise LookupError("the model is ONNX graphs, which do not give the mixing matrix")
     layers = translator.encoder_layers
     if not (layer < layers and length <= translator.longest):
         raise LookupError(f"the model has {layers} layers and {translator.longest} positions")
-    return Mixing(layers, translator.mixing_matrix(layer, length).mean(0).tolist())
+    matrix = translator.mixing_matrix(layer, length).mean(0).tolist()
+    return json.dumps({"layers": layers, "matrix": matrix}).encode()
 
 
 def _fits(translator: "Translator", tokens: int) -> bool:

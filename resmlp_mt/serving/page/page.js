@@ -229,7 +229,8 @@ async function matrix(layer, length) {
   const query = new URLSearchParams({ source: language, target: to.value, layer, length });
   const path = `mixing?${query}`;
   if (!matrices.has(path)) {
-    matrices.set(path, ask(path).catch(() => null)); // the page does without it
+    // the page does without one that is refused, and asks again at the next word
+    matrices.set(path, ask(path).catch(() => matrices.delete(path) && null));
   }
   const found = await matrices.get(path);
   if (!found) return null;
