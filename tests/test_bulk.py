@@ -225,6 +225,21 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, model: Path) -> None
     assert [json.loads(line)["part"] for line in text[1:]] == [0, 1, 2, 3]
 
 
+def test_a_part_that_was_written_and_not_recorded_is_removed(tmp_path: Path, model: Path) -> None:
+    """By a run that was killed in between, before the input became shorter."""
+    folder, translator = tmp_path / "out", Translator.load(model)
+    folder.mkdir()
+    path = tmp_path / "a.en"
+    write(path, lines_of(12))
+    file = CorpusFile(path, "a.en", format_of(path, "text"))
+    finish(folder, file, translator, most=1)
+    *_, last = parts.shards(file, 5, {})
+    parts.translate(last, translator, folder)
+    write(path, lines_of(12)[:4])
+    finish(folder, file, translator)
+    assert [path.name for path in (folder / "a.en").iterdir()] == ["part-00000.txt"]
+
+
 def test_another_file_may_be_translated_into_the_same_folder(tmp_path: Path, model: Path) -> None:
     """The parts of the first one stay, and are not done again."""
     folder, translator = tmp_path / "out", Translator.load(model)

@@ -65,7 +65,7 @@ class Manifest:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.settings = folder, settings
-        found, self._earlier = _read(folder / NAME)
+        found, earlier = _read(folder / NAME)
         if found is None and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"--output {folder} has other files in it: choose an empty folder.")
         if found not in (None, settings):
@@ -76,7 +76,7 @@ class Manifest:
             )
         self.done: Done = {
             (record.file, record.part): record
-            for record in self._earlier
+            for record in earlier
             if digest(folder / record.output) == record.sha256
         }
         self._records: list[Record] = []
@@ -109,9 +109,10 @@ class Manifest:
         others = [record for record in self.done.values() if record.file not in files]
         kept = sorted([*self._records, *others], key=lambda record: (record.file, record.part))
         self._write(kept)
-        stale = {record.output for record in self._earlier if record.file in files}
-        for output in stale - {record.output for record in kept}:
-            (self.folder / output).unlink(missing_ok=True)
+        outputs = {self.folder / record.output for record in kept}
+        for file in files:  # also what a run wrote and did not record, because it was killed
+            for part in set((self.folder / file).glob("part-*")) - outputs:
+                part.unlink()
         for partial in self.folder.rglob(".part-*"):  # of workers that were killed
             partial.unlink(missing_ok=True)
 
