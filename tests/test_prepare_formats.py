@@ -190,6 +190,7 @@ def test_tmx_languages(tmp_path: Path) -> None:
         ("sr", ["sr-Latn", "sr-RS"], "sr-RS"),
         ("pt", ["pt-PT", "pt-BR"], "pt-BR"),
         ("pt-PT", ["pt-BR", "pt"], "pt"),
+        ("en", ["en-AU", "en-US"], "en-US"),
         ("en", ["en-NZ", "en-AU"], "en-AU"),
         ("de", ["de-AT"], "de-AT"),
     ],
