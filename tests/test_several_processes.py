@@ -1,5 +1,7 @@
 """Several processes train as one; a training that is told to stop, or loses a process, says so."""
 
+import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -219,6 +221,25 @@ def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_pa
         assert not (tmp_path / "x" / "checkpoint_last.pt").exists()
     else:
         assert "stopped after update" in log  # the first update was already done
+
+
+def signalled_while_printing() -> None:
+    class Printing(io.StringIO):
+        def flush(self) -> None:
+            raise RuntimeError("reentrant call")
+
+    sys.stdout = Printing()
+    stopping.handle_signals(has_launcher=False)
+    with contextlib.suppress(RuntimeError):  # as logging does
+        os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(0)
+
+
+def test_a_signal_in_the_middle_of_printing_ends_the_process() -> None:
+    process = FORKS.Process(target=signalled_while_printing, daemon=True)
+    process.start()
+    process.join(300)
+    assert process.exitcode == 128 + signal.SIGTERM
 
 
 def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> None:

@@ -74,10 +74,12 @@ def _request(number: int, _: Any) -> None:
     forget_lost_terminal(number)
     name = signal.Signals(number).name
     if not _Stop.updating:
-        print(f"{name}: the training had not begun, and nothing was changed.", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + number)  # the interrupted code might catch an exception
+        try:
+            print(f"{name}: the training had not begun, and nothing was changed.", file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # a stream that is being written raises an error, and the code there may catch it
+            os._exit(128 + number)
     if _Stop.requested and not _Stop.has_launcher:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
