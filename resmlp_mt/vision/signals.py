@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from resmlp_mt.signals import ending_signals, forget_lost_terminal
@@ -42,7 +42,8 @@ def stops() -> Iterator[Stop]:
         stop.number = number
         forget_lost_terminal(number)
         if not stop.waits:
-            print("stopped before the first update: there is nothing to save", file=sys.stderr)
+            with suppress(RuntimeError):  # standard error was being written
+                print("stopped before the first update: there is nothing to save", file=sys.stderr)
             raise SystemExit(stop.status)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
