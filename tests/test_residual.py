@@ -224,12 +224,16 @@ def test_dropout_leaves_out_and_scales_up_what_the_branch_adds() -> None:
     torch.testing.assert_close(add_branch(x, y, post, dropout), x + post(y))
 
 
+@pytest.mark.parametrize("sentences_of_each_length", [1, 3])  # 28 and 84 tokens, fc1 has 65 rows
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_rounds_no_more_than_the_modules(dtype: torch.dtype) -> None:
+def test_half_precision_rounds_no_more_than_the_modules(
+    dtype: torch.dtype, sentences_of_each_length: int
+) -> None:
     torch.manual_seed(0)
     exact = Branches(32, 12, True, "gelu", 0.0)
-    layout = layout_of([12, 7, 9])
-    x = torch.randn(28, 32, requires_grad=True)
+    lengths = [12, 7, 9] * sentences_of_each_length
+    layout = layout_of(lengths)
+    x = torch.randn(sum(lengths), 32, requires_grad=True)
     expected = gradients(lambda: exact.one_by_one(x, layout), exact, x)
 
     def distance(found: tuple[Tensor, ...]) -> list[float]:
