@@ -18,7 +18,7 @@ import sentencepiece
 import torch
 from fairseq import __version__ as fairseq_version
 
-from benchmarks.quality_runs import HERE, Json, Run, Workshop
+from benchmarks.quality_runs import HERE, Json, Run, Workshop, values
 from benchmarks.readme import write_block
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
@@ -31,20 +31,18 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's roo
 def write(workshop: Workshop, out: Path) -> None:
     """Translate and score with all trained models, and write a .json, .md and .png.
 
-    They are named after the config. The README shows the tables of quality.yaml.
+    They are named after the config. The README shows the tables of quality.yaml. A set without
+    finished runs keeps the tables of the report that is there.
     """
     config, name = workshop.config, workshop.name
-    result = {
-        "machine": f"{processor()}, {config['threads']} thread(s)",
-        "date": datetime.date.today().isoformat(),
-        "versions": versions(),
-        "config": config,
-        "sets": [
-            one_set(workshop, set_name, budget)
-            for set_name, declared in config["sets"].items()
-            for budget in declared["budgets"]
-        ],
-    }
+    groups = []
+    for set_name, declared in config["sets"].items():
+        for budget in declared["budgets"]:
+            group = one_set(workshop, set_name, budget)
+            if not any(group["trained"].values()):
+                group = earlier_set(workshop, out / f"{name}.json", group)
+            groups.append(group)
+    result = {"config": config, "sets": groups}
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_text(out / f"{name}.md", page(result, name))
@@ -53,6 +51,29 @@ def write(workshop: Workshop, out: Path) -> None:
     plot(result, out / f"{name}.png")
     plot_lengths(result, out / f"{name}_lengths.png")
     print((out / f"{name}.md").read_text())
+
+
+def earlier_set(workshop: Workshop, path: Path, group: Json) -> Json:
+    """The same set and budget in an earlier report; ``group`` itself where there is none.
+
+    Raises:
+        SystemExit: Its trainings had other options than the config.
+    """
+    groups: list[Json] = json.loads(path.read_text())["sets"] if path.exists() else []
+    for earlier in groups:
+        if (earlier["set"], earlier["budget"]) != (group["set"], group["budget"]):
+            continue
+        for model, logs in earlier["trained"].items():
+            for seed, log in zip(earlier["seeds"][model], logs, strict=True):
+                run = Run(model, earlier["set"], seed, earlier["budget"])
+                known = model in workshop.config["models"]
+                if not known or values(log["options"]) != values(workshop.options(run)):
+                    raise SystemExit(
+                        f"{path} has a training of {run.set}/{run.name} with other options than "
+                        f"{workshop.name}.yaml: run the set again, or take it out of the file."
+                    )
+        return earlier
+    return group
 
 
 def versions() -> dict[str, str]:
@@ -78,7 +99,16 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
         for model in config["models"]
     }
     trained = {model: [workshop.train(run) for run in runs] for model, runs in finished.items()}
-    result: Json = {"set": name, "budget": budget, "trained": trained, "tables": []}
+    result: Json = {
+        "set": name,
+        "budget": budget,
+        "machine": f"{processor()}, {config['threads']} thread(s)",
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "seeds": {model: [run.seed for run in runs] for model, runs in finished.items()},
+        "trained": trained,
+        "tables": [],
+    }
     result["tuning"] = [
         {"model": model, "changed": " ".join(run.extra), **workshop.train(run)["curve"][-1]}
         for model in config["models"]
@@ -185,8 +215,7 @@ def page(result: Json, name: str) -> str:
             against += f" ({names[model]}: against {names[declared['baseline']]})"
     parts = [
         f"# {config['title']}",
-        f"{result['machine']}; {', '.join(map(' '.join, result['versions'].items()))}; "
-        f"{result['date']}.\nWritten by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
+        f"Written by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
         "and the writing of\ncheckpoints, for every model) on one thread, and its last checkpoint "
         f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
@@ -199,6 +228,9 @@ def page(result: Json, name: str) -> str:
         parts.append(f"## {group['set']}, {group['budget']} s")
         if not group["tables"]:
             parts.append("Not run.")
+            continue
+        packages = ", ".join(map(" ".join, group["versions"].items()))
+        parts.append(f"{group['machine']}; {packages}; {group['date']}.")
         for table in group["tables"]:
             at = f"{table['updates']} updates" if table["updates"] else f"{group['budget']} s"
             parts += [
@@ -256,12 +288,13 @@ def summary(result: Json) -> str:
         "| set, test | model | parameters | seeds | BLEU | chrF | p (BLEU) |",
         "|-|-|-:|-:|-:|-:|-:|",
     ]
-    budgets = set()
+    budgets, machines = set(), set()
     for group in result["sets"]:
         for table in group["tables"]:
             if table["at"] != "time":
                 continue
             budgets.add(f"{group['budget']:,}")
+            machines.add(group["machine"].rpartition(",")[0])
             for row in table["rows"]:
                 if not row["seeds"]:
                     continue
@@ -279,14 +312,10 @@ def summary(result: Json) -> str:
         return "Not run."
     return (
         f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
-        f"{processor_of(result)}\n([benchmarks/quality.md](benchmarks/quality.md): curves, equal "
-        "updates, lengths, signatures; p against the Transformer):\n\n" + "\n".join(lines)
+        f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md): "
+        "curves, equal updates, lengths, signatures; p against the Transformer):\n\n"
+        + "\n".join(lines)
     )
-
-
-def processor_of(result: Json) -> str:
-    machine: str = result["machine"]
-    return machine.rpartition(",")[0]
 
 
 def score_table(

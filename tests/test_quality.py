@@ -44,7 +44,7 @@ class Done(Workshop):
             {"updates": n, "seconds": 2.0 * n, "valid_loss": 5.0, "valid_ppl": 10000 / n}
             for n in sorted({150, 300, last})
         ]
-        return {"parameters": 1_500_000, "options": [], "curve": curve}
+        return {"parameters": 1_500_000, "options": self.options(run), "curve": curve}
 
     def translate(self, run: Run, updates: int, test: int) -> list[str]:
         return (GOOD if run.model == "plus" else BAD)[run.seed - 1]
@@ -92,8 +92,23 @@ def test_what_was_not_run_is_said(tmp_path: Path) -> None:
     assert "| ResMLP plus | 1.50 M | 1, 2 (3 not run) | 310 |" in text
     assert "| ResMLP (paper) | | not run |" in text
     done.is_trained = lambda run: False
+    quality_report.write(done, tmp_path / "empty")
+    assert "Not run." in (tmp_path / "empty/quality.md").read_text()
+
+
+def test_a_set_without_runs_keeps_the_tables_that_are_there(
+    tmp_path: Path, result: dict[str, Any]
+) -> None:
+    written = (tmp_path / "quality.md").read_text()
+    done = Done(tmp_path)
+    done.is_trained = lambda run: False
     quality_report.write(done, tmp_path)
-    assert "Not run." in (tmp_path / "quality.md").read_text()
+    assert json.loads((tmp_path / "quality.json").read_text()) == result
+    assert (tmp_path / "quality.md").read_text() == written
+    done.config["models"]["plus"]["options"] += " --dropout 0.7"
+    with pytest.raises(SystemExit, match="multi30k_en_de/plus-1-600 with other options"):
+        quality_report.write(done, tmp_path)
+    assert json.loads((tmp_path / "quality.json").read_text()) == result
 
 
 def test_a_log_that_goes_on_counts_its_last_rows(tmp_path: Path) -> None:
