@@ -583,15 +583,30 @@ def test_models_and_teachers_are_tried_with_the_size_of_the_images(
     folder: Path, tmp_path: Path
 ) -> None:
     message = (
-        r"--model timm:test_vit does not take images of 8 x 8 pixels \(--img-size\): .*[^.]\.$"
+        r"--model test_convnext does not take images of 8 x 8 pixels \(--img-size\): .*[^.]\.$"
     )
     with pytest.raises(UserError, match=message):
-        run(folder, tmp_path / "a", *PLAIN, "--model", "timm:test_vit")
+        run(folder, tmp_path / "a", *PLAIN[4:], "--img-size", 8, "--model", "test_convnext")
     run(folder, tmp_path / "teacher", *PLAIN, "--img-size", 16, "--max-updates", 1)
     teacher = tmp_path / "teacher/last.pth"
     options = [*PLAIN, "--teacher", teacher, "--distillation-type", "hard"]
     with pytest.raises(UserError, match=r"--teacher .*last\.pth does not take images of 8 x 8"):
         run(folder, tmp_path / "b", *options)
+
+
+@pytest.mark.parametrize("model", ["resmlp_tiny", "timm:test_vit"])
+def test_models_of_one_size_are_made_for_the_sizes_that_are_given(
+    folder: Path, tmp_path: Path, model: str
+) -> None:
+    sizes = ["--img-size", 8, "--patch-size", 2]
+    run(folder, tmp_path / "a", *PLAIN, "--model", model, *sizes, "--max-updates", 1)
+    made = torch.load(tmp_path / "a/last.pth")
+    kernel = "patch_embed.proj.weight"
+    assert made["model_args"]["patch_size"] == 2
+    assert made["model"][kernel][0].numel() == 3 * 2 * 2
+    with pytest.raises(UserError, match=r"test_resnet: .*patch_size"):
+        run(folder, tmp_path / "b", *PLAIN, "--model", "test_resnet", *sizes)
+    assert factory.input_arguments("test_resnet", 8, None) == {}
 
 
 def test_args_yaml_is_written_whole_or_not_at_all(

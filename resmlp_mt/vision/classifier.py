@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from resmlp_mt.vision.factory import IMAGENET, build_model, check_data_config, load_model
+from resmlp_mt.vision.factory import (
+    IMAGENET,
+    build_model,
+    check_data_config,
+    input_arguments,
+    load_model,
+)
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
@@ -207,8 +213,7 @@ def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
             "--model and --weights."
         )
     assert choice.model is not None
-    sizes = {"img_size": choice.img_size, "patch_size": choice.patch_size}
-    given = {name: size for name, size in sizes.items() if size is not None}
+    given = input_arguments(choice.model, choice.img_size, choice.patch_size)
     imagenet = timm.data.ImageNetInfo()
     names = read_class_map(choice.class_map) if choice.class_map else None
     num_classes = choice.num_classes or (len(names) if names else imagenet.num_classes())

@@ -196,6 +196,19 @@ def build_model(
     return own
 
 
+def input_arguments(
+    name: str, img_size: int | tuple[int, int] | None, patch_size: int | None
+) -> dict[str, Any]:
+    """The sizes for :func:`build_model`: timm's models for any size have no ``img_size``."""
+    timms = timm.models.get_pretrained_cfg(untagged(name.removeprefix(TIMM)))
+    given: dict[str, Any] = {}
+    if img_size is not None and (is_ours(name) or (timms is not None and timms.fixed_input_size)):
+        given["img_size"] = img_size
+    if patch_size is not None:
+        given["patch_size"] = patch_size
+    return given
+
+
 def check_name(name: str, flag: str = "--model") -> None:
     """Refuse what is not the name of a model.
 

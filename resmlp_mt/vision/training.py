@@ -28,6 +28,7 @@ from resmlp_mt.vision.factory import (
     TIMM_NAMES,
     build_model,
     default_config,
+    input_arguments,
     is_ours,
     untagged,
 )
@@ -297,12 +298,11 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
     if options.drop:
         model_args["drop_rate"] = options.drop
     if is_ours(options.model):
-        model_args["img_size"] = tuple(options.img_size)
         model_args["drop_path"] = options.drop_path
-        if options.patch_size:
-            model_args["patch_size"] = options.patch_size
     elif options.drop_path:
         model_args["drop_path_rate"] = options.drop_path
+    height, width = options.img_size
+    model_args |= input_arguments(options.model, (height, width), options.patch_size)
     model_args.update(options.model_kwargs)
     start = not options.resume  # last.pth has newer weights
     model = build_model(**model_args, pretrained=options.pretrained and start)
