@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import EOS, PAD, build, dictionary, padded, sentences
 from resmlp_mt.engine import forced_decoding as forced
+from resmlp_mt.engine import restrictions
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.forced_decoding import forced_attention, forced_decoding
@@ -494,3 +495,14 @@ def test_attention_needs_no_scores_and_no_more_hypotheses_than_are_returned(
 def test_options_that_do_not_fit_are_named(call: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         translator(beam=3).translate(["w1", "w2"], **call)  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=3), st.integers(1, 40))
+def test_the_denominator_of_many_scores_is_that_of_few(shape: list[int], cached: int) -> None:
+    logits = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restrictions, "MANY_SCORES", 0)
+        patch.setattr(restrictions, "CACHED_SCORES", cached)
+        found = restrictions._log_total(logits)
+    torch.testing.assert_close(found, logits.exp().sum(2, keepdim=True).log())
