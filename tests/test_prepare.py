@@ -436,6 +436,44 @@ def test_a_corpus_in_a_result_folder_is_refused(
         assert outputs(source) == before
 
 
+@pytest.mark.parametrize("name", ["raw", "text"])
+@pytest.mark.parametrize("place", ["folder", "link to the folder", "link to a file"])
+def test_a_corpus_file_does_not_lead_to_text_that_would_be_replaced(
+    tmp_path: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    place: str,
+) -> None:
+    """Its text lies beside it: as a result folder, behind one, or behind a file in one."""
+    mine = tmp_path / (name if place == "folder" else "mine")
+    shutil.copytree(folder, mine)
+    if place == "link to the folder":
+        (tmp_path / name).symlink_to(mine)
+    elif place == "link to a file":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "valid.en").symlink_to(mine / "valid.en")
+    (tmp_path / "my.yaml").write_text(f"source: en\ntarget: de\nfolder: {mine.name}\n")
+    before = outputs(mine)
+    output = tmp_path / "missing/.."
+    output.parent.mkdir()
+    assert run(tmp_path / "my.yaml", "--output", output, "--vocab-size", 200) == 1
+    assert f"is in {output / name}: give another --output" in capsys.readouterr().err
+    assert outputs(mine) == before
+    assert (tmp_path / "my.yaml").exists()
+
+
+def test_too_few_pairs_for_a_validation_set_are_told_before_the_download(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("iwslt14_de_en", "--output", tmp_path, "--dry-run", "--max-pairs")
+    assert run(*words, 22) == 1
+    assert (
+        "--max-pairs 22 leaves no validation set, which has every 23th" in capsys.readouterr().err
+    )
+    assert run(*words, 23) == 0
+
+
 @pytest.mark.parametrize("form", ["tmx", "tsv"])
 def test_pairs_in_one_file(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = list(zip(text("en", 300), text("de", 300), strict=True))

@@ -35,19 +35,39 @@ class Preparation:
         self.downloads: Path = sources.downloads(args.output, args.from_dir)
         self.manifest_path = self.out / "manifest.json"
         self.steps = Steps(self.out, self.manifest_path)
-        copies = range(max(1, args.samples))
-        for folder in (self.out / n for n in (*OWN_FOLDERS, *map(binarize.folder_name, copies))):
-            if args.from_dir and args.from_dir.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"--from-dir {args.from_dir} is in {folder}: give another --output")
+        if args.from_dir:
+            self._check_is_elsewhere(args.from_dir, "--from-dir ")
         if args.corpus == "local":
             self.corpus = corpus.local(args.from_dir or Path(), args.src or "", args.tgt or "")
         else:
             self.corpus = corpus.load(corpus.declaration(args.corpus))
         if args.corpus != "local" and args.from_dir and not self.corpus.files:
             raise UserError(f"{args.corpus} has its own text: leave out --from-dir {args.from_dir}")
+        for part in () if self.corpus.files else self.corpus.parts:
+            for side in (part.source, part.target):
+                self._check_is_elsewhere(Path(side))
+        every = self.corpus.valid_every
+        if every and args.max_pairs and args.max_pairs < every:
+            raise UserError(
+                f"--max-pairs {args.max_pairs} leaves no validation set, which has every {every}th "
+                f"pair of {args.corpus}: give at least {every}"
+            )
         self.languages = (self.corpus.source, self.corpus.target)
         cleaning = {f.name: getattr(args, f.name) for f in dataclasses.fields(CleaningOptions)}
         self.options = clean.Options(*self.languages, **cleaning)
+
+    def _check_is_elsewhere(self, path: Path, option: str = "") -> None:
+        """Refuse input in a folder of the output, or behind a link there: it would be replaced.
+
+        Raises:
+            UserError: naming the folder.
+        """
+        copies = map(binarize.folder_name, range(max(1, self.args.samples)))
+        for folder in (self.out / name for name in (*OWN_FOLDERS, *copies)):
+            links = [link.resolve() for link in folder.glob("*") if link.is_symlink()]
+            real = path.resolve()
+            if real in links or real.is_relative_to(folder.resolve()):
+                raise UserError(f"{option}{path} is in {folder}: give another --output")
 
     def run(self) -> None:
         """Everything from the download to the manifest."""
