@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from sacrebleu.dataset import DATASETS
 
 from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
 from resmlp_mt.scoring import lines as reading
+from resmlp_mt.scoring.testsets import load_test_set
 from translations import Corpus, fails, score, scores, write
 
 
@@ -189,6 +191,33 @@ def test_unknown_languages_and_test_sets_are_refused(
     assert "knows no test set 'wmt00'" in fails(capsys, *argv, "-t", "wmt00")
     message = fails(capsys, *argv, "-t", "wmt14/full")
     assert "wmt14/full has no language pair 'en-xx', but cs-en, en-cs, de-en, en-de" in message
+
+
+@pytest.mark.parametrize(
+    ("languages", "pair"),
+    [("en-zh_CN", "en-zh"), ("eng-cmn", "en-zh"), ("zho_Hans-en_XX", "zh-en"), ("en-zh", "en-zh")],
+)
+def test_the_languages_of_a_test_set_may_be_spelt_otherwise(
+    monkeypatch: pytest.MonkeyPatch, corpus: Corpus, languages: str, pair: str
+) -> None:
+    dataset = DATASETS["wmt20"]
+    fetched = []
+
+    def source(found: str) -> str:
+        fetched.append(found)
+        return str(corpus.file["sys"])
+
+    monkeypatch.setattr(dataset, "get_source_file", source)
+    monkeypatch.setattr(dataset, "get_reference_files", lambda _: [str(corpus.file["ref"])])
+    load_test_set("wmt20", languages)
+    assert fetched == [pair]
+
+
+@pytest.mark.parametrize("language", ["zh_TW", "zh-Hant", "yue", "lzh"])
+def test_a_test_set_is_not_for_the_neighbour_of_its_language(language: str) -> None:
+    for pair in (f"en-{language}", f"{language}-en"):
+        with pytest.raises(UserError, match=f"wmt20 has no language pair '{pair}', but .*en-zh"):
+            load_test_set("wmt20", pair)
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,29 @@ from resmlp_mt.scoring.lines import Sentences, read_lines
 def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Sentences]]:
     """Return source and references; sacreBLEU downloads them on first use.
 
+    The languages of the set are those of the pair, however it spells them: not Simplified Chinese
+    for ``zh_TW`` or ``yue``.
+
     Raises:
         UserError: if the test set or the pair is unknown, or the download fails.
     """
     dataset = DATASETS.get(test_set)
     if dataset is None:
         raise UserError(f"sacreBLEU knows no test set {test_set!r}: see `sacrebleu --list`")
-    pair = languages
-    if pair not in dataset.langpairs:
-        pair = "-".join(map(language_codes.base, language_pair(languages)))
-    if pair not in dataset.langpairs:
+    source, target = language_pair(languages)
+    known = [pair.split("-") for pair in dataset.langpairs]
+    first = language_codes.find(source, {pair[0] for pair in known})
+    second = language_codes.find(target, {pair[1] for pair in known if pair[0] == first})
+    pair = f"{first}-{second}"
+    if None in (first, second):
         raise UserError(
             f"test set {test_set} has no language pair {languages!r}, but "
             f"{', '.join(dataset.langpairs)}"
         )
     with download(f"test set {test_set}", test_set, "give --ref FILE"):
-        source = dataset.get_source_file(pair)
+        source_file = dataset.get_source_file(pair)
         references = dataset.get_reference_files(pair)
     return (
-        Sentences(read_lines(source), source),
+        Sentences(read_lines(source_file), source_file),
         [Sentences(read_lines(reference), reference) for reference in references],
     )
