@@ -100,6 +100,8 @@ def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) ->
     checkpoints.save(state, tmp_path / "best.pth")
     teacher = distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "b"], config)
     torch.testing.assert_close(teacher(images), model.eval()(images))
+    with pytest.raises(UserError, match="is a checkpoint with weights: leave out --teacher-wei"):
+        distill.load_teacher(str(tmp_path / "best.pth"), "w.pth", ["a", "b"], config)
     with pytest.raises(UserError, match="knows 2 classes that are not the 2 of --data"):
         distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "c"], config)
 
@@ -117,6 +119,39 @@ def test_the_weights_of_a_teacher_have_the_classes_of_the_data(tmp_path: Path) -
         distill.load_teacher(name, plain, ["10", "2"], config)
     with pytest.raises(UserError, match=r"--teacher-weights .*named.pth knows 2 classes that are"):
         distill.load_teacher(name, named, ["2", "10"], config, by_letter=False)
+
+
+def test_weights_bring_the_normalisation_of_their_training(tmp_path: Path) -> None:
+    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    own = {
+        "input_size": (3, 32, 32), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic", "crop_pct": 0.9,
+    }  # fmt: skip
+    model = factory.build_model("timm:test_convnext", num_classes=2)
+    path = str(tmp_path / "w.pth")
+    images = torch.rand(2, 3, 32, 32)
+    timms = model.pretrained_cfg
+    for stored, used in ((own, own), ({**own, "std": [0]}, timms), ("of another trainer", timms)):
+        torch.save({"model": model.state_dict(), "data_config": stored}, path)
+        teacher = distill.load_teacher("timm:test_convnext", path, ["a", "b"], config)
+        expected = distill.Teacher(model, IMAGENET, (used["mean"], used["std"]))(images)
+        torch.testing.assert_close(teacher(images), expected)
+
+
+def test_a_student_goes_on_where_its_teacher_is_now(tmp_path: Path) -> None:
+    small = ["--epochs=2", "--batch-size=512", "--max-updates=1"]
+    teachers = [
+        train_on_digits(tmp_path / name, *small, f"--seed={seed}")
+        for seed, name in enumerate(("old", "other"))
+    ]
+    options = [*small, f"--teacher={teachers[0]}", "--distillation-type=hard"]
+    last = train_on_digits(tmp_path / "student", *options)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(UserError, match=r"learned from another teacher than --teacher names"):
+        train.main([f"--resume={last}", f"--teacher={teachers[1]}"])
+    train.main([f"--resume={last}", f"--teacher={tmp_path / 'new/last.pth'}"])
+    assert checkpoints.load(last)["position"]["epoch"] == 2
+    assert "teacher" not in checkpoints.load(last.with_name("best.pth"))
 
 
 def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:

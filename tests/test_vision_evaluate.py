@@ -244,6 +244,34 @@ def test_weights_may_have_the_names_of_their_classes(tmp_path: Path) -> None:
         main([str(word) for word in words])
 
 
+def test_weights_bring_the_preparation_of_their_training(tmp_path: Path) -> None:
+    """As the same file does without --model."""
+    config = {
+        "input_size": (3, 32, 32), "mean": (0.1, 0.2, 0.3), "std": (0.9, 0.8, 0.7),
+        "interpolation": "nearest", "crop_pct": 0.7,
+    }  # fmt: skip
+    ours = checkpoint(tmp_path / "ours.pth", size=32, data_config=config)
+    torch.manual_seed(0)
+    model = timm.create_model("test_convnext", num_classes=10)
+    args = {"name": "timm:test_convnext", "num_classes": 10}
+    entries: dict[str, Any] = {"model": model.state_dict(), "model_args": args}
+    theirs = checkpoint(tmp_path / "timm.pth", data_config=config, **entries)
+    data = ["--data", "digits"]
+    for path, words in (
+        (ours, ["--model", "resmlp_tiny", "--img-size", 32, "--patch-size", 2]),
+        (theirs, ["--model", "timm:test_convnext"]),
+    ):
+        expected = run_json(main, tmp_path / "1.json", path, *data)
+        words += ["--weights", path, "--num-classes", 10]
+        found = run_json(main, tmp_path / "2.json", *words, *data)
+        assert found["data_config"] == expected["data_config"] == json.loads(json.dumps(config))
+        assert found["top1"] == expected["top1"]
+    found = run_json(main, tmp_path / "2.json", *words, "--img-size", 64, "--crop-pct", 1, *data)
+    assert found["data_config"] == json.loads(
+        json.dumps({**config, "input_size": (3, 64, 64), "crop_pct": 1.0})
+    )
+
+
 def test_classes_that_timm_cannot_sort_have_one_order(tmp_path: Path) -> None:
     """timm takes a superscript for a number, and fails."""
     with pytest.raises(ValueError, match="invalid literal"):

@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from resmlp_mt.vision.factory import (
-    IMAGENET,
-    build_model,
-    check_data_config,
-    input_arguments,
-    load_model,
-)
+from resmlp_mt.vision.factory import IMAGENET, build_model, input_arguments, load_model
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.weights import load_weights
+from resmlp_mt.vision.transforms import check_data_config
+from resmlp_mt.vision.weights import Stored, load_weights
 
 
 @dataclass
@@ -223,8 +218,8 @@ def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
         pretrained=choice.pretrained,
         **given | choice.model_kwargs,
     )
-    stored = load_weights(model, choice.weights) if choice.weights is not None else None
-    names = names or stored
+    stored = Stored() if choice.weights is None else load_weights(model, choice.weights)
+    names = names or stored.classes
     if names is None and num_classes == imagenet.num_classes():
         names = imagenet.label_names()
     if names is not None and len(names) != num_classes:
@@ -238,5 +233,9 @@ def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
     )
     if isinstance(model, ResMLP):
         data_config = {"input_size": (3, *model.img_size), **IMAGENET}
+    if stored.data_config is not None:
+        size = {"input_size": data_config["input_size"]}
+        is_sized = choice.img_size is not None or isinstance(model, ResMLP)
+        data_config = stored.data_config | (size if is_sized else {})
     name = f"{choice.model} {choice.weights or 'pretrained'}"
     return Classifier(model, name, "model", names, data_config, data=None)

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.class_map import check_order
-from resmlp_mt.vision.factory import build_model, check_data_config, check_name, load_model
+from resmlp_mt.vision.factory import build_model, check_name, load_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.options import model_name
+from resmlp_mt.vision.transforms import check_data_config
 from resmlp_mt.vision.weights import load_weights
 
 
@@ -81,10 +82,15 @@ def load_teacher(
         by_letter: the classes are sorted by letter; else their order was given for the weights too.
 
     Raises:
-        UserError: if the teacher cannot be loaded or has other classes.
+        UserError: if the teacher cannot be loaded, has other classes, or has weights twice.
     """
     student = (data_config["mean"], data_config["std"])
     if Path(name).is_file() or Path(name).suffix in (".pth", ".pt"):
+        if weights is not None:
+            raise UserError(
+                f"--teacher {name} is a checkpoint with weights: leave out --teacher-weights, or "
+                "give the name of a model to --teacher."
+            )
         model, checkpoint = load_model(name)
         _check_classes(f"--teacher {name}", checkpoint.get("classes") or [], classes)
         own = checkpoint.get("data_config") or {}
@@ -96,11 +102,11 @@ def load_teacher(
     check_name(plain, "--teacher")
     model = build_model(plain, num_classes=len(classes))
     stored = load_weights(model, weights)
-    if stored is not None:
-        _check_classes(f"--teacher-weights {weights}", stored, classes)
+    if stored.classes is not None:
+        _check_classes(f"--teacher-weights {weights}", stored.classes, classes)
     elif by_letter:
         check_order(classes, f"--teacher-weights {weights}")
-    own = timm.data.resolve_model_data_config(model)
+    own = stored.data_config or timm.data.resolve_model_data_config(model)
     return Teacher(model, student, (own["mean"], own["std"]))
 
 

@@ -16,7 +16,8 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import INTERPOLATIONS, did_you_mean
+from resmlp_mt.vision.options import did_you_mean
+from resmlp_mt.vision.transforms import LARGEST_SIDE
 from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 
@@ -60,8 +61,6 @@ FIRST_CONV = "patch_embed.proj"
 OPENING = re.compile(
     r"pretrained|checkpoint_path|cache|cfg|file|url|hub|_dir$|pruned|features_only|^device$|^dtype$"
 )
-#: largest argument of a model in a file, unless its tensors are larger: a side of an image
-LARGEST_SIDE = 4096
 
 
 def create_model(
@@ -308,52 +307,12 @@ def load_model(
     return model.eval(), checkpoint
 
 
-def check_data_config(config: Any, name: str, channels: int = 3) -> None:
-    """Refuse a data_config that images cannot be prepared with; its sizes determine the memory.
-
-    Args:
-        config: as in timm.
-        name: of the model, for the message.
-        channels: of the model's images.
-
-    Raises:
-        UserError: if it is not a data_config, does not fit the model, or its sizes are unusual.
-    """
-    match config:
-        case {
-            "input_size": [int(given), int(height), int(width)],
-            "mean": [*mean],
-            "std": [*std],
-            "interpolation": str(interpolation),
-            "crop_pct": int() | float() as crop_pct,
-            **rest,
-        } if interpolation in INTERPOLATIONS and rest.keys() <= {"crop_mode"}:
-            sides = 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE
-            values = all(
-                len(part) in (1, channels)
-                and all(type(value) in (int, float) and abs(value) < 1e6 for value in part)
-                for part in (mean, std)
-            )
-            if (
-                given == channels in (1, 3)
-                and sides
-                and values
-                and min(std) > 0
-                and 0.05 <= crop_pct <= 1
-            ):
-                return
-    raise UserError(
-        f"{name}: its data_config (or --img-size, --crop-pct) is not usable: expected the "
-        f"{channels} channels of the model, sides up to {LARGEST_SIDE} pixels, a mean and a std "
-        "above 0 of each channel, a known interpolation and a crop_pct from 0.05 to 1."
-    )
-
-
 def _check_args(args: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> None:
     """Refuse arguments in a file that could open a file or address, or build too large a model."""
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds no state dict of tensors.")
     sizes = [size for value in weights.values() for size in value.shape]
+    # of an argument, unless the tensors are larger: a side of an image
     largest = max([LARGEST_SIDE, len(weights), *sizes])
 
     def check(key: str, value: Any) -> None:

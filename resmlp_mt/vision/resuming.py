@@ -3,8 +3,8 @@
 Besides the entries that :mod:`resmlp_mt.vision.checkpoints` lists, these are ``optimizer``,
 ``scheduler``, ``plateau`` and ``restore_lr`` (of ``--sched plateau``), ``scaler``, ``position``
 (the epoch, the step in it, the running sums), ``history`` (the rows of summary.csv), and
-``world_size`` and ``steps_per_epoch``, which give the position its meaning. Random numbers need no
-state: see :mod:`.loader`.
+``world_size`` and ``steps_per_epoch``, which give the position its meaning. ``teacher`` is the
+digest of the teacher of a distillation. Random numbers need no state: see :mod:`.loader`.
 """
 
 import textwrap
@@ -44,6 +44,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "history": trainer.history,
         "world_size": trainer.process.world_size,
         "steps_per_epoch": len(trainer.batches),
+        "teacher": trainer.teacher,
     }
 
 
@@ -51,7 +52,7 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
     """Go back to where a training was saved.
 
     Raises:
-        UserError: if the checkpoint is not a ``last.pth``, or has another model, other
+        UserError: if the checkpoint is not a ``last.pth``, or has another model, teacher, other
             classes, or another number of processes or images.
     """
     if "position" not in state:
@@ -61,11 +62,17 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
             f"--resume {path} was trained with other classes than --data has; give the data "
             "of that training."
         )
+    # checkpoints of earlier versions lack the entries below
+    if state.get("teacher", trainer.teacher) != trainer.teacher:
+        raise UserError(
+            f"--resume {path} learned from another teacher than --teacher names; give the same "
+            "weights, wherever they are now."
+        )
     for key, found, what in (
         ("world_size", trainer.process.world_size, "processes"),
         ("steps_per_epoch", len(trainer.batches), "steps per epoch"),
     ):
-        if state.get(key, found) != found:  # checkpoints of earlier versions lack it
+        if state.get(key, found) != found:
             raise UserError(
                 f"--resume {path} was trained with {state[key]} {what}, but here there are "
                 f"{found}; continue with the same number of processes and the same data."

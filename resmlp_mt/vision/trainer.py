@@ -40,6 +40,7 @@ class Trainer:
         epochs: in all, with cycles, a warm-up prefix and the cool-down.
         stop: the request to save and end at the next step.
         mixup, erasing, ema: timm's, None if off.
+        teacher: digest of the teacher, None without one.
     """
 
     options: TrainingOptions
@@ -58,6 +59,7 @@ class Trainer:
     mixup: Any = None
     erasing: Any = None
     ema: Any = None
+    teacher: str | None = None
     stop: Stop = field(default_factory=Stop)
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -8,9 +8,62 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision.libraries import timm, torchvision
+from resmlp_mt.vision.options import INTERPOLATIONS
 
 Transform = Callable[[Image.Image], Any]
+LARGEST_SIDE = 4096
+
+
+def is_data_config(config: Any, channels: int = 3) -> bool:
+    """Whether images with these channels can be prepared with it; its sizes determine the memory.
+
+    Args:
+        config: as in timm; from a file, so it may be anything.
+        channels: of the model's images.
+    """
+    match config:
+        case {
+            "input_size": [int(given), int(height), int(width)],
+            "mean": [*mean],
+            "std": [*std],
+            "interpolation": str(interpolation),
+            "crop_pct": int() | float() as crop_pct,
+            **rest,
+        } if interpolation in INTERPOLATIONS and rest.keys() <= {"crop_mode"}:
+            return (
+                given == channels in (1, 3)
+                and 0 < height <= LARGEST_SIDE
+                and 0 < width <= LARGEST_SIDE
+                and all(
+                    len(part) in (1, channels)
+                    and all(type(value) in (int, float) and abs(value) < 1e6 for value in part)
+                    for part in (mean, std)
+                )
+                and min(std) > 0
+                and 0.05 <= crop_pct <= 1
+            )
+    return False
+
+
+def check_data_config(config: Any, name: str, channels: int = 3) -> None:
+    """Refuse what is no :func:`is_data_config`.
+
+    Args:
+        config: as in timm.
+        name: of the model, for the message.
+        channels: of the model's images.
+
+    Raises:
+        UserError: if it is not a data_config, does not fit the model, or its sizes are unusual.
+    """
+    if not is_data_config(config, channels):
+        raise UserError(
+            f"{name}: its data_config (or --img-size, --crop-pct) is not usable: expected the "
+            f"{channels} channels of the model, sides up to {LARGEST_SIDE} pixels, a mean and a "
+            "std above 0 of each channel, a known interpolation and a crop_pct from 0.05 to 1."
+        )
 
 
 def create_transform(data_config: dict[str, Any], normalize: bool = True) -> Transform:

@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,30 @@ from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import HUBS
 from resmlp_mt.vision.parameter_names import own_names
 from resmlp_mt.vision.state_dicts import checkpoint_grid, last_layers, read_weights, state_dict
+from resmlp_mt.vision.transforms import is_data_config
 
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
 
 
+class Stored(NamedTuple):
+    """What weights say of their training, as our checkpoints do; None if they do not.
+
+    Attributes:
+        classes: names of the classes.
+        data_config: how images are prepared, as in timm.
+    """
+
+    classes: list[str] | None = None
+    data_config: dict[str, Any] | None = None
+
+
 def load_weights(
     model: nn.Module,
     source: Mapping[str, Any] | str | Path,
     head: Literal["keep", "reset"] = "keep",
-) -> list[str] | None:
+) -> Stored:
     """Load the weights of the same model, or of a ResMLP for another resolution, into ``model``.
 
     A ResMLP's weights may have our names, timm's or the authors', and come from
@@ -48,7 +61,7 @@ def load_weights(
         head: ``"reset"`` keeps the classifier of ``model``.
 
     Returns:
-        the names of the classes, if the source stores them as our checkpoints do.
+        what the source stores besides the weights.
 
     Raises:
         UserError: if the file cannot be read safely, the hub has no such weights, or they do not
@@ -97,7 +110,11 @@ def load_weights(
     model.load_state_dict(state)
     classes = source.get("classes")
     is_names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return classes if classes and is_names else None
+    data_config = source.get("data_config")
+    return Stored(
+        classes if classes and is_names else None,
+        data_config if is_data_config(data_config) else None,
+    )
 
 
 def adapt_mixing(
