@@ -159,13 +159,25 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """As argparse does it; options may be spelt with underscores, as in other programs."""
-        words = list(sys.argv[1:] if args is None else args)
-        end = words.index("--") if "--" in words else len(words)
-        words[:end] = map(self._with_hyphens, words[:end])
-        found, unknown = self.parse_known_args(words, namespace)
+        return self._all(self.parse_known_args(self.hyphenated(args), namespace))
+
+    def parse_intermixed_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """The same, with positional arguments anywhere among the options."""
+        return self._all(self.parse_known_intermixed_args(self.hyphenated(args), namespace))
+
+    def _all(self, parsed: tuple[argparse.Namespace, list[str]]) -> argparse.Namespace:
+        found, unknown = parsed
         if unknown:
             self.error(self.unrecognized(unknown))
         return found
+
+    def hyphenated(self, args: Sequence[str] | None = None) -> list[str]:
+        """A command line, by default this process's, with hyphens for underscores in options."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        return [*map(self._with_hyphens, words[:end]), *words[end:]]
 
     def _with_hyphens(self, word: str) -> str:
         name, equals, value = word.partition("=")

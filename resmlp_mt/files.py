@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resmlp_mt.errors import UserError, reason
 
@@ -135,6 +135,23 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
             raise unwritable(path, error, option) from error
 
 
+class LockedError(UserError):
+    """Another process holds the lock of a file."""
+
+
+_held: set[IO[Any]] = set()
+
+
+def _leave_locks() -> None:
+    """Let go of the locks in a forked process, which may outlive the one that holds them."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)
+
+
 @contextmanager
 def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
     """Hold the lock of a file, which is made.
@@ -145,8 +162,8 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
         option: the option that named its folder, for the message.
 
     Raises:
-        UserError: if another process holds it, the file cannot be made, or the file system has no
-            locks.
+        LockedError: if another process holds it.
+        UserError: if the file cannot be made, or the file system has no locks.
     """
     import portalocker
 
@@ -154,18 +171,20 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
     lock = portalocker.Lock(path, flags=flags, fail_when_locked=True)
     make_folder(path.parent, option)
     try:
-        lock.acquire()
+        file = lock.acquire()
     except portalocker.AlreadyLocked as error:
-        raise UserError(taken) from error
+        raise LockedError(taken) from error
     except portalocker.LockException as error:
         raise UserError(
             f"{path} cannot be locked ({reason(error)}): its file system must have locks."
         ) from error
     except OSError as error:
         raise unwritable(path.parent, error, option) from error
+    _held.add(file)
     try:
         yield
     finally:
+        _held.discard(file)
         lock.release()
 
 

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -98,6 +100,27 @@ def test_checking_leaves_everything_as_it_is(tmp_path: Path) -> None:
     check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null")])
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    """Although a process that it started by fork lives on, as the workers of a killed one do."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom resmlp_mt.files import locked\n"
+        "started, start = os.pipe()\n"
+        "with locked(Path(sys.argv[1]), 'taken'):\n"
+        "    if os.fork() == 0:\n"
+        "        os.write(start, b'x')\n"
+        "        sys.stdin.read()\n"
+        "    os.read(started, 1)\n"
+        "    os._exit(9)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.wait() == 9
+        with locked(tmp_path / "lock", "taken"):
+            pass
+        assert process.stdin
+        process.stdin.close()
 
 
 def test_a_file_system_without_locks_is_named(

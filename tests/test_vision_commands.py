@@ -73,7 +73,7 @@ def test_a_wheel_has_the_recipes_and_models() -> None:
     files = [file for pattern in patterns for file in package.glob(pattern)]
     for file in files:
         assert f"build/lib/{file.relative_to(ROOT)}" in copied, file
-    assert RECIPES[0] == package / "configs/vision"
+    assert package / "configs/vision" == RECIPES
 
 
 def start(*words: object) -> "subprocess.Popen[str]":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from conftest import ROOT
+from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, timm_models
 from resmlp_mt.vision.factory import MODELS
 from resmlp_mt.vision.libraries import timm, torchvision
@@ -353,6 +354,11 @@ def test_timms_scripts_find_our_models(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "name timm's train.py or validate.py" in done.stderr
+    for missing in (tmp_path / "nowhere/train.py", tmp_path / "folder.py"):
+        (tmp_path / "folder.py").mkdir(exist_ok=True)
+        monkeypatch.setattr(sys, "argv", ["timm_models", str(missing)])
+        with pytest.raises(UserError, match=f"{missing.name} is no file here: give the path of"):
+            timm_models.main()
     monkeypatch.setattr(sys, "argv", ["timm_models", "--help"])
     timm_models.main()
     assert "timm_models train.py DATA" in capsys.readouterr().out

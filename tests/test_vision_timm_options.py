@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,32 @@ def test_several_processes_are_for_training_alone() -> None:
 
 
 def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixture[str]) -> None:
-    for parser, names in ((create_parser(), TRAIN), (validation(), VALIDATE)):
-        for name in (name.replace("_", "-") for name in names):
+    evaluation = partial(parse, EvaluationOptions, command="evaluate", description="")
+    for parser, read, names in (
+        (create_parser(), parse_args, TRAIN),
+        (validation(), evaluation, VALIDATE),
+    ):
+        for given in names:
+            name = given.replace("_", "-")
             if name in parser._option_string_actions:
                 continue
             with pytest.raises(UserError) as caught:
-                parser.parse_args([name, "1"])
+                read([given, "1"])
             assert str(caught.value).count("\n") == 0
             assert (
                 f": {answer(name, parser._option_string_actions)} (--help"
                 in capsys.readouterr().err
             ), name
+
+
+def test_every_command_takes_underscores_and_suggests_options() -> None:
+    for kind in (EvaluationOptions, NeighbourOptions, PredictionOptions, ExportOptions):
+        words = ["--img_size", "8", "-m", "x", "--model_kwargs", "a_b=1", "--weights=a_b"]
+        found = parse(kind, words, "evaluate", "")
+        assert (found.img_size, found.weights) == (8, "a_b")
+        assert found.model_kwargs == {"a_b": 1}
+        with pytest.raises(UserError, match=r"--img-sise.*; did you mean --img-size"):
+            parse(kind, ["best.pth", "--img_sise", "8"], "evaluate", "")
 
 
 def test_an_answer_is_for_an_option_that_some_command_lacks() -> None:
@@ -374,6 +390,8 @@ def test_the_upper_learning_rate_wins(tmp_path: Path) -> None:
         ("-c child.yaml", None, 0.1),
         ("-c child.yaml --lr 0.7", 0.7, 0.1),
         ("-c both.yaml", 0.2, 0.1),
+        ("-c base.yaml --lr_base 0.3", None, 0.3),
+        ("-c base.yaml --lr_base=0.3", None, 0.3),
     ):
         options = parse_args(["--data", "x", *words.replace("-c ", f"-c {tmp_path}/").split()])
         assert (options.lr, options.lr_base) == (rate, base), words

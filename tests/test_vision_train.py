@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,15 @@ from PIL import Image
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import locked
 from resmlp_mt.vision import checkpoints, factory, shards, train, training
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.factory import create_model
 from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.output_folder import hold_folder
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_arguments import parse_args
+from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.weights import adapt_mixing, load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,7 +251,7 @@ def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path, workers: i
     )
     again = run(folder, tmp_path / "whole", *FULL, "--epochs", 10_000, "--max-updates", updates)
     assert_same(again, last)
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 
 
 def _names_of(rank: int, folder: str) -> None:
@@ -501,6 +506,7 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--train-interpolation nonsense", "argument --train-interpolation: invalid choice"),
         ("--workers -3", "--workers/-j: must be at least 0, but is -3"),
         ("--seed -1", "--seed: must be at least 0, but is -1"),
+        (f"--seed {2**64}", f"--seed: must be at most {2**63}, but is {2**64}"),
         ("--crop-pct 0", "--crop-pct: must be above 0, but is 0"),
         ("--std 0 0 0", "--std: must be above 0, but is 0"),
         ("--torchcompile nonsense", "--torchcompile nonsense is not a backend of torch.compile"),
@@ -696,6 +702,54 @@ def test_a_second_training_goes_to_a_new_folder(
     assert checkpoints.load(output / "last.pth")["digest"] == first["digest"]
 
 
+def test_a_training_that_has_just_begun_has_its_folder_too(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no last.pth yet."""
+    caplog.set_level("INFO")
+    words = ["--data", str(folder), *PLAIN, f"--output={tmp_path / 'run'}", "--epochs=1"]
+    with locked(tmp_path / "run/.lock", "taken"):
+        train.main(words)
+    assert os.listdir(tmp_path / "run") == [".lock"]
+    assert checkpoints.load(tmp_path / "run-1/last.pth")
+    assert f"{tmp_path / 'run'} already holds a training: writing to" in caplog.text
+    before = (tmp_path / "run-1/last.pth").read_bytes()
+    resume = f"--resume={tmp_path / 'run-1/last.pth'}"
+    with (
+        locked(tmp_path / "run-1/.lock", "taken"),
+        pytest.raises(UserError, match=r"another training is writing to .*run-1: wait for its end"),
+    ):
+        train.main([resume])
+    assert (tmp_path / "run-1/last.pth").read_bytes() == before
+    train.main([resume])  # the lock ends with the training
+
+
+def test_all_processes_know_why_the_folder_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one finds it out; the others would wait for it."""
+    options = replace(TrainingOptions(), output=tmp_path)
+    process = Process(torch.device("cpu"), rank=1)
+    monkeypatch.setattr(process, "of_first", lambda _: ("", "the first one's message"))
+    with pytest.raises(UserError, match="the first one's message"), ExitStack() as held:
+        hold_folder(options, process, held)
+
+
+@pytest.mark.parametrize("name", [".", "..", "inner/.."])
+def test_a_folder_without_a_name_of_its_own_has_others_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = tmp_path / "run/inner" if name == ".." else tmp_path / "run"
+    (tmp_path / "run/inner").mkdir(parents=True)
+    (tmp_path / "run/last.pth").touch()
+    monkeypatch.chdir(here)
+    with ExitStack() as held:
+        options = replace(TrainingOptions(), output=Path(name))
+        chosen = hold_folder(options, Process(torch.device("cpu")), held)
+        assert chosen == tmp_path / "run-1"
+        assert (tmp_path / "run-1/.lock").exists()
+
+
 def test_the_last_line_names_the_best_epoch_and_its_file(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -731,6 +785,19 @@ def test_flags_win_over_the_config_and_the_config_over_defaults(tmp_path: Path) 
         [f"--config={path}", "--lr=0.001", "--no-model-ema", "--scale", "0.1", "1"]
     )
     assert (options.lr, options.model_ema, options.scale) == (0.001, False, [0.1, 1.0])
+
+
+def test_a_folder_before_the_options_is_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for text in ("data: [old]\nopt_kwargs: {a: 1}", "opt_kwargs: {a: 1}\ndata: [old]"):
+        path.write_text(text)
+        for flags in ([f"--config={path}", "--lr=1"], ["-c", str(path)]):
+            options = parse_args(["new", *flags])
+            assert (options.data, options.opt_kwargs) == (["new"], {"a": 1})
+            assert parse_args(flags).data == ["old"]
+    for words in (["a", "--data", "b"], ["a", "-c", str(path), "--data-dir=b"]):
+        with pytest.raises(UserError, match="--data is given, and a too: leave out one of them"):
+            parse_args(words)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,8 @@ import torch.distributed as dist
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import processor
 from resmlp_mt.vision.libraries import timm
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -39,9 +41,9 @@ class Process:
             dist.all_gather_object(found, mine)
         return set().union(*found)
 
-    def of_first(self, text: str) -> str:
+    def of_first(self, value: T) -> T:
         """The first process's value."""
-        said = [text]
+        said = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(said, device=self.device)
         return said[0]

@@ -118,7 +118,7 @@ def main() -> None:
     """Run a script of timm with our models registered.
 
     Raises:
-        UserError: if no script is named.
+        UserError: if no script is named, or there is no such file.
     """
     if sys.argv[1:2] in (["-h"], ["--help"]):
         print(__doc__)
@@ -127,6 +127,11 @@ def main() -> None:
         raise UserError(
             "python -m resmlp_mt.vision.timm_models SCRIPT.py ...: name timm's train.py or "
             "validate.py, with its options."
+        )
+    if not Path(sys.argv[1]).is_file():
+        raise UserError(
+            f"{sys.argv[1]} is no file here: give the path of timm's script, which is in timm's "
+            "repository, not in its package."
         )
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as without us

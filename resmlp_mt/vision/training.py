@@ -3,12 +3,11 @@
 :mod:`resmlp_mt.vision.recipe` makes the parts, :mod:`resmlp_mt.vision.trainer` has the loop.
 """
 
-import itertools
 import logging
 import shlex
 import textwrap
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ import yaml
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import make_folder, write_text
-from resmlp_mt.vision.checkpoints import load, save
+from resmlp_mt.errors import UserError
+from resmlp_mt.files import write_text
+from resmlp_mt.vision.checkpoints import digest, load, save
 from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
@@ -37,6 +36,7 @@ from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.output_folder import hold_folder
 from resmlp_mt.vision.recipe import (
     create_average,
     create_erasing,
@@ -65,7 +65,7 @@ def run(options: TrainingOptions) -> None:
         UserError: for anything in the options or the data that cannot be used.
         SystemExit: with status 143, 130 or 129 if SIGTERM, SIGINT or SIGHUP ended the training.
     """
-    with stops() as stop, logging_redirect_tqdm():
+    with stops() as stop, logging_redirect_tqdm(), ExitStack() as held:
         process = start_process(options.device)
         logging.basicConfig(
             level=logging.INFO if process.rank == 0 else logging.WARNING,
@@ -73,7 +73,7 @@ def run(options: TrainingOptions) -> None:
         )
         trainer: Trainer | None = None
         try:
-            options = replace(options, output=_output_folder(options, process))
+            options = replace(options, output=hold_folder(options, process, held))
             trainer = create_trainer(options, process, stop)
             if options.resume:
                 resume(trainer, load(options.resume), options.resume)
@@ -97,25 +97,8 @@ def run(options: TrainingOptions) -> None:
                 dist.destroy_process_group()
 
 
-def _output_folder(options: TrainingOptions, process: Process) -> Path:
-    """``--output``, or NAME-1, NAME-2, ... if it holds another training."""
-    wanted = options.output
-    if options.resume and options.resume.parent.resolve() == wanted.resolve():
-        return wanted
-    beside = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(1))
-    try:
-        free = next(p for p in itertools.chain([wanted], beside) if not (p / "last.pth").exists())
-    except OSError as error:
-        raise UserError(f"--output {wanted} cannot be read: {reason(error)}.") from error
-    chosen = Path(process.of_first(str(free)))
-    if chosen != wanted:
-        logger.info("%s already holds a training: writing to %s", wanted, chosen)
-    return chosen
-
-
 def _begin(options: TrainingOptions, trainer: Trainer) -> None:
     """Write args.yaml; if the training continues in another folder, copy the best epoch there."""
-    make_folder(options.output, "--output")
     resolved = yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True)
     write_text(options.output / "args.yaml", resolved, "--output")
     if options.resume:
@@ -234,6 +217,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         mixup=create_mixup(options, len(train.classes)),
         erasing=create_erasing(options, process.device),
         ema=ema,
+        teacher=digest(teacher.state_dict()) if teacher else None,
         stop=stop or Stop(),
     )
     logger.info(

@@ -6,7 +6,6 @@ the same folder.
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,17 +33,14 @@ MAY_CHANGE = {
     "class_map", "data", "device", "num_classes", "on_error", "output", "pin_mem", "progress",
     "recovery_interval", "tensorboard", "torchcompile", "torchcompile_mode",
     "validation_batch_size", "workers",
+    "teacher", "teacher_weights",  # wherever it is now: last.pth has its digest
 }  # fmt: skip
 #: arguments of timm's optimizers that have an option of their own
 OPTIMIZER_FLAGS = {
     "opt": "--opt", "lr": "--lr", "weight_decay": "--weight-decay", "momentum": "--momentum",
     "eps": "--opt-eps", "betas": "--opt-betas", "layer_decay": "--layer-decay",
 }  # fmt: skip
-#: folders of the recipes, in a wheel and in a checkout
-RECIPES = [
-    Path(__file__).parents[1] / "configs/vision",
-    Path(__file__).parents[2] / "configs/vision",
-]
+RECIPES = Path(__file__).parents[1] / "configs/vision"
 
 
 def create_parser() -> Parser:
@@ -66,14 +62,16 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         UserError: for an option, a value or a file that is wrong.
     """
     parser = create_parser()
-    flags = list(sys.argv[1:] if argv is None else argv)
+    flags = parser.hyphenated(argv)
     if only_tells(flags):
         parser.parse_args(flags)
     parser.check_packages()
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    sources.add_argument("-c", "--config", type=Path)
-    sources.add_argument("--resume", type=Path)
-    sources.add_argument("--lr-base")
+    # a missing value is told by the other parser
+    sources.add_argument("-c", "--config", nargs="?", type=Path)
+    sources.add_argument("--resume", nargs="?", type=Path)
+    sources.add_argument("--lr-base", nargs="?")
+    sources.add_argument("--data", "--data-dir", nargs="*")
     files, _ = sources.parse_known_args(flags)
     words: list[str] = []
     earlier = _config_of(files.resume) if files.resume else {}
@@ -84,14 +82,22 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     if files.config:
         given = {} if files.lr_base is None else {"lr_base": files.lr_base}
         words += _to_flags(_over(_read_yaml(files.config), given), parser, files.config)
-    words += flags
-    found = parser.parse_args(words)
-    defaults = {"lr": LR} | (DIGITS if _data(found) == ["digits"] else {})
+
+    def parsed() -> argparse.Namespace:
+        # not as one line: a list at the end of a file would take a folder before the options
+        found = parser.parse_args(flags, parser.parse_args(words))
+        if found.folder is not None:
+            if files.data is not None:
+                raise UserError(f"--data is given, and {found.folder} too: leave out one of them.")
+            found.data = [found.folder]
+        return found
+
+    found = parsed()
+    defaults = {"lr": LR} | (DIGITS if found.data == ["digits"] else {})
     if found.lr_base is not None:
         del defaults["lr"]
     parser.set_defaults(**defaults)
-    found = parser.parse_args(words)
-    found.data = _data(found)
+    found = parsed()
     del found.folder
     options = TrainingOptions(**vars(found))
     if options.img_size:
@@ -111,11 +117,6 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     else:
         _check_partners(options)
     return options
-
-
-def _data(found: argparse.Namespace) -> list[str]:
-    """``--data``, or the folder before the options, as in timm."""
-    return [found.folder] if found.folder else found.data
 
 
 def _config_of(path: Path) -> dict[str, Any]:
@@ -185,14 +186,14 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
     name = path.name.removesuffix(".yaml")
     ours = path.parent in (Path(), Path("configs/vision"))
-    named = [folder / f"{name}.yaml" for folder in RECIPES if ours]
-    found = path if path.exists() else next((p for p in named if p.exists()), path)
+    recipe = RECIPES / f"{name}.yaml"
+    found = recipe if ours and not path.exists() and recipe.exists() else path
     try:
         # a safe loader
         values = yaml.load(found.read_text(encoding="utf-8"), yaml_keys.SafeLoader)  # nosec B506
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        known = {recipe.stem for folder in RECIPES for recipe in folder.glob("*.yaml")}
+        known = {path.stem for path in RECIPES.glob("*.yaml")}
         is_missing = isinstance(error, FileNotFoundError)
         similar = did_you_mean(name, known) if ours and is_missing else ""
         raise UserError(f"--config {path} cannot be read: {reason}{similar}.") from error
