@@ -3,9 +3,7 @@
 python data_scripts/prepare.py wmt14_en_de --output DIR
 """
 
-import sys
-
 from resmlp_mt.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

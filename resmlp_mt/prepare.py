@@ -18,8 +18,7 @@ from resmlp_mt.preparation.options import parse_args
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from resmlp_mt.preparation.binarize import folder_name
     from resmlp_mt.preparation.pipeline import Preparation
@@ -30,30 +29,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             # `... | head` is not an error.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print(preparation.plan())
-            return 0
+            return
         taken = f"another run is using {args.output}: wait for it or use another --output"
         with locked(args.output / ".steps/lock", taken, "--output"):
             preparation.run()
-    except UserError as error:
-        return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues from the last finished step", 130)
+        print(
+            "interrupted; the same command continues from the last finished step", file=sys.stderr
+        )
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return _fail(
+            raise UserError(
                 f"no space left for {args.output} ({error.strerror}): free some and run the same "
                 "command again; finished steps are kept"
-            )
-        return _fail(f"{error.filename or args.output}: {error.strerror or error}")
+            ) from error
+        raise UserError(f"{error.filename or args.output}: {error.strerror or error}") from error
     folders = ":".join(f"{args.output}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
     print(f"{folders}, {args.output}/spm.model and {args.output}/manifest.json are ready")
-    return 0
-
-
-def _fail(message: str, status: int = 1) -> int:
-    print(f"prepare: error: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -34,11 +34,16 @@ SCRIPT = ROOT / "data_scripts/prepare.py"
 
 
 def run(*arguments: object) -> int:
+    """The status of the command; as Python does at its end, a message goes to standard error."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        return prepare.main([str(argument) for argument in arguments])
+        prepare.main([str(argument) for argument in arguments])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
         signal.signal(signal.SIGTERM, handler)
+    return 0
 
 
 def outputs(out: Path) -> dict[str, bytes]:
@@ -781,7 +786,7 @@ def stopping(*paths):
         os.kill(os.getpid(), number)
     replace(*paths)
 os.replace = stopping
-sys.exit(prepare.main(sys.argv[3:]))
+prepare.main(sys.argv[3:])
 """
 
 
