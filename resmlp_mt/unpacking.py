@@ -35,7 +35,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
     try:
         with gzip.open(path) as unpacked:
-            bounded = _Bounded(cast(BinaryIO, unpacked), path, limit)
+            refusal = (
+                f"{path} is refused: it unpacks to over {MAX_RATIO} times its size: text never "
+                "does; unpack it yourself if you trust it"
+            )
+            bounded = Bounded(cast(BinaryIO, unpacked), limit, refusal)
             yield cast(BinaryIO, io.BufferedReader(bounded, 1 << 18))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
@@ -43,13 +47,17 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-class _Bounded(io.RawIOBase):
-    """Reads `file`, but no more than `limit` bytes."""
+class Bounded(io.RawIOBase):
+    """Reads `file`, but no more than `limit` bytes.
 
-    def __init__(self, file: BinaryIO, path: Path, limit: int) -> None:
+    Raises:
+        UserError: with the text `refusal`, when it is read beyond them.
+    """
+
+    def __init__(self, file: BinaryIO, limit: int, refusal: str) -> None:
         self.file = file
-        self.path = path
         self.left = limit
+        self.refusal = refusal
 
     def readable(self) -> bool:
         return True
@@ -58,9 +66,6 @@ class _Bounded(io.RawIOBase):
         block = self.file.read(len(buffer))
         self.left -= len(block)
         if self.left < 0:
-            raise UserError(
-                f"{self.path} is refused: it unpacks to over {MAX_RATIO} times its size: "
-                "text never does; unpack it yourself if you trust it"
-            )
+            raise UserError(self.refusal)
         buffer[: len(block)] = block
         return len(block)

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Callable, Collection
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.steps import atomic_write
-from resmlp_mt.unpacking import MAX_RATIO, MIN_LIMIT
+from resmlp_mt.unpacking import MAX_RATIO, MIN_LIMIT, Bounded
 
 OPENERS: dict[tuple[str, ...], Callable[..., Any]] = {
     (".tgz", ".tar.gz"): gzip.open,
@@ -89,22 +89,6 @@ def unpack(
     return [written[member] for member in members]
 
 
-class _Bounded:
-    """Reads `file`, but no more than `limit` bytes: a header of a tar file can be of any size."""
-
-    def __init__(self, file: IO[bytes], archive: Path, limit: int) -> None:
-        self.file = file
-        self.archive = archive
-        self.limit = limit
-        self.count = 0
-
-    def read(self, size: int) -> bytes:
-        block = self.file.read(size)
-        self.count += len(block)
-        _check_size(self.archive, self.count, self.limit)
-        return block
-
-
 def _unpack_tar(
     archive: Path, members: Collection[str], target: Path, limit: int
 ) -> dict[str, Path]:
@@ -112,10 +96,11 @@ def _unpack_tar(
     unpacked = 0
     name = archive.name.lower()
     opened = next(opener for ends, opener in OPENERS.items() if name.endswith(ends))
-    # A stream ("r|") reads the archive once, and sizes are checked before data is decompressed.
+    # A stream ("r|") reads the archive once, and sizes are checked before data is decompressed;
+    # a header can be of any size.
     with (
         opened(archive, "rb") as file,
-        tarfile.open(fileobj=cast(IO[bytes], _Bounded(file, archive, limit)), mode="r|") as tar,
+        tarfile.open(fileobj=Bounded(file, limit, _too_large(archive, limit)), mode="r|") as tar,
     ):
         for info in tar:
             name = info.name.removeprefix("./")
@@ -166,10 +151,14 @@ def _unpack_zip(
 
 def _check_size(archive: Path, unpacked: int, limit: int) -> None:
     if unpacked > limit:
-        raise UserError(
-            f"{archive} is refused: it unpacks to more than {limit} bytes, "
-            f"over {MAX_RATIO} times its size"
-        )
+        raise UserError(_too_large(archive, limit))
+
+
+def _too_large(archive: Path, limit: int) -> str:
+    return (
+        f"{archive} is refused: it unpacks to more than {limit} bytes, "
+        f"over {MAX_RATIO} times its size"
+    )
 
 
 def _copy(source: IO[bytes], path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Corpora: the declarations in `corpora/*.yaml`, and a user's own folder."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import archives
 from resmlp_mt.preparation.formats import LINE_FORMATS, PAIR_FORMATS
-from resmlp_mt.preparation.messages import warn
 
 FOLDER = Path(__file__).parent / "corpora"
 VALID = ("valid", "dev", "val", "validation")
@@ -370,3 +370,8 @@ def _local_split(
         f"{folder} must hold '{stem}'{names} exactly once, as {stem}.{languages[0]} and "
         f"{stem}.{languages[1]}, {stem}.tmx or {stem}.tsv (each also .gz); it has {there}"
     )
+
+
+def warn(message: str) -> None:
+    """Print a warning about the text of a corpus."""
+    print(f"prepare: warning: {message}", file=sys.stderr)

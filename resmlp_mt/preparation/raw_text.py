@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 
+from resmlp_mt.preparation.corpus import warn
 from resmlp_mt.preparation.formats import TextFiles, pairs
-from resmlp_mt.preparation.messages import warn
 from resmlp_mt.text import SUBWORD_MARK, looks_tokenized
 
 LOOKED_AT = 2000  # pairs of each file
