@@ -7,34 +7,9 @@ for both, the sparsity of A, B and C by layer. Only the state dict is read, so a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, Parser, command, number, option
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is drawn."""
-
-    checkpoint: Path = option(..., "checkpoint", help=".pt, .pth or .safetensors")
-    output: Path = option(..., "--out", metavar="DIR", help="folder to write")
-    threshold: float = option(
-        0.05,
-        type=number(float, above=0, below=1),
-        help="an entry is small below this share of the largest one",
-    )
-    patches: int = option(
-        6, type=POSITIVE, metavar="N", help="images: draw the rows of the N x N central patches"
-    )
-    grid: list[int] | None = option(
-        None, type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"),
-        help="images: the grid of patches, if the checkpoint does not have it and it is not square",
-    )  # fmt: skip
-    positions: int = option(
-        64, type=POSITIVE, metavar="N",
-        help="translation: draw and count the first N positions; later ones are seldom trained",
-    )  # fmt: skip
+from resmlp_mt.command_line import Parser, command
+from resmlp_mt.visualization.options import Options
 
 
 @command
@@ -50,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.check_packages()
     from resmlp_mt.visualization.draw import draw  # with PyTorch and matplotlib
 
-    count = draw(**vars(options))
+    count = draw(options)
     print(f"wrote {options.output / 'index.html'} and {count - 1} files beside it")
 
 

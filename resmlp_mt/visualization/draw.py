@@ -1,8 +1,6 @@
 """Draws all pictures of a checkpoint into a folder."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.visualization.figures import heat_map, patch_figure, png, sparsity_plot
@@ -16,42 +14,28 @@ from resmlp_mt.visualization.matrices import (
     sparsities,
     state_dict,
 )
+from resmlp_mt.visualization.options import Options
 from resmlp_mt.visualization.page import page
 
 
-def draw(
-    checkpoint: Path,
-    output: Path,
-    *,
-    threshold: float = 0.05,
-    patches: int = 6,
-    grid: Sequence[int] | None = None,
-    positions: int = 64,
-) -> int:
+def draw(options: Options) -> int:
     """Write the pictures, sparsity.json and index.html; returns the number of files.
-
-    Args:
-        checkpoint: checkpoint of an image or a translation model.
-        output: the folder.
-        threshold: an entry below this share of the largest counts as small.
-        patches: side of the square of central patches that is drawn.
-        grid: rows and columns of patches, if the checkpoint does not have them.
-        positions: number of leading positions of a translation model that are drawn and counted.
 
     Raises:
         UserError: if the checkpoint has no mixing matrices, or the folder cannot be written.
     """
+    checkpoint, threshold = options.checkpoint, options.threshold
     source = read_checkpoint(checkpoint)
     name = str(checkpoint)
-    layers = matrices(state_dict(source, name), name, positions)
+    layers = matrices(state_dict(source, name), name, options.positions)
     files: dict[str, bytes] = {}
     for stack, members in layers.items():
         for index, layer in enumerate(members):
             if stack == "image":
-                shape = grid_of(source, len(layer["A"]), grid)
+                shape = grid_of(source, len(layer["A"]), options.grid)
                 title = f"Layer {index}: the rows of A that belong to the patches in the middle"
-                images = row_images(layer["A"], shape, patches)
-                figure = patch_figure(images, *central(shape, patches), title)
+                images = row_images(layer["A"], shape, options.patches)
+                figure = patch_figure(images, *central(shape, options.patches), title)
             else:
                 title = f"{stack.capitalize()}, layer {index}"
                 figure = heat_map(a_of(layer), title, causal=stack == "decoder")
@@ -64,8 +48,8 @@ def draw(
     files["sparsity.json"] = (json.dumps(report | {"layers": numbers}, indent=1) + "\n").encode()
     heads = {stack: len(a_of(members[0])) for stack, members in layers.items()}
     files["index.html"] = page(files, checkpoint.name, heads, threshold).encode(errors="replace")
-    make_folder(output, "--output")
+    make_folder(options.output, "--output")
     for file, content in files.items():
-        with output_file(output / file, "--output") as partial:
+        with output_file(options.output / file, "--output") as partial:
             partial.write_bytes(content)
     return len(files)
