@@ -39,7 +39,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "scheduler": trainer.scheduler.state_dict() if trainer.scheduler else None,
         "plateau": plateau.state_dict() if plateau else None,
         "restore_lr": getattr(trainer.scheduler, "restore_lr", None),
-        "scaler": trainer.scaler.state_dict() if trainer.scaler else None,
+        "scaler": trainer.scaler.state_dict(),
         "position": asdict(trainer.position),
         "history": trainer.history,
         "world_size": trainer.process.world_size,
@@ -87,8 +87,7 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
             if state.get("plateau"):
                 trainer.scheduler.lr_scheduler.load_state_dict(state["plateau"])
                 trainer.scheduler.restore_lr = state.get("restore_lr")
-        if trainer.scaler:
-            trainer.scaler.load_state_dict(state["scaler"])
+        trainer.scaler.load_state_dict(state.get("scaler") or {})
         trainer.position = Position(**state["position"])
         trainer.history = list(state["history"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:

@@ -66,10 +66,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         options, device = self.options, self.process.device
-        self.scaler = (
-            timm.utils.NativeScaler(device=device.type)
-            if options.amp and options.amp_dtype == "float16"
-            else None
+        # a disabled one passes everything through
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=options.amp and options.amp_dtype == "float16"
         )
         self.parallel: DistributedDataParallel | None = None
         if self.process.world_size > 1:
@@ -208,28 +207,18 @@ class Trainer:
 
     def _backward(self, loss: Tensor, update: bool) -> None:
         options = self.options
-        # as in timm, and as Brock et al. (2021, arXiv:2102.06171) do: agc is not for the classifier
-        agc = options.clip_mode == "agc"
-        clipped = timm.models.model_parameters(self.model, exclude_head=agc)
-        if self.scaler:
-            self.scaler(
-                loss,
-                self.optimizer,
-                clip_grad=options.clip_grad,
-                clip_mode=options.clip_mode,
-                parameters=clipped,
-                need_update=update,
-            )
-        else:
-            loss.backward()
-            if update:
-                if options.clip_grad is not None:
-                    timm.utils.dispatch_clip_grad(
-                        clipped, options.clip_grad, mode=options.clip_mode
-                    )
-                self.optimizer.step()
-        if update:
-            self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if not update:
+            return
+        if options.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            # as in timm, and as Brock et al. (2021, arXiv:2102.06171): agc is not for the head
+            agc = options.clip_mode == "agc"
+            clipped = timm.models.model_parameters(self.model, exclude_head=agc)
+            timm.utils.dispatch_clip_grad(clipped, options.clip_grad, mode=options.clip_mode)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
 
     def _after_update(self) -> None:
         updates = self.position.updates
