@@ -63,6 +63,11 @@ def earlier_set(workshop: Workshop, path: Path, group: Json) -> Json:
     for earlier in groups:
         if (earlier["set"], earlier["budget"]) != (group["set"], group["budget"]):
             continue
+        if earlier["generate"] != group["generate"]:
+            raise SystemExit(
+                f"{path} has translations of {group['set']} with other options than "
+                f"{workshop.name}.yaml: run the set again, or take it out of the file."
+            )
         for model, logs in earlier["trained"].items():
             for seed, log in zip(earlier["seeds"][model], logs, strict=True):
                 run = Run(model, earlier["set"], seed, earlier["budget"])
@@ -102,6 +107,7 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
     result: Json = {
         "set": name,
         "budget": budget,
+        "generate": config["sets"][name].get("generate", ""),
         "machine": f"{processor()}, {config['threads']} thread(s)",
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
@@ -268,6 +274,8 @@ def page(result: Json, name: str) -> str:
         parts += [
             f"{who} on {name_of_set}, too:\n\n    {text}" for who, text in own.items() if text
         ]
+        if declared.get("generate"):
+            parts.append(f"fairseq-generate on {name_of_set}, too:\n\n    {declared['generate']}")
     if signatures:
         parts.insert(3, f"![validation perplexity]({name}.png)")
         parts.insert(4, f"![BLEU by source length]({name}_lengths.png)")

@@ -201,10 +201,9 @@ class Workshop:
 
         def measure() -> Json:
             output = folder / f"{subset}-{updates}.txt"
-            beam = str(self.config["beam"])
-            self.generate(
-                run, updates, subset, output, "--beam", beam, "--remove-bpe", "sentencepiece"
-            )
+            own = shlex.split(self.config["sets"][run.set].get("generate", ""))
+            options = "--beam", str(self.config["beam"]), "--remove-bpe", "sentencepiece", *own
+            self.generate(run, updates, subset, output, *options)
             found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output.read_text(), re.MULTILINE)
             lines = {int(number): text for number, text in found}
             expected = len(self.text(run.set, test)[0])

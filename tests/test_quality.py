@@ -108,6 +108,9 @@ def test_a_set_without_runs_keeps_the_tables_that_are_there(
     done.config["models"]["plus"]["options"] += " --dropout 0.7"
     with pytest.raises(SystemExit, match="multi30k_en_de/plus-1-600 with other options"):
         quality_report.write(done, tmp_path)
+    done.config["sets"]["multi30k_en_de"]["generate"] = "--max-len-b 10"
+    with pytest.raises(SystemExit, match="translations of multi30k_en_de with other options"):
+        quality_report.write(done, tmp_path)
     assert json.loads((tmp_path / "quality.json").read_text()) == result
 
 
