@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 import langcodes
 from langcodes import language_distance
+from langcodes.data_dicts import MACROLANGUAGES
 from langcodes.tag_parser import LanguageTagError
 
 # Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
@@ -13,16 +14,29 @@ _WITHOUT_SPACES = frozenset("Bopo Hani Hans Hant Jpan".split())  # even between 
 MOST_REMEMBERED = 1000  # codes, for each of the caches of langcodes
 
 
-def base(code: str) -> str:
-    """The shortest code of a language, without region and script: zh for zho_Hans.
+def language(code: str) -> str:
+    """The shortest code of a language, without region and script: de for deu_Latn.
 
-    Text that is not a code (such as ``xx``) is returned in lower case.
+    The main language of a macrolanguage has the code of this: ar for arb_Arab (but not for arz),
+    no for nb. Text that is not a code (such as ``xx``) is returned in lower case.
     """
     try:
-        language = _parsed(code).language or code
+        found = _parsed(code).prefer_macrolanguage().language or code
     except LanguageTagError:
         return code.lower()
-    return "zh" if language in _CHINESE else language
+    return "no" if found == "nb" else found
+
+
+def base(code: str) -> str:
+    """As :func:`language`, and zh for all Chinese languages."""
+    found = language(code)
+    return "zh" if found in _CHINESE else found
+
+
+def macrolanguage(code: str) -> str:
+    """As :func:`base`, and the macrolanguage's code for all its members: ar for arz, qu for quy."""
+    found = base(code)
+    return MACROLANGUAGES.get(found, found)
 
 
 def script(code: str) -> str | None:
@@ -45,7 +59,8 @@ def moses(code: str) -> str:
 
     Of a language that Moses has no rules for, it is the shortest code.
     """
-    return code if code in moses_languages() else base(code)
+    known = moses_languages()
+    return next((found for found in (code, language(code)) if found in known), base(code))
 
 
 def has_spaces(code: str) -> bool:
@@ -111,4 +126,4 @@ def _is_same_language(code: str, other: str) -> bool:
 
 
 def _are_norwegian(code: str, other: str) -> bool:
-    return {base(code), base(other)} == {"no", "nb"}
+    return language(code) == language(other) == "no"

@@ -35,10 +35,9 @@ class Pairs:
         self._pairs = list(pairs)
         self._identifier: Any = None
 
-    def sources(self, target: str | None = None) -> list[str]:
-        """Codes of the source languages; only those that translate into ``target`` if given."""
-        found = [pair.source for pair in self._pairs if target in (None, pair.target)]
-        return list(dict.fromkeys(found))
+    def sources(self) -> list[str]:
+        """Codes of the source languages."""
+        return list(dict.fromkeys(pair.source for pair in self._pairs))
 
     def targets(self) -> list[str]:
         """Codes of the target languages."""
@@ -74,15 +73,23 @@ class Pairs:
         Raises:
             BadRequestError: if there is no such model.
         """
-        found = _match(target, self.targets())
-        sources = self.sources(found)
-        if source == AUTO:
-            detected = self.detect(text, sources)[0]
-            return Languages(detected.language, found), detected
-        known = _match(source, self.sources())
-        if known not in sources:
+        sources = self.sources() if source == AUTO else _matches(source, self.sources())
+        targets = _matches(target, self.targets())
+        for code, found in ((target, targets), (source, sources)):
+            if not found:
+                raise BadRequestError(f"{code} is not supported")
+        pairs = {
+            known: Languages(known, found)
+            for known in sources
+            for found in reversed(targets)
+            if Languages(known, found) in self._pairs
+        }
+        if not pairs:
             raise BadRequestError(f"{target} is not available as a target language from {source}")
-        return Languages(known, found), None
+        if source == AUTO:
+            detected = self.detect(text, list(pairs))[0]
+            return pairs[detected.language], detected
+        return next(iter(pairs.values())), None
 
     def detect(self, text: str, sources: Sequence[str] | None = None) -> list[DetectedLanguage]:
         """The likeliest languages of a text, best first, among those that the server knows."""
@@ -93,14 +100,19 @@ class Pairs:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model
 
             self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        known = {language_codes.base(code): code for code in reversed(sources)}
-        ranked = [
-            DetectedLanguage(confidence=round(100 * float(probability), 1), language=known[code])
-            for code, probability in self._identifier.rank(text[:DETECTED])
-            if code in known
+        # the first source of each language; arz, if there is no ar, and the other way round
+        own = {language_codes.language(code): code for code in reversed(sources)}
+        related = {language_codes.macrolanguage(code): code for code in reversed(sources)}
+        shares = dict.fromkeys(sources, 0.0)
+        for label, probability in self._identifier.rank(text[:DETECTED]):
+            code = own.get(language_codes.language(label))
+            code = code or related.get(language_codes.macrolanguage(label))
+            if code is not None:
+                shares[code] += float(probability)
+        return [
+            DetectedLanguage(confidence=round(min(100 * share, 100), 1), language=code)
+            for code, share in sorted(shares.items(), key=lambda item: item[1], reverse=True)
         ]
-        rest = [code for code in sources if code not in {found.language for found in ranked}]
-        return [*ranked, *(DetectedLanguage(confidence=0.0, language=code) for code in rest)]
 
 
 def name(code: str) -> str:
@@ -111,21 +123,16 @@ def name(code: str) -> str:
         return code
 
 
-def _match(code: str, known: Sequence[str]) -> str:
-    """The known code for a code: see :func:`language_codes.find`, else one of the same language
-    and script, whatever its region is.
+def _matches(code: str, known: Sequence[str]) -> list[str]:
+    """The known codes that a code may mean, best first.
 
-    Raises:
-        BadRequestError: if there is none.
+    See :func:`language_codes.find`; then come those of the same language and script, whatever
+    their region is.
     """
     if len(code) > LONGEST_CODE:  # before anything parses or remembers it
-        raise BadRequestError(f"{code} is not supported")
+        return []
     meant = ALIASES.get(code.lower(), code)  # unless a model has the code itself
     wanted = language_codes.base(meant), language_codes.script(meant)
     same = (k for k in known if (language_codes.base(k), language_codes.script(k)) == wanted)
-    found = (
-        language_codes.find(code, known) or language_codes.find(meant, known) or next(same, None)
-    )
-    if found is None:
-        raise BadRequestError(f"{code} is not supported")
-    return found
+    found = language_codes.find(code, known), language_codes.find(meant, known), *same
+    return list(dict.fromkeys(each for each in found if each is not None))
