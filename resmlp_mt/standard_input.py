@@ -2,7 +2,9 @@
 
 import codecs
 import io
+import os
 import sys
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from resmlp_mt.errors import UserError
@@ -10,6 +12,8 @@ from resmlp_mt.errors import UserError
 
 def standard_input(remedy: str) -> BinaryIO:
     """The bytes of standard input, or of the text that a program has put in its place.
+
+    Reading it waits for more, also where the program that started this one does not block.
 
     Raises:
         UserError: if it is closed; ``remedy`` says what to do.
@@ -20,9 +24,12 @@ def standard_input(remedy: str) -> BinaryIO:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     is_utf8 = stream is sys.__stdin__ or codecs.lookup(encoding).name == "utf-8"
     if hasattr(stream, "buffer") and is_utf8 and not _holds_text(stream):
-        buffer: BinaryIO = stream.buffer
-        return buffer
-    return io.BufferedReader(_Encoded(stream))
+        found: BinaryIO = stream.buffer
+    else:
+        found = io.BufferedReader(_Encoded(stream))
+    with suppress(OSError, ValueError):  # not a file of the system, so nothing waits there
+        os.set_blocking(found.fileno(), True)  # else a pause would look like the end
+    return found
 
 
 def _holds_text(stream: Any) -> bool:

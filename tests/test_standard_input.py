@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from sacrebleu.metrics import BLEU
 from models import build, dictionary
 from resmlp_mt import translate
 from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.lines import waiting_lines
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
@@ -126,6 +128,26 @@ def test_what_waits_in_a_pipe_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Lines("one\n"))
     with pytest.raises(io.UnsupportedOperation):
         standard_input("").fileno()
+
+
+def test_a_pause_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that started this one may have set its pipe to non-blocking."""
+    readers: list[Callable[[Any], list[str]]] = [
+        lambda stream: list(chain(*waiting_lines(stream, 10))),
+        lambda stream: stream.read().decode().splitlines(),
+        lambda stream: [line.decode().strip() for line in stream],
+    ]
+    for reader, is_begun in product(readers, (False, True)):
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        with os.fdopen(reading, encoding="utf-8") as stdin, os.fdopen(writing, "wb") as other:
+            other.write(b"header\n" * is_begun)
+            other.flush()
+            monkeypatch.setattr(sys, "stdin", begun(stdin) if is_begun else stdin)
+            later = Timer(0.2, lambda other=other: (other.write(b"one\ntwo\n"), other.close()))
+            later.start()
+            assert reader(standard_input("")) == ["one", "two"]
+            later.join()
 
 
 @pytest.mark.parametrize("kind", KINDS)
