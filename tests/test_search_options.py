@@ -212,6 +212,39 @@ def test_samples_repeat_with_their_seed() -> None:
     assert len(draw(["w1 w2"], sampling_topp=0.9)[0]) == 1
 
 
+def test_a_sample_is_not_the_best_of_several() -> None:
+    lines, ours = ["w1 w2", "w4"] * 6, translator(beam=5, sampling=True)
+    single = translator(beam=1, sampling=True).translate(lines)
+    assert ours.translate(lines, num_hypotheses=1) == single
+    assert ours.translate(lines, beam_size=1) == single
+    assert {len(found) for found in ours.translate(lines)} == {5}
+    assert {len(found) for found in ours.translate(lines, num_hypotheses=8)} == {8}
+    heard: list[StepResult] = []
+    ours.translate(lines, num_hypotheses=1, callback=heard.append)
+    assert heard
+    with pytest.raises(UserError, match="beam_size 3 is for a search, and this call draws"):
+        ours.translate(lines, beam_size=3)
+
+
+def test_a_beam_above_the_vocabulary_is_refused_at_once() -> None:
+    translator(beam=9)
+    with pytest.raises(UserError, match=r"--beam 10 .* vocabulary of 20: choose at most 9"):
+        translator(beam=10)
+    translator(beam=10, sampling=True)
+
+
+def test_a_limit_that_fits_every_sentence_is_taken() -> None:
+    """A sentence has two tokens or more; an empty line is none, whatever its prefix is."""
+    ours = translator(max_len_a=0.9, max_len_b=0)
+    for prefixes in (None, ["w5", "w6", None]):
+        found = ours.translate(["w1", "", "w2 w3 w4"], target_prefix=prefixes)
+        assert len(found[0][0].pieces.split()) == 1
+        assert found[1][0].pieces == ""
+        assert 1 <= len(found[2][0].pieces.split()) <= 3
+    with pytest.raises(UserError, match="--min-len 1 is above the longest translation, 0 tokens"):
+        translator(max_len_a=0.4, max_len_b=0)
+
+
 def test_a_top_k_of_one_searches_though_the_translator_samples() -> None:
     lines = ["w1 w2 w3", "w4 w5"]
     sampling = translator(beam=3, sampling=True, sampling_topp=0.9)

@@ -71,8 +71,9 @@ class SearchOptions:
     )
     disable_unk: bool = option(False, action="store_true", help="no unknown words")
     sampling: bool = option(
-        False, action="store_true", help="draw --beam translations instead of searching"
-    )
+        False, action="store_true",
+        help="draw each translation instead of searching for the best; --beam has no effect",
+    )  # fmt: skip
     sampling_topk: int = option(
         -1, type=WHOLE, metavar="K", help="draw among the K best tokens, -1 for all"
     )
@@ -130,15 +131,17 @@ class SearchOptions:
             UserError: if they do not fit each other.
         """
         is_search = sampling_topk == 1
-        is_sampling = not is_search and (sampling_topk, sampling_topp) != (None, None)
+        is_asked = not is_search and (sampling_topk, sampling_topp) != (None, None)
+        is_sampling = is_asked or (self.sampling and not is_search)
         if is_sampling and beam_size not in (None, 1):
             raise UserError(
-                f"beam_size {beam_size} is for a search, and sampling_topk or sampling_topp draws: "
-                "leave it out, and give the number of draws as num_hypotheses."
+                f"beam_size {beam_size} is for a search, and this call draws: leave it out, and "
+                "give the number of draws as num_hypotheses."
             )
+        draws = num_hypotheses or (1 if is_asked else beam_size)
         return self.changed(
-            beam=(num_hypotheses or 1) if is_sampling else beam_size,
-            sampling=False if is_search else is_sampling or None,
+            beam=draws if is_sampling else beam_size,
+            sampling=is_sampling,
             sampling_topk=-1 if is_search or sampling_topk == 0 else sampling_topk,
             sampling_topp=-1.0 if is_search else sampling_topp,
             **changes,
@@ -158,12 +161,14 @@ class SearchOptions:
     def max_len(self, source_length: int, max_target_positions: int) -> int:
         """The most tokens of a translation, without end-of-sentence.
 
-        It counts the sentence's own tokens, where fairseq counts the padding of its batch too.
+        It counts the sentence's own tokens, where fairseq counts the padding of its batch too. A
+        line without words counts as one of a word.
 
         Raises:
             UserError: if it is below ``min_len``.
         """
         longest = max_target_positions - 1
+        source_length = max(source_length, 2)  # with end-of-sentence
         if self.max_len_a * source_length < longest:  # otherwise it may overflow an integer
             own = int(self.max_len_a * source_length + min(self.max_len_b, longest))
             longest = min(own, longest)
@@ -184,7 +189,10 @@ class SearchOptions:
             UserError: naming the option.
         """
         if 2 * self.beam > words - 2 and not self.sampling:
-            raise UserError(f"--beam {self.beam} is too large for a vocabulary of {words}.")
+            raise UserError(
+                f"--beam {self.beam} is too large for a vocabulary of {words}: choose at most "
+                f"{words // 2 - 1}."
+            )
 
     def restrict(
         self, scores: Any, position: int, at_limit: Sequence[int], special: "SpecialTokens"
