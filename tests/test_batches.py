@@ -17,7 +17,7 @@ from resmlp_mt.engine.batches import Workers, batches
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
@@ -125,6 +125,28 @@ def test_the_others_end_where_one_fails(cause: str) -> None:
     assert ended.acquire(timeout=300)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_callback_may_translate(loaded: TranslationModel, workers: int) -> None:
+    """With the same translator, while all of its workers are busy or wait for the callback."""
+    translator = Translator(loaded, SearchOptions(beam=1), batch_size=2, workers=workers)
+    expected = translator.translate(LINES)
+    seen: list[object] = []
+
+    def again(step: StepResult) -> None:
+        if step.step == 0:
+            seen.append(translator.translate(LINES))
+
+    done: list[object] = []
+    thread = threading.Thread(
+        target=lambda: done.append(translator.translate(LINES, callback=again)), daemon=True
+    )
+    thread.start()
+    thread.join(timeout=300)
+    assert done == [expected]
+    assert seen
+    assert all(found == expected for found in seen)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -143,6 +165,9 @@ def test_too_little_memory_is_told_with_the_line(
     monkeypatch.setattr("resmlp_mt.engine.translator.search_of", lambda *_: failing)
     translator = Translator(loaded, SearchOptions(), batch_size=2, workers=workers)
     with pytest.raises(UserError, match=message):
+        translator.translate(LINES[:5])
+    translator.memory_remedy = "ask somebody"  # of a program with other options
+    with pytest.raises(UserError, match=r"not enough memory to translate .*: ask somebody\.$"):
         translator.translate(LINES[:5])
 
 

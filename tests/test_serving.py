@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import sentencex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resmlp_mt import serve, signals
+from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
 from resmlp_mt.serving import languages, sentences, workers
 from resmlp_mt.serving.alignment import Word, between_words, words
@@ -558,3 +562,15 @@ def test_a_library_that_does_not_load_is_named(
             worker.languages()
     finally:
         worker.stop()
+
+
+def test_a_worker_names_the_remedies_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options of ``translate`` are none of its own."""
+    monkeypatch.setattr(workers, "_end_with_the_server", lambda: None)
+    monkeypatch.setattr(signals, "leave_signals_to_parent", lambda: None)
+    monkeypatch.setattr(workers, "_translators", {})
+    monkeypatch.setattr(workers, "_digests", {})
+    workers._load([pretrained.located()], ModelOptions(beam=1, lenpen=1.0, max_batch_tokens=10))
+    remedy = workers._translator(EN_DE).memory_remedy
+    known = {f"--{field.name.replace('_', '-')}" for field in fields(serve.Options)}
+    assert set(re.findall(r"--[\w-]+", remedy)) <= known

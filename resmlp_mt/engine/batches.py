@@ -47,8 +47,11 @@ def batches(
         yield batch
 
 
-def explain(error: Exception, lines: Sequence[str]) -> None:
+def explain(error: Exception, lines: Sequence[str], remedy: str) -> None:
     """Add to an error the lines that were being translated.
+
+    Args:
+        remedy: what to do if memory ran out.
 
     Raises:
         UserError: in place of the error, if memory ran out.
@@ -60,10 +63,7 @@ def explain(error: Exception, lines: Sequence[str]) -> None:
         or "can't allocate memory" in str(error)
     )
     if is_of_memory:
-        raise UserError(
-            f"there is not enough memory to translate {named}: "
-            "lower --batch-size, --max-tokens or --workers."
-        ) from error
+        raise UserError(f"there is not enough memory to translate {named}: {remedy}.") from error
     error.add_note(f"This happened while translating {named}.")
 
 
@@ -83,8 +83,15 @@ def compute_alone_in_forks() -> None:
     os.register_at_fork(after_in_child=in_child)
 
 
+_thread = threading.local()
+"""``is_worker`` is set in the threads of all workers."""
+
+
 class Workers:
     """Threads that call a function for many items; a single worker is the calling thread.
+
+    So is a worker itself, whose function may call a function for many items in turn: threads that
+    wait for each other would wait for ever.
 
     They start again in a process that is forked from this one.
 
@@ -104,6 +111,7 @@ class Workers:
 
     def _start(self) -> None:
         def start_thread() -> None:
+            _thread.is_worker = True
             if sys.modules.get("torch"):  # ONNX graphs do not need it
                 import torch
 
@@ -126,7 +134,7 @@ class Workers:
         """
         if self._process != os.getpid():
             self._start()
-        if self._threads is None:
+        if self._threads is None or getattr(_thread, "is_worker", False):
             return [function(item, lambda: None) for item in items]
         is_stopped = threading.Event()
 

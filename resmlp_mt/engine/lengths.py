@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterable
 
+from resmlp_mt.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,6 +21,19 @@ def too_long(length: int, most: int, remedy: str) -> str:
         f"has {length} tokens, but at most {most} are allowed: its translation is left empty; "
         f"shorten it, or {remedy}"
     )
+
+
+def check(text: str, length: int, most: int) -> None:
+    """Refuse a text that is too long.
+
+    Raises:
+        UserError: with its beginning.
+    """
+    if length > most:
+        raise UserError(
+            f"the line that begins with '{text[:40]}' has {length} tokens, but at most {most} are "
+            "allowed: shorten it."
+        )
 
 
 def warn(lengths: Iterable[int], longest_trained: int) -> bool:

@@ -51,11 +51,14 @@ class Translator:
 
     Attributes:
         failed: number of lines for which the search found no finite score, over all calls.
+        memory_remedy: what an error says if memory runs out.
 
     Raises:
         TypeError: if an argument is of another type.
         UserError: if a number is below 1, ``options`` do not fit the model, or it has no shortlist.
     """
+
+    memory_remedy = "lower --batch-size, --max-tokens or --workers"
 
     def __init__(
         self,
@@ -83,7 +86,8 @@ class Translator:
         self._workers = Workers(workers, threads)
         config = loaded.model.config
         self.longest, self.remedy = lengths.limit(config.max_source_positions, max_tokens)
-        options.max_len(1, config.max_target_positions)
+        options.max_len(0, config.max_target_positions)
+        options.check_beam(config.target_vocabulary)
         self._words: WordsOf | None = None
         if use_shortlist:
             self._words = chosen_words(loaded, options.beam)
@@ -175,7 +179,8 @@ class Translator:
                 ``disable_unk``.
             beam_size: width of the beam; not when sampling.
             num_hypotheses: largest number of translations of a line; by default the whole beam.
-                When sampling, the number of draws; by default one.
+                When sampling, the number of draws; by default one if ``sampling_topk`` or
+                ``sampling_topp`` is given, else the ``beam`` of the translator's options.
             no_repeat_ngram_size, repetition_penalty, coverage_penalty, disable_unk: see
                 :class:`SearchOptions`.
             sampling_topk: draw among this many best tokens, 0 for all; 1 searches, whatever
@@ -256,7 +261,7 @@ class Translator:
             try:
                 found = search(batch, [first_line + n for n in numbers], begun, check)
             except (MemoryError, RuntimeError) as error:
-                explain(error, [lines[number] for number in numbers])
+                explain(error, [lines[number] for number in numbers], self.memory_remedy)
                 raise
             if not options.coverage_penalty:  # which ranks all of them again
                 found = [hypotheses[:most] for hypotheses in found]
@@ -329,18 +334,13 @@ class Translator:
             pair = self.encode(line), self.loaded.target.encode(pieces)
             longest = model.config.max_source_positions, model.config.max_target_positions
             for tokens, most, text in zip(pair, longest, (line, translation), strict=True):
-                if len(tokens) > most:
-                    raise UserError(
-                        f"the line that begins with '{text[:40]}' has {len(tokens)} tokens, but "
-                        f"at most {most} are allowed: shorten it."
-                    )
+                lengths.check(text, len(tokens), most)
             rows.append([*pieces, self.loaded.target.symbols[EOS]])
             pairs.append(pair)
-        lengths = {number: [*pair[0], *pair[1]] for number, pair in enumerate(pairs)}
-        planned = list(batches(lengths, self.batch_size, self.max_tokens))
+        joined = {number: [*pair[0], *pair[1]] for number, pair in enumerate(pairs)}
+        planned = list(batches(joined, self.batch_size, self.max_tokens))
         results = self._workers.results(
-            lambda numbers, _: forced_decoding(model, [pairs[number] for number in numbers]),
-            planned,
+            lambda numbers, _: forced_decoding(model, [pairs[n] for n in numbers]), planned
         )
         scored = dict(zip(chain(*planned), chain(*results), strict=True))
         return [ScoringResult(row, scored[number].log_probs) for number, row in enumerate(rows)]

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 # Between two tries to load models again; each pause is twice the one before.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 
+MEMORY_REMEDY = "divide the text, or start the server with fewer --workers"
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -259,6 +261,7 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
                 max_tokens=options.max_batch_tokens,
                 use_shortlist=options.use_shortlist,
             )
+            loaded[languages].memory_remedy = MEMORY_REMEDY
             _digests[languages] = digests.total(folder)
     except UserError as error:
         _translators = str(error)  # an exception in an initializer would be lost
