@@ -98,6 +98,21 @@ def test_every_lost_file_is_named(exported: dict[str, Path], form: str, tmp_path
             model_folder.load(damaged)
 
 
+def test_other_files_and_folders_do_not_count(folder: Path) -> None:
+    """A folder of 0.1.0 has no digests; notes and caches lie in any."""
+    for name in (digests.NAME, "config.json"):
+        before = digests.total(folder)
+        (folder / "README.md").write_text("notes")
+        (folder / ".cache").mkdir(exist_ok=True)
+        (folder / "dict.old.txt").mkdir(exist_ok=True)
+        (folder / "._config.json").touch()
+        assert digests.total(folder) == before
+        with (folder / name).open("a") as file:
+            file.write("\n")
+        assert digests.total(folder) != before
+        (folder / digests.NAME).unlink(missing_ok=True)
+
+
 def test_a_folder_without_digests_is_read_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

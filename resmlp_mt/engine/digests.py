@@ -14,10 +14,12 @@ from resmlp_mt.files import sha256
 logger = logging.getLogger(__name__)
 
 NAME = "SHA256SUMS"
+EXPORTED = ("config.json", "dict.*.txt", "sentencepiece.model", "*.safetensors", "*.onnx*")
+"""The files of a model, in every form."""
 
 
 def write(folder: Path) -> None:
-    """Write ``SHA256SUMS`` for all other files of a folder.
+    """Write ``SHA256SUMS`` for the files of a model.
 
     Raises:
         OSError: if a file cannot be read or written.
@@ -68,6 +70,8 @@ def check(folder: Path, used: Iterable[str]) -> None:
 def total(folder: Path) -> str:
     """One digest for all that was exported: of ``SHA256SUMS``, or of what it would be.
 
+    Other files in the folder, such as a README, do not count.
+
     Raises:
         UserError: if a file cannot be read.
     """
@@ -80,4 +84,6 @@ def total(folder: Path) -> str:
 
 
 def _listed(folder: Path) -> str:
-    return "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+    found = sorted({path for pattern in EXPORTED for path in folder.glob(pattern)})
+    files = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    return "".join(f"{sha256(path)}  {path.name}\n" for path in files)
