@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_level="warning",
             timeout_graceful_shutdown=round(args.max_wait) + 5,
         )
+        listen(listener)
         host, port = listener.getsockname()[:2]
         # uvicorn answers open requests, then raises the signal again, which is not a failure
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -115,10 +116,27 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
-        raise UserError(
-            f"--host {host} --port {port} cannot be used ({error.strerror}): choose another."
-        ) from error
+        raise taken(host, port, error) from error
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Take connections.
+
+    Raises:
+        UserError: if another server that started at the same time has taken the address.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        raise taken(*listener.getsockname()[:2], error) from error
+
+
+def taken(host: str, port: int, error: OSError) -> UserError:
+    """The error for an address that cannot be used."""
+    return UserError(
+        f"--host {host} --port {port} cannot be used ({error.strerror}): choose another."
+    )
 
 
 if __name__ == "__main__":

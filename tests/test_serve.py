@@ -159,6 +159,13 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
         port = str(other.getsockname()[1])
         with pytest.raises(UserError, match=f"--port {port} cannot be used"):
             serve.main([str(model), "--port", port])
+    # two that start together both get the address, as long as none of them listens
+    with serve.bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with serve.bind("127.0.0.1", port) as second:
+            serve.listen(first)
+            with pytest.raises(UserError, match=f"--port {port} cannot be used .*in use"):
+                serve.listen(second)
     with pytest.raises(UserError, match="--host nowhere"):
         serve.main([str(model), "--host", "nowhere"])
 
