@@ -159,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **vars(options),
         **{name: getattr(args, name) for name in ("dtype", "max_tokens", "shortlist")},
         **{name: getattr(args, name) for name in ("shard_size", "column")},
+        # a batch has draws of its own
+        **({"batch_size": args.batch_size} if options.sampling else {}),
     }
     folder = args.output.resolve()
     with locked(folder), Manifest(folder, settings) as manifest:

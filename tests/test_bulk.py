@@ -310,6 +310,26 @@ def test_another_file_of_the_same_name_is_refused(
     assert journal.read_bytes() != before[journal]
 
 
+def test_draws_depend_on_the_batches(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a run that draws goes on with batches of the same size only; a search does with any."""
+    monkeypatch.setattr(ray_data, "run", without_ray)
+    monkeypatch.setattr(ray_data, "connect", lambda *_: 1)
+    write(tmp_path / "train.en", lines_of(5))
+
+    def run(folder: str, *options: object) -> None:
+        words = (model, "-i", tmp_path / "train.en", "-o", tmp_path / folder, *options)
+        bulk.main(list(map(str, words)))
+
+    run("searched", "--batch-size", 2)
+    run("searched", "--batch-size", 3)
+    run("drawn", "--sampling", "--batch-size", 2)
+    run("drawn", "--sampling", "--batch-size", 2)
+    with pytest.raises(UserError, match="with another batch_size: choose"):
+        run("drawn", "--sampling", "--batch-size", 3)
+
+
 def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model: Path) -> None:
     """Its manifest does not say where the files were."""
     folder, translator = tmp_path / "out", Translator.load(model)
