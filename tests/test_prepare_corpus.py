@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,14 @@ def test_what_is_not_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == (
         f"prepare: warning: {tmp_path} also has {names}: only train, valid and test* are used\n"
     )
+
+
+def test_packed_files_may_end_in_capitals(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        for language in ("en", "de"):
+            (tmp_path / f"{split}.{language}.GZ").write_bytes(gzip.compress(b"x\n"))
+    found = corpus.local(tmp_path, "en", "de")
+    assert found.train[0].source.endswith("train.en.GZ")
 
 
 def test_test_sets_are_in_their_natural_order(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from resmlp_mt.preparation import archives
 from resmlp_mt.preparation.formats import LINE_FORMATS, PAIR_FORMATS
 
 FOLDER = Path(__file__).parent / "corpora"
+_GZ = re.compile(r"\.gz$", re.IGNORECASE)
 VALID = ("valid", "dev", "val", "validation")
 """Names of the validation set in a folder; the first that is there counts."""
 
@@ -338,7 +339,7 @@ def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:
     """The files of a folder, by the parts of their names: `train.en.gz` is under train and en."""
     splits: dict[str, dict[str, list[Path]]] = {}
     for path in _files(folder):
-        stem, _, extension = path.name.removesuffix(".gz").rpartition(".")
+        stem, _, extension = _GZ.sub("", path.name).rpartition(".")
         splits.setdefault(stem.lower(), {}).setdefault(extension, []).append(path)
     return splits
 

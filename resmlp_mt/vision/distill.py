@@ -85,7 +85,7 @@ def load_teacher(
         UserError: if the teacher cannot be loaded, has other classes, or has weights twice.
     """
     student = (data_config["mean"], data_config["std"])
-    if Path(name).is_file() or Path(name).suffix in (".pth", ".pt"):
+    if Path(name).is_file() or Path(name).suffix.lower() in (".pth", ".pt"):
         if weights is not None:
             raise UserError(
                 f"--teacher {name} is a checkpoint with weights: leave out --teacher-weights, or "

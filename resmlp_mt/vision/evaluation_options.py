@@ -210,8 +210,10 @@ class PredictionOptions(Computation, Loading, ModelChoice):
         """With ``--model`` or ``--checkpoint``, the first argument is an image."""
         first = given["checkpoint"]
         # best.pth and --weights together are a mistake, which has its own message
-        named = given["weights"] is not None and first is not None and first.suffix != ".pth"
-        if first is not None and (given["model"] is not None or named):
+        is_other = first is not None and first.suffix.lower() != ".pth"
+        if first is not None and (
+            given["model"] is not None or (given["weights"] is not None and is_other)
+        ):
             given |= {"inputs": [first, *given["inputs"]], "checkpoint": None}
         return super().of(given)
 
