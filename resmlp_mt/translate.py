@@ -70,7 +70,9 @@ class Options(BatchOptions, SearchOptions):
     buffer_size: int = option(
         2048, type=POSITIVE, metavar="N", help="most waiting lines to translate together"
     )
-    nbest: int = option(1, type=POSITIVE, metavar="N", help="translations of a line")
+    nbest: int = option(
+        1, type=POSITIVE, metavar="N", help="translations of a line; with --sampling, draws"
+    )
     print_scores: bool = option(
         False, action="store_true", help="also print scores, as with --nbest 2"
     )
@@ -90,7 +92,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     parser.add_options(Options)
     parser.refuse("another program", OF_OTHERS | OF_ONE_PROCESS)
     options = Options(**vars(parser.parse_args(argv)))
-    if options.nbest > options.beam:
+    if options.nbest > options.beam and not options.sampling:
         parser.error(f"--nbest {options.nbest} is above --beam {options.beam}: raise --beam")
     if options.workers > 1 and options.threads is None:
         options = replace(options, threads=1)
@@ -153,7 +155,7 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
         UserError: if it cannot be written.
     """
     if path is not None:
-        is_packed = path.suffix == ".gz"
+        is_packed = path.suffix.lower() == ".gz"
         with (
             output_file(path, "--output") as partial,
             partial.open("wb") as stream,
@@ -182,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             opened = nullcontext(standard_input("give --input FILE"))
         else:
             check_is_whole(Path(args.input))
-            reader: Any = gzip.open if args.input.endswith(".gz") else open
+            is_packed = Path(args.input).suffix.lower() == ".gz"
+            reader: Any = gzip.open if is_packed else open
             opened = reader(args.input, "rb")
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
@@ -206,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads=args.threads or 1,
     )
     is_json = args.out_format == "jsonl"
+    has_attention = is_json and translator.has_attention
     is_scored = args.print_scores or args.nbest > 1
     first = 0
     errors: list[OSError] = []
@@ -215,13 +219,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 lines,
                 num_hypotheses=args.nbest,
                 return_scores=is_json or is_scored,
-                return_attention=is_json and translator.has_attention,
+                return_attention=has_attention,
                 first_line=first,
             )
             for number, translations in enumerate(results):
                 if is_json:
                     line = lines[number]
-                    write_json(file, line, translator.pieces(line), translations)
+                    write_json(file, line, translator.pieces(line), translations, has_attention)
                 else:
                     write_text(file, first + number, translations, is_scored)
             file.flush()

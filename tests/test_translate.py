@@ -109,6 +109,17 @@ def test_lines_of_a_pipe_have_draws_of_their_own(
     assert len(set(first)) > 1
 
 
+def test_samples_are_as_many_as_are_asked_for(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("--sampling", "--temperature", 5)
+    text = b"one two\n" * 8
+    plain = run(model, *one, text=text, capsys=capsys)
+    assert plain == run(model, *one, "--beam", 1, text=text, capsys=capsys)
+    found = run(model, *one, "--nbest", 7, text=text, capsys=capsys)
+    assert [line.split("\t")[0] for line in found] == [f"D-{n}" for n in range(8) for _ in range(7)]
+
+
 def test_greedy_search_is_the_same_with_and_without_scores(
     corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +290,10 @@ def test_packed_files_and_a_dash(
     assert gzip.decompress(output.read_bytes()).decode() == "".join(f"{line}\n" for line in lines)
     flags, time = output.read_bytes()[3], output.read_bytes()[4:8]
     assert (flags, time) == (0, bytes(4))  # RFC 1952: no name, no time
+    capitals = packed.rename(tmp_path / "IN.GZ"), tmp_path / "OUT.Gz"
+    assert not run(model, "-i", capitals[0], "-o", capitals[1], text=b"", capsys=capsys)
+    assert capitals[1].read_bytes() == output.read_bytes()
+    capitals[0].rename(packed)
     packed.write_bytes(packed.read_bytes()[:-4])
     with pytest.raises(
         UserError, match=f"--input {packed} cannot be read after line 3: Compressed"
@@ -305,6 +320,7 @@ def test_json_lines_have_score_alignment_and_nbest(
     assert all(0 <= source < sizes[0] for source, _ in first["alignment"])
     assert (found[1]["translation"], found[1]["score"]) == ("", 0.0)
     assert (found[2]["translation"], found[2]["score"]) == ("", None)
+    assert [entry["alignment"] for entry in found[1:]] == [[], []]
 
 
 def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(tmp_path: Path) -> None:

@@ -134,9 +134,17 @@ def write_text(file: TextIO, number: int, translations: list[Translation], score
 
 
 def write_json(
-    file: TextIO, source: str, pieces: list[str], translations: list[Translation]
+    file: TextIO,
+    source: str,
+    pieces: list[str],
+    translations: list[Translation],
+    has_attention: bool,
 ) -> None:
-    """Write one line of JSON; see docs/engine.md."""
+    """Write one line of JSON; see docs/engine.md.
+
+    Args:
+        has_attention: whether the model gives it; a line that is not translated has none.
+    """
     best = translations[0]
     entry = {
         "source": source,
@@ -144,20 +152,20 @@ def write_json(
         "score": json_score(best.score),
         "source_pieces": pieces,
         "pieces": best.pieces.split(),
-        "alignment": alignment(best),
+        "alignment": alignment(best) if has_attention else None,
         "nbest": [{"translation": t.text, "score": json_score(t.score)} for t in translations],
     }
     file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def alignment(translation: Translation) -> list[tuple[int, int]] | None:
+def alignment(translation: Translation) -> list[tuple[int, int]]:
     """For each piece of a translation, the source piece that it attends to most.
 
     These are pairs of source and target, counted from 0, as ``fairseq-generate --print-alignment``
-    prints them; None without attention.
+    prints them.
     """
     if translation.attention is None:
-        return None
+        return []
     between = translation.attention[:-1, :-1]  # without end-of-sentence
     if not between.numel():
         return []
