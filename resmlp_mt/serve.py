@@ -129,7 +129,8 @@ def listen(listener: socket.socket) -> None:
     try:
         listener.listen()
     except OSError as error:
-        raise taken(*listener.getsockname()[:2], error) from error
+        host, port = listener.getsockname()[:2]
+        raise taken(host, port, error) from error
 
 
 def taken(host: str, port: int, error: OSError) -> UserError:
