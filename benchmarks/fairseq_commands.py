@@ -63,7 +63,7 @@ def _run(command: str, arguments: list[str], streams: dict[str, Path]) -> int:
     status = 0
     try:
         COMMANDS[command]()
-    except SystemExit as stopped:  # also UserError
+    except SystemExit as stopped:
         if isinstance(stopped.code, str):
             print(stopped.code, file=sys.stderr)
         status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)

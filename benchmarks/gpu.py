@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.gpu_measurements import Figures, Settings, images, torchrun, training, translation
 from benchmarks.speed.machine import describe
-from resmlp_mt.command_line import Parser
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, write_text
 
@@ -208,6 +208,7 @@ def write(out: Path, rows: list[Row], machine: dict[str, Any] | None) -> None:
     write_text(out / "gpu.md", page(rows, machine))
 
 
+@command
 def main() -> None:
     parser = Parser("benchmarks.gpu", "Measure speed and memory on one GPU, beside peers.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to run")

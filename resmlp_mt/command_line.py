@@ -288,6 +288,13 @@ PROCESSES = number(int, least=1, most=MOST_THREADS)
 """The type of a number of threads or processes."""
 
 
+class CommandError(SystemExit, UserError):
+    """The end of a command because of a :class:`UserError`, which Python prints, with status 1.
+
+    A program that calls a command's ``main`` may catch it as a ``UserError``.
+    """
+
+
 def command(main: Callable[P, T]) -> Callable[P, T]:
     """Decorates the ``main`` of a command: output is UTF-8, and errors are one sentence.
 
@@ -297,36 +304,42 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        if sys.stderr is None:  # closed; messages have nowhere to go, results do
-            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(encoding="utf-8", errors=errors)
-        handles = threading.current_thread() is threading.main_thread()
-        numbers = set(ending_signals()) - {signal.SIGINT} if handles else set()
-        before = {number: signal.signal(number, _terminate) for number in numbers}
         try:
-            result = main(*args, **kwargs)
-            _flush()
-            return result
-        except ModuleNotFoundError as error:
-            raise missing(error) from error
-        except OSError as error:
-            if error.filename is None and error.errno in UNWRITABLE:
-                _flush("\n")  # raises as well if it was standard output
-            raise
-        except SystemExit as end:
-            if not isinstance(end, UserError):  # but --help
-                _flush()
-            raise
-        except KeyboardInterrupt:
-            forget_lost_terminal(signal.SIGINT)
-            sys.exit(128 + signal.SIGINT)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            return _run(main, *args, **kwargs)
+        except UserError as error:
+            raise CommandError(str(error)) from error
 
     return run
+
+
+def _run(main: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    if sys.stderr is None:  # closed; messages have nowhere to go, results do
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+    handles = threading.current_thread() is threading.main_thread()
+    numbers = set(ending_signals()) - {signal.SIGINT} if handles else set()
+    before = {number: signal.signal(number, _terminate) for number in numbers}
+    try:
+        result = main(*args, **kwargs)
+        _flush()
+        return result
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
+    except OSError as error:
+        if error.filename is None and error.errno in UNWRITABLE:
+            _flush("\n")  # raises as well if it was standard output
+        raise
+    except SystemExit:  # of --help
+        _flush()
+        raise
+    except KeyboardInterrupt:
+        forget_lost_terminal(signal.SIGINT)
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, _: object) -> NoReturn:

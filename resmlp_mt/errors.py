@@ -1,12 +1,11 @@
 """The exception for mistakes that a user can mend."""
 
 
-class UserError(SystemExit, ValueError):
+class UserError(ValueError):
     """A mistake in the options, the data or the environment.
 
     The message is one sentence that names the file or option, what was expected and what to do.
-    A command that does not catch it prints the message to standard error and exits with status 1;
-    Python code can catch it as a ``ValueError``.
+    A command prints it to standard error and exits with status 1.
     """
 
     def __init__(self, message: str) -> None:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from fairseq_cli import generate, validate
 from omegaconf import OmegaConf
 
 from conftest import ROOT, Corpus
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console
 
 
@@ -120,6 +123,32 @@ def test_what_a_command_asserts_of_its_options_is_one_sentence(
     batches = {"max_tokens": None, "batch_size": None}
     cfg = OmegaConf.create({"common": {}, "common_eval": {"path": None}, "dataset": batches})
     assert console.mistake(raised(main, cfg)) == message
+
+
+def test_a_mistake_is_one_sentence_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of a script that calls fairseq's command, as the one of its checkout does."""
+    namespace: dict[str, Any] = {
+        "__spec__": ModuleSpec("fairseq_cli.train", None),
+        "UserError": UserError,
+    }
+    exec("def main():\n    raise UserError('--arch is unknown.')", namespace)
+    error = raised(namespace["main"])
+    assert console.mistake(error) == "--arch is unknown."
+    shown: list[object] = []
+    console._excepthook(shown.append, type(error), error, error.__traceback__)
+    assert capsys.readouterr().err == "--arch is unknown.\n"
+    assert not shown
+
+
+def test_a_mistake_ends_a_fairseq_command_with_status_1() -> None:
+    program = (
+        "import sys; sys.argv[0] = 'bin/fairseq-train'\n"
+        "import resmlp_mt.models; from resmlp_mt.errors import UserError\n"
+        "raise UserError('--arch is unknown.')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (1, ["--arch is unknown."])
+    assert "Traceback" not in done.stderr
 
 
 def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from conftest import Corpus, train
 from models import build, dictionary, padded, sentences
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import criterion
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.rdrop import RDropLabelSmoothedCrossEntropy
@@ -116,7 +117,7 @@ def test_validation_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    with pytest.raises(SystemExit, match="--report-accuracy"):
+    with pytest.raises(UserError, match="--report-accuracy"):
         ChunkedLabelSmoothedCrossEntropy(TASK, False, 0.1, report_accuracy=True)
 
 
@@ -183,7 +184,7 @@ def test_rdrop_is_for_training_alone(kind: Any) -> None:
         # without dropout both passes are the same
         torch.testing.assert_close(loss, expected[0] * (1 if alpha == 0 else 2), **CLOSE)
         assert torch.equal(batch["target"], before)
-    with pytest.raises(SystemExit, match="--rdrop-alpha must be a number of 0 or more"):
+    with pytest.raises(UserError, match="--rdrop-alpha must be a number of 0 or more"):
         kind(TASK, False, 0.1, rdrop_alpha=-1.0)
 
 

@@ -18,6 +18,7 @@ from resmlp_mt.engine import onnx_export
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.onnx_projection import ProjectionGraphs
 from resmlp_mt.engine.shortlist import Shortlist
+from resmlp_mt.errors import UserError
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from test_mixing import MODELS
@@ -204,5 +205,5 @@ def test_a_full_folder_leaves_nothing_behind(
 
 def test_without_the_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="resmlp_mt\\[onnx-export\\]"):
+    with pytest.raises(UserError, match="resmlp_mt\\[onnx-export\\]"):
         onnx_export.export_onnx(fold(build()), tmp_path)

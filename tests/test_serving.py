@@ -338,10 +338,10 @@ def test_a_worker_that_dies_while_it_has_nothing_to_do_is_replaced_first(
 
 
 def test_an_error_for_users_does_not_end_the_server(processes: Callable[..., None]) -> None:
-    """A command would end with it."""
+    """A task that raised ``SystemExit`` would end it."""
     processes((LOADED, UserError("there is not enough memory")))
     worker = Worker([], OPTIONS)
-    with pytest.raises(RuntimeError, match="not enough memory"):
+    with pytest.raises(UserError, match="not enough memory"):
         asyncio.run(worker.translate(Work(EN_DE), ["a"]))
 
 

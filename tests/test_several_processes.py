@@ -63,7 +63,11 @@ def fairseq_train(arguments: Sequence[str], log: Path, environment: Mapping[str,
     torch.set_num_threads(1)
     for number in signals.ENDING:
         signal.signal(number, signal.default_int_handler)
-    train.cli_main()
+    try:
+        train.cli_main()
+    except Exception:  # a process that is not forked comes here by itself
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
 
 
 class Child:

@@ -40,6 +40,7 @@ from benchmarks.speed.report import (
 )
 from benchmarks.speed.training_rows import training, training_memory
 from benchmarks.speed.translation_models import BASE, QUICK
+from resmlp_mt.command_line import command
 from resmlp_mt.files import output_file
 from resmlp_mt.machine import computes_in_bfloat16
 
@@ -232,6 +233,7 @@ def main() -> None:
     run(parse_args())
 
 
+@command
 def run(args: argparse.Namespace) -> None:
     """Measure, and write the tables.
 

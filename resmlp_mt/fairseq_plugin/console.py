@@ -79,8 +79,9 @@ def tell_in_one_sentence() -> None:
 def _excepthook(
     original: Original, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    of_command = Path(sys.argv[0]).name.startswith("fairseq-") or _is_command(spec)
+    specs = [getattr(sys.modules.get("__main__"), "__spec__", None)]
+    specs += [frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(trace)]
+    of_command = Path(sys.argv[0]).name.startswith("fairseq-") or any(map(_is_command, specs))
     if of_command and issubclass(kind, KeyboardInterrupt):
         return  # Python ends with status 130
     if of_command and issubclass(kind, BrokenPipeError) and _reader_is_gone():
@@ -103,6 +104,8 @@ def _reader_is_gone() -> bool:
 def mistake(error: BaseException) -> str | None:
     """What the user of a command can mend; None for other errors, which need their traceback."""
     told = error.args[0] if error.args and isinstance(error.args[0], str) else None
+    if isinstance(error, UserError):
+        return told
     if isinstance(error, MissingMandatoryValue):
         return f"--{str(error.full_key).replace('_', '-')} is missing."
     if isinstance(error, SyntaxError) and error.filename in ("<string>", "<unknown>"):

@@ -221,8 +221,6 @@ class Worker:
             if executor is self._executor:
                 self._restart()
             raise WorkerDiedError from error
-        except UserError as error:  # which would end the server
-            raise RuntimeError(str(error)) from error
 
     def stop(self) -> None:
         """End the process after its current batch."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.factory import FIRST_CONV, MODELS, create_model, default_config
 from resmlp_mt.vision.libraries import timm
@@ -114,6 +115,7 @@ for _name in MODELS:
     _register(_name)
 
 
+@command
 def main() -> None:
     """Run a script of timm with our models registered.
 
