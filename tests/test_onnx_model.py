@@ -37,9 +37,10 @@ from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.serving.app import _explained
+from resmlp_mt.serving.limits import ModelOptions
 from resmlp_mt.serving.sentences import Segment
 from resmlp_mt.serving.service import Part
-from resmlp_mt.serving.workers import Languages, ModelOptions, Work, Worker
+from resmlp_mt.serving.workers import Languages, Work, Worker
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +338,7 @@ def test_graphs_of_another_shortlist_are_refused(
 
 def test_a_server_explains_them_without_attention(folders: tuple[Path, Path]) -> None:
     """The page shows texts, words and scores; there is no matrix to show."""
-    options = ModelOptions(beam=3, lenpen=1.0, max_batch_tokens=100, use_shortlist=True)
+    options = ModelOptions(beam=3, lenpen=1.0, max_batch_tokens=100, shortlist=True)
     work = Work(Languages("en", "de"), explained=True)
     answers = []
     for folder in folders:

@@ -21,6 +21,7 @@ from resmlp_mt.serving import languages, sentences, workers
 from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
+from resmlp_mt.serving.limits import ModelOptions
 from resmlp_mt.serving.matrices import LARGEST_REMEMBERED, MOST_REMEMBERED, Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
@@ -29,7 +30,6 @@ from resmlp_mt.serving.service import translate
 from resmlp_mt.serving.workers import (
     Answer,
     Languages,
-    ModelOptions,
     Work,
     Worker,
     WorkerDiedError,
@@ -566,8 +566,7 @@ def test_a_library_that_does_not_load_is_named(
 
 def test_a_worker_names_the_remedies_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """The options of ``translate`` are none of its own."""
-    monkeypatch.setattr(workers, "_end_with_the_server", lambda: None)
-    monkeypatch.setattr(signals, "leave_signals_to_parent", lambda: None)
+    monkeypatch.setattr(signals, "follow_parent", lambda: None)
     monkeypatch.setattr(workers, "_translators", {})
     monkeypatch.setattr(workers, "_digests", {})
     workers._load([pretrained.located()], ModelOptions(beam=1, lenpen=1.0, max_batch_tokens=10))

@@ -2,10 +2,8 @@
 
 import multiprocessing
 import multiprocessing.connection
-import os
 import pickle
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -117,7 +115,7 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
     # "spawn" on every platform, because a process with threads must not be forked.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=signals.follow_parent)
     try:
         yield pool
     except BaseException:
@@ -126,16 +124,3 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
             child.kill()  # it ignores milder signals
         raise
     pool.shutdown()
-
-
-def _start_worker() -> None:
-    signals.leave_signals_to_parent()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the parent is gone, even if the parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -38,7 +38,7 @@ from resmlp_mt.serving.interface import (
 )
 from resmlp_mt.serving.languages import AUTO, Pairs
 from resmlp_mt.serving.limits import Limits
-from resmlp_mt.serving.matrices import GivesMatrices, Matrices
+from resmlp_mt.serving.matrices import Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.requests import (
     ClientGoneError,
@@ -49,9 +49,9 @@ from resmlp_mt.serving.requests import (
     fields,
     while_connected,
 )
-from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler, TranslatesBatches
+from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
 from resmlp_mt.serving.service import Part, TooLongError, TranslatedText, translate
-from resmlp_mt.serving.workers import Languages, WorkerDiedError
+from resmlp_mt.serving.workers import Languages, Worker, WorkerDiedError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -117,12 +117,8 @@ def _of_form(schema: Any) -> Any:
     return schema
 
 
-class TranslationWorker(TranslatesBatches, GivesMatrices, Protocol):
-    """What the interface uses of a worker."""
-
-
 def create_app(
-    workers: Sequence[TranslationWorker],
+    workers: Sequence[Worker],
     languages: Sequence[Languages],
     limits: Limits,
     cors_origins: Sequence[str] = (),

@@ -1,22 +1,33 @@
-"""The limits of a server, which are options of its command."""
+"""How a server translates and what its limits are, which are options of its command."""
 
 from dataclasses import dataclass
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, number, option
+from resmlp_mt.command_line import FINITE, NOT_NEGATIVE, POSITIVE, PROCESSES, number, option
+from resmlp_mt.engine.options import DTYPES
 
 DAY = 24 * 60 * 60  # seconds
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits."""
+class ModelOptions:
+    """Translation."""
 
     beam: int = option(
         5, type=POSITIVE, metavar="N", help="hypotheses: there are at most N - 1 alternatives"
     )
+    lenpen: float = option(1.0, type=FINITE, metavar="X", help="length penalty")
     max_batch_tokens: int = option(
         4096, type=POSITIVE, metavar="N", help="source tokens in a batch, and so in a sentence"
     )
+    threads: int = option(1, type=PROCESSES, metavar="N", help="threads of a worker")
+    dtype: str | None = option(None, choices=DTYPES, help="default: as the model was exported")
+    shortlist: bool = option(False, action="store_true", help="use the exported shortlist")
+
+
+@dataclass(frozen=True)
+class Limits(ModelOptions):
+    """Limits."""
+
     max_batch_size: int = option(64, type=POSITIVE, metavar="N", help="sentences in a batch")
     queue_size: int = option(
         2048, type=POSITIVE, metavar="N", help="most waiting sentences, else status 503"

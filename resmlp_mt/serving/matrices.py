@@ -1,27 +1,18 @@
 """Mixing matrices for clients: a few at a time, and remembered, because they never change."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from resmlp_mt.serving.scheduler import RefusedError
-from resmlp_mt.serving.workers import Languages
+from resmlp_mt.serving.workers import Languages, Worker
 
 MOST_AT_ONCE = 2  # so that translations do not wait for long
 MOST_REMEMBERED, LARGEST_REMEMBERED = 64, 2**20  # answers, and bytes of one
 
 
-class GivesMatrices(Protocol):
-    """What is needed of a worker; see :class:`Worker`."""
-
-    failure: str | None
-
-    async def mixing(self, languages: Languages, layer: int, length: int) -> bytes: ...
-
-
 class Matrices:
     """The answers of workers about their matrices."""
 
-    def __init__(self, workers: Sequence[GivesMatrices]) -> None:
+    def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
         self._in_work = 0
         self._remembered: dict[tuple[Languages, int, int], bytes] = {}

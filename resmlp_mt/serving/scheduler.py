@@ -9,10 +9,9 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from resmlp_mt.serving.metrics import Metrics
-from resmlp_mt.serving.workers import Answer, Work, WorkerDiedError
+from resmlp_mt.serving.workers import Answer, Work, Worker, WorkerDiedError
 
 
 class RefusedError(Exception):
@@ -21,16 +20,6 @@ class RefusedError(Exception):
 
 class FailedError(Exception):
     """A sentence that failed twice."""
-
-
-class TranslatesBatches(Protocol):
-    """What the scheduler uses of a worker; see :class:`Worker`."""
-
-    failure: str | None
-
-    async def ready(self) -> None: ...
-
-    async def translate(self, work: Work, lines: list[str]) -> list[Answer]: ...
 
 
 @dataclass(eq=False)
@@ -57,7 +46,7 @@ class Scheduler:
 
     def __init__(
         self,
-        workers: Sequence[TranslatesBatches],
+        workers: Sequence[Worker],
         metrics: Metrics,
         max_batch_characters: int,
         max_batch_size: int,
@@ -132,7 +121,7 @@ class Scheduler:
                 self._again.pop(job, None)
                 job.answer.cancel()
 
-    async def _serve(self, worker: TranslatesBatches) -> None:
+    async def _serve(self, worker: Worker) -> None:
         while True:
             await worker.ready()
             async with self._arrived:
@@ -163,7 +152,7 @@ class Scheduler:
             del queue[job]
         return work, batch
 
-    async def _answer(self, worker: TranslatesBatches, work: Work, jobs: list[_Job]) -> None:
+    async def _answer(self, worker: Worker, work: Work, jobs: list[_Job]) -> None:
         """Translate a batch; if that fails, its sentences are translated again, one by one."""
         self._metrics.batches.observe(len(jobs))
         try:

@@ -8,19 +8,17 @@ import asyncio
 import json
 import logging
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from resmlp_mt import signals
 from resmlp_mt.command_line import missing
 from resmlp_mt.errors import UserError, one_line, reason
+from resmlp_mt.serving.limits import ModelOptions
 
 if TYPE_CHECKING:
     # the server's own process does not import torch
@@ -35,26 +33,6 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 
 MEMORY_REMEDY = "divide the text, or start the server with fewer --workers"
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """How every worker loads its models.
-
-    Attributes:
-        beam, lenpen: options of the search.
-        max_batch_tokens: largest number of source tokens in a batch, pads included.
-        dtype: type to compute in; None for the type of the weights.
-        threads: threads of a worker.
-        use_shortlist: score only the words of the model's shortlist.
-    """
-
-    beam: int
-    lenpen: float
-    max_batch_tokens: int
-    dtype: str | None = None
-    threads: int = 1
-    use_shortlist: bool = False
 
 
 class Translated(NamedTuple):
@@ -233,8 +211,7 @@ _digests: Digests = {}
 
 
 def _load(folders: Sequence[Path], options: ModelOptions) -> None:
-    signals.leave_signals_to_parent()
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    signals.follow_parent()
 
     global _translators
     loaded = {}
@@ -245,7 +222,7 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
 
         for folder in folders:
             model = model_folder.load(
-                folder, options.dtype, "cpu", options.threads, options.use_shortlist
+                folder, options.dtype, "cpu", options.threads, options.shortlist
             )
             languages = Languages(model.source_lang, model.target_lang)
             if languages in loaded:
@@ -257,7 +234,7 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
                 model,
                 SearchOptions(beam=options.beam, lenpen=options.lenpen),
                 max_tokens=options.max_batch_tokens,
-                use_shortlist=options.use_shortlist,
+                use_shortlist=options.shortlist,
             )
             loaded[languages].memory_remedy = MEMORY_REMEDY
             _digests[languages] = digests.total(folder)
@@ -269,14 +246,6 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
         _translators = one_line(f"a worker could not load its models: {error!r}.")
     else:
         _translators = loaded
-
-
-def _end_with_the_server() -> None:
-    """End this worker if the server is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _loaded() -> Digests | str:

@@ -1,11 +1,13 @@
 """File formats of a corpus: divides files into parts, and writes parts with translations."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
@@ -26,32 +28,6 @@ class Part(NamedTuple):
 
     first: int
     content: bytes
-
-
-class Format(Protocol):
-    """Reads the lines of a file, and writes them with their translations."""
-
-    suffix: str
-
-    def parts(self, path: Path, size: int) -> Iterator[Part]:
-        """The parts of a file, of ``size`` lines each; the last may be shorter.
-
-        Raises:
-            UserError: if the file cannot be read.
-        """
-
-    def texts(self, part: Part, origin: str) -> list[str]:
-        """The texts to translate, line by line.
-
-        Args:
-            origin: the name of the file, for messages.
-
-        Raises:
-            UserError: if a line has no text.
-        """
-
-    def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
-        """The part with the translation of each line, as a file."""
 
 
 def format_of(path: Path, column: str) -> Format:
@@ -184,6 +160,13 @@ class Parquet:
         file = io.BytesIO()
         pyarrow.parquet.write_table(table, file)
         return file.getvalue()
+
+
+Format = Text | JsonLines | Parquet
+"""Divides a file into :class:`Part`, reads the texts of one, and writes it with translations.
+
+``parts`` and ``texts`` raise ``UserError`` if the file cannot be read or a line has no text.
+"""
 
 
 def check_columns(record: Any, column: str) -> None:
