@@ -1,6 +1,5 @@
 """The signals that end a program, and what it prints after them."""
 
-import multiprocessing
 import os
 import signal
 import stat
@@ -32,6 +31,8 @@ def follow_parent() -> None:
 
 
 def _end_with_parent() -> None:
+    import multiprocessing  # only workers need it
+
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
