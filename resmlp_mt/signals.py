@@ -39,6 +39,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def tell(message: str) -> None:
+    """Print a line to standard error from the handler of a signal.
+
+    The signal may have come while ``sys.stderr`` was being written, which then refuses more.
+    """
+    with suppress(OSError):  # closed
+        os.write(2, f"{message}\n".encode())
+
+
 def forget_lost_terminal(number: int) -> None:
     """After a signal, print into the void if the terminal is gone or, for SIGHUP, about to go.
 

@@ -1,17 +1,11 @@
-"""Several processes train as one; a training that is told to stop, or loses a process, says so."""
+"""Several processes train as one; a training that loses a process says so."""
 
-import contextlib
-import io
-import logging
-import multiprocessing
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.dataclass.configs import CheckpointConfig, DistributedTrainingConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from fairseq_cli import train
@@ -30,91 +24,10 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from conftest import ROOT, Corpus
 from models import build, padded, sentences
-from resmlp_mt import signals
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import several_processes, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
-
-OPTIONS = """
-    --user-dir resmlp_mt --arch resmlp_mt_tiny --cpu --encoder-layers 1 --decoder-layers 1
-    --encoder-embed-dim 64 --decoder-embed-dim 64 --share-all-embeddings
-    --max-source-positions 40 --max-target-positions 40 --optimizer adam --lr 0.005
-    --lr-scheduler inverse_sqrt --warmup-updates 20 --criterion label_smoothed_cross_entropy
-    --dropout 0 --batch-size 25 --max-epoch 2 --seed 1 --num-workers 0 --log-format json
-    --log-interval 1 --no-epoch-checkpoints --disable-validation
-""".split()
-
-
-# A process that has fairseq loaded, and nothing of what other tests have done, is forked for each.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["fairseq_cli.train", "resmlp_mt.models.resmlp_mt"])
-
-
-def fairseq_train(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """The command, in a process of its own."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
-    os.environ.update(environment)
-    os.chdir(ROOT)
-    sys.argv = ["fairseq-train", *arguments]
-    torch.set_num_threads(1)
-    for number in signals.ENDING:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        train.cli_main()
-    except Exception:  # a process that is not forked comes here by itself
-        sys.excepthook(*sys.exc_info())
-        sys.exit(1)
-
-
-class Child:
-    """fairseq-train in another process, which starts at once."""
-
-    def __init__(self, arguments: Sequence[object], log: Path, **environment: str) -> None:
-        self.log = log
-        log.touch()
-        words = [str(argument) for argument in arguments]
-        self.process = FORKS.Process(
-            target=fairseq_train, args=(words, log, environment), daemon=True
-        )
-        self.process.start()
-
-    def send(self, number: signal.Signals) -> None:
-        assert self.process.pid is not None
-        os.kill(self.process.pid, number)
-
-    def wait(self) -> tuple[int, str]:
-        """The exit status, negative for a signal, and what was printed."""
-        self.process.join(300)
-        assert self.process.exitcode is not None, self.log.read_text()
-        return self.process.exitcode, self.log.read_text()
-
-    def wait_for(self, text: str) -> None:
-        """Until something is printed."""
-        end = time.monotonic() + 300
-        while text not in self.log.read_text():
-            assert self.process.is_alive(), self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.01)
-
-
-def as_torchrun_starts_them(
-    arguments: Sequence[object], logs: Path, processes: int = 2
-) -> list[Child]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    logs.mkdir(parents=True, exist_ok=True)
-    return [
-        Child(
-            arguments, logs / f"{rank}.log", RANK=str(rank), LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
+from trainings import OPTIONS, Child, as_torchrun_starts_them
 
 
 @pytest.fixture(scope="module")
@@ -180,72 +93,6 @@ def test_two_nodes_of_torchrun_at_two_addresses(
     assert_same(tmp_path, one)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
-    corpus: Corpus, tmp_path: Path, number: signal.Signals
-) -> None:
-    """Before the first epoch ends, with dropout, whose random numbers go on too."""
-    options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--dropout", 0.3, "--save-dir"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert Child([*options, whole], tmp_path / "whole.log").wait()[0] == 0
-    child = Child([*options, stopped], tmp_path / "log")
-    child.wait_for('"num_updates": "3"')
-    child.send(number)
-    status, log = child.wait()
-    assert status == 128 + number
-    assert f"{number.name}: stopped after update" in log
-    assert f"and saved {stopped / 'checkpoint_last.pt'}. Continue with\n" in log
-    assert "Traceback" not in log
-    assert Child([*options, stopped], tmp_path / "log").wait()[0] == 0
-    found, expected = (torch.load(f / "checkpoint_last.pt") for f in (stopped, whole))
-    for name, value in expected["model"].items():
-        assert torch.equal(found["model"][name], value)
-
-
-def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers: dict[int, object] = {}
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    for before in (signal.SIG_IGN, signal.SIG_DFL):
-        handlers.clear()
-        hangup = {signal.SIGHUP: before}
-        monkeypatch.setattr(signal, "getsignal", lambda number, hangup=hangup: hangup.get(number))
-        stopping.handle_signals(has_launcher=False)
-        assert (signal.SIGHUP in handlers) == (before == signal.SIG_DFL)
-        assert {signal.SIGINT, signal.SIGTERM} <= handlers.keys()
-
-
-def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_path: Path) -> None:
-    options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--save-dir", tmp_path / "x"]
-    child = Child(options, tmp_path / "log")
-    child.wait_for("fairseq_cli.train")
-    child.send(signal.SIGTERM)
-    status, log = child.wait()
-    if "the training had not begun" in log:
-        assert status == 143
-        assert not (tmp_path / "x" / "checkpoint_last.pt").exists()
-    else:
-        assert "stopped after update" in log  # the first update was already done
-
-
-def signalled_while_printing() -> None:
-    class Printing(io.StringIO):
-        def flush(self) -> None:
-            raise RuntimeError("reentrant call")
-
-    sys.stdout = Printing()
-    stopping.handle_signals(has_launcher=False)
-    with contextlib.suppress(RuntimeError):  # as logging does
-        os.kill(os.getpid(), signal.SIGTERM)
-    sys.exit(0)
-
-
-def test_a_signal_in_the_middle_of_printing_ends_the_process() -> None:
-    process = FORKS.Process(target=signalled_while_printing, daemon=True)
-    process.start()
-    process.join(300)
-    assert process.exitcode == 128 + signal.SIGTERM
-
-
 def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> None:
     options = [corpus.data, *OPTIONS, "--max-epoch", 500, "--save-dir", tmp_path]
     children = as_torchrun_starts_them(options, tmp_path / "logs")
@@ -263,15 +110,18 @@ def context(*codes: int) -> Any:
     return SimpleNamespace(processes=processes)
 
 
-def test_the_process_above_ends_as_its_processes_did() -> None:
+def test_the_process_above_ends_as_its_processes_did(tmp_path: Path) -> None:
+    options = CheckpointConfig(save_dir=str(tmp_path))
     stopped = ProcessExitedException("", 0, 1, exit_code=143)
     with pytest.raises(SystemExit) as end:
-        several_processes._end_like(context(143, 143), stopped)
+        several_processes._end_like(context(143, 143), stopped, 0, options)
     assert end.value.code == 143
     lost = ProcessExitedException("", 0, 1, exit_code=1)
     for codes, rank in (((1, -9), 1), ((-9, -15), 0), ((0, -11), 1)):
         with pytest.raises(UserError, match=rf"process of rank {rank} was killed by SIG"):
-            several_processes._end_like(context(*codes), lost)
+            several_processes._end_like(context(*codes), lost, 0, options)
+        with pytest.raises(UserError, match=rf"process of rank {rank + 4} was killed by SIG"):
+            several_processes._end_like(context(*codes), lost, 4, options)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -340,34 +190,46 @@ def test_the_backends_are_those_of_the_device(
     assert found.ddp_backend == ("pytorch_ddp" if gpu else "legacy_ddp")
 
 
+@pytest.mark.parametrize(
+    ("world", "address", "rank", "started"),
+    [(2, None, 0, (2, 0)), (8, "tcp://first:1", 4, (4, 4)), (1, None, 0, None)],
+)
+def test_a_process_for_every_gpu_is_started_here(
+    monkeypatch: pytest.MonkeyPatch, world: int, address: str | None, rank: int,
+    started: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """On each of two machines with four GPUs, or on this one: they then receive its signals."""
+    for name in (*several_processes.OF_TORCHRUN, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    found: list[Any] = []
+    monkeypatch.setattr(
+        several_processes, "_start_processes",
+        lambda cfg, main, kwargs, processes, start_rank: found.append((processes, start_rank)),
+    )  # fmt: skip
+    monkeypatch.setattr(stopping, "handle_signals", lambda **_: None)
+    options = OmegaConf.structured(
+        DistributedTrainingConfig(
+            distributed_world_size=world, distributed_init_method=address, distributed_rank=rank
+        )
+    )
+    cfg = OmegaConf.create({"common": {"cpu": False}, "distributed_training": options})
+    several_processes._call_main(lambda cfg, main: found.append(None), cfg, train.main)
+    assert found == [started]
+    assert (cfg.distributed_training.distributed_init_method is None) == (started is None)
+
+
+def test_processes_for_no_gpu_are_refused() -> None:
+    """fairseq ends with status 0 and has trained nothing."""
+    with pytest.raises(UserError, match="starts a process for every GPU, and there is none"):
+        several_processes._start_processes(None, None, {}, 0, 0)
+
+
 def test_a_plugin_that_came_too_late_does_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in several_processes.OF_TORCHRUN:
         monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match="torchrun has started 2 processes, but this one would"):
         several_processes._trainer_init(lambda self: None, None)
-
-
-def test_the_command_that_goes_on() -> None:
-    words = ["fairseq-train", "data (1)", "--reset-optimizer", "--lr", "0.1"]
-    assert stopping.going_on(words, "checkpoint_last.pt") == "fairseq-train 'data (1)' --lr 0.1"
-    assert stopping.going_on(words, "old.pt").endswith(" --restore-file checkpoint_last.pt")
-
-
-@pytest.mark.parametrize("program", ["fairseq-hydra-train", "python -m fairseq_cli.hydra_train",
-                                     "torchrun bin/fairseq-hydra-train"])  # fmt: skip
-def test_the_command_that_goes_on_with_hydra(program: str) -> None:
-    last = "checkpoint.restore_file=checkpoint_last.pt"
-    start = [*program.split(), "--config-name", "x", "optimization.lr=[0.1]"]
-    resets = ["checkpoint.reset_optimizer=true", "++checkpoint.reset_meters=True"]
-    words = [*start, "checkpoint.restore_file=old.pt", *resets]
-    expected = shlex.join(start)
-    assert stopping.going_on(start, "checkpoint_last.pt") == expected
-    assert stopping.going_on([*start, last], "checkpoint_last.pt") == f"{expected} {last}"
-    in_words = ["reset_optimizer", "reset_meters"]
-    assert stopping.going_on(words, "old.pt", in_words) == f"{expected} {last}"
-    # those of a configuration file are turned off
-    found = stopping.going_on(words, "old.pt", [*in_words, "reset_dataloader"])
-    assert found == f"{expected} checkpoint.reset_dataloader=false {last}"
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Lets several processes train as one job: under torchrun, or started by fairseq, on CPUs too.
 
 For ``--distributed-world-size N``, fairseq starts min(number of GPUs, N) processes, which is none
-on a CPU. Without that option it ignores torchrun, and every process trains alone on all data.
+on a CPU. The process that starts them would be the only one to receive a signal, and end before
+they save. Without that option fairseq ignores torchrun, and every process trains alone on all data.
 """
 
 import importlib
@@ -27,7 +28,7 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, spawn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import stopping
+from resmlp_mt.fairseq_plugin import console, continuing, stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.signals import ending_signals, forget_lost_terminal
@@ -36,14 +37,13 @@ logger = logging.getLogger(__name__)
 
 OF_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 ON_CPU = {"distributed_backend": ("gloo",), "ddp_backend": ("legacy_ddp", "no_c10d")}
-GO_ON = "run the same command again to continue from the last checkpoint"
 
 _peers: list[tuple[str, int]] = []
 """Host name and process id of every rank."""
 
 
 def train_on_several_processes() -> None:
-    """Join the processes of torchrun, start those of ``--cpu --distributed-world-size N``.
+    """Join the processes of torchrun, or start those of ``--distributed-world-size N``.
 
     The remedy reaches commands that import the plugin before they start processes;
     ``fairseq-hydra-train`` does so through the callback in ``configs/mt``.
@@ -63,15 +63,26 @@ def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
     options = cfg.distributed_training
     if not _trains(main):
         original(cfg, main, **kwargs)
-    elif os.environ.keys() >= OF_TORCHRUN and options.distributed_init_method is None:
+        return
+    stopping.stop_after_an_update(main)
+    if os.environ.keys() >= OF_TORCHRUN and options.distributed_init_method is None:
         _join_torchrun(cfg)
-        with _named_ends():
+        with _named_ends(cfg):
             original(cfg, main, **kwargs)
     elif cfg.common.cpu and options.distributed_world_size > 1 and not options.distributed_no_spawn:
-        _start_processes(cfg, main, kwargs)
+        _check_backends(options)
+        if options.distributed_init_method is None:
+            options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
+        _start_processes(cfg, main, kwargs, options.distributed_world_size, start_rank=0)
     else:
-        stopping.handle_signals(has_launcher=False)
-        original(cfg, main, **kwargs)
+        if options.distributed_init_method is None:
+            distributed_utils.infer_init_method(options)
+        if options.distributed_init_method is None or options.distributed_no_spawn:
+            stopping.handle_signals(has_launcher=False)
+            original(cfg, main, **kwargs)
+        else:  # fairseq would start a process for every GPU
+            processes = min(torch.cuda.device_count(), options.distributed_world_size)
+            _start_processes(cfg, main, kwargs, processes, start_rank=options.distributed_rank)
 
 
 def _trains(main: Any) -> bool:
@@ -101,23 +112,38 @@ def _join_torchrun(cfg: Any) -> None:
                     options[option] = working[0]
 
 
-def _start_processes(cfg: Any, main: Any, kwargs: dict[str, Any]) -> None:
-    options = cfg.distributed_training
-    processes = options.distributed_world_size
+def _check_backends(options: Any) -> None:
     for option, working in ON_CPU.items():
         if options[option] not in working:
             raise UserError(
-                f"--cpu with --distributed-world-size {processes} needs "
+                f"--cpu with --distributed-world-size {options.distributed_world_size} needs "
                 f"--{option.replace('_', '-')} {working[0]}, but it is {options[option]}; "
                 "for one process, --distributed-world-size 1."
             )
-    if options.distributed_init_method is None:
-        options.distributed_init_method = f"tcp://localhost:{random.randint(10000, 60000)}"
-    options.distributed_rank = None  # each process sets it from its index
+
+
+def _start_processes(
+    cfg: Any, main: Any, kwargs: dict[str, Any], processes: int, start_rank: int
+) -> None:
+    """Start processes, hand signals on to them, and end as they do.
+
+    Args:
+        processes: how many run on this machine; the first has the rank ``start_rank``.
+
+    Raises:
+        UserError: if a process was killed, or there is nothing to start one for.
+        SystemExit: with the status of a process that stopped on purpose.
+    """
+    if processes == 0:
+        raise UserError(
+            "--distributed-init-method starts a process for every GPU, and there is none: on CPUs "
+            "give --cpu and --distributed-world-size above 1, or drop it."
+        )
+    cfg.distributed_training.distributed_rank = None  # each process sets it from its index
     loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
     context = spawn(
         fn=_worker,
-        args=(main, cfg, {**kwargs, "start_rank": 0}, loaded),
+        args=(main, cfg, {**kwargs, "start_rank": start_rank}, loaded, continuing.command()),
         nprocs=processes,
         join=False,
     )
@@ -127,28 +153,35 @@ def _start_processes(cfg: Any, main: Any, kwargs: dict[str, Any]) -> None:
         while not context.join():
             pass
     except ProcessException as error:
-        _end_like(context, error)
+        _end_like(context, error, start_rank, cfg.checkpoint)
         raise
 
 
 def _worker(
-    index: int, main: Any, cfg: Any, kwargs: dict[str, Any], modules: Sequence[str]
+    index: int,
+    main: Any,
+    cfg: Any,
+    kwargs: dict[str, Any],
+    modules: Sequence[str],
+    command: list[str],
 ) -> None:
     """One of the processes that :func:`_start_processes` starts; it prints its own errors."""
+    sys.orig_argv = command  # its own is that of the module that starts processes
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
     train_on_several_processes()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's, if the parent is killed
     stopping.handle_signals(has_launcher=True)
+    stopping.stop_after_an_update(main)
     try:
         distributed_utils.distributed_main(index, main, cfg, kwargs)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError:
-        if not _gone():
+    except Exception as error:
+        sentence = console.mistake(error)
+        if sentence is not None:
+            print(sentence, file=sys.stderr)
+        elif not (isinstance(error, RuntimeError) and _gone()):
             raise
-        sys.exit(1)  # the process above names the one that was killed
+        sys.exit(1)  # where one was killed, the process above names it
 
 
 def _hand_on(context: Any, number: int) -> None:
@@ -158,8 +191,12 @@ def _hand_on(context: Any, number: int) -> None:
             os.kill(process.pid, number)
 
 
-def _end_like(context: Any, error: ProcessException) -> None:
+def _end_like(context: Any, error: ProcessException, start_rank: int, checkpoint: Any) -> None:
     """End with the status of the processes, if they stopped on purpose or were killed.
+
+    Args:
+        start_rank: the rank of the first.
+        checkpoint: fairseq's options of checkpoints.
 
     Raises:
         UserError: naming the rank that was killed.
@@ -167,19 +204,20 @@ def _end_like(context: Any, error: ProcessException) -> None:
     """
     for process in context.processes:
         process.join(timeout=10)
-    codes = {rank: process.exitcode for rank, process in enumerate(context.processes)}
+    codes = {rank: process.exitcode for rank, process in enumerate(context.processes, start_rank)}
     for rank, code in codes.items():
         if code is not None and code < 0 and -code != signal.SIGTERM:
             raise UserError(
                 f"the training ended because its process of rank {rank} was killed by "
-                f"{signal.Signals(-code).name} (too little memory?): {GO_ON}."
+                f"{signal.Signals(-code).name} (too little memory?): "
+                f"{continuing.advice(checkpoint)}."
             )
     if isinstance(error, ProcessExitedException):
         raise SystemExit(error.exit_code)
 
 
 @contextmanager
-def _named_ends() -> Iterator[None]:
+def _named_ends(cfg: Any) -> Iterator[None]:
     """Replace the traceback of a lost connection by an error that names the lost rank.
 
     Raises:
@@ -195,7 +233,7 @@ def _named_ends() -> Iterator[None]:
         who = f"rank {' and '.join(map(str, gone))}" if gone else "a rank on another machine"
         raise UserError(
             f"the training ended because its process of {who} has ended (killed, or with an "
-            f"error of its own above): {GO_ON}."
+            f"error of its own above): {continuing.advice(cfg.checkpoint)}."
         ) from error
 
 

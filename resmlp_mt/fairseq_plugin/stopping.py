@@ -3,16 +3,18 @@
 SIGINT (Ctrl-C) ends it with status 130, SIGTERM (Slurm, torchrun, ``kill``) with 143 and SIGHUP (a
 closed terminal) with 129, with one process or several. Without this remedy, everything since the
 last checkpoint is lost.
+
+The validation of the update is part of it: without its score, the best checkpoint, ``--patience``
+and the learning rate would be others than those of a training that was not stopped.
 """
 
+import functools
+import inspect
 import logging
 import os
-import re
-import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,11 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
+from resmlp_mt.fairseq_plugin.continuing import RESETS, command, going_on
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.fairseq_plugin.saving import LAST
-from resmlp_mt.signals import ending_signals, forget_lost_terminal
+from resmlp_mt.signals import ending_signals, forget_lost_terminal, tell
 
 logger = logging.getLogger(__name__)
-
-RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
-RESETTING = re.compile(
-    rf"\+{{0,2}}checkpoint\.(({'|'.join(RESETS)})=(?i:true|1|yes|on)|restore_file=(?!{LAST}$).*)"
-)
-"""The words of fairseq-hydra-train that a continued training must not have."""
 
 
 class _Stop:
@@ -46,10 +42,24 @@ class _Stop:
 
 
 def stop_with_a_checkpoint() -> None:
-    """Have fairseq's trainer check after every update whether it should stop."""
+    """Have fairseq's trainer know where its text is, and save before a validation if asked to."""
     wrap(Trainer, "get_train_iterator", _get_train_iterator)
     wrap(Trainer, "train_step", _train_step)
+    wrap(Trainer, "begin_valid_epoch", _begin_valid_epoch)
     wrap(Trainer, "valid_step", _valid_step)
+    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
+
+
+def stop_after_an_update(main: Any) -> None:
+    """Have a training check after every update, and its validation, whether it should stop.
+
+    Args:
+        main: ``main`` of fairseq-train. Its module may be a copy that has no name.
+    """
+    names = inspect.unwrap(main).__globals__
+    original = names["validate_and_save"]
+    if getattr(original, "func", None) is not _validate_and_save:
+        names["validate_and_save"] = functools.partial(_validate_and_save, original)
 
 
 def handle_signals(*, has_launcher: bool) -> None:
@@ -74,17 +84,20 @@ def _request(number: int, _: Any) -> None:
     forget_lost_terminal(number)
     name = signal.Signals(number).name
     if not _Stop.updating:
+        tell(f"{name}: the training had not begun, and nothing was changed.")
         try:
-            print(f"{name}: the training had not begun, and nothing was changed.", file=sys.stderr)
             sys.stdout.flush()
-            sys.stderr.flush()
         finally:  # a stream that is being written raises an error, and the code there may catch it
             os._exit(128 + number)
     if _Stop.requested and not _Stop.has_launcher:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     if not _Stop.requested:
-        logger.warning("%s: the training ends after this update, with a checkpoint.", name)
+        logger.warning(
+            "%s: the training ends after this update, and its validation if one is due, with a "
+            "checkpoint.",
+            name,
+        )
     _Stop.requested = number
 
 
@@ -96,20 +109,34 @@ def _get_train_iterator(original: Original, self: Any, *args: Any, **kwargs: Any
 
 def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     _Stop.updating = True
-    result = original(self, *args, **kwargs)
-    number = _agreed(self)
-    # after the last update of an epoch fairseq validates and saves, so stop after the next update
-    if number and not self.stopping_iterator.end_of_epoch():
-        _stop(self, number)
-    return result
+    return original(self, *args, **kwargs)
+
+
+def _validate_and_save(
+    original: Original, cfg: Any, trainer: Any, task: Any, epoch_itr: Any, *args: Any
+) -> Any:
+    trainer.stopping_saves = []
+    losses, is_last = original(cfg, trainer, task, epoch_itr, *args)
+    number = _agreed(trainer)
+    if number and not is_last:
+        if losses[0] not in trainer.stopping_saves:
+            # inside an epoch, only a validation with a save counts for the best checkpoint
+            _save(trainer, losses[0] if epoch_itr.end_of_epoch() else None)
+        _stop(trainer, number)
+    return losses, is_last
+
+
+def _begin_valid_epoch(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Save before a validation: it can be long, and the training may be killed meanwhile."""
+    if _agreed(self):
+        _save(self, None)
+    return original(self, *args, **kwargs)
 
 
 def _valid_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Stop within a validation, which can be long; several processes cannot agree within it."""
-    iterator = getattr(self, "stopping_iterator", None)
-    alone = self.data_parallel_world_size == 1
-    if _Stop.requested and alone and iterator is not None and not iterator.end_of_epoch():
-        _stop(self, _Stop.requested)
+    """Save within a validation too; several processes cannot agree within it."""
+    if _Stop.requested and self.data_parallel_world_size == 1 and not self.stopping_saves:
+        _save(self, None)
     return original(self, *args, **kwargs)
 
 
@@ -122,14 +149,27 @@ def _agreed(trainer: Any) -> int:
     return int(number.item())
 
 
+def _save_checkpoint(
+    original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None
+) -> Any:
+    saved = original(cfg, trainer, epoch_itr, val_loss)
+    if hasattr(trainer, "stopping_saves"):
+        trainer.stopping_saves.append(val_loss)
+    return saved
+
+
+def _save(trainer: Any, val_loss: float | None) -> None:
+    iterator = trainer.stopping_iterator
+    checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, val_loss)
+
+
 def _stop(trainer: Any, number: int) -> None:
-    """Save, say how to continue, and end this process.
+    """Say how to continue, and end this process.
 
     Raises:
         SystemExit: with the status of the signal.
     """
     config = trainer.cfg.checkpoint
-    checkpoint_utils.save_checkpoint(config, trainer, trainer.stopping_iterator, None)
     if trainer.data_parallel_world_size > 1:  # the first process to end would end the others
         torch.distributed.barrier(group=trainer.data_parallel_process_group)
     if trainer.data_parallel_rank == 0:
@@ -139,42 +179,12 @@ def _stop(trainer: Any, number: int) -> None:
             print(f"{name}: stopped after update {updates}, nothing saved.", file=sys.stderr)
         else:
             resets = [reset for reset in RESETS if config[reset]]
+            without = ""
+            if config.no_save_optimizer_state:
+                without = ", but not the state of the optimizer (--no-save-optimizer-state)"
             print(
-                f"{name}: stopped after update {updates} and saved {last}. Continue with\n"
+                f"{name}: stopped after update {updates} and saved {last}{without}. Continue with\n"
                 f"  {going_on(command(), config.restore_file, resets)}",
                 file=sys.stderr,
             )
     raise SystemExit(128 + number)
-
-
-def command() -> list[str]:
-    """The user's command: the command of this process, or of the torchrun that started it."""
-    words = sys.orig_argv
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        try:
-            above = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-            words = above.decode(errors="replace").rstrip("\0").split("\0")
-        except OSError:
-            pass  # not Linux
-    if len(words) > 1 and Path(words[0]).name.startswith("python") and words[1][:1] != "-":
-        words = words[1:]
-        if os.access(words[0], os.X_OK):
-            words = [Path(words[0]).name, *words[1:]]
-    return list(words)
-
-
-def going_on(words: Sequence[str], restore_file: str, resets: Sequence[str] = ()) -> str:
-    """The command line that continues from ``checkpoint_last.pt`` in the training's folder.
-
-    Args:
-        words: of fairseq-train or fairseq-hydra-train.
-        restore_file: fairseq's option in this training.
-        resets: its options of :data:`RESETS` that are set, also by a configuration file of Hydra.
-    """
-    if not any(re.search(r"hydra[-_]train(\.py)?$", word) for word in words):
-        kept = [word for word in words if word.removeprefix("--").replace("-", "_") not in RESETS]
-        return shlex.join(kept if restore_file == LAST else [*kept, "--restore-file", LAST])
-    kept = [word for word in words if not RESETTING.fullmatch(word)]
-    given = " ".join(words)
-    kept += [f"checkpoint.{name}=false" for name in resets if f"checkpoint.{name}=" not in given]
-    return shlex.join(kept if restore_file == LAST else [*kept, f"checkpoint.restore_file={LAST}"])

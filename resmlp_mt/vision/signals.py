@@ -3,10 +3,10 @@
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from resmlp_mt.signals import ending_signals, forget_lost_terminal
+from resmlp_mt.signals import ending_signals, forget_lost_terminal, tell
 
 
 @dataclass
@@ -42,8 +42,7 @@ def stops() -> Iterator[Stop]:
         stop.number = number
         forget_lost_terminal(number)
         if not stop.waits:
-            with suppress(RuntimeError):  # standard error was being written
-                print("stopped before the first update: there is nothing to save", file=sys.stderr)
+            tell("stopped before the first update: there is nothing to save")
             raise SystemExit(stop.status)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
