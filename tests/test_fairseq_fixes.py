@@ -14,14 +14,15 @@ from fairseq import utils
 from fairseq.data import data_utils, iterators
 from fairseq.distributed import utils as distributed_utils
 from fairseq.nan_detector import NanDetector
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
-from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT, Corpus, fairseq, train
-from models import build, padded, sentences
+from models import build, dictionary, padded, sentences
 from resmlp_mt.fairseq_plugin import fairseq_fixes, resuming, several_processes
 
 fairseq_fixes.apply()
@@ -294,3 +295,21 @@ def test_a_repaired_fairseq_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert Trainer.get_train_iterator is get_train_iterator
     assert utils.load_align_dict is load_align_dict
     assert iterators.BufferedIterator._create_consumer is create
+
+
+@pytest.mark.parametrize("limit", [5, 7])
+def test_sources_that_leave_no_room_for_as_long_a_target_are_left_empty(
+    limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """--match-source-len generates as many tokens as the longest source of a batch has, and 1."""
+    words, lines = dictionary(20), sentences([3, 5, 4])
+    model = build(max_target_positions=limit).eval()
+    task = TranslationTask(TranslationConfig(), words, words)
+    lengths = torch.tensor([len(line) for line in lines])
+    net_input = {"src_tokens": padded(lines), "src_lengths": lengths}
+    generator = SequenceGenerator([model], words, beam_size=2, match_source_len=True)
+    found = task.inference_step(generator, [model], {"net_input": net_input})
+    sizes = [len(hypotheses[0]["tokens"]) for hypotheses in found]
+    fits = [int(length) < limit for length in lengths]
+    assert [size > 1 for size in sizes] == fits
+    assert caplog.text.count("has no translation: with --match-source-len") == fits.count(False)

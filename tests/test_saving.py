@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,31 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_what_was_there(tmp_path: Path,
 
     assert in_a_child(act) == 0
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_in_a_training_from_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command would begin with the other one again."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "orig_argv", ["fairseq-train", "--reset-optimizer"])
+    config = CheckpointConfig(
+        save_dir=str(tmp_path), restore_file="old.pt", reset_optimizer=True, no_save=False
+    )
+    monkeypatch.setattr(saving.tensor_files, "write", full)
+    writes = saving._torch_persistent_save
+    trainer = SimpleNamespace(checkpoint_suffix="")
+    for end in (
+        "make room and run the same command again.",
+        "make room and continue with fairseq-train --restore-file checkpoint_last.pt.",
+    ):
+        with pytest.raises(UserError) as error:
+            saving._save_checkpoint(lambda *_: writes(print, {}, "x.pt"), config, trainer)
+        assert str(error.value).endswith(end)
+        (tmp_path / "checkpoint_last.pt").touch()
 
 
 def test_a_full_disk_while_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

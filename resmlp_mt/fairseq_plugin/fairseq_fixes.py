@@ -42,6 +42,7 @@ from resmlp_mt.fairseq_plugin import (
     stopping,
     training_fixes,
 )
+from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.standard_input import standard_input
@@ -59,13 +60,13 @@ def apply() -> None:
     replace_unknown_words_without_a_file()
     find_nan_in_encoders()
     loading.check_checkpoints()
-    saving.never_lose_a_checkpoint()
     resuming.go_on_exactly()
     binarised.name_damaged_files()
     languages.find_languages()
     dictionaries.remember_dictionaries()
     several_processes.train_on_several_processes()
     stopping.stop_with_a_checkpoint()
+    saving.never_lose_a_checkpoint()  # also looks at what the two above start and save
     generation_fixes.apply()
     training_fixes.apply()
 
@@ -224,6 +225,8 @@ def _inference_step(
     if counts is None:
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
     answered = counts.gt(0)
+    if getattr(generator, "match_source_len", False) and all(map(_is_ours, models)):
+        answered = answered & _leaves_room(counts, generator.max_len)
     if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may say: nothing
         answered = answered & prefix_tokens[:, 0].ne(self.target_dictionary.eos())
     if bool(answered.all()):
@@ -256,6 +259,23 @@ def _inference_step(
         ]
         for is_answered in answered.tolist()
     ]
+
+
+def _is_ours(model: Any) -> bool:
+    return isinstance(getattr(model, "decoder", None), ResMLPDecoder)
+
+
+def _leaves_room(counts: Tensor, limit: int) -> Tensor:
+    """Which sources ``--match-source-len`` can translate: with its end, as long, within a limit."""
+    fits = counts.lt(limit)
+    for count in counts[~fits].tolist():
+        logger.error(
+            "a sentence of %d tokens has no translation: with --match-source-len it would be as "
+            "long, and the model's longest has %d.",
+            count,
+            limit - 1,
+        )
+    return fits
 
 
 def _filter_indices_by_size(

@@ -7,6 +7,7 @@ place. A training that is killed meanwhile leaves half a file, and cannot start 
 import logging
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,24 @@ from omegaconf import open_dict
 from resmlp_mt import tensor_files
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.continuing import LAST, advice
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.files import replacing
 
 logger = logging.getLogger(__name__)
 
-LAST = "checkpoint_last.pt"
+
+class UnsavedError(UserError):
+    """A checkpoint could not be written."""
 
 
 def never_lose_a_checkpoint() -> None:
     """Write every checkpoint to a temporary file; resume from the newest readable one."""
     wrap(checkpoint_utils, "torch_persistent_save", _torch_persistent_save)
     wrap(PathManager, "copy", _copy)
+    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
+    wrap(distributed_utils, "call_main", _call_main)
 
 
 def _torch_persistent_save(
@@ -58,27 +64,38 @@ def _copy(original: Original, src_path: str, dst_path: str, overwrite: bool = Fa
     return dst_path
 
 
-def _unsaved(path: str, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written ({reason(error)}), and the training stops; the "
-        "earlier checkpoints are complete: make room and run the same command again to continue."
-    )
+def _unsaved(path: str, error: OSError) -> UnsavedError:
+    return UnsavedError(f"{path} cannot be written ({reason(error)}), and the training stops.")
+
+
+def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> Any:
+    try:
+        return original(cfg, trainer, *args)
+    except UnsavedError as error:
+        raise UserError(
+            f"{str(error).rstrip('.')}; the earlier checkpoints are complete: make room and "
+            f"{advice(cfg, trainer.checkpoint_suffix)}."
+        ) from error
+
+
+def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
+    """Refuse what ends with status 0 and without a training."""
+    if cfg.checkpoint.write_checkpoints_asynchronously and find_spec("iopath") is None:
+        raise UserError(
+            "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "
+            "or drop the option."
+        )
+    original(cfg, main, **kwargs)
 
 
 def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
     """Start from the newest readable checkpoint where the last one is damaged.
 
     Raises:
-        UserError: if none can be read, or ``--restore-file`` does not exist; fairseq would train
-            from the beginning.
+        UserError: if none can be read, or the checkpoint to start from does not exist; fairseq
+            would train from the beginning.
     """
-    if not trainer.checkpoint_suffix and not PathManager.exists(cfg.restore_file):
-        inside = Path(cfg.save_dir, cfg.restore_file)
-        if cfg.restore_file != LAST:
-            raise UserError(
-                f"--restore-file {cfg.restore_file} does not exist"
-                + (f": did you mean {inside}?" if inside.exists() else ".")
-            )
+    _check_start(cfg, trainer.checkpoint_suffix)
     if cfg.restore_file != LAST or trainer.checkpoint_suffix:
         return original(cfg, trainer, **arguments)
     instead: Path | None = None
@@ -99,6 +116,30 @@ def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: An
     finally:
         with open_dict(cfg):
             cfg.restore_file, cfg.finetune_from_model = restore_file, finetune_from_model
+
+
+def _check_start(cfg: Any, suffix: str) -> None:
+    """Refuse to start from a checkpoint that does not exist.
+
+    Args:
+        cfg: fairseq's options of checkpoints.
+        suffix: what fairseq puts before the ``.pt`` of names.
+
+    Raises:
+        UserError: naming the option that names it.
+    """
+    option, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
+    if cfg.restore_file == LAST:
+        last = Path(cfg.save_dir, path)
+        option, path = "--continue-once", getattr(cfg, "continue_once", None)
+        if path is None or PathManager.exists(str(last)):
+            return
+    if not PathManager.exists(path):
+        inside = Path(cfg.save_dir, path)
+        raise UserError(
+            f"{option} {path} does not exist"
+            + (f": did you mean {inside}?" if inside.exists() else ".")
+        )
 
 
 def readable_instead(folder: Path) -> Path | None:
