@@ -1,5 +1,7 @@
 """A training that was interrupted ends as one that was not; its checkpoints can be loaded."""
 
+import inspect
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from fairseq import checkpoint_utils, options
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
 from fairseq_cli import generate, train
+from torch.utils.data import Dataset
 
 from conftest import Corpus
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 Train = Callable[..., dict[str, Any]]
@@ -124,6 +129,188 @@ def test_a_resumed_epoch_has_its_batches(
     assert batches(corpus, start=start, **changes) == whole[start - 1 :]
     contents = [{frozenset(batch) for batch in epoch} for epoch in whole]
     assert (contents[0] == contents[1] == contents[2]) == (not new_batches)
+
+
+class Numbers(Dataset[int]):
+    """The numbers below 24."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def process(rank: int, processes: int, **options: Any) -> EpochBatchIterator:
+    batches = [[number] for number in range(24)]
+    return EpochBatchIterator(
+        Numbers(), list, batches, num_shards=processes, shard_id=rank, **options
+    )
+
+
+@pytest.mark.parametrize(("before", "taken", "after"), [(2, 3, 3), (3, 4, 1), (1, 8, 2), (2, 5, 2)])
+def test_another_number_of_processes_takes_the_rest_of_an_epoch(
+    before: int, taken: int, after: int
+) -> None:
+    seen: list[int] = []
+    for rank in range(before):
+        iterator = process(rank, before)
+        batches = iterator.next_epoch_itr()
+        seen += [number for _ in range(taken) for number in next(batches)]
+        state = iterator.state_dict()
+    for rank in range(after):
+        iterator = process(rank, after)
+        iterator.load_state_dict(state)
+        seen += [number for batch in iterator.next_epoch_itr() for number in batch]
+        assert iterator.next_epoch_idx == 2
+    assert sorted(seen) == list(range(24))
+
+
+def test_a_position_that_other_processes_do_not_have_is_refused() -> None:
+    def state(**options: Any) -> dict[str, Any]:
+        iterator = process(0, 2, **options)
+        next(iterator.next_epoch_itr())
+        found: dict[str, Any] = iterator.state_dict()
+        return found
+
+    with pytest.raises(UserError, match="with 2 processes, after 1 batches of each, and 3 cannot"):
+        process(0, 3).load_state_dict(state())
+    with pytest.raises(UserError, match=r"continue with 2, or .* --reset-dataloader\.$"):
+        process(0, 1, grouped_shuffling=True).load_state_dict(state(grouped_shuffling=True))
+    older = {name: value for name, value in state().items() if name != "num_shards"}
+    process(0, 3).load_state_dict(older)
+
+
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_epochs_after_the_curriculum_are_shuffled(
+    monkeypatch: pytest.MonkeyPatch, is_mended: bool
+) -> None:
+    name = "_get_iterator_for_epoch"
+    if not is_mended:
+        stock = inspect.unwrap(getattr(EpochBatchIterator, name))
+        monkeypatch.setattr(EpochBatchIterator, name, stock)
+    iterator = process(0, 1, reuse_dataloader=True)
+    epochs = [
+        [number for batch in iterator.next_epoch_itr(shuffle=epoch > 2) for number in batch]
+        for epoch in range(1, 5)
+    ]
+    assert epochs[0] == epochs[1] == sorted(epochs[2]) == sorted(epochs[3]) == list(range(24))
+    assert (epochs[2] not in (epochs[0], epochs[3])) == is_mended
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
+    """Has SIGTERM come within an update, or within its validation."""
+    monkeypatch.setattr(stopping._Stop, "requested", 0)
+    monkeypatch.setattr(train, "validate_and_save", train.validate_and_save)
+    stopping.stop_after_an_update(train.main)
+
+    def at(update: int, step: str) -> None:
+        original = getattr(Trainer, step)
+
+        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            if self.get_num_updates() == update:
+                stopping._Stop.requested = signal.SIGTERM
+            return result
+
+        monkeypatch.setattr(Trainer, step, patched)
+
+    return at
+
+
+@pytest.mark.parametrize(
+    ("update", "step"),
+    [(2, "train_step"), (2, "valid_step"), (3, "train_step"), (4, "valid_step"),
+     (5, "train_step"), (5, "valid_step")],
+)  # fmt: skip
+def test_a_training_that_stops_has_the_validation_of_its_update(
+    train_here: Train,
+    stop: Callable[[int, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    update: int,
+    step: str,
+) -> None:
+    """Five updates are an epoch; every second is validated, and every fourth saved."""
+    arguments = ["--batch-size", 100, "--validate-interval-updates", 2, "--patience", 50,
+                 "--batch-size-valid", 5, "--save-interval-updates", 4,
+                 "--maximize-best-checkpoint-metric"]  # fmt: skip
+    whole = train_here(tmp_path / "whole", *arguments, "--max-update", 8)
+    original = getattr(Trainer, step)
+    stop(update, step)
+    with pytest.raises(SystemExit) as end:
+        train_here(tmp_path / "parts", *arguments, "--max-update", 8)
+    assert end.value.code == 128 + signal.SIGTERM
+    stopped = checkpoints.read(tmp_path / "parts/checkpoint_last.pt")
+    assert stopped["optimizer_history"][-1]["num_updates"] == update
+    assert (stopped["extra_state"]["val_loss"] is not None) == (update in (4, 5))  # saved anyway
+    stopping._Stop.requested = 0
+    monkeypatch.setattr(Trainer, step, original)
+    parts = train_here(tmp_path / "parts", *arguments, "--max-update", 8)
+    for name in ("early_stop", "best", "val_loss"):
+        assert parts["extra_state"][name] == whole["extra_state"][name]
+    assert all(torch.equal(parts["model"][name], value) for name, value in whole["model"].items())
+
+
+def test_a_training_that_ends_with_its_update_is_not_stopped(
+    train_here: Train, stop: Callable[[int, str], None], tmp_path: Path
+) -> None:
+    """Continued, it would train one more."""
+    stop(3, "train_step")
+    state = train_here(tmp_path, "--batch-size", 100, "--max-update", 3)
+    assert state["optimizer_history"][-1]["num_updates"] == 3
+    assert state["extra_state"]["val_loss"] is not None
+
+
+def test_a_kill_within_a_validation_loses_no_update(
+    train_here: Train,
+    stop: Callable[[int, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(TranslationTask, "valid_step", kill)
+    stop(2, "train_step")
+    with pytest.raises(KilledError):
+        train_here(tmp_path, "--batch-size", 100, "--validate-interval-updates", 2)
+    state = checkpoints.read(tmp_path / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+
+
+def test_updates_are_counted_on_without_the_state_of_the_optimizer(
+    train_here: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ["--no-save-optimizer-state", "--lr-scheduler", "inverse_sqrt",
+                 "--warmup-updates", 1]  # fmt: skip
+    train_here(tmp_path, *arguments, "--max-epoch", 3)
+    assert "no state of the optimizer" not in caplog.text
+    state = train_here(tmp_path, *arguments, "--max-epoch", 4)
+    assert "has no state of the optimizer, which begins again; the training continues at" in (
+        caplog.text
+    )
+    assert state["optimizer_history"][-1]["num_updates"] == 4
+    begun = train_here(tmp_path, *arguments, "--max-epoch", 5, "--reset-optimizer")
+    assert begun["optimizer_history"][-1]["num_updates"] == 1
+
+
+def test_averages_begin_with_the_weights_of_a_checkpoint_without_any(
+    train_here: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = train_here(tmp_path, "--max-epoch", 1)["model"]
+    after = train_here(tmp_path, "--max-epoch", 2, "--store-ema", "--ema-decay", 0.75)
+    assert "has no averages of --store-ema: they begin with its weights" in caplog.text
+    for name, found in after["extra_state"]["ema"].items():
+        if found.is_floating_point():
+            torch.testing.assert_close(found, 0.75 * before[name] + 0.25 * after["model"][name])
+    caplog.clear()
+    train_here(tmp_path, "--max-epoch", 3, "--store-ema", "--ema-decay", 0.75)
+    assert "has no averages" not in caplog.text
 
 
 @pytest.mark.parametrize("restore", [True, False])

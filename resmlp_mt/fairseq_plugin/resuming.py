@@ -1,22 +1,33 @@
 """Remedies for fairseq's resuming: a resumed training equals an uninterrupted one."""
 
+import contextlib
 import inspect
+import logging
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+
+logger = logging.getLogger(__name__)
 
 EARLY_STOP = ("best", "num_runs")
 """What ``should_stop_early`` keeps: the best score, and the validations since then."""
 
 
 def go_on_exactly() -> None:
-    """Form the same batches, and remember what a training decides on."""
+    """Form the same batches, take those that are left, and remember what a training decides on."""
     resume_with_the_same_batches()
+    resume_with_other_processes()
+    shuffle_after_the_curriculum()
     remember_validations()
 
 
@@ -46,6 +57,72 @@ def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwarg
     iterator = original(self, 1, *args, **kwargs)
     iterator.epoch = epoch
     return iterator
+
+
+# --- a position inside an epoch counts the batches of one process ---
+
+
+def resume_with_other_processes() -> None:
+    """Save the number of processes, and convert the position to that of another number."""
+    if "num_shards" not in inspect.getsource(inspect.unwrap(EpochBatchIterator.state_dict)):
+        wrap(EpochBatchIterator, "state_dict", _position)
+        wrap(EpochBatchIterator, "load_state_dict", _load_position)
+
+
+def _position(original: Original, self: Any) -> dict[str, Any]:
+    return {**original(self), "num_shards": self.num_shards}
+
+
+def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
+    """Go on behind the batches that all processes have taken.
+
+    Batch i of an epoch is taken by process i modulo their number.
+
+    Raises:
+        UserError: if there is no such position for this number of processes.
+    """
+    taken, before = state.get("iterations_in_epoch", 0), state.get("num_shards", self.num_shards)
+    if taken and before != self.num_shards:
+        each, rest = divmod(taken * before, self.num_shards)
+        if rest or self.grouped_shuffling or type(self) is not EpochBatchIterator:
+            raise UserError(
+                f"--distributed-world-size: the training stopped inside an epoch with {before} "
+                f"processes, after {taken} batches of each, and {self.num_shards} cannot go on "
+                f"there: continue with {before}, or begin the epoch again with --reset-dataloader."
+            )
+        logger.info(
+            "%d processes had taken %d batches each of this epoch: %d go on after %d each",
+            before,
+            taken,
+            self.num_shards,
+            each,
+        )
+        state = {**state, "iterations_in_epoch": each}
+    original(self, state)
+
+
+# --- --curriculum N never shuffles: the batches of the first epoch's order are used again ---
+
+
+def shuffle_after_the_curriculum() -> None:
+    """Let an iterator that keeps its reader order every epoch as it is asked to."""
+    source = inspect.getsource(inspect.unwrap(EpochBatchIterator._get_iterator_for_epoch))
+    if "make_batches_for_epoch(epoch, offset)" in source:
+        wrap(EpochBatchIterator, "_get_iterator_for_epoch", _get_iterator_for_epoch)
+
+
+def _get_iterator_for_epoch(
+    original: Original,
+    self: Any,
+    epoch: int,
+    shuffle: bool,
+    fix_batches_to_gpus: bool = False,
+    offset: int = 0,
+) -> Any:
+    if self.dataloader is not None:
+        self.epoch_batch_sampler.shuffle = shuffle
+        self.epoch_batch_sampler.fix_batches_to_gpus = fix_batches_to_gpus
+    return original(self, epoch, shuffle, fix_batches_to_gpus, offset)
 
 
 # --- --patience, --lr-patience and --ema-update-freq count from 0 again ---
@@ -79,7 +156,10 @@ def _load_checkpoint(
     reset_meters: bool = False,
 ) -> Any:
     resets = reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters
-    found = original(self, filename, *resets)
+    with _averages_of_loaded_weights(self, Path(filename)):
+        found = original(self, filename, *resets)
+    if found is not None and not reset_optimizer:
+        _count_on(self, filename, reset_lr_scheduler)
     if found is None or reset_optimizer or reset_meters:  # as for the best score of all
         return found
     _early_stop().update(found.get("early_stop", {}))
@@ -91,6 +171,46 @@ def _load_checkpoint(
         # the checkpoint was written between the epoch's validation and this step
         self.lr_step(position["epoch"], found.get("val_loss"))
     return found
+
+
+@contextlib.contextmanager
+def _averages_of_loaded_weights(trainer: Any, path: Path) -> Iterator[None]:
+    """Begin the averages of ``--store-ema`` with the weights of a checkpoint that has none.
+
+    fairseq looks for these weights where it has removed them.
+    """
+    options = trainer.cfg.ema
+    if not (options.store_ema and path.is_file()) or "ema" in (
+        checkpoints.read(path, only_look=True).get("extra_state") or {}
+    ):
+        yield
+        return
+    options.store_ema = False
+    try:
+        yield
+    finally:
+        options.store_ema = True
+    logger.warning("%s has no averages of --store-ema: they begin with its weights.", path)
+    trainer._build_ema()
+
+
+def _count_on(trainer: Any, filename: str, reset_lr_scheduler: bool) -> None:
+    """Continue the numbers of updates of a checkpoint without the state of its optimizer.
+
+    fairseq takes them from it together with that state (``--no-save-optimizer-state``).
+    """
+    last = trainer._optim_history[-1]
+    if trainer.get_num_updates() == last["num_updates"]:
+        return
+    if not reset_lr_scheduler:
+        trainer.lr_scheduler.load_state_dict(last["lr_scheduler_state"])
+    trainer.set_num_updates(last["num_updates"])
+    logger.warning(
+        "%s has no state of the optimizer, which begins again; the training continues at update "
+        "%d.",
+        filename,
+        last["num_updates"],
+    )
 
 
 def _early_stop() -> dict[str, Any]:
