@@ -3,15 +3,11 @@
 import errno
 import json
 import os
-from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fairseq.data import Dictionary
-from fairseq.tasks.translation import TranslationTask
 from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, Corpus
@@ -26,8 +22,6 @@ from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import dictionaries
-from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
 from resmlp_mt.fairseq_plugin.checkpoints import read as read_state
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.config import ACTIVATIONS, LEAST_VALUES
@@ -524,72 +518,3 @@ def test_a_checkpoint_may_have_weights_and_options_alone(
     torch.save({"cfg": state["cfg"], "model": state["model"]}, path)
     with pytest.raises(UserError, match=r'Unexpected key\(s\) in state_dict: "encoder.version"'):
         load_trained(path, corpus.data)
-
-
-def test_dictionaries_of_another_corpus_are_refused(
-    tmp_path: Path, corpus: Corpus, trained: Path
-) -> None:
-    """Of the same size, so that everything fits."""
-    checkpoint = trained / "checkpoint_best.pt"
-    lines = (corpus.data / "dict.en.txt").read_text(encoding="utf-8").splitlines()
-    counted = [f"{line.rpartition(' ')[0]} 7" for line in lines]  # counts do not matter
-
-    def write(lines: list[str]) -> None:
-        for language in ("en", "de"):
-            text = "".join(f"{line}\n" for line in lines)
-            (tmp_path / f"dict.{language}.txt").write_text(text, encoding="utf-8")
-
-    write(counted)
-    load_trained(checkpoint, tmp_path, corpus.spm)
-    write([counted[1], counted[0], *counted[2:]])
-    with pytest.raises(UserError, match=f"the source dictionary in {tmp_path} is not the one that"):
-        load_trained(checkpoint, tmp_path, corpus.spm)
-
-
-def test_a_training_does_not_go_on_with_other_dictionaries(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """But it may begin with the weights of another vocabulary."""
-    words, others = dictionary(8), Dictionary()
-    for symbol in reversed(words.symbols[words.nspecial :]):
-        others.add_symbol(symbol)
-    task = object.__new__(TranslationTask)
-    task.cfg = SimpleNamespace(data="data-bin")
-    task.src_dict = task.tgt_dict = words
-    torch.save({"model": {}, DICTIONARIES: dictionaries._digests(task)}, tmp_path / "x.pt")
-    loaded = []
-
-    def load(reset_optimizer: bool = False) -> None:
-        dictionaries._load_checkpoint(
-            lambda *given: loaded.append(given),
-            SimpleNamespace(task=task),
-            str(tmp_path / "x.pt"),
-            reset_optimizer,
-        )
-
-    load()
-    task.tgt_dict = others
-    with pytest.raises(UserError, match="the target dictionary in data-bin is not the one that"):
-        load()
-    assert len(loaded) == 1
-    assert not caplog.text
-    load(reset_optimizer=True)
-    assert len(loaded) == 2
-    assert "the target dictionary in data-bin is not the one that" in caplog.text
-    assert "embeddings begin with the vectors of other words" in caplog.text
-    (tmp_path / "x.pt").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"x\.pt cannot be read because it is damaged"):
-        load(reset_optimizer=True)
-
-
-def test_a_task_without_a_config_saves_its_dictionaries() -> None:
-    """Tasks of older plugins keep the arguments of the command line."""
-    words = Dictionary()
-    task = object.__new__(TranslationTask)
-    task.src_dict = task.tgt_dict = words
-    options = Namespace(data="bin")
-    state = dictionaries._state_dict(
-        lambda _: {"cfg": {"task": options}}, SimpleNamespace(task=task)
-    )
-    assert state["cfg"]["task"] is options
-    assert set(state[DICTIONARIES]) == {"source", "target"}

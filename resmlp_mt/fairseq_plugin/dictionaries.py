@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, tasks
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from fairseq.trainer import Trainer
+from torch import Tensor
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
@@ -22,22 +24,31 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
 
+TASKS = (TranslationTask, TranslationMultiSimpleEpochTask)
+"""With one dictionary for all source languages, and one for all target languages."""
+
+_loading: list[Path] = []
+"""Checkpoints that are compared with the task before a model is built: of another size, its
+embeddings would not fit, which looks like a mistake in the options of the model."""
+
 
 def remember_dictionaries() -> None:
     """Store both in checkpoints, refuse other dictionaries, and tell of the other direction.
 
-    A training may begin with the weights of another vocabulary (``--finetune-from-model``), which
-    some people want: it warns of it.
+    A training may begin with the weights of another vocabulary of the same size
+    (``--finetune-from-model``), which some people want: it warns of it.
     """
     wrap(Trainer, "state_dict", _state_dict)
     wrap(Trainer, "load_checkpoint", _load_checkpoint)
     wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
+    wrap(tasks, "setup_task", _setup_task)
 
 
 def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     state: dict[str, Any] = original(self)
-    if isinstance(self.task, TranslationTask):
+    if isinstance(self.task, TASKS):
         state[DICTIONARIES] = _digests(self.task)
+    if isinstance(self.task, TranslationTask):
         chosen = state["cfg"]["task"]
         if isinstance(chosen, dict):  # not so for tasks that have arguments instead of a config
             chosen["source_lang"] = self.task.cfg.source_lang
@@ -45,7 +56,7 @@ def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     return state
 
 
-def _digests(task: TranslationTask) -> dict[str, str]:
+def _digests(task: Any) -> dict[str, str]:
     sides = {"source": task.source_dictionary, "target": task.target_dictionary}
     return {
         side: hashlib.sha256("\n".join(words.symbols).encode()).hexdigest()
@@ -62,9 +73,10 @@ def _load_checkpoint(
     **kwargs: Any,
 ) -> Any:
     path = Path(filename)
-    if isinstance(self.task, TranslationTask) and path.is_file():
-        other = _other(self.task, checkpoints.read(path, only_look=True), path)
-        if other and not reset_optimizer:
+    if isinstance(self.task, TASKS) and path.is_file():
+        state = checkpoints.read(path, only_look=True)
+        other = _other(self.task, state, path)
+        if other and (not reset_optimizer or _other_size(self.task, state, path)):
             raise UserError(f"{other}: give the folder of its binarised text.")
         if other:
             logger.warning("%s: its embeddings begin with the vectors of other words.", other)
@@ -72,25 +84,71 @@ def _load_checkpoint(
 
 
 def _load_model_ensemble_and_task(
-    original: Original, filenames: list[str], *args: Any, **kwargs: Any
+    original: Original,
+    filenames: list[str],
+    arg_overrides: Any = None,
+    task: Any = None,
+    strict: bool = True,
+    suffix: str = "",
+    num_shards: int = 1,
+    state: Any = None,
 ) -> Any:
-    loaded = original(filenames, *args, **kwargs)
-    task = loaded[2]
-    if isinstance(task, TranslationTask):
-        for path in filter(Path.is_file, map(Path, filenames)):
-            state = checkpoints.read(path, only_look=True)
-            _warn_if_reversed(task, state, path)
-            if other := _other(task, state, path):
-                raise UserError(f"{other}: give the folder of its binarised text.")
+    name = checkpoint_utils.get_maybe_sharded_checkpoint_filename
+    paths = [Path(name(file, suffix, 0, num_shards)) for file in filenames]
+    _loading[:] = filter(Path.is_file, paths)
+    try:
+        if task is not None:
+            _check(task)
+        loaded = original(filenames, arg_overrides, task, strict, suffix, num_shards, state)
+    finally:
+        _loading.clear()
+    if isinstance(loaded[2], TranslationTask):
+        for path in filter(Path.is_file, paths):
+            _warn_if_reversed(loaded[2], checkpoints.read(path, only_look=True), path)
     return loaded
 
 
-def _other(task: TranslationTask, state: Mapping[str, Any], path: Path) -> str | None:
+def _setup_task(original: Original, *args: Any, **kwargs: Any) -> Any:
+    task = original(*args, **kwargs)
+    _check(task)
+    return task
+
+
+def _check(task: Any) -> None:
+    """Refuse a task with other dictionaries than those of the checkpoints that are loaded."""
+    for path in _loading if isinstance(task, TASKS) else ():
+        if other := _other(task, checkpoints.read(path, only_look=True), path):
+            raise UserError(f"{other}: give the folder of its binarised text.")
+
+
+def _other(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
     """Says which dictionary is not that of the checkpoint; None if all are."""
+    if other := _other_size(task, state, path):
+        return other
     side = checkpoints.other_dictionary(state, _digests(task))
     if side is None:
         return None
-    return f"the {side} dictionary in {task.cfg.data} is not the one that {path} was trained with"
+    return f"the {side} dictionary in {_data(task)} is not the one that {path} was trained with"
+
+
+def _other_size(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
+    """Says which dictionary has not as many words as the checkpoint has embeddings."""
+    for side, words, part in (
+        ("source", task.source_dictionary, "encoder"),
+        ("target", task.target_dictionary, "decoder"),
+    ):
+        weight = state["model"].get(f"{part}.embed_tokens.weight")
+        if isinstance(weight, Tensor) and weight.dim() == 2 and len(weight) != len(words):
+            return (
+                f"the {side} dictionary in {_data(task)} has {len(words):,} words, but the one "
+                f"that {path} was trained with has {len(weight):,}"
+            )
+    return None
+
+
+def _data(task: Any) -> str:
+    options = task.cfg if isinstance(task, TranslationTask) else task.args
+    return str(options.data)
 
 
 def _warn_if_reversed(task: TranslationTask, state: Mapping[str, Any], path: Path) -> None:

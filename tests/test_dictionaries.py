@@ -1,0 +1,143 @@
+"""A checkpoint is used with the dictionaries of its training, in every command and task."""
+
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+
+from conftest import Corpus
+from models import dictionary
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import dictionaries
+from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
+from resmlp_mt.fairseq_plugin.checkpoints import read as read_state
+from resmlp_mt.fairseq_plugin.conversion import load_trained
+
+
+def test_dictionaries_of_another_corpus_are_refused(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    """Of the same size, so that everything fits."""
+    checkpoint = trained / "checkpoint_best.pt"
+    lines = (corpus.data / "dict.en.txt").read_text(encoding="utf-8").splitlines()
+    counted = [f"{line.rpartition(' ')[0]} 7" for line in lines]  # counts do not matter
+
+    def write(lines: list[str]) -> None:
+        for language in ("en", "de"):
+            text = "".join(f"{line}\n" for line in lines)
+            (tmp_path / f"dict.{language}.txt").write_text(text, encoding="utf-8")
+
+    write(counted)
+    load_trained(checkpoint, tmp_path, corpus.spm)
+    write([counted[1], counted[0], *counted[2:]])
+    with pytest.raises(UserError, match=f"the source dictionary in {tmp_path} is not the one that"):
+        load_trained(checkpoint, tmp_path, corpus.spm)
+
+
+def test_dictionaries_of_another_size_are_refused_before_the_model_is_built(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    """Its embeddings do not fit, which is no matter of the options of the model."""
+    lines = (corpus.data / "dict.en.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    for language in ("en", "de"):
+        (tmp_path / f"dict.{language}.txt").write_text("".join(lines[:-1]), encoding="utf-8")
+    checkpoint = trained / "checkpoint_best.pt"
+    message = rf"the source dictionary in {tmp_path} has {len(lines) + 3} words, but the one that"
+    with pytest.raises(UserError, match=message):
+        load_trained(checkpoint, tmp_path, corpus.spm)
+    task = TranslationTask.setup_task(
+        TranslationConfig(data=str(tmp_path), source_lang="en", target_lang="de")
+    )
+    with pytest.raises(UserError, match=message):
+        checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], task=task)
+    with pytest.raises(UserError, match=message):  # --finetune-from-model
+        dictionaries._load_checkpoint(print, SimpleNamespace(task=task), str(checkpoint), True)
+
+
+def test_dictionaries_are_those_of_the_checkpoint_with_the_suffix(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    task = TranslationTask.setup_task(TranslationConfig(data=str(corpus.data)))
+    state = read_state(trained / "checkpoint_best.pt")
+    for name, digests in (("x.pt", {"source": "another"}), ("x_a.pt", state[DICTIONARIES])):
+        torch.save({**state, DICTIONARIES: digests}, tmp_path / name)
+    load = checkpoint_utils.load_model_ensemble_and_task
+    load([str(tmp_path / "x.pt")], task=task, suffix="_a")
+    with pytest.raises(
+        UserError, match=r"the source dictionary in .* is not the one that .*/x\.pt"
+    ):
+        load([str(tmp_path / "x.pt")], task=task)
+
+
+def test_a_task_of_many_languages_has_its_dictionaries(tmp_path: Path) -> None:
+    words, others = dictionary(8), dictionary(8)
+    others.symbols.reverse()
+    task = object.__new__(TranslationMultiSimpleEpochTask)
+    task.args = Namespace(data="bin")
+    task.source_langs, task.target_langs = ["en", "fr"], ["de"]
+    task.data_manager = SimpleNamespace(
+        get_source_dictionary=lambda _: words, get_target_dictionary=lambda _: words
+    )
+    trainer = SimpleNamespace(task=task)
+    state = dictionaries._state_dict(lambda _: {"model": {}, "cfg": {"task": task.args}}, trainer)
+    torch.save({**state, "cfg": None}, tmp_path / "x.pt")
+    load = dictionaries._load_checkpoint
+    assert load(lambda *_: "loaded", trainer, str(tmp_path / "x.pt")) == "loaded"
+    task.data_manager.get_target_dictionary = lambda _: others
+    with pytest.raises(UserError, match="the target dictionary in bin is not the one"):
+        load(lambda *_: "loaded", trainer, str(tmp_path / "x.pt"))
+
+
+def test_a_training_does_not_go_on_with_other_dictionaries(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But it may begin with the weights of another vocabulary."""
+    words, others = dictionary(8), Dictionary()
+    for symbol in reversed(words.symbols[words.nspecial :]):
+        others.add_symbol(symbol)
+    task = object.__new__(TranslationTask)
+    task.cfg = SimpleNamespace(data="data-bin")
+    task.src_dict = task.tgt_dict = words
+    torch.save({"model": {}, DICTIONARIES: dictionaries._digests(task)}, tmp_path / "x.pt")
+    loaded = []
+
+    def load(reset_optimizer: bool = False) -> None:
+        dictionaries._load_checkpoint(
+            lambda *given: loaded.append(given),
+            SimpleNamespace(task=task),
+            str(tmp_path / "x.pt"),
+            reset_optimizer,
+        )
+
+    load()
+    task.tgt_dict = others
+    with pytest.raises(UserError, match="the target dictionary in data-bin is not the one that"):
+        load()
+    assert len(loaded) == 1
+    assert not caplog.text
+    load(reset_optimizer=True)
+    assert len(loaded) == 2
+    assert "the target dictionary in data-bin is not the one that" in caplog.text
+    assert "embeddings begin with the vectors of other words" in caplog.text
+    (tmp_path / "x.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"x\.pt cannot be read because it is damaged"):
+        load(reset_optimizer=True)
+
+
+def test_a_task_without_a_config_saves_its_dictionaries() -> None:
+    """Tasks of older plugins keep the arguments of the command line."""
+    words = Dictionary()
+    task = object.__new__(TranslationTask)
+    task.src_dict = task.tgt_dict = words
+    options = Namespace(data="bin")
+    state = dictionaries._state_dict(
+        lambda _: {"cfg": {"task": options}}, SimpleNamespace(task=task)
+    )
+    assert state["cfg"]["task"] is options
+    assert set(state[DICTIONARIES]) == {"source", "target"}
