@@ -248,23 +248,65 @@ def test_steps_of_another_generator_are_refused(option: str) -> None:
         task.build_generator([], SimpleNamespace(**{option: True}))
 
 
-def test_shards_share_the_sentences(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def generation(corpus: Corpus, *given: object, interactive: bool = False) -> Any:
+    make = options.get_interactive_generation_parser if interactive else (
+        options.get_generation_parser
+    )  # fmt: skip
+    words = [corpus.data, "--path", "x", *given]
+    return options.parse_args_and_arch(make(), [str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--lm-path", "lm.pt"), ("--lm-weight", 0.5), ("--results-path", "out"), ("--prefix-size", 2)],
+)
+def test_interactive_refuses_what_it_ignores(corpus: Corpus, option: str, value: object) -> None:
+    generation(corpus, option, value)
+    generation(corpus, interactive=True)
+    with pytest.raises(UserError, match=f"^{option} has no effect in fairseq-interactive"):
+        generation(corpus, option, value, interactive=True)
+
+
+@pytest.mark.parametrize("beside", ["fairseq-interactive", "--score-reference", "--replace-unk"])
+def test_soft_alignments_are_for_a_search(corpus: Corpus, beside: str) -> None:
+    """Elsewhere, their rows of probabilities are taken for pairs of positions."""
+    interactive = beside == "fairseq-interactive"
+    given = [] if interactive else [beside]
+    generation(corpus, "--print-alignment", "soft")
+    generation(corpus, "--print-alignment", "hard", *given, interactive=interactive)
+    with pytest.raises(UserError, match=f"with {beside} give --print-alignment hard"):
+        generation(corpus, "--print-alignment", "soft", *given, interactive=interactive)
+
+
+MANY = ("--task", "translation_multi_simple_epoch", "--langs", "en,de", "-s", "en", "-t", "de",
+        "--lang-pairs", "en-de")  # fmt: skip
+
+
+@pytest.mark.parametrize("task_options", [(), MANY], ids=["translation", "multi_simple_epoch"])
+def test_shards_share_the_sentences_of_every_task(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, task_options: tuple[str, ...]
+) -> None:
     monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
     seen: list[int] = []
     for shard in range(3):
-        parser = options.get_generation_parser()
-        given = ["--num-shards", "3", "--shard-id", str(shard), "--path", "x", "--batch-size", "2"]
-        args = options.parse_args_and_arch(parser, [str(corpus.data), *given])
+        args = generation(corpus, "--num-shards", 3, "--shard-id", shard, *task_options)
         task = tasks.setup_task(convert_namespace_to_omegaconf(args).task)
         task.load_dataset("test")
         iterator = task.get_batch_iterator(task.dataset("test"), max_sentences=2)
         ids = [n for batch in iterator.next_epoch_itr(shuffle=False) for n in batch["id"].tolist()]
         assert 0 < len(ids) < 13
         seen += ids
-        other = task.build_dataset_for_inference([torch.tensor([4, 2])], [2])
-        with pytest.raises(UserError, match="--num-shards"):
-            task.get_batch_iterator(other)
     assert sorted(seen) == list(range(13))
+
+
+def test_shards_are_of_a_binarised_corpus(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
+    args = generation(corpus, "--num-shards", 3)
+    task = tasks.setup_task(convert_namespace_to_omegaconf(args).task)
+    task.load_dataset("test")
+    other = task.build_dataset_for_inference([torch.tensor([4, 2])], [2])
+    with pytest.raises(UserError, match="--num-shards"):
+        task.get_batch_iterator(other)
     with pytest.raises(UserError, match="--shard-id must be from 0 to 2, but is 3"):
         options.parse_args_and_arch(
             options.get_generation_parser(),

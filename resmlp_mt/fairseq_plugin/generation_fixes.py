@@ -12,6 +12,7 @@ from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from fairseq.trainer import Trainer
 from torch import Tensor
 
@@ -24,6 +25,7 @@ def apply() -> None:
     block_repeated_ngrams()
     search_in_diverse_groups()
     refuse_what_a_search_lacks()
+    refuse_what_a_command_ignores()
     translate_one_shard()
 
 
@@ -138,6 +140,42 @@ def _inference_step(
     return original(self, generator, models, sample, prefix_tokens, constraints)
 
 
+# --- options that fairseq-interactive ignores, and soft alignments where they are not expected ---
+
+NOT_INTERACTIVE = ("lm_path", "lm_weight", "results_path", "prefix_size")
+
+
+def refuse_what_a_command_ignores() -> None:
+    """Refuse options that a command accepts and does not heed, or that end in a traceback."""
+    wrap(options, "parse_args_and_arch", _refuse_ignored)
+
+
+def _refuse_ignored(
+    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
+) -> Any:
+    parsed = original(parser, *args, **kwargs)
+    found = parsed[0] if isinstance(parsed, tuple) else parsed
+    is_interactive = hasattr(found, "buffer_size")
+    for name in NOT_INTERACTIVE if is_interactive else ():
+        if getattr(found, name, None) != parser.get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} has no effect in fairseq-interactive: give it to "
+                "fairseq-generate, or drop it."
+            )
+    if getattr(found, "print_alignment", None) == "soft":
+        beside = {
+            "fairseq-interactive": is_interactive,
+            "--score-reference": found.score_reference,
+            "--replace-unk": found.replace_unk is not None,
+        }
+        for what in (name for name, is_given in beside.items() if is_given):
+            raise UserError(
+                f"--print-alignment soft is for the search of fairseq-generate: with {what} give "
+                "--print-alignment hard."
+            )
+    return parsed
+
+
 # --- --num-shards and --shard-id are ignored: every process translates everything ---
 
 _shard = (1, 0)  # the number of shards, and this process's own
@@ -148,7 +186,8 @@ def translate_one_shard() -> None:
     source = inspect.getsource(tasks.fairseq_task)
     if "dataset.num_shards" not in source:
         wrap(options, "parse_args_and_arch", _parse_args_and_arch)
-        wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
+        for task in (TranslationTask, TranslationMultiSimpleEpochTask):
+            wrap(task, "get_batch_iterator", _get_batch_iterator)
         wrap(Trainer, "__init__", _trainer_init)
 
 
