@@ -322,3 +322,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 def test_resumes_with_the_safe_loader_on(corpus: Corpus, tmp_path: Path) -> None:
     train(corpus, tmp_path, "--max-epoch", 1)
     assert "Loaded checkpoint" in train(corpus, tmp_path, "--max-epoch", 2)
+
+
+def test_a_changed_checkpoint_is_not_averaged(tmp_path: Path, trained: Path) -> None:
+    """The average would have a digest that says that nothing was changed."""
+    state = torch.load(trained / "checkpoint_best.pt")
+    path = tmp_path / "x.pt"
+    name = next(name for name, value in state["model"].items() if value.is_floating_point())
+    state["model"][name].view(-1)[0] += 1
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"x\.pt does not have the digest that was written with it"):
+        average([trained / "checkpoint_best.pt", path])
+    del state["digest"]
+    state["model"][name].view(-1)[0] = torch.nan
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"x\.pt has NaN or infinity"):
+        average([path])

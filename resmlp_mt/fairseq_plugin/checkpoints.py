@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resmlp_mt import stored_arrays, tensor_files
+from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -149,8 +150,8 @@ def average(paths: list[Path]) -> dict[str, Any]:
     For whole numbers, such as the length of the longest training sentence, it is the largest.
 
     Raises:
-        UserError: if a file is missing, is not a fairseq checkpoint, or has other parameters or
-            dictionaries.
+        UserError: if a file is missing, is not a fairseq checkpoint, has NaN or infinity, was
+            changed, or has other parameters or dictionaries.
     """
     if not paths:
         raise UserError("--inputs names no checkpoint.")
@@ -191,6 +192,8 @@ def _read_parameters(path: Path) -> dict[str, Any]:
         raise UserError(f"--inputs {path} is not a file.")
     state = read(path)
     check_parameters(state, path)
+    check_finite(state["model"], path)
+    check_digest(state, path)  # the average gets one of its own
     return state
 
 
