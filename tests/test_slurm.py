@@ -51,6 +51,32 @@ def test_a_failed_training_is_not_begun_again(environment: dict[str, str], tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--restore-file", "--restore-file=x", "--reset-optimizer"])
+def test_a_command_that_would_begin_again_is_refused(
+    environment: dict[str, str], tmp_path: Path, option: str
+) -> None:
+    done = subprocess.run(
+        ["bash", SCRIPT, "data", option], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{option.partition('=')[0]} would begin again")
+    assert not (tmp_path / "out.srun").exists()
+
+
+def test_a_training_that_ends_after_the_signal_is_not_begun_again(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "bin/srun").write_text(
+        '#!/bin/bash\ntrap "exit 0" TERM; touch "$OUT.ready"; while :; do sleep 0.05; done\n'
+    )
+    job = subprocess.Popen(["bash", SCRIPT], env=environment)
+    while not (tmp_path / "out.ready").exists():
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_training_is_put_into_the_queue_again(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
