@@ -120,6 +120,50 @@ def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_pat
             saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
     cfg = SimpleNamespace(restore_file="checkpoint_last.pt", save_dir=str(tmp_path))
     assert saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+    cfg.continue_once = str(tmp_path / "missing.pt")
+    with pytest.raises(UserError, match=r"--continue-once .*/missing\.pt does not exist\.$"):
+        saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+    cfg.continue_once = str(tmp_path / "checkpoint_best.pt")
+    assert saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+
+
+def test_a_file_to_restore_has_the_suffix_of_all_checkpoints(tmp_path: Path) -> None:
+    trainer = SimpleNamespace(checkpoint_suffix="_a")
+    (tmp_path / "there.pt").touch()
+    cfg = SimpleNamespace(restore_file=str(tmp_path / "there.pt"), save_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"--restore-file .*/there_a\.pt does not exist\.$"):
+        saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+    (tmp_path / "there_a.pt").touch()
+    assert saving._load_checkpoint(lambda *_: "there", cfg, trainer) == "there"
+    cfg = SimpleNamespace(
+        restore_file="checkpoint_last.pt", save_dir=str(tmp_path), continue_once="missing.pt"
+    )
+    with pytest.raises(UserError, match=r"--continue-once missing\.pt does"):
+        saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+    (tmp_path / "checkpoint_last_a.pt").touch()
+    assert saving._load_checkpoint(lambda *_: "there", cfg, trainer) == "there"
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_asynchronous_checkpoints_need_their_library(
+    monkeypatch: pytest.MonkeyPatch, is_installed: bool
+) -> None:
+    """Without it, fairseq prints a traceback, trains nothing and ends with status 0."""
+    monkeypatch.setattr(saving, "find_spec", lambda _: is_installed or None)
+    started: list[bool] = []
+    for asynchronous in (False, True):
+        options = SimpleNamespace(write_checkpoints_asynchronously=asynchronous)
+        with (
+            nullcontext()
+            if is_installed or not asynchronous
+            else pytest.raises(UserError, match="--write-checkpoints-asynchronously needs iopath")
+        ):
+            saving._call_main(
+                lambda *_, is_one=asynchronous: started.append(is_one),
+                SimpleNamespace(checkpoint=options),
+                None,
+            )
+    assert started == [False, True][: 1 + is_installed]
 
 
 @pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)

@@ -162,17 +162,17 @@ def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -
     original(self, model, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
-
-
-def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None) -> None:
     averages = self.fp32_params if self.config.ema_fp32 else self.model.state_dict()
     first: dict[int, str] = {}  # the name that counts, by the memory of its average
-    repeated = {
+    self.repeated = {
         name
         for name, value in averages.items()
         if isinstance(value, Tensor) and first.setdefault(value.data_ptr(), name) != name
     }
-    state = {n: value for n, value in new_model.state_dict().items() if n not in repeated}
+
+
+def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None) -> None:
+    state = {n: value for n, value in new_model.state_dict().items() if n not in self.repeated}
     original(self, SimpleNamespace(state_dict=lambda: state), updates)
 
 
