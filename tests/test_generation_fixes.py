@@ -318,6 +318,7 @@ def test_shards_are_of_a_binarised_corpus(corpus: Corpus, monkeypatch: pytest.Mo
         optimization=SimpleNamespace(update_freq=[1]),
         task=SimpleNamespace(),
         criterion=SimpleNamespace(),
+        distributed_training=SimpleNamespace(),
     )
     with pytest.raises(UserError, match="--distributed-world-size"):
         Trainer(cfg, None, None, None)

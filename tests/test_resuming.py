@@ -198,63 +198,64 @@ def test_epochs_after_the_curriculum_are_shuffled(
     assert (epochs[2] not in (epochs[0], epochs[3])) == is_mended
 
 
+Stop = Callable[[int, str], None]
+
+
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
-    """Has SIGTERM come within an update, or within its validation."""
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
+    """Has SIGTERM come within an update, or within its validation; in update 0, never."""
     monkeypatch.setattr(stopping._Stop, "requested", 0)
     monkeypatch.setattr(train, "validate_and_save", train.validate_and_save)
     stopping.stop_after_an_update(train.main)
+    originals = {step: getattr(Trainer, step) for step in ("train_step", "valid_step")}
 
     def at(update: int, step: str) -> None:
-        original = getattr(Trainer, step)
-
         def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self, *args, **kwargs)
+            result = originals[step](self, *args, **kwargs)
             if self.get_num_updates() == update:
                 stopping._Stop.requested = signal.SIGTERM
             return result
 
+        stopping._Stop.requested = 0
         monkeypatch.setattr(Trainer, step, patched)
 
     return at
 
 
-@pytest.mark.parametrize(
-    ("update", "step"),
-    [(2, "train_step"), (2, "valid_step"), (3, "train_step"), (4, "valid_step"),
-     (5, "train_step"), (5, "valid_step")],
-)  # fmt: skip
 def test_a_training_that_stops_has_the_validation_of_its_update(
-    train_here: Train,
-    stop: Callable[[int, str], None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    update: int,
-    step: str,
+    train_here: Train, stop: Stop, tmp_path: Path
 ) -> None:
     """Five updates are an epoch; every second is validated, and every fourth saved."""
     arguments = ["--batch-size", 100, "--validate-interval-updates", 2, "--patience", 50,
-                 "--batch-size-valid", 5, "--save-interval-updates", 4,
+                 "--batch-size-valid", 5, "--save-interval-updates", 4, "--max-update", 6,
                  "--maximize-best-checkpoint-metric"]  # fmt: skip
-    whole = train_here(tmp_path / "whole", *arguments, "--max-update", 8)
-    original = getattr(Trainer, step)
-    stop(update, step)
-    with pytest.raises(SystemExit) as end:
-        train_here(tmp_path / "parts", *arguments, "--max-update", 8)
-    assert end.value.code == 128 + signal.SIGTERM
-    stopped = checkpoints.read(tmp_path / "parts/checkpoint_last.pt")
-    assert stopped["optimizer_history"][-1]["num_updates"] == update
-    assert (stopped["extra_state"]["val_loss"] is not None) == (update in (4, 5))  # saved anyway
-    stopping._Stop.requested = 0
-    monkeypatch.setattr(Trainer, step, original)
-    parts = train_here(tmp_path / "parts", *arguments, "--max-update", 8)
-    for name in ("early_stop", "best", "val_loss"):
-        assert parts["extra_state"][name] == whole["extra_state"][name]
-    assert all(torch.equal(parts["model"][name], value) for name, value in whole["model"].items())
+    whole = train_here(tmp_path / "whole", *arguments)
+    for update, step in (
+        (2, "train_step"),
+        (2, "valid_step"),
+        (3, "train_step"),
+        (4, "valid_step"),
+        (5, "train_step"),
+    ):
+        folder = tmp_path / f"{step}{update}"
+        stop(update, step)
+        with pytest.raises(SystemExit) as end:
+            train_here(folder, *arguments)
+        assert end.value.code == 128 + signal.SIGTERM
+        stopped = checkpoints.read(folder / "checkpoint_last.pt")
+        assert stopped["optimizer_history"][-1]["num_updates"] == update
+        is_saved_anyway = update in (4, 5)
+        assert (stopped["extra_state"]["val_loss"] is not None) == is_saved_anyway
+        stop(0, step)
+        parts = train_here(folder, *arguments)
+        for name in ("early_stop", "best", "val_loss"):
+            assert parts["extra_state"][name] == whole["extra_state"][name]
+        for name, value in whole["model"].items():
+            assert torch.equal(parts["model"][name], value)
 
 
 def test_a_training_that_ends_with_its_update_is_not_stopped(
-    train_here: Train, stop: Callable[[int, str], None], tmp_path: Path
+    train_here: Train, stop: Stop, tmp_path: Path
 ) -> None:
     """Continued, it would train one more."""
     stop(3, "train_step")
@@ -265,7 +266,7 @@ def test_a_training_that_ends_with_its_update_is_not_stopped(
 
 def test_a_kill_within_a_validation_loses_no_update(
     train_here: Train,
-    stop: Callable[[int, str], None],
+    stop: Stop,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:

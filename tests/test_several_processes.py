@@ -213,7 +213,8 @@ def test_a_process_for_every_gpu_is_started_here(
             distributed_world_size=world, distributed_init_method=address, distributed_rank=rank
         )
     )
-    cfg = OmegaConf.create({"common": {"cpu": False}, "distributed_training": options})
+    common = {"cpu": False, "tpu": False}
+    cfg = OmegaConf.create({"common": common, "distributed_training": options})
     several_processes._call_main(lambda cfg, main: found.append(None), cfg, train.main)
     assert found == [started]
     assert (cfg.distributed_training.distributed_init_method is None) == (started is None)
@@ -229,7 +230,7 @@ def test_a_plugin_that_came_too_late_does_not_train_alone(monkeypatch: pytest.Mo
     for name in several_processes.OF_TORCHRUN:
         monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match="torchrun has started 2 processes, but this one would"):
-        several_processes._trainer_init(lambda self: None, None)
+        several_processes._check_joined()
 
 
 @pytest.fixture

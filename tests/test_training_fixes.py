@@ -66,14 +66,11 @@ def test_the_metric_of_the_best_checkpoint_is_computed(
         task=SimpleNamespace(eval_bleu=measures),
         criterion=SimpleNamespace(report_accuracy=measures),
         optimization=SimpleNamespace(update_freq=[1]),
+        distributed_training=None,
     )
-    made: list[Any] = []
-    if option is None:
-        training_fixes._trainer(lambda _, cfg: made.append(cfg), None, cfg)
-    else:
-        with pytest.raises(UserError, match=f"metric {metric} needs {option}, which computes"):
-            training_fixes._trainer(lambda _, cfg: made.append(cfg), None, cfg)
-    assert made == [cfg] * (option is None)
+    message = f"metric {metric} needs {option}, which computes"
+    with pytest.raises(UserError, match=message) if option else nullcontext():
+        training_fixes._check_options(None, cfg, None, None, None)
 
 
 def test_a_metric_that_no_update_has_is_named() -> None:
@@ -101,9 +98,11 @@ def test_a_metric_that_no_update_has_is_named() -> None:
 
 
 def test_an_update_of_no_batch_is_refused() -> None:
-    cfg = SimpleNamespace(optimization=SimpleNamespace(update_freq=[2, 0]))
+    cfg = SimpleNamespace(
+        optimization=SimpleNamespace(update_freq=[2, 0]), distributed_training=None
+    )
     with pytest.raises(UserError, match="--update-freq must be at least 1, but is 0"):
-        training_fixes._trainer(lambda *_: None, None, cfg)
+        training_fixes._check_options(None, cfg, None, None, None)
 
 
 def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_path: Path) -> None:
@@ -150,20 +149,12 @@ def test_asynchronous_checkpoints_need_their_library(
 ) -> None:
     """Without it, fairseq prints a traceback, trains nothing and ends with status 0."""
     monkeypatch.setattr(saving, "find_spec", lambda _: is_installed or None)
-    started: list[bool] = []
     for asynchronous in (False, True):
         options = SimpleNamespace(write_checkpoints_asynchronously=asynchronous)
-        with (
-            nullcontext()
-            if is_installed or not asynchronous
-            else pytest.raises(UserError, match="--write-checkpoints-asynchronously needs iopath")
-        ):
-            saving._call_main(
-                lambda *_, is_one=asynchronous: started.append(is_one),
-                SimpleNamespace(checkpoint=options),
-                None,
-            )
-    assert started == [False, True][: 1 + is_installed]
+        refused = asynchronous and not is_installed
+        message = "--write-checkpoints-asynchronously needs iopath"
+        with pytest.raises(UserError, match=message) if refused else nullcontext():
+            saving._check_library(SimpleNamespace(checkpoint=options), None)
 
 
 @pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)
@@ -186,7 +177,7 @@ def test_unused_parameters_are_not_looked_for_where_they_seem_unused(
     options = SimpleNamespace(
         find_unused_parameters=unused, distributed_world_size=2, ddp_backend=backend
     )
-    cfg, model = SimpleNamespace(distributed_training=options), build(share_all_embeddings=share)
+    model = build(share_all_embeddings=share)
     task = SimpleNamespace(target_dictionary=model.decoder.dictionary)
     for criterion in (CrossEntropyCriterion(task, False),
                       ChunkedLabelSmoothedCrossEntropy(task, False, 0.1)):  # fmt: skip
@@ -194,4 +185,4 @@ def test_unused_parameters_are_not_looked_for_where_they_seem_unused(
         refused = chunked and unused and not share and backend == "pytorch_ddp"
         message = "--find-unused-parameters with an output embedding"
         with pytest.raises(UserError, match=message) if refused else nullcontext():
-            training_fixes._unused_parameters(lambda *_: None, None, cfg, task, model, criterion)
+            training_fixes._check_unused_parameters(options, model, criterion)

@@ -137,10 +137,10 @@ def compute_in_bfloat16_on_cpu() -> None:
     """
     if "cpu" not in inspect.getsource(inspect.unwrap(FairseqTask.train_step)):
         wrap(FairseqTask, "train_step", _train_step)
-        wrap(Trainer, "__init__", _trainer_init)
+        wrap(Trainer, "__init__", _check_precision, before=True)
 
 
-def _trainer_init(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+def _check_precision(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
     common = cfg.common
     # fairseq takes --bf16 without a GPU for a TPU, even with --cpu
     if common.cpu or not (common.tpu or torch.cuda.is_available()):
@@ -153,7 +153,6 @@ def _trainer_init(original: Original, self: Any, cfg: Any, *args: Any, **kwargs:
             raise UserError(
                 "--amp on CPU needs a processor with AVX-512 or better for bfloat16: drop it."
             )
-    original(self, cfg, *args, **kwargs)
 
 
 def _train_step(

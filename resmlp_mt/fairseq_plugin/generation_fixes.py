@@ -97,13 +97,11 @@ def _diverse_step(
 
 def refuse_what_a_search_lacks() -> None:
     """Refuse ``--constraints``, ``--print-step`` and others if what they need is missing."""
-    wrap(FairseqTask, "build_generator", _build_generator)
-    wrap(FairseqTask, "inference_step", _inference_step)
+    wrap(FairseqTask, "build_generator", _check_generator, before=True)
+    wrap(FairseqTask, "inference_step", _check_inference, before=True)
 
 
-def _build_generator(
-    original: Original, self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
-) -> Any:
+def _check_generator(_: Any, models: Any, args: Any, *__: Any, **___: Any) -> None:
     for name in ("beam", "nbest"):
         count = getattr(args, name, None)
         if count is not None and count < 1:
@@ -114,18 +112,16 @@ def _build_generator(
                 f"--{name.replace('_', '-')} needs a model that refines its translations "
                 "iteratively (--task translation_lev): drop it."
             )
-    return original(self, models, args, *rest, **kwargs)
 
 
-def _inference_step(
-    original: Original,
-    self: Any,
+def _check_inference(
+    _: Any,
     generator: Any,
     models: Any,
     sample: Any,
     prefix_tokens: Tensor | None = None,
     constraints: Tensor | None = None,
-) -> Any:
+) -> None:
     search = getattr(generator, "search", None)
     if constraints is None and getattr(search, "supports_constraints", False):
         raise UserError(
@@ -137,7 +133,6 @@ def _inference_step(
             "--score-reference needs sentences with their translations: give fairseq-generate a "
             "corpus that fairseq-preprocess has made of both languages."
         )
-    return original(self, generator, models, sample, prefix_tokens, constraints)
 
 
 # --- options that fairseq-interactive ignores, and soft alignments where they are not expected ---
@@ -188,7 +183,7 @@ def translate_one_shard() -> None:
         wrap(options, "parse_args_and_arch", _parse_args_and_arch)
         for task in (TranslationTask, TranslationMultiSimpleEpochTask):
             wrap(task, "get_batch_iterator", _get_batch_iterator)
-        wrap(Trainer, "__init__", _trainer_init)
+        wrap(Trainer, "__init__", _check_trainer, before=True)
 
 
 def _parse_args_and_arch(
@@ -220,10 +215,9 @@ def _get_batch_iterator(
     return shard
 
 
-def _trainer_init(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+def _check_trainer(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
     if cfg.dataset.num_shards > 1:
         raise UserError(
             "--num-shards is for translating: several processes train with "
             "--distributed-world-size."
         )
-    original(self, cfg, *args, **kwargs)

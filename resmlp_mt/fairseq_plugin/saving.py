@@ -36,7 +36,7 @@ def never_lose_a_checkpoint() -> None:
     wrap(PathManager, "copy", _copy)
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
-    wrap(distributed_utils, "call_main", _call_main)
+    wrap(distributed_utils, "call_main", _check_library, before=True)
 
 
 def _torch_persistent_save(
@@ -78,14 +78,13 @@ def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> 
         ) from error
 
 
-def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
+def _check_library(cfg: Any, *_: Any, **__: Any) -> None:
     """Refuse what ends with status 0 and without a training."""
     if cfg.checkpoint.write_checkpoints_asynchronously and find_spec("iopath") is None:
         raise UserError(
             "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "
             "or drop the option."
         )
-    original(cfg, main, **kwargs)
 
 
 def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:

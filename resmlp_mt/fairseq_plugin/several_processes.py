@@ -52,7 +52,7 @@ def train_on_several_processes() -> None:
     if "common.cpu" not in source:
         wrap(distributed_utils, "call_main", _call_main)
         wrap(distributed_utils, "distributed_init", _distributed_init)
-        wrap(Trainer, "__init__", _trainer_init)
+        wrap(Trainer, "__init__", _check_joined, before=True)
     source = inspect.getsource(inspect.unwrap(distributed_utils._broadcast_object_slow))
     if "torch.load(buffer" in source:  # the safe loader refuses what a resumed training sends
         wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
@@ -272,7 +272,7 @@ def _distributed_init(original: Original, cfg: Any) -> Any:
     return rank
 
 
-def _trainer_init(original: Original, self: Any, *args: Any, **kwargs: Any) -> None:
+def _check_joined(*_: Any, **__: Any) -> None:
     """Refuse to train alone under torchrun if the plugin was loaded too late to join."""
     processes = int(os.environ.get("WORLD_SIZE", 1)) if os.environ.keys() >= OF_TORCHRUN else 1
     if processes > 1 and not dist.is_initialized():
@@ -281,7 +281,6 @@ def _trainer_init(original: Original, self: Any, *args: Any, **kwargs: Any) -> N
             "plugin was loaded after fairseq looked for them; name resmlp_mt.models.HydraCallback "
             "under hydra.callbacks, as the configurations in configs/mt do."
         )
-    original(self, *args, **kwargs)
 
 
 def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> Any:

@@ -37,8 +37,7 @@ def apply() -> None:
     leave_samples_alone()
     keep_as_many_best_checkpoints()
     average_once()
-    save_the_number_of_kept_layers()
-    refuse_what_would_fail_later()
+    check_options()
     refuse_tasks_of_other_models()
 
 
@@ -176,30 +175,18 @@ def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None
     original(self, SimpleNamespace(state_dict=lambda: state), updates)
 
 
-# --- checkpoints of --encoder-layers-to-keep cannot be read: they have the old number of layers ---
+# --- checkpoints of --encoder-layers-to-keep cannot be read: they have the old number of layers;
+# --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch, and
+# --update-freq 0 in a ZeroDivisionError; options that look like code cannot be loaded ---
 
 
-def save_the_number_of_kept_layers() -> None:
-    """Count the kept layers in the trainer's options: fairseq builds the model from a copy."""
-    wrap(Trainer, "__init__", _count_kept)
+def check_options() -> None:
+    """Count the kept layers in the trainer's options: fairseq builds the model from a copy.
 
-
-def _count_kept(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
-    if issubclass(OmegaConf.get_type(getattr(cfg, "model", None)) or object, ResMLPConfig):
-        pruning.count_kept(cfg.model)
-    original(self, cfg, *args, **kwargs)
-
-
-# --- --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch,
-# and --update-freq 0 in a ZeroDivisionError; options that look like code cannot be loaded ---
-
-
-def refuse_what_would_fail_later() -> None:
-    """Refuse ``--best-checkpoint-metric`` if it is not computed, updates of no batch, and options
-    that checkpoints may not have.
+    Refuse ``--best-checkpoint-metric`` if it is not computed, updates of no batch, and options that
+    checkpoints may not have.
     """
-    wrap(Trainer, "__init__", _trainer)
-    wrap(Trainer, "__init__", _unused_parameters)
+    wrap(Trainer, "__init__", _check_options, before=True)
     wrap(Trainer, "train_step", _train_step)
 
 
@@ -221,7 +208,10 @@ def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any
     return found
 
 
-def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
+def _check_options(
+    _: Any, cfg: Any, task: Any, model: Any, criterion: Any, *__: Any, **___: Any
+) -> None:
+    _check_unused_parameters(cfg.distributed_training, model, criterion)
     fewest = min(cfg.optimization.update_freq, default=1)
     if fewest < 1:
         raise UserError(f"--update-freq must be at least 1, but is {fewest}.")
@@ -238,28 +228,20 @@ def _trainer(original: Original, self: Any, cfg: Any, *args: Any, **kwargs: Any)
                 f"--best-checkpoint-metric {metric} needs --{option.replace('_', '-')}, which "
                 "computes it in every validation."
             )
-    original(self, cfg, *args, **kwargs)
+    if issubclass(OmegaConf.get_type(getattr(cfg, "model", None)) or object, ResMLPConfig):
+        pruning.count_kept(cfg.model)
 
 
-def _unused_parameters(
-    original: Original,
-    self: Any,
-    cfg: Any,
-    task: Any,
-    model: Any,
-    criterion: Any,
-    *args: Any,
-    **kwargs: Any,
-) -> None:
+def _check_unused_parameters(options: Any, model: Any, criterion: Any) -> None:
     """Refuse what PyTorch would: gradients of a weight that the forward pass has not used.
 
     The chunked criterion multiplies by the output embedding itself.
     """
     if (
         isinstance(criterion, ChunkedLabelSmoothedCrossEntropy)
-        and cfg.distributed_training.find_unused_parameters
-        and cfg.distributed_training.distributed_world_size > 1
-        and cfg.distributed_training.ddp_backend in ("c10d", "pytorch_ddp")
+        and options.find_unused_parameters
+        and options.distributed_world_size > 1
+        and options.ddp_backend in ("c10d", "pytorch_ddp")
         and model.decoder.output_projection.weight is not model.decoder.embed_tokens.weight
     ):
         raise UserError(
@@ -267,7 +249,6 @@ def _unused_parameters(
             "label_smoothed_cross_entropy, --ddp-backend legacy_ddp or "
             "--share-decoder-input-output-embed."
         )
-    original(self, cfg, task, model, criterion, *args, **kwargs)
 
 
 # --- tasks for other kinds of models end in tracebacks ---
@@ -286,12 +267,11 @@ OF_OTHER_MODELS = {
 def refuse_tasks_of_other_models() -> None:
     """Say which task trains a ResMLP."""
     for task in OF_OTHER_MODELS:
-        wrap(task, "build_model", _build_model)
+        wrap(task, "build_model", _check_model, before=True)
 
 
-def _build_model(original: Original, self: Any, cfg: Any, *args: Any, **kw: Any) -> Any:
+def _check_model(task: Any, cfg: Any, *_: Any, **__: Any) -> None:
     if issubclass(OmegaConf.get_type(cfg) or object, ResMLPConfig):
         raise UserError(
-            next(OF_OTHER_MODELS[kind] for kind in type(self).__mro__ if kind in OF_OTHER_MODELS)
+            next(OF_OTHER_MODELS[kind] for kind in type(task).__mro__ if kind in OF_OTHER_MODELS)
         )
-    return original(self, cfg, *args, **kw)
