@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.against_worker import SIZES, model_options
 from benchmarks.quality_report import versions
 from benchmarks.quality_runs import HERE, ROOT
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor
 
@@ -137,6 +138,7 @@ def page(result: dict[str, Any]) -> str:
     )
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -25,6 +25,7 @@ from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import spread
 from benchmarks.speed.training_rows import Training, batches
 from benchmarks.speed.translation_models import BASE
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -71,6 +72,7 @@ def table(samples: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

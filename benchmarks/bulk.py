@@ -20,6 +20,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from resmlp_mt.command_line import command
 from resmlp_mt.engine.pretrained import DEFAULT, FOLDER
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
@@ -77,6 +78,7 @@ def page(result: dict[str, Any]) -> str:
     )
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -34,6 +34,7 @@ import matplotlib
 import torch
 from torch import nn
 
+from resmlp_mt.command_line import command
 from resmlp_mt.vision import train
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.distributed import measured_on
@@ -134,6 +135,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     """Run one part, or report."""
     args = parse_args()

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Spread, interleaved
+from resmlp_mt.command_line import command
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.onnx_export import export_int8, export_onnx
 from resmlp_mt.engine.onnx_model import GRAPHS
@@ -209,6 +210,7 @@ def markdown(seconds: dict[int, dict[str, Spread]], setting: str) -> str:
     return "\n".join([*lines, "", setting, ""])
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

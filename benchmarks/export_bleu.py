@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sacrebleu
 
+from resmlp_mt.command_line import command
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.onnx_export import export_int8, export_onnx
 from resmlp_mt.engine.options import SearchOptions
@@ -89,6 +90,7 @@ if computes_in_bfloat16():
     BACKENDS["safetensors, bfloat16"] = exported("bfloat16")
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)

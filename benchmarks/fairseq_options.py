@@ -23,6 +23,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from benchmarks.fairseq_commands import Done, run
+from resmlp_mt import command_line
 from resmlp_mt.files import replacing
 
 HERE = Path(__file__).resolve().parent
@@ -508,6 +509,7 @@ def write(stored: dict[str, list[Any]], cases: dict[str, list[Case]]) -> None:
         partial.write_text(page(tables))
 
 
+@command_line.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     tables = {

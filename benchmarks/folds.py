@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Run, interleaved, ratio
 from benchmarks.speed.translation_models import BASE, build
+from resmlp_mt.command_line import command
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.files import write_text
@@ -110,6 +111,7 @@ def running(model: EncoderDecoder, size: int) -> tuple[Run, Callable[[], Tensor]
 
 
 @torch.no_grad()
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tabulate import tabulate
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -93,6 +94,7 @@ def _name(target: str) -> str:
     return parameters.removeprefix("many").strip("-") or test.replace("_", " ")
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description="Damage files and draw lines by the thousand.")
     parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="of all targets")

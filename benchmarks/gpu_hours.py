@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import resmlp_mt.models  # noqa: F401  registers the models
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -129,6 +130,7 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main() -> None:
     found = {
         "estimate_not_measured": True,

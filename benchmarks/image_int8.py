@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.vision import evaluate, train
@@ -26,6 +27,7 @@ RECIPE = [
 ]  # fmt: skip
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="of the training")

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.vision import train
 from resmlp_mt.vision.distributed import measured_on
@@ -32,6 +33,7 @@ OVERRIDES = ["--epochs=1", "--warmup-epochs=0", f"--batch-size={BATCH_SIZE}", "-
              f"--lr={5e-3 * BATCH_SIZE / 2048}"]  # fmt: skip
 
 
+@command
 def main() -> None:
     """Train, read the checkpoint back, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

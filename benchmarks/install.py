@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import write_block
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -54,6 +55,7 @@ def with_pip(package: str, clone: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - start, "megabytes": megabytes(folder)}
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, required=True, help="an empty folder for the clone")

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.files import write_text
@@ -353,6 +354,7 @@ def table(counts: list[Count], ranks: list[LostRank]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill trainings and count what is lost.")
     parser.add_argument("--work", required=True, type=Path, metavar="DIR")

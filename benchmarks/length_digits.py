@@ -24,6 +24,7 @@ from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.mixing import MixingConfig
 from resmlp_mt.model.config import ModelConfig
@@ -115,6 +116,7 @@ def perplexities(build: Callable[[], nn.Module], seed: int) -> list[float]:
         ]
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.quality_report import versions
 from benchmarks.quality_runs import HERE, Json, Run, Workshop, checkpoint, once, read_config
+from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.visualization.matrices import a_of, matrices, read_checkpoint, state_dict
 
@@ -174,6 +175,7 @@ def plot(result: Json, path: Path) -> None:
         figure.savefig(partial, dpi=120, format="png")
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.machine import describe
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +35,7 @@ ROWS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--sentences", type=int, default=AFTER[-1], metavar="N", help="at most")

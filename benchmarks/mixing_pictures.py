@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing
 from resmlp_mt.visualization.matrices import a_of, matrices, read_checkpoint, state_dict
 
@@ -37,6 +38,7 @@ def picture(title: str, layers: list[dict[str, Tensor]]) -> Figure:
     return figure
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

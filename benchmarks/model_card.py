@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from resmlp_mt.command_line import command
 from resmlp_mt.engine.pretrained import DEFAULT, FOLDER
 from resmlp_mt.files import write_text
 
@@ -168,6 +169,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows])
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -30,6 +30,7 @@ import torch
 from fairseq import __version__ as fairseq_version
 
 from benchmarks.readme import write_block
+from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
 
@@ -335,6 +336,7 @@ and beside them
     print((HERE / "multi30k.md").read_text())
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the raw corpus")

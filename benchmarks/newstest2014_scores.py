@@ -18,12 +18,14 @@ from typing import Any
 
 from tabulate import tabulate
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
 
 OUT = Path(__file__).with_suffix(".md")
 
 
+@command
 def main() -> None:
     """Run the score command and turn its JSON into a page."""
     parser = argparse.ArgumentParser(description="Write newstest2014_scores.md.")

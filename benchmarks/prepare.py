@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import write_block
+from resmlp_mt import command_line
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor, usable_cores
 
@@ -521,6 +522,7 @@ def write_readme(found: dict[str, Any]) -> None:
     write_block("prepare", text)
 
 
+@command_line.command
 def main() -> None:
     """Runs everything and writes the tables."""
     parser = argparse.ArgumentParser(

@@ -35,6 +35,7 @@ from typing import Any
 from safetensors import safe_open
 
 from benchmarks.serve_report import page
+from resmlp_mt.command_line import command
 from resmlp_mt.engine.model_folder import SENTENCEPIECE
 from resmlp_mt.engine.pretrained import DEFAULT, FOLDER
 from resmlp_mt.files import write_text
@@ -370,6 +371,7 @@ def give_up(*_: object) -> None:
     raise TimeoutError("the measurement takes too long")
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=FOLDER / DEFAULT, metavar="MODEL")

@@ -28,6 +28,7 @@ from benchmarks.model_card import card
 from benchmarks.quality_report import versions
 from benchmarks.quality_runs import HERE, ROOT, Json, Run, Workshop, once, training_curve
 from benchmarks.readme import write_block
+from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
@@ -293,6 +294,7 @@ def page(result: Json) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+@command
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -25,6 +25,7 @@ from fairseq.data import data_utils
 from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Spread, interleaved, ratio
 from benchmarks.speed.translation_models import Sizes, build
+from resmlp_mt.command_line import command
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions
@@ -208,6 +209,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)

@@ -36,6 +36,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogFormatter
 
+from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
 
@@ -266,6 +267,7 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a prepared folder, with bin/")

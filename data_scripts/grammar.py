@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from data_scripts.english_german import complex_sentences, main_clauses
 from data_scripts.english_german.composer import Composer
-from resmlp_mt.command_line import POSITIVE, Parser, number
+from resmlp_mt.command_line import POSITIVE, Parser, command, number
 from resmlp_mt.files import write_text
 
 MIN_WORDS, MAX_WORDS = 4, 16
@@ -115,6 +115,7 @@ def write_corpus(
             write_text(path, text)
 
 
+@command
 def main() -> None:
     parser = Parser("", "Write the English-German demo corpus.", prog="grammar.py")
     parser.add_argument("--output", type=Path, required=True, help="folder for the six files")

@@ -139,6 +139,10 @@ class LockedError(UserError):
     """Another process holds the lock of a file."""
 
 
+class NoLocksError(UserError):
+    """The file system has no locks."""
+
+
 _held: set[IO[Any]] = set()
 
 
@@ -163,7 +167,8 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
 
     Raises:
         LockedError: if another process holds it.
-        UserError: if the file cannot be made, or the file system has no locks.
+        NoLocksError: if the file system has no locks.
+        UserError: if the file cannot be made.
     """
     import portalocker
 
@@ -175,7 +180,7 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
     except portalocker.AlreadyLocked as error:
         raise LockedError(taken) from error
     except portalocker.LockException as error:
-        raise UserError(
+        raise NoLocksError(
             f"{path} cannot be locked ({reason(error)}): its file system must have locks."
         ) from error
     except OSError as error:

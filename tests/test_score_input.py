@@ -195,7 +195,14 @@ def test_unknown_languages_and_test_sets_are_refused(
 
 @pytest.mark.parametrize(
     ("languages", "pair"),
-    [("en-zh_CN", "en-zh"), ("eng-cmn", "en-zh"), ("zho_Hans-en_XX", "zh-en"), ("en-zh", "en-zh")],
+    [
+        ("en-zh_CN", "en-zh"),
+        ("eng-cmn", "en-zh"),
+        ("zho_Hans-en_XX", "zh-en"),
+        ("en-zh", "en-zh"),
+        ("en_GB-de_AT", "en-de"),
+        ("en-de-AT", "en-de"),
+    ],
 )
 def test_the_languages_of_a_test_set_may_be_spelt_otherwise(
     monkeypatch: pytest.MonkeyPatch, corpus: Corpus, languages: str, pair: str

@@ -1,6 +1,7 @@
 """The training command: options, resuming, processes, errors, and what it learns."""
 
 import csv
+import errno
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import portalocker
 import pytest
 import torch
 import webdataset
@@ -722,6 +724,18 @@ def test_a_training_that_has_just_begun_has_its_folder_too(
         train.main([resume])
     assert (tmp_path / "run-1/last.pth").read_bytes() == before
     train.main([resume])  # the lock ends with the training
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def acquire(_: portalocker.Lock) -> None:
+        raise portalocker.LockException(OSError(errno.ENOLCK, "No locks available"))
+
+    monkeypatch.setattr(portalocker.Lock, "acquire", acquire)
+    run(folder, tmp_path / "run", *PLAIN, "--max-updates", 1)
+    assert ".lock cannot be locked" in caplog.text
+    assert "its file system must have locks" in caplog.text
 
 
 def test_all_processes_know_why_the_folder_cannot_be_used(

@@ -12,8 +12,8 @@ from resmlp_mt.scoring.lines import Sentences, read_lines
 def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Sentences]]:
     """Return source and references; sacreBLEU downloads them on first use.
 
-    The languages of the set are those of the pair, however it spells them: not Simplified Chinese
-    for ``zh_TW`` or ``yue``.
+    The languages of the set are those of the pair, however it spells them, and whatever regions
+    it names: English for ``en_GB``, but not Simplified Chinese for ``zh_TW`` or ``yue``.
 
     Raises:
         UserError: if the test set or the pair is unknown, or the download fails.
@@ -23,8 +23,8 @@ def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Senten
         raise UserError(f"sacreBLEU knows no test set {test_set!r}: see `sacrebleu --list`")
     source, target = language_pair(languages)
     known = [pair.split("-") for pair in dataset.langpairs]
-    first = language_codes.find(source, {pair[0] for pair in known})
-    second = language_codes.find(target, {pair[1] for pair in known if pair[0] == first})
+    first = _find(source, {pair[0] for pair in known})
+    second = _find(target, {pair[1] for pair in known if pair[0] == first})
     pair = f"{first}-{second}"
     if None in (first, second):
         raise UserError(
@@ -38,3 +38,13 @@ def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Senten
         Sentences(read_lines(source_file), source_file),
         [Sentences(read_lines(reference), reference) for reference in references],
     )
+
+
+def _find(code: str, known: set[str]) -> str | None:
+    """The code of the same language, else the only one of the same language and script."""
+
+    def kind(code: str) -> tuple[str, str | None]:
+        return language_codes.language(code), language_codes.script(code)
+
+    same = [other for other in known if kind(other) == kind(code)]
+    return language_codes.find(code, known) or (same[0] if len(same) == 1 else None)

@@ -2,11 +2,12 @@
 
 import itertools
 import logging
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import LockedError, locked
+from resmlp_mt.files import LockedError, NoLocksError, locked
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.training_options import TrainingOptions
 
@@ -69,6 +70,13 @@ def _is_free(folder: Path, held: ExitStack) -> bool:
         return True
 
 
-def _locked(folder: Path) -> AbstractContextManager[None]:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; where the file system has none, warn and hold nothing."""
     taken = f"another training is writing to {folder}: wait for its end, or give another --output."
-    return locked(folder / ".lock", taken, "--output")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", taken, "--output"))
+        except NoLocksError as error:
+            logger.warning("%s Until then, start no other training with this --output.", error)
+        yield
