@@ -27,6 +27,11 @@ def leave_signals_to_parent() -> None:
 def follow_parent() -> None:
     """In a worker process: leave signals to the parent, and end with it, even if it is killed."""
     leave_signals_to_parent()
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """In a worker process: end when the parent does, even if it is killed or this process hangs."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

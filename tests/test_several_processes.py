@@ -1,6 +1,7 @@
 """Several processes train as one; a training that loses a process says so."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from fairseq_cli import train
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch import distributed as dist
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from conftest import ROOT, Corpus
 from models import build, padded, sentences
@@ -105,23 +106,61 @@ def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> No
     assert "Traceback" not in log
 
 
-def context(*codes: int) -> Any:
-    processes = [SimpleNamespace(exitcode=code, join=lambda timeout: None) for code in codes]
-    return SimpleNamespace(processes=processes)
+def context(*codes: int, files: tuple[Path, ...] = ()) -> Any:
+    """Processes that have ended with these codes, and may have left tracebacks."""
+    ended, other = os.pipe()
+    os.close(other)
+    processes = [SimpleNamespace(exitcode=code, sentinel=os.dup(ended), pid=1) for code in codes]
+    return SimpleNamespace(processes=processes, error_files=files or [Path("missing")] * len(codes))
 
 
 def test_the_process_above_ends_as_its_processes_did(tmp_path: Path) -> None:
     options = CheckpointConfig(save_dir=str(tmp_path))
-    stopped = ProcessExitedException("", 0, 1, exit_code=143)
-    with pytest.raises(SystemExit) as end:
-        several_processes._end_like(context(143, 143), stopped, 0, options)
-    assert end.value.code == 143
-    lost = ProcessExitedException("", 0, 1, exit_code=1)
-    for codes, rank in (((1, -9), 1), ((-9, -15), 0), ((0, -11), 1)):
+
+    def end(ended: dict[int, int], code: int, rank: int = 0) -> None:
+        error = ProcessExitedException("", 0, 1, exit_code=code)
+        several_processes._end_like(context(1, -9), ended, error, rank, options)
+
+    # torch may have killed the other after a process that has told its mistake
+    for code, status in ((143, 143), (1, 1), (-signal.SIGTERM, 143)):
+        with pytest.raises(SystemExit) as found:
+            end({0: code}, code)
+        assert found.value.code == status
+    for ended, rank in (({0: 1, 1: -9}, 1), ({0: -9, 1: -15}, 0), ({0: 0, 1: -11}, 1)):
         with pytest.raises(UserError, match=rf"process of rank {rank} was killed by SIG"):
-            several_processes._end_like(context(*codes), lost, 0, options)
+            end(ended, 1)
         with pytest.raises(UserError, match=rf"process of rank {rank + 4} was killed by SIG"):
-            several_processes._end_like(context(*codes), lost, 4, options)
+            end(ended, 1, 4)
+
+
+def test_ends_are_those_before_the_others_are_ended() -> None:
+    found = context(0, 1, -9)
+    running = SimpleNamespace(exitcode=None, sentinel=os.dup(found.processes[0].sentinel))
+    found.processes.append(running)
+    assert several_processes._first_ends(found) == {0: 0, 1: 1, 2: -9}
+    assert several_processes._first_ends(context(0, 0)) == {0: 0, 1: 0}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_traceback_of_a_process_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_first: bool
+) -> None:
+    """Of the first to fail, or beside one that has lost it and ended in silence."""
+    trace = tmp_path / "trace"
+    trace.write_bytes(pickle.dumps("ValueError: of rank 1"))
+    found = context(1, 1, files=(tmp_path / "none", trace))
+
+    def join() -> None:
+        if is_first:
+            raise ProcessRaisedException("ValueError: of rank 1", 1, 1)
+        raise ProcessExitedException("", 0, 1, exit_code=1)
+
+    found.join = join
+    monkeypatch.setattr(several_processes, "spawn", lambda **_: found)
+    monkeypatch.setattr(several_processes, "ending_signals", list)
+    cfg: Any = SimpleNamespace(distributed_training=SimpleNamespace(), checkpoint=None)
+    with pytest.raises(ProcessRaisedException, match="ValueError: of rank 1"):
+        several_processes._start_processes(cfg, None, {}, 2, 0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -222,7 +261,7 @@ def test_a_process_for_every_gpu_is_started_here(
 
 def test_processes_for_no_gpu_are_refused() -> None:
     """fairseq ends with status 0 and has trained nothing."""
-    with pytest.raises(UserError, match="starts a process for every GPU, and there is none"):
+    with pytest.raises(UserError, match="but there is no GPU: give --cpu"):
         several_processes._start_processes(None, None, {}, 0, 0)
 
 

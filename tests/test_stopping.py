@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from fairseq.dataclass.configs import CheckpointConfig
 
 from conftest import ROOT, Corpus
-from resmlp_mt.fairseq_plugin import continuing, stopping
+from resmlp_mt.fairseq_plugin import continuing, several_processes, stopping
 from trainings import FORKS, OPTIONS, Child
 
 
@@ -141,12 +142,25 @@ if __name__ == "__main__":
 """
 
 
+HANGING = """
+import os, time
+from fairseq.distributed import utils
+def hang(*_):
+    from resmlp_mt.fairseq_plugin import stopping
+    stopping._Stop.updating = True
+    print("hangs:", os.getpid(), flush=True)
+    while True:
+        time.sleep(1)
+utils.distributed_main = hang
+"""
+
+
 class OnTwoDevices:
     """fairseq-train where PyTorch counts two GPUs, and each process computes on the CPU."""
 
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, *arguments: object, program_text: str = PROGRAM) -> None:
         program, self.log = folder / "fairseq-train", folder / "log"
-        program.write_text(PROGRAM)
+        program.write_text(program_text)
         program.chmod(0o755)
         options = [option for option in OPTIONS if option != "--cpu"]
         words = [program, *options, "--distributed-world-size", 2, "--distributed-backend", "gloo",
@@ -185,3 +199,27 @@ def test_a_mistake_in_processes_for_gpus_is_one_sentence(corpus: Corpus, tmp_pat
     log = job.log.read_text()
     assert "--restore-file missing.pt does not exist.\n" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its processes would compute on GPUs")
+@pytest.mark.usefixtures("in_foreground")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_for_gpus_that_hang_can_be_ended(
+    corpus: Corpus, tmp_path: Path, number: signal.Signals
+) -> None:
+    """By a second signal, or with the process above them."""
+    program = PROGRAM.replace("if __name__", f"{HANGING}if __name__")
+    job = OnTwoDevices(tmp_path, corpus.data, program_text=program)
+    while len(processes := re.findall(r"hangs: (\d+)", job.log.read_text())) < 2:
+        assert job.process.poll() is None, job.log.read_text()
+        time.sleep(0.01)
+    job.process.send_signal(number)
+    if number != signal.SIGKILL:
+        time.sleep(several_processes.AT_ONCE + 0.1)
+        assert job.process.poll() is None
+        job.process.send_signal(number)
+    assert job.process.wait(300) == -number
+    end = time.monotonic() + 300
+    while not all(several_processes._ended(int(process)) for process in processes):
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import logging
 import os
+import pickle
 import random
 import signal
 import socket
@@ -16,8 +17,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from fairseq import checkpoint_utils
@@ -25,18 +27,21 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import distributed as dist
-from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, spawn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console, continuing, stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.signals import ending_signals, forget_lost_terminal
+from resmlp_mt.signals import end_with_parent, ending_signals, forget_lost_terminal, tell
 
 logger = logging.getLogger(__name__)
 
 OF_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 ON_CPU = {"distributed_backend": ("gloo",), "ddp_backend": ("legacy_ddp", "no_c10d")}
+
+AT_ONCE = 1.0
+"""Seconds in which further signals count as the first: some senders reach a process twice."""
 
 _peers: list[tuple[str, int]] = []
 """Host name and process id of every rank."""
@@ -132,12 +137,14 @@ def _start_processes(
 
     Raises:
         UserError: if a process was killed, or there is nothing to start one for.
+        ProcessRaisedException: with the traceback of a process that failed.
         SystemExit: with the status of a process that stopped on purpose.
     """
     if processes == 0:
         raise UserError(
-            "--distributed-init-method starts a process for every GPU, and there is none: on CPUs "
-            "give --cpu and --distributed-world-size above 1, or drop it."
+            "several processes were asked for (by --distributed-init-method or Slurm), but there "
+            "is no GPU: give --cpu and --distributed-world-size above 1, or, for one process, "
+            "neither --distributed-init-method nor --distributed-port."
         )
     cfg.distributed_training.distributed_rank = None  # each process sets it from its index
     loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
@@ -147,14 +154,15 @@ def _start_processes(
         nprocs=processes,
         join=False,
     )
+    times: list[float] = []
     for number in ending_signals():
-        signal.signal(number, lambda number, _: _hand_on(context, number))
+        signal.signal(number, lambda number, _: _hand_on(context, number, times))
+    ended = _first_ends(context)
     try:
-        while not context.join():
+        while not context.join():  # torch ends the others, by force after a while
             pass
-    except ProcessException as error:
-        _end_like(context, error, start_rank, cfg.checkpoint)
-        raise
+    except ProcessExitedException as error:
+        _end_like(context, ended, error, start_rank, cfg.checkpoint)
 
 
 def _worker(
@@ -170,7 +178,7 @@ def _worker(
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
     train_on_several_processes()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's, if the parent is killed
+    end_with_parent()  # torch's signal of its death would be taken for a request to stop
     stopping.handle_signals(has_launcher=True)
     stopping.stop_after_an_update(main)
     try:
@@ -184,36 +192,74 @@ def _worker(
         sys.exit(1)  # where one was killed, the process above names it
 
 
-def _hand_on(context: Any, number: int) -> None:
-    forget_lost_terminal(number)
-    for process in context.processes:
-        if process.is_alive():
-            os.kill(process.pid, number)
-
-
-def _end_like(context: Any, error: ProcessException, start_rank: int, checkpoint: Any) -> None:
-    """End with the status of the processes, if they stopped on purpose or were killed.
+def _hand_on(context: Any, number: int, times: list[float]) -> None:
+    """Hand a signal on to the processes; a second one kills them, which may hang.
 
     Args:
+        times: of the signals until now, in seconds; this one's is added.
+    """
+    forget_lost_terminal(number)
+    times.append(time.monotonic())
+    again = times[-1] - times[0] > AT_ONCE
+    for process in context.processes:
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL if again else number)
+    if again:
+        tell(f"{signal.Signals(number).name} for the second time: the processes were killed.")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _first_ends(context: Any) -> dict[int, int]:
+    """Wait until a process fails, or all have ended.
+
+    Returns:
+        Exit codes by index of the processes that ended by themselves, before others are ended.
+    """
+    codes: dict[int, int] = {}
+    while len(codes) < len(context.processes) and not any(codes.values()):
+        processes = dict(enumerate(context.processes))
+        connection.wait([processes[index].sentinel for index in processes.keys() - codes.keys()])
+        found = {index: process.exitcode for index, process in processes.items()}
+        codes = {index: code for index, code in found.items() if code is not None}
+    return codes
+
+
+def _end_like(
+    context: Any,
+    ended: dict[int, int],
+    error: ProcessExitedException,
+    start_rank: int,
+    checkpoint: Any,
+) -> NoReturn:
+    """End as the processes did that ended by themselves.
+
+    Args:
+        ended: exit codes of these processes, by index.
+        error: of one of them. Another may have failed at the same time, and be its cause.
         start_rank: the rank of the first.
         checkpoint: fairseq's options of checkpoints.
 
     Raises:
+        ProcessRaisedException: with the traceback of a process.
         UserError: naming the rank that was killed.
-        SystemExit: with the status of a process that stopped on purpose.
+        SystemExit: with the status of a process that stopped on purpose or told its mistake.
     """
-    for process in context.processes:
-        process.join(timeout=10)
-    codes = {rank: process.exitcode for rank, process in enumerate(context.processes, start_rank)}
-    for rank, code in codes.items():
-        if code is not None and code < 0 and -code != signal.SIGTERM:
+    for index in ended:
+        trace = Path(context.error_files[index])
+        if trace.exists():
+            told = pickle.loads(trace.read_bytes())  # a text that torch has written
+            process = context.processes[index].pid
+            raise ProcessRaisedException(f"process {index}:\n{told}", index, process) from None
+    for index, code in ended.items():
+        if code < 0 and -code != signal.SIGTERM:
             raise UserError(
-                f"the training ended because its process of rank {rank} was killed by "
-                f"{signal.Signals(-code).name} (too little memory?): "
+                f"the training ended because its process of rank {start_rank + index} was killed "
+                f"by {signal.Signals(-code).name} (too little memory?): "
                 f"{continuing.advice(checkpoint)}."
-            )
-    if isinstance(error, ProcessExitedException):
-        raise SystemExit(error.exit_code)
+            ) from None
+    code = error.exit_code
+    raise SystemExit(code if code >= 0 else 128 - code) from None
 
 
 @contextmanager
