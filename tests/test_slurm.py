@@ -51,16 +51,33 @@ def test_a_failed_training_is_not_begun_again(environment: dict[str, str], tmp_p
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["--restore-file", "--restore-file=x", "--reset-optimizer"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--restore-file",
+        "--restore-file=x",
+        "--reset-optimizer",
+        "--reset-lr-scheduler",
+        "--reset-meters",
+        "--reset-dataloader",
+    ],
+)
 def test_a_command_that_would_begin_again_is_refused(
     environment: dict[str, str], tmp_path: Path, option: str
 ) -> None:
     done = subprocess.run(
-        ["bash", SCRIPT, "data", option], env=environment, capture_output=True, text=True
+        ["bash", SCRIPT, "data", option, "x"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"{option.partition('=')[0]} would begin again")
     assert not (tmp_path / "out.srun").exists()
+
+
+def test_a_command_that_goes_on_is_accepted(environment: dict[str, str], tmp_path: Path) -> None:
+    words = ["data", "--reset-logging", "--restore-file=checkpoint_last.pt", "--restore-file",
+             "checkpoint_last.pt"]  # fmt: skip
+    assert subprocess.run(["bash", SCRIPT, *words], env=environment).returncode == 0
+    assert (tmp_path / "out.srun").read_text().rstrip().endswith(" ".join(words))
 
 
 def test_a_training_that_ends_after_the_signal_is_not_begun_again(
