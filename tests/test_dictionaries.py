@@ -60,6 +60,25 @@ def test_dictionaries_of_another_size_are_refused_before_the_model_is_built(
         dictionaries._load_checkpoint(print, SimpleNamespace(task=task), str(checkpoint), True)
 
 
+def test_other_models_load_embeddings_in_their_own_way(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    """fairseq's BART has one more row, for <mask>, which it cuts off."""
+    task = TranslationTask.setup_task(TranslationConfig(data=str(corpus.data)))
+    state = read_state(trained / "checkpoint_best.pt")
+    weights = {
+        **state["model"],
+        "encoder.embed_tokens.weight": torch.zeros(len(task.src_dict) + 1, 4),
+    }
+    load, trainer = dictionaries._load_checkpoint, SimpleNamespace(task=task)
+    for name, arch in (("bart.pt", "bart_large"), ("ours.pt", "resmlp_mt_tiny")):
+        args = Namespace(arch=arch)
+        torch.save({"model": weights, "args": args, "cfg": None}, tmp_path / name)
+    assert load(lambda *_: "loaded", trainer, str(tmp_path / "bart.pt")) == "loaded"
+    with pytest.raises(UserError, match="the source dictionary in"):
+        load(lambda *_: "loaded", trainer, str(tmp_path / "ours.pt"))
+
+
 def test_dictionaries_are_those_of_the_checkpoint_with_the_suffix(
     tmp_path: Path, corpus: Corpus, trained: Path
 ) -> None:

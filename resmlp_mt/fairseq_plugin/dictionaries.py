@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
@@ -132,7 +132,12 @@ def _other(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _other_size(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
-    """Says which dictionary has not as many words as the checkpoint has embeddings."""
+    """Says which dictionary has not as many words as the checkpoint has embeddings.
+
+    Only for models of this plugin: those of BART have a row for <mask> that loading cuts off.
+    """
+    if not stored_config.uses_plugin(state):
+        return None
     for side, words, part in (
         ("source", task.source_dictionary, "encoder"),
         ("target", task.target_dictionary, "decoder"),
