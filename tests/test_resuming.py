@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq import checkpoint_utils, options
-from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from conftest import Corpus
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, stopping
+from resmlp_mt.fairseq_plugin import checkpoints, resuming, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 Train = Callable[..., dict[str, Any]]
@@ -166,6 +166,39 @@ def test_another_number_of_processes_takes_the_rest_of_an_epoch(
     assert sorted(seen) == list(range(24))
 
 
+@pytest.mark.parametrize(
+    ("before", "taken", "after", "freq", "repeated"),
+    [(2, 1, 3, 1, 2), (3, 3, 2, 1, 1), (2, 3, 1, 4, 2), (1, 10, 1, 4, 2), (4, 2, 2, 2, 0)],
+)
+def test_processes_go_on_where_an_update_of_theirs_begins(
+    caplog: pytest.LogCaptureFixture, before: int, taken: int, after: int, freq: int, repeated: int
+) -> None:
+    iterator = process(0, before)
+    whole = [number for batch in process(0, 1).next_epoch_itr() for number in batch]
+    batches = iterator.next_epoch_itr()
+    for _ in range(taken):
+        next(batches)
+    state = iterator.state_dict()
+    seen: list[int] = []
+    for rank in range(after):
+        iterator = process(rank, after)
+        iterator.update_freq = [1, freq] if state["epoch"] == 2 else [freq]
+        iterator.load_state_dict(state)
+        grouped = GroupedIterator(iterator.next_epoch_itr(), freq)
+        seen += [number for group in grouped for batch in group for number in batch]
+        assert iterator.next_epoch_idx == 2
+    assert sorted(seen) == sorted(whole[before * taken - repeated :])
+    assert (f"{repeated} batches of this epoch come twice" in caplog.text) == (repeated > 0)
+
+
+def test_a_trainer_tells_its_iterator_what_an_update_is() -> None:
+    trainer: Any = SimpleNamespace(
+        cfg=SimpleNamespace(optimization=SimpleNamespace(update_freq=[4]))
+    )
+    iterator = resuming._with_update_freq(lambda *_: SimpleNamespace(), trainer, 1)
+    assert iterator.update_freq == [4]
+
+
 def test_a_position_that_other_processes_do_not_have_is_refused() -> None:
     def state(**options: Any) -> dict[str, Any]:
         iterator = process(0, 2, **options)
@@ -173,9 +206,9 @@ def test_a_position_that_other_processes_do_not_have_is_refused() -> None:
         found: dict[str, Any] = iterator.state_dict()
         return found
 
-    with pytest.raises(UserError, match="with 2 processes, after 1 batches of each, and 3 cannot"):
-        process(0, 3).load_state_dict(state())
-    with pytest.raises(UserError, match=r"continue with 2, or .* --reset-dataloader\.$"):
+    with pytest.raises(
+        UserError, match=r"continue with 2, or .*, which starts again at epoch 1\.$"
+    ):
         process(0, 1, grouped_shuffling=True).load_state_dict(state(grouped_shuffling=True))
     older = {name: value for name, value in state().items() if name != "num_shards"}
     process(0, 3).load_state_dict(older)
@@ -254,14 +287,30 @@ def test_a_training_that_stops_has_the_validation_of_its_update(
             assert torch.equal(parts["model"][name], value)
 
 
+@pytest.mark.parametrize(("update", "option"), [(3, "--max-update=3"), (5, "--max-epoch=1")])
 def test_a_training_that_ends_with_its_update_is_not_stopped(
-    train_here: Train, stop: Stop, tmp_path: Path
+    train_here: Train, stop: Stop, tmp_path: Path, update: int, option: str
 ) -> None:
     """Continued, it would train one more."""
-    stop(3, "train_step")
-    state = train_here(tmp_path, "--batch-size", 100, "--max-update", 3)
-    assert state["optimizer_history"][-1]["num_updates"] == 3
+    stop(update, "train_step")
+    state = train_here(tmp_path, "--batch-size", 100, option)
+    assert state["optimizer_history"][-1]["num_updates"] == update
     assert state["extra_state"]["val_loss"] is not None
+
+
+def test_a_stop_after_an_epoch_that_is_not_saved_has_no_best(
+    train_here: Train, stop: Stop, tmp_path: Path
+) -> None:
+    """An unstopped training does not count it; the scheduler needs its score."""
+    arguments = ["--batch-size", 100, "--save-interval", 2, "--keep-best-checkpoints", 1]
+    stop(5, "train_step")
+    with pytest.raises(SystemExit):
+        train_here(tmp_path, *arguments, "--max-epoch", 4)
+    state = checkpoints.read(tmp_path / "checkpoint_last.pt")["extra_state"]
+    assert state["train_iterator"]["epoch"] == 2
+    assert state["val_loss"] is not None
+    assert "best" not in state
+    assert not list(tmp_path.glob("checkpoint*best*"))
 
 
 def test_a_kill_within_a_validation_loses_no_update(

@@ -67,36 +67,56 @@ def resume_with_other_processes() -> None:
     if "num_shards" not in inspect.getsource(inspect.unwrap(EpochBatchIterator.state_dict)):
         wrap(EpochBatchIterator, "state_dict", _position)
         wrap(EpochBatchIterator, "load_state_dict", _load_position)
+        wrap(Trainer, "get_train_iterator", _with_update_freq)
 
 
 def _position(original: Original, self: Any) -> dict[str, Any]:
     return {**original(self), "num_shards": self.num_shards}
 
 
-def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
-    """Go on behind the batches that all processes have taken.
+def _with_update_freq(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
+    iterator = original(self, *args, **kwargs)
+    iterator.update_freq = self.cfg.optimization.update_freq
+    return iterator
 
-    Batch i of an epoch is taken by process i modulo their number.
+
+def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
+    """Go on behind the batches that all processes have taken, or earlier, where an update begins.
+
+    Batch i of an epoch is taken by process i modulo their number. An update that began elsewhere
+    would end behind the epoch, and fairseq would repeat all of it.
 
     Raises:
         UserError: if there is no such position for this number of processes.
     """
     taken, before = state.get("iterations_in_epoch", 0), state.get("num_shards", self.num_shards)
-    if taken and before != self.num_shards:
-        each, rest = divmod(taken * before, self.num_shards)
-        if rest or self.grouped_shuffling or type(self) is not EpochBatchIterator:
-            raise UserError(
-                f"--distributed-world-size: the training stopped inside an epoch with {before} "
-                f"processes, after {taken} batches of each, and {self.num_shards} cannot go on "
-                f"there: continue with {before}, or begin the epoch again with --reset-dataloader."
-            )
-        logger.info(
-            "%d processes had taken %d batches each of this epoch: %d go on after %d each",
-            before,
-            taken,
-            self.num_shards,
-            each,
+    simple = type(self) is EpochBatchIterator
+    if taken and before != self.num_shards and (self.grouped_shuffling or not simple):
+        raise UserError(
+            f"--distributed-world-size: the training stopped inside an epoch with {before} "
+            f"processes, and {self.num_shards} cannot go on there: continue with {before}, or "
+            "give --reset-dataloader, which starts again at epoch 1."
         )
+    if simple:
+        freqs = getattr(self, "update_freq", [1])
+        freq = freqs[min(state["epoch"], len(freqs)) - 1]
+        each = taken * before // (self.num_shards * freq) * freq
+        twice = taken * before - each * self.num_shards
+        if twice:
+            logger.warning(
+                "%d batches of this epoch come twice: no update of %d processes begins where the "
+                "training stopped",
+                twice,
+                self.num_shards,
+            )
+        if before != self.num_shards:
+            logger.info(
+                "%d processes had taken %d batches each of this epoch: %d go on after %d each",
+                before,
+                taken,
+                self.num_shards,
+                each,
+            )
         state = {**state, "iterations_in_epoch": each}
     original(self, state)
 

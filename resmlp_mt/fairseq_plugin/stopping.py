@@ -11,6 +11,7 @@ and the learning rate would be others than those of a training that was not stop
 import functools
 import inspect
 import logging
+import math
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ def stop_with_a_checkpoint() -> None:
     wrap(Trainer, "begin_valid_epoch", _begin_valid_epoch)
     wrap(Trainer, "valid_step", _valid_step)
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
+    wrap(Trainer, "save_checkpoint", _save_with_score)
 
 
 def stop_after_an_update(main: Any) -> None:
@@ -118,10 +120,12 @@ def _validate_and_save(
     trainer.stopping_saves = []
     losses, is_last = original(cfg, trainer, task, epoch_itr, *args)
     number = _agreed(trainer)
-    if number and not is_last:
+    at_end = epoch_itr.end_of_epoch()
+    last_epoch = cfg.optimization.max_epoch or math.inf
+    if number and not is_last and not (at_end and epoch_itr.next_epoch_idx > last_epoch):
         if losses[0] not in trainer.stopping_saves:
-            # inside an epoch, only a validation with a save counts for the best checkpoint
-            _save(trainer, losses[0] if epoch_itr.end_of_epoch() else None)
+            trainer.stopping_score = losses[0] if at_end else None
+            _save(trainer)
         _stop(trainer, number)
     return losses, is_last
 
@@ -129,14 +133,14 @@ def _validate_and_save(
 def _begin_valid_epoch(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save before a validation: it can be long, and the training may be killed meanwhile."""
     if _agreed(self):
-        _save(self, None)
+        _save(self)
     return original(self, *args, **kwargs)
 
 
 def _valid_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save within a validation too; several processes cannot agree within it."""
     if _Stop.requested and self.data_parallel_world_size == 1 and not self.stopping_saves:
-        _save(self, None)
+        _save(self)
     return original(self, *args, **kwargs)
 
 
@@ -158,9 +162,20 @@ def _save_checkpoint(
     return saved
 
 
-def _save(trainer: Any, val_loss: float | None) -> None:
+def _save(trainer: Any) -> None:
+    """Save as the last checkpoint; only a validation that fairseq saves counts for the best."""
     iterator = trainer.stopping_iterator
-    checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, val_loss)
+    checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, None)
+
+
+def _save_with_score(
+    original: Original, self: Any, filename: str, extra_state: dict[str, Any]
+) -> Any:
+    """Keep the score of an epoch that has ended for the scheduler of the learning rate."""
+    score = getattr(self, "stopping_score", None)
+    return original(
+        self, filename, extra_state if score is None else {**extra_state, "val_loss": score}
+    )
 
 
 def _stop(trainer: Any, number: int) -> None:
