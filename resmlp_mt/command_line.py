@@ -282,6 +282,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return _run(main, *args, **kwargs)
+        except CommandError:
+            raise
         except UserError as error:
             raise CommandError(str(error)) from error
 

@@ -102,7 +102,7 @@ def batches(corpus: Corpus, *, start: int, **dataset: bool) -> list[list[list[in
                 **given,
             ),
             common=SimpleNamespace(seed=1),
-            optimization=SimpleNamespace(skip_remainder_batch=False),
+            optimization=SimpleNamespace(skip_remainder_batch=False, update_freq=[1]),
         ),
         model=SimpleNamespace(max_positions=lambda: (40, 40)),
         tpu=False,

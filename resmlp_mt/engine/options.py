@@ -12,6 +12,9 @@ from resmlp_mt.command_line import FINITE, POSITIVE, flag, number, option
 from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.errors import UserError
 
+SHORTEST = 2
+"""Tokens of the shortest sentence that is translated, with end-of-sentence."""
+
 DTYPES = ("float32", "bfloat16", "int8")
 """What embeddings and linear layers may be; everything else stays in float32 or bfloat16."""
 
@@ -161,14 +164,12 @@ class SearchOptions:
     def max_len(self, source_length: int, max_target_positions: int) -> int:
         """The most tokens of a translation, without end-of-sentence.
 
-        It counts the sentence's own tokens, where fairseq counts the padding of its batch too. A
-        line without words counts as one of a word.
+        It counts the sentence's own tokens, where fairseq counts the padding of its batch too.
 
         Raises:
             UserError: if it is below ``min_len``.
         """
         longest = max_target_positions - 1
-        source_length = max(source_length, 2)  # with end-of-sentence
         if self.max_len_a * source_length < longest:  # otherwise it may overflow an integer
             own = int(self.max_len_a * source_length + min(self.max_len_b, longest))
             longest = min(own, longest)

@@ -14,7 +14,7 @@ from resmlp_mt.engine.batches import Workers, batches, explain
 from resmlp_mt.engine.inputs import check_between, check_counts, check_type, texts
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
-from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.options import SHORTEST, SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Callback, Check, WordsOf, chosen_words, search_of
 from resmlp_mt.engine.subwords import decode_pieces
@@ -86,7 +86,7 @@ class Translator:
         self._workers = Workers(workers, threads)
         config = loaded.model.config
         self.longest, self.remedy = lengths.limit(config.max_source_positions, max_tokens)
-        options.max_len(0, config.max_target_positions)
+        options.max_len(SHORTEST, config.max_target_positions)
         options.check_beam(config.target_vocabulary)
         self._words: WordsOf | None = None
         if use_shortlist:
@@ -232,14 +232,14 @@ class Translator:
         encoded = [self.encode(line) for line in lines]
         prefixes = None
         if target_prefix is not None:
-            config = self._encoder_decoder("translations with a prefix").config
+            most = self._encoder_decoder("translations with a prefix").config.max_target_positions
             if self._words is not None:
                 raise UserError(
                     "target_prefix may need words that a shortlist lacks: use one of the two alone."
                 )
             prefixes = prefix_tokens(
                 target_prefix,
-                [options.max_len(len(row), config.max_target_positions) for row in encoded],
+                [options.max_len(max(len(r), SHORTEST), most) for r in encoded],
                 lambda text: self.loaded.target.encode(self.pieces(text))[:-1],
             )
         search = search_of(self.loaded, options, self._words, callback, return_scores)

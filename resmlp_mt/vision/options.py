@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
 from resmlp_mt.command_line import number
-from resmlp_mt.errors import UserError
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.vision.timm_options import answer
 
@@ -24,7 +23,7 @@ WORKERS = number(int, least=0, most=MOST_THREADS)
 HUBS = ("timm:", "hf-hub:", "hf_hub:")
 
 
-class UsageError(UserError):
+class UsageError(command_line.CommandError):
     """A wrong command line; the exit status is 2, as in argparse."""
 
     def __init__(self, message: str) -> None:
