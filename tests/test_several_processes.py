@@ -1,7 +1,6 @@
 """Several processes train as one; a training that loses a process says so."""
 
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from fairseq_cli import train
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch import distributed as dist
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from conftest import ROOT, Corpus
 from models import build, padded, sentences
@@ -106,12 +105,12 @@ def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> No
     assert "Traceback" not in log
 
 
-def context(*codes: int, files: tuple[Path, ...] = ()) -> Any:
-    """Processes that have ended with these codes, and may have left tracebacks."""
+def context(*codes: int) -> Any:
+    """Processes that have ended with these codes."""
     ended, other = os.pipe()
     os.close(other)
     processes = [SimpleNamespace(exitcode=code, sentinel=os.dup(ended), pid=1) for code in codes]
-    return SimpleNamespace(processes=processes, error_files=files or [Path("missing")] * len(codes))
+    return SimpleNamespace(processes=processes)
 
 
 def test_the_process_above_ends_as_its_processes_did(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_the_process_above_ends_as_its_processes_did(tmp_path: Path) -> None:
 
     def end(ended: dict[int, int], code: int, rank: int = 0) -> None:
         error = ProcessExitedException("", 0, 1, exit_code=code)
-        several_processes._end_like(context(1, -9), ended, error, rank, options)
+        several_processes._end_like(ended, error, rank, options)
 
     # torch may have killed the other after a process that has told its mistake
     for code, status in ((143, 143), (1, 1), (-signal.SIGTERM, 143)):
@@ -141,26 +140,25 @@ def test_ends_are_those_before_the_others_are_ended() -> None:
     assert several_processes._first_ends(context(0, 0)) == {0: 0, 1: 0}
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_the_traceback_of_a_process_is_shown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_first: bool
+def test_a_process_prints_its_own_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the first to fail, or beside one that has lost it and ended in silence."""
-    trace = tmp_path / "trace"
-    trace.write_bytes(pickle.dumps("ValueError: of rank 1"))
-    found = context(1, 1, files=(tmp_path / "none", trace))
+    """torch hands on that of the first process to end, which may have lost the one that failed."""
 
-    def join() -> None:
-        if is_first:
-            raise ProcessRaisedException("ValueError: of rank 1", 1, 1)
-        raise ProcessExitedException("", 0, 1, exit_code=1)
+    def fail(*_: object) -> None:
+        raise ValueError("of rank 1")
 
-    found.join = join
-    monkeypatch.setattr(several_processes, "spawn", lambda **_: found)
-    monkeypatch.setattr(several_processes, "ending_signals", list)
-    cfg: Any = SimpleNamespace(distributed_training=SimpleNamespace(), checkpoint=None)
-    with pytest.raises(ProcessRaisedException, match="ValueError: of rank 1"):
-        several_processes._start_processes(cfg, None, {}, 2, 0)
+    monkeypatch.setattr(distributed_utils, "distributed_main", fail)
+    monkeypatch.setattr(sys, "orig_argv", sys.orig_argv)
+    for name in ("handle_signals", "stop_after_an_update"):
+        monkeypatch.setattr(stopping, name, lambda *_, **__: None)
+    monkeypatch.setattr(several_processes, "end_with_parent", lambda: None)
+    with pytest.raises(SystemExit) as found:
+        several_processes._worker(1, train.main, None, {}, [], [])
+    assert found.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("ValueError: of rank 1\n")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

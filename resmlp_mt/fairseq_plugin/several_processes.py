@@ -9,12 +9,12 @@ import importlib
 import inspect
 import logging
 import os
-import pickle
 import random
 import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
@@ -27,7 +27,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import distributed as dist
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console, continuing, stopping
@@ -137,8 +137,7 @@ def _start_processes(
 
     Raises:
         UserError: if a process was killed, or there is nothing to start one for.
-        ProcessRaisedException: with the traceback of a process that failed.
-        SystemExit: with the status of a process that stopped on purpose.
+        SystemExit: with the status of a process that failed or stopped on purpose.
     """
     if processes == 0:
         raise UserError(
@@ -162,7 +161,7 @@ def _start_processes(
         while not context.join():  # torch ends the others, by force after a while
             pass
     except ProcessExitedException as error:
-        _end_like(context, ended, error, start_rank, cfg.checkpoint)
+        _end_like(ended, error, start_rank, cfg.checkpoint)
 
 
 def _worker(
@@ -173,7 +172,10 @@ def _worker(
     modules: Sequence[str],
     command: list[str],
 ) -> None:
-    """One of the processes that :func:`_start_processes` starts; it prints its own errors."""
+    """One of the processes that :func:`_start_processes` starts; it prints its own errors.
+
+    torch would show those of one process alone, which may be the false one.
+    """
     sys.orig_argv = command  # its own is that of the module that starts processes
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
@@ -188,7 +190,7 @@ def _worker(
         if sentence is not None:
             print(sentence, file=sys.stderr)
         elif not (isinstance(error, RuntimeError) and _gone()):
-            raise
+            traceback.print_exc()
         sys.exit(1)  # where one was killed, the process above names it
 
 
@@ -226,11 +228,7 @@ def _first_ends(context: Any) -> dict[int, int]:
 
 
 def _end_like(
-    context: Any,
-    ended: dict[int, int],
-    error: ProcessExitedException,
-    start_rank: int,
-    checkpoint: Any,
+    ended: dict[int, int], error: ProcessExitedException, start_rank: int, checkpoint: Any
 ) -> NoReturn:
     """End as the processes did that ended by themselves.
 
@@ -241,16 +239,9 @@ def _end_like(
         checkpoint: fairseq's options of checkpoints.
 
     Raises:
-        ProcessRaisedException: with the traceback of a process.
         UserError: naming the rank that was killed.
-        SystemExit: with the status of a process that stopped on purpose or told its mistake.
+        SystemExit: with the status of a process that stopped on purpose or printed its error.
     """
-    for index in ended:
-        trace = Path(context.error_files[index])
-        if trace.exists():
-            told = pickle.loads(trace.read_bytes())  # a text that torch has written
-            process = context.processes[index].pid
-            raise ProcessRaisedException(f"process {index}:\n{told}", index, process) from None
     for index, code in ended.items():
         if code < 0 and -code != signal.SIGTERM:
             raise UserError(
