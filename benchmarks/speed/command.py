@@ -26,7 +26,7 @@ from benchmarks.speed.floors import Rates, measure_rates
 from benchmarks.speed.generation_rows import fairseq_generate, translate
 from benchmarks.speed.image_rows import images
 from benchmarks.speed.length_rows import Curves, length, plot
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, multiplies_bfloat16
 from benchmarks.speed.options import GROUPS, parse_args
 from benchmarks.speed.preset_rows import presets
 from benchmarks.speed.report import (
@@ -42,7 +42,6 @@ from benchmarks.speed.training_rows import training, training_memory
 from benchmarks.speed.translation_models import BASE, QUICK
 from resmlp_mt.command_line import command
 from resmlp_mt.files import output_file
-from resmlp_mt.machine import computes_in_bfloat16
 
 SEED = 1
 PLOT = "length.png"
@@ -52,7 +51,7 @@ NO_GPU = "not measured: no GPU"
 
 def device_rates() -> dict[str, Rates]:
     """The rates behind the floors, by device."""
-    rates = {"cpu": measure_rates("cpu", _dtypes(computes_in_bfloat16(), int8=True))}
+    rates = {"cpu": measure_rates("cpu", _dtypes(multiplies_bfloat16(), int8=True))}
     if torch.cuda.is_available():
         rates["cuda"] = measure_rates("cuda", _dtypes(True, int8=False))
     return rates
@@ -68,7 +67,7 @@ def measure(
     quick: bool,
 ) -> tuple[Rows, Curves]:
     """All rows of a group, and the data of its plot if it has one."""
-    gpu, bf16 = torch.cuda.is_available(), computes_in_bfloat16()
+    gpu, bf16 = torch.cuda.is_available(), multiplies_bfloat16()
     sizes = QUICK if quick else BASE
     batches_of_tokens = (256,) if quick else (1024, 4096)
     batches = {1: 2, 4: 4} if quick else {1: 4, 64: 64}

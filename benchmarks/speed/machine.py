@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from resmlp_mt.machine import processor, usable_cores
+from resmlp_mt.machine import computes_in_bfloat16, processor, usable_cores
 
 PACKAGES = ("torch", "fairseq-fixed", "ctranslate2", "timm", "numpy")
 ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "PYTORCH_ALLOC_CONF")
@@ -25,6 +25,16 @@ def describe(threads: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
     }
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether bfloat16 can be faster than float32.
+
+    With AVX-512 alone, PyTorch computes in bfloat16, but more slowly than in float32.
+    """
+    found = torch.cpu.get_capabilities()
+    is_x86 = found["architecture"] == "x86_64"
+    return computes_in_bfloat16() and (not is_x86 or found["avx512_bf16"] or found["amx_bf16"])
 
 
 def _versions() -> dict[str, str]:
