@@ -45,6 +45,17 @@ def multiplies_int8_tiles() -> bool:
     return bool((torch._int_mm(largest, largest.t()) == 64 * 127 * 127).all())
 
 
+@cache
+def adds_int8_in_32_bits() -> bool:
+    """Whether one instruction (VNNI) multiplies int8 and adds four products in 32 bits."""
+    import torch
+
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_vnni") or found.get("avx_vnni"))
+
+
 def computes_in_bfloat16() -> bool:
     """Whether PyTorch has bfloat16 products for this processor."""
     import torch  # here, because commands that only print their options do not need it

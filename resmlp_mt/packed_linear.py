@@ -6,6 +6,7 @@ oneDNN's where the processor multiplies tiles of int8. These are the operators t
 measurements. An int8 table may be an embedding too.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import linear_of
-from resmlp_mt.machine import computes_in_bfloat16, multiplies_int8_tiles
+from resmlp_mt.machine import adds_int8_in_32_bits, computes_in_bfloat16, multiplies_int8_tiles
 
 LARGEST_UNPACKED = 2**19
 """Largest size of a float32 weight for which PyTorch's own kernel is faster.
@@ -27,8 +28,8 @@ products of the other kind. With 512 inputs and outputs, or 128 inputs and 4,000
 1.1 to 2 times as long for products of 1 to 5 rows, and the same time for 64 or more.
 """
 
-FEW_ROWS = 8
-"""Most rows of an int8 product for which FBGEMM is faster than oneDNN's tiles."""
+FEW_ROWS_WITH_TILES, FEW_ROWS_WITH_VNNI = 8, 63
+"""Most rows of an int8 product for which FBGEMM is faster than oneDNN."""
 
 LEAST_SCALE = 1e-12
 """Least scale of the inputs of an int8 product."""
@@ -172,7 +173,7 @@ class Int8Linear(nn.Module):
             bias: float32, (out_features,); zeros by default.
             least: of all inputs, if it is known and there are no ``columns``.
             columns: float32, (in_features,); ones by default.
-            is_temporary: for a few products only: with tiles, the weights are not packed.
+            is_temporary: for a few products only: the weights are not packed for oneDNN.
         """
         super().__init__()
         self.bias = torch.zeros_like(scale) if bias is None else bias
@@ -181,15 +182,20 @@ class Int8Linear(nn.Module):
         if least:
             self.constant = self.bias + least * weight.sum(dim=1, dtype=torch.float32) * scale
         self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int32)
-        # With tiles, oneDNN takes a quarter of FBGEMM's time for 256 rows and half for 27, but more
-        # for a few, so the weights are packed for both when there are many rows for the first time.
-        # Without tiles, FBGEMM is at least as fast. To pack takes as long as 50 products of a row;
-        # with tiles, a product of weights that are not packed takes a third longer.
-        self.has_tiles = multiplies_int8_tiles()
-        self.tiles: Tensor | None = None
+        # For many rows oneDNN takes less time than FBGEMM: with tiles a quarter for 256 rows and
+        # half for 27, with VNNI about 0.75 for 256; for a few it takes more. So the weights are
+        # packed for both when there are many rows for the first time. To pack takes as long as 50
+        # products of a row; with tiles, weights that are not packed take a third longer.
+        has_tiles = multiplies_int8_tiles()
+        self.few_rows: float = math.inf
+        if has_tiles:
+            self.few_rows = FEW_ROWS_WITH_TILES
+        elif adds_int8_in_32_bits() and not is_temporary:
+            self.few_rows = FEW_ROWS_WITH_VNNI
+        self.blocks: Tensor | None = None
         self.half_steps = scale.new_full((weight.size(1),), 64.5 if least is None else 0.5)
         self.unpacked: Tensor | None = None
-        if is_temporary and self.has_tiles:
+        if is_temporary and has_tiles:
             self.unpacked = weight
             return
         with warnings.catch_warnings():
@@ -205,8 +211,8 @@ class Int8Linear(nn.Module):
             x = x * self.columns
         steps, zero = (63, 64) if self.least is None else (127, 0)
         rows = x.numel() // x.size(-1)
-        if self.has_tiles and rows > FEW_ROWS and self.unpacked is None:
-            product, largest = self._tiled_product(x, steps, zero)
+        if rows > self.few_rows and self.unpacked is None:
+            product, largest = self._onednn_product(x, steps, zero)
             return torch.addcmul(self.constant, product, largest, out=product)
         if self.least:
             x = x - self.least
@@ -232,10 +238,10 @@ class Int8Linear(nn.Module):
         product = torch._int_mm(integers, self.unpacked.t()).float()
         return product.mul_(self.scale / steps).view(*u.shape[:-1], -1)
 
-    def _tiled_product(self, x: Tensor, steps: int, zero: int) -> tuple[Tensor, Tensor]:
+    def _onednn_product(self, x: Tensor, steps: int, zero: int) -> tuple[Tensor, Tensor]:
         """diag(s) Q u and m, with few passes over many rows."""
-        if self.tiles is None:
-            self.tiles = torch.ops.onednn.qlinear_prepack(self.integers()[0], None)
+        if self.blocks is None:
+            self.blocks = torch.ops.onednn.qlinear_prepack(self.integers()[0], None)
         largest = (x.abs() if self.least is None else x).amax(dim=-1, keepdim=True)
         if self.least:
             largest -= self.least
@@ -246,7 +252,7 @@ class Int8Linear(nn.Module):
         if self.least:
             integers -= self.least * inverse
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            integers.to(torch.int8).view(torch.uint8), 1 / steps, zero, self.tiles, self.scale,
+            integers.to(torch.int8).view(torch.uint8), 1 / steps, zero, self.blocks, self.scale,
             self.zeros, None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return product, largest

@@ -222,6 +222,7 @@ def int8_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "oneDNN" and not torch.backends.mkldnn.is_available():
         pytest.skip("needs oneDNN")
     monkeypatch.setattr(packed_linear, "multiplies_int8_tiles", lambda: request.param == "oneDNN")
+    monkeypatch.setattr(packed_linear, "adds_int8_in_32_bits", lambda: False)
     return str(request.param)
 
 
@@ -249,14 +250,20 @@ def test_both_int8_kernels_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     generator = torch.Generator().manual_seed(1)
     weight, bias = (torch.randn(shape, generator=generator) for shape in ((96, 64), (96,)))
     found = []
-    for has_tiles in (False, True):
+    for has_tiles, has_vnni in ((False, False), (False, True), (True, True)):
         monkeypatch.setattr(packed_linear, "multiplies_int8_tiles", lambda has=has_tiles: has)
+        monkeypatch.setattr(packed_linear, "adds_int8_in_32_bits", lambda has=has_vnni: has)
         layer = Int8Linear(*quantize(weight), bias, columns=torch.linspace(0.5, 2, 64))
-        found.append(layer(torch.randn(3, 7, 64, generator=generator.manual_seed(2))))
+        few, many = torch.randn(71, 64, generator=generator.manual_seed(2)).split((7, 64))
+        layer(few)
+        assert layer.blocks is None
+        found.append(layer(many.view(8, 8, 64)))
+        assert (layer.blocks is not None) == (has_tiles or has_vnni)
         integers, scale = layer.integers()
         assert torch.equal(integers, quantize(weight)[0])
         assert torch.equal(scale, quantize(weight)[1])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-4)
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("least", [None, 0.0, -0.17])
