@@ -29,7 +29,6 @@ from conftest import Corpus
 from models import build, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes
-from resmlp_mt.fairseq_plugin.training_fixes import keep_as_many_best_checkpoints
 
 # --- generation ---
 
@@ -405,7 +404,6 @@ def test_as_many_best_checkpoints_as_asked_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep_as_many_best_checkpoints()
     monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)
     monkeypatch.delattr(inspect.unwrap(checkpoint_utils.save_checkpoint), "best", raising=False)
     args = options.parse_args_and_arch(

@@ -1,14 +1,13 @@
 """Remedies for defects of fairseq on today's Python and PyTorch that affect users of the plugin.
 
-They are applied once, when the plugin is imported. Every remedy first looks whether its defect is
-there, so a repaired fairseq is left alone. It wraps one function, and acts only in the broken case.
+They are applied once, when the plugin is imported, for the version that pyproject.toml pins. Each
+wraps a function, and acts only in the broken case.
 """
 
 import atexit
 import contextlib
 import copy
 import functools
-import inspect
 import logging
 import sys
 import weakref
@@ -52,13 +51,18 @@ logger = logging.getLogger(__name__)
 
 def apply() -> None:
     """Mend the installed fairseq; a second call does nothing."""
-    keep_last_batch()
-    stop_readers_at_exit()
-    compute_in_bfloat16_on_cpu()
-    answer_every_line()
+    wrap(data_utils, "batch_by_size", _batch_by_size)
+    wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
+    wrap(FairseqTask, "train_step", _train_step)
+    wrap(Trainer, "__init__", _check_precision, before=True)
+    wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
+    wrap(FairseqTask, "inference_step", _inference_step)
+    wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
     decode_every_line()
-    replace_unknown_words_without_a_file()
-    find_nan_in_encoders()
+    wrap(utils, "load_align_dict", _load_align_dict)
+    wrap(FairseqTask, "build_generator", _build_generator)
+    wrap(utils, "replace_unk", _replace_unk)
+    wrap(NanDetector, "add_hooks", _add_hooks)
     loading.check_checkpoints()
     resuming.go_on_exactly()
     binarised.name_damaged_files()
@@ -74,21 +78,8 @@ def apply() -> None:
 # --- the last batch is dropped unless --required-batch-size-multiple divides its size ---
 
 
-def keep_last_batch() -> None:
-    """Append the sentences that ``batch_by_size`` leaves out (fairseq issues #5036, #5351)."""
-    thirteen = np.arange(13)
-    batches = data_utils.batch_by_size(
-        thirteen,
-        lambda index: 1,
-        num_tokens_vec=np.ones(13, dtype=np.int64),
-        max_sentences=13,
-        required_batch_size_multiple=8,
-    )
-    if sum(len(batch) for batch in batches) < 13:
-        wrap(data_utils, "batch_by_size", _batch_by_size)
-
-
 def _batch_by_size(original: Original, indices: Any, *args: Any, **kwargs: Any) -> list[Any]:
+    """Append the sentences that ``batch_by_size`` leaves out (fairseq issues #5036, #5351)."""
     if not isinstance(indices, np.ndarray):
         indices = np.fromiter(indices, dtype=np.int64, count=-1)
     if len(indices) == 0:
@@ -105,20 +96,14 @@ def _batch_by_size(original: Original, indices: Any, *args: Any, **kwargs: Any) 
 _readers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def stop_readers_at_exit() -> None:
-    """Stop the threads that read ahead before the interpreter shuts down."""
-    if not hasattr(iterators.BackgroundConsumer, "stop"):
-        wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
-        atexit.unregister(_stop_readers)
-        atexit.register(_stop_readers)
-
-
 def _create_consumer(original: Original, self: Any) -> None:
     original(self)
     _readers.add(self._consumer)
 
 
+@atexit.register
 def _stop_readers() -> None:
+    """Stop the threads that read ahead before the interpreter shuts down."""
     for reader in list(_readers):
         reader._max_len = 0  # the reader leaves its loop after the next item
         while reader.is_alive():
@@ -127,17 +112,7 @@ def _stop_readers() -> None:
             reader.join(timeout=0.01)
 
 
-# --- mixed precision on CPU ---
-
-
-def compute_in_bfloat16_on_cpu() -> None:
-    """Give ``--amp`` a meaning on CPU (bfloat16 autocast) and refuse ``--fp16`` and ``--bf16``.
-
-    Without a GPU, fairseq ignores ``--amp``, and fails inside CUDA and XLA calls for the others.
-    """
-    if "cpu" not in inspect.getsource(inspect.unwrap(FairseqTask.train_step)):
-        wrap(FairseqTask, "train_step", _train_step)
-        wrap(Trainer, "__init__", _check_precision, before=True)
+# --- without a GPU, --amp is ignored, and --fp16 and --bf16 fail inside CUDA and XLA calls ---
 
 
 def _check_precision(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
@@ -165,6 +140,7 @@ def _train_step(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
+    """Give ``--amp`` a meaning on CPU: bfloat16 autocast."""
     if isinstance(optimizer, AMPOptimizer) and not next(model.parameters()).is_cuda:
         criterion = functools.partial(_in_bfloat16, criterion)
     return original(self, sample, model, criterion, optimizer, *args, **kwargs)
@@ -178,20 +154,14 @@ def _in_bfloat16(criterion: Any, model: Any, sample: Any) -> Any:
 # --- a line longer than the model allows stops interactive, or has no output line ---
 
 
-def answer_every_line() -> None:
+def _get_batch_iterator(
+    original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Answer a source that is too long with a message and an empty translation.
 
     Such a source is replaced by a single pad, of length 0, so that batches keep their order and
     limits. The empty hypothesis is inserted where the generator would run.
     """
-    wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
-    wrap(FairseqTask, "inference_step", _inference_step)
-    wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
-
-
-def _get_batch_iterator(
-    original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
-) -> Any:
     limits = kwargs.get("max_positions")
     if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
         longest = limits[0] if isinstance(limits, tuple) else limits
@@ -300,8 +270,7 @@ def decode_every_line() -> None:
         spec = getattr(module, "__spec__", None)
         if spec is None or spec.name != "fairseq_cli.interactive":
             continue  # __main__ is another script
-        if "errors=" not in inspect.getsource(inspect.unwrap(module.buffered_read)):
-            wrap(module, "buffered_read", _buffered_read)
+        wrap(module, "buffered_read", _buffered_read)
 
 
 def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator[list[str]]:
@@ -326,20 +295,8 @@ def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator
 # --- --replace-unk: taken for a file named "@@ ", without an alignment, or with one of pairs ---
 
 
-def replace_unknown_words_without_a_file() -> None:
-    """Let a bare ``--replace-unk`` copy the aligned source word."""
-    try:
-        utils.load_align_dict("@@ ")
-    except FileNotFoundError:
-        wrap(utils, "load_align_dict", _load_align_dict)
-        wrap(FairseqTask, "build_generator", _build_generator)
-    try:
-        utils.replace_unk("<unk>", "word", [(0, 0)], {}, "<unk>")
-    except TypeError:
-        wrap(utils, "replace_unk", _replace_unk)
-
-
 def _load_align_dict(original: Original, replace_unk: str | None) -> Any:
+    """Let a bare ``--replace-unk`` copy the aligned source word."""
     return {} if replace_unk == "@@ " else original(replace_unk)
 
 
@@ -365,13 +322,8 @@ def _replace_unk(original: Original, hypo: str, src: str, alignment: Any, *rest:
 # --- NaN in training ends in a StopIteration instead of naming the module ---
 
 
-def find_nan_in_encoders() -> None:
-    """Leave out the one hook that PyTorch cannot attach: backward, for a dict of lists."""
-    if "register_backward_hook" in inspect.getsource(inspect.unwrap(NanDetector.add_hooks)):
-        wrap(NanDetector, "add_hooks", _add_hooks)
-
-
 def _add_hooks(original: Original, self: Any, module: Any) -> None:
+    """Leave out the one hook that PyTorch cannot attach: backward, for a dict of lists."""
     if isinstance(module, FairseqEncoder):
         if self.forward:
             self.fhooks.append(module.register_forward_hook(self.fhook_fn))

@@ -2,11 +2,10 @@
 
 import argparse
 import copy
-import inspect
 from typing import Any
 
 import torch
-from fairseq import options, tasks
+from fairseq import options
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_scorer import SequenceScorer
@@ -22,22 +21,18 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 def apply() -> None:
     """Mend fairseq's generation; a second call does nothing."""
-    block_repeated_ngrams()
-    search_in_diverse_groups()
-    refuse_what_a_search_lacks()
-    refuse_what_a_command_ignores()
-    translate_one_shard()
+    wrap(NGramRepeatBlock, "_no_repeat_ngram", _no_repeat_ngram)
+    wrap(DiverseBeamSearch, "step", _diverse_step)
+    wrap(FairseqTask, "build_generator", _check_generator, before=True)
+    wrap(FairseqTask, "inference_step", _check_inference, before=True)
+    wrap(options, "parse_args_and_arch", _refuse_ignored)
+    wrap(options, "parse_args_and_arch", _parse_args_and_arch)
+    for task in (TranslationTask, TranslationMultiSimpleEpochTask):
+        wrap(task, "get_batch_iterator", _get_batch_iterator)
+    wrap(Trainer, "__init__", _check_trainer, before=True)
 
 
-# --- --no-repeat-ngram-size does nothing without the CUDA extension ---
-
-
-def block_repeated_ngrams() -> None:
-    """Let ``--no-repeat-ngram-size`` look at the generated tokens, not at the pads after them."""
-    tokens = torch.tensor([[2, 5, 6, 5, 1, 1, 1]])
-    scores = NGramRepeatBlock(2, use_extension=False)(tokens, torch.zeros(1, 8), 1, 1, 3)
-    if bool(scores.isfinite().all()):
-        wrap(NGramRepeatBlock, "_no_repeat_ngram", _no_repeat_ngram)
+# --- --no-repeat-ngram-size does nothing without the CUDA extension: it looks at pads ---
 
 
 def _no_repeat_ngram(
@@ -68,13 +63,6 @@ def _no_repeat_ngram(
 # --- --diverse-beam-groups takes the numbers of sentences for rows of the batch ---
 
 
-def search_in_diverse_groups() -> None:
-    """Let ``--diverse-beam-groups`` compare the groups of the same sentence."""
-    source = inspect.getsource(inspect.unwrap(DiverseBeamSearch.step))
-    if "group_overlap[original_batch_idxs" in source:
-        wrap(DiverseBeamSearch, "step", _diverse_step)
-
-
 def _diverse_step(
     original: Original,
     self: Any,
@@ -93,12 +81,6 @@ def _diverse_step(
 
 
 # --- options of other generators, or without what they need ---
-
-
-def refuse_what_a_search_lacks() -> None:
-    """Refuse ``--constraints``, ``--print-step`` and others if what they need is missing."""
-    wrap(FairseqTask, "build_generator", _check_generator, before=True)
-    wrap(FairseqTask, "inference_step", _check_inference, before=True)
 
 
 def _check_generator(_: Any, models: Any, args: Any, *__: Any, **___: Any) -> None:
@@ -140,11 +122,6 @@ def _check_inference(
 NOT_INTERACTIVE = ("lm_path", "lm_weight", "results_path", "prefix_size")
 
 
-def refuse_what_a_command_ignores() -> None:
-    """Refuse options that a command accepts and does not heed, or that end in a traceback."""
-    wrap(options, "parse_args_and_arch", _refuse_ignored)
-
-
 def _refuse_ignored(
     original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
 ) -> Any:
@@ -176,16 +153,6 @@ def _refuse_ignored(
 _shard = (1, 0)  # the number of shards, and this process's own
 
 
-def translate_one_shard() -> None:
-    """Let fairseq-generate and fairseq-validate take one batch in ``--num-shards``."""
-    source = inspect.getsource(tasks.fairseq_task)
-    if "dataset.num_shards" not in source:
-        wrap(options, "parse_args_and_arch", _parse_args_and_arch)
-        for task in (TranslationTask, TranslationMultiSimpleEpochTask):
-            wrap(task, "get_batch_iterator", _get_batch_iterator)
-        wrap(Trainer, "__init__", _check_trainer, before=True)
-
-
 def _parse_args_and_arch(
     original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
 ) -> Any:
@@ -202,6 +169,7 @@ def _parse_args_and_arch(
 def _get_batch_iterator(
     original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
+    """Let fairseq-generate and fairseq-validate take one batch in ``--num-shards``."""
     iterator = original(self, dataset, *args, **kwargs)
     count, number = _shard
     if count == 1:

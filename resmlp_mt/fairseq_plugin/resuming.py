@@ -1,7 +1,6 @@
 """Remedies for fairseq's resuming: a resumed training equals an uninterrupted one."""
 
 import contextlib
-import inspect
 import logging
 import sys
 from collections.abc import Iterator
@@ -25,16 +24,21 @@ EARLY_STOP = ("best", "num_runs")
 
 def go_on_exactly() -> None:
     """Form the same batches, take those that are left, and remember what a training decides on."""
-    resume_with_the_same_batches()
-    resume_with_other_processes()
-    shuffle_after_the_curriculum()
-    remember_validations()
+    wrap(Trainer, "get_train_iterator", _same_batches)
+    wrap(EpochBatchIterator, "state_dict", _position)
+    wrap(EpochBatchIterator, "load_state_dict", _load_position)
+    wrap(Trainer, "get_train_iterator", _with_update_freq)
+    wrap(EpochBatchIterator, "_get_iterator_for_epoch", _get_iterator_for_epoch)
+    wrap(Trainer, "save_checkpoint", _save_checkpoint)
+    wrap(Trainer, "load_checkpoint", _load_checkpoint)
+    wrap(ReduceLROnPlateauLRSchedule, "state_dict", _plateau)
+    wrap(ReduceLROnPlateauLRSchedule, "load_state_dict", _load_plateau)
 
 
 # --- training that resumes inside an epoch repeats and misses sentences (fairseq issue #5387) ---
 
 
-def resume_with_the_same_batches() -> None:
+def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
     """Form the batches of a resumed epoch as an uninterrupted training does.
 
     An uninterrupted training forms batches once, in epoch 1, and reorders them in every epoch. A
@@ -42,12 +46,6 @@ def resume_with_the_same_batches() -> None:
     were done. With ``--update-epoch-batch-itr`` (also set by ``--grouped-shuffling``) and data in
     shards, both form batches in every epoch.
     """
-    source = inspect.getsource(inspect.unwrap(TranslationTask.get_batch_iterator))
-    if "make_batches(dataset, epoch)" in source:
-        wrap(Trainer, "get_train_iterator", _same_batches)
-
-
-def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
     forms_once = isinstance(self.task, TranslationTask) and not (
         self.cfg.dataset.update_epoch_batch_itr or kwargs.get("disable_iterator_cache")
     )
@@ -60,14 +58,6 @@ def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwarg
 
 
 # --- a position inside an epoch counts the batches of one process ---
-
-
-def resume_with_other_processes() -> None:
-    """Save the number of processes, and convert the position to that of another number."""
-    if "num_shards" not in inspect.getsource(inspect.unwrap(EpochBatchIterator.state_dict)):
-        wrap(EpochBatchIterator, "state_dict", _position)
-        wrap(EpochBatchIterator, "load_state_dict", _load_position)
-        wrap(Trainer, "get_train_iterator", _with_update_freq)
 
 
 def _position(original: Original, self: Any) -> dict[str, Any]:
@@ -124,13 +114,6 @@ def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None
 # --- --curriculum N never shuffles: the batches of the first epoch's order are used again ---
 
 
-def shuffle_after_the_curriculum() -> None:
-    """Let an iterator that keeps its reader order every epoch as it is asked to."""
-    source = inspect.getsource(inspect.unwrap(EpochBatchIterator._get_iterator_for_epoch))
-    if "make_batches_for_epoch(epoch, offset)" in source:
-        wrap(EpochBatchIterator, "_get_iterator_for_epoch", _get_iterator_for_epoch)
-
-
 def _get_iterator_for_epoch(
     original: Original,
     self: Any,
@@ -139,21 +122,13 @@ def _get_iterator_for_epoch(
     fix_batches_to_gpus: bool = False,
     offset: int = 0,
 ) -> Any:
-    if self.dataloader is not None:
+    if self.dataloader is not None:  # which is kept, with the order of its first epoch
         self.epoch_batch_sampler.shuffle = shuffle
         self.epoch_batch_sampler.fix_batches_to_gpus = fix_batches_to_gpus
     return original(self, epoch, shuffle, fix_batches_to_gpus, offset)
 
 
-# --- --patience, --lr-patience and --ema-update-freq count from 0 again ---
-
-
-def remember_validations() -> None:
-    """Save these counts in checkpoints."""
-    wrap(Trainer, "save_checkpoint", _save_checkpoint)
-    wrap(Trainer, "load_checkpoint", _load_checkpoint)
-    wrap(ReduceLROnPlateauLRSchedule, "state_dict", _plateau)
-    wrap(ReduceLROnPlateauLRSchedule, "load_state_dict", _load_plateau)
+# --- --patience, --lr-patience and --ema-update-freq count from 0 again: save their counts ---
 
 
 def _save_checkpoint(

@@ -53,14 +53,10 @@ def train_on_several_processes() -> None:
     The remedy reaches commands that import the plugin before they start processes;
     ``fairseq-hydra-train`` does so through the callback in ``configs/mt``.
     """
-    source = inspect.getsource(inspect.unwrap(distributed_utils.call_main))
-    if "common.cpu" not in source:
-        wrap(distributed_utils, "call_main", _call_main)
-        wrap(distributed_utils, "distributed_init", _distributed_init)
-        wrap(Trainer, "__init__", _check_joined, before=True)
-    source = inspect.getsource(inspect.unwrap(distributed_utils._broadcast_object_slow))
-    if "torch.load(buffer" in source:  # the safe loader refuses what a resumed training sends
-        wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
+    wrap(distributed_utils, "call_main", _call_main)
+    wrap(distributed_utils, "distributed_init", _distributed_init)
+    wrap(Trainer, "__init__", _check_joined, before=True)
+    wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
 
 
@@ -336,6 +332,7 @@ def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> 
 def _broadcast_object(
     _: Original, obj: Any, src_rank: int, group: Any, dist_device: torch.device
 ) -> Any:
+    """Send it without fairseq's safe loader, which refuses what a resumed training sends."""
     holder = [obj]
     dist.broadcast_object_list(holder, src=src_rank, group=group, device=dist_device)
     return holder[0]

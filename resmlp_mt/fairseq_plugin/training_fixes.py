@@ -1,7 +1,6 @@
 """Remedies for fairseq's training: batch buckets, R-Drop, averages, and the best checkpoints."""
 
 import contextlib
-import inspect
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,26 +32,20 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 def apply() -> None:
     """Mend fairseq's training; a second call does nothing."""
-    make_buckets()
-    leave_samples_alone()
-    keep_as_many_best_checkpoints()
-    average_once()
-    check_options()
-    refuse_tasks_of_other_models()
+    wrap(data_utils, "get_buckets", _get_buckets)
+    bucket_pad_length_dataset.get_buckets = data_utils.get_buckets
+    wrap(LanguagePairDataset, "__init__", _language_pair_dataset)
+    wrap(RdropLabelSmoothedCrossEntropyCriterion, "forward", _rdrop_forward)
+    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
+    wrap(EMA, "__init__", _ema)
+    wrap(EMA, "_step_internal", _ema_step)
+    wrap(Trainer, "__init__", _check_options, before=True)
+    wrap(Trainer, "train_step", _train_step)
+    for task in OF_OTHER_MODELS:
+        wrap(task, "build_model", _check_model, before=True)
 
 
 # --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
-
-
-def make_buckets() -> None:
-    """Let ``--num-batch-buckets`` compute its lengths with numpy 2."""
-    try:
-        data_utils.get_buckets(np.arange(4), 2)
-    except TypeError:
-        wrap(data_utils, "get_buckets", _get_buckets)
-        bucket_pad_length_dataset.get_buckets = data_utils.get_buckets
-    if not hasattr(np, "compat"):
-        wrap(LanguagePairDataset, "__init__", _language_pair_dataset)
 
 
 def _get_buckets(_: Original, sizes: Any, num_buckets: int) -> Any:
@@ -68,13 +61,6 @@ def _language_pair_dataset(original: Original, self: Any, *args: Any, **kwargs: 
 # --- R-Drop doubles the inputs of a batch in place, and --eval-bleu then lacks references ---
 
 
-def leave_samples_alone() -> None:
-    """Give ``label_smoothed_cross_entropy_with_rdrop`` a copy of the batch to double."""
-    source = inspect.getsource(inspect.unwrap(RdropLabelSmoothedCrossEntropyCriterion.forward))
-    if "sample = duplicate_input(sample)" in source:
-        wrap(RdropLabelSmoothedCrossEntropyCriterion, "forward", _rdrop_forward)
-
-
 def _rdrop_forward(
     original: Original, self: Any, model: Any, sample: Any, *args: Any, **kwargs: Any
 ) -> Any:
@@ -85,19 +71,15 @@ def _rdrop_forward(
 # --- --keep-best-checkpoints N keeps fewer ---
 
 
-def keep_as_many_best_checkpoints() -> None:
+def _save_checkpoint(
+    original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any
+) -> Any:
     """Keep N checkpoints as soon as there are N.
 
     fairseq saves no checkpoint that is worse than the kept ones, however few they are. It gives two
     checkpoints with one score the same name in one of N cases. It does not see negative scores, and
     keeps all checkpoints with them.
     """
-    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
-
-
-def _save_checkpoint(
-    original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any
-) -> Any:
     if cfg.keep_best_checkpoints <= 0 or val_loss is None or cfg.no_save:
         return original(cfg, trainer, epoch_itr, val_loss)
     if trainer.should_save_checkpoint_on_current_rank:
@@ -149,15 +131,8 @@ def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
 # once for each of their names ---
 
 
-def average_once() -> None:
-    """Let ``--store-ema`` average every tensor once, and take whole numbers, such as lengths, as
-    they are.
-    """
-    wrap(EMA, "__init__", _ema)
-    wrap(EMA, "_step_internal", _ema_step)
-
-
 def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+    """Average every tensor once, and take whole numbers, such as lengths, as they are."""
     original(self, model, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
@@ -178,16 +153,6 @@ def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None
 # --- checkpoints of --encoder-layers-to-keep cannot be read: they have the old number of layers;
 # --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch, and
 # --update-freq 0 in a ZeroDivisionError; options that look like code cannot be loaded ---
-
-
-def check_options() -> None:
-    """Count the kept layers in the trainer's options: fairseq builds the model from a copy.
-
-    Refuse ``--best-checkpoint-metric`` if it is not computed, updates of no batch, and options that
-    checkpoints may not have.
-    """
-    wrap(Trainer, "__init__", _check_options, before=True)
-    wrap(Trainer, "train_step", _train_step)
 
 
 ONLY_IN_VALIDATION = {"bleu", "ppl"}
@@ -211,6 +176,7 @@ def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any
 def _check_options(
     _: Any, cfg: Any, task: Any, model: Any, criterion: Any, *__: Any, **___: Any
 ) -> None:
+    """Count the kept layers in the trainer's options: fairseq builds the model from a copy."""
     _check_unused_parameters(cfg.distributed_training, model, criterion)
     fewest = min(cfg.optimization.update_freq, default=1)
     if fewest < 1:
@@ -264,13 +230,8 @@ OF_OTHER_MODELS = {
 }
 
 
-def refuse_tasks_of_other_models() -> None:
-    """Say which task trains a ResMLP."""
-    for task in OF_OTHER_MODELS:
-        wrap(task, "build_model", _check_model, before=True)
-
-
 def _check_model(task: Any, cfg: Any, *_: Any, **__: Any) -> None:
+    """Say which task trains a ResMLP."""
     if issubclass(OmegaConf.get_type(cfg) or object, ResMLPConfig):
         raise UserError(
             next(OF_OTHER_MODELS[kind] for kind in type(task).__mro__ if kind in OF_OTHER_MODELS)
