@@ -25,7 +25,6 @@ def apply() -> None:
     wrap(DiverseBeamSearch, "step", _diverse_step)
     wrap(FairseqTask, "build_generator", _check_generator, before=True)
     wrap(FairseqTask, "inference_step", _check_inference, before=True)
-    wrap(options, "parse_args_and_arch", _refuse_ignored)
     wrap(options, "parse_args_and_arch", _parse_args_and_arch)
     for task in (TranslationTask, TranslationMultiSimpleEpochTask):
         wrap(task, "get_batch_iterator", _get_batch_iterator)
@@ -121,10 +120,13 @@ def _check_inference(
 
 NOT_INTERACTIVE = ("lm_path", "lm_weight", "results_path", "prefix_size")
 
+_shard = (1, 0)  # the number of shards, and this process's own
 
-def _refuse_ignored(
+
+def _parse_args_and_arch(
     original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
 ) -> Any:
+    global _shard
     parsed = original(parser, *args, **kwargs)
     found = parsed[0] if isinstance(parsed, tuple) else parsed
     is_interactive = hasattr(found, "buffer_size")
@@ -145,25 +147,14 @@ def _refuse_ignored(
                 f"--print-alignment soft is for the search of fairseq-generate: with {what} give "
                 "--print-alignment hard."
             )
-    return parsed
-
-
-# --- --num-shards and --shard-id are ignored: every process translates everything ---
-
-_shard = (1, 0)  # the number of shards, and this process's own
-
-
-def _parse_args_and_arch(
-    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
-) -> Any:
-    global _shard
-    parsed = original(parser, *args, **kwargs)
-    found = parsed[0] if isinstance(parsed, tuple) else parsed
     count, number = getattr(found, "num_shards", 1), getattr(found, "shard_id", 0)
     if not 0 <= number < count:
         raise UserError(f"--shard-id must be from 0 to {count - 1}, but is {number}.")
     _shard = count, number
     return parsed
+
+
+# --- --num-shards and --shard-id are ignored: every process translates everything ---
 
 
 def _get_batch_iterator(
