@@ -193,9 +193,9 @@ def test_processes_go_on_where_an_update_of_theirs_begins(
 
 def test_a_trainer_tells_its_iterator_what_an_update_is() -> None:
     trainer: Any = SimpleNamespace(
-        cfg=SimpleNamespace(optimization=SimpleNamespace(update_freq=[4]))
+        task=None, cfg=SimpleNamespace(optimization=SimpleNamespace(update_freq=[4]))
     )
-    iterator = resuming._with_update_freq(lambda *_: SimpleNamespace(), trainer, 1)
+    iterator = resuming._train_iterator(lambda *_: SimpleNamespace(), trainer, 1)
     assert iterator.update_freq == [4]
 
 

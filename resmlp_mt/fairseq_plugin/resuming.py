@@ -24,10 +24,9 @@ EARLY_STOP = ("best", "num_runs")
 
 def go_on_exactly() -> None:
     """Form the same batches, take those that are left, and remember what a training decides on."""
-    wrap(Trainer, "get_train_iterator", _same_batches)
+    wrap(Trainer, "get_train_iterator", _train_iterator)
     wrap(EpochBatchIterator, "state_dict", _position)
     wrap(EpochBatchIterator, "load_state_dict", _load_position)
-    wrap(Trainer, "get_train_iterator", _with_update_freq)
     wrap(EpochBatchIterator, "_get_iterator_for_epoch", _get_iterator_for_epoch)
     wrap(Trainer, "save_checkpoint", _save_checkpoint)
     wrap(Trainer, "load_checkpoint", _load_checkpoint)
@@ -38,7 +37,7 @@ def go_on_exactly() -> None:
 # --- training that resumes inside an epoch repeats and misses sentences (fairseq issue #5387) ---
 
 
-def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
+def _train_iterator(original: Original, self: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
     """Form the batches of a resumed epoch as an uninterrupted training does.
 
     An uninterrupted training forms batches once, in epoch 1, and reorders them in every epoch. A
@@ -50,10 +49,11 @@ def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwarg
         self.cfg.dataset.update_epoch_batch_itr or kwargs.get("disable_iterator_cache")
     )
     is_first_call = kwargs.get("load_dataset", True)
-    if epoch <= 1 or not (forms_once and is_first_call):
-        return original(self, epoch, *args, **kwargs)
-    iterator = original(self, 1, *args, **kwargs)
-    iterator.epoch = epoch
+    once = epoch > 1 and forms_once and is_first_call
+    iterator = original(self, 1 if once else epoch, *args, **kwargs)
+    if once:
+        iterator.epoch = epoch
+    iterator.update_freq = self.cfg.optimization.update_freq  # for _load_position
     return iterator
 
 
@@ -62,12 +62,6 @@ def _same_batches(original: Original, self: Any, epoch: int, *args: Any, **kwarg
 
 def _position(original: Original, self: Any) -> dict[str, Any]:
     return {**original(self), "num_shards": self.num_shards}
-
-
-def _with_update_freq(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
-    iterator = original(self, *args, **kwargs)
-    iterator.update_freq = self.cfg.optimization.update_freq
-    return iterator
 
 
 def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
