@@ -19,14 +19,13 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import TracebackType
 
 from omegaconf.errors import MissingMandatoryValue
 
 from resmlp_mt.errors import UserError, one_line
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     # hydra, about the calls in fairseq.dataclass.initialize and .utils
@@ -81,7 +80,7 @@ def _excepthook(
 ) -> None:
     specs = [getattr(sys.modules.get("__main__"), "__spec__", None)]
     specs += [frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(trace)]
-    of_command = Path(sys.argv[0]).name.startswith("fairseq-") or any(map(_is_command, specs))
+    of_command = Path(sys.argv[0]).name.startswith("fairseq-") or any(map(is_command, specs))
     if of_command and issubclass(kind, KeyboardInterrupt):
         return  # Python ends with status 130
     if of_command and issubclass(kind, BrokenPipeError) and _reader_is_gone():
@@ -127,8 +126,8 @@ def mistake(error: BaseException) -> str | None:
         return misfit
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
     spec = frame.f_globals.get("__spec__") if frame else None
-    is_asserted = isinstance(error, AssertionError) and _is_command(spec)
-    is_fairseq = _is_command(spec) or (spec is not None and spec.name.startswith("fairseq."))
+    is_asserted = isinstance(error, AssertionError) and is_command(spec)
+    is_fairseq = is_command(spec) or (spec is not None and spec.name.startswith("fairseq."))
     if told and is_fairseq and (is_asserted or type(error) is Exception or FOR_USERS.search(told)):
         return one_line(told.partition(": {")[0].strip().rstrip(".!")) + "."  # a configuration
     return None
@@ -148,8 +147,3 @@ def _misfit(error: BaseException, file: str | None = None) -> str | None:
         f"{file} does not fit the options of the model ({first}{more}): give the --arch and the "
         "options of its training."
     )
-
-
-def _is_command(spec: ModuleSpec | None) -> bool:
-    # the name in the specification is that of the file also with python -m
-    return spec is not None and spec.name.startswith("fairseq_cli.")

@@ -9,7 +9,6 @@ import contextlib
 import copy
 import functools
 import logging
-import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +41,7 @@ from resmlp_mt.fairseq_plugin import (
     training_fixes,
 )
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.standard_input import standard_input
 
@@ -265,11 +264,7 @@ def _filter_indices_by_size(
 
 def decode_every_line() -> None:
     """Let fairseq-interactive read any bytes; only a line feed ends a line."""
-    for name in ("fairseq_cli.interactive", "__main__"):
-        module: Any = sys.modules.get(name)
-        spec = getattr(module, "__spec__", None)
-        if spec is None or spec.name != "fairseq_cli.interactive":
-            continue  # __main__ is another script
+    for module in command_modules("interactive"):
         wrap(module, "buffered_read", _buffered_read)
 
 

@@ -1,8 +1,10 @@
-"""Wraps functions of fairseq in remedies."""
+"""Wraps functions of fairseq in remedies, and finds the modules of its commands."""
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 Original = Callable[..., Any]
@@ -33,3 +35,17 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any], *, before: bool = F
     setattr(
         owner, name, classmethod(replacement) if isinstance(found, classmethod) else replacement
     )
+
+
+def is_command(spec: ModuleSpec | None, name: str = "") -> bool:
+    """Whether a specification is that of one of fairseq's commands, or of ``fairseq_cli.NAME``.
+
+    Its name is that of the file also with ``python -m``.
+    """
+    return spec is not None and spec.name.startswith(f"fairseq_cli.{name}")
+
+
+def command_modules(name: str) -> list[Any]:
+    """The modules that hold ``fairseq_cli.NAME``: imported, run with ``python -m``, or both."""
+    modules = [sys.modules.get(place) for place in ("__main__", f"fairseq_cli.{name}")]
+    return [module for module in modules if is_command(getattr(module, "__spec__", None), name)]

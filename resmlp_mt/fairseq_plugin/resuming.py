@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from fairseq.trainer import Trainer
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -204,12 +203,9 @@ def _count_on(trainer: Any, filename: str, reset_lr_scheduler: bool) -> None:
 
 def _early_stop() -> dict[str, Any]:
     """The attributes of ``should_stop_early``, in the module that trains."""
-    for name in ("__main__", "fairseq_cli.train"):
-        module: Any = sys.modules.get(name)
-        spec = getattr(module, "__spec__", None)
-        if spec is not None and spec.name == "fairseq_cli.train":
-            attributes: dict[str, Any] = vars(module.should_stop_early)
-            return attributes
+    for module in command_modules("train"):
+        attributes: dict[str, Any] = vars(module.should_stop_early)
+        return attributes
     return {}  # another program's training
 
 

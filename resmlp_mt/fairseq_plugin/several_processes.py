@@ -32,7 +32,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console, continuing, stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
 from resmlp_mt.signals import end_with_parent, ending_signals, forget_lost_terminal, tell
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,7 @@ def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
 def _trains(main: Any) -> bool:
     """Whether this is the function of fairseq-train, imported or run with ``python -m``."""
     spec = getattr(inspect.getmodule(main), "__spec__", None)
-    return main.__module__ == "fairseq_cli.train" or (
-        spec is not None and spec.name == "fairseq_cli.train"
-    )
+    return main.__module__ == "fairseq_cli.train" or is_command(spec, "train")
 
 
 def _join_torchrun(cfg: Any) -> None:
