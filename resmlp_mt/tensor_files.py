@@ -20,6 +20,13 @@ from resmlp_mt.files import check_is_whole, replacing
 NUMBERS_PER_BYTE = 16
 #: dictionaries and lists inside one another
 DEPTH = 50
+#: parts that wrappers, such as torch.compile, insert into names of parameters
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+
+
+def unwrapped(name: str, *more: str) -> str:
+    """A parameter's name without the parts that wrappers insert, and without ``more``."""
+    return ".".join(part for part in name.split(".") if part not in {*WRAPPERS, *more})
 
 
 def read(

@@ -15,10 +15,7 @@ from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
-from resmlp_mt.tensor_files import check_archive
-
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""Parts that wrappers, such as DataParallel and torch.compile, insert into names of parameters."""
+from resmlp_mt.tensor_files import check_archive, unwrapped
 
 
 def check_checkpoints() -> None:
@@ -54,10 +51,7 @@ def _load_checkpoint_to_cpu(
 
 
 def _unwrapped(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        ".".join(part for part in name.split(".") if part not in WRAPPERS): value
-        for name, value in parameters.items()
-    }
+    return {unwrapped(name, "module"): value for name, value in parameters.items()}
 
 
 def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:

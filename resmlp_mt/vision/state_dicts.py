@@ -26,13 +26,11 @@ from torch import Tensor
 
 from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError
-from resmlp_mt.tensor_files import read
+from resmlp_mt.tensor_files import read, unwrapped
 from resmlp_mt.vision.parameter_names import renamed
 
 logger = logging.getLogger(__name__)
 
-#: parts that wrappers insert anywhere in a parameter's name
-WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 #: module, name and parameter of the last layer of a classifier; it may be one of a Sequential
 LAST_LAYER = re.compile(
     r"(.*?\.)??(?:(?:\w+_)?heads?|fc|classifier|linear|logits)(?:\.\w+)?\.(weight|bias)"
@@ -201,7 +199,7 @@ def dictionaries(
     """
     named = {key: v for key, v in source.items() if isinstance(key, str)}
     tensors = {
-        _unwrapped(key): torch.as_tensor(value)
+        unwrapped(key): torch.as_tensor(value)
         for key, value in named.items()
         if isinstance(value, Tensor | np.ndarray)
         and (isinstance(value, Tensor) or value.dtype.kind in "biuf")
@@ -226,10 +224,6 @@ def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
             if min(height, width, patch) > 0:
                 return height // patch, width // patch
     return None
-
-
-def _unwrapped(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _rank(where: str, names: Iterable[str], known: Iterable[str]) -> int:
