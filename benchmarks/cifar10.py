@@ -32,7 +32,7 @@ from typing import Any
 
 import matplotlib
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resmlp_mt.command_line import command
 from resmlp_mt.vision import train
@@ -41,7 +41,8 @@ from resmlp_mt.vision.distributed import measured_on
 from resmlp_mt.vision.factory import MODELS, build_model, create_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import seed_all
-from resmlp_mt.vision.parameter_names import timm_names
+from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.parameter_names import renamed
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # isort: skip
@@ -67,6 +68,18 @@ NAMES = {
 }
 BATCH_SIZE = 128
 SPEED_ROUNDS, SPEED_STEPS = 6, 12
+
+
+def timm_names(model: ResMLP) -> dict[str, Tensor]:
+    """The state dict of a model with mean pooling and linear mixing, under timm's names."""
+    converted = {}
+    for key, value in model.state_dict().items():
+        if key == "patch_embed.proj.weight":
+            value = value.unflatten(1, (-1, model.patch_size, model.patch_size))
+        elif key.endswith((".alpha", ".beta")) and "_post." not in key:
+            value = value.view(1, 1, -1)
+        converted[renamed(key, 0, 1)] = value
+    return converted
 
 
 def cifar10_timm(num_classes: int = 10, **_: Any) -> nn.Module:

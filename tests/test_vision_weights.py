@@ -18,12 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.cifar10 import timm_names
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, load_weights
 from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.parameter_names import own_names, timm_names
+from resmlp_mt.vision.parameter_names import own_names
 from resmlp_mt.vision.weights import adapt_mixing
 
 
@@ -129,12 +130,6 @@ def test_weights_go_back_to_timm() -> None:
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert relative_error(theirs(images), ours(images)) < 1e-5
-
-
-@pytest.mark.parametrize("kwargs", [{"pooling": "class_mlp"}, {"mixing": "none"}])
-def test_what_timm_lacks_is_not_renamed(kwargs: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="mean pooling and linear mixing only"):
-        timm_names(small_model(**kwargs))
 
 
 def assert_same_parameters(model: ResMLP, expected: ResMLP) -> None:

@@ -1,12 +1,8 @@
 """The names of a ResMLP's parameters: ours, timm's and the authors'."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
-
-if TYPE_CHECKING:  # readers of checkpoints do without timm, which the model needs
-    from resmlp_mt.vision.model import ResMLP
 
 # our name, timm's (MlpMixer with ResBlock), the authors' (resmlp_models.py)
 NAMES = (
@@ -34,25 +30,6 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif key.endswith((".alpha", ".beta")):
             value = value.flatten()
         converted[key] = value
-    return converted
-
-
-def timm_names(model: "ResMLP") -> dict[str, Tensor]:
-    """The state dict of a model with mean pooling and linear mixing, under timm's names.
-
-    Raises:
-        ValueError: if timm has no such model.
-    """
-    state = model.state_dict()
-    if model.class_token is not None or "blocks.0.token_mixing.bias" not in state:
-        raise ValueError("timm has ResMLP with mean pooling and linear mixing only.")
-    converted = {}
-    for key, value in state.items():
-        if key == "patch_embed.proj.weight":
-            value = value.unflatten(1, (-1, model.patch_size, model.patch_size))
-        elif key.endswith((".alpha", ".beta")) and "_post." not in key:
-            value = value.view(1, 1, -1)
-        converted[renamed(key, 0, 1)] = value
     return converted
 
 
