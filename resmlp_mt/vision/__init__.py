@@ -4,6 +4,7 @@
 package can print their options without PyTorch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,15 +12,10 @@ if TYPE_CHECKING:
     from resmlp_mt.vision.weights import load_weights
 
 __all__ = ["create_model", "load_weights"]
+_MODULES = {"create_model": "factory", "load_weights": "weights"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "create_model":
-        from resmlp_mt.vision.factory import create_model
-
-        return create_model
-    if name == "load_weights":
-        from resmlp_mt.vision.weights import load_weights
-
-        return load_weights
+    if name in _MODULES:
+        return getattr(import_module(f"resmlp_mt.vision.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
