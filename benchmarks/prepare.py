@@ -54,7 +54,7 @@ draw = np.random.default_rng(1)
 table = dedup.HashSet()
 for _ in range(int(sys.argv[1]) // 5000):
     table.add(draw.integers(0, 2**64, 5000, dtype=np.uint64))
-print(table.nbytes)
+print(table._table.nbytes)
 """
 
 WORDS = 1_100_000

@@ -79,8 +79,8 @@ def test_the_hash_set_is_a_set(batches: list[list[int]]) -> None:
             expected.append((value or 1) not in seen)
             seen.add(value or 1)
         assert table.add(np.array(batch, dtype=np.uint64)).tolist() == expected
-    assert len(table) == len(seen)
-    assert table.nbytes <= 8 * max(8, 4 * len(seen) + 120)
+    assert table._count == len(seen)
+    assert len(table._table) <= max(8, 4 * len(seen) + 120)
 
 
 def write(folder: Path, pairs: list[tuple[str, str]], stem: str = "x") -> TextFiles:

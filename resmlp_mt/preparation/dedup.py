@@ -20,18 +20,8 @@ class HashSet:
     """
 
     def __init__(self, slots: int = 1 << 16) -> None:
-        if slots & (slots - 1):
-            raise ValueError(f"slots must be a power of two, not {slots}")
         self._table: Hashes = np.zeros(slots, dtype=np.uint64)
         self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the table in bytes."""
-        return int(self._table.nbytes)
 
     def add(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Adds `hashes`, shape `(n,)`; returns which of them were new, shape `(n,)`.
