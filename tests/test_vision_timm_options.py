@@ -91,7 +91,7 @@ def test_several_processes_are_for_training_alone() -> None:
 
 
 def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = partial(parse, EvaluationOptions, command="evaluate", description="")
+    evaluation = partial(parse, EvaluationOptions, name="evaluate", description="")
     for parser, read, names in (
         (create_parser(), parse_args, TRAIN),
         (validation(), evaluation, VALIDATE),

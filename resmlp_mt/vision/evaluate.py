@@ -7,25 +7,15 @@
 docs/vision_evaluation.md describes the report.
 """
 
-from collections.abc import Sequence
+from resmlp_mt.vision.evaluation_options import EvaluationOptions, command_main
 
-from resmlp_mt.command_line import command
-from resmlp_mt.vision.evaluation_options import EvaluationOptions, parse
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(
-        EvaluationOptions,
-        argv,
-        "evaluate",
-        "Top-1 and top-5 accuracy, confusion and throughput of an image classifier.",
-        ["sklearn"],
-    )
-    from resmlp_mt.vision.evaluation import evaluate  # with PyTorch
-
-    evaluate(options)
-
+main = command_main(
+    EvaluationOptions,
+    "evaluate",
+    "Top-1 and top-5 accuracy, confusion and throughput of an image classifier.",
+    "evaluation:evaluate",
+    ["sklearn"],
+)
 
 if __name__ == "__main__":
     main()

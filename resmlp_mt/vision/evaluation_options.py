@@ -1,12 +1,13 @@
 """The options of the commands that use a trained model: evaluate, knn, predict, export."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
+from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, command, number, option
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import (
     HUBS,
@@ -231,7 +232,7 @@ Options = TypeVar("Options", bound=ModelChoice)
 def parse(
     kind: type[Options],
     argv: Sequence[str] | None,
-    command: str,
+    name: str,
     description: str,
     needs: Sequence[str] = (),
 ) -> Options:
@@ -240,8 +241,27 @@ def parse(
     Raises:
         UserError: for a wrong one, or an extra that is not installed.
     """
-    parser = Parser(command, kind, description, needs)
+    parser = Parser(name, kind, description, needs)
     words = sys.argv[1:] if argv is None else argv
     if not only_tells(words):
         parser.check_packages()
     return kind.of(vars(parser.parse_intermixed_args(words)))
+
+
+def command_main(
+    kind: type[Options], name: str, description: str, function: str, needs: Sequence[str] = ()
+) -> Callable[..., None]:
+    """The ``main`` of a command; its arguments are those of :func:`parse`.
+
+    Args:
+        function: what takes the options, as "module:function" of this room. The module loads
+            PyTorch, and is imported after the options were read.
+    """
+
+    @command
+    def main(argv: Sequence[str] | None = None) -> None:
+        options = parse(kind, argv, name, description, needs)
+        module, _, called = function.partition(":")
+        getattr(import_module(f"resmlp_mt.vision.{module}"), called)(options)
+
+    return main

@@ -6,25 +6,15 @@
 docs/vision_evaluation.md describes the graph.
 """
 
-from collections.abc import Sequence
+from resmlp_mt.vision.evaluation_options import ExportOptions, command_main
 
-from resmlp_mt.command_line import command
-from resmlp_mt.vision.evaluation_options import ExportOptions, parse
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(
-        ExportOptions,
-        argv,
-        "export",
-        "Write an image classifier as an ONNX graph.",
-        ["onnx"],
-    )
-    from resmlp_mt.vision.onnx_export import export  # with PyTorch
-
-    export(options)
-
+main = command_main(
+    ExportOptions,
+    "export",
+    "Write an image classifier as an ONNX graph.",
+    "onnx_export:export",
+    ["onnx"],
+)
 
 if __name__ == "__main__":
     main()
