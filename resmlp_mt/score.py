@@ -10,7 +10,6 @@ Options have sacreBLEU's names where it has them. docs/scores.md explains which 
 import argparse
 import logging
 import platform
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -292,8 +291,6 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
     if not args.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
     if args.sentence_level:

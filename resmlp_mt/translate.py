@@ -15,7 +15,6 @@ scores to base 2. A pipe gets each line back at once; waiting lines are batched.
 import gzip
 import io
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -152,7 +151,7 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
     """The output: standard output, or a file that appears when it is complete.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the file cannot be written.
     """
     if path is not None:
         is_packed = path.suffix.lower() == ".gz"
@@ -164,18 +163,14 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
             io.TextIOWrapper(packed, encoding="utf-8") as file,
         ):
             yield file
-        return
-    try:
+    else:
         yield sys.stdout
-    except OSError as error:
-        raise UserError(f"standard output cannot be written: {error.strerror}.") from error
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if args.output is None and sys.stdout is None:
         raise UserError("standard output is closed: give --output FILE.")
     opened: AbstractContextManager[BinaryIO]

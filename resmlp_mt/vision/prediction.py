@@ -1,11 +1,9 @@
 """Labels with probabilities for image files; docs/vision_evaluation.md describes the formats."""
 
 import csv
-import io
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,8 +153,6 @@ def predict(options: PredictionOptions) -> None:
         UserError: for a model or a file that cannot be used.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
     kind = options.format
     if kind is None:
         kind = options.output.suffix.lower().lstrip(".") if options.output else "jsonl"
@@ -172,13 +168,7 @@ def predict(options: PredictionOptions) -> None:
     topk = min(options.topk, classifier.num_classes)
     rows = predictions(classifier, files, loader, topk)
     if options.output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be UTF-8
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        try:
-            errors = write(rows, sys.stdout, kind, topk)
-            sys.stdout.flush()
-        except OSError as error:
-            raise UserError(f"standard output cannot be written: {error.strerror}.") from error
+        errors = write(rows, sys.stdout, kind, topk)
     else:
         with (
             output_file(options.output) as temporary,
