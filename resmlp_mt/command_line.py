@@ -36,7 +36,7 @@ _BY_EXTRA = {
     "onnx-export": "onnx onnxscript",
     "plots": "matplotlib",
     "data": "requests tqdm yaml",
-    "vision": "timm torchvision PIL sklearn webdataset tensorboard",
+    "vision": "timm torchvision PIL sklearn tensorboard",
     "serve": "babel fastapi fastapi_offline h11 multipart python_multipart uvloop "
     "prometheus_client py3langid sentencex uvicorn",
     "bulk": "pyarrow ray",
@@ -280,44 +280,40 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if sys.stderr is None:  # closed; messages have nowhere to go, results do
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors=errors)
+        handles = threading.current_thread() is threading.main_thread()
+        numbers = set(ending_signals()) - {signal.SIGINT} if handles else set()
+        before = {number: signal.signal(number, _terminate) for number in numbers}
         try:
-            return _run(main, *args, **kwargs)
+            try:
+                result = main(*args, **kwargs)
+                _flush()
+                return result
+            except ModuleNotFoundError as error:
+                raise missing(error) from error
+            except OSError as error:
+                if error.filename is None and error.errno in UNWRITABLE:
+                    _flush("\n")  # raises as well if it was standard output
+                raise
+            except SystemExit:  # of --help
+                _flush()
+                raise
+            except KeyboardInterrupt:
+                forget_lost_terminal(signal.SIGINT)
+                sys.exit(128 + signal.SIGINT)
         except CommandError:
             raise
         except UserError as error:
             raise CommandError(str(error)) from error
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     return run
-
-
-def _run(main: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    if sys.stderr is None:  # closed; messages have nowhere to go, results do
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors=errors)
-    handles = threading.current_thread() is threading.main_thread()
-    numbers = set(ending_signals()) - {signal.SIGINT} if handles else set()
-    before = {number: signal.signal(number, _terminate) for number in numbers}
-    try:
-        result = main(*args, **kwargs)
-        _flush()
-        return result
-    except ModuleNotFoundError as error:
-        raise missing(error) from error
-    except OSError as error:
-        if error.filename is None and error.errno in UNWRITABLE:
-            _flush("\n")  # raises as well if it was standard output
-        raise
-    except SystemExit:  # of --help
-        _flush()
-        raise
-    except KeyboardInterrupt:
-        forget_lost_terminal(signal.SIGINT)
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _terminate(number: int, _: object) -> NoReturn:
