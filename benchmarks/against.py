@@ -44,7 +44,7 @@ class Version:
     def call(self, *command: object) -> str:
         """What a command of this version prints."""
         done = subprocess.run(
-            [*map(str, command)], cwd=self.tree, env=self.environment, check=True, text=True,
+            [*map(str, command)], cwd=self.tree, env=self.environment, check=True, encoding="utf-8",
             stdout=subprocess.PIPE,
         )  # fmt: skip
         return done.stdout
@@ -74,7 +74,7 @@ class Version:
     def start(self) -> list[str]:
         """Start the worker; returns the names of its rows."""
         self.process = subprocess.Popen(
-            [*map(str, self.command)], cwd=self.tree, env=self.environment, text=True,
+            [*map(str, self.command)], cwd=self.tree, env=self.environment, encoding="utf-8",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         return self.answer().split("\t")

@@ -50,7 +50,7 @@ def fairseq(args: argparse.Namespace, lines: list[str]) -> list[str]:
         input="\n".join(lines) + "\n",
         cwd=HERE.parent,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     return re.findall(r"^D-\d+\t\S+\t(.*)$", done.stdout, re.MULTILINE)

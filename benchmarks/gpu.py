@@ -106,7 +106,7 @@ def tests(settings: Settings) -> Figures:
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"],
         cwd=HERE.parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
     if done.returncode not in (0, 5):  # 5: there are none

@@ -324,7 +324,7 @@ def checked(command: list[str]) -> None:
         RuntimeError: with the last line of its output, if it fails.
     """
     done = subprocess.run(
-        command, cwd=Path(__file__).resolve().parent.parent, capture_output=True, text=True
+        command, cwd=Path(__file__).resolve().parent.parent, capture_output=True, encoding="utf-8"
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])

@@ -37,7 +37,7 @@ def timed(target: str, folder: Path) -> float:
 
 
 def megabytes(folder: Path) -> float:
-    output = subprocess.check_output(["du", "-sm", str(folder)], text=True)
+    output = subprocess.check_output(["du", "-sm", str(folder)], encoding="utf-8")
     return float(output.split()[0])
 
 
@@ -76,7 +76,7 @@ def write(seconds: dict[str, float], pip: dict[str, dict[str, float]], clone: Pa
     """Write what was measured so far."""
     demo = (clone.parent / "demo.log").read_text()
     freeze = [str(clone / ".venv/bin/python"), "-m", "pip", "freeze"]
-    versions = subprocess.check_output(freeze, text=True)
+    versions = subprocess.check_output(freeze, encoding="utf-8")
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",

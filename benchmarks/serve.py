@@ -130,7 +130,7 @@ def wrk(port: int, bodies: Path, clients: int, seconds: int) -> dict[str, float]
         ],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         check=True,
         timeout=seconds + ANSWER,
     )

@@ -34,7 +34,7 @@ def main() -> None:
     command = [sys.executable, "-m", "resmlp_mt.serve", *args.models, "--port", "0"]
     with (
         tempfile.TemporaryDirectory() as profile,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as server,
         chromium(Path(profile)) as driver,
     ):
         assert server.stdout is not None

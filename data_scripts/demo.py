@@ -19,7 +19,7 @@ from resmlp_mt.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 10
-
+ESCAPE = "surrogateescape"  # for bytes in the names of files that are not UTF-8
 
 TRAINING = """
     --user-dir resmlp_mt --arch resmlp_mt_tiny --cpu --distributed-world-size 1
@@ -58,7 +58,7 @@ def main() -> None:
          "--scoring", "sacrebleu"],
         log=out / "generate.txt", quiet=True,
     )  # fmt: skip
-    print_samples((out / "generate.txt").read_text(encoding="utf-8"))
+    print_samples((out / "generate.txt").read_text(encoding="utf-8", errors=ESCAPE))
     run(
         [sys.executable, "-m", "resmlp_mt.score", "--generate-output", out / "generate.txt",
          "--ref", data / "raw/test.de", "-l", "en-de", "-m", "bleu", "chrf",
@@ -74,12 +74,13 @@ def run(command: list[object], log: Path | None = None, quiet: bool = False) -> 
     words = [str(word) for word in command]
     print("\n$ " + shlex.join(words), flush=True)
     process = subprocess.Popen(
-        words, cwd=ROOT, text=True, stdout=None if log is None else subprocess.PIPE
-    )
+        words, cwd=ROOT, stdout=None if log is None else subprocess.PIPE,
+        encoding="utf-8", errors=ESCAPE,  # which the commands write, whatever the locale is
+    )  # fmt: skip
     if log is not None:
         partial = log.with_suffix(".partial")
         assert process.stdout is not None
-        with partial.open("w", encoding="utf-8") as kept:
+        with partial.open("w", encoding="utf-8", errors=ESCAPE) as kept:
             for line in process.stdout:
                 kept.write(line)
                 if not quiet:
@@ -111,7 +112,7 @@ def show_progress(line: str) -> None:
 def plot(log: Path, picture: Path) -> None:
     """Draw training loss by update and validation perplexity by epoch, as a PNG."""
     rows: dict[str, list[tuple[float, float]]] = {"train_inner": [], "valid": []}
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8", errors=ESCAPE).splitlines():
         for kind, key, updates in (
             ("train_inner", "nll_loss", "num_updates"),
             ("valid", "valid_nll_loss", "valid_num_updates"),

@@ -185,3 +185,26 @@ def test_a_grammar_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     with pytest.raises(ValueError, match="at most the 1 that the grammar found, got 5"):
         grammar.generate(5)
+
+
+def test_the_output_of_the_commands_is_utf8_whatever_the_locale_is(tmp_path: Path) -> None:
+    written = "Straße 東".encode() + b" \xff\n"
+    writing = f"import sys; sys.stdout.buffer.write({written!r})"
+    program = (
+        "import sys; from pathlib import Path; from data_scripts import demo\n"
+        f"demo.run([sys.executable, '-c', {writing!r}], Path(sys.argv[1]), quiet=True)"
+    )
+    legacy = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "log.txt"], cwd=ROOT,
+        env={**os.environ, **legacy}, check=True,
+    )  # fmt: skip
+    assert (tmp_path / "log.txt").read_bytes() == written
+
+
+def test_text_of_other_processes_has_an_encoding() -> None:
+    """``text=True`` reads it in that of the locale."""
+    for folder in ("resmlp_mt", "data_scripts", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            found = re.search("text=True|universal_newlines", path.read_text(encoding="utf-8"))
+            assert found is None, path

@@ -194,7 +194,7 @@ def training_memory(
             [sys.executable, "-m", "benchmarks.speed.peak_memory"],
             input=json.dumps(task),
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             check=True,
         )
         peaks[name] = spread([float(done.stdout) / 2**20])
