@@ -1,19 +1,22 @@
 """``python -m resmlp_mt`` prints the folder to give to ``--user-dir``."""
 
+import os
 import sys
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser
+from resmlp_mt.command_line import Parser, command
 
 FOLDER = Path(__file__).resolve().parent
 
 
+@command
 def main() -> None:
     parser = Parser("resmlp_mt", "Print the folder of the fairseq plugin, for --user-dir.")
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
         parser.error(hint(sys.argv[1]))
     parser.parse_args()
-    print(FOLDER)
+    # the bytes of the path, whatever the locale is: the output is UTF-8
+    print(os.fsencode(FOLDER).decode("utf-8", "surrogateescape"))
 
 
 def hint(word: str) -> str:

@@ -292,3 +292,24 @@ def test_streams_are_utf8_whatever_the_locale_is() -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT, check=True,
     )  # fmt: skip
     assert done.stdout.decode() == f"Straße ÿ 東 {['utf-8'] * 3}\n"
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_the_bytes_of_the_folder_are_printed(locale: dict[str, str]) -> None:
+    folder = b"/home/j\xc3\xbcrgen/\xff"
+    program = (
+        "import os, pathlib, sys; from resmlp_mt import __main__ as command\n"
+        f"sys.argv = ['resmlp_mt']; command.FOLDER = pathlib.Path(os.fsdecode({folder!r}))\n"
+        "command.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **locale},
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == folder + b"\n"
