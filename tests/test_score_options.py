@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,39 @@ def test_tables_fit_100_columns_and_show_what_bleu_is_made_of(
     (row,) = [line for line in single.splitlines() if line.startswith("BLEU ")]
     assert f" {precisions} " in row
     assert f"  {rest.split()[0]}  " in row
+
+
+def columns(text: str) -> dict[str, str]:
+    """What the tables say of BLEU."""
+    heads: list[str] = []
+    values: list[str] = []
+    for line in text.splitlines():
+        first, *others = re.split(" {2,}", line)
+        heads += others if first == "metric" else []
+        values += others if first == "BLEU" else []
+    return dict(zip(heads, values, strict=True))
+
+
+@pytest.mark.parametrize("width", [5, 6, 12])
+@pytest.mark.parametrize("options", ["-ci -cin 20", "--baseline base -pbsn 20"])
+def test_columns_that_do_not_fit_are_below(
+    corpus: Corpus,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    options: str,
+) -> None:
+    monkeypatch.chdir(corpus.folder)
+    argv = ["-i", "sys", "--ref", "ref", "-l", "en-de", "-q", *options.split()]
+    main(argv)
+    narrow = columns(capsys.readouterr().out)
+    main([*argv, "-w", str(width)])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    assert columns(text).keys() == narrow.keys()
+    for name, value in columns(text).items():
+        first, rounded = (re.split("[ /*]", each)[0] for each in (value, narrow[name]))
+        assert float(first) == pytest.approx(float(rounded), abs=0.06)
 
 
 def test_text_out_is_utf8_whatever_the_locale(tmp_path: Path) -> None:

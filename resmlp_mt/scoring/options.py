@@ -272,6 +272,12 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--confidence is for one system: drop it, --baseline gives intervals too")
     if args.bleu_smooth_value is not None and args.bleu_smooth_method not in ("floor", "add-k"):
         parser.error("--smooth-value is for --smooth-method floor and add-k: add one of them")
+    kinds = {kind.metric for kind in KINDS.values()}
+    used = {KINDS[name].metric for name in metrics or (["bleu"] if args.sentence_level else KINDS)}
+    for action in parser._actions:
+        kind = action.dest.partition("_")[0]
+        if kind in kinds - used and getattr(args, action.dest) != action.default:
+            parser.error(f"{action.option_strings[-1]} is for {kind}: add {kind} to -m, or drop it")
     if metrics and "bleu" not in metrics and args.length_buckets:
         parser.error("--length-buckets divides BLEU: add bleu to -m")
     sources = (args.src, args.generate_output, args.test_set)

@@ -112,11 +112,21 @@ def _estimate(score: float, mean: float | None, ci: float | None, width: int) ->
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of at most ``COLUMNS``; columns that do not fit are in another one below it."""
     from tabulate import tabulate  # so that --help needs no package
 
-    align = ["left" if name == "metric" else "right" for name in headers]
-    table: str = tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
-    return "\n".join(line.rstrip() for line in table.splitlines())
+    count = len(headers)
+    while True:
+        align = ["left" if name == "metric" else "right" for name in headers[:count]]
+        shown = [row[:count] for row in rows]
+        text = tabulate(shown, headers=headers[:count], colalign=align, disable_numparse=True)
+        lines = [line.rstrip() for line in text.splitlines()]
+        if count == 2 or max(map(len, lines)) <= COLUMNS:
+            break
+        count -= 1
+    table = "\n".join(lines)
+    rest = [[row[0], *row[count:]] for row in rows if any(row[count:])]
+    return f"{table}\n\n{_table([headers[0], *headers[count:]], rest)}" if rest else table
 
 
 def _signatures(scores: Sequence[Score] | Sequence[Comparison]) -> str:
