@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             "--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints."
         )
+    if args.maximize_best_checkpoint_metric is not None and chosen != ["best"]:
+        raise UserError("--maximize-best-checkpoint-metric needs --num-best-checkpoints.")
     if args.output.suffix.lower() in (".safetensors", ".onnx"):
         raise UserError(f"--output {args.output}: the file is a checkpoint, so name it .pt.")
     check_outputs([args.output], "--output")

@@ -135,6 +135,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.setLevel(logging.INFO)
     options = SearchOptions.of(args)
     files = corpus_files(args.input, args.output, args.column)
+    if args.column != Options.column and not any(hasattr(file.format, "column") for file in files):
+        raise UserError(
+            f"--column {args.column} is for .jsonl and .parquet, and --input has text alone: "
+            "leave it out."
+        )
 
     from resmlp_mt.engine import digests, pretrained
     from resmlp_mt.engine.translator import Translator

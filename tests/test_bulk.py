@@ -310,6 +310,14 @@ def test_another_file_of_the_same_name_is_refused(
     assert journal.read_bytes() != before[journal]
 
 
+def test_text_has_no_columns(tmp_path: Path, model: Path) -> None:
+    write(tmp_path / "train.en", lines_of(5))
+    words = (model, "-i", tmp_path / "train.en", "-o", tmp_path / "out", "--column", "source")
+    with pytest.raises(UserError, match=r"--column source is for \.jsonl and \.parquet"):
+        bulk.main(list(map(str, words)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_draws_depend_on_the_batches(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

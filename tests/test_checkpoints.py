@@ -139,6 +139,14 @@ def test_an_average_has_the_name_of_a_checkpoint(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+@pytest.mark.parametrize("option", ["", "no-"])
+@pytest.mark.parametrize("kind", [[], ["--num-epoch-checkpoints", "2"]])
+def test_the_best_need_to_be_asked_for(tmp_path: Path, option: str, kind: list[str]) -> None:
+    argv = ["--inputs", str(tmp_path), *kind, "--output", str(tmp_path / "mean.pt")]
+    with pytest.raises(UserError, match="-best-checkpoint-metric needs --num-best-checkpoints"):
+        average_command.main([*argv, f"--{option}maximize-best-checkpoint-metric"])
+
+
 def test_averaging_one_checkpoint_changes_nothing(trained: Path) -> None:
     (path,) = latest_checkpoints(trained, 1, by="epoch")
     ours, theirs = average([path])["model"], torch.load(path)["model"]
