@@ -82,6 +82,18 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
     return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
 
 
+def prepared_with(data: Path) -> dict[str, Any]:
+    """The options of ``prepare.py`` that made a folder of binarised text.
+
+    It is empty if there is no ``manifest.json`` beside the folder, or another tool's.
+    """
+    try:
+        manifest: Any = json.loads(beside(data, "manifest.json").read_text(encoding="utf-8"))
+        return dict(manifest["options"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
 def check_is_raw(data: Path) -> None:
     """Refuse training text that was more than normalised before it was split into subwords.
 
@@ -91,25 +103,20 @@ def check_is_raw(data: Path) -> None:
     Raises:
         UserError: naming the options of ``prepare.py``.
     """
-    path = beside(data, "manifest.json")
-    try:
-        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
-        options = manifest["options"]
-        given = [
-            option
-            for option, is_given in (
-                ("--tokenizer moses", options.get("tokenizer") == "moses"),
-                ("--normalize-punctuation", options.get("normalize_punctuation") is True),
-            )
-            if is_given
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return  # there is none, or another tool's
+    options = prepared_with(data)
+    given = [
+        option
+        for option, is_given in (
+            ("--tokenizer moses", options.get("tokenizer") == "moses"),
+            ("--normalize-punctuation", options.get("normalize_punctuation") is True),
+        )
+        if is_given
+    ]
     if given:
         raise UserError(
-            f"{path} says that the training text was prepared with {' and '.join(given)}, which "
-            "an exported model does not apply to its input: prepare and train without, or "
-            "translate with fairseq-interactive and the same steps."
+            f"{beside(data, 'manifest.json')} says that the training text was prepared with "
+            f"{' and '.join(given)}, which an exported model does not apply to its input: prepare "
+            "and train without, or translate with fairseq-interactive, which takes the same steps."
         )
 
 

@@ -1,26 +1,36 @@
 """Lets fairseq clean input as in training, and decode output as spm_decode does.
 
-Text is normalised before it is tokenized, as prepare.py does. The sentencepiece model must be that
-of the source dictionary.
+Text is normalised before it is tokenized, as prepare.py does, and its punctuation if
+``manifest.json`` beside the data says so. The sentencepiece model must be that of the source
+dictionary.
 """
 
 import copy
 import functools
+import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from fairseq import file_utils, utils
 from fairseq.data import data_utils
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt import language_codes
-from resmlp_mt.engine.subwords import check_pieces, decode_pieces
+from resmlp_mt.engine.subwords import (
+    check_pieces,
+    decode_pieces,
+    prepared_with,
+    read_sentencepiece,
+)
 from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import join_pieces, normalize
 
@@ -34,10 +44,14 @@ def apply() -> None:
     """Wrap ``--bpe sentencepiece``, ``--remove-bpe sentencepiece`` and ``--tokenizer moses``."""
     wrap(MosesTokenizer, "__init__", _moses_tokenizer)
     wrap(MosesTokenizer, "encode", _encode)
+    wrap(SentencepieceBPE, "__init__", _sentencepiece_bpe)
     wrap(SentencepieceBPE, "encode", _encode)
     wrap(SentencepieceBPE, "decode", _decode)
     wrap(data_utils, "post_process", _post_process)
+    wrap(dataclass_utils, "_override_attr", _override_attr)
+    wrap(FairseqTask, "build_tokenizer", _build_tokenizer)
     wrap(FairseqTask, "build_bpe", _build_bpe)
+    wrap(TranslationTask, "build_model", _build_model)
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
     wrap(TranslationTask, "build_dataset_for_inference", _build_dataset_for_inference)
 
@@ -51,8 +65,79 @@ def _moses_tokenizer(original: Original, self: Any, cfg: Any) -> None:
     original(self, cfg)
 
 
+def _override_attr(original: Original, node: str, kind: Any, args: Any) -> list[str]:
+    """Keep fairseq's default languages of the tokenizer where the task's are not given.
+
+    The two share their options, and a language of the tokenizer cannot be None.
+    """
+    overrides: list[str] = original(node, kind, args)
+    unknown = ("tokenizer.source_lang=null", "tokenizer.target_lang=null")
+    return [text for text in overrides if text not in unknown]
+
+
+def _build_tokenizer(original: Original, self: Any, args: Any) -> Any:
+    self.input_tokenizer = _with_languages(original(self, args), self)
+    return self.input_tokenizer
+
+
+def _with_languages(tokenizer: Any, task: Any) -> Any:
+    """``--tokenizer moses`` with the rules of the task's languages; fairseq's are English."""
+    if not isinstance(tokenizer, MosesTokenizer) or not isinstance(task, TranslationTask):
+        return tokenizer
+    cfg = copy.copy(tokenizer.cfg)
+    cfg.source_lang, cfg.target_lang = task.cfg.source_lang, task.cfg.target_lang
+    return MosesTokenizer(cfg)
+
+
+def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
+    model = original(self, *args, **kwargs)
+    if self.cfg.eval_bleu and "target_lang" not in json.loads(self.cfg.eval_bleu_detok_args):
+        self.tokenizer = _with_languages(self.tokenizer, self)
+    return model
+
+
+def _sentencepiece_bpe(_: Original, self: Any, cfg: Any) -> None:
+    # fairseq opens the file by a path, which must be UTF-8, and does not say which file is wrong
+    self.enable_sampling = cfg.sentencepiece_enable_sampling
+    self.alpha = cfg.sentencepiece_alpha
+    self.sp = read_sentencepiece(Path(file_utils.cached_path(cfg.sentencepiece_model)))
+
+
 def _encode(original: Original, self: Any, x: str) -> str:
-    return str(original(self, normalize(x)))
+    return str(original(self, getattr(self, "prepare", normalize)(x)))
+
+
+def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
+    """Prepare raw text as ``prepare.py`` did, if a manifest beside the data says how.
+
+    Text that is given without ``--bpe`` has been split already, and so it has been prepared.
+    """
+    is_raw = isinstance(bpe, SentencepieceBPE)
+    if not is_raw or not isinstance(task, TranslationTask) or not task.cfg.data:
+        return
+    folder = Path(utils.split_paths(task.cfg.data)[0])
+    options = prepared_with(folder)
+    if tokenizer is None and options.get("tokenizer") == "moses":
+        # only raw text needs it: fairseq-generate decodes alone
+        bpe.prepare = functools.partial(_refuse, folder)
+    elif options.get("normalize_punctuation") is True:
+        from sacremoses import MosesPunctNormalizer  # slow, and most runs do not need it
+
+        normalizer = MosesPunctNormalizer(language_codes.moses(task.cfg.source_lang))
+        # of other tokenizers than Moses this changes nothing: their text is tokenized already
+        (tokenizer or bpe).prepare = functools.partial(_punctuated, normalizer)
+
+
+def _refuse(folder: Path, _: str) -> NoReturn:
+    raise UserError(
+        f"the training text in {folder} was prepared with --tokenizer moses: give --tokenizer "
+        "moses (tokenizer='moses' in Python), or --tokenizer space for text that Moses has "
+        "tokenized already."
+    )
+
+
+def _punctuated(normalizer: Any, text: str) -> str:
+    return normalize(normalizer.normalize(text))
 
 
 def _decode(_: Original, self: Any, x: str) -> str:
@@ -73,12 +158,15 @@ def _on_one_line(text: str) -> str:
 def _build_bpe(original: Original, self: Any, args: Any) -> Any:
     bpe = original(self, args)
     _check_pieces(bpe, args, self)
+    _prepare_alike(getattr(self, "input_tokenizer", None), bpe, self)
     return bpe
 
 
 def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: Any) -> None:
     original(self, cfg, task, models)
+    self.tokenizer = _with_languages(self.tokenizer, task)
     _check_pieces(self.bpe, cfg.bpe, task)
+    _prepare_alike(self.tokenizer, self.bpe, task)
 
 
 def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
