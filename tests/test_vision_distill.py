@@ -166,7 +166,11 @@ def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
         distill.load_teacher("timm:test_convnext", str(tmp_path / "no.pth"), ["a"], config)
     other = factory.build_model("timm:test_convnext", num_classes=5)
     for name, content, message in (
-        ("w.pth", other.state_dict(), r"w\.pth: its classifier has 5 classes and the model 1"),
+        (
+            "w.pth",
+            other.state_dict(),
+            r"w\.pth: its classifier has 5 classes and the model 1: give w",
+        ),
         ("x.pth", [1], r"x\.pth holds a list"),
     ):
         torch.save(content, tmp_path / name)

@@ -392,9 +392,16 @@ def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "empty/val").mkdir(parents=True)
     (tmp_path / "classes/val/1").mkdir(parents=True)
     weird = folder(tmp_path / "weird", cat=1)
+    weights, headless = tmp_path / "weights.pth", tmp_path / "headless.pth"
+    tiny = create_model("resmlp_tiny", 10).state_dict()
+    torch.save(tiny, weights)
+    torch.save({k: v for k, v in tiny.items() if not k.startswith("head.")}, headless)
+    named = ("--model", "resmlp_tiny")
     cases: list[tuple[tuple[object, ...], str]] = [
         ((), "no model: give a checkpoint"),
         ((digits, "--weights", "x"), "leave out --model"),
+        ((*named, "--weights", weights), "10 classes and the model 1000: give --num-classes 10"),
+        ((*named, "--weights", headless), "has no classifier: give weights that have one"),
         ((tmp_path / "missing.pth",), r"missing\.pth cannot be read: No such file"),
         ((tmp_path / "text.pth",), r"text\.pth cannot be read because it is damaged"),
         ((tmp_path / "bare.pth",), r"bare\.pth is not a checkpoint"),

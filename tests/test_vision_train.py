@@ -449,6 +449,9 @@ def test_weights_start_a_training(folder: Path, tmp_path: Path) -> None:
                 "--reset-head")  # fmt: skip
     different = {n for n, w in fresh["model"].items() if not torch.equal(w, first["model"][n])}
     assert different == {"head.weight"}
+    torch.save(first["model"] | {"head.weight": torch.zeros(7, 8)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="has 7 classes and the model 2: add --reset-head"):
+        run(folder, tmp_path / "d", *options, "--weights", tmp_path / "w.pth")
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 from collections import defaultdict, deque
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -183,7 +184,7 @@ def test_the_head_is_kept_or_reset() -> None:
     source = small_model(num_classes=9).state_dict()
     model = small_model()
     before = model.head.weight.clone()
-    with pytest.raises(UserError, match=r"has 9 classes and the model 5: load it with head=.reset"):
+    with pytest.raises(UserError, match=r"has 9 classes and the model 5: load .* num_classes=9\.$"):
         load_weights(model, source)
     assert torch.equal(model.head.weight, before)
     load_weights(model, source, head="reset")
@@ -241,6 +242,32 @@ def test_the_grid_of_a_checkpoint_is_used_where_it_is_not_square() -> None:
     torch.testing.assert_close(turned.blocks[0].token_mixing.weight, expected[0])
     torch.testing.assert_close(turned.blocks[0].token_mixing.bias, expected[1])
     assert turned.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_adapted_in_float32(dtype: torch.dtype) -> None:
+    state = small_model(pooling="class_mlp").to(dtype).state_dict()
+    models = [small_model(pooling="class_mlp", img_size=(24, 16)) for _ in range(2)]
+    load_weights(models[0], state)
+    load_weights(models[1], {name: value.float() for name, value in state.items()})
+    assert_same_parameters(*models)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda model: nn.DataParallel(torch.compile(model)),
+        lambda model: torch.compile(nn.DataParallel(model)),
+    ],
+    ids=["parallel", "compiled", "compiled and parallel", "parallel and compiled"],
+)
+def test_a_wrapped_model_gets_its_weights(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, expected = small_model(), small_model()
+    randomised(expected, seed=1)
+    load_weights(wrap(model), expected.state_dict())
+    assert_same_parameters(model, expected)
 
 
 def test_a_grid_that_cannot_be_known_is_refused() -> None:

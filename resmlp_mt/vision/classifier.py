@@ -16,7 +16,7 @@ from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.transforms import check_data_config
-from resmlp_mt.vision.weights import Stored, load_weights
+from resmlp_mt.vision.weights import ClassifierError, Stored, load_weights
 
 
 @dataclass
@@ -218,7 +218,11 @@ def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
         pretrained=choice.pretrained,
         **given | choice.model_kwargs,
     )
-    stored = Stored() if choice.weights is None else load_weights(model, choice.weights)
+    try:
+        stored = Stored() if choice.weights is None else load_weights(model, choice.weights)
+    except ClassifierError as error:
+        right = f"--num-classes {error.classes}" if error.classes else "weights that have one"
+        raise UserError(f"{error.found}: give {right}.") from error
     names = names or stored.classes
     if names is None and num_classes == imagenet.num_classes():
         names = imagenet.label_names()

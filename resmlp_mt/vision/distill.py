@@ -24,7 +24,7 @@ from resmlp_mt.vision.factory import build_model, check_name, load_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.options import model_name
 from resmlp_mt.vision.transforms import check_data_config
-from resmlp_mt.vision.weights import load_weights
+from resmlp_mt.vision.weights import ClassifierError, load_weights
 
 
 class Teacher(nn.Module):
@@ -101,7 +101,10 @@ def load_teacher(
     plain = model_name(name)
     check_name(plain, "--teacher")
     model = build_model(plain, num_classes=len(classes))
-    stored = load_weights(model, weights)
+    try:
+        stored = load_weights(model, weights)
+    except ClassifierError as error:
+        raise UserError(f"{error.found}: give weights for the classes of --data.") from error
     if stored.classes is not None:
         _check_classes(f"--teacher-weights {weights}", stored.classes, classes)
     elif by_letter:

@@ -53,7 +53,7 @@ from resmlp_mt.vision.summary import best_line
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.transforms import Normalize, create_transform
-from resmlp_mt.vision.weights import TIMM, load_weights
+from resmlp_mt.vision.weights import TIMM, ClassifierError, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +295,10 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
     if options.reset_head and options.pretrained and start:
         model.reset_classifier(num_classes)  # type: ignore[operator]
     if options.weights and start:
-        load_weights(model, options.weights, head="reset" if options.reset_head else "keep")
+        try:
+            load_weights(model, options.weights, head="reset" if options.reset_head else "keep")
+        except ClassifierError as error:
+            raise UserError(f"{error.found}: add --reset-head to train a new one.") from error
     if options.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     return model, model_args

@@ -39,6 +39,20 @@ class Stored(NamedTuple):
     data_config: dict[str, Any] | None = None
 
 
+class ClassifierError(UserError):
+    """Weights without a classifier, or with one for another number of classes than the model has.
+
+    Attributes:
+        found: the fault, without its remedy, which callers name.
+        classes: how many classes the weights have; 0 without a classifier.
+    """
+
+    def __init__(self, found: str, classes: int) -> None:
+        other = f", or create the model with num_classes={classes}" if classes else ""
+        super().__init__(f'{found}: load it with head="reset"{other}.')
+        self.found, self.classes = found, classes
+
+
 def load_weights(
     model: nn.Module,
     source: Mapping[str, Any] | str | Path,
@@ -55,7 +69,8 @@ def load_weights(
     ``model_args``, else it is assumed to be square.
 
     Args:
-        model: a ResMLP, or a model of timm; changed in place, but unchanged after an error.
+        model: a ResMLP, or a model of timm, also in DataParallel, DistributedDataParallel or
+            torch.compile; changed in place, but unchanged after an error.
         source: a state dict, a checkpoint that holds one, a file, a folder of the Hugging Face
             hub, or ``timm:NAME`` or ``hf-hub:OWNER/NAME`` for weights that timm fetches.
         head: ``"reset"`` keeps the classifier of ``model``.
@@ -80,6 +95,7 @@ def load_weights(
             f"{name} is of type {type(source).__name__}: give a state dict, a checkpoint that "
             "holds one, or a file."
         )
+    model = timm.utils.unwrap_model(model)
     expected = model.state_dict()
     state = state_dict(source, expected, name)
     if isinstance(model, ResMLP):
@@ -129,10 +145,10 @@ def adapt_mixing(
         new: rows and columns of patches in the returned mixing.
 
     Returns:
-        weight and bias for the new grid.
+        weight and bias for the new grid, float32 unless they were float64.
     """
-    up = _resize_matrix(old, new).to(weight)
-    down = _resize_matrix(new, old).to(weight)
+    up, down = _resize_matrix(old, new), _resize_matrix(new, old)
+    weight, bias, up, down = _precise(weight, bias, up, down)
     return up @ weight @ down, up @ bias
 
 
@@ -140,8 +156,14 @@ def _adapt_class_mixing(
     weight: Tensor, bias: Tensor, old: tuple[int, int], new: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """:func:`adapt_mixing` for one row that reads the class token and the patches."""
-    down = _resize_matrix(new, old).to(weight)
+    weight, down = _precise(weight, _resize_matrix(new, old))
     return torch.cat((weight[:, :1], weight[:, 1:] @ down), dim=1), bias
+
+
+def _precise(weight: Tensor, *others: Tensor) -> list[Tensor]:
+    """All on the device of the weight, which may be of half precision, and of one precise type."""
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return [each.to(weight.device, dtype) for each in (weight, *others)]
 
 
 def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -204,14 +226,11 @@ def _check_head(
 ) -> None:
     for key in classifier:
         if key not in state:
-            raise UserError(f'{name} has no classifier: load it with head="reset" (--reset-head).')
+            raise ClassifierError(f"{name} has no classifier", 0)
         given, wanted = state[key].shape[:1].numel(), len(expected[key])
         if given != wanted:
-            raise UserError(
-                f"{name}: its classifier has {given} classes and the model {wanted}: load it with "
-                'head="reset" (--reset-head), or create the model with num_classes of these '
-                "weights."
-            )
+            found = f"{name}: its classifier has {given} classes and the model {wanted}"
+            raise ClassifierError(found, given)
 
 
 def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
