@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from benchmarks.readme import command_line
 from resmlp_mt.command_line import command
 from resmlp_mt.engine.pretrained import DEFAULT, FOLDER
 from resmlp_mt.files import write_text
@@ -115,7 +116,7 @@ def card(result: Json) -> str:
         ],
     )
     lengths = scores["by_length"]
-    options = f"{' '.join(run['options'])} --lr {declared['lr']}"
+    rates = ["--lr", str(declared["lr"]), "--warmup-updates", str(config["warmup_updates"])]
     return CARD.format(
         head=head.to_yaml(),
         name=declared["name"],
@@ -127,7 +128,7 @@ def card(result: Json) -> str:
         updates=f"{run['updates']:,}",
         minutes=f"{run['seconds'] / 60:.1f}",
         machine=run["machine"],
-        options=" ".join(f"{options} --warmup-updates {config['warmup_updates']}".split()),
+        options=command_line([*run["options"], *rates]),
         cooldown=f"{config['cooldown'] / (1 + config['cooldown']):.0%}",
         bleu=scores["bleu"]["signature"],
         chrf=scores["chrf"]["signature"],

@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import torch
 from fairseq import __version__ as fairseq_version
 
-from benchmarks.readme import write_block
+from benchmarks.readme import command_line, write_block
 from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
@@ -326,7 +326,7 @@ Processor seconds of the training process: {idle}.
 
 The shared options were
 
-    {" ".join(SHARED)}
+    {command_line(SHARED)}
 
 and beside them
 

@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from fairseq import __version__ as fairseq_version
 
 from benchmarks.quality_runs import HERE, Json, Run, Workshop, values
-from benchmarks.readme import write_block
+from benchmarks.readme import command_line, write_block
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
@@ -261,7 +262,7 @@ def page(result: Json, name: str) -> str:
         }
     )
     parts += ["Signatures: " + ", ".join(signatures) + "." if signatures else "", "## Options"]
-    parts.append("All models:\n\n    " + " ".join(config["options"].split()))
+    parts.append("All models:\n\n    " + command_line(shlex.split(config["options"])))
     for model, declared in config["models"].items():
         data = ""
         if "teacher" in declared:

@@ -1,5 +1,7 @@
-"""Blocks of README.md that the scripts of this folder write."""
+"""Blocks of README.md and command lines, as the scripts of this folder write them."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from resmlp_mt.files import write_text
@@ -23,3 +25,9 @@ def write_block(name: str, text: str, readme: Path = README) -> None:
     before, rest = readme.read_text(encoding="utf-8").split(begin)
     _, after = rest.split(end)
     write_text(readme, f"{before}{begin}{text.rstrip()}\n{end}{after}")
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Options of a measured run for a reader's shell, with the plugin found from any folder."""
+    spelt = shlex.join(words)
+    return spelt.replace("--user-dir resmlp_mt ", '--user-dir "$(python -m resmlp_mt)" ')

@@ -27,7 +27,7 @@ import torch
 from benchmarks.model_card import card
 from benchmarks.quality_report import versions
 from benchmarks.quality_runs import HERE, ROOT, Json, Run, Workshop, once, training_curve
-from benchmarks.readme import write_block
+from benchmarks.readme import command_line, write_block
 from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor
@@ -287,8 +287,8 @@ def page(result: Json) -> str:
         parts.append(f"Signatures: {', '.join(found)}.")
     parts.append("## Options")
     parts += [
-        f"{config['models'][run['model']]['name']}:\n\n    {' '.join(run['options'])} "
-        f"--lr {config['models'][run['model']]['lr']}"
+        f"{config['models'][run['model']]['name']}:\n\n    "
+        + command_line([*run["options"], "--lr", str(config["models"][run["model"]]["lr"])])
         for run in scored
     ]
     return "\n\n".join(parts) + "\n"

@@ -23,7 +23,6 @@ import math
 import os
 import platform
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogFormatter
 
+from benchmarks.readme import command_line
 from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.machine import processor
@@ -204,7 +204,7 @@ def run_report(name: str, run: dict[str, Any], total: int) -> list[str]:
     lines = [
         f"## {name[0].upper()}{name[1:]}",
         "",
-        "    fairseq-train DATA/bin " + shlex.join(run["options"]),
+        "    fairseq-train DATA/bin " + command_line(run["options"]),
         "",
         f"{ending} {infinite} of {2 * len(norms):,} losses and gradient norms were not finite. "
         f"Largest gradient norm{' after update 100' if later else ''}: "
