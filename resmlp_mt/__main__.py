@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resmlp_mt.command_line import Parser, command
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).absolute().parent  # links as they are: fairseq compares the path
 
 
 @command

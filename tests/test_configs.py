@@ -230,6 +230,15 @@ def test_demo_is_the_training_of_make_demo() -> None:
     assert found == {"checkpoint.save_dir": ("checkpoints/demo", "checkpoints")}
 
 
+def test_the_plugin_is_named_so_that_every_folder_finds_it() -> None:
+    """``--user-dir resmlp_mt`` works in a checkout alone."""
+    places = ("*.md", "docs/*.md", "benchmarks/*.md", "resmlp_mt/*/*/*.md", "resmlp_mt/configs/*/*")
+    files = [file for place in places for file in ROOT.glob(place)]
+    assert len(files) > 50
+    wrong = [file for file in files if "--user-dir resmlp_mt" in file.read_text(encoding="utf-8")]
+    assert wrong == []
+
+
 def test_stability_is_measured_with_the_recipe() -> None:
     """Only size, place and logging differ; not the depth, LayerScale, optimizer or clipping."""
     recipe, rate, unclipped = (
@@ -289,13 +298,18 @@ def test_the_documented_hours_are_the_estimated_ones() -> None:
 
 
 def hydra_train(
-    corpus: Corpus, folder: Path, *overrides: str, expect: int = 0, cwd: Path = ROOT
+    corpus: Corpus,
+    folder: Path,
+    *overrides: str,
+    expect: int = 0,
+    cwd: Path = ROOT,
+    clone: Path = ROOT,
 ) -> str:
     """Train demo.yaml on the test corpus, as documented, and return what was printed."""
     return fairseq(
         "hydra-train", "--config-dir", CONFIGS, "--config-name", "demo",
         f"task.data={corpus.data}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}",
-        *overrides, expect=expect, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=cwd,
+        *overrides, expect=expect, env={**os.environ, "PYTHONPATH": str(clone)}, cwd=cwd,
     ).stdout  # fmt: skip
 
 
@@ -313,12 +327,30 @@ def depths(checkpoint: Path, corpus: Corpus) -> tuple[int, int]:
 
 
 def test_hydra_trains_the_demo(corpus: Corpus, tmp_path: Path) -> None:
-    """From any folder, also one that holds another copy of the plugin."""
+    """From any folder, also one that holds another copy of the plugin, which is behind a link."""
+    (tmp_path / "link").symlink_to(ROOT)
     (tmp_path / "clone").mkdir()
     (tmp_path / "clone/resmlp_mt").symlink_to(ROOT / "resmlp_mt")
-    log = hydra_train(corpus, tmp_path, "optimization.max_update=5", cwd=tmp_path / "clone")
+    folders = {"cwd": tmp_path / "clone", "clone": tmp_path / "link"}
+    log = hydra_train(corpus, tmp_path, "optimization.max_update=5", **folders)
     assert rows(log, "train")[-1]["train_num_updates"] == "5"
     assert depths(tmp_path / "checkpoint_last.pt", corpus) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.data=???", "task.data=... is missing."),
+        ("dataset.max_tokens=null", "Must specify batch size either with --max-tokens"),
+        ("task.data=nowhere", "nowhere"),
+    ],
+)
+def test_hydra_shows_mistakes_in_one_sentence(
+    corpus: Corpus, tmp_path: Path, override: str, message: str
+) -> None:
+    log = hydra_train(corpus, tmp_path, override, expect=1)
+    assert "Traceback" not in log
+    assert message in log.splitlines()[-1]
 
 
 def test_hydra_builds_the_depth_that_is_named(corpus: Corpus, tmp_path: Path) -> None:
