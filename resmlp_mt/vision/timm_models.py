@@ -14,105 +14,12 @@ Pre-trained weights are those of timm's own ResMLP, from timm's hub.
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
-
-from resmlp_mt.command_line import command
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.factory import FIRST_CONV, MODELS, create_model, default_config
-from resmlp_mt.vision.libraries import timm
-from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.parameter_names import own_names
-from resmlp_mt.vision.state_dicts import checkpoint_grid, state_dict
-from resmlp_mt.vision.weights import adapt
 
-#: timm's ``global_pool`` -> our ``pooling``
-POOLINGS = {"avg": "mean", "token": "class_mlp"}
-
-
-def _weights_of(name: str, timm_name: str | None) -> dict[str, dict[str, Any]]:
-    """Where timm has weights for a model of ours, by our name with the weights' tag."""
-    if timm_name is None:
-        return {name: {}}
-    found = timm.models.get_arch_pretrained_cfgs(timm_name).items()
-    return {
-        tagged.replace(timm_name, name): {
-            "hf_hub_id": f"timm/{tagged}",
-            "url": config.url,
-            "license": config.license,
-        }
-        for tagged, config in found
-    }
-
-
-default_cfgs: Any = timm.models.generate_default_cfgs(
-    {
-        tagged: default_config(name) | weights
-        for name, preset in MODELS.items()
-        for tagged, weights in _weights_of(name, preset.timm_name).items()
-    }
-)
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    def build(**arguments: Any) -> nn.Module:
-        pool = arguments.pop("global_pool", None)
-        if pool:
-            if pool not in POOLINGS:
-                raise ValueError(f"global_pool must be 'avg', 'token' or '', but is {pool!r}.")
-            if arguments.setdefault("pooling", POOLINGS[pool]) != POOLINGS[pool]:
-                raise ValueError(f"global_pool {pool!r} is pooling {POOLINGS[pool]!r}: give one.")
-        if "drop_path_rate" in arguments:
-            arguments["drop_path"] = arguments.pop("drop_path_rate")
-        model = create_model(variant, **arguments)
-        model.register_load_state_dict_pre_hook(_rename)
-        if pool == "":
-            model.global_pool = ""
-        return model
-
-    model: nn.Module = timm.models.build_model_with_cfg(
-        build,
-        variant,
-        pretrained,
-        pretrained_filter_fn=_filter,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **kwargs,
-    )
-    return model
-
-
-def _filter(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Pre-trained weights under our names, for the grid of the model.
-
-    The patches are embedded by a kernel, whose channels timm adapts.
-    """
-    assert isinstance(model, ResMLP)
-    found = own_names(state_dict(state, model.state_dict(), "the checkpoint"))
-    adapt(found, model, checkpoint_grid(state), "the checkpoint")
-    kernel = f"{FIRST_CONV}.weight"
-    found[kernel] = found[kernel].unflatten(1, (-1, model.patch_size, model.patch_size))
-    return found
-
-
-def _rename(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let ``load_state_dict`` take the names of timm and of the authors: timm's loaders call it."""
-    ours = [key for key in state if key.startswith(prefix)]
-    named = own_names({key.removeprefix(prefix): state.pop(key) for key in ours})
-    state.update({prefix + key: value for key, value in named.items()})
-
-
-def _register(name: str) -> None:
-    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(name, pretrained, **kwargs)
-
-    entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"{name}, see :func:`resmlp_mt.vision.factory.create_model`."
-    timm.models.register_model(entry)
-
-
-for _name in MODELS:
-    _register(_name)
+if __name__ != "__main__":  # the command answers --help without PyTorch
+    from resmlp_mt.vision import timm_registration as timm_registration
 
 
 @command
@@ -120,23 +27,26 @@ def main() -> None:
     """Run a script of timm with our models registered.
 
     Raises:
-        UserError: if no script is named, or there is no such file.
+        UserError: if there is no such script, or an extra is not installed.
     """
-    if sys.argv[1:2] in (["-h"], ["--help"]):
-        print(__doc__)
-        return
-    if len(sys.argv) < 2 or not sys.argv[1].endswith(".py"):
+    parser = Parser(
+        "resmlp_mt.vision.timm_models",
+        "Run a script of timm that finds our models. All words behind its name are its own.",
+        needs=["torch", "timm"],
+    )
+    parser.add_argument(
+        "script", type=Path, metavar="SCRIPT.py", help="such as timm's train.py or validate.py"
+    )
+    script: Path = parser.parse_args(sys.argv[1:2]).script
+    if script.suffix != ".py" or not script.is_file():
         raise UserError(
-            "python -m resmlp_mt.vision.timm_models SCRIPT.py ...: name timm's train.py or "
-            "validate.py, with its options."
-        )
-    if not Path(sys.argv[1]).is_file():
-        raise UserError(
-            f"{sys.argv[1]} is no file here: give the path of timm's script, which is in timm's "
+            f"{script} is no Python file here: give the path of timm's script, which is in timm's "
             "repository, not in its package."
         )
+    from resmlp_mt.vision import timm_registration  # noqa: F401  registers the models
+
     sys.argv = sys.argv[1:]
-    sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as without us
+    sys.path.insert(0, str(script.parent))  # as without us
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
