@@ -17,9 +17,7 @@ KINDS = ("epoch", "update", "best")
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        "resmlp_mt.average", "Average the parameters of several checkpoints.", needs=["fairseq"]
-    )
+    parser = Parser("resmlp_mt.average", "Average the parameters of several checkpoints.")
     parser.add_argument(
         "--inputs",
         required=True,

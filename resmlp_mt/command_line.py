@@ -56,8 +56,8 @@ class Parser(argparse.ArgumentParser):
     Args:
         module: what ``python -m`` runs; if its console script was used, the help names that.
         description: what the command does.
-        needs: packages that the command does nothing without; the end of ``--help``, and
-            :meth:`check_packages`, name the extra of the first one that is not installed.
+        needs: packages that the command does nothing without; the end of ``--help``, and an
+            error after parsing, name the extra of the first one that is not installed.
         options: of ``argparse.ArgumentParser``; ``prog`` for what is not run by ``python -m``.
     """
 
@@ -134,7 +134,11 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As argparse does it; options may be spelt with underscores, as in other programs."""
+        """As argparse does it; options may be spelt with underscores, as in other programs.
+
+        Raises:
+            UserError: as :meth:`check_packages`.
+        """
         return self._all(self.parse_known_args(self.hyphenated(args), namespace))
 
     def parse_intermixed_args(  # type: ignore[override]
@@ -147,6 +151,7 @@ class Parser(argparse.ArgumentParser):
         found, unknown = parsed
         if unknown:
             self.error(self.unrecognized(unknown))
+        self.check_packages()
         return found
 
     def hyphenated(self, args: Sequence[str] | None = None) -> list[str]:

@@ -22,7 +22,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_options(Options)
     options = Options(**vars(parser.parse_args(argv)))
-    parser.check_packages()
     from resmlp_mt.visualization.draw import draw  # with PyTorch and matplotlib
 
     count = draw(options)

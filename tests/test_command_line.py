@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,9 +42,10 @@ MODULES = [
         "benchmark",
     ),
     *(f"vision.{name}" for name in ("train", "evaluate", "predict", "knn", "export")),
+    "vision.timm_models",
 ]
 SCRIPTS = ["grammar.py", "demo.py"]
-OTHERS = {"__main__", "timm_models"}  # tells the plugin's folder; runs a script with its options
+WITHOUT_SCRIPT = {"benchmark", "vision.timm_models"}  # of a checkout; also a module to import
 HEAVY = {"scipy", "pandas", *EXTRAS} - {"langcodes"}  # checks codes on the command line
 
 # Asks a command for --version and --help in one process, and looks at the parser that answers.
@@ -113,29 +115,51 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
     ("name", "package", "extra"),
     [
         ("export", "fairseq", "train"),
-        ("average", "fairseq", "train"),
         ("visualize", "matplotlib", "plots"),
         ("serve", "fastapi", "serve"),
         ("bulk", "ray", "bulk"),
         ("vision.export", "onnx", "onnx-export"),
         ("vision.train", "timm", "vision"),
+        ("vision.timm_models", "timm", "vision"),
         ("prepare", "yaml", "data"),
         ("prepare", "tqdm", "data"),
     ],
 )
 def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: str) -> None:
+    assert f"pip install 'resmlp_mt[{extra}]'" in said_without(package, name, "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (["export", "missing.pt", "--output", "x"], "fairseq", "train"),
+        (["visualize", "missing.pt", "--output", "x"], "matplotlib", "plots"),
+        (["serve", "missing"], "fastapi", "serve"),
+        (["bulk", "--input", "missing", "--output", "x"], "ray", "bulk"),
+        (["vision.timm_models", "missing.py"], "timm", "vision"),
+    ],
+)
+def test_a_wrong_path_does_not_hide_a_missing_extra(
+    words: list[str], package: str, extra: str
+) -> None:
+    said = said_without(package, *words)
+    assert f"{package} is missing: pip install 'resmlp_mt[{extra}]'." in said
+
+
+def said_without(package: str, name: str, *words: str) -> str:
+    """What a command prints where a package is not installed."""
     run = f"runpy.run_module('resmlp_mt.{name}', run_name='__main__', alter_sys=True)"
     program = (
         "import importlib.util, runpy, sys\n"
         "find = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name: None if name == {package!r} else find(name)\n"
         f"sys.modules[{package!r}] = None\n"
-        f"sys.argv = ['x', '--help']\n{run}"
+        f"sys.argv = {['x', *words]}\n{run}"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     said = " ".join((done.stdout + done.stderr).split())
-    assert f"pip install 'resmlp_mt[{extra}]'" in said
     assert "Traceback" not in said
+    return said
 
 
 def test_every_command_of_the_package_is_looked_at() -> None:
@@ -143,7 +167,7 @@ def test_every_command_of_the_package_is_looked_at() -> None:
     found = {
         ".".join(path.relative_to(package).with_suffix("").parts)
         for path in package.rglob("*.py")
-        if 'if __name__ == "__main__"' in path.read_text() and path.stem not in OTHERS
+        if 'if __name__ == "__main__"' in path.read_text() and path.name != "__main__.py"
     }
     assert found == set(MODULES)
 
@@ -153,7 +177,7 @@ def test_commands_and_scripts_are_the_same() -> None:
     assert scripts == {
         f"resmlp-{name.replace('.', '-')}": f"resmlp_mt.{name}:main"
         for name in MODULES
-        if name != "benchmark"  # of a checkout
+        if name not in WITHOUT_SCRIPT
     }
 
 
@@ -188,7 +212,7 @@ def test_the_scripts_of_a_wheel_answer(wheel: Path, tmp_path: Path) -> None:
     site = Path(subprocess.check_output(ask, text=True).strip())
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     scripts = sorted(path for path in folder.iterdir() if path.name.startswith("resmlp-"))
-    assert len(scripts) == len(MODULES) - 1
+    assert len(scripts) == len(MODULES) - len(WITHOUT_SCRIPT)
     elsewhere = {"cwd": tmp_path, "env": own, "capture_output": True, "text": True}
     for script in scripts:
         done = subprocess.run([script, "--version"], **elsewhere)
@@ -204,6 +228,38 @@ def test_the_scripts_of_a_wheel_answer(wheel: Path, tmp_path: Path) -> None:
     assert Path(found) == site / "resmlp_mt"
     assert (site / "resmlp_mt/configs/vision/resmlp_s12.yaml").exists()
     assert (site / "resmlp_mt/serving/page/index.html").exists()
+
+
+def test_an_editable_install_is_found_beside_the_clone(tmp_path: Path) -> None:
+    """Where the README's commands are typed: the current folder has a folder resmlp_mt."""
+    clone = tmp_path / "resmlp_mt"
+    ignored = shutil.ignore_patterns("__pycache__", "pretrained")
+    shutil.copytree(ROOT / "resmlp_mt", clone / "resmlp_mt", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "setup.py"):
+        shutil.copy(ROOT / name, clone)
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    options = ["--ignore-installed", "--no-deps", "--no-build-isolation", "--editable"]
+    subprocess.run(
+        [*PIP, "--python", python, "install", *options, clone],
+        cwd=tmp_path, env={**own, "PYTHONPATH": sysconfig.get_path("purelib")}, check=True,
+    )  # fmt: skip
+    for module, said in (("resmlp_mt", str(clone / "resmlp_mt")), ("resmlp_mt.score", "resmlp_mt")):
+        words = [python, "-m", module] + ["--version"] * ("." in module)
+        done = subprocess.run(words, cwd=tmp_path, env=own, capture_output=True, text=True)
+        assert done.stdout.startswith(said), done.stderr
+
+
+def test_the_plugins_folder_keeps_the_name_of_a_link(tmp_path: Path) -> None:
+    """fairseq would take the folder behind it for a second plugin of the same name."""
+    (tmp_path / "link").symlink_to(ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "resmlp_mt"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "link")},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == f"{tmp_path}/link/resmlp_mt\n", done.stderr
 
 
 def test_a_closed_error_stream_does_not_stop_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

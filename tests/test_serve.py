@@ -200,10 +200,9 @@ def test_a_missing_extra_is_named(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"this needs the package {module}, which is not installed: "
-        "run pip install 'resmlp_mt[serve]'.\n"
-    )
+    assert module in done.stderr
+    assert done.stderr.endswith("pip install 'resmlp_mt[serve]'.\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_neither_help_nor_the_servers_own_process_loads_torch() -> None:

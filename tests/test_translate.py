@@ -177,15 +177,21 @@ BLOCKED = ["fairseq", "fairseq_cli", "hydra", "omegaconf", "timm", "torchvision"
         ("score", ["-i", "TARGET", "--ref", "TARGET", "-l", "en-de", "-m", "bleu"], "100"),
         ("translate", ["missing"], "missing is neither a checkpoint nor a folder"),
         ("translate", ["CHECKPOINT"], "fairseq, .* run pip install 'resmlp_mt\\[train\\]'"),
-        ("export", ["CHECKPOINT", "--output", "x"], "run pip install 'resmlp_mt\\[train\\]'"),
+        ("export", ["CHECKPOINT", "--output", "x"], "pip install 'resmlp_mt\\[train\\]'"),
         ("visualize", ["--help"], "usage: "),
         ("vision.train", ["--help"], "resmlp_mt\\[vision\\]"),
-        ("average", ["--version"], "resmlp_mt \\d"),
+        ("average", ["--inputs", "CHECKPOINT", "--output", "AVERAGE"], "^wrote .*average.pt, the"),
     ],
     ids=str,
 )
 def test_the_base_install_translates_and_scores(
-    corpus: Corpus, model: Path, trained: Path, module: str, arguments: list[str], expected: str
+    corpus: Corpus,
+    model: Path,
+    trained: Path,
+    tmp_path: Path,
+    module: str,
+    arguments: list[str],
+    expected: str,
 ) -> None:
     """Without the packages of the extras, and with a terminal that knows ASCII alone."""
     program = (
@@ -197,6 +203,7 @@ def test_the_base_install_translates_and_scores(
         "CHECKPOINT": trained / "checkpoint_best.pt",
         "SOURCE": corpus.folder / "test.en",
         "TARGET": corpus.folder / "test.de",
+        "AVERAGE": tmp_path / "average.pt",
     }
     done = subprocess.run(
         [sys.executable, "-c", program, *(str(places.get(a, a)) for a in arguments)],

@@ -147,5 +147,4 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
             parser.error(f"--src and --tgt are both {source}")
     elif options.src or options.tgt:
         parser.error(f"--src and --tgt are for local; {options.corpus} has its own languages")
-    parser.check_packages()
     return options
