@@ -1,6 +1,5 @@
 """The options of the commands that use a trained model: evaluate, knn, predict, export."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +16,6 @@ from resmlp_mt.vision.options import (
     OnError,
     Parser,
     model_name,
-    only_tells,
     path_if_any,
 )
 
@@ -242,10 +240,7 @@ def parse(
         UserError: for a wrong one, or an extra that is not installed.
     """
     parser = Parser(name, kind, description, needs)
-    words = sys.argv[1:] if argv is None else argv
-    if not only_tells(words):
-        parser.check_packages()
-    return kind.of(vars(parser.parse_intermixed_args(words)))
+    return kind.of(vars(parser.parse_intermixed_args(argv)))
 
 
 def command_main(
