@@ -36,6 +36,16 @@ space, and its trainer skips every sentence with the second. The third is the sp
 SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
 """What pieces of sentencepiece begin with and what subword-nmt leaves behind them."""
 
+OTHER_MARKS = {
+    "subword-nmt": re.compile(r"@@(?!\S)"),
+    "WordPiece": re.compile(r"(?<!\S)##(?=\w)"),
+    "OpenNMT's Tokenizer": re.compile("\uffed"),
+    "the first byte-pair encoding": re.compile(r"</w>(?!\S)"),
+    "GPT-2": re.compile(r"(?<!\S)\u0120(?=\w)"),
+}
+"""The marks of subwords that are not sentencepiece's, by the tools that leave them. Raw text has
+some of them, too: words of Maltese begin with the last one."""
+
 MOSES_MARK = re.compile(r"@-@|(?<!\S)&(?:apos;\w*|(?:quot|#91|#93|#124);)(?!\S)")
 STOPS = (" .", " \u3002")
 # Most Moses-tokenized lines end in a stop of their own, and hardly any raw line does. Moses'

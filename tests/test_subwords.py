@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -14,9 +15,10 @@ from conftest import Corpus
 from resmlp_mt import export
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.subwords import (
-    LEAST_USED,
     check_is_raw,
+    check_looks_raw,
     check_pieces,
+    check_splits,
     decode_pieces,
     find_sentencepiece,
     is_of_subwords,
@@ -25,6 +27,7 @@ from resmlp_mt.engine.subwords import (
 )
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import conversion
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
@@ -125,10 +128,10 @@ def test_a_larger_model_of_the_same_corpus_is_refused() -> None:
     small, large = processor_of(60), processor_of(120)
     words = Vocabulary([*SPECIAL, *(small.id_to_piece(i) for i in range(3, len(small)))])
     halves = {"en": Vocabulary(words.symbols[:40]), "de": Vocabulary(words.symbols[30:])}
-    check_pieces(small, Path("spm.model"), halves, LEAST_USED)
+    assert check_splits(small, Path("spm.model"), halves.values(), [], Path("bin"))
     check_pieces(large, Path("spm.model"), halves)  # all words are its pieces
     with pytest.raises(UserError, match="only 49% of its pieces are in the dictionaries"):
-        check_pieces(large, Path("spm.model"), halves, LEAST_USED)
+        check_splits(large, Path("spm.model"), halves.values(), [], Path("bin"))
 
 
 def changed(path: Path, pieces: list[str], score: float) -> bytes:
@@ -221,13 +224,35 @@ def test_pieces_of_another_model_are_joined() -> None:
         assert decode_pieces(processor, pieces) == processor.decode(pieces)
 
 
-@pytest.mark.parametrize(("word", "tool"), [("ha@@", "subword-nmt"), ("\u0120the", "GPT-2")])
+@pytest.mark.parametrize(
+    ("word", "tool"),
+    [
+        ("{}ha@@", "subword-nmt"),
+        ("##ing{}", "WordPiece"),
+        ("\uffed{}", "OpenNMT's Tokenizer"),
+        ("{}\uffed", "OpenNMT's Tokenizer"),
+        ("{}low</w>", "the first byte-pair encoding"),
+        ("\u0120the{}", "GPT-2"),
+    ],
+)
 def test_subwords_of_other_tools_are_refused(word: str, tool: str) -> None:
     plain = [f"word{number}" for number in range(50)]
-    assert not is_of_subwords(Vocabulary([*SPECIAL, *plain, word]))
-    several = [word + "x" * n if word[0] == "\u0120" else "x" * n + word for n in range(20)]
-    with pytest.raises(UserError, match=f"the dictionary has subwords of {tool}"):
+    assert not is_of_subwords(Vocabulary([*SPECIAL, *plain, word.format("")]))
+    several = [word.format("x" * number) for number in range(20)]
+    with pytest.raises(UserError, match=f"the dictionary has subwords of {tool} \\('"):
         is_of_subwords(Vocabulary([*SPECIAL, *plain, *several]))
+
+
+def test_ids_of_other_tools_are_refused() -> None:
+    ids = [str(number) for number in range(11, 50_000, 97)]
+    with pytest.raises(UserError, match="the dictionary has numbers for words, such as the ids of"):
+        is_of_subwords(Vocabulary([*SPECIAL, *ids, "<mask>", "madeupword0000"]))
+    for words in (
+        ids[:10],
+        [str(n) for n in range(100)],
+        [*ids, *("word" * n for n in range(1, 60))],
+    ):
+        assert not is_of_subwords(Vocabulary([*SPECIAL, *words]))
 
 
 def test_spaces_before_and_behind_are_of_sentencepiece() -> None:
@@ -257,3 +282,47 @@ def test_text_that_was_tokenized_is_refused(
     manifest.write_text(json.dumps({"options": options}), encoding="utf-8")
     with pytest.raises(UserError, match=f"was prepared with {named}, which an exported model"):
         check_is_raw(tmp_path / "bin")
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        (["Don &apos;t go , John ."], "20 of 20 sentences end in ' .', 20 hold Moses escapes"),
+        (["the dog runs"] * 9 + ["a &quot; well-known &quot; dog"], "0 of 20 .* 2 hold Moses"),
+        (["the dog runs ."], "20 of 20 sentences end in ' .'"),
+        (["\u72d7 \u5728 \u8dd1 \u3002"], "20 of 20 sentences end in ' \u3002'"),
+        (["Don't go, John."], ""),
+        (["the dog runs"], ""),
+        (["Well, he said &quot; no &quot; ."], ""),  # Moses would split the comma off
+        (["It&apos;s &quot;fine&quot;."], ""),
+    ],
+)
+def test_text_that_moses_tokenized_is_refused(lines: list[str], shown: str) -> None:
+    text = (lines * 20)[:20]
+    if shown:
+        with pytest.raises(UserError, match=f"the text in bin was tokenized before \\({shown}"):
+            check_looks_raw(Path("bin"), [*text, ""])
+        text = text[:9]  # which may be chance
+    check_looks_raw(Path("bin"), text)
+    check_looks_raw(Path("bin"), [])
+
+
+def test_tokenized_text_is_not_exported(
+    corpus: Corpus, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with subwords nor with words, and on neither side."""
+    earlier = Path(__file__).parent / "fixtures" / "resmlp_mt_0_1_0"
+    for checkpoint, data, language, stop in (
+        (trained / "checkpoint_best.pt", corpus.data, "en", ["\u2581", "."]),
+        (trained / "checkpoint_best.pt", corpus.data, "de", ["\u2581", "."]),
+        (earlier / "checkpoint.pt", earlier, None, ["."]),
+    ):
+
+        def sentences(*given: object, wanted: str | None = language, end: list[str] = stop) -> Any:
+            return [["\u2581one", *end]] * 20 if wanted in (None, given[2]) else []
+
+        monkeypatch.setattr(conversion, "some_sentences", sentences)
+        with pytest.raises(UserError, match=r"tokenized before \(20 of 20 sentences end in ' \.'"):
+            load_trained(checkpoint, data)
+    monkeypatch.setattr(conversion, "some_sentences", lambda *_: [["1", "2"]] * 20)
+    assert load_trained(earlier / "checkpoint.pt", earlier).sentencepiece is None

@@ -149,7 +149,9 @@ def translator(processor: sentencepiece.SentencePieceProcessor) -> Translator:
     pieces = [processor.id_to_piece(index) for index in range(len(processor))]
     words = Vocabulary([*SPECIAL, *(piece for piece in pieces if piece not in SPECIAL)])
     engine = Translator.__new__(Translator)
-    loaded: Any = SimpleNamespace(sentencepiece=processor, source=words, target=words)
+    loaded: Any = SimpleNamespace(
+        sentencepiece=processor, normalizes=True, source=words, target=words
+    )
     engine.loaded = loaded
     return engine
 
@@ -175,7 +177,8 @@ def test_fairseq_refuses_a_model_that_did_not_make_the_words(model: Path, tmp_pa
     words = Dictionary()
     for index in range(3, len(own)):
         words.add_symbol(own.id_to_piece(index))
-    task = TranslationTask(TranslationConfig(source_lang="en", target_lang="de"), words, words)
+    config = TranslationConfig(data=str(tmp_path), source_lang="en", target_lang="de")
+    task = TranslationTask(config, words, words)
     arguments = Namespace(bpe="sentencepiece", sentencepiece_model=str(model))
     bpe = task.build_bpe(arguments)
     assert bpe.decode(bpe.encode("a word")) == "a word"

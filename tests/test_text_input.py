@@ -41,6 +41,7 @@ def translation_task(model: Path, **given: Any) -> TranslationTask:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     for index in range(3, len(processor)):
         words.add_symbol(processor.id_to_piece(index))
+    given = {"data": str(model.parent), **given}
     cfg = TranslationConfig(source_lang="fr_FR", target_lang="de", **given)
     return TranslationTask(cfg, words, words)
 

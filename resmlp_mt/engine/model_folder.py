@@ -1,6 +1,7 @@
 """A folder that translates without fairseq: weights, sizes, dictionaries, sentencepiece model.
 
-config.json          sizes and options (:class:`ModelConfig`), languages, type of the weights
+config.json          sizes and options (:class:`ModelConfig`), languages, type of the weights,
+                     whether input is normalised
 model.safetensors    parameters of the folded :class:`EncoderDecoder`; int8 weights X.weight come
                      with their scales X.scale. An output projection that shares the int8 embedding
                      has factors for its columns, X.columns, and no weights of its own
@@ -52,6 +53,8 @@ class TranslationModel:
     target: Vocabulary
     sentencepiece: sentencepiece.SentencePieceProcessor | None
     shortlist: Shortlist | None = None
+    normalizes: bool = True
+    """Whether text is normalised before ``sentencepiece`` splits it."""
 
     def move(self, device: str) -> None:
         """Move the model to a device.
@@ -103,6 +106,7 @@ def save(
             "dtype": dtype,
             "source_lang": translation.source_lang,
             "target_lang": translation.target_lang,
+            "normalizes": translation.normalizes,
             **dataclasses.asdict(model.config),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -181,6 +185,9 @@ def load(
         stored_dtype = str(config["dtype"])
         if stored_dtype not in DTYPES:
             raise ValueError(f"unknown dtype {stored_dtype}")
+        normalizes = config.get("normalizes", True)  # earlier folders do not say
+        if not isinstance(normalizes, bool):
+            raise ValueError(f"normalizes is {normalizes!r:.80}, but must be of type bool")
         languages = str(config["source_lang"]), str(config["target_lang"])
         for language in languages:
             if not re.fullmatch(r"[\w.@-]{1,64}", language):
@@ -240,6 +247,7 @@ def load(
         target=target,
         sentencepiece=pieces,
         shortlist=shortlist,
+        normalizes=normalizes,
     )
     # in the end: the checks above say more about what is wrong
     dictionaries = [f"dict.{language}.txt" for language in languages]

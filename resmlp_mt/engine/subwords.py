@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import sentencepiece
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
-from resmlp_mt.text import BYTE, join_pieces
+from resmlp_mt.text import BYTE, OTHER_MARKS, join_pieces, looks_tokenized, normalize
 
 LEAST_SHARE = 0.98
 """Share of the words in a dictionary that must be pieces, without characters that the model does
@@ -32,10 +32,19 @@ there is text, it decides instead: a model for many languages is right, too."""
 LEAST_ALIKE = 0.9
 """Share of the sentences that the model must split as they were split for the training."""
 
-OTHER_MARKS = {"@@": "subword-nmt", "\u0120": "GPT-2"}
-LEAST_MARKED = 0.1
-"""Share of the words with such a mark that makes a dictionary one of subwords: some words of
-Maltese begin with the second one."""
+LEAST_MARKED = 0.05
+"""Share of the words with the mark of another tool that makes a dictionary one of its subwords."""
+
+LEAST_NUMBERS = 0.95
+LARGE_NUMBER = 1000
+"""A dictionary has the ids of another tool if at least this share of its words are numbers, and one
+is at least this large: a model of digits has small ones."""
+
+LEAST_SENTENCES = 10
+"""Fewer sentences do not tell whether text was tokenized."""
+
+MOST_COMMAS = 0.02
+"""Share of the sentences of tokenized text in which a comma ends a word, as in raw text."""
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -70,14 +79,21 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
     Raises:
         UserError: if it has the subwords of another tool.
     """
-    for mark, tool in OTHER_MARKS.items():
-        marked = sum(word.endswith(mark) or word.startswith(mark) for word in vocabulary.symbols)
-        if marked > LEAST_MARKED * len(vocabulary):
-            raise UserError(
-                f"the dictionary has subwords of {tool} ('{mark}'), but text can only be split "
-                "with sentencepiece: translate with fairseq-interactive, or train on subwords of "
-                "sentencepiece (python -m resmlp_mt.prepare)."
-            )
+    words = _words(vocabulary)
+    shown = None
+    for tool, pattern in OTHER_MARKS.items():
+        marks = [mark.group() for word in words if (mark := pattern.search(word))]
+        if len(marks) > LEAST_MARKED * len(words):
+            shown = f"subwords of {tool} ('{marks[0]}')"
+    numbers = [int(word) for word in words if re.fullmatch("[0-9]{1,9}", word)]
+    if len(numbers) >= LEAST_NUMBERS * len(words) and max(numbers, default=0) >= LARGE_NUMBER:
+        shown = "numbers for words, such as the ids of GPT-2's subwords"
+    if shown:
+        raise UserError(
+            f"the dictionary has {shown}, but text can only be split with sentencepiece: translate "
+            "with fairseq-interactive, or train on subwords of sentencepiece "
+            "(python -m resmlp_mt.prepare)."
+        )
     space = "\u2581"  # before a word, or behind it (--treat_whitespace_as_suffix)
     return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
 
@@ -120,11 +136,31 @@ def check_is_raw(data: Path) -> None:
         )
 
 
+def check_looks_raw(data: Path, lines: Iterable[str]) -> None:
+    """Refuse training text that Moses has tokenized, though no manifest says so.
+
+    Args:
+        data: folder of binarised text, for the message.
+        lines: some sentences of one language, with subwords joined.
+
+    Raises:
+        UserError: if they leave no doubt.
+    """
+    text = [line for line in lines if line.strip()]
+    commas = sum(re.search(r"\w,(?!\S)", line) is not None for line in text)
+    shown = looks_tokenized(text)
+    if shown and len(text) >= LEAST_SENTENCES and commas <= MOST_COMMAS * len(text):
+        raise UserError(
+            f"the text in {data} was tokenized before ({shown}), which an exported model does not "
+            "do to its input: prepare and train without, or translate with fairseq-interactive and "
+            "the same steps."
+        )
+
+
 def check_pieces(
     processor: sentencepiece.SentencePieceProcessor,
     path: Path,
     vocabularies: dict[str, Vocabulary],
-    least_used: float = 0.0,
 ) -> None:
     """Refuse a sentencepiece model that did not make the subwords of the training text.
 
@@ -134,10 +170,9 @@ def check_pieces(
         processor: the model.
         path: its file, for the message.
         vocabularies: vocabularies of source and target, by names for the message.
-        least_used: share of the pieces that must be in one of the dictionaries.
 
     Raises:
-        UserError: if a dictionary has words that are not pieces, or the model too many pieces.
+        UserError: if a dictionary has words that are not pieces.
     """
     pieces = {processor.id_to_piece(index) for index in range(len(processor))}
     shares = {name: _share(words, pieces, processor) for name, words in vocabularies.items()}
@@ -152,25 +187,66 @@ def check_pieces(
                 f"{path} is not the sentencepiece model of this translation model: {share:.0%} of "
                 f"the words in {name} are its pieces; {remedy}."
             )
-    known = {word for vocabulary in vocabularies.values() for word in vocabulary.symbols}
+
+
+def check_splits(
+    processor: sentencepiece.SentencePieceProcessor,
+    path: Path,
+    vocabularies: Iterable[Vocabulary],
+    sentences: Sequence[Sequence[str]],
+    data: Path,
+) -> bool:
+    """Refuse a sentencepiece model with other pieces than the training text.
+
+    Args:
+        processor: the model.
+        path: its file, for the message.
+        vocabularies: those of source and target; they decide if no sentence tells.
+        sentences: some source sentences, as the words that were binarised.
+        data: their folder, for the message.
+
+    Returns:
+        Whether to normalise text before the model splits it. If the training text was not
+        normalised, the model may lack the normal forms of letters, as for Bengali with a nukta.
+
+    Raises:
+        UserError: if the model splits the sentences in another way, or has too many pieces.
+    """
+    is_alike = None
+    for normalizes in (True, False):
+        is_alike = splits_alike(processor, sentences, normalizes)
+        if is_alike:
+            return normalizes
+    if is_alike is False:
+        raise UserError(
+            f"{path} is not the sentencepiece model of this translation model: it splits the text "
+            f"in {data} in another way; give the one that made it."
+        )
+    known = {word for vocabulary in vocabularies for word in vocabulary.symbols}
     own = {processor.id_to_piece(i) for i in range(len(processor)) if _is_of_text(processor, i)}
     used = len(own & known) / len(own) if own else 1.0
-    if used < least_used:
+    if used < LEAST_USED:
         raise UserError(
             f"{path} is not the sentencepiece model of this translation model: only {used:.0%} of "
             "its pieces are in the dictionaries; give the one that made the training text."
         )
+    return True
+
+
+def _words(vocabulary: Vocabulary) -> list[str]:
+    """The words of a dictionary that are of text."""
+    return [
+        word
+        for word in vocabulary.indices
+        if word not in SPECIAL and not re.fullmatch(r"madeupword\d+", word)
+    ]
 
 
 def _share(
     vocabulary: Vocabulary, pieces: set[str], processor: sentencepiece.SentencePieceProcessor
 ) -> float:
     """The share of the words that are pieces, among those with characters that the model knows."""
-    words = {
-        word
-        for word in vocabulary.symbols
-        if word not in SPECIAL and not re.fullmatch(r"madeupword\d+", word)
-    }
+    words = set(_words(vocabulary))
     found = len(words & pieces)
     # the model leaves unknown characters as they are, and fairseq-preprocess takes them for words
     unknown = {processor.unk_id(), processor.piece_to_id("\u2581")}
@@ -182,14 +258,37 @@ def _share(
     return found / (len(words) - unused) if len(words) > unused else 1.0
 
 
+def split_words(line: str, vocabulary: Vocabulary) -> list[str]:
+    """The words of a line; those that a dictionary lacks are normalised if it has them then.
+
+    A whole line is not: text that was split into pieces may hold sentencepiece's sign for a space.
+    """
+    words: list[str] = []
+    for word in line.split():
+        found = [word] if word in vocabulary.indices else normalize(word).split()
+        words += found if all(other in vocabulary.indices for other in found) else [word]
+    return words
+
+
+def split_pieces(
+    line: str, processor: sentencepiece.SentencePieceProcessor, normalizes: bool
+) -> list[str]:
+    """The pieces of a line, which is normalised before if ``normalizes``."""
+    pieces = processor.encode(normalize(line) if normalizes else line, out_type=str)
+    return " ".join(pieces).split()  # pieces may have characters that fairseq takes for spaces
+
+
 def splits_alike(
-    processor: sentencepiece.SentencePieceProcessor, sentences: Sequence[Sequence[str]]
+    processor: sentencepiece.SentencePieceProcessor,
+    sentences: Sequence[Sequence[str]],
+    normalizes: bool = True,
 ) -> bool | None:
     """Whether a model splits text as it was split before; None if no sentence tells.
 
     Args:
         sentences: the words of each, as binarised; those with words that are not pieces, such as
             ``<unk>``, or are control symbols, which no text gives, do not count.
+        normalizes: whether text is normalised before the model splits it.
     """
     unknown = processor.unk_id()
 
@@ -197,8 +296,7 @@ def splits_alike(
         return bool(ids) and not any(i == unknown or processor.is_control(i) for i in ids)
 
     def is_kept(words: list[str]) -> bool:
-        kept: bool = processor.encode(processor.decode(words), out_type=str) == words
-        return kept
+        return split_pieces(processor.decode(words), processor, normalizes) == words
 
     telling = [list(words) for words in sentences if tells(processor.piece_to_id([*words]))]
     # the first word may be a tag, which is put before the pieces of a sentence

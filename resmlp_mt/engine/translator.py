@@ -17,11 +17,10 @@ from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SHORTEST, SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Callback, Check, WordsOf, chosen_words, search_of
-from resmlp_mt.engine.subwords import decode_pieces
+from resmlp_mt.engine.subwords import decode_pieces, split_pieces, split_words
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
-from resmlp_mt.engine.vocabulary import EOS
+from resmlp_mt.engine.vocabulary import EOS, Vocabulary
 from resmlp_mt.errors import UserError
-from resmlp_mt.text import normalize
 
 if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
     from torch import Tensor
@@ -240,7 +239,7 @@ class Translator:
             prefixes = prefix_tokens(
                 target_prefix,
                 [options.max_len(max(len(r), SHORTEST), most) for r in encoded],
-                lambda text: self.loaded.target.encode(self.pieces(text))[:-1],
+                lambda text: self.loaded.target.encode(self.pieces(text, self.loaded.target))[:-1],
             )
         search = search_of(self.loaded, options, self._words, callback, return_scores)
         results: list[list[Translation]] = [[Translation("", "", 0.0, [])] for _ in lines]
@@ -330,7 +329,7 @@ class Translator:
 
         rows, pairs = [], []
         for line, translation in zip(source, target, strict=True):
-            pieces = self.pieces(translation)
+            pieces = self.pieces(translation, self.loaded.target)
             pair = self.encode(line), self.loaded.target.encode(pieces)
             longest = model.config.max_source_positions, model.config.max_target_positions
             for tokens, most, text in zip(pair, longest, (line, translation), strict=True):
@@ -371,13 +370,12 @@ class Translator:
         with torch.inference_mode():
             return cast("TokenMixing", mixing).matrix(length).float()
 
-    def pieces(self, line: str) -> list[str]:
-        """The subwords of a line."""
-        if self.loaded.sentencepiece is None:
-            return line.split()
-        # pieces may have characters that fairseq takes for spaces
-        encoded = self.loaded.sentencepiece.encode(normalize(line), out_type=str)
-        return " ".join(encoded).split()
+    def pieces(self, line: str, words: Vocabulary | None = None) -> list[str]:
+        """The subwords of a line; ``words`` is its dictionary, by default that of the source."""
+        loaded = self.loaded
+        if loaded.sentencepiece is None:
+            return split_words(line, loaded.source if words is None else words)
+        return split_pieces(line, loaded.sentencepiece, loaded.normalizes)
 
     def encode(self, line: str) -> list[int]:
         """The source tokens of a line, with end-of-sentence."""

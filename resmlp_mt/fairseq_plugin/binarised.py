@@ -1,4 +1,4 @@
-"""Remedies for damaged binarised text: an error that names the file, before anything is trained.
+"""Reads binarised text; an error names a damaged file before anything is trained.
 
 fairseq trusts the files of fairseq-preprocess. A damaged one ends in a traceback, kills the
 process, or trains on other words.
@@ -18,6 +18,8 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")
 """Magic number, version, code of the tokens' type, number of sentences."""
+
+MOST_READ = 200  # sentences, which show how a text was split
 
 
 def name_damaged_files() -> None:
@@ -96,3 +98,25 @@ def _damaged(path: Path, why: str) -> UserError:
     return UserError(
         f"{path} is damaged or not what fairseq-preprocess writes: {why}; binarise the text again."
     )
+
+
+def some_sentences(
+    folder: Path, codes: tuple[str, str], language: str, words: Dictionary
+) -> list[list[str]]:
+    """The first sentences of a validation or test set, as words; none without such a set.
+
+    The training text may be split at random.
+
+    Args:
+        folder: what fairseq-preprocess wrote.
+        codes: source and target language.
+        language: one of the two, whose sentences these are.
+        words: its dictionary.
+    """
+    for split in ("valid", "test"):
+        for pair in ("-".join(codes), "-".join(reversed(codes))):
+            prefix = str(folder / f"{split}.{pair}.{language}")
+            if indexed_dataset.infer_dataset_impl(prefix) == "mmap":
+                text = data_utils.load_indexed_dataset(prefix, words)
+                return [[words[i] for i in text[k][:-1]] for k in range(min(len(text), MOST_READ))]
+    return []

@@ -6,26 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils, utils
-from fairseq.data import ConcatDataset, Dictionary, data_utils, indexed_dataset
+from fairseq.data import ConcatDataset, data_utils, indexed_dataset
 
 from resmlp_mt.engine import shortlist_building
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.subwords import (
-    LEAST_USED,
     check_is_raw,
+    check_looks_raw,
     check_pieces,
+    check_splits,
+    decode_pieces,
     find_sentencepiece,
     is_of_subwords,
     read_sentencepiece,
-    splits_alike,
 )
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
-
-COMPARED = 200  # sentences of a text that a sentencepiece model should have split
+from resmlp_mt.fairseq_plugin.binarised import some_sentences
 
 
 def load_trained(
@@ -41,8 +41,8 @@ def load_trained(
         sentencepiece_model: the subword model; by default spm.model beside ``data``.
 
     Raises:
-        UserError: if a file is missing or of another kind, or the sentencepiece model does not
-            belong to the dictionaries.
+        UserError: if a file is missing or of another kind, the text was tokenized before, or the
+            sentencepiece model did not split it.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,9 +75,8 @@ def load_trained(
     (model,) = models
     folder = Path(utils.split_paths(task.cfg.data)[0])
     codes = task.cfg.source_lang, task.cfg.target_lang
-    source, target = (
-        Vocabulary(words.symbols) for words in (task.source_dictionary, task.target_dictionary)
-    )
+    dictionaries = task.source_dictionary, task.target_dictionary
+    source, target = (Vocabulary(words.symbols) for words in dictionaries)
     if sentencepiece_model is None:
         sentencepiece_model = find_sentencepiece(folder)
         if sentencepiece_model is not None:
@@ -87,31 +86,23 @@ def load_trained(
                 f"--sentencepiece-model: {path} translates subwords, and there is no spm.model "
                 f"beside {folder}: give the file that made them."
             )
+    texts = [
+        some_sentences(folder, codes, language, words)
+        for language, words in zip(codes, dictionaries, strict=True)
+    ]
+    normalizes = True
     if pieces is not None and sentencepiece_model is not None:
         names = (str(folder / f"dict.{language}.txt") for language in codes)
         both = dict(zip(names, (source, target), strict=True))
-        text = _some_sentences(folder, codes, task.source_dictionary)
-        is_right = splits_alike(pieces, text)
-        check_pieces(pieces, sentencepiece_model, both, LEAST_USED if is_right is None else 0)
-        if is_right is False:
-            raise UserError(
-                f"{sentencepiece_model} is not the sentencepiece model of this translation model: "
-                f"it splits the text in {folder} in another way; give the one that made it."
-            )
-        check_is_raw(folder)
-    return TranslationModel(fold(model.float()), *codes, source, target, pieces)
-
-
-def _some_sentences(folder: Path, codes: tuple[str, str], words: Dictionary) -> list[list[str]]:
-    """Source sentences of a binarised set, as words; training text may be split at random."""
-    source = codes[0]
-    for split in ("valid", "test"):
-        for pair in ("-".join(codes), "-".join(reversed(codes))):
-            prefix = str(folder / f"{split}.{pair}.{source}")
-            if indexed_dataset.infer_dataset_impl(prefix) == "mmap":
-                text = data_utils.load_indexed_dataset(prefix, words)
-                return [[words[i] for i in text[k][:-1]] for k in range(min(len(text), COMPARED))]
-    return []
+        check_pieces(pieces, sentencepiece_model, both)
+        normalizes = check_splits(pieces, sentencepiece_model, both.values(), texts[0], folder)
+    check_is_raw(folder)
+    for text in texts:
+        joined = (" ".join(w) if pieces is None else decode_pieces(pieces, w) for w in text)
+        check_looks_raw(folder, joined)
+    return TranslationModel(
+        fold(model.float()), *codes, source, target, pieces, normalizes=normalizes
+    )
 
 
 def build_shortlist(

@@ -25,12 +25,14 @@ from fairseq.tasks.translation import TranslationTask
 from resmlp_mt import language_codes
 from resmlp_mt.engine.subwords import (
     check_pieces,
+    check_splits,
     decode_pieces,
     prepared_with,
     read_sentencepiece,
 )
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import join_pieces, normalize
 
@@ -170,11 +172,21 @@ def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: A
 
 
 def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
-    """Refuse a model that did not make the source's words, which would all be unknown."""
+    """Refuse a model that did not make the source's words; learn whether to normalise its input.
+
+    With a model for each language, the target's words are not its pieces.
+    """
     if isinstance(bpe, SentencepieceBPE) and isinstance(task, TranslationTask):
-        name = f"the dictionary of {task.cfg.source_lang}"
-        words = {name: Vocabulary(task.source_dictionary.symbols)}
-        check_pieces(bpe.sp, Path(args.sentencepiece_model), words)
+        cfg, path = task.cfg, Path(args.sentencepiece_model)
+        source, target = (
+            Vocabulary(words.symbols) for words in (task.source_dictionary, task.target_dictionary)
+        )
+        check_pieces(bpe.sp, path, {f"the dictionary of {cfg.source_lang}": source})
+        folder = Path(utils.split_paths(cfg.data)[0])
+        codes = cfg.source_lang, cfg.target_lang
+        text = some_sentences(folder, codes, cfg.source_lang, task.source_dictionary)
+        if not check_splits(bpe.sp, path, (source, target), text, folder):
+            bpe.prepare = str  # instead of normalize
 
 
 def _build_dataset_for_inference(

@@ -1,0 +1,166 @@
+"""Text is split into pieces as the training text was, and a model that cannot do so is refused."""
+
+import io
+import itertools
+import unicodedata
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+from models import build
+from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.subwords import check_splits, split_words
+from resmlp_mt.engine.translator import Translator
+from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.text import normalize
+
+VIETNAMESE = ["những người tiếng việt", "đường phố nhiều người", "một đường của những phố"]
+DECOMPOSED = [unicodedata.normalize("NFD", line) for line in VIETNAMESE]
+BENGALI = ["\u09b9\u09df \u09ac\u09b2\u09be", "\u09af\u09be\u09df \u09ac\u09b2\u09be \u09b9\u09df"]
+"""With U+09DF, which NFC decomposes."""
+
+ENGLISH = ["the dog runs in the grass", "a cat sits on the red mat"]
+
+
+def model_of(
+    lines: list[str], pieces: int = 60, rule: str = "identity"
+) -> sentencepiece.SentencePieceProcessor:
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 20), model_writer=buffer, vocab_size=pieces,
+        model_type="bpe", normalization_rule_name=rule, character_coverage=1.0,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+
+
+def words_of(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
+    return [processor.id_to_piece(index) for index in range(3, len(processor))]
+
+
+def task_of(folder: Path, source: list[str], target: list[str]) -> TranslationTask:
+    dictionaries = Dictionary(), Dictionary()
+    for dictionary, words in zip(dictionaries, (source, target), strict=True):
+        for word in words:
+            dictionary.add_symbol(word)
+    config = TranslationConfig(data=str(folder), source_lang="en", target_lang="de")
+    return TranslationTask(config, *dictionaries)
+
+
+def binarise(folder: Path, words: Dictionary, sentences: list[list[str]]) -> None:
+    builder = MMapIndexedDatasetBuilder(str(folder / "valid.en-de.en.bin"))
+    for sentence in sentences:
+        builder.add_item(torch.tensor([*map(words.index, sentence), words.eos()]))
+    builder.finalize(str(folder / "valid.en-de.en.idx"))
+
+
+def encoder(processor: sentencepiece.SentencePieceProcessor, path: Path) -> Namespace:
+    """The options of fairseq's ``--bpe sentencepiece``."""
+    path.write_bytes(processor.serialized_model_proto())
+    return Namespace(bpe="sentencepiece", sentencepiece_model=str(path))
+
+
+@pytest.mark.parametrize("text", [DECOMPOSED, BENGALI], ids=["Vietnamese", "Bengali"])
+def test_text_is_not_normalised_for_a_model_of_text_that_was_not(
+    tmp_path: Path, text: list[str]
+) -> None:
+    """Its letters would be unknown: the model has no others."""
+    text_input.apply()
+    processor = model_of(text)
+    sentences = [processor.encode(line, out_type=str) for line in text]
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    assert not check_splits(processor, Path("spm.model"), [words], sentences, tmp_path)
+
+    model = fold(build(vocabulary=len(words)).float())
+    exported = TranslationModel(model, "en", "de", words, words, processor, normalizes=False)
+    model_folder.save(exported, tmp_path / "model")
+    translator = Translator.load(tmp_path / "model")
+    assert [translator.pieces(line) for line in text] == sentences
+    assert not any(UNK in translator.encode(line) for line in text)
+    assert all(UNK in translator.encode(normalize(line)) for line in text)
+
+    task = task_of(tmp_path, words_of(processor), words_of(processor))
+    arguments = encoder(processor, tmp_path / "spm.model")
+    binarise(tmp_path, task.source_dictionary, sentences)
+    bpe = task.build_bpe(arguments)
+    assert [bpe.encode(line).split() for line in text] == sentences
+
+
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+@pytest.mark.parametrize("text", [VIETNAMESE, ENGLISH], ids=["Vietnamese", "English"])
+def test_text_is_normalised_for_all_others(rule: str, text: list[str]) -> None:
+    processor = model_of(text, rule=rule)
+    sentences = [processor.encode(line, out_type=str) for line in text]
+    words = [Vocabulary([*SPECIAL, *words_of(processor)])]
+    assert check_splits(processor, Path("spm.model"), words, sentences, Path("bin"))
+    assert check_splits(processor, Path("spm.model"), words, [], Path("bin"))
+
+
+def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:
+    words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
+    exported = TranslationModel(fold(build().float()), "en", "de", words, words, None)
+    model_folder.save(exported, tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
+    path = tmp_path / "model" / "config.json"
+    written = path.read_text(encoding="utf-8")
+    assert '"normalizes": true,' in written
+    path.write_text(written.replace('"normalizes": true,', ""), encoding="utf-8")
+    assert model_folder.load(tmp_path / "model").normalizes
+    path.write_text(written.replace('"normalizes": true,', '"normalizes": 1,'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"normalizes is 1, but must be of type bool"):
+        model_folder.load(tmp_path / "model")
+
+
+def test_fairseq_refuses_a_larger_model_of_the_same_corpus(tmp_path: Path) -> None:
+    """All words of the dictionary are its pieces, but it would make others, all unknown."""
+    text_input.apply()
+    syllables = ["".join(word) for word in itertools.product("bdfgk", "aeiou", "lmnrst", "aeiou")]
+    lines = [" ".join(syllables[start::7]) for start in range(7)]
+    small, large = model_of(lines, 60), model_of(lines, 120)
+    right, wrong = (encoder(p, tmp_path / f"{len(p)}.model") for p in (small, large))
+    # the target may have a model of its own
+    task = task_of(tmp_path, words_of(small), ["\u2581Hund", "\u2581Katze"])
+    text = ["balebale dulenu", "fitife kolulu gasobalu", "bale"]
+    assert task.build_bpe(right).encode(text[0]).split() == small.encode(text[0], out_type=str)
+    with pytest.raises(UserError, match=r"120\.model is not .* only 4\d% of its pieces are in the"):
+        task.build_bpe(wrong)
+    binarise(tmp_path, task.source_dictionary, [small.encode(x, out_type=str) for x in text])
+    task.build_bpe(right)
+    with pytest.raises(UserError, match=rf"splits the text in {tmp_path} in another way"):
+        task.build_bpe(wrong)
+
+
+def test_words_are_looked_up_as_they_are_and_then_normalised() -> None:
+    words = Vocabulary([*SPECIAL, "Café", "dogs", "word", "\u2581the", "a\u200b", "two", "words"])
+    found = split_words("Cafe\u0301 dogs\u200b \xadword \u2581the a\u200b", words)
+    assert found == ["Café", "dogs", "word", "\u2581the", "a\u200b"]
+    assert split_words("two\u2800words two\u2800dog \u200b", words) == [
+        "two",
+        "words",
+        "two\u2800dog",
+    ]
+    assert split_words("cat\u200b", words) == ["cat\u200b"]
+
+
+def test_a_translator_looks_words_up_in_their_own_language() -> None:
+    source, target = (
+        Vocabulary([*SPECIAL, *(f"{letter}{number}" for number in range(16))]) for letter in "éà"
+    )
+    loaded = TranslationModel(fold(build()), "en", "de", source, target, None)
+    translator = Translator(loaded, SearchOptions())
+    line = unicodedata.normalize("NFD", "é1 à2")
+    assert translator.pieces(line) == ["é1", unicodedata.normalize("NFD", "à2")]
+    assert translator.pieces(line, target) == [unicodedata.normalize("NFD", "é1"), "à2"]
+    (scored,) = translator.score_batch(["é1"], [line.split()[1]])
+    assert scored.tokens == ["à2", "</s>"]
