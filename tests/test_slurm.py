@@ -1,12 +1,14 @@
 """The job script of Slurm, run with stand-ins for Slurm's own commands."""
 
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig
 
 from conftest import ROOT
 
@@ -16,7 +18,8 @@ SCRIPT = ROOT / "configs/slurm/train.sbatch"
 STUBS = {
     "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" >> "$OUT"; fi',
     "fairseq-train": "exit 0",
-    "srun": 'echo "$@" > "$OUT.srun"; trap "exit 143" TERM; touch "$OUT.ready"; '
+    "srun": 'echo "$@" > "$OUT.srun"; echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > "$OUT.timeout"; '
+    'trap "exit 143" TERM; touch "$OUT.ready"; '
     'if [ -n "${LONG:-}" ]; then while :; do sleep 0.05; done; fi; exit "${STATUS:-0}"',
 }
 
@@ -94,12 +97,49 @@ def test_a_training_that_ends_after_the_signal_is_not_begun_again(
     assert not (tmp_path / "out").exists()
 
 
+def stopped(environment: dict[str, str], out: Path) -> tuple[int, str]:
+    """The status and the messages of a job that is told to stop."""
+    job = subprocess.Popen(
+        ["bash", SCRIPT], env={**environment, "LONG": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    while not out.with_suffix(".ready").exists():
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    _, told = job.communicate(timeout=60)
+    return job.returncode, told
+
+
 def test_a_stopped_training_is_put_into_the_queue_again(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    job = subprocess.Popen(["bash", SCRIPT], env={**environment, "LONG": "1"})
-    while not (tmp_path / "out.ready").exists():
-        time.sleep(0.01)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=60) == 143
-    assert (tmp_path / "out").read_text() == "requeue 7\n"
+    """``SECONDS`` is how long bash takes itself to have run."""
+    out = tmp_path / "out"
+    assert stopped({**environment, "SECONDS": "301"}, out) == (143, "")
+    assert out.read_text() == "requeue 7\n"
+
+
+def test_a_training_that_is_stopped_at_once_is_not_begun_again(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As Slurm does in every start if --time is below the seconds of --signal."""
+    status, told = stopped(environment, tmp_path / "out")
+    assert status == 143
+    assert "give a --time longer than the seconds of --signal" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [None, "1740"])
+def test_torchrun_waits_for_a_validation(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], tmp_path: Path, given: str | None
+) -> None:
+    """Of itself it kills its processes after 30 seconds."""
+    if given is not None:
+        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = given
+    assert subprocess.run(["bash", SCRIPT, "data"], env=environment).returncode == 0
+    seconds = int((tmp_path / "out.timeout").read_text())
+    (notice,) = re.findall(r"^#SBATCH --signal=B:TERM@(\d+)$", SCRIPT.read_text(), re.MULTILINE)
+    assert seconds == int(given or int(notice) - 60)
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(seconds))
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1)
+    if hasattr(config, "shutdown_timeout"):  # PyTorch 2.12
+        assert config.shutdown_timeout == seconds
