@@ -85,16 +85,12 @@ def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None
         freq = freqs[min(state["epoch"], len(freqs)) - 1]
         each = taken * before // (self.num_shards * freq) * freq
         twice = taken * before - each * self.num_shards
-        if twice:
-            logger.warning(
-                "%d batches of this epoch come twice: no update of %d processes begins where the "
-                "training stopped",
+        if twice or before != self.num_shards:
+            logger.log(
+                logging.WARNING if twice else logging.INFO,
+                "%d batches of this epoch come twice: %d processes had taken %d each, and %d go on "
+                "after %d each",
                 twice,
-                self.num_shards,
-            )
-        if before != self.num_shards:
-            logger.info(
-                "%d processes had taken %d batches each of this epoch: %d go on after %d each",
                 before,
                 taken,
                 self.num_shards,
@@ -129,6 +125,8 @@ def _save_checkpoint(
 ) -> Any:
     counts = {key: value for key, value in _early_stop().items() if key in EARLY_STOP}
     extra_state = {**extra_state, "early_stop": counts}
+    if hasattr(self, "stopping_score"):  # it stops after an epoch that fairseq does not save
+        extra_state["val_loss"] = self.stopping_score
     if self.cfg.ema.store_ema:
         extra_state["ema_updates"] = self.ema.update_freq_counter
     return original(self, filename, extra_state)

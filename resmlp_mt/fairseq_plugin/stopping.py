@@ -49,7 +49,6 @@ def stop_with_a_checkpoint() -> None:
     wrap(Trainer, "begin_valid_epoch", _begin_valid_epoch)
     wrap(Trainer, "valid_step", _valid_step)
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
-    wrap(Trainer, "save_checkpoint", _save_with_score)
 
 
 def stop_after_an_update(main: Any) -> None:
@@ -122,11 +121,14 @@ def _validate_and_save(
     number = _agreed(trainer)
     at_end = epoch_itr.end_of_epoch()
     last_epoch = cfg.optimization.max_epoch or math.inf
-    if number and not is_last and not (at_end and epoch_itr.next_epoch_idx > last_epoch):
+    if number and not is_last:
         if losses[0] not in trainer.stopping_saves:
-            trainer.stopping_score = losses[0] if at_end else None
+            if at_end:  # for the scheduler of the learning rate
+                trainer.stopping_score = losses[0]
             _save(trainer)
-        _stop(trainer, number)
+        # behind its last epoch a training ends by itself
+        if not (at_end and epoch_itr.next_epoch_idx > last_epoch):
+            _stop(trainer, number)
     return losses, is_last
 
 
@@ -166,16 +168,6 @@ def _save(trainer: Any) -> None:
     """Save as the last checkpoint; only a validation that fairseq saves counts for the best."""
     iterator = trainer.stopping_iterator
     checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, None)
-
-
-def _save_with_score(
-    original: Original, self: Any, filename: str, extra_state: dict[str, Any]
-) -> Any:
-    """Keep the score of an epoch that has ended for the scheduler of the learning rate."""
-    score = getattr(self, "stopping_score", None)
-    return original(
-        self, filename, extra_state if score is None else {**extra_state, "val_loss": score}
-    )
 
 
 def _stop(trainer: Any, number: int) -> None:
