@@ -4,10 +4,16 @@ import os
 import signal
 import stat
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a service manager or ``kill``, and a terminal that closes."""
+
+
+Handlers = dict[signal.Signals, Any]
+"""What ``signal.signal`` takes, by signal."""
 
 
 def ending_signals() -> list[signal.Signals]:
@@ -16,6 +22,38 @@ def ending_signals() -> list[signal.Signals]:
     ``nohup`` starts it with SIGHUP ignored, and ``&`` in a script with SIGINT ignored.
     """
     return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def handle(handler: Callable[[int, Any], Any]) -> Handlers:
+    """Have a function called for the ending signals; does nothing outside the main thread.
+
+    Returns:
+        The earlier handlers, for :func:`restore`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # Python refuses
+    return {number: signal.signal(number, handler) for number in ending_signals()}
+
+
+def restore(handlers: Handlers) -> None:
+    """Set handlers of signals again."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let the ending signals wait, also in processes that are started here: see :func:`release`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def release() -> None:
+    """In a process that was started within :func:`held`: receive the ending signals."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def leave_signals_to_parent() -> None:
@@ -45,12 +83,12 @@ def _end_with_parent() -> None:
 
 
 def tell(message: str) -> None:
-    """Print a line to standard error from the handler of a signal.
+    """Print to standard error in one piece, also from the handler of a signal.
 
     The signal may have come while ``sys.stderr`` was being written, which then refuses more.
     """
     with suppress(OSError):  # closed
-        os.write(2, f"{message}\n".encode())
+        os.write(2, f"{message}\n".encode(errors="backslashreplace"))
 
 
 def forget_lost_terminal(number: int) -> None:

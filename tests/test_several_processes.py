@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,10 @@ from fairseq_cli import train
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch import distributed as dist
-from torch.multiprocessing.spawn import ProcessExitedException
 
 from conftest import ROOT, Corpus
 from models import build, padded, sentences
+from resmlp_mt import signals
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import several_processes, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
@@ -105,60 +106,151 @@ def test_the_rank_that_was_killed_is_named(corpus: Corpus, tmp_path: Path) -> No
     assert "Traceback" not in log
 
 
-def context(*codes: int) -> Any:
+def ended(*codes: int) -> list[Any]:
     """Processes that have ended with these codes."""
-    ended, other = os.pipe()
+    sentinel, other = os.pipe()
     os.close(other)
-    processes = [SimpleNamespace(exitcode=code, sentinel=os.dup(ended), pid=1) for code in codes]
-    return SimpleNamespace(processes=processes)
+    return [SimpleNamespace(exitcode=code, sentinel=os.dup(sentinel)) for code in codes]
 
 
-def test_the_process_above_ends_as_its_processes_did(tmp_path: Path) -> None:
-    options = CheckpointConfig(save_dir=str(tmp_path))
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [
+        ([143], 143),
+        ([0, 1], 1),
+        ([None, 1], 1),
+        *(([-number], 128 + number) for number in signals.ENDING),
+    ],
+)
+def test_the_process_above_ends_as_its_processes_did(
+    tmp_path: Path, codes: list[int | None], status: int
+) -> None:
+    with pytest.raises(SystemExit) as found:
+        several_processes._end_like(codes, 0, CheckpointConfig(save_dir=str(tmp_path)))
+    assert found.value.code == status
 
-    def end(ended: dict[int, int], code: int, rank: int = 0) -> None:
-        error = ProcessExitedException("", 0, 1, exit_code=code)
-        several_processes._end_like(ended, error, rank, options)
 
-    # torch may have killed the other after a process that has told its mistake
-    for code, status in ((143, 143), (1, 1), (-signal.SIGTERM, 143)):
-        with pytest.raises(SystemExit) as found:
-            end({0: code}, code)
-        assert found.value.code == status
-    for ended, rank in (({0: 1, 1: -9}, 1), ({0: -9, 1: -15}, 0), ({0: 0, 1: -11}, 1)):
-        with pytest.raises(UserError, match=rf"process of rank {rank} was killed by SIG"):
-            end(ended, 1)
-        with pytest.raises(UserError, match=rf"process of rank {rank + 4} was killed by SIG"):
-            end(ended, 1, 4)
+@pytest.mark.parametrize(("codes", "index"), [([1, -9], 1), ([-9, -15], 0), ([0, -11, None], 1)])
+@pytest.mark.parametrize("start", [0, 4])
+def test_the_process_above_names_the_one_that_was_killed(
+    tmp_path: Path, codes: list[int | None], index: int, start: int
+) -> None:
+    with pytest.raises(UserError, match=rf"process of rank {start + index} was killed by SIG"):
+        several_processes._end_like(codes, start, CheckpointConfig(save_dir=str(tmp_path)))
 
 
 def test_ends_are_those_before_the_others_are_ended() -> None:
-    found = context(0, 1, -9)
-    running = SimpleNamespace(exitcode=None, sentinel=os.dup(found.processes[0].sentinel))
-    found.processes.append(running)
-    assert several_processes._first_ends(found) == {0: 0, 1: 1, 2: -9}
-    assert several_processes._first_ends(context(0, 0)) == {0: 0, 1: 0}
+    processes = ended(0, 1, -9)
+    running = SimpleNamespace(exitcode=None, sentinel=processes[0].sentinel)
+    assert several_processes._first_ends([*processes, running]) == [0, 1, -9, None]
+    assert several_processes._first_ends(ended(0, 0)) == [0, 0]
 
 
-def test_a_process_prints_its_own_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_processes_are_waited_for_until_one_fails() -> None:
+    codes = iter([None, None, 3])
+
+    class Process:
+        sentinel = ended(0)[0].sentinel
+
+        @property
+        def exitcode(self) -> int | None:
+            return next(codes)
+
+    assert several_processes._first_ends([Process()]) == [3]
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_signals_wait_while_processes_start_and_are_nobodys_afterwards(
+    monkeypatch: pytest.MonkeyPatch, in_thread: bool
 ) -> None:
-    """torch hands on that of the first process to end, which may have lost the one that failed."""
+    """A notebook, or hydra with several trainings, goes on after one."""
+    handlers: list[object] = []
+    masks: list[set[int]] = []
+
+    class Context(SimpleNamespace):
+        def join(self) -> bool:
+            handlers.append(signal.getsignal(signal.SIGTERM))
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            return True
+
+    def spawn(**_: object) -> Context:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return Context(processes=ended(0, 0))
+
+    monkeypatch.setattr(several_processes, "spawn", spawn)
+    cfg = SimpleNamespace(distributed_training=SimpleNamespace(distributed_rank=0), checkpoint=None)
+    before = [signal.getsignal(number) for number in signals.ENDING]
+    if in_thread:  # where Python refuses to set handlers
+        thread = threading.Thread(
+            target=several_processes._start_processes, args=(cfg, None, {}, 2, 0)
+        )
+        thread.start()
+        thread.join()
+    else:
+        several_processes._start_processes(cfg, None, {}, 2, 0)
+    assert set(signals.ENDING) <= masks[0]
+    assert not masks[1] & set(signals.ENDING)
+    assert (handlers == [before[1]]) == in_thread
+    assert [signal.getsignal(number) for number in signals.ENDING] == before
+
+
+def test_signals_are_nobodys_after_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*several_processes.OF_TORCHRUN, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    cfg = OmegaConf.create(
+        {
+            "common": {"cpu": True, "tpu": False},
+            "distributed_training": OmegaConf.structured(
+                DistributedTrainingConfig(distributed_world_size=1)
+            ),
+        }
+    )
+    before = [signal.getsignal(number) for number in signals.ENDING]
 
     def fail(*_: object) -> None:
-        raise ValueError("of rank 1")
+        assert signal.getsignal(signal.SIGTERM) == stopping._request
+        raise ValueError
 
-    monkeypatch.setattr(distributed_utils, "distributed_main", fail)
-    monkeypatch.setattr(sys, "orig_argv", sys.orig_argv)
-    for name in ("handle_signals", "stop_after_an_update"):
-        monkeypatch.setattr(stopping, name, lambda *_, **__: None)
-    monkeypatch.setattr(several_processes, "end_with_parent", lambda: None)
-    with pytest.raises(SystemExit) as found:
-        several_processes._worker(1, train.main, None, {}, [], [])
-    assert found.value.code == 1
-    told = capsys.readouterr().err
-    assert told.startswith("Traceback")
-    assert told.endswith("ValueError: of rank 1\n")
+    with pytest.raises(ValueError):  # noqa: PT011
+        several_processes._call_main(fail, cfg, train.main)
+    assert [signal.getsignal(number) for number in signals.ENDING] == before
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], str]:
+    """The process of rank 5 with an error, and all that it writes at once."""
+
+    def run(error: Exception) -> str:
+        def fail(index: int, main: object, cfg: object, kwargs: dict[str, int]) -> None:
+            kwargs.clear()  # as fairseq does
+            raise error
+
+        written: list[bytes] = []
+        monkeypatch.setattr(distributed_utils, "distributed_main", fail)
+        monkeypatch.setattr(sys, "orig_argv", sys.orig_argv)
+        for name in ("handle_signals", "stop_after_an_update"):
+            monkeypatch.setattr(stopping, name, lambda *_, **__: None)
+        monkeypatch.setattr(several_processes, "end_with_parent", lambda: None)
+        monkeypatch.setattr(os, "write", lambda _, text: written.append(text))
+        with pytest.raises(SystemExit) as found:
+            several_processes._worker(1, train.main, None, {"start_rank": 4}, [], [])
+        monkeypatch.undo()
+        assert found.value.code == 1
+        (told,) = written  # in pieces it would mix with that of other processes
+        return told.decode()
+
+    return run
+
+
+def test_a_process_prints_its_own_traceback(failing: Callable[[Exception], str]) -> None:
+    """torch hands on that of the first process to end, which may have lost the one that failed."""
+    told = failing(ValueError("of this rank"))
+    assert told.startswith("rank 5:\nTraceback")
+    assert told.rstrip().endswith("ValueError: of this rank")
+
+
+def test_a_process_prints_its_own_mistake(failing: Callable[[Exception], str]) -> None:
+    assert failing(UserError("x is missing.")) == "rank 5: x is missing.\n"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -206,7 +298,7 @@ def test_the_backends_are_those_of_the_device(
     for name, value in {**environment, "MASTER_ADDR": "node", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     called = []
-    monkeypatch.setattr(stopping, "handle_signals", lambda **_: None)
+    monkeypatch.setattr(stopping, "handle_signals", lambda **_: {})
     config = OmegaConf.create(
         {
             "common": {"cpu": cpu},
@@ -244,7 +336,7 @@ def test_a_process_for_every_gpu_is_started_here(
         several_processes, "_start_processes",
         lambda cfg, main, kwargs, processes, start_rank: found.append((processes, start_rank)),
     )  # fmt: skip
-    monkeypatch.setattr(stopping, "handle_signals", lambda **_: None)
+    monkeypatch.setattr(stopping, "handle_signals", lambda **_: {})
     options = OmegaConf.structured(
         DistributedTrainingConfig(
             distributed_world_size=world, distributed_init_method=address, distributed_rank=rank

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,15 @@ if __name__ == "__main__":
 """
 
 
+IMPORTING = """
+import os, time
+from pathlib import Path
+print("imports:", os.getpid(), flush=True)
+while not Path(GO).exists():
+    time.sleep(0.01)
+"""
+
+
 HANGING = """
 import os, time
 from fairseq.distributed import utils
@@ -223,3 +233,26 @@ def test_processes_for_gpus_that_hang_can_be_ended(
     while not all(several_processes._ended(int(process)) for process in processes):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its processes would compute on GPUs")
+@pytest.mark.usefixtures("in_foreground")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_processes_for_gpus_that_load_their_modules_are_stopped_without_a_traceback(
+    corpus: Corpus, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A terminal sends its signal to all processes, and Python's own handler would answer it."""
+    go = tmp_path / "go"
+    importing = IMPORTING.replace("GO", repr(str(go)))
+    program = f"{PROGRAM}else:{textwrap.indent(importing, '    ')}"
+    job = OnTwoDevices(tmp_path, corpus.data, program_text=program)
+    while not (processes := re.findall(r"imports: (\d+)\n", job.log.read_text())):
+        assert job.process.poll() is None, job.log.read_text()
+        time.sleep(0.01)
+    for process in map(int, [*processes, job.process.pid]):
+        os.kill(process, number)
+    go.touch()
+    status, log = job.process.wait(300), job.log.read_text()
+    assert status == 128 + number, log
+    assert "Traceback" not in log
+    assert "too little memory" not in log

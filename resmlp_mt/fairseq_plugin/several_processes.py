@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +33,16 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console, continuing, stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
-from resmlp_mt.signals import end_with_parent, ending_signals, forget_lost_terminal, tell
+from resmlp_mt.signals import (
+    ENDING,
+    end_with_parent,
+    forget_lost_terminal,
+    handle,
+    held,
+    release,
+    restore,
+    tell,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +88,11 @@ def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
         if options.distributed_init_method is None:
             distributed_utils.infer_init_method(options)
         if options.distributed_init_method is None or options.distributed_no_spawn:
-            stopping.handle_signals(has_launcher=False)
-            original(cfg, main, **kwargs)
+            before = stopping.handle_signals(has_launcher=False)
+            try:
+                original(cfg, main, **kwargs)
+            finally:
+                restore(before)
         else:  # fairseq would start a process for every GPU
             processes = min(torch.cuda.device_count(), options.distributed_world_size)
             _start_processes(cfg, main, kwargs, processes, start_rank=options.distributed_rank)
@@ -141,21 +153,24 @@ def _start_processes(
         )
     cfg.distributed_training.distributed_rank = None  # each process sets it from its index
     loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
-    context = spawn(
-        fn=_worker,
-        args=(main, cfg, {**kwargs, "start_rank": start_rank}, loaded, continuing.command()),
-        nprocs=processes,
-        join=False,
-    )
     times: list[float] = []
-    for number in ending_signals():
-        signal.signal(number, lambda number, _: _hand_on(context, number, times))
-    ended = _first_ends(context)
+    resource_tracker.ensure_running()  # to start it would end what holds signals
+    with held():  # until they are handed on here, and until a process has loaded its modules
+        context = spawn(
+            fn=_worker,
+            args=(main, cfg, {**kwargs, "start_rank": start_rank}, loaded, continuing.command()),
+            nprocs=processes,
+            join=False,
+        )
+        before = handle(lambda number, _: _hand_on(context, number, times))
     try:
+        codes = _first_ends(context.processes)
         while not context.join():  # torch ends the others, by force after a while
             pass
-    except ProcessExitedException as error:
-        _end_like(ended, error, start_rank, cfg.checkpoint)
+    except ProcessExitedException:
+        _end_like(codes, start_rank, cfg.checkpoint)
+    finally:
+        restore(before)
 
 
 def _worker(
@@ -170,21 +185,23 @@ def _worker(
 
     torch would show those of one process alone, which may be the false one.
     """
+    stopping.handle_signals(has_launcher=True)
+    release()
+    rank = kwargs["start_rank"] + index  # fairseq takes it out
     sys.orig_argv = command  # its own is that of the module that starts processes
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
     train_on_several_processes()
     end_with_parent()  # torch's signal of its death would be taken for a request to stop
-    stopping.handle_signals(has_launcher=True)
     stopping.stop_after_an_update(main)
     try:
         distributed_utils.distributed_main(index, main, cfg, kwargs)
     except Exception as error:
         sentence = console.mistake(error)
         if sentence is not None:
-            print(sentence, file=sys.stderr)
+            tell(f"rank {rank}: {sentence}")
         elif not (isinstance(error, RuntimeError) and _gone()):
-            traceback.print_exc()
+            tell(f"rank {rank}:\n{traceback.format_exc()}")  # not among the lines of another
         sys.exit(1)  # where one was killed, the process above names it
 
 
@@ -206,44 +223,41 @@ def _hand_on(context: Any, number: int, times: list[float]) -> None:
         os.kill(os.getpid(), number)
 
 
-def _first_ends(context: Any) -> dict[int, int]:
+def _first_ends(processes: Sequence[Any]) -> list[int | None]:
     """Wait until a process fails, or all have ended.
 
     Returns:
-        Exit codes by index of the processes that ended by themselves, before others are ended.
+        The exit codes before others are ended; None for a process that runs.
     """
-    codes: dict[int, int] = {}
-    while len(codes) < len(context.processes) and not any(codes.values()):
-        processes = dict(enumerate(context.processes))
-        connection.wait([processes[index].sentinel for index in processes.keys() - codes.keys()])
-        found = {index: process.exitcode for index, process in processes.items()}
-        codes = {index: code for index, code in found.items() if code is not None}
-    return codes
+    while True:
+        codes = [process.exitcode for process in processes]
+        if any(codes) or None not in codes:
+            return codes
+        pairs = zip(processes, codes, strict=True)
+        connection.wait([process.sentinel for process, code in pairs if code is None])
 
 
-def _end_like(
-    ended: dict[int, int], error: ProcessExitedException, start_rank: int, checkpoint: Any
-) -> NoReturn:
+def _end_like(codes: Sequence[int | None], start_rank: int, checkpoint: Any) -> NoReturn:
     """End as the processes did that ended by themselves.
 
     Args:
-        ended: exit codes of these processes, by index.
-        error: of one of them. Another may have failed at the same time, and be its cause.
-        start_rank: the rank of the first.
+        codes: of :func:`_first_ends`.
+        start_rank: the rank of the first process.
         checkpoint: fairseq's options of checkpoints.
 
     Raises:
         UserError: naming the rank that was killed.
         SystemExit: with the status of a process that stopped on purpose or printed its error.
     """
-    for index, code in ended.items():
-        if code < 0 and -code != signal.SIGTERM:
+    failed = {rank: code for rank, code in enumerate(codes, start_rank) if code}
+    for rank, code in failed.items():
+        if code < 0 and -code not in ENDING:
             raise UserError(
-                f"the training ended because its process of rank {start_rank + index} was killed "
-                f"by {signal.Signals(-code).name} (too little memory?): "
+                f"the training ended because its process of rank {rank} was killed by "
+                f"{signal.Signals(-code).name} (too little memory?): "
                 f"{continuing.advice(checkpoint)}."
             ) from None
-    code = error.exit_code
+    code = next(iter(failed.values()))
     raise SystemExit(code if code >= 0 else 128 - code) from None
 
 

@@ -15,7 +15,6 @@ import math
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from fairseq.trainer import Trainer
 
 from resmlp_mt.fairseq_plugin.continuing import RESETS, command, going_on
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.signals import ending_signals, forget_lost_terminal, tell
+from resmlp_mt.signals import Handlers, forget_lost_terminal, handle, tell
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +62,18 @@ def stop_after_an_update(main: Any) -> None:
         names["validate_and_save"] = functools.partial(_validate_and_save, original)
 
 
-def handle_signals(*, has_launcher: bool) -> None:
+def handle_signals(*, has_launcher: bool) -> Handlers:
     """Take the ending signals as requests to stop.
 
     Args:
         has_launcher: another process started this one and hands signals on to it.
+
+    Returns:
+        The earlier handlers, for a program that does more than train.
     """
-    if threading.current_thread() is threading.main_thread():
-        _Stop.process, _Stop.has_launcher = os.getpid(), has_launcher
-        _Stop.requested, _Stop.updating = 0, False
-        for number in ending_signals():
-            signal.signal(number, _request)
+    _Stop.process, _Stop.has_launcher = os.getpid(), has_launcher
+    _Stop.requested, _Stop.updating = 0, False
+    return handle(_request)
 
 
 def _request(number: int, _: Any) -> None:
