@@ -327,7 +327,10 @@ def _terminate(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.ECONNRESET, errno.EAGAIN,
+    errno.EBADF, errno.ESTALE,
+)  # fmt: skip
 """Errors of ``print``, which name no file."""
 
 

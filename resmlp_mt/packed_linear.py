@@ -1,9 +1,9 @@
 """Linear layers for inference on a CPU, with weights in the order that the kernels read.
 
 Float32 and bfloat16 products are oneDNN's with prepacked weights. Int8 products are FBGEMM's, or
-oneDNN's where the processor multiplies tiles of int8. These are the operators that
-``torch.compile`` puts in place of ``nn.Linear`` when weights are frozen; docs/engine.md has the
-measurements. An int8 table may be an embedding too.
+oneDNN's for many rows where the processor multiplies tiles of int8 or has VNNI. These are the
+operators that ``torch.compile`` puts in place of ``nn.Linear`` when weights are frozen;
+docs/engine.md has the measurements. An int8 table may be an embedding too.
 """
 
 import math

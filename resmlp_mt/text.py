@@ -37,7 +37,7 @@ SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
 """What pieces of sentencepiece begin with and what subword-nmt leaves behind them."""
 
 OTHER_MARKS = {
-    "subword-nmt": re.compile(r"@@(?!\S)"),
+    "subword-nmt": re.compile(r"@@(?!\S)|(?<!\S)@@(?=\w)"),
     "WordPiece": re.compile(r"(?<!\S)##(?=\w)"),
     "OpenNMT's Tokenizer": re.compile("\uffed"),
     "the first byte-pair encoding": re.compile(r"</w>(?!\S)"),

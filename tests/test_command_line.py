@@ -300,6 +300,17 @@ def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyP
     assert ended.value.code == 128 + signal.SIGPIPE
 
 
+def test_a_file_that_may_not_grow_is_named(tmp_path: Path) -> None:
+    program = "from resmlp_mt.command_line import command; command(lambda: print('x' * 9999))()"
+    limited = 'ulimit -f 1; exec "$0" -c "$1" > "$2"'
+    done = subprocess.run(
+        ["bash", "-c", limited, sys.executable, program, tmp_path / "output"],
+        stderr=subprocess.PIPE, encoding="utf-8", check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("standard output cannot be written: File too large")
+
+
 def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
     @command
     def fill() -> None:

@@ -89,6 +89,7 @@ def test_text_is_not_normalised_for_a_model_of_text_that_was_not(
     assert [translator.pieces(line) for line in text] == sentences
     assert not any(UNK in translator.encode(line) for line in text)
     assert all(UNK in translator.encode(normalize(line)) for line in text)
+    assert translator.pieces(text[0] + " \ud800") == translator.pieces(text[0] + " \ufffd")
 
     task = task_of(tmp_path, words_of(processor), words_of(processor))
     arguments = encoder(processor, tmp_path / "spm.model")

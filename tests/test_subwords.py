@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from resmlp_mt import export
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.subwords import (
     check_is_raw,
-    check_looks_raw,
     check_pieces,
     check_splits,
     decode_pieces,
@@ -24,6 +24,7 @@ from resmlp_mt.engine.subwords import (
     is_of_subwords,
     read_sentencepiece,
     splits_alike,
+    warn_of_tokens,
 )
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
@@ -233,6 +234,7 @@ def test_pieces_of_another_model_are_joined() -> None:
         ("{}\uffed", "OpenNMT's Tokenizer"),
         ("{}low</w>", "the first byte-pair encoding"),
         ("\u0120the{}", "GPT-2"),
+        ("@@ing{}", "subword-nmt"),
     ],
 )
 def test_subwords_of_other_tools_are_refused(word: str, tool: str) -> None:
@@ -249,7 +251,7 @@ def test_ids_of_other_tools_are_refused() -> None:
         is_of_subwords(Vocabulary([*SPECIAL, *ids, "<mask>", "madeupword0000"]))
     for words in (
         ids[:10],
-        [str(n) for n in range(100)],
+        [str(n) for n in range(2000)],
         [*ids, *("word" * n for n in range(1, 60))],
     ):
         assert not is_of_subwords(Vocabulary([*SPECIAL, *words]))
@@ -297,20 +299,25 @@ def test_text_that_was_tokenized_is_refused(
         (["It&apos;s &quot;fine&quot;."], ""),
     ],
 )
-def test_text_that_moses_tokenized_is_refused(lines: list[str], shown: str) -> None:
-    text = (lines * 20)[:20]
-    if shown:
-        with pytest.raises(UserError, match=f"the text in bin was tokenized before \\({shown}"):
-            check_looks_raw(Path("bin"), [*text, ""])
-        text = text[:9]  # which may be chance
-    check_looks_raw(Path("bin"), text)
-    check_looks_raw(Path("bin"), [])
-
-
-def test_tokenized_text_is_not_exported(
-    corpus: Corpus, trained: Path, monkeypatch: pytest.MonkeyPatch
+def test_text_that_moses_tokenized_is_warned_of(
+    caplog: pytest.LogCaptureFixture, lines: list[str], shown: str
 ) -> None:
-    """Neither with subwords nor with words, and on neither side."""
+    text = (lines * 20)[:20]
+    warn_of_tokens(Path("bin"), text[:9])  # which may be chance
+    warn_of_tokens(Path("bin"), [])
+    assert not caplog.records
+    warn_of_tokens(Path("bin"), [*text, ""])
+    assert bool(caplog.records) == bool(shown)
+    assert re.search(f"the text in bin was tokenized before \\({shown}", caplog.text) or not shown
+
+
+def test_tokenized_text_is_exported_with_a_warning(
+    corpus: Corpus,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With subwords and with words, and on either side."""
     earlier = Path(__file__).parent / "fixtures" / "resmlp_mt_0_1_0"
     for checkpoint, data, language, stop in (
         (trained / "checkpoint_best.pt", corpus.data, "en", ["\u2581", "."]),
@@ -322,7 +329,10 @@ def test_tokenized_text_is_not_exported(
             return [["\u2581one", *end]] * 20 if wanted in (None, given[2]) else []
 
         monkeypatch.setattr(conversion, "some_sentences", sentences)
-        with pytest.raises(UserError, match=r"tokenized before \(20 of 20 sentences end in ' \.'"):
-            load_trained(checkpoint, data)
+        caplog.clear()
+        load_trained(checkpoint, data)
+        assert "was tokenized before (20 of 20 sentences end in ' .'" in caplog.text
+    caplog.clear()
     monkeypatch.setattr(conversion, "some_sentences", lambda *_: [["1", "2"]] * 20)
     assert load_trained(earlier / "checkpoint.pt", earlier).sentencepiece is None
+    assert "tokenized" not in caplog.text

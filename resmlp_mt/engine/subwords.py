@@ -1,6 +1,7 @@
 """The sentencepiece model of a dictionary: finds it, and checks that it is the right one."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,16 @@ import sentencepiece
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
-from resmlp_mt.text import BYTE, OTHER_MARKS, join_pieces, looks_tokenized, normalize
+from resmlp_mt.text import (
+    BYTE,
+    OTHER_MARKS,
+    SURROGATE,
+    join_pieces,
+    looks_tokenized,
+    normalize,
+)
+
+logger = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.98
 """Share of the words in a dictionary that must be pieces, without characters that the model does
@@ -36,9 +46,9 @@ LEAST_MARKED = 0.05
 """Share of the words with the mark of another tool that makes a dictionary one of its subwords."""
 
 LEAST_NUMBERS = 0.95
-LARGE_NUMBER = 1000
+LARGE_NUMBER = 20_000
 """A dictionary has the ids of another tool if at least this share of its words are numbers, and one
-is at least this large: a model of digits has small ones."""
+is at least this large: models of numbers and of units of speech have smaller ones."""
 
 LEAST_SENTENCES = 10
 """Fewer sentences do not tell whether text was tokenized."""
@@ -136,25 +146,21 @@ def check_is_raw(data: Path) -> None:
         )
 
 
-def check_looks_raw(data: Path, lines: Iterable[str]) -> None:
-    """Refuse training text that Moses has tokenized, though no manifest says so.
+def warn_of_tokens(data: Path, lines: Iterable[str]) -> None:
+    """Warn of training text that Moses has tokenized, though no manifest says so.
 
     Args:
         data: folder of binarised text, for the message.
         lines: some sentences of one language, with subwords joined.
-
-    Raises:
-        UserError: if they leave no doubt.
     """
     text = [line for line in lines if line.strip()]
     commas = sum(re.search(r"\w,(?!\S)", line) is not None for line in text)
     shown = looks_tokenized(text)
     if shown and len(text) >= LEAST_SENTENCES and commas <= MOST_COMMAS * len(text):
-        raise UserError(
-            f"the text in {data} was tokenized before ({shown}), which an exported model does not "
-            "do to its input: prepare and train without, or translate with fairseq-interactive and "
-            "the same steps."
-        )
+        logger.warning(
+            "the text in %s was tokenized before (%s), which an exported model does not do to its "
+            "input: give it text that was tokenized alike, or train on raw text.", data, shown,
+        )  # fmt: skip
 
 
 def check_pieces(
@@ -274,7 +280,8 @@ def split_pieces(
     line: str, processor: sentencepiece.SentencePieceProcessor, normalizes: bool
 ) -> list[str]:
     """The pieces of a line, which is normalised before if ``normalizes``."""
-    pieces = processor.encode(normalize(line) if normalizes else line, out_type=str)
+    text = normalize(line) if normalizes else SURROGATE.sub("\ufffd", line)
+    pieces = processor.encode(text, out_type=str)
     return " ".join(pieces).split()  # pieces may have characters that fairseq takes for spaces
 
 

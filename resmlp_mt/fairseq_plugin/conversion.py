@@ -14,13 +14,13 @@ from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.subwords import (
     check_is_raw,
-    check_looks_raw,
     check_pieces,
     check_splits,
     decode_pieces,
     find_sentencepiece,
     is_of_subwords,
     read_sentencepiece,
+    warn_of_tokens,
 )
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
@@ -99,7 +99,7 @@ def load_trained(
     check_is_raw(folder)
     for text in texts:
         joined = (" ".join(w) if pieces is None else decode_pieces(pieces, w) for w in text)
-        check_looks_raw(folder, joined)
+        warn_of_tokens(folder, joined)
     return TranslationModel(
         fold(model.float()), *codes, source, target, pieces, normalizes=normalizes
     )

@@ -222,6 +222,8 @@ def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
         stored = Stored() if choice.weights is None else load_weights(model, choice.weights)
     except ClassifierError as error:
         right = f"--num-classes {error.classes}" if error.classes else "weights that have one"
+        if error.classes and choice.class_map:
+            right = f"--class-map FILE with {error.classes} names"
         raise UserError(f"{error.found}: give {right}.") from error
     names = names or stored.classes
     if names is None and num_classes == imagenet.num_classes():
