@@ -2,6 +2,7 @@
 
 import inspect
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,6 +240,30 @@ def test_a_search_for_nothing_is_refused(name: str) -> None:
         task.build_generator([], SimpleNamespace(**{name: 0}))
 
 
+def test_a_prefix_of_no_translation_is_refused() -> None:
+    task = translation_task()
+    source = [torch.tensor([5, 2])]
+    without = LanguagePairDataset(source, [2], task.source_dictionary)
+    task.datasets["test"] = without
+    with pytest.raises(
+        UserError, match=r"^--prefix-size 1 needs sentences with their translations"
+    ):
+        task.build_generator([build()], Namespace(beam=1, prefix_size=1))
+    task.datasets["test"] = LanguagePairDataset(
+        source, [2], task.source_dictionary, source, [2], task.target_dictionary
+    )
+    task.build_generator([build()], Namespace(beam=1, prefix_size=1))
+
+
+def test_more_words_than_there_are_are_refused() -> None:
+    words = len(translation_task().target_dictionary)
+    sampling = {"sampling": True, "beam": 2, "nbest": 2}
+    assert generated(build(), sampling_topk=words, **sampling)
+    assert generated(build(), sampling_topk=words + 1, sampling_topp=0.5, **sampling)
+    with pytest.raises(UserError, match=f"--sampling-topk must be at most {words}, the number of"):
+        generated(build(), sampling_topk=words + 1, **sampling)
+
+
 @pytest.mark.parametrize("option", ["print_step", "retain_iter_history"])
 def test_steps_of_another_generator_are_refused(option: str) -> None:
     task: Any = object.__new__(FairseqTask)
@@ -298,6 +323,42 @@ def test_shards_share_the_sentences_of_every_task(
     assert sorted(seen) == list(range(13))
 
 
+@pytest.mark.parametrize("count", [3, 13, 14])
+def test_shards_share_the_sentences_of_fewer_batches(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A share without any ends with status 0; fairseq divides by its number of sentences."""
+    monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
+    task = tasks.setup_task(convert_namespace_to_omegaconf(generation(corpus)).task)
+    task.load_dataset("test")
+    seen: list[int] = []
+    for shard in range(count):
+        monkeypatch.setattr(generation_fixes, "_shard", (count, shard))
+        with pytest.raises(SystemExit) if shard == 13 else nullcontext() as end:
+            iterator = task.get_batch_iterator(task.dataset("test"), max_sentences=8)
+        if end is not None:
+            assert end.value.code == 0
+            assert "--shard-id 13: nothing to do, the set test has fewer" in capfd.readouterr().err
+            continue
+        batches = list(iterator.next_epoch_itr(shuffle=False))
+        assert len(batches) <= 2
+        seen += [number for batch in batches for number in batch["id"].tolist()]
+    assert sorted(seen) == list(range(13))
+
+
+def test_a_set_without_sentences_is_refused(corpus: Corpus) -> None:
+    task = tasks.setup_task(convert_namespace_to_omegaconf(generation(corpus)).task)
+    task.load_dataset("test")
+    limits = {"max_positions": (1, 1), "ignore_invalid_inputs": True}
+    with pytest.raises(
+        UserError, match=r"^The set test is empty, or all of its sentences are long"
+    ):
+        task.get_batch_iterator(task.dataset("test"), **limits)
+
+
 def test_shards_are_of_a_binarised_corpus(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
     args = generation(corpus, "--num-shards", 3)
@@ -314,7 +375,6 @@ def test_shards_are_of_a_binarised_corpus(corpus: Corpus, monkeypatch: pytest.Mo
     cfg = SimpleNamespace(
         dataset=SimpleNamespace(num_shards=2),
         checkpoint=SimpleNamespace(best_checkpoint_metric="loss"),
-        optimization=SimpleNamespace(update_freq=[1]),
         task=SimpleNamespace(),
         criterion=SimpleNamespace(),
         distributed_training=SimpleNamespace(),

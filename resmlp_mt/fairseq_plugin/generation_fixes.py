@@ -2,10 +2,13 @@
 
 import argparse
 import copy
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from fairseq import options
+from fairseq.data import LanguagePairDataset
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_scorer import SequenceScorer
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.signals import tell
 
 
 def apply() -> None:
@@ -81,8 +85,13 @@ def _diverse_step(
 
 # --- options of other generators, or without what they need ---
 
+NEEDS_TRANSLATIONS = (
+    "needs sentences with their translations: give fairseq-generate a corpus that "
+    "fairseq-preprocess has made of both languages."
+)
 
-def _check_generator(_: Any, models: Any, args: Any, *__: Any, **___: Any) -> None:
+
+def _check_generator(task: Any, models: Any, args: Any, *__: Any, **___: Any) -> None:
     for name in ("beam", "nbest"):
         count = getattr(args, name, None)
         if count is not None and count < 1:
@@ -93,6 +102,17 @@ def _check_generator(_: Any, models: Any, args: Any, *__: Any, **___: Any) -> No
                 f"--{name.replace('_', '-')} needs a model that refines its translations "
                 "iteratively (--task translation_lev): drop it."
             )
+    if getattr(args, "prefix_size", 0) > 0 and any(
+        isinstance(dataset, LanguagePairDataset) and dataset.tgt is None
+        for dataset in getattr(task, "datasets", {}).values()
+    ):
+        raise UserError(f"--prefix-size {args.prefix_size} {NEEDS_TRANSLATIONS}")
+    topk, topp = (getattr(args, f"sampling_{name}", 0) for name in ("topk", "topp"))
+    if getattr(args, "sampling", False) and topp <= 0 and topk > len(task.target_dictionary):
+        raise UserError(
+            f"--sampling-topk must be at most {len(task.target_dictionary)}, the number of words "
+            f"of the target dictionary, but is {topk}."
+        )
 
 
 def _check_inference(
@@ -110,10 +130,7 @@ def _check_inference(
             "translation must have: give them to fairseq-interactive."
         )
     if isinstance(generator, SequenceScorer) and sample.get("target") is None:
-        raise UserError(
-            "--score-reference needs sentences with their translations: give fairseq-generate a "
-            "corpus that fairseq-preprocess has made of both languages."
-        )
+        raise UserError(f"--score-reference {NEEDS_TRANSLATIONS}")
 
 
 # --- options that fairseq-interactive ignores, and soft alignments where they are not expected ---
@@ -154,24 +171,48 @@ def _parse_args_and_arch(
     return parsed
 
 
-# --- --num-shards and --shard-id are ignored: every process translates everything ---
+# --- --num-shards and --shard-id are ignored: every process translates everything; a set without
+# sentences ends in a ZeroDivisionError ---
 
 
 def _get_batch_iterator(
     original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Let fairseq-generate and fairseq-validate take one batch in ``--num-shards``."""
+    """Let fairseq-generate and fairseq-validate take their share of ``--num-shards``."""
     iterator = original(self, dataset, *args, **kwargs)
     count, number = _shard
-    if count == 1:
-        return iterator
-    if not any(dataset is known for known in self.datasets.values()):
+    name = next((name for name, known in self.datasets.items() if known is dataset), None)
+    if name is None and count > 1:
         raise UserError(
             "--num-shards divides a binarised corpus: here, give every process its own lines."
         )
+    if name is None or "epoch" in kwargs:  # lines, or a training
+        return iterator
+    if not iterator.frozen_batches:
+        raise UserError(
+            f"The set {name} is empty, or all of its sentences are longer than the model's "
+            "--max-source-positions or --max-target-positions: give another set."
+        )
+    if count == 1:
+        return iterator
     shard = copy.copy(iterator)
-    shard._frozen_batches = tuple(iterator.frozen_batches[number::count])
+    shard._frozen_batches = _share(iterator.frozen_batches, count, number)
+    if not shard._frozen_batches:
+        tell(f"--shard-id {number}: nothing to do, the set {name} has fewer sentences than shards.")
+        raise SystemExit(0)
     return shard
+
+
+def _share(batches: Sequence[Any], count: int, number: int) -> tuple[Any, ...]:
+    """One batch in ``count``, or of fewer batches one sentence in ``count``; maybe none."""
+    if len(batches) >= count:
+        return tuple(batches[number::count])
+    starts = itertools.accumulate(map(len, batches), initial=0)
+    parts = (
+        batch[(number - start) % count :: count]
+        for batch, start in zip(batches, starts, strict=False)  # one more: the end
+    )
+    return tuple(part for part in parts if len(part))
 
 
 def _check_trainer(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
