@@ -24,6 +24,7 @@ from resmlp_mt.fairseq_plugin import checkpoints, resuming, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 Train = Callable[..., dict[str, Any]]
+SAME_SCORE = "--report-accuracy --best-checkpoint-metric total".split()  # the number of words
 
 
 def forget() -> None:
@@ -58,10 +59,10 @@ def train_here(corpus: Corpus) -> Iterator[Train]:
 
 
 def test_counts_of_validations_and_updates_go_on(train_here: Train, tmp_path: Path) -> None:
-    """--patience, --lr-patience and --ema-update-freq; the largest loss is the first."""
+    """--patience, --lr-patience and --ema-update-freq; the score stays the same."""
     arguments = ["--lr", 1e-5, "--lr-scheduler", "reduce_lr_on_plateau", "--lr-patience", 1,
                  "--lr-threshold", 0.1, "--lr-shrink", 0.5, "--patience", 4, "--store-ema",
-                 "--ema-update-freq", 2, "--maximize-best-checkpoint-metric"]  # fmt: skip
+                 "--ema-update-freq", 2, *SAME_SCORE]  # fmt: skip
     whole = train_here(tmp_path / "whole", *arguments, "--max-epoch", 9)
     for epoch in (1, 4, 9):
         parts = train_here(tmp_path / "parts", *arguments, "--max-epoch", epoch)
@@ -79,7 +80,7 @@ def test_counts_of_validations_and_updates_go_on(train_here: Train, tmp_path: Pa
 
 
 def test_a_reset_forgets_the_counts(train_here: Train, tmp_path: Path) -> None:
-    arguments = ["--patience", 9, "--maximize-best-checkpoint-metric"]
+    arguments = ["--patience", 9, *SAME_SCORE]
     first = train_here(tmp_path, *arguments, "--max-epoch", 3)["extra_state"]["early_stop"]
     assert first["num_runs"] == 2
     second = train_here(tmp_path, *arguments, "--max-epoch", 4, "--reset-meters")["extra_state"]
@@ -241,7 +242,8 @@ Stop = Callable[[int, str], None]
 def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Has SIGTERM come within an update, or within its validation; in update 0, never."""
     monkeypatch.setattr(stopping._Stop, "requested", 0)
-    monkeypatch.setattr(train, "validate_and_save", train.validate_and_save)
+    for name in ("train", "validate_and_save"):
+        monkeypatch.setattr(train, name, getattr(train, name))
     stopping.stop_after_an_update(train.main)
     originals = {step: getattr(Trainer, step) for step in ("train_step", "valid_step")}
 
@@ -264,7 +266,7 @@ def test_a_training_that_stops_has_the_validation_of_its_update(
     """Five updates are an epoch; every second is validated, and every fourth saved."""
     arguments = ["--batch-size", 100, "--validate-interval-updates", 2, "--patience", 50,
                  "--batch-size-valid", 5, "--save-interval-updates", 4, "--max-update", 6,
-                 "--maximize-best-checkpoint-metric"]  # fmt: skip
+                 "--report-accuracy", "--best-checkpoint-metric", "n_correct"]  # fmt: skip
     whole = train_here(tmp_path / "whole", *arguments)
     for update, step in (
         (2, "train_step"),
@@ -399,3 +401,94 @@ def test_a_pruned_training_writes_checkpoints_that_load(
         convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=words))
     )
     assert capsys.readouterr().out.count("\nH-") == 13
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [
+        ("--max-epoch 3", 3),
+        ("--max-epoch 3 --disable-validation", 3),
+        ("--stop-min-lr 2e-4 --force-anneal 2 --lr-shrink 0.1", 2),
+    ],
+)
+def test_the_last_epoch_is_saved_whatever_the_interval(
+    train_here: Train, stop: Stop, tmp_path: Path, given: str, epochs: int
+) -> None:
+    """fairseq alone ends with status 0 and an empty folder."""
+    stop(0, "train_step")
+    state = train_here(tmp_path, "--save-interval", 10, *given.split())
+    assert state["optimizer_history"][-1]["num_updates"] == epochs
+    assert state["extra_state"]["train_iterator"]["epoch"] == epochs + 1
+    is_validated = "--disable-validation" not in given
+    assert (state["extra_state"].get("best") is not None) == is_validated
+    assert (tmp_path / "checkpoint_best.pt").exists() == is_validated
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["inverse_sqrt", "polynomial_decay --total-num-update 9", "cosine --lr-period-updates 9",
+     "reduce_lr_on_plateau"],
+)  # fmt: skip
+def test_a_warmup_begins_below_the_least_rate(
+    train_here: Train, tmp_path: Path, schedule: str
+) -> None:
+    """fairseq alone trains nothing and ends with status 0."""
+    given = ["--stop-min-lr", 1e-9, "--warmup-updates", 4, "--lr-scheduler", *schedule.split()]
+    state = train_here(tmp_path, *given, "--max-epoch", 2)
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "end", "updates"),
+    [
+        ("--max-update", 2, 2),
+        ("--patience", 1, 2),
+        ("--stop-time-hours", 1e-9, 1),
+    ],
+)
+def test_a_training_that_has_ended_is_not_trained_again(
+    train_here: Train,
+    stop: Stop,
+    tmp_path: Path,
+    option: str,
+    end: float,
+    updates: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop(0, "train_step")
+    caplog.set_level("INFO")
+    written = []
+    for _ in range(2):
+        state = train_here(tmp_path, *SAME_SCORE, option, end)
+        assert state["optimizer_history"][-1]["num_updates"] == updates
+        written.append((tmp_path / "checkpoint_last.pt").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    assert f"{option} {end}: this training has ended before" in caplog.text
+    state = train_here(tmp_path, *SAME_SCORE, option, 1000 * end, "--max-epoch", updates + 1)
+    expected = updates + (option != "--stop-time-hours")  # a microsecond is over too
+    assert state["optimizer_history"][-1]["num_updates"] == expected
+
+
+def test_a_last_validation_that_was_killed_is_made_up(
+    train_here: Train, stop: Stop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TranslationTask, "valid_step", kill)
+        stop(2, "train_step")
+        with pytest.raises(KilledError):
+            train_here(tmp_path, "--batch-size", 100, "--max-update", 2)
+    before = checkpoints.read(tmp_path / "checkpoint_last.pt")
+    stop(0, "train_step")
+    after = train_here(tmp_path, "--batch-size", 100, "--max-update", 2)
+    assert before["extra_state"]["val_loss"] is None
+    assert after["extra_state"]["val_loss"] == after["extra_state"]["best"] is not None
+    for name in ("model", "last_optimizer_state"):
+        assert str(before[name]) == str(after[name])
+    positions = [state["extra_state"]["train_iterator"] for state in (before, after)]
+    assert positions[0] == positions[1]

@@ -65,7 +65,6 @@ def test_the_metric_of_the_best_checkpoint_is_computed(
         checkpoint=SimpleNamespace(best_checkpoint_metric=metric),
         task=SimpleNamespace(eval_bleu=measures),
         criterion=SimpleNamespace(report_accuracy=measures),
-        optimization=SimpleNamespace(update_freq=[1]),
         distributed_training=None,
     )
     message = f"metric {metric} needs {option}, which computes"
@@ -95,14 +94,6 @@ def test_a_metric_that_no_update_has_is_named() -> None:
     options.best_checkpoint_metric = "own"
     trainer.task = SimpleNamespace()
     assert step({"loss": 1.0})
-
-
-def test_an_update_of_no_batch_is_refused() -> None:
-    cfg = SimpleNamespace(
-        optimization=SimpleNamespace(update_freq=[2, 0]), distributed_training=None
-    )
-    with pytest.raises(UserError, match="--update-freq must be at least 1, but is 0"):
-        training_fixes._check_options(None, cfg, None, None, None)
 
 
 def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_path: Path) -> None:

@@ -31,9 +31,11 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     binarised,
     dictionaries,
+    ending,
     generation_fixes,
     languages,
     loading,
+    option_checks,
     resuming,
     saving,
     several_processes,
@@ -72,6 +74,8 @@ def apply() -> None:
     saving.never_lose_a_checkpoint()  # also looks at what the two above start and save
     generation_fixes.apply()
     training_fixes.apply()
+    option_checks.apply()
+    ending.apply()
 
 
 # --- the last batch is dropped unless --required-batch-size-multiple divides its size ---

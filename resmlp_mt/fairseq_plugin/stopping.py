@@ -23,6 +23,7 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
+from resmlp_mt.fairseq_plugin import ending
 from resmlp_mt.fairseq_plugin.continuing import RESETS, command, going_on
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.signals import Handlers, forget_lost_terminal, handle, tell
@@ -53,13 +54,15 @@ def stop_with_a_checkpoint() -> None:
 def stop_after_an_update(main: Any) -> None:
     """Have a training check after every update, and its validation, whether it should stop.
 
+    It also looks before every epoch whether it has ended before.
+
     Args:
         main: ``main`` of fairseq-train. Its module may be a copy that has no name.
     """
     names = inspect.unwrap(main).__globals__
-    original = names["validate_and_save"]
-    if getattr(original, "func", None) is not _validate_and_save:
-        names["validate_and_save"] = functools.partial(_validate_and_save, original)
+    for name, remedy in (("validate_and_save", _validate_and_save), ("train", ending.train)):
+        if getattr(names[name], "func", None) is not remedy:
+            names[name] = functools.partial(remedy, names[name])
 
 
 def handle_signals(*, has_launcher: bool) -> Handlers:

@@ -18,6 +18,7 @@ from fairseq.models.ema import EMA
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
 from fairseq.tasks.semisupervised_translation import SemisupervisedTranslationTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -151,8 +152,8 @@ def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None
 
 
 # --- checkpoints of --encoder-layers-to-keep cannot be read: they have the old number of layers;
-# --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch, and
-# --update-freq 0 in a ZeroDivisionError; options that look like code cannot be loaded ---
+# --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch;
+# options that look like code cannot be loaded ---
 
 
 ONLY_IN_VALIDATION = {"bleu", "ppl"}
@@ -178,9 +179,6 @@ def _check_options(
 ) -> None:
     """Count the kept layers in the trainer's options: fairseq builds the model from a copy."""
     _check_unused_parameters(cfg.distributed_training, model, criterion)
-    fewest = min(cfg.optimization.update_freq, default=1)
-    if fewest < 1:
-        raise UserError(f"--update-freq must be at least 1, but is {fewest}.")
     if OmegaConf.is_config(cfg):
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
         stored_config.check_training(cast("Mapping[str, Any]", plain))
@@ -222,6 +220,8 @@ def _check_unused_parameters(options: Any, model: Any, criterion: Any) -> None:
 OF_OTHER_MODELS = {
     TranslationLevenshteinTask: "--task translation_lev is for models that refine translations "
     "iteratively: use --task translation.",
+    TranslationFromPretrainedBARTTask: "--task translation_from_pretrained_bart is for an mBART: "
+    "use --task translation.",
     **dict.fromkeys(
         (MultilingualTranslationTask, SemisupervisedTranslationTask),
         "this task is for models with an encoder and a decoder for every language: use --task "

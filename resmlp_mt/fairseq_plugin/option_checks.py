@@ -1,0 +1,136 @@
+"""Refuses options of fairseq that end in a traceback, or in another training than was meant.
+
+A command line is checked when it is read, before data and models are. The options of
+``fairseq-hydra-train``, and those that are taken from other options, are known when the trainer is
+made.
+"""
+
+import argparse
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from fairseq import options
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig
+from resmlp_mt.fairseq_plugin.ranking import RISES
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+
+LEAST = {
+    "fp16_scale_window": 1,
+    "global_sync_iter": 1,
+    "log_interval": 1,
+    "max_epoch": 0,
+    "max_update": 0,
+    "max_valid_steps": 0,
+    "num_workers": 0,
+    "required_batch_size_multiple": 1,
+    "required_seq_len_multiple": 1,
+    "save_interval": 1,
+    "update_freq": 1,
+    "validate_interval": 1,
+    "warmup_updates": 0,
+}
+"""The least values of numbers that fairseq divides by, or that make it do nothing."""
+
+LEAST_OF_SCHEDULERS = {
+    "inverse_sqrt": {"warmup_updates": 1},
+    "polynomial_decay": {"total_num_update": 1},
+    "step": {"lr_deacy_period": 1},
+    "tri_stage": {"decay_steps": 1},
+    "triangular": {"lr_period_updates": 2},
+}
+"""The same, for one ``--lr-scheduler``."""
+
+REFUSED: dict[tuple[str, object], str] = {
+    ("keep_interval_updates_pattern", 0): "names no update: drop it, or give a number from 1.",
+    ("optimizer", "composite"): "needs groups of parameters, which no option gives: use another.",
+}
+"""Why an option may not have a value."""
+
+REFUSED_FOR_RESMLP: dict[tuple[str, object], str] = {
+    ("criterion", "adaptive_loss"): "needs an adaptive softmax, which a ResMLP does not have: use "
+    "--criterion label_smoothed_cross_entropy.",
+    ("criterion", "nat_loss"): "needs a model that refines its translations iteratively: use "
+    "--criterion label_smoothed_cross_entropy.",
+}
+"""Why it may not in the training of a ResMLP."""
+
+
+def apply() -> None:
+    """Check the options of all commands; a second call does nothing."""
+    wrap(options, "parse_args_and_arch", _parse_args_and_arch)
+    wrap(Trainer, "__init__", _check_trainer, before=True)
+
+
+def _parse_args_and_arch(original: Original, *args: Any, **kwargs: Any) -> Any:
+    parsed = original(*args, **kwargs)
+    found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
+    if getattr(found, "total_num_update", 0) is None:
+        found.total_num_update = found.max_update  # its default, which fairseq loses
+    check(vars(found))
+    if getattr(found, "profile", False) and not torch.cuda.is_available():
+        raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")
+    return parsed
+
+
+def _check_trainer(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
+    if not OmegaConf.is_config(cfg):
+        return
+    sections: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    values: dict[str, Any] = {}
+    for name, section in sections.items():
+        if isinstance(section, dict):
+            values |= {**section, name: section.get("_name")}
+    check(values)
+    if values["tpu"] and find_spec("torch_xla") is None:
+        raise UserError("--tpu, which --bf16 implies, needs a TPU and torch_xla: drop it.")
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Refuse what ends in a traceback.
+
+    Args:
+        values: options by their names, and the chosen criterion, optimizer, model, ...; options
+            that a command does not have are missing.
+
+    Raises:
+        UserError: if an option has a value that it may not have.
+    """
+    for name, least in [
+        *LEAST.items(),
+        *LEAST_OF_SCHEDULERS.get(values.get("lr_scheduler", ""), {}).items(),
+    ]:
+        given = values.get(name)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, int | float) and value < least:
+                raise UserError(
+                    f"--{name.replace('_', '-')} must be at least {least}, but is {value}."
+                )
+    if (
+        values.get("lr_scheduler") == "cosine"
+        and values["lr_period_updates"] <= 0
+        and values["max_update"] == values["warmup_updates"] > 0
+    ):
+        raise UserError(
+            "--lr-scheduler cosine divides by --max-update less --warmup-updates, which is 0: give "
+            "more updates."
+        )
+    model = MODEL_DATACLASS_REGISTRY.get(values.get("arch", values.get("model")), object)
+    of_model = REFUSED_FOR_RESMLP if issubclass(model, ResMLPConfig) else {}
+    for (name, value), why in (REFUSED | of_model).items():
+        if values.get(name) == value:
+            raise UserError(f"--{name.replace('_', '-')} {value} {why}")
+    metric = values.get("best_checkpoint_metric")
+    rises = RISES.get(metric) if metric else None
+    if rises is not None and rises != values.get("maximize_best_checkpoint_metric", rises):
+        raise UserError(
+            f"--best-checkpoint-metric {metric} is better if it is "
+            + ("larger: give" if rises else "smaller: drop")
+            + " --maximize-best-checkpoint-metric."
+        )

@@ -1,0 +1,116 @@
+"""Values of options that end in a traceback, or in another training than meant, are refused."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import option_checks
+from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
+
+
+def parsed(given: str, arch: str = "resmlp_mt_tiny") -> Any:
+    """What fairseq-train makes of its words."""
+    words = ["data", "--arch", arch, *given.split()]
+    return options.parse_args_and_arch(options.get_training_parser(), words)
+
+
+@pytest.mark.parametrize("name", option_checks.LEAST)
+def test_a_number_below_the_least_is_refused(name: str) -> None:
+    option, least = "--" + name.replace("_", "-"), option_checks.LEAST[name]
+    beside = "--lr-scheduler fixed --use-bmuf "
+    assert getattr(parsed(f"{beside} {option} {least}"), name) in (least, [least])
+    with pytest.raises(UserError, match=f"^{option} must be at least {least}, but is {least - 1}"):
+        parsed(f"{beside} {option} {least - 1}")
+
+
+def test_commands_that_translate_refuse_it_too() -> None:
+    for parser in (options.get_generation_parser(), options.get_validation_parser(),
+                   options.get_interactive_generation_parser()):  # fmt: skip
+        words = ["data", "--path", "x", "--log-interval", "0"]
+        with pytest.raises(UserError, match=r"^--log-interval must be at least 1, but is 0"):
+            options.parse_args_and_arch(parser, words)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("checkpoint", "save_interval", 0, "^--save-interval must be at least 1, but is 0"),
+        ("optimization", "update_freq", [2, 0], "^--update-freq must be at least 1, but is 0"),
+        ("lr_scheduler", "warmup_updates", 0, "^--warmup-updates must be at least 1, but is 0"),
+        ("checkpoint", "best_checkpoint_metric", "bleu", "^--best-checkpoint-metric bleu is better "
+         "if it is larger: give --maximize-best-checkpoint-metric"),
+        ("criterion", "_name", "nat_loss", "^--criterion nat_loss needs a model that refines"),
+    ],
+)  # fmt: skip
+def test_options_of_a_configuration_are_checked_too(
+    section: str, name: str, value: Any, message: str
+) -> None:
+    cfg = convert_namespace_to_omegaconf(parsed("--lr-scheduler inverse_sqrt --optimizer adam"))
+    cfg[section][name] = value
+    with pytest.raises(UserError, match=message):
+        Trainer(cfg, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("polynomial_decay", "--total-num-update must be at least 1, but is 0"),
+        ("polynomial_decay --max-update 9", None),
+        ("cosine --max-update 9 --warmup-updates 9", "--lr-scheduler cosine divides by --max-up"),
+        ("cosine --max-update 9 --warmup-updates 8", None),
+        ("cosine --max-update 9 --warmup-updates 9 --lr-period-updates 5", None),
+        ("triangular --max-lr 1 --lr-period-updates 1", "--lr-period-updates must be at least 2"),
+        ("tri_stage --decay-steps 0", "--decay-steps must be at least 1, but is 0"),
+        ("step --lr-deacy-period 0", "--lr-deacy-period must be at least 1, but is 0"),
+    ],
+)
+def test_schedules_do_not_divide_by_zero(given: str, message: str | None) -> None:
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        cfg = convert_namespace_to_omegaconf(parsed(f"--optimizer adam --lr-scheduler {given}"))
+        option_checks._check_trainer(None, cfg)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "rises"), [("bleu", True), ("accuracy", True), ("loss", False), ("ppl", False)]
+)
+def test_the_best_checkpoint_is_not_the_worst(metric: str, rises: bool, maximize: bool) -> None:
+    flag = "--maximize-best-checkpoint-metric"
+    given = f"--best-checkpoint-metric {metric} {flag if maximize else ''}"
+    message = f"larger: give {flag}" if rises else f"smaller: drop {flag}"
+    with pytest.raises(UserError, match=message) if rises != maximize else nullcontext():
+        parsed(given)
+    parsed(given.replace(metric, "my_metric"))
+
+
+def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
+    for criterion in ("adaptive_loss", "nat_loss"):
+        parsed(f"--criterion {criterion}", arch="transformer_tiny")
+        with pytest.raises(UserError, match=f"^--criterion {criterion} needs a"):
+            parsed(f"--criterion {criterion} --ddp-backend legacy_ddp")
+    with pytest.raises(UserError, match=r"^--optimizer composite needs groups"):
+        parsed("--optimizer composite", arch="transformer_tiny")
+    with pytest.raises(UserError, match=r"^--keep-interval-updates-pattern 0 names no update"):
+        parsed("--keep-interval-updates-pattern 0")
+    parsed("--keep-interval-updates-pattern -1")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_needs_another_machine_is_refused(
+    monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(option_checks, "find_spec", lambda _: is_there or None)
+    with nullcontext() if is_there else pytest.raises(UserError, match=r"^--profile needs a GPU"):
+        parsed("--profile")
+    cfg = convert_namespace_to_omegaconf(parsed("--tpu --optimizer adam"))
+    with (
+        nullcontext() if is_there else pytest.raises(UserError, match=r"^--tpu, which --bf16 impl")
+    ):
+        option_checks._check_trainer(None, cfg)
