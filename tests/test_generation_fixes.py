@@ -469,7 +469,7 @@ def test_as_many_best_checkpoints_as_asked_for(
     args = options.parse_args_and_arch(
         options.get_training_parser(),
         ["data", "--arch", "resmlp_mt_tiny", "--save-dir", str(tmp_path), "--no-epoch-checkpoints",
-         "--keep-best-checkpoints", str(count),
+         "--best-checkpoint-metric", "score", "--keep-best-checkpoints", str(count),
          *(["--maximize-best-checkpoint-metric"] if maximize else [])],
     )  # fmt: skip
     cfg = convert_namespace_to_omegaconf(args).checkpoint
@@ -478,5 +478,5 @@ def test_as_many_best_checkpoints_as_asked_for(
         saver.updates += 10
         iterator = SimpleNamespace(epoch=epoch, end_of_epoch=lambda: True, state_dict=dict)
         checkpoint_utils.save_checkpoint(cfg, saver, iterator, loss)
-        kept = [float(path.read_text()) for path in tmp_path.glob("checkpoint.best_loss_*.pt")]
+        kept = [float(path.read_text()) for path in tmp_path.glob("checkpoint.best_score_*.pt")]
         assert sorted(kept) == sorted(sorted(losses[:epoch], reverse=maximize)[:count])
