@@ -304,7 +304,7 @@ def test_a_training_that_ends_with_its_update_is_saved_and_not_stopped(
     stop(update, step)
     state = train_here(tmp_path, "--batch-size", 100, *given.split())
     assert state["optimizer_history"][-1]["num_updates"] == update
-    assert state["extra_state"]["val_loss"] is not None
+    assert state["extra_state"]["val_loss"] == state["extra_state"]["best"] is not None
 
 
 def test_a_stop_after_an_epoch_that_is_not_saved_has_no_best(

@@ -40,7 +40,8 @@ def _lr_step(original: Original, self: Any, epoch: int, val_loss: float | None =
 
     fairseq calls this after every epoch, unless ``--max-update`` or another limit has stopped it.
     """
-    unsaved = getattr(self, "stopping_saves", None) == []  # nor is it so before the first epoch
+    saves = getattr(self, "stopping_saves", None)  # since the last update; there may be none yet
+    unsaved = saves is not None and val_loss not in saves
     options = self.cfg.optimization
     is_last = epoch >= (options.max_epoch or math.inf)
     if unsaved and is_last:

@@ -124,14 +124,13 @@ def _validate_and_save(
     number = _agreed(trainer)
     at_end = epoch_itr.end_of_epoch()
     last_epoch = cfg.optimization.max_epoch or math.inf
-    if number and not is_last:
+    # behind its last epoch a training ends by itself, and ``ending`` saves it
+    if number and not is_last and not (at_end and epoch_itr.next_epoch_idx > last_epoch):
         if losses[0] not in trainer.stopping_saves:
             if at_end:  # for the scheduler of the learning rate
                 trainer.stopping_score = losses[0]
             _save(trainer)
-        # behind its last epoch a training ends by itself
-        if not (at_end and epoch_itr.next_epoch_idx > last_epoch):
-            _stop(trainer, number)
+        _stop(trainer, number)
     return losses, is_last
 
 
