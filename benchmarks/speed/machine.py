@@ -32,7 +32,7 @@ def multiplies_bfloat16() -> bool:
 
     With AVX-512 alone, PyTorch computes in bfloat16, but more slowly than in float32.
     """
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     has_units = found.get("avx512_bf16") or found.get("amx_bf16")
     return computes_in_bfloat16() and bool(has_units or found.get("architecture") != "x86_64")
 
