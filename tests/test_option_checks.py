@@ -94,6 +94,10 @@ def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
         parsed(f"--criterion {criterion}", arch="transformer_tiny")
         with pytest.raises(UserError, match=f"^--criterion {criterion} needs a"):
             parsed(f"--criterion {criterion} --ddp-backend legacy_ddp")
+    quantized = "--quantization-config-path x"
+    parsed(quantized, arch="transformer_tiny")
+    with pytest.raises(UserError, match=r"^--quantization-config-path trains a ResMLP that noth"):
+        parsed(quantized)
     with pytest.raises(UserError, match=r"^--optimizer composite needs groups"):
         parsed("--optimizer composite", arch="transformer_tiny")
     with pytest.raises(UserError, match=r"^--keep-interval-updates-pattern 0 names no update"):

@@ -126,6 +126,11 @@ def check(values: Mapping[str, Any]) -> None:
     for (name, value), why in (REFUSED | of_model).items():
         if values.get(name) == value:
             raise UserError(f"--{name.replace('_', '-')} {value} {why}")
+    if of_model and values.get("quantization_config_path") is not None:
+        raise UserError(
+            "--quantization-config-path trains a ResMLP that nothing can load: drop it, and give "
+            "python -m resmlp_mt.export --dtype int8."
+        )
     metric = values.get("best_checkpoint_metric")
     rises = RISES.get(metric) if metric else None
     if rises is not None and rises != values.get("maximize_best_checkpoint_metric", rises):
