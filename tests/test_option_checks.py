@@ -66,6 +66,7 @@ def test_options_of_a_configuration_are_checked_too(
         ("cosine --max-update 9 --warmup-updates 8", None),
         ("cosine --max-update 9 --warmup-updates 9 --lr-period-updates 5", None),
         ("triangular --max-lr 1 --lr-period-updates 1", "--lr-period-updates must be at least 2"),
+        ("tri_stage --phase-ratio (0.1,0.4,0.5) --max-update 10", None),
         ("tri_stage --decay-steps 0", "--decay-steps must be at least 1, but is 0"),
         ("step --lr-deacy-period 0", "--lr-deacy-period must be at least 1, but is 0"),
     ],

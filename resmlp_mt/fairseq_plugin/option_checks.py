@@ -104,10 +104,10 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: if an option has a value that it may not have.
     """
-    for name, least in [
-        *LEAST.items(),
-        *LEAST_OF_SCHEDULERS.get(values.get("lr_scheduler", ""), {}).items(),
-    ]:
+    of_scheduler = LEAST_OF_SCHEDULERS.get(values.get("lr_scheduler", ""), {})
+    if values.get("phase_ratio"):  # gives tri_stage the number of its steps
+        of_scheduler = {}
+    for name, least in (LEAST | of_scheduler).items():
         given = values.get(name)
         for value in given if isinstance(given, list) else [given]:
             if isinstance(value, int | float) and value < least:
