@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,11 @@ from fairseq.optim import build_optimizer
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import resmlp_mt.models  # noqa: F401  registers the models
+import resmlp_mt.models
 from benchmarks import gpu_hours, multi30k, stability
 from conftest import ROOT, Corpus, fairseq
 from data_scripts import demo
@@ -351,6 +354,15 @@ def test_hydra_shows_mistakes_in_one_sentence(
     log = hydra_train(corpus, tmp_path, override, expect=1)
     assert "Traceback" not in log
     assert message in log.splitlines()[-1]
+
+
+def test_a_mistake_in_one_of_several_jobs_leaves_the_others() -> None:
+    ended = JobReturn()
+    ended.return_value = FileNotFoundError("Dataset not found: valid (data)")
+    for mode, ends in (("RUN", True), ("MULTIRUN", False)):
+        config = OmegaConf.create({"hydra": {"mode": RunMode[mode]}})
+        with pytest.raises(SystemExit, match=r"^Dataset not found") if ends else nullcontext():
+            resmlp_mt.models.HydraCallback().on_job_end(config, ended)
 
 
 def test_hydra_builds_the_depth_that_is_named(corpus: Corpus, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def _parse_args_and_arch(original: Original, *args: Any, **kwargs: Any) -> Any:
     found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     if getattr(found, "total_num_update", 0) is None:
         found.total_num_update = found.max_update  # its default, which fairseq loses
-    if getattr(found, "bf16", False) and torch.cuda.is_available() and not find_spec("torch_xla"):
-        found.tpu = False  # which fairseq sets: it would use no GPU
+    if getattr(found, "bf16", False) and not find_spec("torch_xla"):
+        found.tpu = False  # which fairseq sets with --bf16: it would use no GPU
     check(vars(found))
     if getattr(found, "profile", False) and not torch.cuda.is_available():
         raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")

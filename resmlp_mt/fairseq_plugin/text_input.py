@@ -172,9 +172,10 @@ def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: A
 
 
 def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
-    """Refuse a model that did not make the source's words; learn whether to normalise its input.
+    """Refuse a model that lacks the source's words, and warn of one that splits text otherwise.
 
-    With a model for each language, the target's words are not its pieces.
+    It also decides whether input is normalised. With a model for each language, the target's
+    words are not its pieces.
     """
     if isinstance(bpe, SentencepieceBPE) and isinstance(task, TranslationTask):
         cfg, path = task.cfg, Path(args.sentencepiece_model)
@@ -184,9 +185,14 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
         check_pieces(bpe.sp, path, {f"the dictionary of {cfg.source_lang}": source})
         folder = Path(utils.split_paths(cfg.data)[0])
         codes = cfg.source_lang, cfg.target_lang
-        text = some_sentences(folder, codes, cfg.source_lang, task.source_dictionary)
-        if not check_splits(bpe.sp, path, (source, target), text, folder):
-            bpe.prepare = str  # instead of normalize
+        try:
+            text = some_sentences(folder, codes, cfg.source_lang, task.source_dictionary)
+            if text and not check_splits(bpe.sp, path, (source, target), text, folder):
+                bpe.prepare = str  # instead of normalize
+        except UserError as error:
+            # not refused: fairseq also takes text that was split with a restricted vocabulary or
+            # has tags, and needs no text beside the dictionaries
+            logger.warning("%s", error)
 
 
 def _build_dataset_for_inference(

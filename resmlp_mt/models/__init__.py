@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt.fairseq_plugin import console
@@ -38,8 +39,11 @@ class HydraCallback(Callback):
                     raise SystemExit(f"{group}.{name}=... is missing.")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Show a mistake as one sentence, like other commands, without hydra's traceback."""
+        """Show a mistake as one sentence, like other commands, without hydra's traceback.
+
+        With ``--multirun``, the other jobs go on, and hydra ends with the first error.
+        """
         error = job_return._return_value
         sentence = console.mistake(error) if isinstance(error, Exception) else None
-        if sentence is not None:
+        if sentence is not None and OmegaConf.select(config, "hydra.mode") != RunMode.MULTIRUN:
             raise SystemExit(sentence)
