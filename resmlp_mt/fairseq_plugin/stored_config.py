@@ -124,6 +124,14 @@ def uses_plugin(state: Mapping[str, Any]) -> bool:
     return False
 
 
+def has_unknown_task(state: Mapping[str, Any]) -> bool:
+    """Whether nothing is registered under the name of a checkpoint's task."""
+    cfg = state.get("cfg")
+    stored = cfg.get("task") if isinstance(cfg, Mapping) else None
+    name = _name("task", stored) if isinstance(stored, Mapping) else None
+    return isinstance(name, str) and name not in tasks.TASK_REGISTRY
+
+
 def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     if not isinstance(cfg, Mapping):
         raise RefusedError("its entry 'cfg' is not a configuration")
