@@ -16,7 +16,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 import resmlp_mt
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import MOST_THREADS
-from resmlp_mt.signals import ending_signals, forget_lost_terminal
+from resmlp_mt.signals import forget_lost_terminal, handle, restore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -290,9 +289,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
         for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors=errors)
-        handles = threading.current_thread() is threading.main_thread()
-        numbers = set(ending_signals()) - {signal.SIGINT} if handles else set()
-        before = {number: signal.signal(number, _terminate) for number in numbers}
+        before = handle(_terminate, {signal.SIGTERM, signal.SIGHUP})
         try:
             try:
                 result = main(*args, **kwargs)
@@ -315,8 +312,7 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
         except UserError as error:
             raise CommandError(str(error)) from error
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            restore(before)
 
     return run
 

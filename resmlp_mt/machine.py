@@ -5,6 +5,7 @@ import platform
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 MOST_THREADS = 1024
 """Most threads or processes that one may ask for: more would fill the machine, not hasten it."""
@@ -28,6 +29,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def instructions() -> dict[str, Any]:
+    """The processor's instructions by PyTorch's names, and whether it has them; maybe none."""
+    import torch  # here, because commands that only print their options do not need it
+
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
 @cache
 def multiplies_int8_tiles() -> bool:
     """Whether oneDNN may multiply matrices of int8 in tiles (AMX), which is fast and exact.
@@ -37,9 +46,7 @@ def multiplies_int8_tiles() -> bool:
     """
     import torch
 
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    if not torch.cpu.get_capabilities().get("amx_int8"):
+    if not instructions().get("amx_int8"):
         return False
     largest = torch.full((16, 64), 127, dtype=torch.int8)
     return bool((torch._int_mm(largest, largest.t()) == 64 * 127 * 127).all())
@@ -48,17 +55,13 @@ def multiplies_int8_tiles() -> bool:
 @cache
 def adds_int8_in_32_bits() -> bool:
     """Whether one instruction (VNNI) multiplies int8 and adds four products in 32 bits."""
-    import torch
-
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    found = torch.cpu.get_capabilities()
+    found = instructions()
     return bool(found.get("avx512_vnni") or found.get("avx_vnni"))
 
 
 def computes_in_bfloat16() -> bool:
     """Whether PyTorch has bfloat16 products for this processor."""
-    import torch  # here, because commands that only print their options do not need it
+    import torch
 
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     return bool(supported())

@@ -4,7 +4,7 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,15 +24,22 @@ def ending_signals() -> list[signal.Signals]:
     return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def handle(handler: Callable[[int, Any], Any]) -> Handlers:
-    """Have a function called for the ending signals; does nothing outside the main thread.
+def handle(
+    handler: Callable[[int, Any], Any], numbers: Collection[signal.Signals] = ENDING
+) -> Handlers:
+    """Have a function called for ending signals; does nothing outside the main thread.
+
+    Args:
+        handler: takes the number of the signal and the frame.
+        numbers: those of :data:`ENDING` to handle, if this process heeds them.
 
     Returns:
         The earlier handlers, for :func:`restore`.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}  # Python refuses
-    return {number: signal.signal(number, handler) for number in ending_signals()}
+    heeded = [number for number in ending_signals() if number in numbers]
+    return {number: signal.signal(number, handler) for number in heeded}
 
 
 def restore(handlers: Handlers) -> None:

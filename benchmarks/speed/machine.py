@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from resmlp_mt.machine import computes_in_bfloat16, processor, usable_cores
+from resmlp_mt.machine import computes_in_bfloat16, instructions, processor, usable_cores
 
 PACKAGES = ("torch", "fairseq-fixed", "ctranslate2", "timm", "numpy")
 ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "PYTORCH_ALLOC_CONF")
@@ -32,7 +32,7 @@ def multiplies_bfloat16() -> bool:
 
     With AVX-512 alone, PyTorch computes in bfloat16, but more slowly than in float32.
     """
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    found = instructions()
     has_units = found.get("avx512_bf16") or found.get("amx_bf16")
     return computes_in_bfloat16() and bool(has_units or found.get("architecture") != "x86_64")
 

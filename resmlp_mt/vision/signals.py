@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from resmlp_mt.signals import ending_signals, forget_lost_terminal, tell
+from resmlp_mt.signals import forget_lost_terminal, handle, restore, tell
 
 
 @dataclass
@@ -46,14 +46,13 @@ def stops() -> Iterator[Stop]:
             raise SystemExit(stop.status)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    earlier = {number: signal.signal(number, ask) for number in ending_signals()}
+    earlier = handle(ask)
     try:
         yield stop
     except KeyboardInterrupt:
         print("stopped at once, without saving: use the last checkpoint", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        restore(earlier)
     if stop.number:
         raise SystemExit(stop.status)
