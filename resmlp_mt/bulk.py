@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import is_hidden
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.sharding.parts import CorpusFile
@@ -63,7 +64,8 @@ def parse_args(argv: Sequence[str] | None) -> Options:
 def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[CorpusFile]":
     """The named files, and all files in the named folders.
 
-    A file keeps its name if it is a link. What is hidden, or inside a hidden folder, is left out.
+    A file keeps its name if it is a link. What a folder has hidden, or from an operating
+    system, is left out.
 
     Raises:
         UserError: if there are none, two have the same name, one has an unknown format or a name
@@ -91,13 +93,13 @@ def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[Cor
 
 
 def visible(folder: Path) -> Iterator[Path]:
-    """All files below a folder that are not hidden, in the order of their names.
+    """All files below a folder in the order of their names, but not those of :func:`is_hidden`.
 
     Raises:
         UserError: if there is a link to a folder, whose files would come twice or without end.
     """
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if is_hidden(path.name):
             continue
         if path.is_dir():
             if path.is_symlink():

@@ -14,6 +14,19 @@ from resmlp_mt.errors import UserError, reason
 LFS = b"version https://git-lfs.github.com/"
 POINTER = "a pointer of Git LFS: get the file itself with git lfs pull"
 
+#: what macOS, Windows and network drives put into folders; files of tools have a leading dot
+FOREIGN = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+    "__pycache__", "#snapshot", "@recycle", "@recently-snapshot", "network trash folder",
+    "temporary items", "thumbs.db", "desktop.ini",
+}  # fmt: skip
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of a relative path is hidden or belongs to an operating system."""
+    parts = (part for part in path.split("/") if part != ".")
+    return any(part.startswith(".") or part.lower() in FOREIGN for part in parts)
+
 
 def check_is_whole(path: Path) -> None:
     """Refuse the small text that Git LFS leaves in place of a large file.

@@ -441,10 +441,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_wrong_inputs_are_named(tmp_path: Path) -> None:
     (tmp_path / "in/sub").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    for name in ("in/a.en", "in/sub/a.en", "in/.hidden"):
+    foreign = ("in/Thumbs.db", "in/sub/Desktop.ini", "in/@eaDir/a.en@SynoEAStream", "in/.hidden")
+    for name in ("in/a.en", "in/sub/a.en", *foreign):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     files = bulk.corpus_files([tmp_path / "in"], tmp_path / "out", "text")
     assert [file.name for file in files] == ["a.en", "sub/a.en"]
+    (named,) = bulk.corpus_files([tmp_path / "in/Thumbs.db"], tmp_path / "out", "text")
+    assert named.name == "Thumbs.db"  # which the user wants
     cases = {
         "inside --input": ([tmp_path / "in"], tmp_path / "in/out"),
         "neither a file nor a folder": ([tmp_path / "none"], tmp_path / "out"),

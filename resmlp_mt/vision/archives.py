@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_is_whole
+from resmlp_mt.files import check_is_whole, is_hidden
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
 from resmlp_mt.vision.images import (
     EXTENSIONS,
     BadImage,
     ImageNames,
     check_bytes,
-    is_hidden,
     is_image,
     open_image,
 )

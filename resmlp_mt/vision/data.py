@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from resmlp_mt.errors import UserError, reason
+from resmlp_mt.files import is_hidden
 from resmlp_mt.vision.archives import archive_dataset
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
-from resmlp_mt.vision.images import EXTENSIONS, ImageNames, is_hidden, is_image
+from resmlp_mt.vision.images import EXTENSIONS, ImageNames, is_image
 from resmlp_mt.vision.libraries import torchvision
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name

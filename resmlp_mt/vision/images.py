@@ -30,7 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from resmlp_mt.errors import UserError, one_line, reason
-from resmlp_mt.files import LFS, POINTER
+from resmlp_mt.files import LFS, POINTER, is_hidden
 from resmlp_mt.vision.options import OnError
 
 logger = logging.getLogger(__name__)
@@ -49,19 +49,6 @@ EXTENSIONS = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
-
-
-#: files of macOS, Windows and network drives; those of tools have a leading dot
-FOREIGN = {
-    "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
-    "__pycache__", "#snapshot", "@Recycle", "@Recently-Snapshot", "Network Trash Folder",
-    "Temporary Items", "Thumbs.db", "desktop.ini",
-}  # fmt: skip
-
-
-def is_hidden(path: str) -> bool:
-    """Whether a part of a relative path is hidden or belongs to an operating system."""
-    return any(part.startswith(".") or part in FOREIGN for part in path.split("/") if part != ".")
 
 
 def is_image(path: str) -> bool:

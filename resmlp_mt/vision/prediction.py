@@ -13,12 +13,12 @@ from typing import TextIO
 import torch
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.files import check_outputs, is_hidden, output_file
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.distributed import find_device
 from resmlp_mt.vision.evaluation_options import FORMATS, PredictionOptions
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, ImageNames, SkipCounter, is_hidden
+from resmlp_mt.vision.images import EXTENSIONS, ImageNames, SkipCounter
 from resmlp_mt.vision.loader import Batch, batches
 from resmlp_mt.vision.transforms import create_transform
 

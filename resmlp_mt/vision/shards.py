@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_is_whole
+from resmlp_mt.files import check_is_whole, is_hidden
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, BadImage, check_bytes, is_hidden, open_image
+from resmlp_mt.vision.images import EXTENSIONS, BadImage, check_bytes, open_image
 from resmlp_mt.vision.splits import (
     SPLITS,
     find_split_folder,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.images import is_hidden
+from resmlp_mt.files import is_hidden
 
 #: as in timm
 SPLITS = {
