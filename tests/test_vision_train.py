@@ -752,6 +752,17 @@ def test_all_processes_know_why_the_folder_cannot_be_used(
         hold_folder(options, process, held)
 
 
+@pytest.mark.parametrize("left", ["best.pth", "summary.csv"])
+def test_results_without_a_last_pth_are_kept(tmp_path: Path, left: str) -> None:
+    """last.pth is large, so people remove it and keep the rest."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / left).touch()
+    with ExitStack() as held:
+        options = replace(TrainingOptions(), output=tmp_path / "run")
+        chosen = hold_folder(options, Process(torch.device("cpu")), held)
+        assert chosen == tmp_path / "run-1"
+
+
 @pytest.mark.parametrize("name", [".", "..", "inner/.."])
 def test_a_folder_without_a_name_of_its_own_has_others_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -13,6 +13,9 @@ from resmlp_mt.vision.training_options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 
+#: results of a training; the large last.pth may be gone, or best.pth come from elsewhere
+RESULTS = ("last.pth", "best.pth", "summary.csv")
+
 
 def hold_folder(options: TrainingOptions, process: Process, held: ExitStack) -> Path:
     """``--output``, or NAME-1, NAME-2, ... if it has a training, also one that has just begun.
@@ -52,19 +55,23 @@ def _hold(wanted: Path, resume: Path | None, held: ExitStack) -> Path:
 
 
 def _is_free(folder: Path, held: ExitStack) -> bool:
-    """Whether there is no training in a folder; it is then held.
+    """Whether a folder has no training and none of its results; it is then held.
 
     Raises:
         OSError, UserError: if that cannot be known.
     """
-    if (folder / "last.pth").exists():
+
+    def has_results() -> bool:
+        return any((folder / name).exists() for name in RESULTS)
+
+    if has_results():
         return False
     with ExitStack() as stack:
         try:
             stack.enter_context(_locked(folder))
         except LockedError:
             return False
-        if (folder / "last.pth").exists():  # another training has just ended
+        if has_results():  # another training has just ended
             return False
         held.enter_context(stack.pop_all())
         return True
