@@ -199,7 +199,7 @@ def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) ->
     data = folder(folder(tmp_path / "data", "train", **{"10": 1, "2": 1}), **{"10": 1, "2": 3})
     words = ["--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--img-size", 8,
              "--patch-size", 2, "--data", data]  # fmt: skip
-    with pytest.raises(UserError, match=r"timm sorts these classes 2, 10, .*torchvision 10, 2, "):
+    with pytest.raises(UserError, match=r"timm sorts these classes 2, 10, .*torchvision 10, 2: "):
         main([*map(str, words), "--num-classes", "2"])
     contents = {"a.txt": "2\n10\n \n\n", "b.json": '["2", "10"]', "c.json": '{"10": 1, "2": 0}'}
     for name, content in contents.items():

@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -452,6 +453,30 @@ def test_weights_start_a_training(folder: Path, tmp_path: Path) -> None:
     torch.save(first["model"] | {"head.weight": torch.zeros(7, 8)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="has 7 classes and the model 2: add --reset-head"):
         run(folder, tmp_path / "d", *options, "--weights", tmp_path / "w.pth")
+
+
+def test_a_classifier_of_other_classes_is_not_kept(folder: Path, tmp_path: Path) -> None:
+    """There are as many, so it would fit; its rows would be of the wrong classes."""
+    options = [*PLAIN, "--max-updates", 1]
+    run(folder, tmp_path / "a", *options)
+    words = ["--weights", tmp_path / "a/last.pth"]
+    (tmp_path / "map.txt").write_text("light\ndark\n")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for split in ("train", "val"):
+        (other / split / "light").rename(other / split / "bright")
+    message = r"last\.pth knows 2 classes .*\(dark, light and {}\): add --reset-head, or"
+    for data, names, extra in (
+        (folder, "light, dark", ["--class-map", tmp_path / "map.txt"]),
+        (other, "bright, dark", []),
+    ):
+        with pytest.raises(UserError, match=message.format(names)):
+            run(data, tmp_path / "b", *options, *words, *extra)
+        run(data, tmp_path / "c", *options, *words, *extra, "--reset-head")
+
+    (tmp_path / "map.txt").write_text("dark\nlight\n")
+    kept = run(folder, tmp_path / "e", *options, *words, "--class-map", tmp_path / "map.txt")
+    assert kept["classes"] == ["dark", "light"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The order of a model's classes: timm's ``--class-map``, and folders that have none."""
+"""The order of a model's classes: timm's ``--class-map``, and orders that differ."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.libraries import timm
@@ -63,5 +64,24 @@ def check_order(classes: Sequence[str], what: str) -> None:
         )
 
 
+def check_same(known: Sequence[str], classes: Sequence[str], what: str, remedy: str) -> None:
+    """Refuse a classifier of other classes than those of the data, or in another order.
+
+    Args:
+        known: the classes of the classifier.
+        classes: those of the data; letters with accents may be composed or not.
+        what: what has the classifier.
+        remedy: what to do instead.
+
+    Raises:
+        UserError: if they differ.
+    """
+    if [normalize("NFC", name) for name in known] != [normalize("NFC", name) for name in classes]:
+        raise UserError(
+            f"{what} knows {len(known)} classes that are not the {len(classes)} of --data "
+            f"({_start(known)} and {_start(classes)}): {remedy}."
+        )
+
+
 def _start(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + ", ..."
+    return ", ".join(names[:4]) + ", ..." * (len(names) > 4)

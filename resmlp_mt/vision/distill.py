@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.class_map import check_order
+from resmlp_mt.vision.class_map import check_order, check_same
 from resmlp_mt.vision.factory import build_model, check_name, load_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.options import model_name
 from resmlp_mt.vision.transforms import check_data_config
 from resmlp_mt.vision.weights import ClassifierError, load_weights
+
+SAME = "give a teacher with the same names in the same order"
 
 
 class Teacher(nn.Module):
@@ -92,7 +94,7 @@ def load_teacher(
                 "give the name of a model to --teacher."
             )
         model, checkpoint = load_model(name)
-        _check_classes(f"--teacher {name}", checkpoint.get("classes") or [], classes)
+        check_same(checkpoint.get("classes") or [], classes, f"--teacher {name}", SAME)
         own = checkpoint.get("data_config") or {}
         check_data_config(own, f"--teacher {name}")
         return Teacher(model, student, (own["mean"], own["std"]))
@@ -106,19 +108,11 @@ def load_teacher(
     except ClassifierError as error:
         raise UserError(f"{error.found}: give weights for the classes of --data.") from error
     if stored.classes is not None:
-        _check_classes(f"--teacher-weights {weights}", stored.classes, classes)
+        check_same(stored.classes, classes, f"--teacher-weights {weights}", SAME)
     elif by_letter:
         check_order(classes, f"--teacher-weights {weights}")
     own = stored.data_config or timm.data.resolve_model_data_config(model)
     return Teacher(model, student, (own["mean"], own["std"]))
-
-
-def _check_classes(what: str, known: Sequence[str], classes: Sequence[str]) -> None:
-    if list(known) != list(classes):
-        raise UserError(
-            f"{what} knows {len(known)} classes that are not the {len(classes)} of --data; "
-            "expected the same names in the same order."
-        )
 
 
 class DistillationLoss(nn.Module):

@@ -8,7 +8,7 @@ import shlex
 import textwrap
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import write_text
 from resmlp_mt.vision.checkpoints import digest, load, save
-from resmlp_mt.vision.class_map import read_class_map
+from resmlp_mt.vision.class_map import check_same, read_class_map
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
@@ -169,7 +169,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     validation.transform = create_transform(data_config, normalize=False)
 
     seed_all(options.seed)
-    model, model_args = _model(options, len(train.classes))
+    model, model_args = _model(options, train.classes)
     model.to(process.device)
     _try_forward(model, f"--model {options.model}", options.img_size, len(train.classes))
     if options.channels_last:
@@ -275,9 +275,10 @@ def resolved(
     )
 
 
-def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and the arguments of ``build_model`` that make it again."""
+def _model(options: TrainingOptions, classes: list[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model for these classes, and the arguments of ``build_model`` that make it again."""
     assert options.img_size is not None
+    num_classes = len(classes)
     model_args: dict[str, Any] = {"name": options.model, "num_classes": num_classes}
     if options.drop:
         model_args["drop_rate"] = options.drop
@@ -296,9 +297,15 @@ def _model(options: TrainingOptions, num_classes: int) -> tuple[nn.Module, dict[
         model.reset_classifier(num_classes)  # type: ignore[operator]
     if options.weights and start:
         try:
-            load_weights(model, options.weights, head="reset" if options.reset_head else "keep")
+            head: Literal["reset", "keep"] = "reset" if options.reset_head else "keep"
+            stored = load_weights(model, options.weights, head)
         except ClassifierError as error:
             raise UserError(f"{error.found}: add --reset-head to train a new one.") from error
+        if stored.classes is not None and head == "keep":
+            remedy = (
+                "add --reset-head, or, if only their order differs, give it with --class-map FILE"
+            )
+            check_same(stored.classes, classes, f"--weights {options.weights}", remedy)
     if options.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     return model, model_args
