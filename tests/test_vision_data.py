@@ -146,6 +146,12 @@ def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path)
     assert len(found) == len(expected) + 1
     pictures = sorted(pixels(found))
     assert len(set(pictures)) == len(pictures) - 1  # the link shows the same again
+    link.name, link.linkname = link.name.replace("zz.png", "zzz.png"), "none.png"
+    with tarfile.open(plain, "a") as tar:
+        tar.addfile(link)
+    found = data.create_dataset(["cifar10-tar", str(plain)], "train")
+    (bad,) = [source for source in found.sources if isinstance(source, BadImage)]
+    assert bad.reason == "it is a link to none.png, which the archive lacks"
     empty = tarfile.TarInfo("train/zz_nothing")
     empty.type = tarfile.DIRTYPE
     with tarfile.open(plain, "a") as tar:
@@ -713,6 +719,32 @@ def test_other_pictures_of_a_sample_are_left_alone(tmp_path: Path) -> None:
     members = {"a.mask.png": png(1), "a.png": png(0), "a.cls": b"2", "a.depth.txt": b"x"}
     found = data.create_dataset(["wds", str(shard(tmp_path / "train-0.tar", members))], "train")
     assert pixels(found) == [(random_image(0).tobytes(), 2)]
+
+
+def test_samples_of_shards_without_an_image_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a folder; JSON without a class may describe anything."""
+    members = {"a.png": png(0), "a.json": b"2", "meta.json": b'{"version": "1"}', "b.txt": b"x"}
+    path = shard(tmp_path / "train-0.tar", members)
+    create = partial(data.create_dataset, ["wds", str(tmp_path)], "train")
+    assert create().targets == [2]
+    assert caplog.text == ""
+    more = {f"{key}.{end}": b"3" for key in "cd" for end in ("avif", "json")}
+    shard(tmp_path / "train-1.tar", {"e.png": png(1), "e.json": b"1", **more})
+    with tarfile.open(path, "a") as tar:
+        for kind, key, target in ((tarfile.LNKTYPE, "f", "a"), (tarfile.SYMTYPE, "g", "../x")):
+            for end in ("png", "json"):
+                info = tarfile.TarInfo(f"{key}.{end}")
+                info.type, info.linkname = kind, f"{target}.{end}"
+                if end == "json" and key == "g":
+                    info.type, info.linkname = tarfile.LNKTYPE, "a.json"
+                tar.addfile(info)
+    found = create()
+    first, second = ((random_image(seed).tobytes(), target) for seed, target in ((0, 2), (1, 1)))
+    assert pixels(found) == [first, first, second]  # a hard link is the file that it leads to
+    message = "3 files left out, not named as an image (2 .avif, 1 .png (link))"
+    assert f"{tmp_path}: {message}" in caplog.text
 
 
 def test_shards_of_a_training_split_of_another_name(tmp_path: Path) -> None:

@@ -106,11 +106,13 @@ def _from_split(name: str, words: Container[str], is_folder: bool) -> tuple[str,
 def _decode(
     archive: tarfile.TarFile, member: tarfile.TarInfo, name: str
 ) -> NDArray[np.uint8] | BadImage:
-    content = archive.extractfile(member)
-    assert content is not None  # it is a regular file
     try:
+        content = archive.extractfile(member)
+        assert content is not None  # it is a regular file
         check_bytes(member.size, name)
         return np.asarray(open_image(content.read(), name))
+    except KeyError:
+        return BadImage(name, f"it is a link to {member.linkname}, which the archive lacks")
     except BadImage as bad:
         return bad
 

@@ -4,7 +4,7 @@ A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
 ``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index`` or ``label_id``. Other
-files of a sample are left alone.
+files of a sample are left alone, but a warning counts the samples with a class and no image.
 """
 
 import json
@@ -22,7 +22,7 @@ from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, is_hidden
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, BadImage, check_bytes, open_image
+from resmlp_mt.vision.images import EXTENSIONS, BadImage, ImageNames, check_bytes, open_image
 from resmlp_mt.vision.splits import (
     SPLITS,
     find_split_folder,
@@ -153,24 +153,33 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
     """Where the images of all shards of a split lie, and their classes."""
     samples: list[Member] = []
     targets: list[int] = []
+    names = ImageNames(Path(source))
     for shard in shard_files(source, split):
         try:
             check_is_whole(shard)
             with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                images, labels = _members(archive, shard)
+                images, labels, others = _members(archive, shard)
                 targets += [_label(file, labels[key]) for key in images]
+                for key in labels.keys() - images.keys():
+                    if _whole(_text(file, labels[key])) is not None:
+                        names.is_image(others.get(key, labels[key][3]))  # counts it
         except (OSError, tarfile.TarError) as error:
             raise UserError(
                 f"--data wds: {shard} cannot be read: {error}; expected an uncompressed tar file."
             ) from error
         samples += images.values()
+    names.warn()
     if not samples:
         raise UserError(f"--data wds: {source} holds no images in its shards for {split}.")
     return samples, targets
 
 
-def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
-    """The images of a shard and the files of their classes, by key.
+def _members(
+    archive: tarfile.TarFile, shard: Path
+) -> tuple[dict[str, Member], dict[str, Member], dict[str, str]]:
+    """The images of a shard, the files of their classes, and the name of another file, by key.
+
+    JSON without an image may describe anything.
 
     Raises:
         UserError: if a file is there twice, or without its other half.
@@ -179,15 +188,24 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
     labels: dict[str, Member] = {}
     described: dict[str, Member] = {}
     fields: dict[str, str] = {}
+    others: dict[str, str] = {}
+    stored: dict[str, tuple[int, int]] = {}  # offset and size of files
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
     for member in archive:
         # WebDataset's rule: the key ends at the first dot of the file's name
         stem, _, extension = Path(member.name).name.partition(".")
         extension = extension.lower()  # also WebDataset's rule
-        if not member.isfile() or is_hidden(member.name):
+        if member.isfile():
+            stored[member.name] = (member.offset_data, member.size)
+        elif member.islnk() and member.linkname in stored:  # tar stores equal files once
+            stored[member.name] = stored[member.linkname]
+        if member.isdir() or is_hidden(member.name):
             continue
         last = Path(member.name).suffix.lower()
         key = str(Path(member.name).with_name(stem))
+        if member.name not in stored:
+            others.setdefault(key, f"{member.name} (link)")
+            continue
         if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
             # a picture beside that of the key, or one whose key is cut short
             fields[member.name] = key
@@ -200,13 +218,14 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
         elif extension == "json":
             found = described
         else:
+            others.setdefault(key, member.name)
             continue
         if key in found:
             raise UserError(
                 f"--data wds: {shard} has both {found[key][3]} and {member.name} for "
                 f"{stem!r}: give each sample a key of its own."
             )
-        found[key] = (str(shard), member.offset_data, member.size, member.name)
+        found[key] = (str(shard), *stored[member.name], member.name)
     check_end(archive, shard)
     for name, key in fields.items():
         own, last = os.path.splitext(name)
@@ -227,16 +246,21 @@ def _members(archive: tarfile.TarFile, shard: Path) -> tuple[dict[str, Member], 
         raise UserError(
             f"--data wds: {shard} has no class for {key}: {Path(key).name}.cls is missing."
         )
-    return images, labels
+    return images, labels, others
 
 
-def _label(file: BinaryIO, member: Member) -> int:
-    shard, offset, size, name = member
+def _text(file: BinaryIO, member: Member) -> bytes:
+    """What should be the number of a class."""
+    _, offset, size, name = member
     file.seek(offset)
     text = file.read(min(size, MAX_LABEL)).strip()
     text = text.removeprefix(b"\xef\xbb\xbf").strip(b"\"' \r\n\t")  # of editors and of JSON
-    if name.lower().endswith(".json"):
-        text = _json_label(text)
+    return _json_label(text) if name.lower().endswith(".json") else text
+
+
+def _label(file: BinaryIO, member: Member) -> int:
+    shard, _, _, name = member
+    text = _text(file, member)
     label = _whole(text)
     if label is None:
         fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
