@@ -24,7 +24,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 import resmlp_mt
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import MOST_THREADS
-from resmlp_mt.signals import forget_lost_terminal, handle, restore
+from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -299,6 +299,9 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
                 raise missing(error) from error
             except OSError as error:
                 if error.filename is None and error.errno in UNWRITABLE:
+                    if reader_is_gone(2):  # the results are not at fault
+                        _flush()
+                        sys.exit(128 + signal.SIGPIPE)
                     _flush("\n")  # raises as well if it was standard output
                 raise
             except SystemExit:  # of --help
@@ -312,6 +315,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
         except UserError as error:
             raise CommandError(str(error)) from error
         finally:
+            if reader_is_gone(2):
+                discard(2)  # else Python would fail at its end, with status 120
             restore(before)
 
     return run
@@ -341,7 +346,7 @@ def _flush(text: str = "") -> None:
             sys.stdout.write(text)
             sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
+        discard(sys.stdout.fileno())  # Python would try again
         if isinstance(error, BrokenPipeError):  # `... | head` is not an error
             sys.exit(128 + signal.SIGPIPE)
         raise UserError(f"standard output cannot be written: {error.strerror}.") from error

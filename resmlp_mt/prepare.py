@@ -7,7 +7,6 @@ The steps and their order are in resmlp_mt/preparation/pipeline.py; docs/data.md
 """
 
 import errno
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -26,17 +25,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         preparation = Preparation(args)
         if args.dry_run:
-            # `... | head` is not an error.
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            print(preparation.plan())
-            return
-        taken = f"another run is using {args.output}: wait for it or use another --output"
-        with locked(args.output / ".steps/lock", taken, "--output"):
-            preparation.run()
+            told = preparation.plan()
+        else:
+            taken = f"another run is using {args.output}: wait for it or use another --output"
+            with locked(args.output / ".steps/lock", taken, "--output"):
+                told = preparation.run()
     except KeyboardInterrupt:
         print(
             "interrupted; the same command continues from the last finished step", file=sys.stderr
         )
+        raise
+    except BrokenPipeError:  # of standard error
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -45,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "command again; finished steps are kept"
             ) from error
         raise UserError(f"{error.filename or args.output}: {error.strerror or error}") from error
+    print(told)
+    if args.dry_run:
+        return
     folders = ":".join(f"{args.output}/{folder_name(copy)}" for copy in range(max(1, args.samples)))
     print(f"{folders}, {args.output}/spm.model and {args.output}/manifest.json are ready")
 

@@ -1,6 +1,7 @@
 """The signals that end a program, and what it prints after them."""
 
 import os
+import select
 import signal
 import stat
 import threading
@@ -98,6 +99,20 @@ def tell(message: str) -> None:
         os.write(2, f"{message}\n".encode(errors="backslashreplace"))
 
 
+def reader_is_gone(descriptor: int) -> bool:
+    """Whether an output is a pipe or a socket that nobody reads any more."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def discard(descriptor: int) -> None:
+    """Print into the void from now on."""
+    void = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(void, descriptor)
+    os.close(void)
+
+
 def forget_lost_terminal(number: int) -> None:
     """After a signal, print into the void if the terminal is gone or, for SIGHUP, about to go.
 
@@ -108,6 +123,4 @@ def forget_lost_terminal(number: int) -> None:
             # a terminal that is gone is still a device, but isatty denies it
             is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
             if is_device and (number == signal.SIGHUP or not os.isatty(descriptor)):
-                void = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(void, descriptor)
-                os.close(void)
+                discard(descriptor)

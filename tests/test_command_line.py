@@ -300,6 +300,34 @@ def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyP
     assert ended.value.code == 128 + signal.SIGPIPE
 
 
+@pytest.mark.parametrize("buffering", [(), ("-u",)], ids=str)
+@pytest.mark.parametrize(
+    ("after", "status"),
+    [
+        ("print('a message', file=sys.stderr)", 128 + signal.SIGPIPE),
+        ("logging.warning('a message')", 0),
+        ("raise UserError('a mistake')", 1),
+    ],
+)
+def test_a_lost_reader_of_messages_changes_no_result(
+    after: str, status: int, buffering: tuple[str, ...]
+) -> None:
+    program = (
+        "import logging, sys\n"
+        "from resmlp_mt.command_line import command\n"
+        "from resmlp_mt.errors import UserError\n"
+        f"@command\ndef main():\n    print('scores')\n    {after}\nmain()"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, *buffering, "-c", program],
+        stdout=subprocess.PIPE, stderr=writing, cwd=ROOT,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (status, b"scores\n")
+
+
 def test_a_file_that_may_not_grow_is_named(tmp_path: Path) -> None:
     program = "from resmlp_mt.command_line import command; command(lambda: print('x' * 9999))()"
     limited = 'ulimit -f 1; exec "$0" -c "$1" > "$2"'

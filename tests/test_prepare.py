@@ -579,6 +579,21 @@ def test_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_ends_as_other_commands_do_if_nobody_reads(tmp_path: Path) -> None:
+    words = ["resmlp_mt.prepare", "wmt14_en_de", "--output", tmp_path / "out", "--dry-run"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    for streams in ({"stdout": writing, "stderr": subprocess.PIPE}, {"stderr": writing}):
+        done = subprocess.run(
+            [sys.executable, "-m", *words], cwd=ROOT, **{"stdout": subprocess.PIPE, **streams}
+        )
+        lost = "stdout" in streams
+        assert done.returncode == (128 + signal.SIGPIPE if lost else 0)
+        assert not done.stderr
+        assert lost or done.stdout.startswith(b"wmt14_en_de: en -> de\n")
+    os.close(writing)
+
+
 def test_a_corpus_file_is_named_by_its_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -589,6 +604,21 @@ def test_a_corpus_file_is_named_by_its_path(
         with pytest.raises(SystemExit, match="2"):
             run(unknown, "--output", tmp_path / "out", "--dry-run")
         assert "choose from demo, iwslt14_de_en" in capsys.readouterr().err
+
+
+def test_data_of_another_corpus_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained models need the dictionaries and the sentencepiece model there."""
+    path = tmp_path / "out/manifest.json"
+    path.parent.mkdir()
+    written = {"corpus": "multi30k_en_de", "source_lang": "en", "target_lang": "de"}
+    for content, status in ((json.dumps(written), 1), ("{}", 0), ("[", 0)):
+        path.write_text(content)
+        assert run("multi30k_en_de", "--output", path.parent, "--dry-run") == 0
+        assert run("multi30k_en_fr", "--output", path.parent, "--dry-run") == status
+        said = f"{path.parent} holds multi30k_en_de (en to de): choose another --output, or delete"
+        assert (said in capsys.readouterr().err) == (status == 1)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(

@@ -1,12 +1,15 @@
 """Writes `manifest.json`: inputs, outputs, options, and how many pairs each step kept."""
 
 import functools
+import json
 import platform
 import unicodedata
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.corpus import Corpus
 from resmlp_mt.preparation.options import Options
 from resmlp_mt.preparation.steps import Record
@@ -25,6 +28,25 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "unicode": unicodedata.unidata_version,
     }
+
+
+def check_is_of(path: Path, corpus: Corpus) -> None:
+    """Refuse a manifest of other data, whose model and dictionaries a run would remove.
+
+    Raises:
+        UserError: if the file is the manifest of another corpus or of other languages.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        found = tuple(str(content[key]) for key in ("corpus", "source_lang", "target_lang"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # none, or another tool's
+    if found != (corpus.name, corpus.source, corpus.target):
+        raise UserError(
+            "{} holds {} ({} to {}): choose another --output, or delete it first.".format(
+                path.parent, *found
+            )
+        )
 
 
 def build(

@@ -46,6 +46,7 @@ class Preparation:
         for part in () if self.corpus.files else self.corpus.parts:
             for side in (part.source, part.target):
                 self._check_is_elsewhere(Path(side))
+        manifest.check_is_of(self.manifest_path, self.corpus)
         every = self.corpus.valid_every
         if every and args.max_pairs and args.max_pairs < every:
             raise UserError(
@@ -69,8 +70,8 @@ class Preparation:
             if real in links or real.is_relative_to(folder.resolve()):
                 raise UserError(f"{option}{path} is in {folder}: give another --output")
 
-    def run(self) -> None:
-        """Everything from the download to the manifest."""
+    def run(self) -> str:
+        """Everything from the download to the manifest; returns a summary of it for the user."""
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         raw_text.warn_of_split_text(inputs.train)
@@ -81,7 +82,7 @@ class Preparation:
         content = manifest.build(self.corpus, self.args, inputs.manifest, cleaned, model, binarized)
         self._sweep(content["outputs"])
         write_json(self.manifest_path, content)
-        print(manifest.summary(content))
+        return manifest.summary(content)
 
     def plan(self) -> str:
         """A description of what `run` would do, for the user."""
