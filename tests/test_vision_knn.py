@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision import evaluate
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.factory import load_model
 from resmlp_mt.vision.images import collate
 from resmlp_mt.vision.knn import main
 from resmlp_mt.vision.neighbours import nearest, vote
 from resmlp_mt.vision.transforms import create_transform
-from vision_checkpoints import checkpoint, folder, run_json
+from vision_checkpoints import DIGITS, checkpoint, folder, random_model, run_json
 
 
 @settings(max_examples=100, deadline=None)
@@ -183,6 +184,27 @@ def test_classes_need_not_be_those_of_the_checkpoint(
     assert report["val_images"] == 5
     assert len(report["skipped"]) == 1
     assert "k 1: top-1 100.00 %\n1 images could not be read" in capsys.readouterr().out
+
+
+def test_weights_need_no_classifier(tmp_path: Path) -> None:
+    """And may have any: the features come before it."""
+    data = folder(folder(tmp_path / "data", "train", a=4, b=4, c=4), a=3, b=3, c=3)
+    state = random_model(
+        0, name="resmlp_tiny", num_classes=10, img_size=8, patch_size=2
+    ).state_dict()
+    features = {key: value for key, value in state.items() if not key.startswith("head.")}
+    assert len(state) == len(features) + 2
+    words = ["--model", "resmlp_tiny", "--img-size", 8, "--patch-size", 2, "--data", data]
+    found = []
+    for name, weights in {
+        "all": state, "features": features, "named": {"model": state, "classes": DIGITS}
+    }.items():  # fmt: skip
+        torch.save(weights, tmp_path / f"{name}.pth")
+        words_of = [*words, "--weights", tmp_path / f"{name}.pth", "-k", 1, 3]
+        found.append(run_json(main, tmp_path / "r.json", *words_of)["scores"])
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(UserError, match=r"features.pth has no classifier: give weights that"):
+        evaluate.main([*map(str, words), "--weights", str(tmp_path / "features.pth")])
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:

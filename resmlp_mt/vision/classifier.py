@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,7 @@ def load_classifier(
     device: torch.device,
     dtype: str = "float32",
     use_test_size: bool = False,
+    head: Literal["keep", "reset"] = "keep",
 ) -> Classifier:
     """The model that the options name, on the device.
 
@@ -114,6 +115,7 @@ def load_classifier(
         device: of the model.
         dtype: see :class:`Classifier`.
         use_test_size: prepare images for a model of timm in its size for tests, if it has one.
+        head: ``"reset"`` for features alone: weights need no classifier, or may have any.
 
     Raises:
         UserError: if they do not name a model, its file cannot be used, or it cannot be computed in
@@ -133,7 +135,7 @@ def load_classifier(
             )
         classifier = _from_checkpoint(choice)
     elif choice.model is not None and (choice.weights is not None or choice.pretrained):
-        classifier = _from_weights(choice, use_test_size)
+        classifier = _from_weights(choice, use_test_size, head)
     else:
         raise UserError(
             "no model: give a checkpoint, before options that take several values, or --model "
@@ -201,7 +203,9 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     )
 
 
-def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
+def _from_weights(
+    choice: ModelChoice, use_test_size: bool, head: Literal["keep", "reset"]
+) -> Classifier:
     if not choice.use_ema:
         raise UserError(
             "--no-use-ema is for the checkpoints of resmlp_mt.vision.train: give one without "
@@ -219,13 +223,13 @@ def _from_weights(choice: ModelChoice, use_test_size: bool) -> Classifier:
         **given | choice.model_kwargs,
     )
     try:
-        stored = Stored() if choice.weights is None else load_weights(model, choice.weights)
+        stored = Stored() if choice.weights is None else load_weights(model, choice.weights, head)
     except ClassifierError as error:
         right = f"--num-classes {error.classes}" if error.classes else "weights that have one"
         if error.classes and choice.class_map:
             right = f"--class-map FILE with {error.classes} names"
         raise UserError(f"{error.found}: give {right}.") from error
-    names = names or stored.classes
+    names = names or (stored.classes if head == "keep" else None)
     if names is None and num_classes == imagenet.num_classes():
         names = imagenet.label_names()
     if names is not None and len(names) != num_classes:

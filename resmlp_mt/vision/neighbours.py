@@ -127,7 +127,7 @@ def classify(options: NeighbourOptions) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_outputs([options.json])
     device = find_device(options.device)
-    classifier = load_classifier(options, device)
+    classifier = load_classifier(options, device, head="reset")
     data = classifier.data_or(options.data)
     transform = create_transform(classifier.data_config)
     training, validation = classifier.train_split, classifier.val_split
