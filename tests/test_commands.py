@@ -149,6 +149,20 @@ def test_score_reference_is_the_loss_of_the_same_pairs(corpus: Corpus, trained: 
     assert -sum(scores) / len(scores) == pytest.approx(nll_loss, abs=6e-4)
 
 
+def test_validation_goes_on_after_a_set_with_fewer_sentences_than_shards(
+    corpus: Corpus, trained: Path
+) -> None:
+    """The set named test has 13 sentences, and the share of the last shard of 14 is empty."""
+    log = fairseq(
+        "validate", corpus.data, "--user-dir", "resmlp_mt", "--path",
+        trained / "checkpoint_best.pt", "--valid-subset", "test,valid", "--cpu", "--batch-size", 5,
+        "--num-shards", 14, "--shard-id", 13, "--log-format", "json",
+    ).stdout  # fmt: skip
+    assert "--shard-id 13: nothing to do, the set test has fewer sentences than shards." in log
+    assert epochs(log, "test", "test_nll_loss") == []
+    assert len(epochs(log, "valid", "valid_nll_loss")) == 1
+
+
 def test_alignments_and_replaced_unknown_words(corpus: Corpus, trained: Path) -> None:
     checkpoint = trained / "checkpoint_best.pt"
     output = generate(corpus, checkpoint, "--print-alignment", "--batch-size", 13)

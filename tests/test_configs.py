@@ -344,7 +344,11 @@ def test_hydra_trains_the_demo(corpus: Corpus, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("task.data=???", "task.data=... is missing."),
-        ("dataset.max_tokens=null", "Must specify batch size either with --max-tokens"),
+        (
+            "dataset.max_tokens=null",
+            "Must specify batch size either with --max-tokens or --batch-size "
+            "(in Hydra: dataset.max_tokens, dataset.batch_size).",
+        ),
         ("task.data=nowhere", "nowhere"),
     ],
 )

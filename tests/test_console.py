@@ -140,6 +140,40 @@ def test_a_mistake_is_one_sentence_of_every_command(capsys: pytest.CaptureFixtur
     assert not shown
 
 
+@pytest.mark.parametrize(
+    ("sentence", "names"),
+    [
+        ("--max-tokens must be at least 1.", "dataset.max_tokens"),
+        ("--criterion x needs y: use --label-smoothing.", "criterion._name, criterion.label_smoot"),
+        ("--arch x is unknown (--no-such-option).", "model._name"),
+        ("--a.b and --max-source-positions, --max-source-positions.", "task.max_source_positions"),
+        ("nothing to do with options.", ""),
+    ],
+)
+def test_a_mistake_in_a_job_of_hydra_has_its_names(
+    sentence: str, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(cfg: object) -> None:
+        raise UserError(sentence)
+
+    groups = {
+        "_name": None,
+        "dataset": {"max_tokens": 1},
+        "model": {"_name": "x", "max_source_positions": 8},
+        "task": {"_name": "x", "max_source_positions": "???"},
+        "criterion": {"_name": "x", "label_smoothing": "${dataset.max_tokens}"},
+    }
+    error = raised(fail, OmegaConf.create(groups))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["bin/fairseq-train", "data"])
+    assert console.mistake(error) == sentence
+    monkeypatch.setattr(sys, "orig_argv", ["bin/fairseq-hydra-train", "task.data=data"])
+    expected = f"{sentence[:-1]} (in Hydra: {names}" if names else sentence
+    said = console.mistake(error)
+    assert said is not None
+    assert said.startswith(expected)
+
+
 def test_a_mistake_ends_a_fairseq_command_with_status_1() -> None:
     program = (
         "import sys; sys.argv[0] = 'bin/fairseq-train'\n"

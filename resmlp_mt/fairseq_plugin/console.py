@@ -13,19 +13,23 @@ import json
 import logging
 import os
 import re
-import select
 import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from resmlp_mt.errors import UserError, one_line
+from resmlp_mt.fairseq_plugin import continuing
 from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
+from resmlp_mt.signals import reader_is_gone
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     # hydra, about the calls in fairseq.dataclass.initialize and .utils
@@ -83,7 +87,7 @@ def _excepthook(
     of_command = Path(sys.argv[0]).name.startswith("fairseq-") or any(map(is_command, specs))
     if of_command and issubclass(kind, KeyboardInterrupt):
         return  # Python ends with status 130
-    if of_command and issubclass(kind, BrokenPipeError) and _reader_is_gone():
+    if of_command and issubclass(kind, BrokenPipeError) and reader_is_gone(1):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
         os.kill(os.getpid(), signal.SIGPIPE)
     sentence = mistake(error) if of_command else None
@@ -93,15 +97,35 @@ def _excepthook(
         print(sentence, file=sys.stderr)
 
 
-def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
-    poll = select.poll()
-    poll.register(1, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
 def mistake(error: BaseException) -> str | None:
-    """What the user of a command can mend; None for other errors, which need their traceback."""
+    """What the user of a command can mend; None for other errors, which need their traceback.
+
+    For fairseq-hydra-train, options are also named as its configuration has them.
+    """
+    sentence = _mistake(error)
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    configs = (frame.f_locals.get("cfg") for frame in frames)
+    config = next((each for each in configs if isinstance(each, DictConfig)), None)
+    if sentence is None or config is None or not continuing.is_of_hydra(continuing.command()):
+        return sentence
+    groups: Any = OmegaConf.to_container(config)
+    options = re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)(?!\.?\w)", sentence)
+    found = (_in_hydra(option.replace("-", "_"), groups) for option in options)
+    names = ", ".join(dict.fromkeys(name for name in found if name))
+    return f"{sentence.rstrip('.')} (in Hydra: {names})." if names else sentence
+
+
+def _in_hydra(option: str, groups: Mapping[str, Any]) -> str | None:
+    """GROUP.NAME of an option in a configuration of Hydra; None if it is of another command."""
+    kind = "model" if option == "arch" else option
+    if kind in groups:
+        return f"{kind}._name"
+    with_it = [name for name, own in groups.items() if isinstance(own, dict) and option in own]
+    with_it.sort(key=lambda name: name == "model")  # which takes what the task has from the task
+    return f"{with_it[0]}.{option}" if with_it else None
+
+
+def _mistake(error: BaseException) -> str | None:
     told = error.args[0] if error.args and isinstance(error.args[0], str) else None
     if isinstance(error, UserError):
         return told

@@ -52,6 +52,11 @@ def command() -> list[str]:
     return list(words)
 
 
+def is_of_hydra(words: Sequence[str]) -> bool:
+    """Whether a command line is that of fairseq-hydra-train."""
+    return any(re.search(r"hydra[-_]train(\.py)?$", word) for word in words)
+
+
 def going_on(words: Sequence[str], restore_file: str, resets: Sequence[str] = ()) -> str:
     """The command line that continues from ``checkpoint_last.pt`` in the training's folder.
 
@@ -60,7 +65,7 @@ def going_on(words: Sequence[str], restore_file: str, resets: Sequence[str] = ()
         restore_file: fairseq's option in this training.
         resets: its options of :data:`RESETS` that are set, also by a configuration file of Hydra.
     """
-    if not any(re.search(r"hydra[-_]train(\.py)?$", word) for word in words):
+    if not is_of_hydra(words):
         kept = [word for word in words if word.removeprefix("--").replace("-", "_") not in RESETS]
         return shlex.join(kept if restore_file == LAST else [*kept, "--restore-file", LAST])
     kept = [word for word in words if not RESETTING.fullmatch(word)]

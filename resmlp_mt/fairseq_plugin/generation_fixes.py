@@ -4,6 +4,7 @@ import argparse
 import copy
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
 from resmlp_mt.signals import tell
 
 
@@ -32,6 +33,8 @@ def apply() -> None:
     wrap(options, "parse_args_and_arch", _parse_args_and_arch)
     for task in (TranslationTask, TranslationMultiSimpleEpochTask):
         wrap(task, "get_batch_iterator", _get_batch_iterator)
+    for module in command_modules("validate"):
+        wrap(module, "main", _validate)
     wrap(Trainer, "__init__", _check_trainer, before=True)
 
 
@@ -199,8 +202,24 @@ def _get_batch_iterator(
     shard._frozen_batches = _share(iterator.frozen_batches, count, number)
     if not shard._frozen_batches:
         tell(f"--shard-id {number}: nothing to do, the set {name} has fewer sentences than shards.")
-        raise SystemExit(0)
+        raise NothingToDoError(0)
     return shard
+
+
+class NothingToDoError(SystemExit):
+    """The end of a command whose share of a set has no sentences."""
+
+
+def _validate(original: Original, cfg: Any, override_args: Any = None) -> None:
+    """Go on with the other sets of ``--valid-subset`` if this process has no share of one."""
+    if _shard[0] == 1 or isinstance(cfg, argparse.Namespace):
+        original(cfg, override_args)
+        return
+    for subset in cfg.dataset.valid_subset.split(","):
+        one = copy.deepcopy(cfg)
+        one.dataset.valid_subset = subset
+        with suppress(NothingToDoError):
+            original(one, override_args)
 
 
 def _share(batches: Sequence[Any], count: int, number: int) -> tuple[Any, ...]:
