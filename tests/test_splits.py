@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from models import build
@@ -19,7 +20,13 @@ from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions
-from resmlp_mt.engine.subwords import check_splits, split_words
+from resmlp_mt.engine.subword_checks import (
+    check_splits,
+    needs_normalizing,
+    splits_alike,
+    warn_of_tags,
+)
+from resmlp_mt.engine.subwords import split_words
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
 from resmlp_mt.errors import UserError
@@ -109,6 +116,100 @@ def test_text_is_normalised_for_all_others(rule: str, text: list[str]) -> None:
     assert check_splits(processor, Path("spm.model"), words, [], Path("bin"))
 
 
+@pytest.mark.parametrize(
+    "sign", ["\u200b", "\u200e", "\u200f", "\ufeff", "\u2581", "\xad"], ids=ascii
+)
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+def test_signs_are_spaces_where_the_model_makes_spaces_of_them(
+    rule: str, sign: str, tmp_path: Path
+) -> None:
+    """The usual rules of sentencepiece do so; without any, most signs are removed."""
+    text_input.apply()
+    processor = model_of(["aa bb", "aabb"], rule=rule)
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    loaded = TranslationModel(
+        fold(build(vocabulary=len(words))), "en", "de", words, words, processor
+    )
+    is_space = sign == "\u2581" or (rule == "nmt_nfkc" and sign != "\xad")
+    expected = processor.encode("aa bb" if is_space else "aabb", out_type=str)
+    line = f"aa{sign}bb{sign}"
+    assert Translator(loaded, SearchOptions()).pieces(line) == expected
+    task = task_of(tmp_path, words_of(processor), words_of(processor))
+    bpe = task.build_bpe(encoder(processor, tmp_path / "spm.model"))
+    assert bpe.encode(line).split() == expected
+
+
+def test_pieces_tell_whether_text_was_normalised_if_no_sentence_does(tmp_path: Path) -> None:
+    """Also for fairseq's other tasks."""
+    text_input.apply()
+    processor = model_of(BENGALI)
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    assert not check_splits(processor, Path("spm.model"), [words], [], tmp_path)
+    bpe = FairseqTask.build_bpe(
+        object.__new__(FairseqTask), encoder(processor, tmp_path / "spm.model")
+    )
+    assert [bpe.encode(line).split() for line in BENGALI] == [
+        processor.encode(line, out_type=str) for line in BENGALI
+    ]
+
+
+@pytest.mark.parametrize("text", [BENGALI, VIETNAMESE], ids=["Bengali", "Vietnamese"])
+def test_moses_gets_text_as_the_dictionary_has_it(text: list[str], tmp_path: Path) -> None:
+    text_input.apply()
+    task = task_of(tmp_path, [word for line in text for word in line.split()], ["Hund"])
+    tokenizer = task.build_tokenizer(Namespace(tokenizer="moses"))
+    task.build_bpe(Namespace(bpe=None))
+    for line in text:
+        other = unicodedata.normalize("NFD" if text is VIETNAMESE else "NFC", line)
+        assert tokenizer.encode(line) == line
+        assert tokenizer.encode(other) == (line if text is VIETNAMESE else other)
+    bengali = model_of(BENGALI)
+    task = task_of(tmp_path, words_of(bengali), words_of(bengali))
+    tokenizer = task.build_tokenizer(Namespace(tokenizer="moses"))
+    task.build_bpe(encoder(bengali, tmp_path / "spm.model"))
+    assert [tokenizer.encode(line) for line in BENGALI] == BENGALI
+
+
+def test_each_language_is_normalised_as_its_own_text_was(tmp_path: Path) -> None:
+    processor = model_of([*ENGLISH, *BENGALI])
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    texts = [[processor.encode(line, out_type=str) for line in side] for side in (ENGLISH, BENGALI)]
+    assert needs_normalizing(processor, texts[0], None) is True
+    assert needs_normalizing(processor, texts[1], True) is False
+    loaded = TranslationModel(
+        fold(build(vocabulary=len(words)).float()), "en", "bn", words, words, processor,
+        normalizes_target=False,
+    )  # fmt: skip
+    model_folder.save(loaded, tmp_path / "model")
+    translator = Translator.load(tmp_path / "model")
+    (scored,) = translator.score_batch([f"{ENGLISH[0]}\u200b"], BENGALI[:1])
+    assert scored.tokens == [*texts[1][0], "</s>"]
+    assert translator.pieces(f"{ENGLISH[0]}\u200b") == texts[0][0]
+
+
+def test_tags_before_the_pieces_stay_whole(caplog: pytest.LogCaptureFixture) -> None:
+    """As of data in which ``sed 's/^/<2de> /'`` put them after ``spm_encode``."""
+    processor = model_of(ENGLISH)
+    words = Vocabulary([*SPECIAL, *words_of(processor), "<2de>", "<polite>", "😀"])
+    loaded = TranslationModel(
+        fold(build(vocabulary=len(words))), "en", "de", words, words, processor
+    )
+    translator = Translator(loaded, SearchOptions())
+    pieces = processor.encode(ENGLISH[0], out_type=str)
+    for tags in ("<2de>", "<2de> <polite>"):
+        assert translator.pieces(f"{tags} {ENGLISH[0]}") == [*tags.split(), *pieces]
+    assert translator.pieces("<2de>") == ["<2de>"]
+    # what a text can have is split as before
+    for line in (f"😀 {ENGLISH[0]}", f"<2fr> {ENGLISH[0]}", f"{ENGLISH[0]} <2de>", "<unk> a", ""):
+        assert translator.pieces(line) == processor.encode(line, out_type=str)
+    tagged = [["<2de>", *pieces], ["<2fr>", *pieces], pieces]
+    assert splits_alike(processor, tagged)
+    warn_of_tags(Path("bin"), tagged, words, processor)
+    assert not caplog.records  # <2fr> is unknown: half have none
+    warn_of_tags(Path("bin"), tagged[:1], words, processor)
+    assert "the sentences in bin begin with <2de>: begin every line to translate" in caplog.text
+
+
 def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:
     words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
     exported = TranslationModel(fold(build().float()), "en", "de", words, words, None)
@@ -147,6 +248,19 @@ def test_fairseq_warns_of_a_larger_model_of_the_same_corpus(
     os.truncate(tmp_path / "valid.en-de.en.bin", 2)
     task.build_bpe(right)  # translates without that file
     assert "valid.en-de.en.bin is damaged" in caplog.text
+
+
+def test_output_may_be_joined_with_the_model_of_the_target(tmp_path: Path) -> None:
+    """As fairseq-generate does, which splits nothing."""
+    text_input.apply()
+    english, bengali = model_of(ENGLISH), model_of(BENGALI)
+    task = task_of(tmp_path, words_of(english), words_of(bengali))
+    bpe = task.build_bpe(encoder(bengali, tmp_path / "bn.model"))
+    assert bpe.decode(" ".join(bengali.encode(BENGALI[0], out_type=str))) == BENGALI[0]
+    with pytest.raises(UserError, match=r"bn.model is not the .* words in the dictionary of en"):
+        bpe.encode(ENGLISH[0])
+    with pytest.raises(UserError, match=r"vi.model is not the sentencepiece model"):
+        task.build_bpe(encoder(model_of(VIETNAMESE), tmp_path / "vi.model"))
 
 
 def test_words_are_looked_up_as_they_are_and_then_normalised() -> None:

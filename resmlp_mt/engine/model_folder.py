@@ -29,7 +29,8 @@ import sentencepiece
 from resmlp_mt.engine import digests, earlier_folders
 from resmlp_mt.engine.onnx_model import OnnxConfig, OnnxModel
 from resmlp_mt.engine.options import DTYPES
-from resmlp_mt.engine.subwords import check_pieces, read_sentencepiece
+from resmlp_mt.engine.subword_checks import check_pieces
+from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, synchronize
@@ -54,7 +55,9 @@ class TranslationModel:
     sentencepiece: sentencepiece.SentencePieceProcessor | None
     shortlist: Shortlist | None = None
     normalizes: bool = True
-    """Whether text is normalised before ``sentencepiece`` splits it."""
+    """Whether source text is normalised before ``sentencepiece`` splits it."""
+    normalizes_target: bool = True
+    """The same for the target, where a prefix of it or a whole translation is given."""
 
     def move(self, device: str) -> None:
         """Move the model to a device.
@@ -107,6 +110,7 @@ def save(
             "source_lang": translation.source_lang,
             "target_lang": translation.target_lang,
             "normalizes": translation.normalizes,
+            "normalizes_target": translation.normalizes_target,
             **dataclasses.asdict(model.config),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -185,9 +189,11 @@ def load(
         stored_dtype = str(config["dtype"])
         if stored_dtype not in DTYPES:
             raise ValueError(f"unknown dtype {stored_dtype}")
-        normalizes = config.get("normalizes", True)  # earlier folders do not say
-        if not isinstance(normalizes, bool):
-            raise ValueError(f"normalizes is {normalizes!r:.80}, but must be of type bool")
+        normalizes = {"normalizes": config.get("normalizes", True)}  # earlier folders do not say
+        normalizes["normalizes_target"] = config.get("normalizes_target", normalizes["normalizes"])
+        for name, value in normalizes.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r:.80}, but must be of type bool")
         languages = str(config["source_lang"]), str(config["target_lang"])
         for language in languages:
             if not re.fullmatch(r"[\w.@-]{1,64}", language):
@@ -247,7 +253,7 @@ def load(
         target=target,
         sentencepiece=pieces,
         shortlist=shortlist,
-        normalizes=normalizes,
+        **normalizes,
     )
     # in the end: the checks above say more about what is wrong
     dictionaries = [f"dict.{language}.txt" for language in languages]

@@ -1,60 +1,16 @@
-"""The sentencepiece model of a dictionary: finds it, and checks that it is the right one."""
+"""Splits text into the subwords of a sentencepiece model, and joins them."""
 
-import json
-import logging
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 
+from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
-from resmlp_mt.text import (
-    BYTE,
-    OTHER_MARKS,
-    SURROGATE,
-    join_pieces,
-    looks_tokenized,
-    normalize,
-)
-
-logger = logging.getLogger(__name__)
-
-LEAST_SHARE = 0.98
-"""Share of the words in a dictionary that must be pieces, without characters that the model does
-not know. If the model is the right one, all are pieces, except for a few that people add, such as
-domain tags."""
-
-LEAST_FOUND = 0.25
-"""Share of the words, or of the pieces, that must be both. A model of another script knows none of
-the characters."""
-
-LEAST_USED = 0.75
-"""Share of the model's pieces that source and target dictionary must have between them. The model
-of the training text has all (``prepare.py``), or all but those that only occur inside of longer
-ones (``fairseq-preprocess``). A model of the same corpus with twice the pieces shares a half. Where
-there is text, it decides instead: a model for many languages is right, too."""
-
-LEAST_ALIKE = 0.9
-"""Share of the sentences that the model must split as they were split for the training."""
-
-LEAST_MARKED = 0.05
-"""Share of the words with the mark of another tool that makes a dictionary one of its subwords."""
-
-LEAST_NUMBERS = 0.95
-LARGE_NUMBER = 20_000
-"""A dictionary has the ids of another tool if at least this share of its words are numbers, and one
-is at least this large: models of numbers and of units of speech have smaller ones."""
-
-LEAST_SENTENCES = 10
-"""Fewer sentences do not tell whether text was tokenized."""
-
-MOST_COMMAS = 0.02
-"""Share of the sentences of tokenized text in which a comma ends a word, as in raw text."""
+from resmlp_mt.text import BYTE, INVISIBLE, REPLACED, SURROGATE, join_pieces, normalize
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -83,185 +39,49 @@ def beside(data: Path, name: str) -> Path:
     return folder.parent / name
 
 
-def is_of_subwords(vocabulary: Vocabulary) -> bool:
-    """Whether a dictionary has sentencepiece's pieces, judged by their sign for a space.
-
-    Raises:
-        UserError: if it has the subwords of another tool.
-    """
-    words = _words(vocabulary)
-    shown = None
-    for tool, pattern in OTHER_MARKS.items():
-        marks = [mark.group() for word in words if (mark := pattern.search(word))]
-        if len(marks) > LEAST_MARKED * len(words):
-            shown = f"subwords of {tool} ('{marks[0]}')"
-    numbers = [int(word) for word in words if re.fullmatch("[0-9]{1,9}", word)]
-    if len(numbers) >= LEAST_NUMBERS * len(words) and max(numbers, default=0) >= LARGE_NUMBER:
-        shown = "numbers for words, such as the ids of GPT-2's subwords"
-    if shown:
-        raise UserError(
-            f"the dictionary has {shown}, but text can only be split with sentencepiece: translate "
-            "with fairseq-interactive, or train on subwords of sentencepiece "
-            "(python -m resmlp_mt.prepare)."
-        )
-    space = "\u2581"  # before a word, or behind it (--treat_whitespace_as_suffix)
-    return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
-
-
-def prepared_with(data: Path) -> dict[str, Any]:
-    """The options of ``prepare.py`` that made a folder of binarised text.
-
-    It is empty if there is no ``manifest.json`` beside the folder, or another tool's.
-    """
-    try:
-        manifest: Any = json.loads(beside(data, "manifest.json").read_text(encoding="utf-8"))
-        return dict(manifest["options"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-
-
-def check_is_raw(data: Path) -> None:
-    """Refuse training text that was more than normalised before it was split into subwords.
+def pieces_of(
+    line: str,
+    words: Vocabulary,
+    processor: sentencepiece.SentencePieceProcessor | None,
+    normalizes: bool,
+) -> list[str]:
+    """The subwords of a line, as the training text had them.
 
     Args:
-        data: folder of binarised text; ``prepare.py`` writes ``manifest.json`` beside it.
+        line: raw text.
+        words: the dictionary of its language.
+        processor: the sentencepiece model; without one, words are looked up as they are.
+        normalizes: whether the line is normalised before the model splits it.
 
     Raises:
-        UserError: naming the options of ``prepare.py``.
+        TypeError: if the line is not a text.
     """
-    options = prepared_with(data)
-    given = [
-        option
-        for option, is_given in (
-            ("--tokenizer moses", options.get("tokenizer") == "moses"),
-            ("--normalize-punctuation", options.get("normalize_punctuation") is True),
-        )
-        if is_given
-    ]
-    if given:
-        raise UserError(
-            f"{beside(data, 'manifest.json')} says that the training text was prepared with "
-            f"{' and '.join(given)}, which an exported model does not apply to its input: prepare "
-            "and train without, or translate with fairseq-interactive, which takes the same steps."
-        )
+    check_type("line", line, str)
+    if processor is None:
+        return split_words(line, words)
+    tags = leading_tags(line, words, processor)
+    rest = line.split(maxsplit=len(tags))[len(tags) :] if tags else [line]
+    return [*tags, *split_pieces("".join(rest), processor, normalizes)]
 
 
-def warn_of_tokens(data: Path, lines: Iterable[str]) -> None:
-    """Warn of training text that Moses has tokenized, though no manifest says so.
+def leading_tags(
+    line: str, words: Vocabulary, processor: sentencepiece.SentencePieceProcessor
+) -> list[str]:
+    """The words at the beginning of a line that no text gives, such as ``<2de>`` for a language.
 
-    Args:
-        data: folder of binarised text, for the message.
-        lines: some sentences of one language, with subwords joined.
+    They were put before the pieces of a sentence: the dictionary has them, and the model would
+    split them.
     """
-    text = [line for line in lines if line.strip()]
-    commas = sum(re.search(r"\w,(?!\S)", line) is not None for line in text)
-    shown = looks_tokenized(text)
-    if shown and len(text) >= LEAST_SENTENCES and commas <= MOST_COMMAS * len(text):
-        logger.warning(
-            "the text in %s was tokenized before (%s), which an exported model does not do to its "
-            "input: give it text that was tokenized alike, or train on raw text.", data, shown,
-        )  # fmt: skip
-
-
-def check_pieces(
-    processor: sentencepiece.SentencePieceProcessor,
-    path: Path,
-    vocabularies: dict[str, Vocabulary],
-) -> None:
-    """Refuse a sentencepiece model that did not make the subwords of the training text.
-
-    The dictionary may lack pieces: those of the other language, and rare ones.
-
-    Args:
-        processor: the model.
-        path: its file, for the message.
-        vocabularies: vocabularies of source and target, by names for the message.
-
-    Raises:
-        UserError: if a dictionary has words that are not pieces.
-    """
-    pieces = {processor.id_to_piece(index) for index in range(len(processor))}
-    shares = {name: _share(words, pieces, processor) for name, words in vocabularies.items()}
-    for name, share in shares.items():
-        if share < LEAST_SHARE:
-            remedy = "give the one that made the training text"
-            if max(shares.values()) >= LEAST_SHARE:
-                remedy = (
-                    "both languages need the same one; with two, translate with fairseq-interactive"
-                )
-            raise UserError(
-                f"{path} is not the sentencepiece model of this translation model: {share:.0%} of "
-                f"the words in {name} are its pieces; {remedy}."
-            )
-
-
-def check_splits(
-    processor: sentencepiece.SentencePieceProcessor,
-    path: Path,
-    vocabularies: Iterable[Vocabulary],
-    sentences: Sequence[Sequence[str]],
-    data: Path,
-) -> bool:
-    """Refuse a sentencepiece model with other pieces than the training text.
-
-    Args:
-        processor: the model.
-        path: its file, for the message.
-        vocabularies: those of source and target; they decide if no sentence tells.
-        sentences: some source sentences, as the words that were binarised.
-        data: their folder, for the message.
-
-    Returns:
-        Whether to normalise text before the model splits it. If the training text was not
-        normalised, the model may lack the normal forms of letters, as for Bengali with a nukta.
-
-    Raises:
-        UserError: if the model splits the sentences in another way, or has too many pieces.
-    """
-    is_alike = None
-    for normalizes in (True, False):
-        is_alike = splits_alike(processor, sentences, normalizes)
-        if is_alike:
-            return normalizes
-    if is_alike is False:
-        raise UserError(
-            f"{path} is not the sentencepiece model of this translation model: it splits the text "
-            f"in {data} in another way; give the one that made it."
-        )
-    known = {word for vocabulary in vocabularies for word in vocabulary.symbols}
-    own = {processor.id_to_piece(i) for i in range(len(processor)) if _is_of_text(processor, i)}
-    used = len(own & known) / len(own) if own else 1.0
-    if used < LEAST_USED:
-        raise UserError(
-            f"{path} is not the sentencepiece model of this translation model: only {used:.0%} of "
-            "its pieces are in the dictionaries; give the one that made the training text."
-        )
-    return True
-
-
-def _words(vocabulary: Vocabulary) -> list[str]:
-    """The words of a dictionary that are of text."""
-    return [
-        word
-        for word in vocabulary.indices
-        if word not in SPECIAL and not re.fullmatch(r"madeupword\d+", word)
-    ]
-
-
-def _share(
-    vocabulary: Vocabulary, pieces: set[str], processor: sentencepiece.SentencePieceProcessor
-) -> float:
-    """The share of the words that are pieces, among those with characters that the model knows."""
-    words = set(_words(vocabulary))
-    found = len(words & pieces)
-    # the model leaves unknown characters as they are, and fairseq-preprocess takes them for words
-    unknown = {processor.unk_id(), processor.piece_to_id("\u2581")}
-    unused = sum(
-        unknown.issuperset(processor.encode(word.replace("\u2581", " "))) for word in words - pieces
-    )
-    if found < LEAST_FOUND * min(len(words), len(pieces)):
-        unused = 0
-    return found / (len(words) - unused) if len(words) > unused else 1.0
+    found = []
+    for word in line.split():
+        known = word in words.indices and word not in SPECIAL
+        number = processor.piece_to_id(word) if known else 0
+        is_piece = number != processor.unk_id() and not processor.is_control(number)
+        # an unknown character is a word of the dictionary, too: it is left as it is
+        if not known or is_piece or word in processor.encode(word, out_type=str):
+            break
+        found.append(word)
+    return found
 
 
 def split_words(line: str, vocabulary: Vocabulary) -> list[str]:
@@ -280,35 +100,24 @@ def split_pieces(
     line: str, processor: sentencepiece.SentencePieceProcessor, normalizes: bool
 ) -> list[str]:
     """The pieces of a line, which is normalised before if ``normalizes``."""
-    text = normalize(line) if normalizes else SURROGATE.sub("\ufffd", line)
+    text = normalized(line, processor) if normalizes else SURROGATE.sub("\ufffd", line)
     pieces = processor.encode(text, out_type=str)
     return " ".join(pieces).split()  # pieces may have characters that fairseq takes for spaces
 
 
-def splits_alike(
-    processor: sentencepiece.SentencePieceProcessor,
-    sentences: Sequence[Sequence[str]],
-    normalizes: bool = True,
-) -> bool | None:
-    """Whether a model splits text as it was split before; None if no sentence tells.
+def normalized(line: str, processor: sentencepiece.SentencePieceProcessor) -> str:
+    """A line as :func:`normalize` gives it, with spaces where the model itself makes them.
 
-    Args:
-        sentences: the words of each, as binarised; those with words that are not pieces, such as
-            ``<unk>``, or are control symbols, which no text gives, do not count.
-        normalizes: whether text is normalised before the model splits it.
+    The usual rules of sentencepiece turn some invisible signs, which ``normalize`` removes, into
+    spaces: one is written between the words of Khmer.
     """
-    unknown = processor.unk_id()
-
-    def tells(ids: Sequence[int]) -> bool:
-        return bool(ids) and not any(i == unknown or processor.is_control(i) for i in ids)
-
-    def is_kept(words: list[str]) -> bool:
-        return split_pieces(processor.decode(words), processor, normalizes) == words
-
-    telling = [list(words) for words in sentences if tells(processor.piece_to_id([*words]))]
-    # the first word may be a tag, which is put before the pieces of a sentence
-    alike = [is_kept(words) or (len(words) > 1 and is_kept(words[1:])) for words in telling]
-    return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
+    if not (line.isascii() and line.isprintable()):
+        signs = {*INVISIBLE.findall(line), *(sign for sign in REPLACED if sign in line)}
+        space = processor.normalize("a a")
+        for sign in signs - {"\0"}:
+            if processor.normalize(f"a{sign}a") == space:
+                line = line.replace(sign, " ")
+    return normalize(line)
 
 
 def decode_pieces(processor: sentencepiece.SentencePieceProcessor, pieces: Sequence[str]) -> str:
@@ -321,13 +130,3 @@ def decode_pieces(processor: sentencepiece.SentencePieceProcessor, pieces: Seque
         if index == unknown and ("\u2581" in piece or BYTE.fullmatch(piece)):
             return join_pieces(pieces).removeprefix(" ")
     return str(processor.decode([*pieces]))
-
-
-def _is_of_text(processor: sentencepiece.SentencePieceProcessor, index: int) -> bool:
-    """Whether a piece was learnt from text, and so is seen there; bytes need not be."""
-    return not (
-        processor.is_control(index)
-        or processor.is_unknown(index)
-        or processor.is_unused(index)
-        or processor.is_byte(index)
-    )

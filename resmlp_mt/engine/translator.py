@@ -17,7 +17,7 @@ from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SHORTEST, SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Callback, Check, WordsOf, chosen_words, search_of
-from resmlp_mt.engine.subwords import decode_pieces, split_pieces, split_words
+from resmlp_mt.engine.subwords import decode_pieces, pieces_of
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS, Vocabulary
 from resmlp_mt.errors import UserError
@@ -372,10 +372,10 @@ class Translator:
 
     def pieces(self, line: str, words: Vocabulary | None = None) -> list[str]:
         """The subwords of a line; ``words`` is its dictionary, by default that of the source."""
-        loaded = self.loaded
-        if loaded.sentencepiece is None:
-            return split_words(line, loaded.source if words is None else words)
-        return split_pieces(line, loaded.sentencepiece, loaded.normalizes)
+        model = self.loaded
+        if words is None:
+            return pieces_of(line, model.source, model.sentencepiece, model.normalizes)
+        return pieces_of(line, words, model.sentencepiece, model.normalizes_target)
 
     def encode(self, line: str) -> list[int]:
         """The source tokens of a line, with end-of-sentence."""

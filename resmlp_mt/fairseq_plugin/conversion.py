@@ -12,16 +12,16 @@ from resmlp_mt.engine import shortlist_building
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.shortlist import Shortlist
-from resmlp_mt.engine.subwords import (
+from resmlp_mt.engine.subword_checks import (
     check_is_raw,
     check_pieces,
     check_splits,
-    decode_pieces,
-    find_sentencepiece,
     is_of_subwords,
-    read_sentencepiece,
+    needs_normalizing,
+    warn_of_tags,
     warn_of_tokens,
 )
+from resmlp_mt.engine.subwords import decode_pieces, find_sentencepiece, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
@@ -90,19 +90,22 @@ def load_trained(
         some_sentences(folder, codes, language, words)
         for language, words in zip(codes, dictionaries, strict=True)
     ]
-    normalizes = True
+    normalizes = normalizes_target = True
     if pieces is not None and sentencepiece_model is not None:
         names = (str(folder / f"dict.{language}.txt") for language in codes)
         both = dict(zip(names, (source, target), strict=True))
         check_pieces(pieces, sentencepiece_model, both)
         normalizes = check_splits(pieces, sentencepiece_model, both.values(), texts[0], folder)
+        normalizes_target = needs_normalizing(pieces, texts[1], otherwise=normalizes)
+        warn_of_tags(folder, texts[0], source, pieces)
     check_is_raw(folder)
     for text in texts:
         joined = (" ".join(w) if pieces is None else decode_pieces(pieces, w) for w in text)
         warn_of_tokens(folder, joined)
     return TranslationModel(
-        fold(model.float()), *codes, source, target, pieces, normalizes=normalizes
-    )
+        fold(model.float()), *codes, source, target, pieces,
+        normalizes=normalizes, normalizes_target=normalizes_target,
+    )  # fmt: skip
 
 
 def build_shortlist(

@@ -23,16 +23,18 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt import language_codes
-from resmlp_mt.engine.subwords import (
+from resmlp_mt.engine.subword_checks import (
     check_pieces,
     check_splits,
-    decode_pieces,
+    has_normalized_pieces,
+    is_normalized,
     prepared_with,
-    read_sentencepiece,
 )
+from resmlp_mt.engine.subwords import decode_pieces, normalized, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
+from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import join_pieces, normalize
 
@@ -103,6 +105,12 @@ def _sentencepiece_bpe(_: Original, self: Any, cfg: Any) -> None:
     self.enable_sampling = cfg.sentencepiece_enable_sampling
     self.alpha = cfg.sentencepiece_alpha
     self.sp = read_sentencepiece(Path(file_utils.cached_path(cfg.sentencepiece_model)))
+    _normalise(self, has_normalized_pieces(self.sp))
+
+
+def _normalise(bpe: Any, normalizes: bool) -> None:
+    """Choose whether raw text is normalised before the model splits it."""
+    bpe.prepare = functools.partial(normalized, processor=bpe.sp) if normalizes else str
 
 
 def _encode(original: Original, self: Any, x: str) -> str:
@@ -112,9 +120,16 @@ def _encode(original: Original, self: Any, x: str) -> str:
 def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
     """Prepare raw text as ``prepare.py`` did, if a manifest beside the data says how.
 
-    Text that is given without ``--bpe`` has been split already, and so it has been prepared.
+    Text that is given without ``--bpe`` has been split already, and so it has been prepared. What
+    Moses tokenizes is normalised only if the training text was.
     """
     is_raw = isinstance(bpe, SentencepieceBPE)
+    if isinstance(tokenizer, MosesTokenizer):
+        if is_raw:
+            tokenizer.prepare = bpe.prepare
+        elif isinstance(task, TASKS):
+            words = task.source_dictionary.symbols
+            tokenizer.prepare = normalize if is_normalized(words) else str
     if not is_raw or not isinstance(task, TranslationTask) or not task.cfg.data:
         return
     folder = Path(utils.split_paths(task.cfg.data)[0])
@@ -182,17 +197,36 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
         source, target = (
             Vocabulary(words.symbols) for words in (task.source_dictionary, task.target_dictionary)
         )
-        check_pieces(bpe.sp, path, {f"the dictionary of {cfg.source_lang}": source})
+        try:
+            check_pieces(bpe.sp, path, {f"the dictionary of {cfg.source_lang}": source})
+        except UserError as error:
+            if _lacks_pieces(bpe.sp, path, target):
+                raise
+            # fairseq-generate only decodes, with a model of the target's own
+            bpe.prepare = functools.partial(_fail, error)
+            return
         folder = Path(utils.split_paths(cfg.data)[0])
         codes = cfg.source_lang, cfg.target_lang
         try:
             text = some_sentences(folder, codes, cfg.source_lang, task.source_dictionary)
-            if text and not check_splits(bpe.sp, path, (source, target), text, folder):
-                bpe.prepare = str  # instead of normalize
+            if text:
+                _normalise(bpe, check_splits(bpe.sp, path, (source, target), text, folder))
         except UserError as error:
             # not refused: fairseq also takes text that was split with a restricted vocabulary or
             # has tags, and needs no text beside the dictionaries
             logger.warning("%s", error)
+
+
+def _lacks_pieces(processor: Any, path: Path, words: Vocabulary) -> bool:
+    try:
+        check_pieces(processor, path, {"the dictionary": words})
+    except UserError:
+        return True
+    return False
+
+
+def _fail(error: UserError, _: str) -> NoReturn:
+    raise error
 
 
 def _build_dataset_for_inference(

@@ -1,0 +1,327 @@
+"""Whether a sentencepiece model is that of a dictionary, and how its text was prepared."""
+
+import json
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sentencepiece
+
+from resmlp_mt.engine.subwords import beside, leading_tags, split_pieces
+from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
+from resmlp_mt.errors import UserError
+from resmlp_mt.text import OTHER_MARKS, looks_tokenized
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LEAST_SHARE = 0.98
+"""Share of the words in a dictionary that must be pieces, without characters that the model does
+not know. If the model is the right one, all are pieces, except for a few that people add, such as
+domain tags."""
+
+LEAST_FOUND = 0.25
+"""Share of the words, or of the pieces, that must be both. A model of another script knows none of
+the characters."""
+
+LEAST_USED = 0.75
+"""Share of the model's pieces that source and target dictionary must have between them. The model
+of the training text has all (``prepare.py``), or all but those that only occur inside of longer
+ones (``fairseq-preprocess``). A model of the same corpus with twice the pieces shares a half. Where
+there is text, it decides instead: a model for many languages is right, too."""
+
+LEAST_ALIKE = 0.9
+"""Share of the sentences that the model must split as they were split for the training."""
+
+LEAST_MARKED = 0.05
+"""Share of the words with the mark of another tool that makes a dictionary one of its subwords."""
+
+LEAST_NUMBERS = 0.95
+LARGE_NUMBER = 20_000
+"""A dictionary has the ids of another tool if at least this share of its words are numbers, and one
+is at least this large: models of numbers and of units of speech have smaller ones."""
+
+LEAST_OTHER_FORMS = 0.002
+"""Share of words whose letters NFC changes that shows text which was not normalised. Normalised
+text has none; in other text of English there are a few, and a letter of Bengali is one of them."""
+
+LEAST_SENTENCES = 10
+"""Fewer sentences do not tell whether text was tokenized."""
+
+MOST_COMMAS = 0.02
+"""Share of the sentences of tokenized text in which a comma ends a word, as in raw text."""
+
+
+def is_of_subwords(vocabulary: Vocabulary) -> bool:
+    """Whether a dictionary has sentencepiece's pieces, judged by their sign for a space.
+
+    Raises:
+        UserError: if it has the subwords of another tool.
+    """
+    words = _words(vocabulary)
+    shown = None
+    for tool, pattern in OTHER_MARKS.items():
+        marks = [mark.group() for word in words if (mark := pattern.search(word))]
+        if len(marks) > LEAST_MARKED * len(words):
+            shown = f"subwords of {tool} ('{marks[0]}')"
+    numbers = [int(word) for word in words if re.fullmatch("[0-9]{1,9}", word)]
+    if len(numbers) >= LEAST_NUMBERS * len(words) and max(numbers, default=0) >= LARGE_NUMBER:
+        shown = "numbers for words, such as the ids of GPT-2's subwords"
+    if shown:
+        raise UserError(
+            f"the dictionary has {shown}, but text can only be split with sentencepiece: translate "
+            "with fairseq-interactive, or train on subwords of sentencepiece "
+            "(python -m resmlp_mt.prepare)."
+        )
+    space = "\u2581"  # before a word, or behind it (--treat_whitespace_as_suffix)
+    return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
+
+
+def prepared_with(data: Path) -> dict[str, Any]:
+    """The options of ``prepare.py`` that made a folder of binarised text.
+
+    It is empty if there is no ``manifest.json`` beside the folder, or another tool's.
+    """
+    try:
+        manifest: Any = json.loads(beside(data, "manifest.json").read_text(encoding="utf-8"))
+        return dict(manifest["options"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def check_is_raw(data: Path) -> None:
+    """Refuse training text that was more than normalised before it was split into subwords.
+
+    Args:
+        data: folder of binarised text; ``prepare.py`` writes ``manifest.json`` beside it.
+
+    Raises:
+        UserError: naming the options of ``prepare.py``.
+    """
+    options = prepared_with(data)
+    given = [
+        option
+        for option, is_given in (
+            ("--tokenizer moses", options.get("tokenizer") == "moses"),
+            ("--normalize-punctuation", options.get("normalize_punctuation") is True),
+        )
+        if is_given
+    ]
+    if given:
+        raise UserError(
+            f"{beside(data, 'manifest.json')} says that the training text was prepared with "
+            f"{' and '.join(given)}, which an exported model does not apply to its input: prepare "
+            "and train without, or translate with fairseq-interactive, which takes the same steps."
+        )
+
+
+def warn_of_tokens(data: Path, lines: Iterable[str]) -> None:
+    """Warn of training text that Moses has tokenized, though no manifest says so.
+
+    Args:
+        data: folder of binarised text, for the message.
+        lines: some sentences of one language, with subwords joined.
+    """
+    text = [line for line in lines if line.strip()]
+    commas = sum(re.search(r"\w,(?!\S)", line) is not None for line in text)
+    shown = looks_tokenized(text)
+    if shown and len(text) >= LEAST_SENTENCES and commas <= MOST_COMMAS * len(text):
+        logger.warning(
+            "the text in %s was tokenized before (%s), which an exported model does not do to its "
+            "input: give it text that was tokenized alike, or train on raw text.", data, shown,
+        )  # fmt: skip
+
+
+def warn_of_tags(
+    data: Path,
+    sentences: Sequence[Sequence[str]],
+    words: Vocabulary,
+    processor: sentencepiece.SentencePieceProcessor,
+) -> None:
+    """Warn of source sentences most of which begin with a tag, without which none is translated.
+
+    Args:
+        data: folder of binarised text, for the message.
+        sentences: some sentences of it, as the words that were binarised.
+        words: the dictionary.
+        processor: the sentencepiece model.
+    """
+    firsts = [tags[0] for s in sentences if (tags := leading_tags(" ".join(s), words, processor))]
+    if len(firsts) > len(sentences) / 2:
+        logger.warning(
+            "the sentences in %s begin with %s: begin every line to translate with it.",
+            data, " or ".join(sorted(set(firsts))),
+        )  # fmt: skip
+
+
+def check_pieces(
+    processor: sentencepiece.SentencePieceProcessor,
+    path: Path,
+    vocabularies: dict[str, Vocabulary],
+) -> None:
+    """Refuse a sentencepiece model that did not make the subwords of the training text.
+
+    The dictionary may lack pieces: those of the other language, and rare ones.
+
+    Args:
+        processor: the model.
+        path: its file, for the message.
+        vocabularies: vocabularies of source and target, by names for the message.
+
+    Raises:
+        UserError: if a dictionary has words that are not pieces.
+    """
+    pieces = {processor.id_to_piece(index) for index in range(len(processor))}
+    shares = {name: _share(words, pieces, processor) for name, words in vocabularies.items()}
+    for name, share in shares.items():
+        if share < LEAST_SHARE:
+            remedy = "give the one that made the training text"
+            if max(shares.values()) >= LEAST_SHARE:
+                remedy = (
+                    "both languages need the same one; with two, translate with fairseq-interactive"
+                )
+            raise UserError(
+                f"{path} is not the sentencepiece model of this translation model: {share:.0%} of "
+                f"the words in {name} are its pieces; {remedy}."
+            )
+
+
+def check_splits(
+    processor: sentencepiece.SentencePieceProcessor,
+    path: Path,
+    vocabularies: Iterable[Vocabulary],
+    sentences: Sequence[Sequence[str]],
+    data: Path,
+) -> bool:
+    """Refuse a sentencepiece model with other pieces than the training text.
+
+    Args:
+        processor: the model.
+        path: its file, for the message.
+        vocabularies: those of source and target; they decide if no sentence tells.
+        sentences: some source sentences, as the words that were binarised.
+        data: their folder, for the message.
+
+    Returns:
+        Whether to normalise text before the model splits it. If the training text was not
+        normalised, the model may lack the normal forms of letters, as for Bengali with a nukta.
+        If no sentence tells, the pieces do.
+
+    Raises:
+        UserError: if the model splits the sentences in another way, or has too many pieces.
+    """
+    found = needs_normalizing(processor, sentences, otherwise=None)
+    if found is not None:
+        return found
+    if splits_alike(processor, sentences) is False:
+        raise UserError(
+            f"{path} is not the sentencepiece model of this translation model: it splits the text "
+            f"in {data} in another way; give the one that made it."
+        )
+    known = {word for vocabulary in vocabularies for word in vocabulary.symbols}
+    own = {processor.id_to_piece(i) for i in range(len(processor)) if _is_of_text(processor, i)}
+    used = len(own & known) / len(own) if own else 1.0
+    if used < LEAST_USED:
+        raise UserError(
+            f"{path} is not the sentencepiece model of this translation model: only {used:.0%} of "
+            "its pieces are in the dictionaries; give the one that made the training text."
+        )
+    return is_normalized(own)
+
+
+def needs_normalizing(
+    processor: sentencepiece.SentencePieceProcessor,
+    sentences: Sequence[Sequence[str]],
+    otherwise: T,
+) -> bool | T:
+    """Whether the model splits sentences as they were split with or without normalising them.
+
+    Args:
+        sentences: the words of each, as binarised.
+        otherwise: the answer if it splits them in another way, or none tells.
+    """
+    alike = (n for n in (True, False) if splits_alike(processor, sentences, n))
+    return next(alike, otherwise)
+
+
+def is_normalized(words: Iterable[str]) -> bool:
+    """Whether the words or pieces of training text are those of normalised text."""
+    all_words = list(words)
+    other = sum(not unicodedata.is_normalized("NFC", word) for word in all_words)
+    return other <= LEAST_OTHER_FORMS * len(all_words)
+
+
+def has_normalized_pieces(processor: sentencepiece.SentencePieceProcessor) -> bool:
+    """:func:`is_normalized` for the pieces of a model."""
+    return is_normalized(processor.id_to_piece([*range(len(processor))]))
+
+
+def _words(vocabulary: Vocabulary) -> list[str]:
+    """The words of a dictionary that are of text."""
+    return [
+        word
+        for word in vocabulary.indices
+        if word not in SPECIAL and not re.fullmatch(r"madeupword\d+", word)
+    ]
+
+
+def _share(
+    vocabulary: Vocabulary, pieces: set[str], processor: sentencepiece.SentencePieceProcessor
+) -> float:
+    """The share of the words that are pieces, among those with characters that the model knows."""
+    words = set(_words(vocabulary))
+    found = len(words & pieces)
+    # the model leaves unknown characters as they are, and fairseq-preprocess takes them for words
+    unknown = {processor.unk_id(), processor.piece_to_id("\u2581")}
+    unused = sum(
+        unknown.issuperset(processor.encode(word.replace("\u2581", " "))) for word in words - pieces
+    )
+    if found < LEAST_FOUND * min(len(words), len(pieces)):
+        unused = 0
+    return found / (len(words) - unused) if len(words) > unused else 1.0
+
+
+def splits_alike(
+    processor: sentencepiece.SentencePieceProcessor,
+    sentences: Sequence[Sequence[str]],
+    normalizes: bool = True,
+) -> bool | None:
+    """Whether a model splits text as it was split before; None if no sentence tells.
+
+    Args:
+        sentences: the words of each, as binarised; those with words that are not pieces, such as
+            ``<unk>``, or are control symbols, which no text gives, do not count.
+        normalizes: whether text is normalised before the model splits it.
+    """
+    unknown = processor.unk_id()
+
+    def tells(ids: Sequence[int]) -> bool:
+        return bool(ids) and not any(i == unknown or processor.is_control(i) for i in ids)
+
+    def begins_with_tag(words: Sequence[str]) -> bool:
+        return (
+            bool(words) and words[0] not in SPECIAL and not tells(processor.piece_to_id([words[0]]))
+        )
+
+    def is_kept(words: list[str]) -> bool:
+        return split_pieces(processor.decode(words), processor, normalizes) == words
+
+    sentences = [words[1:] if begins_with_tag(words) else words for words in sentences]
+    telling = [list(words) for words in sentences if tells(processor.piece_to_id([*words]))]
+    # the first word may be a tag, which is put before the pieces of a sentence
+    alike = [is_kept(words) or (len(words) > 1 and is_kept(words[1:])) for words in telling]
+    return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
+
+
+def _is_of_text(processor: sentencepiece.SentencePieceProcessor, index: int) -> bool:
+    """Whether a piece was learnt from text, and so is seen there; bytes need not be."""
+    return not (
+        processor.is_control(index)
+        or processor.is_unknown(index)
+        or processor.is_unused(index)
+        or processor.is_byte(index)
+    )
