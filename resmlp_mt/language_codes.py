@@ -11,6 +11,11 @@ from langcodes.tag_parser import LanguageTagError
 # Members of the macrolanguage Chinese (zho) in ISO 639-3; all are written in Han characters.
 _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
 _WITHOUT_SPACES = frozenset("Bopo Hani Hans Hant Jpan".split())  # even between sentences
+_BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+
+WITHOUT_SPACES = frozenset("th lo km my bo dz shn".split())
+"""Languages in which spaces separate phrases, and for which sacreBLEU's 13a finds no words."""
+
 MOST_REMEMBERED = 1000  # codes, for each of the caches of langcodes
 
 
@@ -31,6 +36,11 @@ def base(code: str) -> str:
     """As :func:`language`, and zh for all Chinese languages."""
     found = language(code)
     return "zh" if found in _CHINESE else found
+
+
+def bleu_tokenizer(code: str) -> str | None:
+    """The tokenizer of sacreBLEU that was made for a language; None if there is none."""
+    return _BLEU_TOKENIZERS.get(base(code))
 
 
 def macrolanguage(code: str) -> str:

@@ -30,6 +30,7 @@ from resmlp_mt.engine.lines import decoded
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     binarised,
+    bleu,
     dictionaries,
     ending,
     generation_fixes,
@@ -74,6 +75,7 @@ def apply() -> None:
     saving.never_lose_a_checkpoint()  # also looks at what the two above start and save
     generation_fixes.apply()
     training_fixes.apply()
+    bleu.apply()
     option_checks.apply()
     ending.apply()
 

@@ -10,8 +10,6 @@ import regex
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 
-# sacreBLEU's tokenizers for target languages
-_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 # Scripts in which spaces do not separate words, and the two in which they separate phrases.
 _SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 _SCRIPT = {name: regex.compile(rf"\p{{Script={name}}}") for name in _SCRIPTS}
@@ -67,7 +65,7 @@ def bleu_tokenizer(language: str | None, references: Sequence[Sequence[str]]) ->
         UserError: if no tokenizer is known for the language but the references need one, because
             13a would take whole sentences for words.
     """
-    if language is not None and (known := _TOKENIZERS.get(language_codes.base(language))):
+    if language is not None and (known := language_codes.bleu_tokenizer(language)):
         return known
     script = script_without_words(references)
     if script is None:

@@ -1,0 +1,87 @@
+"""Gives fairseq's BLEU the tokenizer of the target language.
+
+fairseq takes sacreBLEU's default, 13a, which takes a sentence of Chinese for a word: BLEU is 0, the
+newest checkpoint is called the best, and ``--patience`` ends the training.
+"""
+
+import copy
+import functools
+from typing import Any
+from unittest import mock
+
+import sacrebleu
+from fairseq import scoring
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
+
+from resmlp_mt import language_codes
+from resmlp_mt.command_line import installation
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+
+_target: str | None = None
+"""The code of the language that this process translates to."""
+
+PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
+"""What sacreBLEU's tokenizers need."""
+
+
+def apply() -> None:
+    """Mend fairseq's BLEU; a second call does nothing."""
+    wrap(TranslationTask, "_inference_with_bleu", _inference_with_bleu)
+    wrap(Trainer, "__init__", _check_training, before=True)
+    wrap(FairseqTask, "build_generator", _remember_target, before=True)
+    wrap(scoring, "build_scorer", _build_scorer)
+
+
+def _inference_with_bleu(
+    original: Original, self: Any, generator: Any, sample: Any, model: Any
+) -> Any:
+    tokenizer = language_codes.bleu_tokenizer(self.cfg.target_lang)
+    if tokenizer is None or self.cfg.eval_tokenized_bleu:
+        return original(self, generator, sample, model)
+    score = functools.partial(sacrebleu.corpus_bleu, tokenize=tokenizer)
+    with mock.patch.object(sacrebleu, "corpus_bleu", score):
+        return original(self, generator, sample, model)
+
+
+def _check_training(_: Any, cfg: Any, task: Any, *__: Any, **___: Any) -> None:
+    """Name what is missing for BLEU before the first epoch, and not after it."""
+    if not isinstance(task, TranslationTask) or not task.cfg.eval_bleu:
+        return
+    target = task.cfg.target_lang
+    if task.cfg.eval_tokenized_bleu:
+        return
+    if tokenizer := language_codes.bleu_tokenizer(target):
+        _check_installed(tokenizer, f"--eval-bleu of {target}")
+    by_bleu = cfg.checkpoint.best_checkpoint_metric == "bleu"
+    if by_bleu and language_codes.language(target) in language_codes.WITHOUT_SPACES:
+        raise UserError(
+            f"--best-checkpoint-metric bleu: sacreBLEU does not find the words of {target}, and "
+            "gives the same BLEU to almost all translations: choose another metric."
+        )
+
+
+def _check_installed(tokenizer: str, option: str) -> None:
+    try:
+        sacrebleu.BLEU(tokenize=tokenizer)
+    except RuntimeError as error:
+        raise UserError(
+            f"{option} needs MeCab and its dictionary: run {installation(PACKAGES[tokenizer])}, "
+            "or drop it."
+        ) from error
+
+
+def _remember_target(task: Any, *_: Any, **__: Any) -> None:
+    global _target
+    _target = getattr(task.cfg or getattr(task, "args", None), "target_lang", None)
+
+
+def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
+    tokenizer = language_codes.bleu_tokenizer(_target) if _target else None
+    if tokenizer and getattr(choice, "sacrebleu_tokenizer", None) == "13a":  # the default
+        _check_installed(tokenizer, f"--scoring sacrebleu of {_target}")
+        choice = copy.deepcopy(choice)
+        choice.sacrebleu_tokenizer = tokenizer
+    return original(choice, *args)

@@ -1,0 +1,88 @@
+"""fairseq's BLEU has the tokenizer of the target language."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sacrebleu
+import torch
+from fairseq import scoring
+from fairseq.data import Dictionary
+from fairseq.scoring.bleu import SacrebleuConfig
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import bleu
+
+TEXT = ["我们今天去图书馆看书。", "他昨天买了一辆红色的自行车。"]
+OTHER = ["我们今天去图书馆看报。", "他昨天买了一辆绿色的自行车。"]
+
+
+def task_of(target: str, **options: Any) -> TranslationTask:
+    words = Dictionary()
+    for word in [*TEXT, *OTHER]:
+        words.add_symbol(word)
+    config = TranslationConfig(
+        data="bin", source_lang="en", target_lang=target, eval_bleu=True, **options
+    )
+    return TranslationTask(config, words, words)
+
+
+@pytest.mark.parametrize("target", ["zh", "zh-CN", "zho_Hans", "de"])
+@pytest.mark.parametrize("tokenized", [False, True])
+def test_validation_measures_as_the_language_needs(
+    target: str, tokenized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bleu.apply()
+    task = task_of(target, eval_tokenized_bleu=tokenized)
+    task.tokenizer = None
+    words = task.target_dictionary
+    found = [[{"tokens": torch.tensor([words.index(line)])}] for line in OTHER]
+    monkeypatch.setattr(task, "inference_step", lambda *_, **__: found)
+    sample = {"target": torch.tensor([[words.index(line)] for line in TEXT])}
+    tokenize = "none" if tokenized else "13a" if target == "de" else "zh"
+    expected = sacrebleu.corpus_bleu(OTHER, [TEXT], tokenize=tokenize).score
+    score = task._inference_with_bleu(None, sample, None).score
+    assert score == expected
+    assert (score > 50) == (tokenize == "zh")
+
+
+def config(metric: str) -> Any:
+    return SimpleNamespace(checkpoint=SimpleNamespace(best_checkpoint_metric=metric))
+
+
+def test_bleu_of_a_language_without_spaces_chooses_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bleu.apply()
+    with pytest.raises(UserError, match=r"--best-checkpoint-metric bleu: .* the words of th,"):
+        Trainer(config("bleu"), task_of("th"), None, None)
+    bleu._check_training(None, config("bleu"), task_of("th", eval_tokenized_bleu=True))
+    bleu._check_training(None, config("loss"), task_of("th"))
+    bleu._check_training(None, config("bleu"), task_of("de"))
+
+    def missing(**_: str) -> None:
+        raise RuntimeError("Please install mecab")
+
+    monkeypatch.setattr(sacrebleu, "BLEU", missing)
+    with pytest.raises(UserError, match=r"--eval-bleu of ja needs MeCab .*resmlp_mt\[ja\]', or"):
+        bleu._check_training(None, config("loss"), task_of("ja"))
+
+
+def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bleu.apply()
+    monkeypatch.setattr(bleu, "_target", None)
+    made = OmegaConf.structured(SacrebleuConfig())
+    OmegaConf.set_struct(made, True)
+    with pytest.raises(IndexError):  # there is no model; the language was remembered before
+        FairseqTask.build_generator(task_of("zh"), [], SimpleNamespace(beam=1))
+    for tokenizer, sharp in (("13a", True), ("intl", False)):
+        choice = OmegaConf.merge(made, {"_name": "sacrebleu", "sacrebleu_tokenizer": tokenizer})
+        scorer = scoring.build_scorer(choice, None)
+        for line, other in zip(TEXT, OTHER, strict=True):
+            scorer.add_string(line, other)
+        assert (scorer.score() > 50) == sharp
+        assert choice.sacrebleu_tokenizer == tokenizer
