@@ -1,5 +1,6 @@
 """Distillation: the loss against DeiT's equations, and a student that moves to its teacher."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, distill, factory, train
+from resmlp_mt.vision.libraries import timm
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -136,6 +138,24 @@ def test_weights_bring_the_normalisation_of_their_training(tmp_path: Path) -> No
         teacher = distill.load_teacher("timm:test_convnext", path, ["a", "b"], config)
         expected = distill.Teacher(model, IMAGENET, (used["mean"], used["std"]))(images)
         torch.testing.assert_close(teacher(images), expected)
+
+
+def test_a_teacher_in_a_folder_of_the_hub_has_its_names_and_normalisation(tmp_path: Path) -> None:
+    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    model = timm.create_model("test_convnext", num_classes=2).eval()
+    model.pretrained_cfg |= {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    timm.models.save_for_hf(model, str(tmp_path), model_config={"label_names": ["b", "a"]})
+    teacher = distill.load_teacher("timm:test_convnext", str(tmp_path), ["b", "a"], config)
+    images = torch.rand(2, 3, 32, 32)
+    expected = distill.Teacher(model, IMAGENET, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))(images)
+    torch.testing.assert_close(teacher(images), expected)
+    with pytest.raises(UserError, match="knows 2 classes that are not the 2 of --data"):
+        distill.load_teacher("timm:test_convnext", str(tmp_path), ["a", "b"], config)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["pretrained_cfg"]["std"] = [0, 0, 0]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"--teacher-weights .*: its data_config .* is not usable"):
+        distill.load_teacher("timm:test_convnext", str(tmp_path), ["b", "a"], config)
 
 
 def test_a_student_goes_on_where_its_teacher_is_now(tmp_path: Path) -> None:

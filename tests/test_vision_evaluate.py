@@ -20,7 +20,7 @@ from resmlp_mt.vision import create_model, evaluation, knn, load_weights, predic
 from resmlp_mt.vision.checkpoints import save
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.evaluate import main
-from resmlp_mt.vision.factory import load_model
+from resmlp_mt.vision.factory import build_model, load_model
 from resmlp_mt.vision.images import collate
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.train import main as train
@@ -270,6 +270,51 @@ def test_weights_bring_the_preparation_of_their_training(tmp_path: Path) -> None
     assert found["data_config"] == json.loads(
         json.dumps({**config, "input_size": (3, 64, 64), "crop_pct": 1.0})
     )
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("name", ["resmlp_12_224", "test_convnext"])
+def test_a_folder_of_the_hub_brings_names_and_preparation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, is_old: bool
+) -> None:
+    """timm's config.json beside the weights has them, and in old ones all is at the top."""
+    caplog.set_level("INFO")
+    sizes = {"img_size": 32} if name == "resmlp_12_224" else {}
+    model = timm.create_model(name, num_classes=3, **sizes)
+    with torch.no_grad():
+        for parameter in model.get_classifier().parameters():
+            parameter.zero_()
+        model.get_classifier().bias.copy_(torch.tensor([1.0, 0.0, 0.0]))  # always the first output
+    given = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1], "crop_pct": 0.7}
+    model.pretrained_cfg |= given
+    names = ["dog", "cat", "bird"]
+    labels = dict(enumerate(names)) if is_old else names
+    hub = tmp_path / "hub"
+    timm.models.save_for_hf(
+        model, str(hub), model_config={"label_names": labels}, safe_serialization=True
+    )
+    config = json.loads((hub / "config.json").read_text())
+    if is_old:
+        config |= config.pop("pretrained_cfg")
+        config["labels"] = config.pop("label_names")
+        (hub / "config.json").write_text(json.dumps(config))
+    data = folder(tmp_path / "data", "val", bird=1, cat=1, dog=2)
+    words = ["--model", name, "--num-classes", 3, "--data", data]
+    words += ["--img-size", 32] if sizes else []
+    for weights in (hub, hub / "model.safetensors"):
+        report = run_json(main, tmp_path / "r.json", *words, "--weights", weights)
+        assert ([row["name"] for row in report["classes"]], report["top1"]) == (names, 50)
+        assert report["data_config"].items() >= given.items()
+    assert "in the order of their letters" not in caplog.text
+    other = build_model(name, num_classes=3, **sizes)
+    assert load_weights(other, hub).classes == names
+    (hub / "config.json").unlink()
+    report = run_json(main, tmp_path / "r.json", *words, "--weights", hub)
+    assert ([row["name"] for row in report["classes"]], report["top1"]) == (sorted(names), 25)
+    assert "hub has no names of classes: they are taken in the order of their" in caplog.text
+    (hub / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json is not JSON with the settings of a model"):
+        load_weights(other, hub)
 
 
 def test_classes_that_timm_cannot_sort_have_one_order(tmp_path: Path) -> None:

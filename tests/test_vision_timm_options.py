@@ -505,10 +505,13 @@ def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
 
 
 def test_weights_that_timm_fetches_have_several_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, asked = timm.create_model("test_convnext", num_classes=3), []
+    asked: list[str] = []
+    made, target = (timm.create_model("test_convnext", num_classes=3) for _ in range(2))
+    made.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "label_names": ("a", "b", "c")}
     monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name) or made)
     for name in ("timm:test_convnext", "hf-hub:timm/test_convnext.r160_in1k"):
-        load_weights(made, name)
+        assert load_weights(target, name).classes == ["a", "b", "c"]
+        assert target.pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
     assert asked == ["test_convnext", "hf-hub:timm/test_convnext.r160_in1k"]
 
 

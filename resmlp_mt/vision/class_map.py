@@ -1,6 +1,7 @@
 """The order of a model's classes: timm's ``--class-map``, and orders that differ."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from unicodedata import normalize
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.libraries import timm
+
+logger = logging.getLogger(__name__)
 
 
 def read_class_map(path: Path) -> list[str]:
@@ -43,15 +46,16 @@ def read_class_map(path: Path) -> list[str]:
 
 
 def check_order(classes: Sequence[str], what: str) -> None:
-    """Refuse classes whose numbers differ between torchvision, which sorts by letter, and timm.
+    """Say that classes are taken by letter, which torchvision and timm do differently for numbers.
 
     Args:
         classes: sorted by letter.
         what: what has these classes without their names.
 
     Raises:
-        UserError: naming the two orders.
+        UserError: naming the two orders, if they differ.
     """
+    logger.info("%s has no names of classes: they are taken in the order of their letters", what)
     try:
         other = sorted(classes, key=timm.utils.misc.natural_key)
     except ValueError:  # timm takes a superscript for a number, and cannot sort it

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.class_map import read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from resmlp_mt.vision.factory import IMAGENET, build_model, input_arguments, load_model
+from resmlp_mt.vision.factory import build_model, input_arguments, load_model
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
@@ -242,7 +242,7 @@ def _from_weights(
         model, args={"img_size": choice.img_size}, use_test_size=use_test_size
     )
     if isinstance(model, ResMLP):
-        data_config = {"input_size": (3, *model.img_size), **IMAGENET}
+        data_config["input_size"] = (3, *model.img_size)
     if stored.data_config is not None:
         size = {"input_size": data_config["input_size"]}
         is_sized = choice.img_size is not None or isinstance(model, ResMLP)

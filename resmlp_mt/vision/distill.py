@@ -112,6 +112,7 @@ def load_teacher(
     elif by_letter:
         check_order(classes, f"--teacher-weights {weights}")
     own = stored.data_config or timm.data.resolve_model_data_config(model)
+    check_data_config(own, f"--teacher-weights {weights}")
     return Teacher(model, student, (own["mean"], own["std"]))
 
 

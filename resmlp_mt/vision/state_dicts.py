@@ -80,19 +80,22 @@ INDEX = ".index.json"
 def read_weights(path: pathlib.Path) -> dict[str, Any]:
     """The contents of a file of weights, of its parts, or of a folder of the Hugging Face hub.
 
+    A ``pretrained_cfg`` is added if timm's config.json lies beside weights of the hub.
+
     Raises:
         UserError: if it cannot be read safely, or a part is missing.
     """
+    names = [name + end for end in ("", INDEX) for name in HUB_FILES]
     if path.is_dir():
-        names = [name + end for end in ("", INDEX) for name in HUB_FILES]
         found = next((path / name for name in names if (path / name).exists()), None)
         if found is None:
             raise UserError(
                 f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights."
             )
         path = found
+    config = _hub_config(path.with_name("config.json")) if path.name in names else {}
     if not path.name.endswith(INDEX):
-        return read(path, allowed=PLAIN_TYPES)
+        return read(path, allowed=PLAIN_TYPES) | config
     try:
         parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         files = [path.with_name(part) for part in sorted(parts)]
@@ -102,7 +105,26 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not the index of a file in parts: expected its weight_map."
         ) from error
-    return {key: value for file in files for key, value in read(file, PLAIN_TYPES).items()}
+    tensors = {key: value for file in files for key, value in read(file, PLAIN_TYPES).items()}
+    return tensors | config
+
+
+def _hub_config(path: pathlib.Path) -> dict[str, Any]:
+    """The ``pretrained_cfg`` of timm's config.json, which has all entries at the top if it is old.
+
+    Raises:
+        UserError: if the file is there and cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        inner = config.get("pretrained_cfg") or {}
+        return {"pretrained_cfg": {"label_names": config.get("labels"), **inner, **config}}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON with the settings of a model: take another copy, or move it away."
+        ) from error
 
 
 def state_dict(

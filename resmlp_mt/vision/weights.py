@@ -25,6 +25,11 @@ from resmlp_mt.vision.transforms import is_data_config
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
+#: what timm's ``pretrained_cfg`` says of the preparation of images
+PREPARATION = (
+    "input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode",
+    "test_input_size", "test_crop_pct",
+)  # fmt: skip
 
 
 class Stored(NamedTuple):
@@ -67,6 +72,9 @@ def load_weights(
     grid, mixed there and resized back, all three in one matrix. So the rows and columns of the
     mixing matrix are interpolated like images. The old grid is taken from the checkpoint's
     ``model_args``, else it is assumed to be square.
+
+    Weights of timm's hub, or in a folder of it, give the model their ``pretrained_cfg``: how images
+    are prepared. :mod:`resmlp_mt.vision.train` stores a ``data_config`` instead, which is returned.
 
     Args:
         model: a ResMLP, or a model of timm, also in DataParallel, DistributedDataParallel or
@@ -124,13 +132,33 @@ def load_weights(
         if not state[key].isfinite().all():
             raise UserError(f"{name}: {key} has values that are not finite: take other weights.")
     model.load_state_dict(state)
-    classes = source.get("classes")
-    is_names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    found = source.get("pretrained_cfg")
+    config = found if isinstance(found, Mapping) else {}
+    _set_preparation(model, config)
     data_config = source.get("data_config")
     return Stored(
-        classes if classes and is_names else None,
+        _class_names(source.get("classes")) or _class_names(config.get("label_names")),
         data_config if is_data_config(data_config) else None,
     )
+
+
+def _set_preparation(model: Any, config: Mapping[str, Any]) -> None:
+    """Put the preparation of images in a ``pretrained_cfg``, if it has one, in that of a model."""
+    given = {key: config[key] for key in PREPARATION if config.get(key) is not None}
+    if given:
+        own = getattr(model, "pretrained_cfg", None) or {}
+        rest = {key: value for key, value in own.items() if key not in PREPARATION}
+        model.pretrained_cfg = rest | given
+
+
+def _class_names(names: Any) -> list[str] | None:
+    """The names of all classes, from a list or timm's ``{index: name}``; None for anything else."""
+    if isinstance(names, Mapping):
+        by_index = {str(index): name for index, name in names.items()}
+        names = [by_index.get(str(index)) for index in range(len(names))]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return list(names) if len(names) == len({*names}) > 0 else None
 
 
 def adapt_mixing(
@@ -245,18 +273,22 @@ def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: st
         )
 
 
-def hub_weights(source: str) -> dict[str, Tensor]:
+def hub_weights(source: str) -> dict[str, Any]:
     """The state dict of a model that timm fetches: ``timm:NAME`` or ``hf-hub:OWNER/NAME``.
+
+    Its ``pretrained_cfg`` is added, except for timm's ResMLPs: ours are prepared as in the paper.
 
     Raises:
         UserError: if the hub does not return any.
     """
     try:
         name = source.removeprefix(TIMM)
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        model = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client and its transports raise a dozen types
         raise UserError(
             f"--weights {source}: timm's hub gave no weights "
             f"({textwrap.shorten(str(error), 200)}); download them elsewhere and give the file."
         ) from error
-    return state
+    state: dict[str, Any] = model.state_dict()
+    is_paper = source.startswith(f"{TIMM}resmlp_")
+    return state if is_paper else {**state, "pretrained_cfg": model.pretrained_cfg}
