@@ -3,11 +3,14 @@
 import copy
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from fairseq.criterions.label_smoothed_cross_entropy_with_alignment import (
     LabelSmoothedCrossEntropyCriterionWithAlignment,
 )
@@ -18,6 +21,7 @@ from torch.nn import functional as F
 
 from models import build, config, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import pruning
 from resmlp_mt.fairseq_plugin.retained_dropout import TRANSFORMER_NAMES, dropping
 from resmlp_mt.model import encoder
 from resmlp_mt.models.resmlp_mt import ResMLPModel
@@ -164,6 +168,35 @@ def test_layers_that_are_not_there_are_refused(kept: str) -> None:
 
     with pytest.raises(UserError, match="--encoder-layers-to-keep"):
         load()
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    ("given", "stored", "is_refused"),
+    [("1,2", None, True), ("0,1", None, False), ("1", None, False), ("1,2", "1,2", False)],
+)
+def test_overrides_name_layers_of_the_checkpoint(
+    side: str, given: str, stored: str | None, is_refused: bool
+) -> None:
+    """Also if as many are named as there are; that of a pruned checkpoint names older layers."""
+    option = f"{side}_layers_to_keep"
+    names = [f"{side}.layers.{number}.fc1.weight" for number in range(2)]
+    with (
+        pytest.raises(UserError, match=f"--{side}-layers-to-keep names layer 2, but m.pt has 2")
+        if is_refused
+        else nullcontext()
+    ):
+        pruning.check_overrides({option: given}, {option: stored}, names, Path("m.pt"))
+
+
+def test_overrides_are_checked_when_a_checkpoint_is_read(trained: Path) -> None:
+    checkpoint_utils.load_checkpoint_to_cpu(
+        str(trained / "checkpoint_best.pt"), {"encoder_layers_to_keep": "0"}
+    )
+    with pytest.raises(UserError, match=r"names layer 1, but .*best.pt has 1 encoder layers"):
+        checkpoint_utils.load_checkpoint_to_cpu(
+            str(trained / "checkpoint_best.pt"), {"encoder_layers_to_keep": "1"}
+        )
 
 
 # --- memory ---

@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils, options
 
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin import checkpoints, stored_config
+from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
@@ -39,6 +39,8 @@ def _load_checkpoint_to_cpu(
     if is_ours:
         checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
+        stored, parameters = _stored_options(looked_at), _unwrapped(looked_at["model"])
+        pruning.check_overrides(arg_overrides or {}, stored, parameters, local)
         _check_sizes(looked_at, local)
         checkpoints.check_digest(looked_at, local)
     try:
@@ -64,14 +66,19 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that do not fit the parameters, before a model is built."""
-    stored = state.get("args") or (state.get("cfg") or {}).get("model")
-    config = stored if isinstance(stored, Mapping) else vars(stored)
+    config = _stored_options(state)
     names = {field.name for field in fields(ModelConfig)}
     sizes = {name: value for name, value in config.items() if name in names}
     parameters = _unwrapped(state["model"])
     wrong = misfit(sizes, {name: value.shape for name, value in parameters.items()})
     if wrong is not None:
         raise UserError(f"{path}: the parameters do not fit its configuration: {wrong}.")
+
+
+def _stored_options(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of the model in a checkpoint of ours."""
+    stored = state.get("args") or (state.get("cfg") or {}).get("model")
+    return stored if isinstance(stored, Mapping) else vars(stored)
 
 
 def _parse_args_and_arch(

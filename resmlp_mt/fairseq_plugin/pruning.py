@@ -3,7 +3,10 @@
 If only one of the options is given, fairseq's own pruning loses the layers of the other side.
 """
 
+import argparse
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from resmlp_mt.errors import UserError
@@ -39,6 +42,43 @@ def count_kept(cfg: Any) -> None:
             setattr(cfg, f"{side}_layers", len(numbers))
 
 
+def check_overrides(
+    overrides: Mapping[str, Any], stored: Mapping[str, Any], parameters: Iterable[str], path: Path
+) -> None:
+    """Refuse layers of ``--model-overrides`` that a checkpoint does not have.
+
+    :func:`pruned` cannot see it where as many are to be kept as there are.
+
+    Args:
+        overrides: the options that are given.
+        stored: those of the model in the checkpoint; with the same value, it is pruned already.
+        parameters: their names.
+        path: of the checkpoint.
+
+    Raises:
+        UserError: naming the option.
+    """
+    names = list(parameters)
+    for side in SIDES:
+        option = f"{side}_layers_to_keep"
+        numbers = kept(argparse.Namespace(**overrides), side)
+        if numbers is not None and overrides[option] != stored.get(option):
+            _check_there(numbers, _layers(names, side), side, path)
+
+
+def _layers(parameters: Iterable[str], side: str) -> set[int]:
+    matches = (re.match(rf"{side}\.layers\.(\d+)\.", name) for name in parameters)
+    return {int(match[1]) for match in matches if match}
+
+
+def _check_there(numbers: list[int], there: set[int], side: str, where: object) -> None:
+    if not set(numbers) <= there:
+        raise UserError(
+            f"--{side}-layers-to-keep names layer {max(numbers)}, but {where} has "
+            f"{len(there)} {side} layers, from 0."
+        )
+
+
 def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
     """The parameters of the kept layers, renumbered; ``cfg`` then describes the pruned model.
 
@@ -52,13 +92,9 @@ def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
         if numbers is None:
             continue
         pattern = re.compile(rf"{side}\.layers\.(\d+)\.(.+)")
-        there = {int(match[1]) for match in map(pattern.fullmatch, state) if match}
+        there = _layers(state, side)
         if len(there) != len(numbers):
-            if not set(numbers) <= there:
-                raise UserError(
-                    f"--{side}-layers-to-keep names layer {max(numbers)}, but the checkpoint has "
-                    f"{len(there)} {side} layers, from 0."
-                )
+            _check_there(numbers, there, side, "the checkpoint")
             state = _renumbered(state, side, pattern, numbers)
         setattr(cfg, f"{side}_layers", len(numbers))
         setattr(cfg, f"{side}_layers_to_keep", None)
