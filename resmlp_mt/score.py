@@ -25,6 +25,9 @@ from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, l
 from resmlp_mt.scoring.options import BUCKETS, SAMPLES, borders, metric_options, parse_args
 from resmlp_mt.scoring.report import Report
 
+UNKNOWN = ("<unk>", "\u2047")
+"""How an unknown word is printed; the second is that of most sentencepiece models."""
+
 
 class Texts(NamedTuple):
     """The texts to score, read and checked.
@@ -69,8 +72,8 @@ def read_texts(args: argparse.Namespace, cleaning: Cleaning) -> Texts:
         _check_counts(system, other, args.test_set)
     if args.force:
         notes.append("--force: the text was scored without checking that it is plain")
-    if unknown := sum("<unk>" in line for line in system.lines):
-        notes.append(f"{unknown} translations contain <unk>")
+    if unknown := sum(any(sign in line for sign in UNKNOWN) for line in system.lines):
+        notes.append(f"{unknown} translations contain {' or '.join(UNKNOWN)}")
     return Texts(system, references, source, notes)
 
 
@@ -80,7 +83,8 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
     Raises:
         UserError: if a measure that was asked for cannot be computed.
     """
-    from resmlp_mt.scoring.languages import language_pair  # its tables are slow to load
+    # its tables are slow to load
+    from resmlp_mt.scoring.languages import language_pair, script_without_words
 
     language = None if args.language_pair is None else language_pair(args.language_pair)[1]
     default = ["bleu"] if args.sentence_level else list(KINDS)
@@ -99,7 +103,8 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
         except UserError as error:
             if is_chosen:
                 raise
-            note = f"no {'tokenized BLEU' if name in TOKENIZED else 'BLEU'}: {error}"
+            label = "tokenized BLEU" if name in TOKENIZED else KINDS[name].metric.upper()
+            note = f"no {label}: {error}"
             if note not in texts.notes:
                 texts.notes.append(note)
             continue
@@ -110,6 +115,12 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
             texts.notes.append(f"{name} is left out: it equals {same[0]} on this text")
         else:
             measures.append(measure)
+    script = script_without_words(texts.streams)
+    if script not in (None, "Hangul") and any(each.metric == "chrf++" for each in measures):
+        texts.notes.append(
+            f"chrF2++ counts words between spaces, of which text in {script} script has none: "
+            "prefer chrF2"
+        )
     return measures
 
 

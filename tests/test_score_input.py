@@ -157,6 +157,14 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "-cin", "9"], "number of samples of --confidence"),
         (["-i", "x", "--ref", "y", "--baseline", "z", "-ci"], "--confidence is for one system"),
         (["-i", "x", "--ref", "y", "-m", "chrf", "-lc"], "--lowercase is for bleu: add bleu to -m"),
+        (
+            ["-i", "x", "--ref", "y", "-m", "dash-split-bleu", "-l", "en-de", "--tokenize", "intl"],
+            "--tokenize is for bleu: add bleu to -m, or drop it",
+        ),
+        (
+            ["-i", "x", "--ref", "y", "-m", "chrf++", "--chrf-word-order", "3"],
+            "--chrf-word-order is for chrf: add chrf to -m",
+        ),
         (["-i", "x", "--ref", "y", "-m", "bleu", "--ter-no-punct"], "--ter-no-punct is for ter"),
         (["-i", "x", "--ref", "y", "-sl", "-cw", "2"], "--chrf-word-order is for chrf: add chrf"),
         (["-i", "x", "--ref", "y", "-sv", "1"], "--smooth-value is for --smooth-method floor"),
@@ -341,9 +349,11 @@ def test_unusable_generate_output_is_refused(
 
 
 def test_unknown_words_of_the_system_are_reported(tmp_path: Path) -> None:
-    argv = ("-i", write(tmp_path / "sys", ["a <unk>", "b"]), "-m", "bleu")
-    report = score(*argv, "--ref", write(tmp_path / "ref", ["a c", "b"]), path=tmp_path / "r.json")
-    assert "1 translations contain <unk>" in report["notes"]
+    """The second is as most sentencepiece models print them."""
+    argv = ("-i", write(tmp_path / "sys", ["a <unk>", "b \u2047 <unk>", "c"]), "-m", "bleu")
+    ref = write(tmp_path / "ref", ["a c", "b", "c"])
+    report = score(*argv, "--ref", ref, path=tmp_path / "r.json")
+    assert "2 translations contain <unk> or \u2047" in report["notes"]
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,11 @@ def test_bleu_is_refused_where_its_tokenizer_is_not_known(
     assert "(13a) does not find the words" in message
     assert ("--tokenize flores200" if language == "th" else "-l en-zh, -l en-ja") in message
     report = score(*argv, path=tmp_path / "r.json")
-    assert list(scores(report)) == ["chrf", "chrf++", "ter"]
+    has_words = language == "ko"
+    assert list(scores(report)) == ["chrf", "chrf++"] + ["ter"] * has_words
+    starts = ("no TER: TER does not find the words of text", "chrF2++ counts words between spaces")
+    for start in starts:
+        assert any(note.startswith(start) for note in report["notes"]) != has_words
     assert any(note.startswith("no BLEU: ") for note in report["notes"])
     by_hand = score(*argv, "-m", "bleu", "--tokenize", "char", path=tmp_path / "r.json")
     assert scores(by_hand)["bleu"][0] > 10
@@ -214,7 +218,24 @@ def test_moses_is_refused_for_text_without_spaces(
     ref = write(tmp_path / "ref", TEXTS["zh"])
     argv = ("-i", write(tmp_path / "sys", system(TEXTS["zh"])), "--ref", ref, "-l", "en-zh_CN")
     assert "text in Han script has none" in fails(capsys, *argv, "-m", "tokenized-bleu")
-    assert list(scores(score(*argv, path=tmp_path / "r.json"))) == ["bleu", "chrf", "chrf++", "ter"]
+    assert list(scores(score(*argv, path=tmp_path / "r.json"))) == ["bleu", "chrf", "chrf++"]
+
+
+@pytest.mark.parametrize("language", ["zh", "ja", "ko", "th"])
+def test_ter_finds_words_or_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], language: str
+) -> None:
+    ref = write(tmp_path / "ref", TEXTS[language])
+    argv = ("-i", write(tmp_path / "sys", system(TEXTS[language])), "--ref", ref, "-m", "ter")
+    divided = ("--ter-normalized", "--ter-asian-support")
+    if language in ("zh", "ja"):
+        assert "give --ter-normalized --ter-asian-support" in fails(capsys, *argv)
+        assert "give --ter-normalized --ter-asian" in fails(capsys, *argv, "--ter-normalized")
+    if language == "th":
+        assert "text in Thai script: give -m chrf" in fails(capsys, *argv, *divided)
+    else:
+        options = () if language == "ko" else divided
+        assert 0 < scores(score(*argv, *options, path=tmp_path / "r.json"))["ter"][0] < 90
 
 
 @pytest.mark.parametrize("language", ["ja", "ko"])

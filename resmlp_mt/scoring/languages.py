@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import langcodes
 import regex
@@ -56,6 +57,28 @@ def script_without_words(texts: Sequence[Sequence[str]]) -> str | None:
     if not letters or counts.total() <= letters / 2:
         return None
     return counts.most_common(1)[0][0]
+
+
+def check_ter(references: Sequence[Sequence[str]], options: Mapping[str, Any]) -> None:
+    """Refuse TER where it would take sentences for words.
+
+    Args:
+        references: streams of sentences.
+        options: of sacreBLEU's TER.
+
+    Raises:
+        UserError: if the text has no spaces between words, and TER has no rule to divide it.
+    """
+    script = script_without_words(references)
+    if script is None or script == "Hangul":  # whose spaces are between words
+        return
+    is_divided = options.get("normalized") and options.get("asian_support")
+    if script in ("Han", "Hiragana", "Katakana") and is_divided:
+        return
+    remedy = "give -m chrf"
+    if script in ("Han", "Hiragana", "Katakana"):
+        remedy = "give --ter-normalized --ter-asian-support"
+    raise UserError(f"TER does not find the words of text in {script} script: {remedy}.")
 
 
 def bleu_tokenizer(language: str | None, references: Sequence[Sequence[str]]) -> str:

@@ -28,6 +28,11 @@ class Kind(NamedTuple):
     tokenization: str | None = None
     fixed: Mapping[str, Any] = {}
 
+    def takes(self, metric: str, argument: str) -> bool:
+        """Whether an argument of a metric changes this measure."""
+        is_fixed = argument in self.fixed or (argument == "tokenize" and self.tokenization)
+        return self.metric == metric and not is_fixed
+
 
 KINDS = {
     "bleu": Kind("", "bleu"),
@@ -144,6 +149,10 @@ class Measure:
             from resmlp_mt.scoring.languages import bleu_tokenizer
 
             arguments["tokenize"] = bleu_tokenizer(language, references)
+        elif kind.metric == "ter":
+            from resmlp_mt.scoring.languages import check_ter
+
+            check_ter(references, arguments)
         self.arguments = arguments
         self.references = [list(map(self._prepare, stream)) for stream in references]
         tokenizer = arguments.get("tokenize")

@@ -273,10 +273,11 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.bleu_smooth_value is not None and args.bleu_smooth_method not in ("floor", "add-k"):
         parser.error("--smooth-value is for --smooth-method floor and add-k: add one of them")
     kinds = {kind.metric for kind in KINDS.values()}
-    used = {KINDS[name].metric for name in metrics or (["bleu"] if args.sentence_level else KINDS)}
+    used = [KINDS[name] for name in metrics or (["bleu"] if args.sentence_level else KINDS)]
     for action in parser._actions:
-        kind = action.dest.partition("_")[0]
-        if kind in kinds - used and getattr(args, action.dest) != action.default:
+        kind, _, argument = action.dest.partition("_")
+        is_given = kind in kinds and getattr(args, action.dest) != action.default
+        if is_given and not any(each.takes(kind, argument) for each in used):
             parser.error(f"{action.option_strings[-1]} is for {kind}: add {kind} to -m, or drop it")
     if metrics and "bleu" not in metrics and args.length_buckets:
         parser.error("--length-buckets divides BLEU: add bleu to -m")
