@@ -113,6 +113,25 @@ def test_a_task_of_many_languages_has_its_dictionaries(tmp_path: Path) -> None:
         load(lambda *_: "loaded", trainer, str(tmp_path / "x.pt"))
 
 
+def test_the_task_is_named_where_another_was_trained(
+    tmp_path: Path, corpus: Corpus, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task of many languages adds a word for each: its dictionaries are no others."""
+    path = tmp_path / "many.pt"
+    state = torch.load(trained / "checkpoint_best.pt", weights_only=False)
+    state["cfg"]["task"]["_name"] = "translation_multi_simple_epoch"
+    weight = state["model"]["encoder.embed_tokens.weight"]
+    state["model"]["encoder.embed_tokens.weight"] = torch.cat((weight, weight[:2]))
+    torch.save(state, path)
+    monkeypatch.setattr(dictionaries, "_loading", [path])
+    config = TranslationConfig(data=str(corpus.data), source_lang="en", target_lang="de")
+    task = TranslationTask.setup_task(config)
+    with pytest.raises(UserError, match="trained with --task translation_multi_simple_epoch: give"):
+        dictionaries._check(task)
+    monkeypatch.setattr(dictionaries, "_loading", [trained / "checkpoint_best.pt"])
+    dictionaries._check(task)
+
+
 def test_a_training_does_not_go_on_with_other_dictionaries(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

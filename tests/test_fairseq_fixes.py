@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, Corpus, fairseq, train
 from models import build, dictionary, padded, sentences
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
 
 fairseq_fixes.apply()
@@ -213,6 +214,23 @@ def test_fairseq_takes_a_bare_replace_unk_for_a_file() -> None:
         inspect.unwrap(utils.load_align_dict)("@@ ")
     assert utils.load_align_dict("@@ ") == {}
     assert utils.load_align_dict(None) is None
+
+
+def test_an_alignment_dictionary_is_utf8_whatever_the_locale_is(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("f\xfcr for 0.9\n\nHund dog\n", encoding="utf-8")
+    program = (
+        "import sys; from fairseq import utils; from resmlp_mt.models import resmlp_mt\n"
+        "print(ascii(utils.load_align_dict(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+    assert done.stdout.strip() == ascii({"f\xfcr": "for", "Hund": "dog"}), done.stderr
+    path.write_text("Hund\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"--replace-unk .*words: Hund has no word in its place"):
+        utils.load_align_dict(str(path))
 
 
 def test_unknown_words_are_replaced_by_the_aligned_ones() -> None:

@@ -1,6 +1,8 @@
 """fairseq finds its binarised text whatever the spelling of a language's code, or says why not."""
 
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import dictionaries
@@ -47,6 +50,19 @@ def test_text_is_found_under_every_spelling(tmp_path: Path, there: str, code: st
     assert (found.cfg.source_lang, found.cfg.target_lang) == ("en", there)
     found.load_dataset("train")
     assert len(found.dataset("train")) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"lang_pairs": "en-de,en-zh-CN"}, "en-zh-CN"),
+        ({"lang_pairs": ["en-zh-CN"]}, "en-zh-CN"),
+        ({"lang_pairs": "en-zh_CN", "source_lang": "zh-CN"}, "zh-CN"),
+    ],
+)
+def test_the_task_of_many_languages_takes_no_hyphens(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=f"takes {named} for more .*: write codes such as zh_CN"):
+        TranslationMultiSimpleEpochTask.setup_task(Namespace(**given))
 
 
 def test_other_tasks_keep_their_class(tmp_path: Path) -> None:

@@ -121,7 +121,21 @@ def _check(task: Any) -> None:
         if stored_config.has_unknown_task(state):
             continue  # loading names it; another task may have other words
         if other := _other(task, state, path):
+            kind, name = _stored_task(state)
+            if kind is not None and kind is not type(task):  # which may add words of its own
+                raise UserError(
+                    f"{path} was trained with --task {name}: give it, with the options of its "
+                    "languages."
+                )
             raise UserError(f"{other}: give the folder of its binarised text.")
+
+
+def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, str]:
+    """The task of a checkpoint and its name; None if fairseq does not know it."""
+    stored = state.get("args") or (state.get("cfg") or {}).get("task") or {}
+    options: Any = stored if isinstance(stored, Mapping) else vars(stored)
+    name = str(options.get("_name") or options.get("task"))
+    return tasks.TASK_REGISTRY.get(name), name
 
 
 def _other(task: Any, state: Mapping[str, Any], path: Path) -> str | None:

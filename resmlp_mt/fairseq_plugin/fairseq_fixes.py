@@ -297,8 +297,17 @@ def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator
 
 
 def _load_align_dict(original: Original, replace_unk: str | None) -> Any:
-    """Let a bare ``--replace-unk`` copy the aligned source word."""
-    return {} if replace_unk == "@@ " else original(replace_unk)
+    """Let a bare ``--replace-unk`` copy the aligned source word; read a file of words as UTF-8."""
+    if replace_unk == "@@ ":
+        return {}
+    if not replace_unk:
+        return original(replace_unk)
+    with open(replace_unk, encoding="utf-8") as file:
+        pairs = [line.split() for line in file if line.strip()]
+    for pair in pairs:
+        if len(pair) < 2:
+            raise UserError(f"--replace-unk {replace_unk}: {pair[0]} has no word in its place.")
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _build_generator(

@@ -12,6 +12,7 @@ from typing import Any
 from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
@@ -29,6 +30,7 @@ def find_languages() -> None:
     wrap(TranslationTask, "setup_task", _setup_task)
     wrap(TranslationTask, "load_dataset", _load_dataset)
     wrap(data_utils, "infer_language_pair", _infer_language_pair)
+    wrap(TranslationMultiSimpleEpochTask, "setup_task", _check_codes, before=True)
 
 
 def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
@@ -45,6 +47,20 @@ def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
         if code is not None:
             setattr(cfg, option, _known(code, known, folder))
     return original(cls, cfg, **kwargs)
+
+
+def _check_codes(_: Any, args: Any, **__: Any) -> None:
+    """Refuse codes with a hyphen, which the task of many languages takes for two codes."""
+    pairs = getattr(args, "lang_pairs", None) or ""
+    pairs = pairs.split(",") if isinstance(pairs, str) else pairs
+    given = [pair for pair in pairs if pair.count("-") > 1]
+    codes = (getattr(args, option, None) or "" for option in ("source_lang", "target_lang"))
+    given += [code for code in codes if "-" in code]
+    for text in given:
+        raise UserError(
+            f"--task translation_multi_simple_epoch takes {text} for more codes than it has: "
+            "write codes such as zh_CN, and name the files alike (dict.zh_CN.txt)."
+        )
 
 
 def _known(code: str, known: list[str], folder: Path) -> str:
