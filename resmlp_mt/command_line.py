@@ -153,9 +153,18 @@ class Parser(argparse.ArgumentParser):
         self.check_packages()
         return found
 
-    def hyphenated(self, args: Sequence[str] | None = None) -> list[str]:
-        """A command line, by default this process's, with hyphens for underscores in options."""
-        words = list(sys.argv[1:] if args is None else args)
+    def hyphenated(self, args: Sequence[Any] | None = None) -> list[str]:
+        """A command line, by default this process's, with hyphens for underscores in options.
+
+        Words may also be paths and numbers, from a program.
+
+        Raises:
+            TypeError: if it is a single text, or has anything else.
+        """
+        if isinstance(args, str):
+            raise TypeError(f"expected a list of words, but got a str: write {shlex.split(args)}.")
+        given = sys.argv[1:] if args is None else args
+        words = [str(w) if isinstance(w, int | float) else os.fsdecode(w) for w in given]
         end = words.index("--") if "--" in words else len(words)
         return [*map(self._with_hyphens, words[:end]), *words[end:]]
 

@@ -146,6 +146,26 @@ def is_checkpoint(path: Path) -> bool:
         return True  # reading it raises an error that says more
 
 
+def check_kinds(given: str, output: Path | None) -> None:
+    """Refuse files that are packed in another way than by gzip, and records, by their names.
+
+    Raises:
+        UserError: naming the option and what to do.
+    """
+    from resmlp_mt.sharding.formats import PACKED, RECORDS
+
+    for name, path in {"--input": Path(given), "--output": output}.items():
+        suffix = "" if path is None else path.suffix.lower()
+        if suffix in PACKED and not str(path).startswith("/dev/"):
+            unpack = "unpack it, or " if name == "--input" else ""
+            raise UserError(f"{name} {path} is packed: {unpack}take gzip (.gz).")
+    kind = Path(given.removesuffix(".gz")).suffix.lower()
+    if kind in (".jsonl", ".ndjson", ".parquet"):
+        raise UserError(f"--input {given} has records: python -m resmlp_mt.bulk translates them.")
+    if kind in RECORDS:
+        raise UserError(f"--input {given} has records, not lines of text: convert it.")
+
+
 @contextmanager
 def opened_output(path: Path | None) -> Iterator[TextIO]:
     """The output: standard output, or a file that appears when it is complete.
@@ -173,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     if args.output is None and sys.stdout is None:
         raise UserError("standard output is closed: give --output FILE.")
+    check_kinds(args.input, args.output)
     opened: AbstractContextManager[BinaryIO]
     try:
         if args.input == "-":

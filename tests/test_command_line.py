@@ -432,6 +432,15 @@ def test_options_of_others_are_answered(
     assert re.search(said, capsys.readouterr().err.strip())
 
 
+def test_programs_give_words_paths_and_numbers() -> None:
+    args = translate.parse_args(["en-de", "--input", Path("a.en"), "--beam", 3, "--lenpen", 0.5])
+    assert (args.input, args.beam, args.lenpen) == ("a.en", 3, 0.5)
+    with pytest.raises(TypeError, match=r"a list of words, but got a str: write \['en-de', '-i'"):
+        translate.parse_args("en-de -i 'my file'")
+    with pytest.raises(TypeError, match="NoneType"):
+        translate.parse_args([None])  # type: ignore[list-item]
+
+
 def test_text_in_the_wrong_place_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

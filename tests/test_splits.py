@@ -38,6 +38,8 @@ DECOMPOSED = [unicodedata.normalize("NFD", line) for line in VIETNAMESE]
 BENGALI = ["\u09b9\u09df \u09ac\u09b2\u09be", "\u09af\u09be\u09df \u09ac\u09b2\u09be \u09b9\u09df"]
 """With U+09DF, which NFC decomposes."""
 
+OPTIONS = SearchOptions()
+
 ENGLISH = ["the dog runs in the grass", "a cat sits on the red mat"]
 
 
@@ -208,6 +210,21 @@ def test_tags_before_the_pieces_stay_whole(caplog: pytest.LogCaptureFixture) -> 
     assert not caplog.records  # <2fr> is unknown: half have none
     warn_of_tags(Path("bin"), tagged[:1], words, processor)
     assert "the sentences in bin begin with <2de>: begin every line to translate" in caplog.text
+
+
+def test_tokens_and_lines_of_other_types_are_refused() -> None:
+    words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
+    translator = Translator(
+        TranslationModel(fold(build()), "en", "de", words, words, None), OPTIONS
+    )
+    for line in (["w1"], b"w1", None):
+        with pytest.raises(TypeError, match=r"^line must be str, but is"):
+            translator.pieces(line)
+    for token in (-1, len(words), 10**6):
+        with pytest.raises(UserError, match=f"token {token} is not in the dictionary: it has 0 to"):
+            translator.decode([5, token])
+    with pytest.raises(TypeError):
+        translator.decode("12")
 
 
 def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:

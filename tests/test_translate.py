@@ -308,6 +308,27 @@ def test_packed_files_and_a_dash(
         run(model, "--input", packed, text=b"", capsys=capsys)
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("--input", "text.en.bz2", "is packed: unpack it, or take gzip"),
+        ("--input", "TEXT.XZ", "is packed: unpack it, or take gzip"),
+        ("--input", "a.jsonl", "has records: python -m resmlp_mt"),
+        ("--input", "a.jsonl.gz", "has records: python -m resmlp_mt"),
+        ("--input", "a.csv", "has records, not lines of text: convert it"),
+        ("--output", "text.de.xz", r"is packed: take gzip \(.gz\)"),
+        ("--output", "text.zip", r"is packed: take gzip \(.gz\)"),
+    ],
+)
+def test_files_of_other_kinds_are_refused_by_their_names(
+    option: str, name: str, message: str, tmp_path: Path
+) -> None:
+    """They would be translated byte by byte, or not have what their name says."""
+    (tmp_path / name).write_bytes(b"x\n")
+    with pytest.raises(UserError, match=f"{option} .*{name} {message}"):
+        translate.main(["MODEL", option, str(tmp_path / name)])
+
+
 def test_json_lines_have_score_alignment_and_nbest(
     corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

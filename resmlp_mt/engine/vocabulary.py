@@ -64,5 +64,15 @@ class Vocabulary:
         return [self.indices.get(piece, UNK) for piece in pieces] + [EOS]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The symbols of tokens, separated by spaces, without sentence marks."""
-        return " ".join(self.symbols[token] for token in tokens if token not in (BOS, EOS))
+        """The symbols of tokens, separated by spaces, without sentence marks.
+
+        Raises:
+            UserError: if a number is not that of a symbol.
+        """
+        numbers = list(tokens)
+        for number in numbers:
+            if not 0 <= number < len(self.symbols):
+                raise UserError(
+                    f"token {number} is not in the dictionary: it has 0 to {len(self.symbols) - 1}."
+                )
+        return " ".join(self.symbols[number] for number in numbers if number not in (BOS, EOS))
