@@ -1,6 +1,9 @@
 """Registration, presets and options: what is named is what is built, trained and loaded."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +12,7 @@ import fairseq
 import pytest
 import torch
 from fairseq import options
+from fairseq.data import Dictionary
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY
@@ -16,11 +20,14 @@ from fairseq.optim import FP16Optimizer
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from torch import nn
 
 import models
 import reference
+from conftest import ROOT
 from models import build, config, dictionary, padded, sentences, shifted
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import vectors
 from resmlp_mt.layers import Affine
 from resmlp_mt.mixing import MixingConfig
 from resmlp_mt.model.config import ACTIVATIONS
@@ -341,6 +348,45 @@ def test_wrong_embedding_files_are_named(tmp_path: Path) -> None:
     narrow.write_text("1 2\nw3 1 2\n")
     with pytest.raises(UserError, match=r"--decoder-embed-path .* width \[2\], not 8"):
         as_built(decoder_embed_path=str(narrow))
+
+
+@pytest.mark.parametrize("header", ["", "2 2\n"], ids=["GloVe", "word2vec"])
+def test_vectors_are_of_the_words_of_the_dictionary(
+    header: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = Dictionary()
+    for word in ("\u2581f\xfcr", "\u2581Hund", "s", "\u2581x"):
+        words.add_symbol(word)
+    embedding = nn.Embedding(len(words), 2)
+    before = embedding.weight.detach().clone()
+    path = tmp_path / "vectors.txt"
+    path.write_text(f"{header}\u2581f\xfcr 1 2\ns 3 4\n", encoding="utf-8")
+    vectors.fill(embedding, words, str(path), "--encoder-embed-path")
+    assert f"{path} has vectors of 2 of the 4 words" in caplog.text
+    for word, row in (("\u2581f\xfcr", [1.0, 2.0]), ("s", [3.0, 4.0])):
+        assert embedding.weight[words.index(word)].tolist() == row
+    rest = [words.index(word) for word in ("\u2581Hund", "\u2581x", "<unk>")]
+    assert torch.equal(embedding.weight[rest], before[rest])
+    path.write_text(f"{header}f\xfcr 1 2\ns 3 4\nHund 5 6\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"of 1 of the 4 words .*, and of 3 without the sign"):
+        vectors.fill(embedding, words, str(path), "--encoder-embed-path")
+    path.write_text(f"{header}cat 1 2\n", encoding="utf-8")
+    with pytest.raises(UserError, match="of 0 of the 4 words of the dictionary: give vectors of"):
+        vectors.fill(embedding, words, str(path), "--encoder-embed-path")
+
+
+def test_vectors_are_utf8_whatever_the_locale_is(tmp_path: Path) -> None:
+    (tmp_path / "vectors").write_text("\u2581f\xfcr 1\n", encoding="utf-8")
+    program = (
+        "import sys; from resmlp_mt.fairseq_plugin.vectors import read_vectors\n"
+        "print(ascii([*read_vectors(sys.argv[1], 1, '')]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "vectors"], cwd=ROOT, capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+    assert done.stdout.decode().strip() == ascii(["\u2581f\xfcr"]), done.stderr
 
 
 def test_adagrad_with_the_papers_settings_learns_in_float16() -> None:

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import Embedding
@@ -16,7 +15,14 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import console, fairseq_fixes, pruning, retained_dropout, text_input
+from resmlp_mt.fairseq_plugin import (
+    console,
+    fairseq_fixes,
+    pruning,
+    retained_dropout,
+    text_input,
+    vectors,
+)
 from resmlp_mt.fairseq_plugin.checkpoints import allow_safe_globals
 from resmlp_mt.fairseq_plugin.config import (
     ResMLP12LConfig,
@@ -160,19 +166,12 @@ def build_embedding(
     """An embedding, initialized as in fairseq or from a file of vectors.
 
     Raises:
-        UserError: if the file of ``option`` is missing or its vectors have another width.
+        UserError: if the file of ``option`` is missing, or its vectors are of other words or have
+            another width.
     """
     embed_tokens: nn.Embedding = Embedding(len(dictionary), dim, dictionary.pad())
-    if path is None:
-        return embed_tokens
-    try:
-        vectors = utils.parse_embedding(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{option} {path} cannot be read as GloVe text: {error}.") from error
-    widths = {len(vector) for vector in vectors.values()}
-    if widths != {dim}:
-        raise UserError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
-    utils.load_embedding(vectors, dictionary, embed_tokens)
+    if path is not None:
+        vectors.fill(embed_tokens, dictionary, path, option)
     return embed_tokens
 
 
