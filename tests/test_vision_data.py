@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import archives, data, image_dataset, loader, transforms
+from resmlp_mt.vision import archives, data, image_dataset, images, loader, transforms
 from resmlp_mt.vision.images import BadImage
 from resmlp_mt.vision.libraries import timm, torchvision
 
@@ -158,6 +158,23 @@ def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path)
         tar.addfile(empty)
     with pytest.raises(UserError, match=r"plain\.tar: train/zz_nothing holds no images"):
         data.create_dataset(["cifar10-tar", str(plain)], "train")
+
+
+def test_links_of_archives_have_the_size_of_their_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.delattr(archives, "open_image")  # refused before
+    archive = tmp_path / "links.tar"
+    image = next(iter(sorted((folder / "train").rglob("*.png"))))
+    link = tarfile.TarInfo(f"train/{image.parent.name}/link.png")
+    link.type, link.linkname = tarfile.LNKTYPE, "elsewhere.png"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(image, "elsewhere.png")
+        tar.addfile(link)
+    (bad,) = data.create_dataset(["cifar10-tar", str(archive)], "train").sources
+    assert isinstance(bad, BadImage)
+    assert bad.reason == "the file has more than 10 bytes"
 
 
 def test_broken_archives_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from resmlp_mt.files import check_is_whole, is_hidden
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
 from resmlp_mt.vision.images import (
     EXTENSIONS,
+    MAX_BYTES,
     BadImage,
     ImageNames,
     check_bytes,
@@ -109,8 +110,9 @@ def _decode(
     try:
         content = archive.extractfile(member)
         assert content is not None  # it is a regular file
-        check_bytes(member.size, name)
-        return np.asarray(open_image(content.read(), name))
+        data = content.read(MAX_BYTES + 1)  # the size of a link is 0 in its header
+        check_bytes(len(data), name)
+        return np.asarray(open_image(data, name))
     except KeyError:
         return BadImage(name, f"it is a link to {member.linkname}, which the archive lacks")
     except BadImage as bad:
