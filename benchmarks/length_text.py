@@ -2,21 +2,21 @@
 
     python -m benchmarks.length_text --data DIR --work DIR
 
-Reads the finished trainings of quality.py and of its variants on the sets with a limit of source
-tokens, as they are after the budget, and trains nothing. Writes length_text.json, .md and .png
-beside this file.
+Trains the models of length_text.yaml where --work does not hold them yet, ten minutes of processor
+time each. Writes length_text.json, .md and .png beside this file. A finished training with other
+options than the config has is refused.
 
 The perplexity of the references (fairseq-generate --score-reference) tells models apart that are
 still too weak for BLEU.
 """
 
 import argparse
+import datetime
 import json
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -24,8 +24,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
+from benchmarks.quality_page import names_of, options
 from benchmarks.quality_report import versions
-from benchmarks.quality_runs import HERE, Json, Run, Workshop, checkpoint, once, read_config
+from benchmarks.quality_runs import HERE, Json, Run, Workshop, checkpoint, once
 from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.visualization.matrices import a_of, matrices, read_checkpoint, state_dict
@@ -85,17 +86,14 @@ def weights_by_distance(path: Path) -> list[float] | None:
 
 
 def measured(workshop: Workshop, name: str) -> list[Json]:
-    """A row for each model: perplexities over all finished seeds, and weights by distance."""
-    source, _ = workshop.text(name, 0)
+    """A row for each model: perplexities over all seeds, and weights by distance."""
     budget = workshop.config["sets"][name]["budgets"][0]
     rows = []
-    for model, declared in workshop.config["models"].items():
+    for model in workshop.config["models"]:
         runs = [Run(model, name, seed, budget) for seed in workshop.config["seeds"]]
-        runs = [run for run in runs if workshop.is_trained(run)]
-        if not runs:
-            continue
         # sentences of all seeds together
         scores = [reference_scores(workshop, run, 0) for run in runs]
+        source, _ = workshop.text(name, 0)
         pooled = {
             seed * len(source) + number: values
             for seed, each in enumerate(scores)
@@ -104,7 +102,7 @@ def measured(workshop: Workshop, name: str) -> list[Json]:
         curve = workshop.train(runs[0])["curve"]
         rows.append(
             {
-                "model": declared["name"],
+                "model": model,
                 "seeds": [run.seed for run in runs],
                 "updates": curve[-1]["updates"],
                 "perplexity": perplexities(pooled, source * len(runs)),
@@ -118,10 +116,12 @@ def measured(workshop: Workshop, name: str) -> list[Json]:
 
 def page(result: Json) -> str:
     """The tables in Markdown."""
+    config = result["config"]
+    names = names_of(config)
     parts = [
-        "# Sentences longer than those of the training: perplexity of references",
-        f"{', '.join(map(' '.join, result['versions'].items()))}.\n"
-        "Written by `benchmarks/length_text.py` from the trainings of `benchmarks/quality.py`.",
+        f"# {config['title']}",
+        f"{result['date']}; {', '.join(map(' '.join, result['versions'].items()))}.\n"
+        "Written by `benchmarks/length_text.py`.",
         "![perplexity by source length](length_text.png)",
     ]
     for name, group in result["sets"].items():
@@ -134,7 +134,7 @@ def page(result: Json) -> str:
             table(
                 ["model", "seeds", "updates", *lengths],
                 [
-                    [row["model"], ", ".join(map(str, row["seeds"])), str(row["updates"]),
+                    [names[row["model"]], ", ".join(map(str, row["seeds"])), str(row["updates"]),
                      *("" if value is None else f"{value:.1f}" for value in row["perplexity"])]
                     for row in group["rows"]
                 ],
@@ -144,13 +144,13 @@ def page(result: Json) -> str:
             table(
                 ["model", *distances],
                 [
-                    [row["model"], *(f"{value:.4f}" for value in row["weights"])]
+                    [names[row["model"]], *(f"{value:.4f}" for value in row["weights"])]
                     for row in group["rows"]
                     if row["weights"]
                 ],
             ),
         ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *options(config, ())]) + "\n"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -160,14 +160,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def plot(result: Json, path: Path) -> None:
     """Perplexity against source length."""
-    groups = result["sets"]
+    groups, names = result["sets"], names_of(result["config"])
     figure, grid = plt.subplots(
         1, len(groups), figsize=(6 * len(groups), 4), squeeze=False, layout="constrained"
     )
     labels = [f"{low}-{following - 1}" for low, following in pairwise(BORDERS)]
     for ax, (name, group) in zip(grid[0], groups.items(), strict=True):
         for row in group["rows"]:
-            ax.plot(labels, row["perplexity"], "o-", label=row["model"])
+            ax.plot(labels, row["perplexity"], "o-", label=names[row["model"]].replace("`", ""))
         ax.set(title=name, xlabel="source tokens", ylabel="perplexity of references", yscale="log")
         ax.grid(alpha=0.3, which="both")
         ax.legend(frameon=False)
@@ -180,24 +180,24 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
-    parser.add_argument("--work", type=Path, required=True, help="folder of quality.py's runs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs")
     args = parser.parse_args()
-    workshop = Workshop(HERE / "quality.yaml", args.data, args.work)
-    variants = read_config(HERE / "variants.yaml")
-    models = workshop.config["models"]
-    for model, declared in variants["models"].items():
-        if model == variants["baseline"]:
-            continue  # it is quality.yaml's plus
-        models.setdefault(model, declared | {"name": "plus, " + declared["name"].strip("`")})
-    result: dict[str, Any] = {"versions": versions(), "sets": {}}
-    for name, declared in workshop.config["sets"].items():
-        if "most_source_tokens" in declared and (rows := measured(workshop, name)):
-            result["sets"][name] = {
+    workshop = Workshop(HERE / "length_text.yaml", args.data, args.work)
+    config = workshop.config
+    result: Json = {
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "config": config,
+        "sets": {
+            name: {
                 "most": declared["most_source_tokens"],
                 "budget": declared["budgets"][0],
-                "rows": rows,
+                "rows": measured(workshop, name),
             }
-    write_text(HERE / "length_text.json", json.dumps(result, indent=1) + "\n")
+            for name, declared in config["sets"].items()
+        },
+    }
+    write_text(HERE / "length_text.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_text(HERE / "length_text.md", page(result))
     plot(result, HERE / "length_text.png")
     print(page(result))

@@ -24,6 +24,7 @@ from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+SAMPLES = 1000  # samples of the paired bootstrap
 Json = dict[str, Any]
 
 

@@ -2,9 +2,8 @@
 
 import gzip
 import json
-import math
 import re
-from itertools import pairwise, product
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import torch
 import yaml
 from sacrebleu.significance import PairedTest
 
-from benchmarks import length_text, processor_time, quality_report, quality_runs
+from benchmarks import processor_time, quality_report, quality_runs
 from benchmarks.quality_runs import Run, Workshop
 from benchmarks.readme import README, write_block
 from conftest import ROOT, Corpus
-from models import build
 
 CONFIG = ROOT / "benchmarks/quality.yaml"
 SOURCE = ["a b c", "d e f g h i j k l m n", "one two"]
@@ -108,10 +106,63 @@ def test_a_set_without_runs_keeps_the_tables_that_are_there(
     done.config["models"]["plus"]["options"] += " --dropout 0.7"
     with pytest.raises(SystemExit, match="multi30k_en_de/plus-1-600 with other options"):
         quality_report.write(done, tmp_path)
-    done.config["sets"]["multi30k_en_de"]["generate"] = "--max-len-b 10"
-    with pytest.raises(SystemExit, match="translations of multi30k_en_de with other options"):
-        quality_report.write(done, tmp_path)
     assert json.loads((tmp_path / "quality.json").read_text()) == result
+
+
+def test_a_set_without_runs_names_the_options_that_its_translations_had(tmp_path: Path) -> None:
+    done = Done(tmp_path)
+    done.config["sets"]["multi30k_en_de"]["generate"] = "--max-len-b 10"
+    quality_report.write(done, tmp_path)
+    done.is_trained = lambda run: False
+    done.config["sets"]["multi30k_en_de"]["generate"] = "--max-len-b 20"
+    quality_report.write(done, tmp_path)
+    text = (tmp_path / "quality.md").read_text()
+    assert "fairseq-generate on multi30k_en_de, too:\n\n    --max-len-b 10\n" in text
+    assert "--max-len-b 20" not in text
+
+
+def test_models_that_the_config_no_longer_has_keep_their_tables_and_options(
+    tmp_path: Path, result: dict[str, Any]
+) -> None:
+    row = next(
+        line
+        for line in (tmp_path / "quality.md").read_text().splitlines()
+        if line.startswith("| ResMLP plus | 1.50 M")
+    )
+    done = Done(tmp_path)
+    done.is_trained = lambda run: False
+    del done.config["models"]["plus"]
+    # what all models have now is not what the removed one had
+    done.config["options"] += " --dropout 0.7"
+    done.config["models"]["transformer"]["options"] += " --dropout 0.1"
+    for _ in range(2):  # the second one reads what the first one wrote
+        quality_report.write(done, tmp_path)
+        text = (tmp_path / "quality.md").read_text()
+        assert row.replace("ResMLP plus", "ResMLP plus (removed)") in text
+        options = text.partition("\nResMLP plus (removed):\n\n    ")[2].partition("\n")[0]
+        assert quality_runs.values(options.split()) == {
+            "--arch": ["resmlp_mt_plus_6l"],
+            "--mixing-heads": ["4"],
+            "--lr": ["4e-3"],
+            "--dropout": ["0.1"],
+        }
+    written = json.loads((tmp_path / "quality.json").read_text())
+    assert written["sets"] == result["sets"]
+
+
+@pytest.mark.parametrize("name", ["quality", "variants", "training_options", "distillation"])
+def test_every_page_is_what_its_numbers_and_its_config_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No page needs its runs to be written again."""
+    config = CONFIG.with_stem(name)
+    for plot in ("plot", "plot_lengths"):
+        monkeypatch.setattr(quality_report.quality_page, plot, lambda *_: None)
+    shutil.copy(config.with_suffix(".json"), tmp_path)
+    quality_report.write(Workshop(config, tmp_path, tmp_path), tmp_path)
+    for suffix in (".md", ".json"):
+        written = (tmp_path / config.with_suffix(suffix).name).read_text()
+        assert written == config.with_suffix(suffix).read_text()
 
 
 def test_a_log_that_goes_on_counts_its_last_rows(tmp_path: Path) -> None:
@@ -161,7 +212,7 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
-@pytest.mark.parametrize("config", ["variants", "training_options", "distillation"])
+@pytest.mark.parametrize("config", ["variants", "training_options", "distillation", "length_text"])
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
     quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
     assert changed["options"] == quality["options"]
@@ -232,35 +283,6 @@ def test_a_model_may_train_on_the_translations_of_a_teacher(
     taught = {path.name: path.read_text() for path in (folder / "text-taught-en-de").iterdir()}
     given = {path.name: path.read_text() for path in (folder / "text").iterdir()}
     assert taught == given | {"train.de": "taught\n"}
-
-
-def test_perplexity_by_source_length() -> None:
-    """Two references of 1 to 10 source tokens, one of 11 to 20; the last one was not scored."""
-    sources = ["a b", "c", "d " * 12, "e " * 12]
-    scores = {0: [-1.0, -3.0], 1: [-2.0], 2: [-5.0]}
-    found = length_text.perplexities(scores, sources)
-    assert found[:2] == [2**2, 2**5]
-    assert found[2:] == [None] * 4
-
-
-@pytest.mark.parametrize("mixing", [{}, {"mixing_heads": 2, "mixing_relative": "alone"}])
-def test_weights_by_distance(tmp_path: Path, mixing: dict[str, Any]) -> None:
-    length = length_text.DISTANCES[-1] + 10
-    model = build(max_source_positions=length, **mixing)
-    torch.save({"model": model.state_dict()}, tmp_path / "model.pt")
-    found = length_text.weights_by_distance(tmp_path / "model.pt")
-    squares: dict[int, list[float]] = {}
-    for layer in model.encoder.layers:
-        matrix = layer.token_mixing.matrix(length_text.DISTANCES[-1]).detach()
-        for t, s in product(range(matrix.size(1)), repeat=2):
-            squares.setdefault(abs(t - s), []).extend(matrix[:, t, s].square().tolist())
-    expected = [
-        math.sqrt(sum(values := [x for d in range(low, high) for x in squares[d]]) / len(values))
-        for low, high in pairwise(length_text.DISTANCES)
-    ]
-    assert found == pytest.approx(expected, rel=1e-5)
-    torch.save({"model": {"encoder.layers.0.fc1.weight": torch.ones(2)}}, tmp_path / "model.pt")
-    assert length_text.weights_by_distance(tmp_path / "model.pt") is None
 
 
 def test_splits_are_joined_halved_and_cut_by_length(
@@ -335,6 +357,15 @@ def test_the_readme_has_the_block_of_every_script_that_writes_one() -> None:
             assert name == script.stem.removesuffix("_report")
             assert text.count(f"<!-- written by benchmarks/{name}.py -->\n") == 1
             assert text.count(f"<!-- end of {name} -->\n") == 1
+
+
+def test_the_page_counts_the_points_of_the_grid_that_were_run(tmp_path: Path) -> None:
+    done = Done(tmp_path)
+    extras = ((), ("--lr", "2e-3"))
+    done.is_trained = lambda run: run.model == "transformer" and run.extra in extras
+    quality_report.write(done, tmp_path)
+    text = (tmp_path / "quality.md").read_text()
+    assert "Points of the grid that were run: Transformer 2 of 9.\n" in text
 
 
 def test_the_grid_leaves_out_what_the_model_has(tmp_path: Path) -> None:

@@ -1,0 +1,303 @@
+"""The page and the plots of quality.py, made from the numbers of its .json file alone."""
+
+import logging
+import math
+import shlex
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.quality_runs import SAMPLES, Json
+from benchmarks.readme import command_line
+from resmlp_mt.files import replacing
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
+
+
+def names_of(config: Json) -> dict[str, str]:
+    """The names that readers see, by model."""
+    return {
+        model: declared["name"] + (" (removed)" if declared.get("removed") else "")
+        for model, declared in config["models"].items()
+    }
+
+
+def page(result: Json, name: str) -> str:
+    """The report in Markdown; ``name`` is that of the config and of the plots."""
+    config = result["config"]
+    names = names_of(config)
+    against = names[config["baseline"]]
+    for model, declared in config["models"].items():
+        if "baseline" in declared:
+            against += f" ({names[model]}: against {names[declared['baseline']]})"
+    parts = [
+        f"# {config['title']}",
+        f"Written by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
+        "Every model trains for the same **processor time of its training** (without validation "
+        "and the writing of\ncheckpoints, for every model) on one thread, and its last checkpoint "
+        f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
+        f"a paired bootstrap ({SAMPLES:,} samples) against {against}, over the\n"
+        "translations of all seeds that both have. Other programs on the machine lengthen "
+        "processor time too,\nso the second table has equal updates. Only validation sets were "
+        "used for choices.",
+    ]
+    if any(declared.get("removed") for declared in config["models"].values()):
+        parts.append(
+            "The config no longer has the models that are called removed. They keep the tables of "
+            "an earlier report."
+        )
+    for group in result["sets"]:
+        parts.append(f"## {group['set']}, {group['budget']} s")
+        if not group["tables"]:
+            parts.append("Not run.")
+            continue
+        packages = ", ".join(map(" ".join, group["versions"].items()))
+        parts.append(f"{group['machine']}; {packages}; {group['date']}.")
+        for table in group["tables"]:
+            at = f"{table['updates']} updates" if table["updates"] else f"{group['budget']} s"
+            parts += [
+                f"### {table['test']}, after {at}",
+                score_table(table["rows"], names, config["seeds"], group["trained"]),
+            ]
+        last = [table for table in group["tables"] if table["at"] == "time"]
+        for table in last:
+            text = length_table(table["rows"], names)
+            if text:
+                parts += [f"BLEU by source tokens, {table['test']}:", text]
+        if group["tuning"]:
+            parts += [
+                "### Tuning, on the validation set",
+                grid_points(group, config),
+                tuning_table(group, names),
+            ]
+    signatures = sorted(
+        {
+            f"{row['pooled'][m]['name']} `{row['pooled'][m]['signature']}`"
+            for group in result["sets"]
+            for table in group["tables"]
+            for row in table["rows"]
+            if row["seeds"]
+            for m in ("bleu", "chrf")
+        }
+    )
+    parts += ["Signatures: " + ", ".join(signatures) + "." if signatures else ""]
+    parts += options(config, {(group["set"], group["generate"]) for group in result["sets"]})
+    if signatures:
+        parts.insert(3, f"![validation perplexity]({name}.png)")
+        parts.insert(4, f"![BLEU by source length]({name}_lengths.png)")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
+    """The section with the options of all models and sets.
+
+    Args:
+        generate: sets, and the options of fairseq-generate that their translations had.
+    """
+    names = names_of(config)
+    every = f"{config['options']} --warmup-updates {config['warmup_updates']}"
+    parts = ["## Options", "All models:\n\n    " + command_line(shlex.split(every))]
+    for model, declared in config["models"].items():
+        data = ""
+        if "teacher" in declared:
+            data = f", on the translations of `{declared['teacher']}`"
+        elif "samples" in declared:
+            data = f", on {declared['samples']} sampled copies"
+        parts.append(f"{names[model]}{data}:\n\n    {' '.join(declared['options'].split())}")
+    for name, declared in config["sets"].items():
+        own = declared.get("model_options", {})
+        by_name = {"All models": declared.get("options")} | {
+            names[model]: own[model] for model in names if model in own
+        }
+        parts += [f"{who} on {name}, too:\n\n    {text}" for who, text in by_name.items() if text]
+        parts += [
+            f"fairseq-generate on {name}, too:\n\n    {text}"
+            for of, text in sorted(generate)
+            if of == name and text
+        ]
+    return parts
+
+
+def summary(result: Json) -> str:
+    """The tables at equal time, for the README."""
+    config = result["config"]
+    names = names_of(config)
+    lines = [
+        "| set, test | model | parameters | seeds | BLEU | chrF | p (BLEU) |",
+        "|-|-|-:|-:|-:|-:|-:|",
+    ]
+    budgets, machines = set(), set()
+    for group in result["sets"]:
+        for table in group["tables"]:
+            if table["at"] != "time":
+                continue
+            budgets.add(f"{group['budget']:,}")
+            machines.add(group["machine"].rpartition(",")[0])
+            for row in table["rows"]:
+                if not row["seeds"]:
+                    continue
+                against = row.get("against")
+                cells = [
+                    f"{group['set']}, {table['test']}",
+                    names[row["model"]],
+                    f"{group['trained'][row['model']][0]['parameters'] / 1e6:.2f} M",
+                    str(len(row["seeds"])),
+                    *(f"{row['pooled'][m]['score']:.2f}" for m in ("bleu", "chrf")),
+                    f"{against['bleu']['p_value']:.3f}" if against else "",
+                ]
+                lines.append("| " + " | ".join(cells) + " |")
+    if not budgets:
+        return "Not run."
+    return (
+        f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
+        f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md): "
+        "curves, equal updates, lengths, signatures; p against the Transformer):\n\n"
+        + "\n".join(lines)
+    )
+
+
+def score_table(
+    rows: Sequence[Json], names: dict[str, str], seeds: Sequence[int], trained: Json
+) -> str:
+    """Models with their scores; "not run" where seeds are missing."""
+    lines = [
+        "| model | parameters | seeds | updates | valid ppl | BLEU | chrF | p (BLEU) | p (chrF) |",
+        "|-|-:|-|-:|-:|-:|-:|-:|-:|",
+    ]
+    for row in rows:
+        missing = [str(seed) for seed in seeds if seed not in row["seeds"]]
+        if not row["seeds"]:
+            lines.append(f"| {names[row['model']]} | | not run | | | | | | |")
+            continue
+        which = ", ".join(map(str, row["seeds"]))
+        if missing:
+            which += f" ({', '.join(missing)} not run)"
+        against = row.get("against")
+        cells = [
+            names[row["model"]],
+            f"{trained[row['model']][0]['parameters'] / 1e6:.2f} M",
+            which,
+            mean(row["updates"], 0),
+            mean(row["valid_ppl"], 2),
+            f"{row['pooled']['bleu']['score']:.2f}",
+            f"{row['pooled']['chrf']['score']:.2f}",
+            *(f"{against[m]['p_value']:.3f}" if against else "" for m in ("bleu", "chrf")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean(values: Sequence[float], digits: int) -> str:
+    return f"{sum(values) / len(values):.{digits}f}"
+
+
+def length_table(rows: Sequence[Json], names: dict[str, str]) -> str:
+    """BLEU of the buckets of source length; nothing if there is one bucket."""
+    run = [row for row in rows if row["seeds"]]
+    buckets = [(part["bucket"], part["sentences"]) for part in run[0]["by_length"]]
+    if len(buckets) < 2:
+        return ""
+    # the numbers of sentences are those of one seed
+    heads = [f"{bucket} ({count // len(run[0]['seeds'])})" for bucket, count in buckets]
+    lines = ["| model | " + " | ".join(heads) + " |", "|-|" + "-:|" * len(heads)]
+    for row in run:
+        scores = [f"{part['score']:.2f}" for part in row["by_length"]]
+        lines.append(f"| {names[row['model']]} | " + " | ".join(scores) + " |")
+    return "\n".join(lines)
+
+
+def tuning_table(group: Json, names: dict[str, str]) -> str:
+    """Validation perplexity with changed options; seed 1."""
+    lines = ["| model | changed | updates | valid ppl |", "|-|-|-:|-:|"]
+    plain = [
+        {"model": model, "changed": "as in the config", **logs[0]["curve"][-1]}
+        for model, logs in group["trained"].items()
+        if logs
+    ]
+    for row in sorted([*plain, *group["tuning"]], key=lambda row: row["model"]):
+        lines.append(
+            f"| {names[row['model']]} | {row['changed']} | {row['updates']} | "
+            f"{row['valid_ppl']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def grid_points(group: Json, config: Json) -> str:
+    """How many points of each model's grid were run, that of the config among them."""
+    names = names_of(config)
+    parts = []
+    for model, declared in config["models"].items():
+        changed = [row for row in group["tuning"] if row["model"] == model]
+        run = len(changed) + bool(group["trained"].get(model))
+        every = math.prod(len(values) for values in declared["grid"].values())
+        if run:
+            parts.append(f"{names[model]} {run} of {every}")
+    return f"Points of the grid that were run: {'; '.join(parts)}."
+
+
+def plot(result: Json, path: Path) -> None:
+    """Validation perplexity against processor time and against updates, a row for each set."""
+    groups = [group for group in result["sets"] if any(group["trained"].values())]
+    if not groups:
+        return
+    figure, grid = plt.subplots(
+        len(groups), 2, figsize=(10, 4 * len(groups)), squeeze=False, layout="constrained"
+    )
+    for axes, group in zip(grid, groups, strict=True):
+        for index, (model, logs) in enumerate(group["trained"].items()):
+            name: Any = label(result, model)
+            for log in logs:
+                ppl = [row["valid_ppl"] for row in log["curve"]]
+                for ax, x in zip(axes, ("seconds", "updates"), strict=True):
+                    values = [row[x] for row in log["curve"]]
+                    ax.plot(values, ppl, "o-", color=f"C{index}", markersize=3, label=name)
+                name = None
+        axes[0].set(
+            title=group["set"], xlabel="processor seconds of training",
+            ylabel="validation perplexity", yscale="log",
+        )  # fmt: skip
+        axes[1].set(xlabel="updates", yscale="log")
+        for ax in axes:
+            ax.grid(alpha=0.3, which="both")
+        axes[0].legend(frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+
+
+def label(result: Json, model: str) -> str:
+    """The name of a model as plain text."""
+    return names_of(result["config"])[model].replace("`", "")
+
+
+def plot_lengths(result: Json, path: Path) -> None:
+    """BLEU against the length of the source, one plot for each test set of several buckets."""
+    tables = [
+        (f"{group['set']}, {table['test']}", [row for row in table["rows"] if row["seeds"]])
+        for group in result["sets"]
+        for table in group["tables"]
+        if table["at"] == "time"
+    ]
+    if not tables:
+        return
+    wide = min(3, len(tables))
+    high = -(-len(tables) // wide)
+    figure, grid = plt.subplots(
+        high, wide, figsize=(5 * wide, 4 * high), squeeze=False, layout="constrained"
+    )
+    for ax in grid.flat[len(tables) :]:
+        ax.remove()
+    for ax, (title, rows) in zip(grid.flat, tables, strict=False):
+        for index, row in enumerate(rows):
+            buckets = [part["bucket"] for part in row["by_length"]]
+            scores = [part["score"] for part in row["by_length"]]
+            ax.plot(buckets, scores, "o-", color=f"C{index}", label=label(result, row["model"]))
+        ax.set(title=title, xlabel="source tokens", ylabel="BLEU", ylim=(0, None))
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
