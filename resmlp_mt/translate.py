@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # so that --help answers at once
 
 logger = logging.getLogger("resmlp_mt.translate")
 
-# Options of other translation commands that bulk answers in another way, or not.
+# Options of other translation commands that bulk answers differently, or not at all.
 OF_ONE_PROCESS = {
     "--cpu": "that is the default, and --device cuda uses a GPU",
     "--gpu --cuda": "use --device cuda",
@@ -79,6 +79,10 @@ class Options(BatchOptions, SearchOptions):
         None, "-o", type=lambda text: None if text == "-" else Path(text), metavar="FILE",
         help="also .gz; default: -, standard output",
     )  # fmt: skip
+    split_sentences: bool = option(
+        False, action="store_true",
+        help="a line is text of any number of sentences, translated one by one (extra serve)",
+    )  # fmt: skip
     out_format: str = option(
         "text", choices=("text", "jsonl"),
         help="jsonl: source, translation, score, alignment and n-best in an object a line",
@@ -93,6 +97,13 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     options = Options(**vars(parser.parse_args(argv)))
     if options.nbest > options.beam and not options.sampling:
         parser.error(f"--nbest {options.nbest} is above --beam {options.beam}: raise --beam")
+    if options.split_sentences and (
+        options.nbest > 1 or options.print_scores or options.out_format != "text"
+    ):
+        parser.error(
+            "--split-sentences gives one text for a line, without scores: leave out --nbest, "
+            "--print-scores and --out-format"
+        )
     if options.workers > 1 and options.threads is None:
         options = replace(options, threads=1)
     return options
@@ -213,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
     from resmlp_mt.engine.translator import Translator
 
+    if args.split_sentences:
+        from resmlp_mt.engine.sentences import translate_texts
     if args.input != "-" and sys.stderr.isatty():
         logger.setLevel(logging.INFO)  # shows the progress
     translator = Translator(
@@ -227,23 +240,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_json = args.out_format == "jsonl"
     has_attention = is_json and translator.has_attention
     is_scored = args.print_scores or args.nbest > 1
-    first = 0
+    first = first_sentence = 0
     errors: list[OSError] = []
     with opened as stream, opened_output(args.output) as file:
         for lines in waiting_lines(stream, args.buffer_size, errors):
-            results = translator.translate(
-                lines,
-                num_hypotheses=args.nbest,
-                return_scores=is_json or is_scored,
-                return_attention=has_attention,
-                first_line=first,
-            )
-            for number, translations in enumerate(results):
-                if is_json:
-                    line = lines[number]
-                    write_json(file, line, translator.pieces(line), translations, has_attention)
-                else:
-                    write_text(file, first + number, translations, is_scored)
+            if args.split_sentences:
+                joined, sentences = translate_texts(translator, lines, first_sentence)
+                first_sentence += sentences
+                # one line each, whatever else divides lines in the text
+                file.writelines(f"{' '.join(text.splitlines())}\n" for text in joined)
+            else:
+                results = translator.translate(
+                    lines,
+                    num_hypotheses=args.nbest,
+                    return_scores=is_json or is_scored,
+                    return_attention=has_attention,
+                    first_line=first,
+                )
+                for number, translations in enumerate(results):
+                    if is_json:
+                        line = lines[number]
+                        write_json(file, line, translator.pieces(line), translations, has_attention)
+                    else:
+                        write_text(file, first + number, translations, is_scored)
             file.flush()
             first += len(lines)
             logger.info("%d lines are translated", first)
@@ -253,8 +272,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"--input {args.input} cannot be read{place}: {reason(errors[0])}."
             ) from errors[0]
     if translator.failed:
+        count = f"{first_sentence} sentences" if args.split_sentences else f"{first} lines"
         raise UserError(
-            f"{translator.failed} of {first} lines have no translation with a finite score "
+            f"{translator.failed} of {count} have no translation with a finite score "
             "and were left empty: the errors above name them."
         )
 

@@ -32,13 +32,13 @@ from resmlp_mt.engine.onnx_model import (
 from resmlp_mt.engine.onnx_projection import ProjectionGraphs
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.search import chosen_words
+from resmlp_mt.engine.sentences import Segment
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.serving.app import _explained
 from resmlp_mt.serving.limits import ModelOptions
-from resmlp_mt.serving.sentences import Segment
 from resmlp_mt.serving.service import Part
 from resmlp_mt.serving.workers import Languages, Work, Worker
 

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resmlp_mt import serve, signals
-from resmlp_mt.engine import pretrained
+from resmlp_mt.engine import pretrained, sentences
+from resmlp_mt.engine.sentences import segments
 from resmlp_mt.errors import UserError
-from resmlp_mt.serving import languages, sentences, workers
+from resmlp_mt.serving import languages, workers
 from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
@@ -25,7 +26,6 @@ from resmlp_mt.serving.limits import ModelOptions
 from resmlp_mt.serving.matrices import LARGEST_REMEMBERED, MOST_REMEMBERED, Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
-from resmlp_mt.serving.sentences import segments
 from resmlp_mt.serving.service import translate
 from resmlp_mt.serving.workers import (
     Answer,

@@ -229,6 +229,8 @@ def test_the_base_install_translates_and_scores(
         (["MODEL", "--data", "x"], "--data is for checkpoints: .* has its own"),
         (["MODEL", "--beam", "0", "--nbest", "0"], None),
         (["MODEL", "--nbest", "6"], None),
+        (["MODEL", "--split-sentences", "--print-scores"], None),
+        (["MODEL", "--split-sentences", "--out-format", "jsonl"], None),
         (["MODEL", "--threads", "0"], None),
         (["MODEL", "--workers", "0"], None),
         (["MODEL", "--threads", "3000000"], None),
@@ -349,6 +351,29 @@ def test_json_lines_have_score_alignment_and_nbest(
     assert (found[1]["translation"], found[1]["score"]) == ("", 0.0)
     assert (found[2]["translation"], found[2]["score"]) == ("", None)
     assert [entry["alignment"] for entry in found[1:]] == [[], []]
+
+
+def test_a_line_of_several_sentences_is_translated_sentence_by_sentence(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentences = ["one two.", "Three one two.", "Two."]
+    text = f"{sentences[0]} {sentences[1]}\n\n* * *\n{sentences[2]}\r\u2028...\n".encode()
+    for options in (["--buffer-size", 1], [], ["--sampling"]):
+        plain = run(model, *options, text="\n".join(sentences).encode(), capsys=capsys)
+        assert len(plain) == 3
+        assert run(model, "--split-sentences", *options, text=text, capsys=capsys) == [
+            f"{plain[0]} {plain[1]}",
+            "",
+            "* * *",
+            f"{plain[2]}  ...",
+        ]
+
+
+def test_sentences_of_a_pipe_have_draws_of_their_own(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--split-sentences", "--sampling", "--buffer-size", 1]
+    assert len(set(run(model, *options, text=b"one two. One two.\n" * 8, capsys=capsys))) > 1
 
 
 def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(tmp_path: Path) -> None:

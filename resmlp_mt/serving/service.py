@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from resmlp_mt import language_codes
+from resmlp_mt.engine.sentences import Segment, joined, segments
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, Scheduler
-from resmlp_mt.serving.sentences import Segment, segments
 from resmlp_mt.serving.workers import Answer, Languages, Work
 
 
@@ -41,11 +40,8 @@ class TranslatedText(NamedTuple):
 
     def joined(self, rank: int = 0) -> str:
         """The whole text, with the translation of a rank for every sentence."""
-        texts = [part.translation(rank) for part in self.parts]
-        for number, (part, following) in enumerate(pairwise(self.parts)):
-            if part.answer and following.answer:
-                texts[number] += self.space
-        return "".join(texts)
+        found = (part.translation(rank) for part in self.parts if part.answer is not None)
+        return joined((part.segment for part in self.parts), found, self.space)
 
     def alternatives(self, count: int) -> list[str]:
         """At most ``count`` other translations of the text, all different."""

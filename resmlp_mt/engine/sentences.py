@@ -1,11 +1,18 @@
-"""Divides text into sentences and the white space between them."""
+"""Divides text into sentences and the white space between them, and joins their translations."""
+
+from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import sentencex
 
 from resmlp_mt import language_codes
+
+if TYPE_CHECKING:
+    from resmlp_mt.engine.translator import Translator
 
 _LINE_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
 _WORD = re.compile(r"\w")
@@ -49,6 +56,46 @@ def segments(text: str, language: str) -> list[Segment]:
                     found.append(Segment(piece, start, is_sentence))
                     start += len(piece)
     return found
+
+
+def joined(parts: Iterable[Segment], translations: Iterable[str], space: str) -> str:
+    """The text of segments, with a translation in the place of each sentence.
+
+    Args:
+        space: divides translations of sentences between which the source has nothing, as Chinese
+            and Japanese have it.
+    """
+    parts, found = list(parts), iter(translations)
+    texts = [next(found) if part.is_sentence else part.text for part in parts]
+    for number, (part, following) in enumerate(pairwise(parts)):
+        if part.is_sentence and following.is_sentence:
+            texts[number] += space
+    return "".join(texts)
+
+
+def translate_texts(
+    translator: Translator, texts: Sequence[str], first_sentence: int = 0
+) -> tuple[list[str], int]:
+    """Translate texts of any number of sentences, sentence by sentence.
+
+    Args:
+        first_sentence: the number of the first sentence in a longer text; sentences of other
+            numbers are sampled with other draws.
+
+    Returns:
+        The best translation of each text, and the number of sentences. One that is too long is
+        left out, with an error in the log.
+    """
+    source, target = translator.loaded.source_lang, translator.loaded.target_lang
+    divided = [segments(text, source) for text in texts]
+    sentences = [part.text for parts in divided for part in parts if part.is_sentence]
+    results = translator.translate(
+        sentences, num_hypotheses=1, return_scores=False, first_line=first_sentence
+    )
+    found = (best.text for best, *_ in results)
+    space = " " if language_codes.has_spaces(target) else ""
+    # each text takes its sentences from the same iterator
+    return [joined(parts, found, space) for parts in divided], len(sentences)
 
 
 def _sentences(line: str, language: str) -> list[str]:
