@@ -31,7 +31,7 @@ def is_hidden(path: str) -> bool:
 def check_is_whole(path: Path) -> None:
     """Refuse the small text that Git LFS leaves in place of a large file.
 
-    What is no file, such as a pipe, which can be read only once, is left alone.
+    Anything but a regular file is left alone: a pipe can be read only once.
 
     Raises:
         OSError: if the file cannot be read.
@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         if path.is_dir():
             raise IsADirectoryError(21, os.strerror(21), str(path))
-        yield path  # not what it points to: /dev/stdout may lead to pipe:[123], which is no path
+        yield path  # not what it points to: /dev/stdout may lead to pipe:[123], not a path
         return
     target = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

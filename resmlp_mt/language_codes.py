@@ -22,8 +22,8 @@ MOST_REMEMBERED = 1000  # codes, for each of the caches of langcodes
 def language(code: str) -> str:
     """The shortest code of a language, without region and script: de for deu_Latn.
 
-    The main language of a macrolanguage has the code of this: ar for arb_Arab (but not for arz),
-    no for nb. Text that is not a code (such as ``xx``) is returned in lower case.
+    The main language of a macrolanguage has the macrolanguage's code: ar for arb_Arab (but not for
+    arz), no for nb. Text that is not a code (such as ``xx``) is returned in lower case.
     """
     try:
         found = _parsed(code).prefer_macrolanguage().language or code
@@ -67,7 +67,7 @@ def moses_languages() -> list[str]:
 def moses(code: str) -> str:
     """Moses' code of a language, however it is spelt: ``fr`` for ``fra`` and ``fr-FR``.
 
-    Of a language that Moses has no rules for, it is the shortest code.
+    For a language without rules of Moses, it is the shortest code.
     """
     known = moses_languages()
     return next((found for found in (code, language(code)) if found in known), base(code))
@@ -85,7 +85,7 @@ def find(code: str, known: Collection[str]) -> str | None:
     another code of the same language in the same script and region: ``zh`` or ``zho_Hans`` for
     ``zh-CN``, but not ``zh-TW``; ``pt`` for ``pt-BR``, but not ``pt-PT``. Last, Norwegian (``no``)
     means Bokmål (``nb``).
-    ``XX``, as in mBART's ``ja_XX``, is no region.
+    ``XX``, as in mBART's ``ja_XX``, does not count as a region.
     """
     if code in known:
         return code

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 MOST_THREADS = 1024
-"""Most threads or processes that one may ask for: more would fill the machine, not hasten it."""
+"""Most threads or processes that one may ask for: more fill the machine and speed nothing up."""
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, where the system names it."""
     cpuinfo = Path("/proc/cpuinfo")
     found = (
         re.search(r"model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8"))

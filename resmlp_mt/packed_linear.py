@@ -184,7 +184,7 @@ class Int8Linear(nn.Module):
         self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int32)
         # For many rows oneDNN takes less time than FBGEMM: with tiles a quarter for 256 rows and
         # half for 27, with VNNI about 0.75 for 256; for a few it takes more. So the weights are
-        # packed for both when there are many rows for the first time. To pack takes as long as 50
+        # packed for both when there are many rows for the first time. Packing takes as long as 50
         # products of a row; with tiles, weights that are not packed take a third longer.
         has_tiles = multiplies_int8_tiles()
         self.few_rows: float = math.inf
@@ -318,7 +318,7 @@ def quantize(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
 
 
 def selector(layer: nn.Module) -> Callable[[Tensor], nn.Module]:
-    """A function that makes of a linear layer, packed or not, one with some of its outputs.
+    """A function that reduces a linear layer, packed or not, to some of its outputs.
 
     It takes the indices of these outputs. The layer's weights are unpacked once, here.
     """

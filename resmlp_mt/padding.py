@@ -39,7 +39,7 @@ class Layout(NamedTuple):
     """Where tokens stand in a padded batch.
 
     Hidden states are (tokens, dim), without pads, so that linear layers do not compute pads. The
-    sentences of a batch differ in length, the more the larger the batch is.
+    larger a batch is, the more its sentences differ in length.
 
     ``length`` and ``batch`` are those of the padded batch. ``rows``, (tokens,), are the indices of
     the tokens among length * batch; None if there are no pads. For batch-first data, ``length`` and

@@ -22,7 +22,7 @@ TAGS = re.compile(
     "(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]+\U000e007f)"
     "|[\U000e0001\U000e0020-\U000e007f]"
 )
-"""A flag of a region such as Scotland's, which is an emoji with tags behind it; or any other tag,
+"""A flag of a region such as Scotland's, which is an emoji followed by tags; or any other tag,
 which can only hide text. Flags stay whole."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -34,7 +34,7 @@ space, and its trainer skips every sentence with the second. The third is the sp
 
 
 SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
-"""What pieces of sentencepiece begin with and what subword-nmt leaves behind them."""
+"""What pieces of sentencepiece begin with, and pieces of subword-nmt end with."""
 
 OTHER_MARKS = {
     "subword-nmt": re.compile(r"@@(?!\S)|(?<!\S)@@(?=\w)"),

@@ -1,4 +1,4 @@
-"""YAML in which a key stands once: the library would keep the last value and lose the others."""
+"""YAML in which no key occurs twice: the library would keep the last value and lose the others."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class UniqueKeys(Composer):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"line {line}: {key.value} is there more than once")
+                    raise yaml.YAMLError(f"line {line}: {key.value} occurs more than once")
                 seen.add(key.value)
         return node
 

@@ -47,22 +47,22 @@ def damaged(content: bytes, edits: list[Edit]) -> bytes:
     for edit in edits:
         room = min(len(content), HEAD) if edit.in_head else len(content)
         place = edit.place % max(room, 1)
-        before, behind = content[:place], content[place:]
-        if edit.kind == "flip" and behind:
-            content = before + bytes([behind[0] ^ 1 << edit.length % 8]) + behind[1:]
+        before, after = content[:place], content[place:]
+        if edit.kind == "flip" and after:
+            content = before + bytes([after[0] ^ 1 << edit.length % 8]) + after[1:]
         elif edit.kind == "put":
-            content = before + edit.content + behind[len(edit.content) :]
+            content = before + edit.content + after[len(edit.content) :]
         elif edit.kind == "insert":
-            content = before + edit.content + behind
+            content = before + edit.content + after
         elif edit.kind == "drop":
-            content = before + behind[edit.length :]
+            content = before + after[edit.length :]
         elif edit.kind == "cut":
             content = before
         elif edit.kind == "repeat":
-            content = before + behind[: edit.length] * (edit.length + 1) + behind
+            content = before + after[: edit.length] * (edit.length + 1) + after
         elif edit.kind == "number":  # what a text says of a size
-            digits = len(behind) - len(behind.lstrip(b"0123456789"))
-            content = before + str(10**edit.length).encode() + behind[digits:]
+            digits = len(after) - len(after.lstrip(b"0123456789"))
+            content = before + str(10**edit.length).encode() + after[digits:]
     return content
 
 

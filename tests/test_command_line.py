@@ -252,7 +252,7 @@ def test_an_editable_install_is_found_beside_the_clone(tmp_path: Path) -> None:
 
 
 def test_the_plugins_folder_keeps_the_name_of_a_link(tmp_path: Path) -> None:
-    """fairseq would take the folder behind it for a second plugin of the same name."""
+    """fairseq would take the folder after it for a second plugin of the same name."""
     (tmp_path / "link").symlink_to(ROOT)
     done = subprocess.run(
         [sys.executable, "-m", "resmlp_mt"],

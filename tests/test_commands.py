@@ -30,7 +30,7 @@ def epochs(log: str, kind: str, key: str) -> list[float]:
 
 
 def lines_of(output: str, letter: str) -> dict[int, str]:
-    """The text behind S-, T-, H-, D-, P- or A- by sentence number."""
+    """The text after S-, T-, H-, D-, P- or A- by sentence number."""
     found = re.findall(rf"^{letter}-(\d+)\t(.*)$", output, flags=re.MULTILINE)
     return {int(number): text for number, text in found}
 

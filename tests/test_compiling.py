@@ -94,7 +94,7 @@ def test_the_model_is_exported_with_free_sizes(config: MixingConfig, folded: boo
         model = type(model)(model.config).double().eval()
         model.load_state_dict(dict(trained.named_parameters()))
     batch = Dim("batch", min=1)
-    # At its full size a matrix is no view any more: the exporter makes that a graph of its own.
+    # At its full size a matrix is no longer a view: the exporter makes that a graph of its own.
     free = ({0: batch, 1: Dim("source", max=11)}, {0: batch, 1: Dim("target", max=9)})
     example = padded(sentences([4, 7])), padded(sentences([5, 3]))
     program = torch.export.export(model, example, dynamic_shapes=free).module()

@@ -172,7 +172,7 @@ def _decode_and_compare(source_lengths: list[int], beam: int, left: bool, seed: 
 
 
 def step_by_step(model: Any, words: list[int], state: dict[str, Any], encoder_out: Any) -> Tensor:
-    """Scores behind the last word; the state knows those in front of it."""
+    """Scores after the last word; the state knows the words before it."""
     tokens = torch.tensor([[2, *words]])
     return model.decoder(tokens, encoder_out, state)[0][:, -1]
 

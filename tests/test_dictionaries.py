@@ -43,7 +43,7 @@ def test_dictionaries_of_another_corpus_are_refused(
 def test_dictionaries_of_another_size_are_refused_before_the_model_is_built(
     tmp_path: Path, corpus: Corpus, trained: Path
 ) -> None:
-    """Its embeddings do not fit, which is no matter of the options of the model."""
+    """Its embeddings do not fit, which does not depend on the options of the model."""
     lines = (corpus.data / "dict.en.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     for language in ("en", "de"):
         (tmp_path / f"dict.{language}.txt").write_text("".join(lines[:-1]), encoding="utf-8")

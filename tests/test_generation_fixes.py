@@ -44,7 +44,7 @@ def test_no_ngram_comes_twice(size: int) -> None:
     rng = np.random.default_rng(size)
     vocabulary, step = 7, 12
     generated = torch.from_numpy(rng.integers(4, vocabulary, (20, step)))
-    tokens = torch.full((20, 30), 1)  # as the generator holds them: pads behind
+    tokens = torch.full((20, 30), 1)  # as the generator holds them: pads at the end
     tokens[:, 0], tokens[:, 1 : step + 1] = 2, generated
     block = NGramRepeatBlock(size, use_extension=False)
     scores = block(tokens, torch.zeros(20, vocabulary), 5, 4, step)

@@ -102,11 +102,11 @@ def test_causal_mixing_never_sees_or_trains_what_comes_later() -> None:
 
 
 def test_initial_values_are_those_of_the_paper_and_the_authors_code() -> None:
-    before, behind = Affine(5), Affine(5, 0.2)
+    before, after = Affine(5), Affine(5, 0.2)
     assert torch.equal(before.alpha, torch.ones(5))
-    assert torch.equal(behind.alpha, torch.full((5,), 0.2))
+    assert torch.equal(after.alpha, torch.full((5,), 0.2))
     assert torch.equal(before.beta, torch.zeros(5))
-    assert torch.equal(behind.beta, torch.zeros(5))
+    assert torch.equal(after.beta, torch.zeros(5))
     torch.manual_seed(0)
     mixing = AbsoluteMixing(200)
     assert mixing.weight.std().item() == pytest.approx(0.02, rel=0.05)

@@ -160,7 +160,7 @@ def test_greedy_translation(model, folded, graph) -> None:
         )
         past = {name: outputs[name.replace("past", "present")] for name in past}
         scores = graph("projection.onnx")({"states": outputs["states"]})["scores"]
-        scores[..., PAD] = -torch.inf  # no search goes on behind a pad
+        scores[..., PAD] = -torch.inf  # no search goes on after a pad
         tokens = torch.cat([tokens, scores.argmax(dim=2)], dim=1)
     scores, _ = model(source, lengths, tokens[:, :-1])
     scores[..., PAD] = -torch.inf

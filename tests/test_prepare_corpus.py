@@ -114,7 +114,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         (changed("train", 0, "format", value="tsv"), "tsv has both languages in one file: .*same"),
         (changed("tests", "t", 0, "format", value="tmx"), "tmx has both languages in one file"),
         (yaml.safe_dump(GOOD) + "train: []\n", "is not valid YAML: line .*: train is there more"),
-        ("source: en\ntests:\n  a: []\n  b: []\n  a: []\n", "line 5: a is there more than once"),
+        ("source: en\ntests:\n  a: []\n  b: []\n  a: []\n", "line 5: a occurs more than once"),
         (changed("train", 0, "source", value="news"), "news.tgz is an archive: name a member"),
         (changed("train", 0, "source", value="news:a.bz2"), "'news:a.bz2' is packed, as a.bz2"),
         (changed("train", 0, "source", value="news:a.ZIP"), "'news:a.ZIP' is packed, as a.ZIP"),

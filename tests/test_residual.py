@@ -43,7 +43,7 @@ def layout_of(lengths: list[int]) -> Layout:
 
 
 class Branches(nn.Module):
-    """All three, one behind the other."""
+    """All three, one after another."""
 
     def __init__(self, dim: int, positions: int, causal: bool, activation: str, p: float) -> None:
         super().__init__()

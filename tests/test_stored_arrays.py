@@ -113,7 +113,7 @@ HOSTILE = {
     "fields by hand": array((1,), dtype("i8", None, ("a",), {"a": 1}), b"12345678"),
     "a subarray": array((1,), dtype("i8", (1, (2,)), None, None), b"12345678"),
     "metadata": np.zeros(1, dtype=np.dtype("i8", metadata={"a": 1})),
-    "a dtype that is no string": Called(np.dtype, {"names": ["a"], "formats": ["O"]}),
+    "a dtype that is not a string": Called(np.dtype, {"names": ["a"], "formats": ["O"]}),
     "a dtype of a list": Called(np.dtype, [("a", "O")]),
     "a dtype as text": array((1,), "i8", b"12345678"),
     "an unfinished dtype's order": array((1,), dtype("i8", order="O"), b"12345678"),
@@ -123,10 +123,10 @@ HOSTILE = {
     "a huge shape of nothing": array((1 << 62, 0), dtype("i8"), b""),
     "a negative shape": array((-1, -1), dtype("i8"), b"12345678"),
     "a shape of truths": array((True,), dtype("i8"), b"12345678"),
-    "a shape that is no tuple": array([1], dtype("i8"), b"12345678"),
+    "a shape that is not a tuple": array([1], dtype("i8"), b"12345678"),
     "65 dimensions": array((1,) * 65, dtype("i8"), b"12345678"),
     "a list for bytes": array((1,), dtype("i8"), [1]),
-    "an order that is no truth": array((1,), dtype("i8"), b"12345678", 7),
+    "an order that is not a truth value": array((1,), dtype("i8"), b"12345678", 7),
     "no state": Called(RECONSTRUCT, np.ndarray, (0,), b"b", state=()),
     "a scalar": np.float64(1.0),
 }  # fmt: skip
@@ -222,7 +222,7 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tensor_of_another_size_than_its_bytes_is_named(tmp_path: Path) -> None:
-    """A look at the file, which maps it, would show the bytes behind the tensor's own."""
+    """A look at the file, which maps it, would show the bytes after those of the tensor."""
     source = ROOT / "tests/fixtures/resmlp_mt_0_1_0/checkpoint.pt"
     size, larger = b"M\x00\x03t", b"M\x00\x13t"  # 768 and 4864 numbers
     with (

@@ -71,7 +71,7 @@ HOSTILE: dict[str, Callable[[str], Change]] = {
         "wav2vec_ctc", w2v_args={"model": {"_name": "wav2vec2", "conv_feature_layers": code}}
     ),
     "blanks before": lambda code: model("wav2vec2", conv_feature_layers=" \t\n" + code),
-    "a continued line behind": lambda code: model("wav2vec2", conv_feature_layers=code + "\\\n\n"),
+    "a line continued": lambda code: model("wav2vec2", conv_feature_layers=code + "\\\n\n"),
     "quotes": lambda code: options("optimizer", adam_betas=repr(code)),
     "quotes in quotes": lambda code: options("optimizer", adam_betas=[repr((repr(code), 1))]),
     "an address in quotes": lambda code: options("model", extra="['http:\\x2f\\x2flocalhost:1/x']"),

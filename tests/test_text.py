@@ -97,7 +97,7 @@ def processor(model: Path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=str(model))
 
 
-# Whole letters: a mark or the second half of a syllable may stand behind anything in a random text.
+# Whole letters: a mark or the second half of a syllable may follow anything in a random text.
 LETTERS = st.sampled_from("aeoyßłéèåäñçğǻệốữǖṩάΐϊᾷЙёїकक़가힣がパأئ\ufb2a\ufb49") | st.characters(
     categories=["L"], exclude_characters=[chr(code) for code in range(0x1160, 0x1200)]
 )
@@ -239,7 +239,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "bytes, bpe": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 290},
     "bytes, unigram": {"model_type": "unigram", "byte_fallback": True, "vocab_size": 290},
     "user-defined symbols": {"user_defined_symbols": ["<sep>", "a b", "☃"], "vocab_size": 40},
-    "white space behind": {"treat_whitespace_as_suffix": True, "vocab_size": 40},
+    "white space at the end": {"treat_whitespace_as_suffix": True, "vocab_size": 40},
     "no dummy prefix": {"add_dummy_prefix": False, "model_type": "bpe", "vocab_size": 40},
     "spaces kept": {"remove_extra_whitespaces": False, "model_type": "bpe", "vocab_size": 40},
 }

@@ -77,7 +77,7 @@ def test_a_validation_class_that_training_lacks_is_refused(folder: Path) -> None
 
 def test_a_part_of_the_classes_keeps_the_numbers_of_all(folder: Path) -> None:
     names = sorted(path.name for path in (folder / "train").iterdir())
-    classes = ["0 before", *names, "zz behind"]
+    classes = ["0 before", *names, "zz after"]
     for split in ("train", "val"):
         part = data.create_dataset([str(folder)], split, classes=classes)
         whole = data.create_dataset([str(folder)], split)
@@ -542,7 +542,9 @@ def test_files_that_are_left_out_are_told(
     assert pixels(create()) == expected
     message = "3 files left out, not named as an image (2 .heic, 1 without an extension)"
     assert f"{folder}/train: {message}" in caplog.text
-    (folder / "train/a/again").symlink_to(folder / "train")  # no file, and its files are counted
+    (folder / "train/a/again").symlink_to(
+        folder / "train"
+    )  # not a file, and its files are already counted
     caplog.clear()
     assert pixels(create()) == expected
     assert message in caplog.text

@@ -355,5 +355,5 @@ def test_timms_scripts_find_our_models(tmp_path: Path, monkeypatch: pytest.Monke
     for missing in (tmp_path / "nowhere/train.py", tmp_path / "folder.py"):
         (tmp_path / "folder.py").mkdir(exist_ok=True)
         monkeypatch.setattr(sys, "argv", ["timm_models", str(missing)])
-        with pytest.raises(UserError, match=f"{missing.name} is no Python file here: give"):
+        with pytest.raises(UserError, match=f"{missing.name} is not a Python file here: give"):
             timm_models.main()

@@ -865,9 +865,9 @@ def test_a_folder_before_the_options_is_the_data(tmp_path: Path) -> None:
         ("base: ''", "base must be the name of a file beside it, but is ''"),
         ("base: ..", "base must be the name of a file beside it, but is '..'"),
         ("base: c.yaml", "base must name another file, but is 'c.yaml'"),
-        ("lr: 0.1\nopt: sgd\nlr: 0.2", "c.yaml cannot be read: line 3: lr is there more than once"),
-        ("lr-base: 0.1\nlr_base: 0.2", "c.yaml: lr_base is there more than once: keep one"),
-        ("opt_kwargs: {a: 1, a: 2}", "line 1: a is there more than once"),
+        ("lr: 0.1\nopt: sgd\nlr: 0.2", "c.yaml cannot be read: line 3: lr occurs more than once"),
+        ("lr-base: 0.1\nlr_base: 0.2", "c.yaml: lr_base occurs more than once: keep one"),
+        ("opt_kwargs: {a: 1, a: 2}", "line 1: a occurs more than once"),
     ],
 )
 def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -282,7 +282,7 @@ def test_tensors_of_any_shape_are_refused_in_a_sentence(pooling: str) -> None:
     model = small_model(pooling=pooling)
     for size in (12, 16):
         state = small_model(pooling=pooling, img_size=(size, size)).state_dict()
-        args = {"img_size": (-size, -size), "patch_size": 4}  # is no grid
+        args = {"img_size": (-size, -size), "patch_size": 4}  # not a grid
         for name in state:
             for shape in ((), (0,), (1,), (7,), (0, 0), (1, 0), (1, 1), (4, 7), (1, 2, 3)):
                 source = {"model": {**state, name: torch.ones(shape)}, "model_args": args}
@@ -460,7 +460,7 @@ def test_without_classifiers_the_teacher_is_the_model(student: str, teacher: str
     assert_same_parameters(model, expected)
 
 
-#: layers of a self-supervised student that are no classifier, with their inputs and outputs
+#: layers of a self-supervised student that are not a classifier, with their inputs and outputs
 NO_CLASSIFIERS = {
     "a projection in two layers": {"head.0": (12, 64), "head.2": (64, 16)},
     "a projection": {"projection_head.0": (12, 5)},

@@ -90,8 +90,8 @@ _thread = threading.local()
 class Workers:
     """Threads that call a function for many items; a single worker is the calling thread.
 
-    So is a worker itself, whose function may call a function for many items in turn: threads that
-    wait for each other would wait for ever.
+    A worker whose function calls this again does those items itself: threads that wait for each
+    other would wait for ever.
 
     They start again in a process that is forked from this one.
 

@@ -1,6 +1,6 @@
 """The configuration inside a file of weights or a graph, beside the one in ``config.json``.
 
-Some sizes and options, such as the number of attention heads, have no tensor of that shape. Someone
+No tensor shows some sizes and options in its shape, such as the number of attention heads. Someone
 who edits ``config.json`` and its digest would change translations silently.
 """
 

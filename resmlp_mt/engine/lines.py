@@ -24,7 +24,11 @@ LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill 
 OTHERS = {
     b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
     **dict.fromkeys(
-        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),  # UTF-32-LE begins so, too
+        (
+            codecs.BOM_UTF16_LE,
+            codecs.BOM_UTF16_BE,
+            codecs.BOM_UTF32_BE,
+        ),  # UTF-32-LE begins like this too
         "is UTF-16 or UTF-32: convert it to UTF-8 with iconv",
     ),
 }
@@ -41,7 +45,7 @@ def waiting_lines(
 
     If the stream cannot be read any further, is in another encoding, or has a line longer than
     16 MiB, the error is put into ``errors``, so that the lines before it can be translated before
-    it is reported. A line that was cut off is none of them.
+    it is reported. A line that was cut off is not returned.
     """
     errors = [] if errors is None else errors
     number = 0

@@ -158,7 +158,7 @@ def _mistake(error: BaseException) -> str | None:
 
 
 def _misfit(error: BaseException, file: str | None = None) -> str | None:
-    """That a checkpoint has other parameters than the model; None for other errors."""
+    """The sentence for a checkpoint that does not fit the model; None for other errors."""
     told = str(error)
     if not told.startswith("Error(s) in loading state_dict"):
         return None

@@ -21,8 +21,8 @@ RESETTING = re.compile(
 def advice(config: Any, suffix: str = "") -> str:
     """What the user is to do, as the end of a sentence.
 
-    The same command begins again, and not where the training was, if it names ``--restore-file`` or
-    one of :data:`RESETS`.
+    The same command starts from the beginning, not where the training was, if it names
+    ``--restore-file`` or one of :data:`RESETS`.
 
     Args:
         config: fairseq's options of checkpoints.

@@ -36,7 +36,7 @@ def remember_dictionaries() -> None:
     """Store both in checkpoints, refuse other dictionaries, and tell of the other direction.
 
     A training may begin with the weights of another vocabulary of the same size
-    (``--finetune-from-model``), which some people want: it warns of it.
+    (``--finetune-from-model``). Some people want this, so it is only warned of.
     """
     wrap(Trainer, "state_dict", _state_dict)
     wrap(Trainer, "load_checkpoint", _load_checkpoint)
@@ -149,7 +149,7 @@ def _other(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _other_size(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
-    """Says which dictionary has not as many words as the checkpoint has embeddings.
+    """Says which dictionary does not have as many words as the checkpoint has embeddings.
 
     Only for models of this plugin: those of BART have a row for <mask> that loading cuts off.
     """

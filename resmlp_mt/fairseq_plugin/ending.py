@@ -1,4 +1,4 @@
-"""Lets a training begin, save its last epoch, and not go on when it is started after its end."""
+"""Lets a training begin, save its last epoch, and do nothing when it is started after its end."""
 
 import inspect
 import logging
@@ -20,11 +20,11 @@ def apply() -> None:
     wrap(Trainer, "load_checkpoint", _load_checkpoint)
 
 
-# --- --stop-min-lr ends a training before its first update: a warm-up begins with the rate 0 ---
+# --- --stop-min-lr would end a training before its first update, because a warm-up begins at 0 ---
 
 
 def _get_lr(original: Original, self: Any) -> Any:
-    """The learning rate, or the next larger one than ``--stop-min-lr`` before any update."""
+    """The learning rate; before the first update, it is at least above ``--stop-min-lr``."""
     rate = original(self)
     lowest = self.cfg.optimization.stop_min_lr
     if self.get_num_updates() == 0 and rate <= lowest:
@@ -32,7 +32,7 @@ def _get_lr(original: Original, self: Any) -> Any:
     return rate
 
 
-# --- epochs behind the last of --save-interval are lost if --max-epoch or --stop-min-lr ends ---
+# --- --max-epoch and --stop-min-lr would lose the epochs after the last of --save-interval ---
 
 
 def _lr_step(original: Original, self: Any, epoch: int, val_loss: float | None = None) -> Any:
@@ -57,7 +57,7 @@ def _save(trainer: Any, score: float | None) -> None:
     checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, score)
 
 
-# --- a training that has ended trains one more update, or epoch, whenever it is started again ---
+# --- a training that has ended would train another update, or epoch, at every new start ---
 
 
 def _load_checkpoint(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -67,9 +67,9 @@ def _load_checkpoint(original: Original, self: Any, *args: Any, **kwargs: Any) -
 
 
 def train(original: Original, cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
-    """Train an epoch, unless the training has ended before; then only make up a validation.
+    """Train an epoch, unless the training has ended before; then only validate, if that is missing.
 
-    The validation is missing if the training was killed within it, after it was told to stop.
+    It is missing if the training was killed within it, after it was told to stop.
 
     Args:
         original: ``train`` of fairseq-train, which is called for every epoch.

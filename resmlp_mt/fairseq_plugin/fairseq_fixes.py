@@ -201,7 +201,7 @@ def _inference_step(
     answered = counts.gt(0)
     if getattr(generator, "match_source_len", False) and all(map(_is_ours, models)):
         answered = answered & _leaves_room(counts, generator.max_len)
-    if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may say: nothing
+    if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may end at once
         answered = answered & prefix_tokens[:, 0].ne(self.target_dictionary.eos())
     if bool(answered.all()):
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
@@ -240,7 +240,7 @@ def _is_ours(model: Any) -> bool:
 
 
 def _leaves_room(counts: Tensor, limit: int) -> Tensor:
-    """Which sources ``--match-source-len`` can translate: with its end, as long, within a limit."""
+    """Which sources leave room for a translation as long, which ``--match-source-len`` wants."""
     fits = counts.lt(limit)
     for count in counts[~fits].tolist():
         logger.error(

@@ -59,7 +59,7 @@ REFUSED_FOR_RESMLP: dict[tuple[str, object], str] = {
     ("criterion", "nat_loss"): "needs a model that refines its translations iteratively: use "
     "--criterion label_smoothed_cross_entropy.",
 }
-"""Why it may not in the training of a ResMLP."""
+"""The same, for a training of a ResMLP."""
 
 
 def apply() -> None:

@@ -66,7 +66,7 @@ def _direction(folder: Path, metric: str, states: list[dict[str, Any]]) -> bool:
         if isinstance(stored, Mapping) and stored.get("best_checkpoint_metric") == metric:
             known.add(bool(stored.get("maximize_best_checkpoint_metric")))
     if len(known) != 1:
-        why = "its name and the training disagree" if known else "nothing says it"
+        why = "its name and the training disagree" if known else "nothing says so"
         raise UserError(
             f"--inputs {folder}: is a larger {metric} better? {why.capitalize()}: give "
             "--maximize-best-checkpoint-metric or --no-maximize-best-checkpoint-metric."

@@ -64,10 +64,10 @@ def _position(original: Original, self: Any) -> dict[str, Any]:
 
 
 def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
-    """Go on behind the batches that all processes have taken, or earlier, where an update begins.
+    """Go on after the batches that all processes have taken, or earlier, where an update begins.
 
     Batch i of an epoch is taken by process i modulo their number. An update that began elsewhere
-    would end behind the epoch, and fairseq would repeat all of it.
+    would end after the epoch, and fairseq would repeat all of it.
 
     Raises:
         UserError: if there is no such position for this number of processes.

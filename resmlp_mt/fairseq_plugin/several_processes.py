@@ -154,7 +154,7 @@ def _start_processes(
     cfg.distributed_training.distributed_rank = None  # each process sets it from its index
     loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
     times: list[float] = []
-    resource_tracker.ensure_running()  # to start it would end what holds signals
+    resource_tracker.ensure_running()  # starting it later would let signals through
     with held():  # until they are handed on here, and until a process has loaded its modules
         context = spawn(
             fn=_worker,
@@ -183,7 +183,7 @@ def _worker(
 ) -> None:
     """One of the processes that :func:`_start_processes` starts; it prints its own errors.
 
-    torch would show those of one process alone, which may be the false one.
+    torch would show those of one process alone, which may be the wrong one.
     """
     stopping.handle_signals(has_launcher=True)
     release()

@@ -5,7 +5,7 @@ closed terminal) with 129, with one process or several. Without this remedy, eve
 last checkpoint is lost.
 
 The validation of the update is part of it: without its score, the best checkpoint, ``--patience``
-and the learning rate would be others than those of a training that was not stopped.
+and the learning rate would differ from those of a training that was not stopped.
 """
 
 import functools
@@ -124,7 +124,7 @@ def _validate_and_save(
     number = _agreed(trainer)
     at_end = epoch_itr.end_of_epoch()
     last_epoch = cfg.optimization.max_epoch or math.inf
-    # behind its last epoch a training ends by itself, and ``ending`` saves it
+    # after its last epoch a training ends by itself, and ``ending`` saves it
     if number and not is_last and not (at_end and epoch_itr.next_epoch_idx > last_epoch):
         if losses[0] not in trainer.stopping_saves:
             if at_end:  # for the scheduler of the learning rate

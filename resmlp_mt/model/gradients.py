@@ -1,4 +1,4 @@
-"""Functions of the residual branches with gradients by hand, which keep less than autograd.
+"""Functions of the residual branches with hand-written gradients, which keep less than autograd.
 
 With g the gradient of y, P = g^T h, and sums over tokens:
 

@@ -139,10 +139,10 @@ def _marked() -> Iterator[str]:
     marks: dict[str, set[str]] = defaultdict(set)
     for decomposed, characters in _decomposable().items():
         script = _script(decomposed[0])
-        behind = {mark for mark in decomposed[1:] if unicodedata.combining(mark)}
-        if behind:
+        following = {mark for mark in decomposed[1:] if unicodedata.combining(mark)}
+        if following:
             letters[script] |= {decomposed[0], *map(_nfc, characters)}
-            marks[script] |= behind
+            marks[script] |= following
     signs = [
         chr(code)
         for first, last in VOWEL_SIGNS

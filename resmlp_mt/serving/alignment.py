@@ -21,7 +21,7 @@ def words(pieces: Sequence[str]) -> list[Word]:
     if not pieces:
         return []
     # A model with --treat_whitespace_as_suffix has its marks at the ends; a piece that is nothing
-    # but a mark tells neither, unless it is the first.
+    # but a mark shows neither, unless it is the first.
     is_marked = pieces[0] == _SPACE or any(
         piece.startswith(_SPACE) and piece != _SPACE for piece in pieces
     )

@@ -66,7 +66,7 @@ _STATUS: dict[type[Exception], int] = {
     FailedError: 500,
     RefusedError: 503,
     ClientGoneError: 499,  # nginx's status; no client reads it
-    ClientDisconnect: 499,  # before the request was there
+    ClientDisconnect: 499,  # before the request arrived
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
@@ -82,7 +82,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 _MIXING_ERRORS: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "No such layer, or not as many positions"},
+    404: {"model": ErrorResponse, "description": "No such layer, or fewer positions"},
     **{status: _ERRORS[status] for status in (400, 422, 429, 503)},
 }
 

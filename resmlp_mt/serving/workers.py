@@ -133,7 +133,7 @@ class Worker:
         """The language pairs of the models; waits until they are loaded.
 
         Raises:
-            UserError: if a model cannot be used, or is another one than at first.
+            UserError: if a model cannot be used, or differs from the one at the start.
         """
         try:
             found = self._loading.result()
@@ -181,7 +181,7 @@ class Worker:
             A :class:`MixingResponse` in JSON, which the server then need not write.
 
         Raises:
-            LookupError: if the model has no such layer, or not as many positions.
+            LookupError: if the model has no such layer, or fewer positions.
             WorkerDiedError: see :meth:`translate`.
         """
         return await self._run(_mixing, languages, layer, length)

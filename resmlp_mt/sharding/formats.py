@@ -37,7 +37,7 @@ def format_of(path: Path, column: str) -> Format:
         column: the field of a record that is translated.
 
     Raises:
-        UserError: if the file cannot be read, or no file with such a name.
+        UserError: if the file cannot be read, or this command has no format for its name.
     """
     try:
         check_is_whole(path)

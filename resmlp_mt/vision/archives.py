@@ -93,10 +93,10 @@ def archive_dataset(
 
 
 def _from_split(name: str, words: Container[str], is_folder: bool) -> tuple[str, ...]:
-    """The parts of a path from the first on that is a split: split, class, ..., file.
+    """The parts of a path, from its split on: split, class, ..., file.
 
-    Of splits one inside the other, the innermost counts: a folder ``training`` above ``train`` and
-    ``val``. A class may have the name of a split, but only if no further folder follows.
+    If one split lies inside another, the innermost counts: a folder ``training`` above ``train``
+    and ``val``. A class may have the name of a split, but only if no further folder follows.
     """
     parts = tuple(dropwhile(lambda part: part.lower() not in words, PurePosixPath(name).parts))
     while len(parts) > (2 if is_folder else 3) and parts[1].lower() in words:

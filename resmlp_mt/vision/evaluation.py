@@ -247,7 +247,7 @@ def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:
 
 
 def _plain(name: str) -> str:
-    """A name as matplotlib draws it: dollars are no mathematics, and other bytes are marked."""
+    """A name as matplotlib draws it: dollars do not begin formulas, and other bytes are marked."""
     return name.encode(errors="replace").decode().replace("$", r"\$")
 
 

@@ -57,7 +57,7 @@ def is_image(path: str) -> bool:
 
 
 class ImageNames:
-    """Tells the images of a folder or an archive by their names, and counts the other files.
+    """Knows the images of a folder or an archive by their names, and counts the other files.
 
     Args:
         place: the folder, with all files at any depth, or the archive.

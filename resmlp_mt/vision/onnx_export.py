@@ -22,7 +22,7 @@ from resmlp_mt.vision.evaluation_options import ExportOptions
 from resmlp_mt.vision.folding import can_be_folded, folded
 
 OTHERS = (".pt", ".pth", ".safetensors", ".bin", ".txt", ".json")
-"""Names of files that are no graphs."""
+"""Endings of files that are not graphs."""
 
 
 def export(options: ExportOptions) -> None:

@@ -19,7 +19,7 @@ OnError = Literal["raise", "skip"]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 #: the type of a number of loading processes
 WORKERS = number(int, least=0, most=MOST_THREADS)
-#: how the names of weights begin that timm fetches
+#: beginnings of the names of weights that timm fetches
 HUBS = ("timm:", "hf-hub:", "hf_hub:")
 
 
@@ -74,7 +74,7 @@ class Parser(command_line.Parser):
 
 
 class Ignored(argparse.Action):
-    """A flag that says what holds anyway."""
+    """A flag for what is always so."""
 
     def __call__(self, *_: Any) -> None:
         """Change nothing."""
@@ -116,7 +116,7 @@ class ModelKeyValues(KeyValues):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the most similar names; nothing without any."""
+    """A question with the most similar names; empty if there are none."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -132,5 +132,5 @@ def path_if_any(text: str) -> Path | None:
 
 
 def only_tells(words: Sequence[str]) -> bool:
-    """Whether a command line asks what there is: that needs no package."""
+    """Whether a command line asks for help or the version, which needs no package."""
     return not {"-h", "--help", "--version"}.isdisjoint(words)

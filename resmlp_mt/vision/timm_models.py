@@ -31,7 +31,7 @@ def main() -> None:
     """
     parser = Parser(
         "resmlp_mt.vision.timm_models",
-        "Run a script of timm that finds our models. All words behind its name are its own.",
+        "Run a script of timm that finds our models. All words after its name are passed to it.",
         needs=["torch", "timm"],
     )
     parser.add_argument(
@@ -40,8 +40,8 @@ def main() -> None:
     script: Path = parser.parse_args(sys.argv[1:2]).script
     if script.suffix != ".py" or not script.is_file():
         raise UserError(
-            f"{script} is no Python file here: give the path of timm's script, which is in timm's "
-            "repository, not in its package."
+            f"{script} is not a Python file here: give the path of a script of timm, which is "
+            "in its repository, not in its package."
         )
     from resmlp_mt.vision import timm_registration  # noqa: F401  registers the models
 

@@ -132,5 +132,5 @@ def options_in(text: str) -> list[str]:
 
 
 def changes_nothing(flag: str, value: Any) -> bool:
-    """Whether a value in a file of timm's options is of no account here."""
+    """Whether a value in a file of timm's options does not matter here."""
     return flag in WITHOUT_EFFECT or (flag in DEFAULTS and value == DEFAULTS[flag])

@@ -67,7 +67,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         parser.parse_args(flags)
     parser.check_packages()
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    # a missing value is told by the other parser
+    # the other parser reports a missing value
     sources.add_argument("-c", "--config", nargs="?", type=Path)
     sources.add_argument("--resume", nargs="?", type=Path)
     sources.add_argument("--lr-base", nargs="?")
@@ -201,7 +201,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
     spelt = Counter(str(key).replace("-", "_") for key in values)
     if twice := [key for key, count in spelt.items() if count > 1]:
-        raise UserError(f"--config {path}: {twice[0]} is there more than once: keep one.")
+        raise UserError(f"--config {path}: {twice[0]} occurs more than once: keep one.")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     base = values.pop("base", None)
     if base is None:

@@ -48,7 +48,7 @@ def is_data_config(config: Any, channels: int = 3) -> bool:
 
 
 def check_data_config(config: Any, name: str, channels: int = 3) -> None:
-    """Refuse what is no :func:`is_data_config`.
+    """Refuse what :func:`is_data_config` does not accept.
 
     Args:
         config: as in timm.

@@ -205,7 +205,7 @@ def adapt(
 ) -> None:
     """Adapt the mixing matrices in ``state`` to the grid of ``model``.
 
-    What is no matrix with its bias stays as it is, and does not fit the model.
+    Anything but a matrix with its bias stays as it is, and does not fit the model.
     """
     for key, target in model.state_dict().items():
         if not key.endswith("token_mixing.weight") or key not in state:
