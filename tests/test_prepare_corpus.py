@@ -113,7 +113,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         (changed("valid_everyy", value=5).replace("valid_every:", "#"), "valid or valid_every"),
         (changed("train", 0, "format", value="tsv"), "tsv has both languages in one file: .*same"),
         (changed("tests", "t", 0, "format", value="tmx"), "tmx has both languages in one file"),
-        (yaml.safe_dump(GOOD) + "train: []\n", "is not valid YAML: line .*: train is there more"),
+        (yaml.safe_dump(GOOD) + "train: []\n", "is not valid YAML: line .*: train occurs more"),
         ("source: en\ntests:\n  a: []\n  b: []\n  a: []\n", "line 5: a occurs more than once"),
         (changed("train", 0, "source", value="news"), "news.tgz is an archive: name a member"),
         (changed("train", 0, "source", value="news:a.bz2"), "'news:a.bz2' is packed, as a.bz2"),
