@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEAST_SHARE = 0.98
-"""Share of the words in a dictionary that must be pieces, without characters that the model does
-not know. If the model is the right one, all are pieces, except for a few that people add, such as
-domain tags."""
+"""Share of the words in a dictionary that must be pieces; words with characters that the model does
+not know do not count. If the model is the right one, all are pieces, except for a few that people
+add, such as domain tags."""
 
 LEAST_FOUND = 0.25
 """Share of the words, or of the pieces, that must be both. A model of another script knows none of
@@ -50,7 +50,7 @@ LEAST_OTHER_FORMS = 0.002
 text has none; in other text of English there are a few, and a letter of Bengali is one of them."""
 
 LEAST_SENTENCES = 10
-"""Fewer sentences do not tell whether text was tokenized."""
+"""With fewer sentences, it is not known whether text was tokenized."""
 
 MOST_COMMAS = 0.02
 """Share of the sentences of tokenized text in which a comma ends a word, as in raw text."""
@@ -77,7 +77,7 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
             "with fairseq-interactive, or train on subwords of sentencepiece "
             "(python -m resmlp_mt.prepare)."
         )
-    space = "\u2581"  # before a word, or behind it (--treat_whitespace_as_suffix)
+    space = "\u2581"  # before a word, or after it (--treat_whitespace_as_suffix)
     return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
 
 
@@ -202,14 +202,14 @@ def check_splits(
     Args:
         processor: the model.
         path: its file, for the message.
-        vocabularies: those of source and target; they decide if no sentence tells.
+        vocabularies: those of source and target; they decide if no sentence can.
         sentences: some source sentences, as the words that were binarised.
         data: their folder, for the message.
 
     Returns:
         Whether to normalise text before the model splits it. If the training text was not
         normalised, the model may lack the normal forms of letters, as for Bengali with a nukta.
-        If no sentence tells, the pieces do.
+        If no sentence can decide, the pieces do.
 
     Raises:
         UserError: if the model splits the sentences in another way, or has too many pieces.
@@ -290,7 +290,7 @@ def splits_alike(
     sentences: Sequence[Sequence[str]],
     normalizes: bool = True,
 ) -> bool | None:
-    """Whether a model splits text as it was split before; None if no sentence tells.
+    """Whether a model splits text as it was split before; None if no sentence shows it.
 
     Args:
         sentences: the words of each, as binarised; those with words that are not pieces, such as
@@ -299,21 +299,23 @@ def splits_alike(
     """
     unknown = processor.unk_id()
 
-    def tells(ids: Sequence[int]) -> bool:
+    def counts(ids: Sequence[int]) -> bool:
         return bool(ids) and not any(i == unknown or processor.is_control(i) for i in ids)
 
     def begins_with_tag(words: Sequence[str]) -> bool:
         return (
-            bool(words) and words[0] not in SPECIAL and not tells(processor.piece_to_id([words[0]]))
+            bool(words)
+            and words[0] not in SPECIAL
+            and not counts(processor.piece_to_id([words[0]]))
         )
 
     def is_kept(words: list[str]) -> bool:
         return split_pieces(processor.decode(words), processor, normalizes) == words
 
     sentences = [words[1:] if begins_with_tag(words) else words for words in sentences]
-    telling = [list(words) for words in sentences if tells(processor.piece_to_id([*words]))]
+    counted = [list(words) for words in sentences if counts(processor.piece_to_id([*words]))]
     # the first word may be a tag, which is put before the pieces of a sentence
-    alike = [is_kept(words) or (len(words) > 1 and is_kept(words[1:])) for words in telling]
+    alike = [is_kept(words) or (len(words) > 1 and is_kept(words[1:])) for words in counted]
     return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
 
 

@@ -85,9 +85,10 @@ def leading_tags(
 
 
 def split_words(line: str, vocabulary: Vocabulary) -> list[str]:
-    """The words of a line; those that a dictionary lacks are normalised if it has them then.
+    """The words of a line; those that the dictionary lacks are normalised if it has the result.
 
-    A whole line is not: text that was split into pieces may hold sentencepiece's sign for a space.
+    A whole line is not normalised: text that was split into pieces may hold sentencepiece's sign
+    for a space.
     """
     words: list[str] = []
     for word in line.split():
@@ -99,7 +100,7 @@ def split_words(line: str, vocabulary: Vocabulary) -> list[str]:
 def split_pieces(
     line: str, processor: sentencepiece.SentencePieceProcessor, normalizes: bool
 ) -> list[str]:
-    """The pieces of a line, which is normalised before if ``normalizes``."""
+    """The pieces of a line, which is normalised first if ``normalizes``."""
     text = normalized(line, processor) if normalizes else SURROGATE.sub("\ufffd", line)
     pieces = processor.encode(text, out_type=str)
     return " ".join(pieces).split()  # pieces may have characters that fairseq takes for spaces
