@@ -21,7 +21,7 @@ class Matrices:
         """The answer of a worker, or an earlier one.
 
         Raises:
-            RefusedError: if too many are in work, or no worker is left.
+            RefusedError: if too many are being made, or no worker is left.
             LookupError, WorkerDiedError: see :meth:`Worker.mixing`.
         """
         asked = languages, layer, length
