@@ -35,8 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             "interrupted; the same command continues from the last finished step", file=sys.stderr
         )
         raise
-    except BrokenPipeError:  # of standard error
-        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
