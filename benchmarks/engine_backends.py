@@ -175,7 +175,7 @@ def backends(folder: Path, threads: int) -> dict[str, Backend]:
         "torch.compile, frozen weights": pytorch(model(), compiled=True),
         "ONNX Runtime": onnx_runtime(float32, threads),
         "OpenVINO": open_vino(float32, threads),
-        "PyTorch eager, FBGEMM int8 (the engine)": pytorch(prepared(model(), "int8")),
+        "PyTorch eager, int8 (the engine)": pytorch(prepared(model(), "int8")),
         "ONNX Runtime, int8": onnx_runtime(int8, threads),
         "OpenVINO, int8 of ONNX Runtime": open_vino(int8, threads),
     }

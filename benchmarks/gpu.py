@@ -9,6 +9,7 @@ Base size, random weights; peers take turns in every round. What does not fit th
 or the installed packages says so in its row. Writes gpu.json and gpu.md into --output.
 """
 
+import datetime
 import json
 import logging
 import math
@@ -147,7 +148,7 @@ def measured(
 
 def line(row: Row) -> str:
     """A row of the table."""
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in row.figures.items())
+    figures = "; ".join(f"{name} {value:.4g}" for name, value in row.figures.items())
     ours = row.figures.get("faithful")
     peer = next((v for n, v in row.figures.items() if n.startswith(("fairseq", "timm"))), None)
     ratio = f"{ours / peer:.2f}" if ours and peer else ""
@@ -162,13 +163,22 @@ def page(rows: list[Row], machine: dict[str, Any] | None) -> str:
         "By `python -m benchmarks.gpu`; base size, random weights, medians of rounds in which",
         'peers take turns. "ratio": the faithful ResMLP divided by the model of fairseq or timm.',
         "",
+        "Training uses autocast, fairseq's criterion and Adam, and a gradient scaler in fp16.",
+        'Under "translation", "faithful" and "fairseq transformer" are fairseq\'s generator in',
+        'float16, and "translate" is the engine.',
+        "",
     ]
     if machine is None:
         lines += ["Nothing has been measured yet, because no GPU was available.", ""]
     else:
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
-        lines += [f"{where}; {versions}.", *([machine["note"]] if machine["note"] else []), ""]
+        date = f"{machine['date']}; " if "date" in machine else ""
+        lines += [
+            f"{date}{where}; {versions}.",
+            *([machine["note"]] if machine["note"] else []),
+            "",
+        ]
         if machine["quick"]:
             lines += ["Tiny sizes (`--quick`): the figures say only that the path works.", ""]
     for name in dict.fromkeys(row.part for row in rows):
@@ -192,13 +202,18 @@ def kept(stored: Path, machine: dict[str, Any]) -> list[Row]:
     rows = planned()
     if not stored.exists() or (report := json.loads(stored.read_text()))["machine"] is None:
         return rows
-    if {**report["machine"], "note": ""} != {**machine, "note": ""}:
+    if not_of_the_day(report["machine"]) != not_of_the_day(machine):
         raise UserError(
             f"{stored} holds rows of another machine or other versions: give another --output, or "
             "measure all rows."
         )
     found = {(row["part"], row["setting"], row["unit"]): row for row in report["rows"]}
     return [Row(**found.get((row.part, row.setting, row.unit), asdict(row))) for row in rows]
+
+
+def not_of_the_day(machine: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for rows of one table."""
+    return {name: value for name, value in machine.items() if name not in ("note", "date")}
 
 
 def write(out: Path, rows: list[Row], machine: dict[str, Any] | None) -> None:
@@ -245,7 +260,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         settings = Settings(args.device, args.quick, args.rounds, Path(work))
         machine = {
-            **describe(torch.get_num_threads()), "quick": args.quick, "note": args.note
+            **describe(torch.get_num_threads()), "quick": args.quick, "note": args.note,
+            "date": datetime.date.today().isoformat(),
         }  # fmt: skip
         rows = kept(stored, machine) if args.rows else planned()
         most = MOST_SECONDS if args.device == "cuda" else math.inf

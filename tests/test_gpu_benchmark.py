@@ -25,7 +25,7 @@ def test_the_table_has_every_row_with_its_ratio_or_its_reason() -> None:
         Row("tests", "pytest -m gpu", "tests passed", {"ours": 12.0}),
     ]
     table = gpu.page(rows, None).splitlines()
-    assert "| bf16 | tokens/s | faithful 300, fairseq transformer 200 | 1.50 |" in table
+    assert "| bf16 | tokens/s | faithful 300; fairseq transformer 200 | 1.50 |" in table
     assert "| fp16 | tokens/s | not measured: the time was up |  |" in table
     assert "| pytest -m gpu | tests passed | ours 12 |  |" in table
     assert [line for line in table if line.startswith("## ")] == ["## training", "## tests"]
@@ -56,7 +56,7 @@ def test_rows_of_this_machine_are_kept(tmp_path: Path) -> None:
     rows[3] = Row(rows[3].part, rows[3].setting, rows[3].unit, {"faithful": 2.0})
     gpu.write(tmp_path, rows[1:], machine)
     assert gpu.kept(tmp_path / "gpu.json", machine) == rows
-    assert gpu.kept(tmp_path / "gpu.json", machine | {"note": "a note"}) == rows
+    assert gpu.kept(tmp_path / "gpu.json", machine | {"note": "a note", "date": "today"}) == rows
     with pytest.raises(UserError, match=r"gpu\.json holds rows of another machine"):
         gpu.kept(tmp_path / "gpu.json", machine | {"gpu": "another"})
     assert gpu.kept(tmp_path / "none.json", machine) == gpu.planned()

@@ -121,6 +121,9 @@ def translate(
 ) -> Rows:
     """Sentences per second of ``resmlp_mt.translate`` and CTranslate2's Transformer.
 
+    Batches are translated with all threads in one product, and by a worker on each thread, both in
+    the same way.
+
     Args:
         batch_sizes: number of sentences that are translated in each round, by batch size.
     """
@@ -150,27 +153,40 @@ def translate(
             if dtype == "int8":
                 ours[", ONNX Runtime"] = as_int8_graphs(loaded, Path(folder) / "onnx", threads)
             loaded.model = prepared(model, dtype)
-            peer = ctranslate2.Translator(
-                folder, compute_type=compute_type, intra_threads=threads, inter_threads=1
-            )
+            peers = {
+                workers: ctranslate2.Translator(
+                    folder, compute_type=compute_type, inter_threads=workers,
+                    intra_threads=threads // workers,
+                )
+                for workers in {1, threads}
+            }  # fmt: skip
             for batch_size, sentences in batch_sizes.items():
-                task = draw_task(lengths, words, sizes, sentences, seed)
-                runs = {way: engine(model, task, batch_size) for way, model in ours.items()}
-                runs["ctranslate2"] = ctranslate2s(peer, task, batch_size)
-                speeds = interleaved(runs, rounds)
-                floor = floor_seconds(folded, task, batch_size, rates, shown)
-                for way in ours:
-                    row = Row(
-                        measured=f"translate{way}, beam {BEAM}, batch {batch_size}, CPU {shown}",
-                        unit="sentences/s",
-                        ours=speeds[way],
-                        peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
-                        peer=speeds["ctranslate2"],
-                        goal=TRANSLATE_GOALS[shown],
-                        floor=min(batch_size, sentences) / floor,
-                        note=f"{task.target_length} tokens",
-                    )
-                    rows.append(row if way else explained(row, runs[way]))
+                for workers in [1, threads] if batch_size > 1 < threads else [1]:
+                    task = draw_task(lengths, words, sizes, sentences * workers, seed)
+                    runs = {
+                        way: engine(model, task, batch_size, workers=workers)
+                        for way, model in ours.items()
+                        if workers == 1 or not way
+                    }
+                    ways = list(runs)
+                    runs["ctranslate2"] = ctranslate2s(peers[workers], task, batch_size)
+                    speeds = interleaved(runs, rounds)
+                    floor = floor_seconds(folded, task, batch_size, rates, shown)
+                    shared = f", {workers} workers of one thread" if workers > 1 else ""
+                    for way in ways:
+                        row = Row(
+                            measured=f"translate{way}, beam {BEAM}, batch {batch_size}{shared}, "
+                            f"CPU {shown}",
+                            unit="sentences/s",
+                            ours=speeds[way],
+                            peer_name=f"CTranslate2 {ctranslate2.__version__} Transformer, {shown}",
+                            peer=speeds["ctranslate2"],
+                            goal=TRANSLATE_GOALS[shown],
+                            floor=min(batch_size, sentences) / floor,
+                            note=f"{task.target_length} tokens",
+                        )
+                        is_explained = not way and workers == 1  # workers are other threads
+                        rows.append(explained(row, runs[way]) if is_explained else row)
     return rows
 
 
@@ -180,10 +196,13 @@ def engine(
     batch_size: int,
     beam: int = BEAM,
     use_shortlist: bool = False,
+    workers: int = 1,
 ) -> Callable[[int], float]:
-    """A round of the engine; greedy search computes no scores."""
+    """A round of the engine. Greedy search computes no scores; workers have a thread each."""
     options = SearchOptions(beam=beam, min_len=task.target_length, max_len_b=task.target_length)
-    translator = Translator(loaded, options, batch_size, use_shortlist=use_shortlist)
+    translator = Translator(
+        loaded, options, batch_size, use_shortlist=use_shortlist, workers=workers
+    )
 
     def run(index: int) -> float:
         found = translator.translate(task.lines, return_scores=beam > 1)

@@ -10,6 +10,8 @@ import torch
 from resmlp_mt.machine import computes_in_bfloat16, instructions, processor, usable_cores
 
 PACKAGES = ("torch", "fairseq-fixed", "ctranslate2", "timm", "numpy")
+UNITS = ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""Units for products of int8 and bfloat16, which decide which kernels are fast."""
 ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "PYTORCH_ALLOC_CONF")
 
 
@@ -18,7 +20,9 @@ def describe(threads: int) -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": usable_cores(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": " ".join(
+            [torch.backends.cpu.get_cpu_capability(), *(u for u in UNITS if instructions().get(u))]
+        ),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "threads": threads,
