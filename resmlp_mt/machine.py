@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def set_threads(count: int) -> None:
+    """Let every product of PyTorch, if it is loaded, use this many threads.
+
+    Other threads that have computed before keep theirs.
+    """
+    if sys.modules.get("torch"):  # ONNX graphs do not need it
+        import torch
+
+        torch.set_num_threads(count)
 
 
 def instructions() -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import TypeVar
 
 from resmlp_mt.engine.inputs import check_counts
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import set_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,13 +74,7 @@ def compute_alone_in_forks() -> None:
     Threads do not exist in a forked process, and PyTorch waits for its own for ever.
     """
 
-    def in_child() -> None:
-        if sys.modules.get("torch"):
-            import torch
-
-            torch.set_num_threads(1)
-
-    os.register_at_fork(after_in_child=in_child)
+    os.register_at_fork(after_in_child=functools.partial(set_threads, 1))
 
 
 _thread = threading.local()
@@ -112,10 +106,7 @@ class Workers:
     def _start(self) -> None:
         def start_thread() -> None:
             _thread.is_worker = True
-            if sys.modules.get("torch"):  # ONNX graphs do not need it
-                import torch
-
-                torch.set_num_threads(self._threads_each)
+            set_threads(self._threads_each)
 
         self._process = os.getpid()
         self._threads = (

@@ -16,7 +16,7 @@ from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.machine import computes_in_bfloat16
+from resmlp_mt.machine import computes_in_bfloat16, set_threads
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -120,7 +120,7 @@ def prepared(
     """
     check_device(device)
     if threads is not None:
-        torch.set_num_threads(threads)
+        set_threads(threads)
     on_cpu = torch.device(device).type == "cpu"
     if dtype == "int8" and not on_cpu:
         raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
