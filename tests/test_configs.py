@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -204,6 +205,22 @@ def test_wmt_recipes_differ_only_where_they_say() -> None:
         assert found == keys | {"checkpoint.save_dir"}
 
 
+def names(cfg: Any, *before: str) -> set[str]:
+    """The dotted names of all values of a file."""
+    if not isinstance(cfg, dict):
+        return {".".join(before)}
+    return {name for key, value in cfg.items() for name in names(value, *before, key)}
+
+
+def test_a_recipe_gives_nothing_that_its_shared_file_gives() -> None:
+    """The value of the shared file would win, in silence."""
+    for recipe in CONFIGS.glob("*.yaml"):
+        own = yaml.safe_load(recipe.read_text())
+        for shared in own.pop("defaults", ["_self_"])[1:]:
+            there = yaml.safe_load((CONFIGS / f"{shared}.yaml").read_text())
+            assert not names(own) & names(there), recipe.name
+
+
 def test_learning_rate_warms_up_linearly_and_stays() -> None:
     cfg = from_yaml("wmt14_en_de_6l")
     schedule = build_lr_scheduler(cfg.lr_scheduler, built_optimizer(cfg))
@@ -235,8 +252,14 @@ def test_demo_is_the_training_of_make_demo() -> None:
 
 def test_the_plugin_is_named_so_that_every_folder_finds_it() -> None:
     """``--user-dir resmlp_mt`` works in a checkout alone."""
-    places = ("*.md", "docs/*.md", "benchmarks/*.md", "resmlp_mt/*/*/*.md", "resmlp_mt/configs/*/*")
-    files = [file for place in places for file in ROOT.glob(place)]
+    places = (
+        "*.md",
+        "docs/*.md",
+        "benchmarks/*.md",
+        "resmlp_mt/*/*/*.md",
+        "resmlp_mt/configs/**/*",
+    )
+    files = [file for place in places for file in ROOT.glob(place) if file.is_file()]
     assert len(files) > 50
     wrong = [file for file in files if "--user-dir resmlp_mt" in file.read_text(encoding="utf-8")]
     assert wrong == []
