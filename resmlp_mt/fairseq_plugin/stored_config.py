@@ -52,7 +52,7 @@ HARMLESS = (
 )  # fmt: skip
 
 
-class RefusedError(Exception):
+class StoredConfigError(Exception):
     """The message says where in a configuration the fault is, and what it is."""
 
 
@@ -79,12 +79,12 @@ def check(
         return
     try:
         if state.get("cfg") is None and state.get("args") is None:
-            raise RefusedError("there is no configuration of a training")
+            raise StoredConfigError("there is no configuration of a training")
         if state.get("cfg") is not None:
             _check_sections(state["cfg"], overrides or {}, plugin_only)
         if state.get("args") is not None:
             _check_legacy(state["args"], overrides or {}, plugin_only)
-    except RefusedError as reason:
+    except StoredConfigError as reason:
         remedy = (
             "this command loads ResMLP translation models only, without any of this"
             if plugin_only
@@ -105,7 +105,7 @@ def check_training(cfg: Mapping[str, Any]) -> None:
     if os.environ.get(TRUST) != "1":
         try:
             _check_sections(cfg, {}, plugin_only=False)
-        except RefusedError as reason:
+        except StoredConfigError as reason:
             raise UserError(
                 f"checkpoints of this training would not be loaded: {reason}; choose another "
                 f"value, or give --trust or set {TRUST}=1."
@@ -134,7 +134,7 @@ def has_unknown_task(state: Mapping[str, Any]) -> bool:
 
 def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     if not isinstance(cfg, Mapping):
-        raise RefusedError("its entry 'cfg' is not a configuration")
+        raise StoredConfigError("its entry 'cfg' is not a configuration")
     _check_plain(cfg, "cfg")  # fairseq reads fields before it replaces them
     for section, stored in _changed(cfg, overrides).items():
         _check_plain(stored, str(section))
@@ -152,7 +152,7 @@ def _check_section(section: str, stored: Any) -> None:
     elif section in REGISTRIES:  # a part that is not registered is not built either
         name = _name(section, stored)
         if not isinstance(name, str | None):
-            raise RefusedError(f"its {section} is {name!r:.80}, which is not a name")
+            raise StoredConfigError(f"its {section} is {name!r:.80}, which is not a name")
         declared = REGISTRIES[section]["dataclass_registry"].get(name)
     else:
         declared = FairseqConfig.__dataclass_fields__[section].type
@@ -164,13 +164,13 @@ def _check_section(section: str, stored: Any) -> None:
 def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     """The flat options of old checkpoints, which fairseq turns into text for hydra to parse."""
     if not isinstance(args, Namespace):
-        raise RefusedError("its entry 'args' is not a configuration")
+        raise StoredConfigError("its entry 'args' is not a configuration")
     options = {**vars(args), **overrides}
     _check_plain(args, "args")
     _check_plain(options, "args")
     for name, value in options.items():
         if not name.isidentifier() or (isinstance(value, str) and "\\" in value):
-            raise RefusedError(f"args.{name[:40]} is {value!r:.80}, which hydra could misread")
+            raise StoredConfigError(f"args.{name[:40]} is {value!r:.80}, which hydra could misread")
     model = _dataclass("model", options.get("arch"))
     if is_dataclass(model) and model.__module__.startswith("resmlp_mt."):
         # those of fairseq's models may be older than their dataclass
@@ -178,7 +178,9 @@ def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) ->
     _dataclass("task", options.get("task", "translation"))
     for registry in REGISTRIES:
         if not re.fullmatch(r"\w*", str(options.get(registry))):
-            raise RefusedError(f"args.{registry} is {options[registry]!r:.80}, which is not a name")
+            raise StoredConfigError(
+                f"args.{registry} is {options[registry]!r:.80}, which is not a name"
+            )
     if plugin_only:
         _check_plugin(options.get("arch"), options.get("task", "translation"))
 
@@ -187,9 +189,9 @@ def _check_plugin(model: str | None, task: str | None) -> None:
     cls = _model_class(model)
     if cls is None or not cls.__module__.startswith("resmlp_mt."):
         held = "no known model" if cls is None else f"a {cls.__name__}"
-        raise RefusedError(f"it holds {held}, but a ResMLP model is needed")
+        raise StoredConfigError(f"it holds {held}, but a ResMLP model is needed")
     if task != "translation":
-        raise RefusedError(f"its task is {task!r:.80}, not translation")
+        raise StoredConfigError(f"its task is {task!r:.80}, not translation")
 
 
 def _changed(cfg: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,14 +214,14 @@ def _changed(cfg: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def _check_plain(value: Any, where: str, depth: int = 0, key: str = "") -> None:
     if depth > MOST_DEPTH:
-        raise RefusedError(f"{where:.200} is nested too deeply")
+        raise StoredConfigError(f"{where:.200} is nested too deeply")
     if isinstance(value, str):
         _check_text(value, where, key)
     elif isinstance(value, bool) or value is None or type(value) is float:
         pass
     elif type(value) is int:
         if abs(value) > MOST_INTEGER:
-            raise RefusedError(f"{where:.200} is too large a number")
+            raise StoredConfigError(f"{where:.200} is too large a number")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_plain(item, f"{where}[{index}]", depth + 1, key)
@@ -227,13 +229,13 @@ def _check_plain(value: Any, where: str, depth: int = 0, key: str = "") -> None:
         items = value if isinstance(value, Mapping) else vars(value)
         for name, item in items.items():
             if not isinstance(name, str | int):
-                raise RefusedError(f"{where:.200} has a key of type {type(name).__name__}")
+                raise StoredConfigError(f"{where:.200} has a key of type {type(name).__name__}")
             _check_text(str(name), f"a key of {where}", "")
             if str(name) in ("_target_", "_partial_", "_args_"):
-                raise RefusedError(f"{where:.200} names code to call ({name})")
+                raise StoredConfigError(f"{where:.200} names code to call ({name})")
             _check_plain(item, f"{where}.{name}", depth + 1, str(name))
     elif not isinstance(value, enum.Enum):
-        raise RefusedError(f"{where:.200} holds a {type(value).__name__}")
+        raise StoredConfigError(f"{where:.200} holds a {type(value).__name__}")
 
 
 LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
@@ -242,13 +244,13 @@ LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 def _check_text(text: str, where: str, key: str, depth: int = 0) -> None:
     if len(text) > MOST_TEXT:
-        raise RefusedError(f"{where:.200} is a text of {len(text)} characters")
+        raise StoredConfigError(f"{where:.200} is a text of {len(text)} characters")
     if "${" in text:
-        raise RefusedError(f"{where:.200} is {text!r:.80}, which stands for something else")
+        raise StoredConfigError(f"{where:.200} is {text!r:.80}, which stands for something else")
     if key in PATHS:
         return
     if "://" in text and text not in {*LOG_STREAMS, *_default_addresses()}:
-        raise RefusedError(f"{where:.200} is {text!r:.80}, an address")
+        raise StoredConfigError(f"{where:.200} is {text!r:.80}, an address")
     if key in NAMES:
         return
     # eval drops leading blanks and tabs; some callers strip the text on both sides
@@ -262,13 +264,15 @@ def _check_expression(text: str, where: str, depth: int = 0) -> None:
     except (SyntaxError, ValueError):
         return  # not an expression: eval fails without doing anything
     except (MemoryError, RecursionError):
-        raise RefusedError(f"{where:.200} is nested too deeply") from None
+        raise StoredConfigError(f"{where:.200} is nested too deeply") from None
     if depth > MOST_DEPTH:
-        raise RefusedError(f"{where:.200} is nested too deeply")
+        raise StoredConfigError(f"{where:.200} is nested too deeply")
     for node in ast.walk(expression):
         private = isinstance(node, ast.Attribute) and node.attr.startswith("_")
         if private or not isinstance(node, HARMLESS):
-            raise RefusedError(f"{where:.200} is {text!r:.80}, which fairseq may evaluate as code")
+            raise StoredConfigError(
+                f"{where:.200} is {text!r:.80}, which fairseq may evaluate as code"
+            )
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             # a text in quotes is evaluated again if hydra or literal_eval removes the quotes
             _check_text(node.value, where, "", depth + 1)
@@ -287,7 +291,7 @@ def _check_types(stored: Mapping[str, Any], declared: Any, where: str) -> None:
             and not _fits(value, hint, f"{where}.{field.name}")
         ):
             expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
-            raise RefusedError(
+            raise StoredConfigError(
                 f"{where}.{field.name} is {value!r:.80}, but should be of type {expected}"
             )
 
@@ -352,13 +356,13 @@ def _dataclass(section: str, name: Any) -> Any:
     """The dataclass of a registered model or task; None if it has none.
 
     Raises:
-        RefusedError: if nothing is registered under the name.
+        StoredConfigError: if nothing is registered under the name.
     """
     cls = _model_class(name)
     if section == "task":
         cls = tasks.TASK_REGISTRY.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise RefusedError(f"its {section} {name!r:.80} is unknown (is --user-dir missing?)")
+        raise StoredConfigError(f"its {section} {name!r:.80} is unknown (is --user-dir missing?)")
     return getattr(cls, "__dataclass", None)
 
 

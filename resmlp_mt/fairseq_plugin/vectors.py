@@ -1,10 +1,11 @@
-"""Reads the vectors of ``--encoder-embed-path`` and ``--decoder-embed-path``."""
+"""Embeddings: random, or from the vectors of ``--encoder-embed-path`` and ``--decoder-embed-path``."""
 
 import logging
 from collections.abc import Sequence
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.models.transformer import Embedding
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
@@ -13,6 +14,21 @@ logger = logging.getLogger(__name__)
 
 SPACE = "\u2581"
 """What sentencepiece's pieces have for the space before a word."""
+
+
+def build_embedding(
+    dictionary: Dictionary, dim: int, path: str | None, option: str
+) -> nn.Embedding:
+    """An embedding, initialized as in fairseq or from a file of vectors.
+
+    Raises:
+        UserError: if the file of ``option`` is missing, or its vectors are of other words or have
+            another width.
+    """
+    embed_tokens: nn.Embedding = Embedding(len(dictionary), dim, dictionary.pad())
+    if path is not None:
+        fill(embed_tokens, dictionary, path, option)
+    return embed_tokens
 
 
 def read_vectors(path: str, dim: int, option: str) -> dict[str, Tensor]:

@@ -1,49 +1,5 @@
 """Registration with fairseq: ``--user-dir "$(python -m resmlp_mt)"``, or this module's import."""
 
-from pathlib import Path
-from typing import Any
-
-from hydra.core.utils import JobReturn
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-
-from resmlp_mt.fairseq_plugin import console
+from resmlp_mt.fairseq_plugin.hydra_jobs import HydraCallback as HydraCallback
 from resmlp_mt.models import criterions as criterions
 from resmlp_mt.models import resmlp_mt as resmlp_mt
-
-# ``common.user_dir: ${resmlp_mt:}`` is the folder of this plugin. A path could name another copy of
-# it, and fairseq refuses two modules with one name. So it does where links are resolved: Python
-# has imported the plugin under the name of the link.
-OmegaConf.register_new_resolver(
-    "resmlp_mt", lambda: str(Path(__file__).parent.parent), replace=True
-)
-
-
-class HydraCallback(Callback):
-    """For the configurations in configs/mt, which name it under ``hydra.callbacks``.
-
-    Importing it loads the plugin when a hydra job begins, earlier than fairseq does.
-    """
-
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Name a value that the recipe leaves to the command line (``???``) and nobody has given.
-
-        fairseq would take None for it.
-        """
-        groups: Any = OmegaConf.to_container(config)
-        for group in groups.keys() - {"hydra"}:
-            options = groups[group] if isinstance(groups[group], dict) else {}
-            for name, value in options.items():
-                if value == "???":
-                    raise SystemExit(f"{group}.{name}=... is missing.")
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Show a mistake as one sentence, like other commands, without hydra's traceback.
-
-        With ``--multirun``, the other jobs go on, and hydra ends with the first error.
-        """
-        error = job_return._return_value
-        sentence = console.mistake(error) if isinstance(error, Exception) else None
-        if sentence is not None and OmegaConf.select(config, "hydra.mode") != RunMode.MULTIRUN:
-            raise SystemExit(sentence)

@@ -1,0 +1,131 @@
+"""The translation model as fairseq calls it: its encoder, its decoder and its options."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import pruning, retained_dropout
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig, model_config, validate
+from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
+from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
+from resmlp_mt.fairseq_plugin.vectors import build_embedding
+from resmlp_mt.packed_linear import PackingLinear
+
+
+class ResMLPModel(FairseqEncoderDecoderModel):
+    """The encoder-decoder of section 3.5 of the paper."""
+
+    supports_align_args = True
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str | Path = ".",
+        **kwargs: Any,
+    ) -> Any:
+        """fairseq's hub interface; its paths may be of type ``Path``.
+
+        Raises:
+            UserError: if the model's folder or the dictionaries' does not exist.
+        """
+        folder, data = os.fspath(model_name_or_path), os.fspath(data_name_or_path)
+        for path in (folder, os.path.join(folder, data) if data.startswith(".") else data):
+            if "://" not in path and not os.path.exists(path):
+                raise UserError(
+                    f"{path} does not exist: give the folder of a training or its data."
+                )
+        others = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in kwargs.items()}
+        return super().from_pretrained(folder, checkpoint_file, data, **others)
+
+    @classmethod
+    def build_model(cls, cfg: ResMLPConfig, task: FairseqTask) -> Self:
+        """Build a model for the task's dictionaries.
+
+        Raises:
+            UserError: if an option is out of range or does not fit another one.
+        """
+        pruning.count_kept(cfg)
+        source, target = task.source_dictionary, task.target_dictionary
+        validate(cfg, joined_dictionary=source == target)
+
+        encoder_tokens = build_embedding(
+            source, cfg.encoder_embed_dim, cfg.encoder_embed_path, "--encoder-embed-path"
+        )
+        if cfg.share_all_embeddings:
+            decoder_tokens = encoder_tokens
+        else:
+            decoder_tokens = build_embedding(
+                target, cfg.decoder_embed_dim, cfg.decoder_embed_path, "--decoder-embed-path"
+            )
+        config = model_config(cfg, len(source), len(target), source.pad())
+        decoder = ResMLPDecoder(config, target, decoder_tokens)
+        decoder.alignment_heads = cfg.alignment_heads
+        if cfg.alignment_layer is not None:
+            decoder.alignment_layer = cfg.alignment_layer
+        model = cls(ResMLPEncoder(config, source, encoder_tokens), decoder)
+        model.cfg = cfg
+        return model
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None,
+        prev_output_tokens: Tensor,
+        return_all_hiddens: bool = True,
+        features_only: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+    ) -> tuple[Tensor, dict[str, list[Any]]]:
+        """Predict every next token; the arguments are those of fairseq's Transformer.
+
+        ``return_all_hiddens`` is unused: the output has none of the encoder's states, and always
+        those of the decoder.
+        """
+        decoded: tuple[Tensor, dict[str, list[Any]]] = self.decoder(
+            prev_output_tokens,
+            self.encoder(src_tokens, src_lengths),
+            features_only=features_only,
+            alignment_layer=alignment_layer,
+            alignment_heads=alignment_heads,
+        )
+        return decoded
+
+    def load_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        strict: bool = True,
+        model_cfg: Any = None,
+        args: Any = None,
+    ) -> Any:
+        """Load the parameters of a checkpoint, without the layers that are not kept.
+
+        Raises:
+            UserError: if a layer to keep is missing.
+        """
+        if model_cfg is not None:
+            state_dict = pruning.pruned(state_dict, model_cfg)
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+    def make_generation_fast_(self, **kwargs: Any) -> None:
+        """Called once before translation; keeps the dropout that ``retain_dropout`` names."""
+        super().make_generation_fast_(**kwargs)
+        if kwargs.get("retain_dropout"):
+            retained_dropout.retain(self, kwargs.get("retain_dropout_modules"))
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Called before fairseq's commands translate: linear layers may keep packed weights."""
+        super().prepare_for_inference_(cfg)
+        for name, module in list(self.named_modules()):
+            if type(module) is nn.Linear:
+                self.set_submodule(name, PackingLinear(module))
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Called by fairseq's generator: hypotheses of a sentence may share keys and values."""
+        self.decoder.set_beam_size(beam_size)
