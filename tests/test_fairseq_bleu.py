@@ -60,16 +60,16 @@ def test_bleu_of_a_language_without_spaces_chooses_no_checkpoint(
     bleu.apply()
     with pytest.raises(UserError, match=r"--best-checkpoint-metric bleu: .* the words of th,"):
         Trainer(config("bleu"), task_of("th"), None, None)
-    bleu._check_training(None, config("bleu"), task_of("th", eval_tokenized_bleu=True))
-    bleu._check_training(None, config("loss"), task_of("th"))
-    bleu._check_training(None, config("bleu"), task_of("de"))
+    bleu.check_training(config("bleu"), task_of("th", eval_tokenized_bleu=True))
+    bleu.check_training(config("loss"), task_of("th"))
+    bleu.check_training(config("bleu"), task_of("de"))
 
     def missing(**_: str) -> None:
         raise RuntimeError("Please install mecab")
 
     monkeypatch.setattr(sacrebleu, "BLEU", missing)
     with pytest.raises(UserError, match=r"--eval-bleu of ja needs MeCab .*resmlp_mt\[ja\]', or"):
-        bleu._check_training(None, config("loss"), task_of("ja"))
+        bleu.check_training(config("loss"), task_of("ja"))
 
 
 def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch) -> None:

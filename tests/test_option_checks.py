@@ -20,6 +20,12 @@ def parsed(given: str, arch: str = "resmlp_mt_tiny") -> Any:
     return options.parse_args_and_arch(options.get_training_parser(), words)
 
 
+def test_one_remedy_checks_the_options_of_all_commands_and_one_those_of_trainings() -> None:
+    for original in (options.parse_args_and_arch, Trainer.__init__):
+        (remedy,) = original.remedies
+        assert remedy.__module__ == option_checks.__name__
+
+
 @pytest.mark.parametrize("name", option_checks.LEAST)
 def test_a_number_below_the_least_is_refused(name: str) -> None:
     option, least = "--" + name.replace("_", "-"), option_checks.LEAST[name]
@@ -74,7 +80,7 @@ def test_options_of_a_configuration_are_checked_too(
 def test_schedules_do_not_divide_by_zero(given: str, message: str | None) -> None:
     with pytest.raises(UserError, match=message) if message else nullcontext():
         cfg = convert_namespace_to_omegaconf(parsed(f"--optimizer adam --lr-scheduler {given}"))
-        option_checks._check_trainer(None, cfg)
+        option_checks.check_sections(cfg)
 
 
 @pytest.mark.parametrize("maximize", [False, True])
@@ -113,7 +119,7 @@ def test_bfloat16_trains_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         given = parsed(f"{option} --optimizer adam")
         assert given.bf16
         assert not given.tpu
-        option_checks._check_trainer(None, convert_namespace_to_omegaconf(given))
+        option_checks.check_sections(convert_namespace_to_omegaconf(given))
     monkeypatch.setattr(option_checks, "find_spec", lambda _: True)
     assert parsed("--bf16").tpu
 
@@ -128,4 +134,4 @@ def test_what_needs_another_machine_is_refused(
         parsed("--profile")
     cfg = convert_namespace_to_omegaconf(parsed("--tpu --optimizer adam"))
     with nullcontext() if is_there else pytest.raises(UserError, match=r"^--tpu needs a TPU"):
-        option_checks._check_trainer(None, cfg)
+        option_checks.check_sections(cfg)

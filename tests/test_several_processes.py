@@ -359,7 +359,7 @@ def test_a_plugin_that_came_too_late_does_not_train_alone(monkeypatch: pytest.Mo
     for name in several_processes.OF_TORCHRUN:
         monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match="torchrun has started 2 processes, but this one would"):
-        several_processes._check_joined()
+        several_processes.check_joined()
 
 
 @pytest.fixture

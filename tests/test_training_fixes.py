@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from models import build, config
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import saving, training_fixes
+from resmlp_mt.fairseq_plugin import option_checks, saving, training_fixes
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 
 
@@ -65,11 +65,10 @@ def test_the_metric_of_the_best_checkpoint_is_computed(
         checkpoint=SimpleNamespace(best_checkpoint_metric=metric),
         task=SimpleNamespace(eval_bleu=measures),
         criterion=SimpleNamespace(report_accuracy=measures),
-        distributed_training=None,
     )
     message = f"metric {metric} needs {option}, which computes"
     with pytest.raises(UserError, match=message) if option else nullcontext():
-        training_fixes._check_options(None, cfg, None, None, None)
+        option_checks.check_metric(cfg)
 
 
 def test_a_metric_that_no_update_has_is_named() -> None:
@@ -176,4 +175,4 @@ def test_unused_parameters_are_not_looked_for_where_they_seem_unused(
         refused = chunked and unused and not share and backend == "pytorch_ddp"
         message = "--find-unused-parameters with an output embedding"
         with pytest.raises(UserError, match=message) if refused else nullcontext():
-            training_fixes._check_unused_parameters(options, model, criterion)
+            option_checks.check_unused_parameters(options, model, criterion)

@@ -13,7 +13,6 @@ import sacrebleu
 from fairseq import scoring
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
-from fairseq.trainer import Trainer
 
 from resmlp_mt import language_codes
 from resmlp_mt.command_line import installation
@@ -30,7 +29,6 @@ PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
 def apply() -> None:
     """Mend fairseq's BLEU; a second call does nothing."""
     wrap(TranslationTask, "_inference_with_bleu", _inference_with_bleu)
-    wrap(Trainer, "__init__", _check_training, before=True)
     wrap(FairseqTask, "build_generator", _remember_target, before=True)
     wrap(scoring, "build_scorer", _build_scorer)
 
@@ -46,8 +44,12 @@ def _inference_with_bleu(
         return original(self, generator, sample, model)
 
 
-def _check_training(_: Any, cfg: Any, task: Any, *__: Any, **___: Any) -> None:
-    """Name what is missing for BLEU before the first epoch, and not after it."""
+def check_training(cfg: Any, task: Any) -> None:
+    """Name what is missing for BLEU before the first epoch, and not after it.
+
+    Raises:
+        UserError: saying what to install, or that another metric is needed.
+    """
     if not isinstance(task, TranslationTask) or not task.cfg.eval_bleu:
         return
     target = task.cfg.target_lang

@@ -22,7 +22,6 @@ from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
-from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.engine import lengths
@@ -45,7 +44,6 @@ from resmlp_mt.fairseq_plugin import (
 )
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
-from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.standard_input import standard_input
 
 logger = logging.getLogger(__name__)
@@ -56,7 +54,6 @@ def apply() -> None:
     wrap(data_utils, "batch_by_size", _batch_by_size)
     wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
     wrap(FairseqTask, "train_step", _train_step)
-    wrap(Trainer, "__init__", _check_precision, before=True)
     wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
     wrap(FairseqTask, "inference_step", _inference_step)
     wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
@@ -117,22 +114,7 @@ def _stop_readers() -> None:
             reader.join(timeout=0.01)
 
 
-# --- without a GPU, --amp is ignored, and --fp16 and --bf16 fail inside CUDA and XLA calls ---
-
-
-def _check_precision(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
-    common = cfg.common
-    # fairseq takes --bf16 without a GPU for a TPU, even with --cpu
-    if common.cpu or not (common.tpu or torch.cuda.is_available()):
-        for option in ("fp16", "bf16"):
-            if getattr(common, option):
-                raise UserError(
-                    f"--{option} needs a GPU: on CPU use --amp, which computes in bfloat16."
-                )
-        if common.amp and not computes_in_bfloat16():
-            raise UserError(
-                "--amp on CPU needs a processor with AVX-512 or better for bfloat16: drop it."
-            )
+# --- without a GPU, --amp is ignored ---
 
 
 def _train_step(

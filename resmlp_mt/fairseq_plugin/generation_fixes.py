@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from fairseq import options
 from fairseq.data import LanguagePairDataset
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
@@ -16,7 +15,6 @@ from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
-from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
@@ -30,12 +28,10 @@ def apply() -> None:
     wrap(DiverseBeamSearch, "step", _diverse_step)
     wrap(FairseqTask, "build_generator", _check_generator, before=True)
     wrap(FairseqTask, "inference_step", _check_inference, before=True)
-    wrap(options, "parse_args_and_arch", _parse_args_and_arch)
     for task in (TranslationTask, TranslationMultiSimpleEpochTask):
         wrap(task, "get_batch_iterator", _get_batch_iterator)
     for module in command_modules("validate"):
         wrap(module, "main", _validate)
-    wrap(Trainer, "__init__", _check_trainer, before=True)
 
 
 # --- --no-repeat-ngram-size does nothing without the CUDA extension: it looks at pads ---
@@ -143,12 +139,13 @@ NOT_INTERACTIVE = ("lm_path", "lm_weight", "results_path", "prefix_size")
 _shard = (1, 0)  # the number of shards, and this process's own
 
 
-def _parse_args_and_arch(
-    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
-) -> Any:
+def check_options(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
+    """Check a command line of fairseq-generate or fairseq-interactive, and take its shard.
+
+    Raises:
+        UserError: for an option that would do nothing.
+    """
     global _shard
-    parsed = original(parser, *args, **kwargs)
-    found = parsed[0] if isinstance(parsed, tuple) else parsed
     is_interactive = hasattr(found, "buffer_size")
     for name in NOT_INTERACTIVE if is_interactive else ():
         if getattr(found, name, None) != parser.get_default(name):
@@ -171,7 +168,6 @@ def _parse_args_and_arch(
     if not 0 <= number < count:
         raise UserError(f"--shard-id must be from 0 to {count - 1}, but is {number}.")
     _shard = count, number
-    return parsed
 
 
 # --- --num-shards and --shard-id are ignored: every process translates everything; a set without
@@ -232,11 +228,3 @@ def _share(batches: Sequence[Any], count: int, number: int) -> tuple[Any, ...]:
         for batch, start in zip(batches, starts, strict=False)  # one more: the end
     )
     return tuple(part for part in parts if len(part))
-
-
-def _check_trainer(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
-    if cfg.dataset.num_shards > 1:
-        raise UserError(
-            "--num-shards is for translating: several processes train with "
-            "--distributed-world-size."
-        )

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils, options
+from fairseq import checkpoint_utils
 
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, reason
@@ -19,10 +19,9 @@ from resmlp_mt.tensor_files import check_archive, unwrapped
 
 
 def check_checkpoints() -> None:
-    """Check every checkpoint before fairseq builds anything from it; add ``--trust``."""
+    """Check every checkpoint before fairseq builds anything from it."""
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
     wrap(checkpoint_utils, "_upgrade_state_dict", _upgrade_state_dict)
-    wrap(options, "parse_args_and_arch", _parse_args_and_arch)
 
 
 def _load_checkpoint_to_cpu(
@@ -81,9 +80,8 @@ def _stored_options(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return stored if isinstance(stored, Mapping) else vars(stored)
 
 
-def _parse_args_and_arch(
-    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
-) -> Any:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust`` to a command, and let fairseq-validate do without ``--task``."""
     if "--trust" not in parser._option_string_actions:
         parser.add_argument(
             "--trust",
@@ -92,7 +90,9 @@ def _parse_args_and_arch(
         )
     if parser.get_default("task") is None:  # fairseq-validate's
         parser.set_defaults(task="translation")
-    parsed = original(parser, *args, **kwargs)
-    if getattr(parsed[0] if isinstance(parsed, tuple) else parsed, "trust", False):
+
+
+def heed_options(given: argparse.Namespace) -> None:
+    """Trust checkpoints if the user does."""
+    if getattr(given, "trust", False):
         os.environ[stored_config.TRUST] = "1"
-    return parsed

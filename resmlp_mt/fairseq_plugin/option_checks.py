@@ -2,7 +2,7 @@
 
 A command line is checked when it is read, before data and models are. The options of
 ``fairseq-hydra-train``, and those that are taken from other options, are known when the trainer is
-made.
+made. Both are wrapped here alone, and call what other modules check and add.
 """
 
 import argparse
@@ -17,9 +17,19 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import (
+    bleu,
+    generation_fixes,
+    loading,
+    pruning,
+    several_processes,
+    stored_config,
+)
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
+from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.ranking import RISES
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.machine import computes_in_bfloat16
 
 LEAST = {
     "fp16_scale_window": 1,
@@ -68,9 +78,14 @@ def apply() -> None:
     wrap(Trainer, "__init__", _check_trainer, before=True)
 
 
-def _parse_args_and_arch(original: Original, *args: Any, **kwargs: Any) -> Any:
-    parsed = original(*args, **kwargs)
+def _parse_args_and_arch(
+    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
+) -> Any:
+    loading.add_options(parser)
+    parsed = original(parser, *args, **kwargs)
     found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
+    loading.heed_options(found)
+    generation_fixes.check_options(parser, found)
     if getattr(found, "total_num_update", 0) is None:
         found.total_num_update = found.max_update  # its default, which fairseq loses
     if getattr(found, "bf16", False) and not find_spec("torch_xla"):
@@ -81,9 +96,32 @@ def _parse_args_and_arch(original: Original, *args: Any, **kwargs: Any) -> Any:
     return parsed
 
 
-def _check_trainer(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
-    if not OmegaConf.is_config(cfg):
-        return
+def _check_trainer(
+    _: Any, cfg: Any, task: Any, model: Any, criterion: Any, *__: Any, **___: Any
+) -> None:
+    if OmegaConf.is_config(cfg):
+        check_sections(cfg)
+    bleu.check_training(cfg, task)
+    check_unused_parameters(cfg.distributed_training, model, criterion)
+    check_metric(cfg)
+    if cfg.dataset.num_shards > 1:
+        raise UserError(
+            "--num-shards is for translating: several processes train with "
+            "--distributed-world-size."
+        )
+    several_processes.check_joined()
+    check_precision(cfg.common)
+    if issubclass(OmegaConf.get_type(getattr(cfg, "model", None)) or object, ResMLPConfig):
+        # fairseq builds the model from a copy, and its checkpoints would have the old number
+        pruning.count_kept(cfg.model)
+
+
+def check_sections(cfg: Any) -> None:
+    """Check the values of a configuration, and that checkpoints with it can be loaded.
+
+    Raises:
+        UserError: naming the option.
+    """
     sections: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     values: dict[str, Any] = {}
     for name, section in sections.items():
@@ -92,6 +130,7 @@ def _check_trainer(_: Any, cfg: Any, *__: Any, **___: Any) -> None:
     check(values)
     if values["tpu"] and find_spec("torch_xla") is None:
         raise UserError("--tpu needs a TPU and torch_xla: drop it.")
+    stored_config.check_training(sections)
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -141,3 +180,56 @@ def check(values: Mapping[str, Any]) -> None:
             + ("larger: give" if rises else "smaller: drop")
             + " --maximize-best-checkpoint-metric."
         )
+
+
+def check_unused_parameters(options: Any, model: Any, criterion: Any) -> None:
+    """Refuse what PyTorch would: gradients of a weight that the forward pass has not used.
+
+    The chunked criterion multiplies by the output embedding itself.
+    """
+    if (
+        isinstance(criterion, ChunkedLabelSmoothedCrossEntropy)
+        and options.find_unused_parameters
+        and options.distributed_world_size > 1
+        and options.ddp_backend in ("c10d", "pytorch_ddp")
+        and model.decoder.output_projection.weight is not model.decoder.embed_tokens.weight
+    ):
+        raise UserError(
+            "--find-unused-parameters with an output embedding of its own needs --criterion "
+            "label_smoothed_cross_entropy, --ddp-backend legacy_ddp or "
+            "--share-decoder-input-output-embed."
+        )
+
+
+def check_metric(cfg: Any) -> None:
+    """Refuse a ``--best-checkpoint-metric`` without the option that measures it.
+
+    It ends in a KeyError after the first epoch.
+    """
+    metric = cfg.checkpoint.best_checkpoint_metric
+    for measured, section, option in (
+        ("bleu", cfg.task, "eval_bleu"),
+        ("accuracy", cfg.criterion, "report_accuracy"),
+    ):
+        if metric == measured and not getattr(section, option, True):
+            raise UserError(
+                f"--best-checkpoint-metric {metric} needs --{option.replace('_', '-')}, which "
+                "computes it in every validation."
+            )
+
+
+def check_precision(common: Any) -> None:
+    """Refuse ``--fp16`` and ``--bf16`` without a GPU: they fail inside CUDA and XLA calls.
+
+    fairseq takes ``--bf16`` without a GPU for a TPU, even with ``--cpu``.
+    """
+    if common.cpu or not (common.tpu or torch.cuda.is_available()):
+        for option in ("fp16", "bf16"):
+            if getattr(common, option):
+                raise UserError(
+                    f"--{option} needs a GPU: on CPU use --amp, which computes in bfloat16."
+                )
+        if common.amp and not computes_in_bfloat16():
+            raise UserError(
+                "--amp on CPU needs a processor with AVX-512 or better for bfloat16: drop it."
+            )

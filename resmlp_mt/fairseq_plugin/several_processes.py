@@ -24,7 +24,6 @@ from typing import Any, NoReturn
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
-from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
@@ -64,7 +63,6 @@ def train_on_several_processes() -> None:
     """
     wrap(distributed_utils, "call_main", _call_main)
     wrap(distributed_utils, "distributed_init", _distributed_init)
-    wrap(Trainer, "__init__", _check_joined, before=True)
     wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
 
@@ -317,8 +315,12 @@ def _distributed_init(original: Original, cfg: Any) -> Any:
     return rank
 
 
-def _check_joined(*_: Any, **__: Any) -> None:
-    """Refuse to train alone under torchrun if the plugin was loaded too late to join."""
+def check_joined() -> None:
+    """Refuse to train alone under torchrun if the plugin was loaded too late to join.
+
+    Raises:
+        UserError: saying how to load it earlier.
+    """
     processes = int(os.environ.get("WORLD_SIZE", 1)) if os.environ.keys() >= OF_TORCHRUN else 1
     if processes > 1 and not dist.is_initialized():
         raise UserError(

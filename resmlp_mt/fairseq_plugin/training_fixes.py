@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,9 +25,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import pruning, stored_config
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
-from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 
@@ -40,7 +38,6 @@ def apply() -> None:
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
     wrap(EMA, "__init__", _ema)
     wrap(EMA, "_step_internal", _ema_step)
-    wrap(Trainer, "__init__", _check_options, before=True)
     wrap(Trainer, "train_step", _train_step)
     for task in OF_OTHER_MODELS:
         wrap(task, "build_model", _check_model, before=True)
@@ -151,10 +148,7 @@ def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None
     original(self, SimpleNamespace(state_dict=lambda: state), updates)
 
 
-# --- checkpoints of --encoder-layers-to-keep cannot be read: they have the old number of layers;
-# --best-checkpoint-metric without what measures it ends in a KeyError after the first epoch;
-# options that look like code cannot be loaded ---
-
+# --- a --best-checkpoint-metric that is not computed ends in a KeyError after the first epoch ---
 
 ONLY_IN_VALIDATION = {"bleu", "ppl"}
 """Metrics that fairseq does not compute in training, or leaves out of what a step returns."""
@@ -172,47 +166,6 @@ def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any
             f"--best-checkpoint-metric {metric} is not computed in this training: it has {names}."
         )
     return found
-
-
-def _check_options(
-    _: Any, cfg: Any, task: Any, model: Any, criterion: Any, *__: Any, **___: Any
-) -> None:
-    """Count the kept layers in the trainer's options: fairseq builds the model from a copy."""
-    _check_unused_parameters(cfg.distributed_training, model, criterion)
-    if OmegaConf.is_config(cfg):
-        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-        stored_config.check_training(cast("Mapping[str, Any]", plain))
-    metric = cfg.checkpoint.best_checkpoint_metric
-    for measured, section, option in (
-        ("bleu", cfg.task, "eval_bleu"),
-        ("accuracy", cfg.criterion, "report_accuracy"),
-    ):
-        if metric == measured and not getattr(section, option, True):
-            raise UserError(
-                f"--best-checkpoint-metric {metric} needs --{option.replace('_', '-')}, which "
-                "computes it in every validation."
-            )
-    if issubclass(OmegaConf.get_type(getattr(cfg, "model", None)) or object, ResMLPConfig):
-        pruning.count_kept(cfg.model)
-
-
-def _check_unused_parameters(options: Any, model: Any, criterion: Any) -> None:
-    """Refuse what PyTorch would: gradients of a weight that the forward pass has not used.
-
-    The chunked criterion multiplies by the output embedding itself.
-    """
-    if (
-        isinstance(criterion, ChunkedLabelSmoothedCrossEntropy)
-        and options.find_unused_parameters
-        and options.distributed_world_size > 1
-        and options.ddp_backend in ("c10d", "pytorch_ddp")
-        and model.decoder.output_projection.weight is not model.decoder.embed_tokens.weight
-    ):
-        raise UserError(
-            "--find-unused-parameters with an output embedding of its own needs --criterion "
-            "label_smoothed_cross_entropy, --ddp-backend legacy_ddp or "
-            "--share-decoder-input-output-embed."
-        )
 
 
 # --- tasks for other kinds of models end in tracebacks ---

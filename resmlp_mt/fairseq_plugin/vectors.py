@@ -1,4 +1,4 @@
-"""Embeddings: random, or from the vectors of ``--encoder-embed-path`` and ``--decoder-embed-path``."""
+"""Embeddings: random, or with the vectors of ``--encoder-embed-path``, ``--decoder-embed-path``."""
 
 import logging
 from collections.abc import Sequence
