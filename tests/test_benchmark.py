@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import gradients
 from benchmarks.speed import command as benchmark
 from benchmarks.speed import (
     generation_rows,
@@ -23,6 +24,7 @@ from benchmarks.speed import (
     translation_models,
 )
 from benchmarks.speed.floors import Rates, operations, products
+from benchmarks.speed.machine import describe
 from benchmarks.speed.profiles import explained, kind_of
 from benchmarks.speed.report import Row, Unmeasured, as_json, from_json, markdown, missed
 from benchmarks.speed.timing import Spread, interleaved, ratio, spread
@@ -285,6 +287,30 @@ def test_products_alone_are_those_of_the_run_and_leave_out_the_rest() -> None:
         alone()
     names = {event.name for event in profile.events()}
     assert not {name for name in names if "gelu" in name or "softmax" in name}
+
+
+def test_plain_autograd_has_the_gradients_by_hand() -> None:
+    data = batches(lengths.default_lengths(), QUICK, 256, count=1, device="cpu", seed=1)
+
+    def found(names: list[str]) -> list[torch.Tensor]:
+        training = Training("resmlp_chunked", QUICK, device="cpu", bf16=False, seed=1)
+        training.model.double()
+        torch.manual_seed(2)
+        with gradients.plain(names):
+            training.backward(data[0])
+        return [parameter.grad for parameter in training.model.parameters()]
+
+    expected = found([])
+    for name in gradients.PLAIN:
+        torch.testing.assert_close(found([name]), expected)
+
+
+def test_the_table_of_gradients_by_hand() -> None:
+    rows = gradients.measured(QUICK, 256, 1)
+    assert rows[gradients.BY_HAND]["megabytes"] < rows[gradients.NONE]["megabytes"]
+    report = {"date": "", "rounds": 1, "sizes": {"quick": rows}, **describe(1)}
+    for name in gradients.PLAIN:
+        assert f"| `{name}` | " in gradients.page(report)
 
 
 def test_the_command(tmp_path: Path) -> None:

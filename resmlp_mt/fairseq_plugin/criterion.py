@@ -53,6 +53,8 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
     Its gradient for the score of class c is p_c - e, and 1 - epsilon - e less for the target t.
     What the constant -e adds to the gradients of features and weight needs no scores.
+
+    Autograd keeps the log-probabilities of the whole batch; benchmarks/gradients.py measures it.
     """
 
     @staticmethod

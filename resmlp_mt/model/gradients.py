@@ -13,6 +13,9 @@ anyway, and the outputs of W and A are not needed. An affine map before W is app
 batch has at least as many tokens as W has rows, else to the tokens: the passes over numbers cost up
 to a fifth of an update on a CPU. One after W is applied to the output: it starts as small as 1e-5,
 and so small a weight would be rounded to nothing in float16.
+
+Plain autograd computes the same in a line or two for each function: they are in
+benchmarks/gradients.py, which measures the time and the memory of an update with each of them.
 """
 
 from collections.abc import Callable
@@ -42,7 +45,10 @@ def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gra
 
 
 class AffineLinear(torch.autograd.Function):
-    """W (alpha x + beta) + b; (tokens, dim) -> (tokens, hidden dim)."""
+    """W (alpha x + beta) + b; (tokens, dim) -> (tokens, hidden dim).
+
+    Autograd keeps W alpha or alpha x + beta too.
+    """
 
     @staticmethod
     def forward(
@@ -78,7 +84,10 @@ class AffineLinear(torch.autograd.Function):
 
 
 class ActivatedLinear(torch.autograd.Function):
-    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim). No f is the identity."""
+    """alpha (W f(x) + b) + beta; (tokens, hidden dim) -> (tokens, dim). No f is the identity.
+
+    Autograd keeps f(x), the largest tensor of a layer, and W f(x) + b too.
+    """
 
     @staticmethod
     def forward(
@@ -124,7 +133,8 @@ class ActivatedLinear(torch.autograd.Function):
 class AffineMixing(torch.autograd.Function):
     """alpha' (A (alpha x + beta) + b) + beta' over the positions of a layout; (tokens, dim) both.
 
-    Pads are zeroed before A. Matrix and offset are those of :func:`mix`.
+    Pads are zeroed before A. Matrix and offset are those of :func:`mix`. Autograd keeps the padded
+    input of A and the output of A too.
     """
 
     @staticmethod
@@ -202,7 +212,8 @@ def _outer(heads: int, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
 class DroppedAddition(torch.autograd.Function):
     """x + m y / share, for a mask m with that share of ones.
 
-    A CPU keeps one bit of m for each element, a GPU one byte: packing takes several kernels.
+    Autograd keeps a byte of m for each element. Here a CPU keeps one bit, a GPU one byte: packing
+    takes several kernels.
     """
 
     @staticmethod
