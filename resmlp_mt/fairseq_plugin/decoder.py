@@ -1,7 +1,7 @@
 """The decoder as fairseq calls it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 from fairseq.data import Dictionary
@@ -32,13 +32,7 @@ class StatesAsGiven(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._states)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self._batch.as_given(state) for state in self._states[index]]
         return self._batch.as_given(self._states[index])
