@@ -10,118 +10,71 @@ import pytest
 
 from conftest import ROOT
 from docs import draw_imports
+from docs.draw_imports import OF_THE_COMMANDS, imported, imported_rooms
 
-PACKAGE = ROOT / "resmlp_mt"
-FOUNDATIONS = {
-    "command_line", "errors", "files", "graphs", "language_codes", "layers", "machine",
-    "materialised_mixing", "mixing", "mixing_products", "onnx_exporter", "packed_linear", "padding",
-    "signals", "standard_input", "stored_arrays", "tensor_files", "text", "unpacking",
-    "yaml_keys",
-}  # fmt: skip
-COMMANDS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *FOUNDATIONS}
+PACKAGE = draw_imports.PACKAGE
+ROOMS = draw_imports.rooms()
+FOUNDATIONS = draw_imports.foundations()
+COMMANDS = {name for name, room in ROOMS.items() if room == OF_THE_COMMANDS}
 VISION_COMMANDS = {
     f"resmlp_mt.vision.{path.stem}"
     for path in (PACKAGE / "vision").glob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 }
 
-# room: the rooms of the package that it may import
+LAYERS = {
+    "graphs", "layers", "materialised_mixing", "mixing", "mixing_products", "packed_linear",
+    "padding",
+}  # fmt: skip
+# room: the rooms that it may import, besides itself and the foundations
 MAY_IMPORT = {
-    "command_line": {"errors", "machine", "signals"},
-    "errors": set(),
-    "files": {"errors"},
     "graphs": set(),
-    "machine": set(),
-    "signals": set(),
-    "standard_input": {"errors"},
-    "language_codes": set(),
     "layers": set(),
-    "onnx_exporter": {"command_line", "errors"},
-    "packed_linear": {"graphs", "layers", "machine"},
-    "padding": {"graphs"},
-    "text": set(),
-    "stored_arrays": set(),
-    "tensor_files": {"errors", "files"},
-    "unpacking": {"errors", "files"},
-    "yaml_keys": set(),
-    "scoring": {
-        *(
-            "command_line",
-            "errors",
-            "files",
-            "language_codes",
-            "scoring",
-            "standard_input",
-            "text",
-            "unpacking",
-        ),
-    },
-    "serving": {"command_line", "errors", "engine", "language_codes", "serving", "signals", "text"},
-    "sharding": {"errors", "files", "engine", "sharding"},
-    "preparation": {
-        "command_line",
-        "errors",
-        "files",
-        "language_codes",
-        "machine",
-        "preparation",
-        "signals",
-        "text",
-        "unpacking",
-        "yaml_keys",
-    },
     "mixing_products": {"graphs"},
+    "padding": {"graphs"},
     "mixing": {"layers", "mixing_products", "padding"},
     "materialised_mixing": {"layers", "mixing"},
-    "model": {"graphs", "layers", "mixing", "mixing_products", "model", "padding"},
-    "engine": FOUNDATIONS | {"engine", "model"},
-    "fairseq_plugin": FOUNDATIONS | {"engine", "fairseq_plugin", "model"},
-    "models": FOUNDATIONS | {"fairseq_plugin", "models"},
-    "vision": {
-        "command_line",
-        "errors",
-        "files",
-        "machine",
-        "layers",
-        "onnx_exporter",
-        "packed_linear",
-        "signals",
-        "stored_arrays",
-        "tensor_files",
-        "vision",
-        "yaml_keys",
-    },
-    "visualization": FOUNDATIONS | {"fairseq_plugin", "vision", "visualization"},
+    "packed_linear": {"graphs", "layers"},
+    "onnx_exporter": set(),
+    "model": LAYERS - {"materialised_mixing", "packed_linear"},
+    "engine": LAYERS | {"model", "onnx_exporter"},
+    "fairseq_plugin": LAYERS | {"engine", "model"},
+    "models": {"fairseq_plugin"},
+    "preparation": set(),
+    "scoring": set(),
+    "serving": {"engine"},
+    "sharding": {"engine"},
+    "vision": LAYERS | {"onnx_exporter"},
+    "visualization": LAYERS | {"vision"},
+    OF_THE_COMMANDS: ROOMS.keys() - COMMANDS,
+    # each imports earlier ones only
+    **{name: set(FOUNDATIONS[:place]) for place, name in enumerate(FOUNDATIONS)},
 }
-
-
-def imported(path: Path) -> set[str]:
-    """Full names of all modules that a file imports, at its head or inside a function."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
-    return names
-
-
-def rooms(path: Path) -> set[str]:
-    """The rooms of the package that a file imports."""
-    inside = {name for name in imported(path) if name.startswith("resmlp_mt.")}
-    return {name.split(".")[1] for name in inside}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
 def test_imports_point_one_way(path: Path) -> None:
-    relative = path.relative_to(PACKAGE)
-    assert not rooms(path) & COMMANDS, "nobody imports a command"
+    found = imported_rooms(path) & ROOMS.keys()
+    assert not found & COMMANDS, "nobody imports a command"
     assert not imported(path) & VISION_COMMANDS, "nobody imports a command"
-    room = relative.parts[0].removesuffix(".py")
-    if room in MAY_IMPORT:
-        assert rooms(path) <= MAY_IMPORT[room]
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if name in ROOMS:  # not __init__ or __main__
+        allowed = MAY_IMPORT[ROOMS[name]] | {name}
+        assert found <= (allowed if name in FOUNDATIONS else allowed | {*FOUNDATIONS})
+
+
+def test_every_name_of_an_import_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file.py"
+    path.write_text("from resmlp_mt import engine, vision\nimport resmlp_mt.model.cache\n")
+    assert imported_rooms(path) == {"engine", "vision", "model"}
+    path.write_text("from . import engine\n")
+    with pytest.raises(ValueError, match="relative"):
+        imported(path)
+
+
+def test_the_table_of_the_architecture_has_every_room() -> None:
+    assert draw_imports.table().keys() >= {name for name in ROOMS if name not in COMMANDS}
+    assert draw_imports.table().keys() <= ROOMS.keys()
 
 
 def _constants(node: ast.AST) -> list[str]:
@@ -203,6 +156,27 @@ def test_translating_with_onnx_graphs_needs_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
+def test_one_place_sets_the_number_of_threads() -> None:
+    found = [path.name for path in PACKAGE.rglob("*.py") if "set_num_threads" in path.read_text()]
+    assert found == ["machine.py"]
+
+
+def test_every_error_has_a_name_of_its_own() -> None:
+    names = [
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+    ]
+    assert len(names) == len(set(names)), sorted(names)
+
+
+def test_models_holds_registration_and_nothing_else() -> None:
+    for path in (PACKAGE / "models").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)], path
+
+
 def test_the_picture_of_the_imports_is_that_of_the_code() -> None:
     assert draw_imports.PAGE.read_text() == draw_imports.page(), "run python -m docs.draw_imports"
 
@@ -215,4 +189,4 @@ def test_files_named_in_the_architecture_exist() -> None:
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     long = {p.name for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 400}
-    assert long <= {"fairseq_fixes.py"}
+    assert not long
