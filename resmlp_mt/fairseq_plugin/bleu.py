@@ -77,7 +77,9 @@ def _check_installed(tokenizer: str, option: str) -> None:
 
 def _remember_target(task: Any, *_: Any, **__: Any) -> None:
     global _target
-    _target = getattr(task.cfg or getattr(task, "args", None), "target_lang", None)
+    _target = getattr(
+        getattr(task, "cfg", None) or getattr(task, "args", None), "target_lang", None
+    )
 
 
 def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
