@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from itertools import pairwise
 from typing import Any
@@ -123,6 +125,32 @@ def test_the_others_end_where_one_fails(cause: str) -> None:
     with pytest.raises(expected):
         Workers(2).results(work, list(range(9)))
     assert ended.acquire(timeout=300)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_program_ends_if_ctrl_c_came_as_a_worker_was_started(again: bool) -> None:
+    """The thread runs, but the pool does not know it yet."""
+    program = """
+import weakref
+from concurrent.futures import thread
+from resmlp_mt.engine.batches import Workers
+
+class Interrupted(weakref.WeakKeyDictionary):
+    def __setitem__(self, key, value):
+        raise KeyboardInterrupt
+
+workers, known = Workers(2), thread._threads_queues
+thread._threads_queues = Interrupted()
+try:
+    workers.results(lambda item, check: item, [1, 2])
+except KeyboardInterrupt:
+    thread._threads_queues = known
+if again:
+    print(workers.results(lambda item, check: item, [1, 2]))
+"""
+    command = [sys.executable, "-c", f"again = {again}\n{program}"]
+    done = subprocess.run(command, timeout=300, capture_output=True, check=True)
+    assert done.stdout == (b"[1, 2]\n" if again else b"")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

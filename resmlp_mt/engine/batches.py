@@ -125,7 +125,8 @@ class Workers:
         """
         if self._process != os.getpid():
             self._start()
-        if self._threads is None or getattr(_thread, "is_worker", False):
+        threads = self._threads
+        if threads is None or getattr(_thread, "is_worker", False):
             return [function(item, lambda: None) for item in items]
         is_stopped = threading.Event()
 
@@ -136,8 +137,14 @@ class Workers:
         futures: list[Future[Result]] = []
         try:
             for item in items:
-                futures.append(self._threads.submit(function, item, check))
+                futures.append(threads.submit(function, item, check))
             return [future.result() for future in futures]
+        except (KeyboardInterrupt, SystemExit):
+            # It may have come as a thread was started, before the pool knew of it: at its end the
+            # program would wait for that thread for ever.
+            threads.shutdown(wait=False)
+            self._start()
+            raise
         finally:
             is_stopped.set()
             for future in futures:
