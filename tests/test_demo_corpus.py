@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from scipy.stats import hypergeom
 
 from conftest import ROOT
 from data_scripts import grammar
@@ -152,12 +153,12 @@ def test_every_template_and_every_word_occurs_in_train(pairs: list[SentencePair]
 
 
 def test_every_split_has_the_same_distribution(pairs: list[SentencePair]) -> None:
-    """Template counts of test within four standard deviations of those of the whole corpus."""
+    """Template counts of test, as draws without replacement from the whole corpus give them."""
     everything = Counter(pair.template for pair in pairs)
     held_out = Counter(pair.template for pair in pairs[:1000])
     for template, count in everything.items():
-        share = count / len(pairs)
-        assert abs(held_out[template] - 1000 * share) < 4 * (1000 * share * (1 - share)) ** 0.5
+        low, high = hypergeom.interval(1 - 1e-6, len(pairs), count, 1000)
+        assert low <= held_out[template] <= high
 
 
 def test_impossible_sizes_are_refused(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     reader.start()
     with replacing(tmp_path / "pipe") as path:
         path.write_text("all")
-    reader.join(timeout=10)
+    reader.join()
     assert received == ["all"]
 
 
