@@ -247,12 +247,27 @@ def summary(result: dict[str, Any]) -> str:
     ours, theirs = (statistics.mean(row["bleu"] for row in rows[name]) for name in MODELS)
     minutes = statistics.mean(row["minutes"] for row in rows["resmlp"])
     seeds = f", mean of {len(rows['resmlp'])} seeds" if len(rows["resmlp"]) > 1 else ""
+    last = [log["train"][-1]["epoch"] for log in result["logs"]["resmlp"]]
+    updates, epochs, best = (
+        _listed(numbers)
+        for numbers in (
+            [row["updates"] for row in rows["resmlp"]],
+            last,
+            [row["best_epoch"] for row in rows["resmlp"]],
+        )
+    )
     return (
-        f"On Multi30k, {minutes:.0f} minutes of this training, measured {result['date']} on "
-        f"{result['machine']}, reached\nBLEU {ours:.2f} on test_2016_flickr{seeds}. fairseq's "
-        f"Transformer reached {theirs:.2f} in the same time\n"
+        f"On Multi30k, this training, with a time limit in place of `--max-epoch`, ended after "
+        f"{minutes:.0f} minutes:\n{updates} updates, in epoch {epochs}. The best checkpoint, of "
+        f"epoch {best}, reached BLEU {ours:.2f} on test_2016_flickr{seeds}.\nfairseq's Transformer "
+        f"reached {theirs:.2f} in the same time. Measured {result['date']} on {result['machine']}\n"
         "([benchmarks/multi30k.md](benchmarks/multi30k.md))."
     )
+
+
+def _listed(numbers: list[int]) -> str:
+    """The different numbers of several seeds, as one reads them."""
+    return " / ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
 def report(args: argparse.Namespace) -> None:
