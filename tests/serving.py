@@ -98,11 +98,11 @@ def served(
         thread.join()
 
 
-def wait_for(condition: "object", seconds: float = 60.0) -> None:
+def wait_for(condition: "object", seconds: float = 300.0) -> None:
     """Return as soon as a condition holds.
 
     Raises:
-        TimeoutError: if it does not for a minute, which no machine is too slow for.
+        TimeoutError: if it does not for five minutes, which no machine is too slow for.
     """
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

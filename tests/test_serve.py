@@ -125,7 +125,7 @@ def test_sigterm_answers_what_is_in_work_and_exits_0(model: Path, corpus: Corpus
             os.kill(pid, signal.SIGTERM)
         assert answer.result().status_code == 200
         assert len(answer.result().json()["translatedText"]) == 200
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
 
 

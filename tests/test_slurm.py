@@ -93,7 +93,7 @@ def test_a_training_that_ends_after_the_signal_is_not_begun_again(
     while not (tmp_path / "out.ready").exists():
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=60) == 0
+    assert job.wait(timeout=300) == 0
     assert not (tmp_path / "out").exists()
 
 
@@ -105,7 +105,7 @@ def stopped(environment: dict[str, str], out: Path) -> tuple[int, str]:
     while not out.with_suffix(".ready").exists():
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
-    _, told = job.communicate(timeout=60)
+    _, told = job.communicate(timeout=300)
     return job.returncode, told
 
 

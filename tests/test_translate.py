@@ -274,7 +274,7 @@ def test_a_pipe_gets_its_line_back_at_once(model: Path) -> None:
             process.stdin.flush()
             assert process.stdout.readline().decode().strip()
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
 
 
 def test_output_goes_to_a_file_that_appears_when_it_is_complete(
