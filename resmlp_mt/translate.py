@@ -31,8 +31,6 @@ from resmlp_mt.standard_input import standard_input
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
 
-logger = logging.getLogger("resmlp_mt.translate")
-
 # Options of other translation commands that bulk answers differently, or not at all.
 OF_ONE_PROCESS = {
     "--cpu": "that is the default, and --device cuda uses a GPU",
@@ -221,13 +219,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.input != "-" and replaced is not None and replaced.samefile(args.input):
         raise UserError(f"--output {args.output} is the --input: choose another name.")
 
+    from resmlp_mt.engine import progress
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
     from resmlp_mt.engine.translator import Translator
 
     if args.split_sentences:
         from resmlp_mt.engine.sentences import translate_texts
-    if args.input != "-" and sys.stderr.isatty():
-        logger.setLevel(logging.INFO)  # shows the progress
     translator = Translator(
         load(args),
         SearchOptions.of(args),
@@ -243,6 +240,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     first = first_sentence = 0
     errors: list[OSError] = []
     with opened as stream, opened_output(args.output) as file:
+        shown = None
+        if progress.is_file(stream) and sys.stderr.isatty():
+            logging.getLogger(progress.__name__).setLevel(logging.INFO)
+            shown = progress.Progress(stream, "sentences" if args.split_sentences else "lines")
+            translator.on_batch = shown.add
         for lines in waiting_lines(stream, args.buffer_size, errors):
             if args.split_sentences:
                 joined, sentences = translate_texts(translator, lines, first_sentence)
@@ -265,7 +267,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                         write_text(file, first + number, translations, is_scored)
             file.flush()
             first += len(lines)
-            logger.info("%d lines are translated", first)
+            if shown is not None:
+                shown.reach(first_sentence if args.split_sentences else first)
+        if shown is not None:
+            shown.end()
         if errors:
             place = f" after line {first}" if first else ""
             raise UserError(

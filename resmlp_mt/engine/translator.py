@@ -16,7 +16,7 @@ from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SHORTEST, SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
-from resmlp_mt.engine.search import Callback, Check, WordsOf, chosen_words, search_of
+from resmlp_mt.engine.search import Callback, Check, chosen_words, search_of
 from resmlp_mt.engine.subwords import decode_pieces, pieces_of
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS, Vocabulary
@@ -51,6 +51,7 @@ class Translator:
     Attributes:
         failed: number of lines for which the search found no finite score, over all calls.
         memory_remedy: what an error says if memory runs out.
+        on_batch: called with the number of lines of each batch that is translated, by any worker.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -80,6 +81,7 @@ class Translator:
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.failed = 0
+        self.on_batch: Callable[[int], None] = lambda lines: None
         self._load: Callable[[], Self] | None = None
         self._lock = threading.Lock()
         self._workers = Workers(workers, threads)
@@ -87,9 +89,7 @@ class Translator:
         self.longest, self.remedy = lengths.limit(config.max_source_positions, max_tokens)
         options.max_len(SHORTEST, config.max_target_positions)
         options.check_beam(config.target_vocabulary)
-        self._words: WordsOf | None = None
-        if use_shortlist:
-            self._words = chosen_words(loaded, options.beam)
+        self._words = chosen_words(loaded, options.beam) if use_shortlist else None
 
     @classmethod
     def load(
@@ -278,6 +278,7 @@ class Translator:
                 ]
                 for hypotheses in found
             ]
+            self.on_batch(len(numbers))
             return [by_coverage(these, options.coverage_penalty)[:most] for these in decoded]
 
         planned = list(batches(sentences, self.batch_size, self.max_tokens))
