@@ -1,6 +1,7 @@
 """Splits text into the subwords of a sentencepiece model, and joins them."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
-from resmlp_mt.text import BYTE, INVISIBLE, REPLACED, SURROGATE, join_pieces, normalize
+from resmlp_mt.text import BYTE, SURROGATE, join_pieces, normalize
+
+SEPARATOR = re.compile("(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b")
+"""A zero-width space after a letter of Thai, Lao, Burmese or Khmer."""
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -107,17 +111,12 @@ def split_pieces(
 
 
 def normalized(line: str, processor: sentencepiece.SentencePieceProcessor) -> str:
-    """A line as :func:`normalize` gives it, with spaces where the model itself makes them.
+    """A line as :func:`normalize` gives it, with spaces between words of Khmer, Lao, Thai, Burmese.
 
-    The usual rules of sentencepiece turn some invisible signs, which ``normalize`` removes, into
-    spaces: one is written between the words of Khmer.
+    There U+200B separates words, and the usual rules of sentencepiece make a space of it.
     """
-    if not (line.isascii() and line.isprintable()):
-        signs = {*INVISIBLE.findall(line), *(sign for sign in REPLACED if sign in line)}
-        space = processor.normalize("a a")
-        for sign in signs - {"\0"}:
-            if processor.normalize(f"a{sign}a") == space:
-                line = line.replace(sign, " ")
+    if SEPARATOR.search(line) and processor.normalize("a\u200ba") == processor.normalize("a a"):
+        line = SEPARATOR.sub(" ", line)
     return normalize(line)
 
 
