@@ -2,18 +2,23 @@
 
 import argparse
 import json
+import re
 from collections.abc import Iterable
 
 import pytest
 from fairseq.dataclass.configs import (
     CheckpointConfig,
+    CommonConfig,
     DatasetConfig,
+    DistributedTrainingConfig,
     EMAConfig,
     GenerationConfig,
     InteractiveConfig,
     OptimizationConfig,
 )
+from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
 from fairseq.models.transformer_align import TransformerAlignModel
+from fairseq.registry import REGISTRIES
 from fairseq.tasks.translation import TranslationConfig
 
 from benchmarks.fairseq_options import (
@@ -32,8 +37,12 @@ from benchmarks.fairseq_options import (
 ELSEWHERE = {
     "--source-lang", "--target-lang", "--train-subset", "--input", "--help", "--data",
     "--ema-seed-model", "--eval-bleu-args", "--eval-bleu-detok", "--eval-bleu-detok-args",
-    "--eval-bleu-remove-bpe", "--save-dir",
+    "--eval-bleu-remove-bpe", "--save-dir", "--user-dir",
 }  # fmt: skip
+# Given to every command of the table.
+BASE = {"--cpu", "adam", "fixed", "label_smoothed_cross_entropy"}
+# These join processes, which tests/test_several_processes.py runs.
+OF_PROCESSES = {"--distributed-init-method"}
 # The size of the matrices is part of the model; two save memory and change nothing else.
 BY_DESIGN = {
     "--max-source-positions 60",
@@ -46,6 +55,12 @@ BY_DESIGN = {
 def flags(cases: Iterable[Case]) -> set[str]:
     words = " ".join(f"{case.options} {case.with_options}" for case in cases).split()
     return {word for word in words if word.startswith("--")}
+
+
+def chosen(cases: Iterable[Case], option: str) -> set[str]:
+    """What the cases give to an option."""
+    words = " ".join(f"{case.options} {case.with_options}" for case in cases)
+    return set(re.findall(f"--{option.replace('_', '-')} ([^ ]+)", words))
 
 
 def declared(dataclass: type) -> set[str]:
@@ -68,8 +83,20 @@ def test_every_option_has_a_row() -> None:
     task = declared(TranslationConfig) | declared(EMAConfig)
     assert not (model_options | task) - flags(TRAIN) - sizes - ELSEWHERE
     assert not declared(GenerationConfig) - flags(GENERATE)
-    for section in (CheckpointConfig, DatasetConfig, InteractiveConfig, OptimizationConfig):
-        assert not declared(section) - tried - ELSEWHERE
+    for section in (
+        CheckpointConfig, CommonConfig, DatasetConfig, DistributedTrainingConfig, InteractiveConfig,
+        OptimizationConfig,
+    ):  # fmt: skip
+        assert not declared(section) - tried - ELSEWHERE - BASE - OF_PROCESSES
+
+
+def test_every_choice_has_a_row() -> None:
+    """Of what fairseq chooses by name for a training, and of scores."""
+    for name, cases in {
+        "optimizer": TRAIN, "lr_scheduler": TRAIN, "criterion": TRAIN, "scoring": GENERATE,
+    }.items():  # fmt: skip
+        assert not set(REGISTRIES[name]["registry"]) - chosen(cases, name) - BASE, name
+    assert not set(map(str, DDP_BACKEND_CHOICES)) - chosen(TRAIN, "ddp_backend")
 
 
 ROWS_BY_COMMAND = {
