@@ -63,13 +63,17 @@ class Version:
     def export(self, checkpoints: Path, data: Path) -> None:
         """Export the checkpoints, which both versions read, to folders of this version."""
         for size in SIZES:
-            if not (self.work / size).exists():
-                self.call(
-                    sys.executable, "-m", "resmlp_mt.export",
-                    checkpoints / f"{size}-checkpoint/checkpoint_last.pt", "--out",
-                    self.work / size, "--data", data / "bin",
-                    "--sentencepiece-model", data / "spm.model",
-                )  # fmt: skip
+            self.exported(checkpoints / f"{size}-checkpoint/checkpoint_last.pt", data, size)
+
+    def exported(self, checkpoint: Path, data: Path, name: str) -> Path:
+        """The folder of a name that this version exports a checkpoint to, unless it is there."""
+        folder = self.work.resolve() / name
+        if not folder.exists():
+            self.call(
+                sys.executable, "-m", "resmlp_mt.export", checkpoint, "--out", folder,
+                "--data", data / "bin", "--sentencepiece-model", data / "spm.model",
+            )  # fmt: skip
+        return folder
 
     def start(self) -> list[str]:
         """Start the worker; returns the names of its rows."""

@@ -59,12 +59,7 @@ def generated(version: Version, checkpoint: Path, data: Path) -> list[tuple[str,
 
 def translated(version: Version, checkpoint: Path, data: Path, text: Path) -> list[str]:
     """Translations of ``translate``, with a folder that this version exported."""
-    model = version.work.resolve() / f"{checkpoint.parent.name}-exported"
-    if not model.exists():
-        version.call(
-            sys.executable, "-m", "resmlp_mt.export", checkpoint, "--out", model,
-            "--data", data / "bin", "--sentencepiece-model", data / "spm.model",
-        )  # fmt: skip
+    model = version.exported(checkpoint, data, f"{checkpoint.parent.name}-exported")
     printed = version.call(
         sys.executable, "-m", "resmlp_mt.translate", model, "--beam", BEAM, "--input", text
     )

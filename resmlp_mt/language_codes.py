@@ -13,7 +13,7 @@ _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan
 _WITHOUT_SPACES = frozenset("Bopo Hani Hans Hant Jpan".split())  # even between sentences
 _BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
-WITHOUT_SPACES = frozenset("th lo km my bo dz shn".split())
+SPACED_BY_PHRASE = frozenset("th lo km my bo dz shn".split())
 """Languages in which spaces separate phrases, and for which sacreBLEU's 13a finds no words."""
 
 MOST_REMEMBERED = 1000  # codes, for each of the caches of langcodes

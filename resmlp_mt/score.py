@@ -84,7 +84,7 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
         UserError: if a measure that was asked for cannot be computed.
     """
     # its tables are slow to load
-    from resmlp_mt.scoring.languages import language_pair, script_without_words
+    from resmlp_mt.scoring.languages import language_pair, script_without_spaces
 
     language = None if args.language_pair is None else language_pair(args.language_pair)[1]
     default = ["bleu"] if args.sentence_level else list(KINDS)
@@ -115,8 +115,8 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
             texts.notes.append(f"{name} is left out: it equals {same[0]} on this text")
         else:
             measures.append(measure)
-    script = script_without_words(texts.streams)
-    if script not in (None, "Hangul") and any(each.metric == "chrf++" for each in measures):
+    script = script_without_spaces(texts.streams)
+    if script is not None and any(each.metric == "chrf++" for each in measures):
         texts.notes.append(
             f"chrF2++ counts words between spaces, of which text in {script} script has none: "
             "prefer chrF2"

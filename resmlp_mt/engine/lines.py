@@ -23,12 +23,9 @@ LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill 
 
 OTHERS = {
     b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
+    # UTF-32-LE begins like UTF-16-LE
     **dict.fromkeys(
-        (
-            codecs.BOM_UTF16_LE,
-            codecs.BOM_UTF16_BE,
-            codecs.BOM_UTF32_BE,
-        ),  # UTF-32-LE begins like this too
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),
         "is UTF-16 or UTF-32: convert it to UTF-8 with iconv",
     ),
 }

@@ -52,13 +52,13 @@ def check_training(cfg: Any, task: Any) -> None:
     """
     if not isinstance(task, TranslationTask) or not task.cfg.eval_bleu:
         return
-    target = task.cfg.target_lang
-    if task.cfg.eval_tokenized_bleu:
+    if task.cfg.eval_tokenized_bleu:  # which takes words as they are
         return
+    target = task.cfg.target_lang
     if tokenizer := language_codes.bleu_tokenizer(target):
         _check_installed(tokenizer, f"--eval-bleu of {target}")
     by_bleu = cfg.checkpoint.best_checkpoint_metric == "bleu"
-    if by_bleu and language_codes.language(target) in language_codes.WITHOUT_SPACES:
+    if by_bleu and language_codes.language(target) in language_codes.SPACED_BY_PHRASE:
         raise UserError(
             f"--best-checkpoint-metric bleu: sacreBLEU does not find the words of {target}, and "
             "gives the same BLEU to almost all translations: choose another metric."

@@ -132,8 +132,7 @@ def _check(task: Any) -> None:
 
 def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, str]:
     """The task of a checkpoint and its name; None if fairseq does not know it."""
-    stored = state.get("args") or (state.get("cfg") or {}).get("task") or {}
-    options: Any = stored if isinstance(stored, Mapping) else vars(stored)
+    options = stored_config.options_of(state, "task")
     name = str(options.get("_name") or options.get("task"))
     return tasks.TASK_REGISTRY.get(name), name
 
@@ -175,9 +174,8 @@ def _data(task: Any) -> str:
 
 def _warn_if_reversed(task: TranslationTask, state: Mapping[str, Any], path: Path) -> None:
     """Tell of a model that is used in the other direction than it was trained for."""
-    stored = state.get("args") or (state.get("cfg") or {}).get("task") or {}
-    options: Any = stored if isinstance(stored, Mapping) else vars(stored)
-    source, target = options.get("source_lang"), options.get("target_lang")
+    options = stored_config.options_of(state, "task")
+    source, target = options.get("source_lang"), options.get("target_lang") or ""
     if (
         source not in (None, task.cfg.source_lang)
         and language_codes.find(source, [task.cfg.target_lang])

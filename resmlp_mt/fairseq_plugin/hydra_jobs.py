@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from resmlp_mt.fairseq_plugin import console
 
 # ``common.user_dir: ${resmlp_mt:}`` is the folder of this plugin. A path could name another copy of
-# it, and fairseq refuses two modules with one name. So it does where links are resolved: Python
-# has imported the plugin under the name of the link.
+# it, and fairseq refuses two modules with one name. A path with its links resolved would be another
+# name, too: Python has imported the plugin under the name of the link.
 OmegaConf.register_new_resolver(
     "resmlp_mt", lambda: str(Path(__file__).parent.parent), replace=True
 )

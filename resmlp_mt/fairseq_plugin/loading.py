@@ -38,7 +38,8 @@ def _load_checkpoint_to_cpu(
     if is_ours:
         checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
-        stored, parameters = _stored_options(looked_at), _unwrapped(looked_at["model"])
+        stored = stored_config.options_of(looked_at, "model")
+        parameters = _unwrapped(looked_at["model"])
         pruning.check_overrides(arg_overrides or {}, stored, parameters, local)
         _check_sizes(looked_at, local)
         checkpoints.check_digest(looked_at, local)
@@ -65,19 +66,13 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that do not fit the parameters, before a model is built."""
-    config = _stored_options(state)
+    config = stored_config.options_of(state, "model")
     names = {field.name for field in fields(ModelConfig)}
     sizes = {name: value for name, value in config.items() if name in names}
     parameters = _unwrapped(state["model"])
     wrong = misfit(sizes, {name: value.shape for name, value in parameters.items()})
     if wrong is not None:
         raise UserError(f"{path}: the parameters do not fit its configuration: {wrong}.")
-
-
-def _stored_options(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options of the model in a checkpoint of ours."""
-    stored = state.get("args") or (state.get("cfg") or {}).get("model")
-    return stored if isinstance(stored, Mapping) else vars(stored)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

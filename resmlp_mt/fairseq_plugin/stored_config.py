@@ -124,6 +124,15 @@ def uses_plugin(state: Mapping[str, Any]) -> bool:
     return False
 
 
+def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """The options of a section of a checkpoint's configuration.
+
+    In old checkpoints, which have no sections, they are all options.
+    """
+    stored = state.get("args") or (state.get("cfg") or {}).get(section) or {}
+    return stored if isinstance(stored, Mapping) else vars(stored)
+
+
 def has_unknown_task(state: Mapping[str, Any]) -> bool:
     """Whether nothing is registered under the name of a checkpoint's task."""
     cfg = state.get("cfg")

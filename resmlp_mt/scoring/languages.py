@@ -59,6 +59,12 @@ def script_without_words(texts: Sequence[Sequence[str]]) -> str | None:
     return counts.most_common(1)[0][0]
 
 
+def script_without_spaces(texts: Sequence[Sequence[str]]) -> str | None:
+    """As :func:`script_without_words`, but None for Hangul, which has spaces between words."""
+    script = script_without_words(texts)
+    return None if script == "Hangul" else script
+
+
 def check_ter(references: Sequence[Sequence[str]], options: Mapping[str, Any]) -> None:
     """Refuse TER where it would take sentences for words.
 
@@ -69,15 +75,13 @@ def check_ter(references: Sequence[Sequence[str]], options: Mapping[str, Any]) -
     Raises:
         UserError: if the text has no spaces between words, and TER has no rule to divide it.
     """
-    script = script_without_words(references)
-    if script is None or script == "Hangul":  # whose spaces are between words
+    script = script_without_spaces(references)
+    if script is None:
         return
-    is_divided = options.get("normalized") and options.get("asian_support")
-    if script in ("Han", "Hiragana", "Katakana") and is_divided:
+    can_divide = script in ("Han", "Hiragana", "Katakana")
+    if can_divide and options.get("normalized") and options.get("asian_support"):
         return
-    remedy = "give -m chrf"
-    if script in ("Han", "Hiragana", "Katakana"):
-        remedy = "give --ter-normalized --ter-asian-support"
+    remedy = "give --ter-normalized --ter-asian-support" if can_divide else "give -m chrf"
     raise UserError(f"TER does not find the words of text in {script} script: {remedy}.")
 
 
