@@ -100,6 +100,9 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
+        # The threads of a graph that has run would wait in a loop, and take the processor from the
+        # next graph: one sentence in int8 took twice as long.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # a plan for every combination of sizes would be kept, and saves no time
         options.enable_mem_pattern = False
         self._graphs, metadata = {}, {}
