@@ -125,6 +125,7 @@ def onnx_runtime(folder: Path, threads: int) -> Backend:
     """ONNX Runtime on the exported graphs, tensors passed without copies."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # as the engine does
     encoder, decoder, projection = (
         onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
         for name in GRAPHS

@@ -82,10 +82,6 @@ def dropped_addition(x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor
     return torch.addcmul(x, y, kept, value=1 / share)
 
 
-def pack(x: Tensor, rows: Tensor) -> Tensor:
-    return x.index_select(0, rows)
-
-
 def pad(x: Tensor, rows: Tensor, count: int) -> Tensor:
     return x.new_zeros(count, *x.shape[1:]).index_copy(0, rows, x)
 
@@ -105,7 +101,6 @@ PLAIN: dict[str, tuple[Any, Callable[..., Any]]] = {
     "ActivatedLinear": (residual, activated_linear),
     "AffineMixing": (residual, affine_mixing),
     "DroppedAddition": (residual, dropped_addition),
-    "_Pack": (padding, pack),
     "_Pad": (padding, pad),
     "_SmoothedCrossEntropy": (criterion, smoothed_cross_entropy),
 }

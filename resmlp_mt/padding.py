@@ -67,10 +67,7 @@ class Layout(NamedTuple):
     def pack(self, x: Tensor) -> Tensor:
         """Take the tokens of (length, batch, ...): (tokens, ...)."""
         flat = x.flatten(0, 1)
-        if self.rows is None:
-            return flat
-        packed: Tensor = _Pack.apply(flat, self.rows)
-        return packed
+        return flat if self.rows is None else flat.index_select(0, self.rows)
 
     def pad(self, x: Tensor) -> Tensor:
         """Put (tokens, ...) in their places in (length, batch, ...), among zeros."""
@@ -122,29 +119,11 @@ class Aligned(NamedTuple):
         return x if self.shift is None else realigned(x, self.shift)
 
 
-class _Pack(torch.autograd.Function):
-    """Like ``index_select``, whose gradient would be added to zeros; here every row occurs once.
-
-    benchmarks/gradients.py measures it beside ``index_select``, and :class:`_Pad` beside
-    ``index_copy``.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, rows: Tensor) -> Tensor:
-        return x.index_select(0, rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        x, ctx.rows = inputs
-        ctx.count = len(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Pad.apply(grad, ctx.rows, ctx.count), None
-
-
 class _Pad(torch.autograd.Function):
-    """Like ``index_copy``, but without keeping the input, which may be the scores of all words."""
+    """Like ``index_copy``, but without keeping the input, which may be the scores of all words.
+
+    benchmarks/gradients.md has its price.
+    """
 
     @staticmethod
     def forward(x: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -156,4 +135,4 @@ class _Pad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Pack.apply(grad, ctx.rows), None, None
+        return grad.index_select(0, ctx.rows), None, None

@@ -359,3 +359,12 @@ def test_a_server_explains_them_without_attention(folders: tuple[Path, Path]) ->
     explained = _explained(Part(segment, found)).translations
     assert [h.words for h in explained] == [t.text.split() for t in found.translations]
     assert [h.attention for h in explained] == [[]] * 3
+
+
+def test_threads_of_a_graph_stop_when_it_has_run(folders: tuple[Path, Path]) -> None:
+    # else they take the processor from the next graph
+    model = model_folder.load(folders[1], threads=2).model
+    assert isinstance(model, OnnxModel)
+    for graph in model._graphs.values():
+        options = graph.get_session_options()
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"

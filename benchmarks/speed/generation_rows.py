@@ -26,7 +26,7 @@ from benchmarks.speed.translation_models import (
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.onnx_export import export_int8
+from resmlp_mt.engine.onnx_export import export_int8, export_onnx
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
@@ -150,8 +150,9 @@ def translate(
             model = fold(build("resmlp", sizes, seed))
             loaded = TranslationModel(model, "en", "de", vocabulary, vocabulary, None)
             ours = {"": loaded}
-            if dtype == "int8":
-                ours[", ONNX Runtime"] = as_int8_graphs(loaded, Path(folder) / "onnx", threads)
+            if dtype != "bfloat16":
+                graphs = as_graphs(loaded, Path(folder) / f"onnx-{dtype}", threads, dtype)
+                ours[", ONNX Runtime"] = graphs
             loaded.model = prepared(model, dtype)
             peers = {
                 workers: ctranslate2.Translator(
@@ -160,6 +161,8 @@ def translate(
                 )
                 for workers in {1, threads}
             }  # fmt: skip
+            # CTranslate2 set the threads of all libraries that use the same OpenMP
+            torch.set_num_threads(threads)
             for batch_size, sentences in batch_sizes.items():
                 for workers in [1, threads] if batch_size > 1 < threads else [1]:
                     task = draw_task(lengths, words, sizes, sentences * workers, seed)
@@ -212,9 +215,11 @@ def engine(
     return run
 
 
-def as_int8_graphs(float32: TranslationModel, folder: Path, threads: int) -> TranslationModel:
-    """The same model in int8 for ONNX Runtime."""
-    model_folder.save(float32, folder, "int8", export_int8)
+def as_graphs(
+    float32: TranslationModel, folder: Path, threads: int, dtype: str = "int8"
+) -> TranslationModel:
+    """The same model for ONNX Runtime."""
+    model_folder.save(float32, folder, dtype, export_int8 if dtype == "int8" else export_onnx)
     return model_folder.load(folder, threads=threads)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.speed.floors import Rates
 from benchmarks.speed.generation_rows import (
     Task,
-    as_int8_graphs,
+    as_graphs,
     ctranslate2s,
     draw_task,
     engine,
@@ -81,7 +81,7 @@ def presets(
             trained = build("plus", replace(sizes, layers=encoder, decoder_layers=decoder), seed)
             folded = fold(trained)
             loaded = TranslationModel(folded, "en", "de", vocabulary, vocabulary, None, shortlist)
-            graphs = as_int8_graphs(loaded, Path(folder) / preset, threads)
+            graphs = as_graphs(loaded, Path(folder) / preset, threads)
             loaded.model = prepared(folded, "int8")
             last: Row | None = None
             for batch_size, sentences in batch_sizes.items():
