@@ -257,7 +257,7 @@ def summary(result: dict[str, Any]) -> str:
         )
     )
     return (
-        f"On Multi30k, this training, with a time limit in place of `--max-epoch`, ended after "
+        f"On Multi30k, this training, with fairseq's criterion and a time limit, ended after "
         f"{minutes:.0f} minutes:\n{updates} updates, in epoch {epochs}. The best checkpoint, of "
         f"epoch {best}, reached BLEU {ours:.2f} on test_2016_flickr{seeds}.\nfairseq's Transformer "
         f"reached {theirs:.2f} in the same time. Measured {result['date']} on {result['machine']}\n"

@@ -27,7 +27,7 @@ TRAINING = """
     --max-source-positions 64 --max-target-positions 64
     --optimizer adam --adam-betas (0.9,0.98) --lr 4e-3 --lr-scheduler inverse_sqrt
     --warmup-updates 400 --clip-norm 1.0
-    --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.1
+    --criterion chunked_label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.1
     --max-tokens 2000 --max-epoch 8 --no-epoch-checkpoints
     --log-format json --log-interval 20 --num-workers 0 --seed 1
 """.split()
