@@ -10,6 +10,7 @@ Options have sacreBLEU's names where it has them. docs/scores.md explains which 
 import argparse
 import logging
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import write_json
 from resmlp_mt.scoring.cleaning import Cleaning
-from resmlp_mt.scoring.generate_output import GenerateOutput, read_generate_output
+from resmlp_mt.scoring.generate_output import LINE, GenerateOutput, read_generate_output
 from resmlp_mt.scoring.lines import Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, length_scores
 from resmlp_mt.scoring.options import BUCKETS, SAMPLES, borders, metric_options, parse_args
@@ -27,6 +28,12 @@ from resmlp_mt.scoring.report import Report
 
 UNKNOWN = ("<unk>", "\u2047")
 """How an unknown word is printed; the second is that of most sentencepiece models."""
+
+RECORDS = {
+    "lines of fairseq-generate: give them with --generate-output, or their text alone": LINE,
+    "lines of JSON: give their translations alone": re.compile(r'\{\s*"\w+"\s*:'),
+}
+"""What stands in files in place of text, and what to do; each with the beginning of its lines."""
 
 
 class Texts(NamedTuple):
@@ -59,7 +66,7 @@ def read_texts(args: argparse.Namespace, cleaning: Cleaning) -> Texts:
         output = read_run(args.generate_output, cleaning)
         system = cleaning.plain(output.hypotheses)
     else:
-        system = cleaning.plain(_read(args.input))
+        system = cleaning.plain(_read(args.input, args.force))
     if not system.lines:
         raise UserError(f"{system.origin} is empty: there is nothing to score")
     source, references = read_references(args, output, cleaning)
@@ -236,7 +243,7 @@ def read_baseline(args: argparse.Namespace, system: Sentences, cleaning: Cleanin
     if args.generate_output is not None:
         baseline = cleaning.plain(read_run(args.baseline, cleaning).hypotheses)
     else:
-        baseline = cleaning.plain(_read(args.baseline))
+        baseline = cleaning.plain(_read(args.baseline, args.force))
     _check_counts(system, baseline, None)
     if baseline.lines == system.lines:
         raise UserError(
@@ -260,7 +267,7 @@ def read_references(
 
         source, references = load_test_set(args.test_set, args.language_pair)
     elif args.ref is not None:
-        references = [_read(path) for path in args.ref]
+        references = [_read(path, args.force) for path in args.ref]
         for reference in references:
             cleaning.check(reference, "give the raw reference", "give the raw reference")
     else:
@@ -275,14 +282,24 @@ def read_references(
                     f"give the raw reference with --ref FILE"
                 )
     if args.src is not None:
-        source = _read(args.src)
+        source = _read(args.src, args.force)
     elif source is None and output is not None and output.sources is not None:
         source = cleaning.joined(output.sources)
     return source, references
 
 
-def _read(path: str) -> Sentences:
-    return Sentences(read_lines(path), "<stdin>" if path == "-" else path)
+def _read(path: str, is_forced: bool) -> Sentences:
+    """The lines of a file.
+
+    Raises:
+        UserError: if most of them are records and not text, unless forced.
+    """
+    text = Sentences(read_lines(path), "<stdin>" if path == "-" else path)
+    for what, pattern in RECORDS.items():
+        found = sum(pattern.match(line) is not None for line in text.lines)
+        if 2 * found > len(text.lines) and not is_forced:
+            raise UserError(f"{text.origin} holds {what}, or insist with --force")
+    return text
 
 
 def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> None:

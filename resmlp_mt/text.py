@@ -42,9 +42,16 @@ OTHER_MARKS = {
     "OpenNMT's Tokenizer": re.compile("\uffed"),
     "the first byte-pair encoding": re.compile(r"</w>(?!\S)"),
     "GPT-2": re.compile(r"(?<!\S)\u0120(?=\w)"),
+    "fairseq's _EOW": re.compile(r"_EOW(?!\S)"),
+    "fairseq's wordpiece": re.compile(r"(?<!\S)_(?=[^\W_]+(?!\w))"),
 }
-"""The marks of subwords that are not sentencepiece's, by the tools that leave them. Raw text has
-some of them, too: words of Maltese begin with the last one."""
+"""The marks of subwords that are not sentencepiece's, by the tools that leave them."""
+
+IN_RAW_TEXT = ("GPT-2", "fairseq's wordpiece")
+"""Tools whose marks single words of raw text have, too: of Maltese, and in Markdown."""
+
+LEAST_SPLIT = 0.1
+"""Share of the lines with marks of subwords above which a text was split; raw text has a few."""
 
 MOSES_MARK = re.compile(r"@-@|(?<!\S)&(?:apos;\w*|(?:quot|#91|#93|#124);)(?!\S)")
 STOPS = (" .", " \u3002")
@@ -101,6 +108,29 @@ def normalize(text: str) -> str:
     if "  " in text or text[:1] == " " or text[-1:] == " ":
         text = " ".join(text.split())
     return text
+
+
+def looks_split(lines: Iterable[str]) -> str | None:
+    """What shows that a text was split into subwords; None if nothing does."""
+    text = [line for line in lines if line.strip()]
+    marks = [mark for line in text if (mark := _subword_mark(line))]
+    if len(marks) > LEAST_SPLIT * len(text):
+        return f"{len(marks)} of {len(text)} lines have the marks of subwords, '{marks[0]}'"
+    return None
+
+
+def _subword_mark(line: str) -> str | None:
+    """The first mark of subwords in a line; None for what raw lines have, too."""
+    if mark := SUBWORD_MARK.search(line):
+        return mark.group()
+    for tool, pattern in OTHER_MARKS.items():
+        marks = pattern.findall(line, 1)  # lines of Markdown begin with ##
+        if len(marks) > (tool in IN_RAW_TEXT):
+            return str(marks[0])
+    words = line.split()
+    # letters with a bar between words; the cells of a table have as many bars as letters
+    is_spelt = 0 < 2 * words.count("|") < len(words) - 1 and max(map(len, words)) == 1
+    return "|" if is_spelt else None
 
 
 def looks_tokenized(lines: Iterable[str]) -> str | None:

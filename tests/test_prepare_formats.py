@@ -328,6 +328,11 @@ def test_blocks_have_the_size_that_was_asked_for_and_the_rest(tmp_path: Path) ->
         ("the do \uffedg runs", "marks of subwords, '\uffed'"),
         ("the</w> do g</w>", "marks of subwords, '</w>'"),
         ("The \u0120dog \u0120runs", "marks of subwords, '\u0120'"),
+        ("the_EOW d og_EOW", "marks of subwords, '_EOW'"),
+        ("_the _do g _runs", "marks of subwords, '_'"),
+        ("t h e | d o g |", "marks of subwords, '|'"),
+        ("1 | 2 | 3 | 4", ""),  # a table
+        ("It is _not_ that, _never_ that, but _this.", ""),  # Markdown
         ("\u72d7 \u5728 \u8dd1 \u3002", "20 of 20 sentences end in ' \u3002'"),
         ("He said &quot;yes&quot;, it&apos;s &quot;fine&quot;.", ""),  # HTML
         ("\u0120or\u0121 jikteb ## 5", ""),  # Maltese

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.lines import Sentences
-from resmlp_mt.text import SUBWORD_MARK, join_pieces, looks_tokenized
+from resmlp_mt.text import SUBWORD_MARK, join_pieces, looks_split, looks_tokenized
 
 # fairseq's names of subword symbols. Joining schemes separate all pieces by blanks and mark where
 # words begin (or end); the others mark what continues.
@@ -84,7 +84,8 @@ class Cleaning:
             detokenizer = MosesDetokenizer(lang=moses_language(self.detokenize))
             lines = [detokenizer.detokenize(line.split()) for line in sentences.lines]
             sentences = Sentences(lines, sentences.origin, sentences.unit)
-        self.check(sentences, "give --remove-bpe", "give --detokenize LANG")
+        joined = "give --remove-bpe, or text whose subwords are joined"
+        self.check(sentences, joined, "give --detokenize LANG")
         return sentences
 
     def check(self, sentences: Sentences, subword_remedy: str, token_remedy: str) -> None:
@@ -92,7 +93,7 @@ class Cleaning:
 
         Raises:
             UserError: naming the first sentence with a subword mark, or saying that the text
-                looks tokenized, and the remedy.
+                looks split or tokenized, and the remedy.
         """
         if self.force:
             return
@@ -102,6 +103,11 @@ class Cleaning:
                     f"{sentences.place(index)} still carries subword marks ({mark.group()!r}): "
                     f"{subword_remedy}, or insist with --force"
                 )
+        if shown := looks_split(sentences.lines):
+            raise UserError(
+                f"{sentences.origin} was split into subwords ({shown}): {subword_remedy}, or "
+                "insist with --force"
+            )
         if shown := looks_tokenized(sentences.lines):
             raise UserError(
                 f"{sentences.origin} looks tokenized ({shown}): {token_remedy}, or insist with "

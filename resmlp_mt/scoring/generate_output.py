@@ -9,7 +9,7 @@ from resmlp_mt.scoring.cleaning import remove_subwords
 from resmlp_mt.scoring.lines import Sentences, read_lines
 
 # If a progress bar went to the same file, it precedes the next line.
-_LINE = re.compile(r"(?:\r[^\t]*\])?([STHD])-(\d{1,12})\t(.*)", re.DOTALL)
+LINE = re.compile(r"(?:\r[^\t]*\])?([STHD])-(\d{1,12})\t(.*)", re.DOTALL)
 _LOADED = re.compile(r"fairseq\.data\.data_utils\W+loaded ([\d,]+) examples from")
 
 
@@ -48,7 +48,7 @@ def read_generate_output(path: str) -> GenerateOutput:
     for number, line in enumerate(read_lines(path), start=1):
         if found := _LOADED.search(line):
             loaded = max(loaded, int(found[1].replace(",", "")))
-        match = _LINE.match(line)
+        match = LINE.match(line)
         if match is None:
             continue
         kind, sentence_id, rest = match[1], int(match[2]), match[3]
