@@ -19,6 +19,7 @@ from resmlp_mt.engine.subword_checks import (
     check_is_raw,
     check_pieces,
     check_splits,
+    is_of_characters,
     is_of_subwords,
     splits_alike,
     warn_of_tokens,
@@ -72,11 +73,30 @@ def test_what_is_beside_the_data_is_found_from_inside(
 
 
 def test_a_model_that_is_not_there_is_asked_for(
-    corpus: Corpus, trained: Path, tmp_path: Path
+    corpus: Corpus, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """If there can be one: fairseq splits into characters without a model."""
     shutil.copytree(corpus.data, tmp_path / "bin")
-    with pytest.raises(UserError, match=r"--sentencepiece-model: .* there is no spm.model beside"):
+    with pytest.raises(UserError, match=r"there is no spm.model beside .*give the .* made them.$"):
         load_trained(trained / "checkpoint_best.pt", tmp_path / "bin")
+    monkeypatch.setattr(conversion, "is_of_characters", lambda _: True)
+    with pytest.raises(UserError, match=r"; if fairseq's --bpe characters or bytes made them, whi"):
+        load_trained(trained / "checkpoint_best.pt", tmp_path / "bin")
+
+
+def test_characters_may_have_tags_beside_them() -> None:
+    characters = ["\u2581", *"abcdefghijklmnopqrst", "<2de>", "madeupword0000"]
+    assert is_of_characters(Vocabulary([*SPECIAL, *characters]))
+    assert not is_of_characters(Vocabulary([*SPECIAL, *characters, "\u2581th", "er", "in"]))
+
+
+def test_dictionaries_are_looked_at_even_if_there_is_a_model(
+    corpus: Corpus, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(conversion, "is_of_subwords", lambda words: seen.append(len(words)))
+    loaded = load_trained(trained / "checkpoint_best.pt", corpus.data)
+    assert seen == [len(loaded.source), len(loaded.target)]
 
 
 def test_a_model_of_another_corpus_is_refused(
@@ -232,6 +252,8 @@ def test_pieces_of_another_model_are_joined() -> None:
         ("{}low</w>", "the first byte-pair encoding"),
         ("\u0120the{}", "GPT-2"),
         ("@@ing{}", "subword-nmt"),
+        ("the{}_EOW", "fairseq's _EOW"),
+        ("_the{}", "fairseq's wordpiece"),
     ],
 )
 def test_subwords_of_other_tools_are_refused(word: str, tool: str) -> None:
@@ -240,6 +262,15 @@ def test_subwords_of_other_tools_are_refused(word: str, tool: str) -> None:
     several = [word.format("x" * number) for number in range(20)]
     with pytest.raises(UserError, match=f"the dictionary has subwords of {tool} \\('"):
         is_of_subwords(Vocabulary([*SPECIAL, *plain, *several]))
+
+
+def test_letters_and_an_end_of_words_are_refused() -> None:
+    letters = list("etaoinshrdlu")
+    for words in (["|", *letters], ["e", "_EOW", *letters[1:]], ["th", "_EOW", "ing"]):
+        with pytest.raises(UserError, match=r"has subwords with '(\||_EOW)' between words, but"):
+            is_of_subwords(Vocabulary([*SPECIAL, *words]))
+    for words in (letters, [*letters, "|"], ["|", "name", "Alice", "age"]):  # cells of tables
+        assert not is_of_subwords(Vocabulary([*SPECIAL, *words]))
 
 
 def test_ids_of_other_tools_are_refused() -> None:
@@ -329,6 +360,7 @@ def test_tokenized_text_is_exported_with_a_warning(
         caplog.clear()
         load_trained(checkpoint, data)
         assert "was tokenized before (20 of 20 sentences end in ' .'" in caplog.text
+        assert ("is lower-cased" in caplog.text) == (language != "de")  # it is the source
     caplog.clear()
     monkeypatch.setattr(conversion, "some_sentences", lambda *_: [["1", "2"]] * 20)
     assert load_trained(earlier / "checkpoint.pt", earlier).sentencepiece is None

@@ -45,6 +45,16 @@ LARGE_NUMBER = 20_000
 """A dictionary has the ids of another tool if at least this share of its words are numbers, and one
 is at least this large: models of numbers and of units of speech have smaller ones."""
 
+LEAST_CHARACTERS = 0.9
+"""Share of single characters in a dictionary of nothing else but tags."""
+
+MOST_FREQUENT = 5
+"""The end of a word is among that many most frequent ones, if it is a word of its own."""
+
+BYTES = {chr(byte if chr(byte).isprintable() else 256 + byte) for byte in range(256)}
+"""The characters that fairseq's ``--bpe byte_bpe`` and ``--bpe bytes`` write for bytes of UTF-8.
+Languages that use more than one of those from U+0180 on use others, too."""
+
 LEAST_OTHER_FORMS = 0.002
 """Share of words whose letters NFC changes that shows text which was not normalised. Normalised
 text has none; in other text of English there are a few, and a letter of Bengali is one of them."""
@@ -71,6 +81,12 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
     numbers = [int(word) for word in words if re.fullmatch("[0-9]{1,9}", word)]
     if len(numbers) >= LEAST_NUMBERS * len(words) and max(numbers, default=0) >= LARGE_NUMBER:
         shown = "numbers for words, such as the ids of GPT-2's subwords"
+    ends = {"|", "_EOW"} if is_of_characters(vocabulary) else {"_EOW"}
+    if end := ends.intersection(words[:MOST_FREQUENT]):
+        shown = f"subwords with '{end.pop()}' between words"
+    signs = {sign for sign in "".join(words) if not sign.isascii()} - {"\u2581"}
+    if signs <= BYTES and sum(sign >= "\u0180" for sign in signs) > 1:
+        shown = f"the bytes of fairseq's --bpe byte_bpe or bytes ('{max(signs)}')"
     if shown:
         raise UserError(
             f"the dictionary has {shown}, but text can only be split with sentencepiece: translate "
@@ -79,6 +95,12 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
         )
     space = "\u2581"  # before a word, or after it (--treat_whitespace_as_suffix)
     return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
+
+
+def is_of_characters(vocabulary: Vocabulary) -> bool:
+    """Whether a dictionary has characters alone, but for a few tags."""
+    words = _words(vocabulary)
+    return sum(len(word) == 1 for word in words) >= LEAST_CHARACTERS * len(words)
 
 
 def prepared_with(data: Path) -> dict[str, Any]:
@@ -134,6 +156,22 @@ def warn_of_tokens(data: Path, lines: Iterable[str]) -> None:
             "the text in %s was tokenized before (%s), which an exported model does not do to its "
             "input: give it text that was tokenized alike, or train on raw text.", data, shown,
         )  # fmt: skip
+
+
+def warn_of_lower_case(
+    data: Path, lines: Sequence[str], processor: sentencepiece.SentencePieceProcessor | None
+) -> None:
+    """Warn of lower-cased source text, if the sentencepiece model does not lower-case its input.
+
+    Args:
+        data: folder of binarised text, for the message.
+        lines: some sentences of it, with subwords joined.
+        processor: the model; None if words are looked up as they are.
+    """
+    cased = [line for line in lines if line.title() != line.lower()]  # some scripts have no case
+    keeps = processor is None or "A" in processor.normalize("A")
+    if keeps and len(cased) >= LEAST_SENTENCES and "".join(cased) == "".join(cased).lower():
+        logger.warning("the text in %s is lower-cased: give lower-case input.", data)
 
 
 def warn_of_tags(

@@ -16,8 +16,10 @@ from resmlp_mt.engine.subword_checks import (
     check_is_raw,
     check_pieces,
     check_splits,
+    is_of_characters,
     is_of_subwords,
     needs_normalizing,
+    warn_of_lower_case,
     warn_of_tags,
     warn_of_tokens,
 )
@@ -77,14 +79,21 @@ def load_trained(
     codes = task.cfg.source_lang, task.cfg.target_lang
     dictionaries = task.source_dictionary, task.target_dictionary
     source, target = (Vocabulary(words.symbols) for words in dictionaries)
+    has_subwords = [is_of_subwords(source), is_of_subwords(target)]
     if sentencepiece_model is None:
         sentencepiece_model = find_sentencepiece(folder)
         if sentencepiece_model is not None:
             pieces = read_sentencepiece(sentencepiece_model)
-        elif any([is_of_subwords(source), is_of_subwords(target)]):
+        elif any(has_subwords):
+            without = ""
+            if is_of_characters(source) or is_of_characters(target):
+                without = (
+                    "; if fairseq's --bpe characters or bytes made them, which has none, translate "
+                    "with fairseq-interactive"
+                )
             raise UserError(
                 f"--sentencepiece-model: {path} translates subwords, and there is no spm.model "
-                f"beside {folder}: give the file that made them."
+                f"beside {folder}: give the file that made them{without}."
             )
     texts = [
         some_sentences(folder, codes, language, words)
@@ -99,9 +108,13 @@ def load_trained(
         normalizes_target = needs_normalizing(pieces, texts[1], otherwise=normalizes)
         warn_of_tags(folder, texts[0], source, pieces)
     check_is_raw(folder)
-    for text in texts:
-        joined = (" ".join(w) if pieces is None else decode_pieces(pieces, w) for w in text)
-        warn_of_tokens(folder, joined)
+    joined = [
+        [" ".join(words) if pieces is None else decode_pieces(pieces, words) for words in text]
+        for text in texts
+    ]
+    for lines in joined:
+        warn_of_tokens(folder, lines)
+    warn_of_lower_case(folder, joined[0], pieces)
     return TranslationModel(
         fold(model.float()), *codes, source, target, pieces,
         normalizes=normalizes, normalizes_target=normalizes_target,
