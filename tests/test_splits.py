@@ -11,22 +11,28 @@ import pytest
 import sentencepiece
 import torch
 from fairseq.data import Dictionary
+from fairseq.data.encoders.byte_utils import BCHAR_TO_BYTE, byte_encode
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from models import build
-from resmlp_mt.engine import model_folder
+from resmlp_mt.engine import model_folder, subwords
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.sentences import translate_texts
 from resmlp_mt.engine.subword_checks import (
+    BYTES,
     check_splits,
+    is_of_subwords,
     needs_normalizing,
     splits_alike,
+    warn_of_lower_case,
     warn_of_tags,
 )
-from resmlp_mt.engine.subwords import split_words
+from resmlp_mt.engine.subwords import pieces_of, split_words
+from resmlp_mt.engine.translation import Translation
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
 from resmlp_mt.errors import UserError
@@ -225,6 +231,95 @@ def test_tokens_and_lines_of_other_types_are_refused() -> None:
             translator.decode([5, token])
     with pytest.raises(TypeError):
         translator.decode("12")
+
+
+def test_every_sentence_of_a_text_gets_its_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = model_of(ENGLISH)
+    words = Vocabulary([*SPECIAL, *words_of(processor), "<2de>", "<2fr>", "<polite>"])
+    model = fold(build(vocabulary=len(words)))
+
+    def given_to_the_model(text: str, pieces: sentencepiece.SentencePieceProcessor | None) -> str:
+        loaded = TranslationModel(model, "en", "de", words, words, pieces)
+        translator = Translator(loaded, OPTIONS)
+        monkeypatch.setattr(
+            translator,
+            "translate",
+            lambda lines, **_: [[Translation(line, "", 0.0, [])] for line in lines],
+        )
+        (found,), _ = translate_texts(translator, [text])
+        return found
+
+    text = "The dog. A cat.\n<2de> <polite> The dog. A cat.\n\ufeff<2fr> A dog. It runs."
+    expected = (
+        "The dog. A cat.\n<2de> <polite> The dog. <2de> <polite> A cat.\n"
+        "<2fr> A dog. <2fr> It runs."
+    )
+    assert given_to_the_model(text, processor) == expected
+    assert given_to_the_model(text, None) == text
+
+
+@pytest.mark.parametrize(
+    "line", ["\ufeff<2de> {}", "\u200e<2de>\u200b  {}", "<2de> \u2060<polite> {}", "\u2060{} <2de>"]
+)
+def test_invisible_signs_are_no_part_of_a_tag(line: str) -> None:
+    processor = model_of(ENGLISH)
+    words = Vocabulary([*SPECIAL, *words_of(processor), "<2de>", "<polite>"])
+    line = line.format(ENGLISH[0])
+    found = pieces_of(line, words, processor, normalizes=True)
+    assert found == pieces_of(normalize(line), words, processor, normalizes=True)
+    assert found[0] == normalize(line).split()[0] or line.endswith("<2de>")
+
+
+GERMAN = ["„Über süßen Käse“ – größere Tür", "früher hören „Äpfel“ – süße Bäume", "größere Käse"]
+HINDI = ["कुत्ता घास पर दौड़ता है", "बिल्ली लाल चटाई पर बैठी है"]
+CHINESE = ["狗在草地上跑", "猫坐在红色的垫子上", "两只红猫在草地上"]
+
+
+@pytest.mark.parametrize("text", [GERMAN, VIETNAMESE, HINDI, CHINESE], ids=lambda text: text[0])
+def test_bytes_in_place_of_characters_are_refused(text: list[str]) -> None:
+    """Their sentencepiece model splits raw text into characters, and would join no translation."""
+    assert BCHAR_TO_BYTE.keys() == BYTES
+    own = model_of([byte_encode(line) for line in text], 200)
+    with pytest.raises(UserError, match="has the bytes of fairseq's --bpe byte_bpe or bytes"):
+        is_of_subwords(Vocabulary([*SPECIAL, *words_of(own)]))
+    latin = ["Été à 5 £ où ƒ naît", "größere süße Käse für früher"]
+    for lines in (text, latin, [byte_encode(line) for line in ENGLISH]):
+        assert is_of_subwords(Vocabulary([*SPECIAL, *words_of(model_of(lines, 200))]))
+
+
+@pytest.mark.parametrize(
+    ("lines", "rule", "is_told"),
+    [
+        (ENGLISH, "nmt_nfkc", True),
+        (ENGLISH, None, True),
+        (ENGLISH, "nmt_nfkc_cf", False),
+        ([*ENGLISH, "I"], None, False),
+        (["狗在跑", "12"], None, False),
+        (["ძაღლი გარბის"], None, False),  # Georgian has capitals for whole words alone
+    ],
+)
+def test_text_in_lower_case_is_warned_of(
+    lines: list[str], rule: str | None, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    processor = None if rule is None else model_of(ENGLISH, rule=rule)
+    warn_of_lower_case(Path("bin"), (lines * 5)[:9], processor)  # which may be chance
+    assert not caplog.records
+    warn_of_lower_case(Path("bin"), lines * 10, processor)
+    assert ("the text in bin is lower-cased: give lower-case input" in caplog.text) == is_told
+
+
+def test_text_that_is_split_otherwise_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    subwords._warn_once.cache_clear()
+    words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
+    loaded = TranslationModel(fold(build().float()), "en", "de", words, words, None)
+    translator = Translator(loaded, OPTIONS)
+    translator.translate(["a b c d", ""])
+    translator.translate(["w1 w2 w3 w4 a b", "w1 c d e"])
+    assert not caplog.records
+    for _ in range(2):
+        translator.translate(["a b c", "d e w1"])
+    (told,) = caplog.messages
+    assert told.startswith("most words of the input are not in the dictionary of en: give text")
 
 
 def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ import sentencex
 from resmlp_mt import language_codes
 
 if TYPE_CHECKING:
+    from resmlp_mt.engine.model_folder import TranslationModel
     from resmlp_mt.engine.translator import Translator
 
 _LINE_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
@@ -88,7 +89,7 @@ def translate_texts(
     """
     source, target = translator.loaded.source_lang, translator.loaded.target_lang
     divided = [segments(text, source) for text in texts]
-    sentences = [part.text for parts in divided for part in parts if part.is_sentence]
+    sentences = [line for parts in divided for line in _tagged(parts, translator.loaded)]
     results = translator.translate(
         sentences, num_hypotheses=1, return_scores=False, first_line=first_sentence
     )
@@ -96,6 +97,20 @@ def translate_texts(
     space = " " if language_codes.has_spaces(target) else ""
     # each text takes its sentences from the same iterator
     return [joined(parts, found, space) for parts in divided], len(sentences)
+
+
+def _tagged(parts: Iterable[Segment], model: TranslationModel) -> Iterator[str]:
+    """The sentences of a text; one without tags gets those of the sentence before it."""
+    from resmlp_mt.engine.subwords import split_tags  # the server's own process does without
+
+    tags: list[str] = []
+    for part in parts:
+        if part.is_sentence and model.sentencepiece is not None:
+            found, text = split_tags(part.text, model.source, model.sentencepiece, model.normalizes)
+            tags = found or tags
+            yield " ".join([*tags, text])
+        elif part.is_sentence:
+            yield part.text
 
 
 def _sentences(line: str, language: str) -> list[str]:

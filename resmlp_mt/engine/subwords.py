@@ -1,17 +1,24 @@
 """Splits text into the subwords of a sentencepiece model, and joins them."""
 
+import functools
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
 
 from resmlp_mt.engine.inputs import check_type
-from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
+from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.text import BYTE, SURROGATE, join_pieces, normalize
+
+logger = logging.getLogger(__name__)
+
+MOST_UNKNOWN = 4
+"""Unknown words that say nothing, however few words there are: names, or another script."""
 
 SEPARATOR = re.compile("(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b")
 """A zero-width space after a letter of Thai, Lao, Burmese or Khmer."""
@@ -63,9 +70,24 @@ def pieces_of(
     check_type("line", line, str)
     if processor is None:
         return split_words(line, words)
-    tags = leading_tags(line, words, processor)
-    rest = line.split(maxsplit=len(tags))[len(tags) :] if tags else [line]
-    return [*tags, *split_pieces("".join(rest), processor, normalizes)]
+    tags, rest = split_tags(line, words, processor, normalizes)
+    return [*tags, *split_pieces(rest, processor, normalizes)]
+
+
+def split_tags(
+    line: str,
+    words: Vocabulary,
+    processor: sentencepiece.SentencePieceProcessor,
+    normalizes: bool,
+) -> tuple[list[str], str]:
+    """The tags at the beginning of a line, and the rest of it.
+
+    A tag may have invisible signs beside it, which are none of it if the line is normalised.
+    """
+    lines = [line, normalized(line, processor)] if normalizes else [line]
+    found = [(leading_tags(each, words, processor), each) for each in lines]
+    tags, line = max(found, key=lambda pair: len(pair[0]))
+    return tags, "".join(line.split(maxsplit=len(tags))[len(tags) :]) if tags else line
 
 
 def leading_tags(
@@ -86,6 +108,26 @@ def leading_tags(
             break
         found.append(word)
     return found
+
+
+def warn_of_unknown_words(sentences: Iterable[Sequence[int]], language: str) -> None:
+    """Warn of the first sentences whose words are mostly unknown.
+
+    Args:
+        sentences: the tokens of each, with end-of-sentence.
+        language: their code, for the message.
+    """
+    words = [token for tokens in sentences for token in tokens[:-1]]
+    if words.count(UNK) > max(MOST_UNKNOWN, len(words) / 2):
+        _warn_once(language)
+
+
+@functools.cache
+def _warn_once(language: str) -> None:
+    logger.warning(
+        "most words of the input are not in the dictionary of %s: give text that is split as the "
+        "training text was", language,
+    )  # fmt: skip
 
 
 def split_words(line: str, vocabulary: Vocabulary) -> list[str]:

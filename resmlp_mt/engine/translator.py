@@ -17,7 +17,7 @@ from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SHORTEST, SearchOptions
 from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Callback, Check, chosen_words, search_of
-from resmlp_mt.engine.subwords import decode_pieces, pieces_of
+from resmlp_mt.engine.subwords import decode_pieces, pieces_of, warn_of_unknown_words
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS, Vocabulary
 from resmlp_mt.errors import UserError
@@ -250,8 +250,8 @@ class Translator:
                 results[number] = no_translation(line, told)
             elif len(tokens) > 1:
                 sentences[number] = tokens
-        longest_trained = self.loaded.model.config.longest_trained_source
-        lengths.warn(map(len, sentences.values()), longest_trained)
+        lengths.warn(map(len, sentences.values()), self.loaded.model.config.longest_trained_source)
+        warn_of_unknown_words(sentences.values(), self.loaded.source_lang)
 
         def translated(numbers: list[int], check: Check) -> list[list[Translation]]:
             """The hypotheses of each sentence of a batch, best first."""
