@@ -24,7 +24,8 @@ from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = (".", ".[onnx]", ".[vision]", ".[serve]", ".[bulk]")  # none needs a compiler
+EXTRAS = ("onnx", "vision", "serve", "bulk", "data", "onnx-export", "plots", "ja", "ko")
+PACKAGES = (".", *(f".[{extra}]" for extra in EXTRAS))  # none needs a compiler
 
 
 def timed(target: str, folder: Path) -> float:
