@@ -4,18 +4,20 @@ import argparse
 import logging
 import os
 import random
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -551,8 +553,16 @@ def test_arrays_and_the_buffers_of_profilers_do_no_harm() -> None:
             load_weights(model, wrong)  # type: ignore[arg-type]
 
 
-def test_plain_values_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
-    """Trainers store paths, numbers of numpy and namespaces; other types are still refused."""
+def test_plain_values_beside_the_weights_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainers store paths, numbers of numpy, namespaces and logs; other types are refused."""
+    module = ModuleType("mmengine.logging.history_buffer")
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    module.HistoryBuffer = type("HistoryBuffer", (), {"__module__": module.__name__})  # type: ignore[attr-defined]
+    history = module.HistoryBuffer()
+    history.__dict__ |= {"max_length": 1000, "_log_history": np.array([1.0, 0.5])}
     expected = small_model()
     plain = {
         "best": np.float64(81.5),
@@ -566,6 +576,9 @@ def test_plain_values_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
         "names": np.array(["cat", "dog"]),
         "date": datetime.now(UTC),
         "times": [datetime(2026, 1, 2).date(), timedelta(hours=1)],
+        "version": torch.__version__,
+        "hyper_parameters": OmegaConf.create({"lr": 0.1, "sizes": [8, {"a": None}]}),
+        "message_hub": {"log_scalars": {"loss": history}},
     }
     torch.save({**plain, "model": expected.state_dict()}, tmp_path / "w.pth")
     model = randomised(small_model(), seed=1)

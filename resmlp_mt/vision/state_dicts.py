@@ -53,6 +53,19 @@ def _list(*_: object) -> list[Any]:
     return []
 
 
+class Unread:
+    """What trainers store beside weights and is not needed here; its contents are forgotten."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keep nothing."""
+
+
+#: the types that :class:`Unread` stands for: mmengine's logs, and configurations of omegaconf
+UNREAD = """
+    mmengine.logging.history_buffer.HistoryBuffer omegaconf.base.ContainerMetadata
+    omegaconf.base.Metadata omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig
+    omegaconf.nodes.AnyNode typing.Any
+""".split()
 #: types of plain values that trainers store beside tensors, some with their names in files
 PLAIN_TYPES: tuple[Any, ...] = (
     argparse.Namespace,
@@ -60,6 +73,8 @@ PLAIN_TYPES: tuple[Any, ...] = (
     (_dictionary, "collections.defaultdict"),
     (_list, "collections.deque"),
     *(list, dict, int, float),  # that make its values
+    torch.torch_version.TorchVersion,  # a str
+    *((Unread, name) for name in UNREAD),
     *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
     *stored_arrays.GLOBALS,
     *((stored_arrays.number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
