@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import shutil
 import signal
 import sys
@@ -596,6 +597,61 @@ def test_the_training_split_may_have_another_name(folder: Path, tmp_path: Path) 
     for words in ([str(folder)], ["cifar10-tar", str(archive)]):
         with pytest.raises(UserError, match="empty"):
             data.create_dataset(words, "fold1", training="fold1")
+
+
+def test_a_split_may_be_a_path(folder: Path) -> None:
+    """As in timm: some data sets have seg_train/seg_train/CLASS."""
+    expected = pixels(data.create_dataset([str(folder)], "train"))
+    (folder / "seg").mkdir()
+    (folder / "train").rename(folder / "seg/train")
+    for split in ("seg/train", "seg/train/"):
+        assert pixels(data.create_dataset([str(folder)], split, training=split)) == expected
+        assert data.create_dataset([str(folder)], "val", training=split).targets == [1, 2]
+    with pytest.raises(UserError, match=r"there is no folder .*seg/val; expected"):
+        data.create_dataset([str(folder)], "seg/val")
+
+
+def test_classes_that_hold_only_folders_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """iNaturalist 2018 has SUPERCATEGORY/CLASS; a folder of one name is that of a class."""
+    for name in ("Aves/1", "Aves/2", "Plantae/3", "Plantae/4", "x/images", "y/1", "y"):
+        (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+        random_image(0).save(tmp_path / "train" / name / "0.png")
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(tmp_path / "train", "top/train")
+    words = ([str(tmp_path)], ["cifar10-tar", str(tmp_path / "images.tar")])
+    for source in words:
+        assert data.create_dataset(source, "train").classes == ["Aves", "Plantae", "x", "y"]
+    assert caplog.text == ""
+    shutil.rmtree(tmp_path / "train/y")
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(tmp_path / "train", "top/train")
+    for source in words:
+        caplog.clear()
+        assert data.create_dataset(source, "train").classes == ["Aves", "Plantae", "x"]
+        message = "the 3 classes are its uppermost folders, but most of them have images only in"
+        assert f"{message} folders inside (Aves/1)" in caplog.text
+
+
+def test_a_class_map_may_choose_classes(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in timm, images of others are left out; without a map, they are refused."""
+    caplog.set_level("INFO")
+    (folder / "train/empty").mkdir()  # not chosen
+    pack(folder, tmp_path / "images.tar.gz")
+    for words in ([str(folder)], ["cifar10-tar", str(tmp_path / "images.tar.gz")]):
+        create = partial(data.create_dataset, words)
+        caplog.clear()
+        found = create("train", classes=["c", "a"], select=True)
+        assert (sorted(found.targets), found.classes) == ([0] * 4 + [1] * 4, ["c", "a"])
+        assert re.search(r" (1|2) of (3|4) classes are not in --class-map, .*\(b", caplog.text)
+        assert create("val", classes=["c", "a"], select=True).targets == [0]
+        with pytest.raises(UserError, match=r"has none of the classes of --class-map, but b, c: "):
+            create("val", classes=["a"], select=True)
+        with pytest.raises(UserError, match=r"has classes that training lacks \(b\)"):
+            create("val", classes=["c", "a"])
 
 
 def test_missing_and_doubtful_splits_are_named(folder: Path) -> None:

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, is_hidden
-from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
+from resmlp_mt.vision.image_dataset import (
+    ImageDataset,
+    MemoryDataset,
+    class_indices,
+    warn_of_nesting,
+)
 from resmlp_mt.vision.images import (
     EXTENSIONS,
     MAX_BYTES,
@@ -34,8 +39,9 @@ def archive_dataset(
     transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
+    select: bool = False,
 ) -> ImageDataset:
-    parts: dict[str, list[tuple[str, NDArray[np.uint8] | BadImage]]] = {}
+    parts: dict[str, list[tuple[tuple[str, ...], NDArray[np.uint8] | BadImage]]] = {}
     training_classes: dict[str, set[str]] = {}
     training_folders: dict[str, set[str]] = {}
     images_of_split = ImageNames(path)
@@ -60,7 +66,7 @@ def archive_dataset(
                     training_classes.setdefault(part, set()).add(name)
                 if of_split:
                     image = _decode(archive, member, f"{path}:{member.name}")
-                    parts.setdefault(part, []).append((name, image))
+                    parts.setdefault(part, []).append((inside[1:], image))
                     total += image.size if isinstance(image, np.ndarray) else 0
                     if total > MAX_MEMORY:
                         raise UserError(
@@ -77,10 +83,13 @@ def archive_dataset(
     chosen = chosen_name(parts, split, f"--data cifar10-tar {path}")
     if chosen is None:
         raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
-    names, images = zip(*parts[chosen], strict=True)
+    paths, images = zip(*parts[chosen], strict=True)
+    warn_of_nesting(paths, str(path))
+    names = [name for name, *_ in paths]
     trained = chosen_name(training_classes, training, f"--data cifar10-tar {path}") or ""
     known = training_classes.get(trained, set())
     empty = sorted(training_folders.get(trained, set()) - known)
+    empty = [name for name in empty if not select or name in (classes or [])]
     if empty and usual_name(split) == usual_name(training):
         raise UserError(
             f"--data cifar10-tar {path}: {chosen}/{empty[0]} holds no images "
@@ -88,8 +97,11 @@ def archive_dataset(
         )
     if classes is None:
         classes = sorted(known or set(names))
-    indices = class_indices(set(names), classes, f"{path}, {split}/,")
-    return MemoryDataset(images, [indices[name] for name in names], classes, transform)
+    indices = class_indices(set(names), classes, f"{path}, {split}/,", select=select)
+    kept = zip(names, images, strict=True)
+    pairs = [(image, indices[name]) for name, image in kept if name in indices]
+    sources, targets = zip(*pairs, strict=True)
+    return MemoryDataset(sources, targets, classes, transform)
 
 
 def _from_split(name: str, words: Container[str], is_folder: bool) -> tuple[str, ...]:

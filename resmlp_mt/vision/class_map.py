@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -13,15 +13,17 @@ from resmlp_mt.vision.libraries import timm
 logger = logging.getLogger(__name__)
 
 
-def read_class_map(path: Path) -> list[str]:
+def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
     """The names of a model's outputs in their order.
 
     Args:
         path: one name a line, as in timm, or JSON: a list, or ``{name: index}``.
+        folders: where it may lie if it is not there, as in timm.
 
     Raises:
         UserError: if it cannot be read, or its names or indices are not complete and different.
     """
+    path = next((p for p in (path, *(f / path for f in folders)) if p.exists()), path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         is_json = path.suffix.lower() == ".json"

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,7 @@ class Classifier:
         data: the training data, as in ``--data``, if known.
         train_split, val_split: the parts of the data for training and validation.
         dtype: type of the products that compute the logits: float32, bfloat16 or int8.
+        select: whether a class map chose the classes, so that the data may have others.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Classifier:
     train_split: str = "train"
     val_split: str = "val"
     dtype: str = "float32"
+    select: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -199,6 +202,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
         classes=list(classes),
         data_config=data_config,
         data=data,
+        select=bool(config.get("class_map")),
         **splits,
     )
 
@@ -214,7 +218,9 @@ def _from_weights(
     assert choice.model is not None
     given = input_arguments(choice.model, choice.img_size, choice.patch_size)
     imagenet = timm.data.ImageNetInfo()
-    names = read_class_map(choice.class_map) if choice.class_map else None
+    data = getattr(choice, "data", None) or []  # not every command has it
+    folders = [Path(word) for word in data[-1:]]
+    names = read_class_map(choice.class_map, folders) if choice.class_map else None
     num_classes = choice.num_classes or (len(names) if names else imagenet.num_classes())
     model = build_model(
         choice.model,
@@ -248,4 +254,5 @@ def _from_weights(
         is_sized = choice.img_size is not None or isinstance(model, ResMLP)
         data_config = stored.data_config | (size if is_sized else {})
     name = f"{choice.model} {choice.weights or 'pretrained'}"
-    return Classifier(model, name, "model", names, data_config, data=None)
+    selects = choice.class_map is not None
+    return Classifier(model, name, "model", names, data_config, data=None, select=selects)

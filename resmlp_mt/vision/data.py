@@ -15,6 +15,7 @@ All of them are map-style datasets of (image, class index). Only the sampler det
 whatever the number of processes and workers, so a training can continue in the middle of an epoch.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,12 @@ import numpy as np
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import is_hidden
 from resmlp_mt.vision.archives import archive_dataset
-from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, class_indices
+from resmlp_mt.vision.image_dataset import (
+    ImageDataset,
+    MemoryDataset,
+    class_indices,
+    warn_of_nesting,
+)
 from resmlp_mt.vision.images import EXTENSIONS, ImageNames, is_image
 from resmlp_mt.vision.libraries import torchvision
 from resmlp_mt.vision.shards import shard_dataset
@@ -39,6 +45,7 @@ def create_dataset(
     training: str = "train",
     *,
     has_options: bool = True,
+    select: bool = False,
 ) -> ImageDataset:
     """The dataset that ``--data`` names.
 
@@ -50,6 +57,7 @@ def create_dataset(
             of the training split, in alphabetical order.
         training: name of the training split.
         has_options: whether the command has options for the names of splits.
+        select: leave out classes that are not in ``classes``, as a class map of timm does.
 
     Raises:
         UserError: if the data is missing, empty or damaged, or has a class that is not in
@@ -59,12 +67,12 @@ def create_dataset(
         case ["digits"]:
             return _digits(usual_name(split), transform)
         case ["cifar10-tar", archive]:
-            return archive_dataset(Path(archive), split, transform, classes, training)
+            return archive_dataset(Path(archive), split, transform, classes, training, select)
         case ["wds", folder]:
             return shard_dataset(folder, split, transform, classes, training)
         case [folder] if folder not in ("cifar10-tar", "wds"):
             place = split_folder(Path(folder), split, has_options=has_options)
-            return _folder(Path(folder), place, split, transform, classes, training)
+            return _folder(Path(folder), place, split, transform, classes, training, select)
     raise UserError(
         f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, wds DIR "
         "or digits."
@@ -92,12 +100,13 @@ def _folder(
     transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
+    select: bool,
 ) -> ImageDataset:
     try:
         names = set(_class_names(folder))
         if classes is None:
             classes = _class_names(find_split_folder(root, training) or folder)
-        indices = class_indices(names, classes, str(folder))
+        indices = class_indices(names, classes, str(folder), select=select)
         is_image_of_folder = ImageNames(folder)
         samples = torchvision.datasets.folder.make_dataset(
             folder,
@@ -113,6 +122,8 @@ def _folder(
     if not samples:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")
     paths, targets = zip(*samples, strict=True)
+    start = len(os.path.join(folder, ""))
+    warn_of_nesting((path[start:].split(os.sep) for path in paths), str(folder))
     return ImageDataset(paths, targets, classes, transform)
 
 

@@ -138,7 +138,9 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
             )
         check_order(dataset.classes, classifier.name)
         return dataset, dataset.classes
-    dataset = create_dataset(data, split, transform, classifier.classes, training)
+    dataset = create_dataset(
+        data, split, transform, classifier.classes, training, select=classifier.select
+    )
     if dataset.classes != classifier.classes:  # data with class names of its own
         raise UserError(
             f"--data {' '.join(data)} has the classes {', '.join(dataset.classes[:3])}, ..., but "

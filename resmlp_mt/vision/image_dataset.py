@@ -1,6 +1,7 @@
 """Images with the indices of their classes, as PyTorch's DataLoader takes them."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -10,6 +11,8 @@ from torch.utils.data import Dataset
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.images import BadImage, open_image
 from resmlp_mt.vision.transforms import Transform
+
+logger = logging.getLogger(__name__)
 
 
 class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
@@ -77,20 +80,55 @@ class MemoryDataset(ImageDataset):
         return Image.fromarray(source)
 
 
-def class_indices(names: set[str], classes: Sequence[str], where: str) -> dict[str, int]:
-    """Indices of the names in ``classes``; names that it lacks are refused.
+def class_indices(
+    names: set[str], classes: Sequence[str], where: str, *, select: bool = False
+) -> dict[str, int]:
+    """Indices of the names in ``classes``; names that it lacks are refused, or left out.
 
     Letters with accents may be composed or not: macOS writes another form than other systems.
+
+    Args:
+        names: those of the data.
+        classes: name of each index.
+        where: the data, for messages.
+        select: leave out names that ``classes`` lacks, as a class map of timm does.
     """
     numbers = {normalize("NFC", name): index for index, name in enumerate(classes)}
     indices = {name: numbers.get(normalize("NFC", name), -1) for name in names}
     unknown = sorted(name for name, index in indices.items() if index < 0)
-    if unknown:
+    if not unknown:
+        return indices
+    shown = ", ".join(unknown[:5])
+    if not select:
         raise UserError(
-            f"{where} has classes that training lacks ({', '.join(unknown[:5])}); remove them or "
-            "train with them."
+            f"{where} has classes that training lacks ({shown}); remove them or train with them."
         )
-    return indices
+    if len(unknown) == len(names):
+        raise UserError(f"{where} has none of the classes of --class-map, but {shown}: correct it.")
+    logger.info(
+        "%s: %d of %d classes are not in --class-map, and are left out (%s)",
+        where, len(unknown), len(names), shown,
+    )  # fmt: skip
+    return {name: index for name, index in indices.items() if index >= 0}
+
+
+def warn_of_nesting(paths: Iterable[Sequence[str]], where: str) -> None:
+    """Say that classes are the uppermost folders, if most have images only in several others.
+
+    Args:
+        paths: the parts of each image's path, from the folder of its class on.
+        where: the data.
+    """
+    inner: dict[str, set[str]] = {}
+    for name, *rest in paths:
+        inner.setdefault(name, set()).add(rest[0] if len(rest) > 1 else "")
+    nested = [name for name, folders in inner.items() if "" not in folders and len(folders) > 1]
+    if 2 * len(nested) > len(inner):
+        logger.warning(
+            "%s: the %d classes are its uppermost folders, but most of them have images only in "
+            "folders inside (%s/%s): if those are the classes, move them up",
+            where, len(inner), nested[0], min(inner[nested[0]]),
+        )  # fmt: skip
 
 
 def check_classes(train: ImageDataset, validation: ImageDataset) -> None:

@@ -45,13 +45,15 @@ def _has_word(name: str, words: Iterable[str]) -> bool:
 def find_split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split, or None; one of this very name comes before one of another.
 
-    The split "." is the folder itself.
+    The split "." is the folder itself, and a path leads into it, as in timm.
 
     Raises:
         UserError: if there are several.
     """
     if split == ".":
         return root
+    if Path(split).name != split and (root / split).is_dir():
+        return root / split
     found = {p.resolve(): p for p in _folders(root) if p.name.lower() in names_of(split)}
     name = chosen_name([path.name for path in found.values()], split, f"--data: {root}")
     return None if name is None else root / name

@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -147,8 +148,10 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     elif options.torchcompile_mode:
         raise UserError("--torchcompile-mode needs --torchcompile: give it, or leave out both.")
     training = options.train_split
-    names = read_class_map(options.class_map) if options.class_map else None
-    train = create_dataset(options.data, training, classes=names, training=training)
+    folders = [Path(options.data[-1]), Path(options.data[-1]) / training]
+    names = read_class_map(options.class_map, folders) if options.class_map else None
+    select = names is not None
+    train = create_dataset(options.data, training, classes=names, training=training, select=select)
     if names is not None and train.classes != names:
         data = " ".join(options.data)
         raise UserError(f"--data {data} names its classes itself: leave out --class-map.")
@@ -158,7 +161,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             "it out, or give the data of these classes."
         )
     validation = create_dataset(
-        options.data, options.val_split, classes=train.classes, training=training
+        options.data, options.val_split, None, train.classes, training, select=select
     )
     check_classes(train, validation)
     data_config = _data_config(options, train)
