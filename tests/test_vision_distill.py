@@ -123,6 +123,19 @@ def test_the_weights_of_a_teacher_have_the_classes_of_the_data(tmp_path: Path) -
         distill.load_teacher(name, named, ["2", "10"], config, by_letter=False)
 
 
+def test_a_teacher_of_a_thousand_classes_without_names_is_imagenets(tmp_path: Path) -> None:
+    """As in evaluate; numbers are in their order."""
+    name, path = "timm:test_convnext", str(tmp_path / "w.pth")
+    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    torch.save(factory.build_model(name, num_classes=1000).state_dict(), path)
+    for classes in (timm.data.ImageNetInfo().label_names(), [f"{n:03}" for n in range(1000)]):
+        distill.load_teacher(name, path, classes, config)
+    words = [f"word {n:03}" for n in range(1000)]
+    with pytest.raises(UserError, match=r"taken for ImageNet's .* word 000, .*: give a teacher"):
+        distill.load_teacher(name, path, words, config)
+    distill.load_teacher(name, path, words, config, by_letter=False)
+
+
 def test_weights_bring_the_normalisation_of_their_training(tmp_path: Path) -> None:
     config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
     own = {

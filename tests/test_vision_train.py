@@ -479,6 +479,79 @@ def test_a_classifier_of_other_classes_is_not_kept(folder: Path, tmp_path: Path)
     assert kept["classes"] == ["dark", "light"]
 
 
+def test_a_classifier_without_names_stays_if_its_order_is_sure(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm sorts the folders 1, 2, 10. A thousand classes are taken for ImageNet's."""
+    data, weights, out = tmp_path / "data", tmp_path / "w.pth", tmp_path / "out"
+
+    def fill(names: list[str]) -> None:
+        for name in names:
+            shutil.copytree(folder / "val/dark", data / "train" / name)
+        shutil.copytree(folder / "val/dark", data / "val" / names[-1])
+        sizes = {"img_size": 8, "patch_size": 4}
+        torch.save(create_model("resmlp_tiny", len(names), **sizes).state_dict(), weights)
+
+    fill(["1", "2", "10"])
+    message = r"w\.pth has numbers for classes.*: add --reset-head, or name them in the order"
+    with pytest.raises(UserError, match=message):
+        trainer_of(data, out, "--weights", weights)
+    (tmp_path / "map.txt").write_text("1\n2\n10")
+    trainer_of(data, out, "--weights", weights, "--class-map", tmp_path / "map.txt")
+    trainer_of(data, out, "--weights", weights, "--reset-head")
+
+    shutil.rmtree(data)
+    names = timm.data.ImageNetInfo().label_names()
+    fill(names)
+    trainer_of(data, out, "--weights", weights)
+    (data / "train" / names[0]).rename(data / "train/tench")
+    stored = create_model("resmlp_s12", 1000, img_size=32).state_dict()
+    monkeypatch.setattr(factory, "hub_weights", lambda _: dict(stored))
+    for words, source in (
+        (["--weights", weights], r"--weights .*w\.pth"),
+        (["--model", "resmlp_s12", "--img-size", 32, "--pretrained"], "--model .* --pretrained"),
+    ):
+        message = f"{source}, taken for ImageNet's because it has no names of .*: add --reset-head"
+        with pytest.raises(UserError, match=message):
+            trainer_of(data, out, *words)
+        trainer_of(data, out, *words, "--reset-head")
+
+
+def test_images_are_prepared_as_for_the_weights(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As evaluate does with a checkpoint or a folder of the hub; what is given wins."""
+    caplog.set_level("INFO")
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.9, 0.8, 0.7), "interpolation": "nearest",
+           "crop_pct": 0.7}  # fmt: skip
+    given = ["--mean", 0.1, 0.2, 0.3, "--std", 0.9, 0.8, 0.7, "--interpolation", "nearest",
+             "--crop-pct", 0.7]  # fmt: skip
+    run(folder, tmp_path / "a", *PLAIN, *given, "--max-updates", 1)
+    model, hub = timm.create_model("test_convnext", num_classes=2), tmp_path / "hub"
+    model.pretrained_cfg |= own
+    timm.models.save_for_hf(model, str(hub), model_config={"label_names": ["dark", "light"]})
+    hub_words = ["--model", "test_convnext", "--img-size", 32, "--weights", hub]
+    for words in (["--weights", tmp_path / "a/last.pth"], hub_words):
+        caplog.clear()
+        trainer = trainer_of(folder, tmp_path / "b", *words)
+        assert trainer.description["data_config"].items() >= own.items()
+        assert trainer.description["config"].items() >= (own | {
+            "mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7],
+        }).items()  # fmt: skip
+        assert trainer.normalize.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
+        assert "images are prepared as for the weights: " in caplog.text
+        trainer = trainer_of(folder, tmp_path / "b", *words, "--crop-pct", 1, "--mean", 0, 0, 0)
+        changed = own | {"crop_pct": 1, "mean": (0, 0, 0)}
+        assert trainer.description["data_config"].items() >= changed.items()
+    caplog.clear()
+    trainer_of(folder, tmp_path / "b", *hub_words[:-2])
+    assert "prepared" not in caplog.text
+    config = hub / "config.json"
+    config.write_text(config.read_text().replace("0.9,", "0,"))
+    with pytest.raises(UserError, match=r"--weights .*hub: its data_config .* is not usable"):
+        trainer_of(folder, tmp_path / "b", *hub_words)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Path) -> None:
     good = run(folder, tmp_path, *PLAIN, "--sched", "none", "--max-updates", 9)
     last = checkpoints.load(tmp_path / "last.pth")

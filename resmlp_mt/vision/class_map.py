@@ -47,16 +47,33 @@ def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
     return stripped
 
 
-def check_order(classes: Sequence[str], what: str) -> None:
-    """Say that classes are taken by letter, which torchvision and timm do differently for numbers.
+def imagenet_names(count: int) -> list[str] | None:
+    """The classes of weights without names: those of ImageNet if there are as many, or unknown."""
+    info = timm.data.ImageNetInfo()
+    names: list[str] = info.label_names()
+    return names if count == len(names) else None
+
+
+def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
+    """Refuse classes of the data that may not be those of weights without names, in their order.
+
+    If there are as many as in ImageNet, they must be ImageNet's, or numbers. Others are taken by
+    letter, which torchvision and timm do differently for numbers.
 
     Args:
-        classes: sorted by letter.
-        what: what has these classes without their names.
+        classes: those of the data, sorted by letter.
+        what: what has as many classes without their names.
+        instead: another remedy than ``--class-map``, with "or" after it.
 
     Raises:
         UserError: naming the two orders, if they differ.
     """
+    remedy = f"{instead}name them in the order of the weights with --class-map FILE"
+    imagenet = imagenet_names(len(classes))
+    if imagenet is not None and not all(name.isdecimal() for name in classes):
+        taken = f"{what}, taken for ImageNet's because it has no names of classes,"
+        check_same(imagenet, classes, taken, remedy)
+        return
     logger.info("%s has no names of classes: they are taken in the order of their letters", what)
     try:
         other = sorted(classes, key=timm.utils.misc.natural_key)
@@ -65,8 +82,7 @@ def check_order(classes: Sequence[str], what: str) -> None:
     if other != list(classes):
         raise UserError(
             f"{what} has numbers for classes, and timm sorts these classes {_start(other)}, "
-            f"torchvision {_start(classes)}: name them in the order of the weights with "
-            "--class-map FILE."
+            f"torchvision {_start(classes)}: {remedy}."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.class_map import read_class_map
+from resmlp_mt.vision.class_map import imagenet_names, read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
 from resmlp_mt.vision.factory import build_model, input_arguments, load_model
 from resmlp_mt.vision.folding import can_be_folded, folded
@@ -217,11 +217,10 @@ def _from_weights(
         )
     assert choice.model is not None
     given = input_arguments(choice.model, choice.img_size, choice.patch_size)
-    imagenet = timm.data.ImageNetInfo()
     data = getattr(choice, "data", None) or []  # not every command has it
     folders = [Path(word) for word in data[-1:]]
     names = read_class_map(choice.class_map, folders) if choice.class_map else None
-    num_classes = choice.num_classes or (len(names) if names else imagenet.num_classes())
+    num_classes = choice.num_classes or (len(names) if names else 1000)
     model = build_model(
         choice.model,
         num_classes=num_classes,
@@ -235,9 +234,8 @@ def _from_weights(
         if error.classes and choice.class_map:
             right = f"--class-map FILE with {error.classes} names"
         raise UserError(f"{error.found}: give {right}.") from error
-    names = names or (stored.classes if head == "keep" else None)
-    if names is None and num_classes == imagenet.num_classes():
-        names = imagenet.label_names()
+    stored_names = stored.classes if head == "keep" else None
+    names = names or stored_names or imagenet_names(num_classes)
     if names is not None and len(names) != num_classes:
         source = f"--class-map {choice.class_map}" if choice.class_map else choice.weights
         raise UserError(

@@ -88,7 +88,7 @@ def load_teacher(
     """
     student = (data_config["mean"], data_config["std"])
     if Path(name).is_file() or Path(name).suffix.lower() in (".pth", ".pt"):
-        if weights is not None:
+        if weights:
             raise UserError(
                 f"--teacher {name} is a checkpoint with weights: leave out --teacher-weights, or "
                 "give the name of a model to --teacher."
@@ -98,7 +98,7 @@ def load_teacher(
         own = checkpoint.get("data_config") or {}
         check_data_config(own, f"--teacher {name}")
         return Teacher(model, student, (own["mean"], own["std"]))
-    if weights is None:
+    if not weights:
         raise UserError(f"--teacher {name} needs --teacher-weights FILE.")
     plain = model_name(name)
     check_name(plain, "--teacher")
@@ -110,7 +110,7 @@ def load_teacher(
     if stored.classes is not None:
         check_same(stored.classes, classes, f"--teacher-weights {weights}", SAME)
     elif by_letter:
-        check_order(classes, f"--teacher-weights {weights}")
+        check_order(classes, f"--teacher-weights {weights}", f"{SAME}, or ")
     own = stored.data_config or timm.data.resolve_model_data_config(model)
     check_data_config(own, f"--teacher-weights {weights}")
     return Teacher(model, student, (own["mean"], own["std"]))

@@ -157,6 +157,23 @@ def default_config(name: str) -> dict[str, Any]:
     }
 
 
+def pretrained_cfg(name: str) -> dict[str, Any]:
+    """What timm says of a model, ours or timm's, and its weights in the hub.
+
+    Raises:
+        UserError: if there are no weights with the model's tag.
+    """
+    plain = untagged(name)
+    if is_ours(name):
+        return default_config(TIMM_NAMES[plain][0] if plain in TIMM_NAMES else plain)
+    try:
+        found = timm.models.get_pretrained_cfg(name.removeprefix(TIMM))
+    except RuntimeError as error:
+        raise UserError(f"--model {name}: {error}") from error
+    config: dict[str, Any] = (found or timm.models.PretrainedCfg()).to_dict()
+    return config
+
+
 def build_model(
     name: str, num_classes: int, pretrained: bool = False, **model_args: Any
 ) -> nn.Module:

@@ -20,18 +20,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import write_text
 from resmlp_mt.vision.checkpoints import digest, load, save
-from resmlp_mt.vision.class_map import check_same, read_class_map
+from resmlp_mt.vision.class_map import check_order, check_same, read_class_map
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
-from resmlp_mt.vision.factory import (
-    TIMM_NAMES,
-    build_model,
-    default_config,
-    input_arguments,
-    is_ours,
-    untagged,
-)
+from resmlp_mt.vision.factory import build_model, input_arguments, is_ours, pretrained_cfg
 from resmlp_mt.vision.image_dataset import ImageDataset, check_classes
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
@@ -53,8 +46,8 @@ from resmlp_mt.vision.signals import Stop, stops
 from resmlp_mt.vision.summary import best_line
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_options import TrainingOptions
-from resmlp_mt.vision.transforms import Normalize, create_transform
-from resmlp_mt.vision.weights import TIMM, ClassifierError, load_weights
+from resmlp_mt.vision.transforms import Normalize, check_data_config, create_transform
+from resmlp_mt.vision.weights import ClassifierError, Stored, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -164,15 +157,19 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         options.data, options.val_split, None, train.classes, training, select=select
     )
     check_classes(train, validation)
-    data_config = _data_config(options, train)
+    usual = _data_config(options, train, pretrained_cfg(options.model))
+    options = replace(options, img_size=list(usual["input_size"][1:]))
+    seed_all(options.seed)
+    model, model_args, preparation = _model(options, train.classes)
+    data_config = _data_config(options, train, preparation)
+    if data_config != usual:
+        shown = {name: value for name, value in data_config.items() if name != "input_size"}
+        logger.info("images are prepared as for the weights: %s", shown)
     options = resolved(options, train, data_config, process.world_size)
     assert options.img_size is not None
     assert options.workers is not None
     train.transform = training_transform(options, data_config, data_config["interpolation"])
     validation.transform = create_transform(data_config, normalize=False)
-
-    seed_all(options.seed)
-    model, model_args = _model(options, train.classes)
     model.to(process.device)
     _try_forward(model, f"--model {options.model}", options.img_size, len(train.classes))
     if options.channels_last:
@@ -234,21 +231,17 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     return trainer
 
 
-def _data_config(options: TrainingOptions, train: ImageDataset) -> dict[str, Any]:
-    """How images are prepared: as the options say, else as timm does for the model, ours or timm's.
+def _data_config(
+    options: TrainingOptions, train: ImageDataset, usual: dict[str, Any]
+) -> dict[str, Any]:
+    """How images are prepared: as the options say, else as for the model or its weights.
+
+    Args:
+        usual: ``pretrained_cfg`` or ``data_config`` of the model or its weights, as in timm.
 
     Raises:
-        UserError: if there are no weights with the model's tag.
+        UserError: if that is not usable; it may come from a file.
     """
-    name, plain = options.model, untagged(options.model)
-    if is_ours(name):
-        usual = default_config(TIMM_NAMES[plain][0] if plain in TIMM_NAMES else plain)
-    else:
-        try:
-            found = timm.models.get_pretrained_cfg(name.removeprefix(TIMM))
-        except RuntimeError as error:
-            raise UserError(f"--model {name}: {error}") from error
-        usual = (found or timm.models.PretrainedCfg()).to_dict()
     size = options.img_size or train.image_size
     given = {
         "input_size": size and (3, size[0], size[-1]),
@@ -258,7 +251,9 @@ def _data_config(options: TrainingOptions, train: ImageDataset) -> dict[str, Any
         "interpolation": options.interpolation,
     }
     data_config: dict[str, Any] = timm.data.resolve_data_config(given, usual)
-    return data_config
+    source = f"--weights {options.weights}" if options.weights else f"--model {options.model}"
+    check_data_config(data_config, source)
+    return data_config | {name: tuple(data_config[name]) for name in ("mean", "std")}
 
 
 def resolved(
@@ -278,8 +273,15 @@ def resolved(
     )
 
 
-def _model(options: TrainingOptions, classes: list[str]) -> tuple[nn.Module, dict[str, Any]]:
-    """The model for these classes, and the arguments of ``build_model`` that make it again."""
+def _model(
+    options: TrainingOptions, classes: list[str]
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """The model for these classes.
+
+    Returns:
+        the model, the arguments of ``build_model`` that make it again, and how images are prepared
+        for its weights: ``data_config`` or ``pretrained_cfg``.
+    """
     assert options.img_size is not None
     num_classes = len(classes)
     model_args: dict[str, Any] = {"name": options.model, "num_classes": num_classes}
@@ -293,25 +295,33 @@ def _model(options: TrainingOptions, classes: list[str]) -> tuple[nn.Module, dic
     model_args |= input_arguments(options.model, (height, width), options.patch_size)
     model_args.update(options.model_kwargs)
     start = not options.resume  # last.pth has newer weights
-    model = build_model(**model_args, pretrained=options.pretrained and start)
+    pretrained = options.pretrained and start
+    any_model: Any = build_model(**model_args, pretrained=pretrained)
+    model: nn.Module = any_model
     if isinstance(model, ResMLP):  # weights.load_weights takes the grid from these two
         model_args |= {"img_size": model.img_size, "patch_size": model.patch_size}
-    if options.reset_head and options.pretrained and start:
-        model.reset_classifier(num_classes)  # type: ignore[operator]
+    if options.reset_head and pretrained:
+        any_model.reset_classifier(num_classes)
+    stored, source = Stored(), ""
     if options.weights and start:
+        source = f"--weights {options.weights}"
         try:
             head: Literal["reset", "keep"] = "reset" if options.reset_head else "keep"
             stored = load_weights(model, options.weights, head)
         except ClassifierError as error:
             raise UserError(f"{error.found}: add --reset-head to train a new one.") from error
-        if stored.classes is not None and head == "keep":
-            remedy = (
-                "add --reset-head, or, if only their order differs, give it with --class-map FILE"
-            )
-            check_same(stored.classes, classes, f"--weights {options.weights}", remedy)
+    elif pretrained and pretrained_cfg(options.model)["num_classes"] == num_classes:
+        source = f"--model {options.model} --pretrained"  # else its classifier is left out
+    if source and not options.reset_head:
+        remedy = "add --reset-head, or "
+        if stored.classes is not None:
+            remedy += "if only their order differs, give it with --class-map FILE"
+            check_same(stored.classes, classes, source, remedy)
+        elif options.class_map is None:
+            check_order(classes, source, remedy)
     if options.grad_checkpointing:
-        model.set_grad_checkpointing()  # type: ignore[operator]
-    return model, model_args
+        any_model.set_grad_checkpointing()
+    return model, model_args, stored.data_config or any_model.pretrained_cfg
 
 
 def _teacher(
