@@ -1,8 +1,9 @@
-"""The options of timm's train.py and validate.py: honoured, or refused with what to use instead."""
+"""The options of timm's scripts: honoured, or refused with what to use instead."""
 
 import argparse
 import json
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,23 @@ VALIDATE = """
     --torchcompile-mode --torchscript --torchcompile --aot-autograd --results-file --results-format
     --real-labels --valid-labels --retry --seed --metrics-avg --naflex-loader --naflex-max-seq-len
 """.split()
+INFERENCE = """
+    --data-dir --dataset --split --model -m -j --workers -b --batch-size --img-size --in-chans
+    --input-size --use-train-size --crop-pct --crop-mode --mean --std --interpolation --num-classes
+    --class-map --log-freq --checkpoint --pretrained --num-gpu --test-pool --channels-last --device
+    --amp --amp-dtype --model-dtype --fuser --model-kwargs --torchcompile-mode --torchscript
+    --torchcompile --aot-autograd --results-dir --results-file --results-format
+    --results-separate-col --topk --fullname --filename-col --index-col --label-col --output-col
+    --output-type --label-type --include-index --exclude-output --no-console-results
+""".split()
 
 
 def validation() -> Parser:
     return Parser("evaluate", EvaluationOptions, "")
+
+
+def prediction() -> Parser:
+    return Parser("predict", PredictionOptions, "")
 
 
 def test_an_older_timm_has_fewer_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +109,11 @@ def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixt
     for parser, read, names in (
         (create_parser(), parse_args, TRAIN),
         (validation(), evaluation, VALIDATE),
+        (
+            prediction(),
+            partial(parse, PredictionOptions, name="predict", description=""),
+            INFERENCE,
+        ),
     ):
         for given in names:
             name = given.replace("_", "-")
@@ -120,7 +139,8 @@ def test_every_command_takes_underscores_and_suggests_options() -> None:
 
 
 def test_an_answer_is_for_an_option_that_some_command_lacks() -> None:
-    both = create_parser()._option_string_actions.keys() & validation()._option_string_actions
+    parsers = (create_parser(), validation(), prediction())
+    both = set.intersection(*(set(parser._option_string_actions) for parser in parsers))
     assert not both & {flag for flags in ANSWERS for flag in flags.split()}
 
 
@@ -275,6 +295,99 @@ def test_a_training_with_timms_options(images: Path, tmp_path: Path) -> None:
     assert (again.lr, again.lr_base, again.val_split, again.cutmix_minmax) == (
         0.0125, 0.1, "test", [0.2, 0.8],
     )  # fmt: skip
+
+
+def test_a_class_map_chooses_classes_and_may_lie_beside_them(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in timm; evaluate takes the checkpoint's choice, or a map for weights."""
+    caplog.set_level("INFO")
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(images, data)
+    folder(folder(data, "train", bird=4), "test", bird=3)
+    (data / "two.txt").write_text("dog\ncat\n")
+    sizes = "--model resmlp_tiny --img-size 8 --patch-size 4".split()
+    words = [*sizes, *"-b 4 -j 0 --epochs 1 --val-split test --class-map two.txt".split()]
+    train.main([str(data), *words, "--output", str(output)])
+    assert "1 of 3 classes are not in --class-map, and are left out (bird)" in caplog.text
+    assert checkpoints.load(output / "last.pth")["classes"] == ["dog", "cat"]
+    report = run_json(evaluate.main, tmp_path / "r.json", output / "best.pth")
+    assert report["images"] == 4
+    torch.save(checkpoints.load(output / "best.pth")["model"], tmp_path / "w.pth")
+    words = [*sizes, "--weights", tmp_path / "w.pth", "--class-map", "two.txt", "--data", data]
+    found = run_json(evaluate.main, tmp_path / "r.json", *words, "--split", "test")
+    assert (found["images"], found["top1"]) == (4, report["top1"])
+
+
+def test_what_changes_nothing_is_taken_as_in_a_file() -> None:
+    """timm's defaults; other values are answered, and a folder may follow."""
+    words = "--dist-bn reduce --eval-metric top1 --val_interval 1 --log-interval 9 --save-images"
+    words += " --worker-seeding part --use-multi-epochs-loader --kd-temperature 4.0 --local_rank=0"
+    options = parse_args([*words.split(), "images"])
+    assert options == parse_args(["images"])
+    for words, message in (
+        ("--dist-bn broadcast", "--dist-bn is an option of timm .*: the statistics of"),
+        ("--eval-metric=loss", "--eval-metric is .* best.pth has the best top-1 accuracy"),
+        ("--val-interval 5", "--val-interval is .* saved after every epoch"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_args(["images", *words.split()])
+
+
+def test_a_file_may_have_values_that_do_nothing(tmp_path: Path) -> None:
+    """As in the args.yaml of timm before 1.0; flags are of the user, who wanted something."""
+    path = tmp_path / "args.yaml"
+    path.write_text(
+        "sched: step\ncooldown_epochs: 10\ndecay_milestones: [30, 60]\naug_repeats: 3.0\n"
+        "lr_cycle_limit: 2\nmixup_off_epoch: 5\nremode: const\nlr: 0.1\nlr_base_size: 512\n"
+    )
+    options = parse_args(["x", "-c", str(path)])
+    assert (options.cooldown_epochs, options.decay_milestones) == (10, [30, 60])
+    assert options.aug_repeats == 3
+    assert type(options.aug_repeats) is int
+    for words, message in (
+        ("--cooldown-epochs 5", "--sched step does not use --cooldown-epochs"),
+        ("--sched plateau --warmup-prefix", "--sched plateau does not use --warmup-prefix"),
+        ("--recount 2", "--recount needs --reprob"),
+        ("--aug-repeats 2.5", "--aug-repeats: invalid whole value: '2.5'"),
+        ("--aug-repeats inf", "--aug-repeats: invalid whole value: 'inf'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_args(["x", "-c", str(path), *words.split()])
+    path.write_text("distillation_alpha: 0.9")
+    with pytest.raises(UserError, match="--distillation-alpha needs --distillation-type"):
+        parse_args(["x", "-c", str(path)])
+
+
+def test_a_folder_after_a_list_is_named(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    for words in ("--img-size 224", "--opt-betas 0.9", "--lr-noise 0.1", "--model-kwargs a=1"):
+        with pytest.raises(UserError, match=f"; give {folder} before the options"):
+            parse_args([*words.split(), folder])
+        with pytest.raises(UserError, match=r"'nowhere' \(--help"):
+            parse_args([*words.split(), "nowhere"])
+    with pytest.raises(UserError, match=f"; give {folder} before the options"):
+        parse(NeighbourOptions, ["-k", "1", "5", folder], "knn", "")
+    with pytest.raises(UserError, match=r"invalid int value: '.*' \(--help"):
+        parse_args(["--img-size", folder])
+
+
+def test_empty_values_leave_options_out_as_in_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = parse_args(["x", "--resume", "", "--config="])
+    assert (options.resume, options.config) == (None, None)
+    words = [str(tmp_path), "-m", "resmlp_12_224", "--pretrained", "--checkpoint", ""]
+    assert parse(EvaluationOptions, words, "evaluate", "").weights is None
+    best = str(checkpoint(tmp_path / "best.pth"))
+    found = parse(PredictionOptions, [best, "a.jpg", "--checkpoint="], "predict", "")
+    assert (found.checkpoint, found.inputs) == (Path(best), [Path("a.jpg")])
+    for flag in ("--val-split", "--train-split"):
+        with pytest.raises(UserError, match=f"{flag}: expected a part of the data, or . for all"):
+            parse_args(["x", flag, ""])
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()  # a name that a recipe has too
+    assert parse_args(["x", "-c", "digits"]).model_ema
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class ModelChoice:
         Raises:
             UserError: naming it, before PyTorch is loaded.
         """
-        weights, checkpoint = given["weights"], given["checkpoint"]
+        weights, checkpoint = given["weights"] or None, given["checkpoint"]
         if weights is not None and given["model"] is None and checkpoint is None:
             if weights.startswith(HUBS) or Path(weights).is_dir():
                 raise UserError(f"--weights {weights} needs --model NAME: give both.")
@@ -210,9 +210,7 @@ class PredictionOptions(Computation, Loading, ModelChoice):
         first = given["checkpoint"]
         # best.pth and --weights together are a mistake, which has its own message
         is_other = first is not None and first.suffix.lower() != ".pth"
-        if first is not None and (
-            given["model"] is not None or (given["weights"] is not None and is_other)
-        ):
+        if first is not None and (given["model"] is not None or (given["weights"] and is_other)):
             given |= {"inputs": [first, *given["inputs"]], "checkpoint": None}
         return super().of(given)
 

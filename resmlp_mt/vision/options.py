@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -51,10 +52,19 @@ class Parser(command_line.Parser):
             allow_abbrev=False,
         )
         self.add_argument(
-            "--no-prefetcher", action=Ignored, nargs=0, dest=argparse.SUPPRESS,
+            "--no-prefetcher", action=Unneeded, nargs=0, dest=argparse.SUPPRESS,
             help="for timm's command lines: there is no prefetcher",
         )  # fmt: skip
         self.add_options(kind)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """A list of numbers takes a folder after it for the last one: say what to do instead."""
+        try:
+            return super()._get_values(action, arg_strings)
+        except argparse.ArgumentError as error:
+            if action.nargs == "+" and len(arg_strings) > 1:
+                error.message += before_options(arg_strings[-1])
+            raise
 
     def error(self, message: str) -> NoReturn:
         """Print one sentence and raise it.
@@ -73,11 +83,22 @@ class Parser(command_line.Parser):
         return answers[0] if answers else super().unrecognized(words)
 
 
-class Ignored(argparse.Action):
-    """A flag for what is always so."""
+class Unneeded(argparse.Action):
+    """An option of timm that changes nothing here: with the value in ``const`` alone, or with any.
 
-    def __call__(self, *_: Any) -> None:
-        """Change nothing."""
+    Its entry in :mod:`resmlp_mt.vision.timm_options` answers for other values.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Refuse another value; keep none."""
+        if self.const is not None and " ".join(values) != self.const:
+            parser.error(answer(self.option_strings[0], parser._option_string_actions) or "")
 
 
 class KeyValues(argparse.Action):
@@ -97,7 +118,8 @@ class KeyValues(argparse.Action):
         for word in values:
             name, equals, value = word.partition("=")
             if not (equals and name.isidentifier()):
-                raise argparse.ArgumentError(self, f"expected KEY=VALUE, but found {word!r}")
+                message = f"expected KEY=VALUE, but found {word!r}{before_options(word)}"
+                raise argparse.ArgumentError(self, message)
             if name in self.follow:
                 raise argparse.ArgumentError(
                     self, f"{name} follows from --model and the data: leave it out"
@@ -115,6 +137,11 @@ class ModelKeyValues(KeyValues):
     follow = ("name", "num_classes", "in_chans", "features_only")
 
 
+def before_options(word: str) -> str:
+    """What to do with a path that was taken for the last value of an option, if it is one."""
+    return f"; give {word} before the options" if os.path.exists(word) else ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the most similar names; empty if there are none."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
@@ -124,6 +151,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def model_name(text: str) -> str:
     """The name of a model; the Hugging Face hub has ``timm/`` before timm's names."""
     return re.sub(r"^(hf[-_]hub:)?timm/", "", text)
+
+
+def split_name(text: str) -> str:
+    """The name of a part of the data."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a part of the data, or . for all of it")
+    return text
 
 
 def path_if_any(text: str) -> Path | None:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.distill import DistillationLoss, Teacher
 from resmlp_mt.vision.libraries import timm
@@ -22,7 +21,6 @@ from resmlp_mt.vision.transforms import Transform, create_training_transform
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images, logits, labels) -> scalar"""
-CYCLES = ("cosine", "tanh", "poly")
 
 
 def training_transform(
@@ -126,22 +124,6 @@ def create_scheduler(
             f"--sched {options.sched} needs a newer timm than {timm.__version__}: "
             "pip install --upgrade timm."
         )
-    for name, is_used in (
-        ("cooldown_epochs", hasattr(scheduler, "get_cycle_length")),
-        ("warmup_prefix", options.sched not in ("none", "plateau")),
-        ("lr_decay_fn", options.sched in ("wsd", "rsqrt")),
-        ("lr_stable_timescale", options.sched == "rsqrt"),
-        ("decay_rate", options.sched in ("step", "multistep", "plateau", "poly")),
-        ("decay_milestones", options.sched == "multistep"),
-        ("patience_epochs", options.sched == "plateau"),
-        ("lr_cycle_mul", options.sched in CYCLES),
-        ("lr_cycle_decay", options.sched in CYCLES),
-        ("lr_cycle_limit", options.sched in CYCLES),
-        ("lr_k_decay", options.sched in ("cosine", "poly")),
-    ):
-        is_given = getattr(options, name) != getattr(TrainingOptions(), name)
-        if is_given and not is_used and not options.resume:
-            raise UserError(f"--sched {options.sched} does not use {flag(name)}: leave it out.")
     return scheduler, int(epochs)
 
 

@@ -6,7 +6,6 @@ The others have the same names here; see :mod:`resmlp_mt.vision.training_options
 
 import re
 from collections.abc import Container
-from typing import Any
 
 BATCH_NORM = "ResMLP has no batch norm; arguments of a model of timm go to --model-kwargs"
 DATA = "use --data DIR, cifar10-tar FILE, wds DIR or digits"
@@ -20,6 +19,7 @@ PROCESSES = (
 )
 
 ONE_SIZE = "images have one size: use --img-size"
+COLUMNS = "use --format, which has paths, labels and probabilities"
 LEAVE_OUT = "leave it out"
 
 #: options, and what to do instead; of several, the first whose options the command has
@@ -67,6 +67,15 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
         "use --json FILE, which has precision and F1 too",
         "use --output FILE",
     ),
+    "--data-dir --split": (
+        "use --train-split and --val-split",
+        "use --data",
+        "images and folders are named without an option",
+    ),
+    "--label-type": "labels are the names of the classes; --class-map gives others",
+    "--filename-col --index-col --label-col --output-col --output-type --include-index": COLUMNS,
+    "--exclude-output --results-separate-col --fullname": COLUMNS,
+    "--no-console-results": "use --output",
     "--real-labels --valid-labels": "classes are matched by their names; use --data",
     "--eval --test-only": "use python -m resmlp_mt.vision.evaluate",
     # of torchvision's and DeiT's scripts
@@ -88,23 +97,23 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
 }
 
 
-#: options of timm that do not change what a training computes
-WITHOUT_EFFECT = """
-    --amp-impl --checkpoint-hist --local-rank --log-interval --save-images --use-multi-epochs-loader
-    --worker-seeding
-""".split()
-#: timm's defaults of options that are not here, where they are neither empty nor 0
-DEFAULTS = {
+#: options of timm's train.py that change no result: with any value (None), or with these words
+#: alone, which are timm's default
+UNNEEDED: dict[str, str | None] = {
+    **dict.fromkeys("--amp-impl --checkpoint-hist --local-rank --log-interval".split()),
+    "--worker-seeding": None,
+    "--save-images": "",
+    "--use-multi-epochs-loader": "",
     "--dist-bn": "reduce",
     "--eval-metric": "top1",
     "--kd-distill-type": "logit",
     "--kd-loss-type": "kl",
-    "--kd-temperature": 4.0,
+    "--kd-temperature": "4.0",
     "--kd-token-distill-type": "soft",
-    "--naflex-train-seq-lens": [128, 256, 576, 784, 1024],
-    "--naflex-max-seq-len": 576,
+    "--naflex-train-seq-lens": "128 256 576 784 1024",
+    "--naflex-max-seq-len": "576",
     "--naflex-loss-scale": "linear",
-    "--val-interval": 1,
+    "--val-interval": "1",
 }
 
 
@@ -129,8 +138,3 @@ def answer(flag: str, known: Container[str]) -> str | None:
 def options_in(text: str) -> list[str]:
     """The options that a text names."""
     return re.findall(r"--[a-z][a-z-]*", text)
-
-
-def changes_nothing(flag: str, value: Any) -> bool:
-    """Whether a value in a file of timm's options does not matter here."""
-    return flag in WITHOUT_EFFECT or (flag in DEFAULTS and value == DEFAULTS[flag])

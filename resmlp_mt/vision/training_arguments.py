@@ -14,8 +14,8 @@ from typing import Any
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import Parser, did_you_mean, only_tells
-from resmlp_mt.vision.timm_options import answer, changes_nothing
+from resmlp_mt.vision.options import Parser, Unneeded, did_you_mean, only_tells, path_if_any
+from resmlp_mt.vision.timm_options import UNNEEDED, answer
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
 # The digits are not photographs: a mirrored digit is another sign, and colour means nothing.
@@ -40,6 +40,8 @@ OPTIMIZER_FLAGS = {
     "opt": "--opt", "lr": "--lr", "weight_decay": "--weight-decay", "momentum": "--momentum",
     "eps": "--opt-eps", "betas": "--opt-betas", "layer_decay": "--layer-decay",
 }  # fmt: skip
+#: beginnings of the names of options that timm does not have
+OWN = ("reset_head", "teacher", "distillation")
 RECIPES = Path(__file__).parents[1] / "configs/vision"
 
 
@@ -52,6 +54,11 @@ def create_parser() -> Parser:
         needs=["sklearn", "yaml"],  # the extra of the first one brings both
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the same as --data DIR")
+    for name, words in UNNEEDED.items():
+        parser.add_argument(
+            name, action=Unneeded, nargs=1 if words is None else len(words.split()), const=words,
+            dest=argparse.SUPPRESS, help=argparse.SUPPRESS,
+        )  # fmt: skip
     return parser
 
 
@@ -68,8 +75,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     parser.check_packages()
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     # the other parser reports a missing value
-    sources.add_argument("-c", "--config", nargs="?", type=Path)
-    sources.add_argument("--resume", nargs="?", type=Path)
+    sources.add_argument("-c", "--config", nargs="?", type=path_if_any)
+    sources.add_argument("--resume", nargs="?", type=path_if_any)
     sources.add_argument("--lr-base", nargs="?")
     sources.add_argument("--data", "--data-dir", nargs="*")
     files, _ = sources.parse_known_args(flags)
@@ -83,21 +90,23 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         given = {} if files.lr_base is None else {"lr_base": files.lr_base}
         words += _to_flags(_over(_read_yaml(files.config), given), parser, files.config)
 
-    def parsed() -> argparse.Namespace:
+    def parsed() -> tuple[argparse.Namespace, dict[str, Any]]:
         # not as one line: a list at the end of a file would take a folder before the options
-        found = parser.parse_args(flags, parser.parse_args(words))
+        found = parser.parse_args(words)
+        below = dict(vars(found))
+        found = parser.parse_args(flags, found)
         if found.folder is not None:
             if files.data is not None:
                 raise UserError(f"--data is given, and {found.folder} too: leave out one of them.")
             found.data = [found.folder]
-        return found
+        return found, below
 
-    found = parsed()
+    found, below = parsed()
     defaults = {"lr": LR} | (DIGITS if found.data == ["digits"] else {})
     if found.lr_base is not None:
         del defaults["lr"]
     parser.set_defaults(**defaults)
-    found = parsed()
+    found, below = parsed()
     del found.folder
     options = TrainingOptions(**vars(found))
     if options.img_size:
@@ -115,7 +124,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     if files.resume:
         _check_same_run(options, earlier)
     else:
-        _check_partners(options)
+        _check_used(options, below)
     return options
 
 
@@ -142,15 +151,21 @@ def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
             )
 
 
-def _check_partners(options: TrainingOptions) -> None:
-    """Refuse options that do nothing without another one, or that would overrule another one."""
+def _check_used(options: TrainingOptions, below: dict[str, Any]) -> None:
+    """Refuse flags that do nothing without another option, or that would overrule another one.
+
+    Args:
+        below: the values of files and defaults. A file may have every option of timm, in vain and
+            with the defaults of an older version.
+    """
     for key in (key for key in options.opt_kwargs if key in OPTIMIZER_FLAGS):
         raise UserError(
             f"--opt-kwargs {key}=... has an option of its own: use {OPTIMIZER_FLAGS[key]}."
         )
     cutmix = options.cutmix or options.cutmix_minmax
-    mixes, kind = options.mixup or cutmix, options.distillation_type
-    for names, partner, has_partner in (
+    mixes, kind, sched = options.mixup or cutmix, options.distillation_type, options.sched
+    cycles = ("cosine", "tanh", "poly")
+    partners: tuple[tuple[str, str, Any], ...] = (
         ("reset_head", "--weights or --pretrained", options.weights or options.pretrained),
         ("lr_base_size lr_base_scale", "--lr-base", options.lr_base is not None),
         ("clip_mode", "--clip-grad", options.clip_grad),
@@ -164,11 +179,27 @@ def _check_partners(options: TrainingOptions) -> None:
         ("teacher_weights", "--teacher", options.teacher),
         ("distillation_alpha", "--distillation-type", kind != "none"),
         ("distillation_tau", "--distillation-type soft", kind == "soft"),
-    ):
+        ("cooldown_epochs", "", sched in (*cycles, "wsd", "rsqrt")),
+        ("warmup_prefix", "", sched not in ("none", "plateau")),
+        ("lr_decay_fn", "", sched in ("wsd", "rsqrt")),
+        ("lr_stable_timescale", "", sched == "rsqrt"),
+        ("decay_rate", "", sched in ("step", "multistep", "plateau", "poly")),
+        ("decay_milestones", "", sched == "multistep"),
+        ("patience_epochs", "", sched == "plateau"),
+        ("lr_cycle_mul lr_cycle_decay lr_cycle_limit", "", sched in cycles),
+        ("lr_k_decay", "", sched in ("cosine", "poly")),
+    )
+    usual = TrainingOptions()
+    for names, partner, is_used in partners:
         for name in names.split():
-            is_given = getattr(options, name) not in (getattr(TrainingOptions(), name), 0)
-            if is_given and not has_partner:
+            value = getattr(options, name)
+            is_off = value in (getattr(usual, name), 0)
+            may_stay = value == below[name] and not name.startswith(OWN)
+            if is_used or is_off or may_stay:
+                continue
+            if partner:
                 raise UserError(f"{flag(name)} needs {partner}: give it, or leave out both.")
+            raise UserError(f"--sched {sched} does not use {flag(name)}: leave it out.")
 
 
 def _plain(value: Any) -> Any:
@@ -187,7 +218,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     name = path.name.removesuffix(".yaml")
     ours = path.parent in (Path(), Path("configs/vision"))
     recipe = RECIPES / f"{name}.yaml"
-    found = recipe if ours and not path.exists() and recipe.exists() else path
+    found = recipe if ours and not path.is_file() and recipe.exists() else path
     try:
         # a safe loader
         values = yaml.load(found.read_text(encoding="utf-8"), yaml_keys.SafeLoader)  # nosec B506
@@ -242,7 +273,7 @@ def _to_flags(
         if word not in actions or word in alone:
             instead = answer(word, actions)
             off = not value and (instead is not None or word in alone)
-            if off or changes_nothing(word, value):
+            if off:
                 continue
             reason = instead or f"there is no option {key}"
             raise UserError(f"{path}: {reason}; train --help lists the options.")

@@ -26,6 +26,7 @@ from resmlp_mt.vision.options import (
     OnError,
     model_name,
     path_if_any,
+    split_name,
 )
 
 LR = 1e-3
@@ -36,6 +37,13 @@ SCHEDULES = (
 )  # fmt: skip
 
 
+def whole(text: str) -> int:
+    """A whole number from 0 on, also as timm's 3.0."""
+    value = float(text)
+    count: int = NOT_NEGATIVE(str(int(value)) if value.is_integer() else text)
+    return count
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Data."""
@@ -44,8 +52,10 @@ class DataOptions:
         ["digits"], "--data-dir", nargs="+", metavar="DATA",
         help="DIR (train/, val/), cifar10-tar FILE, wds DIR (WebDataset shards), or digits",
     )  # fmt: skip
-    train_split: str = option("train", metavar="NAME", help="the part of the data to train on")
-    val_split: str = option("val", metavar="NAME", help="the part to validate on")
+    train_split: str = option(
+        "train", metavar="NAME", type=split_name, help="the part of the data to train on"
+    )
+    val_split: str = option("val", metavar="NAME", type=split_name, help="the part to validate on")
     num_classes: int | None = option(
         None, type=POSITIVE, metavar="N",
         help="checked, because the data determine the classes",
@@ -220,7 +230,7 @@ class AugmentationOptions:
         "random", choices=["random", *INTERPOLATIONS], help="filter for the random crop"
     )
     aug_repeats: int = option(
-        0, type=NOT_NEGATIVE,
+        0, type=whole,
         help="views of an image in a batch (repeated augmentation); the authors use 3; 0: off",
     )  # fmt: skip
     reprob: float = option(0.0, type=PROBABILITY, help="probability of random erasing")
@@ -270,14 +280,16 @@ class RunOptions:
     """Running."""
 
     config: Path | None = option(
-        None, "-c", metavar="FILE",
+        None, "-c", metavar="FILE", type=path_if_any,
         help="YAML with values for these options: a file, or a name such as resmlp_s12",
     )  # fmt: skip
     output: Path = option(
         Path("outputs/vision"),
         help="folder for the results; a second training writes to NAME-1",
     )  # fmt: skip
-    resume: Path | None = option(None, metavar="FILE", help="continue this last.pth")
+    resume: Path | None = option(
+        None, metavar="FILE", type=path_if_any, help="continue this last.pth"
+    )
     max_updates: int | None = option(
         None, type=POSITIVE, help="save and stop after this many updates in all"
     )
