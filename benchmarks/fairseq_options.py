@@ -325,6 +325,7 @@ GENERATE = [
     Case("--prefix-size 2"),
     Case("--sampling"),
     Case("--sampling --nbest 4"),
+    Case("--sampling-topk 3"),
     Case("--sampling --nbest 4 --sampling-topk 3"),
     Case("--sampling --nbest 4 --sampling-topp 0.5"),
     Case("--seed 2", "--sampling --nbest 4"),
@@ -426,6 +427,7 @@ INTERACTIVE = [
     Case("--sampling"),
     Case("--prefix-size 1"),
     Case("--lm-path {lm}"),
+    Case("--sacrebleu"),
     Case("--results-path {results}"),
     Case("--print-alignment soft"),
     Case("--no-repeat-ngram-size 1"),
@@ -464,7 +466,8 @@ def write_corpus(folder: Path) -> Path:
 def write_monolingual(data: Path, folder: Path) -> Path:
     """The targets alone, for a language model."""
     folder.mkdir()
-    shutil.copyfile(data / "dict.b.txt", folder / "dict.txt")
+    for place in (folder, data):  # fairseq-generate reads it beside the sentence pairs
+        shutil.copyfile(data / "dict.b.txt", place / "dict.txt")
     for split in SENTENCES:
         for kind in ("bin", "idx"):
             shutil.copyfile(data / f"{split}.a-b.b.{kind}", folder / f"{split}.{kind}")

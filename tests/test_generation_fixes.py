@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fairseq import checkpoint_utils, options, tasks
+from fairseq import checkpoint_utils, options, scoring, tasks
 from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
 from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.scoring.bleu import SacrebleuScorer
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.sequence_scorer import SequenceScorer
@@ -281,14 +282,27 @@ def generation(corpus: Corpus, *given: object, interactive: bool = False) -> Any
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("--lm-path", "lm.pt"), ("--lm-weight", 0.5), ("--results-path", "out"), ("--prefix-size", 2)],
-)
-def test_interactive_refuses_what_it_ignores(corpus: Corpus, option: str, value: object) -> None:
-    generation(corpus, option, value)
+    "given",
+    ["--lm-path lm.pt --lm-weight 0.5", "--results-path out", "--prefix-size 2", "--sacrebleu",
+     "--scoring chrf", "--quiet", "--gen-subset valid"],
+)  # fmt: skip
+def test_interactive_refuses_what_it_ignores(corpus: Corpus, given: str) -> None:
+    generation(corpus, *given.split())
     generation(corpus, interactive=True)
-    with pytest.raises(UserError, match=f"^{option} has no effect in fairseq-interactive"):
-        generation(corpus, option, value, interactive=True)
+    with pytest.raises(UserError, match=f"^{given.split()[0]} has no effect in fairseq-interact"):
+        generation(corpus, *given.split(), interactive=True)
+
+
+def test_sacrebleu_is_measured_as_asked_for(corpus: Corpus) -> None:
+    """fairseq's own warning recommends --sacrebleu, which only silences it."""
+    assert generation(corpus).scoring == "bleu"
+    found = convert_namespace_to_omegaconf(generation(corpus, "--sacrebleu"))
+    assert found.generation.sacrebleu
+    assert isinstance(scoring.build_scorer(found.scoring, dictionary(20)), SacrebleuScorer)
+    both = generation(corpus, "--sacrebleu", "--scoring", "sacrebleu", "--sacrebleu-lowercase")
+    assert both.scoring == "sacrebleu"
+    with pytest.raises(UserError, match=r"--sacrebleu means --scoring sacrebleu, but .* is chrf:"):
+        generation(corpus, "--sacrebleu", "--scoring", "chrf")
 
 
 @pytest.mark.parametrize("beside", ["fairseq-interactive", "--score-reference", "--replace-unk"])

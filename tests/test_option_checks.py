@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from fairseq import options
+from fairseq.dataclass.configs import GenerationConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import option_checks
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -135,3 +137,25 @@ def test_what_needs_another_machine_is_refused(
     cfg = convert_namespace_to_omegaconf(parsed("--tpu --optimizer adam"))
     with nullcontext() if is_there else pytest.raises(UserError, match=r"^--tpu needs a TPU"):
         option_checks.check_sections(cfg)
+
+
+@pytest.mark.parametrize(
+    ("needed", "name"),
+    [(needed, name) for needed, names in option_checks.NEEDED.items() for name in names],
+)
+def test_what_changes_nothing_without_another_option_is_refused(needed: str, name: str) -> None:
+    """Such as --lm-path, whose --lm-weight is 0 by default."""
+    make, words = options.get_training_parser, ["data", "--arch", "resmlp_mt_tiny"]
+    if hasattr(GenerationConfig, name):
+        make, words = options.get_generation_parser, ["data", "--path", "x"]
+    known = make()
+    options.parse_args_and_arch(known, words)  # adds the options of the task
+
+    def given(name: str) -> list[str]:
+        has_value = known._option_string_actions[flag(name)].nargs != 0
+        return [flag(name), "7"] if has_value else [flag(name)]
+
+    more = given("save_interval_updates") if "interval" in name else []
+    options.parse_args_and_arch(make(), [*words, *given(name), *given(needed), *more])
+    with pytest.raises(UserError, match=f"^{flag(name)} changes nothing without {flag(needed)}:"):
+        options.parse_args_and_arch(make(), [*words, *given(name)])

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import itertools
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -134,9 +135,18 @@ def _check_inference(
 
 # --- options that fairseq-interactive ignores, and soft alignments where they are not expected ---
 
-NOT_INTERACTIVE = ("lm_path", "lm_weight", "results_path", "prefix_size")
+NOT_INTERACTIVE = (
+    *("gen_subset", "lm_path", "lm_weight", "prefix_size", "quiet", "results_path", "sacrebleu"),
+    "scoring",
+)
 
 _shard = (1, 0)  # the number of shards, and this process's own
+
+
+def choose_scoring(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> None:
+    """Let ``--sacrebleu`` choose the score; in fairseq, it only turns off the advice to give it."""
+    if "--sacrebleu" in (sys.argv[1:] if words is None else words):
+        parser.set_defaults(scoring="sacrebleu")
 
 
 def check_options(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
@@ -153,6 +163,10 @@ def check_options(parser: argparse.ArgumentParser, found: argparse.Namespace) ->
                 f"--{name.replace('_', '-')} has no effect in fairseq-interactive: give it to "
                 "fairseq-generate, or drop it."
             )
+    if getattr(found, "sacrebleu", False) and found.scoring != "sacrebleu":
+        raise UserError(
+            f"--sacrebleu means --scoring sacrebleu, but --scoring is {found.scoring}: drop one."
+        )
     if getattr(found, "print_alignment", None) == "soft":
         beside = {
             "fairseq-interactive": is_interactive,

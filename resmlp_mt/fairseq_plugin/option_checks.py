@@ -6,7 +6,7 @@ made. Both are wrapped here alone, and call what other modules check and add.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,6 +16,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     bleu,
@@ -71,6 +72,24 @@ REFUSED_FOR_RESMLP: dict[tuple[str, object], str] = {
 }
 """The same, for a training of a ResMLP."""
 
+NEEDED = {
+    "lm_path": ["lm_weight"],
+    "lm_weight": ["lm_path"],
+    "sampling": ["sampling_topk", "sampling_topp"],
+    "diverse_beam_groups": ["diverse_beam_strength"],
+    "retain_dropout": ["retain_dropout_modules"],
+    "save_interval_updates": ["keep_interval_updates"],
+    "keep_interval_updates": ["keep_interval_updates_pattern"],
+    "eval_bleu": [
+        *("eval_bleu_args", "eval_bleu_detok", "eval_bleu_detok_args", "eval_bleu_print_samples"),
+        *("eval_bleu_remove_bpe", "eval_tokenized_bleu"),
+    ],
+    "store_ema": [
+        *("ema_decay", "ema_fp32", "ema_seed_model", "ema_start_update", "ema_update_freq"),
+    ],
+}
+"""Options without which others are read and change nothing."""
+
 
 def apply() -> None:
     """Check the options of all commands; a second call does nothing."""
@@ -79,10 +98,15 @@ def apply() -> None:
 
 
 def _parse_args_and_arch(
-    original: Original, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any
+    original: Original,
+    parser: argparse.ArgumentParser,
+    input_args: Sequence[str] | None = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     loading.add_options(parser)
-    parsed = original(parser, *args, **kwargs)
+    generation_fixes.choose_scoring(parser, input_args)
+    parsed = original(parser, input_args, *args, **kwargs)
     found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     loading.heed_options(found)
     generation_fixes.check_options(parser, found)
@@ -91,9 +115,23 @@ def _parse_args_and_arch(
     if getattr(found, "bf16", False) and not find_spec("torch_xla"):
         found.tpu = False  # which fairseq sets with --bf16: it would use no GPU
     check(vars(found))
+    if not kwargs.get("suppress_defaults"):  # it has been parsed with them before
+        _check_needs(parser, found)
     if getattr(found, "profile", False) and not torch.cuda.is_available():
         raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")
     return parsed
+
+
+def _check_needs(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
+    def is_given(name: str) -> bool:
+        default = parser.get_default(name)
+        return getattr(found, name, default) != default
+
+    for needed, names in NEEDED.items():
+        for name in [] if is_given(needed) else filter(is_given, names):
+            raise UserError(
+                f"{flag(name)} changes nothing without {flag(needed)}: add that one, or drop this."
+            )
 
 
 def _check_trainer(
