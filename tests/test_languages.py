@@ -30,13 +30,25 @@ def binarised(folder: Path, pair: str, *languages: str) -> Path:
     return folder
 
 
-def task(folder: Path, source: str | None, target: str | None) -> TranslationTask:
+def raw(folder: Path, pair: str, *languages: str) -> Path:
+    """The same as plain text, as fairseq-preprocess --dataset-impl raw writes it."""
+    binarised(folder, pair, *languages)
+    for language in languages:
+        name = f"train.{pair}.{language}"
+        (folder / f"{name}.idx").unlink()
+        (folder / f"{name}.bin").rename(folder / name).write_text("word\n")
+    return folder
+
+
+def task(
+    folder: Path, source: str | None, target: str | None, dataset_impl: str | None = "mmap"
+) -> TranslationTask:
     config = TranslationConfig(
         data=str(folder),
         source_lang=source,
         target_lang=target,
         train_subset="train",
-        dataset_impl="mmap",
+        dataset_impl=dataset_impl,
         required_seq_len_multiple=1,
     )
     return TranslationTask.setup_task(config)
@@ -50,6 +62,19 @@ def test_text_is_found_under_every_spelling(tmp_path: Path, there: str, code: st
     assert (found.cfg.source_lang, found.cfg.target_lang) == ("en", there)
     found.load_dataset("train")
     assert len(found.dataset("train")) == 1
+
+
+@pytest.mark.parametrize("there", ["zh-CN", "zh"])
+def test_the_languages_of_raw_text_are_found(tmp_path: Path, there: str) -> None:
+    folder = raw(tmp_path / "bin", f"en-{there}", "en", there)
+    found = task(folder, None, None, "raw")
+    assert (found.cfg.source_lang, found.cfg.target_lang) == ("en", there)
+    found.load_dataset("train")
+    assert len(found.dataset("train")) == 1
+    with pytest.raises(UserError, match=rf"has no valid\.en-{there}: it has train\.en-{there}\.$"):
+        found.load_dataset("valid")
+    with pytest.raises(UserError, match=r"has train\.en-.* in another format: give --dataset-impl"):
+        task(folder, None, None).load_dataset("train")
 
 
 @pytest.mark.parametrize(
@@ -108,16 +133,24 @@ def test_a_folder_without_dictionaries_is_named(tmp_path: Path) -> None:
         task(tmp_path, None, None)
 
 
-def test_without_text_the_languages_are_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["de", "zh-CN"])
+def test_without_text_the_languages_are_asked_for(tmp_path: Path, target: str) -> None:
     """An exported folder has dictionaries alone, and two of them have no direction."""
-    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
-    for file in folder.glob("*-*"):
+    folder = binarised(tmp_path / "bin", f"en-{target}", "en", target)
+    for file in folder.glob("train.*"):
         file.unlink()
     with pytest.raises(
-        UserError, match=r"give --source-lang and --target-lang from its .* \(de, en\)\.$"
+        UserError, match=r"give --source-lang and --target-lang from its .* \(.*, .*\)\.$"
     ):
         task(folder, None, None)
-    assert task(folder, "en", "de").cfg.target_lang == "de"
+    assert task(folder, "en", target).cfg.target_lang == target
+
+
+def test_a_pair_has_dictionaries(tmp_path: Path) -> None:
+    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
+    (folder / "dict.de.txt").unlink()
+    with pytest.raises(UserError, match=r"give --source-lang and --target-lang from .* \(en\)\.$"):
+        task(folder, None, None)
 
 
 def test_a_missing_set_is_named_with_those_that_are_there(tmp_path: Path) -> None:

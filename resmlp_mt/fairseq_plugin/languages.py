@@ -75,25 +75,23 @@ def _known(code: str, known: list[str], folder: Path) -> str:
     return found
 
 
-def _infer_language_pair(original: Original, path: str) -> Any:
+def _infer_language_pair(_: Original, path: str) -> tuple[str, str]:
     folder = Path(path)
-    parts = {part for file in folder.glob("*.idx") for part in file.name.split(".")}
-    pairs = [
-        pair for pair in itertools.permutations(_languages(folder), 2) if "-".join(pair) in parts
-    ]
+    languages = _languages(folder)
+    parts = {part for name in _texts(folder) for part in name.split(".")}
+    pairs = [pair for pair in itertools.permutations(languages, 2) if "-".join(pair) in parts]
     if len(pairs) > 1:
         several = ", ".join(map("-".join, pairs))
         raise UserError(
             f"{folder} has text of several pairs of languages ({several}): choose with "
             "--source-lang and --target-lang."
         )
-    found = pairs[0] if pairs else original(path)
-    if None in found:
+    if not pairs:
         raise UserError(
             f"{folder} has no text whose name tells the languages: give --source-lang and "
-            f"--target-lang from its languages ({', '.join(_languages(folder))})."
+            f"--target-lang from its languages ({', '.join(languages)})."
         )
-    return found
+    return pairs[0]
 
 
 def _languages(folder: Path) -> list[str]:
@@ -102,15 +100,25 @@ def _languages(folder: Path) -> list[str]:
     return sorted(name.removeprefix("dict.").removesuffix(".txt") for name in names)
 
 
+def _texts(folder: Path) -> set[str]:
+    """The names of texts in a folder, such as train.en-de; they are binarised or raw."""
+    files = (path for path in folder.glob("*.*-*.*") if not path.name.startswith("dict."))
+    names = (file.stem if file.suffix in (".bin", ".idx") else file.name for file in files)
+    return {name.rpartition(".")[0] for name in names}
+
+
 def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return original(self, split, *args, **kwargs)
     except FileNotFoundError as error:
-        files = [
-            file for path in utils.split_paths(self.cfg.data) for file in Path(path).glob("*.idx")
-        ]
-        there = sorted({file.stem.rpartition(".")[0] for file in files})
+        folders = map(Path, utils.split_paths(self.cfg.data))
+        there = sorted(set().union(*map(_texts, folders)))
+        wanted = f"{split}.{self.cfg.source_lang}-{self.cfg.target_lang}"
+        if wanted in there:
+            raise UserError(
+                f"{self.cfg.data} has {wanted} in another format: give --dataset-impl raw for "
+                "plain text, and no --dataset-impl for binarised text."
+            ) from error
         raise UserError(
-            f"{self.cfg.data} has no {split}.{self.cfg.source_lang}-{self.cfg.target_lang}: it has "
-            f"{', '.join(there) or 'no binarised text'}."
+            f"{self.cfg.data} has no {wanted}: it has {', '.join(there) or 'no text'}."
         ) from error
