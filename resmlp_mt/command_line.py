@@ -48,6 +48,9 @@ _BY_EXTRA = {
 EXTRAS = {name: extra for extra, names in _BY_EXTRA.items() for name in names.split()}
 """The extra that installs a module; "" is the package itself."""
 
+TOKENIZER_PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
+"""What sacreBLEU's tokenizers need."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser with ``--version``, defaults in ``--help``, and suggestions for unknown options.
@@ -372,6 +375,7 @@ def missing(error: ModuleNotFoundError) -> Exception:
 
 
 def installation(package: str) -> str:
-    """The command that installs a package of :data:`EXTRAS`."""
+    """The command that installs a package of :data:`EXTRAS`; no index has to know resmlp_mt."""
     extra = EXTRAS[package]
-    return f"pip install 'resmlp_mt{f'[{extra}]' if extra else ''}'"
+    place = f"'.[{extra}]'" if extra else "."
+    return f"pip install {place} in the checkout of resmlp_mt"

@@ -126,7 +126,7 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
     ],
 )
 def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: str) -> None:
-    assert f"pip install 'resmlp_mt[{extra}]'" in said_without(package, name, "--help")
+    assert f"pip install '.[{extra}]'" in said_without(package, name, "--help")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_wrong_path_does_not_hide_a_missing_extra(
     words: list[str], package: str, extra: str
 ) -> None:
     said = said_without(package, *words)
-    assert f"{package} is missing: pip install 'resmlp_mt[{extra}]'." in said
+    assert f"{package} is missing: pip install '.[{extra}]' in the checkout" in said
 
 
 def said_without(package: str, name: str, *words: str) -> str:

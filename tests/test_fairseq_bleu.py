@@ -8,7 +8,8 @@ import sacrebleu
 import torch
 from fairseq import scoring
 from fairseq.data import Dictionary
-from fairseq.scoring.bleu import SacrebleuConfig
+from fairseq.scoring.bleu import BleuConfig, SacrebleuConfig
+from fairseq.scoring.chrf import ChrFScorerConfig
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import bleu
+from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 TEXT = ["我们今天去图书馆看书。", "他昨天买了一辆红色的自行车。"]
 OTHER = ["我们今天去图书馆看报。", "他昨天买了一辆绿色的自行车。"]
@@ -55,20 +57,23 @@ def config(metric: str) -> Any:
 
 
 def test_bleu_of_a_language_without_spaces_chooses_no_checkpoint(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bleu.apply()
     with pytest.raises(UserError, match=r"--best-checkpoint-metric bleu: .* the words of th,"):
         Trainer(config("bleu"), task_of("th"), None, None)
     bleu.check_training(config("bleu"), task_of("th", eval_tokenized_bleu=True))
-    bleu.check_training(config("loss"), task_of("th"))
     bleu.check_training(config("bleu"), task_of("de"))
+    bleu.check_training(config("loss"), task_of("zh"))
+    assert not caplog.text
+    bleu.check_training(config("loss"), task_of("tha"))
+    assert "--eval-bleu: sacreBLEU does not find the words of tha, and valid_bleu" in caplog.text
 
     def missing(**_: str) -> None:
         raise RuntimeError("Please install mecab")
 
     monkeypatch.setattr(sacrebleu, "BLEU", missing)
-    with pytest.raises(UserError, match=r"--eval-bleu of ja needs MeCab .*resmlp_mt\[ja\]', or"):
+    with pytest.raises(UserError, match=r"--eval-bleu of ja needs MeCab .*'.\[ja\]' .*, or"):
         bleu.check_training(config("loss"), task_of("ja"))
 
 
@@ -86,3 +91,37 @@ def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch
             scorer.add_string(line, other)
         assert (scorer.score() > 50) == sharp
         assert choice.sacrebleu_tokenizer == tokenizer
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "advice"),
+    [
+        ("de", {"_name": "bleu"}, None),
+        ("de", {"_name": "sacrebleu"}, None),
+        ("zh", {"_name": "bleu"}, "--scoring sacrebleu"),
+        ("ja_XX", {"_name": "bleu"}, "--scoring sacrebleu"),
+        ("th", {"_name": "bleu"}, "--scoring sacrebleu --sacrebleu-char-level"),
+        ("tha", {"_name": "sacrebleu"}, "--scoring sacrebleu --sacrebleu-char-level"),
+        ("my", {"_name": "sacrebleu", "sacrebleu_char_level": True}, None),
+        ("km", {"_name": "sacrebleu", "sacrebleu_tokenizer": "char"}, None),
+        ("lo", {"_name": "chrf"}, None),
+    ],
+)
+def test_bleu_that_finds_no_words_is_told(
+    target: str,
+    given: dict[str, Any],
+    advice: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bleu.apply()
+    monkeypatch.setattr(bleu, "_target", target)
+    kinds = {"bleu": BleuConfig, "sacrebleu": SacrebleuConfig, "chrf": ChrFScorerConfig}
+    choice = OmegaConf.merge(OmegaConf.structured(kinds[given["_name"]]()), given)
+    assert scoring.build_scorer(choice, Dictionary())
+    assert caplog.messages == (
+        [] if advice is None else [
+            f"--scoring {given['_name']} does not find the words of {target}, and its BLEU says "
+            f"little: give {advice}"
+        ]
+    )  # fmt: skip

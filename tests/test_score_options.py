@@ -248,7 +248,7 @@ def test_a_missing_extra_is_named(
     monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{language}_mecab.MeCab", None)
     ref = write(tmp_path / "ref", TEXTS[language])
     message = fails(capsys, "-i", ref, "--ref", ref, "-l", f"en-{language}", "-m", "bleu")
-    assert f"pip install 'resmlp_mt[{language}]'" in message
+    assert f"pip install '.[{language}]'" in message
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_missing_extra_is_named(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert module in done.stderr
-    assert done.stderr.endswith("pip install 'resmlp_mt[serve]'.\n")
+    assert done.stderr.endswith("pip install '.[serve]' in the checkout of resmlp_mt.\n")
     assert done.stderr.count("\n") == 1
 
 

@@ -35,7 +35,7 @@ def test_a_missing_extra_is_named(command: str, tmp_path: Path) -> None:
         )
         assert done.returncode == status
         said = " ".join((done.stdout + done.stderr).split())
-        assert "timm is missing: pip install 'resmlp_mt[vision]'" in said
+        assert "timm is missing: pip install '.[vision]'" in said
         assert "Traceback" not in said
 
 

@@ -23,6 +23,7 @@ from benchmarks.speed.translation_models import (
     sentence_pairs,
     to_device,
 )
+from resmlp_mt.command_line import installation
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -130,7 +131,7 @@ def translate(
     try:
         import ctranslate2
     except ImportError:
-        reason = "needs CTranslate2: pip install 'resmlp_mt[bench]'"
+        reason = f"needs CTranslate2: {installation('ctranslate2')}"
         return [Unmeasured("python -m resmlp_mt.translate", reason)]
     words = dictionary(sizes.vocabulary)
     folded = fold(build("resmlp", sizes, seed))

@@ -10,6 +10,7 @@ from benchmarks.speed.floors import Rates, operations, products
 from benchmarks.speed.profiles import explained
 from benchmarks.speed.report import Row, Rows, Unmeasured
 from benchmarks.speed.timing import Run, interleaved
+from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
 
 # ResMLP has as many operations as its peer, so the goal of inference is the speed of these alone.
@@ -41,7 +42,7 @@ def images(
         from resmlp_mt.vision.folding import folded
         from resmlp_mt.vision.libraries import timm
     except (ImportError, UserError):
-        return [Unmeasured("images", "needs timm: pip install 'resmlp_mt[vision]'")]
+        return [Unmeasured("images", f"needs timm: {installation('timm')}")]
     torch.manual_seed(seed)
     ours = create_model("resmlp_s12", img_size=img_size)
     others = {name: timm.create_model(name, img_size=img_size) for name in PEERS}

@@ -27,6 +27,7 @@ from benchmarks.speed.lengths import WORDS_PER_TOKEN, Lengths
 from benchmarks.speed.report import Row, Rows, Unmeasured
 from benchmarks.speed.timing import Spread, interleaved, spread
 from benchmarks.speed.translation_models import Sizes, build, dictionary
+from resmlp_mt.command_line import installation
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.shortlist import Shortlist
@@ -63,7 +64,7 @@ def presets(
     try:
         import ctranslate2
     except ImportError:
-        return [Unmeasured("presets", "needs CTranslate2: pip install 'resmlp_mt[bench]'")]
+        return [Unmeasured("presets", f"needs CTranslate2: {installation('ctranslate2')}")]
     words = dictionary(sizes.vocabulary)
     vocabulary = Vocabulary(words.symbols)
     shortlist = random_shortlist(sizes.vocabulary, seed)

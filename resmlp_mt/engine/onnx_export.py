@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from resmlp_mt.command_line import installation
 from resmlp_mt.engine import exported_config
 from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
 from resmlp_mt.engine.shortlist import Shortlist
@@ -170,8 +171,8 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
         from onnxruntime import quantization
     except ImportError as error:
         raise UserError(
-            "--format onnx --dtype int8 needs the package onnxruntime: run pip install "
-            "'resmlp_mt[onnx-export]'."
+            "--format onnx --dtype int8 needs the package onnxruntime: run "
+            f"{installation('onnxruntime')}."
         ) from error
     rounded = copy.deepcopy(folded)
     for side in (rounded.encoder, rounded.decoder):

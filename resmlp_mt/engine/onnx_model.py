@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resmlp_mt.command_line import installation
 from resmlp_mt.engine import earlier_folders, exported_config
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
@@ -92,7 +93,7 @@ class OnnxModel:
         except ImportError as error:
             raise UserError(
                 f"{folder} holds ONNX graphs, which need the package onnxruntime: "
-                f"run pip install 'resmlp_mt[onnx]'."
+                f"run {installation('onnxruntime')}."
             ) from error
         self.config = config
         self.is_int8 = stored.get("dtype") == "int8"

@@ -6,6 +6,7 @@ newest checkpoint is called the best, and ``--patience`` ends the training.
 
 import copy
 import functools
+import logging
 from typing import Any
 from unittest import mock
 
@@ -15,15 +16,14 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt import language_codes
-from resmlp_mt.command_line import installation
+from resmlp_mt.command_line import TOKENIZER_PACKAGES, installation
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
+logger = logging.getLogger(__name__)
+
 _target: str | None = None
 """The code of the language that this process translates to."""
-
-PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
-"""What sacreBLEU's tokenizers need."""
 
 
 def apply() -> None:
@@ -57,12 +57,20 @@ def check_training(cfg: Any, task: Any) -> None:
     target = task.cfg.target_lang
     if tokenizer := language_codes.bleu_tokenizer(target):
         _check_installed(tokenizer, f"--eval-bleu of {target}")
-    by_bleu = cfg.checkpoint.best_checkpoint_metric == "bleu"
-    if by_bleu and language_codes.language(target) in language_codes.SPACED_BY_PHRASE:
+    if not _spaced_by_phrase(target):
+        return
+    if cfg.checkpoint.best_checkpoint_metric == "bleu":
         raise UserError(
             f"--best-checkpoint-metric bleu: sacreBLEU does not find the words of {target}, and "
             "gives the same BLEU to almost all translations: choose another metric."
         )
+    logger.warning(
+        "--eval-bleu: sacreBLEU does not find the words of %s, and valid_bleu says little", target
+    )
+
+
+def _spaced_by_phrase(language: str) -> bool:
+    return language_codes.language(language) in language_codes.SPACED_BY_PHRASE
 
 
 def _check_installed(tokenizer: str, option: str) -> None:
@@ -70,8 +78,8 @@ def _check_installed(tokenizer: str, option: str) -> None:
         sacrebleu.BLEU(tokenize=tokenizer)
     except RuntimeError as error:
         raise UserError(
-            f"{option} needs MeCab and its dictionary: run {installation(PACKAGES[tokenizer])}, "
-            "or drop it."
+            f"{option} needs MeCab and its dictionary: run "
+            f"{installation(TOKENIZER_PACKAGES[tokenizer])}, or drop it."
         ) from error
 
 
@@ -84,8 +92,17 @@ def _remember_target(task: Any, *_: Any, **__: Any) -> None:
 
 def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
     tokenizer = language_codes.bleu_tokenizer(_target) if _target else None
-    if tokenizer and getattr(choice, "sacrebleu_tokenizer", None) == "13a":  # the default
+    is_13a = getattr(choice, "sacrebleu_tokenizer", None) == "13a"  # the default
+    name = getattr(choice, "_name", choice)
+    finds_words = _target is None or not (tokenizer or _spaced_by_phrase(_target))
+    if tokenizer and is_13a:
         _check_installed(tokenizer, f"--scoring sacrebleu of {_target}")
         choice = copy.deepcopy(choice)
         choice.sacrebleu_tokenizer = tokenizer
+    elif not finds_words and (name == "bleu" or (is_13a and not choice.sacrebleu_char_level)):
+        logger.warning(
+            "--scoring %s does not find the words of %s, and its BLEU says little: give --scoring "
+            "sacrebleu%s",
+            *(name, _target, "" if tokenizer else " --sacrebleu-char-level"),
+        )
     return original(choice, *args)

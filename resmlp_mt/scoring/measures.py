@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
+from resmlp_mt.command_line import TOKENIZER_PACKAGES, installation
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import moses_language
 
@@ -44,8 +45,6 @@ KINDS = {
     "compound-split-bleu": Kind("compound-split tokenized ", "bleu", "moses+compound_split"),
 }
 TOKENIZED = tuple(name for name, kind in KINDS.items() if kind.tokenization is not None)
-# The extra to install if sacreBLEU lacks its tokenizer.
-_EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,11 @@ class Measure:
                     METRICS["BLEU"](tokenize=tokenizer)
             self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
         except RuntimeError as error:  # raised by sacreBLEU if MeCab is missing
-            if tokenizer not in _EXTRAS:
+            if tokenizer not in TOKENIZER_PACKAGES:
                 raise
             raise UserError(
-                f"BLEU with the tokenizer {tokenizer} needs MeCab and its dictionary: "
-                f"pip install 'resmlp_mt[{_EXTRAS[tokenizer]}]', or choose another --tokenize."
+                f"BLEU with the tokenizer {tokenizer} needs MeCab and its dictionary: run "
+                f"{installation(TOKENIZER_PACKAGES[tokenizer])}, or choose another --tokenize."
             ) from error
 
     def prepared(self, hypotheses: Sequence[str]) -> list[str]:
