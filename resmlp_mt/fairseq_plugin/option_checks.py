@@ -125,7 +125,7 @@ def _parse_args_and_arch(
 def _check_needs(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
     def is_given(name: str) -> bool:
         default = parser.get_default(name)
-        return getattr(found, name, default) != default
+        return bool(getattr(found, name, default) != default)
 
     for needed, names in NEEDED.items():
         for name in [] if is_given(needed) else filter(is_given, names):
