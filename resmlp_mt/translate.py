@@ -156,23 +156,22 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def check_kinds(given: str, output: Path | None) -> None:
-    """Refuse files that are packed in another way than by gzip, and records, by their names.
+    """Refuse files that are packed in another way than by gzip, records and markup, by their names.
 
     Raises:
         UserError: naming the option and what to do.
     """
-    from resmlp_mt.sharding.formats import PACKED, RECORDS
+    from resmlp_mt.sharding.formats import NOT_LINES, PACKED, kind_of
 
     for name, path in {"--input": Path(given), "--output": output}.items():
-        suffix = "" if path is None else path.suffix.lower()
-        if suffix in PACKED and not str(path).startswith("/dev/"):
+        if path is not None and kind_of(path) in PACKED and not str(path).startswith("/dev/"):
             unpack = "unpack it, or " if name == "--input" else ""
             raise UserError(f"{name} {path} is packed: {unpack}take gzip (.gz).")
-    kind = Path(given.removesuffix(".gz")).suffix.lower()
+    kind = kind_of(Path(given))
     if kind in (".jsonl", ".ndjson", ".parquet"):
         raise UserError(f"--input {given} has records: python -m resmlp_mt.bulk translates them.")
-    if kind in RECORDS:
-        raise UserError(f"--input {given} has records, not lines of text: convert it.")
+    if kind in NOT_LINES:
+        raise UserError(f"--input {given} is not lines of text: convert it.")
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """Lines as they come in, and what is written for each."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
+import tarfile
 import threading
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from fairseq_cli import interactive
@@ -62,6 +67,39 @@ def test_what_is_not_utf8_at_all_is_refused(encoding: str, tmp_path: Path) -> No
     fairseq_fixes.decode_every_line()
     with pytest.raises(UserError, match=f"--input {path} cannot be read: it is {what}"):
         list(interactive.buffered_read(str(path), 9))
+
+
+PACKED = {
+    "xz": lzma.compress(b"one"),
+    "bzip2": bz2.compress(b"one"),
+    "bzip2 -1": bz2.compress(b"one", 1),
+    "zip": b"PK\3\4",
+    "zstd": bytes.fromhex("28b52ffd04"),
+    "lz4": bytes.fromhex("04224d1864"),
+    "7z": bytes.fromhex("377abcaf271c"),
+    "rar": b"Rar!\x1a\7",
+}
+
+
+@pytest.mark.parametrize("kind", [*PACKED, "tar", "parquet", "PDF"])
+def test_what_is_no_text_is_known_by_its_first_bytes(kind: str) -> None:
+    if kind == "tar":
+        content, what = tarfile.TarInfo("text").tobuf(), "a tar archive: unpack it"
+    elif kind == "PDF":
+        content, what = b"%PDF-1.7\n", "a PDF: take its text out"
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), file := io.BytesIO())
+        content, what = file.getvalue(), "parquet: name it .parquet, for python -m resmlp_mt.bulk"
+    else:
+        content, what = PACKED[kind], "packed: unpack it"
+    errors: list[OSError] = []
+    assert list(waiting_lines(io.BytesIO(content), 9, errors)) == []
+    assert [error.strerror for error in errors] == [f"it is {what}"]
+
+
+@pytest.mark.parametrize("text", ["PAR1 is a receptor.", "PK", "BZh", "7z is a packer."])
+def test_text_that_begins_like_another_file_is_text(text: str) -> None:
+    assert decoded(text.encode(), 1) == text
 
 
 @pytest.mark.parametrize("begun", [b"", b"the first half of"])

@@ -21,8 +21,24 @@ logger = logging.getLogger(__name__)
 CHUNK = 1 << 16  # bytes that are read at once
 LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill the memory
 
+_BZIP2 = [b"BZh%d" % size for size in range(1, 10)]
+
 OTHERS = {
     b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
+    **dict.fromkeys(
+        (
+            *_BZIP2,
+            b"\xfd7zXZ\0",
+            b"(\xb5/\xfd",
+            b'\x04"M\x18',
+            b"PK\3\4",
+            b"7z\xbc\xaf",
+            b"Rar!\x1a",
+        ),
+        "is packed: unpack it",
+    ),
+    b"%PDF-": "is a PDF: take its text out",
+    b"PAR1\x15": "is parquet: name it .parquet, for python -m resmlp_mt.bulk",
     # UTF-32-LE begins like UTF-16-LE
     **dict.fromkeys(
         (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),
@@ -70,6 +86,8 @@ def decoded(line: bytes, number: int) -> str:
         for begin, what in OTHERS.items():
             if line.startswith(begin):
                 raise OSError(errno.EILSEQ, f"it {what}")
+        if line[257:262] == b"ustar":
+            raise OSError(errno.EILSEQ, "it is a tar archive: unpack it")
         if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
             raise OSError(errno.EILSEQ, f"it {OTHERS[codecs.BOM_UTF16_LE]}")
         line = line.removeprefix(codecs.BOM_UTF8)

@@ -15,7 +15,11 @@ from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole
 
 PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar", ".zip", ".tar", ".tgz"}
-RECORDS = {".json", ".csv", ".tsv", ".arrow", ".feather"}  # not lines of text
+NOT_LINES = {
+    *(".json", ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".rtf", ".po", ".srt", ".vtt"),
+    *(".sgm", ".sgml", ".xml", ".tmx", ".xlf", ".xliff", ".html", ".htm"),
+}
+"""Records and markup."""
 
 
 class Part(NamedTuple):
@@ -43,12 +47,11 @@ def format_of(path: Path, column: str) -> Format:
         check_is_whole(path)
     except OSError as error:
         raise UserError(f"--input {path} cannot be read: {reason(error)}.") from error
-    suffix = path.suffix.lower()
-    if suffix in PACKED:
+    kind = kind_of(path)
+    if kind in PACKED:
         raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")
-    is_packed = suffix == ".gz"
-    kind = Path(path.stem).suffix.lower() if is_packed else suffix
-    if kind in RECORDS | PACKED:
+    is_packed = path.suffix.lower() == ".gz"
+    if kind in NOT_LINES:
         raise UserError(f"--input {path} is neither text nor .jsonl nor .parquet: convert it.")
     if kind == ".parquet":
         if is_packed:
@@ -57,6 +60,11 @@ def format_of(path: Path, column: str) -> Format:
     if kind in (".jsonl", ".ndjson"):
         return JsonLines(column, is_packed)
     return Text(is_packed)
+
+
+def kind_of(path: Path) -> str:
+    """The end of a file's name in lower case, such as .txt, without .gz."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 class Text:
