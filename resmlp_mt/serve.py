@@ -7,6 +7,8 @@
 docs/serve.md.
 """
 
+import argparse
+import re
 import signal
 import socket
 import sys
@@ -21,6 +23,19 @@ from resmlp_mt.serving.limits import Limits
 from resmlp_mt.signals import ending_signals
 
 
+def origin(text: str) -> str:
+    """A site as browsers name it: in small letters, without a path and the default port; or *."""
+    found = text.removesuffix("/").lower()
+    if found != "*" and not re.fullmatch(
+        r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", found
+    ):
+        raise argparse.ArgumentTypeError(
+            f"expected https://NAME, https://NAME:PORT or *, not {text}"
+        )
+    port = {"https": ":443", "http": ":80"}.get(found.partition(":")[0], "")
+    return found.removesuffix(port)
+
+
 @dataclass(frozen=True)
 class Options(Limits):
     """Models and address."""
@@ -32,7 +47,7 @@ class Options(Limits):
     host: str = option("127.0.0.1", help="0.0.0.0 serves other machines too")
     port: int = option(5000, type=number(int, least=0, most=65535), help="0 takes a free one")
     cors_origin: list[str] = option(
-        [], action="append", metavar="ORIGIN",
+        [], type=origin, action="append", metavar="ORIGIN",
         help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",
     )  # fmt: skip
     workers: int = option(usable_cores(), type=PROCESSES, metavar="N", help="processes")

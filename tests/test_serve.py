@@ -181,6 +181,13 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
         (["m", "--max-wait", "inf"], "--max-wait: must be a finite number, but is inf"),
         (["m", "--max-wait", "1e300"], "--max-wait: must be at most 86400"),
         (["m", "--lenpen", "inf"], "--lenpen: must be a finite number, but is inf"),
+        *(
+            (["m", "--cors-origin", text], "--cors-origin: expected https://NAME, https:")
+            for text in (
+                *("example.org", "https://example.org/app", "https://a.org https://b.org", "null"),
+                *("https://example.org:x", "https://", "", "https://example.org//"),
+            )
+        ),
     ],
 )
 def test_wrong_options_are_explained(
@@ -190,6 +197,23 @@ def test_wrong_options_are_explained(
         serve.main(arguments)
     assert stopped.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://example.org", "https://example.org"),
+        ("https://example.org/", "https://example.org"),
+        ("HTTPS://Example.ORG:443/", "https://example.org"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://example.org:80", "https://example.org:80"),
+        ("chrome-extension://abc", "chrome-extension://abc"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_those_that_browsers_send(given: str, sent: str) -> None:
+    assert serve.parse_args(["m", "--cors-origin", given]).cors_origin == [sent]
 
 
 @pytest.mark.parametrize("module", ["fastapi", "uvicorn", "sentencex", "prometheus_client"])

@@ -256,6 +256,16 @@ def test_what_is_too_long_is_413() -> None:
         assert answer.status_code == 413
 
 
+def test_every_kind_of_request_may_be_as_large_as_the_limit() -> None:
+    limits = Limits(max_body=2_000_000, char_limit=2_000_000)
+    asked = {**ASKED, "q": "Fits." + " " * 1_500_000}
+    with served([Reversing()], limits) as server:
+        parts = {name: (None, str(value)) for name, value in asked.items()}
+        for body in ({"json": asked}, {"data": asked}, {"files": parts}):
+            answer = requests.post(f"{server}/translate", timeout=60, **body)
+            assert answer.status_code == 200, answer.text
+
+
 def test_a_sentence_without_a_translation_is_an_error(server: str) -> None:
     assert "has no translation" in post(server, 500, q="silence")["error"]
     assert "translating failed twice: poison" in post(server, 500, q=["fine", "poison"])["error"]

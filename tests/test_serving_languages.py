@@ -125,6 +125,26 @@ def test_another_model_does_not_hide_one(
     assert pairs(*served[::-1]).find(source, target, "") == (expected, None)
 
 
+@pytest.mark.parametrize(
+    ("served", "others", "spellings"),
+    [
+        ("zh", "nan wuu hak gan lzh yue zh-TW", "cmn zho_Hans zh-CN"),
+        ("zh_TW", "yue nan zh", "zt zh-Hant cmn_Hant"),
+        ("ar", "arz apc ary", "arb_Arab"),
+        ("sr", "hr bs sr-Latn", "srp_Cyrl"),
+        ("hr", "sr bs", "hrv_Latn"),
+        ("nn", "no nb", "nno_Latn"),
+    ],
+)
+def test_a_relative_is_another_language(served: str, others: str, spellings: str) -> None:
+    known = pairs(f"en {served}")
+    for code in spellings.split():
+        assert known.find("en", code, "")[0].target == served
+    for code in others.split():
+        with pytest.raises(BadRequestError, match=f"^{code} is not supported$"):
+            known.find("en", code, "")
+
+
 def test_a_detected_language_has_a_model_of_its_own() -> None:
     known = pairs("en pt_BR", "fr pt_PT")
     known._identifier = Labels("fr", "en")

@@ -132,7 +132,7 @@ def _matches(code: str, known: Sequence[str]) -> list[str]:
     if len(code) > LONGEST_CODE:  # before anything parses or remembers it
         return []
     meant = ALIASES.get(code.lower(), code)  # unless a model has the code itself
-    wanted = language_codes.base(meant), language_codes.script(meant)
-    same = (k for k in known if (language_codes.base(k), language_codes.script(k)) == wanted)
+    wanted = language_codes.language(meant), language_codes.script(meant)
+    same = (k for k in known if (language_codes.language(k), language_codes.script(k)) == wanted)
     found = language_codes.find(code, known), language_codes.find(meant, known), *same
     return list(dict.fromkeys(each for each in found if each is not None))

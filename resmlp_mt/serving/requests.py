@@ -1,6 +1,7 @@
 """Handling of every request: limits of its body, counts, clients that disconnect."""
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator
@@ -153,7 +154,8 @@ async def fields(request: Request) -> dict[str, Any]:
     found = dict(_decoded(request.scope["query_string"]))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        async with request.form() as form:
+        # the body as a whole is limited by LimitedBodies
+        async with request.form(max_part_size=sys.maxsize) as form:
             return found | _grouped(form.multi_items())
     body = await request.body()
     if content_type == "application/x-www-form-urlencoded":
