@@ -2,9 +2,9 @@
 
     python -m benchmarks.install --work DIR
 
-Also installs the package with pip alone, without extras and with each of those that users start
-with, in an environment of its own. Writes install.json and install.md beside this file, and the
-numbers in README.md.
+Also installs the package with pip alone, without extras and with each extra that needs no
+compiler, and with uv where it is installed, in an environment of its own. Writes install.json and
+install.md beside this file, and the numbers in README.md.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -56,6 +57,21 @@ def with_pip(package: str, clone: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - start, "megabytes": megabytes(folder)}
 
 
+def with_uv(clone: Path) -> dict[str, float] | None:
+    """The same with ``uv sync``, which reads uv.lock; None without uv."""
+    if shutil.which("uv") is None:
+        return None
+    folder = clone.parent / "uv"
+    start = time.monotonic()
+    with (clone.parent / "uv.log").open("w") as log:
+        subprocess.run(
+            ["uv", "sync", "--locked", "--no-cache"],
+            cwd=clone, stdout=log, stderr=log, check=True,
+            env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)},
+        )  # fmt: skip
+    return {"seconds": time.monotonic() - start, "megabytes": megabytes(folder)}
+
+
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -64,16 +80,19 @@ def main() -> None:
     work.mkdir(parents=True)
     clone = work / "clone"
     subprocess.run(["git", "clone", "--quiet", str(HERE.parent), str(clone)], check=True)
-    pip = {package: with_pip(package, clone) for package in PACKAGES}
+    alone = {f"pip install '{package}'": with_pip(package, clone) for package in PACKAGES}
+    uv = with_uv(clone)
+    if uv is not None:
+        alone["uv sync"] = uv
     seconds = {"install": timed(".venv/installed", clone)}
     seconds["install again"] = timed(".venv/installed", clone)
     seconds["demo"] = timed("demo", clone)
-    write(seconds, pip, clone)
+    write(seconds, alone, clone)
     seconds["test"] = timed("test", clone)
-    write(seconds, pip, clone)
+    write(seconds, alone, clone)
 
 
-def write(seconds: dict[str, float], pip: dict[str, dict[str, float]], clone: Path) -> None:
+def write(seconds: dict[str, float], alone: dict[str, dict[str, float]], clone: Path) -> None:
     """Write what was measured so far."""
     demo = (clone.parent / "demo.log").read_text()
     freeze = [str(clone / ".venv/bin/python"), "-m", "pip", "freeze"]
@@ -84,7 +103,7 @@ def write(seconds: dict[str, float], pip: dict[str, dict[str, float]], clone: Pa
         "python": platform.python_version(),
         "versions": re.findall(r"^(?:torch|fairseq-fixed|numpy)==.*$", versions, re.MULTILINE),
         "seconds": seconds,
-        "pip": pip,
+        "alone": alone,
         "environment_megabytes": megabytes(clone / ".venv"),
         "demo_scores": re.findall(r"^.*(?:BLEU|chrF).*$", demo, re.MULTILINE)[-6:],
         "wheel_cache": "warm: fairseq was compiled on this machine before"
@@ -107,15 +126,16 @@ def write(seconds: dict[str, float], pip: dict[str, dict[str, float]], clone: Pa
         f"{result['date']}; pip's wheel cache {result['wheel_cache']}.\n"
         "Written by `benchmarks/install.py`.\n\n| | |\n|-|-|\n"
         + "".join(f"| {name} | {value} |\n" for name, value in rows)
-        + "\nWith pip alone, in an environment of its own:\n\n| | seconds | MB |\n|-|-:|-:|\n"
+        + "\nEach in an environment of its own. On Linux, uv.lock has torch built for CUDA."
+        "\n\n| | seconds | MB |\n|-|-:|-:|\n"
         + "".join(
-            f"| `pip install '{package}'` | {row['seconds']:.0f} | {row['megabytes']:.0f} |\n"
-            for package, row in pip.items()
+            f"| `{how}` | {row['seconds']:.0f} | {row['megabytes']:.0f} |\n"
+            for how, row in alone.items()
         )
         + "\nWhat the demo printed:\n\n"
         + "".join(f"    {line}\n" for line in result["demo_scores"]),
     )
-    plain = pip["."]
+    plain = alone["pip install '.'"]
     summary = (
         f"On {result['machine']} `pip install .` took {plain['seconds']:.0f} s and "
         f"{plain['megabytes']:.0f} MB.\nThe environment of `make` took {seconds['install']:.0f} s "

@@ -8,7 +8,7 @@ calls them.
 
 import torch
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.command_line import missing
 
 try:
     if torch.version.cuda is None:
@@ -31,8 +31,6 @@ try:
     import torchvision.datasets.folder
     import torchvision.transforms.functional
 except ModuleNotFoundError as error:
-    raise UserError(
-        f"{error.name} is missing: pip install 'resmlp_mt[vision]' for the image models."
-    ) from error
+    raise missing(error) from error
 
 __all__ = ["timm", "torchvision"]
