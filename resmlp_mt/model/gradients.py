@@ -15,7 +15,7 @@ to a fifth of an update on a CPU. One after W is applied to the output: it start
 and so small a weight would be rounded to nothing in float16.
 
 Plain autograd computes the same in a line or two for each function: they are in
-benchmarks/gradients.py, which measures the time and the memory of an update with each of them.
+benchmarks/gradients.py. benchmarks/gradients.md has what each saves: memory above all.
 """
 
 from collections.abc import Callable
