@@ -157,5 +157,25 @@ def test_what_changes_nothing_without_another_option_is_refused(needed: str, nam
 
     more = given("save_interval_updates") if "interval" in name else []
     options.parse_args_and_arch(make(), [*words, *given(name), *given(needed), *more])
-    with pytest.raises(UserError, match=f"^{flag(name)} changes nothing without {flag(needed)}:"):
+    message = (
+        rf"^{flag(name)} changes nothing without {flag(needed)}: add it, or drop {flag(name)}\.$"
+    )
+    with pytest.raises(UserError, match=message):
         options.parse_args_and_arch(make(), [*words, *given(name)])
+
+
+@pytest.mark.parametrize("word", [["--lm-weight", "0"], ["--lm-weight=0"]])
+def test_an_option_with_its_default_is_given_too(word: list[str]) -> None:
+    """As in the first run of a sweep."""
+    words = ["data", "--path", "x", "--lm-path", "lm.pt", *word]
+    assert options.parse_args_and_arch(options.get_generation_parser(), words).lm_weight == 0
+
+
+def test_a_validation_has_the_bleu_of_the_checkpoint() -> None:
+    """fairseq-validate changes the task of the training by the options that are given."""
+    words = ["data", "--path", "x", "--eval-bleu-remove-bpe", "sentencepiece"]
+    for suppress in (False, True):
+        found = options.parse_args_and_arch(
+            options.get_validation_parser(), words, suppress_defaults=suppress
+        )
+        assert found.eval_bleu_remove_bpe == "sentencepiece"

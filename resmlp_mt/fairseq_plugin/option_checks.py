@@ -6,6 +6,7 @@ made. Both are wrapped here alone, and call what other modules check and add.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -116,21 +117,29 @@ def _parse_args_and_arch(
         found.tpu = False  # which fairseq sets with --bf16: it would use no GPU
     check(vars(found))
     if not kwargs.get("suppress_defaults"):  # it has been parsed with them before
-        _check_needs(parser, found)
+        _check_needs(parser, found, sys.argv[1:] if input_args is None else input_args)
     if getattr(found, "profile", False) and not torch.cuda.is_available():
         raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")
     return parsed
 
 
-def _check_needs(parser: argparse.ArgumentParser, found: argparse.Namespace) -> None:
+def _check_needs(
+    parser: argparse.ArgumentParser, found: argparse.Namespace, words: Sequence[str]
+) -> None:
     def is_given(name: str) -> bool:
         default = parser.get_default(name)
         return bool(getattr(found, name, default) != default)
 
+    given = {word.partition("=")[0] for word in words}
     for needed, names in NEEDED.items():
+        if needed == "eval_bleu" and not hasattr(found, "save_dir"):
+            continue  # no training: fairseq-validate changes the options of the checkpoint
+        if flag(needed) in given:  # also with its default, such as --lm-weight 0 of a sweep
+            continue
         for name in [] if is_given(needed) else filter(is_given, names):
             raise UserError(
-                f"{flag(name)} changes nothing without {flag(needed)}: add that one, or drop this."
+                f"{flag(name)} changes nothing without {flag(needed)}: add it, or drop "
+                f"{flag(name)}."
             )
 
 
