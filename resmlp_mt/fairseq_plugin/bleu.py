@@ -62,10 +62,13 @@ def check_training(cfg: Any, task: Any) -> None:
     if cfg.checkpoint.best_checkpoint_metric == "bleu":
         raise UserError(
             f"--best-checkpoint-metric bleu: sacreBLEU does not find the words of {target}, and "
-            "gives the same BLEU to almost all translations: choose another metric."
+            "gives the same BLEU to almost all translations: choose another metric, or give "
+            "--eval-tokenized-bleu if the text was split into words."
         )
     logger.warning(
-        "--eval-bleu: sacreBLEU does not find the words of %s, and valid_bleu says little", target
+        "--eval-bleu: sacreBLEU finds the words of %s only if the text was split into words; else "
+        "valid_bleu says little",
+        target,
     )
 
 
@@ -101,8 +104,8 @@ def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
         choice.sacrebleu_tokenizer = tokenizer
     elif not finds_words and (name == "bleu" or (is_13a and not choice.sacrebleu_char_level)):
         logger.warning(
-            "--scoring %s does not find the words of %s, and its BLEU says little: give --scoring "
-            "sacrebleu%s",
+            "--scoring %s finds the words of %s only if the text was split into words; else give "
+            "--scoring sacrebleu%s",
             *(name, _target, "" if tokenizer else " --sacrebleu-char-level"),
         )
     return original(choice, *args)
