@@ -77,6 +77,35 @@ def test_the_languages_of_raw_text_are_found(tmp_path: Path, there: str) -> None
         task(folder, None, None).load_dataset("train")
 
 
+def test_other_files_beside_the_text_are_not_text(tmp_path: Path) -> None:
+    others = ("Europarl.de-en.de", "lex.de-en.txt", "model.de-en.pt")
+    for make, count, dataset_impl in ((binarised, 3, "mmap"), (raw, 2, "raw")):
+        folder = make(tmp_path / dataset_impl, "en-de", "en", "de")
+        for name in others[-count:]:
+            (folder / name).write_text("word\n")
+        found = task(folder, None, None, dataset_impl)
+        assert (found.cfg.source_lang, found.cfg.target_lang) == ("en", "de")
+        for split in ("lex", "model"):
+            with pytest.raises(UserError, match=rf"no {split}\.en-de: it has train\.en-de\.$"):
+                found.load_dataset(split)
+
+
+@pytest.mark.parametrize("ending", ["idx", "bin"])
+def test_half_of_a_binarised_text_is_named(tmp_path: Path, ending: str) -> None:
+    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
+    (folder / f"train.en-de.en.{ending}").unlink()
+    found = task(folder, "en", "de")
+    with pytest.raises(UserError, match=r"has only one of train\.en-de\.en\.idx and .*\.bin: copy"):
+        found.load_dataset("train")
+
+
+def test_text_in_another_format_serves_both_directions(tmp_path: Path) -> None:
+    for make, wrong in ((binarised, "raw"), (raw, "mmap")):
+        folder = make(tmp_path / wrong, "en-de", "en", "de")
+        with pytest.raises(UserError, match=r"has train\.en-de in another format: give"):
+            task(folder, "de", "en", wrong).load_dataset("train")
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [

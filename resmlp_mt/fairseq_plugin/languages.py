@@ -101,24 +101,37 @@ def _languages(folder: Path) -> list[str]:
 
 
 def _texts(folder: Path) -> set[str]:
-    """The names of texts in a folder, such as train.en-de; they are binarised or raw."""
-    files = (path for path in folder.glob("*.*-*.*") if not path.name.startswith("dict."))
-    names = (file.stem if file.suffix in (".bin", ".idx") else file.name for file in files)
-    return {name.rpartition(".")[0] for name in names}
+    """The names of texts in a folder, such as train.en-de: the binarised ones, else raw ones.
+
+    Raw text has no ending of its own, and other files may lie beside it.
+    """
+    if binarised := {path.stem.rpartition(".")[0] for path in folder.glob("*.*-*.*.idx")}:
+        return binarised
+    pairs = {"-".join(pair): pair for pair in itertools.permutations(_languages(folder), 2)}
+    names = (path.name.rsplit(".", 2) for path in folder.glob("*.*-*.*"))
+    return {f"{split}.{pair}" for split, pair, code in names if code in pairs.get(pair, ())}
 
 
 def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return original(self, split, *args, **kwargs)
     except FileNotFoundError as error:
-        folders = map(Path, utils.split_paths(self.cfg.data))
-        there = sorted(set().union(*map(_texts, folders)))
-        wanted = f"{split}.{self.cfg.source_lang}-{self.cfg.target_lang}"
-        if wanted in there:
-            raise UserError(
-                f"{self.cfg.data} has {wanted} in another format: give --dataset-impl raw for "
-                "plain text, and no --dataset-impl for binarised text."
-            ) from error
-        raise UserError(
-            f"{self.cfg.data} has no {wanted}: it has {', '.join(there) or 'no text'}."
-        ) from error
+        folders = [Path(path) for path in utils.split_paths(self.cfg.data)]
+        source, target = self.cfg.source_lang, self.cfg.target_lang
+        wanted = f"{split}.{source}-{target}"
+        for name in (wanted, f"{split}.{target}-{source}"):  # text serves both directions
+            for folder in folders:
+                raw, index, data = (
+                    folder / f"{name}.{source}{end}" for end in ("", ".idx", ".bin")
+                )
+                if raw.is_file() or (index.is_file() and data.is_file()):
+                    raise UserError(
+                        f"{self.cfg.data} has {name} in another format: give --dataset-impl raw "
+                        "for plain text, and no --dataset-impl for binarised text."
+                    ) from error
+                if index.is_file() or data.is_file():
+                    raise UserError(
+                        f"{folder} has only one of {index.name} and {data.name}: copy both."
+                    ) from error
+        there = ", ".join(sorted(set().union(*map(_texts, folders)))) or "no text"
+        raise UserError(f"{self.cfg.data} has no {wanted}: it has {there}.") from error
