@@ -644,12 +644,12 @@ def test_a_class_map_may_choose_classes(
     for words in ([str(folder)], ["cifar10-tar", str(tmp_path / "images.tar.gz")]):
         create = partial(data.create_dataset, words)
         caplog.clear()
-        found = create("train", classes=["c", "a"], select=True)
+        found = create("train", classes=["c", "a"], select="the map")
         assert (sorted(found.targets), found.classes) == ([0] * 4 + [1] * 4, ["c", "a"])
-        assert re.search(r" (1|2) of (3|4) classes are not in --class-map, .*\(b", caplog.text)
-        assert create("val", classes=["c", "a"], select=True).targets == [0]
-        with pytest.raises(UserError, match=r"has none of the classes of --class-map, but b, c: "):
-            create("val", classes=["a"], select=True)
+        assert re.search(r" (1|2) of (3|4) classes are not in the map, .*\(b", caplog.text)
+        assert create("val", classes=["c", "a"], select="the map").targets == [0]
+        with pytest.raises(UserError, match=r"has none of the classes of the map, but b, c: "):
+            create("val", classes=["a"], select="the map")
         with pytest.raises(UserError, match=r"has classes that training lacks \(b\)"):
             create("val", classes=["c", "a"])
 

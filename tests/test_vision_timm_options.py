@@ -313,6 +313,10 @@ def test_a_class_map_chooses_classes_and_may_lie_beside_them(
     assert checkpoints.load(output / "last.pth")["classes"] == ["dog", "cat"]
     report = run_json(evaluate.main, tmp_path / "r.json", output / "best.pth")
     assert report["images"] == 4
+    assert "1 of 3 classes are not in the class map of the training, and are left" in caplog.text
+    other = folder(tmp_path / "other", "test", bird=3)
+    with pytest.raises(UserError, match=r"none of the classes of the class map of the training, b"):
+        evaluate.main([str(output / "best.pth"), "--data", str(other)])
     torch.save(checkpoints.load(output / "best.pth")["model"], tmp_path / "w.pth")
     words = [*sizes, "--weights", tmp_path / "w.pth", "--class-map", "two.txt", "--data", data]
     found = run_json(evaluate.main, tmp_path / "r.json", *words, "--split", "test")
@@ -349,8 +353,9 @@ def test_a_file_may_have_values_that_do_nothing(tmp_path: Path) -> None:
         ("--cooldown-epochs 5", "--sched step does not use --cooldown-epochs"),
         ("--sched plateau --warmup-prefix", "--sched plateau does not use --warmup-prefix"),
         ("--recount 2", "--recount needs --reprob"),
-        ("--aug-repeats 2.5", "--aug-repeats: invalid whole value: '2.5'"),
-        ("--aug-repeats inf", "--aug-repeats: invalid whole value: 'inf'"),
+        ("--aug-repeats 2.5", "--aug-repeats: must be a whole number, but is 2.5"),
+        ("--aug-repeats inf", "--aug-repeats: must be a whole number, but is inf"),
+        ("--aug-repeats x", "--aug-repeats: must be a whole number, but is x"),
     ):
         with pytest.raises(UserError, match=message):
             parse_args(["x", "-c", str(path), *words.split()])

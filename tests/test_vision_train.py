@@ -550,6 +550,8 @@ def test_images_are_prepared_as_for_the_weights(
     config.write_text(config.read_text().replace("0.9,", "0,"))
     with pytest.raises(UserError, match=r"--weights .*hub: its data_config .* is not usable"):
         trainer_of(folder, tmp_path / "b", *hub_words)
+    with pytest.raises(UserError, match=r"^--model test_convnext: its data_config \(or .* --crop"):
+        trainer_of(folder, tmp_path / "b", *hub_words, "--crop-pct", 0.01)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def archive_dataset(
     transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
-    select: bool = False,
+    select: str = "",
 ) -> ImageDataset:
     parts: dict[str, list[tuple[tuple[str, ...], NDArray[np.uint8] | BadImage]]] = {}
     training_classes: dict[str, set[str]] = {}

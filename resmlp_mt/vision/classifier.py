@@ -33,7 +33,8 @@ class Classifier:
         data: the training data, as in ``--data``, if known.
         train_split, val_split: the parts of the data for training and validation.
         dtype: type of the products that compute the logits: float32, bfloat16 or int8.
-        select: whether a class map chose the classes, so that the data may have others.
+        select: the class map that chose the classes, for messages; the data may have others. Empty
+            if none did.
     """
 
     model: nn.Module
@@ -45,7 +46,7 @@ class Classifier:
     train_split: str = "train"
     val_split: str = "val"
     dtype: str = "float32"
-    select: bool = False
+    select: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -202,7 +203,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
         classes=list(classes),
         data_config=data_config,
         data=data,
-        select=bool(config.get("class_map")),
+        select="the class map of the training" if config.get("class_map") else "",
         **splits,
     )
 
@@ -252,5 +253,5 @@ def _from_weights(
         is_sized = choice.img_size is not None or isinstance(model, ResMLP)
         data_config = stored.data_config | (size if is_sized else {})
     name = f"{choice.model} {choice.weights or 'pretrained'}"
-    selects = choice.class_map is not None
+    selects = "--class-map" if choice.class_map else ""
     return Classifier(model, name, "model", names, data_config, data=None, select=selects)

@@ -45,7 +45,7 @@ def create_dataset(
     training: str = "train",
     *,
     has_options: bool = True,
-    select: bool = False,
+    select: str = "",
 ) -> ImageDataset:
     """The dataset that ``--data`` names.
 
@@ -57,7 +57,7 @@ def create_dataset(
             of the training split, in alphabetical order.
         training: name of the training split.
         has_options: whether the command has options for the names of splits.
-        select: leave out classes that are not in ``classes``, as a class map of timm does.
+        select: see :func:`~resmlp_mt.vision.image_dataset.class_indices`.
 
     Raises:
         UserError: if the data is missing, empty or damaged, or has a class that is not in
@@ -100,7 +100,7 @@ def _folder(
     transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
-    select: bool,
+    select: str,
 ) -> ImageDataset:
     try:
         names = set(_class_names(folder))

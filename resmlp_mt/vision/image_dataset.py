@@ -81,7 +81,7 @@ class MemoryDataset(ImageDataset):
 
 
 def class_indices(
-    names: set[str], classes: Sequence[str], where: str, *, select: bool = False
+    names: set[str], classes: Sequence[str], where: str, *, select: str = ""
 ) -> dict[str, int]:
     """Indices of the names in ``classes``; names that it lacks are refused, or left out.
 
@@ -91,7 +91,8 @@ def class_indices(
         names: those of the data.
         classes: name of each index.
         where: the data, for messages.
-        select: leave out names that ``classes`` lacks, as a class map of timm does.
+        select: the class map whose choice ``classes`` are, for messages: as in timm, names that
+            it lacks are left out. Empty: they are refused.
     """
     numbers = {normalize("NFC", name): index for index, name in enumerate(classes)}
     indices = {name: numbers.get(normalize("NFC", name), -1) for name in names}
@@ -104,10 +105,13 @@ def class_indices(
             f"{where} has classes that training lacks ({shown}); remove them or train with them."
         )
     if len(unknown) == len(names):
-        raise UserError(f"{where} has none of the classes of --class-map, but {shown}: correct it.")
+        raise UserError(
+            f"{where} has none of the classes of {select}, but {shown}: both must have the same "
+            "names."
+        )
     logger.info(
-        "%s: %d of %d classes are not in --class-map, and are left out (%s)",
-        where, len(unknown), len(names), shown,
+        "%s: %d of %d classes are not in %s, and are left out (%s)",
+        where, len(unknown), len(names), select, shown,
     )  # fmt: skip
     return {name: index for name, index in indices.items() if index >= 0}
 

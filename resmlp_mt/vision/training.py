@@ -143,7 +143,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     training = options.train_split
     folders = [Path(options.data[-1]), Path(options.data[-1]) / training]
     names = read_class_map(options.class_map, folders) if options.class_map else None
-    select = names is not None
+    select = "--class-map" if names is not None else ""
     train = create_dataset(options.data, training, classes=names, training=training, select=select)
     if names is not None and train.classes != names:
         data = " ".join(options.data)
@@ -157,11 +157,14 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         options.data, options.val_split, None, train.classes, training, select=select
     )
     check_classes(train, validation)
-    usual = _data_config(options, train, pretrained_cfg(options.model))
+    source = f"--model {options.model}"
+    usual = _data_config(options, train, pretrained_cfg(options.model), source)
     options = replace(options, img_size=list(usual["input_size"][1:]))
     seed_all(options.seed)
     model, model_args, preparation = _model(options, train.classes)
-    data_config = _data_config(options, train, preparation)
+    if options.weights:
+        source = f"--weights {options.weights}"
+    data_config = _data_config(options, train, preparation, source)
     if data_config != usual:
         shown = {name: value for name, value in data_config.items() if name != "input_size"}
         logger.info("images are prepared as for the weights: %s", shown)
@@ -232,12 +235,13 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
 
 
 def _data_config(
-    options: TrainingOptions, train: ImageDataset, usual: dict[str, Any]
+    options: TrainingOptions, train: ImageDataset, usual: dict[str, Any], source: str
 ) -> dict[str, Any]:
     """How images are prepared: as the options say, else as for the model or its weights.
 
     Args:
         usual: ``pretrained_cfg`` or ``data_config`` of the model or its weights, as in timm.
+        source: where ``usual`` comes from, for messages.
 
     Raises:
         UserError: if that is not usable; it may come from a file.
@@ -251,7 +255,6 @@ def _data_config(
         "interpolation": options.interpolation,
     }
     data_config: dict[str, Any] = timm.data.resolve_data_config(given, usual)
-    source = f"--weights {options.weights}" if options.weights else f"--model {options.model}"
     check_data_config(data_config, source)
     return data_config | {name: tuple(data_config[name]) for name in ("mean", "std")}
 

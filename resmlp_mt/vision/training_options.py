@@ -4,6 +4,8 @@
 for the options of timm that are not here.
 """
 
+import argparse
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,13 @@ SCHEDULES = (
 
 def whole(text: str) -> int:
     """A whole number from 0 on, also as timm's 3.0."""
-    value = float(text)
-    count: int = NOT_NEGATIVE(str(int(value)) if value.is_integer() else text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"must be a whole number, but is {text}")
+    count: int = NOT_NEGATIVE(str(int(value)))
     return count
 
 
