@@ -81,10 +81,11 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize("kind", [*PACKED, "tar", "parquet", "PDF"])
+@pytest.mark.parametrize("kind", [*PACKED, "tar", "tar of GNU", "parquet", "PDF"])
 def test_what_is_no_text_is_known_by_its_first_bytes(kind: str) -> None:
-    if kind == "tar":
-        content, what = tarfile.TarInfo("text").tobuf(), "a tar archive: unpack it"
+    if kind.startswith("tar"):
+        form = tarfile.PAX_FORMAT if kind == "tar" else tarfile.GNU_FORMAT
+        content, what = tarfile.TarInfo("text").tobuf(form), "a tar archive: unpack it"
     elif kind == "PDF":
         content, what = b"%PDF-1.7\n", "a PDF: take its text out"
     elif kind == "parquet":
@@ -97,7 +98,16 @@ def test_what_is_no_text_is_known_by_its_first_bytes(kind: str) -> None:
     assert [error.strerror for error in errors] == [f"it is {what}"]
 
 
-@pytest.mark.parametrize("text", ["PAR1 is a receptor.", "PK", "BZh", "7z is a packer."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PAR1 is a receptor.",
+        "PK",
+        "BZh",
+        "7z is a packer.",
+        *("a" * 257 + f"ustar{i}" for i in ("", "d", " d")),
+    ],
+)
 def test_text_that_begins_like_another_file_is_text(text: str) -> None:
     assert decoded(text.encode(), 1) == text
 

@@ -86,7 +86,7 @@ def decoded(line: bytes, number: int) -> str:
         for begin, what in OTHERS.items():
             if line.startswith(begin):
                 raise OSError(errno.EILSEQ, f"it {what}")
-        if line[257:262] == b"ustar":
+        if line.startswith((b"ustar\0", b"ustar  \0"), 257):  # of POSIX, and of GNU
             raise OSError(errno.EILSEQ, "it is a tar archive: unpack it")
         if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
             raise OSError(errno.EILSEQ, f"it {OTHERS[codecs.BOM_UTF16_LE]}")
