@@ -161,10 +161,15 @@ def check_kinds(given: str, output: Path | None) -> None:
     Raises:
         UserError: naming the option and what to do.
     """
-    from resmlp_mt.sharding.formats import NOT_LINES, PACKED, kind_of
+    from resmlp_mt.sharding.formats import ARCHIVES, NOT_LINES, PACKED, kind_of
 
     for name, path in {"--input": Path(given), "--output": output}.items():
-        if path is not None and kind_of(path) in PACKED and not str(path).startswith("/dev/"):
+        if path is None or str(path).startswith("/dev/"):
+            continue
+        if kind_of(path) in ARCHIVES:
+            remedy = "unpack it" if name == "--input" else "name a text file, such as text.gz"
+            raise UserError(f"{name} {path} is an archive: {remedy}.")
+        if kind_of(path) in PACKED:
             unpack = "unpack it, or " if name == "--input" else ""
             raise UserError(f"{name} {path} is packed: {unpack}take gzip (.gz).")
     kind = kind_of(Path(given))

@@ -486,7 +486,7 @@ def test_files_are_known_by_the_names_that_the_user_sees(tmp_path: Path) -> None
         ([manifest.LOCK], "has .lock, but the output needs this name"),
         ([".part-1"], "but the output needs this name"),
         (["a", "a/part-00000.txt"], "has a as a file and as a folder"),
-        (["x.TAR.gz"], "is packed: unpack it"),
+        (["x.TAR.gz"], "is an archive: unpack it"),
         (["x.json"], "is neither text nor .jsonl"),
         (["x.csv"], "convert it"),
         (["x.sgm.gz"], "is neither text nor .jsonl"),

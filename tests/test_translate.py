@@ -317,13 +317,14 @@ def test_packed_files_and_a_dash(
         ("--input", "TEXT.XZ", "is packed: unpack it, or take gzip"),
         ("--input", "a.jsonl", "has records: python -m resmlp_mt"),
         ("--input", "a.jsonl.gz", "has records: python -m resmlp_mt"),
-        ("--input", "corpus.tar.gz", "is packed: unpack it, or take gzip"),
+        ("--input", "corpus.tar.gz", r"is an archive: unpack it\.$"),
         *(
             ("--input", f"text.en.{kind}", "is not lines of text: convert it")
             for kind in "csv csv.GZ sgm TMX xml xlf html srt vtt po pdf sgm.gz".split()
         ),
         ("--output", "text.de.xz", r"is packed: take gzip \(.gz\)"),
-        ("--output", "text.zip", r"is packed: take gzip \(.gz\)"),
+        ("--output", "text.zip", "is an archive: name a text file"),
+        ("--output", "out.tar.gz", "is an archive: name a text file"),
     ],
 )
 def test_files_of_other_kinds_are_refused_by_their_names(

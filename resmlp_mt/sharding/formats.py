@@ -14,7 +14,8 @@ from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole
 
-PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar", ".zip", ".tar", ".tgz"}
+ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
+PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"}
 NOT_LINES = {
     *(".json", ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".rtf", ".po", ".srt", ".vtt"),
     *(".sgm", ".sgml", ".xml", ".tmx", ".xlf", ".xliff", ".html", ".htm"),
@@ -48,6 +49,8 @@ def format_of(path: Path, column: str) -> Format:
     except OSError as error:
         raise UserError(f"--input {path} cannot be read: {reason(error)}.") from error
     kind = kind_of(path)
+    if kind in ARCHIVES:
+        raise UserError(f"--input {path} is an archive: unpack it.")
     if kind in PACKED:
         raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")
     is_packed = path.suffix.lower() == ".gz"
