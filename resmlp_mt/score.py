@@ -31,7 +31,7 @@ UNKNOWN = ("<unk>", "\u2047")
 
 RECORDS = {
     "lines of fairseq-generate: give them with --generate-output, or their text alone": LINE,
-    "lines of JSON: give their translations alone": re.compile(r'\{\s*"\w+"\s*:'),
+    "lines of JSON: extract the translations from them": re.compile(r'\{\s*"\w+"\s*:'),
 }
 """What stands in files in place of text, and what to do; each with the beginning of its lines."""
 

@@ -51,7 +51,8 @@ IN_RAW_TEXT = ("GPT-2", "fairseq's wordpiece")
 """Tools whose marks single words of raw text have, too: of Maltese, and in Markdown."""
 
 LEAST_SPLIT = 0.1
-"""Share of the lines with marks of subwords above which a text was split; raw text has a few."""
+"""Share of the lines with marks of subwords above which a text was split; raw text has a few.
+A single line may be chance, as in a short text that names ``_config`` and ``_data``."""
 
 MOSES_MARK = re.compile(r"@-@|(?<!\S)&(?:apos;\w*|(?:quot|#91|#93|#124);)(?!\S)")
 STOPS = (" .", " \u3002")
@@ -114,7 +115,7 @@ def looks_split(lines: Iterable[str]) -> str | None:
     """What shows that a text was split into subwords; None if nothing does."""
     text = [line for line in lines if line.strip()]
     marks = [mark for line in text if (mark := _subword_mark(line))]
-    if len(marks) > LEAST_SPLIT * len(text):
+    if len(marks) > max(1, LEAST_SPLIT * len(text)):
         return f"{len(marks)} of {len(text)} lines have the marks of subwords, '{marks[0]}'"
     return None
 

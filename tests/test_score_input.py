@@ -52,7 +52,7 @@ def test_empty_translations_score_zero(corpus: Corpus, tmp_path: Path) -> None:
     assert {value for metric, (value, _) in found.items() if metric != "ter"} == {0.0}
 
 
-SPLIT = " was split into subwords (1 of 1 lines have the marks of subwords"
+SPLIT = " was split into subwords (2 of 2 lines have the marks of subwords"
 
 
 def test_different_line_counts_name_both_files(
@@ -76,9 +76,12 @@ def test_different_line_counts_name_both_files(
         (b"version https://git-lfs.github.com/spec/v1\noid", " is a pointer of Git LFS"),
         (b"Ein H@@ aus\n", ", line 1 still carries subword marks ('@@'): give --remove-bpe"),
         ("Ein\n▁Haus\n".encode(), ", line 2 still carries subword marks ('▁'): give --remove-bpe"),
-        (b"T h e | c a t |\n", f"{SPLIT}, '|'): give --remove-bpe, or text whose subwords are"),
-        (b"the ##y r ##un\n", f"{SPLIT}, '##'): give --remove-bpe, or text whose subwords are"),
-        (b"_The _cat _ru ns\n", f"{SPLIT}, '_'): give --remove-bpe, or text whose subwords are"),
+        (b"T h e | c a t |\n" * 2, f"{SPLIT}, '|'): give --remove-bpe, or text whose subwords are"),
+        (b"the ##y r ##un\n" * 2, f"{SPLIT}, '##'): give --remove-bpe, or text whose subwords are"),
+        (
+            b"_The _cat _ru ns\n" * 2,
+            f"{SPLIT}, '_'): give --remove-bpe, or text whose subwords are",
+        ),
         (b"Es ist rich @-@ text\n", " looks tokenized (0 of 1 sentences end in ' .', 1 hold"),
         (b"Ein Haus .\nEin Baum .\nKurz\n", " looks tokenized (2 of 3"),
         (None, " cannot be read: No such file or directory"),
@@ -100,7 +103,7 @@ def test_unusable_files_are_refused_by_name(
     ("line", "told"),
     [
         ("D-0\t-1.5\tEin Haus.", "lines of fairseq-generate: give them with --generate-output"),
-        ('{"source": "A house.", "translation": "Ein Haus."}', "lines of JSON: give their transl"),
+        ('{"source": "A house.", "translation": "Ein Haus."}', "lines of JSON: extract the transl"),
     ],
 )
 def test_records_are_no_text(
@@ -118,6 +121,13 @@ def test_records_are_no_text(
     score(*argv, "--force", path=tmp_path / "r.json")
     write(tmp_path / "bad", [line, "Haus", "Haus"])
     score(*argv, path=tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_one_line_with_marks_may_be_raw(tmp_path: Path, count: int) -> None:
+    lines = ["Rename _config and _data"] + ["Ein Haus."] * (count - 1)
+    file = write(tmp_path / "sys", lines)
+    score("-i", file, "--ref", file, "-m", "chrf", path=tmp_path / "r.json")
 
 
 def test_force_scores_suspicious_text_and_says_so(tmp_path: Path) -> None:
