@@ -24,13 +24,18 @@ from resmlp_mt.signals import ending_signals
 
 
 def origin(text: str) -> str:
-    """A site as browsers name it: in small letters, without a path and the default port; or *."""
+    """A site as browsers name it: in small letters, without a path and the default port; null or *.
+
+    Pages opened from a file, and frames in a sandbox, have the origin null.
+    """
     found = text.removesuffix("/").lower()
-    if found != "*" and not re.fullmatch(
-        r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", found
+    if not re.fullmatch(
+        r"\*|null|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", found
     ):
+        # which spelling of a letter such as \u00df a browser sends is not decided here
+        names = "" if text.isascii() else "; browsers send a NAME with such letters as xn--..."
         raise argparse.ArgumentTypeError(
-            f"expected https://NAME, https://NAME:PORT or *, not {text}"
+            f"expected https://NAME, https://NAME:PORT, null or *, not {text}{names}"
         )
     port = {"https": ":443", "http": ":80"}.get(found.partition(":")[0], "")
     return found.removesuffix(port)

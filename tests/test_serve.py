@@ -184,10 +184,11 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
         *(
             (["m", "--cors-origin", text], "--cors-origin: expected https://NAME, https:")
             for text in (
-                *("example.org", "https://example.org/app", "https://a.org https://b.org", "null"),
+                *("example.org", "https://example.org/app", "https://a.org https://b.org"),
                 *("https://example.org:x", "https://", "", "https://example.org//"),
             )
         ),
+        (["m", "--cors-origin", "https://b\u00fccher.org"], "a NAME with such letters as xn--..."),
     ],
 )
 def test_wrong_options_are_explained(
@@ -209,6 +210,8 @@ def test_wrong_options_are_explained(
         ("http://[::1]:80", "http://[::1]"),
         ("https://example.org:80", "https://example.org:80"),
         ("chrome-extension://abc", "chrome-extension://abc"),
+        ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ("null", "null"),  # of pages opened from a file
         ("*", "*"),
     ],
 )
