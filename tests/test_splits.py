@@ -322,6 +322,24 @@ def test_text_that_is_split_otherwise_is_warned_of_once(caplog: pytest.LogCaptur
     assert told.startswith("most words of the input are not in the dictionary of en: give text")
 
 
+def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """sentencepiece puts a space, which is known, before every unknown word."""
+    subwords._warn_once.cache_clear()
+    processor = model_of(ENGLISH)
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    loaded = TranslationModel(fold(build().float()), "en", "de", words, words, processor)
+    for text, told in (
+        (ENGLISH[0], []),
+        (
+            "Привет мир как дела друг мой",
+            ["most words of the input are not in the dictionary of en: give text in en"],
+        ),
+    ):
+        tokens = words.encode(pieces_of(text, words, processor, normalizes=True))
+        subwords.warn_of_unknown_words([tokens], loaded)
+        assert caplog.messages == told
+
+
 def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:
     words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
     exported = TranslationModel(fold(build().float()), "en", "de", words, words, None)

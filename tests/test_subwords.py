@@ -22,6 +22,7 @@ from resmlp_mt.engine.subword_checks import (
     is_of_characters,
     is_of_subwords,
     splits_alike,
+    warn_of_letters,
     warn_of_tokens,
 )
 from resmlp_mt.engine.subwords import decode_pieces, find_sentencepiece, read_sentencepiece
@@ -264,13 +265,20 @@ def test_subwords_of_other_tools_are_refused(word: str, tool: str) -> None:
         is_of_subwords(Vocabulary([*SPECIAL, *plain, *several]))
 
 
-def test_letters_and_an_end_of_words_are_refused() -> None:
+def test_letters_and_an_end_of_words_are_told(caplog: pytest.LogCaptureFixture) -> None:
     letters = list("etaoinshrdlu")
-    for words in (["|", *letters], ["e", "_EOW", *letters[1:]], ["th", "_EOW", "ing"]):
-        with pytest.raises(UserError, match=r"has subwords with '(\||_EOW)' between words, but"):
+    for words in (["e", "_EOW", *letters[1:]], ["th", "_EOW", "ing"]):
+        with pytest.raises(UserError, match=r"has subwords with '_EOW' between words, but"):
             is_of_subwords(Vocabulary([*SPECIAL, *words]))
+    plain = Vocabulary([*SPECIAL, *letters])
     for words in (letters, [*letters, "|"], ["|", "name", "Alice", "age"]):  # cells of tables
-        assert not is_of_subwords(Vocabulary([*SPECIAL, *words]))
+        warn_of_letters(Path("bin"), [plain, Vocabulary([*SPECIAL, *words])])
+    assert not caplog.records
+    bars = Vocabulary([*SPECIAL, *"()|pq&>"])  # logic, or spelt words
+    assert not is_of_subwords(bars)
+    warn_of_letters(Path("bin"), [plain, bars])
+    (told,) = caplog.messages
+    assert told.startswith("the dictionaries in bin have characters and '|': if '|' stands betwe")
 
 
 def test_ids_of_other_tools_are_refused() -> None:

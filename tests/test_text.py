@@ -205,7 +205,7 @@ def test_raw_text_for_a_dictionary_of_pieces_is_told(caplog: pytest.LogCaptureFi
     text_input.apply()
     text_input._warn_of_unknown_words.cache_clear()
     words = Dictionary()
-    for piece in ("\u2581the", "\u2581dog", "s"):
+    for piece in ("\u2581the", "\u2581dog", "s", "\u2581"):
         words.add_symbol(piece)
     config = TranslationConfig(data="bin", source_lang="en", target_lang="de")
     task = TranslationTask(config, words, words)
@@ -216,9 +216,12 @@ def test_raw_text_for_a_dictionary_of_pieces_is_told(caplog: pytest.LogCaptureFi
         return caplog.text
 
     assert given("", "\u2581the \u2581dog s", "\u2581the cat") == ""
-    message = "most words of the input are not in the en dictionary of bin: is it split as the"
-    assert message in given("the dogs", "\u2581the")
-    assert given("the dogs").count(message) == 1
+    message = "most words of the input are not in the en dictionary of bin: is it text in en"
+    assert message in given("the dogs", "\u2581the", "a cat runs")
+    assert given("the dogs run in the grass").count(message) == 1
+    text_input._warn_of_unknown_words.cache_clear()
+    assert given("\u2581 \u043c\u0438\u0440").count(message) == 1  # a name may be unknown
+    assert given("\u2581 \u043c\u0438\u0440 " * 5).count(message) == 2  # as sentencepiece splits it
 
 
 def test_text_is_normalised_before_it_is_tokenized() -> None:

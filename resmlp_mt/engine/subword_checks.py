@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import sentencepiece
 
-from resmlp_mt.engine.subwords import beside, leading_tags, split_pieces
+from resmlp_mt.engine.subwords import SPACE, beside, leading_tags, split_pieces
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.text import OTHER_MARKS, looks_tokenized
@@ -81,10 +81,9 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
     numbers = [int(word) for word in words if re.fullmatch("[0-9]{1,9}", word)]
     if len(numbers) >= LEAST_NUMBERS * len(words) and max(numbers, default=0) >= LARGE_NUMBER:
         shown = "numbers for words, such as the ids of GPT-2's subwords"
-    ends = {"|", "_EOW"} if is_of_characters(vocabulary) else {"_EOW"}
-    if end := ends.intersection(words[:MOST_FREQUENT]):
-        shown = f"subwords with '{end.pop()}' between words"
-    signs = {sign for sign in "".join(words) if not sign.isascii()} - {"\u2581"}
+    if "_EOW" in words[:MOST_FREQUENT]:
+        shown = "subwords with '_EOW' between words"
+    signs = {sign for sign in "".join(words) if not sign.isascii()} - {SPACE}
     if signs <= BYTES and sum(sign >= "\u0180" for sign in signs) > 1:
         shown = f"the bytes of fairseq's --bpe byte_bpe or bytes ('{max(signs)}')"
     if shown:
@@ -93,14 +92,28 @@ def is_of_subwords(vocabulary: Vocabulary) -> bool:
             "with fairseq-interactive, or train on subwords of sentencepiece "
             "(python -m resmlp_mt.prepare)."
         )
-    space = "\u2581"  # before a word, or after it (--treat_whitespace_as_suffix)
-    return any(word.startswith(space) or word.endswith(space) for word in vocabulary.symbols)
+    # before a word, or after it (--treat_whitespace_as_suffix)
+    return any(word.startswith(SPACE) or word.endswith(SPACE) for word in vocabulary.symbols)
 
 
 def is_of_characters(vocabulary: Vocabulary) -> bool:
     """Whether a dictionary has characters alone, but for a few tags."""
     words = _words(vocabulary)
     return sum(len(word) == 1 for word in words) >= LEAST_CHARACTERS * len(words)
+
+
+def warn_of_letters(data: Path, vocabularies: Iterable[Vocabulary]) -> None:
+    """Warn of characters with ``|`` between words, which may also be those of a formal language.
+
+    Args:
+        data: folder of the dictionaries, for the message.
+        vocabularies: those of a model without sentencepiece.
+    """
+    if any("|" in _words(v)[:MOST_FREQUENT] and is_of_characters(v) for v in vocabularies):
+        logger.warning(
+            "the dictionaries in %s have characters and '|': if '|' stands between words, give "
+            "text that is spelt so ('a | d o g'), and join the translations.", data,
+        )  # fmt: skip
 
 
 def prepared_with(data: Path) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sentencepiece
 
@@ -15,7 +16,13 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.text import BYTE, SURROGATE, join_pieces, normalize
 
+if TYPE_CHECKING:
+    from resmlp_mt.engine.model_folder import TranslationModel
+
 logger = logging.getLogger(__name__)
+
+SPACE = "\u2581"
+"""sentencepiece's sign for a space."""
 
 MOST_UNKNOWN = 4
 """Unknown words that say nothing, however few words there are: names, or another script."""
@@ -110,24 +117,36 @@ def leading_tags(
     return found
 
 
-def warn_of_unknown_words(sentences: Iterable[Sequence[int]], language: str) -> None:
+def are_unknown(sentences: Iterable[Sequence[int]], indices: Mapping[str, int]) -> bool:
+    """Whether most words of some sentences are unknown.
+
+    Args:
+        sentences: the tokens of each, with end-of-sentence.
+        indices: the tokens of the words in the dictionary.
+    """
+    # sentencepiece puts a space before a word that it does not know
+    space = indices.get(SPACE)
+    words = [token for tokens in sentences for token in tokens[:-1] if token != space]
+    return words.count(UNK) > max(MOST_UNKNOWN, len(words) / 2)
+
+
+def warn_of_unknown_words(sentences: Iterable[Sequence[int]], model: "TranslationModel") -> None:
     """Warn of the first sentences whose words are mostly unknown.
 
     Args:
         sentences: the tokens of each, with end-of-sentence.
-        language: their code, for the message.
+        model: the model that translates them.
     """
-    words = [token for tokens in sentences for token in tokens[:-1]]
-    if words.count(UNK) > max(MOST_UNKNOWN, len(words) / 2):
-        _warn_once(language)
+    if are_unknown(sentences, model.source.indices):
+        _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 
 
 @functools.cache
-def _warn_once(language: str) -> None:
+def _warn_once(language: str, is_split: bool) -> None:
+    remedy = f"text in {language}" if is_split else "text that is split as the training text was"
     logger.warning(
-        "most words of the input are not in the dictionary of %s: give text that is split as the "
-        "training text was", language,
-    )  # fmt: skip
+        "most words of the input are not in the dictionary of %s: give %s", language, remedy
+    )
 
 
 def split_words(line: str, vocabulary: Vocabulary) -> list[str]:

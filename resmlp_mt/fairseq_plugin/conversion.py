@@ -19,6 +19,7 @@ from resmlp_mt.engine.subword_checks import (
     is_of_characters,
     is_of_subwords,
     needs_normalizing,
+    warn_of_letters,
     warn_of_lower_case,
     warn_of_tags,
     warn_of_tokens,
@@ -107,6 +108,8 @@ def load_trained(
         normalizes = check_splits(pieces, sentencepiece_model, both.values(), texts[0], folder)
         normalizes_target = needs_normalizing(pieces, texts[1], otherwise=normalizes)
         warn_of_tags(folder, texts[0], source, pieces)
+    else:
+        warn_of_letters(folder, (source, target))
     check_is_raw(folder)
     joined = [
         [" ".join(words) if pieces is None else decode_pieces(pieces, words) for words in text]

@@ -30,7 +30,7 @@ from resmlp_mt.engine.subword_checks import (
     is_normalized,
     prepared_with,
 )
-from resmlp_mt.engine.subwords import decode_pieces, normalized, read_sentencepiece
+from resmlp_mt.engine.subwords import are_unknown, decode_pieces, normalized, read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
@@ -39,9 +39,6 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.text import join_pieces, normalize
 
 logger = logging.getLogger(__name__)
-
-MOST_UNKNOWN = 0.5
-"""Share of unknown words above which the input is hardly split as the training text was."""
 
 
 def apply() -> None:
@@ -232,9 +229,7 @@ def _fail(error: UserError, _: str) -> NoReturn:
 def _build_dataset_for_inference(
     original: Original, self: Any, src_tokens: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    unknown = self.source_dictionary.unk()
-    count = sum(int((tokens == unknown).sum()) for tokens in src_tokens)
-    if count > MOST_UNKNOWN * sum(len(tokens) - 1 for tokens in src_tokens):  # without the end
+    if are_unknown((tokens.tolist() for tokens in src_tokens), self.source_dictionary.indices):
         _warn_of_unknown_words(str(self.cfg.data), self.cfg.source_lang)
     return original(self, src_tokens, *args, **kwargs)
 
@@ -242,8 +237,10 @@ def _build_dataset_for_inference(
 @functools.cache  # once, and not for every line
 def _warn_of_unknown_words(data: str, language: str) -> None:
     logger.warning(
-        "most words of the input are not in the %s dictionary of %s: is it split as the training "
-        "text was (--bpe sentencepiece --sentencepiece-model FILE, --tokenizer moses, ...)?",
+        "most words of the input are not in the %s dictionary of %s: is it text in %s, split as "
+        "the training text was (--bpe sentencepiece --sentencepiece-model FILE, --tokenizer moses, "
+        "...)?",
         language,
         data,
+        language,
     )
