@@ -28,7 +28,7 @@ from benchmarks.speed.image_rows import images
 from benchmarks.speed.length_rows import Curves, length, plot
 from benchmarks.speed.machine import describe, multiplies_bfloat16
 from benchmarks.speed.options import GROUPS, parse_args
-from benchmarks.speed.preset_rows import presets
+from benchmarks.speed.preset_rows import PRESETS, presets
 from benchmarks.speed.report import (
     Row,
     Rows,
@@ -148,6 +148,7 @@ def measure(
             lambda: presets(
                 lengths, sizes, rates["cpu"], batch_sizes=batches, threads=threads,
                 rounds=repeats, seed=SEED,
+                layers=dict.fromkeys(PRESETS, (1, 1)) if quick else PRESETS,
             )
         ],
         "images": [

@@ -55,10 +55,12 @@ def presets(
     threads: int,
     rounds: int = 5,
     seed: int = 1,
+    layers: dict[str, tuple[int, int]] = PRESETS,
 ) -> Rows:
     """Sentences and words per second of the presets with distances, and of the peers.
 
     Args:
+        layers: of encoder and decoder, by preset.
         batch_sizes: number of sentences that are translated in each round, by batch size.
     """
     try:
@@ -78,7 +80,7 @@ def presets(
             folder, compute_type="int8", intra_threads=threads, inter_threads=1
         )
         name = f"CTranslate2 {ctranslate2.__version__} Transformer 6-2, int8"
-        for preset, (encoder, decoder) in PRESETS.items():
+        for preset, (encoder, decoder) in layers.items():
             trained = build("plus", replace(sizes, layers=encoder, decoder_layers=decoder), seed)
             folded = fold(trained)
             loaded = TranslationModel(folded, "en", "de", vocabulary, vocabulary, None, shortlist)
