@@ -108,7 +108,7 @@ def _tagged(parts: Iterable[Segment], model: TranslationModel) -> Iterator[str]:
         if part.is_sentence and model.sentencepiece is not None:
             found, text = split_tags(part.text, model.source, model.sentencepiece, model.normalizes)
             tags = found or tags
-            yield " ".join([*tags, text])
+            yield " ".join([*tags, text]) if tags else part.text
         elif part.is_sentence:
             yield part.text
 

@@ -78,7 +78,7 @@ def pieces_of(
     if processor is None:
         return split_words(line, words)
     tags, rest = split_tags(line, words, processor, normalizes)
-    return [*tags, *split_pieces(rest, processor, normalizes)]
+    return [*tags, *split_pieces(rest, processor, normalizes=False)]
 
 
 def split_tags(
@@ -87,14 +87,22 @@ def split_tags(
     processor: sentencepiece.SentencePieceProcessor,
     normalizes: bool,
 ) -> tuple[list[str], str]:
-    """The tags at the beginning of a line, and the rest of it.
+    """The tags at the beginning of a line, and the rest of it, normalised if ``normalizes``.
 
     A tag may have invisible signs beside it, which are none of it if the line is normalised.
     """
-    lines = [line, normalized(line, processor)] if normalizes else [line]
-    found = [(leading_tags(each, words, processor), each) for each in lines]
-    tags, line = max(found, key=lambda pair: len(pair[0]))
-    return tags, "".join(line.split(maxsplit=len(tags))[len(tags) :]) if tags else line
+    tags = leading_tags(line, words, processor)
+    if normalizes:
+        clean = normalized(line, processor)
+        clean_tags = tags if clean == line else leading_tags(clean, words, processor)
+        if len(clean_tags) < len(tags):
+            return tags, normalized(_without(tags, line), processor)
+        tags, line = clean_tags, clean
+    return tags, _without(tags, line)
+
+
+def _without(tags: Sequence[str], line: str) -> str:
+    return "".join(line.split(maxsplit=len(tags))[len(tags) :]) if tags else line
 
 
 def leading_tags(
