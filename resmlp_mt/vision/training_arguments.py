@@ -101,7 +101,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
             found.data = [found.folder]
         return found, below
 
-    found, below = parsed()
+    found, _ = parsed()
     defaults = {"lr": LR} | (DIGITS if found.data == ["digits"] else {})
     if found.lr_base is not None:
         del defaults["lr"]
