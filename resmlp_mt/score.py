@@ -7,7 +7,6 @@
 Options have sacreBLEU's names where it has them. docs/scores.md explains which BLEU is which.
 """
 
-import argparse
 import logging
 import platform
 import re
@@ -19,11 +18,10 @@ from typing import NamedTuple
 from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import write_json
-from resmlp_mt.scoring.cleaning import Cleaning
 from resmlp_mt.scoring.generate_output import LINE, GenerateOutput, read_generate_output
 from resmlp_mt.scoring.lines import Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, length_scores
-from resmlp_mt.scoring.options import BUCKETS, SAMPLES, borders, metric_options, parse_args
+from resmlp_mt.scoring.options import BUCKETS, SAMPLES, Options, borders, parse_args
 from resmlp_mt.scoring.report import Report
 
 UNKNOWN = ("<unk>", "\u2047")
@@ -54,37 +52,32 @@ class Texts(NamedTuple):
         return [reference.lines for reference in self.references]
 
 
-def read_texts(args: argparse.Namespace, cleaning: Cleaning) -> Texts:
+def read_texts(options: Options) -> Texts:
     """Read and check system, references and source.
 
     Raises:
         UserError: naming the file and what to do.
     """
     notes: list[str] = []
-    output = None
-    if args.generate_output is not None:
-        output = read_run(args.generate_output, cleaning)
-        system = cleaning.plain(output.hypotheses)
-    else:
-        system = cleaning.plain(_read(args.input, args.force))
+    system, output = read_system(options, options.system)
     if not system.lines:
         raise UserError(f"{system.origin} is empty: there is nothing to score")
-    source, references = read_references(args, output, cleaning)
-    if output is not None and args.ref is None and args.test_set is None:
+    source, references = read_references(options, output)
+    if output is not None and options.references is None and options.test_set is None:
         notes.append(
             "the references are fairseq's T- lines, joined from subwords; give the raw "
             "references with --ref for a score that others can reproduce"
         )
     for other in [*references, *([] if source is None else [source])]:
-        _check_counts(system, other, args.test_set)
-    if args.force:
+        _check_counts(system, other, options.test_set)
+    if options.force:
         notes.append("--force: the text was scored without checking that it is plain")
     if unknown := sum(any(sign in line for sign in UNKNOWN) for line in system.lines):
         notes.append(f"{unknown} translations contain {' or '.join(UNKNOWN)}")
     return Texts(system, references, source, notes)
 
 
-def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
+def measures_of(options: Options, texts: Texts) -> list[Measure]:
     """The measures that were asked for, else all that can be computed and differ.
 
     Raises:
@@ -93,20 +86,17 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
     # its tables are slow to load
     from resmlp_mt.scoring.languages import language_pair, script_without_spaces
 
-    language = None if args.language_pair is None else language_pair(args.language_pair)[1]
-    default = ["bleu"] if args.sentence_level else list(KINDS)
-    names = list(dict.fromkeys(args.metrics or default))
-    options = metric_options(args)
-    if args.sentence_level:
-        options = {**options, "bleu": {**options["bleu"], "effective_order": True}}
-    is_chosen = args.metrics is not None or args.sentence_level
+    language = None if options.language_pair is None else language_pair(options.language_pair)[1]
+    default = ["bleu"] if options.sentence_level else list(KINDS)
+    names = list(dict.fromkeys(options.metrics or default))
+    is_chosen = options.metrics is not None or options.sentence_level
     if not is_chosen and language is None:
         names = [name for name in names if name not in TOKENIZED]
         texts.notes.append("no tokenized BLEU: it needs the target language, give -l SRC-TGT")
     measures: list[Measure] = []
     for name in names:
         try:
-            measure = Measure(name, texts.streams, language, options, args.short)
+            measure = Measure(name, texts.streams, language, options.of_metrics, options.short)
         except UserError as error:
             if is_chosen:
                 raise
@@ -131,7 +121,7 @@ def measures_of(args: argparse.Namespace, texts: Texts) -> list[Measure]:
     return measures
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: Options) -> Report:
     """Read, check and score.
 
     Raises:
@@ -140,30 +130,29 @@ def run(args: argparse.Namespace) -> Report:
     import sacrebleu
     import sacremoses
 
-    cleaning = Cleaning(args.remove_bpe, args.detokenize, args.force)
-    texts = read_texts(args, cleaning)
-    measures = measures_of(args, texts)
+    texts = read_texts(options)
+    measures = measures_of(options, texts)
     system, notes = texts.system, texts.notes
     significance, test, samples = [], None, None
-    if args.baseline is not None:
-        baseline = read_baseline(args, system, cleaning)
-        test = "ar" if args.paired_ar else "bs"
-        samples = getattr(args, f"paired_{test}_n") or SAMPLES[test]
+    if options.baseline is not None:
+        baseline = read_baseline(options, options.baseline, system)
+        test = "ar" if options.paired_ar else "bs"
+        samples = getattr(options, f"paired_{test}_n") or SAMPLES[test]
         significance = [m.compare(baseline.lines, system.lines, test, samples) for m in measures]
-    confidence = (args.confidence_n or SAMPLES["bs"]) if args.confidence else 1
+    confidence = (options.confidence_n or SAMPLES["bs"]) if options.confidence else 1
     return Report(
         system=system.origin,
-        test_set=args.test_set,
-        language_pair=args.language_pair,
+        test_set=options.test_set,
+        language_pair=options.language_pair,
         references=[reference.origin for reference in texts.references],
         sentences=len(system.lines),
-        remove_bpe=args.remove_bpe,
-        detokenize=args.detokenize,
-        forced=args.force,
+        remove_bpe=options.remove_bpe,
+        detokenize=options.detokenize,
+        forced=options.force,
         scores=[measure.score(system.lines, confidence) for measure in measures],
         source=None if texts.source is None else texts.source.origin,
-        by_source_length=by_source_length(args, texts, measures),
-        baseline=args.baseline,
+        by_source_length=by_source_length(options, texts, measures),
+        baseline=options.baseline,
         test=test,
         samples=samples,
         significance=significance,
@@ -176,24 +165,22 @@ def run(args: argparse.Namespace) -> Report:
     )
 
 
-def by_source_length(
-    args: argparse.Namespace, texts: Texts, measures: list[Measure]
-) -> list[LengthScore]:
+def by_source_length(options: Options, texts: Texts, measures: list[Measure]) -> list[LengthScore]:
     """BLEU by source length, if there are a source and more than one bucket."""
     bleu = [measure for measure in measures if measure.metric == "bleu"]
     if not bleu:
         return []
     if texts.source is None:
-        if args.metrics is None:
+        if options.metrics is None:
             texts.notes.append("no BLEU by source length: give the source text with --src FILE")
         return []
     found = length_scores(
         texts.system.lines,
         texts.streams,
         texts.source.lines,
-        args.length_buckets or borders(BUCKETS),
+        options.length_buckets or borders(BUCKETS),
         bleu[0].arguments,
-        args.short,
+        options.short,
     )
     if len(found) > 1:
         return found
@@ -204,46 +191,46 @@ def by_source_length(
     return []
 
 
-def print_sentence_scores(args: argparse.Namespace) -> None:
+def print_sentence_scores(options: Options) -> None:
     """Print one line per sentence, as ``sacrebleu --sentence-level`` does."""
-    texts = read_texts(args, Cleaning(args.remove_bpe, args.detokenize, args.force))
-    (measure,) = measures_of(args, texts)
-    for line in measure.sentence_scores(texts.system.lines, args.width):
+    texts = read_texts(options)
+    (measure,) = measures_of(options, texts)
+    for line in measure.sentence_scores(texts.system.lines, options.width):
         print(line)
-    if not args.quiet:
+    if not options.quiet:
         for note in texts.notes:
             print(f"note: {note}", file=sys.stderr)
 
 
-def read_run(path: str, cleaning: Cleaning) -> GenerateOutput:
-    """Read the output of ``fairseq-generate`` and check that nothing would be cleaned twice.
+def read_system(options: Options, path: str) -> tuple[Sentences, GenerateOutput | None]:
+    """The plain translations of a system or baseline, and the output of fairseq-generate, if it is.
 
     Raises:
-        UserError: naming the file and what to do.
+        UserError: naming the file and what to do; also if something would be cleaned twice.
     """
+    cleaning = options.cleaning
+    if options.generate_output is None:
+        return cleaning.plain(_read(path, options.force)), None
     output = read_generate_output(path)
-    if output.is_run_together and not cleaning.force:
+    if output.is_run_together and not options.force:
         raise UserError(
             f"{output.hypotheses.origin} have no spaces between words: fairseq-generate removed "
             f"the subwords twice; give it --remove-bpe or --bpe, not both (or insist with --force)"
         )
-    if output.is_detokenized and cleaning.detokenize is not None and not cleaning.force:
+    if output.is_detokenized and options.detokenize is not None and not options.force:
         raise UserError(
             f"{output.hypotheses.origin} were detokenized by fairseq: drop --detokenize"
         )
-    return output
+    return cleaning.plain(output.hypotheses), output
 
 
-def read_baseline(args: argparse.Namespace, system: Sentences, cleaning: Cleaning) -> Sentences:
+def read_baseline(options: Options, path: str, system: Sentences) -> Sentences:
     """Read the baseline in the same way as the system.
 
     Raises:
         UserError: if it is not another translation of the same sentences.
     """
-    if args.generate_output is not None:
-        baseline = cleaning.plain(read_run(args.baseline, cleaning).hypotheses)
-    else:
-        baseline = cleaning.plain(_read(args.baseline, args.force))
+    baseline, _ = read_system(options, path)
     _check_counts(system, baseline, None)
     if baseline.lines == system.lines:
         raise UserError(
@@ -254,26 +241,27 @@ def read_baseline(args: argparse.Namespace, system: Sentences, cleaning: Cleanin
 
 
 def read_references(
-    args: argparse.Namespace, output: GenerateOutput | None, cleaning: Cleaning
+    options: Options, output: GenerateOutput | None
 ) -> tuple[Sentences | None, list[Sentences]]:
     """Return the source text, if there is one, and one or more references.
 
     Raises:
         UserError: if T- lines would have to serve as references but cannot.
     """
-    source = None
-    if args.test_set is not None:
+    source, cleaning = None, options.cleaning
+    if options.test_set is not None:
         from resmlp_mt.scoring.testsets import load_test_set
 
-        source, references = load_test_set(args.test_set, args.language_pair)
-    elif args.ref is not None:
-        references = [_read(path, args.force) for path in args.ref]
+        assert options.language_pair is not None  # the options were checked
+        source, references = load_test_set(options.test_set, options.language_pair)
+    elif options.references is not None:
+        references = [_read(path, options.force) for path in options.references]
         for reference in references:
             cleaning.check(reference, "give the raw reference", "give the raw reference")
     else:
-        assert output is not None  # the options were checked
+        assert output is not None
         if output.targets is None:
-            raise UserError(f"{args.generate_output} has no T- lines: give --ref FILE")
+            raise UserError(f"{options.generate_output} has no T- lines: give --ref FILE")
         references = [cleaning.plain(output.targets)]
         for index, line in enumerate(references[0].lines):
             if "<unk>" in line:
@@ -281,8 +269,8 @@ def read_references(
                     f"{references[0].place(index)} contains <unk>, which is not the reference: "
                     f"give the raw reference with --ref FILE"
                 )
-    if args.src is not None:
-        source = _read(args.src, args.force)
+    if options.src is not None:
+        source = _read(options.src, options.force)
     elif source is None and output is not None and output.sources is not None:
         source = cleaning.joined(output.sources)
     return source, references
@@ -318,16 +306,16 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
-    if not args.quiet:
+    options = parse_args(argv)
+    if not options.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
-    if args.sentence_level:
-        print_sentence_scores(args)
+    if options.sentence_level:
+        print_sentence_scores(options)
         return
-    report = run(args)
-    print(report.text(args.width, args.quiet))
-    if args.json is not None:
-        write_json(args.json, asdict(report), "--json")
+    report = run(options)
+    print(report.text(options.width, options.quiet))
+    if options.json is not None:
+        write_json(options.json, asdict(report), "--json")
 
 
 if __name__ == "__main__":

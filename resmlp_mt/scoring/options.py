@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from resmlp_mt.command_line import Parser, number
-from resmlp_mt.scoring.cleaning import SYMBOLS
-from resmlp_mt.scoring.measures import KINDS, TOKENIZED, MetricOptions
+from resmlp_mt.command_line import FINITE, NOT_NEGATIVE, POSITIVE, Parser, flag, number, option
+from resmlp_mt.scoring.cleaning import SYMBOLS, Cleaning
+from resmlp_mt.scoring.measures import KINDS, TOKENIZED
 
 BUCKETS = "10,20,30,40,50,60"
 # sacreBLEU's numbers of samples
@@ -16,6 +18,7 @@ TOKENIZERS = (
     *("none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab"),
     *("spm", "flores101", "flores200", "spBLEU-1K"),
 )
+SEVERAL = number(int, least=2)  # one sample has no interval
 
 # Options of the sacrebleu command alone, and what there is here.
 OF_SACREBLEU = {
@@ -31,33 +34,6 @@ OF_SACREBLEU = {
 }
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse and check the command line; exits with status 2 on a wrong one."""
-    parser = Parser(
-        "resmlp_mt.score",
-        "Score translations: sacreBLEU, chrF, TER and tokenized BLEU with signatures.",
-    )
-    _add_input(parser)
-    _add_metrics(parser)
-    _add_statistics(parser)
-    _add_output(parser)
-    args = parser.parse_args(argv)
-    _check(parser, args)
-    return args
-
-
-def metric_options(args: argparse.Namespace) -> MetricOptions:
-    """The options of each of sacreBLEU's metrics, by its name."""
-    return {
-        metric: {
-            name.removeprefix(f"{metric}_"): value
-            for name, value in vars(args).items()
-            if name.startswith(f"{metric}_")
-        }
-        for metric in ("bleu", "chrf", "ter")
-    }
-
-
 def borders(text: str) -> list[int]:
     """The first length of each bucket: increasing positive numbers, separated by commas."""
     try:
@@ -69,225 +45,263 @@ def borders(text: str) -> list[int]:
     return found
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
-    system = parser.add_mutually_exclusive_group()
-    system.add_argument("--generate-output", metavar="FILE", help="output of fairseq-generate")
-    system.add_argument(
-        "-i",
-        "--input",
-        metavar="FILE",
-        nargs="+",
-        default=["-"],
-        help="translations (default: standard input)",
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Text."""
+
+    refs: list[str] = option(
+        [], "refs", nargs="*", metavar="REF", help="raw references, as with --ref"
     )
-    parser.add_argument("refs", nargs="*", metavar="REF", help="raw references, as with --ref")
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--ref", metavar="FILE", nargs="+", help="raw references")
-    target.add_argument("-t", "--test-set", metavar="NAME", help="sacreBLEU's references; needs -l")
-    parser.add_argument(
-        "-l",
-        "--language-pair",
-        metavar="SRC-TGT",
+    generate_output: str | None = option(None, metavar="FILE", help="output of fairseq-generate")
+    input: list[str] = option(
+        [], "-i", nargs="+", metavar="FILE", help="translations (default: standard input)"
+    )
+    ref: list[str] | None = option(None, nargs="+", metavar="FILE", help="raw references")
+    test_set: str | None = option(
+        None, "-t", metavar="NAME", help="sacreBLEU's references; needs -l"
+    )
+    language_pair: str | None = option(
+        None, "-l", metavar="SRC-TGT",
         help="such as en-de or en-zh_CN; chooses the tokenizer of BLEU",
-    )
-    parser.add_argument("--src", metavar="FILE", help="source text, for BLEU by source length")
-    parser.add_argument(
-        "--remove-bpe",
-        "--post-process",
-        nargs="?",
-        const="subword_nmt",
-        default="none",
-        choices=SYMBOLS,
-        metavar="SYMBOL",
+    )  # fmt: skip
+    src: str | None = option(None, metavar="FILE", help="source text, for BLEU by source length")
+    remove_bpe: str = option(
+        "none", "--post-process", nargs="?", const="subword_nmt", choices=SYMBOLS, metavar="SYMBOL",
         help="join subwords of the system's text, as fairseq-generate --remove-bpe does: "
         "sentencepiece, subword_nmt (without a value), wordpiece, letter or _EOW (default: none)",
+    )  # fmt: skip
+    detokenize: str | None = option(
+        None, metavar="LANG", help="undo the Moses tokenization of the system's text"
     )
-    parser.add_argument(
-        "--detokenize", metavar="LANG", help="undo the Moses tokenization of the system's text"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="score text even if it looks like subwords or tokens"
+    force: bool = option(
+        False, action="store_true", help="score text even if it looks like subwords or tokens"
     )
 
+    @property
+    def system(self) -> str:
+        """The file of the translations."""
+        return (self.input or ["-"])[0] if self.generate_output is None else self.generate_output
 
-def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is computed")
-    group.add_argument(
-        "-m",
-        "--metrics",
-        nargs="+",
-        choices=list(KINDS),
-        metavar="NAME",
+    @property
+    def references(self) -> list[str] | None:
+        """The files of the references."""
+        return self.ref or self.refs or None
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """How the system's text becomes plain."""
+        return Cleaning(self.remove_bpe, self.detokenize, self.force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """What is computed."""
+
+    metrics: list[str] | None = option(
+        None, "-m", nargs="+", choices=list(KINDS), metavar="NAME",
         help=f"{', '.join(KINDS)} (default: all that can be computed)",
-    )
-    group.add_argument(
-        "-sl",
-        "--sentence-level",
-        action="store_true",
+    )  # fmt: skip
+    sentence_level: bool = option(
+        False, "-sl", action="store_true",
         help="one score per sentence, by one metric (default: bleu)",
-    )
-    group.add_argument(
-        "--length-buckets",
-        metavar="N,N,...",
-        type=borders,
+    )  # fmt: skip
+    length_buckets: list[int] | None = option(
+        None, type=borders, metavar="N,N,...",
         help=f"where the buckets of the source length begin (default: {BUCKETS})",
-    )
-    bleu = parser.add_argument_group("BLEU")
-    bleu.add_argument(
-        "-tok",
-        "--tokenize",
-        dest="bleu_tokenize",
-        choices=TOKENIZERS,
-        metavar="NAME",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BleuOptions:
+    """BLEU."""
+
+    tokenize: str | None = option(
+        None, "-tok", choices=TOKENIZERS, metavar="NAME",
         help=f"{', '.join(TOKENIZERS)} (default: zh, ja-mecab and ko-mecab for Chinese, Japanese "
-        f"and Korean, else 13a)",
-    )
-    bleu.add_argument(
-        "-lc", "--lowercase", dest="bleu_lowercase", action="store_true", help="ignore case"
-    )
-    bleu.add_argument(
-        "-s",
-        "--smooth-method",
-        dest="bleu_smooth_method",
-        choices=("none", "floor", "add-k", "exp"),
-        default="exp",
+        "and Korean, else 13a)",
+    )  # fmt: skip
+    lowercase: bool = option(False, "-lc", action="store_true", help="ignore case")
+    smooth_method: str = option(
+        "exp", "-s", choices=("none", "floor", "add-k", "exp"),
         help="smoothing of n-grams that do not match",
-    )
-    bleu.add_argument(
-        "-sv",
-        "--smooth-value",
-        dest="bleu_smooth_value",
-        type=number(float),
-        metavar="X",
+    )  # fmt: skip
+    smooth_value: float | None = option(
+        None, "-sv", type=FINITE, metavar="X",
         help="value of floor (default: 0.1) and add-k (default: 1)",
-    )
-    chrf = parser.add_argument_group("chrF")
-    for names, least, default, text in (
-        (("-cc", "--chrf-char-order"), 1, 6, "longest n-grams of characters"),
-        (("-cw", "--chrf-word-order"), 0, 0, "longest n-grams of words in chrf; chrf++ has 2"),
-        (("--chrf-beta",), 1, 2, "weight of recall"),
-    ):
-        chrf.add_argument(
-            *names, type=number(int, least=least), default=default, metavar="N", help=text
-        )
-    chrf.add_argument("--chrf-whitespace", action="store_true", help="count white space")
-    chrf.add_argument("--chrf-lowercase", action="store_true", help="ignore case")
-    chrf.add_argument(
-        "--chrf-eps-smoothing", action="store_true", help="as chrF++.py, NLTK and Moses smooth"
-    )
-    ter = parser.add_argument_group("TER")
-    ter.add_argument("--ter-case-sensitive", action="store_true", help="do not ignore case")
-    ter.add_argument("--ter-asian-support", action="store_true", help="split Asian characters")
-    ter.add_argument("--ter-no-punct", action="store_true", help="leave out punctuation")
-    ter.add_argument("--ter-normalized", action="store_true", help="basic tokenization")
+    )  # fmt: skip
 
 
-def _add_statistics(parser: argparse.ArgumentParser) -> None:
-    confidence = parser.add_argument_group("confidence")
-    confidence.add_argument(
-        "-ci", "--confidence", action="store_true", help="95 %% interval by bootstrap resampling"
+@dataclass(frozen=True, kw_only=True)
+class ChrfOptions:
+    """chrF."""
+
+    chrf_char_order: int = option(
+        6, "-cc", type=POSITIVE, metavar="N", help="longest n-grams of characters"
     )
-    confidence.add_argument(
-        "-cin",
-        "--confidence-n",
-        type=number(int, least=2),  # one sample has no interval
-        metavar="N",
-        help=f"samples (default: {SAMPLES['bs']})",
+    chrf_word_order: int = option(
+        0, "-cw", type=NOT_NEGATIVE, metavar="N",
+        help="longest n-grams of words in chrf; chrf++ has 2",
+    )  # fmt: skip
+    chrf_beta: int = option(2, type=POSITIVE, metavar="N", help="weight of recall")
+    chrf_whitespace: bool = option(False, action="store_true", help="count white space")
+    chrf_lowercase: bool = option(False, action="store_true", help="ignore case")
+    chrf_eps_smoothing: bool = option(
+        False, action="store_true", help="as chrF++.py, NLTK and Moses smooth"
     )
-    paired = parser.add_argument_group("significance")
-    paired.add_argument(
-        "--baseline", metavar="FILE", help="another system's output, of the same kind as the system"
-    )
-    test = paired.add_mutually_exclusive_group()
-    test.add_argument(
-        "-pbs", "--paired-bs", action="store_true", help="paired bootstrap (the default)"
-    )
-    test.add_argument(
-        "-par", "--paired-ar", action="store_true", help="paired approximate randomization"
-    )
-    for test_name, count in SAMPLES.items():
-        paired.add_argument(
-            f"-p{test_name}n",
-            f"--paired-{test_name}-n",
-            metavar="N",
-            type=number(int, least=2),
-            help=f"samples (default: {count})",
-        )
 
 
-def _add_output(parser: Parser) -> None:
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", type=Path, help="write the full report as JSON")
-    output.add_argument(
-        "-w", "--width", metavar="N", type=number(int, least=0, most=12), default=1, help="decimals"
+@dataclass(frozen=True, kw_only=True)
+class TerOptions:
+    """TER."""
+
+    ter_case_sensitive: bool = option(False, action="store_true", help="do not ignore case")
+    ter_asian_support: bool = option(False, action="store_true", help="split Asian characters")
+    ter_no_punct: bool = option(False, action="store_true", help="leave out punctuation")
+    ter_normalized: bool = option(False, action="store_true", help="basic tokenization")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsOptions:
+    """Confidence and significance."""
+
+    confidence: bool = option(
+        False, "-ci", action="store_true", help="95 %% interval by bootstrap resampling"
     )
-    output.add_argument("-sh", "--short", action="store_true", help="short signatures")
-    output.add_argument("-q", "--quiet", action="store_true", help="print only the tables")
+    confidence_n: int | None = option(
+        None, "-cin", type=SEVERAL, metavar="N", help=f"samples (default: {SAMPLES['bs']})"
+    )
+    baseline: str | None = option(
+        None, metavar="FILE", help="another system's output, of the same kind as the system"
+    )
+    paired_bs: bool = option(
+        False, "-pbs", action="store_true", help="paired bootstrap (the default)"
+    )
+    paired_ar: bool = option(
+        False, "-par", action="store_true", help="paired approximate randomization"
+    )
+    paired_bs_n: int | None = option(
+        None, "-pbsn", type=SEVERAL, metavar="N", help=f"samples (default: {SAMPLES['bs']})"
+    )
+    paired_ar_n: int | None = option(
+        None, "-parn", type=SEVERAL, metavar="N", help=f"samples (default: {SAMPLES['ar']})"
+    )
+
+
+# in --help, the last base comes first
+@dataclass(frozen=True, kw_only=True)
+class Options(
+    StatisticsOptions, TerOptions, ChrfOptions, BleuOptions, MeasureOptions, InputOptions
+):
+    """Output."""
+
+    json: Path | None = option(None, metavar="FILE", help="write the full report as JSON")
+    width: int = option(1, "-w", type=number(int, least=0, most=12), metavar="N", help="decimals")
+    short: bool = option(False, "-sh", action="store_true", help="short signatures")
+    quiet: bool = option(False, "-q", action="store_true", help="print only the tables")
+
+    @property
+    def of_metrics(self) -> dict[str, dict[str, Any]]:
+        """The arguments of each of sacreBLEU's metrics, by its name."""
+        found = {
+            metric: {
+                field.name.removeprefix(f"{metric}_"): getattr(self, field.name)
+                for field in fields(group)
+            }
+            for metric, group in OF_METRICS.items()
+        }
+        if self.sentence_level:
+            found["bleu"]["effective_order"] = True
+        return found
+
+
+OF_METRICS: dict[str, type[BleuOptions] | type[ChrfOptions] | type[TerOptions]] = {
+    "bleu": BleuOptions,
+    "chrf": ChrfOptions,
+    "ter": TerOptions,
+}
+"""The options of sacreBLEU's metrics, by their names."""
+
+
+def parse_args(argv: Sequence[str] | None) -> Options:
+    """Parse and check the command line; exits with status 2 on a wrong one."""
+    parser = Parser(
+        "resmlp_mt.score",
+        "Score translations: sacreBLEU, chrF, TER and tokenized BLEU with signatures.",
+    )
+    parser.add_options(Options)
     parser.refuse("the sacrebleu command", OF_SACREBLEU)
+    options = Options(**vars(parser.parse_args(argv)))
+    _check(parser, options)
+    return options
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check(parser: Parser, options: Options) -> None:
     """Refuse options that do not fit each other, before any work."""
-    metrics = args.metrics or []
-    if len(args.input) > 1:
+    metrics = options.metrics or []
+    if len(options.input) > 1:
         parser.error(
             "-i takes one system: compare it with another one by --baseline FILE, and give "
             "references before -i or after --ref"
         )
-    (args.input,) = args.input
-    if args.refs and (args.ref or args.test_set):
+    if options.input and options.generate_output is not None:
+        parser.error("-i and --generate-output both give the translations: drop one")
+    if options.refs and (options.ref or options.test_set):
         parser.error(
-            f"{args.refs[0]}: give references only once: first, after --ref, or by -t NAME"
+            f"{options.refs[0]}: give references only once: first, after --ref, or by -t NAME"
         )
-    args.ref = args.ref or args.refs or None
-    if args.language_pair is not None:
+    if options.ref and options.test_set:
+        parser.error("--ref and -t both give the references: drop one")
+    if options.language_pair is not None:
         # here, because the tables of languages are slow to load
         from resmlp_mt.scoring.languages import language_pair
 
         try:
-            language_pair(args.language_pair)
+            language_pair(options.language_pair)
         except ValueError as error:
-            parser.error(f"-l {args.language_pair}: {error}")
-    if args.test_set is not None and args.language_pair is None:
-        parser.error(f"-t {args.test_set} needs a language pair: add -l, such as -l en-de")
-    if args.generate_output is None and args.ref is None and args.test_set is None:
+            parser.error(f"-l {options.language_pair}: {error}")
+    elif options.test_set is not None:
+        parser.error(f"-t {options.test_set} needs a language pair: add -l, such as -l en-de")
+    if (options.generate_output, options.references, options.test_set) == (None, None, None):
         parser.error("no references: give --ref FILE, or -t NAME -l SRC-TGT")
-    if args.sentence_level:
+    if options.sentence_level:
         if len(set(metrics)) > 1:
             parser.error("--sentence-level takes one metric: give one name to -m")
         alone = "confidence", "baseline", "length_buckets", "json"
-        if given := [option for option in alone if getattr(args, option)]:
-            option = given[0].replace("_", "-")
-            parser.error(f"--{option} belongs to scores of a whole text: drop --sentence-level")
-    if args.confidence_n is not None and not args.confidence:
-        parser.error("--confidence-n is the number of samples of --confidence: add --confidence")
-    paired_options = (args.paired_bs, args.paired_ar, args.paired_bs_n, args.paired_ar_n)
-    if args.baseline is None and any(paired_options):
-        parser.error("--paired-bs and --paired-ar compare two systems: add --baseline FILE")
-    if args.paired_ar and args.paired_bs_n is not None:
-        parser.error("--paired-bs-n is for --paired-bs: give --paired-ar-n")
-    if not args.paired_ar and args.paired_ar_n is not None:
-        parser.error("--paired-ar-n is for --paired-ar: add it")
-    if args.baseline is not None and args.confidence:
-        parser.error("--confidence is for one system: drop it, --baseline gives intervals too")
-    if args.bleu_smooth_value is not None and args.bleu_smooth_method not in ("floor", "add-k"):
+        if given := [name for name in alone if getattr(options, name)]:
+            parser.error(
+                f"{flag(given[0])} belongs to scores of a whole text: drop --sentence-level"
+            )
+    if options.smooth_value is not None and options.smooth_method not in ("floor", "add-k"):
         parser.error("--smooth-value is for --smooth-method floor and add-k: add one of them")
-    kinds = {kind.metric for kind in KINDS.values()}
-    used = [KINDS[name] for name in metrics or (["bleu"] if args.sentence_level else KINDS)]
-    for action in parser._actions:
-        kind, _, argument = action.dest.partition("_")
-        is_given = kind in kinds and getattr(args, action.dest) != action.default
-        if is_given and not any(each.takes(kind, argument) for each in used):
-            parser.error(f"{action.option_strings[-1]} is for {kind}: add {kind} to -m, or drop it")
-    if metrics and "bleu" not in metrics and args.length_buckets:
+    used = [KINDS[name] for name in metrics or (["bleu"] if options.sentence_level else KINDS)]
+    for metric, group in OF_METRICS.items():
+        for field in fields(group):
+            argument = field.name.removeprefix(f"{metric}_")
+            is_given = getattr(options, field.name) != field.default
+            if is_given and not any(kind.takes(metric, argument) for kind in used):
+                parser.error(f"{flag(field.name)} is for {metric}: add {metric} to -m, or drop it")
+    if metrics and "bleu" not in metrics and options.length_buckets:
         parser.error("--length-buckets divides BLEU: add bleu to -m")
-    sources = (args.src, args.generate_output, args.test_set)
-    if args.length_buckets and sources == (None, None, None):
+    sources = options.src, options.generate_output, options.test_set
+    if options.length_buckets and sources == (None, None, None):
         parser.error("--length-buckets needs the source text: add --src FILE")
-    is_typed = args.generate_output is None and args.input == "-"
+    is_typed = options.generate_output is None and options.system == "-"
     if is_typed and getattr(sys.stdin, "isatty", bool)():
         parser.error("no translations: give -i FILE or --generate-output FILE")
-    if args.language_pair is None and set(metrics) & set(TOKENIZED):
+    if options.language_pair is None and set(metrics) & set(TOKENIZED):
         parser.error(f"-m {' '.join(metrics)}: tokenized BLEU needs -l SRC-TGT")
-    if args.json is not None and not args.json.resolve().parent.is_dir():
-        parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
+    if options.confidence_n is not None and not options.confidence:
+        parser.error("--confidence-n is the number of samples of --confidence: add --confidence")
+    paired = options.paired_bs, options.paired_ar, options.paired_bs_n, options.paired_ar_n
+    if options.baseline is None and any(paired):
+        parser.error("--paired-bs and --paired-ar compare two systems: add --baseline FILE")
+    if options.paired_bs and options.paired_ar:
+        parser.error("--paired-bs and --paired-ar are two tests: drop one")
+    if options.paired_ar and options.paired_bs_n is not None:
+        parser.error("--paired-bs-n is for --paired-bs: give --paired-ar-n")
+    if not options.paired_ar and options.paired_ar_n is not None:
+        parser.error("--paired-ar-n is for --paired-ar: add it")
+    if options.baseline is not None and options.confidence:
+        parser.error("--confidence is for one system: drop it, --baseline gives intervals too")
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
