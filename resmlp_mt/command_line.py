@@ -48,9 +48,6 @@ _BY_EXTRA = {
 EXTRAS = {name: extra for extra, names in _BY_EXTRA.items() for name in names.split()}
 """The extra that installs a module; "" is the package itself."""
 
-TOKENIZER_PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
-"""What sacreBLEU's tokenizers need."""
-
 
 class Parser(argparse.ArgumentParser):
     """A parser with ``--version``, defaults in ``--help``, and suggestions for unknown options.

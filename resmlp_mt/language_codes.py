@@ -12,6 +12,8 @@ from langcodes.tag_parser import LanguageTagError
 _CHINESE = frozenset("zh cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split())
 _WITHOUT_SPACES = frozenset("Bopo Hani Hans Hant Jpan".split())  # even between sentences
 _BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+TOKENIZER_PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
+"""What sacreBLEU's tokenizers need."""
 
 SPACED_BY_PHRASE = frozenset("th lo km my bo dz shn".split())
 """Languages in which spaces separate phrases, and for which sacreBLEU's 13a finds no words."""

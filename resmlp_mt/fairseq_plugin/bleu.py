@@ -16,7 +16,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt import language_codes
-from resmlp_mt.command_line import TOKENIZER_PACKAGES, installation
+from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
@@ -82,7 +82,7 @@ def _check_installed(tokenizer: str, option: str) -> None:
     except RuntimeError as error:
         raise UserError(
             f"{option} needs MeCab and its dictionary: run "
-            f"{installation(TOKENIZER_PACKAGES[tokenizer])}, or drop it."
+            f"{installation(language_codes.TOKENIZER_PACKAGES[tokenizer])}, or drop it."
         ) from error
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
-from resmlp_mt.command_line import TOKENIZER_PACKAGES, installation
+from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import moses_language
 
@@ -161,6 +161,8 @@ class Measure:
                     METRICS["BLEU"](tokenize=tokenizer)
             self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
         except RuntimeError as error:  # raised by sacreBLEU if MeCab is missing
+            from resmlp_mt.language_codes import TOKENIZER_PACKAGES  # its tables are slow to load
+
             if tokenizer not in TOKENIZER_PACKAGES:
                 raise
             raise UserError(
