@@ -98,6 +98,12 @@ def find(code: str, known: Collection[str]) -> str | None:
     return None
 
 
+def relatives(code: str, known: Collection[str]) -> list[str]:
+    """The known codes of the same language in the same script, whatever their regions are."""
+    wanted = language(code), script(code)
+    return [other for other in known if (language(other), script(other)) == wanted]
+
+
 def _is_spelling(code: str, other: str) -> bool:
     return _folded(code) == _folded(other)
 

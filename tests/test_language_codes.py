@@ -49,7 +49,8 @@ def test_the_known_code(code: str, known: list[str], found: str | None) -> None:
 @pytest.mark.parametrize(
     ("code", "moses"),
     [
-        ("fr", "fr"), ("fr-FR", "fr"), ("fra_Latn", "fr"), ("zh_CN", "zh"), ("yue", "yue"),
+        ("fr", "fr"), ("fr-FR", "fr"), ("fra_Latn", "fr"), ("zh_CN", "zh"), ("zho_Hans", "zh"),
+        ("yue", "yue"), ("yue_Hant", "yue"), ("lvs_Latn", "lv"), ("ory_Orya", "or"),
         ("ja_XX", "ja"), ("xx", "xx"), ("", ""),
     ],
 )  # fmt: skip

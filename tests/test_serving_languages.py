@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from resmlp_mt import language_codes
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
 from resmlp_mt.serving.workers import Languages
@@ -168,11 +167,3 @@ def test_pairs_that_are_not_served(source: str, target: str, message: str) -> No
     known = Pairs([EN_DE, Languages("fr", "it")])
     with pytest.raises(BadRequestError, match=f"^{message}$"):
         known.find(source, target, "")
-
-
-@pytest.mark.parametrize(
-    ("code", "moses"),
-    [("lvs_Latn", "lv"), ("ory_Orya", "or"), ("yue_Hant", "yue"), ("zho_Hans", "zh")],
-)
-def test_moses_knows_the_spellings_of_flores(code: str, moses: str) -> None:
-    assert language_codes.moses(code) == moses

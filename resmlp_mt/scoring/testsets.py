@@ -42,9 +42,5 @@ def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Senten
 
 def _find(code: str, known: set[str]) -> str | None:
     """The code of the same language, else the only one of the same language and script."""
-
-    def kind(code: str) -> tuple[str, str | None]:
-        return language_codes.language(code), language_codes.script(code)
-
-    same = [other for other in known if kind(other) == kind(code)]
-    return language_codes.find(code, known) or (same[0] if len(same) == 1 else None)
+    related = language_codes.relatives(code, known)
+    return language_codes.find(code, known) or (related[0] if len(related) == 1 else None)

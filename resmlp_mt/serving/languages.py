@@ -126,13 +126,11 @@ def name(code: str) -> str:
 def _matches(code: str, known: Sequence[str]) -> list[str]:
     """The known codes that a code may mean, best first.
 
-    See :func:`language_codes.find`; then come those of the same language and script, whatever
-    their region is.
+    See :func:`language_codes.find`; then come its relatives.
     """
     if len(code) > LONGEST_CODE:  # before anything parses or remembers it
         return []
     meant = ALIASES.get(code.lower(), code)  # unless a model has the code itself
-    wanted = language_codes.language(meant), language_codes.script(meant)
-    same = (k for k in known if (language_codes.language(k), language_codes.script(k)) == wanted)
-    found = language_codes.find(code, known), language_codes.find(meant, known), *same
-    return list(dict.fromkeys(each for each in found if each is not None))
+    found = language_codes.find(code, known), language_codes.find(meant, known)
+    best = [each for each in found if each is not None]
+    return list(dict.fromkeys([*best, *language_codes.relatives(meant, known)]))
