@@ -155,30 +155,6 @@ def is_checkpoint(path: Path) -> bool:
         return True  # reading it raises an error that says more
 
 
-def check_kinds(given: str, output: Path | None) -> None:
-    """Refuse files that are packed in another way than by gzip, records and markup, by their names.
-
-    Raises:
-        UserError: naming the option and what to do.
-    """
-    from resmlp_mt.sharding.formats import ARCHIVES, NOT_LINES, PACKED, kind_of
-
-    for name, path in {"--input": Path(given), "--output": output}.items():
-        if path is None or str(path).startswith("/dev/"):
-            continue
-        if kind_of(path) in ARCHIVES:
-            remedy = "unpack it" if name == "--input" else "name a text file, such as text.gz"
-            raise UserError(f"{name} {path} is an archive: {remedy}.")
-        if kind_of(path) in PACKED:
-            unpack = "unpack it, or " if name == "--input" else ""
-            raise UserError(f"{name} {path} is packed: {unpack}take gzip (.gz).")
-    kind = kind_of(Path(given))
-    if kind in (".jsonl", ".ndjson", ".parquet"):
-        raise UserError(f"--input {given} has records: python -m resmlp_mt.bulk translates them.")
-    if kind in NOT_LINES:
-        raise UserError(f"--input {given} is not lines of text: convert it.")
-
-
 @contextmanager
 def opened_output(path: Path | None) -> Iterator[TextIO]:
     """The output: standard output, or a file that appears when it is complete.
@@ -206,7 +182,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     if args.output is None and sys.stdout is None:
         raise UserError("standard output is closed: give --output FILE.")
-    check_kinds(args.input, args.output)
+    from resmlp_mt.sharding.formats import RECORDS, input_kind, kind_of
+
+    if args.output is not None:
+        kind_of(args.output, "--output", "name a text file, such as text.gz")
+    if input_kind(Path(args.input)) in RECORDS:
+        raise UserError(
+            f"--input {args.input} has records: python -m resmlp_mt.bulk translates them."
+        )
     opened: AbstractContextManager[BinaryIO]
     try:
         if args.input == "-":

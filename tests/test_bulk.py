@@ -139,7 +139,7 @@ def test_ids_that_are_there_stay(tmp_path: Path) -> None:
             b"version https://git-lfs.github.com/spec/v1\noid",
             r"a\.en is a pointer of Git LFS",
         ),
-        ("a.en.xz", b"", "is packed: unpack it, or pack it with gzip"),
+        ("a.en.xz", b"", "is packed: unpack it, or pack its text with gzip"),
         ("a.parquet.gz", b"", "parquet files have their own compression"),
     ],
 )

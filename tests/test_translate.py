@@ -313,16 +313,16 @@ def test_packed_files_and_a_dash(
 @pytest.mark.parametrize(
     ("option", "name", "message"),
     [
-        ("--input", "text.en.bz2", "is packed: unpack it, or take gzip"),
-        ("--input", "TEXT.XZ", "is packed: unpack it, or take gzip"),
+        ("--input", "text.en.bz2", "is packed: unpack it, or pack its text with gzip"),
+        ("--input", "TEXT.XZ", "is packed: unpack it, or pack its text with gzip"),
         ("--input", "a.jsonl", "has records: python -m resmlp_mt"),
         ("--input", "a.jsonl.gz", "has records: python -m resmlp_mt"),
-        ("--input", "corpus.tar.gz", r"is an archive: unpack it\.$"),
+        ("--input", "corpus.tar.gz", "is an archive: unpack it"),
         *(
-            ("--input", f"text.en.{kind}", "is not lines of text: convert it")
+            ("--input", f"text.en.{kind}", "is neither text nor .jsonl nor .parquet: convert it")
             for kind in "csv csv.GZ sgm TMX xml xlf html srt vtt po pdf sgm.gz".split()
         ),
-        ("--output", "text.de.xz", r"is packed: take gzip \(.gz\)"),
+        ("--output", "text.de.xz", "is packed: name a text file"),
         ("--output", "text.zip", "is an archive: name a text file"),
         ("--output", "out.tar.gz", "is an archive: name a text file"),
     ],

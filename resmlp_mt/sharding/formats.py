@@ -16,11 +16,13 @@ from resmlp_mt.files import check_is_whole
 
 ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
 PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"}
+JSON_LINES = {".jsonl", ".ndjson"}
+RECORDS = {*JSON_LINES, ".parquet"}
 NOT_LINES = {
     *(".json", ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".rtf", ".po", ".srt", ".vtt"),
     *(".sgm", ".sgml", ".xml", ".tmx", ".xlf", ".xliff", ".html", ".htm"),
 }
-"""Records and markup."""
+"""Records that are not read, and markup."""
 
 
 class Part(NamedTuple):
@@ -48,26 +50,40 @@ def format_of(path: Path, column: str) -> Format:
         check_is_whole(path)
     except OSError as error:
         raise UserError(f"--input {path} cannot be read: {reason(error)}.") from error
-    kind = kind_of(path)
-    if kind in ARCHIVES:
-        raise UserError(f"--input {path} is an archive: unpack it.")
-    if kind in PACKED:
-        raise UserError(f"--input {path} is packed: unpack it, or pack it with gzip.")
+    kind = input_kind(path)
     is_packed = path.suffix.lower() == ".gz"
-    if kind in NOT_LINES:
-        raise UserError(f"--input {path} is neither text nor .jsonl nor .parquet: convert it.")
     if kind == ".parquet":
         if is_packed:
             raise UserError(f"--input {path} is packed: parquet files have their own compression.")
         return Parquet(column)
-    if kind in (".jsonl", ".ndjson"):
+    if kind in JSON_LINES:
         return JsonLines(column, is_packed)
     return Text(is_packed)
 
 
-def kind_of(path: Path) -> str:
-    """The end of a file's name in lower case, such as .txt, without .gz."""
-    return Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
+def kind_of(path: Path, option: str, remedy: str) -> str:
+    """The end of a file's name in lower case, such as .txt, without .gz.
+
+    Raises:
+        UserError: if it is that of an archive, or of a file that is packed, but not by gzip.
+    """
+    kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if kind in ARCHIVES or kind in PACKED:
+        what = "an archive" if kind in ARCHIVES else "packed"
+        raise UserError(f"{option} {path} is {what}: {remedy}.")
+    return kind
+
+
+def input_kind(path: Path) -> str:
+    """:func:`kind_of` an input.
+
+    Raises:
+        UserError: also if it has records that are not read, or markup.
+    """
+    kind = kind_of(path, "--input", "unpack it, or pack its text with gzip")
+    if kind in NOT_LINES:
+        raise UserError(f"--input {path} is neither text nor .jsonl nor .parquet: convert it.")
+    return kind
 
 
 class Text:
