@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
 from resmlp_mt.engine.batches import Workers, batches, explain
-from resmlp_mt.engine.inputs import check_between, check_counts, check_type, texts
+from resmlp_mt.engine.inputs import check_between, check_counts, check_type, prefix_tokens, texts
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SHORTEST, SearchOptions
-from resmlp_mt.engine.prefixes import prefix_tokens
 from resmlp_mt.engine.search import Callback, Check, chosen_words, search_of
 from resmlp_mt.engine.subwords import decode_pieces, pieces_of, warn_of_unknown_words
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
