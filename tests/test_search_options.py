@@ -444,12 +444,15 @@ def test_lines_of_a_longer_text_keep_their_numbers() -> None:
 
 
 def test_prefixes_of_lines() -> None:
-    lines = ["w1 w2 w3", "w4", ""]
+    lines, prefixes = ["w1 w2 w3", "w4", ""], ["w9 w8", None, "w7"]
     free = translator(beam=3).translate(lines)
-    found = translator(beam=3).translate(lines, target_prefix=["w9 w8", None, "w7"])
+    found = translator(beam=3).translate(lines, target_prefix=prefixes)
     assert all(t.text.startswith("w9 w8") for t in found[0])
     assert [t.text for t in found[1]] == [t.text for t in free[1]]
     assert found[2] == free[2]
+    best = translator(beam=3).translate(lines, target_prefix=prefixes, num_hypotheses=1)
+    assert len(found[0]) > 1
+    assert best == [these[:1] for these in found]
 
 
 def test_a_prefix_is_as_long_as_its_own_line_allows() -> None:

@@ -230,14 +230,15 @@ class Translator:
         encoded = [self.encode(line) for line in lines]
         prefixes = None
         if target_prefix is not None:
-            most = self._encoder_decoder("translations with a prefix").config.max_target_positions
+            model = self._encoder_decoder("translations with a prefix")
+            longest = model.config.max_target_positions
             if self._words is not None:
                 raise UserError(
                     "target_prefix may need words that a shortlist lacks: use one of the two alone."
                 )
             prefixes = prefix_tokens(
                 target_prefix,
-                [options.max_len(max(len(r), SHORTEST), most) for r in encoded],
+                [options.max_len(max(len(row), SHORTEST), longest) for row in encoded],
                 lambda text: self.loaded.target.encode(self.pieces(text, self.loaded.target))[:-1],
             )
         search = search_of(self.loaded, options, self._words, callback, return_scores)
