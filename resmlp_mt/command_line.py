@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 
 import resmlp_mt
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
@@ -307,7 +307,9 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             except ModuleNotFoundError as error:
                 raise missing(error) from error
             except OSError as error:
-                if error.filename is None and error.errno in UNWRITABLE:
+                if error.filename is not None:
+                    raise UserError(f"{error.filename} cannot be used: {reason(error)}.") from error
+                if error.errno in UNWRITABLE:
                     if reader_is_gone(2):  # the results are not at fault
                         _flush()
                         sys.exit(128 + signal.SIGPIPE)

@@ -61,6 +61,15 @@ def test_a_command_ends_with_the_sentence() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "before\n", "no such file.\n")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "none/file", "file/below"])
+def test_a_file_that_the_system_refuses_is_named(name: str, tmp_path: Path) -> None:
+    """Wherever a command touches it first."""
+    (tmp_path / "file").touch()
+    path = tmp_path / name
+    with pytest.raises(UserError, match=rf"^{path} cannot be used: (File name too|No such|Not a)"):
+        command(path.read_text)()
+
+
 def test_a_program_may_catch_it_from_a_command() -> None:
     for main in (command(wrong), command(command(wrong))):
         with pytest.raises(CommandError) as caught:
