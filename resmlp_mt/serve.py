@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, number, option
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.serving.limits import Limits
 from resmlp_mt.signals import ending_signals
@@ -115,7 +115,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a label that no name can have
         raise taken(host, port, error) from error
     return listener
 
@@ -133,10 +133,10 @@ def listen(listener: socket.socket) -> None:
         raise taken(host, port, error) from error
 
 
-def taken(host: str, port: int, error: OSError) -> UserError:
+def taken(host: str, port: int, error: Exception) -> UserError:
     """The error for an address that cannot be used."""
     return UserError(
-        f"--host {host} --port {port} cannot be used ({error.strerror}): choose another."
+        f"--host {host} --port {port} cannot be used ({reason(error)}): choose another."
     )
 
 

@@ -166,8 +166,9 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
             serve.listen(first)
             with pytest.raises(UserError, match=f"--port {port} cannot be used .*in use"):
                 serve.listen(second)
-    with pytest.raises(UserError, match="--host nowhere"):
-        serve.main([str(model), "--host", "nowhere"])
+    for host in ("nowhere", "a..b", "a" * 64):
+        with pytest.raises(UserError, match=f"--host {host} --port 5000 cannot be used"):
+            serve.main([str(model), "--host", host])
 
 
 @pytest.mark.parametrize(
