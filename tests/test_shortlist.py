@@ -339,7 +339,8 @@ def test_other_training_text_is_refused(corpus: Corpus, trained: Path, tmp_path:
     command = arguments(corpus, trained, tmp_path / "model")
     other = tmp_path / "data"
     other.mkdir()
-    with pytest.raises(UserError, match=r"dict\.en\.txt cannot be read as a dictionary"):
+    told = r"dict\.en\.txt cannot be read as a dictionary: No such file or directory\.$"
+    with pytest.raises(UserError, match=told):
         export.main([*command, f"--shortlist={other}"])
     for language in ("en", "de"):
         (other / f"dict.{language}.txt").write_bytes(

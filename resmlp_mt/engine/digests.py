@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import sha256
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def check(folder: Path, used: Iterable[str]) -> None:
         )
         return
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{folder / NAME} cannot be read: {error}.") from error
+        raise UserError(f"{folder / NAME} cannot be read: {reason(error)}.") from error
     listed = {}
     for line in text.splitlines():
         digest, _, name = line.partition("  ")
@@ -79,7 +79,7 @@ def total(folder: Path) -> str:
         sums = folder / NAME
         text = sums.read_bytes() if sums.exists() else _listed(folder).encode()
     except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error}.") from error
+        raise UserError(f"{folder} cannot be read: {reason(error)}.") from error
     return hashlib.sha256(text).hexdigest()
 
 

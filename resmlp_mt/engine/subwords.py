@@ -43,7 +43,8 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
         processor.LoadFromSerializedProto(path.read_bytes())  # a path need not be UTF-8
         return processor
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as a sentencepiece model.") from error
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise UserError(f"{path} cannot be read as a sentencepiece model{why}.") from error
 
 
 def find_sentencepiece(data: Path) -> Path | None:
@@ -89,7 +90,7 @@ def split_tags(
 ) -> tuple[list[str], str]:
     """The tags at the beginning of a line, and the rest of it, normalised if ``normalizes``.
 
-    A tag may have invisible signs beside it, which are none of it if the line is normalised.
+    A tag may have invisible signs beside it; if the line is normalised, they do not belong to it.
     """
     tags = leading_tags(line, words, processor)
     if normalizes:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 BOS, PAD, EOS, UNK = range(4)
@@ -37,7 +37,7 @@ class Vocabulary:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
-            raise UserError(f"{path} cannot be read as a dictionary: {error}.") from error
+            raise UserError(f"{path} cannot be read as a dictionary: {reason(error)}.") from error
         symbols = list(SPECIAL)
         known = set(symbols)
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
