@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from models import EOS, PAD, build, dictionary, sentences
+from models import EOS, PAD, build, sentences, translation_model
 from resmlp_mt.engine import digests, exported_config, model_folder, onnx_search
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
@@ -35,7 +35,7 @@ from resmlp_mt.engine.search import chosen_words
 from resmlp_mt.engine.sentences import Segment
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import UNK, Vocabulary
+from resmlp_mt.engine.vocabulary import UNK
 from resmlp_mt.errors import UserError
 from resmlp_mt.serving.app import _explained
 from resmlp_mt.serving.limits import ModelOptions
@@ -47,14 +47,12 @@ from resmlp_mt.serving.workers import Languages, Work, Worker
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One model in both forms."""
     parent = tmp_path_factory.mktemp("exported")
-    words = Vocabulary(dictionary(20).symbols)
     # 8 words for every sentence, and two for each source word
     table = np.random.default_rng(0).integers(4, 20, (20, 2))
     lexicon = Shortlist(np.array([0, 1, 2, 3, 6, 9, 12, 17]), table)
-    model = fold(build(3).float())
-    translation = TranslationModel(model, "en", "de", words, words, None, lexicon)
-    model_folder.save(translation, parent / "safetensors")
-    model_folder.save(translation, parent / "onnx", write_weights=export_onnx)
+    exported = translation_model(fold(build(3).float()), shortlist=lexicon)
+    model_folder.save(exported, parent / "safetensors")
+    model_folder.save(exported, parent / "onnx", write_weights=export_onnx)
     return parent / "safetensors", parent / "onnx"
 
 
@@ -223,15 +221,13 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
 def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[TranslationModel, Path]:
     """A model of dimension 64 with a shortlist, and its folders ``float32`` and ``int8``."""
     folder = tmp_path_factory.mktemp("int8")
-    words = Vocabulary(dictionary(60).symbols)
     sizes = {"encoder_embed_dim": 64, "decoder_embed_dim": 64, "encoder_ffn_embed_dim": 256}
     table = np.random.default_rng(0).integers(4, 60, (60, 4))
     lexicon = Shortlist(np.arange(30), table)
-    model = fold(build(3, vocabulary=60, **sizes).float())
-    translation = TranslationModel(model, "en", "de", words, words, None, lexicon)
-    model_folder.save(translation, folder / "float32", write_weights=export_onnx)
-    model_folder.save(translation, folder / "int8", "int8", export_int8)
-    return translation, folder
+    exported = translation_model(fold(build(3, vocabulary=60, **sizes).float()), shortlist=lexicon)
+    model_folder.save(exported, folder / "float32", write_weights=export_onnx)
+    model_folder.save(exported, folder / "int8", "int8", export_int8)
+    return exported, folder
 
 
 def test_int8_graphs_are_smaller_and_compute_nearly_the_same(
@@ -271,6 +267,24 @@ def test_in_int8_a_sentence_does_not_depend_on_its_neighbours(
     lines = [" ".join(f"w{n}" for n in drawn.integers(0, 50, size)) for size in (3, 9, 1, 6, 6, 12)]
     together, alone = translator.translate(lines), [translator.translate([x])[0] for x in lines]
     assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"no_repeat_ngram_size": 2}, "--no-repeat-ngram-size"),
+        ({"repetition_penalty": 1.5, "coverage_penalty": 1}, "--repetition-pen.* and --coverage-p"),
+        ({"disable_unk": True, "sampling": True}, "--disable-unk and --sampling"),
+        ({"beam": 1}, "callback"),
+    ],
+    ids=str,
+)
+def test_what_the_graphs_lack_is_named(
+    loaded: tuple[TranslationModel, TranslationModel], options: dict[str, Any], named: str
+) -> None:
+    callback = print if named == "callback" else None
+    with pytest.raises(UserError, match=f"^ONNX graphs do not support {named}.*: export the model"):
+        Translator(loaded[1], SearchOptions(**options)).translate(["w1"], callback=callback)
 
 
 def test_graphs_stay_on_the_cpu(loaded: tuple[TranslationModel, TranslationModel]) -> None:

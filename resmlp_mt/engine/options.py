@@ -24,7 +24,9 @@ LEAST = {
 }  # fmt: skip
 MOST_LENPEN = 10  # the lengths that models allow, to this power, still fit into a float32
 
-
+OF_PYTORCH = (
+    "no_repeat_ngram_size", "repetition_penalty", "coverage_penalty", "disable_unk", "sampling",
+)  # fmt: skip
 WHOLE = number(int)
 
 
@@ -156,10 +158,10 @@ class SearchOptions:
         return bool(self.no_repeat_ngram_size) or self.repetition_penalty != 1.0
 
     @property
-    def need_pytorch(self) -> bool:
-        """Whether the search over ONNX graphs lacks one of these options."""
-        is_plain = not (self.coverage_penalty or self.disable_unk or self.sampling)
-        return self.need_the_past or not is_plain
+    def of_pytorch(self) -> list[str]:
+        """The options given that the search over ONNX graphs lacks."""
+        given = [name for name in OF_PYTORCH if getattr(self, name) != getattr(SearchOptions, name)]
+        return [flag(name) for name in given]
 
     def max_len(self, source_length: int, max_target_positions: int) -> int:
         """The most tokens of a translation, without end-of-sentence.

@@ -48,10 +48,11 @@ def search_of(
     """
     model = loaded.model
     if isinstance(model, OnnxModel):
-        if callback is not None or options.need_pytorch:
+        lacking = options.of_pytorch + ["callback"] * (callback is not None)
+        if lacking:
             raise UserError(
-                "ONNX graphs do not support penalties, n-gram blocking, sampling and callback: "
-                "export the model without --format onnx."
+                f"ONNX graphs do not support {' and '.join(lacking)}: export the model without "
+                "--format onnx."
             )
 
         def search_graphs(
