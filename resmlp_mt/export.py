@@ -81,13 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.shortlist is not None:
         text = read_training_text(args.shortlist, loaded)
         loaded.shortlist = build_shortlist(text, loaded)
+    write = None
     if args.format == "onnx":
         from resmlp_mt.engine.onnx_export import export_int8, export_onnx
 
         write = export_int8 if args.dtype == "int8" else export_onnx
-        model_folder.save(loaded, args.output, args.dtype, write)
-    else:
-        model_folder.save(loaded, args.output, args.dtype)
+    model_folder.save(loaded, args.output, args.dtype, write)
     size = sum(path.stat().st_size for path in args.output.iterdir())
     print(f"wrote {args.output}: {size / 2**20:.1f} MiB")
 

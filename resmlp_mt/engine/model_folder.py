@@ -231,21 +231,19 @@ def load(
         from resmlp_mt.engine import weights  # with PyTorch
 
         model = weights.load(folder, config, dtype, device, threads)
-    source, target = (Vocabulary.read(folder / f"dict.{language}.txt") for language in languages)
-    for language, words, size in (
-        (languages[0], source, sizes.source_vocabulary),
-        (languages[1], target, sizes.target_vocabulary),
-    ):
+    files = [f"dict.{language}.txt" for language in languages]
+    source, target = vocabularies = [Vocabulary.read(folder / file) for file in files]
+    lengths = sizes.source_vocabulary, sizes.target_vocabulary
+    for file, words, size in zip(files, vocabularies, lengths, strict=True):
         if len(words) != size:
             raise UserError(
-                f"{folder / f'dict.{language}.txt'} has {len(words)} words, but the model has "
+                f"{folder / file} has {len(words)} words, but the model has "
                 f"{size}: export it again."
             )
     piece_model = folder / SENTENCEPIECE
     pieces = read_sentencepiece(piece_model) if piece_model.exists() else None
     if pieces is not None:
-        names = (f"dict.{language}.txt" for language in languages)
-        check_pieces(pieces, piece_model, dict(zip(names, (source, target), strict=True)))
+        check_pieces(pieces, piece_model, dict(zip(files, vocabularies, strict=True)))
     loaded = TranslationModel(
         model,
         *languages,
@@ -256,9 +254,8 @@ def load(
         **normalizes,
     )
     # in the end: the checks above say more about what is wrong
-    dictionaries = [f"dict.{language}.txt" for language in languages]
     graphs = [path.name for path in sorted(folder.glob("*.onnx*"))] if is_onnx else [WEIGHTS]
-    digests.check(folder, [CONFIG, *graphs, *dictionaries, SENTENCEPIECE, SHORTLIST])
+    digests.check(folder, [CONFIG, *graphs, *files, SENTENCEPIECE, SHORTLIST])
     return loaded
 
 

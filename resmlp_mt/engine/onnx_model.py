@@ -1,7 +1,7 @@
 """The exported ONNX graphs, run by ONNX Runtime on arrays of numpy; docs/onnx.md describes them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -197,51 +197,47 @@ class OnnxModel:
         one, first = np.ones((1, 1, 1), np.float32), np.array([0])
         past = {name: np.zeros((1, self._heads, 1, self._width), np.float32) for name in self._past}
         longer = (1, self._heads, 2, self._width)
-        graph = ENCODER
+        computed: dict[str, Arrays] = {}
+        graph, is_alike = ENCODER, True
         try:
-            memory = self.encode(np.array([[last_source, EOS]]), np.array([2]))
-            self._check_finite(memory.values(), folder / graph)
+            memory = computed[graph] = self.encode(np.array([[last_source, EOS]]), np.array([2]))
             graph = DECODER_STEP
             states, past = self.step(last_target[None], first, first, one, memory, past)
-            self._check_finite([states, *past.values()], folder / graph)
+            computed[graph] = {"states": states, **past}
             graph = PROJECTION
             scores = self.scores(states)
-            self._check_finite([scores], folder / graph)
-            fits = scores.shape == (1, 1, config.target_vocabulary)
+            computed[graph] = {"scores": scores}
             if self._shortlist is not None:
                 graph = SHORTLIST_ROWS
-                rows = self._rows(last_target)
-                self._check_finite(rows.values(), folder / graph)
+                rows = computed[graph] = self._rows(last_target)
                 graph = SHORTLIST_PROJECTION
                 some = self.scores(states, rows)
+                computed[graph] = {"scores": some}
                 expected = scores[..., [*self._shortlist.always, *last_target]]
                 tolerance = TOLERANCE * float(np.abs(expected).max())
-                if not np.allclose(some, expected, rtol=0.0, atol=tolerance):
-                    raise UserError(
-                        f"{folder / graph} and {SHORTLIST_ROWS} give other scores than "
-                        f"{PROJECTION}: export the model again."
-                    )
-        except UserError:
-            raise
+                is_alike = np.allclose(some, expected, rtol=0.0, atol=tolerance)
         except Exception as error:  # of the runtime's own types, without a common base
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{folder / graph} does not fit the other graphs and config.json ({reason}): "
                 "export the model again."
             ) from error
+        for graph, arrays in computed.items():
+            if not all(np.isfinite(array).all() for array in arrays.values()):
+                raise UserError(
+                    f"{folder / graph} computes NaN or infinity: export the model again from an "
+                    "earlier checkpoint."
+                )
+        if not is_alike:
+            raise UserError(
+                f"{folder / SHORTLIST_PROJECTION} and {SHORTLIST_ROWS} give other scores than "
+                f"{PROJECTION}: export the model again."
+            )
+        fits = scores.shape == (1, 1, config.target_vocabulary)
         if not fits or any(array.shape != longer for array in past.values()):
             raise UserError(
-                f"{folder / (DECODER_STEP if fits else graph)} is of other sizes than config.json: "
-                "export the model again."
-            )
-
-    @staticmethod
-    def _check_finite(arrays: Iterable[NDArray[Any]], graph: Path) -> None:
-        """Refuse what a graph computed if it is not finite."""
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise UserError(
-                f"{graph} computes NaN or infinity: export the model again from an earlier "
-                "checkpoint."
+                f"{folder / (DECODER_STEP if fits else PROJECTION)} is of other sizes than "
+                "config.json: export the model again."
             )
 
     def encode(self, tokens: Indices, lengths: Indices) -> Arrays:

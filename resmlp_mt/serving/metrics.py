@@ -29,38 +29,30 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
         self.requests = Counter(
-            "resmlp_requests", "Answers.", ("path", "method", "status"), registry=self.registry
+            "resmlp_requests", "Answers.", ("path", "method", "status"), registry=registry
         )
         self.latency = Histogram(
-            "resmlp_request_seconds",
-            "Time to the answer.",
-            ("path",),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+            "resmlp_request_seconds", "Time to the answer.", ("path",),
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self.in_work = Gauge(
-            "resmlp_requests_in_work", "Requests not answered yet.", registry=self.registry
+            "resmlp_requests_in_work", "Requests not answered yet.", registry=registry
         )
         self.sentences = Counter(
-            "resmlp_sentences", "Sentences translated.", ("pair",), registry=self.registry
+            "resmlp_sentences", "Sentences translated.", ("pair",), registry=registry
         )
         self.batches = Histogram(
-            "resmlp_batch_sentences",
-            "Sentences per batch.",
-            buckets=_SENTENCES,
-            registry=self.registry,
+            "resmlp_batch_sentences", "Sentences per batch.", buckets=_SENTENCES, registry=registry
         )
         self.failures = Counter(
-            "resmlp_batch_failures", "Batches that a worker failed on.", registry=self.registry
+            "resmlp_batch_failures", "Batches that a worker failed on.", registry=registry
         )
         self.disconnected = Counter(
-            "resmlp_clients_gone",
-            "Clients that went away before their answer.",
-            registry=self.registry,
+            "resmlp_clients_gone", "Clients that went away before their answer.", registry=registry
         )
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:

@@ -5,6 +5,7 @@ in which threads wait for each other. A worker computes with one thread, for the
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import multiprocessing
@@ -261,17 +262,18 @@ def _translator(languages: Languages) -> "Translator":
 def _translate(work: Work, lines: list[str]) -> list[Answer]:
     translator = _translator(work.languages)
     tokens = [len(translator.encode(line)) for line in lines]
-    fitting = [line for line, count in zip(lines, tokens, strict=True) if _fits(translator, count)]
+    fits = [count <= translator.longest for count in tokens]
     attention = work.explained and translator.has_attention
+    fitting = itertools.compress(lines, fits)
     found = iter(translator.translate(fitting, return_attention=attention))
     return [
         Answer(
             count,
             translator.longest,
-            _finite(next(found), work.explained) if _fits(translator, count) else [],
+            _finite(next(found), work.explained) if is_short else [],
             translator.pieces(line) if work.explained else [],
         )
-        for line, count in zip(lines, tokens, strict=True)
+        for line, count, is_short in zip(lines, tokens, fits, strict=True)
     ]
 
 
@@ -284,10 +286,6 @@ def _mixing(languages: Languages, layer: int, length: int) -> bytes:
         raise LookupError(f"the model has {layers} layers and {translator.longest} positions")
     matrix = translator.mixing_matrix(layer, length).mean(0).tolist()
     return json.dumps({"layers": layers, "matrix": matrix}).encode()
-
-
-def _fits(translator: "Translator", tokens: int) -> bool:
-    return tokens <= translator.longest
 
 
 def _finite(translations: "list[Translation]", explained: bool) -> list[Translated]:
