@@ -6,15 +6,12 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import ray
 import ray.data
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError, reason
@@ -24,32 +21,9 @@ from resmlp_mt.sharding.parts import CorpusFile, Shard, shards, translate
 COLUMN = "pickled"
 
 
-class Corpus(Datasource):  # type: ignore[misc]  # without types
-    """The shards of files, one per row."""
-
-    def __init__(self, files: Sequence[CorpusFile], size: int, done: Done) -> None:
-        super().__init__()
-        self._files, self._size, self._done = files, size, done
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One task for each file, which reads it once, from beginning to end."""
-        return [
-            ReadTask(
-                partial(_rows, file, self._size, self._done),
-                BlockMetadata(
-                    num_rows=None, size_bytes=None, exec_stats=None, input_files=(str(file.path),)
-                ),
-            )
-            for file in self._files
-        ]
-
-
-def _rows(file: CorpusFile, size: int, done: Done) -> Iterator[pyarrow.Table]:
+def _rows(files: pyarrow.Table, size: int, done: Done) -> Iterator[pyarrow.Table]:
+    """The shards of a file, one per row; it is read once, from beginning to end."""
+    file = _value(files[COLUMN][0].as_py())
     try:
         for shard in shards(file, size, done):
             yield _table(shard)
@@ -137,12 +111,17 @@ def run(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # One file is one input of the workers, but every part of it is given to another one.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
-    corpus = ray.data.read_datasource(
-        Corpus(files, size, done),
-        override_num_blocks=len(files),
+    corpus = ray.data.from_items(
+        [{COLUMN: pickle.dumps(file)} for file in files], override_num_blocks=len(files)
+    )
+    parts = corpus.map_batches(
+        _rows,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"size": size, "done": done},
         num_cpus=0,  # they mostly wait until their parts are taken
     )
-    records = corpus.map_batches(
+    records = parts.map_batches(
         Worker,
         batch_size=1,
         batch_format="pyarrow",
