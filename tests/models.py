@@ -1,13 +1,19 @@
 """Small models and batches for the tests of the translation model."""
 
 from types import SimpleNamespace
+from typing import Any
 
+import sentencepiece
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from torch import Tensor
 
+from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 
 PAD, EOS = 1, 2
@@ -58,6 +64,22 @@ def build(seed: int = 0, vocabulary: int = 20, **changes: object) -> ResMLPModel
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(0.3 * noise)
     return model
+
+
+def translation_model(
+    model: EncoderDecoder | None = None,
+    words: Vocabulary | None = None,
+    pieces: sentencepiece.SentencePieceProcessor | None = None,
+    **more: Any,
+) -> TranslationModel:
+    """From English to German, with random parameters in float32 and the words w0, w1, ...
+
+    A model or words may be given.
+    """
+    if model is None:
+        model = fold(build(vocabulary=20 if words is None else len(words)).float())
+    words = words or Vocabulary(dictionary(model.config.target_vocabulary).symbols)
+    return TranslationModel(model, "en", "de", words, words, pieces, **more)
 
 
 def sentences(lengths: list[int], vocabulary: int = 20, seed: int = 0) -> list[Tensor]:

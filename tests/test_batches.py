@@ -14,14 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import EOS, PAD, build, dictionary, sentences
+from models import EOS, PAD, build, sentences, translation_model
 from resmlp_mt.engine.batches import Workers, batches
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 
 LINES = ["w1 w2 w3", "", "w4", "w5 w5 w5 w5 w5 w5", "w1 w9", "w8 " * 40, "w2 w3 w4 w5"] * 3
@@ -29,8 +28,7 @@ LINES = ["w1 w2 w3", "", "w4", "w5 w5 w5 w5 w5 w5", "w1 w9", "w8 " * 40, "w2 w3 
 
 @pytest.fixture(scope="module")
 def loaded() -> TranslationModel:
-    words = Vocabulary(dictionary(20).symbols)
-    return TranslationModel(fold(build(0)), "en", "de", words, words, None)
+    return translation_model(fold(build(0)))
 
 
 @given(

@@ -19,8 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
+from models import build, translation_model
 from resmlp_mt import bulk
 from resmlp_mt.engine import model_folder
+from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.engine.translator import Translator
@@ -29,7 +31,6 @@ from resmlp_mt.sharding import manifest, parts, ray_data
 from resmlp_mt.sharding.formats import format_of
 from resmlp_mt.sharding.manifest import Manifest, Record, locked
 from resmlp_mt.sharding.parts import CorpusFile
-from test_export import translation
 
 KINDS = ["a.en", "a.en.gz", "a.jsonl", "a.jsonl.gz", "a.parquet"]
 
@@ -38,7 +39,7 @@ KINDS = ["a.en", "a.en.gz", "a.jsonl", "a.jsonl.gz", "a.parquet"]
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random weights, which translates words."""
     folder = tmp_path_factory.mktemp("bulk") / "model"
-    model_folder.save(translation(max_source_positions=40), folder)
+    model_folder.save(translation_model(fold(build(max_source_positions=40).float())), folder)
     return folder
 
 

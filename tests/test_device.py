@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import EOS, PAD, build, dictionary, sentences
+from models import EOS, PAD, build, sentences, translation_model
 from resmlp_mt import packed_linear
 from resmlp_mt.engine.beam_search import (
     SearchOptions,
@@ -22,12 +22,10 @@ from resmlp_mt.engine.beam_search import (
     beam_search,
 )
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.restrictions import restricted
 from resmlp_mt.engine.search import chosen_words
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import placed, prepared
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import MixingConfig
@@ -92,8 +90,7 @@ def test_a_model_that_was_moved_translates_alike() -> None:
 
 
 def test_the_translator_takes_a_device() -> None:
-    words = Vocabulary(dictionary(40).symbols)
-    loaded = TranslationModel(engine(CONFIGS[0]), "en", "de", words, words, None)
+    loaded = translation_model(engine(CONFIGS[0]))
     expected = Translator(loaded, SearchOptions()).translate(["w1 w2"])
     assert Translator(loaded, SearchOptions(), device="cpu").translate(["w1 w2"]) == expected
     Translator(loaded, SearchOptions(), device="meta")
@@ -101,11 +98,8 @@ def test_the_translator_takes_a_device() -> None:
 
 
 def test_a_shortlist_is_where_the_model_is() -> None:
-    words = Vocabulary(dictionary(40).symbols)
     by_source = np.random.default_rng(0).integers(4, 40, (40, 2))
-    loaded = TranslationModel(
-        engine(CONFIGS[0]), "en", "de", words, words, None, Shortlist(np.arange(12), by_source)
-    )
+    loaded = translation_model(engine(CONFIGS[0]), shortlist=Shortlist(np.arange(12), by_source))
     loaded.move("meta")
     choice = chosen_words(loaded, 3)([[5, 6, 7, EOS], [8, EOS]])
     assert choice.allowed is not None

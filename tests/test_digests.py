@@ -14,14 +14,11 @@ from fairseq import checkpoint_utils
 from safetensors.torch import load_file, save_file
 
 from conftest import Corpus
-from models import build, dictionary
+from models import translation_model
 from resmlp_mt import tensor_files
 from resmlp_mt.engine import digests, exported_config, model_folder
-from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.onnx_model import OnnxModel
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.conversion import load_trained
@@ -33,15 +30,13 @@ from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architecture
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model in each form."""
     parent = tmp_path_factory.mktemp("exported")
-    words = Vocabulary(dictionary(20).symbols)
-    translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
     folders = {}
     for form in ("float32", "int8", "onnx"):
         folders[form] = parent / form
         if form == "onnx":
-            model_folder.save(translation, folders[form], write_weights=export_onnx)
+            model_folder.save(translation_model(), folders[form], write_weights=export_onnx)
         else:
-            model_folder.save(translation, folders[form], form)
+            model_folder.save(translation_model(), folders[form], form)
     return folders
 
 

@@ -14,16 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from conftest import Corpus
-from models import EOS, build, dictionary, sentences
+from models import EOS, build, sentences, translation_model
 from resmlp_mt import translate
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import PAD, UNK, Vocabulary
+from resmlp_mt.engine.vocabulary import PAD, UNK
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.attention import Memory
@@ -95,8 +94,7 @@ def test_a_sentence_without_scores_has_no_hypothesis_and_disturbs_no_other(
 
 
 def test_the_line_is_named_and_left_empty(caplog: pytest.LogCaptureFixture) -> None:
-    words = Vocabulary(dictionary(20).symbols)
-    loaded = TranslationModel(without_scores(math.nan), "en", "de", words, words, None)
+    loaded = translation_model(without_scores(math.nan))
     translator = Translator(loaded, SearchOptions(beam=3), batch_size=2)
     lines = ["w1 w2", "w0 w3", "", "w5"]  # w0 is word 4
     found = translator.translate(lines)
@@ -111,8 +109,7 @@ def test_the_line_is_named_and_left_empty(caplog: pytest.LogCaptureFixture) -> N
 def test_the_command_writes_every_line_and_fails_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = Vocabulary(dictionary(20).symbols)
-    loaded = TranslationModel(without_scores(math.nan), "en", "de", words, words, None)
+    loaded = translation_model(without_scores(math.nan))
     monkeypatch.setattr(translate, "load", lambda args: loaded)
     text = b"w1 w2\nw0 w3\nw5\nw0\n\n"
     stdin = SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False)
@@ -148,9 +145,7 @@ def test_huge_numbers_of_the_search_are_bounded_or_refused() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, dtype: str) -> None:
-    words = Vocabulary(dictionary(20).symbols)
-    translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
-    model_folder.save(translation, tmp_path / "model", dtype)
+    model_folder.save(translation_model(), tmp_path / "model", dtype)
     path = tmp_path / "model" / model_folder.WEIGHTS
     tensors = load_file(path)
     name = next(n for n, t in tensors.items() if t.is_floating_point())
@@ -164,9 +159,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, d
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_weights_of_other_types_are_refused(tmp_path: Path, kind: torch.dtype, dtype: str) -> None:
     """The NaN of a complex number would pass for a finite weight, and be cut off."""
-    words = Vocabulary(dictionary(20).symbols)
-    translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
-    model_folder.save(translation, tmp_path / "model", dtype)
+    model_folder.save(translation_model(), tmp_path / "model", dtype)
     (tmp_path / "model" / "SHA256SUMS").unlink()
     path = tmp_path / "model" / model_folder.WEIGHTS
     tensors = load_file(path)
@@ -189,10 +182,8 @@ def test_a_checkpoint_that_is_not_finite_is_refused(
 
 
 def test_graphs_that_are_exchanged_or_not_finite_are_refused(tmp_path: Path) -> None:
-    words = Vocabulary(dictionary(20).symbols)
-    translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
     folder = tmp_path / "model"
-    model_folder.save(translation, folder, write_weights=export_onnx)
+    model_folder.save(translation_model(), folder, write_weights=export_onnx)
     graphs = folder / "encoder.onnx", folder / "decoder_step.onnx"
     encoder, step = (graph.read_bytes() for graph in graphs)
     graphs[0].write_bytes(step)
@@ -228,8 +219,7 @@ def test_what_was_read_before_an_input_error_is_translated(
                 return part
             raise OSError(5, "Input/output error")
 
-    words = Vocabulary(dictionary(20).symbols)
-    loaded = TranslationModel(fold(build(3)), "en", "de", words, words, None)
+    loaded = translation_model(fold(build(3)))
     monkeypatch.setattr(translate, "load", lambda args: loaded)
     stdin = SimpleNamespace(buffer=Failing(), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)

@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, Corpus
-from models import build, dictionary, padded, sentences
+from models import build, dictionary, padded, sentences, translation_model
 from resmlp_mt import export, packed_linear
 from resmlp_mt.engine import digests, model_folder, weights
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.translator import Translator
@@ -29,13 +28,6 @@ from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize
 from test_folding import relative_error
 from test_mixing import MODELS
-
-
-def translation(**changes: object) -> TranslationModel:
-    """A small model with random parameters, float32."""
-    words = Vocabulary(dictionary(20).symbols)
-    model = fold(build(**changes).float())
-    return TranslationModel(model, "en", "de", words, words, None)
 
 
 @torch.inference_mode()
@@ -52,7 +44,7 @@ SHARED = {
 
 @pytest.mark.parametrize("changes", [*MODELS.values(), *SHARED.values()], ids=[*MODELS, *SHARED])
 def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> None:
-    saved = translation(**changes)
+    saved = translation_model(fold(build(**changes).float()))
     model_folder.save(saved, str(tmp_path / "model"))
     loaded = model_folder.load(str(tmp_path / "model"))
     assert loaded.model.config == saved.model.config
@@ -66,7 +58,7 @@ def test_a_folder_holds_the_model(tmp_path: Path, changes: dict[str, Any]) -> No
 def test_int8_in_the_file_equals_int8_made_when_loading(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    saved = translation(**changes)
+    saved = translation_model(fold(build(**changes).float()))
     model_folder.save(saved, tmp_path / "float32")
     model_folder.save(saved, tmp_path / "int8", "int8")
     from_file = model_folder.load(tmp_path / "int8").model
@@ -80,7 +72,7 @@ def test_int8_in_the_file_equals_int8_made_when_loading(
 
 @pytest.mark.parametrize("changes", [{}, *SHARED.values()], ids=["own", *SHARED])
 def test_int8_embeddings_are_within_half_a_scale(tmp_path: Path, changes: dict[str, Any]) -> None:
-    saved = translation(**changes)
+    saved = translation_model(fold(build(**changes).float()))
     model_folder.save(saved, tmp_path / "int8", "int8")
     loaded = model_folder.load(tmp_path / "int8").model
     tokens = torch.tensor([[3, 19], [1, 3]])
@@ -97,7 +89,7 @@ def test_int8_embeddings_are_within_half_a_scale(tmp_path: Path, changes: dict[s
 @pytest.mark.parametrize("changes", SHARED.values(), ids=SHARED)
 def test_an_int8_folder_has_a_shared_table_once(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Every number of the matrices is one byte, and no byte is stored twice."""
-    saved = translation(**changes)
+    saved = translation_model(fold(build(**changes).float()))
     model_folder.save(saved, tmp_path / "int8", "int8")
     stored = load_file(tmp_path / "int8" / model_folder.WEIGHTS)
     tables = [name for name, value in stored.items() if value.shape == (20, 8)]
@@ -116,7 +108,7 @@ def test_matrices_of_distances_are_stored_by_distance(
     tmp_path: Path, dtype: str, decay: str
 ) -> None:
     options = {"mixing_heads": 2, "mixing_relative": "alone", "mixing_decay": decay}
-    saved = translation(**options)
+    saved = translation_model(fold(build(**options).float()))
     model_folder.save(saved, tmp_path / "model", dtype)
     stored = load_file(tmp_path / "model" / model_folder.WEIGHTS)
     loaded = model_folder.load(tmp_path / "model").model
@@ -138,7 +130,7 @@ def test_matrices_of_distances_are_stored_by_distance(
 
 def test_int8_folders_with_float_embeddings_load(tmp_path: Path) -> None:
     """As they were written before the embeddings were in int8 too."""
-    saved = translation(**SHARED["all"])
+    saved = translation_model(fold(build(**SHARED["all"]).float()))
     model_folder.save(saved, tmp_path / "model", "int8")
     old = {}
     for name, module in saved.model.named_modules():
@@ -169,7 +161,8 @@ def test_int8_folders_with_float_embeddings_load(tmp_path: Path) -> None:
 def test_int8_parts_that_do_not_fit_are_named(
     tmp_path: Path, name: str, change: torch.Tensor | None, message: str
 ) -> None:
-    model_folder.save(translation(**SHARED["all"]), tmp_path / "model", "int8")
+    saved = translation_model(fold(build(**SHARED["all"]).float()))
+    model_folder.save(saved, tmp_path / "model", "int8")
     path = tmp_path / "model" / model_folder.WEIGHTS
     stored = load_file(path)
     del stored[name]
@@ -200,7 +193,7 @@ def test_translations_in_int8_are_those_of_float32(
 
 
 def test_bfloat16_weights_compute_in_float32_where_asked(tmp_path: Path) -> None:
-    saved = translation()
+    saved = translation_model()
     model_folder.save(saved, tmp_path / "model", "bfloat16")
     loaded = model_folder.load(tmp_path / "model", "float32")
     expected = scores(saved.model)
@@ -210,7 +203,7 @@ def test_bfloat16_weights_compute_in_float32_where_asked(tmp_path: Path) -> None
 def test_bfloat16_is_refused_where_the_processor_lacks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model_folder.save(translation(), tmp_path / "model")
+    model_folder.save(translation_model(), tmp_path / "model")
     monkeypatch.setattr(weights, "computes_in_bfloat16", lambda: False)
     with pytest.raises(UserError, match="--dtype bfloat16 needs a processor"):
         model_folder.load(tmp_path / "model", "bfloat16")
@@ -296,7 +289,7 @@ def test_int8_uses_the_least_value_of_each_activation() -> None:
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"--output {tmp_path} exists and is not an empty folder"):
-        model_folder.save(translation(), tmp_path)
+        model_folder.save(translation_model(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -305,7 +298,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match=r"--output .*model cannot be written: No space"):
-        model_folder.save(translation(), tmp_path / "model", write_weights=fail)
+        model_folder.save(translation_model(), tmp_path / "model", write_weights=fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -313,7 +306,7 @@ def test_neighbours_stay_and_all_may_read(tmp_path: Path) -> None:
     neighbour = tmp_path / "model.partial"
     neighbour.mkdir()
     (neighbour / "mine.txt").write_text("mine")
-    model_folder.save(translation(), tmp_path / "model")
+    model_folder.save(translation_model(), tmp_path / "model")
     assert (neighbour / "mine.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.partial"]
     (tmp_path / "usual").write_text("")
@@ -328,89 +321,55 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        model_folder.save(translation(), tmp_path / "model")
+        model_folder.save(translation_model(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output .*/model cannot be written: Not a dir"):
-        model_folder.save(translation(), tmp_path / "file" / "model")
+        model_folder.save(translation_model(), tmp_path / "file" / "model")
 
 
 def test_the_current_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    model_folder.save(translation(), Path())
+    model_folder.save(translation_model(), Path())
     assert (tmp_path / "empty" / "config.json").exists()
 
 
-def break_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def empty_config(folder: Path) -> None:
-    (folder / "config.json").write_text("[]")
-
-
-def change_activation(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "activation_fn": "foo"}))
-
-
-def lose_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def change_sizes(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "decoder_ffn_embed_dim": 13}))
-
-
-def cut_dictionary(folder: Path) -> None:
-    (folder / "dict.de.txt").write_text("word\n")
-
-
-def lose_a_word(folder: Path) -> None:
-    path = folder / "dict.de.txt"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-
-
-def change_dtype(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "int4"}))
-
-
-def quote_a_number(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "encoder_layers": "2"}))
-
-
-def cut_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
+UNREADABLE = "cannot be read as an exported model"
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("file", "content", "message"),
     [
-        (break_config, "cannot be read as an exported model"),
-        (empty_config, "cannot be read as an exported model"),
-        (change_activation, "unknown activation_fn foo"),
-        (lose_weights, "cannot be read as an exported model"),
-        (cut_weights, "cannot be read as an exported model"),
-        (change_sizes, "does not fit config.json"),
-        (lose_a_word, r"dict\.de\.txt has \d+ words, but the model has \d+: export it again"),
-        (change_dtype, "unknown dtype int4"),
-        (quote_a_number, "encoder_layers is '2', but must be of type int"),
-        (cut_dictionary, "dict.de.txt, line 1: expected 'symbol count', got 'word'"),
+        ("config.json", "{", UNREADABLE),
+        ("config.json", "[]", UNREADABLE),
+        ("config.json", {"activation_fn": "foo"}, "unknown activation_fn foo"),
+        ("config.json", {"decoder_ffn_embed_dim": 13}, "does not fit config.json"),
+        ("config.json", {"dtype": "int4"}, "unknown dtype int4"),
+        ("config.json", {"encoder_layers": "2"}, "encoder_layers is '2', but must be of type int"),
+        ("model.safetensors", None, UNREADABLE),
+        ("model.safetensors", 1000, UNREADABLE),
+        ("dict.de.txt", "word\n", "dict.de.txt, line 1: expected 'symbol count', got 'word'"),
+        ("dict.de.txt", "word 1\n", r"dict\.de\.txt has 5 words, but the model has 20: export it"),
     ],
 )
 def test_broken_folders_are_refused_in_one_line(
-    tmp_path: Path, damage: object, message: str
+    tmp_path: Path, file: str, content: str | int | dict[str, object] | None, message: str
 ) -> None:
-    model_folder.save(translation(), tmp_path / "model")
-    damage(tmp_path / "model")
+    """A new text, new options, the size that is left, or no such file."""
+    model_folder.save(translation_model(), tmp_path / "model")
+    path = tmp_path / "model" / file
+    if content is None:
+        path.unlink()
+    elif isinstance(content, int):
+        os.truncate(path, content)
+    elif isinstance(content, dict):
+        path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    else:
+        path.write_text(content)
     with pytest.raises(UserError, match=message) as error:
         model_folder.load(tmp_path / "model")
     assert "\n" not in str(error.value)
@@ -431,7 +390,7 @@ def test_what_else_is_given_as_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json: it is another program's"):
         model_folder.load(checkpoints)
     folder = tmp_path / "model"
-    model_folder.save(translation(), folder)
+    model_folder.save(translation_model(), folder)
     with pytest.raises(UserError, match=r"config\.json is a file: give the folder"):
         model_folder.load(folder / "config.json")
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

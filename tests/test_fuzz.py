@@ -21,15 +21,12 @@ from safetensors.torch import save_file
 
 from conftest import ROOT
 from fuzzing import ALL, EDITS, FEW, Edit, damaged, damaged_member, each
-from models import build, dictionary
+from models import translation_model
 from resmlp_mt.engine import digests, model_folder
-from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_config
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -79,12 +76,10 @@ def in_folder(file: str, form: str = "float32") -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         if form == "0.1.0":
             return Path(shutil.copytree(FIXTURES / "exported", folder / "model")) / file
-        words = Vocabulary(dictionary(WORDS).symbols)
-        translation = TranslationModel(fold(build().float()), "en", "de", words, words, None)
         write = None
         if form == "onnx":
             from resmlp_mt.engine.onnx_export import export_onnx as write
-        model_folder.save(translation, folder / "model", write_weights=write)
+        model_folder.save(translation_model(), folder / "model", write_weights=write)
         (folder / "model" / digests.NAME).unlink()
         return folder / "model" / file
 

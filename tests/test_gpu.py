@@ -10,13 +10,11 @@ import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 
-from models import EOS, PAD, build, dictionary, padded, sentences
+from models import EOS, PAD, build, padded, sentences, translation_model
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import placed, prepared
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.mixing import MixingConfig
@@ -71,11 +69,10 @@ def test_a_search_finds_what_the_cpu_finds(config: MixingConfig, device: str) ->
 
 
 def test_workers_share_a_gpu() -> None:
-    words = Vocabulary(dictionary(40).symbols)
     lines = ["w1 w2", "w3", "w4 w5 w6", "w7 w8 w9 w1"] * 3
     texts = []
     for device, workers in (("cpu", 1), ("cuda", 3)):
-        loaded = TranslationModel(engine(CONFIGS[1]), "en", "de", words, words, None)
+        loaded = translation_model(engine(CONFIGS[1]))
         translator = Translator(loaded, SearchOptions(), 2, device=device, workers=workers)
         texts.append([t[0].text for t in translator.translate(lines)])
     assert texts[0] == texts[1]

@@ -16,17 +16,15 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from torch import Tensor
 
-from models import EOS, PAD, build, dictionary, padded, sentences
+from models import EOS, PAD, build, padded, sentences, translation_model
 from resmlp_mt.engine import forced_decoding as forced
 from resmlp_mt.engine import restrictions
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.forced_decoding import forced_attention, forced_decoding
-from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
 from resmlp_mt.engine.restrictions import forbid_repeated_ngrams
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
@@ -38,8 +36,7 @@ Pairs = Sequence[tuple[list[int], list[int]]]
 
 def translator(seed: int = 0, **options: object) -> Translator:
     """Of a model with random parameters whose words are w0, w1, ..."""
-    words = Vocabulary(dictionary(20).symbols)
-    loaded = TranslationModel(fold(build(seed)), "en", "de", words, words, None)
+    loaded = translation_model(fold(build(seed)))
     return Translator(loaded, SearchOptions(**options))  # type: ignore[arg-type]
 
 
@@ -292,7 +289,11 @@ def test_an_item_that_is_no_text_is_named(wrong: Any) -> None:
 @pytest.mark.parametrize("wrong", ["w1", b"w1", None, 5, {"w1": "w2"}, {"w1"}])
 def test_what_is_no_list_is_refused_at_once(wrong: Any) -> None:
     ours = translator()
-    for call in (ours.translate, ours.translate_iterable, lambda w: ours.score_batch(["w1"], w)):
+    calls = (
+        *(ours.translate, ours.translate_iterable),
+        *(lambda w: ours.score_batch(["w1"], w), lambda w: ours.score_batch(w, ["w1"])),
+    )
+    for call in calls:
         with pytest.raises(TypeError, match=f"a list of str, but got a {type(wrong).__name__}"):
             call(wrong)
 
@@ -522,7 +523,7 @@ def test_attention_needs_no_scores_and_no_more_hypotheses_than_are_returned(
         ({"repetition_penalty": 0.0}, "--repetition-penalty must be above 0"),
         ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram-size must be at least 0"),
         ({"coverage_penalty": -1.0}, "--coverage-penalty must be at least 0"),
-        ({"num_hypotheses": 9}, "num_hypotheses must be between 1 and the beam"),
+        ({"num_hypotheses": 9}, "num_hypotheses must be between 1 and the beam, 3"),
     ],
 )
 def test_options_that_do_not_fit_are_named(call: dict[str, object], message: str) -> None:

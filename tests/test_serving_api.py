@@ -272,19 +272,13 @@ def test_a_sentence_without_a_translation_is_an_error(server: str) -> None:
     assert post(server, q="fine")["translatedText"] == "FINE"
 
 
-def test_too_many_requests_of_a_client_are_429_and_a_full_queue_is_503() -> None:
+def test_too_many_requests_of_a_client_are_429() -> None:
     worker = Reversing()
     limits = Limits(client_requests=2, queue_size=2)
     with served([worker], limits) as server, ThreadPoolExecutor(3) as pool:
         worker.gate.clear()
         first = pool.submit(post, server, q="first")
         wait_for(lambda: worker.batches)
-        assert (
-            "its queue is full"
-            in pool.submit(post, server, 503, q="a\nb\nc\n"[:-2]).result()["error"]
-            if False
-            else True
-        )
         second = pool.submit(post, server, q=["a", "b"])
         wait_for(lambda: metric(server, "resmlp_queue_sentences") == 2)
         assert post(server, 429)["error"].startswith(
@@ -455,14 +449,12 @@ def test_many_clients_each_get_their_own_answers() -> None:
 
     with served(workers, limits) as server, ThreadPoolExecutor(24) as pool:
         list(pool.map(client, range(24)))
-        count = sum(20 * [1, 2, 3][i % 3] for i in range(3)) // 20 * 8  # lines of one client, twice
         assert metric(server, "resmlp_requests_total", path="/translate", status="200") == 24 * 20
         assert metric(server, "resmlp_request_seconds_count", path="/translate") == 24 * 20
         assert (
             metric(server, "resmlp_sentences_total", pair="en-de")
             == sum(i % 3 + 1 for i in range(20)) * 24
         )
-        assert count
     assert max(len(lines) for worker in workers for _, lines in worker.batches) > 1
 
 

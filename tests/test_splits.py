@@ -16,7 +16,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from models import build
+from models import build, translation_model
 from resmlp_mt.engine import model_folder, subwords
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -98,8 +98,7 @@ def test_text_is_not_normalised_for_a_model_of_text_that_was_not(
     words = Vocabulary([*SPECIAL, *words_of(processor)])
     assert not check_splits(processor, Path("spm.model"), [words], sentences, tmp_path)
 
-    model = fold(build(vocabulary=len(words)).float())
-    exported = TranslationModel(model, "en", "de", words, words, processor, normalizes=False)
+    exported = translation_model(None, words, processor, normalizes=False)
     model_folder.save(exported, tmp_path / "model")
     translator = Translator.load(tmp_path / "model")
     assert [translator.pieces(line) for line in text] == sentences
@@ -135,9 +134,7 @@ def test_words_of_khmer_stay_apart_where_the_model_takes_them_apart(
     one, two = 2 * letter, 3 * letter
     processor = model_of([f"{one} {two}", f"{one}{two}"], rule=rule)
     words = Vocabulary([*SPECIAL, *words_of(processor)])
-    loaded = TranslationModel(
-        fold(build(vocabulary=len(words))), "en", "de", words, words, processor
-    )
+    loaded = translation_model(None, words, processor)
     is_space = letter != "a" and sign == "\u200b" and rule == "nmt_nfkc"
     expected = processor.encode(f"{one}{' ' * is_space}{two}", out_type=str)
     line = f"{one}{sign}{two}{sign}"
@@ -199,9 +196,7 @@ def test_tags_before_the_pieces_stay_whole(caplog: pytest.LogCaptureFixture) -> 
     """As of data in which ``sed 's/^/<2de> /'`` put them after ``spm_encode``."""
     processor = model_of(ENGLISH)
     words = Vocabulary([*SPECIAL, *words_of(processor), "<2de>", "<polite>", "😀"])
-    loaded = TranslationModel(
-        fold(build(vocabulary=len(words))), "en", "de", words, words, processor
-    )
+    loaded = translation_model(None, words, processor)
     translator = Translator(loaded, SearchOptions())
     pieces = processor.encode(ENGLISH[0], out_type=str)
     for tags in ("<2de>", "<2de> <polite>"):
@@ -219,14 +214,11 @@ def test_tags_before_the_pieces_stay_whole(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_tokens_and_lines_of_other_types_are_refused() -> None:
-    words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
-    translator = Translator(
-        TranslationModel(fold(build()), "en", "de", words, words, None), OPTIONS
-    )
+    translator = Translator(translation_model(), OPTIONS)
     for line in (["w1"], b"w1", None):
         with pytest.raises(TypeError, match=r"^line must be str, but is"):
             translator.pieces(line)
-    for token in (-1, len(words), 10**6):
+    for token in (-1, 20, 10**6):
         with pytest.raises(UserError, match=f"token {token} is not in the dictionary: it has 0 to"):
             translator.decode([5, token])
     with pytest.raises(TypeError):
@@ -239,7 +231,7 @@ def test_every_sentence_of_a_text_gets_its_tags(monkeypatch: pytest.MonkeyPatch)
     model = fold(build(vocabulary=len(words)))
 
     def given_to_the_model(text: str, pieces: sentencepiece.SentencePieceProcessor | None) -> str:
-        loaded = TranslationModel(model, "en", "de", words, words, pieces)
+        loaded = translation_model(model, words, pieces)
         translator = Translator(loaded, OPTIONS)
         monkeypatch.setattr(
             translator,
@@ -310,9 +302,7 @@ def test_text_in_lower_case_is_warned_of(
 
 def test_text_that_is_split_otherwise_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     subwords._warn_once.cache_clear()
-    words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
-    loaded = TranslationModel(fold(build().float()), "en", "de", words, words, None)
-    translator = Translator(loaded, OPTIONS)
+    translator = Translator(translation_model(), OPTIONS)
     translator.translate(["a b c d", ""])
     translator.translate(["w1 w2 w3 w4 a b", "w1 c d e"])
     assert not caplog.records
@@ -327,7 +317,7 @@ def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
     subwords._warn_once.cache_clear()
     processor = model_of(ENGLISH)
     words = Vocabulary([*SPECIAL, *words_of(processor)])
-    loaded = TranslationModel(fold(build().float()), "en", "de", words, words, processor)
+    loaded = translation_model(None, words, processor)
     for text, told in (
         (ENGLISH[0], []),
         (
@@ -341,9 +331,7 @@ def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:
-    words = Vocabulary([*SPECIAL, *(f"w{number}" for number in range(16))])
-    exported = TranslationModel(fold(build().float()), "en", "de", words, words, None)
-    model_folder.save(exported, tmp_path / "model")
+    model_folder.save(translation_model(), tmp_path / "model")
     (tmp_path / "model" / "SHA256SUMS").unlink()
     path = tmp_path / "model" / "config.json"
     written = path.read_text(encoding="utf-8")

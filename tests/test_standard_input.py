@@ -17,12 +17,9 @@ import pytest
 from fairseq_cli import interactive
 from sacrebleu.metrics import BLEU
 
-from models import build, dictionary
+from models import translation_model
 from resmlp_mt import translate
-from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.lines import waiting_lines
-from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
 from resmlp_mt.standard_input import standard_input
@@ -162,9 +159,7 @@ def test_score_and_translate_read_it_too(
     report = score("--ref", write(tmp_path / "ref", references), "-m", "bleu", path=tmp_path / "r")
     expected = BLEU().corpus_score(LINES, [references]).score
     assert report["scores"][0]["score"] == pytest.approx(expected)
-    words = Vocabulary(dictionary(20).symbols)
-    loaded = TranslationModel(fold(build()), "en", "de", words, words, None)
-    monkeypatch.setattr(translate, "load", lambda args: loaded)
+    monkeypatch.setattr(translate, "load", lambda args: translation_model())
     stdin = KINDS[kind](TEXT)
     monkeypatch.setattr(sys, "stdin", stdin)
     capsys.readouterr()
