@@ -163,8 +163,3 @@ def split_name(text: str) -> str:
 def path_if_any(text: str) -> Path | None:
     """A path; an empty text leaves the option out, as in timm."""
     return Path(text) if text else None
-
-
-def only_tells(words: Sequence[str]) -> bool:
-    """Whether a command line asks for help or the version, which needs no package."""
-    return not {"-h", "--help", "--version"}.isdisjoint(words)

@@ -14,7 +14,7 @@ from typing import Any
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import Parser, Unneeded, did_you_mean, only_tells, path_if_any
+from resmlp_mt.vision.options import Parser, Unneeded, did_you_mean
 from resmlp_mt.vision.timm_options import UNNEEDED, answer
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
@@ -69,46 +69,20 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         UserError: for an option, a value or a file that is wrong.
     """
     parser = create_parser()
-    flags = parser.hyphenated(argv)
-    if only_tells(flags):
-        parser.parse_args(flags)
-    parser.check_packages()
-    sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    # the other parser reports a missing value
-    sources.add_argument("-c", "--config", nargs="?", type=path_if_any)
-    sources.add_argument("--resume", nargs="?", type=path_if_any)
-    sources.add_argument("--lr-base", nargs="?")
-    sources.add_argument("--data", "--data-dir", nargs="*")
-    files, _ = sources.parse_known_args(flags)
-    words: list[str] = []
-    earlier = _config_of(files.resume) if files.resume else {}
-    if files.resume:  # the folder may have been moved
-        parser.set_defaults(output=files.resume.parent)
-    moved = {name: value for name, value in earlier.items() if name != "output"}
-    words += _to_flags(moved, parser, files.resume)
-    if files.config:
-        given = {} if files.lr_base is None else {"lr_base": files.lr_base}
-        words += _to_flags(_over(_read_yaml(files.config), given), parser, files.config)
-
-    def parsed() -> tuple[argparse.Namespace, dict[str, Any]]:
-        # not as one line: a list at the end of a file would take a folder before the options
-        found = parser.parse_args(words)
-        below = dict(vars(found))
-        found = parser.parse_args(flags, found)
-        if found.folder is not None:
-            if files.data is not None:
-                raise UserError(f"--data is given, and {found.folder} too: leave out one of them.")
-            found.data = [found.folder]
-        return found, below
-
-    found, _ = parsed()
-    defaults = {"lr": LR} | (DIGITS if found.data == ["digits"] else {})
-    if found.lr_base is not None:
-        del defaults["lr"]
-    parser.set_defaults(**defaults)
-    found, below = parsed()
-    del found.folder
-    options = TrainingOptions(**vars(found))
+    flags = _given(parser, argv)
+    resume, config = flags.get("resume"), flags.get("config")
+    earlier = _config_of(resume) if resume else {}
+    in_file = _given(parser, _to_flags(_read_yaml(config), parser, config)) if config else {}
+    found = _over(in_file, flags)
+    if resume:  # the folder may have been moved
+        words = _to_flags(earlier, parser, resume)
+        found = _given(parser, words) | {"output": resume.parent} | found
+    usual: dict[str, Any] = {"lr": LR}
+    if found.get("data", ["digits"]) == ["digits"]:
+        usual |= DIGITS
+    if found.get("lr_base") is not None:
+        del usual["lr"]
+    options = TrainingOptions(**usual | found)
     if options.img_size:
         if len(options.img_size) > 2:
             raise UserError(
@@ -121,11 +95,25 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         raise UserError(
             f"--lr-noise takes one share of the epochs, or two, but not {len(options.lr_noise)}."
         )
-    if files.resume:
+    if resume:
         _check_same_run(options, earlier)
     else:
-        _check_used(options, below)
+        _check_used(options, in_file)
     return options
+
+
+def _given(parser: Parser, words: Sequence[str] | None) -> dict[str, Any]:
+    """The options that a command line gives, without the defaults of the others."""
+    absent = object()
+    names = [action.dest for action in parser._actions]
+    found = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(names, absent)))
+    given = {name: value for name, value in vars(found).items() if value is not absent}
+    folder = given.pop("folder", None)
+    if folder is not None:
+        if "data" in given:
+            raise UserError(f"--data is given, and {folder} too: leave out one of them.")
+        given["data"] = [folder]
+    return given
 
 
 def _config_of(path: Path) -> dict[str, Any]:
@@ -151,12 +139,12 @@ def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
             )
 
 
-def _check_used(options: TrainingOptions, below: dict[str, Any]) -> None:
+def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
     """Refuse flags that do nothing without another option, or that would overrule another one.
 
     Args:
-        below: the values of files and defaults. A file may have every option of timm, in vain and
-            with the defaults of an older version.
+        in_file: the values of --config, which may have every option of timm, in vain and with the
+            defaults of an older version.
     """
     for key in (key for key in options.opt_kwargs if key in OPTIMIZER_FLAGS):
         raise UserError(
@@ -194,7 +182,7 @@ def _check_used(options: TrainingOptions, below: dict[str, Any]) -> None:
         for name in names.split():
             value = getattr(options, name)
             is_off = value in (getattr(usual, name), 0)
-            may_stay = value == below[name] and not name.startswith(OWN)
+            may_stay = value == in_file.get(name) and not name.startswith(OWN)
             if is_used or is_off or may_stay:
                 continue
             if partner:
@@ -262,7 +250,7 @@ def _flat(value: Any, depth: int = 2) -> bool:
 
 
 def _to_flags(
-    values: dict[str, Any], parser: argparse.ArgumentParser, path: Path | None
+    values: dict[str, Any], parser: Parser, path: Path
 ) -> list[str]:
     """The options of a file as arguments of a command line."""
     words: list[str] = []
