@@ -191,7 +191,7 @@ def a_shard(folder: Path) -> Path:
 
 
 def read_shard(path: Path) -> None:
-    dataset = shards.shard_dataset(path.parent, "train", None, None, "train")
+    dataset = shards.shard_dataset(path.parent, "train", None, "train")
     for index in range(len(dataset)):
         dataset[index]
 

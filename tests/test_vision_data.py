@@ -890,4 +890,4 @@ def test_a_worker_whose_parent_has_ended_says_nothing(monkeypatch: pytest.Monkey
 def test_an_archive_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").symlink_to("/proc/self/mem")
     with pytest.raises(UserError, match=r"a\.tar cannot be read: Input/output error"):
-        archives.archive_dataset(tmp_path / "a.tar", "val", None, None, "train")
+        archives.archive_dataset(tmp_path / "a.tar", "val", None, "train")

@@ -27,7 +27,6 @@ from resmlp_mt.vision.images import (
     open_image,
 )
 from resmlp_mt.vision.splits import SPLITS, chosen_name, names_of, usual_name
-from resmlp_mt.vision.transforms import Transform
 
 #: largest total size of an archive's decoded images, in bytes
 MAX_MEMORY = 8 * 2**30
@@ -36,7 +35,6 @@ MAX_MEMORY = 8 * 2**30
 def archive_dataset(
     path: Path,
     split: str,
-    transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
     select: str = "",
@@ -101,7 +99,7 @@ def archive_dataset(
     kept = zip(names, images, strict=True)
     pairs = [(image, indices[name]) for name, image in kept if name in indices]
     sources, targets = zip(*pairs, strict=True)
-    return MemoryDataset(sources, targets, classes, transform)
+    return MemoryDataset(sources, targets, classes)
 
 
 def _from_split(name: str, words: Container[str], is_folder: bool) -> tuple[str, ...]:

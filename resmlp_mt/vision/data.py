@@ -65,18 +65,21 @@ def create_dataset(
     """
     match list(data):
         case ["digits"]:
-            return _digits(usual_name(split), transform)
+            dataset = _digits(usual_name(split))
         case ["cifar10-tar", archive]:
-            return archive_dataset(Path(archive), split, transform, classes, training, select)
+            dataset = archive_dataset(Path(archive), split, classes, training, select)
         case ["wds", folder]:
-            return shard_dataset(folder, split, transform, classes, training)
+            dataset = shard_dataset(folder, split, classes, training)
         case [folder] if folder not in ("cifar10-tar", "wds"):
             place = split_folder(Path(folder), split, has_options=has_options)
-            return _folder(Path(folder), place, split, transform, classes, training, select)
-    raise UserError(
-        f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, wds DIR "
-        "or digits."
-    )
+            dataset = _folder(Path(folder), place, split, classes, training, select)
+        case _:
+            raise UserError(
+                f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, "
+                "wds DIR or digits."
+            )
+    dataset.transform = transform
+    return dataset
 
 
 def is_one_split(data: Sequence[str], split: str) -> bool:
@@ -97,7 +100,6 @@ def _folder(
     root: Path,
     folder: Path,
     split: str,
-    transform: Transform | None,
     classes: Sequence[str] | None,
     training: str,
     select: str,
@@ -124,7 +126,7 @@ def _folder(
     paths, targets = zip(*samples, strict=True)
     start = len(os.path.join(folder, ""))
     warn_of_nesting((path[start:].split(os.sep) for path in paths), str(folder))
-    return ImageDataset(paths, targets, classes, transform)
+    return ImageDataset(paths, targets, classes)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -140,7 +142,7 @@ def _class_names(folder: Path) -> list[str]:
     return classes
 
 
-def _digits(split: str, transform: Transform | None) -> ImageDataset:
+def _digits(split: str) -> ImageDataset:
     from sklearn.datasets import load_digits  # slow to import, and only for these images
     from sklearn.model_selection import train_test_split
 
@@ -153,4 +155,4 @@ def _digits(split: str, transform: Transform | None) -> ImageDataset:
     )
     images, targets = parts[list(SPLITS).index(split) :: 2]  # train, val, train, val
     classes = [str(digit) for digit in digits.target_names]
-    return MemoryDataset(images, [int(target) for target in targets], classes, transform)
+    return MemoryDataset(images, [int(target) for target in targets], classes)

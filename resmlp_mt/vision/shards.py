@@ -23,14 +23,7 @@ from resmlp_mt.files import check_is_whole, is_hidden
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, ImageNames, check_bytes, open_image
-from resmlp_mt.vision.splits import (
-    SPLITS,
-    find_split_folder,
-    mentions,
-    mentions_exactly,
-    usual_name,
-)
-from resmlp_mt.vision.transforms import Transform
+from resmlp_mt.vision.splits import SPLITS, find_split_folder, mentions, names_of, usual_name
 
 #: the largest index gives the number of classes, so a wrong index must not fill the memory
 MAX_CLASSES = 1_000_000
@@ -65,11 +58,7 @@ class ShardDataset(ImageDataset):
 
 
 def shard_dataset(
-    source: str,
-    split: str,
-    transform: Transform | None,
-    classes: Sequence[str] | None,
-    training: str,
+    source: str, split: str, classes: Sequence[str] | None, training: str
 ) -> ImageDataset:
     samples, targets = shard_samples(source, split)
     if classes is None:
@@ -80,7 +69,7 @@ def shard_dataset(
             f"--data wds {source}: {split} has class {max(targets)}, but training has "
             f"{len(classes)} classes, counted from 0."
         )
-    return ShardDataset(samples, targets, classes, transform)
+    return ShardDataset(samples, targets, classes)
 
 
 def shard_files(source: str, split: str) -> list[Path]:
@@ -101,16 +90,16 @@ def shard_files(source: str, split: str) -> list[Path]:
     names = {}
     for path in files:
         if path.name.lower().endswith((".tar", *COMPRESSED)) and not is_hidden(path.name):
-            own = any(mentions(path.name, word) for word in (*SPLITS, split))
+            own = any(mentions(path.name, names_of(word)) for word in (*SPLITS, split))
             names[path] = path.name if own or path.parent == root else path.parent.name
     for path, name in names.items():
-        if mentions(name, "train") and mentions(name, "val"):
+        if all(mentions(name, usual) for usual in SPLITS.values()):
             raise UserError(
                 f"--data wds: {path} is named after both train and val; name it after one."
             )
-    shards = [path for path, name in names.items() if mentions(name, split)]
+    shards = [path for path, name in names.items() if mentions(name, names_of(split))]
     if split != usual_name(split):  # validation-0.tar may lie beside val-0.tar
-        shards = [path for path in shards if mentions_exactly(names[path], split)] or shards
+        shards = [path for path in shards if mentions(names[path], [split])] or shards
     for path in shards:
         if not path.name.lower().endswith(".tar"):
             raise UserError(

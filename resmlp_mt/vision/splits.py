@@ -27,17 +27,8 @@ def usual_name(split: str) -> str:
     return next((own for own, names in SPLITS.items() if split.lower() in names), split)
 
 
-def mentions(name: str, split: str) -> bool:
-    """Whether a name has the split as a word: train-interval-0.tar is for training alone."""
-    return _has_word(name, names_of(split))
-
-
-def mentions_exactly(name: str, split: str) -> bool:
-    """Whether a name has the split as a word under this very name."""
-    return _has_word(name, (split,))
-
-
-def _has_word(name: str, words: Iterable[str]) -> bool:
+def mentions(name: str, words: Iterable[str]) -> bool:
+    """Whether a name has one of the words: train-interval-0.tar is for training alone."""
     either = "|".join(map(re.escape, words))
     return re.search(rf"(?<![a-z])(?:{either})(?![a-z])", name, re.I) is not None
 
