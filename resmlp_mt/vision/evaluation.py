@@ -1,7 +1,6 @@
 """Accuracy, confusion and throughput of a classifier; see docs/vision_evaluation.md."""
 
 import csv
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +74,6 @@ def evaluate(options: EvaluationOptions) -> None:
     Raises:
         UserError: for a model or data that cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_outputs([options.json, options.confusion_csv, options.confusion_png])
     if options.confusion_png is not None:
         _plotting()  # raises an error before the work

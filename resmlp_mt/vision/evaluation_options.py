@@ -1,5 +1,6 @@
 """The options of the commands that use a trained model: evaluate, knn, predict, export."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -255,6 +256,8 @@ def command_main(
     def main(argv: Sequence[str] | None = None) -> None:
         options = parse(kind, argv, name, description, needs)
         module, _, called = function.partition(":")
-        getattr(import_module(f"resmlp_mt.vision.{module}"), called)(options)
+        run = getattr(import_module(f"resmlp_mt.vision.{module}"), called)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        run(options)
 
     return main

@@ -11,7 +11,6 @@ votes, the earlier one comes first; classes without votes come last. The top 5 a
 5 classes in this order, with k below 5 only the first k.
 """
 
-import logging
 from collections.abc import Iterable
 
 import torch
@@ -124,7 +123,6 @@ def classify(options: NeighbourOptions) -> None:
     Raises:
         UserError: for a model or data that cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_outputs([options.json])
     device = find_device(options.device)
     classifier = load_classifier(options, device, head="reset")

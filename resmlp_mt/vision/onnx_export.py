@@ -7,7 +7,6 @@ crop_mode).
 """
 
 import json
-import logging
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ def export(options: ExportOptions) -> None:
     Raises:
         UserError: for a model or an output that cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.output.suffix.lower() in OTHERS:
         raise UserError(f"--output {options.output}: the file is an ONNX graph, so name it .onnx.")
     check_outputs([options.output])

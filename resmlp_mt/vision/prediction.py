@@ -152,7 +152,6 @@ def predict(options: PredictionOptions) -> None:
     Raises:
         UserError: for a model or a file that cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     kind = options.format
     if kind is None:
         kind = options.output.suffix.lower().lstrip(".") if options.output else "jsonl"
