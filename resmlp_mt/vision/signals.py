@@ -22,11 +22,6 @@ class Stop:
     number: int = 0
     waits: bool = False
 
-    @property
-    def status(self) -> int:
-        """The exit status that shells and schedulers expect for the signal; 0 without one."""
-        return 128 + self.number if self.number else 0
-
 
 @contextmanager
 def stops() -> Iterator[Stop]:
@@ -43,7 +38,7 @@ def stops() -> Iterator[Stop]:
         forget_lost_terminal(number)
         if not stop.waits:
             tell("stopped before the first update: there is nothing to save")
-            raise SystemExit(stop.status)
+            raise SystemExit(128 + number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     earlier = handle(ask)
@@ -55,4 +50,4 @@ def stops() -> Iterator[Stop]:
     finally:
         restore(earlier)
     if stop.number:
-        raise SystemExit(stop.status)
+        raise SystemExit(128 + stop.number)
