@@ -21,11 +21,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import archives, data, image_dataset, images, loader, transforms
+from resmlp_mt.vision import archives, data, image_dataset, images, loader, recipe, transforms
 from resmlp_mt.vision.images import BadImage
 from resmlp_mt.vision.libraries import timm, torchvision
+from resmlp_mt.vision.training_options import AugmentationOptions
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "input_size": (3, 8, 8),
     "mean": (0.4, 0.5, 0.6),
     "std": (0.1, 0.2, 0.3),
@@ -347,7 +348,7 @@ def test_the_small_crop_is_that_of_a_padded_image(seed: int) -> None:
         for left in range(2 * padding + 1)
     }
     random.seed(seed)
-    cropped = transforms._PaddedCrop((8, 8), padding)(image)
+    cropped = transforms.PaddedCrop((8, 8), padding)(image)
     assert cropped.tobytes() in windows
 
 
@@ -374,9 +375,8 @@ def test_the_papers_augmentation_takes_every_strength() -> None:
     for operation in strongest.ops:
         operation.prob = 1.0
         assert operation(random_image(1)).size == (8, 8)
-    augment = transforms.create_training_transform(
-        {**CONFIG, "input_size": (3, 40, 40)}, auto_augment="rand-m10-n4-inc1"
-    )
+    options = AugmentationOptions(aa="rand-m10-n4-inc1")
+    augment = recipe.training_transform(options, CONFIG | {"input_size": (3, 40, 40)})
     random.seed(0)
     for seed in range(60):
         result = augment(random_image(seed, (50, 60)))
@@ -445,7 +445,8 @@ def test_data_below_one_update_is_refused() -> None:
 
 def test_workers_and_start_do_not_change_a_batch() -> None:
     images = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
-    transform = transforms.create_training_transform(CONFIG, auto_augment="rand-m9-mstd0.5-inc1")
+    options = AugmentationOptions(aa="rand-m9-mstd0.5-inc1")
+    transform = recipe.training_transform(options, CONFIG)
     dataset = image_dataset.MemoryDataset(images, list(range(24)), ["a"] * 24, transform)
 
     def read(workers: int, start: int) -> list[torch.Tensor]:

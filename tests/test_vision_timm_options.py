@@ -263,7 +263,7 @@ def test_binary_cross_entropy(total: bool, threshold: float | None, mixup: int) 
 def test_colours_may_be_taken_away() -> None:
     options, _ = trainer_parts("--grayscale-prob", 1, "--color-jitter", 0, "--img-size", 40)
     config = {"input_size": (3, 40, 40), "mean": MEAN, "std": STD}
-    transform = recipe.training_transform(options, config, "bicubic")
+    transform = recipe.training_transform(options, config)
     found: Any = transform(Image.new("RGB", (60, 50), (200, 100, 0)))
     assert (found[0] == found[1]).all()
     assert (found[0] == found[2]).all()

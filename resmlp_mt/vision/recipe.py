@@ -17,31 +17,33 @@ from resmlp_mt.vision.training_options import (
     OptimizationOptions,
     TrainingOptions,
 )
-from resmlp_mt.vision.transforms import Transform, create_training_transform
+from resmlp_mt.vision.transforms import PaddedCrop, Transform
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images, logits, labels) -> scalar"""
 
 
-def training_transform(
-    options: AugmentationOptions, data_config: dict[str, Any], interpolation: str
-) -> Transform:
-    """The augmentation.
+def training_transform(options: AugmentationOptions, data_config: dict[str, Any]) -> Transform:
+    """timm's augmentation; the result is a uint8 tensor (3, height, width).
+
+    For at most 32 x 32 pixels, a crop from the image, padded by an eighth (4 pixels for CIFAR),
+    replaces the random resized crop, as in the authors' code. Images of another size are resized
+    first. Without augmentation, the interpolation is that of validation.
 
     Args:
         options: the options of the augmentation.
-        data_config: input_size, mean, std of the images.
-        interpolation: interpolation without augmentation, the same as in validation.
+        data_config: input_size, interpolation, mean, std of the images, as in timm.
 
     Raises:
         UserError: for options that timm refuses, such as an unknown policy.
     """
+    if options.aug:
+        data_config = data_config | {"interpolation": options.train_interpolation}
     try:
-        return create_training_transform(
-            {
-                **data_config,
-                "interpolation": options.train_interpolation if options.aug else interpolation,
-            },
+        transform: Any = timm.data.create_transform(
+            **data_config,
+            is_training=True,
+            normalize=False,
             no_aug=not options.aug,
             scale=options.scale,
             ratio=options.ratio,
@@ -59,6 +61,11 @@ def training_transform(
             f"timm refuses the augmentation (--aa {options.aa}, --scale, --train-crop-mode, ...): "
             f"{error}."
         ) from error
+    size = data_config["input_size"][1:]
+    if options.aug and max(size) <= 32:
+        transform.transforms[0] = PaddedCrop(size, max(size) // 8)
+    result: Transform = transform
+    return result
 
 
 def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.optim.Optimizer:

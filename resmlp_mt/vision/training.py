@@ -171,7 +171,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     options = resolved(options, train, data_config, process.world_size)
     assert options.img_size is not None
     assert options.workers is not None
-    train.transform = training_transform(options, data_config, data_config["interpolation"])
+    train.transform = training_transform(options, data_config)
     validation.transform = create_transform(data_config, normalize=False)
     model.to(process.device)
     _try_forward(model, f"--model {options.model}", options.img_size, len(train.classes))

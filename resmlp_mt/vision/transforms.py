@@ -89,7 +89,7 @@ for _name in ("Posterize", "PosterizeIncreasing"):
     timm.data.auto_augment.NAME_TO_OP[_name] = _posterize
 
 
-class _PaddedCrop:
+class PaddedCrop:
     """Resizes an image if needed, and shifts it by up to ``padding`` pixels; black outside.
 
     torchvision's RandomCrop does the same by enlarging the image first, which takes most of the
@@ -108,29 +108,6 @@ class _PaddedCrop:
         crop = torchvision.transforms.functional.crop
         cropped: Image.Image = crop(image, top, left, height, width)
         return cropped
-
-
-def create_training_transform(data_config: dict[str, Any], **augmentation: Any) -> Transform:
-    """timm's augmentation; the result is a uint8 tensor (3, height, width).
-
-    For at most 32 x 32 pixels, a crop from the image, padded by an eighth (4 pixels for CIFAR),
-    replaces the random resized crop, as in the authors' code. Images of another size are resized
-    first.
-
-    Args:
-        data_config: input_size, interpolation, mean, std, as in timm.
-        augmentation: arguments of ``timm.data.create_transform``: no_aug, scale, ratio, hflip,
-            color_jitter, auto_augment, ...
-    """
-    geometry = {key: value for key, value in data_config.items() if key != "crop_pct"}
-    transform = timm.data.create_transform(
-        **{**geometry, **augmentation}, is_training=True, normalize=False
-    )
-    size = data_config["input_size"][1:]
-    if max(size) <= 32 and not augmentation.get("no_aug"):
-        transform.transforms[0] = _PaddedCrop(size, max(size) // 8)
-    result: Transform = transform
-    return result
 
 
 class Normalize(torch.nn.Module):
