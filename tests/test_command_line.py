@@ -29,6 +29,10 @@ from resmlp_mt.files import replacing
 from resmlp_mt.signals import ending_signals
 from terminals import Terminal
 
+VISION = [
+    f"vision.{name}"
+    for name in ("train", "evaluate", "predict", "knn", "export", "timm_models")
+]
 MODULES = [
     *(
         "prepare",
@@ -41,8 +45,7 @@ MODULES = [
         "bulk",
         "benchmark",
     ),
-    *(f"vision.{name}" for name in ("train", "evaluate", "predict", "knn", "export")),
-    "vision.timm_models",
+    *VISION,
 ]
 SCRIPTS = ["grammar.py", "demo.py"]
 WITHOUT_SCRIPT = {"benchmark", "vision.timm_models"}  # of a checkout; also a module to import
@@ -119,8 +122,7 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
         ("serve", "fastapi", "serve"),
         ("bulk", "ray", "bulk"),
         ("vision.export", "onnx", "onnx-export"),
-        ("vision.train", "timm", "vision"),
-        ("vision.timm_models", "timm", "vision"),
+        *((name, "timm", "vision") for name in VISION),
         ("prepare", "yaml", "data"),
         ("prepare", "tqdm", "data"),
     ],
@@ -136,7 +138,7 @@ def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: st
         (["visualize", "missing.pt", "--output", "x"], "matplotlib", "plots"),
         (["serve", "missing"], "fastapi", "serve"),
         (["bulk", "--input", "missing", "--output", "x"], "ray", "bulk"),
-        (["vision.timm_models", "missing.py"], "timm", "vision"),
+        *(([name, "missing"], "timm", "vision") for name in VISION),
     ],
 )
 def test_a_wrong_path_does_not_hide_a_missing_extra(

@@ -1,10 +1,9 @@
-"""The image commands: --help without PyTorch, missing extras, recipes, and signals."""
+"""The image commands: recipes, the files of a wheel, and signals."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints
 from resmlp_mt.vision.training_arguments import RECIPES, parse_args
 from terminals import Terminal
-from vision_checkpoints import folder
-
-COMMANDS = ["train", "evaluate", "knn", "predict", "export"]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_missing_extra_is_named(command: str, tmp_path: Path) -> None:
-    """On --help, and for a wrong path too."""
-    check = (
-        "import importlib.util, runpy, sys\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name: None if name == 'timm' else find(name)\n"
-        f"runpy.run_module('resmlp_mt.vision.{command}', run_name='__main__', alter_sys=True)"
-    )
-    for words, status in ((["--help"], 0), (["nothing.pth"], 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", check, *words], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == status
-        said = " ".join((done.stdout + done.stderr).split())
-        assert "timm is missing: pip install '.[vision]'" in said
-        assert "Traceback" not in said
+from vision_checkpoints import folder, start, wait_for
 
 
 def test_recipes_inherit_and_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,21 +54,6 @@ def test_a_wheel_has_the_recipes_and_models() -> None:
     assert package / "configs/vision" == RECIPES
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)], cwd=ROOT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def words(tmp_path: Path) -> list[Any]:
     """A training that does not end by itself."""
@@ -99,23 +62,6 @@ def words(tmp_path: Path) -> list[Any]:
         "--data", data, "--img-size", 8, "--patch-size", 4, "--batch-size", 4, "--epochs", 10**6,
         "--recovery-interval", 1, "--output", tmp_path / "out", "--workers", 1,
     ]  # fmt: skip
-
-
-@pytest.mark.usefixtures("in_foreground")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_terminal_saves_and_names_the_command_that_goes_on(
-    words: list[Any], tmp_path: Path, number: signal.Signals, status: int
-) -> None:
-    """Ctrl-C, and the end of a terminal, reach the loading processes as well."""
-    process = start("resmlp_mt.vision.train", *words)
-    wait_for(tmp_path / "out/summary.csv", process)
-    os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == status, output
-    assert "Traceback" not in output
-    updates = checkpoints.load(tmp_path / "out/last.pth")["position"]["updates"]
-    last = f"python -m resmlp_mt.vision.train --resume {tmp_path / 'out/last.pth'}"
-    assert output.splitlines()[-1] == f"stopped after update {updates}; continue with: {last}"
 
 
 @pytest.mark.usefixtures("in_foreground")

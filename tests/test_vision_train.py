@@ -6,9 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +31,7 @@ from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_arguments import parse_args
 from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.weights import adapt_mixing, load_weights
+from vision_checkpoints import start, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs/vision").glob("*.yaml"))
@@ -69,6 +67,15 @@ def run(folder: Path, output: Path, *options: object) -> dict[str, Any]:
     """Train in this process; returns last.pth."""
     train.main(["--data", str(folder), f"--output={output}", *map(str, options)])
     return checkpoints.load(output / "last.pth")
+
+
+def trainer_of(folder: Path, output: Path, *options: object) -> Trainer:
+    """A training before its first update, by default of resmlp_tiny with 8 x 8 pixels."""
+    plain = PLAIN if "--model" not in options else PLAIN[4:]  # without the sizes
+    words = ["--data", folder, f"--output={output}", *plain, *options]
+    return training.create_trainer(
+        parse_args([str(word) for word in words]), Process(torch.device("cpu"))
+    )
 
 
 def assert_same(first: Any, second: Any) -> None:
@@ -218,40 +225,33 @@ def test_a_checkpoint_in_between_changes_nothing(folder: Path, tmp_path: Path) -
     assert_same(plain, saved)
 
 
-def command(*words: object, **kwargs: Any) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **kwargs,
-    )
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_sigterm_saves_and_ends_cleanly(folder: Path, tmp_path: Path, workers: int) -> None:
-    """It is sent to all processes, as schedulers do."""
+@pytest.mark.usefixtures("in_foreground")
+@pytest.mark.parametrize(
+    ("number", "status", "workers"),
+    [
+        (signal.SIGTERM, 143, 0),
+        (signal.SIGTERM, 143, 1),
+        (signal.SIGINT, 130, 1),
+        (signal.SIGHUP, 129, 1),
+    ],
+)
+def test_a_signal_saves_and_names_the_command_that_goes_on(
+    folder: Path, tmp_path: Path, number: signal.Signals, status: int, workers: int
+) -> None:
+    """Schedulers and terminals send it to all processes."""
     options = ["--data", folder, *FULL, "--epochs", 10_000, "--recovery-interval", 1]
-    process = command(
-        "resmlp_mt.vision.train", f"--output={tmp_path}", *options, "--workers", workers,
-        start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 500
-    while not (tmp_path / "summary.csv").exists() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
+    process = start(
+        "resmlp_mt.vision.train", f"--output={tmp_path}", *options, "--workers", workers
+    )
+    wait_for(tmp_path / "summary.csv", process)
+    os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 143, output
+    assert process.returncode == status, output
+    assert "Traceback" not in output
     last = checkpoints.load(tmp_path / "last.pth")
     updates = last["position"]["updates"]
-    assert (
-        f"stopped after update {updates}; continue with: python -m resmlp_mt.vision.train --resume"
-        in output
-    )
+    resume = f"python -m resmlp_mt.vision.train --resume {tmp_path / 'last.pth'}"
+    assert output.splitlines()[-1] == f"stopped after update {updates}; continue with: {resume}"
     again = run(folder, tmp_path / "whole", *FULL, "--epochs", 10_000, "--max-updates", updates)
     assert_same(again, last)
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
@@ -278,7 +278,7 @@ def test_two_processes_are_one_with_twice_the_batch(folder: Path, tmp_path: Path
     """Tolerance 1e-5: sums in another order. SGD, because Adam enlarges gradients near zero."""
     options = [*PLAIN, "--opt", "sgd", "--lr", "0.05", "--clip-grad", "1"]
     alone = run(folder, tmp_path / "one", *options, "--batch-size", 16)
-    process = command(
+    process = start(
         "torch.distributed.run", "--nproc-per-node=2", "--standalone",
         "-m", "resmlp_mt.vision.train", "--data", folder, f"--output={tmp_path / 'two'}",
         *options, "--device", "cpu",
@@ -337,24 +337,13 @@ def test_variants_run(folder: Path, tmp_path: Path, options: str) -> None:
 
 
 def test_scales_and_biases_are_not_decayed(folder: Path, tmp_path: Path) -> None:
-    options = parse_args(["--data", str(folder), f"--output={tmp_path}", *PLAIN, "--opt", "lamb",
-                          "--weight-decay", "0.2", "--batch-size", "8"])  # fmt: skip
-    trainer = training.create_trainer(options, Process(torch.device("cpu")))
+    trainer = trainer_of(folder, tmp_path, "--opt", "lamb", "--weight-decay", 0.2)
     names = {parameter: name for name, parameter in trainer.model.named_parameters()}
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
             decays = group["weight_decay"] > 0
             assert decays == (parameter.dim() > 1), names[parameter]
             assert not (decays and re.search("alpha|beta|bias", names[parameter]))
-
-
-def trainer_of(folder: Path, output: Path, *options: object) -> Trainer:
-    """A training before its first update, by default of resmlp_tiny with 8 x 8 pixels."""
-    plain = PLAIN if "--model" not in options else PLAIN[4:]  # without the sizes
-    words = ["--data", folder, f"--output={output}", *plain, *options]
-    return training.create_trainer(
-        parse_args([str(word) for word in words]), Process(torch.device("cpu"))
-    )
 
 
 def test_models_of_timm_get_the_images_that_they_are_for(folder: Path, tmp_path: Path) -> None:
@@ -565,22 +554,22 @@ def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Pa
     assert_same(checkpoints.load(tmp_path / "last.pth")["model"], good["model"])
 
 
-def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
-    options = parse_args(["--data", str(folder), f"--output={tmp_path}", *PLAIN,
-                          "--batch-size", "8"])  # fmt: skip
-    trainer = training.create_trainer(options, Process(torch.device("cpu")))
+def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(folder, tmp_path)
     with torch.no_grad():
         trainer.model.head.bias[0] = float("nan")
     with pytest.raises(UserError, match=r"head\.bias is not finite after update 0"):
         trainer.save("last.pth")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="the validation loss is nan after update 0: training"):
+        trainer.validate(trainer.model)
 
 
 def test_bad_images_stop_the_training_or_are_counted(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = tmp_path / "images"
-    subprocess.run(["cp", "-r", str(folder), str(images)], check=True)
+    shutil.copytree(folder, images)
     for bad in ("train/dark/3.png", "val/light/1.png"):
         (images / bad).write_bytes(b"no image")
     options = [*PLAIN, "--workers", 2]
@@ -684,9 +673,8 @@ def test_shards_are_scanned_once_and_their_classes_compared(
         return scan(root, split)
 
     monkeypatch.setattr(shards, "shard_samples", count)
-    options = parse_args(["--data", "wds", str(tmp_path), f"--output={tmp_path}", *PLAIN])
     with pytest.raises(UserError, match=r"validation has classes that training lacks \(1\)"):
-        training.create_trainer(options, Process(torch.device("cpu")))
+        trainer_of(tmp_path, tmp_path, "--data", "wds", tmp_path)
     assert scanned == ["train", "val"]
 
 
@@ -781,17 +769,6 @@ def test_what_computes_the_same_may_change(folder: Path, tmp_path: Path) -> None
     words = ["--num-classes", "2", "--torchcompile", "eager", "--torchcompile-mode", "default"]
     options = parse_args([f"--resume={last}", *words])
     assert (options.num_classes, options.torchcompile_mode) == (2, "default")
-
-
-def test_a_validation_loss_that_is_not_finite_stops_the_training(
-    folder: Path, tmp_path: Path
-) -> None:
-    options = parse_args(["--data", str(folder), f"--output={tmp_path}", *PLAIN])
-    trainer = training.create_trainer(options, Process(torch.device("cpu")))
-    with torch.no_grad():
-        trainer.model.head.bias[0] = float("nan")
-    with pytest.raises(UserError, match="the validation loss is nan after update 0: training"):
-        trainer.validate(trainer.model)
 
 
 def test_a_second_training_goes_to_a_new_folder(

@@ -1,6 +1,10 @@
 """Small image classifiers with random weights, and images, for the tests of the commands."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from conftest import ROOT
 from resmlp_mt.vision.checkpoints import save
 from resmlp_mt.vision.factory import create_model
 
@@ -85,3 +90,20 @@ def run_json(main: Callable[[list[str]], None], path: Path, *words: object) -> d
     main([*map(str, words), "--workers", "0", "--json", str(path)])
     report: dict[str, Any] = json.loads(path.read_text())
     return report
+
+
+def start(*words: object) -> "subprocess.Popen[str]":
+    """Run a module in a process of its own session, on one thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)], cwd=ROOT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    """Wait until a file exists, as long as the process runs."""
+    deadline = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
