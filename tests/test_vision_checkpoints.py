@@ -61,21 +61,6 @@ def test_the_moving_average_comes_first_unless_declined(tmp_path: Path) -> None:
         assert torch.equal(model.state_dict()["head.weight"], saved[part]["head.weight"])
 
 
-def test_timm_models_are_built_by_name() -> None:
-    model = factory.build_model("timm:test_convnext", num_classes=3)
-    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [("resmlp_s13", {}), ("timm:no_such_net", {}), ("resmlp_tiny", {"mixing": "x"}),
-     ("resmlp_tiny", {"depths": 3})],
-)  # fmt: skip
-def test_models_that_do_not_exist_are_refused(name: str, more: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"--model {name}: "):
-        factory.build_model(name, num_classes=3, **more)
-
-
 @pytest.mark.parametrize("size", [1000, 100_000, 500_000])
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, size: int) -> None:
     path = tmp_path / "last.pth"

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
-from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, evaluation, knn, load_weights, predict
 from resmlp_mt.vision.checkpoints import save
@@ -80,10 +77,6 @@ def test_the_report_says_what_and_how(
     assert report["machine"]["machine"] in printed
 
 
-def test_the_training_split_is_another(digits: Path, tmp_path: Path) -> None:
-    assert run_json(main, tmp_path / "r.json", digits, "--split", "train")["images"] == 1437
-
-
 def test_the_moving_average_is_used_where_there_is_one(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "ema.pth", seed=0, ema_seed=2)
     found = {}
@@ -126,15 +119,6 @@ def test_the_splits_are_those_of_the_training(tmp_path: Path) -> None:
     bad = checkpoint(tmp_path / "bad.pth", config={"data": ["digits"], "val_split": 5})
     with pytest.raises(UserError, match=r"bad\.pth: its config\.val_split is not a text"):
         main([str(bad)])
-
-
-def test_two_classes(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "best.pth", classes=list("ab"))
-    report = run_json(
-        main, tmp_path / "r.json", path, "--data", folder(tmp_path / "data", a=9, b=9)
-    )
-    targets, logits = reference(path, [str(tmp_path / "data")])
-    assert report["top1"] == pytest.approx(100 * float((logits.argmax(1) == targets).mean()))
 
 
 def test_timms_weights_and_the_names_of_imagenet(tmp_path: Path) -> None:
@@ -513,16 +497,6 @@ def test_wrong_options_are_a_usage_error(
         main([str(digits), *words.split()])
     assert caught.value.code == 2
     assert words.split()[0] in capsys.readouterr().err
-
-
-def test_a_mistake_on_the_command_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "resmlp_mt.vision.evaluate", str(tmp_path / "missing.pth")],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_failed_run_leaves_the_earlier_report(digits: Path, tmp_path: Path) -> None:

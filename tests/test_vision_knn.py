@@ -67,21 +67,9 @@ def test_equal_to_scikit_learn(k: int, temperature: float) -> None:
     np.testing.assert_array_equal(found.numpy(), best[:, : min(5, k)])
 
 
-def test_nearer_neighbours_count_more_at_lower_temperature() -> None:
-    similarity, labels = torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[1, 0, 0]])
-    assert vote(similarity, labels, 2, 1.0)[0].tolist() == [0, 1]
-    assert vote(similarity, labels, 2, 0.07)[0].tolist() == [1, 0]
-
-
 def test_low_temperatures_do_not_overflow() -> None:
     similarity = torch.tensor([[1.0, 0.5, 0.5]])  # exp(1 / 1e-6) is beyond float64
     assert vote(similarity, torch.tensor([[2, 1, 1]]), 3, 1e-6)[0].tolist() == [2, 1, 0]
-
-
-def test_equal_votes_go_to_the_earlier_class() -> None:
-    similarity = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
-    found = vote(similarity, torch.tensor([[3, 1, 3, 1]]), 6, 0.07)
-    assert found[0].tolist() == [1, 3, 0, 2]
 
 
 def dino(

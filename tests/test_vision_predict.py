@@ -189,16 +189,6 @@ def test_bare_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "n01440764" in {best["label"] for best in row["predictions"]}  # ImageNet's names
 
 
-def test_bare_weights_of_another_patch_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = create_model("resmlp_tiny", num_classes=7, patch_size=8)
-    torch.save(model.state_dict(), tmp_path / "w.pth")
-    words = ("--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--num-classes", 7)
-    [row] = rows(capsys, *words, "--patch-size", 8, image(tmp_path / "0.png"))
-    assert len(row["predictions"]) == 5
-
-
 def test_bare_weights_of_another_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The probabilities are those of the model that was saved."""
     torch.manual_seed(0)
