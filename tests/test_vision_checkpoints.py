@@ -18,7 +18,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, factory
 from resmlp_mt.vision.classifier import load_classifier
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from vision_checkpoints import checkpoint
+from vision_checkpoints import Malicious, checkpoint
 
 MODEL_ARGS = {"name": "resmlp_tiny", "num_classes": 3, "img_size": (8, 16), "patch_size": 8}
 
@@ -82,13 +82,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "kept" not in str(error.value)
 
 
-class Harmful:
-    """Runs code when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exec, ("raise SystemExit('this ran')",)
-
-
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     with pytest.raises(UserError, match=r"x\.pth cannot be read: No such file"):
@@ -99,7 +92,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"x\.pth cannot be read because it is damaged"):
             checkpoints.load(path)
-    path.write_bytes(pickle.dumps(Harmful()))
+    path.write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(UserError, match="cannot be read because"):
         checkpoints.load(path)
     torch.save(state()["model"], path)

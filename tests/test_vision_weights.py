@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import random
 import sys
 from collections import defaultdict, deque
@@ -29,6 +28,7 @@ from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names
 from resmlp_mt.vision.weights import adapt_mixing
+from vision_checkpoints import Malicious
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -291,13 +291,6 @@ def test_tensors_of_any_shape_are_refused_in_a_sentence(pooling: str) -> None:
                 if shape != state[name].shape:
                     with pytest.raises(UserError, match=r"has the shape|its classifier has"):
                         load_weights(model, source)
-
-
-class Malicious:
-    """Unpickled, it runs a command."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("echo this must not run",)
 
 
 def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:

@@ -26,6 +26,7 @@ from resmlp_mt import visualize
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.visualization import figures, matrices
+from vision_checkpoints import Malicious
 
 
 def image_state(tokens: int = 12, dim: int = 3, depth: int = 2) -> dict[str, Tensor]:
@@ -55,9 +56,8 @@ def translation_state(positions: int = 10) -> dict[str, Tensor]:
     return renamed | {"decoder.layers.0.encoder_attn.k_proj.weight": torch.ones(3, 3)}
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["visualize", *map(str, arguments)])
-    visualize.main()
+def run(*arguments: object) -> None:
+    visualize.main([*map(str, arguments)])
 
 
 @settings(deadline=None, max_examples=30)
@@ -166,16 +166,14 @@ def assert_page_is_complete(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_a_translation_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
+def test_a_translation_checkpoint(tmp_path: Path, suffix: str) -> None:
     checkpoint, out = tmp_path / f"<mt>.{suffix}", tmp_path / "new" / "folder"
     state = translation_state()
     if suffix == "pt":
         torch.save({"model": state, "cfg": {}}, checkpoint)
     else:
         save_file({name: value.clone() for name, value in state.items()}, checkpoint)
-    run(monkeypatch, checkpoint, "--out", out, "--positions", 6, "--threshold", 0.1)
+    run(checkpoint, "--out", out, "--positions", 6, "--threshold", 0.1)
     assert_page_is_complete(out)
     sides = ("encoder", "decoder")
     expected = {f"{side}_layer_{i:02d}.png" for side in sides for i in range(2)}
@@ -192,9 +190,7 @@ def test_a_translation_checkpoint(
     assert report["layers"]["encoder"][1]["A"] == pytest.approx(share, abs=1e-6)
 
 
-def test_checkpoints_of_the_image_models_and_timms_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_of_the_image_models_and_timms_names(tmp_path: Path) -> None:
     state = image_state(tokens=12)
     zeros = {name: torch.zeros_like(value) for name, value in state.items()}
     args = {"name": "resmlp_tiny", "img_size": [12, 16], "patch_size": 4}
@@ -205,7 +201,7 @@ def test_checkpoints_of_the_image_models_and_timms_names(
     }
     torch.save(timms | {"stem.proj.weight": torch.ones(3, 3, 4, 4)}, tmp_path / "timm.pth")
     for name in ("best", "timm"):
-        run(monkeypatch, tmp_path / f"{name}.pth", "--out", tmp_path / name)
+        run(tmp_path / f"{name}.pth", "--out", tmp_path / name)
         assert_page_is_complete(tmp_path / name)
     page = (tmp_path / "best/index.html").read_text()
     assert "patches of an image" in page
@@ -254,9 +250,7 @@ def test_the_weights_are_those_that_would_be_loaded(
         assert torch.equal(found[name], value), name
 
 
-def test_what_fairseq_leaves_in_checkpoints_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fairseq_leaves_in_checkpoints_is_read(tmp_path: Path) -> None:
     """Options of its older components and the sums behind --eval-bleu."""
     extra = {"args": argparse.Namespace(lr=[0.2]), "bleu": np.zeros(4, dtype=np.int64)}
     average = {name: torch.zeros_like(value) for name, value in translation_state().items()}
@@ -264,7 +258,7 @@ def test_what_fairseq_leaves_in_checkpoints_is_read(
     torch.save(stored, tmp_path / "checkpoint_best.pt")
     found = matrices.state_dict(stored, "checkpoint_best.pt")  # export and average read this too
     assert all(torch.equal(found[name], value) for name, value in stored["model"].items())
-    run(monkeypatch, tmp_path / "checkpoint_best.pt", "--out", tmp_path / "out")
+    run(tmp_path / "checkpoint_best.pt", "--out", tmp_path / "out")
     assert_page_is_complete(tmp_path / "out")
 
 
@@ -279,13 +273,6 @@ def test_reading_an_image_checkpoint_loads_neither_fairseq_nor_timm(tmp_path: Pa
         cwd=ROOT,
         check=True,
     )
-
-
-class Malicious:
-    """Unpickled, it runs a command."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("echo this must not run",)
 
 
 def test_mistakes_are_told_in_one_sentence(
@@ -320,7 +307,7 @@ def test_mistakes_are_told_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     for arguments, message in mistakes.items():
         with pytest.raises(SystemExit) as error:
-            run(monkeypatch, *f"--out out {arguments}".split())
+            run(*f"--out out {arguments}".split())
         told = capfd.readouterr().err if error.value.code == 2 else str(error.value)
         assert re.search(message, told), told
         assert "\n" not in told.strip() or error.value.code == 2
@@ -336,7 +323,7 @@ def test_a_file_appears_complete_or_not_at_all(
     torch.save(image_state(tokens=9), tmp_path / "image.pth")
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(SystemExit, match=r"cannot be written \(No space left on device\)"):
-        run(monkeypatch, tmp_path / "image.pth", "--out", tmp_path / "out")
+        run(tmp_path / "image.pth", "--out", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 

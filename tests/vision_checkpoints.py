@@ -22,6 +22,13 @@ DIGITS = [str(digit) for digit in range(10)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class Malicious:
+    """Unpickled, it runs a command."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo this must not run",)
+
+
 def random_model(seed: int, **model_args: Any) -> nn.Module:
     """A model whose logits differ a lot between images."""
     generator = torch.Generator().manual_seed(seed)
