@@ -305,11 +305,9 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
 def test_transparency_is_laid_on_white_in_any_number_of_strips(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 4), dtype=np.uint8))
-    content = io.BytesIO()
-    image.save(content, "PNG")
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
-    assert open_image(content.getvalue()).tobytes() == expected.tobytes()
+    assert open_image(encode(image)).tobytes() == expected.tobytes()
 
 
 def test_files_of_too_many_bytes_are_refused(

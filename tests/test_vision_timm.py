@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, timm_models, timm_registration
-from resmlp_mt.vision.factory import MODELS
+from resmlp_mt.vision.factory import HUB_NAMES, MODELS
 from resmlp_mt.vision.libraries import timm, torchvision
 from resmlp_mt.vision.mixing import MIXINGS
 from resmlp_mt.vision.model import ResMLP
@@ -223,9 +223,9 @@ def test_the_addresses_of_weights_do_not_depend_on_what_is_registered() -> None:
     """A second import finds our own models among timm's."""
     assert timm.is_model("resmlp_tiny")
     for name in ("resmlp_tiny", "resmlp_b24"):
-        assert timm_registration._weights_of(name, MODELS[name].timm_name) == {name: {}}
+        assert timm_registration._weights_of(name) == {name: {}}
         assert not timm_registration.default_cfgs[name].is_pretrained
-    found = timm_registration._weights_of("resmlp_s12", "resmlp_12_224")
+    found = timm_registration._weights_of("resmlp_s12")
     assert found["resmlp_s12.fb_dino"]["hf_hub_id"] == "timm/resmlp_12_224.fb_dino"
 
 
@@ -253,7 +253,7 @@ def test_the_configuration_names_parts_of_the_model(name: str) -> None:
     assert {f"{model.default_cfg[key]}.weight" for key in ("first_conv", "classifier")} <= set(
         model.state_dict()
     )
-    theirs = MODELS[name].timm_name
+    theirs = HUB_NAMES.get(name)
     tags = [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{theirs}.*")]
     assert tags == [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{name}.*")]
     for tag in tags:

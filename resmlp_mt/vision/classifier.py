@@ -1,7 +1,7 @@
 """A trained model with its preparation of images and the names of its outputs."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.class_map import imagenet_names, read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
@@ -18,6 +19,11 @@ from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.transforms import check_data_config
 from resmlp_mt.vision.weights import ClassifierError, Stored, load_weights
+
+#: options that a checkpoint leaves no place for
+OF_WEIGHTS = (
+    "model", "weights", "pretrained", "num_classes", "class_map", "patch_size", "model_kwargs",
+)  # fmt: skip
 
 
 @dataclass
@@ -129,13 +135,11 @@ def load_classifier(
         raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
     if choice.checkpoint is not None:
         usual = ModelChoice()
-        alone = ["model", "weights", "pretrained", "patch_size", "model_kwargs", "num_classes"]
-        alone.append("class_map")
-        if any(getattr(choice, name) != getattr(usual, name) for name in alone):
+        if any(getattr(choice, name) != getattr(usual, name) for name in OF_WEIGHTS):
+            *flags, last = map(flag, OF_WEIGHTS)
             raise UserError(
-                f"{choice.checkpoint} is a checkpoint and knows its model: leave out --model, "
-                "--weights, --pretrained, --num-classes, --class-map, --patch-size and "
-                "--model-kwargs, or the checkpoint."
+                f"{choice.checkpoint} is a checkpoint and knows its model: leave out "
+                f"{', '.join(flags)} and {last}, or the checkpoint."
             )
         classifier = _from_checkpoint(choice)
     elif choice.model is not None and (choice.weights is not None or choice.pretrained):
@@ -145,13 +149,14 @@ def load_classifier(
             "no model: give a checkpoint, before options that take several values, or --model "
             "NAME with --weights FILE or --pretrained."
         )
-    given = {key: getattr(choice, key) for key in ("crop_pct", "mean", "std", "interpolation")}
-    changes = {key: value for key, value in given.items() if value is not None}
-    classifier = replace(classifier, data_config=classifier.data_config | changes)
     classifier.model.eval().to(device)
+    classifier.dtype = dtype
     config = classifier.data_config
+    for key in ("crop_pct", "mean", "std", "interpolation"):
+        if getattr(choice, key) is not None:
+            config[key] = getattr(choice, key)
     check_data_config(config, classifier.name, config["input_size"][0])
-    return replace(classifier, dtype=dtype)
+    return classifier
 
 
 def _from_checkpoint(choice: ModelChoice) -> Classifier:

@@ -23,21 +23,20 @@ from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of a named model, and its name in timm's hub."""
+    """The sizes of a named model."""
 
     embed_dim: int
     depth: int
     patch_size: int
     layer_scale_init: float
     img_size: int = 224
-    timm_name: str | None = None
 
 
 # Sizes: table 1 of the paper. LayerScale: the authors' code.
 MODELS = {
-    "resmlp_s12": Preset(384, 12, 16, 0.1, timm_name="resmlp_12_224"),
-    "resmlp_s24": Preset(384, 24, 16, 1e-5, timm_name="resmlp_24_224"),
-    "resmlp_s36": Preset(384, 36, 16, 1e-6, timm_name="resmlp_36_224"),
+    "resmlp_s12": Preset(384, 12, 16, 0.1),
+    "resmlp_s24": Preset(384, 24, 16, 1e-5),
+    "resmlp_s36": Preset(384, 36, 16, 1e-6),
     "resmlp_b24": Preset(768, 24, 16, 1e-6),
     "resmlp_tiny": Preset(64, 4, 4, 0.1, img_size=32),
 }
@@ -48,6 +47,8 @@ TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "resmlp_36_224": ("resmlp_s36", {}),
     "resmlp_big_24_224": ("resmlp_b24", {"patch_size": 8}),
 }
+#: our names for models whose weights timm's hub has, with timm's
+HUB_NAMES = {own: name for name, (own, different) in TIMM_NAMES.items() if not different}
 #: preparation of images in the paper's evaluation (section 3.1)
 IMAGENET = {
     "mean": timm.data.IMAGENET_DEFAULT_MEAN,
@@ -249,7 +250,7 @@ def is_ours(name: str) -> bool:
 
 def _hub_name(plain: str) -> str | None:
     """timm's name of one of our models, None if its hub has no weights."""
-    return plain if plain in TIMM_NAMES else MODELS[plain].timm_name
+    return plain if plain in TIMM_NAMES else HUB_NAMES.get(plain)
 
 
 def _tags(plain: str) -> list[str]:

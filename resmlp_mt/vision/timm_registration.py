@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resmlp_mt.vision.factory import FIRST_CONV, MODELS, create_model, default_config
+from resmlp_mt.vision.factory import FIRST_CONV, HUB_NAMES, MODELS, create_model, default_config
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names
@@ -19,8 +19,9 @@ from resmlp_mt.vision.weights import adapt
 POOLINGS = {"avg": "mean", "token": "class_mlp"}
 
 
-def _weights_of(name: str, timm_name: str | None) -> dict[str, dict[str, Any]]:
+def _weights_of(name: str) -> dict[str, dict[str, Any]]:
     """Where timm has weights for a model of ours, by our name with the weights' tag."""
+    timm_name = HUB_NAMES.get(name)
     if timm_name is None:
         return {name: {}}
     found = timm.models.get_arch_pretrained_cfgs(timm_name).items()
@@ -37,8 +38,8 @@ def _weights_of(name: str, timm_name: str | None) -> dict[str, dict[str, Any]]:
 default_cfgs: Any = timm.models.generate_default_cfgs(
     {
         tagged: default_config(name) | weights
-        for name, preset in MODELS.items()
-        for tagged, weights in _weights_of(name, preset.timm_name).items()
+        for name in MODELS
+        for tagged, weights in _weights_of(name).items()
     }
 )
 
