@@ -13,7 +13,15 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import create_model, evaluation, knn, load_weights, predict
+from resmlp_mt.vision import (
+    classifier,
+    create_model,
+    evaluation,
+    export,
+    knn,
+    load_weights,
+    predict,
+)
 from resmlp_mt.vision.checkpoints import save
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.evaluate import main
@@ -161,6 +169,41 @@ def test_models_of_timm_are_evaluated_in_their_size_for_tests(tmp_path: Path) ->
         config = timm.data.resolve_model_data_config(model, use_test_size=is_test)
         assert report["data_config"] == json.loads(json.dumps(config))
         assert report["data_config"]["input_size"] == ([3, 224, 224] if is_test else [3, 176, 176])
+
+
+def test_the_classifier_of_the_hub_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm does that for another number of classes; the images would be classified at random."""
+    in21k, dino = "vit_tiny_patch16_224.augreg_in21k", "vit_small_patch14_dinov2.lvd142m"
+
+    def build(_: str, num_classes: int, **more: Any) -> None:
+        raise UserError(f"made for {num_classes}")
+
+    monkeypatch.setattr(classifier, "build_model", build)
+    for main_of, name, number, message in (
+        (main, "resmlp_s12", 10, "resmlp_s12 --pretrained: .* 1000 classes and the model 10: give"),
+        (main, in21k, 1000, "its classifier has 21843 .* the model 1000: give --num-classes 21843"),
+        (main, dino, None, "its classifier has 0 .* the model 1000: give weights that have one"),
+        (main, in21k, None, "made for 21843"),
+        (main, "resmlp_s12", None, "made for 1000"),
+        (knn.main, dino, None, "made for 1000"),  # which are not used
+    ):
+        words = ["-m", name, "--pretrained", "--data", "digits"]
+        with pytest.raises(UserError, match=message):
+            main_of([*words, *([] if number is None else ["--num-classes", str(number)])])
+
+
+def test_a_model_that_does_not_take_the_images_is_named(tmp_path: Path) -> None:
+    """Before any image is read."""
+    torch.save(timm.create_model("test_convnext", num_classes=2).state_dict(), tmp_path / "w.pth")
+    words = ["--model", "test_convnext", "--weights", tmp_path / "w.pth", "--num-classes", 2,
+             "--img-size", 8]  # fmt: skip
+    for main_of, more in (
+        (main, ["--data", folder(tmp_path / "data", cat=1, dog=1)]),
+        (predict.main, ["--on-error", "skip", image(tmp_path / "0.png")]),
+        (export.main, ["--output", tmp_path / "m.onnx"]),
+    ):
+        with pytest.raises(UserError, match=r"w\.pth does not take images of 8 x 8 pixels .--img"):
+            main_of([*map(str, [*words, *more])])
 
 
 def test_weights_without_names_take_the_names_of_the_data(tmp_path: Path) -> None:

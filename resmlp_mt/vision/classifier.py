@@ -1,6 +1,8 @@
 """A trained model with its preparation of images and the names of its outputs."""
 
 import copy
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.class_map import imagenet_names, read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
-from resmlp_mt.vision.factory import build_model, input_arguments, load_model
+from resmlp_mt.vision.factory import build_model, input_arguments, load_model, pretrained_cfg
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
@@ -156,6 +158,9 @@ def load_classifier(
         if getattr(choice, key) is not None:
             config[key] = getattr(choice, key)
     check_data_config(config, classifier.name, config["input_size"][0])
+    check_forward(
+        classifier.model, classifier.name, config["input_size"], classifier.num_classes
+    )
     return classifier
 
 
@@ -226,14 +231,22 @@ def _from_weights(
     data = getattr(choice, "data", None) or []  # not every command has it
     folders = [Path(word) for word in data[-1:]]
     names = read_class_map(choice.class_map, folders) if choice.class_map else None
-    num_classes = choice.num_classes or (len(names) if names else 1000)
-    model = build_model(
-        choice.model,
-        num_classes=num_classes,
-        pretrained=choice.pretrained,
-        **given | choice.model_kwargs,
-    )
+    in_hub = pretrained_cfg(choice.model)["num_classes"] if choice.weights is None else None
+    num_classes = choice.num_classes or len(names or ()) or in_hub or 1000
     try:
+        # timm would leave out a classifier of another size, and classify at random
+        if head == "keep" and in_hub not in (None, num_classes):
+            raise ClassifierError(
+                f"{choice.model} --pretrained: its classifier has {in_hub} classes and the model "
+                f"{num_classes}",
+                in_hub,
+            )
+        model = build_model(
+            choice.model,
+            num_classes=num_classes,
+            pretrained=choice.pretrained,
+            **given | choice.model_kwargs,
+        )
         stored = Stored() if choice.weights is None else load_weights(model, choice.weights, head)
     except ClassifierError as error:
         right = f"--num-classes {error.classes}" if error.classes else "weights that have one"
@@ -260,3 +273,37 @@ def _from_weights(
     name = f"{choice.model} {choice.weights or 'pretrained'}"
     selects = "--class-map" if choice.class_map else ""
     return Classifier(model, name, "model", names, data_config, data=None, select=selects)
+
+
+@torch.no_grad()
+def check_forward(
+    model: nn.Module, name: str, input_size: Sequence[int], num_classes: int
+) -> None:
+    """Run a model on an image before the work: not every model takes every size.
+
+    Args:
+        model: in any mode, which is kept.
+        name: of the model, for messages.
+        input_size: channels, height and width of the image.
+        num_classes: of the scores that it must return.
+
+    Raises:
+        UserError: if it does not take the image, or returns something else.
+    """
+    mode = model.training
+    image = torch.zeros(1, *input_size, device=next(model.parameters()).device)
+    try:
+        logits = model.eval()(image)
+    except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{name} does not take images of {input_size[1]} x {input_size[2]} pixels "
+            f"(--img-size): {textwrap.shorten(str(error), 200).rstrip('.')}."
+        ) from error
+    shape = getattr(logits, "shape", None)
+    if shape != (1, num_classes):
+        raise UserError(
+            f"{name} does not return the scores of {num_classes} classes for an image, but "
+            f"{type(logits).__name__} {'' if shape is None else tuple(shape)}; look at "
+            "--model-kwargs."
+        )
+    model.train(mode)

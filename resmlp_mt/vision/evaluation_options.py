@@ -43,7 +43,7 @@ class ModelChoice:
     pretrained: bool = option(False, help="the weights of --model from timm's hub")
     num_classes: int | None = option(
         None, metavar="N", type=POSITIVE,
-        help="outputs of --model (default: those of --class-map, else 1000)",
+        help="outputs of --model (default: those of --class-map or --pretrained, else 1000)",
     )  # fmt: skip
     class_map: Path | None = option(
         None, metavar="FILE", type=path_if_any,
