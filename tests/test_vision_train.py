@@ -705,6 +705,8 @@ def test_models_of_one_size_are_made_for_the_sizes_that_are_given(
     assert made["model"][kernel][0].numel() == 3 * 2 * 2
     with pytest.raises(UserError, match=r"test_resnet: .*patch_size"):
         run(folder, tmp_path / "b", *PLAIN, "--model", "test_resnet", *sizes)
+    with pytest.raises(UserError, match="--grad-checkpointing is not for --model dla46_c: leave"):
+        trainer_of(folder, tmp_path, "--model", "dla46_c", "--img-size", 32, "--grad-checkpointing")
     assert factory.input_arguments("test_resnet", 8, None) == {}
 
 

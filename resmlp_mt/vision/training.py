@@ -5,7 +5,6 @@
 
 import logging
 import shlex
-import textwrap
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.files import write_text
 from resmlp_mt.vision.checkpoints import digest, load, save
 from resmlp_mt.vision.class_map import check_order, check_same, read_class_map
+from resmlp_mt.vision.classifier import check_forward
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
@@ -169,12 +169,12 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         shown = {name: value for name, value in data_config.items() if name != "input_size"}
         logger.info("images are prepared as for the weights: %s", shown)
     options = resolved(options, train, data_config, process.world_size)
-    assert options.img_size is not None
     assert options.workers is not None
     train.transform = training_transform(options, data_config)
     validation.transform = create_transform(data_config, normalize=False)
     model.to(process.device)
-    _try_forward(model, f"--model {options.model}", options.img_size, len(train.classes))
+    size = data_config["input_size"]
+    check_forward(model, f"--model {options.model}", size, len(train.classes))
     if options.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher = _teacher(options, train.classes, data_config, process.device)
@@ -323,7 +323,12 @@ def _model(
         elif options.class_map is None:
             check_order(classes, source, remedy)
     if options.grad_checkpointing:
-        any_model.set_grad_checkpointing()
+        try:
+            any_model.set_grad_checkpointing()
+        except AssertionError as error:
+            raise UserError(
+                f"--grad-checkpointing is not for --model {options.model}: leave it out."
+            ) from error
     return model, model_args, stored.data_config or any_model.pretrained_cfg
 
 
@@ -346,31 +351,6 @@ def _teacher(
         data_config,
         by_letter=options.class_map is None,
     )
-    size = data_config["input_size"][1:]
-    _try_forward(teacher.to(device), f"--teacher {options.teacher}", size, len(classes))
+    size = data_config["input_size"]
+    check_forward(teacher.to(device), f"--teacher {options.teacher}", size, len(classes))
     return teacher
-
-
-@torch.no_grad()
-def _try_forward(
-    model: nn.Module, flag: str, img_size: list[int] | tuple[int, ...], num_classes: int
-) -> None:
-    """Run the model on an image before the first epoch: not every model takes every size."""
-    height, width = img_size
-    device = next(model.parameters()).device
-    mode = model.training
-    try:
-        logits = model.eval()(torch.zeros(1, 3, height, width, device=device))
-    except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{flag} does not take images of {height} x {width} pixels (--img-size): "
-            f"{textwrap.shorten(str(error), 200).rstrip('.')}."
-        ) from error
-    shape = getattr(logits, "shape", None)
-    if shape != (1, num_classes):
-        raise UserError(
-            f"{flag} does not return the scores of {num_classes} classes for an image, but "
-            f"{type(logits).__name__} {'' if shape is None else tuple(shape)}; look at "
-            "--model-kwargs."
-        )
-    model.train(mode)
