@@ -95,7 +95,7 @@ def archive_dataset(
         )
     if classes is None:
         classes = sorted(known or set(names))
-    indices = class_indices(set(names), classes, f"{path}, {split}/,", select=select)
+    indices = class_indices(set(names), classes, f"{split} in {path}", select=select)
     kept = zip(names, images, strict=True)
     pairs = [(image, indices[name]) for name, image in kept if name in indices]
     sources, targets = zip(*pairs, strict=True)
