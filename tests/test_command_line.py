@@ -30,8 +30,7 @@ from resmlp_mt.signals import ending_signals
 from terminals import Terminal
 
 VISION = [
-    f"vision.{name}"
-    for name in ("train", "evaluate", "predict", "knn", "export", "timm_models")
+    f"vision.{name}" for name in ("train", "evaluate", "predict", "knn", "export", "timm_models")
 ]
 MODULES = [
     *(

@@ -158,9 +158,7 @@ def load_classifier(
         if getattr(choice, key) is not None:
             config[key] = getattr(choice, key)
     check_data_config(config, classifier.name, config["input_size"][0])
-    check_forward(
-        classifier.model, classifier.name, config["input_size"], classifier.num_classes
-    )
+    check_forward(classifier.model, classifier.name, config["input_size"], classifier.num_classes)
     return classifier
 
 
@@ -276,9 +274,7 @@ def _from_weights(
 
 
 @torch.no_grad()
-def check_forward(
-    model: nn.Module, name: str, input_size: Sequence[int], num_classes: int
-) -> None:
+def check_forward(model: nn.Module, name: str, input_size: Sequence[int], num_classes: int) -> None:
     """Run a model on an image before the work: not every model takes every size.
 
     Args:

@@ -249,9 +249,7 @@ def _flat(value: Any, depth: int = 2) -> bool:
     )
 
 
-def _to_flags(
-    values: dict[str, Any], parser: Parser, path: Path
-) -> list[str]:
+def _to_flags(values: dict[str, Any], parser: Parser, path: Path) -> list[str]:
     """The options of a file as arguments of a command line."""
     words: list[str] = []
     actions = parser._option_string_actions
