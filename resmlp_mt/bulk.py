@@ -42,7 +42,7 @@ class Options(BatchOptions, SearchOptions):
     column: str = option("text", metavar="NAME", help="what to translate of jsonl and parquet")
     shard_size: int = option(10_000, type=POSITIVE, metavar="N", help="lines of a part")
     address: str = option(
-        os.environ.get("RAY_ADDRESS", "local"),
+        os.environ.get("RAY_ADDRESS") or "local",
         help="auto or HOST:PORT joins a cluster of Ray, local starts one on this machine",
     )
     workers: int | None = option(

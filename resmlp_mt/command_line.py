@@ -306,6 +306,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
                 return result
             except ModuleNotFoundError as error:
                 raise missing(error) from error
+            except MemoryError as error:
+                raise UserError(f"there is not enough memory: {reason(error)}.") from error
             except OSError as error:
                 if error.filename is not None:
                     raise UserError(f"{error.filename} cannot be used: {reason(error)}.") from error

@@ -520,14 +520,18 @@ def test_a_name_need_not_be_utf_8(tmp_path: Path, model: Path) -> None:
 
 
 def test_help_needs_neither_ray_nor_torch() -> None:
+    """And RAY_ADDRESS may be empty."""
     program = (
         "import sys; from resmlp_mt import bulk\n"
         "try: bulk.main(['--help'])\n"
         "except SystemExit: pass\n"
-        "print({'ray', 'torch', 'pyarrow'} & set(sys.modules))"
+        "print(bulk.Options.address, {'ray', 'torch', 'pyarrow'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "local set()", done.stderr
 
 
 def command(model: Path, folder: Path, *options: object) -> list[str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resmlp_mt.command_line import CommandError, command
@@ -68,6 +69,11 @@ def test_a_file_that_the_system_refuses_is_named(name: str, tmp_path: Path) -> N
     path = tmp_path / name
     with pytest.raises(UserError, match=rf"^{path} cannot be used: (File name too|No such|Not a)"):
         command(path.read_text)()
+
+
+def test_too_little_memory_is_told_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"^there is not enough memory: Unable to allocate .*\.$"):
+        command(lambda: np.empty(2**50))()
 
 
 def test_a_program_may_catch_it_from_a_command() -> None:
