@@ -3,11 +3,12 @@
 import asyncio
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import sentencex
@@ -36,6 +37,7 @@ from resmlp_mt.serving.workers import (
 )
 from serving import EN_DE, FR_DE, Reversing, translated
 
+T = TypeVar("T")
 LANGUAGES = st.sampled_from(["en", "de", "zh", "th", "ar", "xx"])
 TEXTS = st.text(st.sampled_from("aB.?! \t\n\r\u2028\u3000中。é5\"'()")) | st.text()
 
@@ -93,9 +95,20 @@ def test_long_lines_are_divided_piece_by_piece(monkeypatch: pytest.MonkeyPatch) 
     assert longest <= sentences.WINDOW
 
 
-def scheduler(workers: list[Reversing], **changes: float) -> Scheduler:
+def with_queue(
+    run: Callable[[Scheduler], Awaitable[T]], workers: list[Reversing], **changes: float
+) -> T:
+    """What a function returns that is given a queue with these workers."""
     limits = {"max_batch_characters": 40, "max_batch_size": 4, "queue_size": 100, "max_wait": 60.0}
-    return Scheduler(workers, Metrics(), **{**limits, **changes})  # type: ignore[arg-type]
+
+    async def started() -> T:
+        queue = Scheduler(workers, Metrics(), **{**limits, **changes})  # type: ignore[arg-type]
+        queue.start()
+        found = await run(queue)
+        await queue.stop()
+        return found
+
+    return asyncio.run(started())
 
 
 LINES = st.lists(st.sampled_from(["a b", "c", "d e f", "poison", "x" * 50]), max_size=6)
@@ -118,9 +131,7 @@ def test_no_answer_is_lost_or_given_to_another(
         answers = await queue.translate(Work(languages), [f"{line} {number}" for line in lines])
         return [answer.translations[0].text for answer in answers]
 
-    async def run() -> list[object]:
-        queue = scheduler(workers)
-        queue.start()
+    async def run(queue: Scheduler) -> list[object]:
         tasks = [
             asyncio.create_task(client(queue, number, languages, lines))
             for number, (languages, lines, _) in enumerate(requests)
@@ -132,10 +143,9 @@ def test_no_answer_is_lost_or_given_to_another(
                 task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert queue.waiting() == 0
-        await queue.stop()
         return found
 
-    found = asyncio.run(run())
+    found = with_queue(run, workers)
     for number, ((_, lines, leaves), answer) in enumerate(zip(requests, found, strict=True)):
         if isinstance(answer, asyncio.CancelledError):
             assert leaves
@@ -152,9 +162,7 @@ def test_no_answer_is_lost_or_given_to_another(
 def test_batches_are_of_what_waits_oldest_first() -> None:
     worker = Reversing()
 
-    async def run() -> None:
-        queue = scheduler([worker])
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         worker.gate.clear()
         requests = [asyncio.create_task(queue.translate(Work(EN_DE), ["first"]))]
         while not worker.batches:
@@ -170,9 +178,8 @@ def test_batches_are_of_what_waits_oldest_first() -> None:
             await asyncio.sleep(0)
         worker.gate.set()
         await asyncio.gather(*requests)
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [worker])
     assert worker.batches == [
         (EN_DE, ["first"]),
         (FR_DE, ["a", "c"]),
@@ -184,9 +191,7 @@ def test_batches_are_of_what_waits_oldest_first() -> None:
 def test_a_full_queue_refuses_and_places_of_those_who_leave_are_free() -> None:
     worker = Reversing()
 
-    async def run() -> None:
-        queue = scheduler([worker], queue_size=3)
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         worker.gate.clear()
         in_work = asyncio.create_task(queue.translate(Work(EN_DE), ["in work"]))
         while not worker.batches:
@@ -204,18 +209,15 @@ def test_a_full_queue_refuses_and_places_of_those_who_leave_are_free() -> None:
             await asyncio.sleep(0)
         worker.gate.set()
         await asyncio.gather(in_work, stays)
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [worker], queue_size=3)
     assert [lines for _, lines in worker.batches] == [["in work"], ["c", "d", "e"]]
 
 
 def test_an_answer_that_takes_too_long_is_refused() -> None:
     worker = Reversing()
 
-    async def run() -> None:
-        queue = scheduler([worker], max_wait=0.01)
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         worker.gate.clear()
         with pytest.raises(RefusedError, match=r"no answer within 0\.01 seconds"):
             await queue.translate(Work(EN_DE), ["a"])
@@ -223,9 +225,8 @@ def test_an_answer_that_takes_too_long_is_refused() -> None:
         queue._max_wait = 60.0  # the rest does not depend on time
         answer = (await queue.translate(Work(EN_DE), ["b"]))[0]  # the worker goes on
         assert answer.translations[0].text == "B"
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [worker], max_wait=0.01)
 
 
 def test_a_worker_that_dies_is_tried_again_once() -> None:
@@ -238,16 +239,13 @@ def test_a_worker_that_dies_is_tried_again_once() -> None:
 
     worker = Dying()
 
-    async def run() -> None:
-        queue = scheduler([worker])
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         answers = await queue.translate(Work(EN_DE), ["a", "b"])
         assert [answer.translations[0].text for answer in answers] == ["A", "B"]
         with pytest.raises(FailedError, match="failed twice: a worker died"):
             await queue.translate(Work(EN_DE), ["dies"])
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [worker])
     assert [len(lines) for _, lines in worker.batches] == [2, 1, 1, 1, 1]
 
 
@@ -361,25 +359,20 @@ class Broken(Reversing):
 def test_a_worker_without_models_takes_no_sentences() -> None:
     broken, healthy = Broken(), Reversing()
 
-    async def run() -> None:
-        queue = scheduler([broken, healthy])
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         for line in "abcde":
             (answer,) = await queue.translate(Work(EN_DE), [line])
             assert answer.translations[0].text == line.upper()
         queue.check_workers()
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [broken, healthy])
     assert len(broken.batches) == 1
 
 
 def test_without_workers_requests_are_refused_at_once() -> None:
     broken = Broken()
 
-    async def run() -> None:
-        queue = scheduler([broken])
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         first = asyncio.create_task(queue.translate(Work(EN_DE), ["a"]))
         while broken.failure is None:
             await asyncio.sleep(0)
@@ -388,9 +381,8 @@ def test_without_workers_requests_are_refused_at_once() -> None:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         assert queue.waiting() == 0
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [broken])
 
 
 def test_a_failure_without_words_has_a_reason() -> None:
@@ -398,23 +390,18 @@ def test_a_failure_without_words_has_a_reason() -> None:
         async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
             raise AssertionError
 
-    async def run() -> None:
-        queue = scheduler([Asserting()])
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         with pytest.raises(FailedError, match=r"failed twice: AssertionError\(\)"):
             await queue.translate(Work(EN_DE), ["a"])
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [Asserting()])
 
 
 def test_the_pairs_of_a_request_wait_together() -> None:
     """So they have one time limit, and the sentences of all of them leave the queue."""
     worker = Reversing()
 
-    async def run() -> None:
-        queue = scheduler([worker], max_wait=300.0)
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         worker.gate.clear()
         asked = translate(["a", "b"], [EN_DE, FR_DE], queue, Metrics())
         task = asyncio.create_task(asked)
@@ -427,9 +414,8 @@ def test_the_pairs_of_a_request_wait_together() -> None:
         assert queue.waiting() == 1
         worker.gate.set()
         assert [text.joined() for text in await task] == ["A", "B"]
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [worker], max_wait=300.0)
 
 
 @pytest.mark.parametrize(
@@ -438,16 +424,13 @@ def test_the_pairs_of_a_request_wait_together() -> None:
 def test_sentences_that_nothing_divides_get_a_space_where_the_target_has_one(
     target: str, expected: str
 ) -> None:
-    async def run() -> None:
-        queue = scheduler([Reversing()])
-        queue.start()
+    async def run(queue: Scheduler) -> None:
         pair = Languages("zh", target)
         (text,) = await translate(["我们去。你呢？\n😀"], [pair], queue, Metrics())
         assert text.joined() == expected + "\n😀"
         assert text.alternatives(1) == [expected.replace("。", "。!") + "!\n😀"]
-        await queue.stop()
 
-    asyncio.run(run())
+    with_queue(run, [Reversing()])
 
 
 def test_matrices_are_made_once_and_few_at_a_time() -> None:
