@@ -17,6 +17,8 @@ import pytest
 import sentencepiece
 import torch
 
+from resmlp_mt import export
+
 ROOT = Path(__file__).resolve().parent.parent
 # Measurements and repeatability: one thread each, so that parallel test processes do not compete.
 torch.set_num_threads(1)
@@ -203,3 +205,12 @@ def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (save_dir / "train.log").write_text(log)
     return save_dir
+
+
+@pytest.fixture(scope="session")
+def exported(corpus: Corpus, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the trained model, which translates without fairseq."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    checkpoint = str(trained / "checkpoint_best.pt")
+    export.main([checkpoint, "--out", str(folder), "--sentencepiece-model", str(corpus.spm)])
+    return folder

@@ -14,21 +14,12 @@ import pytest
 import requests
 
 from conftest import ROOT, Corpus
-from resmlp_mt import export, serve
+from resmlp_mt import serve
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
 from serving import wait_for
-
-
-@pytest.fixture(scope="module")
-def model(corpus: Corpus, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model, exported."""
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    subwords = ("--sentencepiece-model", str(corpus.spm))
-    export.main([str(trained / "checkpoint_best.pt"), "--out", str(folder), *subwords])
-    return folder
 
 
 @contextmanager
@@ -46,8 +37,8 @@ def running(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.fixture(scope="module")
-def server(model: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    with running(model, "--workers", 2, "--beam", 4, "--max-wait", 120) as started:
+def server(exported: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with running(exported, "--workers", 2, "--beam", 4, "--max-wait", 120) as started:
         yield started
 
 
@@ -75,17 +66,17 @@ def in_work(address: str) -> bool:
     return "resmlp_requests_in_work 2.0" in text  # with the one for the metrics
 
 
-def expected(model: Path, lines: list[str]) -> list[list[str]]:
-    translator = Translator(model_folder.load(model), SearchOptions(beam=4))
+def expected(exported: Path, lines: list[str]) -> list[list[str]]:
+    translator = Translator(model_folder.load(exported), SearchOptions(beam=4))
     return [[t.text for t in found] for found in translator.translate(lines)]
 
 
 def test_answers_are_those_of_the_translator(
-    server: tuple[subprocess.Popen[str], str], model: Path, corpus: Corpus
+    server: tuple[subprocess.Popen[str], str], exported: Path, corpus: Corpus
 ) -> None:
     lines = corpus.sentences("test", "en")
     found = ask(server[1], lines).json()
-    right = expected(model, lines)
+    right = expected(exported, lines)
     assert found["translatedText"] == [texts[0] for texts in right]
     for alternatives, texts in zip(found["alternatives"], right, strict=True):
         assert alternatives == list(dict.fromkeys(texts))[1:]
@@ -98,7 +89,7 @@ def test_a_sentence_that_is_too_long_is_413(server: tuple[subprocess.Popen[str],
 
 
 def test_a_killed_worker_loses_no_answer(
-    server: tuple[subprocess.Popen[str], str], model: Path, corpus: Corpus
+    server: tuple[subprocess.Popen[str], str], exported: Path, corpus: Corpus
 ) -> None:
     process, address = server
     lines = corpus.sentences("train", "en")[:200]
@@ -111,13 +102,13 @@ def test_a_killed_worker_loses_no_answer(
             os.kill(worker, signal.SIGKILL)
         found = answer.result()
     assert found.status_code == 200
-    assert found.json()["translatedText"] == [texts[0] for texts in expected(model, lines)]
+    assert found.json()["translatedText"] == [texts[0] for texts in expected(exported, lines)]
     assert not set(workers(process.pid)) & set(before)
 
 
-def test_sigterm_answers_what_is_in_work_and_exits_0(model: Path, corpus: Corpus) -> None:
+def test_sigterm_answers_what_is_in_work_and_exits_0(exported: Path, corpus: Corpus) -> None:
     lines = corpus.sentences("train", "en")[:200]
-    with running(model, "--workers", 1) as (process, address), ThreadPoolExecutor(1) as pool:
+    with running(exported, "--workers", 1) as (process, address), ThreadPoolExecutor(1) as pool:
         own = workers(process.pid)
         answer = pool.submit(ask, address, lines)
         wait_for(lambda: in_work(address))
@@ -129,8 +120,8 @@ def test_sigterm_answers_what_is_in_work_and_exits_0(model: Path, corpus: Corpus
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
 
 
-def test_workers_end_with_a_server_that_is_killed(model: Path) -> None:
-    with running(model, "--workers", 1) as (process, _):
+def test_workers_end_with_a_server_that_is_killed(exported: Path) -> None:
+    with running(exported, "--workers", 1) as (process, _):
         own = workers(process.pid)
         process.kill()
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
@@ -138,8 +129,8 @@ def test_workers_end_with_a_server_that_is_killed(model: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
 @pytest.mark.usefixtures("in_foreground")
-def test_a_terminal_ends_it(model: Path, number: signal.Signals, status: int) -> None:
-    with running(model, "--workers", 1) as (process, _):
+def test_a_terminal_ends_it(exported: Path, number: signal.Signals, status: int) -> None:
+    with running(exported, "--workers", 1) as (process, _):
         own = workers(process.pid)
         for pid in (process.pid, *own):
             os.kill(pid, number)
@@ -147,18 +138,18 @@ def test_a_terminal_ends_it(model: Path, number: signal.Signals, status: int) ->
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
 
 
-def test_a_model_that_cannot_be_used_is_one_sentence(model: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_used_is_one_sentence(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none is neither a checkpoint nor a folder"):
         serve.main([str(tmp_path / "none"), "--port", "0", "--workers", "1"])
     with pytest.raises(UserError, match="is a second model from en to de"):
-        serve.main([str(model), str(model), "--port", "0", "--workers", "1"])
+        serve.main([str(exported), str(exported), "--port", "0", "--workers", "1"])
 
 
-def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
+def test_an_address_that_is_taken_is_one_sentence(exported: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         with pytest.raises(UserError, match=f"--port {port} cannot be used"):
-            serve.main([str(model), "--port", port])
+            serve.main([str(exported), "--port", port])
     # two that start together both get the address, as long as none of them listens
     with serve.bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
@@ -168,7 +159,7 @@ def test_an_address_that_is_taken_is_one_sentence(model: Path) -> None:
                 serve.listen(second)
     for host in ("nowhere", "a..b", "a" * 64):
         with pytest.raises(UserError, match=f"--host {host} --port 5000 cannot be used"):
-            serve.main([str(model), "--host", host])
+            serve.main([str(exported), "--host", host])
 
 
 @pytest.mark.parametrize(

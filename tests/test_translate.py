@@ -13,24 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT, Corpus
-from resmlp_mt import export, translate
+from resmlp_mt import translate
 from resmlp_mt.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def model(corpus: Corpus, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model, exported."""
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    export.main(
-        [
-            str(trained / "checkpoint_best.pt"),
-            "--out",
-            str(folder),
-            "--sentencepiece-model",
-            str(corpus.spm),
-        ]
-    )
-    return folder
 
 
 def run(*arguments: object, text: bytes, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -51,7 +35,7 @@ def test_a_closed_stream_is_named(name: str, monkeypatch: pytest.MonkeyPatch) ->
         translate.main([])
 
 
-def test_an_exported_model_translates_without_fairseq(corpus: Corpus, model: Path) -> None:
+def test_an_exported_model_translates_without_fairseq(corpus: Corpus, exported: Path) -> None:
     """In a process of its own, in which fairseq and omegaconf cannot be imported."""
     program = (
         "import runpy, sys; sys.modules.update({'fairseq': None, 'omegaconf': None});"
@@ -61,7 +45,7 @@ def test_an_exported_model_translates_without_fairseq(corpus: Corpus, model: Pat
     )
     lines = corpus.sentences("test", "en")
     done = subprocess.run(
-        [sys.executable, "-c", program, str(model), "--beam", "4", "--threads", "1"],
+        [sys.executable, "-c", program, str(exported), "--beam", "4", "--threads", "1"],
         input="\n".join(lines),
         cwd=ROOT,
         capture_output=True,
@@ -76,11 +60,11 @@ def test_an_exported_model_translates_without_fairseq(corpus: Corpus, model: Pat
 
 
 def test_checkpoint_file_and_folder_translate_alike(
-    corpus: Corpus, trained: Path, model: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, trained: Path, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = trained / "checkpoint_best.pt"
     path = corpus.folder / "test.en"
-    from_file = run(model, "--input", path, text=b"", capsys=capsys)
+    from_file = run(exported, "--input", path, text=b"", capsys=capsys)
     of_checkpoint = run(
         checkpoint, "--data", corpus.data, "--sentencepiece-model", corpus.spm,
         text=path.read_bytes(), capsys=capsys,
@@ -89,80 +73,80 @@ def test_checkpoint_file_and_folder_translate_alike(
 
 
 def test_small_buffers_change_nothing(
-    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (corpus.folder / "test.en").read_bytes()
-    expected = run(model, text=text, capsys=capsys)
+    expected = run(exported, text=text, capsys=capsys)
     options = ("--buffer-size", 3, "--batch-size", 2, "--max-tokens", 40)
-    assert run(model, *options, text=text, capsys=capsys) == expected
+    assert run(exported, *options, text=text, capsys=capsys) == expected
     options = ("--workers", 2, "--batch-size", 2, "--print-scores")
-    scored = run(model, *options, text=text, capsys=capsys)
+    scored = run(exported, *options, text=text, capsys=capsys)
     assert [line.split("\t")[2] for line in scored] == expected
 
 
 def test_lines_of_a_pipe_have_draws_of_their_own(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--sampling", "--beam", 1, "--temperature", 5, "--buffer-size", 1)
-    first, again = (run(model, *options, text=b"one two\n" * 8, capsys=capsys) for _ in range(2))
+    first, again = (run(exported, *options, text=b"one two\n" * 8, capsys=capsys) for _ in range(2))
     assert first == again
     assert len(set(first)) > 1
 
 
 def test_samples_are_as_many_as_are_asked_for(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = ("--sampling", "--temperature", 5)
     text = b"one two\n" * 8
-    plain = run(model, *one, text=text, capsys=capsys)
-    assert plain == run(model, *one, "--beam", 1, text=text, capsys=capsys)
-    found = run(model, *one, "--nbest", 7, text=text, capsys=capsys)
+    plain = run(exported, *one, text=text, capsys=capsys)
+    assert plain == run(exported, *one, "--beam", 1, text=text, capsys=capsys)
+    found = run(exported, *one, "--nbest", 7, text=text, capsys=capsys)
     assert [line.split("\t")[0] for line in found] == [f"D-{n}" for n in range(8) for _ in range(7)]
 
 
 def test_greedy_search_is_the_same_with_and_without_scores(
-    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (corpus.folder / "test.en").read_bytes()
-    plain = run(model, "--beam", 1, text=text, capsys=capsys)
-    scored = run(model, "--beam", 1, "--print-scores", text=text, capsys=capsys)
+    plain = run(exported, "--beam", 1, text=text, capsys=capsys)
+    scored = run(exported, "--beam", 1, "--print-scores", text=text, capsys=capsys)
     assert [line.split("\t")[2] for line in scored] == plain
     assert all(float(line.split("\t")[1]) < 0 for line in scored)
 
 
 def test_nbest_lines_carry_number_and_score(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = b"one two\n\nthree four five\n"
-    best = run(model, text=text, capsys=capsys)
-    lines = run(model, "--nbest", 2, text=text, capsys=capsys)
+    best = run(exported, text=text, capsys=capsys)
+    lines = run(exported, "--nbest", 2, text=text, capsys=capsys)
     fields = [line.split("\t") for line in lines]
     assert [f[0] for f in fields] == ["D-0", "D-0", "D-1", "D-2", "D-2"]
     scores = [float(f[1]) for f in fields]
     assert scores[0] > scores[1]
     assert scores[3] > scores[4]
     assert [fields[0][2], fields[2][2], fields[3][2]] == best
-    alone = run(model, "--print-scores", text=text, capsys=capsys)
+    alone = run(exported, "--print-scores", text=text, capsys=capsys)
     assert alone == [lines[0], lines[2], lines[3]]
 
 
 def test_every_line_has_its_line(
-    model: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    exported: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Empty, too long, of wrong bytes, and with a carriage return inside."""
     text = b"one\n\n" + b"two " * 99 + b"\nthr\xffee\nfour\rfive\nsix"
-    lines = run(model, text=text, capsys=capsys)
+    lines = run(exported, text=text, capsys=capsys)
     assert [bool(line) for line in lines] == [True, False, False, True, True, True]
     assert "at most 40 are allowed: its translation is left empty" in caplog.text
     assert "line 4 is not valid UTF-8: its wrong bytes became U+FFFD" in caplog.text
 
 
 def test_int8_translates_nearly_alike(
-    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (corpus.folder / "valid.en").read_bytes()
-    float32 = run(model, text=text, capsys=capsys)
-    int8 = run(model, "--dtype", "int8", text=text, capsys=capsys)
+    float32 = run(exported, text=text, capsys=capsys)
+    int8 = run(exported, "--dtype", "int8", text=text, capsys=capsys)
     assert sum(a == b for a, b in zip(float32, int8, strict=True)) >= 0.7 * len(int8)
 
 
@@ -186,7 +170,7 @@ BLOCKED = ["fairseq", "fairseq_cli", "hydra", "omegaconf", "timm", "torchvision"
 )
 def test_the_base_install_translates_and_scores(
     corpus: Corpus,
-    model: Path,
+    exported: Path,
     trained: Path,
     tmp_path: Path,
     module: str,
@@ -199,7 +183,7 @@ def test_the_base_install_translates_and_scores(
         f"runpy.run_module('resmlp_mt.{module}', run_name='__main__', alter_sys=True)"
     )
     places = {
-        "MODEL": model,
+        "MODEL": exported,
         "CHECKPOINT": trained / "checkpoint_best.pt",
         "SOURCE": corpus.folder / "test.en",
         "TARGET": corpus.folder / "test.de",
@@ -241,7 +225,7 @@ def test_the_base_install_translates_and_scores(
     ],
 )
 def test_mistakes_are_named_in_one_line(
-    model: Path,
+    exported: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -249,7 +233,7 @@ def test_mistakes_are_named_in_one_line(
 ) -> None:
     """Wrong numbers in the command line are argparse's to report, with status 2."""
     monkeypatch.chdir(ROOT)
-    arguments = [str(model) if a == "MODEL" else a for a in arguments]
+    arguments = [str(exported) if a == "MODEL" else a for a in arguments]
     with pytest.raises(SystemExit) as error:
         run(*arguments, text=b"one\n", capsys=capsys)
     if message is None:
@@ -261,9 +245,9 @@ def test_mistakes_are_named_in_one_line(
         assert "\n" not in str(error.value)
 
 
-def test_a_pipe_gets_its_line_back_at_once(model: Path) -> None:
+def test_a_pipe_gets_its_line_back_at_once(exported: Path) -> None:
     """The second line is written when the translation of the first has been read."""
-    command = [sys.executable, "-m", "resmlp_mt.translate", str(model), "--workers", "2"]
+    command = [sys.executable, "-m", "resmlp_mt.translate", str(exported), "--workers", "2"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
@@ -278,36 +262,36 @@ def test_a_pipe_gets_its_line_back_at_once(model: Path) -> None:
 
 
 def test_output_goes_to_a_file_that_appears_when_it_is_complete(
-    corpus: Corpus, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (corpus.folder / "test.en").read_bytes()
-    expected = run(model, text=text, capsys=capsys)
-    assert run(model, "--output", tmp_path / "out", text=text, capsys=capsys) == []
+    expected = run(exported, text=text, capsys=capsys)
+    assert run(exported, "--output", tmp_path / "out", text=text, capsys=capsys) == []
     assert (tmp_path / "out").read_text(encoding="utf-8").splitlines() == expected
     with pytest.raises(UserError, match=r"--output .*none/out cannot be written"):
-        run(model, "--output", tmp_path / "none" / "out", text=text, capsys=capsys)
+        run(exported, "--output", tmp_path / "none" / "out", text=text, capsys=capsys)
 
 
 def test_packed_files_and_a_dash(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = run(model, "--output", "-", text=b"one two\n\nthree\n", capsys=capsys)
+    lines = run(exported, "--output", "-", text=b"one two\n\nthree\n", capsys=capsys)
     assert [bool(line) for line in lines] == [True, False, True]
     packed, output = tmp_path / "in.gz", tmp_path / "out.gz"
     packed.write_bytes(gzip.compress(b"one two\n") + gzip.compress(b"\nthree\n"))
-    assert not run(model, "--input", packed, "--output", output, text=b"", capsys=capsys)
+    assert not run(exported, "--input", packed, "--output", output, text=b"", capsys=capsys)
     assert gzip.decompress(output.read_bytes()).decode() == "".join(f"{line}\n" for line in lines)
     flags, time = output.read_bytes()[3], output.read_bytes()[4:8]
     assert (flags, time) == (0, bytes(4))  # RFC 1952: no name, no time
     capitals = packed.rename(tmp_path / "IN.GZ"), tmp_path / "OUT.Gz"
-    assert not run(model, "-i", capitals[0], "-o", capitals[1], text=b"", capsys=capsys)
+    assert not run(exported, "-i", capitals[0], "-o", capitals[1], text=b"", capsys=capsys)
     assert capitals[1].read_bytes() == output.read_bytes()
     capitals[0].rename(packed)
     packed.write_bytes(packed.read_bytes()[:-4])
     with pytest.raises(
         UserError, match=f"--input {packed} cannot be read after line 3: Compressed"
     ):
-        run(model, "--input", packed, text=b"", capsys=capsys)
+        run(exported, "--input", packed, text=b"", capsys=capsys)
 
 
 @pytest.mark.parametrize(
@@ -337,13 +321,13 @@ def test_files_of_other_kinds_are_refused_by_their_names(
 
 
 def test_json_lines_have_score_alignment_and_nbest(
-    corpus: Corpus, model: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = b"one two\n\n" + b"two " * 99 + b"\n"
-    plain = run(model, "--nbest", 2, text=text, capsys=capsys)
+    plain = run(exported, "--nbest", 2, text=text, capsys=capsys)
     found = [
         json.loads(line)
-        for line in run(model, "--nbest", 2, "--out-format", "jsonl", text=text, capsys=capsys)
+        for line in run(exported, "--nbest", 2, "--out-format", "jsonl", text=text, capsys=capsys)
     ]
     first = found[0]
     assert first["source"] == "one two"
@@ -359,14 +343,14 @@ def test_json_lines_have_score_alignment_and_nbest(
 
 
 def test_a_line_of_several_sentences_is_translated_sentence_by_sentence(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentences = ["one two.", "Three one two.", "Two."]
     text = f"{sentences[0]} {sentences[1]}\n\n* * *\n{sentences[2]}\r\u2028...\n".encode()
     for options in (["--buffer-size", 1], [], ["--sampling"]):
-        plain = run(model, *options, text="\n".join(sentences).encode(), capsys=capsys)
+        plain = run(exported, *options, text="\n".join(sentences).encode(), capsys=capsys)
         assert len(plain) == 3
-        assert run(model, "--split-sentences", *options, text=text, capsys=capsys) == [
+        assert run(exported, "--split-sentences", *options, text=text, capsys=capsys) == [
             f"{plain[0]} {plain[1]}",
             "",
             "* * *",
@@ -375,10 +359,10 @@ def test_a_line_of_several_sentences_is_translated_sentence_by_sentence(
 
 
 def test_sentences_of_a_pipe_have_draws_of_their_own(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--split-sentences", "--sampling", "--buffer-size", 1]
-    assert len(set(run(model, *options, text=b"one two. One two.\n" * 8, capsys=capsys))) > 1
+    assert len(set(run(exported, *options, text=b"one two. One two.\n" * 8, capsys=capsys))) > 1
 
 
 def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(tmp_path: Path) -> None:
