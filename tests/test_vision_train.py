@@ -910,6 +910,10 @@ def test_a_folder_before_the_options_is_the_data(tmp_path: Path) -> None:
         ("lr: 0.1\nopt: sgd\nlr: 0.2", "c.yaml cannot be read: line 3: lr occurs more than once"),
         ("lr-base: 0.1\nlr_base: 0.2", "c.yaml: lr_base occurs more than once: keep one"),
         ("opt_kwargs: {a: 1, a: 2}", "line 1: a occurs more than once"),
+        ("lr: [1, 2]", "c.yaml: lr cannot be a list of 2 values."),
+        ("mean: [0, 0, 0, 0]", "c.yaml: mean cannot be a list of 4 values."),
+        ("model_ema: [x]", "c.yaml: model_ema cannot be a list of 1 values."),
+        ("data: {a: b}", "c.yaml: data cannot be a mapping."),
     ],
 )
 def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import Parser, Unneeded, did_you_mean
+from resmlp_mt.vision.options import KeyValues, Parser, Unneeded, did_you_mean
 from resmlp_mt.vision.timm_options import UNNEEDED, answer
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
@@ -208,8 +208,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     recipe = RECIPES / f"{name}.yaml"
     found = recipe if ours and not path.is_file() and recipe.exists() else path
     try:
-        # a safe loader
-        values = yaml.load(found.read_text(encoding="utf-8"), yaml_keys.SafeLoader)  # nosec B506
+        values = yaml.load(found.read_text(encoding="utf-8"), yaml_keys.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         known = {path.stem for path in RECIPES.glob("*.yaml")}
@@ -274,8 +273,12 @@ def _to_flags(values: dict[str, Any], parser: Parser, path: Path) -> list[str]:
                 )
             words += [each for each in [word if value else opposite] if each in actions]
         elif isinstance(value, list | tuple):
+            if actions[word].nargs not in ("+", "*", len(value)):  # others would become a folder
+                raise UserError(f"{path}: {key} cannot be a list of {len(value)} values.")
             words += [word, *map(str, value)]
         elif isinstance(value, dict):
+            if not isinstance(actions[word], KeyValues):
+                raise UserError(f"{path}: {key} cannot be a mapping.")
             words += [word, *(f"{k}={v}" for k, v in value.items())]
         elif value is not None:
             words.append(f"{word}={value}")
