@@ -700,3 +700,20 @@ def test_an_unknown_optimizer_leads_to_a_known_one() -> None:
 def test_spellings_of_the_paper_lead_to_a_model(name: str) -> None:
     with pytest.raises(UserError, match=r"did you mean resmlp_s12"):
         build_model(name, 10)
+
+
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--model test_resnet: it refuses these arguments without"):
+        build_model("test_resnet", 10, output_stride=3)
+
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no such host")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    for name, source in (
+        ("test_resnet", "--model test_resnet --pretrained"),
+        ("resmlp_s12", "--weights timm:resmlp_12_224"),
+    ):
+        message = rf"{source}: timm's hub gave no weights \(no such host\); download them"
+        with pytest.raises(UserError, match=message):
+            build_model(name, 1000, pretrained=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.command_line import flag
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.class_map import imagenet_names, read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
 from resmlp_mt.vision.factory import build_model, input_arguments, load_model, pretrained_cfg
@@ -293,7 +293,7 @@ def check_forward(model: nn.Module, name: str, input_size: Sequence[int], num_cl
     except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
             f"{name} does not take images of {input_size[1]} x {input_size[2]} pixels "
-            f"(--img-size): {textwrap.shorten(str(error), 200).rstrip('.')}."
+            f"(--img-size): {textwrap.shorten(reason(error), 200).rstrip('.')}."
         ) from error
     shape = getattr(logits, "shape", None)
     if shape != (1, num_classes):

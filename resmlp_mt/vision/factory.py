@@ -18,7 +18,7 @@ from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import did_you_mean
 from resmlp_mt.vision.transforms import LARGEST_SIDE
-from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights
+from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights, no_weights
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,10 @@ def build_model(
         own = create_model(name, num_classes=num_classes, **model_args)
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise UserError(f"--model {name}: {_short(error)}") from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise no_weights(f"--model {name} --pretrained", error) from error
     if pretrained:
         load_pretrained(own, name)
     return own
@@ -373,4 +377,4 @@ def _short(error: BaseException) -> str:
     if unexpected:
         known = ", ".join(list(inspect.signature(create_model).parameters)[2:])
         return f"it has no argument {unexpected[1]}; ours have {known}."
-    return textwrap.shorten(str(error), 200)
+    return textwrap.shorten(str(error) or "it refuses these arguments without saying why.", 200)

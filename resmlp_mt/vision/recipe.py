@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.distill import DistillationLoss, Teacher
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.options import did_you_mean
@@ -59,7 +59,7 @@ def training_transform(options: AugmentationOptions, data_config: dict[str, Any]
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
             f"timm refuses the augmentation (--aa {options.aa}, --scale, --train-crop-mode, ...): "
-            f"{error}."
+            f"{reason(error).rstrip('.')}."
         ) from error
     size = data_config["input_size"][1:]
     if options.aug and max(size) <= 32:

@@ -284,11 +284,16 @@ def hub_weights(source: str) -> dict[str, Any]:
     try:
         name = source.removeprefix(TIMM)
         model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub's client and its transports raise a dozen types
-        raise UserError(
-            f"--weights {source}: timm's hub gave no weights "
-            f"({textwrap.shorten(str(error), 200)}); download them elsewhere and give the file."
-        ) from error
+    except Exception as error:
+        raise no_weights(f"--weights {source}", error) from error
     state: dict[str, Any] = model.state_dict()
     is_paper = source.startswith(f"{TIMM}resmlp_")
     return state if is_paper else {**state, "pretrained_cfg": model.pretrained_cfg}
+
+
+def no_weights(option: str, error: Exception) -> UserError:
+    """The error for anything that the hub's client and its transports raise, a dozen types."""
+    return UserError(
+        f"{option}: timm's hub gave no weights ({textwrap.shorten(str(error), 200)}); download "
+        "them elsewhere and give the file to --weights."
+    )
