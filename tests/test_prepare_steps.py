@@ -108,6 +108,32 @@ def test_what_a_step_cut_off_has_left_is_removed(tmp_path: Path) -> None:
     assert (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [{"../victim": {}}, {"link/victim": {}}, {"": {}}, {".": {}}, {"a\0b": {}}, ["x"], 5, {"~": 1}],
+)
+def test_records_name_files_of_their_folder_alone(tmp_path: Path, listed: object) -> None:
+    """A folder from elsewhere has records that this program did not write."""
+    work, victim = Work(tmp_path / "out"), tmp_path / "victim"
+    victim.write_text("of somebody else")
+    work.steps.folder.mkdir(parents=True)
+    (work.out / "link").symlink_to(tmp_path)
+    record = work.steps.folder / "work.json"
+    record.write_text(json.dumps({"outputs": {"../victim": {}}}))
+    assert work.steps.outputs() == set()
+    record.write_text(json.dumps({"outputs": listed}))
+    assert work.steps.outputs() <= {"~"}
+    work("new")
+    assert victim.read_text() == "of somebody else"
+
+
+def test_other_spellings_of_an_output_are_the_same_output(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work("new")
+    (work.steps.folder / "old.json").write_text(json.dumps({"outputs": {"x/../a": {}}}))
+    assert work.steps.outputs() == {"a", "b"}
+
+
 def test_names_of_files_need_not_be_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"a\xff.en")
     steps = Steps(tmp_path / "out", tmp_path / "m")

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,8 +101,16 @@ class Steps:
 
     def outputs(self) -> set[str]:
         """Every output that a record lists, of this run or of an earlier one."""
-        paths = self.folder.glob("*.json")
-        return {name for path in paths for name in _read_json(path).get("outputs", {})}
+        return set().union(*map(self._listed, self.folder.glob("*.json")))
+
+    def _listed(self, record: Path) -> set[str]:
+        """The outputs that a record lists in this folder: no other file is ever removed."""
+        names, out = _read_json(record).get("outputs"), self.out.resolve()
+        found: set[str] = set()
+        for name in names if isinstance(names, dict) else ():
+            with suppress(OSError, ValueError):  # names that no file can have, or outside
+                found.add((out / name).resolve().relative_to(out).as_posix())
+        return found - {"."}
 
     def run(
         self,
@@ -124,7 +132,7 @@ class Steps:
             print(f"{name}: finished before, skipped", file=sys.stderr)
             return record
         self.summary.unlink(missing_ok=True)
-        for output in _read_json(self._path(name)).get("outputs", {}):
+        for output in self._listed(self._path(name)):
             (self.out / output).unlink(missing_ok=True)
         paths = {path.relative_to(self.out).as_posix(): path for path in outputs}
         write_json(self._path(name), {"outputs": {output: {} for output in paths}})
