@@ -15,6 +15,7 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
 from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.scoring.bleu import SacrebleuScorer
@@ -30,7 +31,7 @@ from torch import Tensor
 from conftest import Corpus
 from models import build, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes
+from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes, saving
 
 # --- generation ---
 
@@ -494,3 +495,28 @@ def test_as_many_best_checkpoints_as_asked_for(
         checkpoint_utils.save_checkpoint(cfg, saver, iterator, loss)
         kept = [float(path.read_text()) for path in tmp_path.glob("checkpoint.best_score_*.pt")]
         assert sorted(kept) == sorted(sorted(losses[:epoch], reverse=maximize)[:count])
+
+
+def test_a_best_checkpoint_that_was_saved_before_a_kill_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch is trained again, and its model is written to the same name."""
+    monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)
+    monkeypatch.delattr(inspect.unwrap(checkpoint_utils.save_checkpoint), "best", raising=False)
+    cfg = CheckpointConfig(
+        save_dir=str(tmp_path), keep_best_checkpoints=3, no_epoch_checkpoints=True
+    )
+    saver = Saver()
+
+    def save(filename: str, extra: Any) -> str:
+        history = [{"num_updates": saver.updates}]
+        torch.save({"model": {}, "optimizer_history": history}, filename)
+        return filename
+
+    monkeypatch.setattr(saver, "save_checkpoint", save)
+    for epoch in (1, 2, 2, 2):
+        saver.updates = 10 * epoch
+        iterator = SimpleNamespace(epoch=epoch, end_of_epoch=lambda: True, state_dict=dict)
+        checkpoint_utils.save_checkpoint(cfg, saver, iterator, 1.0)
+    kept = sorted(map(saving.updates, tmp_path.glob("checkpoint.best_loss_*.pt")))
+    assert kept == [10, 20]

@@ -153,7 +153,7 @@ def readable_instead(folder: Path) -> Path | None:
     damage = _damage(last)
     if damage is None:
         return None
-    for path in sorted(_others(folder), key=_updates, reverse=True):
+    for path in sorted(_others(folder), key=updates, reverse=True):
         if _damage(path) is None:
             logger.warning("%s; the training continues from %s.", damage, path)
             return path
@@ -176,7 +176,7 @@ def _others(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if names.fullmatch(path.name)]
 
 
-def _updates(path: Path) -> int:
+def updates(path: Path) -> int:
     """How many updates a checkpoint has seen; -1 if it cannot be read."""
     try:
         return int(checkpoints.read(path, only_look=True)["optimizer_history"][-1]["num_updates"])

@@ -27,6 +27,7 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.saving import updates
 
 
 def apply() -> None:
@@ -95,7 +96,8 @@ def _make_room(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float) -> None:
         score = f"{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}"
         return Path(cfg.save_dir, f"checkpoint.best_{score}{trainer.checkpoint_suffix}.pt")
 
-    if path(drawn).exists():
+    # a file of this very model is of a training that was killed as it saved: fairseq replaces it
+    if path(drawn).exists() and updates(path(drawn)) != trainer.get_num_updates():
         free = [d for d in range(cfg.keep_best_checkpoints) if not path(d).exists()]
         if free:
             os.replace(path(drawn), path(free[0]))
