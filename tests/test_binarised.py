@@ -2,15 +2,18 @@
 
 import random
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fairseq.data import Dictionary, data_utils
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
 from conftest import Corpus
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import binarised
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 
@@ -75,3 +78,33 @@ def test_an_index_of_another_size_is_named(data: Path) -> None:
     path.write_bytes(content[:18] + np.uint64(10**12).tobytes() + content[26:])
     with pytest.raises(UserError, match=r"train\.en-de\.en\.idx is damaged or not what"):
         load(data)
+
+
+LARGE = [2**29] * 3  # words of four bytes: the third sentence begins after 2**32
+
+
+def large(folder: Path, sizes: list[Any]) -> str:
+    """Binarised text of large sentences whose words are not in the file."""
+    prefix = str(folder / "large")
+    with MMapIndexedDataset.Index.writer(prefix + ".idx", np.int32) as index:
+        index.write(sizes)
+    Path(prefix + ".bin").touch()
+    return prefix
+
+
+def test_parts_beyond_two_gigabytes_are_put_together(tmp_path: Path) -> None:
+    """As fairseq-preprocess does with --workers."""
+    prefix = large(tmp_path, LARGE)
+    builder = MMapIndexedDatasetBuilder(str(tmp_path / "all.bin"), dtype=np.int32)
+    builder.merge_file_(prefix)
+    builder.finalize(str(tmp_path / "all.idx"))
+    starts = [start for start, _ in MMapIndexedDataset.Index(str(tmp_path / "all.idx"))]
+    assert starts == [0, 2**31, 2**32]
+
+
+def test_starts_that_were_counted_in_32_bits_are_told(tmp_path: Path) -> None:
+    with np.errstate(over="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prefix = large(tmp_path, list(np.array(LARGE, np.int32)))
+    with pytest.raises(UserError, match=r"large\.idx is damaged .* without --user-dir has counted"):
+        binarised.check(prefix, None)

@@ -26,6 +26,7 @@ def name_damaged_files() -> None:
     """Check binarised text and dictionaries when they are loaded."""
     wrap(data_utils, "load_indexed_dataset", _load_indexed_dataset)
     wrap(Dictionary, "add_from_file", _add_from_file)
+    wrap(indexed_dataset.MMapIndexedDatasetBuilder, "merge_file_", _merge_file)
 
 
 def _load_indexed_dataset(
@@ -67,8 +68,12 @@ def check(prefix: str, vocabulary: int | None) -> None:
     sizes = np.frombuffer(content, np.int32, sentences, HEADER.size).astype(np.int64)
     starts = np.frombuffer(content, np.int64, sentences, HEADER.size + 4 * sentences)
     ends = np.cumsum(sizes) * dtype.itemsize
-    if bool((sizes < 0).any()) or not np.array_equal(starts, ends - sizes * dtype.itemsize):
-        raise _damaged(index, "its sentences do not follow one another")
+    expected = ends - sizes * dtype.itemsize
+    if bool((sizes < 0).any()) or not np.array_equal(starts, expected):
+        why = "its sentences do not follow one another"
+        if np.array_equal(starts, expected.astype(np.int32)):
+            why = "fairseq-preprocess --workers without --user-dir has counted its bytes in 32 bits"
+        raise _damaged(index, why)
     total = int(ends[-1]) if sentences else 0
     if total != size:
         raise _damaged(data, f"it has {size:,} bytes, but its index is of {total:,}")
@@ -81,6 +86,13 @@ def check(prefix: str, vocabulary: int | None) -> None:
                 f"it has a word of number {most if most >= vocabulary else least}, but the "
                 f"dictionary has {vocabulary:,} words",
             )
+
+
+def _merge_file(original: Original, self: Any, another_file: str) -> None:
+    """Take over sizes as Python's whole numbers: fairseq adds them up in 32 bits with numpy 2."""
+    before = len(self._sizes)
+    original(self, another_file)
+    self._sizes[before:] = map(int, self._sizes[before:])
 
 
 def _add_from_file(original: Original, self: Any, file: Any) -> Any:
