@@ -6,8 +6,10 @@ compared with the size of the file before anything is built from it.
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from resmlp_mt.files import check_is_whole, replacing
 NUMBERS_PER_BYTE = 16
 #: dictionaries and lists inside one another
 DEPTH = 50
+#: values of all kinds; those that are in several places count in each, because they are read there
+VALUES = 10_000_000
 #: parts that wrappers, such as torch.compile, insert into names of parameters
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 
@@ -114,34 +118,49 @@ def check_tensors(contents: Mapping[str, Any], path: Path, size: int) -> None:
     Raises:
         UserError: naming the file.
     """
-    numbers = sum(tensor.numel() for tensor in _tensors(contents, path))
+    numbers = sum(tensor.numel() for tensor in _tensors(contents, path, min(size, VALUES)))
     if numbers > NUMBERS_PER_BYTE * size:
         raise UserError(
             f"{path} has {size:,} bytes, but its tensors claim {numbers:,} numbers: it is damaged."
         )
 
 
-def _tensors(value: Any, path: Path, depth: int = 0) -> Iterator[Tensor]:
-    """All tensors inside nested dictionaries, lists and tuples.
+def _tensors(contents: Any, path: Path, most: int) -> Iterator[Tensor]:
+    """All tensors inside nested dictionaries, lists, tuples, sets and namespaces.
+
+    Args:
+        most: how many values there may be. A list can hold another one many times, which holds a
+            third one: a small file would keep every reader busy for ever.
 
     Raises:
-        UserError: if the nesting is too deep, or a tensor is not a plain array.
+        UserError: if there are more, the nesting is too deep, or a tensor is not a plain array.
     """
-    if depth > DEPTH:
-        raise UserError(f"{path} nests its values more than {DEPTH} deep: it is damaged.")
-    if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized or value.is_nested:
-            raise UserError(
-                f"{path} holds sparse, quantized or nested tensors: expected dense ones."
-            )
-        if value.is_meta:
-            raise UserError(f"{path} holds tensors without content: expected dense ones.")
-        if value.is_complex() or (value.is_floating_point() and value.itemsize < 2):
-            raise UserError(f"{path} holds tensors of {value.dtype}: expected plain floats.")
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(part, path, depth + 1)
+    left: list[tuple[Any, int]] = [(contents, 0)]
+    seen = 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if depth > DEPTH:
+            raise UserError(f"{path} nests its values more than {DEPTH} deep: it is damaged.")
+        if seen > most:
+            raise UserError(f"{path} holds more than {most:,} values: it is damaged.")
+        if isinstance(value, Tensor):
+            _check_is_dense(value, path)
+            yield value
+        elif isinstance(value, list | tuple | Set):
+            left += [(part, depth + 1) for part in value]
+        elif isinstance(value, Mapping | Namespace | SimpleNamespace):
+            parts = value if isinstance(value, Mapping) else vars(value)
+            left += [(part, depth + 1) for part in parts.values()]
+
+
+def _check_is_dense(tensor: Tensor, path: Path) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        raise UserError(f"{path} holds sparse, quantized or nested tensors: expected dense ones.")
+    if tensor.is_meta:
+        raise UserError(f"{path} holds tensors without content: expected dense ones.")
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize < 2):
+        raise UserError(f"{path} holds tensors of {tensor.dtype}: expected plain floats.")
 
 
 def check_archive(path: Path, *, sums: bool = True) -> None:

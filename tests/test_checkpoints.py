@@ -259,6 +259,18 @@ def test_a_contradiction_and_two_metrics_are_asked_about(tmp_path: Path) -> None
         best(tmp_path, 1)
 
 
+@pytest.mark.parametrize("kind", [list, tuple, dict, Namespace])
+def test_values_that_stand_in_many_places_keep_no_reader_busy(tmp_path: Path, kind: Any) -> None:
+    """A list of ten lists of ten lists ..., each of which is in the file once."""
+    value: Any = [0]
+    for _ in range(20):
+        names = [f"x{index}" for index in range(10)]
+        value = kind([value] * 10) if kind in (list, tuple) else kind(**dict.fromkeys(names, value))
+    torch.save({"model": {"a": torch.ones(2)}, "cfg": {"x": value}}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x\.pt holds more than [\d,]+ values: it is damaged"):
+        read(tmp_path / "x.pt")
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "a.pt")
     torch.save({"model": {"a": torch.ones(3)}}, tmp_path / "b.pt")
