@@ -286,6 +286,15 @@ def test_int8_uses_the_least_value_of_each_activation() -> None:
         assert model.decoder.output_projection.least is None
 
 
+def test_a_mount_point_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    model_folder.check_is_free(tmp_path / "model")
+    with pytest.raises(UserError, match=f"--output {tmp_path} is a mount point, .* a folder in it"):
+        model_folder.check_is_free(tmp_path)
+
+
 def test_a_folder_with_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"--output {tmp_path} exists and is not an empty folder"):

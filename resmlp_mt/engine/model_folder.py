@@ -145,14 +145,18 @@ def save(
 
 
 def check_is_free(folder: Path) -> None:
-    """Refuse an output folder with files in it, before any work is done.
+    """Refuse an output folder that :func:`save` cannot replace, before any work is done.
 
     Raises:
-        UserError: if it has files in it.
+        UserError: if it has files in it, or is a mount point.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"--output {folder} exists and is not an empty folder: choose another name."
+        )
+    if os.path.ismount(folder):
+        raise UserError(
+            f"--output {folder} is a mount point, which cannot be replaced: name a folder in it."
         )
 
 
