@@ -401,6 +401,18 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         assert json.loads((tmp_path / manifest.NAME).read_text().splitlines()[1])["file"] == "a"
 
 
+def test_a_run_killed_as_it_began_its_manifest_goes_on(tmp_path: Path) -> None:
+    half = tmp_path / f".{manifest.NAME}.abcd_123"
+    half.write_text('{"beam')
+    with Manifest(tmp_path, {"beam": 5}) as journal:
+        assert journal.done == {}
+    assert not half.exists()
+    (tmp_path / ".notes").touch()
+    (tmp_path / manifest.NAME).unlink()
+    with pytest.raises(UserError, match="has other files in it"):
+        Manifest(tmp_path, {"beam": 5})
+
+
 @pytest.mark.parametrize(
     "changes",
     [

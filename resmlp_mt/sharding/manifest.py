@@ -66,6 +66,8 @@ class Manifest:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.settings = folder, settings
         found, earlier = _read(folder / NAME)
+        for partial in folder.glob(f".{NAME}.????????"):  # of a run that was killed
+            partial.unlink(missing_ok=True)
         if found is None and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"--output {folder} has other files in it: choose an empty folder.")
         if found not in (None, settings):
