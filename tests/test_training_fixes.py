@@ -1,10 +1,12 @@
 """Remedies for fairseq's training: averages of parameters, and options that lack what they need."""
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fairseq.trainer
 import pytest
 import torch
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
@@ -12,6 +14,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.models.ema import EMA
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from models import build, config
@@ -176,3 +179,12 @@ def test_unused_parameters_are_not_looked_for_where_they_seem_unused(
         message = "--find-unused-parameters with an output embedding"
         with pytest.raises(UserError, match=message) if refused else nullcontext():
             option_checks.check_unused_parameters(options, model, criterion)
+
+
+def test_a_clock_that_is_set_forward_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--stop-time-hours counts from the trainer's start."""
+    trainer: Any = SimpleNamespace(
+        _start_time=fairseq.trainer.time.time(), _previous_training_time=0
+    )
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    assert Trainer._local_cumulative_training_time(trainer) < 1e9

@@ -3,8 +3,11 @@
 import inspect
 import logging
 import math
+import time
+from types import SimpleNamespace
 from typing import Any
 
+import fairseq.trainer
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 
@@ -18,6 +21,8 @@ def apply() -> None:
     wrap(Trainer, "get_lr", _get_lr)
     wrap(Trainer, "lr_step", _lr_step)
     wrap(Trainer, "load_checkpoint", _load_checkpoint)
+    # --stop-time-hours would follow a clock that is set forward or back
+    fairseq.trainer.time = SimpleNamespace(time=time.monotonic)
 
 
 # --- --stop-min-lr would end a training before its first update, because a warm-up begins at 0 ---
