@@ -33,6 +33,7 @@ from resmlp_mt.fairseq_plugin import (
     dictionaries,
     ending,
     generation_fixes,
+    hub,
     languages,
     loading,
     option_checks,
@@ -71,6 +72,7 @@ def apply() -> None:
     stopping.stop_with_a_checkpoint()
     saving.never_lose_a_checkpoint()  # also looks at what the two above start and save
     generation_fixes.apply()
+    hub.apply()
     training_fixes.apply()
     bleu.apply()
     option_checks.apply()

@@ -8,7 +8,6 @@ from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import pruning, retained_dropout
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig, model_config, validate
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
@@ -33,14 +32,9 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         """fairseq's hub interface; its paths may be of type ``Path``.
 
         Raises:
-            UserError: if the model's folder or the dictionaries' does not exist.
+            UserError: if the model or the data is not a folder, or an archive is not safe.
         """
         folder, data = os.fspath(model_name_or_path), os.fspath(data_name_or_path)
-        for path in (folder, os.path.join(folder, data) if data.startswith(".") else data):
-            if "://" not in path and not os.path.exists(path):
-                raise UserError(
-                    f"{path} does not exist: give the folder of a training or its data."
-                )
         others = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in kwargs.items()}
         return super().from_pretrained(folder, checkpoint_file, data, **others)
 

@@ -1,0 +1,63 @@
+"""Remedies for the hub interface: it changes no file of the user, and unpacks into its own folder.
+
+fairseq takes every path that is not a folder for an archive: it writes the members wherever their
+names lead, and then removes the archive.
+"""
+
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+from unittest import mock
+
+from fairseq import file_utils
+
+from resmlp_mt.errors import UserError, reason
+from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+
+
+def apply() -> None:
+    """Mend ``from_pretrained`` of all models; a second call does nothing."""
+    wrap(file_utils, "load_archive_file", _load_archive_file)
+
+
+def _load_archive_file(original: Original, archive_file: str) -> Any:
+    """A folder, or that of an archive with an address, which is fetched and unpacked once.
+
+    Raises:
+        UserError: if there is no such folder, or the archive would leave its own.
+    """
+    path = Path(archive_file)
+    if path.is_dir():
+        return original(archive_file)
+    if path.suffix == ".pt" and path.exists():
+        raise UserError(
+            f"{path} is a checkpoint: give its folder {path.parent}, and {path.name} as the second "
+            "argument."
+        )
+    if path.exists():
+        raise UserError(f"{path} is a file: give a folder, and unpack an archive before.")
+    if "://" not in archive_file:
+        raise UserError(f"{path} does not exist: give the folder of a training or its data.")
+    try:
+        fetched = Path(file_utils.cached_path(archive_file))
+        if not fetched.is_dir():
+            _check_names(fetched)
+        with (
+            mock.patch.object(file_utils, "cached_path", return_value=str(fetched)),
+            mock.patch.object(
+                tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter)
+            ),
+        ):
+            return original(archive_file)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(
+            f"{archive_file} cannot be fetched and unpacked: {reason(error)}."
+        ) from error
+
+
+def _check_names(archive: Path) -> None:
+    """Refuse names that lead out of a folder: fairseq moves what they have in common."""
+    with tarfile.open(archive) as opened:
+        for name in map(PurePosixPath, opened.getnames()):
+            if name.is_absolute() or ".." in name.parts:
+                raise tarfile.TarError(f"its member {name} lies outside of it")

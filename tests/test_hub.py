@@ -1,0 +1,91 @@
+"""The hub interface: what it loads is a folder, or an archive with an address that stays inside."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from fairseq import file_utils
+from fairseq.models.transformer import TransformerModel
+
+from conftest import Corpus
+from resmlp_mt.errors import UserError
+from resmlp_mt.models.resmlp_mt import ResMLPTiny
+
+
+def archive(path: Path, *names: str, link: str | None = None) -> Path:
+    """A tar file with a small file under each name, after a link to another folder."""
+    with tarfile.open(path, "w:gz") as tar:
+        if link is not None:
+            member = tarfile.TarInfo("model/link")
+            member.type, member.linkname = tarfile.SYMTYPE, link
+            tar.addfile(member)
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"new"))
+    return path
+
+
+@pytest.mark.parametrize("model", [ResMLPTiny, TransformerModel])
+def test_files_are_not_taken_for_archives_and_stay(
+    tmp_path: Path, corpus: Corpus, trained: Path, model: type[TransformerModel]
+) -> None:
+    path = archive(tmp_path / "model.tar.gz", "../left")
+    checkpoint = trained / "checkpoint_best.pt"
+    for given, message in (
+        ((path, "model.pt", corpus.data), r"model\.tar\.gz is a file: give a folder"),
+        ((trained, "checkpoint_best.pt", path), r"model\.tar\.gz is a file: give a folder"),
+        ((checkpoint, "model.pt", corpus.data), rf"folder {trained}, and checkpoint_best\.pt as"),
+        ((tmp_path / "missing",), "missing does not exist: give the folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.from_pretrained(*map(str, given))
+    assert path.exists()
+    assert checkpoint.exists()
+    assert not (tmp_path.parent / "left").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "link"),
+    [
+        (["../left"], None),
+        (["model/../../left"], None),
+        (["{outside}/left"], None),
+        (["model/link/left"], "{outside}"),
+        (["model/link/left"], "../../outside"),
+    ],
+)
+def test_an_archive_that_is_fetched_stays_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], link: str | None
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "left").mkdir(parents=True)
+    (outside / "left" / "own").touch()
+    names = [name.format(outside=outside) for name in names]
+    cached = archive(
+        tmp_path / "cached", *names, link=link if link is None else link.format(outside=outside)
+    )
+    monkeypatch.setattr(file_utils, "cached_path", lambda *_, **__: str(cached))
+    with pytest.raises(UserError, match=r"^https://x/y\.tar\.gz cannot be fetched and unpacked: "):
+        file_utils.load_archive_file("https://x/y.tar.gz")
+    assert sorted(outside.rglob("*")) == [outside / "left", outside / "left" / "own"]
+
+
+def test_an_archive_with_an_address_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = archive(tmp_path / "cached", "model/a", "model/b")
+    monkeypatch.setattr(file_utils, "cached_path", lambda *_, **__: str(cached))
+    for _ in range(2):
+        found = Path(file_utils.load_archive_file("https://x/y.tar.gz"))
+        assert {path.name: path.read_text() for path in found.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_an_address_that_nobody_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(file_utils, "cached_path", unreachable)
+    with pytest.raises(UserError, match=r"^https://x/y\.tar\.gz cannot be .*: no route\.$"):
+        ResMLPTiny.from_pretrained("https://x/y.tar.gz")
