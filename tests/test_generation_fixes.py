@@ -398,6 +398,16 @@ def test_shards_are_of_a_binarised_corpus(corpus: Corpus, monkeypatch: pytest.Mo
         Trainer(cfg, None, None, None)
 
 
+def test_shards_have_results_of_their_own(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
+    assert generation(corpus, "--results-path", "out").results_path == "out"
+    paths = [
+        generation(corpus, "--results-path", "out", "--num-shards", 2, "--shard-id", shard)
+        for shard in (0, 1)
+    ]
+    assert [args.results_path for args in paths] == ["out/shard-0-of-2", "out/shard-1-of-2"]
+
+
 # --- training ---
 
 

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -182,6 +183,10 @@ def check_options(parser: argparse.ArgumentParser, found: argparse.Namespace) ->
     if not 0 <= number < count:
         raise UserError(f"--shard-id must be from 0 to {count - 1}, but is {number}.")
     _shard = count, number
+    own = f"shard-{number}-of-{count}"  # the processes would write to one file
+    results = getattr(found, "results_path", None)
+    if results is not None and count > 1 and Path(results).name != own:  # else parsed before
+        found.results_path = str(Path(results, own))
 
 
 # --- --num-shards and --shard-id are ignored: every process translates everything; a set without
