@@ -201,3 +201,48 @@ def test_a_model_used_the_other_way_round_is_told(
         lambda *_: ([], None, found), [str(checkpoint)], {}, found
     )
     assert ("from en to zh, and is used the other way round" in caplog.text) is is_told
+
+
+def parts(folder: Path, **counts: tuple[int, int]) -> TranslationTask:
+    """Parts of a training set with so many English and German sentences each."""
+    binarised(folder, "en-de", "en", "de")
+    for name, sizes in counts.items():
+        for language, size in zip(("en", "de"), sizes, strict=True):
+            prefix = folder / f"{name}.en-de.{language}"
+            for ending in ("bin", "idx"):
+                Path(f"{prefix}.{ending}").unlink(missing_ok=True)
+            if size:
+                builder = MMapIndexedDatasetBuilder(f"{prefix}.bin")
+                for _ in range(size):
+                    builder.add_item(torch.tensor([4, 2]))
+                builder.finalize(f"{prefix}.idx")
+    return task(folder, "en", "de")
+
+
+def test_both_sides_of_every_part_have_as_many_sentences(tmp_path: Path) -> None:
+    """Where only the sums are the same, all later pairs would be shifted."""
+    same = parts(tmp_path / "same", train=(2, 2), train1=(3, 3))
+    same.load_dataset("train", combine=True)
+    assert len(same.dataset("train")) == 5
+    for name, counts, part in (
+        ("more", {"train": (2, 3)}, r"train\.en-de has 2 sentences, but 3 in de"),
+        ("sums", {"train": (2, 3), "train1": (3, 2)}, r"train\.en-de has 2 sentences, but 3 in de"),
+        ("later", {"train1": (3, 2)}, r"train1\.en-de has 3 sentences, but 2 in de"),
+        (
+            "some",
+            {"train1": (3, 0)},
+            r"only some of train\.en-de, train1\.en-de in .* have de sent",
+        ),
+        ("first", {"train": (3, 0), "train1": (3, 3)}, r"only some of .* have de sentences"),
+    ):
+        found = parts(tmp_path / name, **counts)
+        with pytest.raises(UserError, match=part):
+            found.load_dataset("train", combine=True)
+
+
+def test_a_training_has_both_sides(tmp_path: Path) -> None:
+    found = parts(tmp_path / "bin", train=(3, 0))
+    with pytest.raises(UserError, match=r"bin: train has en sentences and no de ones: binarise"):
+        found.load_dataset("train", combine=True, epoch=1)
+    found.load_dataset("train")  # fairseq-generate
+    assert found.dataset("train").tgt is None

@@ -8,9 +8,11 @@ import itertools
 import logging
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from fairseq import utils
-from fairseq.data import data_utils
+from fairseq.data import LanguagePairDataset, data_utils
+from fairseq.tasks import translation
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
@@ -29,6 +31,7 @@ def find_languages() -> None:
     """Accept every spelling of ``--source-lang`` and ``--target-lang``; name what is missing."""
     wrap(TranslationTask, "setup_task", _setup_task)
     wrap(TranslationTask, "load_dataset", _load_dataset)
+    wrap(translation, "load_langpair_dataset", _load_langpair_dataset)
     wrap(data_utils, "infer_language_pair", _infer_language_pair)
     wrap(TranslationMultiSimpleEpochTask, "setup_task", _check_codes, before=True)
 
@@ -114,7 +117,14 @@ def _texts(folder: Path) -> set[str]:
 
 def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
     try:
-        return original(self, split, *args, **kwargs)
+        original(self, split, *args, **kwargs)
+        found = self.datasets[split]
+        is_training = "epoch" in kwargs  # or fairseq-validate
+        if is_training and type(found) is LanguagePairDataset and found.tgt is None:
+            raise UserError(
+                f"{self.cfg.data}: {split} has {self.cfg.source_lang} sentences and no "
+                f"{self.cfg.target_lang} ones: binarise both sides, without --only-source."
+            )
     except FileNotFoundError as error:
         folders = [Path(path) for path in utils.split_paths(self.cfg.data)]
         source, target = self.cfg.source_lang, self.cfg.target_lang
@@ -135,3 +145,37 @@ def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwarg
                     ) from error
         there = ", ".join(sorted(set().union(*map(_texts, folders)))) or "no text"
         raise UserError(f"{self.cfg.data} has no {wanted}: it has {there}.") from error
+
+
+def _load_langpair_dataset(
+    original: Original, *args: Any, upsample_primary: int = 1, **kwargs: Any
+) -> Any:
+    """Compare the sides of every part: fairseq compares the sums of train, train1, ... at most.
+
+    ``--upsample-primary`` is -1 by default, which ends in a ValueError if there are several.
+
+    Raises:
+        UserError: if a part has more sentences on one side, or only some parts have both sides.
+    """
+    load = data_utils.load_indexed_dataset
+    counts: dict[str, list[int | None]] = {}  # of the source and the target of a part
+
+    def counted(path: str, *rest: Any, **options: Any) -> Any:
+        found = load(path, *rest, **options)
+        part, _, language = path.rpartition(".")
+        sides = counts.setdefault(part, [])
+        sides.append(None if found is None else len(found))
+        if len(sides) == 2 and None not in sides and sides[0] != sides[1]:
+            raise UserError(
+                f"{part} has {sides[0]:,} sentences, but {sides[1]:,} in {language}: binarise the "
+                "two sides together, from files with as many lines."
+            )
+        if len({side[1] is None for side in counts.values() if len(side) == 2}) == 2:
+            raise UserError(
+                f"only some of {', '.join(Path(name).name for name in counts)} in "
+                f"{Path(part).parent} have {language} sentences: binarise both sides of all."
+            )
+        return found
+
+    with mock.patch.object(data_utils, "load_indexed_dataset", counted):
+        return original(*args, upsample_primary=max(1, upsample_primary), **kwargs)
