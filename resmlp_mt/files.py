@@ -82,11 +82,10 @@ def output_file(path: Path, option: str = "") -> Iterator[Path]:
     """:func:`replacing`, but failures are a :class:`UserError`.
 
     Args:
-        path: the file to write.
-        option: the option that named it, for the message.
+        option: that named the file, for the message.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if it cannot be written.
     """
     try:
         with replacing(path) as partial:
@@ -174,7 +173,6 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
     """Hold the lock of a file, which is made.
 
     Args:
-        path: the file.
         taken: what to say if another process holds it.
         option: the option that named its folder, for the message.
 

@@ -28,7 +28,6 @@ class Affine(nn.Module):
         dim: number of channels.
         init_scale: initial alpha: 1 before a sublayer, the LayerScale value after it.
         bias: False makes the module a plain LayerScale, as in the authors' image code.
-        device: device of the parameters.
     """
 
     def __init__(

@@ -29,8 +29,7 @@ def batches(
 
     Args:
         sentences: their tokens, by number.
-        batch_size: largest number of sentences in a batch.
-        max_tokens: largest number of tokens in a batch, padding included.
+        max_tokens: largest number in a batch, padding included.
     """
     batch: list[int] = []
     longest = 0

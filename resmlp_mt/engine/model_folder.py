@@ -171,8 +171,7 @@ def load(
 
     Args:
         dtype: type to compute in; by default the type of the weights.
-        device: device to compute on.
-        threads: threads of one product; by default one for each core.
+        threads: of one product; by default one for each core.
         use_shortlist: read the shortlist, if there is one.
 
     Raises:

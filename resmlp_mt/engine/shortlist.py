@@ -33,10 +33,7 @@ class Shortlist:
     by_source: NDArray[np.int64]
 
     def words(self, sentences: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The target words of a batch.
-
-        Args:
-            sentences: source tokens.
+        """The target words of a batch of source tokens.
 
         Returns:
             The words of all sentences, (words,), in the order of the vocabulary, and whether each

@@ -35,8 +35,7 @@ def build(
     way; they would hardly be in a shortlist.
 
     Args:
-        source: tokens of the training sentences.
-        target: tokens of their translations.
+        source, target: tokens of the training sentences and of their translations.
         frequent: number of target words that every sentence may use: those of the most sentences.
         per_word: number of translations of each source word.
         joint: both sides have the same words, and every source word is a target word too.
@@ -92,10 +91,7 @@ def build(
 def log_likelihood_ratio(both: Tensor, first: Tensor, second: Tensor, total: int) -> Tensor:
     """G2 of two events in ``total`` trials: 2 sum_ij O_ij log(O_ij / E_ij).
 
-    Args:
-        both: number of trials with both events.
-        first: number of trials with the first event.
-        second: number of trials with the second event.
+    The numbers of trials are those with both events, with the first one and with the second one.
     """
 
     def xlogx(count: Tensor) -> Tensor:

@@ -1,4 +1,9 @@
-"""Whether a sentencepiece model is that of a dictionary, and how its text was prepared."""
+"""Whether a sentencepiece model is that of a dictionary, and how its text was prepared.
+
+In all functions, ``data`` is the folder of the binarised text and ``path`` the file of the model,
+both for messages. ``sentences`` are some of the text, as the words that were binarised; ``lines``
+have their subwords joined.
+"""
 
 import json
 import logging
@@ -105,9 +110,7 @@ def is_of_characters(vocabulary: Vocabulary) -> bool:
 def warn_of_letters(data: Path, vocabularies: Iterable[Vocabulary]) -> None:
     """Warn of characters with ``|`` between words, which may also be those of a formal language.
 
-    Args:
-        data: folder of the dictionaries, for the message.
-        vocabularies: those of a model without sentencepiece.
+    The vocabularies are those of a model without sentencepiece.
     """
     if any("|" in _words(v)[:MOST_FREQUENT] and is_of_characters(v) for v in vocabularies):
         logger.warning(
@@ -131,22 +134,17 @@ def prepared_with(data: Path) -> dict[str, Any]:
 def check_is_raw(data: Path) -> None:
     """Refuse training text that was more than normalised before it was split into subwords.
 
-    Args:
-        data: folder of binarised text; ``prepare.py`` writes ``manifest.json`` beside it.
+    ``prepare.py`` writes ``manifest.json`` beside its folder.
 
     Raises:
         UserError: naming the options of ``prepare.py``.
     """
     options = prepared_with(data)
-    given = [
-        option
-        for option, is_given in (
-            ("--tokenizer moses", options.get("tokenizer") == "moses"),
-            ("--normalize-punctuation", options.get("normalize_punctuation") is True),
-        )
-        if is_given
-    ]
-    if given:
+    steps = {
+        "--tokenizer moses": options.get("tokenizer") == "moses",
+        "--normalize-punctuation": options.get("normalize_punctuation") is True,
+    }
+    if given := [option for option, is_given in steps.items() if is_given]:
         raise UserError(
             f"{beside(data, 'manifest.json')} says that the training text was prepared with "
             f"{' and '.join(given)}, which an exported model does not apply to its input: prepare "
@@ -155,12 +153,7 @@ def check_is_raw(data: Path) -> None:
 
 
 def warn_of_tokens(data: Path, lines: Iterable[str]) -> None:
-    """Warn of training text that Moses has tokenized, though no manifest says so.
-
-    Args:
-        data: folder of binarised text, for the message.
-        lines: some sentences of one language, with subwords joined.
-    """
+    """Warn of text in one language that Moses has tokenized, though no manifest says so."""
     text = [line for line in lines if line.strip()]
     commas = sum(re.search(r"\w,(?!\S)", line) is not None for line in text)
     shown = looks_tokenized(text)
@@ -176,10 +169,7 @@ def warn_of_lower_case(
 ) -> None:
     """Warn of lower-cased source text, if the sentencepiece model does not lower-case its input.
 
-    Args:
-        data: folder of binarised text, for the message.
-        lines: some sentences of it, with subwords joined.
-        processor: the model; None if words are looked up as they are.
+    Without a ``processor``, words are looked up as they are.
     """
     cased = [line for line in lines if line.title() != line.lower()]  # some scripts have no case
     keeps = processor is None or "A" in processor.normalize("A")
@@ -193,14 +183,7 @@ def warn_of_tags(
     words: Vocabulary,
     processor: sentencepiece.SentencePieceProcessor,
 ) -> None:
-    """Warn of source sentences most of which begin with a tag, without which none is translated.
-
-    Args:
-        data: folder of binarised text, for the message.
-        sentences: some sentences of it, as the words that were binarised.
-        words: the dictionary.
-        processor: the sentencepiece model.
-    """
+    """Warn of source sentences most of which begin with a tag, without which none is translated."""
     firsts = [tags[0] for s in sentences if (tags := leading_tags(" ".join(s), words, processor))]
     if len(firsts) > len(sentences) / 2:
         logger.warning(
@@ -219,9 +202,7 @@ def check_pieces(
     The dictionary may lack pieces: those of the other language, and rare ones.
 
     Args:
-        processor: the model.
-        path: its file, for the message.
-        vocabularies: vocabularies of source and target, by names for the message.
+        vocabularies: those of source and target, by names for the message.
 
     Raises:
         UserError: if a dictionary has words that are not pieces.
@@ -251,11 +232,8 @@ def check_splits(
     """Refuse a sentencepiece model with other pieces than the training text.
 
     Args:
-        processor: the model.
-        path: its file, for the message.
         vocabularies: those of source and target; they decide if no sentence can.
-        sentences: some source sentences, as the words that were binarised.
-        data: their folder, for the message.
+        sentences: of the source.
 
     Returns:
         Whether to normalise text before the model splits it. If the training text was not
@@ -292,7 +270,6 @@ def needs_normalizing(
     """Whether the model splits sentences as they were split with or without normalising them.
 
     Args:
-        sentences: the words of each, as binarised.
         otherwise: the answer if it splits them in another way, or none tells.
     """
     alike = (n for n in (True, False) if splits_alike(processor, sentences, n))
@@ -344,7 +321,7 @@ def splits_alike(
     """Whether a model splits text as it was split before; None if no sentence shows it.
 
     Args:
-        sentences: the words of each, as binarised; those with words that are not pieces, such as
+        sentences: those with words that are not pieces, such as
             ``<unk>``, or are control symbols, which no text gives, do not count.
         normalizes: whether text is normalised before the model splits it.
     """

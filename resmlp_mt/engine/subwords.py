@@ -67,8 +67,7 @@ def pieces_of(
     """The subwords of a line, as the training text had them.
 
     Args:
-        line: raw text.
-        words: the dictionary of its language.
+        words: the dictionary of the line's language.
         processor: the sentencepiece model; without one, words are looked up as they are.
         normalizes: whether the line is normalised before the model splits it.
 
@@ -127,11 +126,9 @@ def leading_tags(
 
 
 def are_unknown(sentences: Iterable[Sequence[int]], indices: Mapping[str, int]) -> bool:
-    """Whether most words of some sentences are unknown.
+    """Whether most tokens of some sentences, before the end of each, are unknown.
 
-    Args:
-        sentences: the tokens of each, with end-of-sentence.
-        indices: the tokens of the words in the dictionary.
+    ``indices`` are the tokens of the words in the dictionary.
     """
     # sentencepiece puts a space before a word that it does not know
     space = indices.get(SPACE)
@@ -140,12 +137,7 @@ def are_unknown(sentences: Iterable[Sequence[int]], indices: Mapping[str, int]) 
 
 
 def warn_of_unknown_words(sentences: Iterable[Sequence[int]], model: "TranslationModel") -> None:
-    """Warn of the first sentences whose words are mostly unknown.
-
-    Args:
-        sentences: the tokens of each, with end-of-sentence.
-        model: the model that translates them.
-    """
+    """Warn of the first sentences whose words are mostly unknown to the model."""
     if are_unknown(sentences, model.source.indices):
         _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 

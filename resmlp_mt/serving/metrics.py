@@ -16,17 +16,7 @@ _SENTENCES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The metrics of one server, in their own registry.
-
-    Attributes:
-        requests: answers, by path, method and status.
-        latency: seconds from a request's first byte to its answer, by path.
-        in_work: requests that are not answered yet.
-        sentences: translated sentences, by language pair.
-        batches: histogram of sentences per batch.
-        failures: batches that a worker failed on; their sentences are tried again.
-        disconnected: clients that went away before their answer.
-    """
+    """The metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()

@@ -39,8 +39,7 @@ class Scheduler:
         workers: each translates one batch at a time.
         max_batch_characters: largest number of characters in a batch; a longer sentence is a batch
             of its own.
-        max_batch_size: largest number of sentences in a batch.
-        queue_size: largest number of waiting sentences.
+        max_batch_size, queue_size: largest numbers of sentences in a batch and in the queue.
         max_wait: seconds until an answer; a request that takes longer is refused.
     """
 
