@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import EOS, PAD, build, sentences, translation_model
+from models import build, sentences, translation_model
 from resmlp_mt.engine.batches import Workers, batches
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
+from resmlp_mt.engine.options import SearchOptions, StepResult
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
 
@@ -234,9 +234,9 @@ def test_greedy_search_finds_the_same_without_scores(
 ) -> None:
     model = fold(build(seed, vocabulary=300))
     rows = [row.tolist() for row in sentences([4, 9, 2], seed=seed)]
-    special, prefixes = SpecialTokens(PAD, EOS, 3), [prefix, [], prefix[:1]]
+    prefixes = [prefix, [], prefix[:1]]
     scored, plain = (
-        beam_search(model, rows, options, special, prefixes=prefixes, is_scored=is_scored)
+        beam_search(model, rows, options, prefixes=prefixes, is_scored=is_scored)
         for is_scored in (True, False)
     )
     assert [h[0].tokens for h in scored] == [h[0].tokens for h in plain]

@@ -9,16 +9,13 @@ from fairseq.sequence_generator import SequenceGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import EOS, PAD, build, padded, sentences
+from models import EOS, build, padded, sentences
 from resmlp_mt.engine import beam_search as search
 from resmlp_mt.engine.beam_search import _top, beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import Hypothesis, SearchOptions
 from resmlp_mt.model import attention
 from resmlp_mt.models.resmlp_mt import ResMLPModel
-
-UNK = 3
-SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=UNK)
 
 
 def by_fairseq(
@@ -76,7 +73,7 @@ def test_every_option_finds_what_fairseq_finds(
 ) -> None:
     model = build(seed)
     rows = sentences(lengths, seed=seed)
-    found = beam_search(fold(model), [row.tolist() for row in rows], options, SPECIAL)
+    found = beam_search(fold(model), [row.tolist() for row in rows], options)
     assert_same(found, by_fairseq(model, rows, options))
 
 
@@ -87,7 +84,7 @@ def test_maximum_length_follows_the_source(length: int, max_len_a: float, seed: 
     model = build(seed)
     rows = sentences([length], seed=seed)
     options = SearchOptions(max_len_a=max_len_a, max_len_b=2)
-    found = beam_search(fold(model), [rows[0].tolist()], options, SPECIAL)
+    found = beam_search(fold(model), [rows[0].tolist()], options)
     assert_same(found, by_fairseq(model, rows, options))
 
 
@@ -96,15 +93,15 @@ def test_every_sentence_of_a_batch_keeps_its_own_limit() -> None:
     model = fold(build(seed=5))
     rows = [row.tolist() for row in sentences([1, 2, 12, 3, 9], seed=5)]
     options = SearchOptions(beam=3, max_len_a=1.0, max_len_b=0)
-    together = beam_search(model, rows, options, SPECIAL)
-    assert_same(together, [beam_search(model, [row], options, SPECIAL)[0] for row in rows])
+    together = beam_search(model, rows, options)
+    assert_same(together, [beam_search(model, [row], options)[0] for row in rows])
 
 
 def test_long_translations_outgrow_the_first_room() -> None:
     model = build(max_target_positions=120)
     rows = sentences([4, 7, 9], seed=1)
     options = SearchOptions(beam=3, min_len=90)
-    found = beam_search(fold(model), [row.tolist() for row in rows], options, SPECIAL)
+    found = beam_search(fold(model), [row.tolist() for row in rows], options)
     assert_same(found, by_fairseq(model, rows, options))
     assert min(len(h.tokens) for h in chain(*found)) > 90
 
@@ -130,12 +127,12 @@ def test_a_sentence_does_not_depend_on_its_neighbours(
     """Of a large batch, a few sentences at a time are encoded and attended to."""
     folded = fold(build(5))
     rows = [row.tolist() for row in sentences([3, 12, 1, 8, 8, 5], seed=5)]
-    alone = [beam_search(folded, [row], SearchOptions(), SPECIAL)[0] for row in rows]
+    alone = [beam_search(folded, [row], SearchOptions())[0] for row in rows]
     if is_large:
         monkeypatch.setattr(search, "ENCODED_TOKENS", 16)
         monkeypatch.setattr(attention, "FEW_KEYS", 0)
         monkeypatch.setattr(attention, "SENTENCES", 2)
-    together = beam_search(folded, rows, SearchOptions(), SPECIAL)
+    together = beam_search(folded, rows, SearchOptions())
     assert_same(together, alone)
 
 
@@ -159,6 +156,6 @@ def test_wrong_options_are_named(changes: dict[str, float], message: str) -> Non
 def test_options_that_do_not_fit_the_model_are_named() -> None:
     folded = fold(build())
     with pytest.raises(ValueError, match="--min-len 10 is above the longest translation, 9"):
-        beam_search(folded, [[EOS]], SearchOptions(min_len=10), SPECIAL)
+        beam_search(folded, [[EOS]], SearchOptions(min_len=10))
     with pytest.raises(ValueError, match="--beam 10 is too large for a vocabulary of 20"):
-        beam_search(folded, [[EOS]], SearchOptions(beam=10), SPECIAL)
+        beam_search(folded, [[EOS]], SearchOptions(beam=10))

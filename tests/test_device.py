@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import EOS, PAD, build, sentences, translation_model
+from models import EOS, build, sentences, translation_model
 from resmlp_mt import packed_linear
 from resmlp_mt.engine.beam_search import (
     SearchOptions,
-    SpecialTokens,
     WordChoice,
     _Beams,
     _best,
@@ -33,7 +32,6 @@ from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import PackedLinear
 from test_mixing import options
 
-SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
 CONFIGS = [MixingConfig(), MixingConfig(2, "alone", decay=True, values=True, gate=True)]
 
 
@@ -65,7 +63,7 @@ def test_a_search_makes_its_tensors_where_the_model_is(config: MixingConfig) -> 
         for position in range(5):
             logits = _step(model, tokens, beams, choice)
             at_limit = [1] if position == 3 else []
-            logits, log_total = restricted(logits, None, position, at_limit, search, SPECIAL, None)
+            logits, log_total = restricted(logits, None, position, at_limit, search, None)
             scores, parents, tokens = _best(logits, log_total, scores, 6)
             scores, parents, tokens = scores[:, :3], parents[:, :3], tokens[:, :3]
             if position == 2:
@@ -79,11 +77,11 @@ def test_a_search_makes_its_tensors_where_the_model_is(config: MixingConfig) -> 
 def test_a_model_that_was_moved_translates_alike() -> None:
     model = engine(CONFIGS[1])
     rows = [row.tolist() for row in sentences([5, 3, 9])]
-    expected = beam_search(model, rows, SearchOptions(beam=3), SPECIAL)
+    expected = beam_search(model, rows, SearchOptions(beam=3))
     for name, module in list(model.named_modules()):
         if isinstance(module, PackedLinear):
             model.set_submodule(name, module.unpacked())
-    found = beam_search(model, rows, SearchOptions(beam=3), SPECIAL)
+    found = beam_search(model, rows, SearchOptions(beam=3))
     for ours, theirs in zip(found, expected, strict=True):
         assert [h.tokens for h in ours] == [h.tokens for h in theirs]
         assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-5)

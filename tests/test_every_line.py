@@ -20,17 +20,14 @@ from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.onnx_export import export_onnx
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import PAD, UNK
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.cache import Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
-
-SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
 
 class WithoutScores(EncoderDecoder):
@@ -80,7 +77,7 @@ def test_a_sentence_without_scores_has_no_hypothesis_and_disturbs_no_other(
         row[:] = [token if token != 4 else 5 for token in row]
         if broken:
             row.insert(0, 4)
-    found = beam_search(model, rows, options, SPECIAL)
+    found = beam_search(model, rows, options)
     plain = fold(build(3))
     plain.__class__ = WithoutScores
     plain.word = -1  # type: ignore[assignment]
@@ -88,7 +85,7 @@ def test_a_sentence_without_scores_has_no_hypothesis_and_disturbs_no_other(
         if row[0] == 4:
             assert hypotheses == []
             continue
-        (alone,) = beam_search(plain, [row], options, SPECIAL)
+        (alone,) = beam_search(plain, [row], options)
         assert [h.tokens for h in hypotheses] == [h.tokens for h in alone]
         assert 1 <= len(hypotheses) <= beam
 
@@ -126,8 +123,8 @@ def test_any_temperature_above_zero_translates(temperature: float) -> None:
     """The lowest leave the best word alone, as the search with one hypothesis does."""
     model = fold(build(3).float())
     rows = [row.tolist() for row in sentences([3, 9, 1, 6], seed=3)]
-    found = beam_search(model, rows, SearchOptions(beam=1, temperature=temperature), SPECIAL)
-    greedy = beam_search(model, rows, SearchOptions(beam=1), SPECIAL)
+    found = beam_search(model, rows, SearchOptions(beam=1, temperature=temperature))
+    greedy = beam_search(model, rows, SearchOptions(beam=1))
     assert all(len(f) == 1 for f in found)
     if temperature < 1e-2:
         assert [f[0].tokens[:-1] for f in found] == [g[0].tokens[:-1] for g in greedy]

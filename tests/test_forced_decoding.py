@@ -6,11 +6,11 @@ from fairseq.sequence_scorer import SequenceScorer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import EOS, PAD, build, padded, sentences, shifted
+from models import build, padded, sentences, shifted
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.forced_decoding import forced_attention, forced_decoding
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions
 
 
 @settings(max_examples=10, deadline=None)
@@ -49,7 +49,7 @@ def test_scores_and_attention_equal_fairseqs_scorer(
 def test_scores_are_those_of_the_search() -> None:
     model = fold(build(3))
     rows = [row.tolist() for row in sentences([3, 9, 12, 5], seed=3)]
-    found = beam_search(model, rows, SearchOptions(beam=3), SpecialTokens(PAD, EOS, 3))
+    found = beam_search(model, rows, SearchOptions(beam=3))
     pairs = [(row, h.tokens) for row, hs in zip(rows, found, strict=True) for h in hs]
     searched = [h.positional_scores for hs in found for h in hs]
     for forced, scores in zip(forced_decoding(model, pairs), searched, strict=True):

@@ -13,7 +13,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from models import EOS, PAD, build, padded, sentences, translation_model
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.weights import placed, prepared
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
 CONFIGS = [MixingConfig(), MixingConfig(2, "alone", decay=True, values=True, gate=True)]
 several = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 DEVICES = ["cuda:0", pytest.param("cuda:1", marks=several)]
@@ -57,12 +56,12 @@ def batch(device: str) -> dict[str, Any]:
 def test_a_search_finds_what_the_cpu_finds(config: MixingConfig, device: str) -> None:
     """Also on a device that is not the current one, and on a stream of its own."""
     rows = [row.tolist() for row in sentences([5, 3, 9], 40)]
-    expected = beam_search(engine(config), rows, SearchOptions(beam=3), SPECIAL)
+    expected = beam_search(engine(config), rows, SearchOptions(beam=3))
     model = placed(engine(config), device)
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        found = beam_search(model, rows, SearchOptions(beam=3), SPECIAL)
+        found = beam_search(model, rows, SearchOptions(beam=3))
     for ours, theirs in zip(found, expected, strict=True):
         assert [h.tokens for h in ours] == [h.tokens for h in theirs]
         assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-4)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from models import EOS, PAD, build, sentences, translation_model
+from models import EOS, build, sentences, translation_model
 from resmlp_mt.engine import digests, exported_config, model_folder, onnx_search
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
@@ -30,12 +30,11 @@ from resmlp_mt.engine.onnx_model import (
     OnnxModel,
 )
 from resmlp_mt.engine.onnx_projection import ProjectionGraphs
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.search import chosen_words
 from resmlp_mt.engine.sentences import Segment
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import UNK
 from resmlp_mt.errors import UserError
 from resmlp_mt.serving.app import _explained
 from resmlp_mt.serving.limits import ModelOptions
@@ -108,16 +107,15 @@ def test_the_search_is_that_of_pytorch(
 ) -> None:
     """A batch of sentences that may use different words, too."""
     batch = [row.tolist() for row in sentences(lengths, 20, seed)]
-    special = SpecialTokens(PAD, EOS, UNK)
     words: list[Any] = [None, None]
     if use_shortlist:
         options = replace(options, beam=min(options.beam, 3))
         words = [chosen_words(one, options.beam)(batch) for one in loaded]
-    expected = beam_search(loaded[0].model, batch, options, special, words[0])
-    found = onnx_search.beam_search(loaded[1].model, batch, options, special, words[1])
+    expected = beam_search(loaded[0].model, batch, options, words[0])
+    found = onnx_search.beam_search(loaded[1].model, batch, options, words[1])
     if options.beam == 1:  # no score is asked for
         unscored = onnx_search.beam_search(
-            loaded[1].model, batch, options, special, words[1], is_scored=False
+            loaded[1].model, batch, options, words[1], is_scored=False
         )
         assert [[h.tokens for h in hs] for hs in unscored] == [
             [h.tokens for h in hs] for hs in expected
@@ -137,10 +135,9 @@ def test_greedy_search_chooses_the_same_words_with_scores_and_without(
 ) -> None:
     """Scores are divided by the temperature before ``unkpen`` is subtracted."""
     options = SearchOptions(beam=1, temperature=temperature, unkpen=-0.8)
-    special = SpecialTokens(PAD, EOS, UNK)
     batch = [row.tolist() for row in sentences([5, 1, 9, 4, 7, 3], 20)]
     scored, unscored = (
-        onnx_search.beam_search(loaded[1].model, batch, options, special, is_scored=wanted)
+        onnx_search.beam_search(loaded[1].model, batch, options, is_scored=wanted)
         for wanted in (True, False)
     )
     assert [[h.tokens for h in hs] for hs in scored] == [[h.tokens for h in hs] for hs in unscored]
@@ -169,9 +166,7 @@ def test_the_documented_loop_is_greedy_search(
     model = model_folder.load(folders[1]).model
     for row in sentences([5, 1, 9], 20, seed=2):
         options = SearchOptions(beam=1, min_len=0)
-        ((found,),) = onnx_search.beam_search(
-            model, [row.tolist()], options, SpecialTokens(PAD, EOS, UNK)
-        )
+        ((found,),) = onnx_search.beam_search(model, [row.tolist()], options)
         limit = len(found.tokens)
         documented = names["greedy"](row.tolist(), limit)
         assert documented[: limit - 1] == found.tokens[: limit - 1]

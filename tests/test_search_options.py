@@ -22,14 +22,13 @@ from resmlp_mt.engine import restrictions
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.forced_decoding import forced_attention, forced_decoding
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens, StepResult
+from resmlp_mt.engine.options import SearchOptions, StepResult
 from resmlp_mt.engine.restrictions import forbid_repeated_ngrams
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 
 UNK = 3
-SPECIAL = SpecialTokens(PAD, EOS, UNK)
 LONGEST = 9
 Pairs = Sequence[tuple[list[int], list[int]]]
 
@@ -98,7 +97,7 @@ def test_a_beam_of_one_is_the_naive_greedy_search(
     model = fold(build(seed))
     rows = [row.tolist() for row in sentences([4, 9, 2], seed=seed)]
     prefixes = [prefix, [], prefix[:1]]
-    found = beam_search(model, rows, options, SPECIAL, prefixes=prefixes)
+    found = beam_search(model, rows, options, prefixes=prefixes)
     expected = [greedy(model, row, options, own) for row, own in zip(rows, prefixes, strict=True)]
     assert [hypotheses[0].tokens for hypotheses in found] == expected
 
@@ -108,9 +107,9 @@ def test_no_ngram_comes_twice_in_any_hypothesis(size: int) -> None:
     model = fold(build(5))
     rows = [row.tolist() for row in sentences([5, 9, 12], seed=5)]
     free = SearchOptions(beam=4, min_len=8)
-    found = beam_search(model, rows, free.changed(no_repeat_ngram_size=size), SPECIAL)
+    found = beam_search(model, rows, free.changed(no_repeat_ngram_size=size))
     assert not any(repeats(h.tokens, size) for h in chain(*found))
-    assert any(repeats(h.tokens, 1) for h in chain(*beam_search(model, rows, free, SPECIAL)))
+    assert any(repeats(h.tokens, 1) for h in chain(*beam_search(model, rows, free)))
 
 
 @given(st.lists(st.integers(0, 3), max_size=9), st.integers(1, 4))
@@ -136,7 +135,7 @@ def test_prefixes_are_those_of_fairseq(beam: int) -> None:
     expected = generator.generate([model], sample, prefix_tokens=prefix)
     source = [row.tolist() for row in rows]
     options = SearchOptions(beam=beam)
-    found = beam_search(fold(model), source, options, SPECIAL, prefixes=prefix.tolist())
+    found = beam_search(fold(model), source, options, prefixes=prefix.tolist())
     for ours, theirs in zip(found, expected, strict=True):
         assert [h.tokens for h in ours] == [h["tokens"].tolist() for h in theirs]
         assert [h.score for h in ours] == pytest.approx([float(h["score"]) for h in theirs])
@@ -165,7 +164,7 @@ def test_samples_are_drawn_by_their_probabilities(topk: int, topp: float) -> Non
         max_len_b=1, min_len=0,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
-    (found,) = beam_search(model, source, options, SPECIAL, generator=generator)
+    (found,) = beam_search(model, source, options, generator=generator)
     firsts = torch.tensor([h.tokens[0] for h in found])
     with torch.inference_mode():
         logits = model(torch.tensor(source), torch.tensor([[EOS]]))[0, 0] / 2.0
@@ -188,7 +187,7 @@ def test_scores_of_samples_are_the_models() -> None:
     rows = [row.tolist() for row in sentences([3, 8], seed=2)]
     options = SearchOptions(beam=6, sampling=True)
     generator = torch.Generator().manual_seed(4)
-    found = beam_search(model, rows, options, SPECIAL, generator=generator)
+    found = beam_search(model, rows, options, generator=generator)
     pairs = [(row, h.tokens) for row, hs in zip(rows, found, strict=True) for h in hs]
     assert [len(hypotheses) for hypotheses in found] == [6, 6]
     assert len({len(h.tokens) for h in chain(*found)}) > 1

@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conftest import Corpus
-from models import EOS, PAD, build, dictionary, sentences
+from models import EOS, build, dictionary, sentences
 from resmlp_mt import export, packed_linear, translate
 from resmlp_mt.engine import model_folder, shortlist, shortlist_building
 from resmlp_mt.engine.beam_search import WordChoice, beam_search
 from resmlp_mt.engine.folding import fold
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.engine.vocabulary import SPECIAL as SPECIAL_SYMBOLS
-from resmlp_mt.engine.vocabulary import Vocabulary
+from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.conversion import load_trained, read_training_text
 from resmlp_mt.machine import multiplies_int8_tiles
@@ -30,7 +29,6 @@ from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architecture
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, quantize, selector
 
 VOCABULARY = 20
-SPECIAL = SpecialTokens(pad=PAD, eos=EOS, unk=3)
 SENTENCE = st.lists(st.integers(4, VOCABULARY - 1), min_size=1, max_size=6)
 
 
@@ -108,7 +106,7 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
     path = str(tmp_path / "shortlist.safetensors")
     few.save(path)
     np.testing.assert_array_equal(Shortlist.load(path, 6, 5).always, few.always)
-    words = Vocabulary([*SPECIAL_SYMBOLS, "w1"])
+    words = Vocabulary([*SPECIAL, "w1"])
     words.write(str(tmp_path / "dict.txt"))
     assert Vocabulary.read(str(tmp_path / "dict.txt")).symbols == words.symbols
 
@@ -140,13 +138,13 @@ def test_the_search_equals_that_of_a_model_without_the_other_words(
     options = SearchOptions(beam=beam, unkpen=unkpen, min_len=1)
     words, allowed = map(torch.from_numpy, lexicon.words(batch))
     some = WordChoice(words, allowed, selector(model.decoder.output_projection)(words))
-    found = beam_search(model, batch, options, SPECIAL, some)
+    found = beam_search(model, batch, options, some)
     bias = model.decoder.output_projection.bias
     for index, tokens in enumerate(batch):
         impossible = torch.full_like(bias, -torch.inf)
         impossible[words[allowed[index]]] = 0.0
         model.decoder.output_projection.bias = nn.Parameter(bias + impossible, requires_grad=False)
-        (expected,) = beam_search(model, [tokens], options, SPECIAL)
+        (expected,) = beam_search(model, [tokens], options)
         assert [h.tokens for h in found[index]] == [h.tokens for h in expected]
         for ours, theirs in zip(found[index], expected, strict=True):
             assert ours.positional_scores == pytest.approx(theirs.positional_scores, abs=1e-5)
@@ -157,7 +155,7 @@ def test_a_beam_that_the_words_do_not_fill_is_refused() -> None:
     words = torch.tensor([0, 1, 2, 3, 7])
     some = WordChoice(words, torch.ones(1, 5, dtype=torch.bool), nn.Identity())
     with pytest.raises(UserError, match="--beam 2 is too large for a vocabulary of 5"):
-        beam_search(model, [[4, EOS]], SearchOptions(beam=2), SPECIAL, some)
+        beam_search(model, [[4, EOS]], SearchOptions(beam=2), some)
 
 
 @pytest.mark.parametrize("has_tiles", [False, True], ids=["FBGEMM", "oneDNN"])
@@ -285,7 +283,7 @@ def test_a_model_without_a_shortlist_says_so(corpus: Corpus, trained: Path) -> N
         Translator(loaded, SearchOptions(), use_shortlist=True)
 
 
-@pytest.mark.parametrize("damage", ["cut", "names", "sizes", "words"])
+@pytest.mark.parametrize("damage", ["cut", "names", "sizes", "words", "order"])
 def test_broken_shortlists_are_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "shortlist.safetensors"
     always, table = np.arange(4), np.zeros((10, 2), dtype=np.int64)
@@ -293,6 +291,8 @@ def test_broken_shortlists_are_named(tmp_path: Path, damage: str) -> None:
         table = table[:9]
     if damage == "words":
         table[0, 0] = 10
+    if damage == "order":
+        always = always[::-1]
     Shortlist(always, table).save(path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:50])

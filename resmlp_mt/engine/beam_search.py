@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from resmlp_mt.engine.batches import batches
-from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, StepResult
+from resmlp_mt.engine.options import Hypothesis, SearchOptions, StepResult
 from resmlp_mt.engine.restrictions import restricted, sample
+from resmlp_mt.engine.vocabulary import EOS, PAD
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.cache import FIRST_ROOM, Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -33,9 +34,9 @@ ENCODED_TOKENS = 512  # padding included
 class WordChoice(NamedTuple):
     """The target words that the sentences of a batch may use; everything is where the model is.
 
-    ``words``, (words,), are ascending and include the special tokens. ``allowed``, (batch, words),
-    says which of them a sentence may use; None if all. ``output_projection`` maps (..., dim) to
-    (..., words).
+    ``words``, (words,), are ascending and begin with the special symbols. ``allowed``, (batch,
+    words), says which of them a sentence may use; None if all. ``output_projection`` maps (...,
+    dim) to (..., words).
     """
 
     words: Tensor
@@ -104,14 +105,14 @@ class _Beams:
         return self.tokens[:rows, : position + 1].gather(2, path).transpose(1, 2)[..., 1:]
 
     def hypotheses(
-        self, rows: Tensor, slots: Tensor, position: int, scores: Tensor, eos: int
+        self, rows: Tensor, slots: Tensor, position: int, scores: Tensor
     ) -> list[tuple[list[int], list[float]]]:
         """Tokens and scores per token of hypotheses that end at a position."""
         path = self.cache.ancestors[rows, slots]
         tokens = self.tokens[rows, : position + 1].gather(2, path.unsqueeze(2)).squeeze(2)
         cumulative = self.scores[rows, : position + 1].gather(2, path.unsqueeze(2)).squeeze(2)
         cumulative = torch.cat([cumulative, scores.unsqueeze(1)], dim=1)
-        ends = tokens.new_full((len(tokens), 1), eos)
+        ends = tokens.new_full((len(tokens), 1), EOS)
         return list(
             zip(
                 torch.cat([tokens[:, 1:], ends], dim=1).tolist(),
@@ -126,7 +127,6 @@ def beam_search(
     model: EncoderDecoder,
     source: list[list[int]],
     options: SearchOptions,
-    special: SpecialTokens,
     words: WordChoice | None = None,
     prefixes: list[list[int]] | None = None,
     generator: torch.Generator | None = None,
@@ -155,25 +155,22 @@ def beam_search(
         ValueError: if a sentence is longer than ``max_source_positions``.
         UserError: if ``min_len`` or ``beam`` do not fit the model.
     """
-    beam, eos, device = options.beam, special.eos, model.device
+    beam, device = options.beam, model.device
     candidates = 2 * beam
     if beam > 1 or options.sampling or callback is not None:
         is_scored = True
     choice = model.config.target_vocabulary
-    columns = special  # columns of the special tokens in the scores
     if words is not None:
         allowed = words.allowed
         choice = len(words.words) if allowed is None else int(allowed.sum(1).min())
-        wanted = torch.tensor(special, device=device)
-        columns = SpecialTokens(*torch.searchsorted(words.words, wanted).tolist())
     options.check_beam(choice)
     lengths = [len(tokens) for tokens in source]
     limits = [options.max_len(n, model.config.max_target_positions) for n in lengths]
-    memory = _encode(model, source, special.pad)
+    memory = _encode(model, source)
     beams = _Beams(model.cache(memory, beam), limits, words)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     # all hypotheses are the same at first, so one is enough
-    tokens = torch.full((len(source), 1), eos, device=device)
+    tokens = torch.full((len(source), 1), EOS, device=device)
     scores = torch.zeros(len(source), 1, device=device)
 
     for position in range(max(limits) + 1):
@@ -186,9 +183,7 @@ def beam_search(
         past = beams.past(position) if position and options.need_the_past else None
         if past is not None and words is not None:
             past = torch.searchsorted(words.words, past)
-        logits, log_total = restricted(
-            logits, past, position, at_limit, options, columns, own, is_scored
-        )
+        logits, log_total = restricted(logits, past, position, at_limit, options, own, is_scored)
         before = scores
         if options.sampling:
             scores, parents, tokens = sample(logits - log_total, scores, options, generator)
@@ -197,12 +192,12 @@ def beam_search(
         if words is not None:
             tokens = words.words[tokens]
 
-        is_eos = tokens == eos
+        is_eos = tokens == EOS
         if callback is not None:
             _report(callback, beams, position, tokens, scores - before, is_eos)
         if at_limit or bool(is_eos.any()):
             ends = (is_eos & scores.isfinite())[:, :beam].nonzero()
-            done = _finish(beams, ends, parents, scores, position, options, eos, finished)
+            done = _finish(beams, ends, parents, scores, position, options, finished)
             if len(done) == rows:
                 break
             if done:
@@ -221,21 +216,21 @@ def beam_search(
     return [sorted(found, key=lambda h: h.score, reverse=True) for found in finished]
 
 
-def _encode(model: EncoderDecoder, source: list[list[int]], pad: int) -> Memory:
+def _encode(model: EncoderDecoder, source: list[list[int]]) -> Memory:
     """Encode a batch; on a CPU a few sentences at a time, of about the same length.
 
     Then there are few pads, and the states of a layer stay in the processor's cache.
     """
     rows = list(batches(dict(enumerate(source)), len(source), ENCODED_TOKENS))
     if len(rows) == 1 or model.device.type != "cpu":
-        return _encode_at_once(model, source, pad)
-    parts = [_encode_at_once(model, [source[row] for row in some], pad) for some in rows]
+        return _encode_at_once(model, source)
+    parts = [_encode_at_once(model, [source[row] for row in some]) for some in rows]
     return Memory.joined(parts, rows)
 
 
-def _encode_at_once(model: EncoderDecoder, source: list[list[int]], pad: int) -> Memory:
+def _encode_at_once(model: EncoderDecoder, source: list[list[int]]) -> Memory:
     rows = [torch.tensor(row) for row in source]
-    tokens = pad_sequence(rows, batch_first=True, padding_value=pad)
+    tokens = pad_sequence(rows, batch_first=True, padding_value=PAD)
     lengths = torch.tensor([len(row) for row in source])
     same = bool((lengths == lengths[0]).all())
     return model.encode(tokens.to(model.device), None if same else lengths.to(model.device))
@@ -313,7 +308,6 @@ def _finish(
     scores: Tensor,
     position: int,
     options: SearchOptions,
-    eos: int,
     finished: list[list[Hypothesis]],
 ) -> list[int]:
     """Store hypotheses that end, (row, candidate) each; returns the rows of finished sentences.
@@ -322,7 +316,7 @@ def _finish(
     """
     rows, columns = ends.unbind(1)
     totals = scores[rows, columns]
-    paths = beams.hypotheses(rows, parents[rows, columns], position, totals, eos)
+    paths = beams.hypotheses(rows, parents[rows, columns], position, totals)
     norm = options.norm(position + 1)
     found = zip(rows.tolist(), paths, (totals / norm).tolist(), strict=True)
     for row, (tokens, positional_scores), score in found:

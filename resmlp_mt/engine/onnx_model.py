@@ -55,7 +55,7 @@ class ChosenWords:
     """The target words that the sentences of a batch may use.
 
     Attributes:
-        words: (words,), in any order.
+        words: (words,), the special symbols first.
         allowed: which of them a sentence may use, (batch, words); None if all.
         rows: what ``shortlist_projection.onnx`` takes besides the states.
     """

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmlp_mt.engine.onnx_model import Arrays, ChosenWords, Floats, Indices, OnnxModel
-from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import Hypothesis, SearchOptions
+from resmlp_mt.engine.vocabulary import EOS, PAD
 
 CHUNK = 64  # neighbours in the vocabulary
 TINY = float(np.finfo(np.float32).tiny)
@@ -35,7 +36,6 @@ class _Beams:
         memory: Arrays,
         limits: list[int],
         beam: int,
-        eos: int,
         choice: ChosenWords | None,
     ) -> None:
         rows = len(limits)
@@ -46,7 +46,7 @@ class _Beams:
         self.positions = np.zeros(0, dtype=np.int64)
         self.descends = np.zeros((rows, beam, 0), dtype=np.float32)
         # all hypotheses are the same at first, so one is enough
-        self.tokens = np.full((rows, 1, 1), eos)
+        self.tokens = np.full((rows, 1, 1), EOS)
         self.scores = np.zeros((rows, 1, 1), dtype=np.float32)
         self.choice, self.forbidden = choice, _forbidden(choice)
 
@@ -90,7 +90,6 @@ def beam_search(
     model: OnnxModel,
     source: list[list[int]],
     options: SearchOptions,
-    special: SpecialTokens,
     choice: ChosenWords | None = None,
     is_scored: bool = True,
     check: Callable[[], None] | None = None,
@@ -109,26 +108,20 @@ def beam_search(
     Raises:
         UserError: if ``min_len`` or ``beam`` do not fit the model.
     """
-    beam, vocabulary, eos = options.beam, model.config.target_vocabulary, special.eos
-    columns = special  # columns of the special tokens in the scores
+    beam, vocabulary = options.beam, model.config.target_vocabulary
     if choice is not None:
         allowed = choice.allowed
         vocabulary = len(choice.words) if allowed is None else int(allowed.sum(axis=1).min())
-        order = np.argsort(choice.words)
-        found = order[np.searchsorted(choice.words, special, sorter=order)]
-        columns = SpecialTokens(*found.tolist())
     options.check_beam(vocabulary)
     lengths = [len(sentence) for sentence in source]
     limits = [options.max_len(length, model.config.max_target_positions) for length in lengths]
-    padded = np.full((len(source), max(lengths)), special.pad)
+    padded = np.full((len(source), max(lengths)), PAD)
     for row, sentence in zip(padded, source, strict=True):
         row[: len(sentence)] = sentence
     memory = model.encode(padded, np.array(lengths))
     if beam == 1:
-        return _greedy_search(
-            model, memory, np.array(limits), options, eos, columns, choice, is_scored, check
-        )
-    beams = _Beams(model, memory, limits, beam, eos, choice)
+        return _greedy_search(model, memory, np.array(limits), options, choice, is_scored, check)
+    beams = _Beams(model, memory, limits, beam, choice)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     for position in range(max(limits) + 1):
         if check is not None:
@@ -136,14 +129,14 @@ def beam_search(
         at_limit = beams.limits == position
         logits = beams.step(position)
         _to_log_probabilities(logits, options)
-        options.restrict(logits, position, np.flatnonzero(at_limit).tolist(), columns)
+        options.restrict(logits, position, np.flatnonzero(at_limit).tolist())
         scores, parents, tokens = _best(logits, beams.scores[:, :, -1], 2 * beam)
         if choice is not None:
             tokens = choice.words[tokens]
-        is_eos = tokens == eos
+        is_eos = tokens == EOS
         if at_limit.any() or is_eos.any():
             ends = (is_eos & np.isfinite(scores))[:, :beam]
-            _finish(beams, ends, parents, scores, position, options, eos, finished)
+            _finish(beams, ends, parents, scores, position, options, finished)
             going = ~at_limit & [len(finished[s]) < beam for s in beams.sentences]
             if not going.any():
                 break
@@ -165,8 +158,6 @@ def _greedy_search(
     memory: Arrays,
     limits: Indices,
     options: SearchOptions,
-    eos: int,
-    columns: SpecialTokens,
     choice: ChosenWords | None,
     is_scored: bool,
     check: Callable[[], None] | None,
@@ -176,7 +167,7 @@ def _greedy_search(
     sentences, nearest = np.arange(rows), int(limits.min())
     steps = np.arange(longest)
     descends = np.ones((rows, 1, longest), dtype=np.float32)
-    tokens = np.full((rows, longest + 1), eos)
+    tokens = np.full((rows, longest + 1), EOS)
     scores = np.zeros((rows, longest), dtype=np.float32)
     past, forbidden = model.first_past(rows), _forbidden(choice)
     finished: list[list[Hypothesis]] = [[] for _ in limits]
@@ -191,17 +182,17 @@ def _greedy_search(
         at_limit = np.flatnonzero(limits == position).tolist() if position >= nearest else []
         if is_scored or options.temperature != 1.0:  # which divides before unkpen is subtracted
             _to_log_probabilities(logits, options)
-        options.restrict(logits, position, at_limit, columns)
+        options.restrict(logits, position, at_limit)
         best = logits[:, 0].argmax(axis=1)
         scores[:, position] = logits[np.arange(len(best)), 0, best]
         tokens[:, after] = best if choice is None else choice.words[best]
-        ends = tokens[:, after] == eos
+        ends = tokens[:, after] == EOS
         ends[at_limit] = True
         if not ends.any():
             continue
         for row in ends.nonzero()[0]:
             found = scores[row, :after]
-            if tokens[row, after] == eos and np.isfinite(found).all():
+            if tokens[row, after] == EOS and np.isfinite(found).all():
                 ids = tokens[row, 1 : after + 1].tolist()
                 score = float(found.sum()) / options.norm(after)
                 hypothesis = Hypothesis(ids, score, found.tolist())
@@ -285,7 +276,6 @@ def _finish(
     scores: Floats,
     position: int,
     options: SearchOptions,
-    eos: int,
     finished: list[list[Hypothesis]],
 ) -> None:
     """Store the hypotheses that end, until their sentence has enough."""
@@ -294,6 +284,6 @@ def _finish(
         sentence = finished[beams.sentences[row]]
         if len(sentence) < options.beam:
             parent, total = parents[row, column], scores[row, column]
-            tokens = [*beams.tokens[row, parent, 1:].tolist(), eos]
+            tokens = [*beams.tokens[row, parent, 1:].tolist(), EOS]
             cumulative = np.append(beams.scores[row, parent], total)
             sentence.append(Hypothesis(tokens, float(total / norm), np.diff(cumulative).tolist()))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self, cast
 
 from resmlp_mt.command_line import FINITE, POSITIVE, flag, number, option
 from resmlp_mt.engine.inputs import check_type
+from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
 
 SHORTEST = 2
@@ -197,9 +198,7 @@ class SearchOptions:
                 f"{words // 2 - 1}."
             )
 
-    def restrict(
-        self, scores: Any, position: int, at_limit: Sequence[int], special: "SpecialTokens"
-    ) -> None:
+    def restrict(self, scores: Any, position: int, at_limit: Sequence[int]) -> None:
         """Forbid tokens, and subtract ``unkpen``, in place.
 
         Args:
@@ -207,15 +206,15 @@ class SearchOptions:
             position: position of the tokens that are chosen.
             at_limit: rows that end here, even below ``min_len``.
         """
-        scores[..., special.pad] = -math.inf
+        scores[..., PAD] = -math.inf
         if self.unkpen:
-            scores[..., special.unk] -= self.unkpen
-        ends = scores[at_limit, :, special.eos] if len(at_limit) else None
+            scores[..., UNK] -= self.unkpen
+        ends = scores[at_limit, :, EOS] if len(at_limit) else None
         if position < self.min_len:
-            scores[..., special.eos] = -math.inf
+            scores[..., EOS] = -math.inf
         if ends is not None:
             scores[at_limit] = -math.inf
-            scores[at_limit, :, special.eos] = ends
+            scores[at_limit, :, EOS] = ends
 
     def norm(self, length: int) -> float:
         """What the score of a translation of ``length`` tokens is divided by."""
@@ -273,14 +272,6 @@ class Hypothesis(NamedTuple):
     tokens: list[int]
     score: float
     positional_scores: list[float]
-
-
-class SpecialTokens(NamedTuple):
-    """Indices in the target vocabulary."""
-
-    pad: int
-    eos: int
-    unk: int
 
 
 class StepResult(NamedTuple):

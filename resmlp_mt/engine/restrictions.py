@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from resmlp_mt.engine.options import SearchOptions, SpecialTokens
+from resmlp_mt.engine.options import SearchOptions
+from resmlp_mt.engine.vocabulary import UNK
 
 CACHED_SCORES = 2**17
 MANY_SCORES = 2**20
@@ -17,7 +18,6 @@ def restricted(
     position: int,
     at_limit: list[int],
     options: SearchOptions,
-    special: SpecialTokens,
     prefixes: Sequence[list[int]] | None,
     is_scored: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -44,15 +44,15 @@ def restricted(
     if past is not None and options.repetition_penalty != 1.0:
         penalize_repetition(logits, past, options.repetition_penalty)
     if options.disable_unk:
-        rows = [row for row in range(len(logits)) if forced.get(row) != special.unk]
-        logits[rows, :, special.unk] = -torch.inf
+        rows = [row for row in range(len(logits)) if forced.get(row) != UNK]
+        logits[rows, :, UNK] = -torch.inf
     if options.temperature != 1.0:
         # the best score becomes 0, so that a small temperature does not make it infinite
         least = torch.finfo(logits.dtype).tiny
         logits = (logits - logits.amax(2, keepdim=True)) / max(options.temperature, least)
     log_total = _log_total(logits) if is_scored else logits.new_zeros(1, 1, 1)
     given = {row: logits[row, :, token].clone() for row, token in forced.items()}
-    options.restrict(logits, position, at_limit, special)
+    options.restrict(logits, position, at_limit)
     if past is not None and options.no_repeat_ngram_size:
         forbid_repeated_ngrams(logits, past, options.no_repeat_ngram_size)
     for row, token in forced.items():

@@ -12,11 +12,8 @@ import numpy as np
 from resmlp_mt.engine import onnx_search
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
-from resmlp_mt.engine.options import Hypothesis, SearchOptions, SpecialTokens, StepResult
-from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
+from resmlp_mt.engine.options import Hypothesis, SearchOptions, StepResult
 from resmlp_mt.errors import UserError
-
-SPECIAL = SpecialTokens(PAD, EOS, UNK)
 
 Batch = list[list[int]]
 """The tokens of some sentences."""
@@ -63,7 +60,7 @@ def search_of(
             parts = [[sentence] for sentence in batch] if model.is_int8 else [batch]
             searched = (
                 onnx_search.beam_search(
-                    model, part, options, SPECIAL, words and words(part), is_scored, check
+                    model, part, options, words and words(part), is_scored, check
                 )
                 for part in parts
             )
@@ -101,7 +98,6 @@ def search_of(
         model,
         batch,
         options,
-        SPECIAL,
         words and words(batch),
         prefixes,
         draws(numbers),

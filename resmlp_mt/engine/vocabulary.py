@@ -8,6 +8,7 @@ from resmlp_mt.errors import UserError, reason
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 BOS, PAD, EOS, UNK = range(4)
+"""Their indices, and their columns among the words of a shortlist, which begin with them."""
 OVERWRITE = " #fairseq:overwrite"  # follows a symbol that may occur twice
 
 
