@@ -161,23 +161,20 @@ def test_a_changed_checkpoint_is_noticed(tmp_path: Path) -> None:
     content = torch.load(path)
     checkpoints.load(path)
 
-    def first(changed: dict[str, Any]) -> None:
-        changed["model"]["norm.alpha"].view(torch.int32)[3] ^= 1  # a bit
+    def a_bit(changed: dict[str, Any]) -> None:
+        changed["model"]["norm.alpha"].view(torch.int32)[3] ^= 1
 
-    def second(changed: dict[str, Any]) -> None:
+    def names(changed: dict[str, Any]) -> None:
         model = changed["model"]
         model["norm.alpha"], model["norm.beta"] = model["norm.beta"], model["norm.alpha"]
 
-    def third(changed: dict[str, Any]) -> None:
-        changed["classes"].reverse()
-
-    def fourth(changed: dict[str, Any]) -> None:
-        changed["config"]["lr"] = 0.2
-
-    def fifth(changed: dict[str, Any]) -> None:
-        del changed["config"]["data"]
-
-    for change in (first, second, third, fourth, fifth):
+    for change in (
+        a_bit,
+        names,
+        lambda changed: changed["classes"].reverse(),
+        lambda changed: changed["config"].update(lr=0.2),
+        lambda changed: changed["config"].pop("data"),
+    ):
         changed = copy.deepcopy(content)
         change(changed)
         torch.save(changed, path)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,13 @@ from resmlp_mt.vision import checkpoints, distill, factory, train
 from resmlp_mt.vision.libraries import timm
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+#: how the images of the student, and those of a teacher, are prepared
+CONFIG: dict[str, Any] = {
+    "input_size": [3, 32, 32], "mean": IMAGENET[0], "std": IMAGENET[1], "interpolation": "bicubic",
+    "crop_pct": 0.9,
+}  # fmt: skip
+OTHER = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+NAME = "timm:test_convnext"
 
 
 class Constant(nn.Module):
@@ -66,109 +74,94 @@ def test_the_loss_is_that_of_the_equations(
 
 def test_a_teacher_sees_its_own_normalisation_and_stays_frozen() -> None:
     images = torch.rand(2, 3, 32, 32)
-    model = factory.build_model("timm:test_convnext", num_classes=3)
-    other = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    model = factory.build_model(NAME, num_classes=3)
 
     def normalised(mean: list[float], std: list[float]) -> Tensor:
         return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
-    teacher = distill.Teacher(model, student=IMAGENET, teacher=other).train()
+    teacher = distill.Teacher(model, student=IMAGENET, teacher=OTHER).train()
     assert not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     found = teacher(normalised(*IMAGENET))
-    torch.testing.assert_close(found, model(normalised(*other)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, model(normalised(*OTHER)), rtol=1e-4, atol=1e-5)
 
 
 def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) -> None:
-    config = {
-        "input_size": [3, 32, 32], "mean": [*IMAGENET[0]], "std": [*IMAGENET[1]],
-        "interpolation": "bicubic", "crop_pct": 0.9,
-    }  # fmt: skip
     images = torch.rand(2, 3, 32, 32)
-    model = factory.build_model("timm:test_convnext", num_classes=2)
+    model = factory.build_model(NAME, num_classes=2)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    teacher = distill.load_teacher(
-        "timm:test_convnext", str(tmp_path / "weights.pth"), ["a", "b"], config
-    )
+    teacher = distill.load_teacher(NAME, str(tmp_path / "weights.pth"), ["a", "b"], CONFIG)
     own = model.pretrained_cfg
     expected = distill.Teacher(model, IMAGENET, (own["mean"], own["std"]))(images)
     torch.testing.assert_close(teacher(images), expected)
     state = {
         "model": model.state_dict(),
-        "model_args": {"name": "timm:test_convnext", "num_classes": 2},
+        "model_args": {"name": NAME, "num_classes": 2},
         "classes": ["a", "b"],
-        "data_config": config,
+        "data_config": CONFIG,
     }
     checkpoints.save(state, tmp_path / "best.pth")
-    teacher = distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "b"], config)
+    teacher = distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "b"], CONFIG)
     torch.testing.assert_close(teacher(images), model.eval()(images))
     with pytest.raises(UserError, match="is a checkpoint with weights: leave out --teacher-wei"):
-        distill.load_teacher(str(tmp_path / "best.pth"), "w.pth", ["a", "b"], config)
+        distill.load_teacher(str(tmp_path / "best.pth"), "w.pth", ["a", "b"], CONFIG)
     with pytest.raises(UserError, match="knows 2 classes that are not the 2 of --data"):
-        distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "c"], config)
+        distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "c"], CONFIG)
 
 
 def test_the_weights_of_a_teacher_have_the_classes_of_the_data(tmp_path: Path) -> None:
-    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
-    model = factory.build_model("timm:test_convnext", num_classes=2)
+    model = factory.build_model(NAME, num_classes=2)
     plain, named = str(tmp_path / "plain.pth"), str(tmp_path / "named.pth")
     torch.save(model.state_dict(), plain)
     torch.save({"model": model.state_dict(), "classes": ["10", "2"]}, named)
-    name = "timm:test_convnext"
-    distill.load_teacher(name, named, ["10", "2"], config)
-    distill.load_teacher(name, plain, ["10", "2"], config, by_letter=False)
+    distill.load_teacher(NAME, named, ["10", "2"], CONFIG)
+    distill.load_teacher(NAME, plain, ["10", "2"], CONFIG, by_letter=False)
     with pytest.raises(UserError, match=r"plain.pth has numbers for classes, and timm sorts"):
-        distill.load_teacher(name, plain, ["10", "2"], config)
+        distill.load_teacher(NAME, plain, ["10", "2"], CONFIG)
     with pytest.raises(UserError, match=r"--teacher-weights .*named.pth knows 2 classes that are"):
-        distill.load_teacher(name, named, ["2", "10"], config, by_letter=False)
+        distill.load_teacher(NAME, named, ["2", "10"], CONFIG, by_letter=False)
 
 
 def test_a_teacher_of_a_thousand_classes_without_names_is_imagenets(tmp_path: Path) -> None:
     """As in evaluate; numbers are in their order."""
-    name, path = "timm:test_convnext", str(tmp_path / "w.pth")
-    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
-    torch.save(factory.build_model(name, num_classes=1000).state_dict(), path)
+    path = str(tmp_path / "w.pth")
+    torch.save(factory.build_model(NAME, num_classes=1000).state_dict(), path)
     for classes in (timm.data.ImageNetInfo().label_names(), [f"{n:03}" for n in range(1000)]):
-        distill.load_teacher(name, path, classes, config)
+        distill.load_teacher(NAME, path, classes, CONFIG)
     words = [f"word {n:03}" for n in range(1000)]
     with pytest.raises(UserError, match=r"taken for ImageNet's .* word 000, .*: give a teacher"):
-        distill.load_teacher(name, path, words, config)
-    distill.load_teacher(name, path, words, config, by_letter=False)
+        distill.load_teacher(NAME, path, words, CONFIG)
+    distill.load_teacher(NAME, path, words, CONFIG, by_letter=False)
 
 
 def test_weights_bring_the_normalisation_of_their_training(tmp_path: Path) -> None:
-    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
-    own = {
-        "input_size": (3, 32, 32), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4],
-        "interpolation": "bicubic", "crop_pct": 0.9,
-    }  # fmt: skip
-    model = factory.build_model("timm:test_convnext", num_classes=2)
+    own = CONFIG | {"mean": OTHER[0], "std": OTHER[1]}
+    model = factory.build_model(NAME, num_classes=2)
     path = str(tmp_path / "w.pth")
     images = torch.rand(2, 3, 32, 32)
     timms = model.pretrained_cfg
     for stored, used in ((own, own), ({**own, "std": [0]}, timms), ("of another trainer", timms)):
         torch.save({"model": model.state_dict(), "data_config": stored}, path)
-        teacher = distill.load_teacher("timm:test_convnext", path, ["a", "b"], config)
+        teacher = distill.load_teacher(NAME, path, ["a", "b"], CONFIG)
         expected = distill.Teacher(model, IMAGENET, (used["mean"], used["std"]))(images)
         torch.testing.assert_close(teacher(images), expected)
 
 
 def test_a_teacher_in_a_folder_of_the_hub_has_its_names_and_normalisation(tmp_path: Path) -> None:
-    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
     model = timm.create_model("test_convnext", num_classes=2).eval()
-    model.pretrained_cfg |= {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    model.pretrained_cfg |= {"mean": OTHER[0], "std": OTHER[1]}
     timm.models.save_for_hf(model, str(tmp_path), model_config={"label_names": ["b", "a"]})
-    teacher = distill.load_teacher("timm:test_convnext", str(tmp_path), ["b", "a"], config)
+    teacher = distill.load_teacher(NAME, str(tmp_path), ["b", "a"], CONFIG)
     images = torch.rand(2, 3, 32, 32)
-    expected = distill.Teacher(model, IMAGENET, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))(images)
+    expected = distill.Teacher(model, IMAGENET, OTHER)(images)
     torch.testing.assert_close(teacher(images), expected)
     with pytest.raises(UserError, match="knows 2 classes that are not the 2 of --data"):
-        distill.load_teacher("timm:test_convnext", str(tmp_path), ["a", "b"], config)
+        distill.load_teacher(NAME, str(tmp_path), ["a", "b"], CONFIG)
     written = json.loads((tmp_path / "config.json").read_text())
     written["pretrained_cfg"]["std"] = [0, 0, 0]
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"--teacher-weights .*: its data_config .* is not usable"):
-        distill.load_teacher("timm:test_convnext", str(tmp_path), ["b", "a"], config)
+        distill.load_teacher(NAME, str(tmp_path), ["b", "a"], CONFIG)
 
 
 def test_a_student_goes_on_where_its_teacher_is_now(tmp_path: Path) -> None:
@@ -188,16 +181,15 @@ def test_a_student_goes_on_where_its_teacher_is_now(tmp_path: Path) -> None:
 
 
 def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
-    config = {"mean": IMAGENET[0], "std": IMAGENET[1]}
     with pytest.raises(UserError, match="needs --teacher-weights FILE"):
-        distill.load_teacher("timm:test_convnext", None, ["a"], config)
+        distill.load_teacher(NAME, None, ["a"], CONFIG)
     with pytest.raises(UserError, match="--teacher nonsense: there is no such model"):
-        distill.load_teacher("nonsense", "w.pth", ["a"], config)
+        distill.load_teacher("nonsense", "w.pth", ["a"], CONFIG)
     with pytest.raises(UserError, match=r"no\.pth cannot be read"):  # the model is known
-        distill.load_teacher("hf-hub:timm/resmlp_12_224", str(tmp_path / "no.pth"), ["a"], config)
+        distill.load_teacher("hf-hub:timm/resmlp_12_224", str(tmp_path / "no.pth"), ["a"], CONFIG)
     with pytest.raises(UserError, match=r"no\.pth cannot be read: No such file"):
-        distill.load_teacher("timm:test_convnext", str(tmp_path / "no.pth"), ["a"], config)
-    other = factory.build_model("timm:test_convnext", num_classes=5)
+        distill.load_teacher(NAME, str(tmp_path / "no.pth"), ["a"], CONFIG)
+    other = factory.build_model(NAME, num_classes=5)
     for name, content, message in (
         (
             "w.pth",
@@ -208,7 +200,7 @@ def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
     ):
         torch.save(content, tmp_path / name)
         with pytest.raises(UserError, match=message):
-            distill.load_teacher("timm:test_convnext", str(tmp_path / name), ["a"], config)
+            distill.load_teacher(NAME, str(tmp_path / name), ["a"], CONFIG)
 
 
 @pytest.mark.parametrize(

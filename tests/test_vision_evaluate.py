@@ -216,12 +216,18 @@ def test_weights_without_names_take_the_names_of_the_data(tmp_path: Path) -> Non
         main([*map(str, words), "--num-classes", "7"])
 
 
+def always_first(model: Any) -> Any:
+    """A model that scores its first output highest, whatever it sees."""
+    with torch.no_grad():
+        model.get_classifier().weight.zero_()
+        model.get_classifier().bias.zero_()
+        model.get_classifier().bias[0] = 1
+    return model
+
+
 def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) -> None:
     """timm numbers the folders 2, 10, torchvision 10, 2; with a map, neither is assumed."""
-    model = create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2)
-    with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.bias.copy_(torch.tensor([1.0, 0.0]))  # always the first output
+    model = always_first(create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2))
     torch.save(model.state_dict(), tmp_path / "w.pth")
     data = folder(folder(tmp_path / "data", "train", **{"10": 1, "2": 1}), **{"10": 1, "2": 3})
     words = ["--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--img-size", 8,
@@ -252,10 +258,7 @@ def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) ->
 
 def test_weights_may_have_the_names_of_their_classes(tmp_path: Path) -> None:
     """As our checkpoints have, in any order; --class-map wins, and empty it is not given."""
-    model = create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2)
-    with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.bias.copy_(torch.tensor([1.0, 0.0]))  # always the first output
+    model = always_first(create_model("resmlp_tiny", num_classes=2, img_size=8, patch_size=2))
     path = tmp_path / "w.pth"
     checkpoint(path, ["2", "10"], model=model.state_dict())
     data = folder(folder(tmp_path / "data", "train", **{"10": 1, "2": 1}), **{"10": 1, "2": 3})
@@ -307,11 +310,7 @@ def test_a_folder_of_the_hub_brings_names_and_preparation(
     """timm's config.json beside the weights has them, and in old ones all is at the top."""
     caplog.set_level("INFO")
     sizes = {"img_size": 32} if name == "resmlp_12_224" else {}
-    model = timm.create_model(name, num_classes=3, **sizes)
-    with torch.no_grad():
-        for parameter in model.get_classifier().parameters():
-            parameter.zero_()
-        model.get_classifier().bias.copy_(torch.tensor([1.0, 0.0, 0.0]))  # always the first output
+    model = always_first(timm.create_model(name, num_classes=3, **sizes))
     given = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1], "crop_pct": 0.7}
     model.pretrained_cfg |= given
     names = ["dog", "cat", "bird"]

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +81,17 @@ INFERENCE = """
 """.split()
 
 
-def validation() -> Parser:
-    return Parser("evaluate", EvaluationOptions, "")
-
-
-def prediction() -> Parser:
-    return Parser("predict", PredictionOptions, "")
+KINDS = {
+    "evaluate": EvaluationOptions,
+    "knn": NeighbourOptions,
+    "predict": PredictionOptions,
+    "export": ExportOptions,
+}
+PARSERS = {
+    "train": create_parser(),
+    **{name: Parser(name, kind, "") for name, kind in KINDS.items()},
+}
+KNOWN = {name: parser._option_string_actions for name, parser in PARSERS.items()}
 
 
 def test_an_older_timm_has_fewer_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,36 +104,27 @@ def test_an_older_timm_has_fewer_schedules(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_several_processes_are_for_training_alone() -> None:
     for flag in ("--world-size", "--local-rank"):
-        assert "torchrun" in (answer(flag, create_parser()._option_string_actions) or "")
-        assert (answer(flag, validation()._option_string_actions) or "").endswith("leave it out")
+        assert "torchrun" in (answer(flag, KNOWN["train"]) or "")
+        assert (answer(flag, KNOWN["evaluate"]) or "").endswith("leave it out")
 
 
-def test_every_option_of_timm_is_honoured_or_answered(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = partial(parse, EvaluationOptions, name="evaluate", description="")
-    for parser, read, names in (
-        (create_parser(), parse_args, TRAIN),
-        (validation(), evaluation, VALIDATE),
-        (
-            prediction(),
-            partial(parse, PredictionOptions, name="predict", description=""),
-            INFERENCE,
-        ),
-    ):
-        for given in names:
-            name = given.replace("_", "-")
-            if name in parser._option_string_actions:
-                continue
+@pytest.mark.parametrize(
+    ("command", "names"), [("train", TRAIN), ("evaluate", VALIDATE), ("predict", INFERENCE)]
+)
+def test_every_option_of_timm_is_honoured_or_answered(
+    command: str, names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in names:
+        name = given.replace("_", "-")
+        if name not in KNOWN[command]:
             with pytest.raises(UserError) as caught:
-                read([given, "1"])
+                PARSERS[command].parse_args([given, "1"])
             assert str(caught.value).count("\n") == 0
-            assert (
-                f": {answer(name, parser._option_string_actions)} (--help"
-                in capsys.readouterr().err
-            ), name
+            assert f": {answer(name, KNOWN[command])} (--help" in capsys.readouterr().err, name
 
 
 def test_every_command_takes_underscores_and_suggests_options() -> None:
-    for kind in (EvaluationOptions, NeighbourOptions, PredictionOptions, ExportOptions):
+    for kind in KINDS.values():
         words = ["--img_size", "8", "-m", "x", "--model_kwargs", "a_b=1", "--weights=a_b"]
         found = parse(kind, words, "evaluate", "")
         assert (found.img_size, found.weights) == (8, "a_b")
@@ -139,24 +134,13 @@ def test_every_command_takes_underscores_and_suggests_options() -> None:
 
 
 def test_an_answer_is_for_an_option_that_some_command_lacks() -> None:
-    parsers = (create_parser(), validation(), prediction())
-    both = set.intersection(*(set(parser._option_string_actions) for parser in parsers))
+    both = set.intersection(*(set(KNOWN[name]) for name in ("train", "evaluate", "predict")))
     assert not both & {flag for flags in ANSWERS for flag in flags.split()}
 
 
-@pytest.mark.parametrize(
-    "parser",
-    [
-        create_parser(),
-        Parser("evaluate", EvaluationOptions, ""),
-        Parser("knn", NeighbourOptions, ""),
-        Parser("predict", PredictionOptions, ""),
-        Parser("export", ExportOptions, ""),
-    ],
-    ids=lambda parser: parser.prog,
-)
-def test_an_answer_names_options_of_the_command_alone(parser: Parser) -> None:
-    known = parser._option_string_actions
+@pytest.mark.parametrize("command", KNOWN)
+def test_an_answer_names_options_of_the_command_alone(command: str) -> None:
+    known = KNOWN[command]
     for flag in {flag for flags in ANSWERS for flag in flags.split()} - known.keys():
         found = answer(flag, known)
         assert found is not None
