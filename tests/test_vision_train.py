@@ -69,6 +69,12 @@ def run(folder: Path, output: Path, *options: object) -> dict[str, Any]:
     return checkpoints.load(output / "last.pth")
 
 
+def go_on(output: Path, *options: object) -> dict[str, Any]:
+    """Continue the training in a folder; returns last.pth."""
+    train.main([f"--resume={output / 'last.pth'}", *map(str, options)])
+    return checkpoints.load(output / "last.pth")
+
+
 def trainer_of(folder: Path, output: Path, *options: object) -> Trainer:
     """A training before its first update, by default of resmlp_tiny with 8 x 8 pixels."""
     plain = PLAIN if "--model" not in options else PLAIN[4:]  # without the sizes
@@ -102,9 +108,8 @@ def test_a_stopped_training_goes_on_exactly(folder: Path, tmp_path: Path, stops:
     stopped = run(folder, parts, *FULL, "--max-updates", stops[0])
     assert stopped["position"]["updates"] == stops[0]
     for stop in stops[1:]:
-        train.main([f"--resume={parts / 'last.pth'}", f"--max-updates={stop}"])
-    train.main([f"--resume={parts / 'last.pth'}"])  # the other options are in the checkpoint
-    assert_same(whole, checkpoints.load(parts / "last.pth"))
+        go_on(parts, "--max-updates", stop)
+    assert_same(whole, go_on(parts))  # the other options are in the checkpoint
     assert_same(checkpoints.load(tmp_path / "whole/best.pth"), checkpoints.load(parts / "best.pth"))
     assert whole["position"]["updates"] == 12
     assert [row["epoch"] for row in whole["history"]] == [0, 1, 2]
@@ -134,8 +139,7 @@ def test_a_training_goes_on_where_its_folder_is_now(folder: Path, tmp_path: Path
     run(folder, tmp_path / "old", *PLAIN, *constant, "--max-updates", 12)
     best = checkpoints.load(tmp_path / "old/best.pth")
     (tmp_path / "old").rename(tmp_path / "new")
-    train.main([f"--resume={tmp_path / 'new/last.pth'}", "--max-updates=13"])
-    assert checkpoints.load(tmp_path / "new/last.pth")["position"]["updates"] == 13
+    assert go_on(tmp_path / "new", "--max-updates", 13)["position"]["updates"] == 13
     assert not (tmp_path / "old").exists()
     words = [f"--resume={tmp_path / 'new/last.pth'}", f"--output={tmp_path / 'copy'}"]
     train.main(words)
@@ -153,8 +157,7 @@ def test_weights_are_needed_at_the_start_alone(folder: Path, tmp_path: Path) -> 
     torch.save(first["model"], tmp_path / "w.pth")
     run(folder, tmp_path / "b", *PLAIN, "--weights", tmp_path / "w.pth", "--max-updates", 1)
     (tmp_path / "w.pth").unlink()
-    train.main([f"--resume={tmp_path / 'b/last.pth'}"])
-    assert checkpoints.load(tmp_path / "b/last.pth")["position"]["updates"] == 16
+    assert go_on(tmp_path / "b")["position"]["updates"] == 16
 
 
 def test_a_checkpoint_that_could_not_be_written_is_made_up_for(
@@ -172,10 +175,9 @@ def test_a_checkpoint_that_could_not_be_written_is_made_up_for(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "save", full)
         with pytest.raises(UserError, match="the disk is full"):
-            train.main([f"--resume={tmp_path / 'last.pth'}"])
-    train.main([f"--resume={tmp_path / 'last.pth'}"])
-    whole = run(folder, tmp_path / "whole", *PLAIN)
-    assert_same(whole, checkpoints.load(tmp_path / "last.pth"))
+            go_on(tmp_path)
+    last = go_on(tmp_path)
+    assert_same(run(folder, tmp_path / "whole", *PLAIN), last)
     best = checkpoints.load(tmp_path / "best.pth")
     assert_same(checkpoints.load(tmp_path / "whole/best.pth"), best)
 
@@ -184,7 +186,7 @@ def test_a_lost_summary_comes_back(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path, *PLAIN)
     before = (tmp_path / "summary.csv").read_text()
     (tmp_path / "summary.csv").unlink()
-    train.main([f"--resume={tmp_path / 'last.pth'}"])
+    go_on(tmp_path)
     assert (tmp_path / "summary.csv").read_text() == before
 
 
@@ -220,7 +222,7 @@ def test_another_setting_does_not_go_on(
     state = run(folder, tmp_path, *PLAIN, "--max-updates", 1)
     checkpoints.save({**state, key: value}, tmp_path / "last.pth")
     with pytest.raises(UserError, match=message):
-        train.main([f"--resume={tmp_path / 'last.pth'}"])
+        go_on(tmp_path)
 
 
 def test_a_checkpoint_in_between_changes_nothing(folder: Path, tmp_path: Path) -> None:
@@ -554,7 +556,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(folder: Path, tmp_path: Pa
     checkpoints.save(last, tmp_path / "last.pth")
     message = r"the loss became (nan|inf) in epoch 1, update \d+: .*last\.pth is the last good"
     with pytest.raises(UserError, match=message):
-        train.main([f"--resume={tmp_path / 'last.pth'}"])
+        go_on(tmp_path)
     assert_same(checkpoints.load(tmp_path / "last.pth")["model"], good["model"])
 
 
@@ -735,8 +737,7 @@ def test_args_yaml_is_written_whole_or_not_at_all(
 def test_updates_that_are_done_are_not_passed(folder: Path, tmp_path: Path) -> None:
     first = run(folder, tmp_path, *PLAIN, "--max-updates", 5)
     for most in (5, 3):
-        train.main([f"--resume={tmp_path / 'last.pth'}", f"--max-updates={most}"])
-        assert_same(checkpoints.load(tmp_path / "last.pth"), first)
+        assert_same(go_on(tmp_path, "--max-updates", most), first)
 
 
 def test_a_plateau_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
@@ -745,8 +746,7 @@ def test_a_plateau_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
                "--batch-size", 32]  # fmt: skip
     whole = run(folder, tmp_path / "whole", *options)
     run(folder, tmp_path / "parts", *options, "--max-updates", 11)  # in the sixth epoch
-    train.main([f"--resume={tmp_path / 'parts/last.pth'}"])
-    parts = checkpoints.load(tmp_path / "parts/last.pth")
+    parts = go_on(tmp_path / "parts")
     assert whole["history"][-1]["lr"] < 1e-6
     assert [row["lr"] for row in parts["history"]] == [row["lr"] for row in whole["history"]]
     assert_same(whole, parts)
@@ -757,8 +757,7 @@ def test_noise_around_a_plateau_goes_on_exactly(folder: Path, tmp_path: Path) ->
     whole = run(folder, tmp_path / "whole", *options)
     state = run(folder, tmp_path / "parts", *options, "--max-updates", 5)  # in the third epoch
     assert state["restore_lr"] == [1e-3] * 2
-    train.main([f"--resume={tmp_path / 'parts/last.pth'}"])
-    assert_same(whole, checkpoints.load(tmp_path / "parts/last.pth"))
+    assert_same(whole, go_on(tmp_path / "parts"))
 
 
 def test_a_second_training_goes_to_a_new_folder(
