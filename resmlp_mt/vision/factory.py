@@ -309,7 +309,9 @@ def load_model(
         with torch.device("meta"):  # nothing is allocated yet
             shapes = {key: value.shape for key, value in build_model(**args).state_dict().items()}
     except Exception as error:  # models raise a dozen types for impossible sizes
-        raise UserError(f"{path}: its model_args make no model: {_short(error)}") from error
+        raise UserError(
+            f"{path}: no model can be built from its model_args: {_short(error)}"
+        ) from error
     given = {key: value.shape for key, value in weights.items()}
     if given != shapes:
         wrong = sorted(key for key in given.keys() | shapes if given.get(key) != shapes.get(key))
@@ -324,7 +326,7 @@ def load_model(
         return model.eval(), checkpoint
     model = build_model(**args | {"img_size": img_size})
     if not isinstance(model, ResMLP):
-        raise UserError("--img-size is for ResMLP alone: leave it out.")
+        raise UserError("--img-size is only for checkpoints of ResMLP: leave it out.")
     load_weights(model, {"model": weights, "model_args": args})
     return model.eval(), checkpoint
 

@@ -136,7 +136,8 @@ def classify(options: NeighbourOptions) -> None:
     keys, labels = extract(classifier, batches(train, *loading))
     if max(options.nb_knn) > len(keys):
         raise UserError(
-            f"-k {max(options.nb_knn)} is more than the {len(keys)} training images: give less."
+            f"-k {max(options.nb_knn)} is more than the {len(keys)} training images: "
+            "give a smaller number."
         )
     queries, targets = extract(classifier, batches(val, *loading))
     keys, queries = keys.to(device), queries.to(device)

@@ -84,7 +84,7 @@ class Parser(command_line.Parser):
 
 
 class Unneeded(argparse.Action):
-    """An option of timm that changes nothing here: with the value in ``const`` alone, or with any.
+    """An option of timm that changes nothing here: with any value, or only with that in ``const``.
 
     Its entry in :mod:`resmlp_mt.vision.timm_options` answers for other values.
     """

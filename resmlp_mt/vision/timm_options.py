@@ -97,8 +97,8 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
 }
 
 
-#: options of timm's train.py that change no result: with any value (None), or with these words
-#: alone, which are timm's default
+#: options of timm's train.py that change no result: with any value (None), or only with these
+#: words, which are timm's default
 UNNEEDED: dict[str, str | None] = {
     **dict.fromkeys("--amp-impl --checkpoint-hist --local-rank --log-interval".split()),
     "--worker-seeding": None,
@@ -122,7 +122,7 @@ def answer(flag: str, known: Container[str]) -> str | None:
 
     Args:
         flag: the option.
-        known: the options of the command, which alone the sentence may name.
+        known: the options of the command; the sentence names no others.
     """
     for flags, answers in ANSWERS.items():
         if flag in flags.split():

@@ -234,7 +234,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Values over others: ``lr_base`` alone also takes the place of an ``lr``, which would win."""
+    """Values over others; an ``lr_base`` without an ``lr`` also replaces a lower ``lr``."""
     if above.get("lr_base") is not None and above.get("lr") is None:
         below = {name: value for name, value in below.items() if name != "lr"}
     return below | above
