@@ -209,6 +209,7 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
         (["-i", "x", "--ref", "y", "-m", "bleu", "--ter-no-punct"], "--ter-no-punct is for ter"),
         (["-i", "x", "--ref", "y", "-sl", "-cw", "2"], "--chrf-word-order is for chrf: add chrf"),
         (["-i", "x", "--ref", "y", "-sv", "1"], "--smooth-value is for --smooth-method floor"),
+        (["-i", "x", "--ref", "y", "-s", "floor", "-sv", "-1"], "must be at least 0, but is -1"),
         (["-i", "x", "--ref", "y", "-l", "en-fr-ca"], "not clear where the target begins"),
         (["-i", "x", "z", "--ref", "y"], "-i takes one system: compare it with another one by"),
         (["-i", "x", "--generate-output", "g", "--ref", "y"], "both give the translations"),

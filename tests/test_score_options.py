@@ -110,6 +110,22 @@ def test_short_signatures_equal_those_of_the_sacrebleu_command(
         assert f"\n{line.partition(' = ')[0].strip()}\n" in f"{printed}\n"
 
 
+def test_short_signatures_name_the_tokenization_of_moses(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["-i", corpus.file["sys"], "--ref", corpus.file["ref"], "-l", "en-de", "--short", "-q"]
+    main(argv)
+    assert "|pretok:sacremoses-aggressive[de]-" in capsys.readouterr().out
+
+
+def test_a_sample_in_which_nothing_matches_has_an_interval(tmp_path: Path) -> None:
+    """sacreBLEU's chrF is of another type there, and Python takes no mean of two types."""
+    system, ref = ["x", "Der Hund schläft."], ["Haus", "Der Hund läuft."]
+    files = "-i", write(tmp_path / "sys", system), "--ref", write(tmp_path / "ref", ref)
+    report = score(*files, "-m", "chrf", "-ci", "-cin", "40", path=tmp_path / "r.json")
+    assert 0 < report["scores"][0]["mean"] < report["scores"][0]["score"] + 10
+
+
 def test_every_option_of_sacrebleu_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Either it works, or a sentence says what to do instead."""
     known: list[set[str]] = []

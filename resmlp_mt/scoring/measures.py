@@ -160,6 +160,9 @@ class Measure:
                 with download(f"--tokenize {tokenizer}", "models", "choose another tokenizer"):
                     METRICS["BLEU"](tokenize=tokenizer)
             self._metric = METRICS[kind.metric.upper()](**arguments, references=self.references)
+            if kind.metric == "chrf":
+                compute = self._metric._compute_score_from_stats
+                self._metric._compute_score_from_stats = _of_one_type(compute)
         except RuntimeError as error:  # raised by sacreBLEU if MeCab is missing
             from resmlp_mt.language_codes import TOKENIZER_PACKAGES  # its tables are slow to load
 
@@ -241,7 +244,23 @@ class Measure:
     def _signature(self, signature: Any) -> str:
         if self._pretok is not None:
             signature.update("pretok", self._pretok)
+            signature._abbr["pretok"] = "pretok"  # sacreBLEU has no short name for it
         return str(signature.format(self._short))
+
+
+def _of_one_type(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """chrF of resampled statistics, always as a number of numpy.
+
+    Where nothing matches, sacreBLEU has Python's 0.0, and there is no mean of both types.
+    """
+
+    def computed(statistics: Any) -> Any:
+        result = compute(statistics)
+        if not isinstance(statistics, list):
+            result.score = statistics.dtype.type(result.score)
+        return result
+
+    return computed
 
 
 def _pretokenizer(

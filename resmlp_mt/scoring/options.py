@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import FINITE, NOT_NEGATIVE, POSITIVE, Parser, flag, number, option
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, flag, number, option
 from resmlp_mt.scoring.cleaning import SYMBOLS, Cleaning
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED
 
@@ -126,7 +126,7 @@ class BleuOptions:
         help="smoothing of n-grams that do not match",
     )  # fmt: skip
     smooth_value: float | None = option(
-        None, "-sv", type=FINITE, metavar="X",
+        None, "-sv", type=number(float, least=0), metavar="X",
         help="value of floor (default: 0.1) and add-k (default: 1)",
     )  # fmt: skip
 
