@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import EOS, build, padded, sentences
-from resmlp_mt.fairseq_plugin.decoder import source_of
+from resmlp_mt.model.attention import Source
 from resmlp_mt.model.cache import Cache
 from resmlp_mt.model.decoder import Decoder
 from test_mixing import ALL, MixingConfig, options
@@ -17,7 +17,9 @@ CONFIGS = [MixingConfig(), ALL[-1]]
 
 
 def start(decoder: Decoder, source: Tensor, model: torch.nn.Module, beam: int) -> Cache:
-    return decoder.cache(decoder.memory(source_of(model.encoder(source))), beam)
+    encoded = model.encoder(source)
+    (states,), (is_pad,) = encoded["encoder_out"], encoded["encoder_padding_mask"]
+    return decoder.cache(decoder.memory(Source.of(states, is_pad)), beam)
 
 
 @settings(deadline=None, max_examples=25)

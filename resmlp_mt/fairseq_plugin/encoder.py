@@ -26,8 +26,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
     def __init__(
         self, config: ModelConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
     ) -> None:
-        super().__init__(config, embed_tokens)
-        self.dictionary = dictionary
+        super().__init__(config, embed_tokens, dictionary)
         self.padding_idx = dictionary.pad()
         self.num_layers = len(self.layers)
         self.max_source_positions = self.longest
@@ -46,20 +45,13 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         return_all_hiddens: bool = False,
         token_embeddings: Tensor | None = None,
     ) -> dict[str, list[Any]]:
-        """Encode sentences padded on either side.
+        """Encode sentences; returns what fairseq's Transformer does, of the same shapes.
 
         Args:
-            src_tokens: (batch, length).
+            src_tokens: (batch, length), padded on either side.
             src_lengths: unused; the lengths follow from the padding.
             return_all_hiddens: also return the states before the first and after every layer.
             token_embeddings: (batch, length, dim), instead of the rows of ``embed_tokens``.
-
-        Returns:
-            What fairseq's Transformer returns, positions as in ``src_tokens``: ``encoder_out``
-            [(length, batch, dim)]; ``encoder_padding_mask`` [(batch, length)], True at pads;
-            ``encoder_embedding`` [(batch, length, dim)], scaled; ``encoder_states``, (length,
-            batch, dim) each; ``src_lengths`` [(batch, 1)]; ``src_tokens`` []; ``fc_results``, None
-            for every layer, as there.
 
         Raises:
             ValueError: if the longest sentence exceeds ``--max-source-positions``.
@@ -67,24 +59,24 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
         padding_mask = src_tokens.eq(self.padding_idx)
         batch = Aligned.of(src_tokens, self.padding_idx, self.longest)
         states: list[Tensor] = []
-        visit = states.append if return_all_hiddens else None
         if token_embeddings is None:
             embedding, embedded = self.embed(src_tokens), None
         else:
             embedding = scaled(token_embeddings, self.embed_scale)
             embedded = batch.packed(embedding)
+        visit = states.append if return_all_hiddens else None
         x = self.encode(batch.tokens, batch.layout, visit, embedded)
         counts = padding_mask.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)
         if is_recording() or not torch._C._are_functorch_transforms_active():
             self._compare(counts)
         return {
-            "encoder_out": [batch.as_given(x)],
-            "encoder_padding_mask": [padding_mask],
-            "encoder_embedding": [embedding],
-            "encoder_states": [batch.as_given(state) for state in states],
+            "encoder_out": [batch.as_given(x)],  # (length, batch, dim)
+            "encoder_padding_mask": [padding_mask],  # (batch, length), True at pads
+            "encoder_embedding": [embedding],  # (batch, length, dim), scaled
+            "encoder_states": [batch.as_given(state) for state in states],  # (length, batch, dim)
             "fc_results": [None for _ in states[1:]],
             "src_tokens": [],
-            "src_lengths": [counts],
+            "src_lengths": [counts],  # (batch, 1)
         }
 
     def _compare(self, counts: Tensor) -> None:

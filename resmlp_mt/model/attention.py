@@ -33,6 +33,13 @@ class Source:
     layout: Layout
     is_pad: Tensor | None
 
+    @classmethod
+    def of(cls, states: Tensor, is_pad: Tensor | None) -> "Source":
+        """The source of states with pads, (length, batch, dim), given ``is_pad``."""
+        layout = Layout(*states.shape[:2]) if is_pad is None else Layout.of(is_pad.t())
+        has_pads = layout.rows is not None or layout.is_pad is not None
+        return cls(layout.pack(states), layout, is_pad if has_pads else None)
+
     def mask(self) -> Tensor | None:
         """The mask that is added to attention scores: minus infinity at pads, else 0.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,12 +144,13 @@ class Decoder(nn.Module):
     Args:
         config: sizes and options.
         embed_tokens: the embedding, (target_vocabulary, dim).
+        others: arguments of a second base class, which fairseq's adapter has.
     """
 
     __prepare_scriptable__ = refuse_torchscript
 
-    def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
-        nn.Module.__init__(self)  # fairseq's adapter has a second base class
+    def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding, *others: Any) -> None:
+        super().__init__(*others)
         dim = config.decoder_embed_dim
         self.config = config
         self.embed_tokens = embed_tokens

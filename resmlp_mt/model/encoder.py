@@ -61,12 +61,13 @@ class Encoder(nn.Module):
     Args:
         config: sizes and options.
         embed_tokens: the embedding, (source_vocabulary, dim).
+        others: arguments of a second base class, which fairseq's adapter has.
     """
 
     __prepare_scriptable__ = refuse_torchscript
 
-    def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding) -> None:
-        nn.Module.__init__(self)  # fairseq's adapter has a second base class
+    def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding, *others: Any) -> None:
+        super().__init__(*others)
         self.config = config
         self.embed_tokens = embed_tokens
         self.embed_scale = math.sqrt(config.encoder_embed_dim)
