@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from resmlp_mt.preparation import binarize, subwords, text_blocks
 from resmlp_mt.preparation.binarize import Encoder, Sampling
-from resmlp_mt.preparation.parallel import Workers
 from tests import corpus_server
 
 LANGUAGES = ("en", "de")
@@ -54,17 +53,15 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         subword_type=request.param,
         character_coverage=0.995,
         input_sentence_size=1000,
-        workers=Workers(1),
     )
     return out
 
 
 def run(out: Path, sampling: Sampling = Sampling(), jobs: int = 1) -> binarize.Binarized:  # noqa: B008
     kind = (out / "kind").read_text()
-    with Workers(jobs) as workers:
-        return binarize.binarize(
-            out, LANGUAGES, list(PAIRS), subword_type=kind, sampling=sampling, workers=workers
-        )
+    return binarize.binarize(
+        out, LANGUAGES, list(PAIRS), subword_type=kind, sampling=sampling, jobs=jobs
+    )
 
 
 def files(out: Path, copies: int = 0) -> set[Path]:
@@ -208,7 +205,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePie
         subword_type="bpe",
         character_coverage=0.99,
         input_sentence_size=1000,
-        workers=Workers(1),
     )
     return sentencepiece.SentencePieceProcessor(model_file=str(path / "m"))
 

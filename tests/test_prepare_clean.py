@@ -14,7 +14,6 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import clean, dedup
 from resmlp_mt.preparation.clean import Options
 from resmlp_mt.preparation.formats import TextFiles
-from resmlp_mt.preparation.parallel import Workers
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
 
@@ -94,13 +93,11 @@ def run(
     folder: Path,
     parts: list[TextFiles],
     options: Options = OPTIONS,
-    jobs: int = 1,
     **arguments: object,
 ) -> tuple[list[tuple[str, str]], dict[str, object]]:
     outputs = folder / "out.en", folder / "out.de"
     arguments = {"held_out": frozenset(), **arguments}
-    with Workers(jobs) as workers:
-        facts = clean.clean_train(parts, outputs, options, workers=workers, **arguments)  # type: ignore[arg-type]
+    facts = clean.clean_train(parts, outputs, options, **arguments)  # type: ignore[arg-type]
     sides = [path.read_text(encoding="utf-8").split("\n")[:-1] for path in outputs]
     return list(zip(*sides, strict=True)), facts
 

@@ -186,15 +186,11 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
             taken += 1
             yield number
 
-    with parallel.Workers(jobs) as workers:
-        results = workers.map(partial, (slow_first, 3), items())
+    with parallel.mapped(jobs, partial, (slow_first, 3), items()) as results:
         first = list(itertools.islice(results, 5))
         assert first == [0, 3, 6, 9, 12]
         assert taken <= 5 + parallel.IN_FLIGHT_PER_PROCESS * jobs
         assert [*first, *results] == [3 * number for number in range(100)]
-        # The same processes, for another step.
-        again = workers.map(partial, (slow_first, 7), range(5))
-        assert list(again) == [0, 7, 14, 21, 28]
 
 
 FAILING = """
@@ -202,8 +198,8 @@ import os
 from functools import partial
 from resmlp_mt.preparation import parallel
 try:
-    with parallel.Workers(2) as workers:
-        list(workers.map(partial, ({function},), {items}))
+    with parallel.mapped(2, partial, ({function},), {items}) as results:
+        list(results)
 except ValueError as error:
     print(error)
 """

@@ -10,7 +10,6 @@ import sentencepiece
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import subwords, text_blocks
-from resmlp_mt.preparation.parallel import Workers
 from tests import corpus_server
 
 
@@ -38,7 +37,6 @@ def train(texts: tuple[Path, Path], model: Path, vocab_size: int, kind: str = "b
         subword_type=kind,
         character_coverage=1.0,
         input_sentence_size=1_000_000,
-        workers=Workers(1),
     )
 
 
@@ -111,7 +109,6 @@ def test_bpe_learns_from_word_counts_what_it_learns_from_sentences(
         subword_type="bpe",
         character_coverage=0.99,
         input_sentence_size=sentences,
-        workers=Workers(1),
     )
     (tmp_path / subwords.RULES).write_text("A0\t20\n")
     subwords._write_sample(tmp_path / subwords.SENTENCES, texts, 400, min(400, sentences // 2))

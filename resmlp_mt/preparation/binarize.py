@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from resmlp_mt.preparation.parallel import Workers
+from resmlp_mt.preparation.parallel import mapped
 from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.preparation.subwords import EOS, FAIRSEQ_SPECIALS, UNK, write_dictionary
 from resmlp_mt.preparation.text_blocks import TextBlock, cut
@@ -107,7 +107,7 @@ def binarize(
     *,
     subword_type: str,
     sampling: Sampling,
-    workers: Workers,
+    jobs: int = 1,
 ) -> Binarized:
     """Binarises `out/text/SPLIT.LANG` with `out/spm.model` into `out/bin`.
 
@@ -124,9 +124,11 @@ def binarize(
         size = sum(part.text.end - part.text.start for part in parts)
         training: npt.NDArray[np.int64] = np.zeros(len(processor), dtype=np.int64)
         tokens: dict[str, dict[str, int]] = {}
-        with tqdm(desc="binarize", total=size, unit="B", unit_scale=True) as progress:
-            arguments = (model, subword_type, sampling.alpha)
-            counted = workers.map(_part_encoder, arguments, parts)
+        arguments = (model, subword_type, sampling.alpha)
+        with (
+            tqdm(desc="binarize", total=size, unit="B", unit_scale=True) as progress,
+            mapped(jobs, _part_encoder, arguments, parts) as counted,
+        ):
             for part, counts in zip(parts, counted, strict=True):
                 progress.update(part.text.end - part.text.start)
                 if Path(part.name).name.startswith("train."):

@@ -19,7 +19,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import dedup
 from resmlp_mt.preparation.formats import TextFiles, blocks, decode_lines
 from resmlp_mt.preparation.options import CleaningOptions
-from resmlp_mt.preparation.parallel import Workers
+from resmlp_mt.preparation.parallel import mapped
 from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.text import normalize
 
@@ -222,7 +222,7 @@ def clean_train(
     held_out: frozenset[str],
     valid_every: int | None = None,
     max_pairs: int | None = None,
-    workers: Workers,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Cleans the training text into `outputs`; returns kept and dropped pairs by step.
 
@@ -234,14 +234,15 @@ def clean_train(
     joiner = Joiner(options)
     dropped: Counter[str] = Counter()
     read = changed = lines = 0
+    arguments = (options, held_out, valid_every)
+    items = chunks(parts, max_pairs, options.concatenate)
     with (
         atomic_write(outputs[0]) as source_file,
         atomic_write(outputs[1]) as target_file,
         tqdm(desc="clean", unit="pair", unit_scale=True) as progress,
+        mapped(jobs, Cleaner, arguments, items) as results,
     ):
-        arguments = (options, held_out, valid_every)
-        items = chunks(parts, max_pairs, options.concatenate)
-        for cleaned in workers.map(Cleaner, arguments, items):
+        for cleaned in results:
             new = seen.add(cleaned.hashes)
             size = len(new) + cleaned.dropped.total()
             source, target, count = joiner(cleaned, new)

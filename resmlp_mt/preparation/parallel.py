@@ -1,16 +1,13 @@
 """Spreads work over processes, with results in the order of the items and bounded memory."""
 
+import functools
 import multiprocessing
-import multiprocessing.connection
-import pickle
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from resmlp_mt import signals
 from resmlp_mt.errors import UserError
@@ -21,71 +18,52 @@ Result = TypeVar("Result")
 IN_FLIGHT_PER_PROCESS = 3
 
 
-class Workers:
-    """Processes for one step after the other; a context manager, which ends them.
+@contextmanager
+def mapped(
+    jobs: int,
+    make: Callable[..., Callable[[Item], Result]],
+    arguments: tuple[Any, ...],
+    items: Iterable[Item],
+) -> Iterator[Iterator[Result]]:
+    """`map(make(*arguments), items)` by processes, which end with the block.
+
+    At most `IN_FLIGHT_PER_PROCESS * jobs` items are held at a time (`Executor.map` would read them
+    all).
 
     Args:
         jobs: number of processes; with one, everything is done in this process.
-        folder: where temporary files are put; by default the system's folder for them.
+        make: makes the function, once in each process.
+        arguments: of `make`; sent once to each process, because held-out sentences are megabytes.
+        items: read as needed.
     """
-
-    def __init__(self, jobs: int, folder: Path | None = None) -> None:
-        self.jobs = jobs
-        self.folder = folder
-        self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> bool | None:
-        self._pool = None
-        return self._stack.__exit__(*error)
-
-    def map(
-        self,
-        make: Callable[..., Callable[[Item], Result]],
-        arguments: tuple[Any, ...],
-        items: Iterable[Item],
-    ) -> Iterator[Result]:
-        """`map(make(*arguments), items)`, with the results in the order of the items.
-
-        At most `IN_FLIGHT_PER_PROCESS * jobs` items are held at a time (`Executor.map` would read
-        them all).
-
-        Args:
-            make: makes the function, once in each process; with one job, in this process.
-            items: read as needed.
-        """
-        if self.jobs == 1:
-            yield from map(make(*arguments), items)
-            return
-        if self._pool is None:
-            self._pool = self._stack.enter_context(_processes(self.jobs))
-        waiting: deque[Future[Result]] = deque()
-        # Sent once, in a file, and not with every item: held-out sentences are megabytes.
-        with tempfile.NamedTemporaryFile(prefix=".make.", dir=self.folder) as file:
-            file.write(pickle.dumps((make, arguments)))
-            file.flush()
-            for item in items:
-                waiting.append(self._pool.submit(_call, file.name, item))
-                if len(waiting) >= IN_FLIGHT_PER_PROCESS * self.jobs:
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
+    if jobs == 1:
+        yield map(make(*arguments), items)
+        return
+    with _processes(jobs, _prepare, make, arguments) as pool:
+        yield _in_order(pool, IN_FLIGHT_PER_PROCESS * jobs, items)
 
 
-_ready: tuple[str, Callable[[Any], Any]] = ("", lambda item: None)
+def _in_order(pool: ProcessPoolExecutor, most: int, items: Iterable[Any]) -> Iterator[Any]:
+    waiting: deque[Future[Any]] = deque()
+    for item in items:
+        waiting.append(pool.submit(_call, item))
+        if len(waiting) >= most:
+            yield _result(waiting.popleft())
+    while waiting:
+        yield _result(waiting.popleft())
 
 
-def _call(path: str, item: Any) -> Any:
-    """In a worker: calls the function that the file `path` says how to make."""
-    global _ready
-    if _ready[0] != path:
-        # written by the process that started this one, in a folder of its own
-        make, arguments = pickle.loads(Path(path).read_bytes())  # nosec B301
-        _ready = path, make(*arguments)
-    return _ready[1](item)
+_made: Callable[[], Callable[[Any], Any]]
+"""In a worker: the function that is mapped, made at the first call."""
+
+
+def _prepare(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+    global _made
+    _made = functools.cache(functools.partial(make, *arguments))
+
+
+def _call(item: Any) -> Any:
+    return _made()(item)
 
 
 def _result(future: Future[Result], option: str = "--jobs") -> Result:
@@ -111,11 +89,12 @@ def run_in_process(option: str, function: Callable[..., Result], *args: Any) -> 
 
 
 @contextmanager
-def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+def _processes(jobs: int, *prepare: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes that begin by calling a function with arguments, `prepare`, if there is one."""
     # "spawn" on every platform, because a process with threads must not be forked.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=signals.follow_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=prepare)
     try:
         yield pool
     except BaseException:
@@ -124,3 +103,9 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
             child.kill()  # it ignores milder signals
         raise
     pool.shutdown()
+
+
+def _begin(function: Callable[..., None] | None = None, *args: Any) -> None:
+    signals.follow_parent()
+    if function is not None:
+        function(*args)

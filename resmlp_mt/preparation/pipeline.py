@@ -12,7 +12,6 @@ from resmlp_mt.preparation import binarize, clean, corpus, manifest, raw_text, s
 from resmlp_mt.preparation.corpus import Part
 from resmlp_mt.preparation.formats import TextFiles
 from resmlp_mt.preparation.options import CleaningOptions, Options
-from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.preparation.sources import Inputs
 from resmlp_mt.preparation.steps import Record, Steps, code, write_json
 
@@ -75,10 +74,9 @@ class Preparation:
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         raw_text.warn_of_split_text(inputs.train)
-        with Workers(self.args.jobs, self.steps.folder) as workers:
-            cleaned = self._clean(inputs, workers)
-            model = self._train_subwords(cleaned, workers)
-            binarized = self._binarize(cleaned, model, workers)
+        cleaned = self._clean(inputs)
+        model = self._train_subwords(cleaned)
+        binarized = self._binarize(cleaned, model)
         content = manifest.build(self.corpus, self.args, inputs.manifest, cleaned, model, binarized)
         self._sweep(content["outputs"])
         write_json(self.manifest_path, content)
@@ -119,7 +117,7 @@ class Preparation:
     def _splits(self) -> dict[str, Sequence[Part]]:
         return {"train": self.corpus.train, "valid": self.corpus.valid, **self.corpus.tests}
 
-    def _clean(self, inputs: Inputs, workers: Workers) -> Record:
+    def _clean(self, inputs: Inputs) -> Record:
         names = fairseq_names(inputs.tests)
         args = self.args
 
@@ -160,7 +158,7 @@ class Preparation:
                 held_out=frozenset(sentences),
                 valid_every=self.corpus.valid_every,
                 max_pairs=args.max_pairs,
-                workers=workers,
+                jobs=args.jobs,
             )
             return facts
 
@@ -184,7 +182,7 @@ class Preparation:
         }
         return self.steps.run("clean", made_from, [*outputs, *paths("text", "train")], action)
 
-    def _train_subwords(self, cleaned: Record, workers: Workers) -> Record:
+    def _train_subwords(self, cleaned: Record) -> Record:
         args = self.args
         source, target = (self.out / f"text/train.{lang}" for lang in self.languages)
         model = self.out / "spm.model"
@@ -197,7 +195,8 @@ class Preparation:
 
         def action() -> dict[str, Any]:
             pairs = cleaned["facts"]["train"]["pairs"]
-            subwords.train((source, target), pairs, model, **options, workers=workers)
+            texts, folder = (source, target), self.steps.folder
+            subwords.train(texts, pairs, model, jobs=args.jobs, folder=folder, **options)
             return {}
 
         made_from = {
@@ -208,7 +207,7 @@ class Preparation:
         }
         return self.steps.run("spm", made_from, [model], action)
 
-    def _binarize(self, cleaned: Record, model: Record, workers: Workers) -> Record:
+    def _binarize(self, cleaned: Record, model: Record) -> Record:
         args = self.args
         sampling = binarize.Sampling(args.samples, args.sentencepiece_alpha)
         splits = list(cleaned["facts"])
@@ -220,7 +219,7 @@ class Preparation:
                 splits,
                 subword_type=args.subword_type,
                 sampling=sampling,
-                workers=workers,
+                jobs=args.jobs,
             )
             return {"entries": found.entries, "tokens": found.tokens}
 

@@ -17,7 +17,7 @@ import sentencepiece
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import normalization
 from resmlp_mt.preparation.formats import MAX_LINE_BYTES
-from resmlp_mt.preparation.parallel import Workers, run_in_process
+from resmlp_mt.preparation.parallel import mapped, run_in_process
 from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.preparation.text_blocks import TextBlock, cut
 
@@ -52,7 +52,8 @@ def train(
     subword_type: str,
     character_coverage: float,
     input_sentence_size: int,
-    workers: Workers,
+    jobs: int = 1,
+    folder: Path | None = None,
 ) -> None:
     """Trains a joint model on evenly spaced pairs and writes it to `model`.
 
@@ -64,7 +65,8 @@ def train(
         subword_type: "bpe" or "unigram".
         character_coverage: share of the characters that get a piece; the rarest become unknown.
         input_sentence_size: largest number of sentences used, both languages together.
-        workers: processes that count words; their folder gets the trainer's input.
+        jobs: number of processes that count words.
+        folder: place of the trainer's input; by default the system's for temporary files.
 
     Raises:
         UserError: the text is too small for so many pieces.
@@ -77,17 +79,17 @@ def train(
     }
     # In a new folder, because the model records the names of these files.
     with (
-        tempfile.TemporaryDirectory(prefix=".words.", dir=workers.folder) as folder,
+        tempfile.TemporaryDirectory(prefix=".words.", dir=folder) as inputs,
         ThreadPoolExecutor(1) as thread,
     ):
         # While other processes count words, this one would wait.
-        rules = thread.submit(_write_rules, Path(folder, RULES))
+        rules = thread.submit(_write_rules, Path(inputs, RULES))
         if subword_type == "bpe":
-            _write_words(Path(folder, WORDS), _count_words(texts, pairs, take, workers))
+            _write_words(Path(inputs, WORDS), _count_words(texts, pairs, take, jobs))
         else:
-            _write_sample(Path(folder, SENTENCES), texts, pairs, take)
+            _write_sample(Path(inputs, SENTENCES), texts, pairs, take)
         rules.result()
-        serialized = run_in_process("--input-sentence-size", _train, Path(folder), options)
+        serialized = run_in_process("--input-sentence-size", _train, Path(inputs), options)
     with atomic_write(model) as file:
         file.write(serialized)
 
@@ -131,7 +133,7 @@ def _explain(error: Exception, vocab_size: int) -> str:
     return f"sentencepiece could not train a model of --vocab-size {vocab_size}: {message.strip()}"
 
 
-def _count_words(texts: tuple[Path, Path], pairs: int, take: int, workers: Workers) -> Counter[str]:
+def _count_words(texts: tuple[Path, Path], pairs: int, take: int, jobs: int) -> Counter[str]:
     """Words of the sample and their counts.
 
     BPE merges only within words, so its trainer needs no more than these counts. It would count
@@ -139,8 +141,9 @@ def _count_words(texts: tuple[Path, Path], pairs: int, take: int, workers: Worke
     """
     counts: Counter[str] = Counter()
     blocks = (block for text in texts for block in cut(text))
-    for found in workers.map(partial, (_count, pairs, take), blocks):
-        counts.update(found)
+    with mapped(jobs, partial, (_count, pairs, take), blocks) as results:
+        for found in results:
+            counts.update(found)
     return counts
 
 
