@@ -26,6 +26,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, one_line
 from resmlp_mt.fairseq_plugin import continuing
 from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
@@ -130,14 +131,14 @@ def _mistake(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return told
     if isinstance(error, MissingMandatoryValue):
-        return f"--{str(error.full_key).replace('_', '-')} is missing."
+        return f"{flag(str(error.full_key))} is missing."
     if isinstance(error, SyntaxError) and error.filename in ("<string>", "<unknown>"):
         return f"{str(error.text).strip()} among the options cannot be read: {error.msg}."
     if isinstance(error, json.JSONDecodeError):
         return f"{error.doc} among the options is not JSON: {error.msg}."
     lacking = re.fullmatch(r"([\w-]+) is required!", told or "")  # of fairseq's registries
     if isinstance(error, ValueError) and lacking:
-        return f"--{lacking[1].replace('_', '-')} is missing."
+        return f"{flag(lacking[1])} is missing."
     if isinstance(error, OSError):
         if error.filename is not None:
             return f"{error.filename} cannot be opened: {error.strerror}."

@@ -50,14 +50,15 @@ def _lr_step(original: Original, self: Any, epoch: int, val_loss: float | None =
     options = self.cfg.optimization
     is_last = epoch >= (options.max_epoch or math.inf)
     if unsaved and is_last:
-        _save(self, val_loss)
+        save(self, val_loss)
     rate = original(self, epoch, val_loss)
     if unsaved and not is_last and rate <= options.stop_min_lr:
-        _save(self, val_loss)
+        save(self, val_loss)
     return rate
 
 
-def _save(trainer: Any, score: float | None) -> None:
+def save(trainer: Any, score: float | None) -> None:
+    """Save as fairseq does after a validation with this score; None counts for no best one."""
     iterator = trainer.stopping_iterator
     checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, score)
 

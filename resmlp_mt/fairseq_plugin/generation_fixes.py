@@ -19,6 +19,7 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from torch import Tensor
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
 from resmlp_mt.signals import tell
@@ -40,7 +41,13 @@ def apply() -> None:
 
 
 def _no_repeat_ngram(
-    _: Original, self: Any, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int
+    original: Original,
+    self: Any,
+    tokens: Tensor,
+    lprobs: Tensor,
+    bsz: int,
+    beam_size: int,
+    step: int,
 ) -> Tensor:
     """Scores of minus infinity for what would complete an n-gram a second time.
 
@@ -50,16 +57,11 @@ def _no_repeat_ngram(
         tokens: (hypotheses, positions); the first is end-of-sentence, ``step`` were generated.
         lprobs: (hypotheses, vocabulary), changed in place.
     """
-    before = self.no_repeat_ngram_size - 1
     allowed = lprobs.clone()
-    for scores, row in zip(lprobs, tokens[:, 1 : step + 1].tolist(), strict=True):
-        newest = row[len(row) - before :]
-        banned = [
-            row[start + before]
-            for start in range(len(row) - before)
-            if row[start : start + before] == newest
-        ]
-        scores[torch.tensor(banned, dtype=torch.long, device=scores.device)] = -torch.inf
+    if self.no_repeat_ngram_size == 1:  # the original compares the whole row
+        lprobs.scatter_(1, tokens[:, 1 : step + 1], -torch.inf)
+    else:
+        original(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
     stuck = lprobs.isneginf().all(dim=1, keepdim=True)
     return lprobs.copy_(torch.where(stuck, allowed, lprobs))
 
@@ -100,8 +102,8 @@ def _check_generator(task: Any, models: Any, args: Any, *__: Any, **___: Any) ->
     for name in ("print_step", "retain_iter_history"):
         if getattr(args, name, False):
             raise UserError(
-                f"--{name.replace('_', '-')} needs a model that refines its translations "
-                "iteratively (--task translation_lev): drop it."
+                f"{flag(name)} needs a model that refines its translations iteratively "
+                "(--task translation_lev): drop it."
             )
     if getattr(args, "prefix_size", 0) > 0 and any(
         isinstance(dataset, LanguagePairDataset) and dataset.tgt is None
@@ -161,8 +163,8 @@ def check_options(parser: argparse.ArgumentParser, found: argparse.Namespace) ->
     for name in NOT_INTERACTIVE if is_interactive else ():
         if getattr(found, name, None) != parser.get_default(name):
             raise UserError(
-                f"--{name.replace('_', '-')} has no effect in fairseq-interactive: give it to "
-                "fairseq-generate, or drop it."
+                f"{flag(name)} has no effect in fairseq-interactive: give it to fairseq-generate, "
+                "or drop it."
             )
     if getattr(found, "sacrebleu", False) and found.scoring != "sacrebleu":
         raise UserError(

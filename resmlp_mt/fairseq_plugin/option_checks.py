@@ -197,9 +197,7 @@ def check(values: Mapping[str, Any]) -> None:
         given = values.get(name)
         for value in given if isinstance(given, list) else [given]:
             if isinstance(value, int | float) and value < least:
-                raise UserError(
-                    f"--{name.replace('_', '-')} must be at least {least}, but is {value}."
-                )
+                raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
     if (
         values.get("lr_scheduler") == "cosine"
         and values["lr_period_updates"] <= 0
@@ -213,7 +211,7 @@ def check(values: Mapping[str, Any]) -> None:
     of_model = REFUSED_FOR_RESMLP if issubclass(model, ResMLPConfig) else {}
     for (name, value), why in (REFUSED | of_model).items():
         if values.get(name) == value:
-            raise UserError(f"--{name.replace('_', '-')} {value} {why}")
+            raise UserError(f"{flag(name)} {value} {why}")
     if of_model and values.get("quantization_config_path") is not None:
         raise UserError(
             "--quantization-config-path trains a ResMLP that nothing can load: drop it, and give "
@@ -260,8 +258,8 @@ def check_metric(cfg: Any) -> None:
     ):
         if metric == measured and not getattr(section, option, True):
             raise UserError(
-                f"--best-checkpoint-metric {metric} needs --{option.replace('_', '-')}, which "
-                "computes it in every validation."
+                f"--best-checkpoint-metric {metric} needs {flag(option)}, which computes it in "
+                "every validation."
             )
 
 

@@ -28,6 +28,7 @@ from omegaconf import open_dict
 from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console, continuing, stopping
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
@@ -126,8 +127,8 @@ def _check_backends(options: Any) -> None:
         if options[option] not in working:
             raise UserError(
                 f"--cpu with --distributed-world-size {options.distributed_world_size} needs "
-                f"--{option.replace('_', '-')} {working[0]}, but it is {options[option]}; "
-                "for one process, --distributed-world-size 1."
+                f"{flag(option)} {working[0]}, but it is {options[option]}; for one process, "
+                "--distributed-world-size 1."
             )
 
 

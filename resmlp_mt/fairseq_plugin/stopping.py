@@ -129,7 +129,7 @@ def _validate_and_save(
         if losses[0] not in trainer.stopping_saves:
             if at_end:  # for the scheduler of the learning rate
                 trainer.stopping_score = losses[0]
-            _save(trainer)
+            ending.save(trainer, None)
         _stop(trainer, number)
     return losses, is_last
 
@@ -137,14 +137,14 @@ def _validate_and_save(
 def _begin_valid_epoch(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save before a validation: it can be long, and the training may be killed meanwhile."""
     if _agreed(self):
-        _save(self)
+        ending.save(self, None)
     return original(self, *args, **kwargs)
 
 
 def _valid_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save within a validation too; several processes cannot agree within it."""
     if _Stop.requested and self.data_parallel_world_size == 1 and not self.stopping_saves:
-        _save(self)
+        ending.save(self, None)
     return original(self, *args, **kwargs)
 
 
@@ -164,12 +164,6 @@ def _save_checkpoint(
     if hasattr(trainer, "stopping_saves"):
         trainer.stopping_saves.append(val_loss)
     return saved
-
-
-def _save(trainer: Any) -> None:
-    """Save as the last checkpoint; only a validation that fairseq saves counts for the best."""
-    iterator = trainer.stopping_iterator
-    checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, None)
 
 
 def _stop(trainer: Any, number: int) -> None:

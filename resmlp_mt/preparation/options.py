@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, number, option
+from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, flag, number, option
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.preparation import corpus
 
@@ -136,7 +136,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
     if options.corpus == "local":
         for name in ("from_dir", "src", "tgt"):
             if getattr(options, name) is None:
-                parser.error(f"local needs --{name.replace('_', '-')}")
+                parser.error(f"local needs {flag(name)}")
         if not Path(str(options.from_dir)).is_dir():
             parser.error(f"--from-dir {options.from_dir} is not a folder")
         source, target = str(options.src), str(options.tgt)
