@@ -13,7 +13,7 @@ from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import formats
 from resmlp_mt.preparation.formats import TextFiles
-from resmlp_mt.preparation.raw_text import warn_of_split_text
+from resmlp_mt.preparation.sources import warn_of_split_text
 from tests import corpus_server
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"

@@ -5,6 +5,7 @@ Text is normalised before it is tokenized, as prepare.py does, and its punctuati
 dictionary.
 """
 
+import contextlib
 import copy
 import functools
 import json
@@ -133,21 +134,18 @@ def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
     options = prepared_with(folder)
     if tokenizer is None and options.get("tokenizer") == "moses":
         # only raw text needs it: fairseq-generate decodes alone
-        bpe.prepare = functools.partial(_refuse, folder)
+        bpe.prepare = functools.partial(
+            _refuse,
+            f"the training text in {folder} was prepared with --tokenizer moses: give --tokenizer "
+            "moses (tokenizer='moses' in Python), or --tokenizer space for text that Moses has "
+            "tokenized already.",
+        )
     elif options.get("normalize_punctuation") is True:
         from sacremoses import MosesPunctNormalizer  # slow, and most runs do not need it
 
         normalizer = MosesPunctNormalizer(language_codes.moses(task.cfg.source_lang))
         # of other tokenizers than Moses this changes nothing: their text is tokenized already
         (tokenizer or bpe).prepare = functools.partial(_punctuated, normalizer)
-
-
-def _refuse(folder: Path, _: str) -> NoReturn:
-    raise UserError(
-        f"the training text in {folder} was prepared with --tokenizer moses: give --tokenizer "
-        "moses (tokenizer='moses' in Python), or --tokenizer space for text that Moses has "
-        "tokenized already."
-    )
 
 
 def _punctuated(normalizer: Any, text: str) -> str:
@@ -197,11 +195,12 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
         try:
             check_pieces(bpe.sp, path, {f"the dictionary of {cfg.source_lang}": source})
         except UserError as error:
-            if _lacks_pieces(bpe.sp, path, target):
-                raise
-            # fairseq-generate only decodes, with a model of the target's own
-            bpe.prepare = functools.partial(_fail, error)
-            return
+            with contextlib.suppress(UserError):
+                check_pieces(bpe.sp, path, {f"the dictionary of {cfg.target_lang}": target})
+                # fairseq-generate only decodes, with a model of the target's own
+                bpe.prepare = functools.partial(_refuse, str(error))
+                return
+            raise
         folder = Path(utils.split_paths(cfg.data)[0])
         codes = cfg.source_lang, cfg.target_lang
         try:
@@ -214,16 +213,8 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
             logger.warning("%s", error)
 
 
-def _lacks_pieces(processor: Any, path: Path, words: Vocabulary) -> bool:
-    try:
-        check_pieces(processor, path, {"the dictionary": words})
-    except UserError:
-        return True
-    return False
-
-
-def _fail(error: UserError, _: str) -> NoReturn:
-    raise error
+def _refuse(message: str, _: str) -> NoReturn:
+    raise UserError(message)
 
 
 def _build_dataset_for_inference(

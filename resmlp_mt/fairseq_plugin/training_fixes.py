@@ -1,8 +1,7 @@
 """Remedies for fairseq's training: batch buckets, R-Drop, averages, and the best checkpoints."""
 
-import contextlib
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,8 +102,7 @@ def _make_room(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float) -> None:
             os.replace(path(drawn), path(free[0]))
 
 
-@contextlib.contextmanager
-def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
+def _room_for_another(cfg: Any, suffix: str) -> AbstractContextManager[Any]:
     """Let fairseq find a checkpoint with the worst score if there are fewer than N."""
     paths = checkpoint_utils.checkpoint_paths
     best = rf"checkpoint\.best_{cfg.best_checkpoint_metric}_("
@@ -120,11 +118,7 @@ def _room_for_another(cfg: Any, suffix: str) -> Iterator[None]:
             return there
         return [*there, worst] if cfg.maximize_best_checkpoint_metric else [worst, *there]
 
-    checkpoint_utils.checkpoint_paths = found
-    try:
-        yield
-    finally:
-        checkpoint_utils.checkpoint_paths = paths
+    return mock.patch.object(checkpoint_utils, "checkpoint_paths", found)
 
 
 # --- --store-ema multiplies whole numbers by the decay, which fails, and shared embeddings by it

@@ -1,9 +1,10 @@
-"""The translation models under their fairseq names.
+"""The translation models and the criterions under their fairseq names.
 
 Every preset is a dataclass and a subclass of the model. ``fairseq-hydra-train`` ignores presets
 made by functions (``register_model_architecture``), and silently builds the base model.
 """
 
+from fairseq.criterions import register_criterion
 from fairseq.models import register_model
 
 from resmlp_mt.fairseq_plugin import console, fairseq_fixes, text_input
@@ -16,7 +17,9 @@ from resmlp_mt.fairseq_plugin.config import (
     ResMLPPlusConfig,
     ResMLPTinyConfig,
 )
+from resmlp_mt.fairseq_plugin.criterion import ChunkedConfig, ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.model import ResMLPModel as ResMLPModel
+from resmlp_mt.fairseq_plugin.rdrop import RDropConfig, RDropLabelSmoothedCrossEntropy
 
 console.quieten()
 console.write_utf8()
@@ -24,6 +27,13 @@ fairseq_fixes.apply()
 console.tell_in_one_sentence()
 text_input.apply()
 allow_safe_globals()
+
+register_criterion("rdrop_label_smoothed_cross_entropy", dataclass=RDropConfig)(
+    RDropLabelSmoothedCrossEntropy
+)
+register_criterion("chunked_label_smoothed_cross_entropy", dataclass=ChunkedConfig)(
+    ChunkedLabelSmoothedCrossEntropy
+)
 
 
 @register_model("resmlp_mt_6l", dataclass=ResMLPConfig)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.preparation import binarize, clean, corpus, manifest, raw_text, sources, subwords
+from resmlp_mt.preparation import binarize, clean, corpus, manifest, sources, subwords
 from resmlp_mt.preparation.corpus import Part
 from resmlp_mt.preparation.formats import TextFiles
 from resmlp_mt.preparation.options import CleaningOptions, Options
@@ -73,7 +73,7 @@ class Preparation:
         """Everything from the download to the manifest; returns a summary of it for the user."""
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
-        raw_text.warn_of_split_text(inputs.train)
+        sources.warn_of_split_text(inputs.train)
         cleaned = self._clean(inputs)
         model = self._train_subwords(cleaned)
         binarized = self._binarize(cleaned, model)

@@ -1,14 +1,19 @@
 """Brings the text of a corpus to the disk: fetches it or takes it from a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from resmlp_mt.preparation import archives, formats
-from resmlp_mt.preparation.corpus import Corpus, Part
-from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.preparation.corpus import Corpus, Part, warn
+from resmlp_mt.preparation.formats import TextFiles, pairs
 from resmlp_mt.preparation.steps import Steps, code
+from resmlp_mt.text import looks_split, looks_tokenized
+
+LOOKED_AT = 2000
+"""Pairs of each file that show whether it is raw."""
 
 
 @dataclass(frozen=True)
@@ -128,3 +133,17 @@ def _unpack(
         )
         for member in members
     }
+
+
+def warn_of_split_text(training: Iterable[TextFiles]) -> None:
+    """Says which files do not look raw: a model that learns from them expects and writes the same.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    for files in training:
+        sides = zip(*islice(pairs(files, LOOKED_AT), LOOKED_AT), strict=True)
+        for path, lines in zip((files.source, files.target), sides, strict=False):
+            text = [line.decode(errors="replace") for line in lines]
+            if shown := looks_split(text) or looks_tokenized(text):
+                warn(f"{path} was split before ({shown}): give the raw text")
