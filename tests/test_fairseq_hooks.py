@@ -23,7 +23,7 @@ from models import build, config, dictionary, padded, sentences
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import pruning
 from resmlp_mt.fairseq_plugin.retained_dropout import TRANSFORMER_NAMES, dropping
-from resmlp_mt.model import encoder
+from resmlp_mt.model import stack
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from test_mixing import MODELS
 
@@ -226,9 +226,9 @@ def test_offloaded_layers_keep_the_random_state_of_their_device(
 ) -> None:
     """Their inputs wait on the CPU, and PyTorch looks at nothing else for devices."""
     given: list[Any] = []
-    monkeypatch.setattr(encoder, "checkpoint", lambda _, *args, **__: given.extend(args))
+    monkeypatch.setattr(stack, "checkpoint", lambda _, *args, **__: given.extend(args))
     layer = nn.Linear(1, 1, device="meta")
-    encoder.run_layer(layer, SimpleNamespace(offload_activations=True), torch.ones(1), None)
+    stack.run_layer(layer, SimpleNamespace(offload_activations=True), torch.ones(1), None)
     assert {value.device.type for value in given if isinstance(value, Tensor)} == {"meta", "cpu"}
 
 

@@ -18,9 +18,10 @@ from resmlp_mt.layers import Affine, FeedForward, merged_after, merged_before
 from resmlp_mt.materialised_mixing import check_leading_parts, merged
 from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.model.config import ModelConfig
-from resmlp_mt.model.decoder import Decoder, DecoderLayer
-from resmlp_mt.model.encoder import Encoder, EncoderLayer, longest
+from resmlp_mt.model.decoder import DecoderLayer
+from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
+from resmlp_mt.model.stack import Stack, longest
 
 
 class TrainedModel(Protocol):
@@ -121,7 +122,7 @@ def merge_affines(model: EncoderDecoder) -> None:
     decoder.final_affine = None
 
 
-def _merge_scale(side: Encoder | Decoder) -> None:
+def _merge_scale(side: Stack) -> None:
     # not in place: the output projection may share these weights
     scaled = side.embed_tokens.weight * side.embed_scale
     side.embed_tokens.weight = nn.Parameter(scaled)

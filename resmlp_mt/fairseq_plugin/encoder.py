@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from resmlp_mt.engine import lengths
 from resmlp_mt.graphs import is_recording
 from resmlp_mt.model.config import ModelConfig
-from resmlp_mt.model.encoder import Encoder, scaled
+from resmlp_mt.model.encoder import Encoder
+from resmlp_mt.model.stack import scaled
 from resmlp_mt.padding import Aligned
 
 

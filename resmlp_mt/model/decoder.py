@@ -1,6 +1,5 @@
 """The decoder: causal token mixing, cross-attention and feed-forward, each between affine maps."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -15,21 +14,13 @@ from resmlp_mt.mixing_products import Past
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.cache import FIRST_ROOM, Cache, MixingTables
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
-from resmlp_mt.model.encoder import (
-    check_length,
-    kept_layers,
-    longest,
-    refuse_torchscript,
-    run_layer,
-    scaled,
-    unless_dropped,
-)
 from resmlp_mt.model.residual import (
     add_branch,
     attention_branch,
     feed_forward_branch,
     mixing_branch,
 )
+from resmlp_mt.model.stack import Stack, check_length, kept_layers, run_layer, unless_dropped
 from resmlp_mt.padding import Layout
 
 
@@ -136,30 +127,17 @@ class DecoderLayer(nn.Module):
         return x, weights
 
 
-class Decoder(nn.Module):
-    """Embedding, ``decoder_layers`` layers, final affine map, output projection.
+class Decoder(Stack):
+    """A stack of ``decoder_layers`` layers, and the output projection.
 
     :meth:`decode` takes all positions at once, :meth:`step` one position after the other.
-
-    Args:
-        config: sizes and options.
-        embed_tokens: the embedding, (target_vocabulary, dim).
-        others: arguments of a second base class, which fairseq's adapter has.
     """
 
-    __prepare_scriptable__ = refuse_torchscript
-
     def __init__(self, config: ModelConfig, embed_tokens: nn.Embedding, *others: Any) -> None:
-        super().__init__(*others)
+        layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
+        super().__init__(config, embed_tokens, layers, *others)
         dim = config.decoder_embed_dim
-        self.config = config
-        self.embed_tokens = embed_tokens
-        self.embed_scale = math.sqrt(dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
-        self.final_affine: Affine | None = Affine(dim)
         self.output_projection = nn.Linear(dim, embed_tokens.num_embeddings, bias=False)
-        self.longest = longest(self.layers)
         # In a folded model, keys and values of all layers are one product.
         self.kv_proj: nn.Linear | None = None
         if config.share_decoder_input_output_embed or config.share_all_embeddings:
@@ -170,10 +148,6 @@ class Decoder(nn.Module):
     @property
     def _layers(self) -> list[DecoderLayer]:
         return cast("list[DecoderLayer]", self.layers)
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Scaled embeddings of tokens: (...,) -> (..., dim)."""
-        return scaled(self.embed_tokens(tokens), self.embed_scale)
 
     def keys_and_values(self, source: Source) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The source's keys and values for each layer, (batch, heads, length, dim / heads) each."""
