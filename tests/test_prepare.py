@@ -269,23 +269,6 @@ def test_a_cut_archive_is_not_the_one_to_compare_with(
     assert known == {"de-en.tgz": hashlib.sha256(archive).hexdigest()}
 
 
-def test_two_packages_of_one_file_name_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    content = {
-        "source": "en",
-        "target": "de",
-        "files": {side: [{"urls": [f"http://{side}.example/all.gz"]}] for side in ("a", "b")},
-        "train": [{"source": "a", "target": "b"}],
-        "valid_every": 9,
-    }
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(UserError, match=r"x.yaml: all.gz is the file name of more than one"):
-        corpus.load(path)
-    path.write_text("files: [", encoding="utf-8")
-    with pytest.raises(UserError, match=r"x.yaml is not valid YAML: .* line 1"):
-        corpus.load(path)
-
-
 @pytest.mark.parametrize("name", corpus.names())
 def test_a_declaration_is_complete(name: str) -> None:
     declared = corpus.load(corpus.FOLDER / f"{name}.yaml")

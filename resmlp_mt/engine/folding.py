@@ -18,8 +18,8 @@ from resmlp_mt.layers import Affine, FeedForward, merged_after, merged_before
 from resmlp_mt.materialised_mixing import check_leading_parts, merged
 from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.model.config import ModelConfig
-from resmlp_mt.model.decoder import DecoderLayer
-from resmlp_mt.model.encoder import EncoderLayer
+from resmlp_mt.model.decoder import Decoder, DecoderLayer
+from resmlp_mt.model.encoder import Encoder, EncoderLayer
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.model.stack import Stack, longest
 
