@@ -63,18 +63,18 @@ FAULTS = [
         "tests/test_padding.py tests/test_mixing.py -k 'padding or neighbours'",
     ),
     Fault(
-        "encoder", "embeddings are not scaled", f"{MODEL}/encoder.py",
+        "encoder", "embeddings are not scaled", f"{MODEL}/stack.py",
         "return embedded if scale == 1.0 else embedded * scale", "return embedded",
         "tests/test_encoder.py -k equations",
     ),
     Fault(
         "encoder", "the final affine map is left out", f"{MODEL}/encoder.py",
-        "            x = self.final_affine(x)\n        return x\n\n\ndef longest",
-        "            pass\n        return x\n\n\ndef longest",
+        "            x = self.final_affine(x)\n        return x\n",
+        "            pass\n        return x\n",
         "tests/test_encoder.py -k equations",
     ),
     Fault(
-        "encoder", "a sentence may be longer than the matrix", f"{MODEL}/encoder.py",
+        "encoder", "a sentence may be longer than the matrix", f"{MODEL}/stack.py",
         "    if length > longest:", "    if length > longest + 1:",
         "tests/test_encoder.py tests/test_decoder.py -k longer_than_the_matrix",
     ),
