@@ -188,3 +188,16 @@ def test_a_clock_that_is_set_forward_ends_no_training(monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr(time, "time", lambda: 1e12)
     assert Trainer._local_cumulative_training_time(trainer) < 1e9
+
+
+def test_the_chunked_criterion_needs_one_matrix() -> None:
+    """Of fairseq's models, LSTMs and an adaptive softmax have none; they ended in a traceback."""
+    model = build()
+    task = SimpleNamespace(target_dictionary=model.decoder.dictionary)
+    chunked = ChunkedLabelSmoothedCrossEntropy(task, False, 0.1)
+    option_checks.check_output_layer(model, chunked)
+    for output in ({}, {"output_projection": None}, {"output_projection": torch.nn.Linear(2, 3)}):
+        other = SimpleNamespace(decoder=SimpleNamespace(**output))
+        option_checks.check_output_layer(other, CrossEntropyCriterion(task, False))
+        with pytest.raises(UserError, match="is one matrix, which a SimpleNamespace does not have"):
+            option_checks.check_output_layer(other, chunked)

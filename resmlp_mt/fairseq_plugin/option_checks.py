@@ -149,6 +149,7 @@ def _check_trainer(
     if OmegaConf.is_config(cfg):
         check_sections(cfg)
     bleu.check_training(cfg, task)
+    check_output_layer(model, criterion)
     check_unused_parameters(cfg.distributed_training, model, criterion)
     check_metric(cfg)
     if cfg.dataset.num_shards > 1:
@@ -243,6 +244,18 @@ def check_unused_parameters(options: Any, model: Any, criterion: Any) -> None:
             "--find-unused-parameters with an output embedding of its own needs --criterion "
             "label_smoothed_cross_entropy, --ddp-backend legacy_ddp or "
             "--share-decoder-input-output-embed."
+        )
+
+
+def check_output_layer(model: Any, criterion: Any) -> None:
+    """Refuse the chunked criterion for a model whose scores are not one product."""
+    output = getattr(getattr(model, "decoder", None), "output_projection", None)
+    is_product = hasattr(output, "weight") and getattr(output, "bias", None) is None
+    if isinstance(criterion, ChunkedLabelSmoothedCrossEntropy) and not is_product:
+        raise UserError(
+            "--criterion chunked_label_smoothed_cross_entropy needs a decoder whose output layer "
+            f"is one matrix, which a {type(model).__name__} does not have: use --criterion "
+            "label_smoothed_cross_entropy."
         )
 
 
