@@ -58,7 +58,7 @@ def _lr_step(original: Original, self: Any, epoch: int, val_loss: float | None =
 
 
 def save(trainer: Any, score: float | None) -> None:
-    """Save as fairseq does after a validation with this score; None counts for no best one."""
+    """Save the last checkpoint, and with the score of a validation also the best if it is that."""
     iterator = trainer.stopping_iterator
     checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, iterator, score)
 
