@@ -1,1 +1,11 @@
-"""The translation models as fairseq sees them."""
+"""The model as fairseq sees it, and remedies for fairseq's defects.
+
+* The model: ``model``, ``encoder``, ``decoder``, ``config``, ``vectors``, ``pruning``,
+  ``retained_dropout``; its criterions: ``criterion``, ``rdrop``.
+* Checkpoints: ``checkpoints``, ``stored_config``, ``ranking``, ``conversion``.
+* Remedies wrap functions of fairseq (``remedies``), and ``fairseq_fixes`` applies them. They are
+  for text (``binarised``, ``languages``, ``dictionaries``, ``text_input``), translating
+  (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
+  ``stopping``, ``ending``, ``continuing``), checkpoints (``loading``, ``saving``, ``resuming``), and
+  options and messages (``option_checks``, ``console``, ``hydra_jobs``).
+"""
