@@ -6,6 +6,6 @@
 * Remedies wrap functions of fairseq (``remedies``), and ``fairseq_fixes`` applies them. They are
   for text (``binarised``, ``languages``, ``dictionaries``, ``text_input``), translating
   (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
-  ``stopping``, ``ending``, ``continuing``), checkpoints (``loading``, ``saving``, ``resuming``),
-  and options and messages (``option_checks``, ``console``, ``hydra_jobs``).
+  ``stopping``, ``ending``, ``continuing``), checkpoints (``loading``, ``hub``, ``saving``,
+  ``resuming``), and options and messages (``option_checks``, ``console``, ``hydra_jobs``).
 """
