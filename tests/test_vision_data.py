@@ -1,6 +1,7 @@
 """The images behind --data, their transforms, and the order in which a training sees them."""
 
 import io
+import os
 import random
 import re
 import shutil
@@ -21,7 +22,16 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import archives, data, image_dataset, images, loader, recipe, transforms
+from resmlp_mt.vision import (
+    archives,
+    data,
+    image_dataset,
+    images,
+    loader,
+    prediction,
+    recipe,
+    transforms,
+)
 from resmlp_mt.vision.images import BadImage
 from resmlp_mt.vision.libraries import timm, torchvision
 from resmlp_mt.vision.training_options import AugmentationOptions
@@ -660,6 +670,24 @@ def test_a_link_that_leads_back_adds_no_images(folder: Path) -> None:
     assert pixels(data.create_dataset([str(folder)], "train")) == expected
     (folder / "train/d").symlink_to(folder / "train/a")  # another class: no loop
     assert data.create_dataset([str(folder)], "train").targets.count(3) == 4
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images would be missing without a word."""
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"--data .*val/b: Permission denied; expected CLASS/IM"):
+        data.create_dataset([str(folder)], "val")
+    with pytest.raises(UserError, match=r"^.*train/b cannot be read: Permission denied\.$"):
+        prediction.find_images([folder])
 
 
 def test_composed_and_decomposed_letters_are_one_class(folder: Path) -> None:

@@ -119,7 +119,8 @@ def _folder(
         )
     except OSError as error:  # including torchvision's FileNotFoundError
         why = reason(error).rstrip(". ")
-        raise UserError(f"--data {folder}: {why}; expected CLASS/IMAGE in it.") from error
+        place = error.filename or folder
+        raise UserError(f"--data {place}: {why}; expected CLASS/IMAGE in {folder}.") from error
     is_image_of_folder.warn()
     if not samples:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")
@@ -133,12 +134,14 @@ def _class_names(folder: Path) -> list[str]:
     """The classes: all folders except those of operating systems and tools.
 
     Raises:
-        OSError: if there are no classes.
+        OSError: if there are no classes, or one may not be read.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     classes = [name for name in names if not is_hidden(name)]
     if not classes:
         raise FileNotFoundError("it has no folders of classes")
+    for name in classes:  # one that may not be read would have no images, without a word
+        os.scandir(folder / name).close()
     return classes
 
 

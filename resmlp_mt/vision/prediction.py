@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import torch
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_outputs, is_hidden, output_file
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.distributed import find_device
@@ -34,8 +34,16 @@ class Prediction:
     error: str | None = None
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be read: {reason(error)}.") from error
+
+
 def _images_inside(root: Path) -> list[str]:
-    """All images below a folder and its links, sorted by name; no folder is read twice."""
+    """All images below a folder and its links, sorted by name; no folder is read twice.
+
+    Raises:
+        UserError: if a folder may not be read.
+    """
     found: list[str] = []
     images = ImageNames(root)
     read: set[Path] = set()
@@ -45,7 +53,8 @@ def _images_inside(root: Path) -> list[str]:
         if read and root.resolve().is_relative_to(top.resolve()):
             logger.warning("%s leads back to %s: left out", top, root)
             continue
-        for place, below, names in os.walk(top):  # which names links, but does not follow them
+        # it names links, but does not follow them
+        for place, below, names in os.walk(top, onerror=_refuse):
             folder = Path(place)
             if folder.resolve() in read:
                 logger.warning("%s leads to a folder that is read already: left out", folder)
