@@ -18,6 +18,15 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or next(iter(lines), type(error).__name__))
 
 
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in Python or in PyTorch, which may not be loaded."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 def one_line(message: str) -> str:
     """Escape what cannot be printed, such as line breaks: a message may cite a damaged file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

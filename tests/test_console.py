@@ -231,6 +231,14 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
         assert console.mistake(error) == message
 
 
+def test_too_little_memory_is_one_sentence() -> None:
+    """As with --max-source-positions 1000000."""
+    of_a_gpu = torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB.")
+    for error in (MemoryError(), of_a_gpu, raised(torch.empty, 10**15)):
+        said = console.mistake(error) or ""
+        assert re.fullmatch(r"there is not enough memory \(.+\): lower --max-tokens or .+", said)
+
+
 def test_options_that_do_not_fit_the_model_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

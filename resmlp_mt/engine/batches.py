@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from resmlp_mt.engine.inputs import check_counts
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.machine import set_threads
 
 Item = TypeVar("Item")
@@ -56,12 +56,7 @@ def explain(error: Exception, lines: Sequence[str], remedy: str) -> None:
         UserError: in place of the error, if memory ran out.
     """
     named = f"{len(lines)} lines at once, the longest of which begins with '{lines[0][:40]}'"
-    is_of_memory = (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # of PyTorch, which may not be loaded
-        or "can't allocate memory" in str(error)
-    )
-    if is_of_memory:
+    if is_of_memory(error):
         raise UserError(f"there is not enough memory to translate {named}: {remedy}.") from error
     error.add_note(f"This happened while translating {named}.")
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from resmlp_mt.command_line import flag
-from resmlp_mt.errors import UserError, one_line
+from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
 from resmlp_mt.fairseq_plugin import continuing
 from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
 from resmlp_mt.signals import reader_is_gone
@@ -130,6 +130,11 @@ def _mistake(error: BaseException) -> str | None:
     told = error.args[0] if error.args and isinstance(error.args[0], str) else None
     if isinstance(error, UserError):
         return told
+    if is_of_memory(error):
+        return (
+            f"there is not enough memory ({reason(error)}): lower --max-tokens or --batch-size, or "
+            "--max-source-positions and --max-target-positions, the sizes of a ResMLP's matrices."
+        )
     if isinstance(error, MissingMandatoryValue):
         return f"{flag(str(error.full_key))} is missing."
     if isinstance(error, SyntaxError) and error.filename in ("<string>", "<unknown>"):

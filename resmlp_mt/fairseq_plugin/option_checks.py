@@ -68,6 +68,7 @@ REFUSED: dict[tuple[str, object], str] = {
 REFUSED_FOR_RESMLP: dict[tuple[str, object], str] = {
     ("criterion", "adaptive_loss"): "needs an adaptive softmax, which a ResMLP does not have: use "
     "--criterion label_smoothed_cross_entropy.",
+    ("task", "language_modeling"): "is for models without an encoder: use --task translation.",
     ("criterion", "nat_loss"): "needs a model that refines its translations iteratively: use "
     "--criterion label_smoothed_cross_entropy.",
 }
