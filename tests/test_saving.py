@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ from fairseq.dataclass.configs import CheckpointConfig
 from conftest import Corpus, train
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import saving
+from resmlp_mt.files import NoLocksError
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 WEIGHTS = 20_000
@@ -234,6 +235,87 @@ def test_a_full_disk_while_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.glob(".*"))
 
 
+def start(folder: Path, **given: Any) -> Any:
+    """What a training does before its first update; it begins anew."""
+    cfg = CheckpointConfig(save_dir=str(folder), no_save=False)
+    for name, value in given.items():
+        setattr(cfg, name, value)
+    trainer = SimpleNamespace(
+        checkpoint_suffix=given.get("checkpoint_suffix", ""),
+        data_parallel_rank=0,
+        data_parallel_world_size=1,
+    )
+    return saving._load_checkpoint(lambda *_: "begins", cfg, trainer)
+
+
+@pytest.fixture
+def half_written(tmp_path: Path) -> Iterator[Path]:
+    """A folder where this process trains, and saves just now."""
+    path = tmp_path / ".checkpoint_last.pt.abcd_123"
+    start(tmp_path)
+    path.write_bytes(b"half")
+    yield path
+    saving._held.close()
+
+
+def test_another_training_does_not_write_to_the_folder(half_written: Path) -> None:
+    folder = half_written.parent
+
+    def act() -> None:
+        with pytest.raises(UserError, match=f"another training is writing to {folder}: wait"):
+            start(folder)
+        for given in ({"no_save": True}, {"checkpoint_suffix": "-b"}):
+            assert start(folder, **given) == "begins"
+
+    assert in_a_child(act) == 0
+    assert half_written.exists()
+    start(folder)  # the next one of this process
+    assert not half_written.exists()
+
+
+def test_the_folder_is_free_when_the_training_has_ended(
+    half_written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it ends."""
+    folder, options = half_written.parent, SimpleNamespace(write_checkpoints_asynchronously=False)
+
+    def fails(*_: Any) -> None:
+        start(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        saving._call_main(fails, SimpleNamespace(checkpoint=options), None)
+    assert in_a_child(lambda: start(folder)) == 0
+
+    def killed() -> None:
+        start(folder)
+        die()
+
+    assert os.WTERMSIG(in_a_child(killed)) == signal.SIGKILL
+    assert start(folder) == "begins"
+
+
+def test_other_ranks_leave_the_folder_to_the_first(
+    half_written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act() -> None:
+        monkeypatch.setattr(saving.distributed_utils, "get_global_rank", lambda: 1)
+        saving._hold_folder(CheckpointConfig(save_dir=str(half_written.parent)), "")
+
+    assert in_a_child(act) == 0
+
+
+def test_a_folder_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(*_: Any) -> Any:
+        raise NoLocksError("x cannot be locked.")
+
+    monkeypatch.setattr(saving, "locked", none)
+    assert start(tmp_path) == "begins"
+    assert "x cannot be locked. Until then, start no other training with this" in caplog.text
+
+
 def damage(path: Path, kind: str) -> None:
     content = bytearray(path.read_bytes())
     if kind == "cut":
@@ -289,7 +371,7 @@ def test_the_same_command_goes_on_where_the_last_checkpoint_is_damaged(
     (folder / ".checkpoint_last.pt.abcd_123").write_bytes(b"half")
     log = train(corpus, folder, "--max-epoch", 3, "--keep-last-epochs", 2)
     assert f"the training continues from {folder / 'checkpoint_'}" in log
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
     train(corpus, whole, "--max-epoch", 3)
     found, expected = (torch.load(f / "checkpoint_last.pt") for f in (folder, whole))
     assert found["cfg"]["checkpoint"]["restore_file"] == "checkpoint_last.pt"

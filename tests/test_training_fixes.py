@@ -107,10 +107,10 @@ def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_pat
         (str(tmp_path / "missing.pt"), r" does not exist\.$"),
         ("checkpoint_best.pt", rf" does not exist: did you mean {tmp_path}/checkpoint_best.pt\?$"),
     ):
-        cfg = SimpleNamespace(restore_file=name, save_dir=str(tmp_path))
+        cfg = SimpleNamespace(no_save=True, restore_file=name, save_dir=str(tmp_path))
         with pytest.raises(UserError, match=rf"--restore-file {name}{message}"):
             saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
-    cfg = SimpleNamespace(restore_file="checkpoint_last.pt", save_dir=str(tmp_path))
+    cfg = SimpleNamespace(no_save=True, restore_file="checkpoint_last.pt", save_dir=str(tmp_path))
     assert saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
     cfg.continue_once = str(tmp_path / "missing.pt")
     with pytest.raises(UserError, match=r"--continue-once .*/missing\.pt does not exist\.$"):
@@ -122,13 +122,18 @@ def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_pat
 def test_a_file_to_restore_has_the_suffix_of_all_checkpoints(tmp_path: Path) -> None:
     trainer = SimpleNamespace(checkpoint_suffix="_a")
     (tmp_path / "there.pt").touch()
-    cfg = SimpleNamespace(restore_file=str(tmp_path / "there.pt"), save_dir=str(tmp_path))
+    cfg = SimpleNamespace(
+        no_save=True, restore_file=str(tmp_path / "there.pt"), save_dir=str(tmp_path)
+    )
     with pytest.raises(UserError, match=r"--restore-file .*/there_a\.pt does not exist\.$"):
         saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
     (tmp_path / "there_a.pt").touch()
     assert saving._load_checkpoint(lambda *_: "there", cfg, trainer) == "there"
     cfg = SimpleNamespace(
-        restore_file="checkpoint_last.pt", save_dir=str(tmp_path), continue_once="missing.pt"
+        no_save=True,
+        restore_file="checkpoint_last.pt",
+        save_dir=str(tmp_path),
+        continue_once="missing.pt",
     )
     with pytest.raises(UserError, match=r"--continue-once missing\.pt does"):
         saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
@@ -147,7 +152,7 @@ def test_asynchronous_checkpoints_need_their_library(
         refused = asynchronous and not is_installed
         message = "--write-checkpoints-asynchronously needs iopath"
         with pytest.raises(UserError, match=message) if refused else nullcontext():
-            saving._check_library(SimpleNamespace(checkpoint=options), None)
+            saving._check_library(SimpleNamespace(checkpoint=options))
 
 
 @pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)

@@ -7,6 +7,7 @@ place. A training that is killed meanwhile leaves half a file, and cannot start 
 import logging
 import re
 import shutil
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.continuing import LAST, advice
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.files import replacing
+from resmlp_mt.files import LockedError, locked, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def never_lose_a_checkpoint() -> None:
     wrap(PathManager, "copy", _copy)
     wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
-    wrap(distributed_utils, "call_main", _check_library, before=True)
+    wrap(distributed_utils, "call_main", _call_main)
 
 
 def _torch_persistent_save(
@@ -78,7 +79,44 @@ def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> 
         ) from error
 
 
-def _check_library(cfg: Any, *_: Any, **__: Any) -> None:
+_held = ExitStack()
+"""The lock of the folder that the training of this process writes to."""
+
+
+def _call_main(original: Original, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    _check_library(cfg)
+    try:
+        original(cfg, *args, **kwargs)
+    finally:
+        _held.close()
+
+
+def _hold_folder(cfg: Any, suffix: str) -> None:
+    """Keep other trainings out of the folder until this one ends; the first process does it.
+
+    Trainings with another ``--checkpoint-suffix`` write to other files.
+
+    Raises:
+        UserError: if another training is at work there.
+    """
+    _held.close()  # of an earlier training of this process
+    if cfg.no_save or distributed_utils.get_global_rank() != 0:
+        return
+    if PathManager.path_requires_pathmanager(cfg.save_dir):
+        return
+    folder = Path(cfg.save_dir)
+    taken = (
+        f"another training is writing to {folder}: wait for its end, or give another --save-dir."
+    )
+    try:
+        _held.enter_context(locked(folder / f".lock{suffix}", taken, "--save-dir"))
+    except LockedError:
+        raise
+    except UserError as error:  # no locks there, or the file is another user's
+        logger.warning("%s Until then, start no other training with this --save-dir.", error)
+
+
+def _check_library(cfg: Any) -> None:
     """Refuse what ends with status 0 and without a training."""
     if cfg.checkpoint.write_checkpoints_asynchronously and find_spec("iopath") is None:
         raise UserError(
@@ -91,15 +129,17 @@ def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: An
     """Start from the newest readable checkpoint where the last one is damaged.
 
     Raises:
-        UserError: if none can be read, or the checkpoint to start from does not exist; fairseq
-            would train from the beginning.
+        UserError: if none can be read, another training writes to the folder, or the checkpoint to
+            start from does not exist; fairseq would train from the beginning.
     """
     _check_start(cfg, trainer.checkpoint_suffix)
+    _hold_folder(cfg, trainer.checkpoint_suffix)
     if cfg.restore_file != LAST or trainer.checkpoint_suffix:
         return original(cfg, trainer, **arguments)
     instead: Path | None = None
     if trainer.data_parallel_rank == 0:
-        remove_partial(Path(cfg.save_dir))
+        if not cfg.no_save:
+            remove_partial(Path(cfg.save_dir))
         instead = readable_instead(Path(cfg.save_dir))
     if trainer.data_parallel_world_size > 1:
         instead = distributed_utils.broadcast_object(
