@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 
 from conftest import Corpus
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, resuming, stopping
+from resmlp_mt.fairseq_plugin import checkpoints, ending, resuming, stopping
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 Train = Callable[..., dict[str, Any]]
@@ -193,6 +194,39 @@ def test_processes_go_on_where_an_update_of_theirs_begins(
     warned = {entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING}
     assert all(told.startswith(f"{repeated} batches of this epoch come twice") for told in warned)
     assert len(warned) == (repeated > 0)
+
+
+@pytest.mark.parametrize(
+    ("batches", "seed", "freq", "after"),
+    [(24, 1, 1, None), (24, 2, 1, 9), (8, 1, 1, 3), (8, 1, 2, 2), (48, 1, 1, 18), (1, 1, 1, 0)],
+)
+def test_an_epoch_of_other_batches_goes_on_at_the_same_share(
+    caplog: pytest.LogCaptureFixture, batches: int, seed: int, freq: int, after: int | None
+) -> None:
+    """Nine of 24 batches were taken; --batch-size, --max-tokens or the seed have changed."""
+    iterator = process(0, 1)
+    taken = iterator.next_epoch_itr()
+    for _ in range(9):
+        next(taken)
+    state = iterator.state_dict()
+    iterator = EpochBatchIterator(
+        Numbers(), list, [[number] for number in range(batches)], seed=seed
+    )
+    iterator.update_freq = [freq]
+    iterator.load_state_dict(state)
+    rest = list(iterator.next_epoch_itr())
+    assert len(rest) == batches - (9 if after is None else after)
+    assert iterator.next_epoch_idx == 2
+    told = f"goes on with other batches than those before .* after {after} of {batches}: some"
+    assert bool(re.search(told, caplog.text)) == (after is not None)
+
+
+def test_a_position_behind_the_end_of_an_epoch_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a checkpoint that does not know of how many batches its epoch was."""
+    iterator = EpochBatchIterator(Numbers(), list, [[number] for number in range(4)])
+    iterator.load_state_dict({"epoch": 1, "iterations_in_epoch": 9, "version": 2})
+    assert len(list(iterator.next_epoch_itr())) == 1
+    assert "6 batches of this epoch come twice" in caplog.text
 
 
 def test_a_trainer_tells_its_iterator_what_an_update_is() -> None:
@@ -492,3 +526,48 @@ def test_a_last_validation_that_was_killed_is_made_up(
         assert str(before[name]) == str(after[name])
     positions = [state["extra_state"]["train_iterator"] for state in (before, after)]
     assert positions[0] == positions[1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "changes", "named"),
+    [
+        ("--max-epoch 1", "--dropout 0.3 --seed 2", "--seed, --dropout"),
+        ("--max-epoch 1", "--lr 0.5 --label-smoothing 0.2", "--label-smoothing, --lr"),
+        ("--max-update 2", "--lr 0.5", "--lr"),
+        ("--max-epoch 1 --optimizer adagrad", "--lr 0.5", "--lr"),
+        ("--max-epoch 1 --stop-min-lr 1e-5", "--stop-min-lr 0.9 --weight-decay 0.1", "--weight-d"),
+        ("--max-epoch 1", "--max-epoch 2 --dropout 0.3 --seed 2", None),
+        ("--max-update 2 --lr-scheduler polynomial_decay --power 2", "--max-update 1", None),
+        (
+            "--max-epoch 1",
+            "--save-interval 3 --log-interval 7 --num-workers 1 --no-save --max-update 1000 "
+            "--batch-size 100 --update-freq 2 --patience 9 --keep-last-epochs 2",
+            None,
+        ),
+    ],
+)
+def test_options_that_come_after_the_end_are_named(
+    train_here: Train,
+    stop: Stop,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    ends: str,
+    changes: str,
+    named: str | None,
+) -> None:
+    stop(0, "train_step")
+    train_here(tmp_path, *ends.split())
+    train_here(tmp_path, *ends.split(), *changes.split())
+    text = "checkpoint_last.pt has ended with "
+    if named is None:
+        assert text not in caplog.text
+    else:
+        assert caplog.text.count(text) == 1
+        assert f"and nothing is trained with another {named}" in caplog.text
+
+
+def test_a_move_is_no_other_training() -> None:
+    old, new = ({"task": {"data": path}, "common": {"seed": 1, "cpu": path}} for path in "ab")
+    assert ending._changed(old, new) == ending._changed(None, new) == []
+    old["model"], new["model"] = {"_name": "a", "dropout": 0}, {"_name": "b", "new": 1}
+    assert ending._changed(old, new) == ["--arch"]

@@ -1,17 +1,27 @@
-"""Lets a training begin, save its last epoch, and do nothing when it is started after its end."""
+"""Lets a training begin, save its last epoch, and do nothing when it is started after its end.
+
+Where it is started with other options then, a warning names them.
+"""
 
 import inspect
 import logging
 import math
 import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import fairseq.trainer
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
+from resmlp_mt.command_line import flag
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.resuming import early_stop
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +31,7 @@ def apply() -> None:
     wrap(Trainer, "get_lr", _get_lr)
     wrap(Trainer, "lr_step", _lr_step)
     wrap(Trainer, "load_checkpoint", _load_checkpoint)
+    wrap(checkpoint_utils, "load_checkpoint", _begin)
     # --stop-time-hours would follow a clock that is set forward or back
     fairseq.trainer.time = SimpleNamespace(time=time.monotonic)
 
@@ -66,8 +77,11 @@ def save(trainer: Any, score: float | None) -> None:
 # --- a training that has ended would train another update, or epoch, at every new start ---
 
 
-def _load_checkpoint(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
-    found = original(self, *args, **kwargs)
+def _load_checkpoint(
+    original: Original, self: Any, filename: str, *args: Any, **kwargs: Any
+) -> Any:
+    found = original(self, filename, *args, **kwargs)
+    self.begins_with = Path(filename)
     self.is_validated = found is not None and found.get("val_loss") is not None
     return found
 
@@ -112,3 +126,59 @@ def _end(cfg: Any, trainer: Any, validations: int) -> str | None:
         ),
     }
     return next((name for name, (end, now) in reached.items() if 0 < end <= now), None)
+
+
+# --- a training that has ended looks like a new one if it is started with other options ---
+
+TRAINS = ("model", "task", "criterion", "optimizer", "lr_scheduler")
+"""The sections of a configuration on which the result of a training depends; also the seed."""
+
+HARMLESS = {"data", "source_lang", "target_lang", "total_num_update"}
+"""Options in them that differ after a move, once they are found, or with another --max-update."""
+
+
+def _begin(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
+    """Load a checkpoint; warn if nothing is left to train with the options that were changed."""
+    found, iterator = original(cfg, trainer, **arguments)
+    if found is None or trainer.data_parallel_rank != 0:
+        return found, iterator
+    options = trainer.cfg.optimization
+    end = _end(trainer.cfg, trainer, early_stop().get("num_runs", 0))
+    if iterator.next_epoch_idx > (options.max_epoch or math.inf):
+        end = f"--max-epoch {options.max_epoch}"
+    if trainer.get_lr() <= options.stop_min_lr:
+        end = f"--stop-min-lr {options.stop_min_lr}"
+    if end is not None:
+        stored = checkpoints.read(trainer.begins_with, only_look=True).get("cfg")
+        now = OmegaConf.to_container(trainer.cfg, resolve=True, enum_to_str=True)
+        if changed := _changed(stored, now):
+            logger.warning(
+                "%s has ended with %s, and nothing is trained with another %s: give another "
+                "--save-dir, or a later end to go on.",
+                trainer.begins_with,
+                end,
+                ", ".join(changed),
+            )
+    return found, iterator
+
+
+def _changed(before: Any, now: Any) -> list[str]:
+    """The options of :data:`TRAINS`, and the seed, that differ between two configurations."""
+    if not isinstance(before, Mapping):  # of an old checkpoint
+        return []
+    others = {name: section for name, section in now.items() if name not in TRAINS}
+    elsewhere = HARMLESS.union(*(part for part in others.values() if isinstance(part, Mapping)))
+    found: list[str] = []
+    for section in ("common", *TRAINS):
+        old, new = (
+            vars(part) if isinstance(part, Namespace) else part
+            for part in (before.get(section), now.get(section))
+        )
+        if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+            continue
+        for name in new:
+            counts = name == "seed" if section == "common" else name not in elsewhere - {"lr"}
+            if counts and name in old and old[name] != new[name]:
+                option = "arch" if section == "model" else section
+                found.append(flag(option if name == "_name" else name))
+    return list(dict.fromkeys(found))

@@ -60,7 +60,8 @@ def _train_iterator(original: Original, self: Any, epoch: int, *args: Any, **kwa
 
 
 def _position(original: Original, self: Any) -> dict[str, Any]:
-    return {**original(self), "num_shards": self.num_shards}
+    batches = {"batches": len(self.frozen_batches), "seed": self.seed}
+    return {**original(self), "num_shards": self.num_shards, **batches}
 
 
 def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
@@ -68,6 +69,9 @@ def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None
 
     Batch i of an epoch is taken by process i modulo their number. An update that began elsewhere
     would end after the epoch, and fairseq would repeat all of it.
+
+    Another ``--max-tokens``, ``--batch-size`` or ``--seed`` makes other batches: the same share of
+    them is left out.
 
     Raises:
         UserError: if there is no such position for this number of processes.
@@ -83,9 +87,20 @@ def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None
     if simple:
         freqs = getattr(self, "update_freq", [1])
         freq = freqs[min(state["epoch"], len(freqs)) - 1]
-        each = taken * before // (self.num_shards * freq) * freq
-        twice = taken * before - each * self.num_shards
-        if twice or before != self.num_shards:
+        total = len(self.frozen_batches)
+        then = state.get("batches", total), state.get("seed", self.seed)
+        seen = taken * before * total // (then[0] or 1)
+        each = min(seen // self.num_shards, len(self) - 1) // freq * freq
+        twice = seen - each * self.num_shards
+        if taken and then != (total, self.seed):
+            logger.warning(
+                "this epoch goes on with other batches than those before (another --max-tokens, "
+                "--batch-size or --seed?), after %d of %d: some of its sentences come twice, and "
+                "others not at all",
+                each * self.num_shards,
+                total,
+            )
+        elif twice or before != self.num_shards:
             logger.log(
                 logging.WARNING if twice else logging.INFO,
                 "%d batches of this epoch come twice: %d processes had taken %d each, and %d go on "
@@ -123,7 +138,7 @@ def _get_iterator_for_epoch(
 def _save_checkpoint(
     original: Original, self: Any, filename: str, extra_state: dict[str, Any]
 ) -> Any:
-    counts = {key: value for key, value in _early_stop().items() if key in EARLY_STOP}
+    counts = {key: value for key, value in early_stop().items() if key in EARLY_STOP}
     extra_state = {**extra_state, "early_stop": counts}
     if hasattr(self, "stopping_score"):  # it stops after an epoch that fairseq does not save
         extra_state["val_loss"] = self.stopping_score
@@ -148,7 +163,7 @@ def _load_checkpoint(
         _count_on(self, filename, reset_lr_scheduler)
     if found is None or reset_optimizer or reset_meters:  # as for the best score of all
         return found
-    _early_stop().update(found.get("early_stop", {}))
+    early_stop().update(found.get("early_stop", {}))
     if self.cfg.ema.store_ema:
         self.ema.update_freq_counter = found.get("ema_updates", 0)
     position = found["train_iterator"]
@@ -199,7 +214,7 @@ def _count_on(trainer: Any, filename: str, reset_lr_scheduler: bool) -> None:
     )
 
 
-def _early_stop() -> dict[str, Any]:
+def early_stop() -> dict[str, Any]:
     """The attributes of ``should_stop_early``, in the module that trains."""
     for module in command_modules("train"):
         attributes: dict[str, Any] = vars(module.should_stop_early)
