@@ -1,10 +1,12 @@
 """The safe loader stays on: fairseq's checkpoints pass, anything else is refused; averages."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,78 @@ def test_latest_checkpoints_are_chosen_by_number(tmp_path: Path) -> None:
     assert names(2, by="epoch") == ["checkpoint10.pt", "checkpoint2.pt"]
     assert names(2, by="epoch", upper_bound=9) == ["checkpoint2.pt", "checkpoint1.pt"]
     assert names(1, by="update") == ["checkpoint_2_1000.pt"]
+
+
+# --- what an earlier training has left ---
+
+
+def write_epochs(
+    folder: Path, epochs: Sequence[int], *, start: float, of_epoch: int, best: bool = False
+) -> None:
+    """Checkpoints as a training writes them from a time on, each minute one."""
+    for epoch in epochs:
+        state = {
+            "model": {"a": torch.ones(1)},
+            "optimizer_history": [{"num_updates": of_epoch * epoch}],
+            "extra_state": {"previous_training_time": 60.0 * epoch, "val_loss": 9.0 - epoch},
+        }
+        name = f".best_loss_{9 - epoch}.0000" if best else str(epoch)
+        path = folder / f"checkpoint{name}.pt"
+        torch.save(state, path)
+        os.utime(path, (start + 60 * epoch,) * 2)
+
+
+@pytest.mark.parametrize(("of_epoch", "is_certain"), [(100, False), (200, True)])
+@pytest.mark.parametrize("new", [2, 4])
+def test_what_an_earlier_training_has_left_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, new: int, of_epoch: int, is_certain: bool
+) -> None:
+    """Epochs 1 to 5 were trained, then epochs from 1 on again, and the last two are averaged."""
+    write_epochs(tmp_path, range(1, 6), start=1e9, of_epoch=100)
+    assert len(latest_checkpoints(tmp_path, 2, by="epoch")) == 2
+    assert not caplog.text
+    write_epochs(tmp_path, range(1, new + 1), start=1e9 + 10_000, of_epoch=of_epoch)
+    told = rf"checkpoint{new}\.pt was written later than .*checkpoint{max(4, new + 1)}\.pt"
+    if is_certain:
+        with pytest.raises(UserError, match=told + ".*: they are of two trainings; remove"):
+            latest_checkpoints(tmp_path, 2, by="epoch")
+    else:
+        latest_checkpoints(tmp_path, 2, by="epoch")
+        assert re.search(told + ".*: if they are of two trainings, remove", caplog.text)
+    assert len(latest_checkpoints(tmp_path, 2, by="epoch", upper_bound=new)) == 2
+
+
+def test_best_checkpoints_of_an_earlier_training_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_epochs(tmp_path, [7, 8], start=1e9, of_epoch=100, best=True)
+    best_checkpoints(tmp_path, 2)
+    assert not caplog.text
+    write_epochs(tmp_path, [2, 3], start=1e9 + 10_000, of_epoch=100, best=True)
+    best_checkpoints(tmp_path, 2)
+    assert "checkpoint.best_loss_6.0000.pt was written later than" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0, 1, -1])
+def test_a_copied_folder_is_one_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seconds: int
+) -> None:
+    """Its files have the same time, or one that grows or falls with their names."""
+    write_epochs(tmp_path, range(1, 13), start=1e9, of_epoch=100)
+    for number, path in enumerate(sorted(tmp_path.iterdir())):
+        os.utime(path, (2e9 + seconds * number,) * 2)
+    latest_checkpoints(tmp_path, 5, by="epoch")
+    assert not caplog.text
+
+
+def test_epochs_with_a_new_optimizer_are_of_the_same_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """--reset-optimizer counts updates from 0."""
+    write_epochs(tmp_path, range(1, 6), start=1e9, of_epoch=100)
+    write_epochs(tmp_path, range(6, 9), start=1e9, of_epoch=10)
+    latest_checkpoints(tmp_path, 5, by="epoch")
+    assert not caplog.text
 
 
 # --- the best checkpoints ---

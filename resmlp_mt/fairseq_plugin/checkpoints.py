@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from resmlp_mt import stored_arrays, tensor_files
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -124,22 +126,28 @@ def latest_checkpoints(
         upper_bound: leave out checkpoints with a higher epoch or update.
 
     Raises:
-        UserError: if the folder holds fewer.
+        UserError: if the folder holds fewer, or they are of two trainings.
     """
     pattern = {"epoch": r"checkpoint(\d+)\.pt", "update": r"checkpoint_\d+_(\d+)\.pt"}[by]
-    found: list[tuple[int, Path]] = []
+    found: dict[Path, int] = {}
     for path in folder.glob("*.pt"):
         match = re.fullmatch(pattern, path.name)
         if match is None:
             continue
         order = int(match.group(1))
         if upper_bound is None or order <= upper_bound:
-            found.append((order, path))
+            found[path] = order
     if len(found) < count:
         raise UserError(
             f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for."
         )
-    return [path for _, path in sorted(found, reverse=True)[:count]]
+    chosen = sorted(found, key=found.__getitem__, reverse=True)[:count]
+    states: dict[Path, dict[str, Any]] = {}
+    for path in found:
+        with suppress(UserError):  # reading the chosen ones will name them
+            states[path] = read(path, only_look=True)
+    leftovers.check(chosen, {path: found[path] for path in states}, states)
+    return chosen
 
 
 def average(paths: list[Path]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin import checkpoints, leftovers
 
 RISES = {"bleu": True, "sacrebleu": True, "chrf": True, "accuracy": True} | dict.fromkeys(
     ("loss", "nll_loss", "ppl", "wer", "cer", "ter"), False
@@ -55,7 +55,10 @@ def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> 
         value = values[path]
         return math.isnan(value), -value if maximize else value, path.name
 
-    return sorted(found, key=order)[:count]
+    chosen = sorted(found, key=order)[:count]
+    updates = {path: leftovers.updates(state) for path, state in states.items()}
+    leftovers.check(chosen, updates, states)
+    return chosen
 
 
 def _direction(folder: Path, metric: str, states: list[dict[str, Any]]) -> bool:

@@ -19,7 +19,7 @@ from omegaconf import open_dict
 
 from resmlp_mt import tensor_files
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin import checkpoints, leftovers
 from resmlp_mt.fairseq_plugin.continuing import LAST, advice
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.files import LockedError, locked, replacing
@@ -219,8 +219,8 @@ def _others(folder: Path) -> list[Path]:
 def updates(path: Path) -> int:
     """How many updates a checkpoint has seen; -1 if it cannot be read."""
     try:
-        return int(checkpoints.read(path, only_look=True)["optimizer_history"][-1]["num_updates"])
-    except (UserError, LookupError, TypeError, ValueError, OverflowError):
+        return leftovers.updates(checkpoints.read(path, only_look=True))
+    except UserError:
         return -1
 
 
