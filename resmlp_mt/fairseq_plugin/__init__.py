@@ -2,7 +2,7 @@
 
 * The model: ``model``, ``encoder``, ``decoder``, ``config``, ``vectors``, ``pruning``,
   ``retained_dropout``; its criterions: ``criterion``, ``rdrop``.
-* Checkpoints: ``checkpoints``, ``stored_config``, ``ranking``, ``conversion``.
+* Checkpoints: ``checkpoints``, ``stored_config``, ``ranking``, ``leftovers``, ``conversion``.
 * Remedies wrap functions of fairseq (``remedies``), and ``fairseq_fixes`` applies them. They are
   for text (``binarised``, ``languages``, ``dictionaries``, ``text_input``), translating
   (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
