@@ -32,6 +32,13 @@ REPLACED = {"\u2581": "_", "\u2585": "\u2584", "\u2800": " "}
 """Signs and their replacements. sentencepiece reserves two: decoding would turn the first into a
 space, and its trainer skips every sentence with the second. The third is the space of Braille."""
 
+UNSPACED = (
+    "\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u1bc0-\u1bff"
+    "\ua980-\uaadf\U00011700-\U0001174f"
+)
+"""Letters, for a class of a regular expression, of scripts without spaces between words: Thai, Lao,
+Tibetan, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese, Batak, Javanese, Cham, Tai Viet,
+Ahom. Chinese and Japanese are not among them."""
 
 SUBWORD_MARK = re.compile(r"\u2581|@@(?= |$)")
 """What pieces of sentencepiece begin with, and pieces of subword-nmt end with."""

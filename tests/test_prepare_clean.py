@@ -52,11 +52,16 @@ def test_faults(source: str, target: str, fault: str | None) -> None:
         ("我用iPhone手机 每天", 7),
         ("\U00020000\U00020001", 2),
         ("ฉันเป็นนักเรียน", 4),  # 15 signs: about a word for every four
-        ("ខ្ញុំជាសិស្ស", 3),
+        ("ខ្ញុំជាសិស្ས", 3),
+        ("འགྲོ་བ་མི་རིགས།", 4),
+        ("ꦧꦱꦗꦮ", 1),
+        ("\u1a20\u1a63\u1a20\u1a63\u1a20", 2),  # Tai Tham
+        ("\U00011700\U00011701 a", 2),
     ],
 )
 def test_words_are_counted_in_scripts_without_spaces_too(text: str, count: int) -> None:
     assert clean.words(text) == count
+    assert clean._word_counts([text]) == [count]
 
 
 def test_chinese_beside_english_passes_the_filters_that_it_should() -> None:

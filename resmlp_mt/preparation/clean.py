@@ -21,7 +21,7 @@ from resmlp_mt.preparation.formats import TextFiles, blocks, decode_lines
 from resmlp_mt.preparation.options import CleaningOptions
 from resmlp_mt.preparation.parallel import mapped
 from resmlp_mt.preparation.steps import atomic_write
-from resmlp_mt.text import normalize
+from resmlp_mt.text import UNSPACED, normalize
 
 Faults = npt.NDArray[np.int64]
 
@@ -34,16 +34,15 @@ FILTERS = ("validation", *LENGTH_FILTERS, "held-out", "duplicate")
 """The filters of the training text, in the order in which they are applied and counted."""
 
 # Scripts without spaces between words. In Han and kana each sign counts as a word (with the
-# punctuation beside it). Thai, Lao, Burmese and Khmer have about four signs per word.
+# punctuation beside it). The others have about four signs per word.
 _SIGNS = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-_LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 # Their code points: at least the first number, and not between the others.
-_FIRST_UNSPACED, _BETWEEN = 0x0E00, (0x1800, 0x3005)
-_UNSPACED = re.compile(f"[{_SIGNS}{_LETTERS}]")
-_WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{_LETTERS}]{{1,4}}|[^\s{_SIGNS}{_LETTERS}]+")
+_FIRST_UNSPACED, _BETWEEN = 0x0E00, (0x1C00, 0x3005)
+_UNSPACED = re.compile(f"[{_SIGNS}{UNSPACED}]")
+_WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{UNSPACED}]{{1,4}}|[^\s{_SIGNS}{UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def words(text: str) -> int:
     """Number of words of a normalised sentence, separated by spaces, as in Moses' clean-corpus-n.
 
     For scripts without spaces between words it is an estimate: one word for each sign of Chinese
-    and Japanese, and for every four signs of Thai, Lao, Burmese or Khmer.
+    and Japanese, and for every four signs of Thai, Burmese, Tibetan and others.
     """
     if not text.isascii() and _UNSPACED.search(text):
         return len(_WORDS.findall(text))
