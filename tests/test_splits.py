@@ -144,6 +144,33 @@ def test_words_of_khmer_stay_apart_where_the_model_takes_them_apart(
     assert bpe.encode(line).split() == expected
 
 
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+def test_white_space_is_a_space_where_the_model_makes_it_one(rule: str) -> None:
+    """fairseq-preprocess divides pieces at all white space."""
+    lines = ["Bonjour\xa0! \xc7a va\u202f?", "non\u3000oui \xa0 merci \u3000"]
+    processor = model_of(lines, rule=rule)
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    for line in lines:
+        trained = " ".join(processor.encode(line, out_type=str)).split()
+        assert pieces_of(line, words, processor, normalizes=True) == trained
+    # a sign that the model does not know is none of its training text
+    plain = model_of(["Bonjour ! merci"], rule=rule)
+    for line in ("Bonjour\xa0!", "\u3000Bonjour\u2028!\u3000"):
+        found = pieces_of(line, words, plain, normalizes=True)
+        assert found == plain.encode("Bonjour !", out_type=str)
+    accents = "Bonjour\xa0! \xe7\u200ba \ufeffva  e\u0301"
+    assert subwords.normalized(accents, processor) == (
+        "Bonjour! \xe7a va \xe9" if rule == "identity" else "Bonjour ! \xe7a va \xe9"
+    ).replace("r!", "r\xa0!")
+
+
+@pytest.mark.parametrize(("before", "after"), [("2", "\u1780"), ("\u1780", ")"), ("a", "\ua984")])
+def test_signs_of_other_scripts_beside_khmer_stay_apart(before: str, after: str) -> None:
+    processor = model_of([f"{before} {after}"], rule="nmt_nfkc")
+    found = subwords.normalized(f"{before}\u200b{after}", processor)
+    assert found == f"{before} {after}"
+
+
 def test_pieces_tell_whether_text_was_normalised_if_no_sentence_does(tmp_path: Path) -> None:
     """Also for fairseq's other tasks."""
     text_input.apply()

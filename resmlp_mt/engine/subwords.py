@@ -14,7 +14,7 @@ from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
-from resmlp_mt.text import BYTE, SURROGATE, join_pieces, normalize
+from resmlp_mt.text import BYTE, SURROGATE, UNSPACED, join_pieces, normalize
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -27,8 +27,11 @@ SPACE = "\u2581"
 MOST_UNKNOWN = 4
 """Unknown words that say nothing, however few words there are: names, or another script."""
 
-SEPARATOR = re.compile("(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b")
-"""A zero-width space after a letter of Thai, Lao, Burmese or Khmer."""
+SEPARATOR = re.compile(f"(?<=[{UNSPACED}])\u200b|\u200b(?=[{UNSPACED}])")
+"""A zero-width space beside a letter of a script without spaces, such as Thai or Khmer."""
+
+OTHER_SPACE = re.compile(r"[^\S ]")
+"""White space other than the plain space."""
 
 
 def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -173,13 +176,28 @@ def split_pieces(
 
 
 def normalized(line: str, processor: sentencepiece.SentencePieceProcessor) -> str:
-    """A line as :func:`normalize` gives it, with spaces between words of Khmer, Lao, Thai, Burmese.
+    """A line as :func:`normalize` gives it, but with its spaces as the model has them.
 
-    There U+200B separates words, and the usual rules of sentencepiece make a space of it.
+    In Khmer, Thai and scripts like them, U+200B separates words, and the usual rules of
+    sentencepiece make a space of it. With the rule ``identity``, the model has pieces with
+    white space other than the plain space, where fairseq-preprocess then divided them.
     """
-    if SEPARATOR.search(line) and processor.normalize("a\u200ba") == processor.normalize("a a"):
+    if SEPARATOR.search(line) and _is_space("\u200b", processor):
         line = SEPARATOR.sub(" ", line)
-    return normalize(line)
+    others = set(OTHER_SPACE.findall(line))
+    kept = "".join(c for c in others if not _is_space(c, processor) and _is_known(c, processor))
+    if not kept:
+        return normalize(line)
+    # the bars keep the spaces at both ends of a part
+    return re.sub(f"[^{kept}]+", lambda part: normalize(f"|{part[0]}|")[1:-1], line).strip(" ")
+
+
+def _is_space(character: str, processor: sentencepiece.SentencePieceProcessor) -> bool:
+    return bool(processor.normalize(f"a{character}a") == processor.normalize("a a"))
+
+
+def _is_known(character: str, processor: sentencepiece.SentencePieceProcessor) -> bool:
+    return processor.unk_id() not in processor.encode(character)
 
 
 def decode_pieces(processor: sentencepiece.SentencePieceProcessor, pieces: Sequence[str]) -> str:
