@@ -125,6 +125,22 @@ def test_raw_text_for_tokenized_data_is_refused(model: Path, tmp_path: Path) -> 
         assert bpe.encode(text).split() == bpe.sp.encode("l&apos; eau …", out_type=str)
 
 
+def test_half_of_a_pair_becomes_a_sign_without_normalising(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can come from JSON, and sentencepiece takes UTF-8 alone."""
+    monkeypatch.setattr(text_input, "has_normalized_pieces", lambda _: False)
+    monkeypatch.setattr(text_input, "is_normalized", lambda _: False)
+    monkeypatch.setattr(text_input, "check_splits", lambda *_: False)
+    task = translation_task(model)
+    for built, bpe in tokenizers(task, model, "moses"):
+        bpe.prepare = text_input._without_halves
+        assert built.encode("the \ud83d dog") == built.encode("the \ufffd dog")
+        assert bpe.encode("the \ud83d dog") == bpe.encode("the \ufffd dog")
+    bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(model)))
+    assert bpe.encode("the \ud83d dog e\u0301") == bpe.encode("the \ufffd dog e\u0301")
+
+
 def test_a_file_that_is_no_sentencepiece_model_is_named(model: Path, tmp_path: Path) -> None:
     whole = model.read_bytes()
     path = tmp_path / os.fsdecode(b"\xff.model")  # not UTF-8

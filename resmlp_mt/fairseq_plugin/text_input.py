@@ -37,7 +37,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
-from resmlp_mt.text import join_pieces, normalize
+from resmlp_mt.text import SURROGATE, join_pieces, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,10 @@ def _sentencepiece_bpe(_: Original, self: Any, cfg: Any) -> None:
 
 def _normalise(bpe: Any, normalizes: bool) -> None:
     """Choose whether raw text is normalised before the model splits it."""
-    bpe.prepare = functools.partial(normalized, processor=bpe.sp) if normalizes else str
+    bpe.prepare = functools.partial(normalized, processor=bpe.sp) if normalizes else _without_halves
+
+
+_without_halves = functools.partial(SURROGATE.sub, "\ufffd")
 
 
 def _encode(original: Original, self: Any, x: str) -> str:
@@ -127,7 +130,7 @@ def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
             tokenizer.prepare = bpe.prepare
         elif isinstance(task, TASKS):
             words = task.source_dictionary.symbols
-            tokenizer.prepare = normalize if is_normalized(words) else str
+            tokenizer.prepare = normalize if is_normalized(words) else _without_halves
     if not is_raw or not isinstance(task, TranslationTask) or not task.cfg.data:
         return
     folder = Path(utils.split_paths(task.cfg.data)[0])
