@@ -21,13 +21,14 @@ def texts(values: Iterable[Item], name: str, *, optional: bool = False) -> Itera
         optional: whether items may be None.
 
     Raises:
-        TypeError: at once if ``values`` is a single text, or has no order; later if an item is not
-            a text.
+        TypeError: at once if ``values`` is a single text, a table, or has no order; later if an
+            item is not a text.
     """
     if isinstance(values, str | bytes | bytearray):
         kind = type(values).__name__
         raise TypeError(f"{name}: expected a list of str, but got a {kind}: write [text].")
-    if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+    is_table = hasattr(values, "columns")  # whose items are the names of its columns
+    if is_table or isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a list of str, but got a {type(values).__name__}.")
     return _checked(values, name, optional)
 

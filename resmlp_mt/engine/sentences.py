@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sentencex
 
 from resmlp_mt import language_codes
+from resmlp_mt.engine import inputs
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -86,9 +87,12 @@ def translate_texts(
     Returns:
         The best translation of each text, and the number of sentences. One that is too long is
         left out, with an error in the log.
+
+    Raises:
+        TypeError: if ``texts`` is a single text, or has anything but texts.
     """
     source, target = translator.loaded.source_lang, translator.loaded.target_lang
-    divided = [segments(text, source) for text in texts]
+    divided = [segments(text, source) for text in inputs.texts(texts, "texts")]
     sentences = [line for parts in divided for line in _tagged(parts, translator.loaded)]
     results = translator.translate(
         sentences, num_hypotheses=1, return_scores=False, first_line=first_sentence
