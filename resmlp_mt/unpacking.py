@@ -1,5 +1,6 @@
 """Text files that may be packed by gzip, with a bound on what they unpack to."""
 
+import codecs
 import gzip
 import io
 import zlib
@@ -16,6 +17,48 @@ MAX_RATIO = 20
 
 MIN_LIMIT = 1 << 30
 """Unpacked size in bytes that is always allowed."""
+
+_BZIP2 = [b"BZh%d" % size for size in range(1, 10)]
+
+OTHERS = {
+    b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
+    **dict.fromkeys(
+        (
+            *_BZIP2,
+            b"\xfd7zXZ\0",
+            b"(\xb5/\xfd",
+            b'\x04"M\x18',
+            b"PK\3\4",
+            b"7z\xbc\xaf",
+            b"Rar!\x1a",
+        ),
+        "is packed: unpack it",
+    ),
+    b"%PDF-": "is a PDF: take its text out",
+    b"PAR1\x15": "is parquet: take its text out, or name it .parquet for python -m resmlp_mt.bulk",
+    # UTF-32-LE begins like UTF-16-LE
+    **dict.fromkeys(
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),
+        "is UTF-16 or UTF-32: convert it to UTF-8 with iconv",
+    ),
+}
+"""How files begin whose bytes look like lines, but are not."""
+
+
+def other_kind(line: bytes) -> str | None:
+    """What a file is that is not UTF-8 text, and what to do; None for text.
+
+    Args:
+        line: its first line.
+    """
+    for begin, what in OTHERS.items():
+        if line.startswith(begin):
+            return what
+    if line.startswith((b"ustar\0", b"ustar  \0"), 257):  # of POSIX, and of GNU
+        return "is a tar archive: unpack it"
+    if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
+        return OTHERS[codecs.BOM_UTF16_LE]
+    return None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tarfile
 import threading
 from pathlib import Path
@@ -23,6 +24,8 @@ from resmlp_mt.engine.lines import alignment, decoded, waiting_lines
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.preparation.formats import TextFiles, pairs
+from resmlp_mt.scoring.lines import read_lines
 
 
 @given(st.lists(st.sampled_from(["", "a", "b c", "é", "x" * 70_000])), st.integers(1, 5))
@@ -82,7 +85,7 @@ PACKED = {
 
 
 @pytest.mark.parametrize("kind", [*PACKED, "tar", "tar of GNU", "parquet", "PDF"])
-def test_what_is_no_text_is_known_by_its_first_bytes(kind: str) -> None:
+def test_what_is_no_text_is_known_by_its_first_bytes(kind: str, tmp_path: Path) -> None:
     if kind.startswith("tar"):
         form = tarfile.PAX_FORMAT if kind == "tar" else tarfile.GNU_FORMAT
         content, what = tarfile.TarInfo("text").tobuf(form), "a tar archive: unpack it"
@@ -90,12 +93,17 @@ def test_what_is_no_text_is_known_by_its_first_bytes(kind: str) -> None:
         content, what = b"%PDF-1.7\n", "a PDF: take its text out"
     elif kind == "parquet":
         pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), file := io.BytesIO())
-        content, what = file.getvalue(), "parquet: name it .parquet, for python -m resmlp_mt.bulk"
+        content, what = file.getvalue(), "parquet: take its text out, or name it .parquet for"
     else:
         content, what = PACKED[kind], "packed: unpack it"
     errors: list[OSError] = []
     assert list(waiting_lines(io.BytesIO(content), 9, errors)) == []
-    assert [error.strerror for error in errors] == [f"it is {what}"]
+    assert [error.strerror[: len(what) + 6] for error in errors] == [f"it is {what}"]
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    for read in (read_lines, lambda name: list(pairs(TextFiles(path, path, "plain", "en", "de")))):
+        with pytest.raises(UserError, match=re.escape(f"{path} is {what}")):
+            read(str(path))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,7 @@ def test_a_nul_byte_is_no_sign_of_another_encoding() -> None:
         (found,) = waiting_lines(io.BytesIO(text), 9)
         assert found == text.decode().splitlines()
     assert decoded(b"\0\r\n", 1) == "\0"
+    assert decoded(b"    a\t\r\n", 2) == "    a\t"  # some models keep spaces
 
 
 def test_a_byte_order_mark_is_none_of_the_text() -> None:

@@ -71,7 +71,8 @@ def test_different_line_counts_name_both_files(
     [
         (b"good\nb\xc3\nc\n", ", line 2 is not valid UTF-8 (unexpected end of data at byte 2)"),
         (b"good\nb\0\n", ", line 2 holds a NUL byte"),
-        ("a\n".encode("utf-16"), ", line 1 is not valid UTF-8"),
+        ("a\n".encode("utf-16"), " is UTF-16 or UTF-32: convert it to UTF-8 with iconv"),
+        (b"\xfd7zXZ\0", " is packed: unpack it"),
         (b"", " is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid", " is a pointer of Git LFS"),
         (b"Ein H@@ aus\n", ", line 1 still carries subword marks ('@@'): give --remove-bpe"),

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
+from resmlp_mt.unpacking import other_kind
+
 if TYPE_CHECKING:
     from resmlp_mt.engine.translation import Translation
 
@@ -20,32 +22,6 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # bytes that are read at once
 LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill the memory
-
-_BZIP2 = [b"BZh%d" % size for size in range(1, 10)]
-
-OTHERS = {
-    b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
-    **dict.fromkeys(
-        (
-            *_BZIP2,
-            b"\xfd7zXZ\0",
-            b"(\xb5/\xfd",
-            b'\x04"M\x18',
-            b"PK\3\4",
-            b"7z\xbc\xaf",
-            b"Rar!\x1a",
-        ),
-        "is packed: unpack it",
-    ),
-    b"%PDF-": "is a PDF: take its text out",
-    b"PAR1\x15": "is parquet: name it .parquet, for python -m resmlp_mt.bulk",
-    # UTF-32-LE begins like UTF-16-LE
-    **dict.fromkeys(
-        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE),
-        "is UTF-16 or UTF-32: convert it to UTF-8 with iconv",
-    ),
-}
-"""How files begin whose bytes look like lines, but are not."""
 
 
 def waiting_lines(
@@ -73,8 +49,8 @@ def waiting_lines(
 
 
 def decoded(line: bytes, number: int) -> str:
-    """A line of UTF-8, without white space around it and a byte order mark at the beginning of the
-    text; wrong bytes are named in the log.
+    """A line of UTF-8, without its end and a byte order mark at the beginning of the text; wrong
+    bytes are named in the log.
 
     Args:
         number: of the line, from 1.
@@ -83,18 +59,13 @@ def decoded(line: bytes, number: int) -> str:
         OSError: if the first line shows that the text is in another encoding.
     """
     if number == 1:
-        for begin, what in OTHERS.items():
-            if line.startswith(begin):
-                raise OSError(errno.EILSEQ, f"it {what}")
-        if line.startswith((b"ustar\0", b"ustar  \0"), 257):  # of POSIX, and of GNU
-            raise OSError(errno.EILSEQ, "it is a tar archive: unpack it")
-        if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
-            raise OSError(errno.EILSEQ, f"it {OTHERS[codecs.BOM_UTF16_LE]}")
+        if what := other_kind(line):
+            raise OSError(errno.EILSEQ, f"it {what}")
         line = line.removeprefix(codecs.BOM_UTF8)
     text = line.decode("utf-8", errors="replace")
     if "\ufffd" in text and text.encode() != line:
         logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
-    return text.strip()
+    return text.rstrip("\r\n")
 
 
 def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[list[bytes]]:

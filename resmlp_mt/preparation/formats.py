@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.unpacking import opened
+from resmlp_mt.unpacking import opened, other_kind
 
 Pair = tuple[bytes, bytes]
 
@@ -153,6 +153,9 @@ def _lines(path: Path) -> Iterator[bytes]:
     with opened(path) as file:
         # In blocks, because a call for each line takes longer than all else in this process.
         while block := file.read(BLOCK_BYTES):
+            is_first = number == 0 and not rest
+            if is_first and (what := other_kind(block.partition(b"\n")[0])):
+                raise UserError(f"{path} {what}")
             text = rest + block
             *lines, rest = text.split(b"\n")
             sizes = list(map(len, (*lines, rest)))

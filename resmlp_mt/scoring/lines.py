@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.standard_input import standard_input
-from resmlp_mt.unpacking import opened
+from resmlp_mt.unpacking import opened, other_kind
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def read_lines(path: str) -> list[str]:
     raw = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not raw[-1]:
         raw.pop()
+    if raw and (what := other_kind(raw[0])):
+        raise UserError(f"{name} {what}")
     lines = []
     for number, line in enumerate(raw, start=1):
         try:
