@@ -130,7 +130,14 @@ def test_ids_that_are_there_stay(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', "line 2: expected a text as 'text'"),
         ("a.jsonl", b'{"source": "a"}\n', "expected a text as 'text': name another one with --col"),
         ("a.jsonl", b'{"text": "a", "score": 1}\n', "'score' exists already"),
-        ("a.jsonl", rb'{"text": "\ud800"}', r"line 1: .*surrogates not allowed"),
+        ("a.jsonl", rb'{"text": "\ud800"}', r"line 1: '.ud800' is half of a character: write both"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n', "line 2: .* the line is empty: remove it"),
+        (
+            "a.jsonl",
+            b'{"text" "a"}\n',
+            r"line 1: expected an object: Expecting ':' .* at column 9.$",
+        ),
+        ("a.jsonl", b"{}\n", "line 1: expected a text as 'text'"),
         ("a.jsonl", b"[" * 100_000, "line 1"),
         ("a.parquet", b"PAR1", r"a\.parquet cannot be read as parquet"),
         ("a.en.gz", gzip.compress(b"a\nb\n" * 100)[:-9], r"a\.en\.gz cannot be read"),
@@ -157,6 +164,22 @@ def test_what_cannot_be_read_is_named(
     with pytest.raises(UserError, match=message) as error:
         texts()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_records_without_text_are_empty_lines(kind: str, tmp_path: Path) -> None:
+    path, rows = tmp_path / f"a.{kind}", [{"text": None}, {"text": "  a\nb "}]
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    reader = format_of(path, "text")
+    (part,) = reader.parts(path, 10)
+    assert reader.texts(part, str(path)) == ["", "  a b "]  # some models keep spaces
+    content = reader.translated(part, [Translation("", "", 0.0, [])] * 2)
+    written = tmp_path / f"b.{kind}"
+    written.write_bytes(content)
+    assert [row["text"] for row in read([written])] == [None, "  a\nb "]
 
 
 @pytest.mark.parametrize("values", [[None, 5], [b"a"], [["a"]]], ids=["number", "bytes", "list"])

@@ -117,10 +117,7 @@ class JsonLines:
         texts = []
         for number, line in enumerate(part.content.decode().split("\n"), start=part.first + 1):
             try:
-                record = json.loads(line)
-                check_columns(record, self.column)
-                json.dumps(record, ensure_ascii=False).encode()  # halves of characters
-                texts.append(_one_line(record[self.column]))
+                texts.append(_text_of(line, self.column))
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{origin}, line {number}: {error}.") from error
         return texts
@@ -197,23 +194,44 @@ Format = Text | JsonLines | Parquet
 
 
 def check_columns(record: Any, column: str) -> None:
-    """Check that a record has the text to translate, and that the new names are free.
+    """Check that a record has the text to translate, or none, and that the new names are free.
 
     Raises:
         ValueError: saying what is wrong.
     """
     if not isinstance(record, dict):
         raise ValueError("expected an object with fields")
-    if not isinstance(record.get(column), str):
+    if not isinstance(record.get(column, 0), str | None):
         raise ValueError(f"expected a text as {column!r}: name another one with --column")
     for taken in ("translation", "score"):
         if taken in record:
             raise ValueError(f"{taken!r} exists already: give it another name")
 
 
+def _text_of(line: str, column: str) -> str:
+    """The text of an object of JSON.
+
+    Raises:
+        ValueError: saying what is wrong.
+        RecursionError: if it is nested too deeply.
+    """
+    if not line.strip():
+        raise ValueError("expected an object, but the line is empty: remove it")
+    try:
+        record = json.loads(line)
+        json.dumps(record, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected an object: {error.msg} at column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{half} is half of a character: write both, or '\\ufffd'") from error
+    check_columns(record, column)
+    return _one_line(record[column])
+
+
 def _one_line(value: str | None) -> str:
     """A text without line breaks; a missing one is empty."""
-    return " ".join((value or "").splitlines()).strip()
+    return " ".join((value or "").splitlines())
 
 
 def _lines(path: Path, size: int, is_packed: bool) -> Iterator[Part]:
