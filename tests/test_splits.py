@@ -6,6 +6,8 @@ import os
 import unicodedata
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -19,6 +21,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from models import build, translation_model
 from resmlp_mt.engine import model_folder, subwords
 from resmlp_mt.engine.folding import fold
+from resmlp_mt.engine.lines import decoded
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.sentences import translate_texts
@@ -29,9 +32,9 @@ from resmlp_mt.engine.subword_checks import (
     needs_normalizing,
     splits_alike,
     warn_of_lower_case,
-    warn_of_tags,
 )
 from resmlp_mt.engine.subwords import pieces_of, split_words
+from resmlp_mt.engine.tags import tags_before, warn_of_tags
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
@@ -50,13 +53,13 @@ ENGLISH = ["the dog runs in the grass", "a cat sits on the red mat"]
 
 
 def model_of(
-    lines: list[str], pieces: int = 60, rule: str = "identity"
+    lines: list[str], pieces: int = 60, rule: str = "identity", **options: bool
 ) -> sentencepiece.SentencePieceProcessor:
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines * 20), model_writer=buffer, vocab_size=pieces,
         model_type="bpe", normalization_rule_name=rule, character_coverage=1.0,
-        hard_vocab_limit=False, minloglevel=2,
+        hard_vocab_limit=False, minloglevel=2, **options,
     )  # fmt: skip
     return sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
 
@@ -240,6 +243,72 @@ def test_tags_before_the_pieces_stay_whole(caplog: pytest.LogCaptureFixture) -> 
     assert "the sentences in bin begin with <2de>: begin every line to translate" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", [False, True])
+def test_tags_that_are_pieces_of_the_model_are_given_as_in_training(
+    suffix: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """User-defined symbols that were put before the pieces, or into the text."""
+    text_input.apply()
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(ENGLISH * 20), model_writer=buffer, vocab_size=60,
+        hard_vocab_limit=False, user_defined_symbols=["<2de>", "<2fr>"], minloglevel=2,
+        treat_whitespace_as_suffix=suffix,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+    plain = [processor.encode(line, out_type=str) for line in ENGLISH]
+    tagged = [["<2de>", *plain[0]], ["<2fr>", *plain[1]]]
+    found = tags_before(tagged, processor)
+    assert found == (frozenset() if suffix else {"<2de>", "<2fr>"})
+    inside = [processor.encode(f"<2de> {line}", out_type=str) for line in ENGLISH]
+    for others in (plain, inside, [tagged[0], plain[1]], [["<unk>", "<x>"]], []):
+        assert not tags_before(others, processor)
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    words.tags = found
+    warn_of_tags(Path("bin"), tagged, words, processor)
+    assert ("begin with <2de> or <2fr>: begin every line" in caplog.text) != suffix
+    exported = TranslationModel(
+        fold(build(vocabulary=len(words)).float()), "en", "de", words, words, processor
+    )
+    model_folder.save(exported, tmp_path / "model")
+    translator = Translator.load(tmp_path / "model")
+    assert translator.loaded.source.tags == found
+    task = task_of(tmp_path, words_of(processor), words_of(processor))
+    binarise(tmp_path, task.source_dictionary, tagged)
+    bpe = task.build_bpe(encoder(processor, tmp_path / "spm.model"))
+    for line, pieces in zip(ENGLISH, plain, strict=True):
+        expected = processor.encode(f"<2fr> {line}", out_type=str) if suffix else ["<2fr>", *pieces]
+        for given in (f"<2fr> {line}", f"\ufeff <2fr>  {line}"):
+            assert translator.pieces(given) == expected
+            assert bpe.encode(given).split() == expected
+        assert bpe.encode(line).split() == translator.pieces(line) == pieces
+
+
+def test_fairseq_leaves_tags_whole_that_are_no_pieces(tmp_path: Path) -> None:
+    text_input.apply()
+    processor = model_of(ENGLISH)
+    task = task_of(tmp_path, [*words_of(processor), "<2de>"], words_of(processor))
+    bpe = task.build_bpe(encoder(processor, tmp_path / "spm.model"))
+    pieces = processor.encode(ENGLISH[0], out_type=str)
+    assert bpe.encode(f"\u200e<2de> {ENGLISH[0]}").split() == ["<2de>", *pieces]
+    assert bpe.encode("<2de>").split() == ["<2de>"]
+    for line in (f"<2fr> {ENGLISH[0]}", f"{ENGLISH[0]} <2de>", ""):
+        assert bpe.encode(line).split() == processor.encode(line, out_type=str)
+
+
+def test_spaces_before_a_line_are_no_tag_where_the_model_keeps_them() -> None:
+    lines = ["    return a", "def f(a):", "        if a:  b", "    a = b"]
+    processor = model_of(lines, remove_extra_whitespaces=False)
+    sentences = [processor.encode(line, out_type=str) for line in lines]
+    assert any(words[0].strip("\u2581") == "" for words in sentences)
+    assert needs_normalizing(processor, sentences[:1], None) is False
+    assert needs_normalizing(processor, sentences[1:2], None) is True
+    words = Vocabulary([*SPECIAL, *words_of(processor)])
+    for line, expected in zip(lines, sentences, strict=True):
+        given = decoded(f"{line}\r\n".encode(), 2)
+        assert pieces_of(given, words, processor, normalizes=False) == expected
+
+
 def test_tokens_and_lines_of_other_types_are_refused() -> None:
     translator = Translator(translation_model(), OPTIONS)
     for line in (["w1"], b"w1", None):
@@ -275,6 +344,19 @@ def test_every_sentence_of_a_text_gets_its_tags(monkeypatch: pytest.MonkeyPatch)
     )
     assert given_to_the_model(text, processor) == expected
     assert given_to_the_model(text, None) == text
+    loaded = TranslationModel(model, "en", "de", words, words, processor)
+    table: Any = SimpleNamespace(columns=["text"], __iter__=None)
+    for wrong in ("A dog.", b"A dog.", table):
+        with pytest.raises(TypeError, match="texts: expected a list of str, but got a"):
+            translate_texts(Translator(loaded, OPTIONS), wrong)
+
+    class Table(list[str]):
+        """As of pandas, whose items are names of columns."""
+
+        columns = ("text",)
+
+    with pytest.raises(TypeError, match="lines: expected a list of str, but got a Table"):
+        Translator(loaded, OPTIONS).translate(Table(["text"]))
 
 
 @pytest.mark.parametrize(
@@ -365,6 +447,9 @@ def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: P
     assert '"normalizes": true,' in written
     path.write_text(written.replace('"normalizes": true,', ""), encoding="utf-8")
     assert model_folder.load(tmp_path / "model").normalizes
+    path.write_text(written.replace('"tags": []', '"tags": [1]'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"tags is \[1\], but must be a list of words"):
+        model_folder.load(tmp_path / "model")
     path.write_text(written.replace('"normalizes": true,', '"normalizes": 1,'), encoding="utf-8")
     with pytest.raises(UserError, match=r"normalizes is 1, but must be of type bool"):
         model_folder.load(tmp_path / "model")

@@ -1,7 +1,7 @@
 """A folder that translates without fairseq: weights, sizes, dictionaries, sentencepiece model.
 
 config.json          sizes and options (:class:`ModelConfig`), languages, type of the weights,
-                     whether input is normalised
+                     whether input is normalised, tags (:class:`Vocabulary`)
 model.safetensors    parameters of the folded :class:`EncoderDecoder`; int8 weights X.weight come
                      with their scales X.scale. An output projection that shares the int8 embedding
                      has factors for its columns, X.columns, and no weights of its own
@@ -111,6 +111,7 @@ def save(
             "target_lang": translation.target_lang,
             "normalizes": translation.normalizes,
             "normalizes_target": translation.normalizes_target,
+            "tags": sorted(translation.source.tags),
             **dataclasses.asdict(model.config),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -197,6 +198,9 @@ def load(
         for name, value in normalizes.items():
             if not isinstance(value, bool):
                 raise ValueError(f"{name} is {value!r:.80}, but must be of type bool")
+        tags = config.get("tags", [])
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise ValueError(f"tags is {tags!r:.80}, but must be a list of words")
         languages = str(config["source_lang"]), str(config["target_lang"])
         for language in languages:
             if not re.fullmatch(r"[\w.@-]{1,64}", language):
@@ -243,6 +247,7 @@ def load(
                 f"{folder / file} has {len(words)} words, but the model has "
                 f"{size}: export it again."
             )
+    source.tags = frozenset(tags)
     piece_model = folder / SENTENCEPIECE
     pieces = read_sentencepiece(piece_model) if piece_model.exists() else None
     if pieces is not None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import sentencepiece
 
-from resmlp_mt.engine.subwords import SPACE, beside, leading_tags, split_pieces
+from resmlp_mt.engine.subwords import SPACE, beside, split_pieces
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.text import OTHER_MARKS, looks_tokenized
@@ -177,21 +177,6 @@ def warn_of_lower_case(
         logger.warning("the text in %s is lower-cased: give lower-case input.", data)
 
 
-def warn_of_tags(
-    data: Path,
-    sentences: Sequence[Sequence[str]],
-    words: Vocabulary,
-    processor: sentencepiece.SentencePieceProcessor,
-) -> None:
-    """Warn of source sentences most of which begin with a tag, without which none is translated."""
-    firsts = [tags[0] for s in sentences if (tags := leading_tags(" ".join(s), words, processor))]
-    if len(firsts) > len(sentences) / 2:
-        logger.warning(
-            "the sentences in %s begin with %s: begin every line to translate with it.",
-            data, " or ".join(sorted(set(firsts))),
-        )  # fmt: skip
-
-
 def check_pieces(
     processor: sentencepiece.SentencePieceProcessor,
     path: Path,
@@ -342,8 +327,12 @@ def splits_alike(
 
     sentences = [words[1:] if begins_with_tag(words) else words for words in sentences]
     counted = [list(words) for words in sentences if counts(processor.piece_to_id([*words]))]
-    # the first word may be a tag, which is put before the pieces of a sentence
-    alike = [is_kept(words) or (len(words) > 1 and is_kept(words[1:])) for words in counted]
+
+    def is_kept_after_tag(words: list[str]) -> bool:
+        """The first word may be a tag; spaces are none."""
+        return len(words) > 1 and words[0].strip(SPACE) != "" and is_kept(words[1:])
+
+    alike = [is_kept(words) or is_kept_after_tag(words) for words in counted]
     return sum(alike) >= LEAST_ALIKE * len(alike) if alike else None
 
 

@@ -114,10 +114,13 @@ def leading_tags(
     """The words at the beginning of a line that no text gives, such as ``<2de>`` for a language.
 
     They were put before the pieces of a sentence: the dictionary has them, and the model would
-    split them.
+    split them, or they are tags of the dictionary.
     """
     found = []
     for word in line.split():
+        if word in words.tags:
+            found.append(word)
+            continue
         known = word in words.indices and word not in SPECIAL
         number = processor.piece_to_id(word) if known else 0
         is_piece = number != processor.unk_id() and not processor.is_control(number)

@@ -18,10 +18,15 @@ class Vocabulary:
     Args:
         symbols: all symbols in the order of their indices. If one occurs twice, text is encoded
             with its last index.
+
+    Attributes:
+        tags: symbols that were put before the pieces of a sentence though the sentencepiece model
+            has them.
     """
 
     def __init__(self, symbols: Iterable[str]) -> None:
         self.symbols = list(symbols)
+        self.tags: frozenset[str] = frozenset()
         self.indices = {symbol: index for index, symbol in enumerate(self.symbols)}
 
     def __len__(self) -> int:

@@ -21,10 +21,10 @@ from resmlp_mt.engine.subword_checks import (
     needs_normalizing,
     warn_of_letters,
     warn_of_lower_case,
-    warn_of_tags,
     warn_of_tokens,
 )
 from resmlp_mt.engine.subwords import decode_pieces, find_sentencepiece, read_sentencepiece
+from resmlp_mt.engine.tags import tags_before, warn_of_tags
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
@@ -107,6 +107,7 @@ def load_trained(
         check_pieces(pieces, sentencepiece_model, both)
         normalizes = check_splits(pieces, sentencepiece_model, both.values(), texts[0], folder)
         normalizes_target = needs_normalizing(pieces, texts[1], otherwise=normalizes)
+        source.tags = tags_before(texts[0], pieces)
         warn_of_tags(folder, texts[0], source, pieces)
     else:
         warn_of_letters(folder, (source, target))

@@ -31,7 +31,14 @@ from resmlp_mt.engine.subword_checks import (
     is_normalized,
     prepared_with,
 )
-from resmlp_mt.engine.subwords import are_unknown, decode_pieces, normalized, read_sentencepiece
+from resmlp_mt.engine.subwords import (
+    are_unknown,
+    decode_pieces,
+    normalized,
+    read_sentencepiece,
+    split_tags,
+)
+from resmlp_mt.engine.tags import tags_before
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
@@ -47,7 +54,7 @@ def apply() -> None:
     wrap(MosesTokenizer, "__init__", _moses_tokenizer)
     wrap(MosesTokenizer, "encode", _encode)
     wrap(SentencepieceBPE, "__init__", _sentencepiece_bpe)
-    wrap(SentencepieceBPE, "encode", _encode)
+    wrap(SentencepieceBPE, "encode", _split)
     wrap(SentencepieceBPE, "decode", _decode)
     wrap(data_utils, "post_process", _post_process)
     wrap(dataclass_utils, "_override_attr", _override_attr)
@@ -102,6 +109,7 @@ def _sentencepiece_bpe(_: Original, self: Any, cfg: Any) -> None:
     # fairseq opens the file by a path, which must be UTF-8, and does not say which file is wrong
     self.enable_sampling = cfg.sentencepiece_enable_sampling
     self.alpha = cfg.sentencepiece_alpha
+    self.words = None
     self.sp = read_sentencepiece(Path(file_utils.cached_path(cfg.sentencepiece_model)))
     _normalise(self, has_normalized_pieces(self.sp))
 
@@ -116,6 +124,15 @@ _without_halves = functools.partial(SURROGATE.sub, "\ufffd")
 
 def _encode(original: Original, self: Any, x: str) -> str:
     return str(original(self, getattr(self, "prepare", normalize)(x)))
+
+
+def _split(original: Original, self: Any, x: str) -> str:
+    """The pieces of a text; tags before it stay whole, as in an exported model."""
+    tags: list[str] = []
+    text = self.prepare(x)
+    if self.words is not None:
+        tags, text = split_tags(text, self.words, self.sp, normalizes=False)
+    return " ".join([*tags, original(self, text)])
 
 
 def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
@@ -187,8 +204,8 @@ def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: A
 def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
     """Refuse a model that lacks the source's words, and warn of one that splits text otherwise.
 
-    It also decides whether input is normalised. With a model for each language, the target's
-    words are not its pieces.
+    It also decides whether input is normalised, and which words are tags. With a model for each
+    language, the target's words are not its pieces.
     """
     if isinstance(bpe, SentencepieceBPE) and isinstance(task, TranslationTask):
         cfg, path = task.cfg, Path(args.sentencepiece_model)
@@ -204,11 +221,13 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
                 bpe.prepare = functools.partial(_refuse, str(error))
                 return
             raise
+        bpe.words = source
         folder = Path(utils.split_paths(cfg.data)[0])
         codes = cfg.source_lang, cfg.target_lang
         try:
             text = some_sentences(folder, codes, cfg.source_lang, task.source_dictionary)
             if text:
+                source.tags = tags_before(text, bpe.sp)
                 _normalise(bpe, check_splits(bpe.sp, path, (source, target), text, folder))
         except UserError as error:
             # not refused: fairseq also takes text that was split with a restricted vocabulary or
