@@ -56,7 +56,7 @@ def test_a_client_of_libretranslate_works_unchanged(server: str) -> None:
         {"code": "de", "name": "German", "targets": []},
     ]
     assert client.translate("Hello big world.", "en", "de") == "WORLD. BIG hELLO"
-    assert client.detect("Hello") == [{"confidence": 100.0, "language": "en"}]
+    assert [found["language"] for found in client.detect("Good morning")] == ["en", "de"]
 
 
 @pytest.mark.parametrize(
@@ -75,19 +75,10 @@ def test_a_client_of_libretranslate_works_unchanged(server: str) -> None:
             {"q": ["a", "😀"], "alternatives": "1"},
             {"translatedText": ["A", "😀"], "alternatives": [["A!"], []]},
         ),
+        ({"q": "a. b\n", "source": "de", "target": "deu"}, {"translatedText": "a. b\n"}),
         (
-            {"q": "a", "source": "auto"},
-            {
-                "translatedText": "A",
-                "detectedLanguage": {"confidence": 100.0, "language": "en"},
-            },
-        ),
-        (
-            {"q": ["a", "b"], "source": "auto"},
-            {
-                "translatedText": ["A", "B"],
-                "detectedLanguage": [{"confidence": 100.0, "language": "en"}] * 2,
-            },
+            {"q": ["a", "b"], "source": "en", "target": "en", "alternatives": 1},
+            {"translatedText": ["a", "b"], "alternatives": [[], []]},
         ),
         ({"q": "a", "source": "EN", "target": "de_DE"}, {"translatedText": "A"}),
         ({"q": "a", "source": "eng", "target": "deu"}, {"translatedText": "A"}),
@@ -95,6 +86,18 @@ def test_a_client_of_libretranslate_works_unchanged(server: str) -> None:
 )
 def test_answers(server: str, fields: dict, expected: dict) -> None:
     assert post(server, **fields) == expected
+
+
+def test_auto_knows_a_text_in_the_target_language(server: str) -> None:
+    german, before = "Wo ist der Bahnhof? Hier.", metric(server, "resmlp_sentences_total")
+    found = post(server, q=["The weather is nice today.", german], source="auto")
+    assert found["translatedText"] == ["TODAY. NICE IS WEATHER tHE", german]
+    assert [entry["language"] for entry in found["detectedLanguage"]] == ["en", "de"]
+    found = post(server, path="/explain", q=german, source="auto")
+    assert found["translatedText"] == german
+    assert found["detectedLanguage"]["language"] == "de"
+    assert [part["text"] for part in found["segments"]] == [german]
+    assert metric(server, "resmlp_sentences_total") == before + 1
 
 
 def test_white_space_and_empty_lines_are_kept(server: str) -> None:
@@ -149,7 +152,10 @@ def test_pages_of_the_sites_that_are_named_may_ask() -> None:
         ({"target": None}, "Invalid request: missing target parameter"),
         ({"target": "zz"}, "zz is not supported"),
         ({"source": "zz"}, "zz is not supported"),
-        ({"source": "de", "target": "de"}, "de is not supported"),
+        (
+            {"source": "de", "target": "en"},
+            "en is not available as a target language from de",
+        ),
         ({"target": "de-x" + "-private" * 4}, "de-x" + "-private" * 4 + " is not supported"),
         ({"format": "html"}, "html format is not supported"),
         ({"alternatives": "abc"}, "Invalid request: alternatives parameter is not a number"),
@@ -181,6 +187,15 @@ def test_wrong_addresses_and_methods_get_an_error_in_json(server: str) -> None:
     assert requests.get(f"{server}/nothing", timeout=60).json() == {"error": "Not Found"}
     answer = requests.get(f"{server}/translate", timeout=60)
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
+@pytest.mark.parametrize("path", ["suggest", "translate_file"])
+def test_what_is_not_offered_is_refused_in_a_sentence(server: str, path: str) -> None:
+    answer = requests.post(f"{server}/{path}", files={"file": b"text" * 10_000}, timeout=60)
+    assert (answer.status_code, answer.json()) == (
+        403,
+        {"error": "this server takes neither files nor suggestions: it translates text alone"},
+    )
 
 
 def test_head_is_answered_as_get(server: str) -> None:
@@ -470,7 +485,7 @@ def test_several_models_are_chosen_by_their_languages() -> None:
         ranked = requests.post(
             f"{server}/detect", json={"q": "Où est la gare ?"}, timeout=60
         ).json()
-        assert [entry["language"] for entry in ranked] == ["fr", "en"]
+        assert [entry["language"] for entry in ranked] == ["fr", "en", "de"]
         assert sum(entry["confidence"] for entry in ranked) <= 100.1
     assert [languages for languages, _ in worker.batches] == [FR_DE, FR_DE, EN_DE, FR_DE]
 
@@ -507,6 +522,10 @@ def test_rows_of_the_mixing_matrix(server: str) -> None:
     answer = requests.get(f"{server}/mixing", {**pair, "layer": "x"}, timeout=60)
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("Invalid request: layer: ")
+    for source in ("auto", "de"):  # no model
+        answer = requests.get(f"{server}/mixing", {**pair, "source": source}, timeout=60)
+        assert answer.status_code == 400
+        assert "de is not available as a target language" in answer.json()["error"]
 
 
 def test_the_page_and_the_description_need_nothing_from_elsewhere(server: str) -> None:

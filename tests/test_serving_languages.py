@@ -54,7 +54,7 @@ class Labels:
 
 
 def into_english(sources: Sequence[str], *ranked: str) -> Pairs:
-    pairs = Pairs([Languages(source, "eng_Latn") for source in sources])
+    pairs = Pairs([Languages(source, sources[0]) for source in sources])
     pairs._identifier = Labels(*ranked)
     return pairs
 
@@ -144,6 +144,50 @@ def test_a_relative_is_another_language(served: str, others: str, spellings: str
             known.find("en", code, "")
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "served"),
+    [
+        ("de", "de", ["en de"]),
+        ("DE", "deu", ["en de_DE"]),
+        ("en", "en", ["en de"]),
+        ("en", "eng", ["en_US de", "en_GB fr"]),
+        ("pt-BR", "pt", ["en pt_BR"]),
+    ],
+)
+def test_a_text_in_the_target_language_stays(source: str, target: str, served: list[str]) -> None:
+    assert pairs(*served).find(source, target, "") == (None, None)
+
+
+def test_a_model_from_a_language_to_itself_is_used() -> None:
+    assert pairs("en de", "de de").find("de", "de", "") == (Languages("de", "de"), None)
+
+
+@pytest.mark.parametrize(
+    ("served", "target", "ranked", "meant", "language"),
+    [
+        (["en de"], "de", ["de", "en"], None, "de"),
+        (["en de"], "de", ["en", "de"], "en de", "en"),
+        (["en de"], "de", ["fr", "en"], "en de", "en"),
+        (["en de"], "de", [], "en de", "en"),  # a text of which nothing is known
+        (["de en", "en de"], "de", [], "en de", "en"),
+        (["en de", "de en"], "en", [], "de en", "de"),
+        (["en de", "fr it"], "de", ["fr", "en"], "en de", "en"),  # no model from it
+        (["en de", "de de"], "de", ["de"], "de de", "de"),
+        (["en zh-Hans", "en zh-Hant"], "zh-Hant", ["zh"], None, "zh-Hans"),
+        (["en de"], "en", ["en"], None, "en"),
+    ],
+)
+def test_auto_looks_at_the_text_even_for_one_model(
+    served: list[str], target: str, ranked: list[str], meant: str | None, language: str
+) -> None:
+    known = pairs(*served)
+    known._identifier = Labels(*ranked)
+    found, detected = known.find("auto", target, "text")
+    assert found == (None if meant is None else Languages(*meant.split()))
+    assert detected is not None
+    assert detected.language == language
+
+
 def test_a_detected_language_has_a_model_of_its_own() -> None:
     known = pairs("en pt_BR", "fr pt_PT")
     known._identifier = Labels("fr", "en")
@@ -158,7 +202,9 @@ def test_a_detected_language_has_a_model_of_its_own() -> None:
     [
         ("xx", "de", "xx is not supported"),
         ("en", "xx", "xx is not supported"),
-        ("de", "de", "de is not supported"),
+        ("en", "fr", "fr is not available as a target language from en"),
+        ("de", "en", "en is not available as a target language from de"),
+        ("auto", "auto", "auto is not supported"),
         ("fr", "de", "de is not available as a target language from fr"),
         ("en", "d" * 36, f"{'d' * 36} is not supported"),
     ],

@@ -252,14 +252,16 @@ def create_app(
 
     @app.get("/mixing", responses=_MIXING_ERRORS, response_model=MixingResponse)
     async def mixing(
-        source: Annotated[str, Query(json_schema_extra=served["source"])],
+        source: Annotated[str, Query(json_schema_extra={"enum": pairs.sources()})],
         target: Annotated[str, Query(json_schema_extra=served["target"])],
         request: Request,
         layer: Annotated[int, Query(ge=0)] = 0,
         length: Annotated[int, Query(ge=1)] = 1,
     ) -> Response:
         """The mixing matrix of a layer of the encoder, for sentences of ``length`` tokens."""
-        pair, _ = pairs.find(source, target, "")
+        pair = None if source == AUTO else pairs.find(source, target, "")[0]
+        if pair is None:
+            raise BadRequestError(f"{target} is not available as a target language from {source}")
         try:
             with clients.place(request):
                 async with asyncio.timeout(limits.max_wait):
@@ -275,6 +277,13 @@ def create_app(
     async def detect(request: Request) -> list[DetectedLanguage]:
         """The likeliest languages of a text, best first, among those that the server translates."""
         return pairs.detect(parse(DetectRequest, await fields(request)).q)
+
+    @app.post("/suggest", include_in_schema=False)
+    @app.post("/translate_file", include_in_schema=False)
+    async def not_offered() -> None:
+        raise HTTPException(
+            403, "this server takes neither files nor suggestions: it translates text alone"
+        )
 
     @app.get("/languages")
     async def languages_listed() -> list[LanguageInfo]:

@@ -43,6 +43,10 @@ class Pairs:
         """Codes of the target languages."""
         return list(dict.fromkeys(pair.target for pair in self._pairs))
 
+    def codes(self) -> list[str]:
+        """Codes of all languages, sources first."""
+        return list(dict.fromkeys([*self.sources(), *self.targets()]))
+
     def listed(self) -> list[LanguageInfo]:
         """Every language, with its target languages."""
         codes = dict.fromkeys([code for pair in self._pairs for code in pair])
@@ -65,45 +69,51 @@ class Pairs:
 
     def find(
         self, source: str, target: str, text: str
-    ) -> tuple[Languages, DetectedLanguage | None]:
+    ) -> tuple[Languages | None, DetectedLanguage | None]:
         """The pair that a request means, and the language of ``text`` if it had to be detected.
 
+        The pair is None if the text is in the target language already, and no model is for that.
         Codes may be spelt differently (``DE``, ``de_DE`` or ``deu`` for ``de``).
 
         Raises:
             BadRequestError: if there is no such model.
         """
-        sources = self.sources() if source == AUTO else _matches(source, self.sources())
-        targets = _matches(target, self.targets())
-        for code, found in ((target, targets), (source, sources)):
-            if not found:
+        codes = self.codes()
+        for code in (target,) if source == AUTO else (target, source):
+            if not _matches(code, codes):
                 raise BadRequestError(f"{code} is not supported")
+        sources = self.sources() if source == AUTO else _matches(source, self.sources())
         pairs = {
             known: Languages(known, found)
             for known in sources
-            for found in reversed(targets)
+            for found in reversed(_matches(target, self.targets()))
             if Languages(known, found) in self._pairs
         }
+        meant, detected = _matches(target, codes)[0], None
+        if source == AUTO:
+            detected = self.detect(text, [*pairs, *codes])[0]  # for short texts, not the target
+            is_target = language_codes.language(detected.language) == language_codes.language(meant)
+            if detected.language not in pairs and is_target:
+                return None, detected
+            if detected.language not in pairs and pairs:
+                detected = self.detect(text, list(pairs))[0]
+        elif not pairs and _matches(source, codes)[0] == meant:
+            return None, None
         if not pairs:
             raise BadRequestError(f"{target} is not available as a target language from {source}")
-        if source == AUTO:
-            detected = self.detect(text, list(pairs))[0]
-            return pairs[detected.language], detected
-        return next(iter(pairs.values())), None
+        return pairs[detected.language] if detected else next(iter(pairs.values())), detected
 
-    def detect(self, text: str, sources: Sequence[str] | None = None) -> list[DetectedLanguage]:
-        """The likeliest languages of a text, best first, among those that the server knows."""
-        sources = self.sources() if sources is None else sources
-        if len(sources) == 1:
-            return [DetectedLanguage(confidence=100.0, language=sources[0])]
+    def detect(self, text: str, codes: Sequence[str] | None = None) -> list[DetectedLanguage]:
+        """The likeliest languages of a text, best first, among ``codes``, by default all."""
+        codes = self.codes() if codes is None else codes
         if self._identifier is None:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model
 
             self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        # the first source of each language; arz, if there is no ar, and the other way round
-        own = {language_codes.language(code): code for code in reversed(sources)}
-        related = {language_codes.macrolanguage(code): code for code in reversed(sources)}
-        shares = dict.fromkeys(sources, 0.0)
+        # the first code of each language; arz, if there is no ar, and the other way round
+        own = {language_codes.language(code): code for code in reversed(codes)}
+        related = {language_codes.macrolanguage(code): code for code in reversed(codes)}
+        shares = dict.fromkeys(codes, 0.0)
         for label, probability in self._identifier.rank(text[:DETECTED]):
             code = own.get(language_codes.language(label))
             code = code or related.get(language_codes.macrolanguage(label))

@@ -52,12 +52,12 @@ class TranslatedText(NamedTuple):
 
 async def translate(
     texts: Sequence[str],
-    pairs: Sequence[Languages],
+    pairs: Sequence[Languages | None],
     scheduler: Scheduler,
     metrics: Metrics,
     explained: bool = False,
 ) -> list[TranslatedText]:
-    """Translate texts, each with the model of its pair.
+    """Translate texts, each with the model of its pair; without a pair, it stays as it is.
 
     Raises:
         TooLongError: if there are more sentences than the queue takes, or a sentence is too long.
@@ -65,11 +65,13 @@ async def translate(
         FailedError: if the model has no translation.
     """
     divided = [
-        segments(text, languages.source) for text, languages in zip(texts, pairs, strict=True)
+        segments(text, pair.source) if pair else [Segment(text, 0, is_sentence=False)]
+        for text, pair in zip(texts, pairs, strict=True)
     ]
-    lines: dict[Languages, list[str]] = {languages: [] for languages in pairs}
-    for languages, parts in zip(pairs, divided, strict=True):
-        lines[languages] += [part.text for part in parts if part.is_sentence]
+    lines: dict[Languages, list[str]] = {pair: [] for pair in pairs if pair}
+    for pair, parts in zip(pairs, divided, strict=True):
+        if pair:
+            lines[pair] += [part.text for part in parts if part.is_sentence]
     count = sum(map(len, lines.values()))
     if count > scheduler.queue_size:
         raise TooLongError(
@@ -95,8 +97,11 @@ async def translate(
         answers[languages] = iter(found)
     return [
         TranslatedText(
-            [Part(part, next(answers[pair]) if part.is_sentence else None) for part in parts],
-            " " if language_codes.has_spaces(pair.target) else "",
+            [
+                Part(part, next(answers[pair]) if pair and part.is_sentence else None)
+                for part in parts
+            ],
+            " " if pair and language_codes.has_spaces(pair.target) else "",
         )
         for pair, parts in zip(pairs, divided, strict=True)
     ]

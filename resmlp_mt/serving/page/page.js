@@ -94,7 +94,8 @@ async function translate() {
     target.value = answer.translatedText;
     detected = answer.detectedLanguage?.language ?? null;
     show(answer.segments.filter(({ translations }) => translations.length));
-    say(`Translated in ${((performance.now() - began) / 1000).toFixed(2)} seconds.`);
+    const seconds = ((performance.now() - began) / 1000).toFixed(2);
+    say(detected === to.value ? "This is the text's language." : `Translated in ${seconds} seconds.`);
   } catch (error) {
     if (mine !== request || error.name === "AbortError") return;
     target.value = "";
