@@ -595,6 +595,11 @@ def test_bad_images_stop_the_training_or_are_counted(
         ("--batch-size 7 --mixup 0.5", "need an even --batch-size"),
         ("--no-such-option", "unrecognized arguments: --no-such-option"),
         ("--opt nonsense", "--opt nonsense: "),
+        ("--opt adahessian", "--opt adahessian: it needs second derivatives, which this training"),
+        (
+            "--sched plateau --sched-on-updates",
+            "--sched plateau: Plateau LR only supports step per",
+        ),
         ("--sched nonsense", "argument --sched: invalid choice: 'nonsense' (choose from"),
         ("--model nonsense", "--model nonsense: there is no such model"),
         ("--patch-size 3", "--model resmlp_tiny: img_size must be a multiple of patch_size 3"),
@@ -661,6 +666,7 @@ def test_mistakes_end_in_one_sentence(
         run(folder, tmp_path, *words, *options.split())
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert ".." not in str(error.value).replace("...", "")
 
 
 def test_shards_are_scanned_once_and_their_classes_compared(

@@ -82,15 +82,15 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
         _check_taken(options)
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(model, **arguments)
     except (ValueError, TypeError, KeyError, AssertionError) as error:
-        raise UserError(f"--opt {options.opt}: {error}.") from error
+        raise UserError(f"--opt {options.opt}: {reason(error).rstrip('.')}.") from error
     return optimizer
 
 
 def _check_taken(options: OptimizationOptions) -> None:
     """Refuse options that timm would leave out silently, or that would fail in the first step."""
-    if options.opt_eps is None and options.opt_betas is None:
-        return
     info = timm.optim.get_optimizer_info(options.opt.rpartition("_")[2])
+    if info.second_order:
+        raise ValueError("it needs second derivatives, which this training does not compute")
     if options.opt_eps is not None and not info.has_eps:
         raise ValueError("it takes no --opt-eps")
     betas = info.num_betas if info.has_betas else 0
@@ -125,7 +125,7 @@ def create_scheduler(
             optimizer, **arguments, updates_per_epoch=updates_per_epoch
         )
     except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"--sched {options.sched}: {error}.") from error
+        raise UserError(f"--sched {options.sched}: {reason(error).rstrip('.')}.") from error
     if scheduler is None and options.sched != "none":
         raise UserError(
             f"--sched {options.sched} needs a newer timm than {timm.__version__}: "
