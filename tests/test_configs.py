@@ -369,6 +369,17 @@ def test_hydra_trains_the_demo(corpus: Corpus, tmp_path: Path) -> None:
     assert depths(tmp_path / "checkpoint_last.pt", corpus) == (2, 2)
 
 
+@pytest.mark.slow
+def test_a_sweep_in_one_folder_tells_what_had_no_effect(corpus: Corpus, tmp_path: Path) -> None:
+    """The jobs run one after the other, in one process."""
+    log = hydra_train(
+        corpus, tmp_path, "optimization.max_update=2", "model.dropout=0.1,0.3",
+        f"hydra.sweep.dir={tmp_path}", "--multirun",
+    )  # fmt: skip
+    assert log.count("Saved checkpoint") == 1
+    assert "ended with --max-update 2, and nothing is trained with another --dropout:" in log
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
