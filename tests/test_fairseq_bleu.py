@@ -80,6 +80,75 @@ def test_bleu_of_a_language_without_spaces_chooses_no_checkpoint(
         bleu.check_training(config("loss"), task_of("ja"))
 
 
+PIECES = [["\u2581", *line] for line in [*TEXT, *OTHER]]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "script"),
+    [
+        (PIECES, "Han"),
+        ([["\u2581", *"\u30ab\u30e1\u30e9\u3092\u8cb7\u3046"]], "Katakana"),
+        ([["\u0e09\u0e31\u0e19@@", "\u0e40\u0e1b\u0e47\u0e19\u0e19\u0e31\u0e01"]], "Thai"),
+        ([["\u2581Hund", "\u2581l\u00e4uft"]], None),
+        ([["\uc800\ub294", "\ud559\uc0dd\uc785\ub2c8\ub2e4."]], None),  # Korean has spaces
+        (
+            [["\u6211\u4eec", "\u4eca\u5929", "\u53bb", "\u56fe\u4e66\u9986", "\u3002"]],
+            None,
+        ),  # split before
+        ([], None),
+    ],
+)
+def test_the_text_tells_what_a_wrong_code_does_not(
+    sentences: list[list[str]],
+    script: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bleu.apply()
+    monkeypatch.setattr(bleu, "some_sentences", lambda *_: sentences)
+    monkeypatch.setattr(bleu, "_target", None)
+    monkeypatch.setattr(bleu, "_unspaced", None)
+    task = task_of("xx")
+    text = None if script is None else f"text in {script} script"
+    east = script in ("Han", "Katakana")
+    assert bleu.unspaced_text(task) == text
+    assert bleu.unspaced_text(task_of("zh")) is bleu.unspaced_text(task_of("th")) is None
+    if text is None:
+        bleu.check_training(config("bleu"), task)
+    else:
+        name = "binarise it under the name zh or ja, " if east else ""
+        with pytest.raises(
+            UserError, match=rf"words of {text}, .* another metric, {name}or give --eval-tokenized"
+        ):
+            bleu.check_training(config("bleu"), task)
+    bleu.check_training(config("loss"), task)
+    bleu._remember_target(task)
+    for kind in (BleuConfig, SacrebleuConfig):
+        choice = OmegaConf.structured(kind())
+        choice._name = kind.__name__.removesuffix("Config").lower()
+        assert scoring.build_scorer(choice, Dictionary())
+    option = "tokenizer zh or ja-mecab" if east else "char-level"
+    words = f"the words of {text} only if the text was split into words; else "
+    advice = f"{words}give --scoring sacrebleu --sacrebleu-{option}"
+    assert caplog.messages == (
+        []
+        if text is None
+        else [
+            f"--eval-bleu: sacreBLEU finds {words}valid_bleu says little",
+            f"--scoring bleu finds {advice}",
+            f"--scoring sacrebleu finds {advice}",
+        ]
+    )
+
+
+def test_a_damaged_file_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise UserError("valid.en-cn.cn.bin is damaged")
+
+    monkeypatch.setattr(bleu, "some_sentences", damaged)
+    assert bleu.unspaced_text(task_of("cn")) is None
+
+
 def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     bleu.apply()
     monkeypatch.setattr(bleu, "_target", None)

@@ -302,6 +302,9 @@ def test_scripts_of_text() -> None:
     assert script_without_words([TEXTS["ja"]]) in ("Han", "Hiragana", "Katakana")
     assert script_without_words([["Das Wort 猫 heißt Katze.", ""]]) is None
     assert script_without_words([["", "123 !"]]) is None
+    assert script_without_words([["\ua9a7\ua9b1\ua997\ua9ae", "\u1b05"]]) == "Javanese"
+    assert script_without_words([["\u1a20\u1a63"]]) == "Tai Tham"
+    assert script_without_words([["\u1980\u1981"]]) == "New Tai Lue"
 
 
 def test_equal_scores_are_shown_once(tmp_path: Path) -> None:

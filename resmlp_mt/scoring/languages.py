@@ -12,7 +12,10 @@ from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
 
 # Scripts in which spaces do not separate words, and the two in which they separate phrases.
-_SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+_SCRIPTS = (
+    *("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"),
+    *("Tai Le", "New Tai Lue", "Tai Tham", "Tai Viet", "Balinese", "Batak", "Javanese", "Cham"),
+)
 _SCRIPT = {name: regex.compile(rf"\p{{Script={name}}}") for name in _SCRIPTS}
 _LETTER = regex.compile(r"\p{L}")
 _ENOUGH = 20_000  # characters are enough to find the script of a text
