@@ -23,9 +23,16 @@ from resmlp_mt.scoring.lines import Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, length_scores
 from resmlp_mt.scoring.options import BUCKETS, SAMPLES, Options, borders, parse_args
 from resmlp_mt.scoring.report import Report
+from resmlp_mt.text import normalize
 
 UNKNOWN = ("<unk>", "\u2047")
 """How an unknown word is printed; the second is that of most sentencepiece models."""
+
+LEAST_SHARE = 0.02
+"""Share of references that are not normalised from which scores are noticeably too low."""
+
+MOST_SHARE = 0.1
+"""The system's share of such lines, as a part of the references', if the system is normalised."""
 
 RECORDS = {
     "lines of fairseq-generate: give them with --generate-output, or their text alone": LINE,
@@ -74,7 +81,20 @@ def read_texts(options: Options) -> Texts:
         notes.append("--force: the text was scored without checking that it is plain")
     if unknown := sum(any(sign in line for sign in UNKNOWN) for line in system.lines):
         notes.append(f"{unknown} translations contain {' or '.join(UNKNOWN)}")
+    lines = [line for reference in references for line in reference.lines]
+    count = _not_normalised(lines)
+    own = _not_normalised(system.lines) / len(system.lines)
+    if count > LEAST_SHARE * len(lines) and own < MOST_SHARE * count / len(lines):
+        notes.append(
+            f"{count} references have letters or signs that normalised translations cannot have: "
+            "scores are too low (docs/scores.md)"
+        )
     return Texts(system, references, source, notes)
+
+
+def _not_normalised(lines: Sequence[str]) -> int:
+    """The number of lines that :func:`normalize` changes, white space apart."""
+    return sum(normalize(line) != " ".join(line.split()) for line in lines)
 
 
 def measures_of(options: Options, texts: Texts) -> list[Measure]:

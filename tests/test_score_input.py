@@ -401,6 +401,30 @@ def test_unknown_words_of_the_system_are_reported(tmp_path: Path) -> None:
     assert "2 translations contain <unk> or \u2047" in report["notes"]
 
 
+@pytest.mark.parametrize(
+    "letters",
+    ["\u09df", "\u0915\u095c", "e\u0301", "\u1780\u200b\u1781", "re\xadchnen", "\u200ea"],
+    ids=ascii,
+)
+def test_references_that_no_normalised_translation_equals_are_told(
+    letters: str, tmp_path: Path
+) -> None:
+    def told(system: list[str], reference: list[str]) -> list[str]:
+        files = write(tmp_path / "sys", system), write(tmp_path / "ref", reference)
+        argv = ("-i", files[0], "--ref", files[1], "-m", "chrf", "--force")
+        notes = score(*argv, path=tmp_path / "r.json")["notes"]
+        return [note for note in notes if "normalised" in note]
+
+    plain = ["a b", "c\xa0d  e "] * 50
+    (note,) = told(plain, [*plain[:-3], *[letters] * 3])
+    assert note.startswith("3 references have letters or signs that normalised translations cannot")
+    assert not told(plain, [*plain[:-1], letters])  # hardly any
+    assert told([*plain[:-3], *[letters] * 3], [letters] * 100)
+    assert not told([*plain[:-12], *[letters] * 12], [letters] * 100)
+    assert not told([letters] * 100, [letters] * 100)
+    assert not told(plain, plain)
+
+
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacking, "MIN_LIMIT", 1000)
     path = tmp_path / "x.gz"
