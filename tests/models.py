@@ -28,6 +28,12 @@ def dictionary(size: int) -> Dictionary:
     return words
 
 
+def task(size: int) -> SimpleNamespace:
+    """What a model needs of a task: one dictionary for both languages."""
+    words = dictionary(size)
+    return SimpleNamespace(source_dictionary=words, target_dictionary=words)
+
+
 def config(preset: str = "resmlp_mt_6l", **changes: object) -> ResMLPConfig:
     """A preset with 8 channels and a third of its layers (2 + 2 at first), without dropout."""
     cfg: ResMLPConfig = MODEL_DATACLASS_REGISTRY[preset]()
@@ -55,9 +61,7 @@ def build(seed: int = 0, vocabulary: int = 20, **changes: object) -> ResMLPModel
     Zero biases and unit scales would hide a forgotten term; the standard deviation keeps the
     activations of order one.
     """
-    words = dictionary(vocabulary)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    model = ResMLPModel.build_model(config(**changes), task).double().eval()
+    model = ResMLPModel.build_model(config(**changes), task(vocabulary)).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

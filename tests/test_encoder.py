@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from models import PAD, build, dictionary, padded, sentences
+from models import PAD, build, padded, sentences, task
 from resmlp_mt.layers import Affine
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
@@ -134,9 +134,7 @@ def test_the_output_has_what_fairseqs_transformer_fills(left: bool) -> None:
         max_source_positions=12, max_target_positions=10,
     )  # fmt: skip
     base_architecture(args)
-    words = dictionary(20)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    theirs = TransformerModel.build_model(args, task).double().eval()
+    theirs = TransformerModel.build_model(args, task(20)).double().eval()
     ours = build()
     for lengths in ([5, 5], [5, 3]):
         source = padded(sentences(lengths), left=left)

@@ -19,7 +19,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import build, config, dictionary, padded, sentences
+from models import build, config, dictionary, padded, sentences, task
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import pruning
 from resmlp_mt.fairseq_plugin.retained_dropout import TRANSFORMER_NAMES, dropping
@@ -145,9 +145,7 @@ def test_layers_are_dropped_in_training_alone() -> None:
 def test_a_checkpoint_is_pruned(keep: dict[str, str], layers: tuple[list[int], list[int]]) -> None:
     large = build(encoder_layers=3, decoder_layers=3)
     cfg = config(encoder_layers=3, decoder_layers=3, **keep)
-    words = dictionary(20)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    small = ResMLPModel.build_model(copy.copy(cfg), task).double().eval()  # as fairseq does
+    small = ResMLPModel.build_model(copy.copy(cfg), task(20)).double().eval()  # as fairseq does
     small.load_state_dict(large.state_dict(), model_cfg=cfg)
     torch.testing.assert_close(whole(small), whole(without(large, *layers)))
     # what is saved then needs no pruning
@@ -159,12 +157,10 @@ def test_a_checkpoint_is_pruned(keep: dict[str, str], layers: tuple[list[int], l
 @pytest.mark.parametrize("kept", ["2", "1,0", "0,0", "x", "-1"])
 def test_layers_that_are_not_there_are_refused(kept: str) -> None:
     cfg = config(encoder_layers_to_keep=kept)
-    words = dictionary(20)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
     state = build().state_dict()
 
     def load() -> None:
-        ResMLPModel.build_model(cfg, task).load_state_dict(state, model_cfg=cfg)
+        ResMLPModel.build_model(cfg, task(20)).load_state_dict(state, model_cfg=cfg)
 
     with pytest.raises(UserError, match="--encoder-layers-to-keep"):
         load()
@@ -282,16 +278,14 @@ def test_attention_to_later_words_is_refused() -> None:
 
 
 def transformer(layers: int = 1, dim: int = 12) -> TransformerModel:
-    words = dictionary(20)
     args = Namespace(
         encoder_layers=layers, decoder_layers=2, encoder_embed_dim=dim, decoder_embed_dim=dim,
         encoder_ffn_embed_dim=8, decoder_ffn_embed_dim=8, encoder_attention_heads=2,
         decoder_attention_heads=2, max_source_positions=12, max_target_positions=10,
     )  # fmt: skip
     base_architecture(args)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
     torch.manual_seed(3)
-    return TransformerModel.build_model(args, task).double().eval()
+    return TransformerModel.build_model(args, task(20)).double().eval()
 
 
 def form(output: Any) -> Any:

@@ -25,7 +25,7 @@ from torch import nn
 import models
 import reference
 from conftest import ROOT
-from models import build, config, dictionary, padded, sentences, shifted
+from models import build, config, dictionary, padded, sentences, shifted, task
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import vectors
 from resmlp_mt.layers import Affine
@@ -65,10 +65,8 @@ def from_hydra(*overrides: str) -> DictConfig:
 
 
 def built(cfg: DictConfig, vocabulary: int = 20) -> ResMLPModel:
-    words = dictionary(vocabulary)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
     with torch.device("meta"):  # shapes are enough
-        model: ResMLPModel = ARCH_MODEL_REGISTRY[cfg._name].build_model(cfg, task)
+        model: ResMLPModel = ARCH_MODEL_REGISTRY[cfg._name].build_model(cfg, task(vocabulary))
     return model
 
 
@@ -260,9 +258,7 @@ def test_compiled_model_equals_eager() -> None:
 
 def as_built(**changes: object) -> ResMLPModel:
     """A model with its own starting values."""
-    words = dictionary(20)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    return ResMLPModel.build_model(config(**changes), task)
+    return ResMLPModel.build_model(config(**changes), task(20))
 
 
 def test_affine_maps_start_at_one_before_and_at_layer_scale_behind_every_sublayer() -> None:
@@ -281,9 +277,7 @@ def test_affine_maps_start_at_one_before_and_at_layer_scale_behind_every_sublaye
 def test_weights_start_with_the_documented_deviations() -> None:
     torch.manual_seed(0)
     wide = {"encoder_embed_dim": 64, "decoder_embed_dim": 64, "encoder_ffn_embed_dim": 192}
-    words = dictionary(3000)
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    model = ResMLPModel.build_model(config(**wide), task)
+    model = ResMLPModel.build_model(config(**wide), task(3000))
     layer, attn = model.encoder.layers[0], model.decoder.layers[0].encoder_attn
     for weight, deviation in (
         (layer.ffn.fc1.weight, (2 / (64 + 192)) ** 0.5),  # Glorot and Bengio 2010
