@@ -80,6 +80,11 @@ def test_every_sentence_is_in_one_batch_and_every_batch_within_limits(
             assert len(batch) * max(lengths[index] for index in batch) <= max_tokens
 
 
+def test_a_batch_smaller_than_a_sentence_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^--max-tokens 8 .* is less than a sentence has: give mo"):
+        batches_of(data_utils.batch_by_size, [5, 9], 1, 8, None)
+
+
 def test_a_training_epoch_sees_every_sentence(corpus: Corpus, tmp_path: Path) -> None:
     log = train(corpus, tmp_path, "--max-epoch", 1, "--batch-size", 7)
     assert '"train_num_updates": "72"' in log  # 500 sentences: 71 batches of 7 and one of 3

@@ -32,7 +32,7 @@ def test_one_remedy_checks_the_options_of_all_commands_and_one_those_of_training
 def test_a_number_below_the_least_is_refused(name: str) -> None:
     option, least = "--" + name.replace("_", "-"), option_checks.LEAST[name]
     beside = "--lr-scheduler fixed --use-bmuf "
-    assert getattr(parsed(f"{beside} {option} {least}"), name) in (least, [least])
+    assert getattr(parsed(f"{beside} {option} {least}"), name) in (least, [least], str(least))
     with pytest.raises(UserError, match=f"^{option} must be at least {least}, but is {least - 1}"):
         parsed(f"{beside} {option} {least - 1}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sentencepiece
 from fairseq import options
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, data_utils
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.hub_utils import GeneratorHubInterface
@@ -156,3 +156,9 @@ def test_a_file_that_is_no_sentencepiece_model_is_named(model: Path, tmp_path: P
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
             SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path)))
+
+
+def test_an_unknown_mark_of_subwords_is_named() -> None:
+    assert data_utils.post_process("a@@ b", "subword_nmt") == "ab"
+    with pytest.raises(UserError, match=r"^--remove-bpe bpe is unknown: give sentencepiece, subwo"):
+        data_utils.post_process("a@@ b", "bpe")

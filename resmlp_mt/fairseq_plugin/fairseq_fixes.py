@@ -88,7 +88,13 @@ def _batch_by_size(original: Original, indices: Any, *args: Any, **kwargs: Any) 
         indices = np.fromiter(indices, dtype=np.int64, count=-1)
     if len(indices) == 0:
         return []
-    batches = list(original(indices, *args, **kwargs))
+    try:
+        batches = list(original(indices, *args, **kwargs))
+    except AssertionError as error:
+        raise UserError(
+            f"--max-tokens {kwargs.get('max_tokens')} (in a validation --max-tokens-valid) is less "
+            "than a sentence has: give more."
+        ) from error
     # Only the last batch can be missing, and it was within all limits when it was dropped.
     missing = indices[sum(len(batch) for batch in batches) :]
     fixed_shapes = kwargs.get("fixed_shapes")

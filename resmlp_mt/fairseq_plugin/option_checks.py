@@ -34,10 +34,14 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
 LEAST = {
+    "batch_size": 1,
+    "batch_size_valid": 1,
     "fp16_scale_window": 1,
     "global_sync_iter": 1,
     "log_interval": 1,
     "max_epoch": 0,
+    "max_tokens": 1,
+    "max_tokens_valid": 1,
     "max_update": 0,
     "max_valid_steps": 0,
     "num_workers": 0,
@@ -198,7 +202,9 @@ def check(values: Mapping[str, Any]) -> None:
     for name, least in (LEAST | of_scheduler).items():
         given = values.get(name)
         for value in given if isinstance(given, list) else [given]:
-            if isinstance(value, int | float) and value < least:
+            # an option whose default is that of another one is still a text
+            number: Any = int(str(value)) if str(value).lstrip("-").isdecimal() else value
+            if isinstance(number, int | float) and number < least:
                 raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
     if (
         values.get("lr_scheduler") == "cosine"

@@ -180,7 +180,13 @@ def _decode(_: Original, self: Any, x: str) -> str:
 def _post_process(original: Original, sentence: str, symbol: str) -> str:
     if symbol == "sentencepiece":  # fairseq leaves bytes as they are
         return join_pieces(sentence.split(" ")).strip()
-    return str(original(sentence, symbol))
+    try:
+        return str(original(sentence, symbol))
+    except NotImplementedError as error:
+        raise UserError(
+            f"--remove-bpe {symbol} is unknown: give sentencepiece, subword_nmt, wordpiece, "
+            "letter, silence, _EOW or none."
+        ) from error
 
 
 def _on_one_line(text: str) -> str:
