@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resmlp_mt.engine.options import SearchOptions as SearchOptions
     from resmlp_mt.engine.translator import Translator as Translator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["SearchOptions", "Translator"]
 _MODULES = {"SearchOptions": "options", "Translator": "translator"}
 
