@@ -13,7 +13,11 @@ GROUPS = ("training", "generation", "translate", "presets", "images", "length")
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on a wrong one."""
-    parser = Parser("resmlp_mt.benchmark", "Measure speed and memory beside peers.")
+    parser = Parser(
+        "resmlp_mt.benchmark",
+        "Measure speed and memory beside peers.",
+        needs=["fairseq", "matplotlib", "onnxscript", "onnx"],
+    )
     parser.add_argument(
         "--rows", nargs="+", choices=GROUPS, default=list(GROUPS), help="what is measured"
     )
