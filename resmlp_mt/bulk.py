@@ -28,6 +28,11 @@ if TYPE_CHECKING:  # so that --help answers at once
 
 logger = logging.getLogger("resmlp_mt.bulk")
 
+OF_PROCESSES = {
+    "--results-path": "use --output",
+    "--num-shards --shard-id": "Ray divides the corpus, leave it out",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(BatchOptions, SearchOptions):
@@ -57,7 +62,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         "resmlp_mt.bulk", "Translate a corpus on many processors or machines.", needs=["ray"]
     )
     parser.add_options(Options)
-    parser.refuse("another program", OF_OTHERS)
+    parser.refuse("another program", OF_OTHERS | OF_PROCESSES)
     return Options(**vars(parser.parse_args(argv)))
 
 
@@ -68,8 +73,8 @@ def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[Cor
     system, is left out.
 
     Raises:
-        UserError: if there are none, two have the same name, one has an unknown format or a name
-            that the output needs, or the output is inside the input.
+        UserError: if there are none, one is a model, two have the same name, one has an unknown
+            format or a name that the output needs, or the output is inside the input.
     """
     from resmlp_mt.sharding.formats import format_of
     from resmlp_mt.sharding.parts import CorpusFile
@@ -78,6 +83,8 @@ def corpus_files(inputs: Sequence[Path], output: Path, column: str) -> "list[Cor
     for given in inputs:
         path = Path(os.path.abspath(given))  # a file's identity, so without ".."
         if path.is_dir():
+            if (path / "config.json").is_file() and any(path.glob("dict.*.txt")):
+                raise UserError(f"--input {given} is a model: MODEL comes before --input.")
             if output.resolve().is_relative_to(path.resolve()):
                 raise UserError(f"--output {output} is inside --input {given}: choose another.")
             names = [str(p.relative_to(path)) for p in visible(path)]

@@ -64,11 +64,12 @@ class Parser(argparse.ArgumentParser):
         self, module: str, description: str, needs: Sequence[str] = (), **options: Any
     ) -> None:
         lacking = [name for name in needs if importlib.util.find_spec(name) is None]
-        self.missing = f"{lacking[0]} is missing: {installation(lacking[0])}" if lacking else ""
+        self.missing = f"{lacking[0]} is missing: run {installation(lacking[0])}" if lacking else ""
         script = Path(sys.argv[0]).name
         program = script if script.startswith("resmlp-") else f"python -m {module}"
         options = {"prog": program, "formatter_class": DefaultsFormatter, **options}
         super().__init__(description=description, epilog=self.missing or None, **options)
+        self.options: list[str] = []  # the command line, up to --
         self.add_argument(
             "--version", action="version", version=f"resmlp_mt {resmlp_mt.__version__}"
         )
@@ -166,7 +167,21 @@ class Parser(argparse.ArgumentParser):
         given = sys.argv[1:] if args is None else args
         words = [str(w) if isinstance(w, int | float) else os.fsdecode(w) for w in given]
         end = words.index("--") if "--" in words else len(words)
-        return [*map(self._with_hyphens, words[:end]), *words[end:]]
+        self.options = [*map(self._with_hyphens, words[:end])]
+        return [*self.options, *words[end:]]
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2; where an argument is missing, a misspelt option may be the reason."""
+        known = self._option_string_actions
+        options = (word for word in self.options if word.startswith("--"))
+        unknown = [
+            word
+            for word in options
+            if word.partition("=")[0] not in known and not self._get_option_tuples(word)
+        ]
+        if unknown and "are required: " in message:
+            message += f"; {self.unrecognized(unknown)}"
+        super().error(message)
 
     def _with_hyphens(self, word: str) -> str:
         name, equals, value = word.partition("=")
@@ -376,7 +391,9 @@ def missing(error: ModuleNotFoundError) -> Exception:
 
 
 def installation(package: str) -> str:
-    """The command that installs a package of :data:`EXTRAS`; no index has to know resmlp_mt."""
+    """What to run to install a package of :data:`EXTRAS`; no index has to know resmlp_mt."""
     extra = EXTRAS[package]
+    if extra == "train":  # fairseq compiles against the torch that is installed before
+        return "the three commands of README.md, Install, in the checkout of resmlp_mt"
     place = f"'.[{extra}]'" if extra else "."
     return f"pip install {place} in the checkout of resmlp_mt"

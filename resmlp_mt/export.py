@@ -7,14 +7,28 @@ All affine maps and scales are folded into the linear layers beside them. docs/e
 files.
 """
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command, option
+from resmlp_mt.command_line import Parser, command, installation, option
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
+
+# Options of CTranslate2's converters, and what there is here.
+OF_CTRANSLATE2 = {
+    "--model-path --path --model": "give the checkpoint alone, as CKPT",
+    "--data-dir --fixed-dictionary": "use --data",
+    "-s --source-lang -t --target-lang --user-dir --model-spec": "the checkpoint knows it, leave "
+    "it out",
+    "--output-dir": "use --output",
+    "--vocab-mapping": "--shortlist DATA-BIN makes one from the training text",
+    "--quantization": "use --dtype",
+    "--fp16 --bf16 --half": "use --dtype bfloat16",
+    "--force": "nothing is overwritten, remove the folder first",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +57,26 @@ class Options:
 
 
 def parse_args(argv: Sequence[str] | None) -> Options:
-    """Parse the command line; exits with status 2 on a wrong one."""
+    """Parse the command line; exits with status 2 on a wrong one.
+
+    Raises:
+        UserError: if an extra is not installed.
+    """
     parser = Parser(
         "resmlp_mt.export",
         "Fold a trained model and write it for translation without fairseq.",
         needs=["fairseq"],
     )
     parser.add_options(Options)
+    parser.refuse("a converter", OF_CTRANSLATE2)
     options = Options(**vars(parser.parse_args(argv)))
     if options.format == "onnx" and options.dtype == "bfloat16":
         parser.error("--format onnx has float32 or int8 weights: choose one of them for --dtype")
+    if options.format == "onnx":
+        graphs = "onnxscript", "onnx", *(("onnxruntime",) if options.dtype == "int8" else ())
+        lacking = [name for name in graphs if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise UserError(f"--format onnx needs {lacking[0]}: run {installation(lacking[0])}.")
     return options
 
 

@@ -37,6 +37,8 @@ OF_ONE_PROCESS = {
     "--gpu --cuda": "use --device cuda",
     "--num-hypotheses --num-return-sequences --n-best": "use --nbest",
     "--json": "use --out-format jsonl",
+    "--results-path": "redirect standard output, > FILE",
+    "--num-shards --shard-id": "python -m resmlp_mt.bulk divides a corpus",
     "--print-alignment": "--out-format jsonl has the alignment",
 }
 

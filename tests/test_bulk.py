@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from models import build, translation_model
 from resmlp_mt import bulk
-from resmlp_mt.engine import model_folder
+from resmlp_mt.engine import model_folder, pretrained
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translation import Translation
@@ -164,6 +164,11 @@ def test_what_cannot_be_read_is_named(
     with pytest.raises(UserError, match=message) as error:
         texts()
     assert "\n" not in str(error.value)
+
+
+def test_a_model_among_the_inputs_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"en-de is a model: MODEL comes before --input\.$"):
+        bulk.corpus_files([pretrained.FOLDER / "en-de"], tmp_path, "text")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

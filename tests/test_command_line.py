@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from packaging.utils import canonicalize_name
 
 import resmlp_mt
 from conftest import PIP, ROOT
-from resmlp_mt import bulk, translate
-from resmlp_mt.command_line import EXTRAS, command
+from resmlp_mt import bulk, export, prepare, serve, translate
+from resmlp_mt.command_line import EXTRAS, command, installation
 from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import replacing
@@ -124,10 +125,12 @@ def test_help_and_version_answer_at_once_and_tell_all(name: str) -> None:
         *((name, "timm", "vision") for name in VISION),
         ("prepare", "yaml", "data"),
         ("prepare", "tqdm", "data"),
+        ("benchmark", "matplotlib", "plots"),
     ],
 )
 def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: str) -> None:
-    assert f"pip install '.[{extra}]'" in said_without(package, name, "--help")
+    remedy = "README.md, Install" if extra == "train" else f"pip install '.[{extra}]'"
+    assert remedy in said_without(package, name, "--help")
 
 
 @pytest.mark.parametrize(
@@ -137,14 +140,25 @@ def test_help_names_the_extra_that_is_missing(name: str, package: str, extra: st
         (["visualize", "missing.pt", "--output", "x"], "matplotlib", "plots"),
         (["serve", "missing"], "fastapi", "serve"),
         (["bulk", "--input", "missing", "--output", "x"], "ray", "bulk"),
+        (["benchmark", "--quick"], "fairseq", "train"),
         *(([name, "missing"], "timm", "vision") for name in VISION),
     ],
 )
 def test_a_wrong_path_does_not_hide_a_missing_extra(
     words: list[str], package: str, extra: str
 ) -> None:
+    assert EXTRAS[package] == extra
     said = said_without(package, *words)
-    assert f"{package} is missing: pip install '.[{extra}]' in the checkout" in said
+    assert f"{package} is missing: run {installation(package)}" in said
+
+
+@pytest.mark.parametrize(
+    ("package", "dtype"), [("onnxscript", "float32"), ("onnx", "int8"), ("onnxruntime", "int8")]
+)
+def test_a_package_for_graphs_is_missed_before_the_work(package: str, dtype: str) -> None:
+    words = f"missing.pt --output x --format onnx --dtype {dtype}".split()
+    said = said_without(package, "export", *words)
+    assert f"--format onnx needs {package}: run {installation(package)}" in said
 
 
 def said_without(package: str, name: str, *words: str) -> str:
@@ -422,7 +436,9 @@ def test_nohup_goes_on_without_its_terminal() -> None:
         ("--to", "--to is an option of another program: the model knows it, leave it out"),
         ("--cuda", "--cuda is an option of another program: use --device cuda"),
         ("--nbests", r"unrecognized arguments: --nbests; did you mean --nbest\?$"),
-        ("--quiet", "unrecognized arguments: --quiet$"),  # nothing is similar
+        ("--max-sentences=8", "--max-sentences is an option of another program: use --batch-size"),
+        ("--num-workers", "--num-workers is an option of another program: text is read as it is"),
+        ("--fancy", "unrecognized arguments: --fancy$"),  # nothing is similar
     ],
 )
 def test_options_of_others_are_answered(
@@ -430,6 +446,33 @@ def test_options_of_others_are_answered(
 ) -> None:
     with pytest.raises(SystemExit):
         translate.parse_args([option, "x"])
+    assert re.search(said, capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize(
+    ("parse", "words", "said"),
+    [
+        (bulk.parse_args, "-i a --results-path b", "of another program: use --output"),
+        (serve.parse_args, "--ssl", "of LibreTranslate: put a proxy with TLS in front"),
+        (serve.parse_args, "--load-only en,de", "of LibreTranslate: give the folders of the mod"),
+        (prepare.parse_args, "--source-lang en", "of fairseq-preprocess: use --src"),
+        (prepare.parse_args, "--destdir a", "of fairseq-preprocess: use --output"),
+        (export.parse_args, "a.pt --quantization int8", "of a converter: use --dtype"),
+        (export.parse_args, "--model_path a.pt", "of a converter: give the checkpoint alone, as C"),
+        (prepare.parse_args, "demo --outptu a", r"required: .*--outptu; did you mean --output\?"),
+        (export.parse_args, "a.pt --ouptut=a --dtype int8", r"--ouptut=a; did you mean --output\?"),
+        (
+            bulk.parse_args,
+            "--input a -- --outptu",
+            r"required: -o/--output$|required: --output/-o$",
+        ),
+    ],
+)
+def test_every_command_answers_options_that_it_lacks(
+    parse: Callable[[list[str]], object], words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(words.split())
     assert re.search(said, capsys.readouterr().err.strip())
 
 

@@ -246,7 +246,7 @@ OF_OTHERS = {
     "--compute-type": "use --dtype",
     "--inter-threads": "use --workers",
     "--intra-threads": "use --threads",
-    "--max-batch-size": "use --batch-size",
+    "--max-batch-size --max-sentences": "use --batch-size",
     "--beam-size --num-beams": "use --beam",
     "--length-penalty": "use --lenpen",
     "--max-length --max-decoding-length --max-new-tokens": "use --max-len-b",
@@ -257,6 +257,9 @@ OF_OTHERS = {
     "--replace-unk": "--disable-unk leaves unknown words out",
     "--score-reference --prefix-size --target-prefix": "in Python, Translator has score_batch and "
     "target_prefix",
+    "--gen-subset": "give its raw text to --input",
+    "--quiet --scoring --sacrebleu": "python -m resmlp_mt.score computes scores, leave it out",
+    "--num-workers --data-buffer-size": "text is read as it is translated, leave it out",
     "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
 }
 """Options of other translation commands, and what there is here."""

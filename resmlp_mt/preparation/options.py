@@ -12,6 +12,21 @@ from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, flag, num
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.preparation import corpus
 
+# Options of fairseq-preprocess, and what there is here.
+OF_FAIRSEQ = {
+    "-s --source-lang": "use --src",
+    "-t --target-lang": "use --tgt",
+    "--destdir": "use --output",
+    "--trainpref --validpref --testpref": "give the folder of raw text to --from-dir",
+    "--workers": "use --jobs",
+    "--bpe": "use --subword-type",
+    "--nwordssrc --nwordstgt": "use --vocab-size",
+    "--joined-dictionary": "the dictionary is always joint, leave it out",
+    "--task --user-dir --dataset-impl": "fairseq reads the data with any, leave it out",
+    "--srcdict --tgtdict --thresholdsrc --thresholdtgt --padding-factor --dict-only --only-source "
+    "--alignfile --align-suffix": "run fairseq-preprocess on text in subwords",
+}
+
 
 def _corpus(text: str) -> str:
     known = [*corpus.names(), "local"]
@@ -121,6 +136,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
         needs=["yaml", "tqdm"],
     )
     parser.add_options(Options)
+    parser.refuse("fairseq-preprocess", OF_FAIRSEQ)
     options = Options(**vars(parser.parse_args(argv)))
     parser.set_defaults(sentencepiece_alpha=None, concatenate_share=None)
     given = parser.parse_args(argv)
