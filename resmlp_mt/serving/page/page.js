@@ -95,7 +95,7 @@ async function translate() {
     detected = answer.detectedLanguage?.language ?? null;
     show(answer.segments.filter(({ translations }) => translations.length));
     const seconds = ((performance.now() - began) / 1000).toFixed(2);
-    say(detected === to.value ? "This is the text's language." : `Translated in ${seconds} seconds.`);
+    say(detected === to.value ? "The text is in this language already." : `Translated in ${seconds} seconds.`);
   } catch (error) {
     if (mine !== request || error.name === "AbortError") return;
     target.value = "";
