@@ -503,6 +503,34 @@ def test_a_training_that_has_ended_is_not_trained_again(
     assert state["optimizer_history"][-1]["num_updates"] == expected
 
 
+@pytest.mark.parametrize(
+    ("end", "begin", "updates"),
+    [
+        ("--stop-time-hours 1e-9", "--finetune-from-model {}", 1),
+        ("--stop-time-hours 1e-9", "--restore-file {} --reset-optimizer --reset-dataloader", 1),
+        ("--patience 1", "--finetune-from-model {}", 2),
+        ("--patience 1", "--restore-file {} --reset-dataloader", 3),
+        ("--patience 1", "--restore-file {} --reset-lr-scheduler", 3),
+    ],
+)
+def test_a_training_begins_with_the_weights_of_one_that_has_ended(
+    train_here: Train,
+    stop: Stop,
+    tmp_path: Path,
+    end: str,
+    begin: str,
+    updates: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop(0, "train_step")
+    caplog.set_level("INFO")
+    train_here(tmp_path / "before", *SAME_SCORE, *end.split())
+    words = begin.format(tmp_path / "before" / "checkpoint_last.pt").split()
+    state = train_here(tmp_path / "after", *SAME_SCORE, *end.split(), *words)
+    assert state["optimizer_history"][-1]["num_updates"] == updates
+    assert "ended before" not in caplog.text
+
+
 def test_a_last_validation_that_was_killed_is_made_up(
     train_here: Train, stop: Stop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -78,11 +78,18 @@ def save(trainer: Any, score: float | None) -> None:
 
 
 def _load_checkpoint(
-    original: Original, self: Any, filename: str, *args: Any, **kwargs: Any
+    original: Original,
+    self: Any,
+    filename: str,
+    reset_optimizer: bool = False,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
-    found = original(self, filename, *args, **kwargs)
+    found = original(self, filename, reset_optimizer, *args, **kwargs)
     self.begins_with = Path(filename)
     self.is_validated = found is not None and found.get("val_loss") is not None
+    if reset_optimizer:  # a new training, which has the weights of the file but not its time
+        self._previous_training_time = 0
     return found
 
 

@@ -164,6 +164,8 @@ def _load_checkpoint(
     if found is None or reset_optimizer or reset_meters:  # as for the best score of all
         return found
     early_stop().update(found.get("early_stop", {}))
+    if reset_lr_scheduler or self.cfg.checkpoint.reset_dataloader:
+        early_stop()["num_runs"] = 0  # it may have ended the training of the file
     if self.cfg.ema.store_ema:
         self.ema.update_freq_counter = found.get("ema_updates", 0)
     position = found["train_iterator"]
