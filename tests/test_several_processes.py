@@ -1,6 +1,7 @@
 """Several processes train as one; a training that loses a process says so."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -68,6 +69,28 @@ def test_processes_of_torchrun_train_what_one_trains_with_two_batches(
         status, log = child.wait()
         assert status == 0, log
     assert_same(tmp_path, one)
+
+
+def test_a_process_without_the_last_batch_of_an_epoch_counts_its_others(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """Of 7 batches and 2 for an update, the second process has 3."""
+    options = [
+        *(corpus.data, *OPTIONS),
+        *("--batch-size", 72, "--required-batch-size-multiple", 1),
+    ]
+    one = Child(
+        [*options, "--distributed-world-size", 1, "--update-freq", 4, "--save-dir", tmp_path / "1"],
+        tmp_path / "log",
+    )
+    options += ["--update-freq", 2, "--save-dir", tmp_path / "2"]
+    losses = []
+    for child in (one, *as_torchrun_starts_them(options, tmp_path / "logs")):
+        status, log = child.wait()
+        assert status == 0, log
+        losses.append(re.findall(r'"train_loss": "([^"]+)"', log))
+    assert losses[:2] == [losses[0]] * 2
+    assert_same(tmp_path / "2", torch.load(tmp_path / "1" / "checkpoint_last.pt"))
 
 
 @pytest.mark.slow

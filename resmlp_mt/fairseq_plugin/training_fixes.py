@@ -39,6 +39,7 @@ def apply() -> None:
     wrap(EMA, "__init__", _ema)
     wrap(EMA, "_step_internal", _ema_step)
     wrap(Trainer, "train_step", _train_step)
+    wrap(Trainer, "train_step", _train_step_of_batches)
     for task in OF_OTHER_MODELS:
         wrap(task, "build_model", _check_model, before=True)
 
@@ -162,6 +163,25 @@ def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any
             f"--best-checkpoint-metric {metric} is not computed in this training: it has {names}."
         )
     return found
+
+
+# --- several processes with --update-freq: one that lacks the last batch of an epoch would lose the
+# others of its update ---
+
+
+def _train_step_of_batches(
+    original: Original, self: Any, samples: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Leave out the empty batch that makes epochs equally long, if its process has another.
+
+    fairseq takes an update that ends with it for an empty one: its tokens are not counted.
+    Gradients are exchanged once for an update, but weights of ``--ddp-backend fully_sharded`` and
+    experts with every batch.
+    """
+    exchanges_once = not (self.is_fsdp or getattr(self.cfg.model, "base_layers", 0))
+    if exchanges_once and not all(samples):
+        samples = list(filter(None, samples)) or samples[:1]
+    return original(self, samples, *args, **kwargs)
 
 
 # --- tasks for other kinds of models end in tracebacks ---
