@@ -100,6 +100,14 @@ def test_auto_knows_a_text_in_the_target_language(server: str) -> None:
     assert metric(server, "resmlp_sentences_total") == before + 1
 
 
+@pytest.mark.parametrize("text", ["Help", "In Berlin", "Ok"])
+def test_auto_translates_words_that_may_be_of_the_target(server: str, text: str) -> None:
+    """German is a little likelier for them, and far from sure."""
+    found = post(server, q=text, source="auto")
+    assert found["translatedText"] != text
+    assert found["detectedLanguage"]["language"] == "en"
+
+
 def test_white_space_and_empty_lines_are_kept(server: str) -> None:
     text = "\n  One two. Three four!\t\r\n\r\n\n* five six\n"
     expected = "\n  TWO. oNE FOUR! tHREE\t\r\n\r\n\nSIX FIVE *\n"

@@ -21,6 +21,7 @@ ALIASES = {
     "pb": "pt-BR",
 }  # LibreTranslate's earlier codes, which clients still send
 DETECTED = 4000  # characters of a text, which are enough to know its language
+SURE = 50  # percent: as likely as all other languages of the world together
 LONGEST_CODE = 35  # characters; RFC 5646, section 4.4.1: all codes without private parts fit
 
 
@@ -73,6 +74,7 @@ class Pairs:
         """The pair that a request means, and the language of ``text`` if it had to be detected.
 
         The pair is None if the text is in the target language already, and no model is for that.
+        A few words may be of any language: they are translated where a model can.
         Codes may be spelt differently (``DE``, ``de_DE`` or ``deu`` for ``de``).
 
         Raises:
@@ -93,6 +95,7 @@ class Pairs:
         if source == AUTO:
             detected = self.detect(text, [*pairs, *codes])[0]  # for short texts, not the target
             is_target = language_codes.language(detected.language) == language_codes.language(meant)
+            is_target &= detected.confidence >= SURE or not pairs
             if detected.language not in pairs and is_target:
                 return None, detected
             if detected.language not in pairs and pairs:
