@@ -244,7 +244,19 @@ def plot(args: argparse.Namespace) -> None:
 def summary(result: dict[str, Any]) -> str:
     """For the README: how long the recipe takes, and what BLEU to expect."""
     rows = {name: [row for row in result["equal_time"] if row["model"] == name] for name in MODELS}
-    ours, theirs = (statistics.mean(row["bleu"] for row in rows[name]) for name in MODELS)
+    tables = {
+        (table, name, metric): statistics.mean(
+            row[metric] for row in result[table] if row["model"] == name
+        )
+        for table in ("equal_time", "equal_updates")
+        for name in MODELS
+        for metric in ("bleu", "chrf")
+    }
+
+    def scores(table: str, name: str) -> str:
+        return f"BLEU {tables[table, name, 'bleu']:.2f} and chrF {tables[table, name, 'chrf']:.2f}"
+
+    ours, theirs = MODELS
     minutes = statistics.mean(row["minutes"] for row in rows["resmlp"])
     seeds = f", mean of {len(rows['resmlp'])} seeds" if len(rows["resmlp"]) > 1 else ""
     last = [log["train"][-1]["epoch"] for log in result["logs"]["resmlp"]]
@@ -259,8 +271,11 @@ def summary(result: dict[str, Any]) -> str:
     return (
         f"On Multi30k, this training, with fairseq's criterion and a time limit, ended after "
         f"{minutes:.0f} minutes:\n{updates} updates, in epoch {epochs}. The best checkpoint, of "
-        f"epoch {best}, reached BLEU {ours:.2f} on test_2016_flickr{seeds}.\nfairseq's Transformer "
-        f"reached {theirs:.2f} in the same time. Measured {result['date']} on {result['machine']}\n"
+        f"epoch {best}, reached {scores('equal_time', ours)} on test_2016_flickr{seeds}.\n"
+        f"fairseq's Transformer reached {scores('equal_time', theirs)} in the same time. "
+        f"After equal\nupdates, ResMLP had {scores('equal_updates', ours)}, and the Transformer "
+        f"{scores('equal_updates', theirs)}.\n"
+        f"Measured {result['date']} on {result['machine']}\n"
         "([benchmarks/multi30k.md](benchmarks/multi30k.md))."
     )
 

@@ -40,16 +40,17 @@ def page(result: Json, name: str) -> str:
         f"Written by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
         "and the writing of\ncheckpoints, for every model) on one thread, and its last checkpoint "
-        f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together; p is of "
-        f"a paired bootstrap ({SAMPLES:,} samples) against {against}, over the\n"
-        "translations of all seeds that both have. Other programs on the machine lengthen "
-        "processor time too,\nso the second table has equal updates. Only validation sets were "
-        "used for choices.",
+        f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together. "
+        f"Differences and p (paired bootstrap, {SAMPLES:,} samples) are against {against},\n"
+        "over the seeds that both have. p covers the choice of sentences, not that of seeds or "
+        "checkpoints: see BLEU by seed.\nOther programs on the machine lengthen processor time "
+        "too, so the second table has equal updates. Learning\nrates and dropout were chosen on "
+        "a validation set; what plus is made of was judged on test sets too.",
     ]
     if any(declared.get("removed") for declared in config["models"].values()):
         parts.append(
-            "The config no longer has the models that are called removed. They keep the tables of "
-            "an earlier report."
+            "Models that are called removed were tried and are not in the package. Their rows "
+            "cannot be made again."
         )
     for group in result["sets"]:
         parts.append(f"## {group['set']}, {group['budget']} s")
@@ -57,7 +58,7 @@ def page(result: Json, name: str) -> str:
             parts.append("Not run.")
             continue
         packages = ", ".join(map(" ".join, group["versions"].items()))
-        parts.append(f"{group['machine']}; {packages}; {group['date']}.")
+        parts.append(f"Reported {group['date']}: {group['machine']}; {packages}.")
         for table in group["tables"]:
             at = f"{table['updates']} updates" if table["updates"] else f"{group['budget']} s"
             parts += [
@@ -128,7 +129,7 @@ def summary(result: Json) -> str:
     config = result["config"]
     names = names_of(config)
     lines = [
-        "| set, test | model | parameters | seeds | BLEU | chrF | p (BLEU) |",
+        "| set, test | model | parameters | seeds | BLEU | chrF | BLEU difference (p) |",
         "|-|-|-:|-:|-:|-:|-:|",
     ]
     budgets, machines = set(), set()
@@ -141,14 +142,13 @@ def summary(result: Json) -> str:
             for row in table["rows"]:
                 if not row["seeds"]:
                     continue
-                against = row.get("against")
                 cells = [
                     f"{group['set']}, {table['test']}",
                     names[row["model"]],
                     f"{group['trained'][row['model']][0]['parameters'] / 1e6:.2f} M",
                     str(len(row["seeds"])),
                     *(f"{row['pooled'][m]['score']:.2f}" for m in ("bleu", "chrf")),
-                    f"{against['bleu']['p_value']:.3f}" if against else "",
+                    difference(row, "bleu"),
                 ]
                 lines.append("| " + " | ".join(cells) + " |")
     if not budgets:
@@ -156,8 +156,8 @@ def summary(result: Json) -> str:
     return (
         f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
         f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md): "
-        "curves, equal updates, lengths, signatures; p against the Transformer):\n\n"
-        + "\n".join(lines)
+        "curves, equal updates, lengths, signatures;\ndifference and p: from the Transformer, "
+        "over the seeds that both have):\n\n" + "\n".join(lines)
     )
 
 
@@ -166,18 +166,18 @@ def score_table(
 ) -> str:
     """Models with their scores; "not run" where seeds are missing."""
     lines = [
-        "| model | parameters | seeds | updates | valid ppl | BLEU | chrF | p (BLEU) | p (chrF) |",
-        "|-|-:|-|-:|-:|-:|-:|-:|-:|",
+        "| model | parameters | seeds | updates | valid ppl | BLEU | chrF | BLEU by seed "
+        "| BLEU difference (p) | chrF difference (p) |",
+        "|-|-:|-|-:|-:|-:|-:|-|-:|-:|",
     ]
     for row in rows:
         missing = [str(seed) for seed in seeds if seed not in row["seeds"]]
         if not row["seeds"]:
-            lines.append(f"| {names[row['model']]} | | not run | | | | | | |")
+            lines.append(f"| {names[row['model']]} | | not run | | | | | | | |")
             continue
         which = ", ".join(map(str, row["seeds"]))
         if missing:
             which += f" ({', '.join(missing)} not run)"
-        against = row.get("against")
         cells = [
             names[row["model"]],
             f"{trained[row['model']][0]['parameters'] / 1e6:.2f} M",
@@ -186,10 +186,19 @@ def score_table(
             mean(row["valid_ppl"], 2),
             f"{row['pooled']['bleu']['score']:.2f}",
             f"{row['pooled']['chrf']['score']:.2f}",
-            *(f"{against[m]['p_value']:.3f}" if against else "" for m in ("bleu", "chrf")),
+            ", ".join(f"{score:.2f}" for score in row["by_seed"]["bleu"]),
+            *(difference(row, metric) for metric in ("bleu", "chrf")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def difference(row: Json, metric: str) -> str:
+    """How far a score is above the baseline's on the seeds that both have, and p in brackets."""
+    if "against" not in row:
+        return ""
+    found = row["against"][metric]
+    return f"{found['score'] - found['baseline']:+.2f} ({found['p_value']:.3f})"
 
 
 def mean(values: Sequence[float], digits: int) -> str:
