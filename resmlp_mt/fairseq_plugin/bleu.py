@@ -96,6 +96,8 @@ def unspaced_text(task: TranslationTask) -> str | None:
     cfg = task.cfg
     if language_codes.bleu_tokenizer(cfg.target_lang) or _spaced_by_phrase(cfg.target_lang):
         return None
+    if not cfg.data:  # a task of another program, which has its sentences itself
+        return None
     folder = Path(utils.split_paths(cfg.data)[0])
     codes = cfg.source_lang, cfg.target_lang
     try:
