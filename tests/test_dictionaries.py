@@ -8,6 +8,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
@@ -111,6 +112,25 @@ def test_a_task_of_many_languages_has_its_dictionaries(tmp_path: Path) -> None:
     task.data_manager.get_target_dictionary = lambda _: others
     with pytest.raises(UserError, match="the target dictionary in bin is not the one"):
         load(lambda *_: "loaded", trainer, str(tmp_path / "x.pt"))
+
+
+def test_a_language_model_has_its_dictionary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fairseq-generate --lm-path reads the one beside the binarised text."""
+    words, others = dictionary(8), dictionary(8)
+    others.symbols.reverse()
+    task = LanguageModelingTask(Namespace(data="bin"), words)
+    state = dictionaries._state_dict(
+        lambda _: {"model": {}, "cfg": {"task": task.args}}, SimpleNamespace(task=task)
+    )
+    torch.save({**state, "cfg": None, "args": task.args}, tmp_path / "lm.pt")
+    monkeypatch.setattr(dictionaries, "_loading", [tmp_path / "lm.pt"])
+    dictionaries._check(task)
+    with pytest.raises(
+        UserError, match=r"the source dictionary in bin is not .*lm\.pt was trained"
+    ):
+        dictionaries._check(LanguageModelingTask(task.args, others))
 
 
 def test_the_task_is_named_where_another_was_trained(

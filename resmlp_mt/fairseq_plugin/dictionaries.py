@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils, tasks
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from fairseq.trainer import Trainer
@@ -24,7 +25,7 @@ from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
 
-TASKS = (TranslationTask, TranslationMultiSimpleEpochTask)
+TASKS = (TranslationTask, TranslationMultiSimpleEpochTask, LanguageModelingTask)
 """With one dictionary for all source languages, and one for all target languages."""
 
 _loading: list[Path] = []
