@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,26 @@ def test_applying_again_changes_nothing() -> None:
     before = (data_utils.batch_by_size, FairseqTask.train_step, distributed_utils.call_main)
     fairseq_fixes.apply()
     assert before == (data_utils.batch_by_size, FairseqTask.train_step, distributed_utils.call_main)
+
+
+def test_the_room_for_a_target_is_that_of_the_shortest_of_our_models() -> None:
+    words = dictionary(20)
+    task = TranslationTask(TranslationConfig(), words, words)
+    short = build(max_target_positions=5)
+    stock = SimpleNamespace(decoder=None, max_decoder_positions=lambda: 3)  # goes beyond it
+    sample = {"net_input": {"src_lengths": torch.tensor([4, 5])}}
+    generator = SimpleNamespace(match_source_len=True, max_len=3)
+
+    def translated(*models: Any) -> list[int]:
+        found = fairseq_fixes._inference_step(
+            lambda *given: [["translated"]] * len(given[3]["net_input"]["src_lengths"]),
+            *(task, generator, models, sample),
+        )
+        return [row for row, hypotheses in enumerate(found) if hypotheses == ["translated"]]
+
+    assert translated(short, stock) == [0]
+    assert translated(build(max_target_positions=9), short) == [0]
+    assert translated(stock) == [0, 1]
 
 
 @pytest.mark.parametrize("limit", [5, 7])

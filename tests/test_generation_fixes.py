@@ -14,7 +14,12 @@ from fairseq import checkpoint_utils, options, scoring, tasks
 from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
-from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
+from fairseq.data import (
+    LanguagePairDataset,
+    TruncatedDictionary,
+    bucket_pad_length_dataset,
+    data_utils,
+)
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.ngram_repeat_block import NGramRepeatBlock
@@ -24,6 +29,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from fairseq.token_generation_constraints import pack_constraints
 from fairseq.trainer import Trainer
 from torch import Tensor
@@ -235,6 +241,31 @@ def test_constraints_without_any_are_refused() -> None:
         task.inference_step(generator, [], {"net_input": {}})
 
 
+def test_the_task_of_many_languages_has_the_remedies_of_the_search() -> None:
+    """It has an inference step of its own, which puts the language first."""
+    words, lines = dictionary(20), sentences([3, 5, 4])
+    task: Any = object.__new__(TranslationMultiSimpleEpochTask)
+    task.args = Namespace(langtoks={"main": (None, "tgt")}, lang_tok_replacing_bos_eos=False)
+    task.args.target_lang, task.target_langs = "de", ["de"]
+    task.data_manager = SimpleNamespace(
+        get_decoder_langtok=lambda *_: 9, get_target_dictionary=lambda _: words
+    )
+    models = [build(max_target_positions=5)]
+    lengths = torch.tensor([len(line) for line in lines])
+    sample = {"net_input": {"src_tokens": padded(lines), "src_lengths": lengths}, "target": None}
+    generator = SequenceGenerator(models, words, beam_size=2, match_source_len=True)
+    found = [rows[0]["tokens"].tolist() for rows in task.inference_step(generator, models, sample)]
+    assert found[1] == [2]
+    assert [found[0][0], found[2][0]] == [9, 9]
+    given = task.inference_step(generator, models, sample, torch.tensor([[7], [7], [2]]))
+    assert [rows[0]["tokens"].tolist()[0] for rows in given] == [7, 2, 2]
+    constrained = SimpleNamespace(search=SimpleNamespace(supports_constraints=True))
+    with pytest.raises(UserError, match="--constraints needs"):
+        task.inference_step(constrained, models, sample)
+    with pytest.raises(UserError, match="--score-reference needs"):
+        task.inference_step(SequenceScorer(words), models, sample)
+
+
 @pytest.mark.parametrize("name", ["beam", "nbest"])
 def test_a_search_for_nothing_is_refused(name: str) -> None:
     task: Any = object.__new__(FairseqTask)
@@ -264,6 +295,22 @@ def test_more_words_than_there_are_are_refused() -> None:
     assert generated(build(), sampling_topk=words + 1, sampling_topp=0.5, **sampling)
     with pytest.raises(UserError, match=f"--sampling-topk must be at most {words}, the number of"):
         generated(build(), sampling_topk=words + 1, **sampling)
+
+
+@pytest.mark.parametrize("change", ["order", "size", None])
+def test_a_language_model_has_the_target_dictionary(change: str | None) -> None:
+    """Its scores are added by their positions: other words would have them."""
+    task, words = translation_task(), dictionary(20)
+    if change == "order":
+        words.symbols[5:7] = reversed(words.symbols[5:7])
+    elif change == "size":
+        words = TruncatedDictionary(words, 10)
+    model: Any = torch.nn.Module()
+    model.decoder = SimpleNamespace(dictionary=words)
+    kwargs = {"lm_model": model, "lm_weight": 0.1}
+    message = "--lm-path needs a language model of the target dictionary"
+    with pytest.raises(UserError, match=message) if change else nullcontext():
+        task.build_generator([build()], Namespace(beam=1), extra_gen_cls_kwargs=kwargs)
 
 
 @pytest.mark.parametrize("option", ["print_step", "retain_iter_history"])

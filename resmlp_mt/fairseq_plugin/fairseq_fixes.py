@@ -22,6 +22,7 @@ from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from torch import Tensor
 
 from resmlp_mt.engine import lengths
@@ -56,7 +57,8 @@ def apply() -> None:
     wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
     wrap(FairseqTask, "train_step", _train_step)
     wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
-    wrap(FairseqTask, "inference_step", _inference_step)
+    for task in (FairseqTask, TranslationMultiSimpleEpochTask):  # the latter has its own
+        wrap(task, "inference_step", _inference_step)
     wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
     decode_every_line()
     wrap(utils, "load_align_dict", _load_align_dict)
@@ -189,8 +191,9 @@ def _inference_step(
     if counts is None:
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
     answered = counts.gt(0)
-    if getattr(generator, "match_source_len", False) and all(map(_is_ours, models)):
-        answered = answered & _leaves_room(counts, generator.max_len)
+    limits = [model.max_decoder_positions() for model in models or () if _is_ours(model)]
+    if getattr(generator, "match_source_len", False) and limits:
+        answered = answered & _leaves_room(counts, min(limits))
     if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may end at once
         answered = answered & prefix_tokens[:, 0].ne(self.target_dictionary.eos())
     if bool(answered.all()):

@@ -30,7 +30,8 @@ def apply() -> None:
     wrap(NGramRepeatBlock, "_no_repeat_ngram", _no_repeat_ngram)
     wrap(DiverseBeamSearch, "step", _diverse_step)
     wrap(FairseqTask, "build_generator", _check_generator, before=True)
-    wrap(FairseqTask, "inference_step", _check_inference, before=True)
+    for task in (FairseqTask, TranslationMultiSimpleEpochTask):  # the latter has its own
+        wrap(task, "inference_step", _check_inference, before=True)
     for task in (TranslationTask, TranslationMultiSimpleEpochTask):
         wrap(task, "get_batch_iterator", _get_batch_iterator)
     for module in command_modules("validate"):
@@ -94,7 +95,24 @@ NEEDS_TRANSLATIONS = (
 )
 
 
-def _check_generator(task: Any, models: Any, args: Any, *__: Any, **___: Any) -> None:
+def _check_generator(
+    task: Any,
+    models: Any,
+    args: Any,
+    seq_gen_cls: Any = None,
+    extra_gen_cls_kwargs: Any = None,
+    *_: Any,
+    **__: Any,
+) -> None:
+    language_model = (extra_gen_cls_kwargs or {}).get("lm_model")
+    if language_model is not None:
+        found, needed = language_model.decoder.dictionary, task.target_dictionary
+        if len(found) != len(needed) or found.symbols != needed.symbols:
+            raise UserError(
+                "--lm-path needs a language model of the target dictionary, but its own, dict.txt "
+                "beside the binarised text, has other words: train one on text that "
+                "fairseq-preprocess has binarised with that dictionary (--srcdict)."
+            )
     for name in ("beam", "nbest"):
         count = getattr(args, name, None)
         if count is not None and count < 1:
