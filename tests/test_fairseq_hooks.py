@@ -240,6 +240,17 @@ def test_attention_in_training_is_that_of_the_named_layer_and_heads() -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+def test_attention_is_one_block_of_memory(left: bool, training: bool) -> None:
+    """The criterion of guided alignments looks at it as a matrix."""
+    source, target = (
+        padded(sentences(lengths), left=left, extra=1) for lengths in ([4, 7, 5], [6, 3, 6])
+    )
+    attention = build().train(training)(source, None, target)[1]["attn"][0]
+    assert attention.is_contiguous()
+
+
 def test_supervised_attention_follows_the_alignments() -> None:
     words = dictionary(20)
     task: Any = SimpleNamespace(source_dictionary=words, target_dictionary=words)

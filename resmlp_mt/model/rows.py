@@ -70,6 +70,7 @@ def decode(
     if weights is not None:
         weights = weights[:, :heads].mean(1).transpose(0, 1)
         weights = batch.moved_back(weights).transpose(0, 1).type_as(hidden)
+        weights = weights.contiguous()  # the loss of guided alignments looks at it as one matrix
     states: Sequence[Tensor] = _StatesAsGiven(batch, kept)
     if is_recording() or torch._C._are_functorch_transforms_active():
         states = list(states)  # these know lists and no other sequences
