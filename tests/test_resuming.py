@@ -531,6 +531,18 @@ def test_a_training_begins_with_the_weights_of_one_that_has_ended(
     assert "ended before" not in caplog.text
 
 
+def test_a_remainder_that_is_the_whole_epoch_is_not_left_out(
+    train_here: Train, stop: Stop, tmp_path: Path
+) -> None:
+    """500 sentences are 5 batches of 100; the last is left out."""
+    stop(0, "train_step")
+    given = ["--batch-size", 100, "--skip-remainder-batch", "--max-epoch", 1, "--update-freq"]
+    with pytest.raises(UserError, match=r"--skip-remainder-batch leaves no update .* has 5 batch"):
+        train_here(tmp_path, *given, 5)
+    state = train_here(tmp_path, *given, 4)
+    assert state["optimizer_history"][-1]["num_updates"] == 1
+
+
 def test_a_last_validation_that_was_killed_is_made_up(
     train_here: Train, stop: Stop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,6 +13,9 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.models.ema import EMA
+from fairseq.models.lightconv import LightConvModel
+from fairseq.models.transformer import TransformerModel
+from fairseq.models.transformer_align import TransformerAlignModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -49,6 +52,20 @@ def test_averages_are_of_floating_point_and_whole_numbers_are_the_newest(
     assert all(bool((parameter == 0.25).all()) for parameter in found.parameters())
     assert found.encoder.longest_trained.dtype is torch.int64
     assert int(found.encoder.longest_trained) == 7
+
+
+def test_averages_begin_with_those_of_a_file(tmp_path: Path) -> None:
+    model, other = build(), build(seed=1)
+    seed = tmp_path / "seed.pt"
+    options = EMAConfig(store_ema=True, ema_seed_model=str(seed))
+    with pytest.raises(UserError, match=r"seed\.pt cannot be read"):
+        EMA(model, options)
+    torch.save({"model": other.state_dict(), "extra_state": {}}, seed)
+    with pytest.raises(UserError, match=r"--ema-seed-model .*seed\.pt has no averages: give a"):
+        EMA(model, options)
+    torch.save({"model": {}, "extra_state": {"ema": other.state_dict()}}, seed)
+    for name, value in EMA(model, options).get_model().state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
 
 
 @pytest.mark.parametrize(
@@ -201,8 +218,18 @@ def test_the_chunked_criterion_needs_one_matrix() -> None:
     task = SimpleNamespace(target_dictionary=model.decoder.dictionary)
     chunked = ChunkedLabelSmoothedCrossEntropy(task, False, 0.1)
     option_checks.check_output_layer(model, chunked)
-    for output in ({}, {"output_projection": None}, {"output_projection": torch.nn.Linear(2, 3)}):
-        other = SimpleNamespace(decoder=SimpleNamespace(**output))
+    product = torch.nn.Linear(2, 3, bias=False)
+    for output, forward in (
+        (None, TransformerModel.forward),
+        (torch.nn.Linear(2, 3), TransformerModel.forward),
+        (product, LightConvModel.forward),  # which cannot leave the output layer out
+        (product, TransformerAlignModel.forward),
+        (product, TransformerModel.forward),
+    ):
+        decoder = SimpleNamespace(output_projection=output)
+        other = SimpleNamespace(decoder=decoder, forward=forward)
         option_checks.check_output_layer(other, CrossEntropyCriterion(task, False))
-        with pytest.raises(UserError, match="is one matrix, which a SimpleNamespace does not have"):
+        works = output is product and forward is TransformerModel.forward
+        message = "leave it out, which a SimpleNamespace does not have"
+        with nullcontext() if works else pytest.raises(UserError, match=message):
             option_checks.check_output_layer(other, chunked)

@@ -15,10 +15,12 @@ from typing import Any
 
 import fairseq.trainer
 from fairseq import checkpoint_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.fairseq_plugin.resuming import early_stop
@@ -107,6 +109,7 @@ def train(original: Original, cfg: Any, trainer: Any, task: Any, epoch_itr: Any)
     names = inspect.unwrap(original).__globals__
     end = _end(cfg, trainer, getattr(names["should_stop_early"], "num_runs", 0))
     if end is None:
+        _check_remainder(cfg.optimization, epoch_itr)
         return original(cfg, trainer, task, epoch_itr)
     logger.info("%s: this training has ended before, and nothing is left to do", end)
     validates = trainer.get_num_updates() >= cfg.dataset.validate_after_updates
@@ -115,6 +118,24 @@ def train(original: Original, cfg: Any, trainer: Any, task: Any, epoch_itr: Any)
     epoch_itr.next_epoch_itr()  # whose position is saved
     subsets = cfg.dataset.valid_subset.split(",")
     return names["validate_and_save"](cfg, trainer, task, epoch_itr, subsets, False)
+
+
+def _check_remainder(options: Any, batches: Any) -> None:
+    """Refuse an epoch without an update, which would end in an UnboundLocalError.
+
+    Args:
+        options: fairseq's options of optimization.
+        batches: the iterator of epochs; those of many languages divide an epoch otherwise.
+    """
+    if not options.skip_remainder_batch or type(batches) is not EpochBatchIterator:
+        return
+    each = options.update_freq[min(batches.next_epoch_idx, len(options.update_freq)) - 1]
+    if len(batches) - 1 < each:  # the last is left out, and then those that fill no update
+        raise UserError(
+            f"--skip-remainder-batch leaves no update of an epoch: every process has "
+            f"{len(batches)} batches, the last is left out, and an update takes {each} "
+            "(--update-freq): drop it, or give smaller batches."
+        )
 
 
 def _end(cfg: Any, trainer: Any, validations: int) -> str | None:

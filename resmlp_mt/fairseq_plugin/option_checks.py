@@ -6,8 +6,9 @@ made. Both are wrapped here alone, and call what other modules check and add.
 """
 
 import argparse
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -255,15 +256,23 @@ def check_unused_parameters(options: Any, model: Any, criterion: Any) -> None:
 
 
 def check_output_layer(model: Any, criterion: Any) -> None:
-    """Refuse the chunked criterion for a model whose scores are not one product."""
+    """Refuse the chunked criterion for a model whose scores are not one product left to it."""
+    if not isinstance(criterion, ChunkedLabelSmoothedCrossEntropy):
+        return
     output = getattr(getattr(model, "decoder", None), "output_projection", None)
     is_product = hasattr(output, "weight") and getattr(output, "bias", None) is None
-    if isinstance(criterion, ChunkedLabelSmoothedCrossEntropy) and not is_product:
+    if not (is_product and _takes(model.forward, "features_only")):
         raise UserError(
             "--criterion chunked_label_smoothed_cross_entropy needs a decoder whose output layer "
-            f"is one matrix, which a {type(model).__name__} does not have: use --criterion "
-            "label_smoothed_cross_entropy."
+            "is one matrix, and a model that can leave it out, which a "
+            f"{type(model).__name__} does not have: use --criterion label_smoothed_cross_entropy."
         )
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name, or hands on those it does not know."""
+    arguments = inspect.signature(function).parameters
+    return name in arguments or any(a.kind is a.VAR_KEYWORD for a in arguments.values())
 
 
 def check_metric(cfg: Any) -> None:

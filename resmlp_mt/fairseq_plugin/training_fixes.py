@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.fairseq_plugin.saving import updates
@@ -126,9 +127,17 @@ def _room_for_another(cfg: Any, suffix: str) -> AbstractContextManager[Any]:
 # once for each of their names ---
 
 
-def _ema(original: Original, self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+def _ema(original: Original, self: Any, model: Any, config: Any, *args: Any, **kwargs: Any) -> None:
     """Average every tensor once, and take whole numbers, such as lengths, as they are."""
-    original(self, model, *args, **kwargs)
+    seed = config.ema_seed_model
+    if seed is not None:
+        state = checkpoints.read(Path(seed), only_look=True)
+        if "ema" not in (state.get("extra_state") or {}):
+            raise UserError(
+                f"--ema-seed-model {seed} has no averages: give a checkpoint of a training with "
+                "--store-ema."
+            )
+    original(self, model, config, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
     averages = self.fp32_params if self.config.ema_fp32 else self.model.state_dict()
