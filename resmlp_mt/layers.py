@@ -6,7 +6,7 @@ With hidden states X, the paper's layer is
     Y = Z + Aff_post2(C GELU(B Aff_pre2(Z)))    mixing over channels
 
 :class:`Affine` is Aff and :class:`FeedForward` is B and C; A is in :mod:`resmlp_mt.mixing`.
-Hidden states are time-first, (length, batch, dim), so that mixing over positions is one matrix
+Sentences are mixed time-first, (length, batch, dim), so that mixing over positions is one matrix
 product over (length, batch * dim), without a transpose.
 
 An affine map next to a linear layer can become part of it: :func:`merged_before` and
@@ -17,6 +17,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+LEAST_GELU = -0.17
+"""A bound that GELU never falls below: its minimum is -0.16997."""
 
 
 class Affine(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resmlp_mt.graphs import is_recording
+from resmlp_mt.layers import LEAST_GELU
 from resmlp_mt.mixing import MixingConfig
 
 FEW_NUMBERS = 2**12
@@ -47,7 +48,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """The choices of fairseq's ``--activation-fn``; its ``gelu_fast`` is ``gelu_accurate``."""
 
-LEAST_VALUES = {"relu": 0.0, "gelu": -0.17, "gelu_accurate": -0.1701}
+LEAST_VALUES = {"relu": 0.0, "gelu": LEAST_GELU, "gelu_accurate": -0.1701}
 """A bound that the values of these activations never fall below."""
 
 
