@@ -133,7 +133,7 @@ class ActivatedLinear(torch.autograd.Function):
 class AffineMixing(torch.autograd.Function):
     """alpha' (A (alpha x + beta) + b) + beta' over the positions of a layout; (tokens, dim) both.
 
-    Pads are zeroed before A. Matrix and offset are those of :func:`mix`. Autograd keeps the padded
+    Pads are zeroed before A. Matrix and offset are as in :func:`mix`. Autograd keeps the padded
     input of A and the output of A too.
     """
 
@@ -213,7 +213,8 @@ class DroppedAddition(torch.autograd.Function):
     """x + m y / share, for a mask m with that share of ones.
 
     Autograd keeps a byte of m for each element. Here a CPU keeps one bit, a GPU one byte: packing
-    takes several kernels.
+    takes several kernels. On a CPU, too, packing has a price: an update takes a little longer than
+    with autograd, most in a small model. benchmarks/gradients.md has time and memory.
     """
 
     @staticmethod
