@@ -127,7 +127,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """The options that a text may be short for; refused ones only if there are no others."""
+        """The options that a text may abbreviate. Refused options count only if no others match."""
         found = super()._get_option_tuples(option_string)
         return [each for each in found if not isinstance(each[0], _Refused)] or found
 

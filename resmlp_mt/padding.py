@@ -41,9 +41,9 @@ class Layout(NamedTuple):
     Hidden states are (tokens, dim), without pads, so that linear layers do not compute pads. The
     larger a batch is, the more its sentences differ in length.
 
-    ``length`` and ``batch`` are those of the padded batch. ``rows``, (tokens,), are the indices of
-    the tokens among length * batch; None if there are no pads. For batch-first data, ``length`` and
-    ``batch`` change places.
+    ``length`` and ``batch`` are the sizes of the padded batch. ``rows``, (tokens,), are the indices
+    of the tokens among length * batch; None if there are no pads. For batch-first data, ``length``
+    and ``batch`` change places.
 
     In a compiled graph, no size may depend on data. There the pads stay among the hidden states,
     (length * batch, dim), and :meth:`pad` zeroes them; ``is_pad``, (length, batch), says where
@@ -82,7 +82,7 @@ class Layout(NamedTuple):
 class Aligned(NamedTuple):
     """A batch with padding on either side, moved to the end; ``tokens`` are (batch, length).
 
-    ``shift`` is that of :func:`left_aligned`, ``given`` the length of the batch as it was given.
+    ``shift`` is as in :func:`left_aligned`, ``given`` the length before any padding was cut.
     """
 
     tokens: Tensor

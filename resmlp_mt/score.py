@@ -26,7 +26,7 @@ from resmlp_mt.scoring.report import Report
 from resmlp_mt.text import normalize
 
 UNKNOWN = ("<unk>", "\u2047")
-"""How an unknown word is printed; the second is that of most sentencepiece models."""
+"""How an unknown word is printed; most sentencepiece models print the second."""
 
 LEAST_SHARE = 0.02
 """Share of references that are not normalised from which scores are noticeably too low."""

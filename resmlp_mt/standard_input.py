@@ -13,7 +13,7 @@ from resmlp_mt.errors import UserError
 def standard_input(remedy: str) -> BinaryIO:
     """The bytes of standard input, or of the text that a program has put in its place.
 
-    Reading it waits for more, also where the program that started this one does not block.
+    Reading waits for more, even if the program that started this one made it non-blocking.
 
     Raises:
         UserError: if it is closed; ``remedy`` says what to do.

@@ -54,7 +54,7 @@ def forced_attention(
 ) -> list[Tensor]:
     """The attention of given translations, without the scores of the whole vocabulary.
 
-    It is that of :func:`forced_decoding`, with the same argument and errors.
+    Attention, argument and errors are as in :func:`forced_decoding`.
     """
     return _decoded(model, pairs)[-1]
 

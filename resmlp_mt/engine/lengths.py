@@ -1,4 +1,4 @@
-"""Sentences that are too long for a model, or longer than those of its training."""
+"""Sentences that are too long for a model, or longer than its training sentences."""
 
 import logging
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Whether a sentencepiece model is that of a dictionary, and how its text was prepared.
+"""Whether a sentencepiece model belongs to a dictionary, and how its text was prepared.
 
 In all functions, ``data`` is the folder of the binarised text and ``path`` the file of the model,
 both for messages. ``sentences`` are some of the text, as the words that were binarised; ``lines``
@@ -108,9 +108,9 @@ def is_of_characters(vocabulary: Vocabulary) -> bool:
 
 
 def warn_of_letters(data: Path, vocabularies: Iterable[Vocabulary]) -> None:
-    """Warn of characters with ``|`` between words, which may also be those of a formal language.
+    """Warn of characters with ``|`` between words, which may also come from a formal language.
 
-    The vocabularies are those of a model without sentencepiece.
+    The vocabularies belong to a model without sentencepiece.
     """
     if any("|" in _words(v)[:MOST_FREQUENT] and is_of_characters(v) for v in vocabularies):
         logger.warning(
@@ -262,7 +262,7 @@ def needs_normalizing(
 
 
 def is_normalized(words: Iterable[str]) -> bool:
-    """Whether the words or pieces of training text are those of normalised text."""
+    """Whether the words or pieces of training text come from normalised text."""
     all_words = list(words)
     other = sum(not unicodedata.is_normalized("NFC", word) for word in all_words)
     return other <= LEAST_OTHER_FORMS * len(all_words)
@@ -329,7 +329,7 @@ def splits_alike(
     counted = [list(words) for words in sentences if counts(processor.piece_to_id([*words]))]
 
     def is_kept_after_tag(words: list[str]) -> bool:
-        """The first word may be a tag; spaces are none."""
+        """The first word may be a tag, but not if it is only a space."""
         return len(words) > 1 and words[0].strip(SPACE) != "" and is_kept(words[1:])
 
     alike = [is_kept(words) or is_kept_after_tag(words) for words in counted]

@@ -26,7 +26,10 @@ class Translation(NamedTuple):
     attention: Tensor | None = None
 
     def only(self, scores: bool, attention: bool) -> Translation:
-        """What is wanted of it; a greedy search whose scores are not wanted has none."""
+        """This translation with only the wanted parts.
+
+        A greedy search does not compute scores unless asked.
+        """
         return Translation(
             self.text,
             self.pieces,

@@ -73,7 +73,7 @@ class Vocabulary:
         """The symbols of tokens, separated by spaces, without sentence marks.
 
         Raises:
-            UserError: if a number is not that of a symbol.
+            UserError: if no symbol has this number.
         """
         numbers = list(tokens)
         for number in numbers:

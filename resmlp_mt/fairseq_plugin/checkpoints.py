@@ -103,7 +103,7 @@ def check_digest(state: Mapping[str, Any], path: Path) -> None:
 
 
 def other_dictionary(state: Mapping[str, Any], digests: object) -> str | None:
-    """The side, ``source`` or ``target``, whose dictionary is not that of a checkpoint.
+    """The side, ``source`` or ``target``, whose dictionary differs from a checkpoint's.
 
     Only what both have is compared: checkpoints without the plugin or of an older version do not
     know their dictionaries.

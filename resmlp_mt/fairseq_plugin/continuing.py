@@ -53,7 +53,7 @@ def command() -> list[str]:
 
 
 def is_of_hydra(words: Sequence[str]) -> bool:
-    """Whether a command line is that of fairseq-hydra-train."""
+    """Whether a command line starts fairseq-hydra-train."""
     return any(re.search(r"hydra[-_]train(\.py)?$", word) for word in words)
 
 

@@ -48,7 +48,7 @@ class ResMLPDecoder(Decoder, FairseqIncrementalDecoder):  # type: ignore[misc]
     ) -> tuple[Tensor, dict[str, Sequence[Any]]]:
         """Score every next token, (batch, length, vocabulary), before the softmax; zeros at pads.
 
-        The other arguments and the second output are those of :meth:`extract_features`.
+        The other arguments and the second output are as in :meth:`extract_features`.
 
         Args:
             features_only: leave out the output projection.

@@ -116,7 +116,7 @@ def _setup_task(original: Original, *args: Any, **kwargs: Any) -> Any:
 
 
 def _check(task: Any) -> None:
-    """Refuse a task with other dictionaries than those of the checkpoints that are loaded."""
+    """Refuse a task whose dictionaries differ from those of the checkpoints that are loaded."""
     for path in _loading if isinstance(task, TASKS) else ():
         state = checkpoints.read(path, only_look=True)
         if stored_config.has_unknown_task(state):
@@ -139,7 +139,7 @@ def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, str]:
 
 
 def _other(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
-    """Says which dictionary is not that of the checkpoint; None if all are."""
+    """Says which dictionary differs from the checkpoint's; None if none does."""
     if other := _other_size(task, state, path):
         return other
     side = checkpoints.other_dictionary(state, _digests(task))

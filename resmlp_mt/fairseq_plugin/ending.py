@@ -1,6 +1,6 @@
-"""Lets a training begin, save its last epoch, and do nothing when it is started after its end.
+"""Lets a training begin, and save its last epoch. Started again after its end, it does nothing.
 
-Where it is started with other options then, a warning names them.
+If its options differ then, a warning names them.
 """
 
 import inspect

@@ -21,7 +21,9 @@ def apply() -> None:
 
 
 def _load_archive_file(original: Original, archive_file: str) -> Any:
-    """A folder, or that of an archive with an address, which is fetched and unpacked once.
+    """The folder itself, or the one to which an archive from the network is unpacked.
+
+    An archive is fetched and unpacked once.
 
     Raises:
         UserError: if there is no such folder, or the archive would leave its own.

@@ -77,7 +77,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
     ) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Predict every next token; the arguments are those of fairseq's Transformer.
+        """Predict every next token; the arguments are as in fairseq's Transformer.
 
         ``return_all_hiddens`` is unused: the output has none of the encoder's states, and always
         those of the decoder.

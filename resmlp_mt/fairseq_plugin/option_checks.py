@@ -1,4 +1,4 @@
-"""Refuses options of fairseq that end in a traceback, or in another training than was meant.
+"""Refuses options of fairseq that crash, or train something other than the user meant.
 
 A command line is checked when it is read, before data and models are. The options of
 ``fairseq-hydra-train``, and those that are taken from other options, are known when the trainer is
@@ -203,7 +203,7 @@ def check(values: Mapping[str, Any]) -> None:
     for name, least in (LEAST | of_scheduler).items():
         given = values.get(name)
         for value in given if isinstance(given, list) else [given]:
-            # an option whose default is that of another one is still a text
+            # an option whose default comes from another one is still a text
             number: Any = int(str(value)) if str(value).lstrip("-").isdecimal() else value
             if isinstance(number, int | float) and number < least:
                 raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")

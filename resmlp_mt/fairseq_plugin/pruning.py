@@ -47,7 +47,7 @@ def check_overrides(
 ) -> None:
     """Refuse layers of ``--model-overrides`` that a checkpoint does not have.
 
-    :func:`pruned` cannot see it where as many are to be kept as there are.
+    :func:`pruned` does not notice them if it keeps as many layers as the checkpoint has.
 
     Args:
         overrides: the options that are given.

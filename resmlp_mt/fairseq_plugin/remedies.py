@@ -38,9 +38,9 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any], *, before: bool = F
 
 
 def is_command(spec: ModuleSpec | None, name: str = "") -> bool:
-    """Whether a specification is that of one of fairseq's commands, or of ``fairseq_cli.NAME``.
+    """Whether a specification belongs to a command of fairseq, or to ``fairseq_cli.NAME``.
 
-    Its name is that of the file also with ``python -m``.
+    With ``python -m``, too, its name is that of the file.
     """
     return spec is not None and spec.name.startswith(f"fairseq_cli.{name}")
 

@@ -22,7 +22,10 @@ EARLY_STOP = ("best", "num_runs")
 
 
 def go_on_exactly() -> None:
-    """Form the same batches, take those that are left, and remember what a training decides on."""
+    """Form the same batches, and take those that are left.
+
+    Also save the scores and counts behind early stopping and the learning rate.
+    """
     wrap(Trainer, "get_train_iterator", _train_iterator)
     wrap(EpochBatchIterator, "state_dict", _position)
     wrap(EpochBatchIterator, "load_state_dict", _load_position)

@@ -187,7 +187,7 @@ def _worker(
     stopping.handle_signals(has_launcher=True)
     release()
     rank = kwargs["start_rank"] + index  # fairseq takes it out
-    sys.orig_argv = command  # its own is that of the module that starts processes
+    sys.orig_argv = command  # otherwise it names multiprocessing's start module
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
     train_on_several_processes()

@@ -68,7 +68,7 @@ def check(
     Args:
         state: the output of the safe loader, before fairseq uses it.
         path: the file, for the message.
-        overrides: the user's values for fields, such as those of ``--model-overrides``.
+        overrides: the user's values for fields, for example from ``--model-overrides``.
         plugin_only: refuse models of other plugins and all tasks except translation, and ignore
             --trust.
 

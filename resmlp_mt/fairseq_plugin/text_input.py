@@ -1,7 +1,7 @@
 """Lets fairseq clean input as in training, and decode output as spm_decode does.
 
 Text is normalised before it is tokenized, as prepare.py does, and its punctuation if
-``manifest.json`` beside the data says so. The sentencepiece model must be that of the source
+``manifest.json`` beside the data says so. The sentencepiece model must belong to the source
 dictionary.
 """
 

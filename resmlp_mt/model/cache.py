@@ -19,7 +19,7 @@ FIRST_ROOM = 32
 class MixingTables(NamedTuple):
     """The mixing matrices of all layers, (layers, heads, length, length), and their offsets.
 
-    ``diagonals`` are those of the matrices, for each channel: (layers, length, dim), or (layers,
+    ``diagonals`` are the matrices' diagonals, for each channel: (layers, length, dim), or (layers,
     length, 1) with one head. Offsets are (layers, length, dim); None if the variant has none.
     """
 

@@ -81,7 +81,7 @@ def attention_branch(
 ) -> tuple[Tensor, Tensor | None]:
     """x + dropout(post(attention(pre(x)))), and the weights of the attention if asked for.
 
-    The arguments are those of :class:`CrossAttention`; ``x`` is (tokens, dim) with a layout, else
+    The arguments are as in :class:`CrossAttention`; ``x`` is (tokens, dim) with a layout, else
     (batch, queries, dim), as the output.
     """
     read = keys, values, mask, layout, need_weights

@@ -1,4 +1,4 @@
-"""Whether stored tensors can be those of a configuration, without building anything."""
+"""Whether stored tensors can belong to a configuration, without building anything."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -12,7 +12,7 @@ from resmlp_mt.scoring.lines import Sentences, read_lines
 def load_test_set(test_set: str, languages: str) -> tuple[Sentences, list[Sentences]]:
     """Return source and references; sacreBLEU downloads them on first use.
 
-    The languages of the set are those of the pair, however it spells them, and whatever regions
+    The languages of the set match the pair, however it spells them, and whatever regions
     it names: English for ``en_GB``, but not Simplified Chinese for ``zh_TW`` or ``yue``.
 
     Raises:

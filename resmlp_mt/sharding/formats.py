@@ -65,7 +65,7 @@ def kind_of(path: Path, option: str, remedy: str) -> str:
     """The end of a file's name in lower case, such as .txt, without .gz.
 
     Raises:
-        UserError: if it is that of an archive, or of a file that is packed, but not by gzip.
+        UserError: for archives, and files compressed by anything but gzip.
     """
     kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
     if kind in ARCHIVES or kind in PACKED:
@@ -78,7 +78,7 @@ def input_kind(path: Path) -> str:
     """:func:`kind_of` an input.
 
     Raises:
-        UserError: also if it has records that are not read, or markup.
+        UserError: as :func:`kind_of`, and for markup or records that are not read.
     """
     kind = kind_of(path, "--input", "unpack it, or pack its text with gzip")
     if kind in NOT_LINES:

@@ -55,7 +55,7 @@ def imagenet_names(count: int) -> list[str] | None:
 
 
 def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
-    """Refuse classes of the data that may not be those of weights without names, in their order.
+    """Refuse data whose classes, or their order, may differ from those of weights without names.
 
     If there are as many as in ImageNet, they must be ImageNet's, or numbers. Others are taken by
     letter, which torchvision and timm do differently for numbers.
@@ -87,7 +87,7 @@ def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
 
 
 def check_same(known: Sequence[str], classes: Sequence[str], what: str, remedy: str) -> None:
-    """Refuse a classifier of other classes than those of the data, or in another order.
+    """Refuse a classifier whose classes, or their order, differ from the data's.
 
     Args:
         known: the classes of the classifier.

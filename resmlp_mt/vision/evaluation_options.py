@@ -233,7 +233,7 @@ def parse(
     description: str,
     needs: Sequence[str] = (),
 ) -> Options:
-    """The options of a command line; the last three arguments are those of :class:`Parser`.
+    """The options of a command line; the last three arguments are as in :class:`Parser`.
 
     Raises:
         UserError: for a wrong one, or an extra that is not installed.
@@ -245,7 +245,7 @@ def parse(
 def command_main(
     kind: type[Options], name: str, description: str, function: str, needs: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """The ``main`` of a command; its arguments are those of :func:`parse`.
+    """The ``main`` of a command; its arguments are as in :func:`parse`.
 
     Args:
         function: what takes the options, as "module:function" of this room. The module loads

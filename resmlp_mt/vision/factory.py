@@ -248,7 +248,7 @@ def untagged(name: str) -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name, also timm's and with the tag of its weights, is that of a ResMLP."""
+    """Whether a name means a ResMLP; timm's names and tags of weights are allowed."""
     return untagged(name) in MODELS or untagged(name) in TIMM_NAMES
 
 

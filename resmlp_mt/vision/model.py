@@ -175,7 +175,7 @@ class ResMLP(TimmConventions):
         embed_dim: channels of the hidden states.
         depth: number of layers.
 
-    The other arguments are those of ``create_model``.
+    The other arguments are as in ``create_model``.
 
     Raises:
         ValueError: for an impossible value.

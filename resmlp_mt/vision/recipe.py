@@ -28,7 +28,7 @@ def training_transform(options: AugmentationOptions, data_config: dict[str, Any]
 
     For at most 32 x 32 pixels, a crop from the image, padded by an eighth (4 pixels for CIFAR),
     replaces the random resized crop, as in the authors' code. Images of another size are resized
-    first. Without augmentation, the interpolation is that of validation.
+    first. Without augmentation, images are interpolated as in validation.
 
     Args:
         options: the options of the augmentation.

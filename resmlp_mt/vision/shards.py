@@ -30,7 +30,7 @@ MAX_CLASSES = 1_000_000
 #: largest member with a class, in bytes
 MAX_LABEL = 2**20
 LABELS = ("cls", "cls.txt", "cls.json")
-#: with these, a name with a dot before them is that of a sample
+#: a name that has a dot before one of these belongs to a sample
 DOTTED_LABELS = (".cls.txt", ".cls.json", ".json")
 #: keys of the class in a JSON object
 JSON_LABELS = ("cls", "label", "class", "target", "class_id", "class_index", "label_id")
@@ -196,7 +196,7 @@ def _members(
             others.setdefault(key, f"{member.name} (link)")
             continue
         if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
-            # a picture beside that of the key, or one whose key is cut short
+            # a second picture of this key, or a picture whose key was shortened
             fields[member.name] = key
             continue
         cut.update(member.name[: -len(e)] for e in DOTTED_LABELS if extension.endswith(e))

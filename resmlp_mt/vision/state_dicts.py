@@ -267,7 +267,7 @@ def _rank(where: str, names: Iterable[str], known: Iterable[str]) -> int:
     """The rank of a state dict among several: averages, the best, others, teachers.
 
     The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model,
-    so its student comes last. A student with a classifier is that of a distillation.
+    so its student comes last. If the student has a classifier, the file is from a distillation.
     """
     # EMAModel and emaModel are two words, as ema_model is
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", where)}

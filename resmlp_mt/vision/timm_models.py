@@ -8,7 +8,7 @@ For timm's own scripts, ``python -m`` registers the models and then runs the scr
     python -m resmlp_mt.vision.timm_models train.py DATA --model resmlp_s12
     python -m resmlp_mt.vision.timm_models validate.py DATA --model resmlp_s12 --checkpoint FILE
 
-Pre-trained weights are those of timm's own ResMLP, from timm's hub.
+Pre-trained weights come from timm's hub, and are the same as for its own ResMLP.
 """
 
 import runpy

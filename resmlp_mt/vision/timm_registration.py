@@ -1,7 +1,7 @@
 """Registers our models with timm, when this module is imported.
 
-:mod:`resmlp_mt.vision.timm_models` imports it. Pre-trained weights are those of timm's own ResMLP,
-from timm's hub.
+:mod:`resmlp_mt.vision.timm_models` imports it. Pre-trained weights come from
+timm's hub, and are the same as for its own ResMLP.
 """
 
 from typing import Any

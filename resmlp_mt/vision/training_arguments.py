@@ -143,8 +143,8 @@ def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
     """Refuse flags that do nothing without another option, or that would overrule another one.
 
     Args:
-        in_file: the values of --config, which may have every option of timm, in vain and with the
-            defaults of an older version.
+        in_file: the values of --config. It may hold any option of timm, even one without effect,
+            with an older version's defaults.
     """
     for key in (key for key in options.opt_kwargs if key in OPTIMIZER_FLAGS):
         raise UserError(

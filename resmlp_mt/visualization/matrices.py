@@ -46,8 +46,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """The parameters in a checkpoint under our names, as weights are found for a model.
 
-    Of a translation checkpoint they are those of ``model``, as in every other command; fairseq's
-    ``--store-ema`` keeps an average beside them.
+    A translation checkpoint has them under ``model``, where every other command reads them too;
+    fairseq's ``--store-ema`` keeps an average beside them.
 
     Raises:
         UserError: if there are no parameters.
