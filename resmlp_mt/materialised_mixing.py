@@ -32,6 +32,8 @@ class MaterialisedMixing(TokenMixing):
     def offset(self, length: int) -> Tensor | None:
         return None if self.constant is None else self.constant[:length]
 
+    step = TokenMixing.step  # mix, below, computes the same in another way
+
     def mix(self, entries: Tensor) -> Tensor:
         if self.heads > 1 or self.constant is None:
             return super().mix(entries)
@@ -89,9 +91,9 @@ def check_leading_parts(mixing: TokenMixing) -> None:
 
     Raises:
         TypeError: if the matrix of a short input is not the leading part of that of the longest
-            one, and the class does not say so.
+            one, and it is causal or its class does not say so.
     """
-    if not mixing.merges_affines:
+    if not mixing.merges_affines and not mixing.causal:
         return
     longest = mixing.max_positions
     matrix, offset = mixing.matrix(longest), mixing.offset(longest)
@@ -102,8 +104,15 @@ def check_leading_parts(mixing: TokenMixing) -> None:
             and offset is not None
             and not torch.allclose(its_offset, offset[:length], equal_nan=True)
         ):
-            raise TypeError(
+            told = (
                 f"{type(mixing).__name__}: matrix({length}) is not the leading part of "
-                f"matrix({longest}), so it cannot be stored: set merges_affines = False in "
-                "the class."
+                f"matrix({longest})"
+            )
+            if mixing.causal:
+                raise TypeError(
+                    f"{told}, so it cannot decode step by step: make rows that do not depend on "
+                    "the length of the input."
+                )
+            raise TypeError(
+                f"{told}, so it cannot be stored: set merges_affines = False in the class."
             )

@@ -47,9 +47,9 @@ class TokenMixing(nn.Module):
 
     A variant makes its parameters in :meth:`make_parameters` and its matrix in :meth:`matrix`, and
     may add a constant for every position in :meth:`offset`. A variant that also changes another
-    part of the sublayer keeps the affine maps around it when the model is folded, unless it sets
-    ``merges_affines``. A change of :meth:`mix` or :meth:`forward` needs a :meth:`step` that does
-    the same, else the class is refused with a ``TypeError``.
+    part of the sublayer keeps the affine maps around it when the model is folded. A change of
+    :meth:`mix` or :meth:`forward` needs a :meth:`step` that does the same, else the class is
+    refused with a ``TypeError``.
 
     Args:
         max_positions: the longest input.
@@ -81,18 +81,21 @@ class TokenMixing(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "merges_affines" in cls.__dict__:
-            return
         parent = next(kind for kind in cls.__mro__[1:] if issubclass(kind, TokenMixing))
         changed = {
             name
             for name in ("entries", "mix", "output", "forward", "step")
             if getattr(cls, name) is not getattr(parent, name)
         }
-        if {"mix", "forward"} & changed and "step" not in changed:
+        if {"mix", "forward"} & changed and "step" not in changed | cls.__dict__.keys():
             raise TypeError(
                 f"{cls.__name__} changes mix or forward, which decoding step by step does not "
                 "call: change step as well, or express the variant by matrix and offset."
+            )
+        if changed and cls.__dict__.get("merges_affines"):
+            raise TypeError(
+                f"{cls.__name__} changes {', '.join(sorted(changed))}, which its folded form does "
+                "not have: it cannot set merges_affines = True."
             )
         if changed:
             cls.merges_affines = False

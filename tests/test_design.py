@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "onnx_exporter": set(),
     "model": LAYERS - {"materialised_mixing", "packed_linear"},
     "engine": LAYERS | {"model", "onnx_exporter"},
-    "fairseq_plugin": LAYERS | {"engine", "model"},
+    "fairseq_plugin": LAYERS | {"engine", "model", "scoring"},
     "models": {"fairseq_plugin"},
     "preparation": set(),
     "scoring": set(),

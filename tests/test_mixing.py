@@ -242,7 +242,31 @@ def test_a_variant_that_would_decode_otherwise_than_it_trains_is_refused(name: s
     changed = {name: lambda self, x, layout=None: x}
     with pytest.raises(TypeError, match=r"Odd changes mix or forward.* change step as well"):
         type("Odd", (AbsoluteMixing,), changed)
+    with pytest.raises(TypeError, match="Odd changes mix or forward"):
+        type("Odd", (AbsoluteMixing,), {**changed, "merges_affines": False})
     type("Even", (AbsoluteMixing,), {**changed, "step": lambda self, *args: args})
+
+
+@pytest.mark.parametrize("name", ["entries", "output", "step"])
+def test_what_a_folded_mixing_does_not_have_is_not_merged(name: str) -> None:
+    changed = {name: lambda self, x, *args: x, "merges_affines": True}
+    with pytest.raises(TypeError, match=f"Odd changes {name}, .* cannot set merges_affines"):
+        type("Odd", (AbsoluteMixing,), changed)
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_rows_of_a_decoder_do_not_depend_on_the_length(
+    monkeypatch: pytest.MonkeyPatch, merges: bool
+) -> None:
+    class Mean(AbsoluteMixing):
+        merges_affines = merges
+
+        def matrix(self, length: int) -> Tensor:
+            return super().matrix(length) / (length if self.causal else 1)
+
+    monkeypatch.setitem(VARIANTS, "none", Mean)
+    with pytest.raises(TypeError, match=r"Mean.* make rows that do not depend on the length"):
+        fold(build())
 
 
 def test_a_variant_that_cannot_be_merged_keeps_its_affine_maps(
