@@ -158,7 +158,7 @@ def test_white_space_is_a_space_where_the_model_makes_it_one(rule: str) -> None:
         assert pieces_of(line, words, processor, normalizes=True) == trained
     # a sign that the model does not know is none of its training text
     plain = model_of(["Bonjour ! merci"], rule=rule)
-    for line in ("Bonjour\xa0!", "\u3000Bonjour\u2028!\u3000"):
+    for line in ("Bonjour\xa0!", "\u3000Bonjour\u2028!\u3000", "Bonjour\x0b!", "Bonjour\x1f!"):
         found = pieces_of(line, words, plain, normalizes=True)
         assert found == plain.encode("Bonjour !", out_type=str)
     accents = "Bonjour\xa0! \xe7\u200ba \ufeffva  e\u0301"
@@ -307,6 +307,9 @@ def test_spaces_before_a_line_are_no_tag_where_the_model_keeps_them() -> None:
     for line, expected in zip(lines, sentences, strict=True):
         given = decoded(f"{line}\r\n".encode(), 2)
         assert pieces_of(given, words, processor, normalizes=False) == expected
+    for blank in ("  ", "\t", "\u3000 "):
+        for normalizes in (False, True):
+            assert pieces_of(blank, words, processor, normalizes) == []
 
 
 def test_tokens_and_lines_of_other_types_are_refused() -> None:

@@ -67,7 +67,7 @@ def pieces_of(
     processor: sentencepiece.SentencePieceProcessor | None,
     normalizes: bool,
 ) -> list[str]:
-    """The subwords of a line, as the training text had them.
+    """The subwords of a line, as the training text had them; a line of white space has none.
 
     Args:
         words: the dictionary of the line's language.
@@ -78,6 +78,8 @@ def pieces_of(
         TypeError: if the line is not a text.
     """
     check_type("line", line, str)
+    if not line.strip():  # else a model that keeps spaces invents a translation
+        return []
     if processor is None:
         return split_words(line, words)
     tags, rest = split_tags(line, words, processor, normalizes)
@@ -200,7 +202,9 @@ def _is_space(character: str, processor: sentencepiece.SentencePieceProcessor) -
 
 
 def _is_known(character: str, processor: sentencepiece.SentencePieceProcessor) -> bool:
-    return processor.unk_id() not in processor.encode(character)
+    """Whether the model has pieces with a character; usual rules delete most control characters."""
+    is_deleted = processor.normalize(f"a{character}a") == processor.normalize("aa")
+    return not is_deleted and processor.unk_id() not in processor.encode(character)
 
 
 def decode_pieces(processor: sentencepiece.SentencePieceProcessor, pieces: Sequence[str]) -> str:
