@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.output is not None:
         kind_of(args.output, "--output", "name a text file, such as text.gz")
-    if input_kind(Path(args.input)) in RECORDS:
+    if input_kind(Path(args.input), "is not lines of text") in RECORDS:
         raise UserError(
             f"--input {args.input} has records: python -m resmlp_mt.bulk translates them."
         )
@@ -236,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             translator.on_batch = shown.add
         for lines in waiting_lines(stream, args.buffer_size, errors):
             if args.split_sentences:
-                joined, sentences = translate_texts(translator, lines, first_sentence)
+                texts = [line.strip() for line in lines]
+                joined, sentences = translate_texts(translator, texts, first_sentence)
                 first_sentence += sentences
                 # one line each, whatever else divides lines in the text
                 file.writelines(f"{' '.join(text.splitlines())}\n" for text in joined)
@@ -250,8 +251,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
                 for number, translations in enumerate(results):
                     if is_json:
-                        line = lines[number]
-                        write_json(file, line, translator.pieces(line), translations, has_attention)
+                        line, pieces = lines[number].strip(), translator.pieces(lines[number])
+                        write_json(file, line, pieces, translations, has_attention)
                     else:
                         write_text(file, first + number, translations, is_scored)
             file.flush()

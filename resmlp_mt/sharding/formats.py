@@ -61,28 +61,35 @@ def format_of(path: Path, column: str) -> Format:
     return Text(is_packed)
 
 
-def kind_of(path: Path, option: str, remedy: str) -> str:
+def kind_of(path: Path, option: str, remedy: str, of_packed: str = "") -> str:
     """The end of a file's name in lower case, such as .txt, without .gz.
+
+    Args:
+        remedy: what to do instead.
+        of_packed: what else can be done with a packed file that is no archive.
 
     Raises:
         UserError: for archives, and files compressed by anything but gzip.
     """
     kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
     if kind in ARCHIVES or kind in PACKED:
-        what = "an archive" if kind in ARCHIVES else "packed"
-        raise UserError(f"{option} {path} is {what}: {remedy}.")
+        what = f"an archive: {remedy}" if kind in ARCHIVES else f"packed: {remedy}{of_packed}"
+        raise UserError(f"{option} {path} is {what}.")
     return kind
 
 
-def input_kind(path: Path) -> str:
+def input_kind(path: Path, wrong: str = "is neither text nor .jsonl nor .parquet") -> str:
     """:func:`kind_of` an input.
+
+    Args:
+        wrong: what to say of records that are not read, and of markup.
 
     Raises:
         UserError: as :func:`kind_of`, and for markup or records that are not read.
     """
-    kind = kind_of(path, "--input", "unpack it, or pack its text with gzip")
+    kind = kind_of(path, "--input", "unpack it", ", or pack its text with gzip")
     if kind in NOT_LINES:
-        raise UserError(f"--input {path} is neither text nor .jsonl nor .parquet: convert it.")
+        raise UserError(f"--input {path} {wrong}: convert it.")
     return kind
 
 
