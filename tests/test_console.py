@@ -239,6 +239,13 @@ def test_too_little_memory_is_one_sentence() -> None:
         assert re.fullmatch(r"there is not enough memory \(.+\): lower --max-tokens or .+", said)
 
 
+@pytest.mark.parametrize("name", ["preprocess", "score"])
+def test_commands_without_batches_get_no_advice_for_them(name: str) -> None:
+    places = {"__spec__": ModuleSpec(f"fairseq_cli.{name}", None)}
+    error = raised(exec, "raise MemoryError", places)
+    assert re.fullmatch(r"there is not enough memory \([^)]+\)\.", console.mistake(error) or "")
+
+
 def test_options_that_do_not_fit_the_model_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -149,6 +149,16 @@ def test_a_damaged_file_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     assert bleu.unspaced_text(task_of("cn")) is None
 
 
+def test_a_task_of_several_targets_has_no_tokenizer_of_its_own() -> None:
+    """As online_backtranslation, whose options have no --target-lang."""
+    task = task_of("zh")
+    task.cfg = SimpleNamespace(data="bin", eval_bleu=True, eval_tokenized_bleu=False)
+    assert bleu.unspaced_text(task) is None
+    bleu.check_training(config("bleu"), task)
+    given = (task, None, None, None)
+    assert bleu._inference_with_bleu(lambda *parts: parts, *given) == given
+
+
 def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     bleu.apply()
     monkeypatch.setattr(bleu, "_target", None)

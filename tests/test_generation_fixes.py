@@ -445,7 +445,10 @@ def test_shards_are_of_a_binarised_corpus(corpus: Corpus, monkeypatch: pytest.Mo
         Trainer(cfg, None, None, None)
 
 
-def test_shards_have_results_of_their_own(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_have_results_of_their_own(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generation_fixes._tell_results.cache_clear()
     monkeypatch.setattr(generation_fixes, "_shard", (1, 0))
     assert generation(corpus, "--results-path", "out").results_path == "out"
     paths = [
@@ -453,6 +456,10 @@ def test_shards_have_results_of_their_own(corpus: Corpus, monkeypatch: pytest.Mo
         for shard in (0, 1)
     ]
     assert [args.results_path for args in paths] == ["out/shard-0-of-2", "out/shard-1-of-2"]
+    assert caplog.messages == [
+        f"--results-path out: with --num-shards, this process writes to {args.results_path}."
+        for args in paths
+    ]
 
 
 # --- training ---

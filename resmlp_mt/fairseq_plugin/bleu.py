@@ -49,7 +49,8 @@ def apply() -> None:
 def _inference_with_bleu(
     original: Original, self: Any, generator: Any, sample: Any, model: Any
 ) -> Any:
-    tokenizer = language_codes.bleu_tokenizer(self.cfg.target_lang)
+    target = _target_language(self)
+    tokenizer = language_codes.bleu_tokenizer(target) if target else None
     if tokenizer is None or self.cfg.eval_tokenized_bleu:
         return original(self, generator, sample, model)
     score = functools.partial(sacrebleu.corpus_bleu, tokenize=tokenizer)
@@ -67,7 +68,9 @@ def check_training(cfg: Any, task: Any) -> None:
         return
     if task.cfg.eval_tokenized_bleu:  # which takes words as they are
         return
-    target = task.cfg.target_lang
+    target = _target_language(task)
+    if target is None:
+        return
     if tokenizer := language_codes.bleu_tokenizer(target):
         _check_installed(tokenizer, f"--eval-bleu of {target}")
         return
@@ -93,15 +96,15 @@ def unspaced_text(task: TranslationTask) -> str | None:
 
     None if spaces separate its words, or no sentence is there to tell.
     """
-    cfg = task.cfg
-    if language_codes.bleu_tokenizer(cfg.target_lang) or _spaced_by_phrase(cfg.target_lang):
+    cfg, target = task.cfg, _target_language(task)
+    if not target or language_codes.bleu_tokenizer(target) or _spaced_by_phrase(target):
         return None
     if not cfg.data:  # a task of another program, which has its sentences itself
         return None
     folder = Path(utils.split_paths(cfg.data)[0])
-    codes = cfg.source_lang, cfg.target_lang
+    codes = cfg.source_lang, target
     try:
-        sentences = some_sentences(folder, codes, cfg.target_lang, task.target_dictionary)
+        sentences = some_sentences(folder, codes, target, task.target_dictionary)
     except UserError:  # a damaged file is named where the text is used
         return None
     text = [" ".join(words) for words in sentences]
@@ -130,9 +133,13 @@ def _check_installed(tokenizer: str, option: str) -> None:
 def _remember_target(task: Any, *_: Any, **__: Any) -> None:
     global _target, _unspaced
     _unspaced = unspaced_text(task) if isinstance(task, TranslationTask) else None
-    _target = getattr(
-        getattr(task, "cfg", None) or getattr(task, "args", None), "target_lang", None
-    )
+    _target = _target_language(task)
+
+
+def _target_language(task: Any) -> str | None:
+    """The code of the language that a task translates to; None if it has several."""
+    cfg = getattr(task, "cfg", None) or getattr(task, "args", None)
+    return getattr(cfg, "target_lang", None)
 
 
 def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:

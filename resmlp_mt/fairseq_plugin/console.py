@@ -74,6 +74,9 @@ def write_utf8() -> None:
 FOR_USERS = re.compile(r"\bplease\b|--[a-z]", re.IGNORECASE)
 """What fairseq says of its options, and not of its own state."""
 
+WITHOUT_BATCHES = ("preprocess", "score")
+"""fairseq's commands that have no options for the size of a batch."""
+
 
 def tell_in_one_sentence() -> None:
     """End fairseq's commands with one sentence where their user can mend what stopped them."""
@@ -131,9 +134,15 @@ def _mistake(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return told
     if is_of_memory(error):
+        told = f"there is not enough memory ({reason(error)})"
+        specs = [
+            frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(error.__traceback__)
+        ]
+        if any(is_command(spec, name) for spec in specs for name in WITHOUT_BATCHES):
+            return f"{told}."
         return (
-            f"there is not enough memory ({reason(error)}): lower --max-tokens or --batch-size, or "
-            "--max-source-positions and --max-target-positions, the sizes of a ResMLP's matrices."
+            f"{told}: lower --max-tokens or --batch-size, or --max-source-positions and "
+            "--max-target-positions, the sizes of a ResMLP's matrices."
         )
     if isinstance(error, MissingMandatoryValue):
         return f"{flag(str(error.full_key))} is missing."

@@ -2,7 +2,9 @@
 
 import argparse
 import copy
+import functools
 import itertools
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +25,8 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
 from resmlp_mt.signals import tell
+
+logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
@@ -207,6 +211,12 @@ def check_options(parser: argparse.ArgumentParser, found: argparse.Namespace) ->
     results = getattr(found, "results_path", None)
     if results is not None and count > 1 and Path(results).name != own:  # else parsed before
         found.results_path = str(Path(results, own))
+        _tell_results(results, found.results_path)
+
+
+@functools.cache  # a command line may be parsed twice
+def _tell_results(given: str, own: str) -> None:
+    logger.warning("--results-path %s: with --num-shards, this process writes to %s.", given, own)
 
 
 # --- --num-shards and --shard-id are ignored: every process translates everything; a set without
