@@ -152,7 +152,7 @@ class LockedError(UserError):
 
 
 class NoLocksError(UserError):
-    """The file system has no locks."""
+    """A file cannot be locked, although no other process holds its lock."""
 
 
 _held: set[IO[Any]] = set()
@@ -178,7 +178,7 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
 
     Raises:
         LockedError: if another process holds it.
-        NoLocksError: if the file system has no locks.
+        NoLocksError: if the file system has no locks, or the file is there and cannot be read.
         UserError: if the file cannot be made.
     """
     import portalocker
@@ -187,7 +187,13 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
     lock = portalocker.Lock(path, flags=flags, fail_when_locked=True)
     make_folder(path.parent, option)
     try:
-        file = lock.acquire()
+        try:
+            file = lock.acquire()
+        except PermissionError:
+            if not os.path.exists(path):
+                raise
+            lock.mode = "r"  # the file is another user's: reading it is enough
+            file = lock.acquire()
     except portalocker.AlreadyLocked as error:
         raise LockedError(taken) from error
     except portalocker.LockException as error:
@@ -195,6 +201,10 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
             f"{path} cannot be locked ({reason(error)}): its file system must have locks."
         ) from error
     except OSError as error:
+        if isinstance(error, PermissionError) and os.path.exists(path):
+            raise NoLocksError(
+                f"{path} cannot be locked ({reason(error)}): its owner must let you read it."
+            ) from error
         raise unwritable(path.parent, error, option) from error
     _held.add(file)
     try:

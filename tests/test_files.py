@@ -1,17 +1,26 @@
 """Files appear complete or not at all."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import portalocker
 import pytest
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, locked, output_file, replacing
+from resmlp_mt.files import (
+    LockedError,
+    NoLocksError,
+    check_outputs,
+    locked,
+    output_file,
+    replacing,
+)
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -142,3 +151,22 @@ def test_a_file_system_without_locks_is_named(
         locked(path, "taken"),
     ):
         pass
+
+
+@pytest.mark.parametrize("refused", ["a", "ar"])
+def test_the_lock_of_another_user_is_held_if_it_can_be_read(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+
+    def opened(name: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if Path(name) == path and mode in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+        return open(name, mode, *args, **kwargs)
+
+    monkeypatch.setattr(portalocker.utils, "open", opened, raising=False)
+    message = "taken" if refused == "a" else r"cannot be locked \(Permission denied\): its owner"
+    with pytest.raises(LockedError if refused == "a" else NoLocksError, match=message):  # noqa: SIM117
+        with locked(path, "taken"), locked(path, "taken"):
+            pass

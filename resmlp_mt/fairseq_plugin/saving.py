@@ -112,7 +112,7 @@ def _hold_folder(cfg: Any, suffix: str) -> None:
         _held.enter_context(locked(folder / f".lock{suffix}", taken, "--save-dir"))
     except LockedError:
         raise
-    except UserError as error:  # no locks there, or the file is another user's
+    except UserError as error:  # no locks there, or the file cannot be read
         logger.warning("%s Until then, start no other training with this --save-dir.", error)
 
 
