@@ -26,8 +26,8 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.multi30k --data $(DATA) --work $(WORK)
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "resmlp_mt needs Python 3.11 or newer, but $(PYTHON) is older: run make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
+	  { echo "resmlp_mt needs Python 3.11.4 or newer, but $(PYTHON) is older: run make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP) pip setuptools wheel
 	$(PIP) torch numpy cython
