@@ -20,7 +20,7 @@ def check(
 
     A later training overwrites the first of them alone. Its own were written after those of the
     earlier one, although they come before them. The files of a copied folder may have any times,
-    but a copy takes less time than passes between two checkpoints of a training.
+    but a copy usually takes less time than passes between two checkpoints of a training.
 
     Args:
         chosen: the checkpoints that will be used.
