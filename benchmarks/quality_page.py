@@ -273,7 +273,7 @@ def plot(result: Json, path: Path) -> None:
         axes[1].set(xlabel="updates", yscale="log")
         for ax in axes:
             ax.grid(alpha=0.3, which="both")
-        axes[0].legend(frameon=False)
+        axes[0].legend(frameon=False, loc="upper right", fontsize="small")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
 
