@@ -72,10 +72,14 @@ def process_as_before() -> Iterator[None]:
     """Give every test the same process, whatever tests ran before it.
 
     Commands that are called here set handlers of signals, threads, the levels of loggers and
-    variables for their whole process.
+    variables for their whole process. Signals end the process and those that it starts, also if
+    the tests run in the background, where they are ignored.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
     handlers = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     logging.getLogger("fairseq")  # which commands silence
     loggers = [logging.getLogger(name) for name in ("", *logging.root.manager.loggerDict)]
     levels = {logger: logger.level for logger in loggers}
@@ -96,14 +100,6 @@ def process_as_before() -> Iterator[None]:
     os.chdir(folder)
     sys.path[:] = path
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def in_foreground(process_as_before: None) -> None:
-    """Let signals end this process and those it starts, also if the tests run in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -363,7 +363,6 @@ def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
         fill()
 
 
-@pytest.mark.usefixtures("in_foreground")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_no_temporary_file(number: signal.Signals, tmp_path: Path) -> None:
     """SIGHUP is that of a closed terminal."""
@@ -382,7 +381,6 @@ def test_signals_leave_no_temporary_file(number: signal.Signals, tmp_path: Path)
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.usefixtures("in_foreground")
 def test_a_closed_terminal_does_not_change_the_status() -> None:
     """Although what a command has not shown yet, on both streams, cannot be written."""
     program = """

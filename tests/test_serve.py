@@ -128,7 +128,6 @@ def test_workers_end_with_a_server_that_is_killed(exported: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
-@pytest.mark.usefixtures("in_foreground")
 def test_a_terminal_ends_it(exported: Path, number: signal.Signals, status: int) -> None:
     with running(exported, "--workers", 1) as (process, _):
         own = workers(process.pid)

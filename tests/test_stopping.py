@@ -182,7 +182,6 @@ class OnTwoDevices:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its processes would compute on GPUs")
-@pytest.mark.usefixtures("in_foreground")
 def test_processes_that_fairseq_starts_for_gpus_save_when_told_to_stop(
     corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -212,7 +211,6 @@ def test_a_mistake_in_processes_for_gpus_is_one_sentence(corpus: Corpus, tmp_pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its processes would compute on GPUs")
-@pytest.mark.usefixtures("in_foreground")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_for_gpus_that_hang_can_be_ended(
     corpus: Corpus, tmp_path: Path, number: signal.Signals
@@ -239,7 +237,6 @@ def test_processes_for_gpus_that_hang_can_be_ended(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its processes would compute on GPUs")
-@pytest.mark.usefixtures("in_foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_processes_for_gpus_that_load_their_modules_are_stopped_without_a_traceback(
     corpus: Corpus, tmp_path: Path, number: signal.Signals

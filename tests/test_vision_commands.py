@@ -64,7 +64,6 @@ def words(tmp_path: Path) -> list[Any]:
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("in_foreground")
 def test_a_training_saves_when_its_terminal_is_closed(words: list[Any], tmp_path: Path) -> None:
     """Although its progress can no longer be shown."""
     with Terminal("from resmlp_mt.vision.train import main", *words) as terminal:
@@ -91,7 +90,6 @@ def test_torchrun_does_not_call_a_stopped_training_complete(
     )
 
 
-@pytest.mark.usefixtures("in_foreground")
 def test_a_signal_before_the_first_update_ends_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"

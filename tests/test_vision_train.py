@@ -231,7 +231,6 @@ def test_a_checkpoint_in_between_changes_nothing(folder: Path, tmp_path: Path) -
     assert_same(plain, saved)
 
 
-@pytest.mark.usefixtures("in_foreground")
 @pytest.mark.parametrize(
     ("number", "status", "workers"),
     [
