@@ -393,7 +393,7 @@ def missing(error: ModuleNotFoundError) -> Exception:
 def installation(package: str) -> str:
     """What to run to install a package of :data:`EXTRAS`; no index has to know resmlp_mt."""
     extra = EXTRAS[package]
-    if extra == "train":  # fairseq compiles against the torch that is installed before
-        return "the three commands of README.md, Install, in the checkout of resmlp_mt"
     place = f"'.[{extra}]'" if extra else "."
-    return f"pip install {place} in the checkout of resmlp_mt"
+    # fairseq compiles against the torch that is installed before
+    before = ", after fairseq (README.md, Install)" if extra == "train" else ""
+    return f"pip install {place} in the checkout of resmlp_mt{before}"
