@@ -24,7 +24,6 @@ from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
 from resmlp_mt.preparation import normalization, subwords
-from resmlp_mt.preparation.parallel import Workers
 from resmlp_mt.text import INVISIBLE as INVISIBLE_SIGN
 from resmlp_mt.text import REPLACED, normalize
 from tests import corpus_server
@@ -87,7 +86,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subword_type="bpe",
         character_coverage=1.0,
         input_sentence_size=1000,
-        workers=Workers(1),
     )
     return folder / "spm.model"
 
