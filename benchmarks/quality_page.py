@@ -16,6 +16,12 @@ from benchmarks.quality_runs import SAMPLES, Json
 from benchmarks.readme import command_line
 from resmlp_mt.files import replacing
 
+# The checkpoint of a training that translates, by the rule of its table.
+CHOSEN = {
+    "best": "the checkpoint with the lowest validation loss",
+    "last": "its last checkpoint",
+}
+
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
 
 
@@ -32,6 +38,8 @@ def page(result: Json, name: str) -> str:
     config = result["config"]
     names = names_of(config)
     against = names[config["baseline"]]
+    ran = [group for group in result["sets"] if group["tables"]]
+    rules = {group.get("checkpoint", "last") for group in ran}
     for model, declared in config["models"].items():
         if "baseline" in declared:
             against += f" ({names[model]}: against {names[declared['baseline']]})"
@@ -39,7 +47,8 @@ def page(result: Json, name: str) -> str:
         f"# {config['title']}",
         f"Written by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
-        "and the writing of\ncheckpoints, for every model) on one thread, and its last checkpoint "
+        "and the writing of\ncheckpoints, for every model) on one thread, and "
+        f"{CHOSEN['last' if rules == {'last'} else 'best']} "
         f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together. "
         f"Differences and p (paired bootstrap, {SAMPLES:,} samples) are against {against},\n"
         "over the seeds that both have. p covers the choice of sentences, not that of seeds or "
@@ -59,6 +68,7 @@ def page(result: Json, name: str) -> str:
             continue
         packages = ", ".join(map(" ".join, group["versions"].items()))
         parts.append(f"Reported {group['date']}: {group['machine']}; {packages}.")
+        parts.append(older_rules(group, config, rules))
         for table in group["tables"]:
             at = f"{table['updates']} updates" if table["updates"] else f"{group['budget']} s"
             parts += [
@@ -92,6 +102,22 @@ def page(result: Json, name: str) -> str:
         parts.insert(3, f"![validation perplexity]({name}.png)")
         parts.insert(4, f"![BLEU by source length]({name}_lengths.png)")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def older_rules(group: Json, config: Json, rules: Collection[str]) -> str:
+    """What holds for the tables of one set alone: they were kept, and the rules changed since."""
+    names = names_of(config)
+    sentences = []
+    if len(rules) > 1 and "checkpoint" not in group:
+        sentences.append(f"Here {CHOSEN['last']} translates.")
+    others = {
+        row["against"]["baseline"]
+        for table in group["tables"]
+        for row in table["rows"]
+        if "against" in row and "baseline" not in config["models"].get(row["model"], {})
+    } - {config["baseline"]}
+    sentences += [f"Here differences and p are against {names[other]}." for other in others]
+    return " ".join(sentences)
 
 
 def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
@@ -276,6 +302,7 @@ def plot(result: Json, path: Path) -> None:
         axes[0].legend(frameon=False, loc="upper right", fontsize="small")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
+    plt.close(figure)
 
 
 def label(result: Json, model: str) -> str:
@@ -310,3 +337,4 @@ def plot_lengths(result: Json, path: Path) -> None:
         ax.legend(frameon=False)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
+    plt.close(figure)

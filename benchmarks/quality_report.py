@@ -124,6 +124,7 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
     result: Json = {
         "set": name,
         "budget": budget,
+        "checkpoint": "best",
         "generate": config["sets"][name].get("generate", ""),
         "machine": f"{processor()}, {config['threads']} thread(s)",
         "date": datetime.date.today().isoformat(),
@@ -133,7 +134,7 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
         "tables": [],
     }
     result["tuning"] = [
-        {"model": model, "changed": " ".join(run.extra), **workshop.train(run)["curve"][-1]}
+        {"model": model, "changed": " ".join(run.extra), **best(workshop.train(run)["curve"])}
         for model in config["models"]
         for run in workshop.tuning(name, model, budget)
         if workshop.is_trained(run)
@@ -158,12 +159,12 @@ def scored(
     """A row for each model: scores by seed, of all seeds together, and against the baseline.
 
     Args:
-        updates: updates of the checkpoints; None for the last ones.
+        updates: the trainings up to so many updates alone; None for the whole ones.
     """
 
     def lines(run: Run) -> list[str]:
-        curve = workshop.train(run)["curve"]
-        return workshop.translate(run, updates or curve[-1]["updates"], test)
+        chosen = best(workshop.train(run)["curve"], updates)
+        return workshop.translate(run, chosen["updates"], test)
 
     rows: list[Json] = []
     for model, runs in finished.items():
@@ -178,13 +179,14 @@ def scored(
         all_lines = [line for seed in by_seed.values() for line in seed]
         measures = {m: Measure(m, [target], language, {}) for m in ("bleu", "chrf")}
         pooled = {m: Measure(m, [target * len(runs)], language, {}) for m in measures}
-        at = [point(workshop.train(run)["curve"], updates) for run in runs]
+        curves = [workshop.train(run)["curve"] for run in runs]
+        chosen = [best(curve, updates) for curve in curves]
         row: Json = {
             "model": model,
             "seeds": list(by_seed),
-            "updates": [each["updates"] for each in at],
-            "seconds": [each["seconds"] for each in at],
-            "valid_ppl": [each["valid_ppl"] for each in at],
+            "updates": [updates or curve[-1]["updates"] for curve in curves],
+            "checkpoints": [each["updates"] for each in chosen],
+            "valid_ppl": [each["valid_ppl"] for each in chosen],
             "by_seed": {
                 m: [measure.score(seed).score for seed in by_seed.values()]
                 for m, measure in measures.items()
@@ -221,8 +223,7 @@ def scored(
     return rows
 
 
-def point(curve: Sequence[Json], updates: int | None) -> Json:
-    """The row of a curve after some updates; the last one for None."""
-    if updates is None:
-        return curve[-1]
-    return next(row for row in curve if row["updates"] == updates)
+def best(curve: Sequence[Json], updates: int | None = None) -> Json:
+    """The row of a curve with the lowest validation loss, up to so many updates."""
+    reached = [row for row in curve if updates is None or row["updates"] <= updates]
+    return min(reached, key=lambda row: row["valid_loss"])

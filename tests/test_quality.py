@@ -13,7 +13,7 @@ import torch
 import yaml
 from sacrebleu.significance import PairedTest
 
-from benchmarks import processor_time, quality_report, quality_runs
+from benchmarks import processor_time, quality_page, quality_report, quality_runs
 from benchmarks.quality_runs import Run, Workshop
 from benchmarks.readme import README, write_block
 from conftest import ROOT, Corpus
@@ -39,7 +39,7 @@ class Done(Workshop):
     def train(self, run: Run) -> dict[str, Any]:
         last = 310 if run.model == "plus" else 300
         curve = [
-            {"updates": n, "seconds": 2.0 * n, "valid_loss": 5.0, "valid_ppl": 10000 / n}
+            {"updates": n, "seconds": 2.0 * n, "valid_loss": 900 / n, "valid_ppl": 10000 / n}
             for n in sorted({150, 300, last})
         ]
         return {"parameters": 1_500_000, "options": self.options(run), "curve": curve}
@@ -78,7 +78,51 @@ def test_scores_are_sacrebleus_of_all_seeds_together(result: dict[str, Any]) -> 
     assert [part["bucket"] for part in plus["by_length"]] == ["0-10", "11-20"]
     assert plus["updates"] == [310, 310]
     assert at_updates["updates"] == 300
-    assert at_updates["rows"][0]["seconds"] == [600.0, 600.0]
+    assert at_updates["rows"][0]["checkpoints"] == [300, 300]
+
+
+def test_the_checkpoint_of_the_lowest_validation_loss_translates(tmp_path: Path) -> None:
+    """Those after the updates of a table do not count for it."""
+    done, translated = Done(tmp_path), set()
+    curve = [
+        {"updates": n, "seconds": 2.0 * n, "valid_loss": loss, "valid_ppl": 2**loss}
+        for n, loss in ((150, 3.0), (300, 3.5), (450, 2.0), (510, 2.5))
+    ]
+    done.train = lambda run: {"parameters": 1, "options": done.options(run), "curve": curve}
+
+    def translate(run: Run, updates: int, test: int) -> list[str]:
+        translated.add(updates)
+        return TARGET
+
+    done.translate = translate
+    runs = {"plus": [Run("plus", "multi30k_en_de", 1, 600)]}
+    for most, expected in ((None, 450), (450, 450), (300, 150)):
+        translated.clear()
+        (row,) = quality_report.scored(done, runs, 0, most)
+        assert translated == {expected}
+        assert (row["updates"], row["checkpoints"]) == ([most or 510], [expected])
+        assert row["valid_ppl"] == [4.0 if expected == 450 else 8.0]
+
+
+def test_kept_tables_say_by_which_rules_they_were_made(
+    tmp_path: Path, result: dict[str, Any]
+) -> None:
+    kept, new = result["sets"][0], json.loads(json.dumps(result["sets"][0]))
+    del kept["checkpoint"]
+    text = quality_page.page(result, "quality")
+    assert "its last checkpoint translates with beam 4" in text
+    assert "Here" not in text
+    result["config"]["baseline"] = "faithful"
+    for table in new["tables"]:
+        for row in table["rows"]:
+            row.pop("against", None)
+    result["sets"].append(new)
+    text = quality_page.page(result, "quality")
+    assert "the checkpoint with the lowest validation loss translates with beam 4" in text
+    assert (
+        "Here its last checkpoint translates. Here differences and p are against Transformer."
+    ) in text
+    assert text.count("Here") == 2
 
 
 def test_what_was_not_run_is_said(tmp_path: Path) -> None:
