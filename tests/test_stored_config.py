@@ -1,6 +1,7 @@
 """No code runs from the configuration in a checkpoint, whichever command reads it."""
 
 import argparse
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from fairseq import checkpoint_utils, tasks
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.transformer import TransformerModel
+from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
 from conftest import Corpus, fairseq
@@ -225,6 +227,25 @@ def test_old_options_load(state: dict[str, Any], corpus: Corpus, tmp_path: Path)
     found = load_trained(tmp_path / "old.pt", corpus.data)
     assert found.model.config == load_trained(tmp_path / "new.pt", corpus.data).model.config
     assert expected["cfg"].model._name == "resmlp_mt_tiny"
+
+
+def test_an_option_of_another_version_is_named(
+    state: dict[str, Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    """fairseq drops it, and the model could compute something else."""
+    state["cfg"]["model"] |= {"encoder_future_layers": 2}
+    path = tmp_path / "future.pt"
+    torch.save(state, path)
+    for read in readers(path, corpus.data):
+        with pytest.raises(UserError, match="trained with --encoder-future-layers, which resmlp_"):
+            read()
+
+
+def test_options_of_fairseqs_models_are_dropped_as_without_the_plugin() -> None:
+    """Checkpoints of other versions of fairseq load; it looks at the arguments of build_model."""
+    arguments = inspect.getfullargspec(TranslationTask.build_model).args
+    assert arguments == ["self", "cfg", "from_checkpoint"]
+    assert TranslationTask.build_model.remedies  # type: ignore[attr-defined]
 
 
 def load_state(state: dict[str, Any], folder: Path) -> dict[str, Any]:

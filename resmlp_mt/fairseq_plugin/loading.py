@@ -9,6 +9,7 @@ from typing import Any
 
 from fairseq import checkpoint_utils
 
+from resmlp_mt import __version__
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config
@@ -38,6 +39,7 @@ def _load_checkpoint_to_cpu(
     if is_ours:
         checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
+        _check_options(looked_at, local)
         stored = stored_config.options_of(looked_at, "model")
         parameters = _unwrapped(looked_at["model"])
         pruning.check_overrides(arg_overrides or {}, stored, parameters, local)
@@ -62,6 +64,16 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
         history: Any = {"optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
         state = {"optimizer_history": [history], "extra_state": {}, **state}
     return original(state)
+
+
+def _check_options(state: Mapping[str, Any], path: Path) -> None:
+    unknown = stored_config.unknown_options(state)
+    if unknown:
+        options = ", ".join("--" + name.replace("_", "-") for name in unknown)
+        raise UserError(
+            f"{path} was trained with {options}, which resmlp_mt {__version__} does not have: use "
+            "the version that trained it."
+        )
 
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:

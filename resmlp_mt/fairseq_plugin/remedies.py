@@ -31,6 +31,8 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any], *, before: bool = F
         wrapper(*args, **kwargs)
         return original(*args, **kwargs)
 
+    # fairseq asks for the arguments of some functions, and inspect.getfullargspec sees no wrapper
+    replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     replacement.remedies = (*getattr(original, "remedies", ()), wrapper)  # type: ignore[attr-defined]
     setattr(
         owner, name, classmethod(replacement) if isinstance(found, classmethod) else replacement

@@ -133,6 +133,19 @@ def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return stored if isinstance(stored, Mapping) else vars(stored)
 
 
+def unknown_options(state: Mapping[str, Any]) -> list[str]:
+    """Options of the plugin's model in a checkpoint that this version does not have.
+
+    fairseq drops unknown options when it loads a model, and the model could compute something else.
+    """
+    cfg = state.get("cfg")
+    stored = cfg.get("model") if isinstance(cfg, Mapping) else None
+    if not isinstance(stored, Mapping) or not uses_plugin(state):
+        return []
+    declared = _dataclass("model", _name("model", stored)).__dataclass_fields__
+    return sorted(str(name) for name in stored if name not in declared and name != "arch")
+
+
 def has_unknown_task(state: Mapping[str, Any]) -> bool:
     """Whether nothing is registered under the name of a checkpoint's task."""
     cfg = state.get("cfg")
