@@ -392,7 +392,8 @@ def main():
     print("ready")
     print("the rest", end="")
     try:
-        time.sleep(300)
+        while True:  # a signal just before a long sleep would be handled after it
+            time.sleep(0.1)
     finally:
         print("an error", file=sys.stderr)
 """
