@@ -11,7 +11,7 @@ import pytest
 import torch
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
-from fairseq.dataclass.configs import EMAConfig
+from fairseq.dataclass.configs import CheckpointConfig, EMAConfig
 from fairseq.models.ema import EMA
 from fairseq.models.lightconv import LightConvModel
 from fairseq.models.transformer import TransformerModel
@@ -21,6 +21,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from models import build, config
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import option_checks, saving, training_fixes
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
@@ -134,6 +135,36 @@ def test_a_file_to_restore_that_is_missing_does_not_start_a_new_training(tmp_pat
         saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
     cfg.continue_once = str(tmp_path / "checkpoint_best.pt")
     assert saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+
+
+@pytest.mark.parametrize("option", ["restore_file", "continue_once", "finetune_from_model"])
+def test_a_folder_of_checkpoints_does_not_start_a_new_training(tmp_path: Path, option: str) -> None:
+    """fairseq takes it for a checkpoint that is there, and then finds no file."""
+    trainer = SimpleNamespace(
+        checkpoint_suffix="", data_parallel_rank=0, data_parallel_world_size=1
+    )
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    cfg = CheckpointConfig(no_save=True, save_dir=str(tmp_path), **{option: str(folder)})
+
+    def load() -> Any:
+        return saving._load_checkpoint(lambda *_: "from the beginning", cfg, trainer)
+
+    said = rf"^{flag(option)} {folder} is not a file: give one checkpoint of fairseq-train"
+    with pytest.raises(UserError, match=rf"{said}\.$"):
+        load()
+    (folder / "checkpoint_best.pt").touch()
+    with pytest.raises(UserError, match=rf"{said}, such as {folder}/checkpoint_best\.pt\.$"):
+        load()
+    setattr(cfg, option, str(tmp_path / "missing.pt"))
+    with pytest.raises(UserError, match=rf"^{flag(option)} .*/missing\.pt does not exist\.$"):
+        load()
+    setattr(cfg, option, str(folder / "checkpoint_best.pt"))
+    assert load()
+    if option != "restore_file":  # the training goes on from its own
+        setattr(cfg, option, str(folder))
+        torch.save({"model": {}}, tmp_path / "checkpoint_last.pt")
+        assert load()
 
 
 def test_a_file_to_restore_has_the_suffix_of_all_checkpoints(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ place. A training that is killed meanwhile leaves half a file, and cannot start 
 """
 
 import logging
+import os
 import re
 import shutil
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from fairseq.file_io import PathManager
 from omegaconf import open_dict
 
 from resmlp_mt import tensor_files
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints, leftovers
 from resmlp_mt.fairseq_plugin.continuing import LAST, advice
@@ -157,8 +159,12 @@ def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: An
             cfg.restore_file, cfg.finetune_from_model = restore_file, finetune_from_model
 
 
+STARTS = "continue_once", "finetune_from_model"
+"""Options of checkpoints to start from where the training has none; fairseq takes the first."""
+
+
 def _check_start(cfg: Any, suffix: str) -> None:
-    """Refuse to start from a checkpoint that does not exist.
+    """Refuse to start from a checkpoint that does not exist, or from a folder of checkpoints.
 
     Args:
         cfg: fairseq's options of checkpoints.
@@ -169,16 +175,24 @@ def _check_start(cfg: Any, suffix: str) -> None:
     """
     option, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
     if cfg.restore_file == LAST:
-        last = Path(cfg.save_dir, path)
-        option, path = "--continue-once", getattr(cfg, "continue_once", None)
-        if path is None or PathManager.exists(str(last)):
+        values = {name: getattr(cfg, name, None) for name in STARTS}
+        given = [(flag(name), value) for name, value in values.items() if value is not None]
+        if not given or PathManager.exists(os.path.join(cfg.save_dir, path)):
             return
-    if not PathManager.exists(path):
-        inside = Path(cfg.save_dir, path)
+        option, path = given[0]
+    if PathManager.isfile(path):
+        return
+    if PathManager.exists(path):
+        best = Path(path, "checkpoint_best.pt")
+        such = f", such as {best}" if best.is_file() else ""
         raise UserError(
-            f"{option} {path} does not exist"
-            + (f": did you mean {inside}?" if inside.exists() else ".")
+            f"{option} {path} is not a file: give one checkpoint of fairseq-train{such}."
         )
+    inside = Path(cfg.save_dir, path)
+    raise UserError(
+        f"{option} {path} does not exist"
+        + (f": did you mean {inside}?" if inside.is_file() else ".")
+    )
 
 
 def readable_instead(folder: Path) -> Path | None:
