@@ -4,14 +4,14 @@ import inspect
 import logging
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fairseq import checkpoint_utils, options
+from fairseq import options
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -28,19 +28,11 @@ Train = Callable[..., dict[str, Any]]
 SAME_SCORE = "--report-accuracy --best-checkpoint-metric total".split()  # the number of words
 
 
-def forget() -> None:
-    """What fairseq keeps in its process, as a new one has it."""
-    for function in (train.should_stop_early, checkpoint_utils.save_checkpoint):
-        for name in ("best", "num_runs"):
-            vars(function).pop(name, None)
-
-
 @pytest.fixture
-def train_here(corpus: Corpus) -> Iterator[Train]:
+def train_here(corpus: Corpus) -> Train:
     """``fairseq-train`` in this process, as in a new one; one update is an epoch."""
 
     def run(folder: Path, *arguments: object) -> dict[str, Any]:
-        forget()
         words = [
             corpus.data, "--arch", "resmlp_mt_tiny", "--cpu", "--save-dir", folder,
             "--encoder-embed-dim", 8, "--decoder-embed-dim", 8, "--decoder-attention-heads", 2,
@@ -55,8 +47,7 @@ def train_here(corpus: Corpus) -> Iterator[Train]:
         train.main(convert_namespace_to_omegaconf(args))
         return checkpoints.read(folder / "checkpoint_last.pt")
 
-    yield run
-    forget()
+    return run
 
 
 def test_counts_of_validations_and_updates_go_on(train_here: Train, tmp_path: Path) -> None:
@@ -529,6 +520,53 @@ def test_a_training_begins_with_the_weights_of_one_that_has_ended(
     state = train_here(tmp_path / "after", *SAME_SCORE, *end.split(), *words)
     assert state["optimizer_history"][-1]["num_updates"] == updates
     assert "ended before" not in caplog.text
+
+
+def test_a_second_training_of_the_process_has_scores_of_its_own(
+    train_here: Train, stop: Stop, tmp_path: Path
+) -> None:
+    """As the jobs of fairseq-hydra-train -m are."""
+    stop(0, "train_step")
+    first = train_here(tmp_path / "first", "--patience", 9, "--lr", 0.01, "--max-epoch", 4)
+    worse = train_here(tmp_path / "worse", "--patience", 9, "--max-epoch", 1)
+    score = worse["extra_state"]["val_loss"]
+    assert score > first["extra_state"]["best"]
+    assert worse["extra_state"]["best"] == score
+    assert worse["extra_state"]["early_stop"] == {"best": score, "num_runs": 0}
+    assert (tmp_path / "worse" / "checkpoint_best.pt").exists()
+    for name in ("a", "b"):
+        state = train_here(tmp_path / name, *SAME_SCORE, "--patience", 2)
+        assert state["extra_state"]["early_stop"]["num_runs"] == 2
+        assert state["optimizer_history"][-1]["num_updates"] == 3
+
+
+def test_a_smaller_patience_ends_a_training_that_was_stopped_inside_an_epoch(
+    train_here: Train,
+    stop: Stop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """There is no validation to make up, and fairseq's loop went round for ever."""
+    arguments = [*SAME_SCORE, "--batch-size", 100, "--patience"]  # an epoch has five updates
+    stop(17, "train_step")
+    with pytest.raises(SystemExit):
+        train_here(tmp_path, *arguments, 9)
+    written = (tmp_path / "checkpoint_last.pt").stat().st_mtime_ns
+    stop(0, "train_step")
+    original, epochs = Trainer.lr_step, []
+
+    def lr_step(self: Any, epoch: int, *rest: Any) -> Any:
+        epochs.append(epoch)
+        assert len(epochs) < 3, "the training does not end"
+        return original(self, epoch, *rest)
+
+    monkeypatch.setattr(Trainer, "lr_step", lr_step)
+    caplog.set_level("INFO")
+    state = train_here(tmp_path, *arguments, 2)
+    assert state["optimizer_history"][-1]["num_updates"] == 17
+    assert "--patience 2: this training has ended before" in caplog.text
+    assert (tmp_path / "checkpoint_last.pt").stat().st_mtime_ns == written
 
 
 def test_a_remainder_that_is_the_whole_epoch_is_not_left_out(

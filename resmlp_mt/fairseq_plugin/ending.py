@@ -117,7 +117,8 @@ def train(original: Original, cfg: Any, trainer: Any, task: Any, epoch_itr: Any)
         return [None], True
     epoch_itr.next_epoch_itr()  # whose position is saved
     subsets = cfg.dataset.valid_subset.split(",")
-    return names["validate_and_save"](cfg, trainer, task, epoch_itr, subsets, False)
+    losses, _ = names["validate_and_save"](cfg, trainer, task, epoch_itr, subsets, False)
+    return losses, True  # fairseq does not see that --patience has ended it
 
 
 def _check_remainder(options: Any, batches: Any) -> None:

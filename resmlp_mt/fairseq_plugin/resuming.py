@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 from fairseq.tasks.translation import TranslationTask
@@ -225,6 +226,17 @@ def early_stop() -> dict[str, Any]:
         attributes: dict[str, Any] = vars(module.should_stop_early)
         return attributes
     return {}  # another program's training
+
+
+def forget_scores() -> None:
+    """Forget the scores of an earlier training of this process.
+
+    ``fairseq-hydra-train -m`` has one training after the other. fairseq would compare the second
+    with the best score of the first, and count its validations.
+    """
+    for kept in (vars(checkpoint_utils.save_checkpoint), early_stop()):
+        for name in EARLY_STOP:
+            kept.pop(name, None)
 
 
 def _plateau(original: Original, self: Any) -> dict[str, Any]:

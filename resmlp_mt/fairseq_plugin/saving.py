@@ -21,7 +21,7 @@ from omegaconf import open_dict
 from resmlp_mt import tensor_files
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin import checkpoints, leftovers
+from resmlp_mt.fairseq_plugin import checkpoints, leftovers, resuming
 from resmlp_mt.fairseq_plugin.continuing import LAST, advice
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.files import LockedError, locked, replacing
@@ -134,6 +134,7 @@ def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: An
         UserError: if none can be read, another training writes to the folder, or the checkpoint to
             start from does not exist; fairseq would train from the beginning.
     """
+    resuming.forget_scores()
     _check_start(cfg, trainer.checkpoint_suffix)
     _hold_folder(cfg, trainer.checkpoint_suffix)
     if cfg.restore_file != LAST or trainer.checkpoint_suffix:
