@@ -604,6 +604,46 @@ def test_data_of_another_corpus_are_not_replaced(
         assert (said in capsys.readouterr().err) == (status == 1)
 
 
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_data_of_other_text_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_declared: bool
+) -> None:
+    """Of a corpus with the same name and languages, from another folder."""
+    out = tmp_path / "out"
+
+    def prepare_from(folder: Path) -> int:
+        words: list[object] = ["local", "--from-dir", folder, "--src", "en", "--tgt", "de"]
+        if is_declared:
+            declared = folder.parent / f"{folder.name}_file" / "mine.yaml"
+            declared.parent.mkdir(exist_ok=True)
+            declared.write_text("source: en\ntarget: de\nfolder: text\n")
+            link = declared.parent / "text"
+            if not link.exists():
+                link.symlink_to(folder)
+            words = [declared]
+        return run(*words, "--output", out, "--vocab-size", 120, "--jobs", 1)
+
+    for name, first in (("one", 0), ("other", 300)):
+        (tmp_path / name).mkdir()
+        for split, count in {"train": 200, "valid": 3, "test": 3}.items():
+            for lang in ("en", "de"):
+                part = text(lang, first + count)[first:]
+                (tmp_path / name / f"{split}.{lang}").write_bytes(lines(part))
+    assert prepare_from(tmp_path / "one") == 0
+    before = outputs(out)
+    assert prepare_from(tmp_path / "other") == 1
+    assert (
+        f"{out} holds data that were made from other text: choose another --output, or delete it"
+        in capsys.readouterr().err
+    )
+    assert outputs(out) == before
+    for lang in ("en", "de"):  # the training set is repaired
+        path = tmp_path / "one" / f"train.{lang}"
+        path.write_bytes(path.read_bytes() + b"one more\n")
+    assert prepare_from(tmp_path / "one") == 0
+    assert outputs(out)["text/train.de"] != before["text/train.de"]
+
+
 def test_a_second_run_in_the_same_folder_is_refused(
     tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:

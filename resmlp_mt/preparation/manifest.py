@@ -19,6 +19,9 @@ PACKAGES = ("numpy", "sacremoses", "sentencepiece")
 NOT_RECORDED = ("output", "from_dir", "jobs", "dry_run", "corpus")
 """Options that do not change a byte of the result."""
 
+CORPUS = ("corpus", "source_lang", "target_lang")
+"""Entries that say which corpus was prepared."""
+
 
 @functools.cache
 def versions() -> dict[str, str]:
@@ -36,17 +39,46 @@ def check_is_of(path: Path, corpus: Corpus) -> None:
     Raises:
         UserError: if the file is the manifest of another corpus or of other languages.
     """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        found = tuple(str(content[key]) for key in ("corpus", "source_lang", "target_lang"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return  # none, or another tool's
-    if found != (corpus.name, corpus.source, corpus.target):
+    content = _read(path)
+    found = tuple(str(content[key]) for key in CORPUS if key in content)
+    if len(found) == len(CORPUS) and found != (corpus.name, corpus.source, corpus.target):
         raise UserError(
             "{} holds {} ({} to {}): choose another --output, or delete it first.".format(
                 path.parent, *found
             )
         )
+
+
+def check_text(path: Path, inputs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a manifest of a corpus of the same name and languages, made from other text.
+
+    Some of the text may have changed: whoever repairs a training set keeps the validation set.
+
+    Args:
+        path: of the manifest.
+        inputs: as in :func:`build`.
+
+    Raises:
+        UserError: if the manifest has none of the inputs.
+    """
+    try:
+        before = {facts["sha256"] for facts in _read(path)["inputs"].values()}
+    except (KeyError, TypeError, AttributeError):
+        return  # none, or another tool's
+    if before and before.isdisjoint(facts["sha256"] for facts in inputs.values()):
+        raise UserError(
+            f"{path.parent} holds data that were made from other text: choose another --output, or "
+            "delete it first."
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A manifest; empty if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def build(

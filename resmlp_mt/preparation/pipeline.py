@@ -73,6 +73,8 @@ class Preparation:
         """Everything from the download to the manifest; returns a summary of it for the user."""
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
+        if self.args.corpus == "local" or self.args.corpus.endswith(".yaml"):
+            manifest.check_text(self.manifest_path, inputs.manifest)
         sources.warn_of_split_text(inputs.train)
         cleaned = self._clean(inputs)
         model = self._train_subwords(cleaned)
