@@ -20,6 +20,7 @@ from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.weights import prepared
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -54,6 +55,25 @@ def test_translations_are_those_recorded(recorded: dict[str, Any]) -> None:
     for ours, expected in zip(found, recorded["translations"], strict=True):
         assert [t.text for t in ours] == [t["text"] for t in expected]
         assert [t.score for t in ours] == pytest.approx([t["score"] for t in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("names", [["old", "new"], ["new", "old", "new"], ["old", "old"]])
+def test_checkpoints_before_and_after_an_upgrade_are_averaged(
+    tmp_path: Path, names: list[str]
+) -> None:
+    """That release did not know the longest sentence."""
+    state = torch.load(FOLDER / "checkpoint.pt")
+    assert "encoder.longest_trained" not in state["model"]
+    torch.save(state, tmp_path / "old.pt")
+    state["model"]["encoder.longest_trained"] = torch.tensor(7)
+    torch.save(state, tmp_path / "new.pt")
+    found = checkpoints.average([tmp_path / f"{name}.pt" for name in names])
+    torch.save(found, tmp_path / "average.pt")
+    load_trained(tmp_path / "average.pt", FOLDER)
+    longest = found["model"].pop("encoder.longest_trained", None)
+    assert longest is None if "new" not in names else longest == 7
+    for name, value in found["model"].items():
+        torch.testing.assert_close(value, state["model"][name])
 
 
 def with_float_embeddings(model: EncoderDecoder) -> EncoderDecoder:

@@ -28,6 +28,9 @@ SAFE_GLOBALS: list[Any] = [argparse.Namespace, *stored_arrays.GLOBALS]
 DICTIONARIES = "dictionaries"
 """The entry of a checkpoint with a digest of the symbols of each side."""
 
+LONGEST = "longest_trained"
+"""The buffer of the encoder with the length of the longest training sentence; 0: not known."""
+
 
 def allow_safe_globals() -> None:
     """Let ``torch.load(weights_only=True)`` construct the types in fairseq's checkpoints.
@@ -114,6 +117,11 @@ def other_dictionary(state: Mapping[str, Any], digests: object) -> str | None:
     return next((side for side in stored if stored[side] != digests.get(side, stored[side])), None)
 
 
+def complete(parameters: dict[str, Any], prefix: str = "encoder.") -> None:
+    """Give parameters of 0.1.0 the length of the longest training sentence, which is not known."""
+    parameters.setdefault(f"{prefix}{LONGEST}", torch.zeros((), dtype=torch.long))
+
+
 def latest_checkpoints(
     folder: Path, count: int, *, by: str, upper_bound: int | None = None
 ) -> list[Path]:
@@ -176,6 +184,9 @@ def average(paths: list[Path]) -> dict[str, Any]:
                 f"{path} was trained with other dictionaries than the checkpoints before it: "
                 "average checkpoints of one run."
             )
+        for lacking, whole in ((parameters, other), (other, parameters)):
+            if f"encoder.{LONGEST}" in whole:  # the training went on with a newer version
+                complete(lacking)
         if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in parameters.items()}:
             raise UserError(
                 f"{path} has other parameters than {paths[0]}: average checkpoints of one run."

@@ -8,6 +8,7 @@ from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from resmlp_mt.engine import lengths
+from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.graphs import is_recording
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.encoder import Encoder
@@ -90,8 +91,7 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
             self._may_warn = not warned
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # older checkpoints lack this buffer
-        state_dict.setdefault(f"{prefix}longest_trained", torch.zeros((), dtype=torch.long))
+        checkpoints.complete(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reorder_encoder_out(
