@@ -2,7 +2,9 @@
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
 from conftest import Corpus, fairseq
-from resmlp_mt import export
+from resmlp_mt import __version__, export
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import stored_config
 from resmlp_mt.fairseq_plugin.conversion import load_trained
@@ -229,16 +231,103 @@ def test_old_options_load(state: dict[str, Any], corpus: Corpus, tmp_path: Path)
     assert expected["cfg"].model._name == "resmlp_mt_tiny"
 
 
+@pytest.mark.parametrize("off", [None, False, "none", 0, 0.0])
 def test_an_option_of_another_version_is_named(
-    state: dict[str, Any], corpus: Corpus, tmp_path: Path
+    state: dict[str, Any], corpus: Corpus, tmp_path: Path, off: object
 ) -> None:
-    """fairseq drops it, and the model could compute something else."""
+    """fairseq drops it, and the model could compute something else, unless it is off."""
     state["cfg"]["model"] |= {"encoder_future_layers": 2}
     path = tmp_path / "future.pt"
     torch.save(state, path)
     for read in readers(path, corpus.data):
         with pytest.raises(UserError, match="trained with --encoder-future-layers, which resmlp_"):
             read()
+    state["cfg"]["model"]["encoder_future_layers"] = off
+    torch.save(state, path)
+    assert load_trained(path, corpus.data)
+
+
+@pytest.mark.parametrize("stored", [None, "0.9.1", "a b", 3])
+def test_the_version_that_trained_it_is_named(
+    state: dict[str, Any], tmp_path: Path, stored: object
+) -> None:
+    assert state["resmlp_mt_version"] == __version__
+    del state["resmlp_mt_version"]
+    state["cfg"]["model"] |= {"encoder_future_layers": 2}
+    torch.save(state | {"resmlp_mt_version": stored}, tmp_path / "x.pt")
+    end = ", 0.9.1." if stored == "0.9.1" else "."
+    with pytest.raises(UserError, match=rf"use the version that trained it{re.escape(end)}$"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "x.pt"))
+
+
+@pytest.mark.parametrize("form", ["new", "legacy"])
+@pytest.mark.parametrize("trust", ["0", "1"])
+def test_an_architecture_of_another_version_is_named(
+    state: dict[str, Any],
+    corpus: Corpus,
+    tmp_path: Path,
+    form: str,
+    trust: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --trust, fairseq ends in an AssertionError."""
+    monkeypatch.setenv(stored_config.TRUST, trust)
+    change = legacy(arch="resmlp_mt_new") if form == "legacy" else model("resmlp_mt_new")
+    change(state)
+    state["resmlp_mt_version"] = "0.9.1"
+    torch.save(state, tmp_path / "x.pt")
+    said = rf"x\.pt was trained with --arch resmlp_mt_new, which resmlp_mt {__version__} does not "
+    for read in readers(tmp_path / "x.pt", corpus.data):
+        with pytest.raises(UserError, match=said + r"have: use .* trained it, 0\.9\.1\.$"):
+            read()
+
+
+CHUNKED = "chunked_label_smoothed_cross_entropy"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (
+            {"_name": CHUNKED, "future": 0.5, "other": 1},
+            "was trained with --future, --other, which",
+        ),
+        ({"_name": CHUNKED, "future": 0.0, "other": None}, None),
+        ({"_name": "label_smoothed_cross_entropy", "future": 0.5}, None),  # as fairseq's loader
+        (
+            {"_name": "future"},
+            "was trained with --criterion future, which resmlp_mt .* use the ver",
+        ),
+        (argparse.Namespace(criterion="future"), "was trained with --criterion future, which resm"),
+    ],
+)
+def test_a_criterion_of_another_version_is_named(
+    state: dict[str, Any], corpus: Corpus, tmp_path: Path, criterion: Any, message: str | None
+) -> None:
+    """fairseq-validate builds the criterion of the checkpoint."""
+    if isinstance(criterion, dict) and criterion["_name"] != "future":
+        criterion = {**state["cfg"]["criterion"], **criterion}
+    state["cfg"]["criterion"] = criterion
+    torch.save(state, tmp_path / "x.pt")
+    overrides = {"data": str(corpus.data)}
+    _, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(tmp_path / "x.pt")], arg_overrides=overrides
+    )
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        assert task.build_criterion(cfg.criterion).eps == pytest.approx(0.1)
+
+
+def test_a_validation_with_a_criterion_of_another_plugin_ends_in_a_sentence(
+    state: dict[str, Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    state["cfg"]["criterion"] = {"_name": "theirs"}
+    torch.save(state, tmp_path / "x.pt")
+    refused = fairseq(
+        "validate", corpus.data, "--user-dir", "resmlp_mt", "--path", tmp_path / "x.pt", "--cpu",
+        "--batch-size", 5, expect=1,
+    ).stdout  # fmt: skip
+    assert "Traceback" not in refused
+    assert f"{tmp_path / 'x.pt'} was trained with --criterion theirs, which" in refused
 
 
 def test_options_of_fairseqs_models_are_dropped_as_without_the_plugin() -> None:

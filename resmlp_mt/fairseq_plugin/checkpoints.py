@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt import stored_arrays, tensor_files
+from resmlp_mt import __version__, stored_arrays, tensor_files
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import leftovers
@@ -30,6 +30,9 @@ DICTIONARIES = "dictionaries"
 
 LONGEST = "longest_trained"
 """The buffer of the encoder with the length of the longest training sentence; 0: not known."""
+
+VERSION = "resmlp_mt_version"
+"""The entry with the version that trained it; checkpoints before 0.2.0 do not have it."""
 
 
 def allow_safe_globals() -> None:
@@ -115,6 +118,20 @@ def other_dictionary(state: Mapping[str, Any], digests: object) -> str | None:
     if not (isinstance(stored, Mapping) and isinstance(digests, Mapping)):
         return None
     return next((side for side in stored if stored[side] != digests.get(side, stored[side])), None)
+
+
+def of_another_version(state: Mapping[str, Any], path: Path, what: str) -> UserError:
+    """The error for a checkpoint that needs another version.
+
+    Args:
+        what: option with which it was trained, and which this version does not have.
+    """
+    version = state.get(VERSION)
+    known = isinstance(version, str) and re.fullmatch(r"[\w.+]{1,40}", version)
+    return UserError(
+        f"{path} was trained with {what}, which resmlp_mt {__version__} does not have: use the "
+        f"version that trained it{f', {version}' if known else ''}."
+    )
 
 
 def complete(parameters: dict[str, Any], prefix: str = "encoder.") -> None:

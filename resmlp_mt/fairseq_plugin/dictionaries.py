@@ -1,4 +1,4 @@
-"""A checkpoint knows the languages and dictionaries of its training.
+"""A checkpoint knows the version, the languages and the dictionaries of its training.
 
 Another corpus may have dictionaries of the same size. fairseq would then translate its text into
 other words without an error. It also forgets languages that it has found by itself in the data.
@@ -17,10 +17,10 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 from fairseq.trainer import Trainer
 from torch import Tensor
 
-from resmlp_mt import language_codes
+from resmlp_mt import __version__, language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, stored_config
-from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
+from resmlp_mt.fairseq_plugin import checkpoints, stored_options
+from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES, VERSION
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def remember_dictionaries() -> None:
 
 def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     state: dict[str, Any] = original(self)
+    state[VERSION] = __version__
     if isinstance(self.task, TASKS):
         state[DICTIONARIES] = _digests(self.task)
     if isinstance(self.task, TranslationTask):
@@ -119,7 +120,7 @@ def _check(task: Any) -> None:
     """Refuse a task whose dictionaries differ from those of the checkpoints that are loaded."""
     for path in _loading if isinstance(task, TASKS) else ():
         state = checkpoints.read(path, only_look=True)
-        if stored_config.has_unknown_task(state):
+        if stored_options.has_unknown_task(state):
             continue  # loading names it; another task may have other words
         if other := _other(task, state, path):
             kind, name = _stored_task(state)
@@ -133,7 +134,7 @@ def _check(task: Any) -> None:
 
 def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, str]:
     """The task of a checkpoint and its name; None if fairseq does not know it."""
-    options = stored_config.options_of(state, "task")
+    options = stored_options.options_of(state, "task")
     name = str(options.get("_name") or options.get("task"))
     return tasks.TASK_REGISTRY.get(name), name
 
@@ -153,7 +154,7 @@ def _other_size(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
 
     Only for models of this plugin: those of BART have a row for <mask> that loading cuts off.
     """
-    if not stored_config.uses_plugin(state):
+    if not stored_options.uses_plugin(state):
         return None
     for side, words, part in (
         ("source", task.source_dictionary, "encoder"),
@@ -175,7 +176,7 @@ def _data(task: Any) -> str:
 
 def _warn_if_reversed(task: TranslationTask, state: Mapping[str, Any], path: Path) -> None:
     """Tell of a model that is used in the other direction than it was trained for."""
-    options = stored_config.options_of(state, "task")
+    options = stored_options.options_of(state, "task")
     source, target = options.get("source_lang"), options.get("target_lang") or ""
     if (
         source not in (None, task.cfg.source_lang)

@@ -1,6 +1,8 @@
 """Remedies for fairseq's loading of checkpoints: nothing in a file is executed."""
 
 import argparse
+import functools
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,10 +11,9 @@ from typing import Any
 
 from fairseq import checkpoint_utils
 
-from resmlp_mt import __version__
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config
+from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config, stored_options
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
@@ -23,6 +24,7 @@ def check_checkpoints() -> None:
     """Check every checkpoint before fairseq builds anything from it."""
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
     wrap(checkpoint_utils, "_upgrade_state_dict", _upgrade_state_dict)
+    wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
 
 
 def _load_checkpoint_to_cpu(
@@ -35,12 +37,12 @@ def _load_checkpoint_to_cpu(
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
     check_archive(local)
-    is_ours = stored_config.uses_plugin(looked_at)
+    is_ours = stored_options.uses_plugin(looked_at)
     if is_ours:
         checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
-        _check_options(looked_at, local)
-        stored = stored_config.options_of(looked_at, "model")
+        stored_options.check_options(looked_at, "model", local)
+        stored = stored_options.options_of(looked_at, "model")
         parameters = _unwrapped(looked_at["model"])
         pruning.check_overrides(arg_overrides or {}, stored, parameters, local)
         _check_sizes(looked_at, local)
@@ -66,25 +68,52 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
     return original(state)
 
 
-def _check_options(state: Mapping[str, Any], path: Path) -> None:
-    unknown = stored_config.unknown_options(state)
-    if unknown:
-        options = ", ".join("--" + name.replace("_", "-") for name in unknown)
-        raise UserError(
-            f"{path} was trained with {options}, which resmlp_mt {__version__} does not have: use "
-            "the version that trained it."
-        )
-
-
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that do not fit the parameters, before a model is built."""
-    config = stored_config.options_of(state, "model")
+    config = stored_options.options_of(state, "model")
     names = {field.name for field in fields(ModelConfig)}
     sizes = {name: value for name, value in config.items() if name in names}
     parameters = _unwrapped(state["model"])
     wrong = misfit(sizes, {name: value.shape for name, value in parameters.items()})
     if wrong is not None:
         raise UserError(f"{path}: the parameters do not fit its configuration: {wrong}.")
+
+
+def _load_model_ensemble_and_task(
+    original: Original,
+    filenames: list[str],
+    arg_overrides: Any = None,
+    task: Any = None,
+    strict: bool = True,
+    suffix: str = "",
+    num_shards: int = 1,
+    state: Any = None,
+) -> Any:
+    """Let the task of a checkpoint build its criterion, as fairseq-validate does.
+
+    fairseq leaves out unknown options of the task and of the model, but not of the criterion.
+    """
+    loaded = original(filenames, arg_overrides, task, strict, suffix, num_shards, state)
+    name = checkpoint_utils.get_maybe_sharded_checkpoint_filename
+    path = Path(name(filenames[-1], suffix, 0, num_shards))
+    if task is None and path.is_file():
+        built = loaded[2]
+        built.build_criterion = functools.partial(_build_criterion, built.build_criterion, path)
+    return loaded
+
+
+def _build_criterion(original: Original, path: Path, cfg: Any) -> Any:
+    state = checkpoints.read(path, only_look=True)
+    stored = state.get("args") or (state.get("cfg") or {}).get("criterion")
+    name = stored_options.name_of("criterion", stored)
+    if name is not None and stored_options.registered("criterion", name) is None:
+        what = f"--criterion {name}"
+        if stored_options.uses_plugin(state):
+            raise checkpoints.of_another_version(state, path, what)
+        raise UserError(f"{path} was trained with {what}, which is unknown: give its --user-dir.")
+    stored_options.check_options(state, "criterion", path)
+    takes_old = "from_checkpoint" in inspect.signature(original).parameters
+    return original(cfg, from_checkpoint=True) if takes_old else original(cfg)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

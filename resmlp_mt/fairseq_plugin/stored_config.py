@@ -28,11 +28,16 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
-from fairseq import models, tasks
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.registry import REGISTRIES
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.stored_options import (
+    check_architecture,
+    is_ours,
+    name_of,
+    registered,
+)
 
 TRUST = "RESMLP_MT_TRUST"  # child processes of a command with --trust inherit it
 PATHS = {"data", "path", "save_dir", "restore_file", "finetune_from_model", "continue_once"}
@@ -75,6 +80,7 @@ def check(
     Raises:
         UserError: naming the file, the field and the remedy.
     """
+    check_architecture(state, path)
     if os.environ.get(TRUST) == "1" and not plugin_only:
         return
     try:
@@ -112,48 +118,6 @@ def check_training(cfg: Mapping[str, Any]) -> None:
             ) from None
 
 
-def uses_plugin(state: Mapping[str, Any]) -> bool:
-    """Whether the configuration of a checkpoint names a model of this plugin."""
-    for stored in (state.get("args"), state.get("cfg")):
-        if stored is None:
-            continue
-        config = stored if isinstance(stored, Mapping) else vars(stored)
-        model = config.get("model", config)
-        cls = _model_class(_name("model", model) or config.get("arch"))
-        return cls is not None and cls.__module__.startswith("resmlp_mt.")
-    return False
-
-
-def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """The options of a section of a checkpoint's configuration.
-
-    In old checkpoints, which have no sections, they are all options.
-    """
-    stored = state.get("args") or (state.get("cfg") or {}).get(section) or {}
-    return stored if isinstance(stored, Mapping) else vars(stored)
-
-
-def unknown_options(state: Mapping[str, Any]) -> list[str]:
-    """Options of the plugin's model in a checkpoint that this version does not have.
-
-    fairseq drops unknown options when it loads a model, and the model could compute something else.
-    """
-    cfg = state.get("cfg")
-    stored = cfg.get("model") if isinstance(cfg, Mapping) else None
-    if not isinstance(stored, Mapping) or not uses_plugin(state):
-        return []
-    declared = _dataclass("model", _name("model", stored)).__dataclass_fields__
-    return sorted(str(name) for name in stored if name not in declared and name != "arch")
-
-
-def has_unknown_task(state: Mapping[str, Any]) -> bool:
-    """Whether nothing is registered under the name of a checkpoint's task."""
-    cfg = state.get("cfg")
-    stored = cfg.get("task") if isinstance(cfg, Mapping) else None
-    name = _name("task", stored) if isinstance(stored, Mapping) else None
-    return isinstance(name, str) and name not in tasks.TASK_REGISTRY
-
-
 def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -> None:
     if not isinstance(cfg, Mapping):
         raise StoredConfigError("its entry 'cfg' is not a configuration")
@@ -164,15 +128,15 @@ def _check_sections(cfg: Any, overrides: Mapping[str, Any], plugin_only: bool) -
         if known and stored is not None:
             _check_section(section, stored)
     if plugin_only:
-        _check_plugin(_name("model", cfg.get("model")), _name("task", cfg.get("task")))
+        _check_plugin(name_of("model", cfg.get("model")), name_of("task", cfg.get("task")))
 
 
 def _check_section(section: str, stored: Any) -> None:
     declared: Any
     if section in ("model", "task"):
-        declared = _dataclass(section, _name(section, stored))
+        declared = _dataclass(section, name_of(section, stored))
     elif section in REGISTRIES:  # a part that is not registered is not built either
-        name = _name(section, stored)
+        name = name_of(section, stored)
         if not isinstance(name, str | None):
             raise StoredConfigError(f"its {section} is {name!r:.80}, which is not a name")
         declared = REGISTRIES[section]["dataclass_registry"].get(name)
@@ -194,7 +158,7 @@ def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) ->
         if not name.isidentifier() or (isinstance(value, str) and "\\" in value):
             raise StoredConfigError(f"args.{name[:40]} is {value!r:.80}, which hydra could misread")
     model = _dataclass("model", options.get("arch"))
-    if is_dataclass(model) and model.__module__.startswith("resmlp_mt."):
+    if is_ours(model):
         # those of fairseq's models may be older than their dataclass
         _check_types(options, model, "args")
     _dataclass("task", options.get("task", "translation"))
@@ -208,8 +172,8 @@ def _check_legacy(args: Any, overrides: Mapping[str, Any], plugin_only: bool) ->
 
 
 def _check_plugin(model: str | None, task: str | None) -> None:
-    cls = _model_class(model)
-    if cls is None or not cls.__module__.startswith("resmlp_mt."):
+    cls = registered("model", model)
+    if not is_ours(cls):
         held = "no known model" if cls is None else f"a {cls.__name__}"
         raise StoredConfigError(f"it holds {held}, but a ResMLP model is needed")
     if task != "translation":
@@ -350,39 +314,13 @@ def _fits(value: Any, hint: Any, where: str) -> bool:
     return True
 
 
-def _name(section: str, stored: Any) -> Any:
-    """The registered name of a section of a configuration, as fairseq finds it."""
-    if isinstance(stored, Namespace):
-        stored = vars(stored)
-    if not isinstance(stored, Mapping):
-        return stored
-    if section == "model":
-        name = stored.get("_name") or stored.get("arch")
-    elif isinstance(stored.get(section), str):
-        name = stored[section]
-    else:
-        name = stored.get("_name")
-    if name is None and section == "model" and len(stored) == 1:
-        (name,) = stored  # fairseq takes a lone key for the name
-    return name
-
-
-def _model_class(name: Any) -> type | None:
-    if not isinstance(name, str):
-        return None
-    found = models.ARCH_MODEL_REGISTRY.get(name) or models.MODEL_REGISTRY.get(name)
-    return typing.cast("type | None", found)
-
-
 def _dataclass(section: str, name: Any) -> Any:
     """The dataclass of a registered model or task; None if it has none.
 
     Raises:
         StoredConfigError: if nothing is registered under the name.
     """
-    cls = _model_class(name)
-    if section == "task":
-        cls = tasks.TASK_REGISTRY.get(name) if isinstance(name, str) else None
+    cls = registered(section, name)
     if cls is None:
         raise StoredConfigError(f"its {section} {name!r:.80} is unknown (is --user-dir missing?)")
     return getattr(cls, "__dataclass", None)
