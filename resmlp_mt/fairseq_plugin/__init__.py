@@ -2,10 +2,12 @@
 
 * The model: ``model``, ``encoder``, ``decoder``, ``config``, ``vectors``, ``pruning``,
   ``retained_dropout``; its criterions: ``criterion``, ``rdrop``.
-* Checkpoints: ``checkpoints``, ``stored_config``, ``ranking``, ``leftovers``, ``conversion``.
+* Checkpoints: ``checkpoints``, ``stored_config``, ``stored_options``, ``ranking``, ``leftovers``,
+  ``conversion``.
 * Remedies wrap functions of fairseq (``remedies``), and ``fairseq_fixes`` applies them. They are
   for text (``binarised``, ``languages``, ``dictionaries``, ``text_input``), translating
   (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
-  ``stopping``, ``ending``, ``continuing``), checkpoints (``loading``, ``hub``, ``saving``,
-  ``resuming``), and options and messages (``option_checks``, ``console``, ``hydra_jobs``).
+  ``stopping``, ``ending``, ``continuing``), checkpoints (``loading``, ``same_model``, ``hub``,
+  ``saving``, ``resuming``), and options and messages (``option_checks``, ``console``,
+  ``hydra_jobs``).
 """

@@ -206,18 +206,22 @@ def model_config(
         for field in fields(ModelConfig)
         if hasattr(cfg, field.name)
     }
-    activation = str(cfg.activation_fn).replace("gelu_fast", "gelu_accurate")
     return ModelConfig(
         **same
         | {
             "source_vocabulary": source_vocabulary,
             "target_vocabulary": target_vocabulary,
             "padding_idx": padding_idx,
-            "activation_fn": activation,
+            "activation_fn": activation(cfg.activation_fn),
             "encoder_mixing": mixing_config(cfg, "encoder"),
             "decoder_mixing": mixing_config(cfg, "decoder"),
         }
     )
+
+
+def activation(name: Any) -> str:
+    """The name in :data:`resmlp_mt.model.config.ACTIVATIONS` of a choice of ``--activation-fn``."""
+    return str(name).replace("gelu_fast", "gelu_accurate")
 
 
 def mixing_config(cfg: ResMLPConfig, side: str) -> MixingConfig:

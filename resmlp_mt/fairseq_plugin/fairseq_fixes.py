@@ -39,6 +39,7 @@ from resmlp_mt.fairseq_plugin import (
     loading,
     option_checks,
     resuming,
+    same_model,
     saving,
     several_processes,
     stopping,
@@ -66,6 +67,7 @@ def apply() -> None:
     wrap(utils, "replace_unk", _replace_unk)
     wrap(NanDetector, "add_hooks", _add_hooks)
     loading.check_checkpoints()
+    same_model.apply()
     resuming.go_on_exactly()
     binarised.name_damaged_files()
     languages.find_languages()

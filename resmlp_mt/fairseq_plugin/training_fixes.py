@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin import checkpoints, same_model
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.fairseq_plugin.saving import updates
@@ -137,6 +137,8 @@ def _ema(original: Original, self: Any, model: Any, config: Any, *args: Any, **k
                 f"--ema-seed-model {seed} has no averages: give a checkpoint of a training with "
                 "--store-ema."
             )
+        if hasattr(model, "cfg"):
+            same_model.check(model.cfg, state, Path(seed))
     original(self, model, config, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
