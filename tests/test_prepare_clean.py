@@ -14,6 +14,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import clean, dedup
 from resmlp_mt.preparation.clean import Options
 from resmlp_mt.preparation.formats import TextFiles
+from resmlp_mt.scoring.lines import read_lines
 
 OPTIONS = Options("en", "de", max_length=8, max_ratio=2.0)
 
@@ -213,16 +214,17 @@ def test_every_nth_pair_is_held_out_and_removed(tmp_path: Path) -> None:
 
 
 def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None:
-    pairs = [("a\xa0 b", "c"), ("", "d"), ("a\xa0 b", "c"), ("x " * 50, "y\rz")]
+    pairs = [("a\xa0 b", "c"), ("", "d"), ("a\xa0 b", "c"), ("x " * 50, "y\rz"), ("e", "\0f\0\0g")]
     files = write(tmp_path, pairs)
     raw = tmp_path / "raw.en", tmp_path / "raw.de"
     text = tmp_path / "text.en", tmp_path / "text.de"
     items = clean.chunks([files])
     count, seen = clean.clean_held_out(items, raw, text, clean.Cleaner(OPTIONS))
-    assert count == 4
-    assert seen >= {"a b", "c", "d", "y z"}
+    assert count == 5
+    assert seen >= {"a b", "c", "d", "y z", "fg"}
     assert raw[0].read_text().split("\n")[:3] == ["a\xa0 b", "", "a\xa0 b"]
-    assert raw[1].read_bytes() == b"c\nd\nc\ny z\n"
+    assert raw[1].read_bytes() == b"c\nd\nc\ny z\nfg\n"
+    assert read_lines(str(raw[1]))[-1] == "fg"  # `score` refuses NUL bytes
     assert text[0].read_text().split("\n")[:3] == ["a b", "", "a b"]
 
 

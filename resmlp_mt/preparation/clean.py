@@ -44,6 +44,10 @@ _FIRST_UNSPACED, _BETWEEN = 0x0E00, (0x1C00, 0x3005)
 _UNSPACED = re.compile(f"[{_SIGNS}{UNSPACED}]")
 _WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{UNSPACED}]{{1,4}}|[^\s{_SIGNS}{UNSPACED}]+")
 
+# Readers in text mode take a lone carriage return for a line end, and `score` a NUL byte for a sign
+# that a file is no text.
+_UNREADABLE = str.maketrans("\r", " ", "\0")
+
 
 @dataclass(frozen=True)
 class Options(CleaningOptions):
@@ -340,8 +344,9 @@ def clean_held_out(
 ) -> tuple[int, set[str]]:
     """Writes a validation or test set; nothing is filtered, so its pairs and order stay official.
 
-    `raw` gets the text as published, for computing scores, and `outputs` gets the text normalised
-    as for training. Returns the number of pairs and the normalised sentences.
+    `raw` gets the text as published, but without NUL bytes and lone carriage returns, for computing
+    scores, and `outputs` gets the text normalised as for training. Returns the number of pairs and
+    the normalised sentences.
     """
     count = 0
     sentences: set[str] = set()
@@ -352,8 +357,7 @@ def clean_held_out(
             paths = (chunk.files.source, chunk.files.target)
             for side, block in enumerate((chunk.sources, chunk.targets)):
                 lines = decode_lines(block, paths[side], chunk.first)
-                # Readers in text mode would take a lone carriage return for a line end.
-                raw_files[side].write(_joined([line.replace("\r", " ") for line in lines]))
+                raw_files[side].write(_joined([line.translate(_UNREADABLE) for line in lines]))
                 normalized = cleaner.normalize(side, lines)
                 sentences.update(normalized)
                 files[side].write(_joined(cleaner.tokenize(side, normalized)))
