@@ -1,5 +1,6 @@
 """Damaged binarised text and dictionaries are named, whatever the damage is."""
 
+import logging
 import random
 import shutil
 import warnings
@@ -108,3 +109,18 @@ def test_starts_that_were_counted_in_32_bits_are_told(tmp_path: Path) -> None:
         prefix = large(tmp_path, list(np.array(LARGE, np.int32)))
     with pytest.raises(UserError, match=r"large\.idx is damaged .* without --user-dir has counted"):
         binarised.check(prefix, None)
+
+
+def test_a_look_at_some_sentences_is_not_logged(
+    data: Path, corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log of a command tells how many sentences its own sets have."""
+    words = Dictionary.load(str(data / "dict.de.txt"))
+    with caplog.at_level(logging.INFO):
+        found = binarised.some_sentences(data, ("en", "de"), "de", words)
+    lines = (corpus.folder / "valid.spm.de").read_text().splitlines()
+    assert [" ".join(sentence) for sentence in found] == lines
+    assert not caplog.messages
+    (data / "valid.en-de.de.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"valid\.en-de\.de\.bin is damaged"):
+        binarised.some_sentences(data, ("en", "de"), "de", words)

@@ -10,6 +10,7 @@ from fairseq.data.data_utils import post_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import SYMBOLS, Cleaning, remove_subwords
 from resmlp_mt.scoring.generate_output import read_generate_output
 from resmlp_mt.scoring.lines import Sentences, read_lines
@@ -91,6 +92,40 @@ def test_a_dropped_end_is_found_in_the_log(tmp_path: Path, prefix: str) -> None:
     log = prefix.format("fairseq.data.data_utils") + "loaded 1,003 examples from: bin/test.de"
     with pytest.raises(match=r"1001 of 1003 .* \(the first ids: 2, 3, 4, 5, 6\)"):
         read_generate_output(generate(log, *run("a", "b"), folder=tmp_path))
+
+
+LOADED = "INFO | fairseq.data.data_utils | loaded {} examples from: bin/{}.en-de.de"
+TELLS = [
+    "INFO | fairseq_cli.generate | {{'dataset': {{'gen_subset': '{}', 'x': 1}}}}",
+    "Generate {} with beam=5: BLEU = 1.00",
+]
+
+
+@pytest.mark.parametrize("tells", TELLS)
+def test_only_the_set_that_was_translated_counts(tmp_path: Path, tells: str) -> None:
+    """Other sets are looked at, or belong to another part of the command."""
+    logs = [LOADED.format("1,014", "valid"), LOADED.format(2, "test"), LOADED.format(9, "test1")]
+    lines = [*logs, *run("a", "b")]
+    output = read_generate_output(generate(*lines, tells.format("test"), folder=tmp_path))
+    assert output.hypotheses.lines == ["a", "b"]
+    for told, count in (("test1", 9), ("valid", 1014)):
+        with pytest.raises(match=f"{count - 2} of {count} sentences have no"):
+            read_generate_output(generate(*lines, tells.format(told), folder=tmp_path))
+    with pytest.raises(match="1012 of 1014"):
+        read_generate_output(generate(*lines, folder=tmp_path))
+
+
+def test_the_other_shards_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "shard-0-of-2"
+    folder.mkdir(parents=True)
+    lines = [LOADED.format(4, "test"), *(line for line in run(*"abcd") if line[2] in "02")]
+    path = shutil.move(generate(*lines, folder=tmp_path), folder / "generate-test.txt")
+    whole = tmp_path / "out" / "shard-*" / "generate-test.txt"
+    with pytest.raises(UserError) as refused:
+        read_generate_output(str(path))
+    assert str(refused.value).endswith(
+        f"they are in the files of other processes: give all, cat {whole}"
+    )
 
 
 def test_the_best_hypothesis_is_the_first(tmp_path: Path) -> None:

@@ -124,11 +124,16 @@ def some_sentences(
         codes: source and target language.
         language: one of the two, whose sentences these are.
         words: its dictionary.
+
+    Raises:
+        UserError: if a file is damaged.
     """
     for split in ("valid", "test"):
         for pair in ("-".join(codes), "-".join(reversed(codes))):
             prefix = str(folder / f"{split}.{pair}.{language}")
             if indexed_dataset.infer_dataset_impl(prefix) == "mmap":
-                text = data_utils.load_indexed_dataset(prefix, words)
+                check(prefix, len(words))
+                # not by fairseq's function, whose log would say that the command uses this set
+                text = indexed_dataset.MMapIndexedDataset(prefix)
                 return [[words[i] for i in text[k][:-1]] for k in range(min(len(text), MOST_READ))]
     return []

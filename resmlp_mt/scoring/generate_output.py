@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.scoring.cleaning import remove_subwords
@@ -10,7 +11,10 @@ from resmlp_mt.scoring.lines import Sentences, read_lines
 
 # If a progress bar went to the same file, it precedes the next line.
 LINE = re.compile(r"(?:\r[^\t]*\])?([STHD])-(\d{1,12})\t(.*)", re.DOTALL)
-_LOADED = re.compile(r"fairseq\.data\.data_utils\W+loaded ([\d,]+) examples from")
+_LOADED = re.compile(r"fairseq\.data\.data_utils\W+loaded ([\d,]+) examples from: (.+)")
+_SUBSET = re.compile(r"'gen_subset': '([^']+)'|Generate (\S+) with beam=")
+# The folder of one process of --num-shards, in the path of its file.
+_SHARD = re.compile(r"shard-\d+-of-\d+(?=/[^/]*$)")
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,15 @@ def read_generate_output(path: str) -> GenerateOutput:
     single: dict[str, dict[int, str]] = {"S": {}, "T": {}}
     best: dict[str, dict[int, tuple[float, str]]] = {"H": {}, "D": {}}
     repeated = ""
-    loaded = 0
+    loaded: dict[str, int] = {}  # the sentences of each binarised file
+    subset: str | None = None
     for number, line in enumerate(read_lines(path), start=1):
         if found := _LOADED.search(line):
-            loaded = max(loaded, int(found[1].replace(",", "")))
+            loaded[Path(found[2]).name] = int(found[1].replace(",", ""))
         match = LINE.match(line)
         if match is None:
+            if found := _SUBSET.search(line):
+                subset = found[1] or found[2]
             continue
         kind, sentence_id, rest = match[1], int(match[2]), match[3]
         if kind in single:
@@ -80,7 +87,17 @@ def read_generate_output(path: str) -> GenerateOutput:
             f"told from two runs: give the whole output of one run"
         )
     ids = [*hypotheses, *best["H"], *single["S"], *single["T"]]
-    count = max(loaded, max(ids) + 1)
+    begin = "" if subset is None else f"{subset}."
+    sizes = [size for name, size in loaded.items() if name.startswith(begin)]
+    count = max([*sizes, max(ids) + 1])
+
+    remedy = (
+        f"they are in the files of other processes: give all, cat {_SHARD.sub('shard-*', path)}"
+        if _SHARD.search(path)
+        else "fairseq drops a last batch whose size does not fit: generate again with "
+        "--required-batch-size-multiple 1 and without skipping long sentences, or join the outputs "
+        "of all processes of --num-shards"
+    )
 
     def in_order(kind: str, texts: dict[int, str]) -> Sentences | None:
         if not texts:
@@ -89,9 +106,7 @@ def read_generate_output(path: str) -> GenerateOutput:
             missing = islice((str(i) for i in range(count) if i not in texts), 5)
             raise UserError(
                 f"{path}: {count - len(texts)} of {count} sentences have no {kind}- line (the "
-                f"first ids: {', '.join(missing)}); "
-                f"fairseq drops a last batch whose size does not fit: generate again with "
-                f"--required-batch-size-multiple 1 and without skipping long sentences"
+                f"first ids: {', '.join(missing)}); {remedy}"
             )
         return Sentences([texts[i] for i in range(count)], f"{path} ({kind}- lines)", "sentence")
 
