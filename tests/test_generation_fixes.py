@@ -81,8 +81,9 @@ def generated(
 ) -> Any:
     """Hypotheses of as many sentences as there are prefixes, of four without any."""
     models, task = models if isinstance(models, list) else [models], translation_task()
-    limits = {"beam": 3, "nbest": 3, "max_len_a": 0, "max_len_b": 8}
-    generator = task.build_generator(models, Namespace(**limits | options))
+    given = {"beam": 3, "max_len_a": 0, "max_len_b": 8} | options
+    given.setdefault("nbest", given["beam"])
+    generator = task.build_generator(models, Namespace(**given))
     if from_scratch:
         generator.model.has_incremental = False
     source = padded(sentences([4, 7, 2, 9]), left=True)[: None if prefix is None else len(prefix)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq import token_generation_constraints
 from fairseq.data import LanguagePairDataset
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
@@ -38,6 +39,9 @@ def apply() -> None:
         wrap(task, "inference_step", _check_inference, before=True)
     for task in (TranslationTask, TranslationMultiSimpleEpochTask):
         wrap(task, "get_batch_iterator", _get_batch_iterator)
+    # imported by name
+    for module in (token_generation_constraints, *command_modules("interactive")):
+        wrap(module, "pack_constraints", _pack_constraints)
     for module in command_modules("validate"):
         wrap(module, "main", _validate)
 
@@ -121,16 +125,15 @@ def _check_generator(
         count = getattr(args, name, None)
         if count is not None and count < 1:
             raise UserError(f"--{name} must be at least 1, but is {count}.")
+    if not getattr(args, "score_reference", False):
+        _check_search(args)
     for name in ("print_step", "retain_iter_history"):
         if getattr(args, name, False):
             raise UserError(
                 f"{flag(name)} needs a model that refines its translations iteratively "
                 "(--task translation_lev): drop it."
             )
-    if getattr(args, "prefix_size", 0) > 0 and any(
-        isinstance(dataset, LanguagePairDataset) and dataset.tgt is None
-        for dataset in getattr(task, "datasets", {}).values()
-    ):
+    if getattr(args, "prefix_size", 0) > 0 and has_no_targets(task):
         raise UserError(f"--prefix-size {args.prefix_size} {NEEDS_TRANSLATIONS}")
     topk, topp = (getattr(args, f"sampling_{name}", 0) for name in ("topk", "topp"))
     if getattr(args, "sampling", False) and topp <= 0 and topk > len(task.target_dictionary):
@@ -138,6 +141,36 @@ def _check_generator(
             f"--sampling-topk must be at most {len(task.target_dictionary)}, the number of words "
             f"of the target dictionary, but is {topk}."
         )
+
+
+def _check_search(args: Any) -> None:
+    """Refuse options of several searches, and numbers that do not fit the beam."""
+    constraints = getattr(args, "constraints", None)
+    groups = getattr(args, "diverse_beam_groups", -1)
+    given = {
+        "sampling": getattr(args, "sampling", False),
+        "diverse_beam_groups": groups > 0,
+        "match_source_len": getattr(args, "match_source_len", False),
+        # a rate of 0 leaves the others as they are, but not --constraints
+        "diversity_rate": getattr(args, "diversity_rate", -1) > (-1 if constraints else 0),
+        "constraints": constraints,
+    }
+    searches = [flag(name) for name, is_given in given.items() if is_given]
+    if len(searches) > 1:
+        raise UserError(f"{' and '.join(searches)} are different searches: give one of them.")
+    beam, count = getattr(args, "beam", 5), getattr(args, "nbest", 1)
+    if count > beam:
+        raise UserError(f"--nbest {count} is above --beam {beam}: raise --beam.")
+    if groups > 0 and beam % groups:
+        raise UserError(f"--diverse-beam-groups {groups} must divide --beam, but it is {beam}.")
+
+
+def has_no_targets(task: Any) -> bool:
+    """Whether sentences that a task has loaded are without their translations."""
+    return any(
+        isinstance(dataset, LanguagePairDataset) and dataset.tgt is None
+        for dataset in getattr(task, "datasets", {}).values()
+    )
 
 
 def _check_inference(
@@ -156,6 +189,14 @@ def _check_inference(
         )
     if isinstance(generator, SequenceScorer) and sample.get("target") is None:
         raise UserError(f"--score-reference {NEEDS_TRANSLATIONS}")
+
+
+# --- --constraints ends in an AssertionError at a tab without words behind it, or goes wrong ---
+
+
+def _pack_constraints(original: Original, batch_constraints: list[list[Tensor]]) -> Any:
+    """Leave out constraints without words: to search for them shifts the ends of the others."""
+    return original([[words for words in row if len(words)] for row in batch_constraints])
 
 
 # --- options that fairseq-interactive ignores, and soft alignments where they are not expected ---
