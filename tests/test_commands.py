@@ -17,6 +17,7 @@ from conftest import PIP, ROOT, Corpus, fairseq, train
 from resmlp_mt.__main__ import hint
 from resmlp_mt.errors import UserError
 from resmlp_mt.models.resmlp_mt import ResMLPTiny
+from resmlp_mt.scoring.generate_output import read_generate_output
 
 
 def epochs(log: str, kind: str, key: str) -> list[float]:
@@ -63,7 +64,9 @@ def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
     return model
 
 
-def test_training_lowers_the_loss_and_learns_the_task(corpus: Corpus, trained: Path) -> None:
+def test_training_lowers_the_loss_and_learns_the_task(
+    corpus: Corpus, trained: Path, tmp_path: Path
+) -> None:
     log = (trained / "train.log").read_text()
     losses = epochs(log, "train", "train_loss")
     assert losses[1] < losses[0]
@@ -76,6 +79,8 @@ def test_training_lowers_the_loss_and_learns_the_task(corpus: Corpus, trained: P
     )
     assert right >= 7, output
     assert re.search(r"Generate test with beam=4: BLEU = \d", output)
+    (tmp_path / "generate.txt").write_text(output)  # with its log
+    assert len(read_generate_output(str(tmp_path / "generate.txt")).hypotheses.lines) == 13
 
 
 def test_same_seed_same_model_other_seed_other_model(corpus: Corpus, tmp_path: Path) -> None:
@@ -230,7 +235,7 @@ def test_interactive_answers_every_line_in_order(
     assert (found[0], found[13], found[7]) == (alone[0], alone[1], alone[2])
     # Text is prepared as the training text was.
     assert (alone[3], alone[4]) == (alone[0], alone[1])
-    assert found[6] == ""
+    assert found[1] == found[5] == found[6] == ""
     message = r"has 10001 tokens, but at most 40 .*--max-source-positions"
     assert len(re.findall(message, output)) == 1, output
     assert len(re.findall(r"line (9|10) is not valid UTF-8", output)) == 2
@@ -260,7 +265,7 @@ def test_hub_interface_answers_every_sentence_in_order(corpus: Corpus, trained: 
     texts = [line.decode(errors="replace") for line in HOSTILE]
     answers = hub.translate(texts, beam=2)
     assert len(answers) == len(texts)
-    assert answers[6] == ""
+    assert answers[1] == answers[5] == answers[6] == ""
     for index in (0, 2, 13):
         assert answers[index] == hub.translate(texts[index], beam=2) != ""
     assert hub.translate("one\xa0two\u200b th\xadree", beam=2) == hub.translate(

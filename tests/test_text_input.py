@@ -162,3 +162,19 @@ def test_an_unknown_mark_of_subwords_is_named() -> None:
     assert data_utils.post_process("a@@ b", "subword_nmt") == "ab"
     with pytest.raises(UserError, match=r"^--remove-bpe bpe is unknown: give sentencepiece, subwo"):
         data_utils.post_process("a@@ b", "bpe")
+
+
+def test_a_line_of_spaces_has_no_pieces(tmp_path: Path) -> None:
+    """Also for a model that keeps spaces, which would translate them."""
+    path = tmp_path / "spaces.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["the dog  runs", "a  dog"] * 20), model_writer=file,
+            vocab_size=20, model_type="bpe", hard_vocab_limit=False, minloglevel=2,
+            remove_extra_whitespaces=False,
+        )  # fmt: skip
+    bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path)))
+    assert bpe.sp.encode("   ")
+    for line in ("", "   ", "\t\u3000", "\u200b", " \u200b\u2060 "):
+        assert bpe.encode(line) == ""
+    assert bpe.encode("the dog").split() == bpe.sp.encode("the dog", out_type=str)

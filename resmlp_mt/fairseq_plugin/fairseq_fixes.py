@@ -20,6 +20,7 @@ from fairseq.data import data_utils, iterators
 from fairseq.models import FairseqEncoder
 from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
@@ -46,6 +47,7 @@ from resmlp_mt.fairseq_plugin import (
     training_fixes,
 )
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
+from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
 from resmlp_mt.standard_input import standard_input
 
@@ -150,7 +152,8 @@ def _in_bfloat16(criterion: Any, model: Any, sample: Any) -> Any:
         return criterion(model, sample)
 
 
-# --- a line longer than the model allows stops interactive, or has no output line ---
+# --- a line longer than the model allows stops interactive, or has no output line; an empty one is
+# translated ---
 
 
 def _get_batch_iterator(
@@ -192,7 +195,8 @@ def _inference_step(
     counts = sample["net_input"].get("src_lengths")
     if counts is None:
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
-    answered = counts.gt(0)
+    empty = _without_words(self, generator, sample["net_input"], counts)
+    answered = counts.gt(0) & ~empty
     limits = [model.max_decoder_positions() for model in models or () if _is_ours(model)]
     if getattr(generator, "match_source_len", False) and limits:
         answered = answered & _leaves_room(counts, min(limits))
@@ -213,21 +217,34 @@ def _inference_step(
     if len(kept):
         parts = (select(part) for part in (sample, prefix_tokens, constraints))
         translated = iter(original(self, generator, models, *parts))
-    minus_infinity = torch.tensor([-torch.inf])
+    scores = torch.where(empty, 0.0, -torch.inf).cpu()  # as the engine has them
     return [
         next(translated)
         if is_answered
         else [
             {
                 "tokens": torch.tensor([self.target_dictionary.eos()]),
-                "score": minus_infinity[0],
-                "positional_scores": minus_infinity.clone(),
+                "score": score,
+                "positional_scores": score.reshape(1).clone(),
                 "attention": torch.empty(0),
                 "alignment": torch.empty(0),
             }
         ]
-        for is_answered in answered.tolist()
+        for is_answered, score in zip(answered.tolist(), scores, strict=True)
     ]
+
+
+def _without_words(task: Any, generator: Any, net_input: Any, counts: Tensor) -> Tensor:
+    """Which sources have no words, as those of empty lines: a model invents a translation.
+
+    To score given translations, they are sources as all others.
+    """
+    source = net_input.get("src_tokens")
+    if source is None or isinstance(generator, SequenceScorer) or not isinstance(task, TASKS):
+        return torch.zeros_like(counts, dtype=torch.bool)
+    words = task.target_dictionary
+    has_words: Tensor = (source.ne(words.eos()) & source.ne(words.pad())).any(dim=1)
+    return counts.gt(0) & ~has_words
 
 
 def _is_ours(model: Any) -> bool:
