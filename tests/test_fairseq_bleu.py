@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import sacrebleu
 import torch
-from fairseq import scoring
-from fairseq.data import Dictionary
+from fairseq import options, scoring
+from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.scoring.bleu import BleuConfig, SacrebleuConfig
 from fairseq.scoring.chrf import ChrFScorerConfig
 from fairseq.tasks import FairseqTask
@@ -21,6 +21,14 @@ from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 TEXT = ["我们今天去图书馆看书。", "他昨天买了一辆红色的自行车。"]
 OTHER = ["我们今天去图书馆看报。", "他昨天买了一辆绿色的自行车。"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the commands that other tests have run in this process."""
+    bleu.apply()
+    for name in ("_target", "_unspaced", "_subwords", "_joined_by"):
+        monkeypatch.setattr(bleu, name, None)
 
 
 def task_of(target: str, **options: Any) -> TranslationTask:
@@ -38,7 +46,6 @@ def task_of(target: str, **options: Any) -> TranslationTask:
 def test_validation_measures_as_the_language_needs(
     target: str, tokenized: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bleu.apply()
     task = task_of(target, eval_tokenized_bleu=tokenized)
     task.tokenizer = None
     words = task.target_dictionary
@@ -59,7 +66,6 @@ def config(metric: str) -> Any:
 def test_bleu_of_a_language_without_spaces_chooses_no_checkpoint(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bleu.apply()
     with pytest.raises(
         UserError,
         match=r"--best-checkpoint-metric bleu: .* the words of th, .* or give --eval-token",
@@ -104,10 +110,7 @@ def test_the_text_tells_what_a_wrong_code_does_not(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bleu.apply()
     monkeypatch.setattr(bleu, "some_sentences", lambda *_: sentences)
-    monkeypatch.setattr(bleu, "_target", None)
-    monkeypatch.setattr(bleu, "_unspaced", None)
     task = task_of("xx")
     text = None if script is None else f"text in {script} script"
     east = script in ("Han", "Katakana")
@@ -160,8 +163,6 @@ def test_a_task_of_several_targets_has_no_tokenizer_of_its_own() -> None:
 
 
 def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    bleu.apply()
-    monkeypatch.setattr(bleu, "_target", None)
     made = OmegaConf.structured(SacrebleuConfig())
     OmegaConf.set_struct(made, True)
     with pytest.raises(IndexError):  # there is no model; the language was remembered before
@@ -196,7 +197,6 @@ def test_bleu_that_finds_no_words_is_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bleu.apply()
     monkeypatch.setattr(bleu, "_target", target)
     kinds = {"bleu": BleuConfig, "sacrebleu": SacrebleuConfig, "chrf": ChrFScorerConfig}
     choice = OmegaConf.merge(OmegaConf.structured(kinds[given["_name"]]()), given)
@@ -207,3 +207,103 @@ def test_bleu_that_finds_no_words_is_told(
             f"into words; else give {advice}"
         ]
     )  # fmt: skip
+
+
+# --- subwords ---
+
+SUBWORDS = {
+    "sentencepiece": ["\u2581A", "\u2581dog", "s"],
+    "subword_nmt": ["A", "do@@", "gs"],
+}
+
+
+def task_of_subwords(words: list[str], **options: Any) -> TranslationTask:
+    task = task_of("de", **options)
+    task.tgt_dict = Dictionary()
+    for word in words:
+        task.tgt_dict.add_symbol(word)
+    return task
+
+
+@pytest.mark.parametrize("given", [None, "@@ ", "subword_nmt", "sentencepiece", "letter", "none"])
+@pytest.mark.parametrize("kind", SUBWORDS)
+@pytest.mark.parametrize("tokenized", [False, True])
+def test_bleu_of_subwords_chooses_no_checkpoint(
+    kind: str, given: str | None, tokenized: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bare --eval-bleu-remove-bpe is "@@ ", which joins no pieces of sentencepiece."""
+    task = task_of_subwords(
+        SUBWORDS[kind], eval_bleu_remove_bpe=given, eval_tokenized_bleu=tokenized
+    )
+    told = f"--eval-bleu compares subwords, not words: give --eval-bleu-remove-bpe {kind}, or none"
+    if given in (kind, "none") or (given == "@@ " and kind == "subword_nmt"):
+        bleu.check_training(config("bleu"), task)
+        bleu.check_training(config("loss"), task)
+        assert not caplog.messages
+        return
+    with pytest.raises(UserError, match=f"^--best-checkpoint-metric bleu: {told}"):
+        bleu.check_training(config("bleu"), task)
+    bleu.check_training(config("loss"), task)
+    assert [message[: len(told)] for message in caplog.messages] == [told]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"dog": 10_000, "\u2581": 20, "foo@@": 20}, None),  # raw text has a few
+        ({"\u2581": 50} | {chr(0x4E00 + n): 10 for n in range(100)}, "sentencepiece"),  # Chinese
+        ({"dog": 900, "do@@": 20}, "subword_nmt"),
+        ({}, None),
+    ],
+)
+def test_subwords_are_told_by_their_share(counts: dict[str, int], expected: str | None) -> None:
+    words = Dictionary()
+    for word, count in counts.items():
+        words.add_symbol(word, count)
+    assert bleu.subwords_of(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "is_joined"),
+    [
+        ("sentencepiece", "", False),
+        ("sentencepiece", "--remove-bpe", False),
+        ("sentencepiece", "--bpe subword_nmt", False),
+        ("sentencepiece", "--remove-bpe sentencepiece", True),
+        ("sentencepiece", "--bpe sentencepiece --sentencepiece-model x", True),
+        ("sentencepiece", "--remove-bpe --bpe characters", True),
+        ("sentencepiece", "--post-process none", True),
+        ("subword_nmt", "", False),
+        ("subword_nmt", "--remove-bpe sentencepiece", False),
+        ("subword_nmt", "--remove-bpe", True),
+        ("subword_nmt", "--bpe subword_nmt", True),
+    ],
+)
+def test_scores_of_subwords_are_told(
+    kind: str, given: str, is_joined: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def messages(task: TranslationTask) -> list[str]:
+        caplog.clear()
+        with pytest.raises(IndexError):  # there is no model; the dictionary was looked at before
+            FairseqTask.build_generator(task, [], SimpleNamespace(beam=1))
+        kinds = {"bleu": BleuConfig, "sacrebleu": SacrebleuConfig, "chrf": ChrFScorerConfig}
+        for name, kind in kinds.items():
+            choice = OmegaConf.merge(OmegaConf.structured(kind()), {"_name": name})
+            assert scoring.build_scorer(choice, task.target_dictionary)
+        return caplog.messages
+
+    task = task_of_subwords(SUBWORDS[kind])
+    assert messages(task) == []  # in a program without these options
+    options.parse_args_and_arch(
+        options.get_generation_parser(), ["data", "--path", "x", *given.split()]
+    )
+    told = [
+        f"--scoring {name} compares subwords, not words: give --remove-bpe {kind}, or none if "
+        "that is meant"
+        for name in ("bleu", "sacrebleu", "chrf")
+    ]
+    assert messages(task) == ([] if is_joined else told)
+    assert messages(task_of_subwords(["A", "dog"])) == []
+    source = [torch.tensor([5, 2])]
+    task.datasets["test"] = LanguagePairDataset(source, [2], task.source_dictionary)
+    assert messages(task) == []  # nothing is scored

@@ -1,18 +1,22 @@
-"""Gives fairseq's BLEU the tokenizer of the target language.
+"""Gives fairseq's BLEU the tokenizer of the target language, and whole words.
 
 fairseq takes sacreBLEU's default, 13a, which takes a sentence of Chinese for a word: BLEU is 0, the
-newest checkpoint is called the best, and ``--patience`` ends the training.
+newest checkpoint is called the best, and ``--patience`` ends the training. Subwords that are not
+joined count as words: BLEU is another number, which other subwords do not share.
 """
 
+import argparse
 import copy
 import functools
 import logging
+from itertools import compress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import sacrebleu
 from fairseq import scoring, utils
+from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
@@ -20,6 +24,8 @@ from resmlp_mt import language_codes
 from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
+from resmlp_mt.fairseq_plugin.dictionaries import TASKS
+from resmlp_mt.fairseq_plugin.generation_fixes import has_no_targets
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.scoring.cleaning import remove_subwords
 from resmlp_mt.scoring.languages import script_without_spaces
@@ -32,11 +38,28 @@ MOST_CHARACTERS = 4
 EAST_ASIAN = [f"text in {script} script" for script in ("Han", "Hiragana", "Katakana")]
 """What :func:`unspaced_text` finds where sacreBLEU has tokenizers."""
 
+JOINED_BY = {
+    "sentencepiece": ("sentencepiece", "byte_bpe", "bytes", "characters"),
+    "subword_nmt": ("subword_nmt", "@@ ", "fastbpe"),
+}
+"""What joins subwords with the marks of sentencepiece or subword-nmt, as ``--remove-bpe`` or
+``--bpe``."""
+
+LEAST_MARKED = 0.01
+"""Share of the words with marks of subwords above which a text was split: raw text has hardly any,
+and sentencepiece marks the beginning of every sentence."""
+
 _target: str | None = None
-"""The code of the language that this process translates to."""
+"""The code of the language that this process translates to; None if nothing is compared."""
 
 _unspaced: str | None = None
 """What :func:`unspaced_text` finds in its text."""
+
+_subwords: str | None = None
+"""What :func:`subwords_of` finds in its dictionary."""
+
+_joined_by: tuple[str | None, str | None] | None = None
+"""``--remove-bpe`` and ``--bpe`` of fairseq-generate; None in a program without these options."""
 
 
 def apply() -> None:
@@ -66,6 +89,7 @@ def check_training(cfg: Any, task: Any) -> None:
     """
     if not isinstance(task, TranslationTask) or not task.cfg.eval_bleu:
         return
+    _check_joined(cfg, task)
     if task.cfg.eval_tokenized_bleu:  # which takes words as they are
         return
     target = _target_language(task)
@@ -88,6 +112,32 @@ def check_training(cfg: Any, task: Any) -> None:
         "--eval-bleu: sacreBLEU finds the words of %s only if the text was split into words; else "
         "valid_bleu says little",
         text,
+    )
+
+
+def _check_joined(cfg: Any, task: TranslationTask) -> None:
+    """Refuse BLEU of subwords that is to choose the best checkpoint; warn of any other."""
+    subwords = subwords_of(task.target_dictionary)
+    if subwords is None or task.cfg.eval_bleu_remove_bpe in (*JOINED_BY[subwords], "none"):
+        return
+    told = (
+        f"--eval-bleu compares subwords, not words: give --eval-bleu-remove-bpe {subwords}, or "
+        "none if that is meant"
+    )
+    if cfg.checkpoint.best_checkpoint_metric == "bleu":
+        raise UserError(f"--best-checkpoint-metric bleu: {told}.")
+    logger.warning("%s", told)
+
+
+def subwords_of(words: Dictionary) -> str | None:
+    """The ``--remove-bpe`` that joins the subwords of a dictionary; None if it has whole words."""
+    marked = {
+        "sentencepiece": (word.startswith("\u2581") for word in words.symbols),
+        "subword_nmt": (word.endswith("@@") for word in words.symbols),
+    }
+    least = LEAST_MARKED * sum(words.count)
+    return next(
+        (name for name, marks in marked.items() if sum(compress(words.count, marks)) > least), None
     )
 
 
@@ -131,9 +181,22 @@ def _check_installed(tokenizer: str, option: str) -> None:
 
 
 def _remember_target(task: Any, *_: Any, **__: Any) -> None:
-    global _target, _unspaced
-    _unspaced = unspaced_text(task) if isinstance(task, TranslationTask) else None
+    global _target, _unspaced, _subwords
+    _target = _unspaced = _subwords = None
+    if has_no_targets(task):  # nothing is compared
+        return
     _target = _target_language(task)
+    if isinstance(task, TranslationTask):
+        _unspaced = unspaced_text(task)
+    if isinstance(task, TASKS):
+        _subwords = subwords_of(task.target_dictionary)
+
+
+def remember_joining(found: argparse.Namespace) -> None:
+    """Take from a command line of fairseq-generate what joins subwords before they are scored."""
+    global _joined_by
+    if hasattr(found, "score_reference"):
+        _joined_by = getattr(found, "post_process", None), getattr(found, "bpe", None)
 
 
 def _target_language(task: Any) -> str | None:
@@ -146,6 +209,13 @@ def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
     tokenizer = language_codes.bleu_tokenizer(_target) if _target else None
     is_13a = getattr(choice, "sacrebleu_tokenizer", None) == "13a"  # the default
     name = getattr(choice, "_name", choice)
+    if _subwords and _joined_by and not {*JOINED_BY[_subwords], "none"}.intersection(_joined_by):
+        logger.warning(
+            "--scoring %s compares subwords, not words: give --remove-bpe %s, or none if that is "
+            "meant",
+            name,
+            _subwords,
+        )
     text = _target if _target and (tokenizer or _spaced_by_phrase(_target)) else _unspaced
     if tokenizer and is_13a:
         _check_installed(tokenizer, f"--scoring sacrebleu of {_target}")

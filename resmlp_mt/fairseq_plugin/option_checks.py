@@ -117,6 +117,7 @@ def _parse_args_and_arch(
     found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     loading.heed_options(found)
     generation_fixes.check_options(parser, found)
+    bleu.remember_joining(found)
     if getattr(found, "total_num_update", 0) is None:
         found.total_num_update = found.max_update  # its default, which fairseq loses
     if getattr(found, "bf16", False) and not find_spec("torch_xla"):
