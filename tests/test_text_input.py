@@ -164,7 +164,8 @@ def test_an_unknown_mark_of_subwords_is_named() -> None:
         data_utils.post_process("a@@ b", "bpe")
 
 
-def test_a_line_of_spaces_has_no_pieces(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_a_line_of_spaces_has_no_pieces(tmp_path: Path, normalizes: bool) -> None:
     """Also for a model that keeps spaces, which would translate them."""
     path = tmp_path / "spaces.model"
     with path.open("wb") as file:
@@ -174,7 +175,9 @@ def test_a_line_of_spaces_has_no_pieces(tmp_path: Path) -> None:
             remove_extra_whitespaces=False,
         )  # fmt: skip
     bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path)))
+    text_input._normalise(bpe, normalizes)
     assert bpe.sp.encode("   ")
-    for line in ("", "   ", "\t\u3000", "\u200b", " \u200b\u2060 "):
+    invisible = ["\u200b", " \u200b\u2060 "] if normalizes else []
+    for line in ("", "   ", "\t\u3000", *invisible):
         assert bpe.encode(line) == ""
     assert bpe.encode("the dog").split() == bpe.sp.encode("the dog", out_type=str)
