@@ -312,6 +312,7 @@ TRAIN = [
 GENERATE = [
     Case("--beam 1"),
     Case("--nbest 2"),
+    Case("--nbest 5"),
     Case("--lenpen 3"),
     Case("--unnormalized"),
     Case("--unkpen 1000"),
@@ -332,7 +333,9 @@ GENERATE = [
     Case("--no-seed-provided"),
     Case("--diverse-beam-groups 2"),
     Case("--diverse-beam-groups 2 --diverse-beam-strength 5"),
+    Case("--diverse-beam-groups 3"),
     Case("--diversity-rate 0.5"),
+    Case("--diversity-rate 0.5", "--match-source-len"),
     Case("--constraints"),
     Case("--constraints unordered"),
     Case("--print-alignment"),
@@ -420,6 +423,7 @@ VALIDATE = [
 INTERACTIVE = [
     Case("--constraints"),
     Case("--constraints unordered"),
+    Case("--constraints", "--sampling --nbest 4"),
     Case("--print-alignment"),
     Case("--buffer-size 3"),
     Case("--nbest 2"),
