@@ -57,7 +57,7 @@ def read(
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
-            contents: Any = load_file(path)
+            contents: Any = load_file(path, backend="pread")  # which takes any path
         else:
             check_archive(path, sums=not only_look)
             known = torch.serialization.get_safe_globals()  # would be forgotten if named again
@@ -87,8 +87,9 @@ def read(
 def _load(path: Path, only_look: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
-    except RuntimeError as error:
-        if only_look and "mmap" in str(error):  # an older format, which cannot be mapped
+    except (RuntimeError, UnicodeError) as error:
+        # an older format, or below a path that is not UTF-8: neither can be mapped
+        if only_look and (isinstance(error, UnicodeError) or "mmap" in str(error)):
             return _load(path, only_look=False)
         raise
 

@@ -340,13 +340,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         model_folder.save(translation_model(), tmp_path / "file" / "model")
 
 
-def test_the_current_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
-    model_folder.save(translation_model(), Path())
-    assert (tmp_path / "empty" / "config.json").exists()
-
-
 UNREADABLE = "cannot be read as an exported model"
 
 

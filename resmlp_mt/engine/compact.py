@@ -97,6 +97,7 @@ def fill(model: EncoderDecoder, stored: dict[str, Tensor]) -> EncoderDecoder:
     if config.share_all_embeddings and shared[0] in stored:
         stored[shared[1]] = stored[shared[0]]
     model.load_state_dict(stored, assign=True)
+    stored.clear()
     return model.eval().requires_grad_(False)
 
 

@@ -33,7 +33,7 @@ from resmlp_mt.engine.subword_checks import check_pieces
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_is_whole, synchronize
+from resmlp_mt.files import check_is_whole, is_hidden, synchronize
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
     from resmlp_mt.engine.shortlist import Shortlist
@@ -149,7 +149,7 @@ def check_is_free(folder: Path) -> None:
     """Refuse an output folder that :func:`save` cannot replace, before any work is done.
 
     Raises:
-        UserError: if it has files in it, or is a mount point.
+        UserError: if it has files in it, is a mount point or the current folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
@@ -158,6 +158,10 @@ def check_is_free(folder: Path) -> None:
     if os.path.ismount(folder):
         raise UserError(
             f"--output {folder} is a mount point, which cannot be replaced: name a folder in it."
+        )
+    if folder.exists() and folder.samefile("."):
+        raise UserError(
+            f"--output {folder} is the current folder, which cannot be replaced: name one in it."
         )
 
 
@@ -213,7 +217,9 @@ def load(
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unreadable(folder, CONFIG, error) from error
-    is_onnx = any(folder.glob("*.onnx")) and not (folder / WEIGHTS).exists()
+    # hidden ones are of programs that copy files
+    found = [path.name for path in sorted(folder.glob("*.onnx*")) if not is_hidden(path.name)]
+    is_onnx = any(name.endswith(".onnx") for name in found) and not (folder / WEIGHTS).exists()
     if is_onnx and earlier:
         raise UserError(
             f"{folder} holds ONNX graphs of resmlp_mt 0.1.0, which took other arrays: export the "
@@ -262,8 +268,8 @@ def load(
         **normalizes,
     )
     # in the end: the checks above say more about what is wrong
-    graphs = [path.name for path in sorted(folder.glob("*.onnx*"))] if is_onnx else [WEIGHTS]
-    digests.check(folder, [CONFIG, *graphs, *files, SENTENCEPIECE, SHORTLIST])
+    weights_or_graphs = found if is_onnx else [WEIGHTS]
+    digests.check(folder, [CONFIG, *weights_or_graphs, *files, SENTENCEPIECE, SHORTLIST])
     return loaded
 
 

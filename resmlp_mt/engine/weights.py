@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from resmlp_mt.engine import compact, exported_config
 from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.machine import computes_in_bfloat16, set_threads
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
@@ -53,9 +52,9 @@ def load(
         for mixing in (sizes.encoder_mixing, sizes.decoder_mixing):
             if mixing.relative not in VARIANTS:
                 raise ValueError(f"unknown relative {mixing.relative}")
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            metadata = file.metadata() or {}
-        stored = load_file(folder / WEIGHTS)
+        # read, not mapped: a file that is overwritten in place would change the loaded model
+        with safe_open(folder / WEIGHTS, "pt", backend="pread") as opened:
+            metadata, stored = opened.metadata() or {}, opened.get_tensors()
         if earlier:
             stored = renamed(stored)
     except UserError:
@@ -63,8 +62,10 @@ def load(
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
         raise unreadable(folder, file, error) from error
-    model = build(sizes, stored, folder)
     if exported_config.KEY in metadata:  # not in files of earlier versions
+        exported_config.check_known(ModelConfig, metadata, folder / WEIGHTS)
+    model = build(sizes, stored, folder)
+    if exported_config.KEY in metadata:
         exported_config.check(config, metadata, folder / WEIGHTS)
     return prepared(model, dtype, device, threads)
 
@@ -88,6 +89,8 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
     try:
         return compact.fill(model, stored)
     except (RuntimeError, ValueError) as error:
+        if is_of_memory(error):
+            raise
         lines = " ".join(str(error).split())
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {lines}") from error
 
@@ -129,12 +132,13 @@ def prepared(
             "--dtype bfloat16 needs a processor with AVX-512 or better: use float32 or int8."
         )
     model = model.to(device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    if dtype == "int8" and layers:  # not from a file of int8
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if dtype == "int8" and names:  # not from a file of int8
         model = compact.fill(empty(model.config), compact.tensors(model, "int8"))
-        layers = {}
-    for name, layer in layers.items():
-        if gains_by_packing(layer.weight):
+        names = []
+    for name in names:  # and nothing keeps a layer whose packed copy takes its place
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Linear) and gains_by_packing(layer.weight):
             model.set_submodule(name, PackedLinear(layer))
     return _found_at_once(model)
 
