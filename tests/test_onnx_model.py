@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 from models import EOS, build, sentences, translation_model
-from resmlp_mt.engine import digests, exported_config, model_folder, onnx_search
+from resmlp_mt.engine import digests, exported_config, model_folder, onnx_graphs, onnx_search
 from resmlp_mt.engine.beam_search import beam_search
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -374,6 +374,79 @@ def test_threads_of_a_graph_stop_when_it_has_run(folders: tuple[Path, Path]) -> 
     # else they take the processor from the next graph
     model = model_folder.load(folders[1], threads=2).model
     assert isinstance(model, OnnxModel)
-    for graph in model._graphs.values():
-        options = graph.get_session_options()
+    for name in (ENCODER, DECODER_STEP, PROJECTION):
+        options = model._graphs[name].get_session_options()
         assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+IN_FORKED_PROCESSES = """
+import gc, os, signal, sys, time
+from pathlib import Path
+from resmlp_mt import SearchOptions, Translator
+from resmlp_mt.errors import UserError
+
+FOLDER, LINES = Path(sys.argv[1]), ["w1 w5 w3", "w2", "w7 w7 w1 w0"]
+
+def translated(translator):
+    return [[t.text for t in found] for found in translator.translate(LINES)]
+
+def refused(translator):
+    try:
+        translator.translate(LINES)
+    except UserError as error:
+        return "encoder.onnx has changed since it was loaded" in str(error)
+
+def in_a_fork(function, *arguments):
+    child = os.fork()
+    if not child:
+        found = function(*arguments)
+        del arguments, globals()["translator"]
+        gc.collect()  # graphs of the other process, whose threads are not here
+        os._exit(42 if found else 1)
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 42, status
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    sys.exit("the forked process hangs")
+
+for given in ({"threads": 3}, {"workers": 2, "batch_size": 1, "threads": 2}):
+    translator = Translator.load(FOLDER, SearchOptions(beam=2), **given)
+    expected = translated(translator)
+    os.chdir("/")
+    in_a_fork(lambda t: translated(t) == expected, translator)
+    assert translated(translator) == expected
+os.utime(FOLDER / "encoder.onnx", (1, 1))
+in_a_fork(refused, translator)
+"""
+
+
+def test_graphs_are_opened_again_in_a_forked_process(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Where their threads do not exist: a run, and the end of a graph, would wait for them."""
+    folder = shutil.copytree(folders[1], tmp_path / "onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", IN_FORKED_PROCESSES, str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_too_little_memory_for_graphs_is_no_damage(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class RuntimesError(Exception):
+        """Its types have no common base."""
+
+    def full(*_: object) -> None:
+        raise RuntimesError("Failed to allocate memory for requested buffer of size 9")
+
+    for place, name in ((onnx_graphs, "_session"), (OnnxModel, "encode")):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, full)
+            with pytest.raises(UserError, match=r"not enough memory to load .*onnx: close"):
+                model_folder.load(folders[1])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from resmlp_mt.command_line import installation
 from resmlp_mt.engine import earlier_folders, exported_config
+from resmlp_mt.engine.onnx_graphs import Graphs, check_memory, said
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import usable_cores
@@ -66,7 +67,7 @@ class ChosenWords:
 
 
 class OnnxModel:
-    """The graphs of a folder.
+    """The graphs of a folder, which a forked process opens again.
 
     Args:
         config: sizes of the exported model.
@@ -89,7 +90,7 @@ class OnnxModel:
         shortlist: "Shortlist | None" = None,
     ) -> None:
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401
         except ImportError as error:
             raise UserError(
                 f"{folder} holds ONNX graphs, which need the package onnxruntime: "
@@ -98,37 +99,26 @@ class OnnxModel:
         self.config = config
         self.is_int8 = stored.get("dtype") == "int8"
         self._shortlist = shortlist
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.log_severity_level = 3
-        # The threads of a graph that has run would wait in a loop, and take the processor from the
-        # next graph: one sentence in int8 took twice as long.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # a plan for every combination of sizes would be kept, and saves no time
-        options.enable_mem_pattern = False
-        self._graphs, metadata = {}, {}
+        self._graphs = Graphs(folder, threads or usable_cores())
+        metadata = {}
         sizes: Sizes = {}
         for name in GRAPHS if shortlist is None else (*GRAPHS, *SHORTLIST_GRAPHS):
             try:
-                graph = onnxruntime.InferenceSession(
-                    folder / name,
-                    options,
-                    providers=["CPUExecutionProvider"],
-                    enable_fallback=False,  # prints about a broken graph, and reads it once more
-                )
+                graph = self._graphs.open(name)
                 # names are decoded here, and need not be UTF-8
                 metadata[name] = graph.get_modelmeta().custom_metadata_map
                 for array in (*graph.get_inputs(), *graph.get_outputs()):
                     sizes[name, array.name] = [n for n in array.shape if isinstance(n, int)]
             except Exception as error:  # of the runtime's own types, without a common base
-                reason = " ".join(str(error).split())
-                raise UserError(f"{folder} has broken ONNX graphs: {name}: {reason}") from error
+                check_memory(error, folder)
+                raise UserError(
+                    f"{folder} has broken ONNX graphs: {name}: {said(error)}"
+                ) from error
             if (DECODER_STEP, earlier_folders.INPUT) in sizes:
                 raise UserError(
                     f"{folder} holds ONNX graphs of an earlier version, which took other arrays: "
                     "export the model again."
                 )
-            self._graphs[name] = graph
         for name, held in metadata.items():
             exported_config.check(stored, held, folder / name)
         if shortlist is not None:
@@ -217,9 +207,9 @@ class OnnxModel:
                 tolerance = TOLERANCE * float(np.abs(expected).max())
                 is_alike = np.allclose(some, expected, rtol=0.0, atol=tolerance)
         except Exception as error:  # of the runtime's own types, without a common base
-            reason = " ".join(str(error).split())
+            check_memory(error, folder)
             raise UserError(
-                f"{folder / graph} does not fit the other graphs and config.json ({reason}): "
+                f"{folder / graph} does not fit the other graphs and config.json ({said(error)}): "
                 "export the model again."
             ) from error
         for graph, arrays in computed.items():
