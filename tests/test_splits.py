@@ -231,7 +231,11 @@ def test_tags_before_the_pieces_stay_whole(caplog: pytest.LogCaptureFixture) -> 
     pieces = processor.encode(ENGLISH[0], out_type=str)
     for tags in ("<2de>", "<2de> <polite>"):
         assert translator.pieces(f"{tags} {ENGLISH[0]}") == [*tags.split(), *pieces]
-    assert translator.pieces("<2de>") == ["<2de>"]
+    for alone in ("<2de>", "  <2de> <polite> "):  # from which a model invents a translation
+        assert translator.pieces(alone) == []
+        assert translator.pieces(alone, words) == alone.split()  # a prefix of a translation
+        assert translator.translate([alone]) == translator.translate([""])
+        assert translate_texts(translator, [alone.strip()])[0] == [""]
     # what a text can have is split as before
     for line in (f"😀 {ENGLISH[0]}", f"<2fr> {ENGLISH[0]}", f"{ENGLISH[0]} <2de>", "<unk> a", ""):
         assert translator.pieces(line) == processor.encode(line, out_type=str)
@@ -347,6 +351,8 @@ def test_every_sentence_of_a_text_gets_its_tags(monkeypatch: pytest.MonkeyPatch)
     )
     assert given_to_the_model(text, processor) == expected
     assert given_to_the_model(text, None) == text
+    halves = "The d\ud800g. A cat."
+    assert given_to_the_model(halves, processor) == halves.replace("\ud800", "\ufffd")
     loaded = TranslationModel(model, "en", "de", words, words, processor)
     table: Any = SimpleNamespace(columns=["text"], __iter__=None)
     for wrong in ("A dog.", b"A dog.", table):

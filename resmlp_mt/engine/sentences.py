@@ -11,6 +11,7 @@ import sentencex
 
 from resmlp_mt import language_codes
 from resmlp_mt.engine import inputs
+from resmlp_mt.text import SURROGATE
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -35,7 +36,7 @@ class Segment(NamedTuple):
 
 
 def segments(text: str, language: str) -> list[Segment]:
-    """Divide a text; the segments, joined in order, are the text.
+    """Divide a text; the segments, joined in order, are the text, with U+FFFD for half a character.
 
     Sentences end where ``sentencex`` ends them for the language, and at every line break. White
     space around a sentence does not belong to it.
@@ -47,7 +48,7 @@ def segments(text: str, language: str) -> list[Segment]:
     language = language_codes.base(language)
     found: list[Segment] = []
     start = 0
-    for number, line in enumerate(_LINE_BREAK.split(text)):
+    for number, line in enumerate(_LINE_BREAK.split(SURROGATE.sub("\ufffd", text))):
         parts = [line] if number % 2 or not line.strip() else _sentences(line, language)
         for part in parts:
             core = part.strip()

@@ -66,6 +66,8 @@ def pieces_of(
     words: Vocabulary,
     processor: sentencepiece.SentencePieceProcessor | None,
     normalizes: bool,
+    *,
+    keeps_tags: bool = False,
 ) -> list[str]:
     """The subwords of a line, as the training text had them; a line of white space has none.
 
@@ -73,6 +75,8 @@ def pieces_of(
         words: the dictionary of the line's language.
         processor: the sentencepiece model; without one, words are looked up as they are.
         normalizes: whether the line is normalised before the model splits it.
+        keeps_tags: whether tags with no text after them are subwords, as a translation may begin
+            with them. Of a source of tags alone, a model invents a translation.
 
     Raises:
         TypeError: if the line is not a text.
@@ -83,7 +87,8 @@ def pieces_of(
     if processor is None:
         return split_words(line, words)
     tags, rest = split_tags(line, words, processor, normalizes)
-    return [*tags, *split_pieces(rest, processor, normalizes=False)]
+    pieces = split_pieces(rest, processor, normalizes=False)
+    return [*tags, *pieces] if pieces or keeps_tags else []
 
 
 def split_tags(

@@ -194,8 +194,8 @@ class Translator:
                 the numbers, and lines of other numbers are sampled with other draws.
 
         Returns:
-            The translations of each line, best first, at least one and at most ``beam``. An
-            empty line has one empty translation with score 0. A line that is too long, or for
+            The translations of each line, best first, at least one and at most ``beam``. A line
+            without text has one empty translation with score 0. A line that is too long, or for
             which the model finds no finite score, has one empty translation with score minus
             infinity, and an error in the log.
 
@@ -376,7 +376,7 @@ class Translator:
         model = self.loaded
         if words is None:
             return pieces_of(line, model.source, model.sentencepiece, model.normalizes)
-        return pieces_of(line, words, model.sentencepiece, model.normalizes_target)
+        return pieces_of(line, words, model.sentencepiece, model.normalizes_target, keeps_tags=True)
 
     def encode(self, line: str) -> list[int]:
         """The source tokens of a line, with end-of-sentence."""
