@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 
 import resmlp_mt
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
@@ -286,8 +286,6 @@ POSITIVE = number(int, least=1)
 NOT_NEGATIVE = number(int, least=0)
 SHARE = number(float, above=0, most=1)
 PROBABILITY = number(float, least=0, most=1)
-
-
 PROCESSES = number(int, least=1, most=MOST_THREADS)
 """The type of a number of threads or processes."""
 
@@ -321,8 +319,6 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
                 return result
             except ModuleNotFoundError as error:
                 raise missing(error) from error
-            except MemoryError as error:
-                raise UserError(f"there is not enough memory: {reason(error)}.") from error
             except OSError as error:
                 if error.filename is not None:
                     raise UserError(f"{error.filename} cannot be used: {reason(error)}.") from error
@@ -334,6 +330,10 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
                 raise
             except SystemExit:  # of --help
                 _flush()
+                raise
+            except Exception as error:
+                if is_of_memory(error):
+                    raise UserError(f"there is not enough memory: {reason(error)}.") from error
                 raise
             except KeyboardInterrupt:
                 forget_lost_terminal(signal.SIGINT)

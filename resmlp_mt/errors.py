@@ -19,11 +19,12 @@ def reason(error: BaseException) -> str:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in Python or in PyTorch, which may not be loaded."""
+    """Whether memory ran out, in Python, PyTorch or ONNX Runtime, which may not be loaded."""
+    words = "can't allocate memory", "Failed to allocate memory", "bad_alloc"
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or any(word in str(error) for word in words)
     )
 
 

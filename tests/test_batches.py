@@ -173,11 +173,23 @@ def test_a_callback_may_translate(loaded: TranslationModel, workers: int) -> Non
     assert all(found == expected for found in seen)
 
 
+class RuntimesError(Exception):
+    """As the types of ONNX Runtime, which have no common base."""
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (MemoryError(), "not enough memory to translate 2 lines at once, .* 'w5 w5 w5"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: tried"), "lower --batch-size"),
+        (
+            RuntimesError("Failed to allocate memory for requested buffer of size 9"),
+            "lower --batch-s",
+        ),
+        (
+            RuntimesError("while running MatMul node. Status Message: std::bad_alloc"),
+            "lower --batch-s",
+        ),
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from resmlp_mt.command_line import CommandError, command
 from resmlp_mt.engine.batches import Workers
@@ -74,6 +75,10 @@ def test_a_file_that_the_system_refuses_is_named(name: str, tmp_path: Path) -> N
 def test_too_little_memory_is_told_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"^there is not enough memory: Unable to allocate .*\.$"):
         command(lambda: np.empty(2**50))()
+    with pytest.raises(UserError, match=r"^there is not enough memory: .*can't allocate memory"):
+        command(lambda: torch.empty(2**50))()
+    with pytest.raises(RuntimeError, match="a bug"):
+        command(lambda: exec("raise RuntimeError('a bug')"))()
 
 
 def test_a_program_may_catch_it_from_a_command() -> None:

@@ -32,8 +32,8 @@ class Translator:
     """Translates lines with a model, in batches of similar length.
 
     Several threads may use one translator at the same time. One that :meth:`load` made can be
-    pickled: the other process loads the folder again. In a forked process, it computes with one
-    thread.
+    pickled: the other process loads the folder again. In a forked process, PyTorch computes with
+    one thread, and ONNX graphs are opened again.
 
     Args:
         loaded: a model, as :func:`model_folder.load` returns it.
@@ -259,7 +259,7 @@ class Translator:
             begun = prefixes and [prefixes[n] for n in numbers]
             try:
                 found = search(batch, [first_line + n for n in numbers], begun, check)
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:  # those of ONNX Runtime have no common base
                 explain(error, [lines[number] for number in numbers], self.memory_remedy)
                 raise
             if not options.coverage_penalty:  # which ranks all of them again
