@@ -3,6 +3,7 @@
 import codecs
 import io
 import os
+import stat
 import sys
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -30,6 +31,24 @@ def standard_input(remedy: str) -> BinaryIO:
     with suppress(OSError, ValueError):  # not a file of the system, so nothing waits there
         os.set_blocking(found.fileno(), True)  # else a pause would look like the end
     return found
+
+
+def check_is_not_output(stream: Any, name: str) -> None:
+    """Refuse input that is also the file of standard output: it grows as it is read, without end.
+
+    Args:
+        stream: opened to be read.
+        name: of the input, for the message.
+
+    Raises:
+        UserError: if it is the same file.
+    """
+    try:
+        read, written = os.fstat(stream.fileno()), os.fstat(sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # one of them is not a file of the system
+        return
+    if stat.S_ISREG(written.st_mode) and os.path.samestat(read, written):
+        raise UserError(f"{name} is also standard output: choose another file for one of them.")
 
 
 def _holds_text(stream: Any) -> bool:

@@ -17,7 +17,7 @@ import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -26,7 +26,7 @@ from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, flag, o
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, check_outputs, output_file
-from resmlp_mt.standard_input import standard_input
+from resmlp_mt.standard_input import check_is_not_output, standard_input
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -192,21 +192,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"--input {args.input} has records: python -m resmlp_mt.bulk translates them."
         )
-    opened: AbstractContextManager[BinaryIO]
+    source: BinaryIO
     try:
         if args.input == "-":
-            opened = nullcontext(standard_input("give --input FILE"))
+            source = standard_input("give --input FILE")
         else:
             check_is_whole(Path(args.input))
             is_packed = Path(args.input).suffix.lower() == ".gz"
             reader: Any = gzip.open if is_packed else open
-            opened = reader(args.input, "rb")
+            source = reader(args.input, "rb")
     except OSError as error:
         raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
     check_outputs([args.output], "--output")
     replaced = args.output if args.output is not None and args.output.is_file() else None
     if args.input != "-" and replaced is not None and replaced.samefile(args.input):
         raise UserError(f"--output {args.output} is the --input: choose another name.")
+    if args.output is None:
+        named = "standard input" if args.input == "-" else f"--input {args.input}"
+        check_is_not_output(source, named)
 
     from resmlp_mt.engine import progress
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
@@ -228,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_scored = args.print_scores or args.nbest > 1
     first = first_sentence = 0
     errors: list[OSError] = []
+    opened = nullcontext(source) if args.input == "-" else source
     with opened as stream, opened_output(args.output) as file:
         shown = None
         if progress.is_file(stream) and sys.stderr.isatty():

@@ -2,6 +2,7 @@
 
 import ast
 import codecs
+import gzip
 import io
 import os
 import subprocess
@@ -189,3 +190,30 @@ def test_the_locale_does_not_matter() -> None:
         check=True,
     )
     assert ast.literal_eval(found.stdout.decode()) == "zwölf".encode()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_input_that_grows_with_the_output_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of ``--input a.txt >> a.txt``, which never ended, and ``< a.txt >> a.txt``."""
+    path = tmp_path / name
+    content = gzip.compress(b"w1\n") if name.endswith("gz") else b"w1\n"
+    path.write_bytes(content)
+    monkeypatch.setattr(translate, "load", lambda args: translation_model())
+    with path.open("a") as output, path.open() as given:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(sys, "stdin", given)
+        with pytest.raises(UserError, match=rf"^--input .*/{name} is also standard output: choose"):
+            translate.main(["--input", str(path)])
+        with pytest.raises(UserError, match=r"^standard input is also standard output: choose"):
+            translate.main([])
+        for read, named in ((str(path), f"--input {path}"), ("-", "standard input")):
+            with pytest.raises(UserError, match=rf"^{named} is also standard output"):
+                list(fairseq_fixes._buffered_read(print, read, 1))
+        translate.main(["--output", str(tmp_path / "b.txt"), "--input", str(path)])
+    assert path.read_bytes() == content
+    with (tmp_path / "c.txt").open("a") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        translate.main(["--input", str(path)])
+    assert (tmp_path / "c.txt").read_text() == (tmp_path / "b.txt").read_text() != ""

@@ -49,7 +49,7 @@ from resmlp_mt.fairseq_plugin import (
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
-from resmlp_mt.standard_input import standard_input
+from resmlp_mt.standard_input import check_is_not_output, standard_input
 
 logger = logging.getLogger(__name__)
 
@@ -292,6 +292,7 @@ def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator
             lines = standard_input("give --input FILE")
         else:
             lines = opened.enter_context(open(input, "rb"))
+        check_is_not_output(lines, "standard input" if input == "-" else f"--input {input}")
         buffer: list[str] = []
         for number, line in enumerate(lines, start=1):
             try:
