@@ -168,8 +168,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads=args.threads,
     )
     load()  # raises the errors of the model and the options
+    digest = digests.total(model)
     settings: dict[str, Any] = {
-        "model": digests.total(model),
+        "model": digest,
         **vars(options),
         **{name: getattr(args, name) for name in ("dtype", "max_tokens", "shortlist")},
         **{name: getattr(args, name) for name in ("shard_size", "column")},
@@ -183,8 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.info("%d files, %d workers", len(files), workers)
         lines, translated, begin = Counter[str](), 0, time.monotonic()
         records = ray_data.run(
-            files, folder, args.shard_size, manifest.done, load, workers, args.threads
-        )
+            files, folder, args.shard_size, manifest.done, load, model, digest, workers,
+            args.threads,
+        )  # fmt: skip
         for record in records:
             lines.update(all=record.lines, too_long=record.too_long, failed=record.failed)
             if manifest.add(record):

@@ -4,12 +4,14 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from models import build, translation_model
 from resmlp_mt import bulk
-from resmlp_mt.engine import model_folder, pretrained
+from resmlp_mt.engine import digests, model_folder, pretrained
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translation import Translation
@@ -187,6 +189,20 @@ def test_records_without_text_are_empty_lines(kind: str, tmp_path: Path) -> None
     assert [row["text"] for row in read([written])] == [None, "  a\nb "]
 
 
+@pytest.mark.parametrize("column", ["text", "id"])
+def test_two_columns_of_a_name_are_refused(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "a.parquet"
+    columns = [pyarrow.array(["a"])] * 3
+    table = pyarrow.Table.from_arrays(columns, names=["text", column, column][-3:])
+    pyarrow.parquet.write_table(table, path)
+    kind = format_of(path, "text")
+    (part,) = kind.parts(path, 10)
+    with pytest.raises(
+        UserError, match=rf"a\.parquet, after row 0: \d columns are named '{column}'"
+    ):
+        kind.texts(part, str(path))
+
+
 @pytest.mark.parametrize("values", [[None, 5], [b"a"], [["a"]]], ids=["number", "bytes", "list"])
 def test_columns_without_text_are_named(tmp_path: Path, values: list[object]) -> None:
     path = tmp_path / "a.parquet"
@@ -291,13 +307,50 @@ def test_another_file_may_be_translated_into_the_same_folder(tmp_path: Path, mod
     assert [json.loads(line)["file"] for line in lines[1:]] == ["a.en"] * 2
 
 
+def answers(worker: ray_data.Worker, shards: Iterator[parts.Shard]) -> list[object]:
+    """What a worker returns for each shard."""
+    return [ray_data._value(worker(ray_data._table(s))["pickled"][0].as_py()) for s in shards]
+
+
+def raising(error: Exception) -> Callable[[], Translator]:
+    def load() -> Translator:
+        raise error
+
+    return load
+
+
+def test_a_worker_without_the_model_of_the_run_says_so(tmp_path: Path, model: Path) -> None:
+    """Its machine has none, another one or no room. Ray makes tracebacks of what it raises."""
+    write(tmp_path / "a.en", lines_of(7))
+    file = CorpusFile(tmp_path / "a.en", "a.en", format_of(tmp_path / "a.en", "text"))
+    folder, right = tmp_path / "out", digests.total(model)
+    no_room = "DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 9 bytes"
+    for load, digest, expected in (
+        (partial(Translator.load, model), "other", "is not the model that this run began with"),
+        (partial(Translator.load, tmp_path / "none"), right, "none is neither a checkpoint nor a"),
+        (raising(MemoryError()), right, "not enough memory for as many workers with .*: give few"),
+        (raising(RuntimeError(no_room)), right, "not enough memory for as many workers"),
+    ):
+        worker = ray_data.Worker(load, model, digest, folder)
+        for answer in answers(worker, parts.shards(file, 5, {})):
+            assert isinstance(answer, str)
+            assert re.search(expected, answer), answer
+            assert "\n" not in answer
+    assert not folder.exists()
+    with pytest.raises(RuntimeError, match="a bug"):
+        ray_data.Worker(raising(RuntimeError("a bug")), model, right, folder)
+    worker = ray_data.Worker(partial(Translator.load, model), model, right, folder)
+    found = answers(worker, parts.shards(file, 5, {}))
+    assert [type(answer) for answer in found] == [Record, Record]
+
+
 def without_ray(
     files: list[CorpusFile],
     folder: Path,
     size: int,
     done: manifest.Done,
     load: Callable[[], Translator],
-    *_: int,
+    *_: object,
 ) -> Iterator[Record]:
     """As ray_data.run, in this process."""
     for file in files:

@@ -167,6 +167,9 @@ class Parquet:
     def texts(self, part: Part, origin: str) -> list[str]:
         table = _table(part)
         try:
+            for name in (self.column, "id"):
+                if (count := table.column_names.count(name)) > 1:
+                    raise ValueError(f"{count} columns are named {name!r}: rename all but one")
             record = dict.fromkeys(table.column_names, "")
             check_columns(record, self.column)
             values = table.column(self.column).to_pylist()

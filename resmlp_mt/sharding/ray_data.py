@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import platform
 import signal
 import threading
 import warnings
@@ -13,8 +14,9 @@ import pyarrow
 import ray
 import ray.data
 
+from resmlp_mt.engine import digests
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
 from resmlp_mt.sharding.manifest import Done, Record
 from resmlp_mt.sharding.parts import CorpusFile, Shard, shards, translate
 
@@ -37,15 +39,46 @@ def _table(value: Shard | Record | str) -> pyarrow.Table:
 
 
 class Worker:
-    """An actor that translates shards, one after the other."""
+    """An actor that translates shards, one after the other.
 
-    def __init__(self, load: Callable[[], Translator], folder: Path) -> None:
-        self._folder, self._translator = folder, load()
+    Without the model, it answers each with the same error: Ray would wrap one that is raised here
+    in tracebacks.
+
+    Args:
+        load: makes its translator.
+        model: the folder that ``load`` reads.
+        digest: of the model that the run began with.
+        folder: for the output.
+    """
+
+    def __init__(
+        self, load: Callable[[], Translator], model: Path, digest: str, folder: Path
+    ) -> None:
+        self._folder = folder
+        self._translator: Translator | str
+        try:
+            self._translator = load()
+            if digests.total(model) != digest:
+                raise UserError(
+                    f"{model} on {platform.node()} is not the model that this run began with: give "
+                    "all machines the same one, and change it only between runs."
+                )
+        except UserError as error:
+            self._translator = str(error)
+        except Exception as error:
+            if not is_of_memory(error):
+                raise
+            self._translator = (
+                f"{platform.node()} has not enough memory for as many workers with {model} "
+                f"({one_line(reason(error))}): give fewer --workers."
+            )
 
     def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
         shard = _value(rows[COLUMN][0].as_py())
         if not isinstance(shard, Shard):
             return rows
+        if isinstance(self._translator, str):
+            return _table(self._translator)
         try:
             return _table(translate(shard, self._translator, self._folder))
         except UserError as error:
@@ -92,6 +125,8 @@ def run(
     size: int,
     done: Done,
     load: Callable[[], Translator],
+    model: Path,
+    digest: str,
     workers: int,
     threads: int,
 ) -> Iterator[Record]:
@@ -100,10 +135,10 @@ def run(
     A worker that dies is replaced, and its unfinished parts are given to others.
 
     Args:
-        load: makes the translator of a worker.
+        load, model, digest: see :class:`Worker`.
 
     Raises:
-        UserError: if a file cannot be read or written.
+        UserError: if a file cannot be read or written, or a worker has no model or another one.
     """
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # every shard is a block, and blocks are given to workers
@@ -125,7 +160,7 @@ def run(
         Worker,
         batch_size=1,
         batch_format="pyarrow",
-        fn_constructor_args=(load, folder),
+        fn_constructor_args=(load, model, digest, folder),
         num_cpus=threads,
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
