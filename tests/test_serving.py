@@ -19,7 +19,7 @@ from resmlp_mt import serve, signals
 from resmlp_mt.engine import pretrained, sentences
 from resmlp_mt.engine.sentences import segments
 from resmlp_mt.errors import UserError
-from resmlp_mt.serving import languages, workers
+from resmlp_mt.serving import languages, service, workers
 from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
@@ -27,7 +27,7 @@ from resmlp_mt.serving.limits import ModelOptions
 from resmlp_mt.serving.matrices import LARGEST_REMEMBERED, MOST_REMEMBERED, Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
-from resmlp_mt.serving.service import translate
+from resmlp_mt.serving.service import TooLongError, translate
 from resmlp_mt.serving.workers import (
     Answer,
     Languages,
@@ -556,3 +556,17 @@ def test_a_worker_names_the_remedies_of_the_server(monkeypatch: pytest.MonkeyPat
     remedy = workers._translator(EN_DE).memory_remedy
     known = {f"--{field.name.replace('_', '-')}" for field in fields(serve.Options)}
     assert set(re.findall(r"--[\w-]+", remedy)) <= known
+
+
+@pytest.mark.parametrize(("most", "named"), [(10, "this server"), (4096, "the model")])
+def test_a_sentence_that_is_too_long_is_told_whose_limit_it_is(
+    monkeypatch: pytest.MonkeyPatch, most: int, named: str
+) -> None:
+    monkeypatch.setattr(signals, "follow_parent", lambda: None)
+    monkeypatch.setattr(workers, "_translators", {})
+    monkeypatch.setattr(workers, "_digests", {})
+    workers._load([pretrained.located()], ModelOptions(beam=1, max_batch_tokens=most))
+    line = "dog " * 200
+    (answer,) = workers._translate(Work(EN_DE), [line])
+    with pytest.raises(TooLongError, match=f"but {named} takes at most {min(most, 128)}: divide"):
+        service._check(line, answer)

@@ -12,6 +12,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from resmlp_mt.text import SURROGATE
+
 Request = TypeVar("Request", bound=BaseModel)
 Language = Annotated[str, StringConstraints(min_length=1)]
 
@@ -28,6 +30,13 @@ def _number(value: object) -> object:
     return value
 
 
+def _whole(value: object) -> object:
+    """A text, or a list of texts, with U+FFFD for half of a surrogate pair, which JSON may hold."""
+    if isinstance(value, list):
+        return [SURROGATE.sub("\ufffd", each) if isinstance(each, str) else each for each in value]
+    return SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
+
+
 class BadRequestError(Exception):
     """An invalid request; the message is a sentence for the client."""
 
@@ -35,7 +44,10 @@ class BadRequestError(Exception):
 class TranslateRequest(BaseModel):
     """The fields of a translation request, as JSON or as a form."""
 
-    q: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    q: Annotated[
+        Annotated[str, StringConstraints(min_length=1)] | Annotated[list[str], Field(min_length=1)],
+        BeforeValidator(_whole),
+    ]
     source: Annotated[Language, Field(description="code of the text's language, or auto")]
     target: Language
     format: Literal["text", ""] | None = "text"
@@ -51,7 +63,7 @@ class TranslateRequest(BaseModel):
 class DetectRequest(BaseModel):
     """A text whose language is to be detected."""
 
-    q: Annotated[str, StringConstraints(min_length=1)]
+    q: Annotated[str, StringConstraints(min_length=1), BeforeValidator(_whole)]
     api_key: Any = None
 
 

@@ -110,9 +110,10 @@ async def translate(
 def _check(line: str, answer: Answer) -> None:
     begin = f"the sentence that begins with '{line[:40]}'"
     if answer.tokens > answer.longest:
+        limited = "this server" if answer.is_servers else "the model"
         raise TooLongError(
-            f"{begin} has {answer.tokens} tokens, but the model takes at most {answer.longest}: "
-            f"divide it"
+            f"{begin} has {answer.tokens} tokens, but {limited} takes at most {answer.longest}: "
+            "divide it"
         )
     if not answer.translations:
         raise FailedError(f"{begin} has no translation with a finite score")

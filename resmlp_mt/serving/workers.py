@@ -57,16 +57,18 @@ class Answer(NamedTuple):
 
     Attributes:
         tokens: number of source tokens, end-of-sentence included.
-        longest: largest number of tokens that the model takes.
+        longest: largest number of tokens that the model or the server takes.
         translations: best first; none if the sentence is too long or has no translation with a
             finite score.
         pieces: source pieces, without end-of-sentence, if asked for.
+        is_servers: whether ``longest`` is the server's, and the model would take more.
     """
 
     tokens: int
     longest: int
     translations: list[Translated]
     pieces: Sequence[str] = ()
+    is_servers: bool = False
 
 
 class Languages(NamedTuple):
@@ -263,6 +265,7 @@ def _translate(work: Work, lines: list[str]) -> list[Answer]:
     translator = _translator(work.languages)
     tokens = [len(translator.encode(line)) for line in lines]
     fits = [count <= translator.longest for count in tokens]
+    is_servers = translator.longest < translator.loaded.model.config.max_source_positions
     attention = work.explained and translator.has_attention
     fitting = itertools.compress(lines, fits)
     found = iter(translator.translate(fitting, return_attention=attention))
@@ -272,6 +275,7 @@ def _translate(work: Work, lines: list[str]) -> list[Answer]:
             translator.longest,
             _finite(next(found), work.explained) if is_short else [],
             translator.pieces(line) if work.explained else [],
+            is_servers,
         )
         for line, count, is_short in zip(lines, tokens, fits, strict=True)
     ]
