@@ -130,10 +130,10 @@ def _split(original: Original, self: Any, x: str) -> str:
     """The pieces of a text; tags before it stay whole, as in an exported model."""
     tags: list[str] = []
     text = self.prepare(x)
-    if not text.strip():  # else a model that keeps spaces invents a translation
-        return ""
     if self.words is not None:
         tags, text = split_tags(text, self.words, self.sp, normalizes=False)
+    if not text.strip():  # else the model invents a translation of tags, or of spaces that it keeps
+        return ""
     return " ".join([*tags, original(self, text)])
 
 
