@@ -24,8 +24,13 @@ FOREIGN = {
 
 def is_hidden(path: str) -> bool:
     """Whether a part of a relative path is hidden or belongs to an operating system."""
-    parts = (part for part in path.split("/") if part != ".")
-    return any(part.startswith(".") or part.lower() in FOREIGN for part in parts)
+    parts = (part for part in path.split("/") if part not in (".", ".."))
+    return is_foreign(path) or any(part.startswith(".") for part in parts)
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a part of a path belongs to an operating system."""
+    return any(part.lower() in FOREIGN for part in path.split("/"))
 
 
 def check_is_whole(path: Path) -> None:

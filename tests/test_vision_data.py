@@ -141,7 +141,9 @@ def pack(folder: Path, archive: Path, top: str = "top") -> None:
         tar.add(folder, top, filter=lambda member: None if ".tar" in member.name else member)
 
 
-@pytest.mark.parametrize("top", ["top", ".", "training", "eval", "Train/val"])
+@pytest.mark.parametrize(
+    "top", ["top", ".", "training", "eval", "Train/val", "../up", ".cache/images"]
+)
 def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, top: str) -> None:
     (folder / "val/b/part/of/it").mkdir(parents=True)
     random_image(77).save(folder / "val/b/part/of/it/0.png")
@@ -177,13 +179,63 @@ def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path)
         tar.addfile(link)
     found = data.create_dataset(["cifar10-tar", str(plain)], "train")
     (bad,) = [source for source in found.sources if isinstance(source, BadImage)]
-    assert bad.reason == "it is a link to none.png, which the archive lacks"
+    assert bad.reason == "it is a link to none.png, which leads to no file of the archive"
     empty = tarfile.TarInfo("train/zz_nothing")
     empty.type = tarfile.DIRTYPE
     with tarfile.open(plain, "a") as tar:
         tar.addfile(empty)
     with pytest.raises(UserError, match=r"plain\.tar: train/zz_nothing holds no images"):
         data.create_dataset(["cifar10-tar", str(plain)], "train")
+
+
+def test_symbolic_links_of_archives_are_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to later files, and from link to link; each file is decoded once."""
+    (folder / "zz_all").mkdir()
+    random_image(50).save(folder / "zz_all/0.png")
+    for name, target in (("x", "../../zz_all/0.png"), ("y", "./x.png"), ("z", "../b/0.png")):
+        (folder / f"train/a/{name}.png").symlink_to(target)
+    pack(folder, tmp_path / "images.tar.gz")
+    decoded = []
+    open_image = images.open_image
+
+    def count(content: bytes, name: str) -> Image.Image:
+        decoded.append(name)
+        return open_image(content, name)
+
+    monkeypatch.setattr(archives, "open_image", count)
+    found = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar.gz")], "train")
+    expected = data.create_dataset([str(folder)], "train")
+    assert sorted(pixels(found)) == sorted(pixels(expected))
+    assert found.targets.count(0) == 7
+    assert len(decoded) == len(set(decoded)) == 13
+
+
+def test_links_of_archives_lead_nowhere_else(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    random_image(0).save(tmp_path / "outside.png")
+    for name, target in (
+        ("outside.png", tmp_path / "outside.png"),
+        ("above.png", f"../../../{tmp_path.name}/outside.png"),
+        ("self.png", "self.png"),
+        ("there.png", "back.png"),
+        ("back.png", "there.png"),
+        ("folder.png", "../b"),
+        ("notes", "0.png"),
+        ("../linked", "b"),
+        (".hidden.png", "0.png"),
+    ):
+        (folder / "train/a" / name).symlink_to(target)
+    os.mkfifo(folder / "train/a/pipe.png")
+    pack(folder, tmp_path / "images.tar")
+    found = data.create_dataset(["cifar10-tar", str(tmp_path / "images.tar")], "train")
+    bad = [str(source) for source in found.sources if isinstance(source, BadImage)]
+    assert len(bad) == 6
+    assert all("which leads to no file of the archive" in text for text in bad)
+    assert len(found) == 12 + len(bad)
+    assert "3 files left out, not named as an image (2 symbolic link, 1 of another" in caplog.text
 
 
 def test_links_of_archives_have_the_size_of_their_files(
@@ -252,6 +304,24 @@ def test_an_archive_that_is_damaged_inside_is_refused(
     offset = damage_last_header(archive)
     with pytest.raises(UserError, match=f"{archive.name} is damaged at byte {offset:,} of"):
         data.create_dataset([kind, str(source)], "train")
+
+
+@pytest.mark.parametrize("name", ["images.tar", "images.tar.gz", "train-0.tar"])
+def test_a_second_archive_behind_the_end_is_refused(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """tarfile would read the first alone."""
+    archive = tmp_path / name
+    if name == "train-0.tar":
+        source = ["wds", str(shard(archive, {"a.png": png(), "a.cls": b"0"}))]
+    else:
+        source = ["cifar10-tar", str(archive)]
+        pack(folder, archive)
+    assert len(data.create_dataset(source, "train"))
+    archive.write_bytes(archive.read_bytes() + archive.read_bytes())
+    message = rf"{name} has another archive behind its end \(joined by cat\?\): give the files sepa"
+    with pytest.raises(UserError, match=message):
+        data.create_dataset(source, "train")
 
 
 def test_an_archive_without_its_closing_zeros_is_whole(folder: Path, tmp_path: Path) -> None:
@@ -679,15 +749,24 @@ def test_a_folder_that_may_not_be_read_is_named(
     scandir = os.scandir
 
     def refuse(path: Path) -> Any:
-        if Path(path).name == "b":
+        if Path(path).name in closed:
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"--data .*val/b: Permission denied; expected CLASS/IM"):
-        data.create_dataset([str(folder)], "val")
-    with pytest.raises(UserError, match=r"^.*train/b cannot be read: Permission denied\.$"):
-        prediction.find_images([folder])
+    for split in ("train", "val"):
+        (folder / split / "b/inner").mkdir()
+        (folder / split / "b/.hidden").mkdir()
+    for place in ("b", "b/inner"):
+        closed = [Path(place).name]
+        message = rf"--data .*val/{place}: Permission denied; expected CLASS/IM"
+        with pytest.raises(UserError, match=message):
+            data.create_dataset([str(folder)], "val")
+        message = rf"^.*train/{place} cannot be read: Permission denied\.$"
+        with pytest.raises(UserError, match=message):
+            prediction.find_images([folder])
+    closed = [".hidden"]  # not looked at
+    assert len(data.create_dataset([str(folder)], "val")) == 2
 
 
 def test_composed_and_decomposed_letters_are_one_class(folder: Path) -> None:
@@ -701,6 +780,25 @@ def test_every_extension_of_jpeg(folder: Path) -> None:
     for extension in ("JPG", "jpeg", "Jpe", "jfif"):
         random_image(1).save(folder / f"train/a/x.{extension}", "JPEG")
     assert data.create_dataset([str(folder)], "train").targets.count(0) == 8
+
+
+def test_the_working_directory_is_a_folder_like_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pixels(data.create_dataset([str(folder)], "val"))
+    monkeypatch.chdir(folder / "val")
+    found = data.create_dataset(["."], ".", classes=["a", "b", "c"])
+    assert (pixels(found), found.sources[0]) == (expected, "./b/0.png")
+
+
+def test_shards_below_a_hidden_folder_have_images(tmp_path: Path) -> None:
+    """Their own names count, and folders of operating systems."""
+    members: dict[str, bytes] = {}
+    for number, place in enumerate((".cache/", "../", "./", "@eaDir/", "x/._", "x/.")):
+        members |= {f"{place}{number}.png": png(number), f"{place}{number}.cls": b"%d" % number}
+    members["x/.."] = b""
+    shard(tmp_path / "train-0.tar", members)
+    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [0, 1, 2]
 
 
 def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
@@ -881,6 +979,7 @@ def test_a_worker_whose_parent_has_ended_says_nothing(monkeypatch: pytest.Monkey
     reported: list[Any] = []
     monkeypatch.setattr(sys, "excepthook", lambda *details: reported.append(details))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(loader.Queue, "_on_queue_feeder_error", None)  # given back at the end
     loader._ends_with_its_parent(0)
     for error in (EOFError(), ConnectionResetError(), BrokenPipeError()):
         sys.excepthook(type(error), error, None)

@@ -88,6 +88,42 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     np.testing.assert_array_equal(pixels(portable), grey)
 
 
+def tiff(values: NDArray[np.uint16], bits: int, kind: int = 1, photometric: int = 1) -> bytes:
+    """A grey TIFF file written by hand: (rows, columns), kind 2 is signed; white may be 0."""
+    rows, columns = values.shape
+    packed = (
+        int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(columns * bits // 8)
+        for row in values.tolist()
+    )
+    body = b"".join(packed) if bits != 16 else values.astype("<u2").tobytes()
+    tags = {256: columns, 257: rows, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1,
+            278: rows, 279: len(body), 339: kind}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(body))
+    return head + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_twelve_bits_are_scaled_too() -> None:
+    twelve = np.linspace(0, 4095, 16, dtype=np.uint16).reshape(4, 4)
+    grey = np.stack([twelve >> 4] * 3, -1)
+    np.testing.assert_array_equal(pixels(tiff(twelve, 12)), grey)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_may_be_zero(bits: int) -> None:
+    values = np.linspace(0, 2**bits - 1, 16, dtype=np.uint16).reshape(4, 4)
+    grey = np.stack([values >> (bits - 8)] * 3, -1)
+    np.testing.assert_array_equal(pixels(tiff(values, bits)), grey)
+    np.testing.assert_array_equal(pixels(tiff(values, bits, photometric=0)), 255 - grey)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_values_have_no_range(bits: int) -> None:
+    values = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    with pytest.raises(BadImage, match=f"{bits} bits with a sign have no stated range"):
+        open_image(tiff(values, bits, kind=2))
+
+
 def test_sixteen_bit_colour_is_scaled_alike() -> None:
     sixteen = np.linspace(0, 65535, 24, dtype=np.uint16).reshape(2, 4, 3)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in sixteen)

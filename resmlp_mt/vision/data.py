@@ -16,8 +16,9 @@ whatever the number of processes and workers, so a training can continue in the 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -30,8 +31,7 @@ from resmlp_mt.vision.image_dataset import (
     class_indices,
     warn_of_nesting,
 )
-from resmlp_mt.vision.images import EXTENSIONS, ImageNames, is_image
-from resmlp_mt.vision.libraries import torchvision
+from resmlp_mt.vision.images import EXTENSIONS, ImageNames, in_a_loop, is_image
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
 from resmlp_mt.vision.transforms import Transform
@@ -109,25 +109,54 @@ def _folder(
         if classes is None:
             classes = _class_names(find_split_folder(root, training) or folder)
         indices = class_indices(names, classes, str(folder), select=select)
-        is_image_of_folder = ImageNames(folder)
-        samples = torchvision.datasets.folder.make_dataset(
-            folder,
-            indices,
-            is_valid_file=is_image_of_folder,
-            # a training class needs images; a validation class may have none
-            allow_empty=usual_name(split) != usual_name(training),
-        )
-    except OSError as error:  # including torchvision's FileNotFoundError
+        images = ImageNames(folder)
+        found = {name: list(_images_of(folder, name, images)) for name in sorted(indices)}
+        empty = [name for name, paths in found.items() if not paths]
+        # a training class needs images; a validation class may have none
+        if empty and usual_name(split) == usual_name(training):
+            raise FileNotFoundError(f"no images of {', '.join(empty[:5])}")
+    except OSError as error:
         why = reason(error).rstrip(". ")
         place = error.filename or folder
         raise UserError(f"--data {place}: {why}; expected CLASS/IMAGE in {folder}.") from error
-    is_image_of_folder.warn()
+    images.warn()
+    samples = [(path, indices[name]) for name, paths in found.items() for path in paths]
     if not samples:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")
     paths, targets = zip(*samples, strict=True)
     start = len(os.path.join(folder, ""))
     warn_of_nesting((path[start:].split(os.sep) for path in paths), str(folder))
     return ImageDataset(paths, targets, classes)
+
+
+def _images_of(folder: Path, name: str, images: ImageNames) -> Iterator[str]:
+    """The images of a class, in torchvision's order; links are followed unless they lead back.
+
+    Args:
+        folder: with all classes.
+        name: of the class, and of its folder.
+        images: counts its other files.
+
+    Raises:
+        OSError: if a folder inside may not be read: its images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    inner = {}  # by the folder's path
+    top = os.path.join(folder, name)  # also in the folder "."
+    for place, below, files in os.walk(top, onerror=refuse, followlinks=True):
+        if in_a_loop(folder, Path(place).relative_to(folder)):
+            below.clear()
+        else:
+            below[:] = [part for part in below if not is_hidden(part)]
+            inner[place] = files
+    for place, files in sorted(inner.items()):
+        for path in (os.path.join(place, file) for file in sorted(files)):
+            inside = Path(path).relative_to(folder).as_posix()
+            if (is_image(inside) or os.path.isfile(path)) and images.is_image(inside):
+                yield path
 
 
 def _class_names(folder: Path) -> list[str]:

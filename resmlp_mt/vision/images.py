@@ -4,7 +4,7 @@ An image goes through these steps:
 
 * It is decoded completely, so that a truncated file is detected here and not later.
 * It is turned as its EXIF orientation says, as in image viewers (torchvision and timm do not).
-* 16 bits per channel become 8 by dropping the low byte (a plain conversion would clip).
+* 12 or 16 bits per channel become the 8 high ones (a plain conversion would clip).
 * Transparency becomes white.
 * Grey, CMYK and palettes become RGB.
 
@@ -16,11 +16,9 @@ long as wide are refused, as are files of more than :data:`MAX_BYTES` bytes, and
 
 import io
 import logging
-import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,8 @@ EXTENSIONS = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
+#: tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 
 
 def is_image(path: str) -> bool:
@@ -65,15 +65,7 @@ class ImageNames:
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._others: Counter[str] = Counter()  # by extension
-
-    def __call__(self, path: str) -> bool:
-        """Whether a file of the folder is an image, and not inside a loop of links."""
-        inside = Path(os.path.relpath(path, self._place))
-        if in_a_loop(self._place, inside.parent):
-            return False
-        name = inside.as_posix()
-        return (is_image(name) or os.path.isfile(path)) and self.is_image(name)
+        self._others: Counter[str] = Counter()  # by extension, or what they are
 
     def is_image(self, inside: str) -> bool:
         """Whether a file has the name of an image.
@@ -84,16 +76,17 @@ class ImageNames:
         if is_image(inside):
             return True
         if not is_hidden(inside):
-            self._others[Path(inside).suffix.lower()] += 1
+            self.leave_out(Path(inside).suffix.lower() or "without an extension")
         return False
+
+    def leave_out(self, what: str) -> None:
+        """Count a file that is no image, under what it is: its extension, or a few words."""
+        self._others[what] += 1
 
     def warn(self) -> None:
         """Say which files are left out: an image of an unknown kind is not lost without a word."""
         if self._others:
-            kinds = ", ".join(
-                f"{count} {extension or 'without an extension'}"
-                for extension, count in self._others.most_common(5)
-            )
+            kinds = ", ".join(f"{count} {what}" for what, count in self._others.most_common(5))
             total = self._others.total()
             logger.warning(
                 "%s: %d %s left out, not named as an image (%s)",
@@ -101,7 +94,6 @@ class ImageNames:
             )  # fmt: skip
 
 
-@lru_cache(maxsize=1)  # the images of a folder come one after another
 def in_a_loop(folder: Path, inside: Path) -> bool:
     """Whether a link on the way leads back, so that the same images come again and again."""
     places = [(folder / part).resolve() for part in (inside, *inside.parents)]
@@ -173,7 +165,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
-        raise BadImage(name, f"the image cannot be decoded ({error})") from error
+        raise BadImage(name, f"the image cannot be decoded ({reason(error)})") from error
 
 
 def check_bytes(size: int, name: str) -> None:
@@ -222,13 +214,19 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     kind = image.format
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # an unreadable orientation is ignored
         logger.debug("unreadable EXIF data", exc_info=True)
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    if 2 in tags.get(SAMPLE_FORMAT, ()):
+        raise ValueError(f"{bits} bits with a sign have no stated range")
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+        # of white that is stored as 0, Pillow turns 8 bits itself, but not these
+        image = Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == 0 else grey)
     elif image.mode in ("I", "F"):
         raise ValueError("32 bits a channel have no stated range")
     return _on_white(image) if image.has_transparency_data else image.convert("RGB")

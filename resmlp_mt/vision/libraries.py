@@ -28,7 +28,6 @@ try:
     import timm.scheduler
     import timm.utils
     import torchvision
-    import torchvision.datasets.folder
     import torchvision.transforms.functional
 except ModuleNotFoundError as error:
     raise missing(error) from error

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_is_whole, is_hidden
+from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import EXTENSIONS, BadImage, ImageNames, check_bytes, open_image
@@ -151,7 +151,8 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                 targets += [_label(file, labels[key]) for key in images]
                 for key in labels.keys() - images.keys():
                     if _whole(_text(file, labels[key])) is not None:
-                        names.is_image(others.get(key, labels[key][3]))  # counts it
+                        name = others.get(key, labels[key][3])
+                        names.is_image(Path(name).name)  # counts it
         except (OSError, tarfile.TarError) as error:
             raise UserError(
                 f"--data wds: {shard} cannot be read: {error}; expected an uncompressed tar file."
@@ -188,7 +189,8 @@ def _members(
             stored[member.name] = (member.offset_data, member.size)
         elif member.islnk() and member.linkname in stored:  # tar stores equal files once
             stored[member.name] = stored[member.linkname]
-        if member.isdir() or is_hidden(member.name):
+        # a file without a stem is hidden; its folders may be
+        if member.isdir() or not stem or is_foreign(member.name):
             continue
         last = Path(member.name).suffix.lower()
         key = str(Path(member.name).with_name(stem))
