@@ -116,7 +116,7 @@ def test_the_weights_of_a_teacher_have_the_classes_of_the_data(tmp_path: Path) -
     torch.save({"model": model.state_dict(), "classes": ["10", "2"]}, named)
     distill.load_teacher(NAME, named, ["10", "2"], CONFIG)
     distill.load_teacher(NAME, plain, ["10", "2"], CONFIG, by_letter=False)
-    with pytest.raises(UserError, match=r"plain.pth has numbers for classes, and timm sorts"):
+    with pytest.raises(UserError, match=r"plain.pth has no names of classes, and timm sorts"):
         distill.load_teacher(NAME, plain, ["10", "2"], CONFIG)
     with pytest.raises(UserError, match=r"--teacher-weights .*named.pth knows 2 classes that are"):
         distill.load_teacher(NAME, named, ["2", "10"], CONFIG, by_letter=False)

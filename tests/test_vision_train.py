@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import tarfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,33 @@ def test_weights_are_needed_at_the_start_alone(folder: Path, tmp_path: Path) -> 
     run(folder, tmp_path / "b", *PLAIN, "--weights", tmp_path / "w.pth", "--max-updates", 1)
     (tmp_path / "w.pth").unlink()
     assert go_on(tmp_path / "b")["position"]["updates"] == 16
+
+
+def test_a_best_pth_that_is_gone_is_not_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Only last.pth was copied: the best of the later epochs is saved and named."""
+    constant = ["--lr", 0, "--min-lr", 0, "--warmup-lr", 0]  # no epoch is better than the first
+    run(folder, tmp_path / "old", *PLAIN, *constant, "--max-updates", 12)
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "old/last.pth", tmp_path / "new")
+    last = go_on(tmp_path / "new")
+    assert "new/best.pth is not there: the best epoch is that of the epochs from now on" in (
+        caplog.text
+    )
+    best = tmp_path / "new/best.pth"
+    line = f"best val_top1 {last['history'][1]['val_top1']:.2f} % in epoch 1: {best}"
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert_same(checkpoints.load(best)["model"], last["model"])
+    caplog.clear()
+    go_on(tmp_path / "new")  # all is done; the same epoch counts
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert "not there" not in caplog.text
+    best.unlink()
+    go_on(tmp_path / "new")
+    line = f"no epoch was trained: {tmp_path / 'new/last.pth'} has the weights of the last one"
+    assert capsys.readouterr().out.splitlines()[-1] == line
 
 
 def test_a_checkpoint_that_could_not_be_written_is_made_up_for(
@@ -487,7 +515,7 @@ def test_a_classifier_without_names_stays_if_its_order_is_sure(
         torch.save(create_model("resmlp_tiny", len(names), **sizes).state_dict(), weights)
 
     fill(["1", "2", "10"])
-    message = r"w\.pth has numbers for classes.*: add --reset-head, or name them in the order"
+    message = r"w\.pth has no names of classes.*: add --reset-head, or name them in the order"
     with pytest.raises(UserError, match=message):
         trainer_of(data, out, "--weights", weights)
     (tmp_path / "map.txt").write_text("1\n2\n10")
@@ -666,6 +694,45 @@ def test_mistakes_end_in_one_sentence(
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert ".." not in str(error.value).replace("...", "")
+
+
+def test_one_class_is_nothing_to_learn(folder: Path, tmp_path: Path) -> None:
+    """Every model would be right in all cases, as if it had learned."""
+    for split in ("train", "val"):
+        shutil.copytree(folder / split / "dark", tmp_path / "one" / split / "images")
+        with webdataset.TarWriter(str(tmp_path / f"{split}-0.tar")) as writer:
+            for index in range(8):
+                pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+                writer.write({"__key__": str(index), "png": pixels, "cls": 3})
+    with tarfile.open(tmp_path / "one.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "one", "one")
+    for words, name in (
+        ([tmp_path / "one"], "images"),
+        (["cifar10-tar", tmp_path / "one.tar.gz"], "images"),
+        (["wds", tmp_path], "3"),
+    ):
+        message = rf"^--data .* has one class \({name}\): nothing can be learned; expected train/CL"
+        with pytest.raises(UserError, match=message):
+            trainer_of(folder, tmp_path / "out", "--data", *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [
+        ("--epochs 2 --warmup-epochs 5", True),
+        ("--epochs 1 --warmup-epochs 1 --sched plateau", True),
+        ("--epochs 2 --warmup-epochs 1", False),
+        ("--epochs 1 --warmup-epochs 1 --warmup-prefix", False),
+        ("--epochs 1 --warmup-epochs 1 --sched none", False),
+    ],
+)
+def test_a_training_that_is_all_warm_up_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: str, is_told: bool
+) -> None:
+    run(folder, tmp_path, *PLAIN, *options.split(), "--max-updates", 1)
+    assert ("is all warm-up" in caplog.text) == is_told
+    if is_told:
+        assert re.search(r"--epochs \d is all warm-up \(--warmup-epochs \d\), with l", caplog.text)
 
 
 def test_shards_are_scanned_once_and_their_classes_compared(

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Position:
-    """Where the training is, and the running sums of its epoch."""
+    """Where the training is, and the running sums of its epoch.
+
+    ``best`` is the best accuracy of the epochs from ``counted`` on, -1 before the first.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -28,6 +31,7 @@ class Position:
     loss_sum: float = 0.0
     seconds: float = 0.0
     best: float = -1.0
+    counted: int = 0
 
 
 def state_of(trainer: "Trainer") -> dict[str, Any]:

@@ -118,6 +118,7 @@ class Trainer:
                 updates=self.position.updates,
                 seconds=self.position.seconds,
                 best=max(accuracy, self.position.best),
+                counted=self.position.counted,
             )
             if self.scheduler:
                 self.scheduler.step(self.position.epoch, accuracy)  # for plateau

@@ -95,18 +95,37 @@ def _begin(options: TrainingOptions, trainer: Trainer) -> None:
     """Write args.yaml; if the training continues in another folder, copy the best epoch there."""
     resolved = yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True)
     write_text(options.output / "args.yaml", resolved, "--output")
-    if options.resume:
-        best = options.resume.with_name("best.pth")
-        if best.exists() and best.parent.resolve() != options.output.resolve():
-            save(load(best), options.output / "best.pth")
-        if trainer.position.epoch >= trainer.epochs:
-            logger.info("--resume %s: all %d epochs are done.", options.resume, trainer.epochs)
+    if not options.resume:
+        _warn_of_warmup(options)
+        return
+    best, position = options.resume.with_name("best.pth"), trainer.position
+    if best.exists() and best.parent.resolve() != options.output.resolve():
+        save(load(best), options.output / "best.pth")
+    if position.best >= 0 and not best.exists():
+        logger.warning("%s is not there: the best epoch is that of the epochs from now on.", best)
+        position.best, position.counted = -1.0, position.epoch
+    if position.epoch >= trainer.epochs:
+        logger.info("--resume %s: all %d epochs are done.", options.resume, trainer.epochs)
+
+
+def _warn_of_warmup(options: TrainingOptions) -> None:
+    is_within = options.sched != "none" and not options.warmup_prefix
+    if is_within and options.warmup_epochs >= options.epochs:
+        logger.warning(
+            "--epochs %d is all warm-up (--warmup-epochs %d), with learning rates below --lr: give "
+            "a smaller --warmup-epochs, or more --epochs.",
+            options.epochs, options.warmup_epochs,
+        )  # fmt: skip
 
 
 def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
     """Print the last line: the best epoch, or how to continue."""
     if finished:
-        print(best_line(trainer.history, options.output))
+        counted = trainer.history[trainer.position.counted :]
+        if counted:
+            print(best_line(counted, options.output))
+        else:  # all epochs were done before best.pth was lost
+            print(f"no epoch was trained: {options.resume} has the weights of the last one")
         return
     start = "python"
     if trainer.process.world_size > 1:
@@ -157,6 +176,12 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         options.data, options.val_split, None, train.classes, training, select=select
     )
     check_classes(train, validation)
+    found = {*train.targets}
+    if len(found) < 2:
+        raise UserError(
+            f"--data {' '.join(options.data)} has one class ({train.classes[found.pop()]}): "
+            f"nothing can be learned; expected {training}/CLASS/IMAGE, of several classes."
+        )
     source = f"--model {options.model}"
     usual = _data_config(options, train, pretrained_cfg(options.model), source)
     options = replace(options, img_size=list(usual["input_size"][1:]))
