@@ -1,5 +1,13 @@
 """The exception for mistakes that a user can mend."""
 
+import errno
+
+#: words of PyTorch and ONNX Runtime, whose errors have no type of their own
+NO_MEMORY = (
+    "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "Failed to allocate memory", "bad_alloc",
+)  # fmt: skip
+
 
 class UserError(ValueError):
     """A mistake in the options, the data or the environment.
@@ -20,11 +28,11 @@ def reason(error: BaseException) -> str:
 
 def is_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, in Python, PyTorch or ONNX Runtime, which may not be loaded."""
-    words = "can't allocate memory", "Failed to allocate memory", "bad_alloc"
     return (
         isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or type(error).__name__ == "OutOfMemoryError"
-        or any(word in str(error) for word in words)
+        or any(text in str(error) for text in NO_MEMORY)
     )
 
 

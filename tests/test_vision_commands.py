@@ -1,4 +1,4 @@
-"""The image commands: recipes, the files of a wheel, and signals."""
+"""The image commands: recipes, the files of a wheel, signals, and memory."""
 
 import os
 import signal
@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from conftest import ROOT
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import checkpoints
+from resmlp_mt.vision import checkpoints, evaluate, image_dataset, knn, predict, train
+from resmlp_mt.vision.classifier import Classifier, check_forward
+from resmlp_mt.vision.images import BadImage
+from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_arguments import RECIPES, parse_args
 from terminals import Terminal
-from vision_checkpoints import folder, start, wait_for
+from vision_checkpoints import checkpoint, folder, start, wait_for
 
 
 def test_recipes_inherit_and_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +109,67 @@ def test_a_signal_before_the_first_update_ends_at_once(tmp_path: Path) -> None:
         )
         assert (done.returncode, done.stdout) == (status, "")
         assert done.stderr == "stopped before the first update: there is nothing to save\n"
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    OSError(12, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:30])
+def test_a_batch_that_does_not_fit_is_a_sentence(
+    words: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    for kind, name in ((Trainer, "_forward"), (Classifier, "logits"), (Classifier, "features")):
+        monkeypatch.setattr(kind, name, fail)
+    best, data = checkpoint(tmp_path / "best.pth", ["a", "b"]), tmp_path / "data"
+    for main, given in (
+        (train.main, words),
+        (evaluate.main, [best, "--data", data]),
+        (knn.main, [best, "--data", data, "-k", 1]),
+        (predict.main, [best, data]),
+    ):
+        with pytest.raises(UserError, match=r"^there is not enough memory: give a smaller --batch"):
+            main([*map(str, given), "--workers", "0"])
+
+
+@pytest.mark.parametrize("error", NO_MEMORY[:2], ids=lambda error: str(error)[:30])
+def test_memory_for_one_image_is_not_a_wrong_size(error: Exception) -> None:
+    class Full(torch.nn.Linear):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(UserError, match=r"^there is not enough memory for best\.pth and one image"):
+        check_forward(Full(1, 1), "best.pth", (3, 8, 8), 1)
+
+
+@pytest.mark.parametrize("fault", ["killed", "no memory"])
+def test_a_reading_process_that_ends_is_a_sentence(
+    words: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """As by the system, for want of memory, or in a container, whose /dev/shm has 64 MB.
+
+    Without memory for its batch, a process would give none, and be waited for for ever.
+    """
+
+    def fail(name: str) -> Image.Image:
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise BadImage(name, lambda: "cannot be given to another process")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(image_dataset, "open_image", fail)
+    best = checkpoint(tmp_path / "best.pth", ["a", "b"])
+    for main, given in ((train.main, words), (evaluate.main, [best, "--data", tmp_path / "data"])):
+        message = (
+            r"^a process of --workers ended \(DataLoader worker \(pid.*\): memory or /dev/shm is "
+            r"too small; give --workers 0, or docker run --ipc=host\.$"
+        )
+        with pytest.raises(UserError, match=message):
+            main([*map(str, given), "--workers", "1"])

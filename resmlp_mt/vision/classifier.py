@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.command_line import flag
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.vision.class_map import imagenet_names, read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
 from resmlp_mt.vision.factory import build_model, input_arguments, load_model, pretrained_cfg
@@ -284,13 +284,18 @@ def check_forward(model: nn.Module, name: str, input_size: Sequence[int], num_cl
         num_classes: of the scores that it must return.
 
     Raises:
-        UserError: if it does not take the image, or returns something else.
+        UserError: if it does not take the image, or returns something else, or memory runs out.
     """
     mode = model.training
     image = torch.zeros(1, *input_size, device=next(model.parameters()).device)
     try:
         logits = model.eval()(image)
     except (ValueError, AssertionError, RuntimeError, AttributeError, TypeError) as error:
+        if is_of_memory(error):
+            raise UserError(
+                f"there is not enough memory for {name} and one image: give another --device, a "
+                "smaller model or a smaller --img-size."
+            ) from error
         raise UserError(
             f"{name} does not take images of {input_size[1]} x {input_size[2]} pixels "
             f"(--img-size): {textwrap.shorten(reason(error), 200).rstrip('.')}."

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, command, number, option
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.options import (
     HUBS,
     INTERPOLATIONS,
@@ -258,6 +260,7 @@ def command_main(
         module, _, called = function.partition(":")
         run = getattr(import_module(f"resmlp_mt.vision.{module}"), called)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        run(options)
+        with memory_told() if isinstance(options, Loading) else nullcontext():
+            run(options)
 
     return main

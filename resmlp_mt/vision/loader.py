@@ -5,8 +5,10 @@ continued exactly without saving the state of any random generator. One process 
 sees the same images in a step as two processes with batches of B.
 """
 
+import os
 import sys
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,15 @@ class _Seeded(Dataset[Any]):
         return [self.dataset[index] for _, index in entries]
 
 
+def _end(error: Exception, _: object) -> None:
+    """End a worker that cannot give its batch, as on a full /dev/shm.
+
+    multiprocessing would drop the batch, and the main process wait for it for ever.
+    """
+    if not isinstance(error, EOFError | ConnectionError):
+        os._exit(1)
+
+
 def _ends_with_its_parent(worker: int) -> None:
     """Ignore signals, which all processes get; the main process still saves.
 
@@ -117,6 +128,8 @@ def _ends_with_its_parent(worker: int) -> None:
             report(kind, *details)
 
     sys.excepthook = hook
+    any_queue: Any = Queue
+    any_queue._on_queue_feeder_error = staticmethod(_end)  # the hook of multiprocessing
     signals.leave_signals_to_parent()
 
 

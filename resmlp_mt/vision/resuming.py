@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 
 if TYPE_CHECKING:
     from resmlp_mt.vision.trainer import Trainer
@@ -95,6 +95,8 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
         trainer.position = Position(**state["position"])
         trainer.history = list(state["history"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        if is_of_memory(error):
+            raise
         raise UserError(
             f"--resume {path} does not fit the options given: {textwrap.shorten(str(error), 200)}."
         ) from error

@@ -14,6 +14,7 @@ docs/vision.md has more.
 from collections.abc import Sequence
 
 from resmlp_mt.command_line import command
+from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.training_arguments import parse_args
 
 
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_args(argv)
     from resmlp_mt.vision.training import run  # with PyTorch
 
-    run(options)
+    with memory_told():
+        run(options)
 
 
 if __name__ == "__main__":
