@@ -1,4 +1,4 @@
-"""The image commands: recipes, the files of a wheel, signals, and memory."""
+"""The image commands: recipes, the files of a wheel, signals, memory, and processes."""
 
 import os
 import signal
@@ -15,7 +15,9 @@ from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, evaluate, image_dataset, knn, predict, train
 from resmlp_mt.vision.classifier import Classifier, check_forward
+from resmlp_mt.vision.distributed import start_process
 from resmlp_mt.vision.images import BadImage
+from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_arguments import RECIPES, parse_args
 from terminals import Terminal
@@ -173,3 +175,49 @@ def test_a_reading_process_that_ends_is_a_sentence(
         )
         with pytest.raises(UserError, match=message):
             main([*map(str, given), "--workers", "1"])
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+MEETING = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+RANKS = {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins"),
+    [
+        ({}, False),
+        (SLURM, False),  # a plain command in a job: timm would wait for three others
+        (SLURM | MEETING, False),
+        (SLURM | RANKS, False),
+        (RANKS | MEETING, True),
+        (SLURM | RANKS | MEETING, True),
+        (SLURM | MEETING | {"SLURM_STEP_NUM_TASKS": "4"}, True),  # srun
+        (SLURM | MEETING | {"SLURM_STEP_NUM_TASKS": "1"}, False),
+    ],
+)
+def test_processes_are_joined_where_they_know_each_other(
+    environment: dict[str, str], joins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def join(device: str) -> dict[str, Any]:
+        return {"device": device, "global_rank": 1, "local_rank": 1, "world_size": 4}
+
+    monkeypatch.setattr(timm.utils.distributed, "init_distributed_device_so", join)
+    for name in (*SLURM, *MEETING, *RANKS, "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert start_process("cpu").world_size == (4 if joins else 1)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, RANKS | {"MASTER_ADDR": "localhost"}],
+)
+def test_processes_that_do_not_know_where_to_meet_are_refused(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would train for itself."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="one of 4 processes, which do not know where to meet: st"):
+        start_process("cpu")

@@ -1,5 +1,6 @@
 """The processes of torchrun, and the device of this process."""
 
+import os
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from resmlp_mt.machine import processor
 from resmlp_mt.vision.libraries import timm
 
 T = TypeVar("T")
+
+#: what srun sets for each of its tasks, but a SLURM job does not for a plain command
+TASKS = "SLURM_STEP_NUM_TASKS"
 
 
 @dataclass
@@ -85,15 +89,29 @@ def measured_on(device: torch.device) -> dict[str, Any]:
 
 
 def start_process(device: str | None) -> Process:
-    """Join the processes of torchrun, if there are any: nccl on GPUs, gloo on CPUs.
+    """Join the processes of torchrun or srun, if there are any: nccl on GPUs, gloo on CPUs.
 
     Args:
         device: ``--device``; see :func:`find_device`.
 
     Raises:
-        UserError: if there is no such device.
+        UserError: if there is no such device, or the processes do not know where to meet.
     """
-    found = timm.utils.distributed.init_distributed_device_so(str(find_device(device)))
+    here = find_device(device)
+    given = os.environ.keys()
+    processes = os.environ.get("WORLD_SIZE") or os.environ.get(TASKS, "1")
+    is_meant = "WORLD_SIZE" not in given or given >= {"RANK", "MASTER_ADDR"}
+    if processes == "1" or not is_meant:
+        # timm would wait for all tasks that a SLURM job may start
+        if here.type == "cuda" and here.index is not None:
+            torch.cuda.set_device(here)
+        return Process(here)
+    if not given >= {"MASTER_ADDR", "MASTER_PORT"}:  # each would train for itself
+        raise UserError(
+            f"this is one of {processes} processes, which do not know where to meet: start one, or "
+            "set MASTER_ADDR and MASTER_PORT to an address and port of the first."
+        )
+    found = timm.utils.distributed.init_distributed_device_so(str(here))
     return Process(
         torch.device(found["device"]),
         found["global_rank"],
