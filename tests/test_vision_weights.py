@@ -3,6 +3,7 @@
 import argparse
 import logging
 import random
+import subprocess
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.cifar10 import timm_names
+from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, load_weights
 from resmlp_mt.vision.factory import build_model
@@ -509,6 +511,33 @@ def test_timms_models_take_weights_in_the_same_way(tmp_path: Path) -> None:
     load_weights(third, tmp_path / "w.pth", head="reset")
     assert torch.equal(third.get_classifier().weight, head)
     assert torch.equal(third.stem[0].weight, first.stem[0].weight)
+
+
+def test_our_models_are_read_from_the_hub(tmp_path: Path) -> None:
+    """In a process that has not registered them with timm; its file stands in for the hub's."""
+    sizes = {"img_size": 8, "patch_size": 2}
+    model = create_model("resmlp_tiny", num_classes=2, **sizes)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    program = (
+        "import sys\n"
+        "from unittest.mock import patch\n"
+        "from resmlp_mt.vision import create_model, load_weights\n"
+        f"sizes = {sizes}\n"
+        "config = {'file': sys.argv[1], 'num_classes': 2, 'label_names': ['cat', 'dog']}\n"
+        "config |= {'mean': [0.1, 0.2, 0.3], 'architecture': 'resmlp_tiny'}\n"
+        "found = config, 'resmlp_tiny', sizes\n"
+        "model = create_model('resmlp_tiny', num_classes=2, **sizes)\n"
+        "name = 'timm.models._factory.load_model_config_from_hf'\n"
+        "with patch(name, lambda *args, **options: found):\n"
+        "    print(load_weights(model, 'hf-hub:owner/name').classes)\n"
+        "print(model.pretrained_cfg['mean'], float(model.head.weight.detach().double().sum()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "w.pth")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    total = float(model.head.weight.detach().double().sum())
+    assert done.stdout == f"['cat', 'dog']\n[0.1, 0.2, 0.3] {total}\n", done.stderr
 
 
 def test_files_from_before_batches_were_counted_are_read() -> None:

@@ -276,11 +276,15 @@ def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: st
 def hub_weights(source: str) -> dict[str, Any]:
     """The state dict of a model that timm fetches: ``timm:NAME`` or ``hf-hub:OWNER/NAME``.
 
+    The model may also be one of ours, which somebody has put there.
+
     Its ``pretrained_cfg`` is added, except for timm's ResMLPs: ours are prepared as in the paper.
 
     Raises:
         UserError: if the hub does not return any.
     """
+    from resmlp_mt.vision import timm_registration  # noqa: F401  it imports this module
+
     try:
         name = source.removeprefix(TIMM)
         model = timm.create_model(name, pretrained=True)
