@@ -23,6 +23,7 @@ from resmlp_mt.vision import (
     predict,
 )
 from resmlp_mt.vision.checkpoints import save
+from resmlp_mt.vision.class_map import check_order
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.evaluate import main
 from resmlp_mt.vision.factory import build_model, load_model
@@ -405,6 +406,70 @@ def test_bad_images_stop_the_command_or_are_counted(
     assert report["skipped"][str(data / "val" / "2" / "0.png")] == "the file is empty"
     assert str(bad) in report["skipped"]
     assert "2 images could not be read" in capsys.readouterr().out
+
+
+def test_models_for_any_size_are_evaluated_in_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network of convolutions has no argument for it; a ViT of timm is made for one size."""
+    data = folder(tmp_path / "data", **{"1": 1, "2": 1})
+    for name, size in (("test_resnet", 32), ("test_vit", 160)):
+        model = timm.create_model(name, num_classes=10).state_dict()
+        config = {"input_size": (3, size, size), "mean": MEAN, "std": STD,
+                  "interpolation": "bicubic", "crop_pct": 1.0}  # fmt: skip
+        args = {"name": name, "num_classes": 10}
+        checkpoint(tmp_path / f"{name}.pth", model=model, model_args=args, data_config=config)
+    path = tmp_path / "test_resnet.pth"
+    report = run_json(main, tmp_path / "r.json", path, "--data", data, "--img-size", 48)
+    assert report["data_config"]["input_size"] == [3, 48, 48]
+    words = [path, "--img-size", 48]
+    predict.main([*map(str, [*words, data / "val/1/0.png"])])
+    assert "predictions" in capsys.readouterr().out
+    export.main([*map(str, [*words, "--output", tmp_path / "m.onnx"])])
+    assert "(3, 48, 48)" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"test_vit\.pth has the model test_vit, which is made for"):
+        main([str(tmp_path / "test_vit.pth"), "--img-size", "48"])
+
+
+def test_other_classes_than_imagenets_need_a_class_map(tmp_path: Path) -> None:
+    """If the weights have no names: ImageNet's were only assumed."""
+    sizes = {"img_size": 8, "patch_size": 4}
+    torch.save(create_model("resmlp_tiny", 1000, **sizes).state_dict(), tmp_path / "w.pth")
+    data = folder(tmp_path / "data", cat=1, dog=1)
+    words = ["--model", "resmlp_tiny", "--weights", tmp_path / "w.pth", "--img-size", 8,
+             "--patch-size", 4, "--data", data]  # fmt: skip
+    message = (
+        r"w\.pth, taken for ImageNet's because it has no names of classes, knows 1000 classes that "
+        r"are not the 2 of --data \(n01440764, .* and cat, dog\): name them .* --class-map FILE\.$"
+    )
+    with pytest.raises(UserError, match=message):
+        main([*map(str, words)])
+
+
+def test_the_reason_for_two_orders_is_not_guessed() -> None:
+    """Capitals come first in torchvision; the shown names begin where the orders part."""
+    names = ["Zebra", "apple", *(f"m{number}" for number in range(8)), "n10", "n2"]
+    message = "w has no names of classes, and timm sorts these classes {}, torchvision {}: name"
+    for classes, theirs, ours in (
+        (names[:2], "apple, Zebra", "Zebra, apple"),
+        (names[1:], "n2, n10", "n10, n2"),
+    ):
+        with pytest.raises(UserError, match=message.format(theirs, ours)):
+            check_order(classes, "w")
+
+
+def test_names_of_classes_are_printed_as_they_are() -> None:
+    """Also if they look like numbers."""
+    names = ["007", "1e3", "3.10", "nan", "1_000"]
+    rows = [evaluation.ClassReport(name, 4, 50.0, None, 12.345) for name in names]
+    machine = {"machine": "m", "device": "cpu", "threads": 1}
+    report = evaluation.Report(
+        "m", "model", ["d"], "val", {}, 20, {}, 50.0, None, rows, 1, 1, 1, 0, machine
+    )
+    lines = evaluation.text_of(report).splitlines()[-len(names) :]
+    assert [line.split() for line in lines] == [
+        [name, "4", "50.00", "-", "12.35"] for name in names
+    ]
 
 
 def test_nothing_but_bad_images(digits: Path, tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ from resmlp_mt.vision.libraries import timm
 
 logger = logging.getLogger(__name__)
 
+#: for messages: which classes weights without names are said to have, and how to give others
+TAKEN = ", taken for ImageNet's because it has no names of classes,"
+ORDERED = "name them in the order of the weights with --class-map FILE"
+
 
 def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
     """The names of a model's outputs in their order.
@@ -58,7 +62,7 @@ def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
     """Refuse data whose classes, or their order, may differ from those of weights without names.
 
     If there are as many as in ImageNet, they must be ImageNet's, or numbers. Others are taken by
-    letter, which torchvision and timm do differently for numbers.
+    letter, which torchvision and timm do differently for numbers and capitals.
 
     Args:
         classes: those of the data, sorted by letter.
@@ -68,11 +72,10 @@ def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
     Raises:
         UserError: naming the two orders, if they differ.
     """
-    remedy = f"{instead}name them in the order of the weights with --class-map FILE"
+    remedy = f"{instead}{ORDERED}"
     imagenet = imagenet_names(len(classes))
     if imagenet is not None and not all(name.isdecimal() for name in classes):
-        taken = f"{what}, taken for ImageNet's because it has no names of classes,"
-        check_same(imagenet, classes, taken, remedy)
+        check_same(imagenet, classes, f"{what}{TAKEN}", remedy)
         return
     logger.info("%s has no names of classes: they are taken in the order of their letters", what)
     try:
@@ -80,9 +83,11 @@ def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
     except ValueError:  # timm takes a superscript for a number, and cannot sort it
         return
     if other != list(classes):
+        pairs = enumerate(zip(other, classes, strict=True))
+        same = next(number for number, (theirs, ours) in pairs if theirs != ours)
         raise UserError(
-            f"{what} has numbers for classes, and timm sorts these classes {_start(other)}, "
-            f"torchvision {_start(classes)}: {remedy}."
+            f"{what} has no names of classes, and timm sorts these classes {_start(other[same:])}, "
+            f"torchvision {_start(classes[same:])}: {remedy}."
         )
 
 

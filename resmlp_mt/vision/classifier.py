@@ -43,6 +43,7 @@ class Classifier:
         dtype: type of the products that compute the logits: float32, bfloat16 or int8.
         select: the class map that chose the classes, for messages; the data may have others. Empty
             if none did.
+        assumed: ``classes`` are those of ImageNet, because the weights have as many and no names.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Classifier:
     val_split: str = "val"
     dtype: str = "float32"
     select: str = ""
+    assumed: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -252,7 +254,8 @@ def _from_weights(
             right = f"--class-map FILE with {error.classes} names"
         raise UserError(f"{error.found}: give {right}.") from error
     stored_names = stored.classes if head == "keep" else None
-    names = names or stored_names or imagenet_names(num_classes)
+    known = names or stored_names
+    names = known or imagenet_names(num_classes)
     if names is not None and len(names) != num_classes:
         source = f"--class-map {choice.class_map}" if choice.class_map else choice.weights
         raise UserError(
@@ -270,7 +273,9 @@ def _from_weights(
         data_config = stored.data_config | (size if is_sized else {})
     name = f"{choice.model} {choice.weights or 'pretrained'}"
     selects = "--class-map" if choice.class_map else ""
-    return Classifier(model, name, "model", names, data_config, data=None, select=selects)
+    return Classifier(
+        model, name, "model", names, data_config, data=None, select=selects, assumed=not known
+    )
 
 
 @torch.no_grad()

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, output_file, write_json
-from resmlp_mt.vision.class_map import check_order
+from resmlp_mt.vision.class_map import ORDERED, TAKEN, check_order, check_same
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.data import create_dataset, is_one_split
 from resmlp_mt.vision.distributed import find_device, measured_on
 from resmlp_mt.vision.evaluation_options import EvaluationOptions
-from resmlp_mt.vision.image_dataset import ImageDataset
+from resmlp_mt.vision.image_dataset import ImageDataset, UnknownClassesError
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.loader import Batch, batches
 from resmlp_mt.vision.transforms import create_transform
@@ -136,9 +136,15 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
             )
         check_order(dataset.classes, classifier.name)
         return dataset, dataset.classes
-    dataset = create_dataset(
-        data, split, transform, classifier.classes, training, select=classifier.select
-    )
+    try:
+        dataset = create_dataset(
+            data, split, transform, classifier.classes, training, select=classifier.select
+        )
+    except UnknownClassesError as error:
+        if classifier.assumed:
+            what = f"{classifier.name}{TAKEN}"
+            check_same(classifier.classes, sorted(error.names), what, ORDERED)
+        raise
     if dataset.classes != classifier.classes:  # data with class names of its own
         raise UserError(
             f"--data {' '.join(data)} has the classes {', '.join(dataset.classes[:3])}, ..., but "
@@ -275,5 +281,9 @@ def text_of(report: Report) -> str:
     if len(report.classes) <= FEW_CLASSES:
         table = [[row.name, row.images, row.top1, row.precision, row.f1] for row in report.classes]
         headers = ["class", "images", "top-1 %", "precision %", "F1 %"]
-        lines += ["", tabulate(table, headers, floatfmt=".2f", missingval="-")]
+        names = [0]  # 007 and 1e3 stay as they are
+        lines += [
+            "",
+            tabulate(table, headers, floatfmt=".2f", missingval="-", disable_numparse=names),
+        ]
     return "\n".join(lines)

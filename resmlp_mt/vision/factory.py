@@ -292,11 +292,12 @@ def load_model(
     Args:
         path: a file written by :mod:`resmlp_mt.vision.train`.
         use_ema: take the moving average of the weights, if the checkpoint has one.
-        img_size: adapt a ResMLP to images of this size.
+        img_size: adapt a ResMLP to images of this size; timm's models for any size stay as they
+            are.
 
     Raises:
         UserError: as :func:`resmlp_mt.vision.checkpoints.load`, or if the weights do not fit the
-            model.
+            model, or the model takes no other size.
     """
     checkpoint = load(path)
     average = checkpoint.get("model_ema") if use_ema else None
@@ -320,14 +321,17 @@ def load_model(
             f"{_shape(given.get(wrong[0]))} in the file and {_shape(shapes.get(wrong[0]))} in the "
             "model."
         )
-    if img_size is None:
-        model = build_model(**args)
+    other = input_arguments(args["name"], img_size, None)
+    model = build_model(**args | other)
+    if not other:
         model.load_state_dict(weights)
-        return model.eval(), checkpoint
-    model = build_model(**args | {"img_size": img_size})
-    if not isinstance(model, ResMLP):
-        raise UserError("--img-size is only for checkpoints of ResMLP: leave it out.")
-    load_weights(model, {"model": weights, "model_args": args})
+    elif isinstance(model, ResMLP):
+        load_weights(model, {"model": weights, "model_args": args})
+    else:
+        raise UserError(
+            f"--img-size {img_size}: {path} has the model {args['name']}, which is made for one "
+            "size: leave it out."
+        )
     return model.eval(), checkpoint
 
 

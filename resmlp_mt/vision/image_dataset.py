@@ -15,6 +15,18 @@ from resmlp_mt.vision.transforms import Transform
 logger = logging.getLogger(__name__)
 
 
+class UnknownClassesError(UserError):
+    """Data with classes that are not among those of the training or of a model.
+
+    Attributes:
+        names: all classes of the data.
+    """
+
+    def __init__(self, message: str, names: set[str]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
     """Images with the indices of their classes.
 
@@ -93,6 +105,10 @@ def class_indices(
         where: the data, for messages.
         select: the class map whose choice ``classes`` are, for messages: as in timm, names that
             it lacks are left out. Empty: they are refused.
+
+    Raises:
+        UnknownClassesError: if they are refused.
+        UserError: if the class map has none of them.
     """
     numbers = {normalize("NFC", name): index for index, name in enumerate(classes)}
     indices = {name: numbers.get(normalize("NFC", name), -1) for name in names}
@@ -101,8 +117,9 @@ def class_indices(
         return indices
     shown = ", ".join(unknown[:5])
     if not select:
-        raise UserError(
-            f"{where} has classes that training lacks ({shown}); remove them or train with them."
+        raise UnknownClassesError(
+            f"{where} has classes that training lacks ({shown}); remove them or train with them.",
+            names,
         )
     if len(unknown) == len(names):
         raise UserError(
