@@ -40,6 +40,7 @@ def test_fairseq_generate_prints_its_own_messages_alone(corpus: Corpus, trained:
         [
             Path(sys.executable).parent / "fairseq-generate", corpus.data,
             "--user-dir", "resmlp_mt", "--path", trained / "checkpoint_best.pt", "--cpu",
+            "--remove-bpe", "sentencepiece",
         ],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
