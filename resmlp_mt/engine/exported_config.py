@@ -14,7 +14,7 @@ from resmlp_mt.errors import UserError
 
 KEY = "config"
 OFF = (None, False, 0, "none")
-"""Values of an option that is not used."""
+"""Values with which an option changes nothing: versions that do not have it compute the same."""
 
 
 def metadata(config: Mapping[str, Any]) -> dict[str, str]:

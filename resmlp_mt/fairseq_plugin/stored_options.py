@@ -10,10 +10,8 @@ from fairseq import models, tasks
 from fairseq.registry import REGISTRIES
 
 from resmlp_mt.command_line import flag
+from resmlp_mt.engine.exported_config import OFF
 from resmlp_mt.fairseq_plugin import checkpoints
-
-OFF = (None, False, 0, "none")
-"""Values with which an option changes nothing: versions that do not have it compute the same."""
 
 
 def name_of(section: str, stored: Any) -> Any:
