@@ -792,13 +792,26 @@ def test_the_working_directory_is_a_folder_like_others(
 
 
 def test_shards_below_a_hidden_folder_have_images(tmp_path: Path) -> None:
-    """Their own names count, and folders of operating systems."""
-    members: dict[str, bytes] = {}
-    for number, place in enumerate((".cache/", "../", "./", "@eaDir/", "x/._", "x/.")):
-        members |= {f"{place}{number}.png": png(number), f"{place}{number}.cls": b"%d" % number}
-    members["x/.."] = b""
-    shard(tmp_path / "train-0.tar", members)
-    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [0, 1, 2]
+    """The folders above all images of a shard may be hidden, but not those of operating systems."""
+    for number, place in enumerate((".cache/.data/", "../", "./", "/.a/b/", "@eaDir/")):
+        members = {"LICENSE": b"", "._x.png": b"", "x/..": b"", f"{place}.": b""}
+        for name in (f"{number}", "._9", ".9", ".ipynb_checkpoints/8", "@eaDir/7"):
+            members |= {f"{place}{name}.png": png(number), f"{place}{name}.cls": b"%d" % number}
+        members[".ipynb_checkpoints/6.cls"] = b"6"
+        shard(tmp_path / f"train-{number}.tar", members)
+    found = data.create_dataset(["wds", str(tmp_path)], "train")
+    assert found.targets == [0, 1, 2, 3]
+
+
+def test_hidden_folders_beside_the_images_of_a_shard_are_ignored(tmp_path: Path) -> None:
+    """As of editors and of waste baskets, whose images lack a class, or were thrown away."""
+    members = {"x/0.png": png(), "x/0.cls": b"0", "./1.png": png(), "./1.cls": b"1"}
+    for name in ("./.ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/2.png"):
+        members[name] = png(1)
+    members[".Trash-1000/files/2.cls"] = b"2"
+    for number, order in enumerate((1, -1)):
+        shard(tmp_path / f"train-{number}.tar", dict([*members.items()][::order]))
+    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [0, 1, 1, 0]
 
 
 def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:

@@ -11,18 +11,26 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from PIL import Image
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
-from resmlp_mt.vision.images import EXTENSIONS, BadImage, ImageNames, check_bytes, open_image
+from resmlp_mt.vision.images import (
+    EXTENSIONS,
+    BadImage,
+    ImageNames,
+    check_bytes,
+    is_image,
+    open_image,
+)
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, mentions, names_of, usual_name
 
 #: the largest index gives the number of classes, so a wrong index must not fill the memory
@@ -53,6 +61,8 @@ class ShardDataset(ImageDataset):
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
+            if is_of_memory(error):
+                raise
             raise BadImage(name, reason(error)) from error
         return open_image(content, name)
 
@@ -154,6 +164,8 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                         name = others.get(key, labels[key][3])
                         names.is_image(Path(name).name)  # counts it
         except (OSError, tarfile.TarError) as error:
+            if is_of_memory(error):
+                raise
             raise UserError(
                 f"--data wds: {shard} cannot be read: {error}; expected an uncompressed tar file."
             ) from error
@@ -181,7 +193,9 @@ def _members(
     others: dict[str, str] = {}
     stored: dict[str, tuple[int, int]] = {}  # offset and size of files
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
-    for member in archive:
+    members = archive.getmembers()
+    above = _folders_above(members)
+    for member in members:
         # WebDataset's rule: the key ends at the first dot of the file's name
         stem, _, extension = Path(member.name).name.partition(".")
         extension = extension.lower()  # also WebDataset's rule
@@ -189,8 +203,9 @@ def _members(
             stored[member.name] = (member.offset_data, member.size)
         elif member.islnk() and member.linkname in stored:  # tar stores equal files once
             stored[member.name] = stored[member.linkname]
-        # a file without a stem is hidden; its folders may be
-        if member.isdir() or not stem or is_foreign(member.name):
+        parts = PurePosixPath(member.name).parts
+        inside = parts[len(above) :] if parts[: len(above)] == above else parts
+        if member.isdir() or not stem or is_foreign(member.name) or is_hidden("/".join(inside)):
             continue
         last = Path(member.name).suffix.lower()
         key = str(Path(member.name).with_name(stem))
@@ -238,6 +253,14 @@ def _members(
             f"--data wds: {shard} has no class for {key}: {Path(key).name}.cls is missing."
         )
     return images, labels, others
+
+
+def _folders_above(members: Iterable[tarfile.TarInfo]) -> tuple[str, ...]:
+    """The folders that all images of a shard have in common; these alone may be hidden."""
+    paths = [member.name for member in members if not (member.isdir() or is_foreign(member.name))]
+    folders = [PurePosixPath(path).parts[:-1] for path in paths if is_image(Path(path).name)]
+    levels = zip(*folders, strict=False)
+    return tuple(names[0] for names in takewhile(lambda names: len({*names}) == 1, levels))
 
 
 def _text(file: BinaryIO, member: Member) -> bytes:
