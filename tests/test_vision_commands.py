@@ -18,6 +18,7 @@ from resmlp_mt.vision.classifier import Classifier, check_forward
 from resmlp_mt.vision.distributed import start_process
 from resmlp_mt.vision.images import BadImage
 from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_arguments import RECIPES, parse_args
 from terminals import Terminal
@@ -152,9 +153,37 @@ def test_memory_for_one_image_is_not_a_wrong_size(error: Exception) -> None:
         check_forward(Full(1, 1), "best.pth", (3, 8, 8), 1)
 
 
-@pytest.mark.parametrize("fault", ["killed", "no memory"])
+class Ungiven:
+    """A part of a batch that cannot be given to another process."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+SMALL = r"memory or /dev/shm is too small; give --workers 0, or docker run --ipc=host\.$"
+ELSEWHERE = r"--workers 0 shows where\.$"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (signal.SIGKILL, rf"signal: Killed\): {SMALL}"),
+        (signal.SIGTERM, rf"signal: Terminated\): {ELSEWHERE}"),
+        (OSError(28, "No space left on device"), rf"exit code 12\): {SMALL}"),
+        (OSError(24, "Too many open files"), rf"exit code 1\): {ELSEWHERE}"),
+    ],
+    ids=["killed", "ended", "full", "other"],
+)
 def test_a_reading_process_that_ends_is_a_sentence(
-    words: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    words: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fault: signal.Signals | OSError,
+    said: str,
 ) -> None:
     """As by the system, for want of memory, or in a container, whose /dev/shm has 64 MB.
 
@@ -162,19 +191,46 @@ def test_a_reading_process_that_ends_is_a_sentence(
     """
 
     def fail(name: str) -> Image.Image:
-        if fault == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise BadImage(name, lambda: "cannot be given to another process")  # type: ignore[arg-type]
+        if isinstance(fault, OSError):
+            raise BadImage(name, Ungiven(fault))  # type: ignore[arg-type]
+        if fault != signal.SIGKILL:
+            signal.signal(fault, signal.SIG_DFL)
+        os.kill(os.getpid(), fault)
+        raise AssertionError
 
     monkeypatch.setattr(image_dataset, "open_image", fail)
     best = checkpoint(tmp_path / "best.pth", ["a", "b"])
     for main, given in ((train.main, words), (evaluate.main, [best, "--data", tmp_path / "data"])):
-        message = (
-            r"^a process of --workers ended \(DataLoader worker \(pid.*\): memory or /dev/shm is "
-            r"too small; give --workers 0, or docker run --ipc=host\.$"
-        )
+        message = rf"^a process of --workers ended \(DataLoader worker \(pid \d+\) .* {said}"
         with pytest.raises(UserError, match=message):
             main([*map(str, given), "--workers", "1"])
+        told = "cannot give its batch: Too many open files" in capfd.readouterr().err
+        assert told == ("exit code 1\\" in said)
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        ("is killed by signal: Killed. ", "is killed by signal: Killed): memory or /dev/shm is"),
+        ("is killed by signal: Bus error. ", "is killed by signal: Bus error): memory or /dev/shm"),
+        ("is killed by signal: Segmentation fault. ", "fault): --workers 0 shows where."),
+        ("exited unexpectedly with exit code 1. Details are lost.", "1): --workers 0 shows where."),
+        ("exited unexpectedly with exit code 12. Details are lost.", "12): memory or /dev/shm is"),
+        ("exited unexpectedly with exit code 127. Details.", "127): --workers 0 shows where."),
+    ],
+)
+def test_only_ends_for_want_of_memory_are_said_to_be(ended: str, told: str) -> None:
+    """PyTorch wraps some of these errors in another, which only says that there was an end."""
+    first = RuntimeError(f"DataLoader worker (pid 5) {ended}")
+    wrapping = RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
+    wrapping.__cause__ = first
+    for error in (first, wrapping):
+        with pytest.raises(UserError) as caught, memory_told():
+            raise error
+        assert told in str(caught.value)
+    unknown = RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
+    with pytest.raises(UserError, match=r"unexpectedly\): --workers 0 shows"), memory_told():
+        raise unknown
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

@@ -5,6 +5,7 @@ continued exactly without saving the state of any random generator. One process 
 sees the same images in a step as two processes with batches of B.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, S
 from tqdm import tqdm
 
 from resmlp_mt import signals
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import BadImage, SkipCounter, collate
 from resmlp_mt.vision.libraries import timm
+from resmlp_mt.vision.memory import NO_ROOM
 
 Batch = tuple[Tensor, Tensor, list[BadImage]]
 # keys of a step's draws: augmentation in a worker, mixup and stochastic depth in the training
@@ -112,8 +114,13 @@ def _end(error: Exception, _: object) -> None:
 
     multiprocessing would drop the batch, and the main process wait for it for ever.
     """
-    if not isinstance(error, EOFError | ConnectionError):
-        os._exit(1)
+    if isinstance(error, EOFError | ConnectionError):
+        return
+    if is_of_memory(error) or os.strerror(errno.ENOSPC) in str(error):  # of /dev/shm
+        os._exit(NO_ROOM)
+    told = f"a process of --workers cannot give its batch: {reason(error)}"
+    print(told, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _ends_with_its_parent(worker: int) -> None:

@@ -1,12 +1,17 @@
 """What to say if memory runs out, here or in the processes that read images."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, is_of_memory
 
 #: beginning of PyTorch's messages about one of them
 WORKER = "DataLoader worker (pid"
+#: status of one that has no room for its batch
+NO_ROOM = 12
+#: ends for want of memory: killed by the system, or writing to a full /dev/shm
+OF_MEMORY = re.compile(rf"by signal: (Killed|Bus error)|exit code {NO_ROOM}\b")
 
 
 @contextmanager
@@ -20,11 +25,17 @@ def memory_told() -> Iterator[None]:
         yield
     except Exception as error:
         if is_of_memory(error):
-            raise UserError("there is not enough memory: give a smaller --batch-size.") from error
-        if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
-            said = reason(error).partition(". ")[0].rstrip(".")
             raise UserError(
-                f"a process of --workers ended ({said}): memory or /dev/shm is too small; give "
-                "--workers 0, or docker run --ipc=host."
+                "there is not enough memory: give a smaller --batch-size or model, or close other "
+                "programs."
             ) from error
-        raise
+        # PyTorch may wrap what it knows of an end in an error that says only which process it was
+        known = (each for each in (error.__cause__, error) if isinstance(each, RuntimeError))
+        ended = next((str(each) for each in known if str(each).startswith(WORKER)), None)
+        if ended is None:
+            raise
+        said = ended.partition(". ")[0].rstrip(". ")
+        advice = "--workers 0 shows where"
+        if OF_MEMORY.search(said):
+            advice = "memory or /dev/shm is too small; give --workers 0, or docker run --ipc=host"
+        raise UserError(f"a process of --workers ended ({said}): {advice}.") from error
