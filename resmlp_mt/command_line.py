@@ -331,10 +331,6 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             except SystemExit:  # of --help
                 _flush()
                 raise
-            except Exception as error:
-                if is_of_memory(error):
-                    raise UserError(f"there is not enough memory: {reason(error)}.") from error
-                raise
             except KeyboardInterrupt:
                 forget_lost_terminal(signal.SIGINT)
                 sys.exit(128 + signal.SIGINT)
@@ -342,6 +338,10 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             raise
         except UserError as error:
             raise CommandError(str(error)) from error
+        except Exception as error:
+            if is_of_memory(error):
+                raise CommandError(f"there is not enough memory: {reason(error)}.") from error
+            raise
         finally:
             if reader_is_gone(2):
                 discard(2)  # else Python would fail at its end, with status 120

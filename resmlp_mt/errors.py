@@ -2,10 +2,10 @@
 
 import errno
 
-#: words of PyTorch and ONNX Runtime, whose errors have no type of their own
+#: words of PyTorch, ONNX Runtime and the system, in errors without a type of their own
 NO_MEMORY = (
     "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
-    "Failed to allocate memory", "bad_alloc",
+    "Failed to allocate memory", "bad_alloc", "Cannot allocate memory",
 )  # fmt: skip
 
 
@@ -27,8 +27,11 @@ def reason(error: BaseException) -> str:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in Python, PyTorch or ONNX Runtime, which may not be loaded."""
-    return (
+    """Whether memory ran out, in Python, PyTorch or ONNX Runtime, which may not be loaded.
+
+    A :class:`UserError` never counts: where it is about memory, it has said so and what to do.
+    """
+    return not isinstance(error, UserError) and (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or type(error).__name__ == "OutOfMemoryError"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, replacing
 
 #: numbers per byte of a file, at most: tied tensors share their storage
@@ -41,17 +41,21 @@ def read(
     Args:
         path: .safetensors, or a file of ``torch.save``.
         allowed: types besides PyTorch's own that the file may ask for.
-        only_look: map the tensors, without their checksums, instead of reading them.
+        only_look: map the tensors of ``torch.save`` instead of reading them, without their
+            checksums; those of .safetensors are read.
 
     Raises:
         UserError: if there is no such file, it is damaged, it asks for more than tensors and plain
             values, it does not hold a dictionary, or its tensors are larger than the file.
+        MemoryError, RuntimeError, OSError: if memory runs out; :func:`is_of_memory` knows them.
     """
     path = Path(path)
     try:
         check_is_whole(path)
         size = path.stat().st_size
     except OSError as error:
+        if is_of_memory(error):
+            raise
         raise UserError(f"{path} cannot be read: {reason(error)}.") from error
     try:
         if path.suffix.lower() == ".safetensors":
@@ -66,6 +70,8 @@ def read(
     except UserError:
         raise
     except Exception as error:  # the loaders raise a dozen types for damaged or unsafe files
+        if _lacks_memory(error, size):
+            raise
         # the rest of the unpickler's message says how to load the file unsafely
         found = re.search(r"GLOBAL ([\w.]+)|arrays of type '\w+'", str(error))
         kind = "safetensors" if path.suffix.lower() == ".safetensors" else "PyTorch"
@@ -82,6 +88,16 @@ def read(
         )
     check_tensors(contents, path, size)
     return contents
+
+
+def _lacks_memory(error: Exception, size: int) -> bool:
+    """Whether memory ran out, and not because a damaged file asks for more than it can hold.
+
+    Args:
+        size: of the file in bytes.
+    """
+    asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+    return is_of_memory(error) and (asked is None or int(asked[1]) <= size)
 
 
 def _load(path: Path, only_look: bool) -> Any:
@@ -183,6 +199,8 @@ def check_archive(path: Path, *, sums: bool = True) -> None:
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             damaged = archive.testzip() if sums and stored else None
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        if is_of_memory(error):
+            raise
         raise UserError(f"{path} is damaged: {error}.") from error
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise UserError(f"{path} is a TorchScript program: save the model's state_dict() instead.")

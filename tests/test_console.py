@@ -240,9 +240,11 @@ def test_too_little_memory_is_one_sentence() -> None:
         assert re.fullmatch(r"there is not enough memory \(.+\): lower --max-tokens or .+", said)
 
 
-@pytest.mark.parametrize("name", ["preprocess", "score"])
-def test_commands_without_batches_get_no_advice_for_them(name: str) -> None:
-    places = {"__spec__": ModuleSpec(f"fairseq_cli.{name}", None)}
+@pytest.mark.parametrize(
+    "name", ["fairseq_cli.preprocess", "fairseq_cli.score", "fairseq.checkpoint_utils"]
+)
+def test_work_without_batches_gets_no_advice_for_them(name: str) -> None:
+    places = {"__spec__": ModuleSpec(name, None)}
     error = raised(exec, "raise MemoryError", places)
     assert re.fullmatch(r"there is not enough memory \([^)]+\)\.", console.mistake(error) or "")
 
@@ -275,6 +277,12 @@ def test_options_that_do_not_fit_the_model_are_one_sentence(
             'a.pt does not fit the options of the model (Missing key(s) in state_dict: "weight" '
             "and 1 more): give the --arch and the options of its training."
         )
+
+    def full(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(layer, "load_state_dict", full)
+    assert (console.mistake(raised(train, "a.pt")) or "").startswith("there is not enough memory")
     monkeypatch.setattr(layer, "load_state_dict", lambda _: {}["x"])
     assert console.mistake(raised(train, "a.pt")) is None  # a defect
     monkeypatch.setitem(sys.modules, "editdistance", None)

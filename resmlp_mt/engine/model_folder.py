@@ -32,7 +32,7 @@ from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.engine.subword_checks import check_pieces
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, is_hidden, synchronize
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
@@ -216,6 +216,8 @@ def load(
             f"{folder / CONFIG} is nested too deeply: write it with python -m resmlp_mt.export."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_of_memory(error):
+            raise
         raise unreadable(folder, CONFIG, error) from error
     # hidden ones are of programs that copy files
     found = [path.name for path in sorted(folder.glob("*.onnx*")) if not is_hidden(path.name)]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from resmlp_mt.engine.vocabulary import SPECIAL
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 
 MOST_PER_WORD = 1000  # target words per source word that a file may have
 
@@ -87,6 +87,8 @@ class Shortlist:
             fits = fits and bool((np.diff(always) > 0).all())
             fits = fits and always[: len(SPECIAL)].tolist() == [*range(len(SPECIAL))]
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            if is_of_memory(error):
+                raise
             raise UserError(
                 f"{path} cannot be read as a shortlist ({error}): export the model again."
             ) from error

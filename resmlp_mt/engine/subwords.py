@@ -12,7 +12,7 @@ import sentencepiece
 
 from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.text import BYTE, SURROGATE, UNSPACED, join_pieces, normalize
 
@@ -46,6 +46,8 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
         processor.LoadFromSerializedProto(path.read_bytes())  # a path need not be UTF-8
         return processor
     except (OSError, RuntimeError) as error:
+        if is_of_memory(error):
+            raise
         why = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise UserError(f"{path} cannot be read as a sentencepiece model{why}.") from error
 

@@ -60,6 +60,8 @@ def load(
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if is_of_memory(error):
+            raise
         file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
         raise unreadable(folder, file, error) from error
     if exported_config.KEY in metadata:  # not in files of earlier versions
@@ -85,6 +87,8 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
     try:
         model = empty(config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if is_of_memory(error):
+            raise
         raise UserError(f"{folder / CONFIG} does not describe a model: {reason(error)}.") from error
     try:
         return compact.fill(model, stored)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -103,6 +103,8 @@ def _add_from_file(original: Original, self: Any, file: Any) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:  # fairseq's plain exceptions, and errors of reading text
+        if is_of_memory(error):
+            raise
         raise _damaged(Path(file), reason(error).rstrip(".")) from error
 
 

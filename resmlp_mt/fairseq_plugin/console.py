@@ -77,6 +77,9 @@ FOR_USERS = re.compile(r"\bplease\b|--[a-z]", re.IGNORECASE)
 WITHOUT_BATCHES = ("preprocess", "score")
 """fairseq's commands that have no options for the size of a batch."""
 
+READERS = ("resmlp_mt.tensor_files", "fairseq.checkpoint_utils")
+"""Modules that read checkpoints, for which the size of a batch does not matter."""
+
 
 def tell_in_one_sentence() -> None:
     """End fairseq's commands with one sentence where their user can mend what stopped them."""
@@ -138,7 +141,8 @@ def _mistake(error: BaseException) -> str | None:
         specs = [
             frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(error.__traceback__)
         ]
-        if any(is_command(spec, name) for spec in specs for name in WITHOUT_BATCHES):
+        reads = any(spec is not None and spec.name in READERS for spec in specs)
+        if reads or any(is_command(spec, name) for spec in specs for name in WITHOUT_BATCHES):
             return f"{told}."
         return (
             f"{told}: lower --max-tokens or --batch-size, or --max-source-positions and "
@@ -160,7 +164,8 @@ def _mistake(error: BaseException) -> str | None:
     in_training = re.match("Cannot load model parameters from checkpoint (.*);", told or "")
     if in_training and error.__context__ is not None:  # which fairseq makes of any error
         hidden = error.__context__
-        return str(hidden) if isinstance(hidden, UserError) else _misfit(hidden, in_training[1])
+        is_told = isinstance(hidden, UserError) or is_of_memory(hidden)
+        return _mistake(hidden) if is_told else _misfit(hidden, in_training[1])
     if misfit := _misfit(error):
         return misfit
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]

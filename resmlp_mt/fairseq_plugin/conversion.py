@@ -26,7 +26,7 @@ from resmlp_mt.engine.subword_checks import (
 from resmlp_mt.engine.subwords import decode_pieces, find_sentencepiece, read_sentencepiece
 from resmlp_mt.engine.tags import tags_before, warn_of_tags
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.fairseq_plugin import checkpoints, languages, stored_config
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 
@@ -73,6 +73,8 @@ def load_trained(
     except UserError:
         raise
     except Exception as error:  # torch and fairseq raise a dozen types for broken files
+        if is_of_memory(error):
+            raise
         reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise UserError(f"{path} cannot be read as a fairseq checkpoint: {reason}") from error
     (model,) = models

@@ -12,7 +12,7 @@ from typing import Any
 from fairseq import checkpoint_utils
 
 from resmlp_mt.engine.weights import check_finite
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config, stored_options
 from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.model.config import ModelConfig
@@ -50,6 +50,8 @@ def _load_checkpoint_to_cpu(
     try:
         state = original(path, arg_overrides, load_on_all_ranks)
     except RuntimeError as error:  # a size that is not the tensor's
+        if is_of_memory(error):
+            raise
         raise UserError(
             f"{local} cannot be read as a fairseq checkpoint: {reason(error)}."
         ) from error

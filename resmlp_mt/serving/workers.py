@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from resmlp_mt import signals
 from resmlp_mt.command_line import missing
-from resmlp_mt.errors import UserError, one_line, reason
+from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
 from resmlp_mt.serving.limits import ModelOptions
 
 if TYPE_CHECKING:
@@ -245,7 +245,10 @@ def _load(folders: Sequence[Path], options: ModelOptions) -> None:
         _translators = str(error)  # an exception in an initializer would be lost
     except ModuleNotFoundError as error:
         _translators = str(missing(error))
-    except (ImportError, OSError, MemoryError) as error:  # of libraries that do not fit the system
+    except Exception as error:
+        # others are of libraries that do not fit the system
+        if not (is_of_memory(error) or isinstance(error, ImportError | OSError)):
+            raise
         _translators = one_line(f"a worker could not load its models: {error!r}.")
     else:
         _translators = loaded

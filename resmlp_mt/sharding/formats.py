@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole
 
 ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
@@ -162,6 +162,8 @@ class Parquet:
                 if len(rest):
                     yield Part(first, _stream(rest))
         except (OSError, pyarrow.ArrowException) as error:
+            if is_of_memory(error):
+                raise
             raise UserError(f"{path} cannot be read as parquet ({error}).") from error
 
     def texts(self, part: Part, origin: str) -> list[str]:

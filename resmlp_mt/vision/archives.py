@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.vision.image_dataset import (
     ImageDataset,
@@ -153,6 +153,8 @@ def archive_dataset(
         with tarfile.open(path) as archive:
             found.read(archive)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        if is_of_memory(error):
+            raise
         raise UserError(
             f"--data cifar10-tar {path} cannot be read: {reason(error).rstrip(':')}; expected a "
             "tar file."

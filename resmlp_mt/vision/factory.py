@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
@@ -206,9 +206,11 @@ def build_model(
             )
             return model
         own = create_model(name, num_classes=num_classes, **model_args)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise UserError(f"--model {name}: {_short(error)}") from error
     except Exception as error:
+        if is_of_memory(error):
+            raise
+        if isinstance(error, ValueError | TypeError | RuntimeError | AssertionError):
+            raise UserError(f"--model {name}: {_short(error)}") from error
         if not pretrained:
             raise
         raise no_weights(f"--model {name} --pretrained", error) from error

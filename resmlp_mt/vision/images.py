@@ -27,7 +27,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from resmlp_mt.errors import UserError, one_line, reason
+from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
 from resmlp_mt.files import LFS, POINTER, is_hidden
 from resmlp_mt.vision.options import OnError
 
@@ -160,12 +160,15 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         kinds = ", ".join(FORMATS)
         unknown = f"this is not an image file of a known kind ({kinds})"
         raise BadImage(name, "the file is empty" if empty else unknown) from error
-    except OSError as error:
-        raise BadImage(name, reason(error)) from error
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
-        raise BadImage(name, f"the image cannot be decoded ({reason(error)})") from error
+        if is_of_memory(error):  # the file is not bad
+            raise
+        said = reason(error)
+        if not isinstance(error, OSError):
+            said = f"the image cannot be decoded ({said})"
+        raise BadImage(name, said) from error
 
 
 def check_bytes(size: int, name: str) -> None:
@@ -218,7 +221,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # an unreadable orientation is ignored
+    except Exception as error:  # an unreadable orientation is ignored
+        if is_of_memory(error):
+            raise
         logger.debug("unreadable EXIF data", exc_info=True)
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     if 2 in tags.get(SAMPLE_FORMAT, ()):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_outputs, output_file
 from resmlp_mt.onnx_exporter import check_exporter, graph_of
 from resmlp_mt.vision.classifier import Classifier, load_classifier
@@ -65,4 +65,6 @@ def graph(classifier: Classifier) -> Any:
             dynamic_shapes=({0: Dim("batch", min=1)},),
         )
     except Exception as error:  # the exporter has many exception types of its own
+        if is_of_memory(error):
+            raise
         raise UserError(f"{classifier.name} cannot be exported: {reason(error)}") from error

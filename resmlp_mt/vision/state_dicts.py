@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from resmlp_mt import stored_arrays
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.tensor_files import read, unwrapped
 from resmlp_mt.vision.parameter_names import renamed
 
@@ -117,6 +117,8 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         if not parts or "\0" in "".join(parts):
             raise ValueError
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if is_of_memory(error):
+            raise
         raise UserError(
             f"{path} is not the index of a file in parts: expected its weight_map."
         ) from error
@@ -137,6 +139,8 @@ def _hub_config(path: pathlib.Path) -> dict[str, Any]:
         inner = config.get("pretrained_cfg") or {}
         return {"pretrained_cfg": {"label_names": config.get("labels"), **inner, **config}}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        if is_of_memory(error):
+            raise
         raise UserError(
             f"{path} is not JSON with the settings of a model: take another copy, or move it away."
         ) from error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import HUBS
@@ -289,6 +289,8 @@ def hub_weights(source: str) -> dict[str, Any]:
         name = source.removeprefix(TIMM)
         model = timm.create_model(name, pretrained=True)
     except Exception as error:
+        if is_of_memory(error):
+            raise
         raise no_weights(f"--weights {source}", error) from error
     state: dict[str, Any] = model.state_dict()
     is_paper = source.startswith(f"{TIMM}resmlp_")
