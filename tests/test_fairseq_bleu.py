@@ -263,47 +263,73 @@ def test_subwords_are_told_by_their_share(counts: dict[str, int], expected: str 
     assert bleu.subwords_of(words) == expected
 
 
+SCORERS = {"bleu": BleuConfig, "sacrebleu": SacrebleuConfig, "chrf": ChrFScorerConfig}
+
+
+def told_of_scores(task: TranslationTask, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Warnings of fairseq-generate, with every scorer."""
+    caplog.clear()
+    with pytest.raises(IndexError):  # there is no model; the dictionary was looked at before
+        FairseqTask.build_generator(task, [], SimpleNamespace(beam=1))
+    for name, kind in SCORERS.items():
+        choice = OmegaConf.merge(OmegaConf.structured(kind()), {"_name": name})
+        assert scoring.build_scorer(choice, task.target_dictionary)
+    return caplog.messages
+
+
+def give(options_of_generate: str) -> None:
+    words = ["data", "--path", "x", *options_of_generate.split()]
+    options.parse_args_and_arch(options.get_generation_parser(), words)
+
+
 @pytest.mark.parametrize(
-    ("kind", "given", "is_joined"),
+    ("kind", "given", "told"),
     [
-        ("sentencepiece", "", False),
-        ("sentencepiece", "--remove-bpe", False),
-        ("sentencepiece", "--bpe subword_nmt", False),
-        ("sentencepiece", "--remove-bpe sentencepiece", True),
-        ("sentencepiece", "--bpe sentencepiece --sentencepiece-model x", True),
-        ("sentencepiece", "--remove-bpe --bpe characters", True),
-        ("sentencepiece", "--post-process none", True),
-        ("subword_nmt", "", False),
-        ("subword_nmt", "--remove-bpe sentencepiece", False),
-        ("subword_nmt", "--remove-bpe", True),
-        ("subword_nmt", "--bpe subword_nmt", True),
+        ("sentencepiece", "", [*SCORERS]),
+        ("sentencepiece", "--remove-bpe", [*SCORERS]),
+        ("sentencepiece", "--bpe subword_nmt", [*SCORERS]),
+        ("sentencepiece", "--remove-bpe sentencepiece", []),
+        # fairseq's own BLEU compares the pieces, unless they are read again from the text
+        ("sentencepiece", "--bpe sentencepiece --sentencepiece-model x", ["bleu"]),
+        ("sentencepiece", "--bpe sentencepiece --sentencepiece-model x --replace-unk", []),
+        ("sentencepiece", "--bpe characters", ["bleu"]),
+        ("sentencepiece", "--remove-bpe --bpe characters", []),
+        ("sentencepiece", "--post-process none", []),
+        ("sentencepiece", "--post-process none --bpe characters", []),
+        ("subword_nmt", "", [*SCORERS]),
+        ("subword_nmt", "--remove-bpe sentencepiece", [*SCORERS]),
+        ("subword_nmt", "--remove-bpe", []),
+        ("subword_nmt", "--bpe subword_nmt", ["bleu"]),
+        ("subword_nmt", "--remove-bpe --bpe subword_nmt", []),
     ],
 )
 def test_scores_of_subwords_are_told(
-    kind: str, given: str, is_joined: bool, caplog: pytest.LogCaptureFixture
+    kind: str, given: str, told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def messages(task: TranslationTask) -> list[str]:
-        caplog.clear()
-        with pytest.raises(IndexError):  # there is no model; the dictionary was looked at before
-            FairseqTask.build_generator(task, [], SimpleNamespace(beam=1))
-        kinds = {"bleu": BleuConfig, "sacrebleu": SacrebleuConfig, "chrf": ChrFScorerConfig}
-        for name, kind in kinds.items():
-            choice = OmegaConf.merge(OmegaConf.structured(kind()), {"_name": name})
-            assert scoring.build_scorer(choice, task.target_dictionary)
-        return caplog.messages
-
     task = task_of_subwords(SUBWORDS[kind])
-    assert messages(task) == []  # in a program without these options
-    options.parse_args_and_arch(
-        options.get_generation_parser(), ["data", "--path", "x", *given.split()]
-    )
-    told = [
+    assert told_of_scores(task, caplog) == []  # in a program without these options
+    give(given)
+    end = ", in place of --bpe" if "--bpe" in given.split() else ""
+    assert told_of_scores(task, caplog) == [
         f"--scoring {name} compares subwords, not words: give --remove-bpe {kind}, or none if "
-        "that is meant"
-        for name in ("bleu", "sacrebleu", "chrf")
+        f"that is meant{end}"
+        for name in told
     ]
-    assert messages(task) == ([] if is_joined else told)
-    assert messages(task_of_subwords(["A", "dog"])) == []
+    assert told_of_scores(task_of_subwords(["A", "dog"]), caplog) == []
     source = [torch.tensor([5, 2])]
     task.datasets["test"] = LanguagePairDataset(source, [2], task.source_dictionary)
-    assert messages(task) == []  # nothing is scored
+    assert told_of_scores(task, caplog) == []  # nothing is scored
+
+
+@pytest.mark.parametrize("bpe", ["sentencepiece --sentencepiece-model x", "characters"])
+def test_scores_of_sentences_without_spaces_are_told(
+    bpe: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The words that --remove-bpe leaves are pieces to --bpe."""
+    give(f"--remove-bpe sentencepiece --bpe {bpe}")
+    assert told_of_scores(task_of_subwords(SUBWORDS["sentencepiece"]), caplog) == [
+        f"--scoring {name} compares sentences without spaces, because --bpe joins the words too: "
+        "drop --bpe"
+        for name in SCORERS
+    ]
+    assert told_of_scores(task_of_subwords(["A", "dog"]), caplog) == []

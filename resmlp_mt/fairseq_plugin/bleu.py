@@ -58,8 +58,9 @@ _unspaced: str | None = None
 _subwords: str | None = None
 """What :func:`subwords_of` finds in its dictionary."""
 
-_joined_by: tuple[str | None, str | None] | None = None
-"""``--remove-bpe`` and ``--bpe`` of fairseq-generate; None in a program without these options."""
+_joined_by: tuple[str | None, str | None, bool] | None = None
+"""``--remove-bpe`` and ``--bpe`` of fairseq-generate, and whether its default scorer compares what
+``--bpe`` has joined; None in a program without these options."""
 
 
 def apply() -> None:
@@ -196,7 +197,9 @@ def remember_joining(found: argparse.Namespace) -> None:
     """Take from a command line of fairseq-generate what joins subwords before they are scored."""
     global _joined_by
     if hasattr(found, "score_reference"):
-        _joined_by = getattr(found, "post_process", None), getattr(found, "bpe", None)
+        removed = getattr(found, "post_process", None)
+        reads_text = removed is not None or getattr(found, "replace_unk", None) is not None
+        _joined_by = removed, getattr(found, "bpe", None), reads_text
 
 
 def _target_language(task: Any) -> str | None:
@@ -205,17 +208,31 @@ def _target_language(task: Any) -> str | None:
     return getattr(cfg, "target_lang", None)
 
 
+def _compared(name: str) -> str | None:
+    """What a scorer compares in place of words, and what to give; None if it compares words.
+
+    fairseq's own BLEU compares the pieces, and not the text that ``--bpe`` makes of them, unless
+    ``--remove-bpe`` or ``--replace-unk`` is given.
+    """
+    if _subwords is None or _joined_by is None:
+        return None
+    removed, bpe, reads_text = _joined_by
+    joining = JOINED_BY[_subwords]
+    if removed == _subwords == "sentencepiece" and bpe in joining:
+        return "sentences without spaces, because --bpe joins the words too: drop --bpe"
+    read = {removed, bpe if reads_text or name != "bleu" else None}
+    if not read.isdisjoint((*joining, "none")):
+        return None
+    place = "" if bpe is None else ", in place of --bpe"
+    return f"subwords, not words: give --remove-bpe {_subwords}, or none if that is meant{place}"
+
+
 def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
     tokenizer = language_codes.bleu_tokenizer(_target) if _target else None
     is_13a = getattr(choice, "sacrebleu_tokenizer", None) == "13a"  # the default
     name = getattr(choice, "_name", choice)
-    if _subwords and _joined_by and not {*JOINED_BY[_subwords], "none"}.intersection(_joined_by):
-        logger.warning(
-            "--scoring %s compares subwords, not words: give --remove-bpe %s, or none if that is "
-            "meant",
-            name,
-            _subwords,
-        )
+    if found := _compared(name):
+        logger.warning("--scoring %s compares %s", name, found)
     text = _target if _target and (tokenizer or _spaced_by_phrase(_target)) else _unspaced
     if tokenizer and is_13a:
         _check_installed(tokenizer, f"--scoring sacrebleu of {_target}")
