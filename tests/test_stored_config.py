@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq import checkpoint_utils, tasks
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from fairseq.tasks.translation import TranslationTask
@@ -315,6 +316,51 @@ def test_a_criterion_of_another_version_is_named(
     )
     with pytest.raises(UserError, match=message) if message else nullcontext():
         assert task.build_criterion(cfg.criterion).eps == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"_name": "theirs", "more": 1}, "trained with --criterion theirs, which resmlp_mt"),
+        ({"_name": CHUNKED, "future": 0.5}, "trained with --future, which resmlp_mt"),
+    ],
+)
+@pytest.mark.parametrize("is_read_before", [False, True])
+def test_another_criterion_than_the_checkpoints_is_built(
+    state: dict[str, Any],
+    corpus: Corpus,
+    tmp_path: Path,
+    stored: dict[str, Any],
+    message: str,
+    is_read_before: bool,
+) -> None:
+    """Of --model-overrides, or of a program; the file may be gone by then."""
+    state["cfg"]["criterion"] = stored
+    state["resmlp_mt_version"] = "0.9.1"
+    path = tmp_path / "x.pt"
+    torch.save(state, path)
+    own = {"_name": "cross_entropy", "sentence_avg": False}
+
+    def load(**overrides: Any) -> tuple[Any, Any]:
+        arguments = {"data": str(corpus.data), **overrides}
+        read = None
+        if is_read_before:
+            read = checkpoint_utils.load_checkpoint_to_cpu(str(path), arguments)
+        _, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+            [str(path)], arg_overrides=arguments, state=read
+        )
+        return cfg.criterion, task
+
+    overridden, task = load(criterion=own)
+    assert type(task.build_criterion(overridden)) is CrossEntropyCriterion
+    criterion, task = load()
+    path.unlink()
+    for given in (OmegaConf.create(own), "cross_entropy"):
+        assert type(task.build_criterion(given)) is CrossEntropyCriterion
+    with pytest.raises(UserError, match=rf"x\.pt was {message} .* trained it, 0\.9\.1\.$"):
+        task.build_criterion(criterion)
+    with pytest.raises(UserError, match=r"^--criterion other is unknown: give its --user-dir\.$"):
+        task.build_criterion(OmegaConf.create({"_name": "other"}))
 
 
 def test_a_validation_with_a_criterion_of_another_plugin_ends_in_a_sentence(

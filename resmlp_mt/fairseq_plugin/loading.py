@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from fairseq import checkpoint_utils
+from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, is_of_memory, reason
@@ -98,24 +99,58 @@ def _load_model_ensemble_and_task(
     loaded = original(filenames, arg_overrides, task, strict, suffix, num_shards, state)
     name = checkpoint_utils.get_maybe_sharded_checkpoint_filename
     path = Path(name(filenames[-1], suffix, 0, num_shards))
-    if task is None and path.is_file():
-        built = loaded[2]
-        built.build_criterion = functools.partial(_build_criterion, built.build_criterion, path)
+    if task is None and (state is not None or path.is_file()):
+        # now, because the file may be gone when the criterion is built
+        found = checkpoints.read(path, only_look=True) if state is None else state
+        built, trained = loaded[2], _Training.of(path, found)
+        built.build_criterion = functools.partial(_build_criterion, built.build_criterion, trained)
     return loaded
 
 
-def _build_criterion(original: Original, path: Path, cfg: Any) -> Any:
-    state = checkpoints.read(path, only_look=True)
-    stored = state.get("args") or (state.get("cfg") or {}).get("criterion")
+class _Training(NamedTuple):
+    """What a checkpoint says of its training: the name of its criterion, and the version."""
+
+    path: Path
+    criterion: Any
+    uses_plugin: bool
+    version: Any
+
+    @classmethod
+    def of(cls, path: Path, state: Mapping[str, Any]) -> Self:
+        stored = state.get("args") or (state.get("cfg") or {}).get("criterion")
+        return cls(
+            path,
+            stored_options.name_of("criterion", stored),
+            stored_options.uses_plugin(state),
+            state.get(checkpoints.VERSION),
+        )
+
+
+def _build_criterion(
+    original: Original, trained: _Training, cfg: Any, from_checkpoint: bool = True
+) -> Any:
+    """Build the criterion of a checkpoint, or another one, of ``--model-overrides`` or a program.
+
+    Raises:
+        UserError: if it is unknown, or if this version lacks an option with which it was trained.
+    """
+    stored = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
+    state = {checkpoints.VERSION: trained.version, "cfg": {"criterion": stored}}
     name = stored_options.name_of("criterion", stored)
+    is_its_own = name == trained.criterion
     if name is not None and stored_options.registered("criterion", name) is None:
         what = f"--criterion {name}"
-        if stored_options.uses_plugin(state):
-            raise checkpoints.of_another_version(state, path, what)
-        raise UserError(f"{path} was trained with {what}, which is unknown: give its --user-dir.")
-    stored_options.check_options(state, "criterion", path)
+        if not is_its_own:
+            raise UserError(f"{what} is unknown: give its --user-dir.")
+        if trained.uses_plugin:
+            raise checkpoints.of_another_version(state, trained.path, what)
+        raise UserError(
+            f"{trained.path} was trained with {what}, which is unknown: give its --user-dir."
+        )
+    if is_its_own:
+        stored_options.check_options(state, "criterion", trained.path)
     takes_old = "from_checkpoint" in inspect.signature(original).parameters
-    return original(cfg, from_checkpoint=True) if takes_old else original(cfg)
+    return original(cfg, from_checkpoint=from_checkpoint) if takes_old else original(cfg)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
