@@ -605,10 +605,10 @@ def test_data_of_another_corpus_are_not_replaced(
 
 
 @pytest.mark.parametrize("is_declared", [False, True])
-def test_data_of_other_text_are_not_replaced(
+def test_data_of_other_training_text_are_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_declared: bool
 ) -> None:
-    """Of a corpus with the same name and languages, from another folder."""
+    """Of a corpus with the same name and languages; the files may also be packed since."""
     out = tmp_path / "out"
 
     def prepare_from(folder: Path) -> int:
@@ -629,18 +629,26 @@ def test_data_of_other_text_are_not_replaced(
             for lang in ("en", "de"):
                 part = text(lang, first + count)[first:]
                 (tmp_path / name / f"{split}.{lang}").write_bytes(lines(part))
-    assert prepare_from(tmp_path / "one") == 0
+    one, other, shared, packed = (tmp_path / name for name in ("one", "other", "shared", "packed"))
+    shutil.copytree(other, shared)
+    packed.mkdir()
+    for path in one.iterdir():
+        (packed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        if path.stem != "train":
+            shutil.copy(path, shared)
+    assert prepare_from(one) == 0
     before = outputs(out)
-    assert prepare_from(tmp_path / "other") == 1
-    assert (
-        f"{out} holds data that were made from other text: choose another --output, or delete it"
-        in capsys.readouterr().err
-    )
-    assert outputs(out) == before
-    for lang in ("en", "de"):  # the training set is repaired
-        path = tmp_path / "one" / f"train.{lang}"
-        path.write_bytes(path.read_bytes() + b"one more\n")
-    assert prepare_from(tmp_path / "one") == 0
+    capsys.readouterr()
+    for folder in (other, shared, packed):
+        assert prepare_from(folder) == 1
+        assert (
+            f"{out} holds data made from training files of which none is as it was: choose another "
+            "--output, or delete it first.\n"
+        ) in capsys.readouterr().err
+        assert outputs(out) == before
+    path = one / "train.de"  # is repaired
+    path.write_bytes(path.read_bytes()[:-1] + b" mehr\n")
+    assert prepare_from(one) == 0
     assert outputs(out)["text/train.de"] != before["text/train.de"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.preparation import corpus
+from resmlp_mt.preparation import corpus, sources
+from resmlp_mt.preparation.steps import Steps
+from tests.corpus_server import tar
 
 GOOD = {
     "source": "en",
@@ -254,3 +257,35 @@ def test_one_file_is_not_both_sides(tmp_path: Path) -> None:
         (tmp_path / f"{split}.zh").write_bytes(b"x\n")
     with pytest.raises(UserError, match=r"; it has train.zh$"):
         corpus.local(tmp_path, "zh-CN", "zh_Hans")
+
+
+def test_files_with_training_text_are_known(tmp_path: Path) -> None:
+    """By their own digests, not those of their members, and in the packing that was taken."""
+    packed = {"news.tgz": "ab", "dev.tgz": "d", "c.de.gz": ""}
+    for name, members in packed.items():
+        content = {f"{member}.{lang}": b"x\n" for member in members for lang in ("en", "de")}
+        (tmp_path / name).write_bytes(tar(content) if content else gzip.compress(b"x\n"))
+    urls = {"news": ["news.zip", "news.tgz"], "dev": ["dev.tgz"], "c": ["c.de.gz"]}
+    declared = {
+        "source": "en",
+        "target": "de",
+        "files": {
+            name: [{"urls": [f"https://a.example/{file}"]} for file in files]
+            for name, files in urls.items()
+        },
+        "train": [
+            {"source": "news:a.en", "target": "news:a.de"},
+            {"source": "news:b.en", "target": "c"},
+        ],
+        "valid": [{"source": "dev:d.en", "target": "dev:d.de"}],
+    }
+    out = tmp_path / "out"
+    (out / ".steps").mkdir(parents=True)
+    found = sources.gather(
+        load(tmp_path, yaml.safe_dump(declared)), out, tmp_path, Steps(out, out / "manifest.json")
+    )
+    assert found.training == {
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("news.tgz", "c.de.gz")
+    }
+    assert found.training < {facts["sha256"] for facts in found.manifest.values()}

@@ -4,7 +4,7 @@ import functools
 import json
 import platform
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,26 +49,27 @@ def check_is_of(path: Path, corpus: Corpus) -> None:
         )
 
 
-def check_text(path: Path, inputs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a manifest of a corpus of the same name and languages, made from other text.
+def check_text(path: Path, training: Set[str]) -> None:
+    """Refuse a manifest of a corpus of the same name and languages, made from other training text.
 
-    Some of the text may have changed: whoever repairs a training set keeps the validation set.
+    One training file is enough: whoever repairs one language keeps the other. The rest is not: two
+    corpora often have one validation set.
 
     Args:
         path: of the manifest.
-        inputs: as in :func:`build`.
+        training: SHA-256 of the files with training text.
 
     Raises:
-        UserError: if the manifest has none of the inputs.
+        UserError: if the manifest has none of them.
     """
     try:
         before = {facts["sha256"] for facts in _read(path)["inputs"].values()}
     except (KeyError, TypeError, AttributeError):
         return  # none, or another tool's
-    if before and before.isdisjoint(facts["sha256"] for facts in inputs.values()):
+    if before and before.isdisjoint(training):
         raise UserError(
-            f"{path.parent} holds data that were made from other text: choose another --output, or "
-            "delete it first."
+            f"{path.parent} holds data made from training files of which none is as it was: choose "
+            "another --output, or delete it first."
         )
 
 

@@ -74,7 +74,7 @@ class Preparation:
         self.steps.clear_partial()
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         if self.args.corpus == "local" or self.args.corpus.endswith(".yaml"):
-            manifest.check_text(self.manifest_path, inputs.manifest)
+            manifest.check_text(self.manifest_path, inputs.training)
         sources.warn_of_split_text(inputs.train)
         cleaned = self._clean(inputs)
         model = self._train_subwords(cleaned)

@@ -18,13 +18,20 @@ LOOKED_AT = 2000
 
 @dataclass(frozen=True)
 class Inputs:
-    """The text files of a corpus; `digests` has the SHA-256 of each."""
+    """The text files of a corpus.
+
+    Attributes:
+        digests: SHA-256 of each, unpacked from archives.
+        manifest: size and SHA-256 of every file of the corpus, as it is packed, by name.
+        training: the SHA-256 there of those with training text.
+    """
 
     train: list[TextFiles]
     valid: list[TextFiles]
     tests: dict[str, list[TextFiles]]
     digests: dict[Path, str]
     manifest: dict[str, dict[str, Any]]
+    training: frozenset[str]
 
 
 def downloads(out: Path, from_dir: Path | None) -> Path:
@@ -74,7 +81,20 @@ def gather(declared: Corpus, out: Path, from_dir: Path | None, steps: Steps) -> 
         tests={name: located(parts) for name, parts in declared.tests.items()},
         digests=dict(places.values()),
         manifest=found,
+        training=frozenset(
+            found[name]["sha256"] for name in _file_names(declared, declared.train) & found.keys()
+        ),
     )
+
+
+def _file_names(declared: Corpus, parts: Sequence[Part]) -> set[str]:
+    """Names of the files that hold parts of a corpus, in all of their packings."""
+    sides = {side for part in parts for side in (part.source, part.target)}
+    if not declared.files:
+        return {Path(side).name for side in sides}
+    return {
+        package.file_name for side in sides for package in declared.files[side.partition(":")[0]]
+    }
 
 
 def _fetch(
