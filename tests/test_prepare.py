@@ -652,6 +652,38 @@ def test_data_of_other_training_text_are_not_replaced(
     assert outputs(out)["text/train.de"] != before["text/train.de"]
 
 
+def test_data_of_another_archive_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However often it is tried: its members are unpacked before they can be compared."""
+    out, packed, path = tmp_path / "out", tmp_path / "packed", tmp_path / "news.yaml"
+    packed.mkdir()
+
+    def prepare_from(name: str) -> int:
+        declared = {
+            **{"source": "en", "target": "de", "valid_every": 50},
+            "files": {"news": [{"urls": [f"https://a.example/{name}"]}]},
+            "train": [{"source": "news:a.en", "target": "news:a.de"}],
+        }
+        path.write_text(yaml.safe_dump(declared))
+        words = (path, "--from-dir", packed, "--output", out, "--vocab-size", 120, "--jobs", 1)
+        return run(*words)
+
+    for name, first in (("v1.tgz", 0), ("v2.tgz", 300)):
+        members = {f"a.{lang}": lines(text(lang, first + 200)[first:]) for lang in ("en", "de")}
+        (packed / name).write_bytes(corpus_server.tar(members))
+    assert prepare_from("v1.tgz") == 0
+    before = outputs(out)
+    for _ in range(2):
+        capsys.readouterr()
+        assert prepare_from("v2.tgz") == 1
+        assert f"{out} holds data made from training files of which" in capsys.readouterr().err
+        changed = {name for name, content in outputs(out).items() if before.get(name) != content}
+        assert changed == {"checksums.json", "unpacked/news/a.de", "unpacked/news/a.en"}
+    assert prepare_from("v1.tgz") == 0
+    assert outputs(out) | {"checksums.json": before["checksums.json"]} == before
+
+
 def test_a_second_run_in_the_same_folder_is_refused(
     tmp_path: Path, local: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:

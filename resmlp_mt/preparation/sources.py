@@ -144,6 +144,7 @@ def _unpack(
         {"archive": digest, "members": members, "code": code("archives.py")},
         [folder / member for member in members],
         action,
+        in_summary=False,  # a check after it asks the manifest what the data were made from
     )
     outputs = record["outputs"]
     return {

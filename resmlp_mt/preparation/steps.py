@@ -57,7 +57,7 @@ class Steps:
     """
 
     def __init__(self, out: Path, summary: Path) -> None:
-        """`summary` describes all outputs; it is removed as soon as one of them is made again."""
+        """`summary` describes the outputs; it is removed before one that is in it is made again."""
         self.out = out
         self.summary = summary
         self.folder = out / ".steps"
@@ -118,6 +118,8 @@ class Steps:
         inputs: Mapping[str, Any],
         outputs: Iterable[Path],
         action: Callable[[], Mapping[str, Any]],
+        *,
+        in_summary: bool = True,
     ) -> Record:
         """Runs `action` unless the step is finished, and returns the record.
 
@@ -126,12 +128,14 @@ class Steps:
             inputs: everything that the result depends on, in JSON's types.
             outputs: the files that `action` writes, below `out`.
             action: does the work; returns facts for the manifest.
+            in_summary: whether the summary describes the outputs.
         """
         record = self.finished(name, inputs)
         if record is not None:
             print(f"{name}: finished before, skipped", file=sys.stderr)
             return record
-        self.summary.unlink(missing_ok=True)
+        if in_summary:
+            self.summary.unlink(missing_ok=True)
         for output in self._listed(self._path(name)):
             (self.out / output).unlink(missing_ok=True)
         paths = {path.relative_to(self.out).as_posix(): path for path in outputs}
