@@ -803,7 +803,9 @@ def test_shards_below_a_hidden_folder_have_images(tmp_path: Path) -> None:
     assert found.targets == [0, 1, 2, 3]
 
 
-def test_hidden_folders_beside_the_images_of_a_shard_are_ignored(tmp_path: Path) -> None:
+def test_hidden_folders_beside_the_images_of_a_shard_are_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As of editors and of waste baskets, whose images lack a class, or were thrown away."""
     members = {"x/0.png": png(), "x/0.cls": b"0", "./1.png": png(), "./1.cls": b"1"}
     for name in ("./.ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/2.png"):
@@ -812,6 +814,23 @@ def test_hidden_folders_beside_the_images_of_a_shard_are_ignored(tmp_path: Path)
     for number, order in enumerate((1, -1)):
         shard(tmp_path / f"train-{number}.tar", dict([*members.items()][::order]))
     assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [0, 1, 1, 0]
+    first = "./.ipynb_checkpoints/0-checkpoint.png"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/train-0.tar: 2 images in hidden folders left out (first: {first})",
+        f"{tmp_path}/train-1.tar: 2 images in hidden folders left out (first: "
+        ".Trash-1000/files/2.png)",
+    ]
+
+
+def test_a_hidden_file_of_a_shard_is_left_out_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As macOS writes one beside each file."""
+    members = {"./x/0.png": png(), "./x/0.cls": b"0", "./x/._0.png": b"", "./.x/._1.png": b""}
+    members["x"] = b""  # named as the folder
+    shard(tmp_path / "train-0.tar", members)
+    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [0]
+    assert caplog.text == ""
 
 
 def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:

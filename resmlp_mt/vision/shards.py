@@ -8,6 +8,7 @@ files of a sample are left alone, but a warning counts the samples with a class 
 """
 
 import json
+import logging
 import os
 import re
 import tarfile
@@ -32,6 +33,8 @@ from resmlp_mt.vision.images import (
     open_image,
 )
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, mentions, names_of, usual_name
+
+logger = logging.getLogger(__name__)
 
 #: the largest index gives the number of classes, so a wrong index must not fill the memory
 MAX_CLASSES = 1_000_000
@@ -193,8 +196,13 @@ def _members(
     others: dict[str, str] = {}
     stored: dict[str, tuple[int, int]] = {}  # offset and size of files
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
+    left_out: list[str] = []  # images in hidden folders
     members = archive.getmembers()
-    above = _folders_above(members)
+    # few shards have a hidden name, and paths of all members take time
+    has_hidden = any(
+        "/." in f"/{member.name.removeprefix('./')}" and not member.isdir() for member in members
+    )
+    above = _folders_above(members) if has_hidden else ()
     for member in members:
         # WebDataset's rule: the key ends at the first dot of the file's name
         stem, _, extension = Path(member.name).name.partition(".")
@@ -203,10 +211,14 @@ def _members(
             stored[member.name] = (member.offset_data, member.size)
         elif member.islnk() and member.linkname in stored:  # tar stores equal files once
             stored[member.name] = stored[member.linkname]
-        parts = PurePosixPath(member.name).parts
-        inside = parts[len(above) :] if parts[: len(above)] == above else parts
-        if member.isdir() or not stem or is_foreign(member.name) or is_hidden("/".join(inside)):
+        if member.isdir() or not stem or is_foreign(member.name):
             continue
+        if has_hidden:
+            *folders, name = _below(above, member.name)
+            if is_hidden("/".join(folders)) and is_image(name):
+                left_out.append(member.name)
+            if is_hidden("/".join((*folders, name))):
+                continue
         last = Path(member.name).suffix.lower()
         key = str(Path(member.name).with_name(stem))
         if member.name not in stored:
@@ -233,6 +245,11 @@ def _members(
             )
         found[key] = (str(shard), *stored[member.name], member.name)
     check_end(archive, shard)
+    if left_out:
+        logger.warning(
+            "%s: %d %s in hidden folders left out (first: %s)",
+            shard, len(left_out), "image" if len(left_out) == 1 else "images", left_out[0],
+        )  # fmt: skip
     for name, key in fields.items():
         own, last = os.path.splitext(name)
         if key in images and own not in cut and last.lower() != ".cls":
@@ -261,6 +278,12 @@ def _folders_above(members: Iterable[tarfile.TarInfo]) -> tuple[str, ...]:
     folders = [PurePosixPath(path).parts[:-1] for path in paths if is_image(Path(path).name)]
     levels = zip(*folders, strict=False)
     return tuple(names[0] for names in takewhile(lambda names: len({*names}) == 1, levels))
+
+
+def _below(above: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """The parts of a name below the folders of :func:`_folders_above`: one or more."""
+    parts = PurePosixPath(name).parts
+    return parts[len(above) :] if parts[:-1][: len(above)] == above else parts
 
 
 def _text(file: BinaryIO, member: Member) -> bytes:
