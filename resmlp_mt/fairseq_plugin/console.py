@@ -164,8 +164,10 @@ def _mistake(error: BaseException) -> str | None:
     in_training = re.match("Cannot load model parameters from checkpoint (.*);", told or "")
     if in_training and error.__context__ is not None:  # which fairseq makes of any error
         hidden = error.__context__
-        is_told = isinstance(hidden, UserError) or is_of_memory(hidden)
-        return _mistake(hidden) if is_told else _misfit(hidden, in_training[1])
+        if is_of_memory(hidden):  # before the first batch, whose size does not matter
+            return f"there is not enough memory ({reason(hidden)})."
+        told = str(hidden) if isinstance(hidden, UserError) else None
+        return told or _misfit(hidden, in_training[1])
     if misfit := _misfit(error):
         return misfit
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
