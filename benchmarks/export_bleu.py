@@ -3,7 +3,7 @@
     python -m benchmarks.export_bleu checkpoint_best.pt --data data-bin \\
         --sentencepiece-model spm.model --source valid.en --reference valid.de
 
-The first 200 lines, beam 4. Writes export_bleu.json and export_bleu.md beside this file.
+The first lines (``--sentences``), beam 4. Writes export_bleu.json and export_bleu.md beside it.
 """
 
 import argparse

@@ -135,7 +135,7 @@ def write(seconds: dict[str, float], alone: dict[str, dict[str, float]], clone: 
     )
     plain = alone["pip install '.'"]
     summary = (
-        f"On {result['machine']} `pip install .` took {plain['seconds']:.0f} s and "
+        f"On {result['machine']}, `pip install .` took {plain['seconds']:.0f} s and "
         f"{plain['megabytes']:.0f} MB.\nThe environment of `make` took {seconds['install']:.0f} s "
         f"and {result['environment_megabytes']:.0f} MB (pip's wheel cache\n"
         f"{result['wheel_cache']}), the demo {seconds['demo']:.0f} s\n"

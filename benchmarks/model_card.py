@@ -69,7 +69,7 @@ Beside fairseq's Transformer, before rounding to int8 (`fairseq-generate`, beam 
 
 * **Text other than short everyday sentences.** Long, technical or literary text and news are far
   from what it was trained on; the table by length shows where it begins to fail. Divide text into
-  sentences first (`python -m resmlp_mt.serve` does this).
+  sentences first (`translate --split-sentences` and the server do this).
 * **Other directions.** It translates from English to German only, sentence by sentence, and does
   not see the sentence before.
 * **Cases where an error does harm**: medicine, law, safety, anything that nobody reads again. A

@@ -269,9 +269,10 @@ def summary(result: dict[str, Any]) -> str:
         )
     )
     return (
-        f"On Multi30k, this training, with fairseq's criterion and a time limit, ended after "
-        f"{minutes:.0f} minutes:\n{updates} updates, in epoch {epochs}. The best checkpoint, of "
-        f"epoch {best}, reached {scores('equal_time', ours)} on test_2016_flickr{seeds}.\n"
+        "On Multi30k, this training, with fairseq's criterion and a time limit in place of "
+        f"`--max-epoch`, ended after {minutes:.0f} minutes:\n{updates} updates, in epoch "
+        f"{epochs}. The best checkpoint, of epoch {best}, reached "
+        f"{scores('equal_time', ours)} on test_2016_flickr{seeds}.\n"
         f"fairseq's Transformer reached {scores('equal_time', theirs)} in the same time. "
         f"After equal\nupdates, ResMLP had {scores('equal_updates', ours)}, and the Transformer "
         f"{scores('equal_updates', theirs)}.\n"

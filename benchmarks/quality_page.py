@@ -137,11 +137,8 @@ def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
             data = f", on {declared['samples']} sampled copies"
         parts.append(f"{names[model]}{data}:\n\n    {' '.join(declared['options'].split())}")
     for name, declared in config["sets"].items():
-        own = declared.get("model_options", {})
-        by_name = {"All models": declared.get("options")} | {
-            names[model]: own[model] for model in names if model in own
-        }
-        parts += [f"{who} on {name}, too:\n\n    {text}" for who, text in by_name.items() if text]
+        if declared.get("options"):
+            parts.append(f"All models on {name}, too:\n\n    {declared['options']}")
         parts += [
             f"fairseq-generate on {name}, too:\n\n    {text}"
             for of, text in sorted(generate)

@@ -146,7 +146,6 @@ class Workshop:
             "--warmup-updates", str(self.config["warmup_updates"]),
             *shlex.split(self.config["models"][run.model]["options"]),
             *shlex.split(declared.get("options", "")),
-            *shlex.split(declared.get("model_options", {}).get(run.model, "")),
             *run.extra, "--seed", str(run.seed),
         ]  # fmt: skip
 

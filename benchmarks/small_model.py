@@ -109,7 +109,7 @@ def page(report: dict[str, Any]) -> str:
             "# A small model, one sentence at a time",
             f"{report['date']}; {machine['processor']}, {machine['instructions']}, one thread; "
             f"{versions}.\nWritten by `benchmarks/small_model.py`.",
-            f"The README's model ({report['parameters']:,} parameters), the first "
+            f"The README's model ({report['parameters']:,} parameters after folding), the first "
             f"{report['sentences']} sentences of {report['text']}, greedy search; medians and "
             f"quartiles of {report['rounds']} rounds.\nA start is one run of "
             "`python -m resmlp_mt.translate` with one line.",
