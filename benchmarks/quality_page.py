@@ -179,8 +179,8 @@ def summary(result: Json) -> str:
     return (
         f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
         f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md): "
-        "curves, equal updates, lengths, signatures;\ndifference and p: from the Transformer, "
-        "over the seeds that both have):\n\n" + "\n".join(lines)
+        "curves, equal updates, lengths, signatures;\ndifference and p: from the Transformer of "
+        "the set, over the seeds that both have):\n\n" + "\n".join(lines)
     )
 
 
