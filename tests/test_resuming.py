@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from conftest import Corpus
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, ending, resuming, stopping
+from resmlp_mt.fairseq_plugin import checkpoints, resuming, stop_signals, training_end
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 Train = Callable[..., dict[str, Any]]
@@ -266,20 +266,20 @@ Stop = Callable[[int, str], None]
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Has SIGTERM come within an update, or within its validation; in update 0, never."""
-    monkeypatch.setattr(stopping._Stop, "requested", 0)
+    monkeypatch.setattr(stop_signals._Stop, "requested", 0)
     for name in ("train", "validate_and_save"):
         monkeypatch.setattr(train, name, getattr(train, name))
-    stopping.stop_after_an_update(train.main)
+    stop_signals.stop_after_an_update(train.main)
     originals = {step: getattr(Trainer, step) for step in ("train_step", "valid_step")}
 
     def at(update: int, step: str) -> None:
         def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = originals[step](self, *args, **kwargs)
             if self.get_num_updates() == update:
-                stopping._Stop.requested = signal.SIGTERM
+                stop_signals._Stop.requested = signal.SIGTERM
             return result
 
-        stopping._Stop.requested = 0
+        stop_signals._Stop.requested = 0
         monkeypatch.setattr(Trainer, step, patched)
 
     return at
@@ -646,6 +646,6 @@ def test_options_that_come_after_the_end_are_named(
 
 def test_a_move_is_no_other_training() -> None:
     old, new = ({"task": {"data": path}, "common": {"seed": 1, "cpu": path}} for path in "ab")
-    assert ending._changed(old, new) == ending._changed(None, new) == []
+    assert training_end._changed(old, new) == training_end._changed(None, new) == []
     old["model"], new["model"] = {"_name": "a", "dropout": 0}, {"_name": "b", "new": 1}
-    assert ending._changed(old, new) == ["--arch"]
+    assert training_end._changed(old, new) == ["--arch"]

@@ -27,7 +27,7 @@ from conftest import ROOT, Corpus
 from models import build, padded, sentences
 from resmlp_mt import signals
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import several_processes, stopping
+from resmlp_mt.fairseq_plugin import several_processes, stop_signals
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 from trainings import OPTIONS, Child, as_torchrun_starts_them
 
@@ -231,7 +231,7 @@ def test_signals_are_nobodys_after_a_training(monkeypatch: pytest.MonkeyPatch) -
     before = [signal.getsignal(number) for number in signals.ENDING]
 
     def fail(*_: object) -> None:
-        assert signal.getsignal(signal.SIGTERM) == stopping._request
+        assert signal.getsignal(signal.SIGTERM) == stop_signals._request
         raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
@@ -252,7 +252,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], str]:
         monkeypatch.setattr(distributed_utils, "distributed_main", fail)
         monkeypatch.setattr(sys, "orig_argv", sys.orig_argv)
         for name in ("handle_signals", "stop_after_an_update"):
-            monkeypatch.setattr(stopping, name, lambda *_, **__: None)
+            monkeypatch.setattr(stop_signals, name, lambda *_, **__: None)
         monkeypatch.setattr(several_processes, "end_with_parent", lambda: None)
         monkeypatch.setattr(os, "write", lambda _, text: written.append(text))
         with pytest.raises(SystemExit) as found:
@@ -321,7 +321,7 @@ def test_the_backends_are_those_of_the_device(
     for name, value in {**environment, "MASTER_ADDR": "node", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     called = []
-    monkeypatch.setattr(stopping, "handle_signals", lambda **_: {})
+    monkeypatch.setattr(stop_signals, "handle_signals", lambda **_: {})
     config = OmegaConf.create(
         {
             "common": {"cpu": cpu},
@@ -359,7 +359,7 @@ def test_a_process_for_every_gpu_is_started_here(
         several_processes, "_start_processes",
         lambda cfg, main, kwargs, processes, start_rank: found.append((processes, start_rank)),
     )  # fmt: skip
-    monkeypatch.setattr(stopping, "handle_signals", lambda **_: {})
+    monkeypatch.setattr(stop_signals, "handle_signals", lambda **_: {})
     options = OmegaConf.structured(
         DistributedTrainingConfig(
             distributed_world_size=world, distributed_init_method=address, distributed_rank=rank

@@ -4,10 +4,10 @@
   ``retained_dropout``; its criterions: ``criterion``, ``rdrop``.
 * Checkpoints: ``checkpoints``, ``stored_config``, ``stored_options``, ``ranking``, ``leftovers``,
   ``conversion``.
-* Remedies wrap functions of fairseq (``remedies``), and ``fairseq_fixes`` applies them. They are
+* Remedies wrap functions of fairseq (``wrapping``), and ``fairseq_fixes`` applies them. They are
   for text (``binarised``, ``languages``, ``dictionaries``, ``text_input``), translating
   (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
-  ``stopping``, ``ending``, ``continuing``), checkpoints (``loading``, ``same_model``, ``hub``,
-  ``saving``, ``resuming``), and options and messages (``option_checks``, ``console``,
-  ``hydra_jobs``).
+  ``stop_signals``, ``training_end``, ``continue_command``), checkpoints (``loading``,
+  ``same_model``, ``hub``, ``saving``, ``resuming``), and options and messages
+  (``option_checks``, ``console``, ``hydra_jobs``).
 """

@@ -13,7 +13,7 @@ import numpy as np
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
 from resmlp_mt.errors import UserError, is_of_memory, reason
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")

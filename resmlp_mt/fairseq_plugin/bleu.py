@@ -26,7 +26,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.generation_fixes import has_no_targets
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.scoring.cleaning import remove_subwords
 from resmlp_mt.scoring.languages import script_without_spaces
 

@@ -28,8 +28,8 @@ from omegaconf.errors import MissingMandatoryValue
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
-from resmlp_mt.fairseq_plugin import continuing
-from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
+from resmlp_mt.fairseq_plugin.continue_command import command, is_of_hydra
+from resmlp_mt.fairseq_plugin.wrapping import Original, is_command, wrap
 from resmlp_mt.signals import reader_is_gone
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
@@ -113,7 +113,7 @@ def mistake(error: BaseException) -> str | None:
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     configs = (frame.f_locals.get("cfg") for frame in frames)
     config = next((each for each in configs if isinstance(each, DictConfig)), None)
-    if sentence is None or config is None or not continuing.is_of_hydra(continuing.command()):
+    if sentence is None or config is None or not is_of_hydra(command()):
         return sentence
     groups: Any = OmegaConf.to_container(config)
     options = re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)(?!\.?\w)", sentence)

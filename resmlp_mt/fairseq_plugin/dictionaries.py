@@ -21,7 +21,7 @@ from resmlp_mt import __version__, language_codes
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, stored_options
 from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES, VERSION
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 logger = logging.getLogger(__name__)
 

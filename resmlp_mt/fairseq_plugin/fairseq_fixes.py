@@ -33,7 +33,6 @@ from resmlp_mt.fairseq_plugin import (
     binarised,
     bleu,
     dictionaries,
-    ending,
     generation_fixes,
     hub,
     languages,
@@ -43,12 +42,13 @@ from resmlp_mt.fairseq_plugin import (
     same_model,
     saving,
     several_processes,
-    stopping,
+    stop_signals,
+    training_end,
     training_fixes,
 )
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
-from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 from resmlp_mt.standard_input import check_is_not_output, standard_input
 
 logger = logging.getLogger(__name__)
@@ -75,14 +75,14 @@ def apply() -> None:
     languages.find_languages()
     dictionaries.remember_dictionaries()
     several_processes.train_on_several_processes()
-    stopping.stop_with_a_checkpoint()
+    stop_signals.stop_with_a_checkpoint()
     saving.never_lose_a_checkpoint()  # also looks at what the two above start and save
     generation_fixes.apply()
     hub.apply()
     training_fixes.apply()
     bleu.apply()
     option_checks.apply()
-    ending.apply()
+    training_end.apply()
 
 
 # --- the last batch is dropped unless --required-batch-size-multiple divides its size ---

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 from resmlp_mt.signals import tell
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from unittest import mock
 from fairseq import file_utils
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 
 def apply() -> None:

@@ -18,7 +18,7 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config, stored_options
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
 from resmlp_mt.tensor_files import check_archive, unwrapped

@@ -31,7 +31,7 @@ from resmlp_mt.fairseq_plugin import (
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.ranking import RISES
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
 LEAST = {

@@ -14,7 +14,7 @@ from fairseq.trainer import Trainer
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.remedies import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 
 logger = logging.getLogger(__name__)
 

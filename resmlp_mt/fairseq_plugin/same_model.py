@@ -14,8 +14,8 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.config import activation
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, options_of, registered
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 HIDDEN = ("decoder_attention_heads", "activation_fn")
 """Options that no weight shows."""

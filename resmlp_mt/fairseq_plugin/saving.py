@@ -22,8 +22,8 @@ from resmlp_mt import tensor_files
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints, leftovers, resuming
-from resmlp_mt.fairseq_plugin.continuing import LAST, advice
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.continue_command import LAST, advice
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.files import LockedError, locked, replacing
 
 logger = logging.getLogger(__name__)

@@ -30,9 +30,9 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import console, continuing, stopping
+from resmlp_mt.fairseq_plugin import console, continue_command, stop_signals
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
-from resmlp_mt.fairseq_plugin.remedies import Original, is_command, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, is_command, wrap
 from resmlp_mt.signals import (
     ENDING,
     end_with_parent,
@@ -73,7 +73,7 @@ def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
     if not _trains(main):
         original(cfg, main, **kwargs)
         return
-    stopping.stop_after_an_update(main)
+    stop_signals.stop_after_an_update(main)
     if os.environ.keys() >= OF_TORCHRUN and options.distributed_init_method is None:
         _join_torchrun(cfg)
         with _named_ends(cfg):
@@ -87,7 +87,7 @@ def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
         if options.distributed_init_method is None:
             distributed_utils.infer_init_method(options)
         if options.distributed_init_method is None or options.distributed_no_spawn:
-            before = stopping.handle_signals(has_launcher=False)
+            before = stop_signals.handle_signals(has_launcher=False)
             try:
                 original(cfg, main, **kwargs)
             finally:
@@ -107,7 +107,7 @@ def _join_torchrun(cfg: Any) -> None:
     """Take over torchrun's settings; on CPUs, also set the only backends that work there."""
     options = cfg.distributed_training
     world_size = int(os.environ["WORLD_SIZE"])
-    stopping.handle_signals(has_launcher=True)
+    stop_signals.handle_signals(has_launcher=True)
     with open_dict(options):
         options.distributed_world_size = world_size
         if world_size == 1:
@@ -157,7 +157,13 @@ def _start_processes(
     with held():  # until they are handed on here, and until a process has loaded its modules
         context = spawn(
             fn=_worker,
-            args=(main, cfg, {**kwargs, "start_rank": start_rank}, loaded, continuing.command()),
+            args=(
+                main,
+                cfg,
+                {**kwargs, "start_rank": start_rank},
+                loaded,
+                continue_command.command(),
+            ),
             nprocs=processes,
             join=False,
         )
@@ -184,7 +190,7 @@ def _worker(
 
     torch would show those of one process alone, which may be the wrong one.
     """
-    stopping.handle_signals(has_launcher=True)
+    stop_signals.handle_signals(has_launcher=True)
     release()
     rank = kwargs["start_rank"] + index  # fairseq takes it out
     sys.orig_argv = command  # otherwise it names multiprocessing's start module
@@ -192,7 +198,7 @@ def _worker(
         importlib.import_module(name)
     train_on_several_processes()
     end_with_parent()  # torch's signal of its death would be taken for a request to stop
-    stopping.stop_after_an_update(main)
+    stop_signals.stop_after_an_update(main)
     try:
         distributed_utils.distributed_main(index, main, cfg, kwargs)
     except Exception as error:
@@ -254,7 +260,7 @@ def _end_like(codes: Sequence[int | None], start_rank: int, checkpoint: Any) -> 
             raise UserError(
                 f"the training ended because its process of rank {rank} was killed by "
                 f"{signal.Signals(-code).name} (too little memory?): "
-                f"{continuing.advice(checkpoint)}."
+                f"{continue_command.advice(checkpoint)}."
             ) from None
     code = next(iter(failed.values()))
     raise SystemExit(code if code >= 0 else 128 - code) from None
@@ -277,7 +283,7 @@ def _named_ends(cfg: Any) -> Iterator[None]:
         who = f"rank {' and '.join(map(str, gone))}" if gone else "a rank on another machine"
         raise UserError(
             f"the training ended because its process of {who} has ended (killed, or with an "
-            f"error of its own above): {continuing.advice(cfg.checkpoint)}."
+            f"error of its own above): {continue_command.advice(cfg.checkpoint)}."
         ) from error
 
 

@@ -43,7 +43,7 @@ from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.text import SURROGATE, join_pieces, normalize
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, same_model
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.fairseq_plugin.saving import updates
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 
 def apply() -> None:

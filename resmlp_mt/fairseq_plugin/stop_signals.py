@@ -23,9 +23,9 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
-from resmlp_mt.fairseq_plugin import ending
-from resmlp_mt.fairseq_plugin.continuing import RESETS, command, going_on
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
+from resmlp_mt.fairseq_plugin import training_end
+from resmlp_mt.fairseq_plugin.continue_command import RESETS, command, going_on
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.signals import Handlers, forget_lost_terminal, handle, tell
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def stop_after_an_update(main: Any) -> None:
         main: ``main`` of fairseq-train. Its module may be a copy that has no name.
     """
     names = inspect.unwrap(main).__globals__
-    for name, remedy in (("validate_and_save", _validate_and_save), ("train", ending.train)):
+    for name, remedy in (("validate_and_save", _validate_and_save), ("train", training_end.train)):
         if getattr(names[name], "func", None) is not remedy:
             names[name] = functools.partial(remedy, names[name])
 
@@ -124,12 +124,12 @@ def _validate_and_save(
     number = _agreed(trainer)
     at_end = epoch_itr.end_of_epoch()
     last_epoch = cfg.optimization.max_epoch or math.inf
-    # after its last epoch a training ends by itself, and ``ending`` saves it
+    # after its last epoch a training ends by itself, and ``training_end`` saves it
     if number and not is_last and not (at_end and epoch_itr.next_epoch_idx > last_epoch):
         if losses[0] not in trainer.stopping_saves:
             if at_end:  # for the scheduler of the learning rate
                 trainer.stopping_score = losses[0]
-            ending.save(trainer, None)
+            training_end.save(trainer, None)
         _stop(trainer, number)
     return losses, is_last
 
@@ -137,14 +137,14 @@ def _validate_and_save(
 def _begin_valid_epoch(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save before a validation: it can be long, and the training may be killed meanwhile."""
     if _agreed(self):
-        ending.save(self, None)
+        training_end.save(self, None)
     return original(self, *args, **kwargs)
 
 
 def _valid_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save within a validation too; several processes cannot agree within it."""
     if _Stop.requested and self.data_parallel_world_size == 1 and not self.stopping_saves:
-        ending.save(self, None)
+        training_end.save(self, None)
     return original(self, *args, **kwargs)
 
 

@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.remedies import Original, wrap
 from resmlp_mt.fairseq_plugin.resuming import early_stop
+from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 logger = logging.getLogger(__name__)
 

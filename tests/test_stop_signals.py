@@ -18,7 +18,7 @@ import torch
 from fairseq.dataclass.configs import CheckpointConfig
 
 from conftest import ROOT, Corpus
-from resmlp_mt.fairseq_plugin import continuing, several_processes, stopping
+from resmlp_mt.fairseq_plugin import continue_command, several_processes, stop_signals
 from trainings import FORKS, OPTIONS, Child
 
 
@@ -51,7 +51,7 @@ def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
         handlers.clear()
         hangup = {signal.SIGHUP: before}
         monkeypatch.setattr(signal, "getsignal", lambda number, hangup=hangup: hangup.get(number))
-        stopping.handle_signals(has_launcher=False)
+        stop_signals.handle_signals(has_launcher=False)
         assert (signal.SIGHUP in handlers) == (before == signal.SIG_DFL)
         assert {signal.SIGINT, signal.SIGTERM} <= handlers.keys()
 
@@ -75,7 +75,7 @@ def signalled_while_printing() -> None:
             raise RuntimeError("reentrant call")
 
     sys.stdout = Printing()
-    stopping.handle_signals(has_launcher=False)
+    stop_signals.handle_signals(has_launcher=False)
     with contextlib.suppress(RuntimeError):  # as logging does
         os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(0)
@@ -90,8 +90,11 @@ def test_a_signal_in_the_middle_of_printing_ends_the_process() -> None:
 
 def test_the_command_that_goes_on() -> None:
     words = ["fairseq-train", "data (1)", "--reset-optimizer", "--lr", "0.1"]
-    assert continuing.going_on(words, "checkpoint_last.pt") == "fairseq-train 'data (1)' --lr 0.1"
-    assert continuing.going_on(words, "old.pt").endswith(" --restore-file checkpoint_last.pt")
+    assert (
+        continue_command.going_on(words, "checkpoint_last.pt")
+        == "fairseq-train 'data (1)' --lr 0.1"
+    )
+    assert continue_command.going_on(words, "old.pt").endswith(" --restore-file checkpoint_last.pt")
 
 
 @pytest.mark.parametrize("program", ["fairseq-hydra-train", "python -m fairseq_cli.hydra_train",
@@ -102,12 +105,12 @@ def test_the_command_that_goes_on_with_hydra(program: str) -> None:
     resets = ["checkpoint.reset_optimizer=true", "++checkpoint.reset_meters=True"]
     words = [*start, "checkpoint.restore_file=old.pt", *resets]
     expected = shlex.join(start)
-    assert continuing.going_on(start, "checkpoint_last.pt") == expected
-    assert continuing.going_on([*start, last], "checkpoint_last.pt") == f"{expected} {last}"
+    assert continue_command.going_on(start, "checkpoint_last.pt") == expected
+    assert continue_command.going_on([*start, last], "checkpoint_last.pt") == f"{expected} {last}"
     in_words = ["reset_optimizer", "reset_meters"]
-    assert continuing.going_on(words, "old.pt", in_words) == f"{expected} {last}"
+    assert continue_command.going_on(words, "old.pt", in_words) == f"{expected} {last}"
     # those of a configuration file are turned off
-    found = continuing.going_on(words, "old.pt", [*in_words, "reset_dataloader"])
+    found = continue_command.going_on(words, "old.pt", [*in_words, "reset_dataloader"])
     assert found == f"{expected} checkpoint.reset_dataloader=false {last}"
 
 
@@ -131,7 +134,7 @@ def test_the_advice_does_not_begin_again(
     config = CheckpointConfig(save_dir=str(tmp_path), **options)
     if exists:
         (tmp_path / "checkpoint_last_x.pt").touch()
-    assert continuing.advice(config, "_x") == expected
+    assert continue_command.advice(config, "_x") == expected
 
 
 PROGRAM = f"""#!{sys.executable}
@@ -156,8 +159,8 @@ HANGING = """
 import os, time
 from fairseq.distributed import utils
 def hang(*_):
-    from resmlp_mt.fairseq_plugin import stopping
-    stopping._Stop.updating = True
+    from resmlp_mt.fairseq_plugin import stop_signals
+    stop_signals._Stop.updating = True
     print("hangs:", os.getpid(), flush=True)
     while True:
         time.sleep(1)
