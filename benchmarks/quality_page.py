@@ -3,6 +3,7 @@
 import logging
 import math
 import shlex
+import textwrap
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -296,15 +297,15 @@ def plot(result: Json, path: Path) -> None:
         axes[1].set(xlabel="updates", yscale="log")
         for ax in axes:
             ax.grid(alpha=0.3, which="both")
-        axes[0].legend(frameon=False, loc="upper right", fontsize="small")
+        axes[1].legend(frameon=False, loc="upper right", fontsize="small")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     plt.close(figure)
 
 
 def label(result: Json, model: str) -> str:
-    """The name of a model as plain text."""
-    return names_of(result["config"])[model].replace("`", "")
+    """The name of a model as plain text, in lines for a legend."""
+    return textwrap.fill(names_of(result["config"])[model].replace("`", ""), 36)
 
 
 def plot_lengths(result: Json, path: Path) -> None:
@@ -320,7 +321,7 @@ def plot_lengths(result: Json, path: Path) -> None:
     wide = min(3, len(tables))
     high = -(-len(tables) // wide)
     figure, grid = plt.subplots(
-        high, wide, figsize=(5 * wide, 4 * high), squeeze=False, layout="constrained"
+        high, wide, figsize=(5 * wide, 5 * high), squeeze=False, layout="constrained"
     )
     for ax in grid.flat[len(tables) :]:
         ax.remove()
@@ -331,7 +332,7 @@ def plot_lengths(result: Json, path: Path) -> None:
             ax.plot(buckets, scores, "o-", color=f"C{index}", label=label(result, row["model"]))
         ax.set(title=title, xlabel="source tokens", ylabel="BLEU", ylim=(0, None))
         ax.grid(alpha=0.3)
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     plt.close(figure)
