@@ -363,6 +363,23 @@ def test_another_criterion_than_the_checkpoints_is_built(
         task.build_criterion(OmegaConf.create({"_name": "other"}))
 
 
+def test_the_criterion_of_a_checkpoint_in_shards_is_that_of_the_last(
+    state: dict[str, Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    """Which fairseq's configuration is of."""
+    for part, name in enumerate(("theirs", "others")):
+        state["cfg"]["criterion"] = {"_name": name}
+        torch.save(state, tmp_path / f"x_part{part}.pt")
+    _, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(tmp_path / "x.pt")],
+        arg_overrides={"data": str(corpus.data)},
+        strict=False,
+        num_shards=2,
+    )
+    with pytest.raises(UserError, match=r"x_part1\.pt was trained with --criterion others, which"):
+        task.build_criterion(cfg.criterion)
+
+
 def test_a_validation_with_a_criterion_of_another_plugin_ends_in_a_sentence(
     state: dict[str, Any], corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def _load_checkpoint_to_cpu(
     local = Path(checkpoint_utils.PathManager.get_local_path(path))
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
+    _trained[path] = _Training.of(local, looked_at)
     check_archive(local)
     is_ours = stored_options.uses_plugin(looked_at)
     if is_ours:
@@ -98,11 +99,10 @@ def _load_model_ensemble_and_task(
     """
     loaded = original(filenames, arg_overrides, task, strict, suffix, num_shards, state)
     name = checkpoint_utils.get_maybe_sharded_checkpoint_filename
-    path = Path(name(filenames[-1], suffix, 0, num_shards))
-    if task is None and (state is not None or path.is_file()):
-        # now, because the file may be gone when the criterion is built
-        found = checkpoints.read(path, only_look=True) if state is None else state
-        built, trained = loaded[2], _Training.of(path, found)
+    path = name(filenames[-1], suffix, num_shards - 1, num_shards)  # was read last
+    trained = _trained.get(path) if state is None else _Training.of(Path(path), state)
+    if task is None and trained is not None:
+        built = loaded[2]
         built.build_criterion = functools.partial(_build_criterion, built.build_criterion, trained)
     return loaded
 
@@ -124,6 +124,10 @@ class _Training(NamedTuple):
             stored_options.uses_plugin(state),
             state.get(checkpoints.VERSION),
         )
+
+
+_trained: dict[str, _Training] = {}
+"""Of the checkpoints that were read, by path: their files may be gone by the time it is needed."""
 
 
 def _build_criterion(

@@ -53,9 +53,8 @@ def check(options: Any, state: Mapping[str, Any], path: Path) -> None:
     kinds = [registered("model", name_of("model", each)) for each in (stored, options)]
     if not all(map(is_ours, kinds)):
         return
-    preset = getattr(
-        kinds[0], "__dataclass", None
-    )  # its options, where a checkpoint leaves them out
+    # its options count where a checkpoint leaves them out
+    preset = getattr(kinds[0], "__dataclass", None)
 
     def values(name: str) -> list[Any]:
         """Of the checkpoint, and of the model now."""
