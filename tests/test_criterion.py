@@ -186,6 +186,11 @@ def test_rdrop_is_for_training_alone(kind: Any) -> None:
         assert torch.equal(batch["target"], before)
     with pytest.raises(UserError, match="--rdrop-alpha must be a number of 0 or more"):
         kind(TASK, False, 0.1, rdrop_alpha=-1.0)
+    for smoothing in (-0.1, 1.0, float("nan")):
+        with pytest.raises(
+            UserError, match=r"^--label-smoothing must be at least 0 and below 1, bu"
+        ):
+            kind(TASK, False, smoothing)
 
 
 @pytest.mark.parametrize(

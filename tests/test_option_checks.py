@@ -37,6 +37,13 @@ def test_a_number_below_the_least_is_refused(name: str) -> None:
         parsed(f"{beside} {option} {least - 1}")
 
 
+def test_a_seed_leaves_room_for_the_numbers_that_are_added_to_it() -> None:
+    assert parsed(f"--seed {2**31 - 1}").seed == 2**31 - 1
+    for seed in (202611271200, 2**32 - 1):
+        with pytest.raises(UserError, match=f"^--seed must be at most 2147483647, but is {seed}"):
+            parsed(f"--seed {seed}")
+
+
 def test_commands_that_translate_refuse_it_too() -> None:
     for parser in (options.get_generation_parser(), options.get_validation_parser(),
                    options.get_interactive_generation_parser()):  # fmt: skip

@@ -1,8 +1,8 @@
 """Refuses options of fairseq that crash, or train something other than the user meant.
 
 A command line is checked when it is read, before data and models are. The options of
-``fairseq-hydra-train``, and those that are taken from other options, are known when the trainer is
-made. Both are wrapped here alone, and call what other modules check and add.
+``fairseq-hydra-train`` are checked when it begins, and those that are taken from other options when
+the trainer is made. All are wrapped here alone, and call what other modules check and add.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from fairseq import options
+from fairseq.distributed import utils as distributed_utils
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -22,6 +23,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     bleu,
+    evaluated_options,
     generation_fixes,
     loading,
     pruning,
@@ -49,11 +51,15 @@ LEAST = {
     "required_batch_size_multiple": 1,
     "required_seq_len_multiple": 1,
     "save_interval": 1,
+    "seed": 0,
     "update_freq": 1,
     "validate_interval": 1,
     "warmup_updates": 0,
 }
 """The least values of numbers that fairseq divides by, or that make it do nothing."""
+
+MOST_SEED = 2**31 - 1
+"""numpy takes twice as many, but fairseq adds numbers of epochs and processes to it."""
 
 LEAST_OF_SCHEDULERS = {
     "inverse_sqrt": {"warmup_updates": 1},
@@ -102,6 +108,7 @@ def apply() -> None:
     """Check the options of all commands; a second call does nothing."""
     wrap(options, "parse_args_and_arch", _parse_args_and_arch)
     wrap(Trainer, "__init__", _check_trainer, before=True)
+    wrap(distributed_utils, "call_main", _check_call, before=True)
 
 
 def _parse_args_and_arch(
@@ -148,6 +155,12 @@ def _check_needs(
                 f"{flag(name)} changes nothing without {flag(needed)}: add it, or drop "
                 f"{flag(name)}."
             )
+
+
+def _check_call(cfg: Any, main: Any, **_: Any) -> None:
+    """Check the options of ``fairseq-hydra-train`` before its data and model are loaded."""
+    if OmegaConf.is_config(cfg) and several_processes.trains(main):
+        check_sections(cfg)
 
 
 def _check_trainer(
@@ -208,6 +221,9 @@ def check(values: Mapping[str, Any]) -> None:
             number: Any = int(str(value)) if str(value).lstrip("-").isdecimal() else value
             if isinstance(number, int | float) and number < least:
                 raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
+    if (values.get("seed") or 0) > MOST_SEED:
+        raise UserError(f"--seed must be at most {MOST_SEED}, but is {values['seed']}.")
+    evaluated_options.check(values)
     if (
         values.get("lr_scheduler") == "cosine"
         and values["lr_period_updates"] <= 0

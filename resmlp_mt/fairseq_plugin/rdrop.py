@@ -48,6 +48,10 @@ class RDropLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # typ
         rdrop_alpha: float = RDropConfig.rdrop_alpha,
     ) -> None:
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(
+                f"--label-smoothing must be at least 0 and below 1, but is {label_smoothing}."
+            )
         if not 0 <= rdrop_alpha < float("inf"):
             raise UserError(f"--rdrop-alpha must be a number of 0 or more, but is {rdrop_alpha}.")
         self.rdrop_alpha = rdrop_alpha

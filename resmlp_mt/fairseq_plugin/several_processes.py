@@ -70,7 +70,7 @@ def train_on_several_processes() -> None:
 
 def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
     options = cfg.distributed_training
-    if not _trains(main):
+    if not trains(main):
         original(cfg, main, **kwargs)
         return
     stop_signals.stop_after_an_update(main)
@@ -97,7 +97,7 @@ def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
             _start_processes(cfg, main, kwargs, processes, start_rank=options.distributed_rank)
 
 
-def _trains(main: Any) -> bool:
+def trains(main: Any) -> bool:
     """Whether this is the function of fairseq-train, imported or run with ``python -m``."""
     spec = getattr(inspect.getmodule(main), "__spec__", None)
     return main.__module__ == "fairseq_cli.train" or is_command(spec, "train")
