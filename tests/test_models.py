@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -368,6 +369,20 @@ def test_vectors_are_of_the_words_of_the_dictionary(
     path.write_text(f"{header}cat 1 2\n", encoding="utf-8")
     with pytest.raises(UserError, match="of 0 of the 4 words of the dictionary: give vectors of"):
         vectors.fill(embedding, words, str(path), "--encoder-embed-path")
+
+
+def test_words_of_vectors_may_hold_spaces(tmp_path: Path) -> None:
+    """As in glove.840B; but a line with more numbers is a vector of another width."""
+    path = tmp_path / "vectors.txt"
+    path.write_text("cat 1 2\n. . . 3 4\nat name@domain.com 5 6\n2000 7 8\n", encoding="utf-8")
+    found = vectors.read_vectors(str(path), 2, "--encoder-embed-path")
+    assert {word: vector.tolist() for word, vector in found.items()} == {
+        "cat": [1, 2], ". . .": [3, 4], "at name@domain.com": [5, 6], "2000": [7, 8],
+    }  # fmt: skip
+    for text, widths in (("cat 1 2\ndog 1 2 3\n", "[2, 3]"), ("cat 1 2 3\n", "[3]"), ("", "[]")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=rf"has vectors of width {re.escape(widths)}, not 2"):
+            vectors.read_vectors(str(path), 2, "--encoder-embed-path")
 
 
 def test_vectors_are_utf8_whatever_the_locale_is(tmp_path: Path) -> None:

@@ -34,25 +34,38 @@ def build_embedding(
 def read_vectors(path: str, dim: int, option: str) -> dict[str, Tensor]:
     """The vectors of a text file, whatever the locale is, by their words.
 
-    A line is a word and its numbers, separated by spaces. The first may be the number of words and
-    of dimensions, as word2vec and fastText write it.
+    A line is a word, which may hold spaces, and its numbers, separated by spaces. The first may be
+    the number of words and of dimensions, as word2vec and fastText write it.
 
     Raises:
         UserError: if the file of ``option`` cannot be read, or has vectors of another width.
     """
     vectors: dict[str, Tensor] = {}
+    widths: set[int] = set()
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file):
-                word, *values = line.rstrip().split(" ")
-                if number > 0 or len(values) != 1 or not (word + values[0]).isdecimal():
-                    vectors[word] = torch.tensor(list(map(float, values)))
+                parts = line.rstrip().split(" ")
+                if number == 0 and len(parts) == 2 and "".join(parts).isdecimal():
+                    continue
+                word = parts[:-dim]
+                fits = len(word) == 1 or (len(word) > 1 and not _is_number(word[-1]))
+                widths.add(dim if fits else len(parts) - 1)
+                if fits:
+                    vectors[" ".join(word)] = torch.tensor(list(map(float, parts[-dim:])))
     except (OSError, ValueError) as error:
         raise UserError(f"{option} {path} cannot be read as GloVe text: {error}.") from error
-    widths = {len(vector) for vector in vectors.values()}
     if widths != {dim}:
         raise UserError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
     return vectors
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def fill(embedding: nn.Embedding, dictionary: Dictionary, path: str, option: str) -> None:
