@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from fairseq import file_utils
+from fairseq import checkpoint_utils, file_utils, hub_utils
 from fairseq.models.transformer import TransformerModel
 
 from conftest import Corpus
@@ -89,3 +89,27 @@ def test_an_address_that_nobody_answers_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(file_utils, "cached_path", unreachable)
     with pytest.raises(UserError, match=r"^https://x/y\.tar\.gz cannot be .*: no route\.$"):
         ResMLPTiny.from_pretrained("https://x/y.tar.gz")
+
+
+def test_a_path_with_a_dot_is_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fairseq takes it for one in the folder of the model."""
+    for folder in ("model/own", "here/DATA/bin", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    found = {}
+
+    def load(_: object, arg_overrides: dict[str, str]) -> tuple[list[object], dict[str, str], None]:
+        found.update(arg_overrides)
+        return [], {}, None
+
+    monkeypatch.setattr(checkpoint_utils, "load_model_ensemble_and_task", load)
+    for given, expected in (
+        ("./DATA/bin", "here/DATA/bin"),
+        ("../bin", "bin"),
+        (".", "model"),
+        ("./own", "model/own"),
+    ):
+        hub_utils.from_pretrained(str(tmp_path / "model"), "x.pt", given)
+        assert found["data"] == str(tmp_path / expected)

@@ -4,12 +4,13 @@ fairseq takes every path that is not a folder for an archive: it writes the memb
 names lead, and then removes the archive.
 """
 
+import os
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 from unittest import mock
 
-from fairseq import file_utils
+from fairseq import file_utils, hub_utils
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
@@ -18,6 +19,26 @@ from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 def apply() -> None:
     """Mend ``from_pretrained`` of all models; a second call does nothing."""
     wrap(file_utils, "load_archive_file", _load_archive_file)
+    wrap(hub_utils, "from_pretrained", _from_pretrained)
+
+
+def _from_pretrained(
+    original: Original,
+    model_name_or_path: str,
+    checkpoint_file: str = "model.pt",
+    data_name_or_path: str = ".",
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Find ``./DATA`` and ``../DATA`` in the current folder, as every other path.
+
+    fairseq takes them for paths from the folder of the model, which they are if there are no such
+    folders.
+    """
+    data = data_name_or_path
+    if data and data.startswith(("./", "../")) and Path(data).is_dir():
+        data = os.path.abspath(data)
+    return original(model_name_or_path, checkpoint_file, data, *args, **kwargs)
 
 
 def _load_archive_file(original: Original, archive_file: str) -> Any:
