@@ -16,6 +16,7 @@ import torch
 
 from conftest import ROOT, Corpus, fairseq, train
 from resmlp_mt import average as average_command
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.checkpoints import (
     allow_safe_globals,
@@ -374,6 +375,33 @@ def test_dictionaries_are_compared_where_checkpoints_know_them(tmp_path: Path) -
     for names in (["own", "other"], ["old", "own", "other"], ["own", "old", "other"]):
         with pytest.raises(UserError, match=r"other\.pt was trained with other dictionaries than"):
             average([tmp_path / f"{n}.pt" for n in names])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "before", "now", "is_refused"),
+    [
+        ("task", "source_lang", "en", "de", True),
+        ("task", "target_lang", "zh", "zh_CN", False),
+        ("task", "target_lang", "zh", None, False),
+        ("model", "decoder_attention_heads", 2, 4, True),
+        ("model", "activation_fn", "gelu", "relu", True),
+        ("model", "share_all_embeddings", True, False, True),
+        ("model", "dropout", 0.1, 0.2, False),
+    ],
+)
+def test_checkpoints_of_other_trainings_are_not_averaged(
+    tmp_path: Path, section: str, name: str, before: object, now: object, is_refused: bool
+) -> None:
+    """Their weights and dictionaries fit: those of the other direction, for instance."""
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for path, value in zip(paths, (before, now), strict=True):
+        torch.save({"model": {"a": torch.ones(2)}, "cfg": {section: {name: value}}}, path)
+    if is_refused:
+        message = rf"b\.pt was trained with another {flag(name)} than .*a\.pt: average checkpoints"
+        with pytest.raises(UserError, match=message):
+            average(paths)
+    else:
+        assert torch.equal(average(paths)["model"]["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("cfg", [{1: 2, "a": 3}, {"model": {(1, 2): 3}}])

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt import __version__, stored_arrays, tensor_files
+from resmlp_mt import __version__, language_codes, stored_arrays, tensor_files
+from resmlp_mt.command_line import flag
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import leftovers
@@ -33,6 +34,16 @@ LONGEST = "longest_trained"
 
 VERSION = "resmlp_mt_version"
 """The entry with the version that trained it; checkpoints before 0.2.0 do not have it."""
+
+HIDDEN = ("decoder_attention_heads", "activation_fn")
+"""Options of a model that no weight shows."""
+
+SHARED = ("share_all_embeddings", "share_decoder_input_output_embed")
+"""Options with which one weight is loaded from several, the last of which counts. The first
+includes the second."""
+
+ALIKE = {"task": ("source_lang", "target_lang"), "model": (*HIDDEN, *SHARED)}
+"""Options of checkpoints of one training that the shapes of weights do not show, by section."""
 
 
 def allow_safe_globals() -> None:
@@ -56,6 +67,18 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     if not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a fairseq checkpoint: it has no entry 'model'.")
     return state
+
+
+def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """The options of a section of a checkpoint's configuration.
+
+    In old checkpoints, which have no sections, they are all options.
+    """
+    cfg = state.get("cfg")
+    stored = state.get("args") or (cfg.get(section) if isinstance(cfg, Mapping) else None)
+    if isinstance(stored, argparse.Namespace):
+        return vars(stored)
+    return stored if isinstance(stored, Mapping) else {}
 
 
 def digest(state: Mapping[str, Any]) -> str | None:
@@ -184,7 +207,7 @@ def average(paths: list[Path]) -> dict[str, Any]:
 
     Raises:
         UserError: if a file is missing, is not a fairseq checkpoint, has NaN or infinity, was
-            changed, or has other parameters or dictionaries.
+            changed, or has other parameters, dictionaries, languages or options in :data:`ALIKE`.
     """
     if not paths:
         raise UserError("--inputs names no checkpoint.")
@@ -200,6 +223,11 @@ def average(paths: list[Path]) -> dict[str, Any]:
             raise UserError(
                 f"{path} was trained with other dictionaries than the checkpoints before it: "
                 "average checkpoints of one run."
+            )
+        if option := _other_option(averaged, state):
+            raise UserError(
+                f"{path} was trained with another {flag(option)} than {paths[0]}: average "
+                "checkpoints of one run."
             )
         for lacking, whole in ((parameters, other), (other, parameters)):
             if f"encoder.{LONGEST}" in whole:  # the training went on with a newer version
@@ -221,6 +249,23 @@ def average(paths: list[Path]) -> dict[str, Any]:
         averaged[DICTIONARIES] = dictionaries
     averaged["digest"] = digest(averaged)
     return averaged
+
+
+def _other_option(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """An option of :data:`ALIKE` that differs between two checkpoints; only what both have counts.
+
+    A language may be spelt in several ways.
+    """
+    for section, names in ALIKE.items():
+        before, now = (options_of(state, section) for state in (one, other))
+        for name in names:
+            values = before.get(name), now.get(name)
+            if values[0] is None or values[1] is None:
+                continue
+            old, new = map(str, values)
+            if old != new and not (section == "task" and language_codes.find(old, [new])):
+                return name
+    return None
 
 
 def _read_parameters(path: Path) -> dict[str, Any]:

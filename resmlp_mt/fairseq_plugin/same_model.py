@@ -13,16 +13,10 @@ from fairseq.trainer import Trainer
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.checkpoints import HIDDEN, SHARED
 from resmlp_mt.fairseq_plugin.config import activation
 from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, options_of, registered
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
-
-HIDDEN = ("decoder_attention_heads", "activation_fn")
-"""Options that no weight shows."""
-
-SHARED = ("share_all_embeddings", "share_decoder_input_output_embed")
-"""Options with which one weight is loaded from several, the last of which counts. The first
-includes the second."""
 
 
 def apply() -> None:

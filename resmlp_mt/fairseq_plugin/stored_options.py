@@ -12,6 +12,7 @@ from fairseq.registry import REGISTRIES
 from resmlp_mt.command_line import flag
 from resmlp_mt.engine.exported_config import OFF
 from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin.checkpoints import options_of as options_of
 
 
 def name_of(section: str, stored: Any) -> Any:
@@ -60,15 +61,6 @@ def _architecture(state: Mapping[str, Any]) -> Any:
     if not isinstance(config, Mapping):
         return None
     return name_of("model", config.get("model", config)) or config.get("arch")
-
-
-def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """The options of a section of a checkpoint's configuration.
-
-    In old checkpoints, which have no sections, they are all options.
-    """
-    stored = state.get("args") or (state.get("cfg") or {}).get(section) or {}
-    return stored if isinstance(stored, Mapping) else vars(stored)
 
 
 def has_unknown_task(state: Mapping[str, Any]) -> bool:
