@@ -1,8 +1,10 @@
 """A checkpoint is used with the dictionaries of its training, in every command and task."""
 
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
-from conftest import Corpus
+from conftest import Corpus, train
 from models import dictionary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import dictionaries
@@ -199,3 +201,79 @@ def test_a_task_without_a_config_saves_its_dictionaries() -> None:
     )
     assert state["cfg"]["task"] is options
     assert set(state[DICTIONARIES]) == {"source", "target"}
+
+
+# --- directions ---
+
+
+def two_languages(source: str, target: str) -> TranslationTask:
+    """A task with one dictionary for both."""
+    task = object.__new__(TranslationTask)
+    task.cfg = SimpleNamespace(data="bin", source_lang=source, target_lang=target)
+    task.src_dict = task.tgt_dict = dictionary(8)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_refused"),
+    [
+        (("en", "de"), ("en", "de"), False),
+        (("en", "de"), ("de", "en"), True),
+        (("en", "de"), ("en", "fr"), True),
+        (("en", "zh_CN"), ("en", "zh"), False),
+        ((None, None), ("de", "en"), False),
+    ],
+)
+def test_a_training_goes_on_in_its_direction(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    before: tuple[str | None, str | None],
+    now: tuple[str, str],
+    is_refused: bool,
+) -> None:
+    """A joint dictionary serves both directions, and all weights fit."""
+    path, trainer = tmp_path / "x.pt", SimpleNamespace(task=two_languages(*now))
+    stored = dict(zip(("source_lang", "target_lang"), before, strict=True))
+    torch.save({"model": {}, "cfg": {"task": stored}}, path)
+    load = dictionaries._load_checkpoint
+    if is_refused:
+        with pytest.raises(UserError, match=rf"^{path} was trained to translate from en to de, an"):
+            load(print, trainer, str(path))
+    else:
+        assert load(lambda *_: "loaded", trainer, str(path)) == "loaded"
+    assert not caplog.text
+    assert load(lambda *_: "loaded", trainer, str(path), True) == "loaded"  # --finetune-from-model
+    assert ("used the other way round" in caplog.text) == (now == before[::-1])
+
+
+def test_a_training_with_one_language_is_one_of_the_other_direction(
+    tmp_path: Path, corpus: Corpus, trained: Path
+) -> None:
+    path = tmp_path / "checkpoint_last.pt"
+    shutil.copy(trained / "checkpoint_last.pt", path)
+    log = train(corpus, tmp_path, "-s", "de", "--max-epoch", 1, expect=1)
+    assert log.endswith(
+        f"{path} was trained to translate from en to de, and not from de to en: give another "
+        f"--save-dir, or --finetune-from-model {path} to begin with its weights.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"source_lang": "de"}, ("de", "en")),
+        ({"target_lang": "en"}, ("de", "en")),
+        ({"source_lang": "en"}, ("en", "de")),
+        ({"target_lang": "de", "source_lang": None}, ("en", "de")),
+        ({"source_lang": "de", "target_lang": "en"}, ("de", "en")),
+        ({}, ("en", "de")),
+    ],
+)
+def test_one_language_turns_a_checkpoint_round(
+    corpus: Corpus, trained: Path, given: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """As in fairseq-validate -s de, and from_pretrained(..., source_lang="de")."""
+    _, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(trained / "checkpoint_best.pt")], {"data": str(corpus.data), **given}
+    )
+    assert (task.cfg.source_lang, task.cfg.target_lang) == expected

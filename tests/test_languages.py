@@ -246,3 +246,57 @@ def test_a_training_has_both_sides(tmp_path: Path) -> None:
         found.load_dataset("train", combine=True, epoch=1)
     found.load_dataset("train")  # fairseq-generate
     assert found.dataset("train").tgt is None
+
+
+@pytest.mark.parametrize("given", [("de", None), (None, "en"), ("DE", None)])
+def test_one_language_is_enough_where_the_folder_has_one_pair(
+    tmp_path: Path, given: tuple[str | None, str | None]
+) -> None:
+    """fairseq would throw it away and translate in the direction of the text."""
+    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
+    found = task(folder, *given)
+    assert (found.cfg.source_lang, found.cfg.target_lang) == ("de", "en")
+    assert task(folder, "en", None).cfg.target_lang == "de"
+
+
+def test_the_other_language_is_asked_for_where_it_is_not_clear(tmp_path: Path) -> None:
+    folder = binarised(tmp_path / "bin", "en-de", "en", "de")
+    binarised(folder, "de-fr", "de", "fr")
+    assert task(folder, None, "fr").cfg.source_lang == "de"
+    with pytest.raises(UserError, match="text of de with en and fr: give --target-lang, too"):
+        task(folder, "de", None)
+    (folder / "dict.xx.txt").write_text("word 1\n")
+    with pytest.raises(UserError, match="no text that names a pair of xx: give --source-lang, too"):
+        task(folder, None, "xx")
+
+
+def test_folders_with_other_dictionaries_are_refused(tmp_path: Path) -> None:
+    """fairseq reads the text of all with the dictionaries of the first."""
+    first, other = (binarised(tmp_path / name, "en-de", "en", "de") for name in ("a", "b"))
+    joined = Path(f"{first}:{other}")
+    (other / "dict.de.txt").write_text("word 7\n")  # counts do not matter
+    (other / "dict.fr.txt").write_text("another 1\n")  # nor do other languages
+    task(joined, "en", "de")
+    (other / "dict.de.txt").unlink()
+    task(joined, "en", "de")
+    (other / "dict.de.txt").write_text("another 1\n")
+    with pytest.raises(UserError, match=r"b/dict\.de\.txt has other words than .*a/dict\.de\.txt"):
+        task(joined, "en", "de")
+
+
+def test_every_folder_has_the_training_set(tmp_path: Path) -> None:
+    """It was said to be in another format when an epoch had ended."""
+    first, other = (binarised(tmp_path / name, "en-de", "en", "de") for name in ("a", "b"))
+    found = task(Path(f"{first}:{other}"), "en", "de")
+    for epoch in (1, 2, 3):
+        found.load_dataset("train", epoch=epoch, combine=True)
+    for file in other.glob("train.*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"b has no train\.en-de: it has no text"):
+        found.load_dataset("train", epoch=1, combine=True)
+    found.load_dataset("train")  # fairseq-generate reads the first alone
+    with pytest.raises(UserError, match=r"a has no valid\.en-de: it has train\.en-de"):
+        found.load_dataset("valid", epoch=2)
+    raw(tmp_path / "b", "en-de", "en", "de")
+    with pytest.raises(UserError, match=r"b has train\.en-de in another format: give --dataset"):
+        found.load_dataset("train", epoch=1)

@@ -4,6 +4,7 @@ import json
 import os
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
+from models import dictionary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
 from resmlp_mt.preparation import clean
@@ -46,7 +49,28 @@ def translation_task(model: Path, **given: Any) -> TranslationTask:
     return TranslationTask(cfg, words, words)
 
 
-def tokenizers(task: TranslationTask, model: Path, name: str | None) -> list[tuple[Any, Any]]:
+def many_languages_task(model: Path, **given: Any) -> Any:
+    """The same for a model of many languages, whose dictionary has a word for each."""
+    of_two = translation_task(model, **given)
+    languages, words = ["fr", "de", *"abcdefgh"], of_two.source_dictionary
+    for code in languages:
+        words.add_symbol(f"__{code}__")
+    task = object.__new__(TranslationMultiSimpleEpochTask)
+    task.args = Namespace(
+        data=of_two.cfg.data, source_lang="fr", target_lang="de", lang_tok_style="multilingual",
+        langtoks_specs=["main"], max_source_positions=8, max_target_positions=8,
+    )  # fmt: skip
+    task.langs, task.source_langs, task.target_langs = languages, ["fr"], ["de"]
+    task.data_manager = SimpleNamespace(
+        get_source_dictionary=lambda _: words, get_target_dictionary=lambda _: words
+    )
+    return task
+
+
+TASKS = pytest.mark.parametrize("make", [translation_task, many_languages_task])
+
+
+def tokenizers(task: FairseqTask, model: Path, name: str | None) -> list[tuple[Any, Any]]:
     """``--tokenizer`` and ``--bpe sentencepiece``, as the commands and the hub build them."""
     tokenizer = Namespace(tokenizer=name)
     bpe = Namespace(bpe="sentencepiece", sentencepiece_model=str(model))
@@ -87,10 +111,11 @@ def test_the_tokenizer_needs_no_languages_on_the_command_line() -> None:
             assert cfg.tokenizer.target_lang == "en"
 
 
+@TASKS
 @pytest.mark.parametrize("tokenizer", ["none", "moses"])
 @pytest.mark.parametrize("punctuation", [False, True])
 def test_text_is_prepared_as_the_manifest_says(
-    model: Path, tmp_path: Path, tokenizer: str, punctuation: bool
+    model: Path, tmp_path: Path, make: Any, tokenizer: str, punctuation: bool
 ) -> None:
     prepared: dict[str, Any] = {"tokenizer": tokenizer, "normalize_punctuation": punctuation}
     cleaner = clean.Cleaner(clean.Options("fr", "de", **prepared))
@@ -99,7 +124,7 @@ def test_text_is_prepared_as_the_manifest_says(
     manifest = {"options": prepared}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     name = None if tokenizer == "none" else tokenizer
-    task = translation_task(model, data=f"{tmp_path / 'bin'}{os.pathsep}{tmp_path / 'bin2'}")
+    task = make(model, data=f"{tmp_path / 'bin'}{os.pathsep}{tmp_path / 'bin2'}")
     for built, bpe in tokenizers(task, model, name):
         text = built.encode(line) if built else line
         assert bpe.encode(text).split() == bpe.sp.encode(expected, out_type=str)
@@ -111,11 +136,12 @@ def test_text_is_prepared_as_the_manifest_says(
         assert unlike == punctuation
 
 
-def test_raw_text_for_tokenized_data_is_refused(model: Path, tmp_path: Path) -> None:
+@TASKS
+def test_raw_text_for_tokenized_data_is_refused(model: Path, tmp_path: Path, make: Any) -> None:
     """Not text that is tokenized already, nor fairseq-generate, which only decodes."""
     manifest = {"options": {"tokenizer": "moses", "normalize_punctuation": True}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    task = translation_task(model, data=str(tmp_path / "bin"))
+    task = make(model, data=str(tmp_path / "bin"))
     for _, bpe in tokenizers(task, model, None):
         assert bpe.decode("\u2581the \u2581dog") == "the dog"
         with pytest.raises(UserError, match=r"bin was prepared with --tokenizer moses: give --tok"):
@@ -123,6 +149,21 @@ def test_raw_text_for_tokenized_data_is_refused(model: Path, tmp_path: Path) -> 
     for built, bpe in tokenizers(task, model, "space"):
         text = built.encode("l&apos; eau …")
         assert bpe.encode(text).split() == bpe.sp.encode("l&apos; eau …", out_type=str)
+
+
+def test_pieces_of_many_languages_are_those_of_the_dictionary(model: Path) -> None:
+    """But for the words of languages, which no model has."""
+    task = many_languages_task(model)
+    for _, bpe in tokenizers(task, model, None):
+        assert bpe.encode("the dog").split() == bpe.sp.encode("the dog", out_type=str)
+        assert "__fr__" not in bpe.words.indices
+    task.data_manager.get_source_dictionary = task.data_manager.get_target_dictionary = lambda _: (
+        dictionary(60)
+    )
+    with pytest.raises(UserError, match="is not the sentencepiece model of this translation model"):
+        tokenizers(task, model, None)
+    task.args.source_lang = task.args.target_lang = None  # as it is set up for a training
+    tokenizers(task, model, "moses")
 
 
 def test_half_of_a_pair_becomes_a_sign_without_normalising(

@@ -5,9 +5,9 @@
 * Checkpoints: ``checkpoints``, ``stored_config``, ``stored_options``, ``ranking``, ``leftovers``,
   ``conversion``.
 * Remedies wrap functions of fairseq (``wrapping``), and ``fairseq_fixes`` applies them. They are
-  for text (``binarised``, ``languages``, ``dictionaries``, ``text_input``), translating
-  (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
+  for text (``binarised``, ``languages``, ``many_languages``, ``dictionaries``, ``text_input``),
+  translating (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
   ``stop_signals``, ``training_end``, ``continue_command``), checkpoints (``loading``,
   ``same_model``, ``hub``, ``saving``, ``resuming``), and options and messages
-  (``option_checks``, ``console``, ``hydra_jobs``).
+  (``option_checks``, ``evaluated_options``, ``console``, ``hydra_jobs``).
 """

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from resmlp_mt import __version__, language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, stored_options
+from resmlp_mt.fairseq_plugin import checkpoints, languages, many_languages, stored_options
 from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES, VERSION
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
@@ -78,6 +78,9 @@ def _load_checkpoint(
     if isinstance(self.task, TASKS) and path.is_file():
         state = checkpoints.read(path, only_look=True)
         other = _other(self.task, state, path)
+        _check_pairs(self.task, state, path, is_new=reset_optimizer)
+        if not reset_optimizer:
+            _check_words(self.task, state, path, other_words=other is not None)
         if other and (not reset_optimizer or _other_size(self.task, state, path)):
             raise UserError(f"{other}: give the folder of its binarised text.")
         if other:
@@ -97,6 +100,10 @@ def _load_model_ensemble_and_task(
 ) -> Any:
     name = checkpoint_utils.get_maybe_sharded_checkpoint_filename
     paths = [Path(name(file, suffix, 0, num_shards)) for file in filenames]
+    if task is None:
+        arg_overrides = _with_both_languages(arg_overrides, paths[0])
+    elif isinstance(task, TranslationMultiSimpleEpochTask):  # which is only given to translate
+        many_languages.check_direction(task)
     _loading[:] = filter(Path.is_file, paths)
     try:
         if task is not None:
@@ -122,7 +129,9 @@ def _check(task: Any) -> None:
         state = checkpoints.read(path, only_look=True)
         if stored_options.has_unknown_task(state):
             continue  # loading names it; another task may have other words
-        if other := _other(task, state, path):
+        other = _other(task, state, path)
+        _check_words(task, state, path, other_words=other is not None)
+        if other:
             kind, name = _stored_task(state)
             if kind is not None and kind is not type(task):  # which may add words of its own
                 raise UserError(
@@ -170,22 +179,72 @@ def _other_size(task: Any, state: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _data(task: Any) -> str:
-    options = task.cfg if isinstance(task, TranslationTask) else task.args
-    return str(options.data)
+    return str(languages.options_of_task(task).data)
+
+
+def _check_words(task: Any, state: Mapping[str, Any], path: Path, *, other_words: bool) -> None:
+    """Refuse a task of many languages whose options add other words than in the training."""
+    kind, _ = _stored_task(state)
+    if isinstance(task, TranslationMultiSimpleEpochTask) and kind is type(task):
+        stored = stored_options.options_of(state, "task")
+        many_languages.check_same(
+            vars(languages.options_of_task(task)), stored, path, other_words=other_words
+        )
+
+
+def _check_pairs(task: Any, state: Mapping[str, Any], path: Path, *, is_new: bool) -> None:
+    """Refuse to go on with a training that translates between other languages.
+
+    A new training may begin with its weights.
+    """
+    stored = stored_options.options_of(state, "task")
+    if isinstance(task, TranslationMultiSimpleEpochTask) and not is_new:
+        many_languages.check_pairs(vars(task.args), stored, path)
+    elif isinstance(task, TranslationTask) and is_new:
+        _warn_if_reversed(task, state, path)
+    elif isinstance(task, TranslationTask) and (pair := _stored_pair(state)):
+        now = task.cfg.source_lang, task.cfg.target_lang
+        if not all(language_codes.find(code, [now[side]]) for side, code in enumerate(pair)):
+            raise UserError(
+                f"{path} was trained to translate from {pair[0]} to {pair[1]}, and not from "
+                f"{now[0]} to {now[1]}: give another --save-dir, or --finetune-from-model {path} "
+                "to begin with its weights."
+            )
+
+
+def _stored_pair(state: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The languages of a checkpoint; None if it does not know them."""
+    options = stored_options.options_of(state, "task")
+    source, target = (options.get(name) for name in languages.OPTIONS)
+    return (source, target) if isinstance(source, str) and isinstance(target, str) else None
 
 
 def _warn_if_reversed(task: TranslationTask, state: Mapping[str, Any], path: Path) -> None:
     """Tell of a model that is used in the other direction than it was trained for."""
-    options = stored_options.options_of(state, "task")
-    source, target = options.get("source_lang"), options.get("target_lang") or ""
-    if (
-        source not in (None, task.cfg.source_lang)
-        and language_codes.find(source, [task.cfg.target_lang])
-        and language_codes.find(target, [task.cfg.source_lang])
+    pair = _stored_pair(state)
+    if pair is None or pair[0] == task.cfg.source_lang:
+        return
+    if language_codes.find(pair[0], [task.cfg.target_lang]) and language_codes.find(
+        pair[1], [task.cfg.source_lang]
     ):
         logger.warning(
             "%s was trained to translate from %s to %s, and is used the other way round",
             path,
-            source,
-            target,
+            *pair,
         )
+
+
+def _with_both_languages(overrides: Any, path: Path) -> Any:
+    """Turn a checkpoint round if its user names one language, that of the other side.
+
+    fairseq keeps the language of the side that is not named, and would translate from German to
+    German.
+    """
+    given = [name for name in languages.OPTIONS if (overrides or {}).get(name) is not None]
+    if len(given) != 1 or not path.is_file():
+        return overrides
+    pair = _stored_pair(checkpoints.read(path, only_look=True))
+    side = languages.OPTIONS.index(given[0])
+    if pair is None or not language_codes.find(overrides[given[0]], [pair[1 - side]]):
+        return overrides
+    return {**overrides, languages.OPTIONS[1 - side]: pair[side]}

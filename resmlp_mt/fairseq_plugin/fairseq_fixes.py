@@ -37,6 +37,7 @@ from resmlp_mt.fairseq_plugin import (
     hub,
     languages,
     loading,
+    many_languages,
     option_checks,
     resuming,
     same_model,
@@ -73,6 +74,7 @@ def apply() -> None:
     resuming.go_on_exactly()
     binarised.name_damaged_files()
     languages.find_languages()
+    many_languages.apply()
     dictionaries.remember_dictionaries()
     several_processes.train_on_several_processes()
     stop_signals.stop_with_a_checkpoint()

@@ -4,23 +4,31 @@ fairseq looks for ``dict.zh-CN.txt`` although the folder has ``dict.zh_CN.txt``.
 ``dict.zh-CN.txt`` for a file of the pair zh and CN.
 """
 
+import contextlib
 import itertools
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from fairseq import utils
-from fairseq.data import LanguagePairDataset, data_utils
+from fairseq.data import Dictionary, LanguagePairDataset, data_utils, indexed_dataset
 from fairseq.tasks import translation
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from resmlp_mt import language_codes
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 logger = logging.getLogger(__name__)
+
+TRANSLATING = (TranslationTask, TranslationMultiSimpleEpochTask)
+"""Tasks with a source and a target language."""
+
+OPTIONS = ("source_lang", "target_lang")
 
 
 class MissingDictionaryError(UserError):
@@ -33,7 +41,11 @@ def find_languages() -> None:
     wrap(TranslationTask, "load_dataset", _load_dataset)
     wrap(translation, "load_langpair_dataset", _load_langpair_dataset)
     wrap(data_utils, "infer_language_pair", _infer_language_pair)
-    wrap(TranslationMultiSimpleEpochTask, "setup_task", _check_codes, before=True)
+
+
+def options_of_task(task: Any) -> Any:
+    """The options of a task; that of many languages has arguments in place of a configuration."""
+    return getattr(task, "cfg", None) or task.args
 
 
 def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
@@ -45,25 +57,17 @@ def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
             f"{folder} has no dictionaries (such as dict.en.txt): give the folder of the binarised "
             f"text{', such as ' + below[0] if below else ''}."
         )
-    for option in ("source_lang", "target_lang"):
+    for option in OPTIONS:
         code = getattr(cfg, option)
         if code is not None:
             setattr(cfg, option, _known(code, known, folder))
-    return original(cls, cfg, **kwargs)
-
-
-def _check_codes(_: Any, args: Any, **__: Any) -> None:
-    """Refuse codes with a hyphen, which the task of many languages takes for two codes."""
-    pairs = getattr(args, "lang_pairs", None) or ""
-    pairs = pairs.split(",") if isinstance(pairs, str) else pairs
-    given = [pair for pair in pairs if pair.count("-") > 1]
-    codes = (getattr(args, option, None) or "" for option in ("source_lang", "target_lang"))
-    given += [code for code in codes if "-" in code]
-    for text in given:
-        raise UserError(
-            f"--task translation_multi_simple_epoch takes {text} for more codes than it has: "
-            "write codes such as zh_CN, and name the files alike (dict.zh_CN.txt)."
-        )
+    for given, other in (OPTIONS, OPTIONS[::-1]):
+        code = getattr(cfg, given)
+        if code is not None and getattr(cfg, other) is None:
+            setattr(cfg, other, _partner(code, other, folder))
+    task = original(cls, cfg, **kwargs)
+    check_folders([cfg.data], (cfg.source_lang, cfg.target_lang))
+    return task
 
 
 def _known(code: str, known: list[str], folder: Path) -> str:
@@ -78,11 +82,50 @@ def _known(code: str, known: list[str], folder: Path) -> str:
     return found
 
 
+def _partner(code: str, option: str, folder: Path) -> str:
+    """The language of which a folder has text with one that is given; fairseq ignores the latter.
+
+    Raises:
+        UserError: if there is none, or several.
+    """
+    found = sorted({other for pair in _pairs(folder) if code in pair for other in pair} - {code})
+    if len(found) != 1:
+        there = f"of {code} with {' and '.join(found)}" if found else f"that names a pair of {code}"
+        raise UserError(
+            f"{folder} has {'' if found else 'no '}text {there}: give {flag(option)}, too."
+        )
+    return found[0]
+
+
+def check_folders(joined: Iterable[str], languages: Iterable[str]) -> None:
+    """Compare the dictionaries of several folders with text: fairseq reads those of the first.
+
+    Args:
+        joined: ``data`` of the command, folders joined by ``:``, and more of them.
+        languages: codes whose dictionaries count, in folders that have them.
+
+    Raises:
+        UserError: naming the first folder with other words.
+    """
+    first, *others = (Path(path) for paths in joined for path in utils.split_paths(paths))
+    for language in dict.fromkeys(languages):
+        name = f"dict.{language}.txt"
+        files = [folder / name for folder in others if (folder / name).is_file()]
+        if not (files and (first / name).is_file()):
+            continue
+        words = Dictionary.load(str(first / name)).symbols
+        for file in files:
+            if Dictionary.load(str(file)).symbols != words:
+                raise UserError(
+                    f"{file} has other words than {first / name}, with which its text would be "
+                    f"read: binarise the text of {file.parent} with --srcdict and --tgtdict of "
+                    f"{first}."
+                )
+
+
 def _infer_language_pair(_: Original, path: str) -> tuple[str, str]:
     folder = Path(path)
-    languages = _languages(folder)
-    parts = {part for name in _texts(folder) for part in name.split(".")}
-    pairs = [pair for pair in itertools.permutations(languages, 2) if "-".join(pair) in parts]
+    pairs = _pairs(folder)
     if len(pairs) > 1:
         several = ", ".join(map("-".join, pairs))
         raise UserError(
@@ -92,9 +135,16 @@ def _infer_language_pair(_: Original, path: str) -> tuple[str, str]:
     if not pairs:
         raise UserError(
             f"{folder} has no text whose name tells the languages: give --source-lang and "
-            f"--target-lang from its languages ({', '.join(languages)})."
+            f"--target-lang from its languages ({', '.join(_languages(folder))})."
         )
     return pairs[0]
+
+
+def _pairs(folder: Path) -> list[tuple[str, str]]:
+    """The pairs of languages of which a folder has text."""
+    parts = {part for name in _texts(folder) for part in name.split(".")}
+    pairs = itertools.permutations(_languages(folder), 2)
+    return [pair for pair in pairs if "-".join(pair) in parts]
 
 
 def _languages(folder: Path) -> list[str]:
@@ -116,43 +166,68 @@ def _texts(folder: Path) -> set[str]:
 
 
 def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
+    """Name text that is missing; of several folders, each is read for an epoch."""
+    folders = [Path(path) for path in utils.split_paths(self.cfg.data)]
+    pair = self.cfg.source_lang, self.cfg.target_lang
+    is_training = "epoch" in kwargs  # or fairseq-validate
+    epoch: int = kwargs.get("epoch", args[0] if args else 1)
+    of_all = split == self.cfg.train_subset
+    for folder in folders if of_all and is_training else ():
+        if not has_text(folder, split, pair, self.cfg.dataset_impl):
+            raise missing_text(folder, split, pair)
     try:
         original(self, split, *args, **kwargs)
-        found = self.datasets[split]
-        is_training = "epoch" in kwargs  # or fairseq-validate
-        if is_training and type(found) is LanguagePairDataset and found.tgt is None:
-            raise UserError(
-                f"{self.cfg.data}: {split} has {self.cfg.source_lang} sentences and no "
-                f"{self.cfg.target_lang} ones: binarise both sides, without --only-source."
-            )
     except FileNotFoundError as error:
-        folders = [Path(path) for path in utils.split_paths(self.cfg.data)]
-        source, target = self.cfg.source_lang, self.cfg.target_lang
-        wanted = f"{split}.{source}-{target}"
-        for name in (wanted, f"{split}.{target}-{source}"):  # text serves both directions
-            for folder in folders:
-                raw, index, data = (
-                    folder / f"{name}.{source}{end}" for end in ("", ".idx", ".bin")
-                )
-                if raw.is_file() or (index.is_file() and data.is_file()):
-                    raise UserError(
-                        f"{self.cfg.data} has {name} in another format: give --dataset-impl raw "
-                        "for plain text, and no --dataset-impl for binarised text."
-                    ) from error
-                if index.is_file() or data.is_file():
-                    raise UserError(
-                        f"{folder} has only one of {index.name} and {data.name}: copy both."
-                    ) from error
-        there = ", ".join(sorted(set().union(*map(_texts, folders)))) or "no text"
-        raise UserError(f"{self.cfg.data} has no {wanted}: it has {there}.") from error
+        read = folders[(epoch - 1) % len(folders) if of_all else 0]
+        raise missing_text(read, split, pair) from error
+    found = self.datasets[split]
+    if is_training and type(found) is LanguagePairDataset and found.tgt is None:
+        raise without_targets(self.cfg.data, split, pair)
+
+
+def has_text(folder: Path, split: str, pair: tuple[str, str], dataset_impl: Any) -> bool:
+    """Whether a folder has the source side of a set, which serves both directions."""
+    names = (f"{split}.{'-'.join(codes)}.{pair[0]}" for codes in (pair, pair[::-1]))
+    return any(indexed_dataset.dataset_exists(str(folder / name), dataset_impl) for name in names)
+
+
+def missing_text(folder: Path, split: str, pair: tuple[str, str]) -> UserError:
+    """The error for a set that a folder does not have, or not in the format that is read."""
+    for codes in (pair, pair[::-1]):
+        name = f"{split}.{'-'.join(codes)}"
+        raw, index, data = (folder / f"{name}.{pair[0]}{end}" for end in ("", ".idx", ".bin"))
+        if raw.is_file() or (index.is_file() and data.is_file()):
+            return UserError(
+                f"{folder} has {name} in another format: give --dataset-impl raw for plain text, "
+                "and no --dataset-impl for binarised text."
+            )
+        if index.is_file() or data.is_file():
+            return UserError(f"{folder} has only one of {index.name} and {data.name}: copy both.")
+    there = ", ".join(sorted(_texts(folder))) or "no text"
+    return UserError(f"{folder} has no {split}.{'-'.join(pair)}: it has {there}.")
+
+
+def without_targets(data: str, split: str, pair: tuple[str, str]) -> UserError:
+    """The error for a set of a training that has its source side alone."""
+    return UserError(
+        f"{data}: {split} has {pair[0]} sentences and no {pair[1]} ones: binarise both sides, "
+        "without --only-source."
+    )
 
 
 def _load_langpair_dataset(
     original: Original, *args: Any, upsample_primary: int = 1, **kwargs: Any
 ) -> Any:
-    """Compare the sides of every part: fairseq compares the sums of train, train1, ... at most.
+    """``--upsample-primary`` is -1 by default, which ends in a ValueError if there are several."""
+    with compared_sides():
+        return original(*args, upsample_primary=max(1, upsample_primary), **kwargs)
 
-    ``--upsample-primary`` is -1 by default, which ends in a ValueError if there are several.
+
+@contextlib.contextmanager
+def compared_sides() -> Iterator[None]:
+    """Compare the sides of every part that is loaded.
+
+    fairseq compares the sums of train, train1, ... at most.
 
     Raises:
         UserError: if a part has more sentences on one side, or only some parts have both sides.
@@ -178,4 +253,4 @@ def _load_langpair_dataset(
         return found
 
     with mock.patch.object(data_utils, "load_indexed_dataset", counted):
-        return original(*args, upsample_primary=max(1, upsample_primary), **kwargs)
+        yield

@@ -22,6 +22,7 @@ from fairseq.dataclass import utils as dataclass_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from resmlp_mt import language_codes
 from resmlp_mt.engine.subword_checks import (
@@ -43,6 +44,8 @@ from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
+from resmlp_mt.fairseq_plugin.languages import TRANSLATING, options_of_task
+from resmlp_mt.fairseq_plugin.many_languages import words_of_languages
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.text import SURROGATE, join_pieces, normalize
 
@@ -62,7 +65,8 @@ def apply() -> None:
     wrap(FairseqTask, "build_bpe", _build_bpe)
     wrap(TranslationTask, "build_model", _build_model)
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
-    wrap(TranslationTask, "build_dataset_for_inference", _build_dataset_for_inference)
+    for task in TRANSLATING:
+        wrap(task, "build_dataset_for_inference", _build_dataset_for_inference)
 
 
 def _moses_tokenizer(original: Original, self: Any, cfg: Any) -> None:
@@ -91,11 +95,16 @@ def _build_tokenizer(original: Original, self: Any, args: Any) -> Any:
 
 def _with_languages(tokenizer: Any, task: Any) -> Any:
     """``--tokenizer moses`` with the rules of the task's languages; fairseq's are English."""
-    if not isinstance(tokenizer, MosesTokenizer) or not isinstance(task, TranslationTask):
+    if not isinstance(tokenizer, MosesTokenizer) or not _has_languages(task):
         return tokenizer
-    cfg = copy.copy(tokenizer.cfg)
-    cfg.source_lang, cfg.target_lang = task.cfg.source_lang, task.cfg.target_lang
+    cfg, options = copy.copy(tokenizer.cfg), options_of_task(task)
+    cfg.source_lang, cfg.target_lang = options.source_lang, options.target_lang
     return MosesTokenizer(cfg)
+
+
+def _has_languages(task: Any) -> bool:
+    """Whether a task translates between two languages; that of many may not know which."""
+    return isinstance(task, TRANSLATING) and options_of_task(task).source_lang is not None
 
 
 def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -150,9 +159,9 @@ def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
         elif isinstance(task, TASKS):
             words = task.source_dictionary.symbols
             tokenizer.prepare = normalize if is_normalized(words) else _without_halves
-    if not is_raw or not isinstance(task, TranslationTask) or not task.cfg.data:
+    if not is_raw or not _has_languages(task) or not options_of_task(task).data:
         return
-    folder = Path(utils.split_paths(task.cfg.data)[0])
+    folder = Path(utils.split_paths(options_of_task(task).data)[0])
     options = prepared_with(folder)
     if tokenizer is None and options.get("tokenizer") == "moses":
         # only raw text needs it: fairseq-generate decodes alone
@@ -165,7 +174,7 @@ def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
     elif options.get("normalize_punctuation") is True:
         from sacremoses import MosesPunctNormalizer  # slow, and most runs do not need it
 
-        normalizer = MosesPunctNormalizer(language_codes.moses(task.cfg.source_lang))
+        normalizer = MosesPunctNormalizer(language_codes.moses(options_of_task(task).source_lang))
         # of other tokenizers than Moses this changes nothing: their text is tokenized already
         (tokenizer or bpe).prepare = functools.partial(_punctuated, normalizer)
 
@@ -215,10 +224,14 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
     It also decides whether input is normalised, and which words are tags. With a model for each
     language, the target's words are not its pieces.
     """
-    if isinstance(bpe, SentencepieceBPE) and isinstance(task, TranslationTask):
-        cfg, path = task.cfg, Path(args.sentencepiece_model)
+    if isinstance(bpe, SentencepieceBPE) and _has_languages(task):
+        cfg, path = options_of_task(task), Path(args.sentencepiece_model)
+        of_languages: frozenset[str] = frozenset()
+        if isinstance(task, TranslationMultiSimpleEpochTask):
+            of_languages = words_of_languages(task)
         source, target = (
-            Vocabulary(words.symbols) for words in (task.source_dictionary, task.target_dictionary)
+            Vocabulary(word for word in words.symbols if word not in of_languages)
+            for words in (task.source_dictionary, task.target_dictionary)
         )
         try:
             check_pieces(bpe.sp, path, {f"the dictionary of {cfg.source_lang}": source})
@@ -251,7 +264,7 @@ def _build_dataset_for_inference(
     original: Original, self: Any, src_tokens: Any, *args: Any, **kwargs: Any
 ) -> Any:
     if are_unknown((tokens.tolist() for tokens in src_tokens), self.source_dictionary.indices):
-        _warn_of_unknown_words(str(self.cfg.data), self.cfg.source_lang)
+        _warn_of_unknown_words(str(options_of_task(self).data), options_of_task(self).source_lang)
     return original(self, src_tokens, *args, **kwargs)
 
 
