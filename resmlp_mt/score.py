@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 from resmlp_mt.command_line import command
@@ -24,6 +25,7 @@ from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, l
 from resmlp_mt.scoring.options import BUCKETS, SAMPLES, Options, borders, parse_args
 from resmlp_mt.scoring.report import Report
 from resmlp_mt.text import normalize
+from resmlp_mt.unpacking import other_name
 
 UNKNOWN = ("<unk>", "\u2047")
 """How an unknown word is printed; most sentencepiece models print the second."""
@@ -37,6 +39,9 @@ MOST_SHARE = 0.1
 RECORDS = {
     "lines of fairseq-generate: give them with --generate-output, or their text alone": LINE,
     "lines of JSON: extract the translations from them": re.compile(r'\{\s*"\w+"\s*:'),
+    "segments of SGML or XML: take their text out": re.compile(
+        r"\s*</?(seg|hl|p|src|ref|hyp|tuv?|doc|[a-z]+set|body|header|\?xml)\b", re.IGNORECASE
+    ),
 }
 """What stands in files in place of text, and what to do; each with the beginning of its lines."""
 
@@ -300,8 +305,10 @@ def _read(path: str, is_forced: bool) -> Sentences:
     """The lines of a file.
 
     Raises:
-        UserError: if most of them are records and not text, unless forced.
+        UserError: if it is no text by its name, or most lines are records, unless forced.
     """
+    if (what := other_name(Path(path))) and not is_forced:
+        raise UserError(f"{path} {what}, or insist with --force")
     text = Sentences(read_lines(path), "<stdin>" if path == "-" else path)
     for what, pattern in RECORDS.items():
         found = sum(pattern.match(line) is not None for line in text.lines)

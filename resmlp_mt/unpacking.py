@@ -1,4 +1,4 @@
-"""Text files that may be packed by gzip, with a bound on what they unpack to."""
+"""Text files: what is none, by its name or first bytes, and gzip with a bound on its content."""
 
 import codecs
 import gzip
@@ -18,6 +18,26 @@ MAX_RATIO = 20
 MIN_LIMIT = 1 << 30
 """Unpacked size in bytes that is always allowed."""
 
+ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
+PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"}
+DOCUMENTS = {
+    *(".doc", ".docx", ".docm", ".odt", ".fodt", ".rtf", ".pages", ".epub", ".mobi", ".pdf"),
+    *(".xls", ".xlsx", ".xlsm", ".ods", ".fods", ".ppt", ".pptx", ".odp", ".fodp"),
+}
+JSON_LINES = {".jsonl", ".ndjson"}
+RECORDS = {*JSON_LINES, ".parquet"}
+NOT_LINES = {
+    *(".json", ".csv", ".tsv", ".arrow", ".feather", ".po", ".pot", ".resx"),
+    *(".srt", ".vtt", ".ass", ".ssa", ".sbv", ".ttml", ".dfxp"),
+    *(".sgm", ".sgml", ".xml", ".html", ".htm", ".xhtml"),
+    *(".tmx", ".tbx", ".xlf", ".xliff", ".sdlxliff", ".mxliff", ".mqxliff"),
+}
+"""Records that no command reads, and markup."""
+
+_OF_DOCUMENTS = (b"mimetype", b"[Content_Types].xml", b"_rels/", b"docProps/", b"word/")
+"""The first file in a document that is a zip archive."""
+
+_PACKED, _DOCUMENT = "is packed: unpack it", "is a document: take its text out"
 _BZIP2 = [b"BZh%d" % size for size in range(1, 10)]
 
 OTHERS = {
@@ -32,8 +52,9 @@ OTHERS = {
             b"7z\xbc\xaf",
             b"Rar!\x1a",
         ),
-        "is packed: unpack it",
+        _PACKED,
     ),
+    **dict.fromkeys((b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), _DOCUMENT),
     b"%PDF-": "is a PDF: take its text out",
     b"PAR1\x15": "is parquet: take its text out, or name it .parquet for python -m resmlp_mt.bulk",
     # UTF-32-LE begins like UTF-16-LE
@@ -45,12 +66,38 @@ OTHERS = {
 """How files begin whose bytes look like lines, but are not."""
 
 
+def kind_of(path: Path) -> str:
+    """The end of a file's name in lower case, such as .txt, without .gz."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
+def other_name(path: Path, wrong: str = "is not lines of text") -> str | None:
+    """What a file is, by its name, that is neither text nor one of :data:`RECORDS`.
+
+    Args:
+        wrong: what to say of :data:`NOT_LINES`.
+
+    Returns:
+        It, and what to do; None for text and records.
+    """
+    kind = kind_of(path)
+    if kind in ARCHIVES:
+        return "is an archive: unpack it"
+    if kind in PACKED:
+        return f"{_PACKED}, or pack its text with gzip"
+    if kind in DOCUMENTS:
+        return _DOCUMENT
+    return f"{wrong}: convert it" if kind in NOT_LINES else None
+
+
 def other_kind(line: bytes) -> str | None:
     """What a file is that is not UTF-8 text, and what to do; None for text.
 
     Args:
         line: its first line.
     """
+    if line.startswith(b"PK\3\4") and line.startswith(_OF_DOCUMENTS, 30):  # behind its header
+        return _DOCUMENT
     for begin, what in OTHERS.items():
         if line.startswith(begin):
             return what

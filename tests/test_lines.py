@@ -82,13 +82,21 @@ PACKED = {
     "7z": bytes.fromhex("377abcaf271c"),
     "rar": b"Rar!\x1a\7",
 }
+DOCUMENTS = {
+    "docx": b"PK\3\4" + bytes(26) + b"[Content_Types].xml",
+    "odt": b"PK\3\4" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.text",
+    "doc": bytes.fromhex("d0cf11e0a1b11ae1") + bytes(500),
+    "rtf": b"{\\rtf1\\ansi one\n",
+}
 
 
-@pytest.mark.parametrize("kind", [*PACKED, "tar", "tar of GNU", "parquet", "PDF"])
+@pytest.mark.parametrize("kind", [*PACKED, *DOCUMENTS, "tar", "tar of GNU", "parquet", "PDF"])
 def test_what_is_no_text_is_known_by_its_first_bytes(kind: str, tmp_path: Path) -> None:
     if kind.startswith("tar"):
         form = tarfile.PAX_FORMAT if kind == "tar" else tarfile.GNU_FORMAT
         content, what = tarfile.TarInfo("text").tobuf(form), "a tar archive: unpack it"
+    elif kind in DOCUMENTS:
+        content, what = DOCUMENTS[kind], "a document: take its text out"
     elif kind == "PDF":
         content, what = b"%PDF-1.7\n", "a PDF: take its text out"
     elif kind == "parquet":

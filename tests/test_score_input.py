@@ -105,6 +105,8 @@ def test_unusable_files_are_refused_by_name(
     [
         ("D-0\t-1.5\tEin Haus.", "lines of fairseq-generate: give them with --generate-output"),
         ('{"source": "A house.", "translation": "Ein Haus."}', "lines of JSON: extract the transl"),
+        ('<seg id="1">Ein Haus.</seg>', "segments of SGML or XML: take their text out"),
+        ("  </doc>", "segments of SGML or XML: take their text out"),
     ],
 )
 def test_records_are_no_text(
@@ -122,6 +124,35 @@ def test_records_are_no_text(
     score(*argv, "--force", path=tmp_path / "r.json")
     write(tmp_path / "bad", [line, "Haus", "Haus"])
     score(*argv, path=tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *(
+            (f"x.{kind}", "is not lines of text: convert it")
+            for kind in "sgm XML tmx srt ass json sgm.gz".split()
+        ),
+        ("x.docx", "is a document: take its text out"),
+        ("x.zip", "is an archive: unpack it"),
+    ],
+)
+def test_what_is_no_text_is_known_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    """Whatever its lines look like; a name may also be a misunderstanding."""
+    good, lines = write(tmp_path / "good", ["Haus"] * 3), ["1", "00:00 --> 00:01", "Haus"]
+    bad = write(tmp_path / name, lines)
+    if name.endswith(".gz"):
+        Path(bad).write_bytes(gzip.compress(Path(bad).read_bytes()))
+    for argv in (
+        ["-i", bad, "--ref", good],
+        ["-i", good, "--ref", bad],
+        ["-i", good, "--ref", good, "--src", bad],
+        ["-i", good, "--ref", good, "--baseline", bad, "-m", "bleu"],
+    ):
+        assert f"{bad} {told}, or insist with --force" in fails(capsys, *argv)
+    score("-i", bad, "--ref", good, "-m", "bleu", "--force", path=tmp_path / "r.json")
 
 
 @pytest.mark.parametrize("count", [1, 9])

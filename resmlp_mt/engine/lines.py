@@ -10,7 +10,7 @@ import logging
 import math
 import select
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from resmlp_mt.unpacking import other_kind
@@ -24,13 +24,22 @@ CHUNK = 1 << 16  # bytes that are read at once
 LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill the memory
 
 
+def tell_of_wrong_bytes(number: int) -> None:
+    """Name a line with wrong bytes in the log."""
+    logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
+
+
 def waiting_lines(
-    stream: BinaryIO, most: int, errors: list[OSError] | None = None
+    stream: BinaryIO,
+    most: int,
+    errors: list[OSError] | None = None,
+    wrong: Callable[[int], object] = tell_of_wrong_bytes,
 ) -> Iterator[list[str]]:
     """Lines of UTF-8 text, in lists of all waiting lines, but at most ``most``.
 
     Only the first line of a list is waited for, so that a pipe gets its line back at once. Only a
-    line feed ends a line. Wrong bytes become U+FFFD, with an error in the log.
+    line feed ends a line. Wrong bytes become U+FFFD, and ``wrong`` is called with the number of
+    their line, from 1.
 
     If the stream cannot be read any further, is in another encoding, or has a line longer than
     16 MiB, the error is put into ``errors``, so that the lines before it can be translated before
@@ -40,7 +49,7 @@ def waiting_lines(
     number = 0
     for waiting in _raw_lines(stream, most, errors):
         try:
-            lines = [decoded(line, place) for place, line in enumerate(waiting, number + 1)]
+            lines = [decoded(line, place, wrong) for place, line in enumerate(waiting, number + 1)]
         except OSError as error:
             errors.append(error)
             return
@@ -48,12 +57,12 @@ def waiting_lines(
         yield lines
 
 
-def decoded(line: bytes, number: int) -> str:
-    """A line of UTF-8, without its end and a byte order mark at the beginning of the text; wrong
-    bytes are named in the log.
+def decoded(line: bytes, number: int, wrong: Callable[[int], object] = tell_of_wrong_bytes) -> str:
+    """A line of UTF-8, without its end and a byte order mark at the beginning of the text.
 
     Args:
         number: of the line, from 1.
+        wrong: called with the number if the line has wrong bytes, which become U+FFFD.
 
     Raises:
         OSError: if the first line shows that the text is in another encoding.
@@ -64,7 +73,7 @@ def decoded(line: bytes, number: int) -> str:
         line = line.removeprefix(codecs.BOM_UTF8)
     text = line.decode("utf-8", errors="replace")
     if "\ufffd" in text and text.encode() != line:
-        logger.error("line %d is not valid UTF-8: its wrong bytes became U+FFFD", number)
+        wrong(number)
     return text.rstrip("\r\n")
 
 

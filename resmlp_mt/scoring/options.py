@@ -74,8 +74,9 @@ class InputOptions:
         None, metavar="LANG", help="undo the Moses tokenization of the system's text"
     )
     force: bool = option(
-        False, action="store_true", help="score text even if it looks like subwords or tokens"
-    )
+        False, action="store_true",
+        help="score text even if it looks like subwords, tokens or markup",
+    )  # fmt: skip
 
     @property
     def system(self) -> str:
