@@ -1,15 +1,24 @@
 """The machine that the program runs on: processor, cores, bfloat16."""
 
+import math
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 MOST_THREADS = 1024
 """Most threads or processes that one may ask for: more fill the machine and speed nothing up."""
+
+NO_THREAD = "can't start new thread"
+"""What Python says where the system starts none; the error has no type of its own."""
+
+_unchanged: int | None = None
+"""The threads of PyTorch before the first call of :func:`set_threads`."""
 
 
 def processor() -> str:
@@ -24,21 +33,64 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may run on, and no more than the time of its container allows."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return math.ceil(min(cores, quota()))
+
+
+def quota(groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Seconds of processor time that a container may use in a second; infinite without a limit.
+
+    Args:
+        groups: where the control groups of Linux are, of version 2 or 1.
+    """
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            words = [(groups / name).read_text(encoding="utf-8") for name in names]
+            time, period = map(int, " ".join(words).split())
+        except (OSError, ValueError):  # another version; "max" is no limit, as -1 is
+            continue
+        if time > 0 and period > 0:
+            return time / period
+    return math.inf
 
 
 def set_threads(count: int) -> None:
     """Let every product of PyTorch, if it is loaded, use this many threads.
 
-    Other threads that have computed before keep theirs.
+    This holds for the calling thread, and for those that have not computed yet. Other threads keep
+    theirs.
     """
+    global _unchanged
     if sys.modules.get("torch"):  # ONNX graphs do not need it
         import torch
 
+        _unchanged = _unchanged or torch.get_num_threads()
         torch.set_num_threads(count)
+
+
+def current_threads() -> int | None:
+    """The threads of a product of PyTorch in the calling thread; None if it is not loaded."""
+    if not sys.modules.get("torch"):
+        return None
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Put the threads of the calling thread, and of new ones, back at the end of the block."""
+    before = current_threads()
+    try:
+        yield
+    finally:
+        # PyTorch may have been loaded in the block
+        if before := before or _unchanged:
+            set_threads(before)
 
 
 def instructions() -> dict[str, Any]:

@@ -26,7 +26,9 @@ from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, flag, o
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_is_whole, check_outputs, output_file
+from resmlp_mt.machine import threads_kept
 from resmlp_mt.standard_input import check_is_not_output, standard_input
+from resmlp_mt.unpacking import ARCHIVES, PACKED, RECORDS, kind_of, other_name
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -179,16 +181,18 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
 
 
 @command
+@threads_kept()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     if args.output is None and sys.stdout is None:
         raise UserError("standard output is closed: give --output FILE.")
-    from resmlp_mt.sharding.formats import RECORDS, input_kind, kind_of
-
-    if args.output is not None:
-        kind_of(args.output, "--output", "name a text file, such as text.gz")
-    if input_kind(Path(args.input), "is not lines of text") in RECORDS:
+    if args.output is not None and (kind := kind_of(args.output)) in ARCHIVES | PACKED:
+        packing = "an archive" if kind in ARCHIVES else "packed"
+        raise UserError(f"--output {args.output} is {packing}: name a text file, such as text.gz.")
+    if what := other_name(Path(args.input)):
+        raise UserError(f"--input {args.input} {what}.")
+    if kind_of(Path(args.input)) in RECORDS:
         raise UserError(
             f"--input {args.input} has records: python -m resmlp_mt.bulk translates them."
         )

@@ -22,6 +22,7 @@ from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.options import SearchOptions, StepResult
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
+from test_machine import threads_of_another
 
 LINES = ["w1 w2 w3", "", "w4", "w5 w5 w5 w5 w5 w5", "w1 w9", "w8 " * 40, "w2 w3 w4 w5"] * 3
 
@@ -101,7 +102,41 @@ def test_several_batches_are_in_work_at_once_with_their_own_threads() -> None:
         return item, torch.get_num_threads()
 
     assert Workers(3, threads=2).results(meet, [5, 6, 7]) == [(5, 2), (6, 2), (7, 2)]
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == threads_of_another() == before
+
+
+def test_several_workers_leave_other_models_their_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        several = Translator.load(workers=2)
+        assert torch.get_num_threads() == 3
+        several.translate(["A dog runs."] * 200)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_system_that_starts_no_more_threads_is_told(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == most:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    gate = threading.Event()  # so that each item needs a thread
+    message = r"starts no more threads \(can't start new thread\): lower --workers\.$"
+    try:
+        with pytest.raises(UserError, match=message):
+            Workers(9).results(lambda item, check: gate.wait(300), list(range(9)))
+    finally:
+        gate.set()
 
 
 @pytest.mark.parametrize("cause", ["error", "ctrl-c"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,27 @@ def test_a_translator_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "en-de").mkdir()  # a path wins over a name
     with pytest.raises(UserError, match="en-de cannot be read as an exported model"):
         Translator.load("en-de")
+
+
+def test_another_process_finds_it_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine, the package is at another place; a folder of its name is none of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "en-de").mkdir()
+    (tmp_path / "link").symlink_to(FOLDER)
+    (tmp_path / "copy").mkdir()
+    for path in FOLDER.iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    for given in (None, FOLDER, ROOT / "models/en-de", "link"):
+        assert pretrained.portable(pretrained.located(given)) is None
+    pickled = pickle.dumps(Translator.load())
+    assert str(FOLDER).encode() not in pickled
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    (tmp_path / "copy").rename(tmp_path / "de")  # the one of the other machine
+    monkeypatch.setattr(pretrained, "DEFAULT", "de")
+    assert pickle.loads(pickled).translate([QUESTION])
+    assert pretrained.portable(Path("link")) == tmp_path / "link"
 
 
 IN_OTHER_PROCESSES = """

@@ -304,7 +304,14 @@ def test_packed_files_and_a_dash(
         ("--input", "corpus.tar.gz", r"is an archive: unpack it\.$"),
         *(
             ("--input", f"text.en.{kind}", "is not lines of text: convert it")
-            for kind in "csv csv.GZ sgm TMX xml xlf html srt vtt po pdf sgm.gz".split()
+            for kind in (
+                "csv csv.GZ sgm TMX xml xlf html srt vtt po sgm.gz ass ssa sbv ttml dfxp xhtml pot "
+                "resx sdlxliff mxliff tbx"
+            ).split()
+        ),
+        *(
+            ("--input", f"text.en.{kind}", r"is a document: take its text out\.$")
+            for kind in "docx DOC odt epub pptx xlsx pdf rtf pdf.gz".split()
         ),
         ("--output", "text.de.xz", "is packed: name a text file"),
         ("--output", "text.zip", "is an archive: name a text file"),

@@ -15,8 +15,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from resmlp_mt.engine.inputs import check_counts
-from resmlp_mt.errors import UserError, is_of_memory
-from resmlp_mt.machine import set_threads
+from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.machine import NO_THREAD, current_threads, set_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -101,7 +101,9 @@ class Workers:
         def start_thread() -> None:
             _thread.is_worker = True
             set_threads(self._threads_each)
+            self._has_started = True
 
+        self._has_started = False
         self._process = os.getpid()
         self._threads = (
             None if self._count == 1 else ThreadPoolExecutor(self._count, initializer=start_thread)
@@ -116,6 +118,9 @@ class Workers:
             function: called with an item and a check, which it has to call now and then. The check
                 raises ``CancelledError`` if the results are no longer needed, because another item
                 failed or Ctrl-C was pressed.
+
+        Raises:
+            UserError: if the system starts no more threads.
         """
         if self._process != os.getpid():
             self._start()
@@ -123,6 +128,7 @@ class Workers:
         if threads is None or getattr(_thread, "is_worker", False):
             return [function(item, lambda: None) for item in items]
         is_stopped = threading.Event()
+        before = current_threads()
 
         def check() -> None:
             if is_stopped.is_set():
@@ -131,7 +137,14 @@ class Workers:
         futures: list[Future[Result]] = []
         try:
             for item in items:
-                futures.append(threads.submit(function, item, check))
+                try:
+                    futures.append(threads.submit(function, item, check))
+                except RuntimeError as error:
+                    if NO_THREAD not in str(error):
+                        raise
+                    raise UserError(
+                        f"the system starts no more threads ({reason(error)}): lower --workers."
+                    ) from error
             return [future.result() for future in futures]
         except (KeyboardInterrupt, SystemExit):
             # It may have come as a thread was started, before the pool knew of it: at its end the
@@ -143,3 +156,7 @@ class Workers:
             is_stopped.set()
             for future in futures:
                 future.cancel()
+            if self._has_started and before is not None:
+                # a worker has set the number for threads that have not computed yet, too
+                self._has_started = False
+                set_threads(before)

@@ -39,3 +39,13 @@ def located(model: str | Path | None = None) -> Path:
         f"no MODEL is given, and the one that comes with the package is not at {folder}: install "
         "resmlp_mt again, or name a folder from python -m resmlp_mt.export."
     )
+
+
+def portable(folder: Path) -> Path | None:
+    """What other processes and machines give to :func:`located` to find the same model.
+
+    Returns:
+        None for :data:`DEFAULT`, which is at another place on each machine; else the absolute path,
+        not resolved, because links may differ too.
+    """
+    return None if folder.resolve() == FOLDER / DEFAULT else folder.absolute()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -20,6 +21,7 @@ from resmlp_mt.engine.subwords import decode_pieces, pieces_of, warn_of_unknown_
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS, Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import threads_kept
 
 if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
     from torch import Tensor
@@ -114,7 +116,7 @@ class Translator:
             device: device to compute on.
             batch_size, max_tokens, use_shortlist, workers: see :class:`Translator`.
             threads: threads of one product; by default one per core, or one for each of several
-                workers.
+                workers. That of a single worker is PyTorch's number for the whole process.
 
         Raises:
             TypeError: if an argument is of another type.
@@ -124,18 +126,16 @@ class Translator:
         if workers > 1:
             threads = threads or 1
         place = pretrained.located(folder)
+        with threads_kept() if workers > 1 else nullcontext():  # they set their own
+            loaded = model_folder.load(place, dtype, device, threads, use_shortlist)
+        options = SearchOptions() if options is None else options
         translator = cls(
-            model_folder.load(place, dtype, device, threads, use_shortlist),
-            SearchOptions() if options is None else options,
-            batch_size,
-            max_tokens,
-            use_shortlist,
-            workers=workers,
-            threads=threads or 1,
+            loaded, options, batch_size, max_tokens, use_shortlist, None, workers, threads or 1
         )
         translator._load = partial(
-            cls.load, place.resolve(), options, dtype=dtype, device=device, batch_size=batch_size,
-            max_tokens=max_tokens, use_shortlist=use_shortlist, workers=workers, threads=threads,
+            cls.load, pretrained.portable(place), options, dtype=dtype, device=device,
+            batch_size=batch_size, max_tokens=max_tokens, use_shortlist=use_shortlist,
+            workers=workers, threads=threads,
         )  # fmt: skip
         return translator
 

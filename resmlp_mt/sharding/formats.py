@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -13,16 +14,9 @@ from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole
+from resmlp_mt.unpacking import JSON_LINES, kind_of, other_name
 
-ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
-PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"}
-JSON_LINES = {".jsonl", ".ndjson"}
-RECORDS = {*JSON_LINES, ".parquet"}
-NOT_LINES = {
-    *(".json", ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".rtf", ".po", ".srt", ".vtt"),
-    *(".sgm", ".sgml", ".xml", ".tmx", ".xlf", ".xliff", ".html", ".htm"),
-}
-"""Records that are not read, and markup."""
+logger = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -31,10 +25,12 @@ class Part(NamedTuple):
     Attributes:
         first: number of the first line in its file, from 0.
         content: the lines, in the format of the file.
+        invalid: number of lines that were not UTF-8: their wrong bytes became U+FFFD.
     """
 
     first: int
     content: bytes
+    invalid: int = 0
 
 
 def format_of(path: Path, column: str) -> Format:
@@ -50,7 +46,9 @@ def format_of(path: Path, column: str) -> Format:
         check_is_whole(path)
     except OSError as error:
         raise UserError(f"--input {path} cannot be read: {reason(error)}.") from error
-    kind = input_kind(path)
+    if what := other_name(path, "is neither text nor .jsonl nor .parquet"):
+        raise UserError(f"--input {path} {what}.")
+    kind = kind_of(path)
     is_packed = path.suffix.lower() == ".gz"
     if kind == ".parquet":
         if is_packed:
@@ -59,38 +57,6 @@ def format_of(path: Path, column: str) -> Format:
     if kind in JSON_LINES:
         return JsonLines(column, is_packed)
     return Text(is_packed)
-
-
-def kind_of(path: Path, option: str, remedy: str, of_packed: str = "") -> str:
-    """The end of a file's name in lower case, such as .txt, without .gz.
-
-    Args:
-        remedy: what to do instead.
-        of_packed: what else can be done with a packed file that is no archive.
-
-    Raises:
-        UserError: for archives, and files compressed by anything but gzip.
-    """
-    kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
-    if kind in ARCHIVES or kind in PACKED:
-        what = f"an archive: {remedy}" if kind in ARCHIVES else f"packed: {remedy}{of_packed}"
-        raise UserError(f"{option} {path} is {what}.")
-    return kind
-
-
-def input_kind(path: Path, wrong: str = "is neither text nor .jsonl nor .parquet") -> str:
-    """:func:`kind_of` an input.
-
-    Args:
-        wrong: what to say of records that are not read, and of markup.
-
-    Raises:
-        UserError: as :func:`kind_of`, and for markup or records that are not read.
-    """
-    kind = kind_of(path, "--input", "unpack it", ", or pack its text with gzip")
-    if kind in NOT_LINES:
-        raise UserError(f"--input {path} {wrong}: convert it.")
-    return kind
 
 
 class Text:
@@ -249,12 +215,20 @@ def _one_line(value: str | None) -> str:
 def _lines(path: Path, size: int, is_packed: bool) -> Iterator[Part]:
     """The parts of a file of lines, joined by line feeds."""
     errors: list[OSError] = []
+    wrong: list[int] = []
     try:
         with gzip.open(path) if is_packed else path.open("rb") as stream:
             first = 0
-            for lines in waiting_lines(cast(BinaryIO, stream), size, errors):
-                yield Part(first, "\n".join(lines).encode())
+            for lines in waiting_lines(cast(BinaryIO, stream), size, errors, wrong.append):
+                for number in wrong:
+                    logger.error(
+                        "%s, line %d is not valid UTF-8: its wrong bytes became U+FFFD",
+                        path,
+                        number,
+                    )
+                yield Part(first, "\n".join(lines).encode(), len(wrong))
                 first += len(lines)
+                wrong.clear()
     except OSError as error:
         errors.append(error)
     if errors:
