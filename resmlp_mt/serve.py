@@ -20,7 +20,7 @@ from resmlp_mt.command_line import PROCESSES, Parser, command, number, option
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.serving.limits import Limits
-from resmlp_mt.signals import ending_signals
+from resmlp_mt.signals import handle
 
 
 def origin(text: str) -> str:
@@ -120,10 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         listen(listener)
         host, port = listener.getsockname()[:2]
         # uvicorn answers open requests, then raises the signal again, which is not a failure
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        handle(lambda *_: sys.exit(0), {signal.SIGTERM})
         server = Server(config, f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        if signal.SIGHUP in ending_signals():
-            signal.signal(signal.SIGHUP, server.handle_exit)
+        handle(server.handle_exit, {signal.SIGHUP})
         server.run(sockets=[listener])
     finally:
         for worker in workers:

@@ -19,6 +19,9 @@ from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.errors import UserError
+from resmlp_mt.serving.connections import Server
+from resmlp_mt.serving.workers import Languages
+from resmlp_mt.signals import ENDING
 from serving import wait_for
 
 
@@ -135,6 +138,32 @@ def test_a_terminal_ends_it(exported: Path, number: signal.Signals, status: int)
             os.kill(pid, number)
         assert process.wait(300) == status
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
+
+
+class Loaded:
+    """In place of a worker: one that has models, and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        self.failure = None
+
+    def languages(self) -> list[Languages]:
+        return [Languages("en", "de")]
+
+    def stop(self) -> None:
+        """There is no process."""
+
+
+def test_it_is_started_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the main thread may set the handlers of signals."""
+    monkeypatch.setattr("resmlp_mt.serving.workers.Worker", Loaded)
+    served: list[str] = []
+    monkeypatch.setattr(Server, "run", lambda server, **_: served.append(server.address))
+    before = [signal.getsignal(number) for number in ENDING]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(serve.main, ["--port", "0", "--workers", "1"]).result()
+    serve.main(["--port", "0", "--workers", "1"])
+    assert len(served) == 2
+    assert [signal.getsignal(number) for number in ENDING] == before
 
 
 def test_a_model_that_cannot_be_used_is_one_sentence(exported: Path, tmp_path: Path) -> None:

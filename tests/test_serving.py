@@ -1,14 +1,16 @@
 """Sentences and the scheduler of the server."""
 
 import asyncio
+import multiprocessing
 import random
 import re
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import pytest
 import sentencex
@@ -34,6 +36,7 @@ from resmlp_mt.serving.workers import (
     Work,
     Worker,
     WorkerDiedError,
+    WorkerGoneError,
 )
 from serving import EN_DE, FR_DE, Reversing, translated
 
@@ -262,6 +265,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         remaining: Iterator[tuple[Outcome, ...]] = iter(lives)
 
         class Pool:
+            _processes: ClassVar[dict[int, object]] = {}
+
             def __init__(self, **_: object) -> None:
                 self.outcomes = iter(next(remaining))
 
@@ -269,8 +274,10 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 outcome = next(self.outcomes)
                 if outcome == "gone":
                     raise BrokenProcessPool
-                if isinstance(outcome, OSError):
+                if isinstance(outcome, OSError | NoThreadError):
                     raise outcome
+                if isinstance(outcome, Future):
+                    return outcome
                 future: Future[object] = Future()
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
@@ -289,12 +296,17 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 LOADED = {EN_DE: "digest"}
 
 
+class NoThreadError(RuntimeError):
+    """As Python raises it, where the work is given."""
+
+
 def test_a_worker_whose_models_cannot_be_loaded_tries_it_again_later_and_later(
     processes: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bad = ("no memory", OSError(12, "Cannot allocate memory"), BrokenProcessPool())
+    no_thread = NoThreadError("can't start new thread")
+    bad = ("no memory", OSError(12, "Cannot allocate memory"), BrokenProcessPool(), no_thread)
     others = ({EN_DE: "another"}, {FR_DE: "digest"})
     unusable = [(outcome,) for outcome in ("no memory", *["no room"] * 3, *bad, *others)]
     processes((LOADED, BrokenProcessPool()), *unusable, (LOADED, []))
@@ -318,11 +330,12 @@ def test_a_worker_whose_models_cannot_be_loaded_tries_it_again_later_and_later(
 
     asyncio.run(run())
     assert worker.failure is None
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     assert failures[:5] == ["no memory", *["no room"] * 3, "no memory"]
     assert failures[5] == "a worker cannot be started: Cannot allocate memory."
     assert failures[6].startswith("a worker died while it loaded its models")
-    assert all(told.startswith("other models are in the folders now") for told in failures[7:])
+    assert failures[7] == "a worker cannot be started: can't start new thread."
+    assert all(told.startswith("other models are in the folders now") for told in failures[8:])
     for told in set(failures):
         assert told in caplog.text
 
@@ -332,13 +345,96 @@ def test_a_worker_that_dies_while_it_has_nothing_to_do_is_replaced_first(
 ) -> None:
     processes((LOADED, "gone"), (LOADED, ["answer"]))
     worker = Worker([], OPTIONS)
-    assert asyncio.run(worker.translate(Work(EN_DE), ["a"])) == ["answer"]
+    worker.languages()
+
+    async def run() -> None:
+        with pytest.raises(WorkerGoneError):
+            await worker.translate(Work(EN_DE), ["a"])
+        await worker.ready()
+        assert await worker.translate(Work(EN_DE), ["a"]) == ["answer"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("now", ["no memory", {EN_DE: "another"}, BrokenProcessPool(), Future()])
+def test_another_model_than_that_of_the_start_answers_nothing(
+    processes: Callable[..., None], now: Outcome
+) -> None:
+    """Nor does a process that is still loading: neither translations nor matrices."""
+    processes((LOADED, "gone"), (now, ["wrong"], ["wrong"]))
+    worker = Worker([], OPTIONS)
+    worker.languages()
+
+    async def run() -> None:
+        for _ in range(2):
+            with pytest.raises(WorkerGoneError):
+                await worker.mixing(EN_DE, 0, 1)
+            with pytest.raises(WorkerGoneError):
+                await worker.translate(Work(EN_DE), ["a"])
+
+    asyncio.run(run())
+
+
+def test_a_process_that_was_gone_does_not_count_as_a_failure() -> None:
+    """All processes may have been killed while they had nothing to do."""
+
+    class Gone(Reversing):
+        async def translate(self, work: Work, lines: list[str]) -> list[Answer]:
+            if len(self.batches) < 3:
+                self.batches.append((work.languages, lines))
+                raise WorkerGoneError
+            return await super().translate(work, lines)
+
+    async def run(queue: Scheduler) -> None:
+        answers = await queue.translate(Work(EN_DE), ["a", "b"])
+        assert [answer.translations[0].text for answer in answers] == ["A", "B"]
+
+    with_queue(run, [Gone(), Gone()])
+
+
+def test_where_no_thread_can_be_started_no_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for work for ever, and the server for it."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def pool(**_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    worker = Worker([], OPTIONS)
+    with pytest.raises(UserError, match="a worker cannot be started: can't start new thread"):
+        worker.languages()
+    worker.stop()
+
+
+def test_a_process_without_its_pool_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that serves it could not be started after all."""
+    started: list[ProcessPoolExecutor] = []
+
+    class Pool(ProcessPoolExecutor):
+        def _start_executor_manager_thread(self) -> None:
+            started.append(self)
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    before = set(multiprocessing.active_children())
+    worker = Worker([], OPTIONS)
+    assert len(started) == 1
+    for process in set(multiprocessing.active_children()) - before:
+        process.join(300)
+        assert process.exitcode
+    with pytest.raises(UserError, match="a worker cannot be started: can't start new thread"):
+        worker.languages()
+    worker.stop()
 
 
 def test_an_error_for_users_does_not_end_the_server(processes: Callable[..., None]) -> None:
     """A task that raised ``SystemExit`` would end it."""
     processes((LOADED, UserError("there is not enough memory")))
     worker = Worker([], OPTIONS)
+    worker.languages()
     with pytest.raises(UserError, match="not enough memory"):
         asyncio.run(worker.translate(Work(EN_DE), ["a"]))
 

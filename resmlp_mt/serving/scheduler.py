@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from resmlp_mt.serving.metrics import Metrics
-from resmlp_mt.serving.workers import Answer, Work, Worker, WorkerDiedError
+from resmlp_mt.serving.workers import Answer, Work, Worker, WorkerDiedError, WorkerGoneError
 
 
 class RefusedError(Exception):
@@ -167,11 +167,12 @@ class Scheduler:
     async def _retry(self, work: Work, jobs: list[_Job], error: Exception) -> None:
         died = isinstance(error, WorkerDiedError)
         why = "a worker died" if died else str(error) or repr(error)
+        was_begun = not isinstance(error, WorkerGoneError)
         for job in jobs:
-            if job.has_failed:
+            if job.has_failed and was_begun:
                 job.answer.set_exception(FailedError(f"translating failed twice: {why}"))
             else:
-                job.has_failed = True
+                job.has_failed |= was_begun
                 self._again[job] = work
         async with self._arrived:
             self._arrived.notify(len(jobs))

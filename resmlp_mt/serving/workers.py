@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -97,6 +98,10 @@ class WorkerDiedError(Exception):
     """A worker's process ended in the middle of its work, or has no models."""
 
 
+class WorkerGoneError(WorkerDiedError):
+    """A worker's process had ended before the work began, which is not at fault."""
+
+
 class Worker:
     """A process with its own copy of the models; a new one takes its place if it dies.
 
@@ -115,21 +120,30 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        # spawned: a fork of a process with threads may hold locks that are never released
-        self._executor = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_load,
-            initargs=(self._folders, self._options),
-        )
+        self._executor: ProcessPoolExecutor | None = None
+        executor: ProcessPoolExecutor | None = None
         try:
-            self._loading: Future[Digests | str] = self._executor.submit(_loaded)
-        except OSError as error:
+            _check_threads()
+            # spawned: a fork of a process with threads may hold locks that are never released
+            executor = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_load,
+                initargs=(self._folders, self._options),
+            )
+            self._loading: Future[Digests | str] = executor.submit(_loaded)
+            self._executor = executor
+        except (OSError, RuntimeError) as error:  # the latter if no thread can be started
+            if executor is not None:
+                for process in executor._processes.values():  # it would wait for work for ever
+                    process.kill()
+                executor.shutdown(wait=False)
             self._loading = Future()
             self._loading.set_result(one_line(f"a worker cannot be started: {reason(error)}."))
 
     def _restart(self) -> None:
-        self._executor.shutdown(wait=False)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
         self._start()
 
     def languages(self) -> list[Languages]:
@@ -138,8 +152,11 @@ class Worker:
         Raises:
             UserError: if a model cannot be used, or differs from the one at the start.
         """
+        return self._languages(self._loading)
+
+    def _languages(self, loading: Future[Digests | str]) -> list[Languages]:
         try:
-            found = self._loading.result()
+            found = loading.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker died while it loaded its models: look for lack of memory, or give fewer "
@@ -156,10 +173,13 @@ class Worker:
         """Wait until the models are loaded; where they cannot be, this is tried again and again."""
         pause = FIRST_PAUSE
         while True:
+            loading = self._loading
             with suppress(BrokenProcessPool):
-                await asyncio.wrap_future(self._loading)
+                await asyncio.wrap_future(loading)
+            if loading is not self._loading:  # a matrix was asked for, and found the process gone
+                continue
             try:
-                self.languages()
+                self._languages(loading)
                 self.failure = None
                 return
             except UserError as error:
@@ -173,7 +193,8 @@ class Worker:
         """Translate sentences in one batch, or in as few batches as possible.
 
         Raises:
-            WorkerDiedError: if the process ends; the next call finds a new one.
+            WorkerDiedError: if the process ends, or has not loaded the models of the start: await
+                :meth:`ready` before the next call.
         """
         return await self._run(_translate, work, lines)
 
@@ -190,12 +211,14 @@ class Worker:
         return await self._run(_mixing, languages, layer, length)
 
     async def _run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        try:
-            future = self._executor.submit(function, *arguments)
-        except BrokenProcessPool:  # its process ended while it had nothing to do
-            self._restart()
-            future = self._executor.submit(function, *arguments)
         executor = self._executor
+        if executor is None or not self._has_models():
+            raise WorkerGoneError
+        try:
+            future = executor.submit(function, *arguments)
+        except BrokenProcessPool as error:  # its process ended while it had nothing to do
+            self._restart()
+            raise WorkerGoneError from error
         try:
             return await asyncio.wrap_future(future)
         except BrokenProcessPool as error:
@@ -203,9 +226,29 @@ class Worker:
                 self._restart()
             raise WorkerDiedError from error
 
+    def _has_models(self) -> bool:
+        """Whether the process has loaded the models of the start."""
+        loading = self._loading
+        return loading.done() and loading.exception() is None and loading.result() == self._first
+
     def stop(self) -> None:
         """End the process after its current batch."""
-        self._executor.shutdown(cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+
+def _check_threads() -> None:
+    """Start as many threads as a pool, whose second one starts unseen: without it, all would wait.
+
+    Raises:
+        RuntimeError: if the system starts none.
+    """
+    ended = threading.Event()
+    try:
+        for _ in range(2):
+            threading.Thread(target=ended.wait).start()
+    finally:
+        ended.set()
 
 
 # In a worker's process: its models and their digests, or the reason why they cannot be used.

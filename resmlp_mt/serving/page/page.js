@@ -61,7 +61,6 @@ async function start() {
   const automatic = sources.length > 1 ? [{ code: "auto", name: "Detect the language" }] : [];
   fill(from, [...automatic, ...sources], settings.language.source.code);
   fillTargets(settings.language.target.code);
-  source.maxLength = settings.charLimit;
   if (source.value) translate(); // what the browser kept of an earlier visit
 }
 
