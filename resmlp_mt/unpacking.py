@@ -1,8 +1,11 @@
-"""Text files: what is none, by its name or first bytes, and gzip with a bound on its content."""
+"""Text files: what is none, and gzip with a bound on its content; damage in archives."""
 
 import codecs
 import gzip
 import io
+import lzma
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,23 @@ MAX_RATIO = 20
 
 MIN_LIMIT = 1 << 30
 """Unpacked size in bytes that is always allowed."""
+
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    OSError,  # gzip's and bz2's, which has no number
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    # of numbers in headers: too large, too many digits, none at all, headers without end
+    OverflowError,
+    ValueError,
+    RecursionError,
+)
+"""Errors of the standard library's readers of archives for a damaged file.
+
+A :class:`UserError` is a ``ValueError``: let it pass before.
+"""
 
 ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
 PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"}
@@ -135,6 +155,22 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(
             f"{path}: the gzip file is cut off or damaged ({error}): fetch or make it again"
         ) from error
+
+
+def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file, in its order.
+
+    A negative size leads back in the file. Python before 3.11.14, 3.12.12 and 3.13.6 would read the
+    same members for ever (CVE-2025-8194).
+
+    Raises:
+        tarfile.ReadError: at a member with such a size.
+        Exception: one of ``DAMAGE``, if the archive cannot be read.
+    """
+    for member in archive:
+        if member.size < 0 or archive.offset < member.offset_data:
+            raise tarfile.ReadError(f"the size of {member.name} is negative")
+        yield member
 
 
 class Bounded(io.RawIOBase):

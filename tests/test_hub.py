@@ -1,6 +1,7 @@
 """The hub interface: what it loads is a folder, or an archive with an address that stays inside."""
 
 import io
+import random
 import tarfile
 from pathlib import Path
 
@@ -113,3 +114,26 @@ def test_a_path_with_a_dot_is_in_the_current_folder(
     ):
         hub_utils.from_pretrained(str(tmp_path / "model"), "x.pt", given)
         assert found["data"] == str(tmp_path / expected)
+
+
+@pytest.mark.parametrize("damage", ["negative size", "xz", "gz"])
+def test_a_damaged_archive_with_an_address_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    cached = tmp_path / "cached"
+    if damage == "negative size":  # older versions of Python read such an archive for ever
+        infos = [tarfile.TarInfo("a"), tarfile.TarInfo("b")]
+        infos[1].size = -1024
+        cached.write_bytes(b"".join(i.tobuf(tarfile.GNU_FORMAT) for i in infos) + bytes(5120))
+    else:
+        with tarfile.open(cached, f"w:{damage}") as tar:  # type: ignore[call-overload]
+            member = tarfile.TarInfo("model/a")
+            content = " ".join(str(random.Random(n).random()) for n in range(5000)).encode()
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        packed = bytearray(cached.read_bytes())
+        packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
+        cached.write_bytes(packed)
+    monkeypatch.setattr(file_utils, "cached_path", lambda *_, **__: str(cached))
+    with pytest.raises(UserError, match=r"^https://x/y\.tar\.gz cannot be fetched and unpacked: "):
+        file_utils.load_archive_file("https://x/y.tar.gz")

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import lzma
 import os
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -183,6 +185,15 @@ def test_a_signal_is_no_failed_download() -> None:
     assert ended.value.code == 143
     with pytest.raises(UserError, match="chrF cannot be fetched"), download("chrF", "x", "wait"):
         sys.exit(1)  # sacreBLEU's, for a wrong checksum
+
+
+@pytest.mark.parametrize("error", [zlib.error, lzma.LZMAError, EOFError, ValueError])
+def test_a_download_that_is_damaged_is_told(error: type[Exception]) -> None:
+    message = r"^wmt14 cannot be fetched \(cut\): allow the network and delete .*/wmt14 if an earl"
+    with pytest.raises(UserError, match=message), download("wmt14", "wmt14", "give --ref FILE"):
+        raise error("cut")
+    with pytest.raises(UserError, match=r"^its own$"), download("wmt14", "wmt14", "wait"):
+        raise UserError("its own")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import logging
+import lzma
 import math
 import select
 import zlib
@@ -86,7 +87,7 @@ def _raw_lines(stream: BinaryIO, most: int, errors: list[OSError]) -> Iterator[l
                 yield chunk
         except OSError as error:
             errors.append(error)
-        except (EOFError, zlib.error) as error:  # of a packed file
+        except (EOFError, zlib.error, lzma.LZMAError) as error:  # of a packed file
             errors.append(OSError(errno.EIO, str(error)))
 
     lines: list[bytes] = []

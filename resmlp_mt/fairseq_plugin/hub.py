@@ -14,6 +14,7 @@ from fairseq import file_utils, hub_utils
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.unpacking import DAMAGE, members_of
 
 
 def apply() -> None:
@@ -72,15 +73,24 @@ def _load_archive_file(original: Original, archive_file: str) -> Any:
             ),
         ):
             return original(archive_file)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except UserError:
+        raise
+    except DAMAGE as error:
         raise UserError(
             f"{archive_file} cannot be fetched and unpacked: {reason(error)}."
         ) from error
 
 
 def _check_names(archive: Path) -> None:
-    """Refuse names that lead out of a folder: fairseq moves what they have in common."""
+    """Refuse damage, and names that lead out of a folder: fairseq moves what they have in common.
+
+    Raises:
+        Exception: one of ``DAMAGE``.
+    """
     with tarfile.open(archive) as opened:
-        for name in map(PurePosixPath, opened.getnames()):
+        for name in (PurePosixPath(member.name) for member in members_of(opened)):
             if name.is_absolute() or ".." in name.parts:
                 raise tarfile.TarError(f"its member {name} lies outside of it")
+        assert opened.fileobj is not None  # it is open
+        while opened.fileobj.read(2**20):  # to the end, where a packed file has its checksum
+            pass

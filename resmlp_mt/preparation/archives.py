@@ -7,7 +7,6 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.steps import atomic_write
-from resmlp_mt.unpacking import MAX_RATIO, MIN_LIMIT, Bounded
+from resmlp_mt.unpacking import DAMAGE, MAX_RATIO, MIN_LIMIT, Bounded, members_of
 
 OPENERS: dict[tuple[str, ...], Callable[..., Any]] = {
     (".tgz", ".tar.gz"): gzip.open,
@@ -30,17 +29,6 @@ NAMES = (*chain.from_iterable(OPENERS), ".zip")
 
 OTHERS = (".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".7z", ".rar")
 """What the names of files end in that are packed otherwise."""
-
-DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    OSError,  # gzip's and bz2's, which has no number
-    lzma.LZMAError,
-    zlib.error,
-    EOFError,
-    UnicodeDecodeError,
-)
-"""Errors of the standard library's readers for a damaged file."""
 
 
 def is_archive(name: str) -> bool:
@@ -71,6 +59,8 @@ def unpack(
     unpack_format = _unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar
     try:
         written = unpack_format(archive, members, target, limit)
+    except UserError:
+        raise
     except DAMAGE as error:
         if getattr(error, "errno", None) is not None:
             raise  # of the disk
@@ -102,7 +92,7 @@ def _unpack_tar(
         opened(archive, "rb") as file,
         tarfile.open(fileobj=Bounded(file, limit, _too_large(archive, limit)), mode="r|") as tar,
     ):
-        for info in tar:
+        for info in members_of(tar):
             name = info.name.removeprefix("./")
             try:
                 tarfile.data_filter(info, str(target))

@@ -1,8 +1,6 @@
 """Files that sacreBLEU downloads on first use; a failure is a :class:`UserError`."""
 
 import socket
-import tarfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +8,7 @@ import portalocker
 from sacrebleu.utils import SACREBLEU_DIR
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.unpacking import DAMAGE
 
 _TIMEOUT = 30.0  # seconds; sacreBLEU sets none and would wait for a dead network forever
 
@@ -30,12 +29,11 @@ def download(what: str, place: str, instead: str) -> Iterator[None]:
     socket.setdefaulttimeout(_TIMEOUT)
     try:
         yield
+    except UserError:
+        raise
     except (
-        OSError,
-        EOFError,
+        *DAMAGE,
         SystemExit,  # of status 1: raised by sacreBLEU for a wrong checksum
-        tarfile.TarError,
-        zipfile.BadZipFile,
         portalocker.LockException,
     ) as error:
         if isinstance(error, SystemExit) and error.code != 1:

@@ -2,7 +2,6 @@
 
 import posixpath
 import tarfile
-import zlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
+from resmlp_mt.unpacking import DAMAGE, members_of
 from resmlp_mt.vision.image_dataset import (
     ImageDataset,
     MemoryDataset,
@@ -74,9 +74,9 @@ class _Reader:
 
         Raises:
             UserError: if it is damaged inside, or its images would fill the memory.
-            OSError, EOFError, tarfile.TarError, zlib.error: if it cannot be read.
+            Exception: one of ``DAMAGE``, if it cannot be read.
         """
-        for member in archive:
+        for member in members_of(archive):
             self._add(archive, member)
         check_end(archive, self._path)
         links = [(sample, _file_of(member, self._members)) for sample, member in self._links]
@@ -152,7 +152,9 @@ def archive_dataset(
         check_is_whole(path)
         with tarfile.open(path) as archive:
             found.read(archive)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except UserError:
+        raise
+    except DAMAGE as error:
         if is_of_memory(error):
             raise
         raise UserError(
@@ -232,7 +234,7 @@ def check_end(archive: tarfile.TarFile, path: Path) -> None:
 
     Raises:
         UserError: naming the file and the byte.
-        OSError, EOFError, zlib.error: if the rest cannot be read.
+        Exception: one of ``DAMAGE``, if the rest cannot be read.
     """
     assert archive.fileobj is not None  # it is open
     archive.fileobj.seek(archive.offset)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
+from resmlp_mt.unpacking import DAMAGE, members_of
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import (
@@ -166,11 +167,14 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                     if _whole(_text(file, labels[key])) is not None:
                         name = others.get(key, labels[key][3])
                         names.is_image(Path(name).name)  # counts it
-        except (OSError, tarfile.TarError) as error:
+        except UserError:
+            raise
+        except DAMAGE as error:
             if is_of_memory(error):
                 raise
             raise UserError(
-                f"--data wds: {shard} cannot be read: {error}; expected an uncompressed tar file."
+                f"--data wds: {shard} cannot be read: {reason(error)}; expected an uncompressed "
+                "tar file."
             ) from error
         samples += images.values()
     names.warn()
@@ -197,7 +201,7 @@ def _members(
     stored: dict[str, tuple[int, int]] = {}  # offset and size of files
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
     left_out: list[str] = []  # images in hidden folders
-    members = archive.getmembers()
+    members = [*members_of(archive)]
     # few shards have a hidden name, and paths of all members take time
     has_hidden = any(
         "/." in f"/{member.name.removeprefix('./')}" and not member.isdir() for member in members
