@@ -13,6 +13,9 @@ from torch import nn
 from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
 
+LARGEST = 1536 * 2**20
+"""Bytes of weights in a graph, at most: PyTorch's exporter puts more into a file beside it."""
+
 
 def check_exporter() -> None:
     """Check that onnxscript, which the exporter needs, is installed.
@@ -41,6 +44,29 @@ def graph_of(module: nn.Module, metadata: dict[str, str], **arguments: Any) -> A
     assert program is not None
     program.model.metadata_props.update(metadata)
     return program
+
+
+def weight_bytes(program: Any) -> int:
+    """The bytes of the weights of a program of :func:`graph_of`."""
+    values = program.model.graph.initializers.values()
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+
+
+def check_size(name: str, size: int) -> None:
+    """Refuse a graph of a translation model that does not go into one file.
+
+    Args:
+        name: of its file.
+        size: of its weights, in bytes.
+
+    Raises:
+        UserError: naming both.
+    """
+    if size > LARGEST:
+        raise UserError(
+            f"{name} would hold {size / 1e9:.1f} GB of weights, but graphs hold "
+            f"{LARGEST / 1e9:.1f} GB at most: export without --format onnx."
+        )
 
 
 @contextmanager

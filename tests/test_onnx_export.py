@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models import EOS, PAD, build, padded, sentences
+from resmlp_mt import onnx_exporter
 from resmlp_mt.engine import onnx_export
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.onnx_projection import ProjectionGraphs
@@ -207,3 +208,20 @@ def test_without_the_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'\.\[onnx-export\]'"):
         onnx_export.export_onnx(fold(build()), tmp_path)
+
+
+def test_a_graph_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch would write its weights beside a file that is renamed."""
+    folded = fold(build(vocabulary=VOCABULARY).float())
+    monkeypatch.setattr(onnx_exporter, "LARGEST", 100)
+    for write in (onnx_export.export_onnx, onnx_export.export_int8):
+        with pytest.raises(UserError, match=r"^encoder\.onnx would hold \d\.\d GB of weights, but"):
+            write(folded, tmp_path)
+    graphs = ProjectionGraphs(folded.decoder.output_projection, {}, is_int8=False)
+    with pytest.raises(
+        UserError, match=r"^projection\.onnx would hold .*: export without --format"
+    ):
+        graphs.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision import onnx_export
+from resmlp_mt.vision.evaluation_options import ExportOptions, parse
 from resmlp_mt.vision.export import main
 from resmlp_mt.vision.factory import load_model
 from vision_checkpoints import DIGITS, checkpoint, random_model
+
+
+def parse_export(words: list[str]) -> ExportOptions:
+    return parse(ExportOptions, words, "export", "")
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -60,3 +66,47 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             main([*map(str, words)])
+
+
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_export, "LARGEST", 10_000)
+    path = checkpoint(tmp_path / "best.pth")
+    out = tmp_path / "m.onnx"
+    model, _ = load_model(path)
+    images = torch.randn(2, 3, 8, 8)
+    for _ in range(2):  # again: the same files
+        main([str(path), "--output", str(out)])
+        assert {file.name for file in tmp_path.iterdir()} == {"best.pth", "m.onnx", "m.onnx.data"}
+        assert f"wrote {out} and {out}.data: images (3, 8, 8)" in capsys.readouterr().out
+        assert out.stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
+        [logits] = session(out).run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def stopped(self: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half a graph")
+        path.with_name(f"{path.name}.data").write_bytes(b"half of its weights")
+        raise KeyboardInterrupt
+
+    def full(self: object, path: Path, **_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for save, error, message in (
+        (stopped, KeyboardInterrupt, None),
+        (full, UserError, r"--output .*m\.onnx cannot be written \(No space left"),
+    ):
+        monkeypatch.setattr(torch.onnx.ONNXProgram, "save", save)
+        with pytest.raises(error, match=message):
+            onnx_export.export(parse_export([str(path), "--output", str(out)]))
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(
+        UserError, match=r"--output /dev/null: the weights, .* GB, need a file besid"
+    ):
+        main([str(path), "--output", "/dev/null"])
+    (tmp_path / "d.onnx.data").mkdir()
+    with pytest.raises(UserError, match=r"d\.onnx\.data cannot be written \(Is a directory\)"):
+        main([str(path), "--output", str(tmp_path / "d.onnx")])

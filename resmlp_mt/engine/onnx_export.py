@@ -29,7 +29,7 @@ from resmlp_mt.mixing_products import Past, diagonals, is_toeplitz
 from resmlp_mt.model.decoder import DecoderLayer
 from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
-from resmlp_mt.onnx_exporter import check_exporter, graph_of, silenced
+from resmlp_mt.onnx_exporter import check_exporter, check_size, graph_of, silenced, weight_bytes
 from resmlp_mt.packed_linear import Int8Embedding, quantize
 
 Inputs = Mapping[str, tuple[Tensor, tuple[str | None, ...]]]
@@ -148,7 +148,7 @@ def export_onnx(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
         shortlist: also write the graphs that score its words.
 
     Raises:
-        UserError: if onnxscript, PyTorch's exporter, is not installed.
+        UserError: if onnxscript, PyTorch's exporter, is not installed, or a graph is too large.
         OSError: if a file cannot be written.
     """
     check_exporter()
@@ -163,7 +163,7 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
     rows. So only sentences that are translated alone do not depend on others.
 
     Raises:
-        UserError: if a package is not installed.
+        UserError: if a package is not installed, or a graph is too large, in float32 too.
         OSError: if a file cannot be written.
     """
     check_exporter()
@@ -284,5 +284,6 @@ def _write(
         input_names=list(inputs),
         output_names=outputs,
     )
+    check_size(path.name, weight_bytes(program))
     with replacing(path) as partial:
         program.save(partial)

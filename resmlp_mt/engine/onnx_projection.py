@@ -20,6 +20,7 @@ from resmlp_mt.engine.onnx_model import (
 )
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.files import replacing
+from resmlp_mt.onnx_exporter import check_size
 from resmlp_mt.packed_linear import quantize
 
 LARGEST = 63
@@ -64,6 +65,7 @@ class ProjectionGraphs:
         """Write ``projection.onnx``: states (batch, beam, dim) -> scores (batch, beam, words).
 
         Raises:
+            UserError: if the graph is too large.
             OSError: if the file cannot be written.
         """
         text = f"""{HEADER}
@@ -79,6 +81,7 @@ projection (float[batch, beam, {self._dim}] states) => (float[batch, beam, {self
         that every sentence may use are constants of the second, which are packed once.
 
         Raises:
+            UserError: if a graph is too large.
             OSError: if a file cannot be written.
         """
         kind = {"torch.int8": "int8", "torch.float32": "float"}[str(self._rows["weight"].dtype)]
@@ -112,6 +115,7 @@ shortlist_projection (
 
     @staticmethod
     def _save(text: str, constants: Rows, metadata: dict[str, str], path: Path) -> None:
+        check_size(path.name, sum(array.nbytes for array in constants.values()))
         model = parse_model(text)
         for name, array in constants.items():
             constant = numpy_helper.from_array(array.contiguous().numpy(), name)

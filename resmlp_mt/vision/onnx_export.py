@@ -3,10 +3,13 @@
 The input is ``images``, float32 (batch, channels, height, width), normalised; the output is
 ``logits``, float32 (batch, classes). The batch size is free. The graph's metadata has, as JSON,
 ``classes`` (names, or null) and ``data_config`` (input_size, mean, std, interpolation, crop_pct,
-crop_mode).
+crop_mode). Large weights lie in a file beside the graph, named after it.
 """
 
 import json
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +17,8 @@ from torch import nn
 from torch.export import Dim
 
 from resmlp_mt.errors import UserError, is_of_memory, reason
-from resmlp_mt.files import check_outputs, output_file
-from resmlp_mt.onnx_exporter import check_exporter, graph_of
+from resmlp_mt.files import check_outputs, output_file, synchronize, unwritable
+from resmlp_mt.onnx_exporter import LARGEST, check_exporter, graph_of, weight_bytes
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.evaluation_options import ExportOptions
 from resmlp_mt.vision.folding import can_be_folded, folded
@@ -25,7 +28,7 @@ OTHERS = (".pt", ".pth", ".safetensors", ".bin", ".txt", ".json")
 
 
 def export(options: ExportOptions) -> None:
-    """Write the graph of a classifier.
+    """Write the graph of a classifier, and say where it is.
 
     Raises:
         UserError: for a model or an output that cannot be used.
@@ -34,9 +37,44 @@ def export(options: ExportOptions) -> None:
         raise UserError(f"--output {options.output}: the file is an ONNX graph, so name it .onnx.")
     check_outputs([options.output])
     classifier = load_classifier(options, torch.device("cpu"))
-    with output_file(options.output) as partial:
-        graph(classifier).save(partial)
-    print(f"wrote {options.output}: images {tuple(classifier.data_config['input_size'])} to logits")
+    program = graph(classifier)
+    files = str(options.output)
+    if weight_bytes(program) > LARGEST:
+        files += f" and {_save_in_two(program, options.output)}"
+    else:
+        with output_file(options.output) as partial:
+            program.save(partial)
+    print(f"wrote {files}: images {tuple(classifier.data_config['input_size'])} to logits")
+
+
+def _save_in_two(program: Any, path: Path) -> Path:
+    """Write a graph, and its weights into a file beside it, which is returned.
+
+    Both appear complete or not at all, and never one of them with an earlier other one.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"--output {path}: the weights, {weight_bytes(program) / 1e9:.1f} GB, need a file "
+            "beside the graph: give the name of a file."
+        )
+    data = path.with_name(f"{path.name}.data")  # as PyTorch names it
+    check_outputs([data], "--output")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            written = [Path(folder, file.name) for file in (data, path)]
+            program.save(written[1], external_data=True)
+            for file in written:
+                synchronize(file)
+            path.unlink(missing_ok=True)
+            for file, place in zip(written, (data, path), strict=True):
+                os.replace(file, place)
+            synchronize(path.parent)
+    except OSError as error:
+        raise unwritable(path, error, "--output") from error
+    return data
 
 
 def graph(classifier: Classifier) -> Any:
