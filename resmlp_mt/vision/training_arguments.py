@@ -25,8 +25,11 @@ DIGITS = {
     "epochs": 60,
     "batch_size": 64,
     "lr": 3 * LR,
-    "patch_size": 2,
 }
+#: side of a patch of a digit, in pixels
+DIGIT_PATCH = 2
+#: beginning of the names of our models, as in :func:`resmlp_mt.vision.factory.is_ours`
+OURS = "resmlp_"
 
 # Options that do not change what a run computes, and may differ after --resume.
 MAY_CHANGE = {
@@ -42,6 +45,11 @@ OPTIMIZER_FLAGS = {
 }  # fmt: skip
 #: beginnings of the names of options that timm does not have
 OWN = ("reset_head", "teacher", "distillation")
+#: options that --no-aug leaves without effect
+AUGMENTATION = (
+    "scale ratio train_crop_mode hflip vflip color_jitter color_jitter_prob grayscale_prob "
+    "gaussian_blur_prob aa train_interpolation reprob remode recount"
+)
 RECIPES = Path(__file__).parents[1] / "configs/vision"
 
 
@@ -72,14 +80,15 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     flags = _given(parser, argv)
     resume, config = flags.get("resume"), flags.get("config")
     earlier = _config_of(resume) if resume else {}
-    in_file = _given(parser, _to_flags(_read_yaml(config), parser, config)) if config else {}
-    found = _over(in_file, flags)
+    values = _read_yaml(config) if config else {}
+    in_file = _given(parser, _to_flags(values, parser, config)) if config else {}
+    found = _over(_without_patches(in_file, flags), flags)
     if resume:  # the folder may have been moved
         words = _to_flags(earlier, parser, resume)
         found = _given(parser, words) | {"output": resume.parent} | found
     usual: dict[str, Any] = {"lr": LR}
     if found.get("data", ["digits"]) == ["digits"]:
-        usual |= DIGITS
+        usual |= {name: value for name, value in _digits(found).items() if name not in values}
     if found.get("lr_base") is not None:
         del usual["lr"]
     options = TrainingOptions(**usual | found)
@@ -100,6 +109,20 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     else:
         _check_used(options, in_file)
     return options
+
+
+def _digits(found: dict[str, Any]) -> dict[str, Any]:
+    """What is usual for the digits; models of timm and other sizes of images have own patches."""
+    fits = found.get("model", OURS).startswith(OURS) and not found.get("img_size")
+    return DIGITS | ({"patch_size": DIGIT_PATCH} if fits else {})
+
+
+def _without_patches(in_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file; its patches, of one of our models, are not for a flag's of timm."""
+    was_ours = in_file.get("model", OURS).startswith(OURS)
+    if was_ours and not flags.get("model", OURS).startswith(OURS):
+        return {name: value for name, value in in_file.items() if name != "patch_size"}
+    return in_file
 
 
 def _given(parser: Parser, words: Sequence[str] | None) -> dict[str, Any]:
@@ -153,7 +176,8 @@ def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
     cutmix = options.cutmix or options.cutmix_minmax
     mixes, kind, sched = options.mixup or cutmix, options.distillation_type, options.sched
     cycles = ("cosine", "tanh", "poly")
-    partners: tuple[tuple[str, str, Any], ...] = (
+    # options, what they need, and whether that is given
+    needs: tuple[tuple[str, str, Any], ...] = (
         ("reset_head", "--weights or --pretrained", options.weights or options.pretrained),
         ("lr_base_size lr_base_scale", "--lr-base", options.lr_base is not None),
         ("clip_mode", "--clip-grad", options.clip_grad),
@@ -167,27 +191,58 @@ def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
         ("teacher_weights", "--teacher", options.teacher),
         ("distillation_alpha", "--distillation-type", kind != "none"),
         ("distillation_tau", "--distillation-type soft", kind == "soft"),
-        ("cooldown_epochs", "", sched in (*cycles, "wsd", "rsqrt")),
-        ("warmup_prefix", "", sched not in ("none", "plateau")),
-        ("lr_decay_fn", "", sched in ("wsd", "rsqrt")),
-        ("lr_stable_timescale", "", sched == "rsqrt"),
-        ("decay_rate", "", sched in ("step", "multistep", "plateau", "poly")),
-        ("decay_milestones", "", sched == "multistep"),
-        ("patience_epochs", "", sched == "plateau"),
-        ("lr_cycle_mul lr_cycle_decay lr_cycle_limit", "", sched in cycles),
-        ("lr_k_decay", "", sched in ("cosine", "poly")),
+        ("amp_dtype", "--amp", options.amp),
+    )
+    by_sched: tuple[tuple[str, bool], ...] = (
+        ("warmup_epochs warmup_lr lr_noise layer_decay sched_on_updates", sched != "none"),
+        ("min_lr", sched in (*cycles, "wsd", "rsqrt", "plateau")),
+        ("cooldown_epochs", sched in (*cycles, "wsd", "rsqrt")),
+        ("warmup_prefix", sched not in ("none", "plateau")),
+        ("decay_epochs", sched in ("step", "wsd", "rsqrt")),
+        ("lr_decay_fn", sched in ("wsd", "rsqrt")),
+        ("lr_stable_timescale", sched == "rsqrt"),
+        ("decay_rate", sched in ("step", "multistep", "plateau", "poly")),
+        ("decay_milestones", sched == "multistep"),
+        ("patience_epochs", sched == "plateau"),
+        ("lr_cycle_mul lr_cycle_decay lr_cycle_limit", sched in cycles),
+        ("lr_k_decay", sched in ("cosine", "poly")),
+    )
+    # options, what does not use them, and whether it does
+    without: tuple[tuple[str, str, Any], ...] = (
+        *((names, f"--sched {sched}", is_used) for names, is_used in by_sched),
+        ("warmup_lr warmup_prefix", "--warmup-epochs 0", options.warmup_epochs),
+        ("lr_cycle_mul lr_cycle_decay", "--lr-cycle-limit 1", options.lr_cycle_limit > 1),
+        (AUGMENTATION, "--no-aug", options.aug),
+        ("momentum", f"--opt {options.opt}", _takes_momentum(options)),
     )
     usual = TrainingOptions()
-    for names, partner, is_used in partners:
-        for name in names.split():
+
+    def idle(names: str, is_used: Any) -> str | None:
+        """The first of some options that is given by a flag, if all are without effect."""
+        for name in names.split() if not is_used else ():
             value = getattr(options, name)
-            is_off = value in (getattr(usual, name), 0)
             may_stay = value == in_file.get(name) and not name.startswith(OWN)
-            if is_used or is_off or may_stay:
-                continue
-            if partner:
-                raise UserError(f"{flag(name)} needs {partner}: give it, or leave out both.")
-            raise UserError(f"--sched {sched} does not use {flag(name)}: leave it out.")
+            if value not in (getattr(usual, name), 0) and not may_stay:
+                return flag(name)
+        return None
+
+    for names, partner, is_used in needs:
+        if found := idle(names, is_used):
+            raise UserError(f"{found} needs {partner}: give it, or leave out both.")
+    for names, other, is_used in without:
+        if found := idle(names, is_used):
+            raise UserError(f"{other} does not use {found}: leave it out.")
+
+
+def _takes_momentum(options: TrainingOptions) -> bool:
+    """Whether ``--momentum`` is as usual, or the optimizer has one or is unknown."""
+    if options.momentum == TrainingOptions().momentum:
+        return True  # without loading timm
+    from resmlp_mt.vision.libraries import timm
+
+    name = options.opt.lower().rpartition("_")[2]
+    known = name in timm.optim.list_optimizers()
+    return not known or bool(timm.optim.get_optimizer_info(name).has_momentum)
 
 
 def _plain(value: Any) -> Any:

@@ -74,12 +74,13 @@ class DataOptions:
     )  # fmt: skip
     img_size: list[int] | None = option(
         None, type=POSITIVE, nargs="+", metavar="PIXELS",
-        help="side, or height and width; default: the size of images in memory, else the model's",
+        help="side, or height and width; default: the size of images in memory if all have one, "
+        "else the model's",
     )  # fmt: skip
     crop_pct: float | None = option(
         None, type=SHARE,
-        help="central share of the image in validation; default: 1 for images in memory, else the "
-        "model's, which is 0.9 for ours",
+        help="central share of the image in validation; default: 1 for images in memory of one "
+        "size, else the model's, which is 0.9 for ours",
     )  # fmt: skip
     mean: list[float] | None = option(
         None,
@@ -116,7 +117,9 @@ class ModelOptions:
         {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
         help="further arguments of the model, such as pooling=class_mlp",
     )  # fmt: skip
-    patch_size: int | None = option(None, type=POSITIVE, help="default: the model's")
+    patch_size: int | None = option(
+        None, type=POSITIVE, help="default: the model's; 2 for ours on the digits in their own size"
+    )
     drop: float = option(
         0.0, type=number(float, least=0, below=1), help="dropout before the classifier"
     )
