@@ -225,17 +225,26 @@ class Trainer:
         updates = self.position.updates
         if self.ema:
             self.ema.update(self.model, step=updates)
+        if self.process.world_size > 1 and self.position.step == len(self.batches):
+            self._share_statistics()
         if self.scheduler:
             self.scheduler.step_update(updates)
         interval = self.options.recovery_interval
         if interval and updates % interval == 0:
             self.save("last.pth")
 
+    def _share_statistics(self) -> None:
+        """Give all processes the same statistics of batch norm at the end of an epoch.
+
+        They are averaged before anything is saved, so that a continued training has the same. Those
+        of the moving average are the first process's: last.pth has no others.
+        """
+        timm.utils.distribute_bn(self.model, self.process.world_size, reduce=True)
+        if self.ema:
+            timm.utils.distribute_bn(self.ema.module, self.process.world_size, reduce=False)
+
     def validate_epoch(self) -> dict[str, Any] | None:
         """Validate, and return a row of summary.csv; None if the validation was stopped."""
-        if self.process.world_size > 1:  # one model: each process has its own statistics
-            for model in (self.model, *([self.ema.module] if self.ema else [])):
-                timm.utils.distribute_bn(model, self.process.world_size, reduce=True)
         result = self.validate(self.model)
         average = self.validate(self.ema.module) if self.ema and result else {}
         if result is None or average is None:
