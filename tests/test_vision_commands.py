@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -277,3 +278,45 @@ def test_processes_that_do_not_know_where_to_meet_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="one of 4 processes, which do not know where to meet: st"):
         start_process("cpu")
+
+
+def join(monkeypatch: pytest.MonkeyPatch, device: str, **changes: str) -> None:
+    for name in (*SLURM, *MEETING, *RANKS, "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (RANKS | MEETING | changes).items():
+        monkeypatch.setenv(name, value)
+    start_process(device)
+
+
+def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        message = (
+            rf"^the 4 processes cannot meet at MASTER_ADDR localhost and MASTER_PORT {port} \("
+        )
+        with pytest.raises(
+            UserError, match=message + r".*\): set them to the address of the first"
+        ):
+            join(monkeypatch, "cpu", RANK="0", MASTER_PORT=port)
+    for port in ("port", "0", "65536", ""):
+        with pytest.raises(UserError, match=f"^MASTER_PORT is '{port}': set it to a number from 1"):
+            join(monkeypatch, "cpu", MASTER_PORT=port)
+    with pytest.raises(UserError, match=r"cannot meet at .* \(invalid literal for int"):
+        join(monkeypatch, "cpu", WORLD_SIZE="four")
+
+
+def test_more_processes_than_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    message = "^--device cuda: process 2 of this machine, counted from 0, sees 2 GPUs: start as"
+    with pytest.raises(UserError, match=message):
+        join(monkeypatch, "cuda", RANK="2", LOCAL_RANK="2")
+    slurm = SLURM | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"}
+    for name in RANKS:
+        monkeypatch.delenv(name)
+    for name, value in (slurm | MEETING).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--device cuda: process 3 of"):
+        start_process("cuda")

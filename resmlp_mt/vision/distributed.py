@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.machine import processor
 from resmlp_mt.vision.libraries import timm
 
@@ -95,7 +95,8 @@ def start_process(device: str | None) -> Process:
         device: ``--device``; see :func:`find_device`.
 
     Raises:
-        UserError: if there is no such device, or the processes do not know where to meet.
+        UserError: if there is no such device, this machine has fewer GPUs than processes, or the
+            processes cannot meet.
     """
     here = find_device(device)
     given = os.environ.keys()
@@ -111,7 +112,28 @@ def start_process(device: str | None) -> Process:
             f"this is one of {processes} processes, which do not know where to meet: start one, or "
             "set MASTER_ADDR and MASTER_PORT to an address and port of the first."
         )
-    found = timm.utils.distributed.init_distributed_device_so(str(here))
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"MASTER_PORT is {port!r}: set it to a number from 1 to {2**16 - 1}.")
+    try:
+        local, _, _ = timm.utils.distributed.world_info_from_env()
+        if here.type == "cuda" and local >= (gpus := torch.cuda.device_count()):
+            raise UserError(
+                f"--device {here}: process {local} of this machine, counted from 0, sees {gpus} "
+                "GPUs: start as many processes as GPUs and let each see all of them, or give "
+                "--device cpu."
+            )
+        found = timm.utils.distributed.init_distributed_device_so(str(here))
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, OSError) as error:
+        if is_of_memory(error):
+            raise
+        raise UserError(
+            f"the {processes} processes cannot meet at MASTER_ADDR {address} and MASTER_PORT "
+            f"{port} ({textwrap.shorten(reason(error), 200).rstrip('.')}): set them to the address "
+            "of the first one's machine and a free port of it."
+        ) from error
     return Process(
         torch.device(found["device"]),
         found["global_rank"],
