@@ -26,6 +26,7 @@ from resmlp_mt import visualize
 from resmlp_mt.errors import UserError
 from resmlp_mt.mixing import VARIANTS, MixingConfig
 from resmlp_mt.visualization import figures, matrices
+from resmlp_mt.visualization.page import page as html_page
 from vision_checkpoints import Malicious
 
 
@@ -153,6 +154,15 @@ def test_the_matrix_of_every_mixing_is_drawn(kind: str, heads: int, causal: bool
     assert torch.equal(torch.stack(list(found.values())), mixing.matrix(5))
 
 
+@pytest.mark.parametrize(
+    ("threshold", "shown"), [(0.05, "5%"), (0.001, "0.1%"), (0.07, "7%"), (0.125, "12.5%")]
+)
+def test_a_threshold_is_shown_as_it_is(threshold: float, shown: str) -> None:
+    (axes,) = figures.sparsity_plot({"image": [{"A": 0.5}]}, threshold).axes
+    assert axes.get_title() == f"image: entries below {shown} of the largest"
+    assert f"whose size is below {shown} of the" in html_page({}, "x", {"image": 1}, threshold)
+
+
 def assert_page_is_complete(folder: Path) -> None:
     """The page links to every file and holds every picture."""
     page = (folder / "index.html").read_text()
@@ -174,6 +184,7 @@ def test_a_translation_checkpoint(tmp_path: Path, suffix: str) -> None:
     else:
         save_file({name: value.clone() for name, value in state.items()}, checkpoint)
     run(checkpoint, "--out", out, "--positions", 6, "--threshold", 0.1)
+    assert "whose size is below 10% of the" in (out / "index.html").read_text()
     assert_page_is_complete(out)
     sides = ("encoder", "decoder")
     expected = {f"{side}_layer_{i:02d}.png" for side in sides for i in range(2)}

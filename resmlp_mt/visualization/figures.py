@@ -113,7 +113,7 @@ def sparsity_plot(numbers: Mapping[str, Sequence[Mapping[str, float]]], threshol
         for letter in members[0]:
             axes.plot([100 * layer[letter] for layer in members], marker="o", label=letter)
         axes.set(
-            title=f"{stack}: entries below {threshold:.0%} of the largest",
+            title=f"{stack}: entries below {100 * threshold:g}% of the largest",
             xlabel="layer",
             ylabel="% of the entries",
             ylim=(0, 100),

@@ -8,7 +8,7 @@ LETTERS = """<dl>
 <dt>A</dt><dd>{a}</dd>
 <dt>B, C</dt><dd>the two matrices of the feed-forward layer, C GELU(B x): they mix over channels,
 the same for every {token}.</dd>
-<dt>Sparsity</dt><dd>the share of the entries of a matrix whose size is below {threshold:.0%} of the
+<dt>Sparsity</dt><dd>the share of the entries of a matrix whose size is below {share:g}% of the
 size of its largest entry.</dd>
 </dl>"""
 IMAGE = """the matrix that mixes over the patches of an image, the same for every channel. Row t
@@ -36,7 +36,7 @@ def page(
     heads = max(stacks.values())
     several = ", one for each of its heads, which are groups of channels" if heads > 1 else ""
     a = IMAGE if image else TRANSLATION.format(heads=several or ", the same for every channel")
-    letters = LETTERS.format(a=a, token="patch" if image else "position", threshold=threshold)
+    letters = LETTERS.format(a=a, token="patch" if image else "position", share=100 * threshold)
     parts = []
     for name, content in files.items():
         link = f'<a href="{name}">{name}</a>'
