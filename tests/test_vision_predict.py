@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from conftest import ROOT
 from resmlp_mt.errors import UserError
+from resmlp_mt.vision import prediction
 from resmlp_mt.vision.factory import create_model, load_model
 from resmlp_mt.vision.images import open_image
 from resmlp_mt.vision.libraries import timm
@@ -126,6 +128,26 @@ def test_json_is_one_array_of_the_lines(
     assert json.loads((tmp_path / "out.json").read_text()) == rows(capsys, digits, *files)
     run(digits, *files, "--format", "json")
     assert capsys.readouterr().out == (tmp_path / "out.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "json"])
+def test_each_batch_can_be_read_when_it_is_done(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """By a program behind a pipe, which Python writes to in blocks."""
+    files, pipe = pictures(tmp_path, 5), io.BytesIO()
+    seen: list[int] = []  # files in the pipe after each batch
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(pipe)))
+    whole = prediction.predictions
+
+    def spied(*words: Any) -> Iterator[list[prediction.Prediction]]:
+        for batch in whole(*words):
+            yield batch
+            seen.append(sum(str(file).encode() in pipe.getvalue() for file in files))
+
+    monkeypatch.setattr(prediction, "predictions", spied)
+    run(digits, *files, "--batch-size", 2, "--format", kind)
+    assert seen == [2, 4, 5]
 
 
 def test_bad_images_keep_their_places(

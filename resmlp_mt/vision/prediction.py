@@ -93,8 +93,8 @@ def find_images(inputs: Iterable[Path]) -> list[str]:
 
 def predictions(
     classifier: Classifier, files: Sequence[str], loader: Iterable[Batch], topk: int
-) -> Iterator[Prediction]:
-    """Predictions for all files in their order.
+) -> Iterator[list[Prediction]]:
+    """Predictions for all files in their order, batch by batch.
 
     Args:
         classifier: the model.
@@ -121,13 +121,18 @@ def predictions(
                 pairs = list(zip(labels, values, strict=True))
                 results[index] = Prediction(files[index], pairs)
         unread = iter(bad)
-        for index in numbers[start : start + len(indices) + len(bad)]:
-            yield results.get(index) or Prediction(files[index], [], next(unread).reason)
+        yield [
+            results.get(index) or Prediction(files[index], [], next(unread).reason)
+            for index in numbers[start : start + len(indices) + len(bad)]
+        ]
         start += len(indices) + len(bad)
 
 
-def write(rows: Iterable[Prediction], file: TextIO, kind: str, topk: int) -> int:
-    """Write predictions as csv, json (an array) or jsonl; returns the number of errors."""
+def write(found: Iterable[Sequence[Prediction]], file: TextIO, kind: str, topk: int) -> int:
+    """Write predictions as csv, json (an array) or jsonl; returns the number of errors.
+
+    Those of a batch can be read as soon as it is done.
+    """
     errors = 0
     before = "[\n" if kind == "json" else ""
     writer = csv.writer(file, lineterminator="\n")
@@ -135,21 +140,23 @@ def write(rows: Iterable[Prediction], file: TextIO, kind: str, topk: int) -> int
         ranks = range(1, topk + 1)
         pairs = [name for rank in ranks for name in (f"label_{rank}", f"probability_{rank}")]
         writer.writerow(["file", *pairs, "error"])
-    for row in rows:
-        errors += row.error is not None
-        if kind == "csv":
-            cells = [cell for pair in row.labels for cell in pair]
-            padding = [""] * (2 * topk - len(cells))
-            writer.writerow([row.file, *cells, *padding, row.error or ""])
-        else:
-            best = [{"label": label, "probability": value} for label, value in row.labels]
-            content = {"predictions": best} if row.error is None else {"error": row.error}
-            line = json.dumps({"file": row.file, **content})
-            if kind == "json":
-                file.write(before + line)
-                before = ",\n"
+    for batch in found:
+        for row in batch:
+            errors += row.error is not None
+            if kind == "csv":
+                cells = [cell for pair in row.labels for cell in pair]
+                padding = [""] * (2 * topk - len(cells))
+                writer.writerow([row.file, *cells, *padding, row.error or ""])
             else:
-                file.write(line + "\n")
+                best = [{"label": label, "probability": value} for label, value in row.labels]
+                content = {"predictions": best} if row.error is None else {"error": row.error}
+                line = json.dumps({"file": row.file, **content})
+                if kind == "json":
+                    file.write(before + line)
+                    before = ",\n"
+                else:
+                    file.write(line + "\n")
+        file.flush()
     if kind == "json":
         file.write("\n]\n")
     return errors
@@ -174,14 +181,14 @@ def predict(options: PredictionOptions) -> None:
     counter = SkipCounter(options.on_error)
     loader = batches(dataset, options.batch_size, options.workers, device, counter)
     topk = min(options.topk, classifier.num_classes)
-    rows = predictions(classifier, files, loader, topk)
+    found = predictions(classifier, files, loader, topk)
     if options.output is None:
-        errors = write(rows, sys.stdout, kind, topk)
+        errors = write(found, sys.stdout, kind, topk)
     else:
         with (
             output_file(options.output) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
-            errors = write(rows, file, kind, topk)
+            errors = write(found, file, kind, topk)
     if errors:
         print(f"{errors} of {len(files)} images could not be read", file=sys.stderr)
