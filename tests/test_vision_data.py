@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tarfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,76 @@ def test_broken_archives_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"images\.tar\.gz cannot be read: .+") as error:
         data.create_dataset(["cifar10-tar", str(archive)], "train")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
+def test_damage_in_a_packed_archive_is_told(folder: Path, tmp_path: Path, packing: str) -> None:
+    archive = tmp_path / f"images.tar.{packing}"
+    with tarfile.open(archive, f"w:{packing}") as tar:  # type: ignore[call-overload]
+        tar.add(folder / "train", "train")
+    content = archive.read_bytes()
+    for cut in range(30, len(content), 97):
+        damaged = bytearray(content)
+        damaged[cut] ^= 0xFF
+        archive.write_bytes(damaged)
+        with suppress(UserError):  # of some bytes, one image is bad, or nothing is
+            data.create_dataset(["cifar10-tar", str(archive)], "train")
+
+
+def hostile(path: Path, size: int) -> Path:
+    """A tar file with a whole file, and one whose header claims this size."""
+    infos = [tarfile.TarInfo("train/a/0.png"), tarfile.TarInfo("train/a/1.png")]
+    infos[1].size = size
+    blocks = [info.tobuf(tarfile.GNU_FORMAT) for info in infos]
+    path.write_bytes(b"".join(blocks) + bytes(10 * tarfile.BLOCKSIZE))
+    return path
+
+
+@pytest.mark.parametrize("size", [-1024, -512, -1, 2**70, 2**63 - 1])
+def test_sizes_that_lead_nowhere_are_refused(tmp_path: Path, size: int) -> None:
+    """Python before 3.11.14 would read the same headers for ever if a size is negative."""
+    archive = hostile(tmp_path / "train-0.tar", size)
+    for words in (["cifar10-tar", str(archive)], ["wds", str(tmp_path)]):
+        with pytest.raises(UserError, match=r"train-0\.tar cannot be read: .+; expected a"):
+            data.create_dataset(words, "train")
+
+
+def test_headers_without_end_are_refused(tmp_path: Path) -> None:
+    """Each of them belongs to the next one, until Python's stack is full."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 0
+    path = tmp_path / "train-0.tar"
+    path.write_bytes(header.tobuf(tarfile.USTAR_FORMAT) * 5000 + bytes(1024))
+    for words in (["cifar10-tar", str(path)], ["wds", str(tmp_path)]):
+        with pytest.raises(UserError, match=r"train-0\.tar cannot be read: "):
+            data.create_dataset(words, "train")
+
+
+def test_only_images_of_one_size_have_it(folder: Path, tmp_path: Path) -> None:
+    """A bad image has none."""
+    (folder / "train/b/1.png").write_bytes(b"no image")
+    words = ["cifar10-tar", str(tmp_path / "images.tar")]
+    pack(folder, Path(words[1]))
+    assert data.create_dataset(words, "train").image_size == (8, 8)
+    random_image(0, (9, 8)).save(folder / "train/c/2.png")
+    pack(folder, Path(words[1]))
+    assert data.create_dataset(words, "train").image_size is None
+    assert data.create_dataset(words, "val").image_size == (8, 8)
+
+
+def test_classes_that_shards_lack_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labels that begin at 1 make one class too many, without an image."""
+    for labels, told in (
+        ([1, 2, 4], "2 of the 5 classes have no training images (0, 3)"),
+        ([1, 2], "1 of the 3 classes has no training images (0): shards count"),
+    ):
+        members = {f"{n}.png": png(n) for n in labels} | {f"{n}.cls": b"%d" % n for n in labels}
+        path = shard(tmp_path / "train-0.tar", members)
+        dataset = data.create_dataset(["wds", str(path)], "train")
+        image_dataset.check_classes(dataset, dataset)
+        assert told in caplog.text
 
 
 def test_a_bad_image_is_returned_in_its_place(folder: Path, tmp_path: Path) -> None:

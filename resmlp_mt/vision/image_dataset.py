@@ -40,7 +40,8 @@ class ImageDataset(Dataset[tuple[Any, int] | BadImage]):
         transform: applied to the RGB image.
 
     Attributes:
-        image_size: (height, width) of all images, if known without reading them.
+        image_size: (height, width) of all images, if they have one and it is known without reading
+            them.
     """
 
     image_size: tuple[int, int] | None = None
@@ -81,8 +82,8 @@ class MemoryDataset(ImageDataset):
 
     def __init__(self, sources: Sequence[Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(sources, *args, **kwargs)
-        good = [source for source in sources if not isinstance(source, BadImage)]
-        self.image_size = good[0].shape[:2] if good else None
+        sizes = {source.shape[:2] for source in sources if not isinstance(source, BadImage)}
+        self.image_size = sizes.pop() if len(sizes) == 1 else None
 
     def read(self, index: int) -> Image.Image:
         """See :meth:`ImageDataset.read`."""
@@ -153,12 +154,21 @@ def warn_of_nesting(paths: Iterable[Sequence[str]], where: str) -> None:
 
 
 def check_classes(train: ImageDataset, validation: ImageDataset) -> None:
-    """Refuse validation classes without a training image, which numbered shards may have.
+    """Warn of classes without a training image, which numbered shards and class maps may have.
 
     Raises:
-        UserError: naming them.
+        UserError: naming those that validation has.
     """
-    unseen = sorted(set(validation.targets) - set(train.targets))
+    found = set(train.targets)
+    absent = [name for index, name in enumerate(train.classes) if index not in found]
+    if absent:
+        logger.warning(
+            "--data: %d of the %d classes %s no training images (%s): shards count theirs from 0, "
+            "and --class-map names those of the data",
+            len(absent), len(train.classes), "has" if len(absent) == 1 else "have",
+            ", ".join(absent[:5]) + ", ..." * (len(absent) > 5),
+        )  # fmt: skip
+    unseen = sorted(set(validation.targets) - found)
     if unseen:
         names = ", ".join(train.classes[index] for index in unseen[:5])
         raise UserError(

@@ -25,7 +25,7 @@ from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
 from resmlp_mt.vision.factory import build_model, input_arguments, is_ours, pretrained_cfg
-from resmlp_mt.vision.image_dataset import ImageDataset, check_classes
+from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, check_classes
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
@@ -288,7 +288,7 @@ def resolved(
     options: TrainingOptions, train: ImageDataset, data_config: dict[str, Any], processes: int
 ) -> TrainingOptions:
     """The options, completed with those that depend on the data, the model or the processes."""
-    in_memory = train.image_size is not None
+    in_memory = isinstance(train, MemoryDataset)
     return replace(
         options,
         img_size=list(data_config["input_size"][1:]),
