@@ -189,6 +189,16 @@ def test_teachers_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
         distill.load_teacher("hf-hub:timm/resmlp_12_224", str(tmp_path / "no.pth"), ["a"], CONFIG)
     with pytest.raises(UserError, match=r"no\.pth cannot be read: No such file"):
         distill.load_teacher(NAME, str(tmp_path / "no.pth"), ["a"], CONFIG)
+    elsewhere = "weights from elsewhere go to --teacher-weights FILE, with --teacher NAME"
+    torch.save({"head.weight": torch.zeros(1)}, tmp_path / "timm.pth")
+    for path in (tmp_path / "timm.pth", tmp_path):  # a folder of the hub
+        with pytest.raises(UserError, match=rf"{path}.* {elsewhere}\.$"):
+            distill.load_teacher(str(path), None, ["a"], CONFIG)
+    with pytest.raises(UserError, match=r"timm\.pth is a file of weights: leave out --teacher-w"):
+        distill.load_teacher(str(tmp_path / "timm.pth"), "w.pth", ["a"], CONFIG)
+    message = r"^--teacher-weights timm:nothing: timm's .* and give the file to --teacher-weights\."
+    with pytest.raises(UserError, match=message):
+        distill.load_teacher(NAME, "timm:nothing", ["a"], CONFIG)
     other = factory.build_model(NAME, num_classes=5)
     for name, content, message in (
         (

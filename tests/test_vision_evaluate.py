@@ -17,6 +17,7 @@ from resmlp_mt.vision import (
     classifier,
     create_model,
     evaluation,
+    evaluation_options,
     export,
     knn,
     load_weights,
@@ -511,6 +512,16 @@ def test_the_picture_says_what_it_shows(count: int, tmp_path: Path) -> None:
     assert axes.images[0].get_array()[0, :2].tolist() == [0.25, 0.75]
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown == ([r"\$1\$", "caf?", "a_b^{"] if count == 3 else [])
+
+
+def test_int8_is_for_cpus(digits: Path) -> None:
+    """The device may be the default one, which nobody has named."""
+    choice = evaluation_options.parse(
+        evaluation_options.EvaluationOptions, [str(digits)], "evaluate", ""
+    )
+    message = "^--dtype int8 is for CPUs, not for cuda: give --device cpu, or --dtype bfloat16.$"
+    with pytest.raises(UserError, match=message):
+        classifier.load_classifier(choice, torch.device("cuda"), "int8")
 
 
 def test_mistakes_are_one_sentence(digits: Path, tmp_path: Path) -> None:

@@ -214,6 +214,17 @@ def test_adapted_mixing_resizes_mixes_and_resizes_back(
     )
 
 
+def test_weights_of_timms_models_are_adapted_by_timm_alone() -> None:
+    made = [timm.create_model("test_vit", img_size=size) for size in (160, 192)]
+    with pytest.raises(
+        UserError, match=r"with the sizes of these weights, or take .* --pretrained"
+    ):
+        load_weights(made[1], made[0].state_dict())
+    ours = small_model(embed_dim=24)
+    with pytest.raises(UserError, match=r"create the model with the sizes of these weights\.$"):
+        load_weights(ours, small_model(embed_dim=16).state_dict())
+
+
 def test_weights_are_adapted_to_another_resolution(caplog: pytest.LogCaptureFixture) -> None:
     model = small_model(pooling="class_mlp")
     larger = small_model(pooling="class_mlp", img_size=(24, 16))

@@ -30,6 +30,8 @@ from resmlp_mt.vision.state_dicts import PLAIN_TYPES
 
 logger = logging.getLogger(__name__)
 
+#: what to do with weights that are no such checkpoint
+ELSEWHERE = "weights from elsewhere go to --weights, with --model NAME"
 #: the entries of a checkpoint, with their types
 PARTS: dict[str, tuple[type, bool]] = {  # name: type, required
     "model": (dict, True),
@@ -58,10 +60,14 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
         raise UserError(f"{path} cannot be written: {reason(error)}{kept}.") from error
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def load(path: str | Path, instead: str = ELSEWHERE) -> dict[str, Any]:
     """Read a checkpoint of :mod:`resmlp_mt.vision.train` with PyTorch's safe loader.
 
     A file of version 0.1.0 has no digest: it is read with a warning.
+
+    Args:
+        path: the file.
+        instead: what to do with another one, for the message.
 
     Raises:
         UserError: if the file is missing, is not such a checkpoint, or was changed or damaged
@@ -78,8 +84,7 @@ def load(path: str | Path) -> dict[str, Any]:
         if not isinstance(value, kind):
             raise UserError(
                 f"{path} is not a checkpoint of resmlp_mt.vision.train: {name} is "
-                f"{'missing' if value is None else f'a {type(value).__name__}'}; weights from "
-                "elsewhere go to --weights, with --model NAME."
+                f"{'missing' if value is None else f'a {type(value).__name__}'}; {instead}."
             )
     if "digest" not in checkpoint:
         logger.warning("%s has no digest (version 0.1.0): damage would not be noticed.", path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.vision.checkpoints import ELSEWHERE
 from resmlp_mt.vision.class_map import imagenet_names, read_class_map
 from resmlp_mt.vision.evaluation_options import ModelChoice
 from resmlp_mt.vision.factory import build_model, input_arguments, load_model, pretrained_cfg
@@ -136,7 +137,9 @@ def load_classifier(
             this type.
     """
     if dtype == "int8" and device.type != "cpu":
-        raise UserError(f"--dtype int8 is for CPUs, not for --device {device}: use bfloat16.")
+        raise UserError(
+            f"--dtype int8 is for CPUs, not for {device}: give --device cpu, or --dtype bfloat16."
+        )
     if choice.checkpoint is not None:
         usual = ModelChoice()
         if any(getattr(choice, name) != getattr(usual, name) for name in OF_WEIGHTS):
@@ -172,8 +175,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     if not checkpoint.get("classes") or checkpoint.get("data_config") is None:
         raise UserError(
             f"{choice.checkpoint} has no class names or no data_config: expected a checkpoint "
-            "written by resmlp_mt.vision.train; weights from elsewhere go to "
-            "--weights, with --model NAME."
+            f"written by resmlp_mt.vision.train; {ELSEWHERE}."
         )
     classes, outputs = checkpoint["classes"], int(model.num_classes)  # type: ignore[arg-type]
     if len(classes) != outputs or not all(isinstance(name, str) for name in classes):

@@ -26,6 +26,7 @@ from resmlp_mt.vision.options import model_name
 from resmlp_mt.vision.transforms import check_data_config
 from resmlp_mt.vision.weights import ClassifierError, load_weights
 
+ELSEWHERE = "weights from elsewhere go to --teacher-weights FILE, with --teacher NAME"
 SAME = "give a teacher with the same names in the same order"
 
 
@@ -90,21 +91,23 @@ def load_teacher(
     if Path(name).is_file() or Path(name).suffix.lower() in (".pth", ".pt"):
         if weights:
             raise UserError(
-                f"--teacher {name} is a checkpoint with weights: leave out --teacher-weights, or "
-                "give the name of a model to --teacher."
+                f"--teacher {name} is a file of weights: leave out --teacher-weights, or give the "
+                "name of a model to --teacher."
             )
-        model, checkpoint = load_model(name)
+        model, checkpoint = load_model(name, instead=ELSEWHERE)
         check_same(checkpoint.get("classes") or [], classes, f"--teacher {name}", SAME)
         own = checkpoint.get("data_config") or {}
         check_data_config(own, f"--teacher {name}")
         return Teacher(model, student, (own["mean"], own["std"]))
     if not weights:
+        if Path(name).exists():  # a folder of the hub
+            raise UserError(f"--teacher {name} is no checkpoint: {ELSEWHERE}.")
         raise UserError(f"--teacher {name} needs --teacher-weights FILE.")
     plain = model_name(name)
     check_name(plain, "--teacher")
     model = build_model(plain, num_classes=len(classes))
     try:
-        stored = load_weights(model, weights)
+        stored = load_weights(model, weights, option="--teacher-weights")
     except ClassifierError as error:
         raise UserError(f"{error.found}: give weights for the classes of --data.") from error
     if stored.classes is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError, is_of_memory
-from resmlp_mt.vision.checkpoints import load
+from resmlp_mt.vision.checkpoints import ELSEWHERE, load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import did_you_mean
@@ -187,8 +187,8 @@ def build_model(
         model_args: further arguments of :func:`create_model`, or of timm's model.
 
     Raises:
-        UserError: if there is no such model, it does not take the arguments, or the hub has no
-            weights for it.
+        UserError: if there is no such model, it does not take the arguments or lacks a package, or
+            the hub has no weights for it.
     """
     check_name(name)
     plain = name.removeprefix(TIMM)
@@ -206,14 +206,13 @@ def build_model(
             )
             return model
         own = create_model(name, num_classes=num_classes, **model_args)
-    except Exception as error:
+    except Exception as error:  # models raise a dozen types for arguments that they do not take
         if is_of_memory(error):
             raise
-        if isinstance(error, ValueError | TypeError | RuntimeError | AssertionError):
-            raise UserError(f"--model {name}: {_short(error)}") from error
-        if not pretrained:
-            raise
-        raise no_weights(f"--model {name} --pretrained", error) from error
+        of_model = ValueError | TypeError | RuntimeError | AssertionError | ImportError
+        if pretrained and not isinstance(error, of_model):
+            raise no_weights(f"--model {name} --pretrained", error) from error
+        raise UserError(f"--model {name}: {_short(error)}") from error
     if pretrained:
         load_pretrained(own, name)
     return own
@@ -285,7 +284,10 @@ def load_pretrained(model: ResMLP, name: str) -> None:
 
 
 def load_model(
-    path: str | Path, use_ema: bool = True, img_size: int | tuple[int, int] | None = None
+    path: str | Path,
+    use_ema: bool = True,
+    img_size: int | tuple[int, int] | None = None,
+    instead: str = ELSEWHERE,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a checkpoint, in evaluation mode; returns it and the checkpoint.
 
@@ -296,12 +298,13 @@ def load_model(
         use_ema: take the moving average of the weights, if the checkpoint has one.
         img_size: adapt a ResMLP to images of this size; timm's models for any size stay as they
             are.
+        instead: see :func:`resmlp_mt.vision.checkpoints.load`.
 
     Raises:
         UserError: as :func:`resmlp_mt.vision.checkpoints.load`, or if the weights do not fit the
             model, or the model takes no other size.
     """
-    checkpoint = load(path)
+    checkpoint = load(path, instead)
     average = checkpoint.get("model_ema") if use_ema else None
     weights = checkpoint["model"] if average is None else average
     args = dict(checkpoint["model_args"])

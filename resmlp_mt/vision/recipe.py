@@ -72,7 +72,8 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
     """timm's optimizer of this name; scales, norms and biases are not decayed.
 
     Raises:
-        UserError: if there is no such optimizer, or it does not take the options.
+        UserError: if there is no such optimizer, its package is missing, or it does not take the
+            options.
     """
     arguments = timm.optim.optimizer_kwargs(options) | options.opt_kwargs
     try:
@@ -81,7 +82,7 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
             raise ValueError(f"timm has no such optimizer{similar}")
         _check_taken(options)
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(model, **arguments)
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
+    except (ValueError, TypeError, KeyError, AssertionError, ImportError) as error:
         raise UserError(f"--opt {options.opt}: {reason(error).rstrip('.')}.") from error
     return optimizer
 

@@ -62,6 +62,7 @@ def load_weights(
     model: nn.Module,
     source: Mapping[str, Any] | str | Path,
     head: Literal["keep", "reset"] = "keep",
+    option: str = "--weights",
 ) -> Stored:
     """Load the weights of the same model, or of a ResMLP for another resolution, into ``model``.
 
@@ -82,6 +83,7 @@ def load_weights(
         source: a state dict, a checkpoint that holds one, a file, a folder of the Hugging Face
             hub, or ``timm:NAME`` or ``hf-hub:OWNER/NAME`` for weights that timm fetches.
         head: ``"reset"`` keeps the classifier of ``model``.
+        option: that named the source, for messages.
 
     Returns:
         what the source stores besides the weights.
@@ -92,7 +94,7 @@ def load_weights(
     """
     name = "the state dict"
     if isinstance(source, str) and source.startswith(HUBS):
-        name, source = source, hub_weights(source)
+        name, source = source, hub_weights(source, option)
     elif isinstance(source, str) and "://" in source:
         raise UserError(f"{source} is an address: download it, and give the file.")
     elif isinstance(source, str | Path):
@@ -122,11 +124,13 @@ def load_weights(
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
         adapt(state, model, checkpoint_grid(source), name)
+    # timm resizes what depends on the resolution while it fetches weights
+    adapted = "" if isinstance(model, ResMLP) else ", or take those of timm's hub with --pretrained"
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
                 f"{name}: {key} has the shape {tuple(state[key].shape)}, but the model needs "
-                f"{tuple(target.shape)}: create the model with the sizes of these weights."
+                f"{tuple(target.shape)}: create the model with the sizes of these weights{adapted}."
             )
     for key, _ in model.named_parameters():
         if not state[key].isfinite().all():
@@ -273,12 +277,16 @@ def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor], name: st
         )
 
 
-def hub_weights(source: str) -> dict[str, Any]:
+def hub_weights(source: str, option: str = "--weights") -> dict[str, Any]:
     """The state dict of a model that timm fetches: ``timm:NAME`` or ``hf-hub:OWNER/NAME``.
 
     The model may also be one of ours, which somebody has put there.
 
     Its ``pretrained_cfg`` is added, except for timm's ResMLPs: ours are prepared as in the paper.
+
+    Args:
+        source: the name.
+        option: that has it, for messages.
 
     Raises:
         UserError: if the hub does not return any.
@@ -291,15 +299,21 @@ def hub_weights(source: str) -> dict[str, Any]:
     except Exception as error:
         if is_of_memory(error):
             raise
-        raise no_weights(f"--weights {source}", error) from error
+        raise no_weights(f"{option} {source}", error, option) from error
     state: dict[str, Any] = model.state_dict()
     is_paper = source.startswith(f"{TIMM}resmlp_")
     return state if is_paper else {**state, "pretrained_cfg": model.pretrained_cfg}
 
 
-def no_weights(option: str, error: Exception) -> UserError:
-    """The error for anything that the hub's client and its transports raise, a dozen types."""
+def no_weights(given: str, error: Exception, option: str = "--weights") -> UserError:
+    """The error for anything that the hub's client and its transports raise, a dozen types.
+
+    Args:
+        given: the options that named the weights.
+        error: what was raised.
+        option: that takes a file of them.
+    """
     return UserError(
-        f"{option}: timm's hub gave no weights ({textwrap.shorten(str(error), 200)}); download "
-        "them elsewhere and give the file to --weights."
+        f"{given}: timm's hub gave no weights ({textwrap.shorten(str(error), 200)}); download "
+        f"them elsewhere and give the file to {option}."
     )
