@@ -103,7 +103,7 @@ def test_teachers_come_from_timm_weights_and_from_checkpoints(tmp_path: Path) ->
     checkpoints.save(state, tmp_path / "best.pth")
     teacher = distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "b"], CONFIG)
     torch.testing.assert_close(teacher(images), model.eval()(images))
-    with pytest.raises(UserError, match="is a checkpoint with weights: leave out --teacher-wei"):
+    with pytest.raises(UserError, match="is a file of weights: leave out --teacher-weights, or"):
         distill.load_teacher(str(tmp_path / "best.pth"), "w.pth", ["a", "b"], CONFIG)
     with pytest.raises(UserError, match="knows 2 classes that are not the 2 of --data"):
         distill.load_teacher(str(tmp_path / "best.pth"), None, ["a", "c"], CONFIG)
