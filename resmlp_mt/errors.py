@@ -1,6 +1,8 @@
 """The exception for mistakes that a user can mend."""
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 #: words of PyTorch, ONNX Runtime and the system, in errors without a type of their own
 NO_MEMORY = (
@@ -37,6 +39,22 @@ def is_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or any(text in str(error) for text in NO_MEMORY)
     )
+
+
+@contextmanager
+def refused(sentence: Callable[[Exception], str], *kinds: type[Exception]) -> Iterator[None]:
+    """In the block, errors become a :class:`UserError`, except where memory ran out.
+
+    Args:
+        sentence: the message for an error.
+        kinds: of these errors; a :class:`UserError` is never changed.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, UserError) or is_of_memory(error):
+            raise
+        raise UserError(sentence(error)) from error
 
 
 def one_line(message: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason, refused
 from resmlp_mt.files import check_is_whole, replacing
 
 #: numbers per byte of a file, at most: tied tensors share their storage
@@ -50,13 +50,9 @@ def read(
         MemoryError, RuntimeError, OSError: if memory runs out; :func:`is_of_memory` knows them.
     """
     path = Path(path)
-    try:
+    with refused(lambda error: f"{path} cannot be read: {reason(error)}.", OSError):
         check_is_whole(path)
         size = path.stat().st_size
-    except OSError as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(f"{path} cannot be read: {reason(error)}.") from error
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -193,15 +189,14 @@ def check_archive(path: Path, *, sums: bool = True) -> None:
     """
     if not zipfile.is_zipfile(path):
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            damaged = archive.testzip() if sums and stored else None
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(f"{path} is damaged: {error}.") from error
+    damage = OSError, ValueError, NotImplementedError, zipfile.BadZipFile
+    with (
+        refused(lambda error: f"{path} is damaged: {error}.", *damage),
+        zipfile.ZipFile(path) as archive,
+    ):
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        damaged = archive.testzip() if sums and stored else None
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise UserError(f"{path} is a TorchScript program: save the model's state_dict() instead.")
     if not stored:

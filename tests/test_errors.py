@@ -2,6 +2,7 @@
 
 import asyncio
 import code
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from resmlp_mt.command_line import CommandError, command
 from resmlp_mt.engine.batches import Workers
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, refused
 from resmlp_mt.serve import main as serve
 
 
@@ -27,6 +28,21 @@ def test_a_prompt_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert shown.out == "still here\n"
     assert shown.err.count("UserError: ") == 2
+
+
+def test_a_block_refuses_some_errors() -> None:
+    """Not those of other kinds or of memory, nor a UserError, which is a ValueError."""
+
+    def raised(error: Exception) -> Exception:
+        try:
+            with refused(lambda found: f"x: {found}.", ValueError, OSError):
+                raise error
+        except Exception as caught:
+            return caught
+
+    assert repr(raised(ValueError("no"))) == repr(UserError("x: no."))
+    for error in (KeyError("no"), OSError(errno.ENOMEM, "no"), UserError("told")):
+        assert raised(error) is error
 
 
 def test_an_event_loop_goes_on() -> None:

@@ -32,7 +32,7 @@ from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.engine.subword_checks import check_pieces
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import check_is_whole, is_hidden, synchronize
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
@@ -183,7 +183,8 @@ def load(
         UserError: if the folder is incomplete or broken, or cannot be used with ``dtype``.
     """
     folder = Path(folder)
-    try:
+    damage = OSError, ValueError, KeyError, TypeError, RecursionError
+    with refused(lambda error: unreadable(folder, CONFIG, error), *damage):
         for path in sorted(folder.iterdir()):
             check_is_whole(path)
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -209,16 +210,6 @@ def load(
         for language in languages:
             if not re.fullmatch(r"[\w.@-]{1,64}", language):
                 raise ValueError(f"{language!r:.80} is not the name of a language")
-    except UserError:
-        raise
-    except RecursionError as error:
-        raise UserError(
-            f"{folder / CONFIG} is nested too deeply: write it with python -m resmlp_mt.export."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_of_memory(error):
-            raise
-        raise unreadable(folder, CONFIG, error) from error
     # hidden ones are of programs that copy files
     found = [path.name for path in sorted(folder.glob("*.onnx*")) if not is_hidden(path.name)]
     is_onnx = any(name.endswith(".onnx") for name in found) and not (folder / WEIGHTS).exists()
@@ -292,18 +283,20 @@ def _shortlist(path: Path, sizes: OnnxConfig) -> Shortlist | None:
     return Shortlist.load(path, sizes.source_vocabulary, sizes.target_vocabulary)
 
 
-def unreadable(folder: Path, file: str, error: Exception) -> UserError:
-    """The error for a folder that is incomplete or not an exported model."""
+def unreadable(folder: Path, file: str, error: Exception) -> str:
+    """The sentence about a folder that is incomplete or not an exported model."""
+    if isinstance(error, RecursionError):
+        return f"{folder / file} is nested too deeply: write it with python -m resmlp_mt.export."
     checkpoints = sorted(folder.glob("checkpoint*.pt"))
     if checkpoints and not (folder / CONFIG).exists():
         best = folder / "checkpoint_best.pt"
-        return UserError(
+        return (
             f"{folder} is a folder of checkpoints: give one of them, such as "
             f"{best if best in checkpoints else checkpoints[-1]}."
         )
     if folder.is_file():
-        return UserError(f"{folder} is a file: give the folder from python -m resmlp_mt.export.")
-    return UserError(
+        return f"{folder} is a file: give the folder from python -m resmlp_mt.export."
+    return (
         f"{folder} cannot be read as an exported model ({file}: {reason(error)}): "
         f"write it with python -m resmlp_mt.export."
     )

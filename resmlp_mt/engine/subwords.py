@@ -12,7 +12,7 @@ import sentencepiece
 
 from resmlp_mt.engine.inputs import check_type
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import refused
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.text import BYTE, SURROGATE, UNSPACED, join_pieces, normalize
 
@@ -40,16 +40,16 @@ def read_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
     Raises:
         UserError: if the file is missing or is not a sentencepiece model.
     """
-    try:
+
+    def sentence(error: Exception) -> str:
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        return f"{path} cannot be read as a sentencepiece model{why}."
+
+    with refused(sentence, OSError, RuntimeError):
         check_is_whole(path)
         processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(path.read_bytes())  # a path need not be UTF-8
         return processor
-    except (OSError, RuntimeError) as error:
-        if is_of_memory(error):
-            raise
-        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
-        raise UserError(f"{path} cannot be read as a sentencepiece model{why}.") from error
 
 
 def find_sentencepiece(data: Path) -> Path | None:

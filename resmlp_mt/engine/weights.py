@@ -14,7 +14,7 @@ from resmlp_mt.engine import compact, exported_config
 from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.machine import computes_in_bfloat16, set_threads
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
@@ -45,7 +45,12 @@ def load(
         UserError: if a file is missing or broken, or does not fit the others or the machine.
     """
     earlier = is_earlier(config)
-    try:
+
+    def sentence(error: Exception) -> str:
+        file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
+        return unreadable(folder, file, error)
+
+    with refused(sentence, OSError, ValueError, KeyError, TypeError, SafetensorError):
         sizes: ModelConfig = from_json(ModelConfig, config, defaults=earlier)
         if sizes.activation_fn not in ACTIVATIONS:
             raise ValueError(f"unknown activation_fn {sizes.activation_fn}")
@@ -57,13 +62,6 @@ def load(
             metadata, stored = opened.metadata() or {}, opened.get_tensors()
         if earlier:
             stored = renamed(stored)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        if is_of_memory(error):
-            raise
-        file = WEIGHTS if isinstance(error, OSError | SafetensorError) else CONFIG
-        raise unreadable(folder, file, error) from error
     if exported_config.KEY in metadata:  # not in files of earlier versions
         exported_config.check_known(ModelConfig, metadata, folder / WEIGHTS)
     model = build(sizes, stored, folder)
@@ -84,19 +82,16 @@ def build(config: ModelConfig, stored: dict[str, Tensor], folder: Path) -> Encod
     )
     if wrong is not None:
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {wrong}.")
-    try:
+    with refused(
+        lambda error: f"{folder / CONFIG} does not describe a model: {reason(error)}.",
+        *(ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError),
+    ):
         model = empty(config)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(f"{folder / CONFIG} does not describe a model: {reason(error)}.") from error
-    try:
+    with refused(
+        lambda error: f"{folder / WEIGHTS} does not fit {CONFIG}: {' '.join(str(error).split())}",
+        *(RuntimeError, ValueError),
+    ):
         return compact.fill(model, stored)
-    except (RuntimeError, ValueError) as error:
-        if is_of_memory(error):
-            raise
-        lines = " ".join(str(error).split())
-        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {lines}") from error
 
 
 def check_finite(stored: Mapping[str, Tensor], path: Path) -> None:

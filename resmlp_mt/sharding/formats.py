@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from resmlp_mt.engine.lines import json_score, waiting_lines
 from resmlp_mt.engine.translation import Translation
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import check_is_whole
 from resmlp_mt.unpacking import JSON_LINES, kind_of, other_name
 
@@ -117,20 +117,21 @@ class Parquet:
         import pyarrow
         import pyarrow.parquet
 
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                rest, first = file.schema_arrow.empty_table(), 0
-                for batch in file.iter_batches(size):
-                    rest = pyarrow.concat_tables([rest, pyarrow.Table.from_batches([batch])])
-                    while len(rest) >= size:
-                        yield Part(first, _stream(rest.slice(0, size)))
-                        rest, first = rest.slice(size), first + size
-                if len(rest):
-                    yield Part(first, _stream(rest))
-        except (OSError, pyarrow.ArrowException) as error:
-            if is_of_memory(error):
-                raise
-            raise UserError(f"{path} cannot be read as parquet ({error}).") from error
+        with (
+            refused(
+                lambda error: f"{path} cannot be read as parquet ({error}).",
+                *(OSError, pyarrow.ArrowException),
+            ),
+            pyarrow.parquet.ParquetFile(path) as file,
+        ):
+            rest, first = file.schema_arrow.empty_table(), 0
+            for batch in file.iter_batches(size):
+                rest = pyarrow.concat_tables([rest, pyarrow.Table.from_batches([batch])])
+                while len(rest) >= size:
+                    yield Part(first, _stream(rest.slice(0, size)))
+                    rest, first = rest.slice(size), first + size
+            if len(rest):
+                yield Part(first, _stream(rest))
 
     def texts(self, part: Part, origin: str) -> list[str]:
         table = _table(part)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.unpacking import DAMAGE, members_of
 from resmlp_mt.vision.image_dataset import (
@@ -148,19 +148,16 @@ def archive_dataset(
     select: str = "",
 ) -> ImageDataset:
     found = _Reader(path, split, training)
-    try:
+    with refused(
+        lambda error: (
+            f"--data cifar10-tar {path} cannot be read: {reason(error).rstrip(':')}; "
+            "expected a tar file."
+        ),
+        *DAMAGE,
+    ):
         check_is_whole(path)
         with tarfile.open(path) as archive:
             found.read(archive)
-    except UserError:
-        raise
-    except DAMAGE as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(
-            f"--data cifar10-tar {path} cannot be read: {reason(error).rstrip(':')}; expected a "
-            "tar file."
-        ) from error
     found.names.warn()
     chosen = chosen_name(found.parts, split, f"--data cifar10-tar {path}")
     if chosen is None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import check_outputs, output_file, synchronize, unwritable
 from resmlp_mt.onnx_exporter import LARGEST, check_exporter, graph_of, weight_bytes
 from resmlp_mt.vision.classifier import Classifier, load_classifier
@@ -93,7 +93,8 @@ def graph(classifier: Classifier) -> Any:
         "classes": json.dumps(classifier.classes),
         "data_config": json.dumps(classifier.data_config),
     }
-    try:
+    # the exporter has many exception types of its own
+    with refused(lambda error: f"{classifier.name} cannot be exported: {reason(error)}", Exception):
         return graph_of(
             model,
             metadata,
@@ -102,7 +103,3 @@ def graph(classifier: Classifier) -> Any:
             output_names=["logits"],
             dynamic_shapes=({0: Dim("batch", min=1)},),
         )
-    except Exception as error:  # the exporter has many exception types of its own
-        if is_of_memory(error):
-            raise
-        raise UserError(f"{classifier.name} cannot be exported: {reason(error)}") from error

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import UserError, refused
 
 if TYPE_CHECKING:
     from resmlp_mt.vision.trainer import Trainer
@@ -81,7 +81,12 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
                 f"--resume {path} was trained with {state[key]} {what}, but here there are "
                 f"{found}; continue with the same number of processes and the same data."
             )
-    try:
+    with refused(
+        lambda error: (
+            f"--resume {path} does not fit the options given: {textwrap.shorten(str(error), 200)}."
+        ),
+        *(KeyError, RuntimeError, TypeError, ValueError, AttributeError),
+    ):
         trainer.model.load_state_dict(state["model"])
         if trainer.ema:
             trainer.ema.module.load_state_dict(state["model_ema"])
@@ -94,9 +99,3 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
         trainer.scaler.load_state_dict(state.get("scaler") or {})
         trainer.position = Position(**state["position"])
         trainer.history = list(state["history"])
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(
-            f"--resume {path} does not fit the options given: {textwrap.shorten(str(error), 200)}."
-        ) from error

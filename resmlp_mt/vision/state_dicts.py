@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from resmlp_mt import stored_arrays
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import UserError, refused
 from resmlp_mt.tensor_files import read, unwrapped
 from resmlp_mt.vision.parameter_names import renamed
 
@@ -41,6 +41,8 @@ OPTIMIZERS = re.compile(r"optimi[sz]er|(^|_)optim(_|$)", re.I)
 AVERAGES = {"averaged", "average", "avg", "swa", "shadow", "polyak"}
 #: buffers that thop and similar profilers leave in every module
 PROFILING = {"total_ops", "total_params"}
+#: errors of reading JSON that holds something else
+OF_JSON = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 def _dictionary(*_: object) -> dict[Any, Any]:
@@ -111,17 +113,14 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
     config = _hub_config(path.with_name("config.json")) if path.name in names else {}
     if not path.name.endswith(INDEX):
         return read(path, allowed=PLAIN_TYPES) | config
-    try:
+    with refused(
+        lambda _: f"{path} is not the index of a file in parts: expected its weight_map.",
+        *OF_JSON,
+    ):
         parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         files = [path.with_name(part) for part in sorted(parts)]
         if not parts or "\0" in "".join(parts):
             raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(
-            f"{path} is not the index of a file in parts: expected its weight_map."
-        ) from error
     tensors = {key: value for file in files for key, value in read(file, PLAIN_TYPES).items()}
     return tensors | config
 
@@ -134,16 +133,15 @@ def _hub_config(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    try:
+    with refused(
+        lambda _: (
+            f"{path} is not JSON with the settings of a model: take another copy, or move it away."
+        ),
+        *OF_JSON,
+    ):
         config = json.loads(path.read_text(encoding="utf-8"))
         inner = config.get("pretrained_cfg") or {}
         return {"pretrained_cfg": {"label_names": config.get("labels"), **inner, **config}}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(
-            f"{path} is not JSON with the settings of a model: take another copy, or move it away."
-        ) from error
 
 
 def state_dict(
