@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import Parser, command, installation, option
+from resmlp_mt.command_line import Parser, command, option
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 
 # Options of CTranslate2's converters, and what there is here.
 OF_CTRANSLATE2 = {

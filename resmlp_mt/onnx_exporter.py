@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 
 LARGEST = 1536 * 2**20
 """Bytes of weights in a graph, at most: PyTorch's exporter puts more into a file beside it."""

@@ -23,9 +23,10 @@ from packaging.utils import canonicalize_name
 import resmlp_mt
 from conftest import PIP, ROOT
 from resmlp_mt import bulk, export, prepare, serve, translate
-from resmlp_mt.command_line import EXTRAS, command, installation
+from resmlp_mt.command_line import command
 from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import EXTRAS, installation
 from resmlp_mt.files import replacing
 from resmlp_mt.signals import ending_signals
 from terminals import Terminal

@@ -23,7 +23,6 @@ from benchmarks.speed.translation_models import (
     sentence_pairs,
     to_device,
 )
-from resmlp_mt.command_line import installation
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -32,6 +31,7 @@ from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
+from resmlp_mt.extras import installation
 from resmlp_mt.machine import computes_in_bfloat16
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 

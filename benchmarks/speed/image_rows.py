@@ -10,8 +10,8 @@ from benchmarks.speed.floors import Rates, operations, products
 from benchmarks.speed.profiles import explained
 from benchmarks.speed.report import Row, Rows, Unmeasured
 from benchmarks.speed.timing import Run, interleaved
-from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 
 # ResMLP has as many operations as its peer, so the goal of inference is the speed of these alone.
 INFERENCE_GOAL = 0.95

@@ -27,13 +27,13 @@ from benchmarks.speed.lengths import WORDS_PER_TOKEN, Lengths
 from benchmarks.speed.report import Row, Rows, Unmeasured
 from benchmarks.speed.timing import Spread, interleaved, spread
 from benchmarks.speed.translation_models import Sizes, build, dictionary
-from resmlp_mt.command_line import installation
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.engine.shortlist_building import FREQUENT
 from resmlp_mt.engine.vocabulary import SPECIAL, Vocabulary
 from resmlp_mt.engine.weights import prepared
+from resmlp_mt.extras import installation
 from resmlp_mt.packed_linear import selector
 
 PRESETS = {"6-2": (6, 2), "12-1": (12, 1)}

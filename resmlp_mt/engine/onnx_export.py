@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from resmlp_mt.command_line import installation
 from resmlp_mt.engine import exported_config
 from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
 from resmlp_mt.engine.shortlist import Shortlist
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 from resmlp_mt.files import replacing
 from resmlp_mt.materialised_mixing import MaterialisedMixing
 from resmlp_mt.mixing import MixingConfig, TokenMixing

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resmlp_mt.command_line import installation
 from resmlp_mt.engine import earlier_folders, exported_config
 from resmlp_mt.engine.onnx_graphs import Graphs, check_memory, said
 from resmlp_mt.engine.vocabulary import EOS
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 from resmlp_mt.machine import usable_cores
 
 if TYPE_CHECKING:  # needs safetensors

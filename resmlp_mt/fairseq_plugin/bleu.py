@@ -21,8 +21,8 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 
 from resmlp_mt import language_codes
-from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.generation_fixes import has_no_targets

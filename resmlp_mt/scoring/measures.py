@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
-from resmlp_mt.command_line import installation
 from resmlp_mt.errors import UserError
+from resmlp_mt.extras import installation
 from resmlp_mt.scoring.cleaning import moses_language
 
 # arguments of sacreBLEU's metrics, by the name of the metric

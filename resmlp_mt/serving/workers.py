@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from resmlp_mt import signals
-from resmlp_mt.command_line import missing
 from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
+from resmlp_mt.extras import missing
 from resmlp_mt.serving.limits import ModelOptions
 
 if TYPE_CHECKING:

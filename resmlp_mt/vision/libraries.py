@@ -8,7 +8,7 @@ calls them.
 
 import torch
 
-from resmlp_mt.command_line import missing
+from resmlp_mt.extras import missing
 
 try:
     if torch.version.cuda is None:
