@@ -1,7 +1,7 @@
 """Mixing over positions: a learned matrix A, and the ways to make it from parameters.
 
-To add a variant, write one subclass of :class:`TokenMixing` with ``make_parameters`` and
-``matrix``, and add a line to :data:`VARIANTS`. Training, decoding, folding and export need no
+To add a variant, write one subclass of :class:`TokenMixing` with ``make_parameters``, ``matrix``
+and ``sized``, and add a line to :data:`VARIANTS`. Training, decoding, folding and export need no
 change; they refuse what they cannot do with a variant. The paper's model (section 3.5) is
 :class:`AbsoluteMixing` with one head and no projections.
 
@@ -10,8 +10,9 @@ A sublayer has three parts. :meth:`TokenMixing.entries` acts on every token,
 again. Step-by-step decoding caches the entries.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,11 @@ class TokenMixing(nn.Module):
 
     def make_parameters(self, config: MixingConfig) -> None:
         """Make the parameters of :meth:`matrix` and :meth:`offset`."""
+
+    @classmethod
+    def sized(cls, stored: Mapping[str, Tensor], causal: bool) -> Self | None:
+        """A mixing with the sizes of these parameters; None if they are another variant's."""
+        return None
 
     def matrix(self, length: int) -> Tensor:
         """A for an input of ``length`` positions, (heads, length, length).
@@ -224,6 +230,13 @@ class AbsoluteMixing(TokenMixing):
         self.bias = nn.Parameter(torch.zeros(*heads, positions))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
+    @classmethod
+    def sized(cls, stored: Mapping[str, Tensor], causal: bool) -> Self | None:
+        if (weight := stored.get("weight")) is None:
+            return None
+        heads = len(weight) if weight.dim() == 3 else 1
+        return cls(weight.size(-1), causal, MixingConfig(heads=heads))
+
     def matrix(self, length: int) -> Tensor:
         matrix = self.weight[..., :length, :length]
         if self.causal:
@@ -262,6 +275,14 @@ class RelativeMixing(TokenMixing):
             rates = torch.tensor([2 ** (-4 * (k + 1) / config.heads) for k in range(config.heads)])
             self.decay = nn.Parameter(rates.expm1().log())  # softplus gives the rates back
 
+    @classmethod
+    def sized(cls, stored: Mapping[str, Tensor], causal: bool) -> Self | None:
+        if (relative := stored.get("relative")) is None:
+            return None
+        heads, distances = len(relative), relative.size(1)
+        config = MixingConfig(heads=heads, decay="decay" in stored)
+        return cls(distances if causal else (distances + 1) // 2, causal, config)
+
     @property
     def longest(self) -> int:
         return self.max_positions if self.decay is None else 2**31 - 1
@@ -297,3 +318,29 @@ def create_mixing(
 ) -> TokenMixing:
     """The variant that the options name."""
     return VARIANTS[config.relative](max_positions, causal, config, dim)
+
+
+def stored_mixing(parameters: Mapping[str, Tensor], causal: bool) -> TokenMixing | None:
+    """The mixing that has these parameters, without its projections; None if there is no matrix.
+
+    Raises:
+        ValueError: if no variant has them, or their shapes do not fit.
+    """
+    stored = {name: value for name, value in parameters.items() if "proj." not in name}
+    sized = (variant.sized(stored, causal) for variant in VARIANTS.values())
+    variants = [mixing for mixing in sized if mixing is not None]
+    of_matrix = stored.keys() - {"bias"}
+    for mixing in variants:
+        own = mixing.state_dict()
+        if own.keys() - {"bias"} == of_matrix:
+            try:
+                mixing.load_state_dict({name: stored.get(name, own[name]) for name in own})
+            except RuntimeError as error:
+                raise ValueError("the mixing matrices have shapes that do not fit.") from error
+            return mixing
+    if variants:
+        names = ", ".join(sorted(of_matrix))
+        raise ValueError(
+            f"the mixing has the parameters {names}, which no variant of this version has."
+        )
+    return None

@@ -296,6 +296,9 @@ def test_mistakes_are_told_in_one_sentence(
     torch.save([1], tmp_path / "list.pth")
     nan = {name: value * torch.nan for name, value in image_state(tokens=9).items()}
     torch.save(nan, tmp_path / "nan.pth")
+    first = "encoder.layers.0.token_mixing."
+    torch.save({f"{first}{x}": torch.ones(2, 3) for x in ("weight", "odd")}, tmp_path / "odd.pt")
+    torch.save({f"{first}weight": torch.ones(2, 3)}, tmp_path / "wide.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "text.safetensors").write_text("no checkpoint")
     (tmp_path / "file").write_text("in the way")
@@ -312,6 +315,8 @@ def test_mistakes_are_told_in_one_sentence(
         "grid.pth --grid 3 4 --out file": "--output .*file cannot be written .File exists",
         "grid.pth --grid -3 -4": "--grid: must be at least 1, but is -3",
         "nan.pth": "nan.pth holds numbers that are not finite, in blocks.0",
+        "odd.pt": r"odd\.pt: the mixing has the parameters odd, weight, which no variant of this",
+        "wide.pt": r"wide\.pt: the mixing matrices have shapes that do not fit\.$",
         "grid.pth --patches 0": "--patches: must be at least 1, but is 0",
         "grid.pth --threshold 5": "--threshold: must be below 1, but is 5",
     }

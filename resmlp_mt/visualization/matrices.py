@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resmlp_mt.errors import UserError
-from resmlp_mt.mixing import VARIANTS, MixingConfig
+from resmlp_mt.errors import UserError, refused
+from resmlp_mt.mixing import stored_mixing
 from resmlp_mt.vision import state_dicts
 from resmlp_mt.vision.parameter_names import own_names
 
@@ -113,30 +113,11 @@ def _translation(
     parameters: dict[str, Tensor], causal: bool, positions: int | None, name: str
 ) -> list[Tensor]:
     """The matrix of each head, for sentences of ``positions``."""
-    weight, relative = parameters.get("weight"), parameters.get("relative")
-    if relative is not None:
-        heads = len(relative)
-        longest = relative.size(1) if causal else (relative.size(1) + 1) // 2
-    elif weight is not None:
-        heads = len(weight) if weight.dim() == 3 else 1
-        longest = weight.size(-1)
-    else:
-        return []
-    config = MixingConfig(heads=heads, decay="decay" in parameters)
-    of_matrix = {key for key in parameters if "proj." not in key} - {"bias"}
-    variants = (variant(longest, causal, config) for variant in VARIANTS.values())
-    mixing = next((v for v in variants if v.state_dict().keys() - {"bias"} == of_matrix), None)
+    with refused(lambda error: f"{name}: {error}", ValueError):
+        mixing = stored_mixing(parameters, causal)
     if mixing is None:
-        raise UserError(
-            f"{name}: the mixing has the parameters {', '.join(sorted(of_matrix))}, which no "
-            "variant of this version has."
-        )
-    try:
-        mixing.load_state_dict(
-            {key: parameters.get(key, value) for key, value in mixing.state_dict().items()}
-        )
-    except RuntimeError as error:
-        raise UserError(f"{name}: the mixing matrices have shapes that do not fit.") from error
+        return []
+    longest = mixing.max_positions
     return list(mixing.matrix(min(positions or longest, longest)).detach())
 
 
