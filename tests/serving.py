@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -25,7 +25,7 @@ def translated(line: str) -> str:
 
 
 class Reversing:
-    """A worker that turns words round; the n-th best translation has n exclamation marks.
+    """A worker that turns words round; the n-th of its five translations has n exclamation marks.
 
     Attributes:
         batches: all that it was given.
@@ -35,11 +35,10 @@ class Reversing:
 
     failure: str | None = None
 
-    def __init__(self, hypotheses: int = 5) -> None:
+    def __init__(self) -> None:
         self.batches: list[tuple[Languages, list[str]]] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.hypotheses = hypotheses
 
     async def ready(self) -> None:
         """It always is."""
@@ -59,7 +58,7 @@ class Reversing:
         tokens = len(pieces)
         turned = [[float(s + t + 1 == tokens) for s in range(tokens)] for t in range(tokens)]
         found = []
-        for n in range(self.hypotheses):
+        for n in range(5):
             text = translated(line) + "!" * n
             more = (["\u2581" + word for word in text.split()], turned) if explained else ([], [])
             found.append(Translated(text, -0.1 - n, *more))
@@ -98,14 +97,14 @@ def served(
         thread.join()
 
 
-def wait_for(condition: "object", seconds: float = 300.0) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     """Return as soon as a condition holds.
 
     Raises:
         TimeoutError: if it does not for five minutes, which no machine is too slow for.
     """
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    end = time.monotonic() + 300
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.002)

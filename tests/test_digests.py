@@ -261,9 +261,7 @@ def test_checkpoints_carry_a_digest(trained: Path, corpus: Corpus, tmp_path: Pat
         state["cfg"]["model"][key] = before
 
 
-def test_flipped_bits_of_checkpoints_are_noticed(
-    trained: Path, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_flipped_bits_of_checkpoints_are_noticed(trained: Path, tmp_path: Path) -> None:
     """Those that remain are in the padding between the parts of the archive."""
     rng = random.Random(1)
     expected = torch.load(trained / "checkpoint_best.pt")

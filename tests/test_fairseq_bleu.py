@@ -162,7 +162,7 @@ def test_a_task_of_several_targets_has_no_tokenizer_of_its_own() -> None:
     assert bleu._inference_with_bleu(lambda *parts: parts, *given) == given
 
 
-def test_generation_scores_as_the_language_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_scores_as_the_language_needs() -> None:
     made = OmegaConf.structured(SacrebleuConfig())
     OmegaConf.set_struct(made, True)
     with pytest.raises(IndexError):  # there is no model; the language was remembered before

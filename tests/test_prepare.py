@@ -387,9 +387,7 @@ def test_finished_steps_are_skipped_and_options_redo_what_depends_on_them(
     assert outputs(out) == fresh
 
 
-def test_only_own_results_are_removed(
-    tmp_path: Path, local: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_own_results_are_removed(tmp_path: Path, local: list[object]) -> None:
     # fairseq splits prefixes at commas.
     out = tmp_path / "a,b"
     others = ["raw/mine.en", "text/notes", "bin/checkpoints/last.pt"]

@@ -164,7 +164,7 @@ def test_the_error_names_every_address_and_reason(
     assert list((tmp_path / "d").iterdir()) == []
 
 
-def test_a_dead_server_ends_in_an_error(tmp_path: Path, server: corpus_server.CorpusServer) -> None:
+def test_a_dead_server_ends_in_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.tgz could not be fetched.*127.0.0.1:9/x.tgz failed"):
         fetch(tmp_path, Package(("http://127.0.0.1:9/x.tgz",)))
 

@@ -104,9 +104,7 @@ def test_the_checkpoint_of_the_lowest_validation_loss_translates(tmp_path: Path)
         assert row["valid_ppl"] == [4.0 if expected == 450 else 8.0]
 
 
-def test_kept_tables_say_by_which_rules_they_were_made(
-    tmp_path: Path, result: dict[str, Any]
-) -> None:
+def test_kept_tables_say_by_which_rules_they_were_made(result: dict[str, Any]) -> None:
     kept, new = result["sets"][0], json.loads(json.dumps(result["sets"][0]))
     del kept["checkpoint"]
     text = quality_page.page(result, "quality")

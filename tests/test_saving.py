@@ -273,9 +273,7 @@ def test_another_training_does_not_write_to_the_folder(half_written: Path) -> No
     assert not half_written.exists()
 
 
-def test_the_folder_is_free_when_the_training_has_ended(
-    half_written: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_free_when_the_training_has_ended(half_written: Path) -> None:
     """However it ends."""
     folder, options = half_written.parent, SimpleNamespace(write_checkpoints_asynchronously=False)
 

@@ -30,25 +30,21 @@ from resmlp_mt.visualization.page import page as html_page
 from vision_checkpoints import Malicious
 
 
-def image_state(tokens: int = 12, dim: int = 3, depth: int = 2) -> dict[str, Tensor]:
-    """A state dict of an image model, as far as it is read here."""
+def image_state(tokens: int = 12) -> dict[str, Tensor]:
+    """A state dict of an image model of two layers, as far as it is read here."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "token_mixing": (tokens, tokens),
-        "ffn.fc1": (4 * dim, dim),
-        "ffn.fc2": (dim, 4 * dim),
-    }
+    shapes = {"token_mixing": (tokens, tokens), "ffn.fc1": (12, 3), "ffn.fc2": (3, 12)}
     state = {
         f"blocks.{i}.{name}.weight": torch.randn(shape, generator=generator)
-        for i in range(depth)
+        for i in range(2)
         for name, shape in shapes.items()
     }
     return state | {"class_blocks.0.token_mixing.weight": torch.ones(1, tokens + 1)}
 
 
-def translation_state(positions: int = 10) -> dict[str, Tensor]:
+def translation_state() -> dict[str, Tensor]:
     """A state dict of a translation model of 2 + 2 layers, as far as it is read here."""
-    state = image_state(positions)
+    state = image_state(tokens=10)
     del state["class_blocks.0.token_mixing.weight"]
     sides = ("encoder", "decoder")
     renamed = {

@@ -19,7 +19,6 @@ from benchmarks.speed.translation_models import (
     build_for_generation,
     dictionary,
     sentence_pairs,
-    to_device,
 )
 
 Curves = dict[str, dict[int, Row]]
@@ -35,7 +34,6 @@ def length(
     *,
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024),
     batch_tokens: int = 512,
-    device: str = "cpu",
     rounds: int = 2,
     seed: int = 1,
 ) -> Curves:
@@ -45,22 +43,20 @@ def length(
     one hypothesis, encoder included, step by step with fairseq's incremental state.
     """
     words = dictionary(sizes.vocabulary)
-    trainings = {
-        name: Training(name, sizes, device=device, bf16=False, seed=seed) for name in NAMES
-    }
-    models = {name: build_for_generation(name, sizes, seed, device) for name in NAMES}
+    trainings = {name: Training(name, sizes, device="cpu", bf16=False, seed=seed) for name in NAMES}
+    models = {name: build_for_generation(name, sizes, seed, "cpu") for name in NAMES}
     curves: Curves = {"training": {}, "decoding": {}}
     for tokens in lengths:
         count = max(1, batch_tokens // tokens)
         pairs = sentence_pairs([(tokens, tokens)] * count, words, seed)
-        batch = to_device(pairs.collater([pairs[index] for index in range(count)]), device)
+        batch = pairs.collater([pairs[index] for index in range(count)])
         for what, runs in (
             ("training", {name: _training(one, batch) for name, one in trainings.items()}),
             ("decoding", {name: _decoding(one, batch) for name, one in models.items()}),
         ):
-            speeds = interleaved(runs, rounds, device=device)
+            speeds = interleaved(runs, rounds)
             row = Row(
-                measured=f"length {tokens}, {what}, {device.upper()} fp32",
+                measured=f"length {tokens}, {what}, CPU fp32",
                 unit="tokens/s",
                 ours=speeds["resmlp"],
                 peer_name="fairseq transformer",
