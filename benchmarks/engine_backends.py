@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._inductor import config as inductor
 from torch.nn import functional as F
 
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, measured_on
 from benchmarks.speed.timing import Spread, interleaved
 from resmlp_mt.command_line import command
 from resmlp_mt.engine.folding import empty
@@ -208,7 +208,8 @@ def markdown(seconds: dict[int, dict[str, Spread]], setting: str) -> str:
                 f"{1e3 / speed.median:.1f} [{1e3 / speed.high:.1f}, {1e3 / speed.low:.1f}]"
             )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", setting, ""])
+    head = ["# Backends for the engine", "", "Written by `benchmarks/engine_backends.py`.", ""]
+    return "\n".join([*head, *lines, "", setting, ""])
 
 
 @command
@@ -233,9 +234,8 @@ def main() -> None:
     machine = describe(args.threads)
     setting = (
         f"One encoder pass and one decoder step, beam {BEAM}, {LENGTH} source tokens, position "
-        f"{POSITION}; median and quartiles of {args.rounds} interleaved rounds on "
-        f"{machine['processor']} ({machine['instructions']}), {args.threads} threads, torch "
-        f"{torch.__version__}, onnxruntime {onnxruntime.__version__}, openvino "
+        f"{POSITION}; median and quartiles of {args.rounds} interleaved rounds. "
+        f"{measured_on(machine)} onnxruntime {onnxruntime.__version__}, openvino "
         f"{openvino.__version__.split('-')[0]}."
     )
     report = {

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import sacrebleu
+import torch
 
+from benchmarks.speed.machine import describe, measured_on
 from resmlp_mt.command_line import command
 from resmlp_mt.engine import model_folder
 from resmlp_mt.engine.onnx_export import export_int8, export_onnx
@@ -113,11 +115,13 @@ def main() -> None:
         score = bleu.corpus_score(translations[name], [reference]).score
         same = sum(a == b for a, b in zip(translations[name], translations[REFERENCE], strict=True))
         rows.append({"export": name, "bleu": score, "same_as_fairseq": same})
+    machine = describe(torch.get_num_threads())
     setting = (
         f"First {len(source)} sentences of {args.source.name}, beam {BEAM}; sacreBLEU "
-        f"{bleu.get_signature()}."
+        f"{bleu.get_signature()}. {measured_on(machine)}"
     )
-    lines = ["| export | BLEU | same as fairseq's |", "|-|-:|-:|"]
+    head = ["# BLEU of exported models", "", "Written by `benchmarks/export_bleu.py`.", ""]
+    lines = [*head, "| export | BLEU | same as fairseq's |", "|-|-:|-:|"]
     lines += [
         f"| {row['export']} | {row['bleu']:.2f} | {row['same_as_fairseq']} of {len(source)} |"
         for row in rows
@@ -125,7 +129,7 @@ def main() -> None:
     if not computes_in_bfloat16():
         lines.append("| safetensors, bfloat16 | not measured: no support in this processor | |")
     text = "\n".join([*lines, "", setting, ""])
-    report = {"setting": setting, "rows": rows}
+    report = {"setting": setting, "machine": machine, "rows": rows}
     write_text(HERE / "export_bleu.json", json.dumps(report, indent=1) + "\n")
     write_text(HERE / "export_bleu.md", text)
     print(text)

@@ -8,7 +8,6 @@ place, so that all variants have the same scores. Writes folds.json and folds.md
 """
 
 import argparse
-import datetime
 import json
 from collections.abc import Callable
 from functools import partial
@@ -138,7 +137,7 @@ def main() -> None:
             for name, speed in speeds.items()
         }
     report = {
-        "date": datetime.date.today().isoformat(), **describe(args.threads),
+        **describe(args.threads),
         "rounds": args.rounds, "batches": rows,
     }  # fmt: skip
     write_text(HERE / "folds.json", json.dumps(report, indent=1) + "\n")

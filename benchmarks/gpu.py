@@ -9,7 +9,6 @@ Base size, random weights; peers take turns in every round. What does not fit th
 or the installed packages says so in its row. Writes gpu.json and gpu.md into --output.
 """
 
-import datetime
 import json
 import logging
 import math
@@ -259,10 +258,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as work:
         settings = Settings(args.device, args.quick, args.rounds, Path(work))
-        machine = {
-            **describe(torch.get_num_threads()), "quick": args.quick, "note": args.note,
-            "date": datetime.date.today().isoformat(),
-        }  # fmt: skip
+        machine = describe(torch.get_num_threads()) | {"quick": args.quick, "note": args.note}
         rows = kept(stored, machine) if args.rows else planned()
         most = MOST_SECONDS if args.device == "cuda" else math.inf
         for row in measured(settings, most, rows, args.rows or names):

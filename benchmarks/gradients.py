@@ -7,7 +7,6 @@ layers of dim 128 with 4,000 subwords, and 6 + 6 of dim 512 with 32,000. All var
 same loss and gradients. Writes gradients.json and gradients.md beside this file.
 """
 
-import datetime
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -169,7 +168,6 @@ def main() -> None:
     args = parser.parse_args()
     set_threads(args.threads)
     report = {
-        "date": datetime.date.today().isoformat(),
         **describe(args.threads),
         "rounds": args.rounds,
         "sizes": {

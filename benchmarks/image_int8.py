@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed.machine import describe, measured_on
 from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing
 from resmlp_mt.machine import computes_in_bfloat16
@@ -41,7 +42,7 @@ def main() -> None:
         train.main([*RECIPE, f"--epochs={args.epochs}", f"--output={checkpoint.parent}"])
     rows = [measure(checkpoint, dtype, args.data, args.work) for dtype in types()]
     recipe = load(checkpoint)["config"]
-    report = {"model": recipe["model"], "rows": rows}
+    report = {"model": recipe["model"], "machine": describe(torch.get_num_threads()), "rows": rows}
     write(args.output / "image_int8.json", json.dumps(report, indent=1) + "\n")
     write(args.output / "image_int8.md", text(report))
 
@@ -57,7 +58,7 @@ def measure(checkpoint: Path, dtype: str, data: list[str] | None, work: Path) ->
     words = [str(checkpoint), f"--dtype={dtype}", f"--json={path}", "--workers=0", "-b", "64"]
     evaluate.main([*words, *(["--data", *data] if data else [])])
     report: dict[str, Any] = json.loads(path.read_text())
-    kept = ("data", "images", "top1", "top5", "machine")
+    kept = ("data", "images", "top1", "top5")
     return {"dtype": dtype, **{name: report[name] for name in kept}}
 
 
@@ -70,9 +71,8 @@ def text(report: dict[str, Any]) -> str:
         "",
         f"`{report['model']}` trained on {' '.join(first['data'])}, "
         f"{first['images']} validation images, by "
-        "`benchmarks/image_int8.py`. Computed on one processor "
-        f"({first['machine']['machine']}, {first['machine']['threads']} threads); int8 rounds the "
-        "feed-forward layers alone.",
+        "`benchmarks/image_int8.py`. int8 rounds the feed-forward layers alone. "
+        + measured_on(report["machine"]),
         "",
         "| type | top-1 % | top-5 % |",
         "|-|-|-|",

@@ -24,6 +24,7 @@ from fairseq.models.transformer import TransformerModel, base_architecture
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.speed.machine import describe, measured_on
 from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 from resmlp_mt.mixing import MixingConfig
@@ -136,7 +137,8 @@ def main() -> None:
 
 def write(seeds: list[int], found: dict[str, list[list[float]]]) -> None:
     """Write the report of all runs so far."""
-    report = {"seeds": seeds, "lengths": LENGTHS, "perplexities": found}
+    machine = describe(1)
+    report = {"machine": machine, "seeds": seeds, "lengths": LENGTHS, "perplexities": found}
     write_text(HERE / "length_digits.json", json.dumps(report, indent=1) + "\n")
     heads = " | ".join(f"{low}-{high} digits" for low, high in LENGTHS)
     lines = [f"| model | {heads} |", "|-|" + "-:|" * len(LENGTHS)]
@@ -148,6 +150,7 @@ def write(seeds: list[int], found: dict[str, list[list[float]]]) -> None:
         "# Sentences longer than those of the training: sorting digits\n\n"
         f"Perplexity after {UPDATES} updates on lines of 1 to 15 digits; medians of "
         f"{len(seeds)} seeds. {LAYERS} + {LAYERS} layers, width {DIM}, {HEADS} heads.\n"
+        f"{measured_on(machine)}\n"
         "Written by `benchmarks/length_digits.py`.\n\n" + "\n".join(lines) + "\n",
     )
 

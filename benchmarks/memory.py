@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, measured_on
 from resmlp_mt.command_line import command
 from resmlp_mt.files import write_text
 
@@ -118,8 +118,7 @@ def text(report: dict[str, Any]) -> str:
         "",
         "Resident megabytes of a process with a float32 model, by the number of sentences that it "
         f"has translated. Sentences have 1 to {LONGEST} tokens and their translations at most "
-        f"{TARGET - 1}; batches of 1 to {BATCH}, beam 4, one thread. "
-        f"{machine['processor']}, {machine['instructions']}; torch {machine['versions']['torch']}.",
+        f"{TARGET - 1}; batches of 1 to {BATCH}, beam 4, one thread. " + measured_on(machine),
         "",
         "| model | " + " | ".join(f"{int(n):,}" for n in after) + " | last / first |",
         "|-|" + "-:|" * (len(after) + 1),

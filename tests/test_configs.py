@@ -1,6 +1,7 @@
 """The recipes: what a YAML of configs/mt builds, and that docs/recipes.md says the same."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -398,6 +399,16 @@ def test_hydra_shows_mistakes_in_one_sentence(
     log = hydra_train(corpus, tmp_path, override, expect=1)
     assert "Traceback" not in log
     assert message in log.splitlines()[-1]
+
+
+def test_a_job_does_not_write_to_the_log_file_of_the_one_before(tmp_path: Path) -> None:
+    ended = JobReturn()
+    for name in ("fairseq_cli.train", "fairseq.logging.progress_bar"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.FileHandler(tmp_path / name))
+        resmlp_mt.models.HydraCallback().on_job_end(OmegaConf.create({}), ended)
+        logger.warning("of the next job")
+        assert (tmp_path / name).read_text() == ""
 
 
 def test_a_mistake_in_one_of_several_jobs_leaves_the_others() -> None:

@@ -422,7 +422,7 @@ def test_what_the_user_overrides_is_checked_alike(
         ({"dropout": "0.1"}, "model.dropout is '0.1', but should be of type float"),
         ({"model": {"dropout": "0.1"}}, "model.dropout is '0.1'"),
         ({"source_lang": "${oc.env:HOME}"}, "stands for something else"),
-        ({"_name": "no_such_model"}, "unknown"),
+        ({"_name": "no_such_model"}, "no_such_model' is unknown; give the --user-dir of the code"),
     ):
         with pytest.raises(UserError, match=message):
             load(**overrides)

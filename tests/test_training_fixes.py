@@ -1,5 +1,6 @@
 """Remedies for fairseq's training: averages of parameters, and options that lack what they need."""
 
+import inspect
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import CheckpointConfig, EMAConfig
+from fairseq.logging import progress_bar
 from fairseq.models.ema import EMA
 from fairseq.models.lightconv import LightConvModel
 from fairseq.models.transformer import TransformerModel
@@ -53,6 +55,19 @@ def test_averages_are_of_floating_point_and_whole_numbers_are_the_newest(
     assert all(bool((parameter == 0.25).all()) for parameter in found.parameters())
     assert found.encoder.longest_trained.dtype is torch.int64
     assert int(found.encoder.longest_trained) == 7
+
+
+def test_a_log_file_has_every_line_once(tmp_path: Path) -> None:
+    """fairseq opens it again at every epoch."""
+    for fixed, expected in ((False, "one two two "), (True, "one two ")):
+        log = tmp_path / f"{fixed}.log"
+        make = progress_bar.progress_bar if fixed else inspect.unwrap(progress_bar.progress_bar)
+        for word in ("one", "two"):
+            bar = make([], log_format="simple", log_file=str(log))
+            progress_bar.logger.warning(word)
+            assert isinstance(bar, progress_bar.SimpleProgressBar)
+        training_fixes.close_log_files("fairseq.logging.progress_bar")
+        assert log.read_text().replace("\n", " ") == expected
 
 
 def test_averages_begin_with_those_of_a_file(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ can be run in parts. docs/benchmark.md explains the columns.
 """
 
 import argparse
-import datetime
 import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -256,14 +256,13 @@ def run(args: argparse.Namespace) -> None:
     groups = earlier(args.output / "benchmark.json")
     rates = device_rates()
     for group in args.rows:
-        start = datetime.datetime.now()
+        start = time.monotonic()
         rows, curves = measure(
             group, lengths, rates, repeats=args.repeats, threads=args.threads, quick=args.quick
         )
         groups[group] = {
-            "date": start.date().isoformat(),
             "command": " ".join(["python -m resmlp_mt.benchmark", *sys.argv[1:]]),
-            "seconds": (datetime.datetime.now() - start).total_seconds(),
+            "seconds": time.monotonic() - start,
             **describe(args.threads),
             "seed": SEED,
             "repeats": args.repeats,

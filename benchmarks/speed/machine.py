@@ -1,8 +1,10 @@
 """What a measurement was made on and with."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "PYTORCH_ALLOC_
 
 
 def describe(threads: int) -> dict[str, Any]:
-    """Machine, versions, threads and the environment variables that set the allocator."""
+    """Day, machine, versions, threads and the environment variables that set the allocator."""
     return {
+        "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "cores": usable_cores(),
         "instructions": " ".join(
@@ -29,6 +32,15 @@ def describe(threads: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
     }
+
+
+def measured_on(machine: Mapping[str, Any]) -> str:
+    """A sentence with what :func:`describe` found, for a page."""
+    versions = ", ".join(map(" ".join, machine["versions"].items()))
+    return (
+        f"Measured {machine['date']} on {machine['processor']} ({machine['instructions']}), "
+        f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}; {versions}."
+    )
 
 
 def multiplies_bfloat16() -> bool:

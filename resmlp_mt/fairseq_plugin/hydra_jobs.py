@@ -9,6 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt.fairseq_plugin import console
+from resmlp_mt.fairseq_plugin.training_fixes import close_log_files
 
 # ``common.user_dir: ${resmlp_mt:}`` is the folder of this plugin. A path could name another copy of
 # it, and fairseq refuses two modules with one name. A path with its links resolved would be another
@@ -45,6 +46,8 @@ class HydraCallback(Callback):
 
         With ``--multirun``, the other jobs go on, and hydra ends with the first error.
         """
+        # those of --log-file, which would get the lines of a sweep's next job, too
+        close_log_files("fairseq_cli.train", "fairseq.logging.progress_bar")
         error = job_return._return_value
         sentence = console.mistake(error) if isinstance(error, Exception) else None
         if sentence is not None and OmegaConf.select(config, "hydra.mode") != RunMode.MULTIRUN:

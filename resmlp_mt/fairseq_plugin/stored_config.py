@@ -61,6 +61,10 @@ class StoredConfigError(Exception):
     """The message says where in a configuration the fault is, and what it is."""
 
 
+class UnknownNameError(StoredConfigError):
+    """A model or a task that no loaded code defines."""
+
+
 def check(
     state: Mapping[str, Any],
     path: Path,
@@ -91,11 +95,12 @@ def check(
         if state.get("args") is not None:
             _check_legacy(state["args"], overrides or {}, plugin_only)
     except StoredConfigError as reason:
-        remedy = (
-            "this command loads ResMLP translation models only, without any of this"
-            if plugin_only
-            else f"if you trust its source, give --trust or set {TRUST}=1"
-        )
+        if plugin_only:
+            remedy = "this command loads ResMLP translation models only, without any of this"
+        elif isinstance(reason, UnknownNameError):
+            remedy = "give the --user-dir of the code that defines it"
+        else:
+            remedy = f"if you trust its source, give --trust or set {TRUST}=1"
         raise UserError(f"{path} was not loaded: {reason}; {remedy}.") from None
 
 
@@ -322,7 +327,7 @@ def _dataclass(section: str, name: Any) -> Any:
     """
     cls = registered(section, name)
     if cls is None:
-        raise StoredConfigError(f"its {section} {name!r:.80} is unknown (is --user-dir missing?)")
+        raise UnknownNameError(f"its {section} {name!r:.80} is unknown")
     return getattr(cls, "__dataclass", None)
 
 

@@ -1,5 +1,6 @@
 """Remedies for fairseq's training: batch buckets, R-Drop, averages, and the best checkpoints."""
 
+import logging
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +14,7 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
     RdropLabelSmoothedCrossEntropyCriterion,
 )
 from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
+from fairseq.logging import progress_bar
 from fairseq.models.ema import EMA
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
 from fairseq.tasks.semisupervised_translation import SemisupervisedTranslationTask
@@ -41,6 +43,7 @@ def apply() -> None:
     wrap(EMA, "_step_internal", _ema_step)
     wrap(Trainer, "train_step", _train_step)
     wrap(Trainer, "train_step", _train_step_of_batches)
+    wrap(progress_bar, "progress_bar", _progress_bar)
     for task in OF_OTHER_MODELS:
         wrap(task, "build_model", _check_model, before=True)
 
@@ -66,6 +69,25 @@ def _rdrop_forward(
 ) -> Any:
     own = {**sample, "net_input": dict(sample["net_input"])}
     return original(self, model, own, *args, **kwargs)
+
+
+# --- --log-file is opened again at every epoch, and then holds every line several times ---
+
+
+def _progress_bar(
+    original: Original, iterator: Any, *args: Any, log_file: str | None = None, **kwargs: Any
+) -> Any:
+    if log_file is not None:
+        close_log_files(progress_bar.__name__)
+    return original(iterator, *args, log_file=log_file, **kwargs)
+
+
+def close_log_files(*loggers: str) -> None:
+    """Close the files that fairseq has added to loggers, by their names."""
+    for logger in map(logging.getLogger, loggers):
+        for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 # --- --keep-best-checkpoints N keeps fewer ---
