@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,9 @@ import pytest
 import sentencepiece
 import torch
 
+from forks import ROOT, Fork
 from resmlp_mt import export
 
-ROOT = Path(__file__).resolve().parent.parent
 # Measurements and repeatability: one thread each, so that parallel test processes do not compete.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -30,23 +31,25 @@ hypothesis.settings.load_profile("repeat")
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 def fairseq(
-    command: str, *arguments: object, expect: int = 0, **kwargs: object
+    command: str,
+    *arguments: object,
+    expect: int = 0,
+    typed: bytes = b"",
+    folder: Path = ROOT,
+    environment: Mapping[str, str | None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run an installed fairseq command, in the project's folder unless told otherwise."""
-    program = Path(sys.executable).parent / f"fairseq-{command}"
-    done = subprocess.run(
-        [str(program), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-        **{"encoding": "utf-8", "cwd": ROOT, **kwargs},
-    )
-    assert done.returncode == expect, done.stdout
-    return done
+    """Run an installed fairseq command, and return what it printed on both streams.
+
+    ``typed`` is its standard input, ``environment`` has more variables, or None for one to remove.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        log, keys = Path(place, "log"), Path(place, "typed")
+        keys.write_bytes(typed)
+        status, said = Fork(command, arguments, log, environment, folder, keys).wait(600)
+    assert status == expect, said
+    return subprocess.CompletedProcess([command, *map(str, arguments)], status, said)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -58,7 +58,7 @@ def test_any_other_callable_is_refused_and_not_called(
     for command in ("generate", "interactive"):
         refused = fairseq(
             command, corpus.data, "--user-dir", "resmlp_mt", "--path", tmp_path / "hostile.pt",
-            "--cpu", "-s", "en", "-t", "de", input="one\n", expect=1,
+            "--cpu", "-s", "en", "-t", "de", typed=b"one\n", expect=1,
         )  # fmt: skip
         assert "hostile.pt cannot be read because it asks for" in refused.stdout
     with pytest.raises(UserError, match=r"hostile\.pt cannot be read because it asks for"):

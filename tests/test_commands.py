@@ -49,13 +49,11 @@ def generate(corpus: Corpus, checkpoint: Path, *arguments: object) -> str:
 
 
 def interactive(corpus: Corpus, checkpoint: Path, text: bytes, *arguments: object) -> str:
-    done = fairseq(
+    return fairseq(
         "interactive", corpus.data, "--user-dir", "resmlp_mt", "--path", checkpoint, "--cpu",
         "--beam", 2, "--bpe", "sentencepiece", "--sentencepiece-model", corpus.spm,
-        "-s", "en", "-t", "de", *arguments, input=text, encoding=None,
-    )  # fmt: skip
-    output: bytes = done.stdout
-    return output.decode()
+        "-s", "en", "-t", "de", *arguments, typed=text,
+    ).stdout  # fmt: skip
 
 
 def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -394,6 +392,7 @@ def test_the_wheel_works_outside_the_checkout(
     assert Path(done.stdout.strip()) == site / "resmlp_mt"
     output = fairseq(
         "generate", corpus.data, "--user-dir", done.stdout.strip(), "--cpu",
-        "--path", trained / "checkpoint_best.pt", **elsewhere,
+        "--path", trained / "checkpoint_best.pt", folder=tmp_path,
+        environment={"PYTHONPATH": str(site)},
     ).stdout  # fmt: skip
     assert len(hypotheses(output)) == 13

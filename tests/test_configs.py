@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import shlex
 from contextlib import nullcontext
@@ -342,7 +341,7 @@ def hydra_train(
     return fairseq(
         "hydra-train", "--config-dir", CONFIGS, "--config-name", "demo",
         f"task.data={corpus.data}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}",
-        *overrides, expect=expect, env={**os.environ, "PYTHONPATH": str(clone)}, cwd=cwd,
+        *overrides, expect=expect, environment={"PYTHONPATH": str(clone)}, folder=cwd,
     ).stdout  # fmt: skip
 
 

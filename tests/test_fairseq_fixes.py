@@ -203,15 +203,15 @@ def test_fairseq_stops_at_a_long_line_and_the_skip_flag_loses_it(
         "interactive", corpus.data, "--path", tmp_path / "checkpoint_last.pt", "--cpu",
         "-s", "en", "-t", "de", "--buffer-size", 3, "--batch-size", 3, *limits,
     )  # fmt: skip
-    text = "▁one\n" + "▁two " * 50 + "\n▁three\n"
+    text = ("▁one\n" + "▁two " * 50 + "\n▁three\n").encode()
     skip = "--skip-invalid-size-inputs-valid-test"
     # without the plugin the safe loader refuses even fairseq's own checkpoint
-    unsafe = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    stopped = fairseq(*arguments, input=text, env=unsafe, expect=1).stdout
+    unsafe = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    stopped = fairseq(*arguments, typed=text, environment=unsafe, expect=1).stdout
     assert "Size of sample #1 is invalid" in stopped
-    assert fairseq(*arguments, skip, input=text, env=unsafe).stdout.count("\nH-") == 2
+    assert fairseq(*arguments, skip, typed=text, environment=unsafe).stdout.count("\nH-") == 2
     for options in ((), (skip,)):
-        mended = fairseq(*arguments, "--user-dir", "resmlp_mt", *options, input=text).stdout
+        mended = fairseq(*arguments, "--user-dir", "resmlp_mt", *options, typed=text).stdout
         assert mended.count("\nH-") == 3
 
 

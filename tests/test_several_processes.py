@@ -29,7 +29,7 @@ from resmlp_mt import signals
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import several_processes, stop_signals
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
-from trainings import OPTIONS, Child, as_torchrun_starts_them
+from trainings import OPTIONS, as_torchrun_starts_them, training
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """The checkpoint of one process that takes two batches for an update."""
     folder = tmp_path_factory.mktemp("one")
     options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--update-freq", 2]
-    status, log = Child([*options, "--save-dir", folder], folder / "log").wait()
+    status, log = training([*options, "--save-dir", folder], folder / "log").wait()
     assert status == 0, log
     state: dict[str, Any] = torch.load(folder / "checkpoint_last.pt")
     return state
@@ -79,7 +79,7 @@ def test_a_process_without_the_last_batch_of_an_epoch_counts_its_others(
         *(corpus.data, *OPTIONS),
         *("--batch-size", 72, "--required-batch-size-multiple", 1),
     ]
-    one = Child(
+    one = training(
         [*options, "--distributed-world-size", 1, "--update-freq", 4, "--save-dir", tmp_path / "1"],
         tmp_path / "log",
     )

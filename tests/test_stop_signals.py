@@ -18,8 +18,9 @@ import torch
 from fairseq.dataclass.configs import CheckpointConfig
 
 from conftest import ROOT, Corpus
+from forks import FORKS
 from resmlp_mt.fairseq_plugin import continue_command, several_processes, stop_signals
-from trainings import FORKS, OPTIONS, Child
+from trainings import OPTIONS, training
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -29,8 +30,8 @@ def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
     """Before the first epoch ends, with dropout, whose random numbers go on too."""
     options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--dropout", 0.3, "--save-dir"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert Child([*options, whole], tmp_path / "whole.log").wait()[0] == 0
-    child = Child([*options, stopped], tmp_path / "log")
+    assert training([*options, whole], tmp_path / "whole.log").wait()[0] == 0
+    child = training([*options, stopped], tmp_path / "log")
     child.wait_for('"num_updates": "3"')
     child.send(number)
     status, log = child.wait()
@@ -38,7 +39,7 @@ def test_a_training_that_is_told_to_stop_goes_on_bit_for_bit(
     assert f"{number.name}: stopped after update" in log
     assert f"and saved {stopped / 'checkpoint_last.pt'}. Continue with\n" in log
     assert "Traceback" not in log
-    assert Child([*options, stopped], tmp_path / "log").wait()[0] == 0
+    assert training([*options, stopped], tmp_path / "log").wait()[0] == 0
     found, expected = (torch.load(f / "checkpoint_last.pt") for f in (stopped, whole))
     for name, value in expected["model"].items():
         assert torch.equal(found["model"][name], value)
@@ -58,7 +59,7 @@ def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_path: Path) -> None:
     options = [corpus.data, *OPTIONS, "--distributed-world-size", 1, "--save-dir", tmp_path / "x"]
-    child = Child(options, tmp_path / "log")
+    child = training(options, tmp_path / "log")
     child.wait_for("fairseq_cli.train")
     child.send(signal.SIGTERM)
     status, log = child.wait()
