@@ -40,7 +40,8 @@ def page(result: Json, name: str) -> str:
     names = names_of(config)
     against = names[config["baseline"]]
     ran = [group for group in result["sets"] if group["tables"]]
-    rules = {group.get("checkpoint", "last") for group in ran}
+    # groups of one page follow one rule; "last" is that of pages from before
+    chosen = CHOSEN[next((group.get("checkpoint", "last") for group in ran), "best")]
     for model, declared in config["models"].items():
         if "baseline" in declared:
             against += f" ({names[model]}: against {names[declared['baseline']]})"
@@ -49,8 +50,7 @@ def page(result: Json, name: str) -> str:
         f"Written by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
         "and the writing of\ncheckpoints, for every model) on one thread, and "
-        f"{CHOSEN['last' if rules == {'last'} else 'best']} "
-        f"translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together. "
+        f"{chosen} translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together. "
         f"Differences and p (paired bootstrap, {SAMPLES:,} samples) are against {against},\n"
         "over the seeds that both have. p covers the choice of sentences, not that of seeds or "
         "checkpoints: see BLEU by seed.\nOther programs on the machine lengthen processor time "
@@ -69,7 +69,6 @@ def page(result: Json, name: str) -> str:
             continue
         packages = ", ".join(map(" ".join, group["versions"].items()))
         parts.append(f"Reported {group['date']}: {group['machine']}; {packages}.")
-        parts.append(older_rules(group, config, rules))
         for table in group["tables"]:
             at = f"{table['updates']} updates" if table["updates"] else f"{group['budget']} s"
             parts += [
@@ -105,22 +104,6 @@ def page(result: Json, name: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def older_rules(group: Json, config: Json, rules: Collection[str]) -> str:
-    """What holds for the tables of one set alone: they were kept, and the rules changed since."""
-    names = names_of(config)
-    sentences = []
-    if len(rules) > 1 and "checkpoint" not in group:
-        sentences.append(f"Here {CHOSEN['last']} translates.")
-    others = {
-        row["against"]["baseline"]
-        for table in group["tables"]
-        for row in table["rows"]
-        if "against" in row and "baseline" not in config["models"].get(row["model"], {})
-    } - {config["baseline"]}
-    sentences += [f"Here differences and p are against {names[other]}." for other in others]
-    return " ".join(sentences)
-
-
 def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
     """The section with the options of all models and sets.
 
@@ -149,15 +132,22 @@ def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
 
 
 def summary(result: Json) -> str:
-    """The tables at equal time, for the README."""
+    """The tables at equal time, for the README, with the differences at equal updates."""
     config = result["config"]
     names = names_of(config)
     lines = [
-        "| set, test | model | parameters | seeds | BLEU | chrF | BLEU difference (p) |",
-        "|-|-|-:|-:|-:|-:|-:|",
+        "| set, test | model | parameters | seeds | BLEU | chrF | BLEU difference (p) "
+        "| after equal updates (p) |",
+        "|-|-|-:|-:|-:|-:|-:|-:|",
     ]
     budgets, machines = set(), set()
     for group in result["sets"]:
+        at_updates = {
+            (table["test"], row["model"]): row
+            for table in group["tables"]
+            if table["at"] == "updates"
+            for row in table["rows"]
+        }
         for table in group["tables"]:
             if table["at"] != "time":
                 continue
@@ -173,6 +163,7 @@ def summary(result: Json) -> str:
                     str(len(row["seeds"])),
                     *(f"{row['pooled'][m]['score']:.2f}" for m in ("bleu", "chrf")),
                     difference(row, "bleu"),
+                    difference(at_updates.get((table["test"], row["model"]), {}), "bleu"),
                 ]
                 lines.append("| " + " | ".join(cells) + " |")
     if not budgets:
@@ -180,8 +171,8 @@ def summary(result: Json) -> str:
     return (
         f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
         f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md): "
-        "curves, equal updates, lengths, signatures;\ndifference and p: from the Transformer of "
-        "the set, over the seeds that both have):\n\n" + "\n".join(lines)
+        "curves, lengths, signatures, all numbers after\nequal updates; difference and p: from "
+        "the Transformer, over the seeds that both have):\n\n" + "\n".join(lines)
     )
 
 

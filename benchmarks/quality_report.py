@@ -120,9 +120,6 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
         ]
         for model in config["models"]
     }
-    for model, declared in config["models"].items():
-        if declared.get("older") and not finished[model]:
-            del finished[model]
     trained = {model: [workshop.train(run) for run in runs] for model, runs in finished.items()}
     result: Json = {
         "set": name,
