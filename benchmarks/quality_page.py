@@ -50,7 +50,8 @@ def page(result: Json, name: str) -> str:
         f"Written by `benchmarks/quality.py` from `benchmarks/{name}.yaml`.",
         "Every model trains for the same **processor time of its training** (without validation "
         "and the writing of\ncheckpoints, for every model) on one thread, and "
-        f"{chosen} translates with beam {config['beam']}. BLEU and chrF\nare of all seeds together. "
+        f"{chosen} translates with beam {config['beam']}. BLEU and chrF\n"
+        "are of all seeds together. "
         f"Differences and p (paired bootstrap, {SAMPLES:,} samples) are against {against},\n"
         "over the seeds that both have. p covers the choice of sentences, not that of seeds or "
         "checkpoints: see BLEU by seed.\nOther programs on the machine lengthen processor time "
