@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import is_hidden
+from resmlp_mt.machine import threads_kept
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.sharding.parts import CorpusFile
@@ -137,6 +139,30 @@ def check_names(names: Sequence[str]) -> None:
                 raise UserError(f"--input has {folder} as a file and as a folder: rename one.")
 
 
+def settings_of(args: Options, digest: str, has_records: bool) -> dict[str, Any]:
+    """What the output depends on besides the input; see :class:`Manifest`.
+
+    Args:
+        digest: of the model.
+        has_records: whether there is input that has columns.
+    """
+    options = SearchOptions.of(args)
+    found: dict[str, Any] = {
+        "model": digest,
+        **vars(options),
+        **{name: getattr(args, name) for name in ("dtype", "max_tokens", "shortlist")},
+        **{name: getattr(args, name) for name in ("shard_size", "column", "batch_size")},
+    }
+    has_effect = {
+        "column": has_records,
+        "seed": options.sampling,
+        "batch_size": options.sampling,  # a batch has draws of its own
+        "beam": not options.sampling,
+        "lenpen": not options.unnormalized,
+    }
+    return {name: value for name, value in found.items() if has_effect.get(name, True)}
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
@@ -144,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.setLevel(logging.INFO)
     options = SearchOptions.of(args)
     files = corpus_files(args.input, args.output, args.column)
-    if args.column != Options.column and not any(hasattr(file.format, "column") for file in files):
+    has_records = any(hasattr(file.format, "column") for file in files)
+    if args.column != Options.column and not has_records:
         raise UserError(
             f"--column {args.column} is for .jsonl and .parquet, and --input has text alone: "
             "leave it out."
@@ -156,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.sharding.manifest import Manifest, locked
     from resmlp_mt.sharding.parts import check_identity
 
-    model = pretrained.located(args.model).resolve()
+    place = pretrained.located(args.model)
+    model = pretrained.portable(place)
     load = partial(
         Translator.load,
         model,
@@ -167,37 +195,46 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_shortlist=args.shortlist,
         threads=args.threads,
     )
-    load()  # raises the errors of the model and the options
-    digest = digests.total(model)
-    settings: dict[str, Any] = {
-        "model": digest,
-        **vars(options),
-        **{name: getattr(args, name) for name in ("dtype", "max_tokens", "shortlist")},
-        **{name: getattr(args, name) for name in ("shard_size", "column")},
-        # a batch has draws of its own
-        **({"batch_size": args.batch_size} if options.sampling else {}),
-    }
-    folder = args.output.resolve()
+    with threads_kept():
+        load()  # raises the errors of the model and the options
+    digest = digests.total(place)
+    settings = settings_of(args, digest, has_records)
+    folder = args.output.absolute()  # not resolved: links may differ on other machines
     with locked(folder), Manifest(folder, settings) as manifest:
         check_identity(files, args.shard_size, manifest.done)
-        workers = ray_data.connect(args.address, args.workers, args.threads)
-        logger.info("%d files, %d workers", len(files), workers)
         lines, translated, begin = Counter[str](), 0, time.monotonic()
-        records = ray_data.run(
-            files, folder, args.shard_size, manifest.done, load, model, digest, workers,
-            args.threads,
-        )  # fmt: skip
-        for record in records:
-            lines.update(all=record.lines, too_long=record.too_long, failed=record.failed)
-            if manifest.add(record):
-                translated += record.lines
-            logger.info(
-                "%s: %d lines are there, %.1f lines/s",
-                record.output,
-                lines["all"],
-                translated / (time.monotonic() - begin),
-            )
+        with (
+            ray_data.connected(args.address, args.workers, args.threads) as workers,
+            closing(
+                ray_data.run(
+                    files, args.shard_size, manifest, load, model, digest, workers, args.threads
+                )
+            ) as records,
+        ):
+            logger.info("%d files, %d workers", len(files), workers)
+            for record in records:
+                lines.update(
+                    all=record.lines,
+                    too_long=record.too_long,
+                    failed=record.failed,
+                    invalid=record.invalid,
+                )
+                if manifest.add(record):
+                    translated += record.lines
+                logger.info(
+                    "%s: %d lines are there, %.1f lines/s",
+                    record.output,
+                    lines["all"],
+                    translated / (time.monotonic() - begin),
+                )
         manifest.finish({file.name for file in files})
+    if lines["invalid"]:
+        logger.warning(
+            "%d of %d lines are not valid UTF-8, and their wrong bytes became U+FFFD: the errors "
+            "above name them",
+            lines["invalid"],
+            lines["all"],
+        )
     if lines["too_long"]:
         logger.warning(
             "%d of %d lines are too long for the model and were left empty",

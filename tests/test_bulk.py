@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import random
 import re
@@ -9,14 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+import ray.data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -324,6 +329,9 @@ def test_a_worker_without_the_model_of_the_run_says_so(tmp_path: Path, model: Pa
     write(tmp_path / "a.en", lines_of(7))
     file = CorpusFile(tmp_path / "a.en", "a.en", format_of(tmp_path / "a.en", "text"))
     folder, right = tmp_path / "out", digests.total(model)
+    folder.mkdir()
+    with Manifest(folder, {"beam": 5}):
+        before = sorted(folder.iterdir())
     no_room = "DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 9 bytes"
     for load, digest, expected in (
         (partial(Translator.load, model), "other", "is not the model that this run began with"),
@@ -331,31 +339,99 @@ def test_a_worker_without_the_model_of_the_run_says_so(tmp_path: Path, model: Pa
         (raising(MemoryError()), right, "not enough memory for as many workers with .*: give few"),
         (raising(RuntimeError(no_room)), right, "not enough memory for as many workers"),
     ):
-        worker = ray_data.Worker(load, model, digest, folder)
+        worker = ray_data.Worker(load, model, digest, folder, {"beam": 5})
         for answer in answers(worker, parts.shards(file, 5, {})):
             assert isinstance(answer, str)
             assert re.search(expected, answer), answer
             assert "\n" not in answer
-    assert not folder.exists()
+    assert sorted(folder.iterdir()) == before
     with pytest.raises(RuntimeError, match="a bug"):
-        ray_data.Worker(raising(RuntimeError("a bug")), model, right, folder)
-    worker = ray_data.Worker(partial(Translator.load, model), model, right, folder)
+        ray_data.Worker(raising(RuntimeError("a bug")), model, right, folder, {"beam": 5})
+    worker = ray_data.Worker(partial(Translator.load, model), model, right, folder, {"beam": 5})
     found = answers(worker, parts.shards(file, 5, {}))
     assert [type(answer) for answer in found] == [Record, Record]
 
 
+@pytest.mark.parametrize("found", [None, "", '{"beam": 4}\n', "[" * 100_000])
+def test_a_worker_that_does_not_see_the_output_makes_no_folder(
+    tmp_path: Path, model: Path, found: str | None
+) -> None:
+    """On its machine, the path is another folder, or none; nobody would find its parts."""
+    write(tmp_path / "a.en", lines_of(7))
+    file = CorpusFile(tmp_path / "a.en", "a.en", format_of(tmp_path / "a.en", "text"))
+    folder = tmp_path / "out"
+    if found is not None:
+        folder.mkdir()
+        (folder / manifest.NAME).write_text(found)
+    before = sorted(tmp_path.rglob("*"))
+    load = partial(Translator.load, model)
+    worker = ray_data.Worker(load, model, digests.total(model), folder, {"beam": 5})
+    for answer in answers(worker, parts.shards(file, 5, {})):
+        assert re.match(r"--output .*out on .* is not the folder of this run: name", str(answer))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_part_that_is_not_there_is_told(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever has become of it; the same command then translates it again."""
+
+    def losing(files: list[CorpusFile], size: int, journal: Manifest, *more: Any) -> Any:
+        for record in without_ray(files, size, journal, *more):
+            if record.part == 1:
+                (journal.folder / record.output).unlink()
+            yield record
+
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
+    write(tmp_path / "a.en", lines_of(12))
+    words = [model, "-i", tmp_path / "a.en", "-o", tmp_path / "out", "--shard-size", 5]
+    monkeypatch.setattr(ray_data, "run", losing)
+    with pytest.raises(UserError, match=r"out lacks a\.en/part-00001\.txt, which a worker has"):
+        bulk.main(list(map(str, words)))
+    monkeypatch.setattr(ray_data, "run", without_ray)
+    bulk.main(list(map(str, words)))
+    assert len(list((tmp_path / "out").rglob("part-*"))) == 3
+
+
+def test_paths_are_not_those_of_one_machine(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their links may lead elsewhere on another one, and so may the package."""
+    seen: list[Any] = []
+
+    def run(files: Any, size: int, journal: Manifest, load: Any, place: Any, *more: Any) -> Any:
+        seen.append((files[0].path, journal.folder, load.args[0], place))
+        yield from without_ray(files, size, journal, load)
+
+    monkeypatch.setattr(ray_data, "run", run)
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
+    for name in ("in", "out"):
+        (tmp_path / f"{name}-1").mkdir()
+        (tmp_path / name).symlink_to(tmp_path / f"{name}-1")
+    (tmp_path / "model").symlink_to(model)
+    write(tmp_path / "in-1/a.en", lines_of(3))
+    monkeypatch.chdir(tmp_path)
+    bulk.main(["model", "-i", "in/a.en", "-o", "out/1"])
+    bulk.main(["-i", "in/a.en", "-o", "out/2"])
+    bulk.main([str(pretrained.FOLDER / "en-de"), "-i", "in/a.en", "-o", "out/2"])
+    given = [tmp_path / "model", None, None]
+    assert seen == [
+        (tmp_path / "in/a.en", tmp_path / f"out/{number}", place, place)
+        for number, place in zip((1, 2, 2), given, strict=True)
+    ]
+
+
 def without_ray(
     files: list[CorpusFile],
-    folder: Path,
     size: int,
-    done: manifest.Done,
+    journal: Manifest,
     load: Callable[[], Translator],
     *_: object,
 ) -> Iterator[Record]:
     """As ray_data.run, in this process."""
     for file in files:
-        for shard in parts.shards(file, size, done):
-            yield parts.translate(shard, load(), folder)
+        for shard in parts.shards(file, size, journal.done):
+            yield parts.translate(shard, load(), journal.folder)
 
 
 def test_another_file_of_the_same_name_is_refused(
@@ -363,7 +439,7 @@ def test_another_file_of_the_same_name_is_refused(
 ) -> None:
     """Its translation would take the place of the first one's."""
     monkeypatch.setattr(ray_data, "run", without_ray)
-    monkeypatch.setattr(ray_data, "connect", lambda *_: 1)
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
     folder = tmp_path / "out"
 
     def run(place: str) -> None:
@@ -405,7 +481,7 @@ def test_draws_depend_on_the_batches(
 ) -> None:
     """So a run that draws goes on with batches of the same size only; a search does with any."""
     monkeypatch.setattr(ray_data, "run", without_ray)
-    monkeypatch.setattr(ray_data, "connect", lambda *_: 1)
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
     write(tmp_path / "train.en", lines_of(5))
 
     def run(folder: str, *options: object) -> None:
@@ -416,12 +492,42 @@ def test_draws_depend_on_the_batches(
     run("searched", "--batch-size", 3)
     run("drawn", "--sampling", "--batch-size", 2)
     run("drawn", "--sampling", "--batch-size", 2)
+    run("drawn", "--sampling", "--batch-size", 2, "--beam", 3)  # which has no effect
     with pytest.raises(UserError, match="with another batch_size: choose"):
         run("drawn", "--sampling", "--batch-size", 3)
+    with pytest.raises(UserError, match="with another seed: choose"):
+        run("drawn", "--sampling", "--batch-size", 2, "--seed", 2)
+    run("searched", "--seed", 2)
+    with pytest.raises(UserError, match="with another beam: choose"):
+        run("searched", "--beam", 3)
+    with pytest.raises(UserError, match="with another sampling: choose"):
+        run("searched", "--sampling")
+
+
+@pytest.mark.parametrize("first", ["a.en", "a.jsonl"])
+def test_text_and_records_are_translated_into_one_folder(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Text has no columns, so it does not matter which one records have."""
+    monkeypatch.setattr(ray_data, "run", without_ray)
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
+    write(tmp_path / "a.en", lines_of(5))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"source": "w1", "other": "w2"}\n')
+
+    def run(name: str, *options: str) -> None:
+        bulk.main([str(model), "-i", str(tmp_path / name), "-o", str(tmp_path / "out"), *options])
+
+    options = {"a.en": [], "a.jsonl": ["--column", "source"]}
+    for name in (first, *(options.keys() - {first}), first):
+        run(name, *options[name])
+    with pytest.raises(UserError, match="with another column: choose"):
+        run("b.jsonl", "--column", "other")
+    run("b.jsonl", "--column", "source")
 
 
 def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model: Path) -> None:
-    """Its manifest does not say where the files were."""
+    """Its manifest does not say where the files were, nor whether they were UTF-8."""
     folder, translator = tmp_path / "out", Translator.load(model)
     folder.mkdir()
     write(tmp_path / "a.en", lines_of(7))
@@ -429,6 +535,7 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model: Path) -> 
     assert len(finish(folder, file, translator)) == 2
     settings, *records = map(json.loads, (folder / manifest.NAME).read_text().splitlines())
     assert [record.pop("path") for record in records] == [str(tmp_path / "a.en")] * 2
+    assert [record.pop("invalid") for record in records] == [0, 0]
     lines = map(json.dumps, (settings, *records))
     (folder / manifest.NAME).write_text("".join(f"{line}\n" for line in lines))
     assert finish(folder, file, translator) == []
@@ -443,14 +550,38 @@ def test_the_names_of_parts_sort_as_their_numbers(tmp_path: Path) -> None:
     assert names[3:5] == ["a.en/part-99999.txt", "a.en/part-a100000.txt"]
 
 
-def test_lines_that_have_no_translation_are_counted(tmp_path: Path, model: Path) -> None:
+def test_lines_that_have_no_translation_are_counted(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.en"
     write(path, ["w1", "w2 " * 60, ""])
     file = CorpusFile(path, "a.en", format_of(path, "text"))
     (shard,) = parts.shards(file, 5, {})
     record = parts.translate(shard, Translator.load(model), tmp_path / "out")
     assert (record.lines, record.too_long, record.failed) == (3, 1, 0)
+    assert f"{path}: lines that were left empty: 2" in caplog.messages
     assert len((tmp_path / "out" / record.output).read_text().split("\n")) == 4
+
+
+@pytest.mark.parametrize("kind", ["en", "jsonl"])
+def test_wrong_bytes_are_told_with_their_file_and_counted(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:  # fmt: skip
+    """Also by a run that finds all parts done."""
+    monkeypatch.setattr(ray_data, "run", without_ray)
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
+    path = tmp_path / f"a.{kind}"
+    line = {"en": b"w1 %s\n", "jsonl": b'{"text": "w1 %s"}\n'}[kind]
+    words = (b"w2", b"\xff", "\ufffd".encode(), b"\xe9")
+    path.write_bytes(b"".join(line % word for word in words))
+    given = [model, "-i", path, "-o", tmp_path / "out", "--shard-size", 2]
+    for _ in range(2):
+        caplog.clear()
+        bulk.main(list(map(str, given)))
+        for number in (2, 4):
+            assert f"{path}, line {number} is not valid UTF-8: its" in caplog.text
+        assert "2 of 4 lines are not valid UTF-8" in caplog.text
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -583,6 +714,8 @@ def test_files_are_known_by_the_names_that_the_user_sees(tmp_path: Path) -> None
         (["x.TAR.gz"], "is an archive: unpack it"),
         (["x.json"], "is neither text nor .jsonl"),
         (["x.csv"], "convert it"),
+        (["x.xhtml"], "convert it"),
+        (["x.docx"], "is a document: take its text out"),
         (["x.sgm.gz"], "is neither text nor .jsonl"),
         (["x.BZ2"], "is packed"),
     ],
@@ -705,21 +838,122 @@ def test_a_killed_worker_loses_no_line(tmp_path: Path, model: Path) -> None:
     assert "holds translations with another column" in wrong.stderr
 
 
+class Ray:
+    """In place of the module: a cluster with four processors, or none."""
+
+    def __init__(self, is_running: bool = False, is_there: bool = True) -> None:
+        self.is_running, self.is_there = is_running, is_there
+
+    def init(self, **_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if not self.is_there:
+            raise ConnectionError("nobody there")
+        assert not self.is_running  # it would refuse
+        self.is_running = True
+
+    def is_initialized(self) -> bool:
+        return self.is_running
+
+    def shutdown(self) -> None:
+        self.is_running = False
+
+    def cluster_resources(self) -> dict[str, int]:
+        return {"CPU": 4}
+
+
 def test_ray_starts_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the main thread may set the handlers of signals."""
-    monkeypatch.setattr(ray_data.ray, "init", lambda **_: None)
-    monkeypatch.setattr(ray_data.ray, "cluster_resources", lambda: {"CPU": 4})
+    monkeypatch.setattr(ray_data, "ray", fake := Ray())
+    monkeypatch.setattr(fake, "init", lambda **_: None)
+
+    def count() -> int:
+        with ray_data.connected("local", None, 2) as workers:
+            return workers
+
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(ray_data.connect, "local", None, 2).result() == 2
+        assert pool.submit(count).result() == 2
 
 
-def test_the_handler_of_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def init(**_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise ConnectionError("nobody there")
-
-    monkeypatch.setattr(ray_data.ray, "init", init)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_ray_changes_in_a_program_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """So a program may run the command twice."""
+    monkeypatch.setattr(ray_data, "ray", fake := Ray(is_there=is_there))
+    logger = logging.getLogger("ray")
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(UserError, match="has no cluster of Ray"):
-        ray_data.connect("auto", None, 1)
-    assert signal.getsignal(signal.SIGTERM) == before
+    for _ in range(2):
+        expected = nullcontext() if is_there else pytest.raises(UserError, match="no cluster of Ra")
+        with expected, ray_data.connected("auto", None, 1) as workers:
+            assert workers == 4
+        with pytest.raises(UserError), ray_data.connected("local", 5, 1):
+            pass
+        assert not fake.is_running
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert logger.level == logging.DEBUG
+
+
+def test_ray_that_runs_in_a_program_is_used_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_data, "ray", fake := Ray(is_running=True))
+    with ray_data.connected("local", None, 1) as workers:
+        assert workers == 4
+    assert not caplog.messages
+    with ray_data.connected("other:6379", 2, 2) as workers:
+        assert workers == 2
+    assert caplog.messages == [
+        "Ray runs in this program already: --address other:6379 has no effect"
+    ]
+    assert fake.is_running
+
+
+def test_ray_data_of_a_program_is_as_it_was() -> None:
+    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+
+    def state() -> object:
+        return context.target_max_block_size, context.enable_progress_bars, log.level
+
+    before, filters = state(), warnings.filters[:]
+    with suppress(RuntimeError), ray_data._settings():
+        assert context.target_max_block_size == 1
+        assert state() != before
+        raise RuntimeError
+    assert state() == before
+    assert warnings.filters == filters
+
+
+TWICE = """
+import sys
+import ray
+from resmlp_mt import bulk
+from resmlp_mt.sharding import ray_data
+
+if __name__ == "__main__":
+    *words, first, second, third = sys.argv[1:]
+    for output in (first, second):
+        bulk.main([*words, "--output", output])
+        assert not ray.is_initialized()
+    ray.init(num_cpus=1, logging_level="error")
+    bulk.main([*words, "--output", third])
+    assert ray.is_initialized()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_may_translate_several_corpora(tmp_path: Path, model: Path) -> None:
+    """With Ray itself: on its own, again, and in a program where it runs already."""
+    write(tmp_path / "a.en", lines_of(30))
+    (tmp_path / "script.py").write_text(TWICE)
+    outputs = [tmp_path / name for name in ("1", "2", "3")]
+    words = [model, "--input", tmp_path / "a.en", "--workers", 1, "--shard-size", 10, *outputs]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", *map(str, words)],
+        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = [read(sorted((output / "a.en").iterdir())) for output in outputs]
+    assert len(written[0]) == 30
+    assert written[0] == written[1] == written[2]

@@ -6,6 +6,7 @@ is finished; an incomplete last line after a crash is ignored.
 
 import json
 import os
+import platform
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +18,8 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.files import sha256, write_text
 
 NAME, LOCK = "manifest.jsonl", ".lock"
+SOMETIMES = {"column", "seed", "batch_size", "beam", "lenpen"}
+"""Settings that have no effect in some runs, which then leave them out."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Record:
         too_long, failed: numbers of lines that were left empty, because they are too long for the
             model or have no translation with a finite score.
         path: where the input was; empty in folders of earlier versions.
+        invalid: number of lines that are not UTF-8; 0 in folders of earlier versions.
     """
 
     file: str
@@ -44,6 +48,7 @@ class Record:
     too_long: int
     failed: int
     path: str = ""
+    invalid: int = 0
 
 
 Done = dict[tuple[str, int], Record]
@@ -54,9 +59,11 @@ class Manifest:
 
     Args:
         folder: the output folder, made by :func:`locked`.
-        settings: everything that the output depends on besides the input.
+        settings: everything that the output depends on besides the input; of :data:`SOMETIMES`,
+            those that have an effect.
 
     Attributes:
+        settings: these, and those that only earlier runs have used.
         done: the finished parts whose files are unchanged.
 
     Raises:
@@ -64,14 +71,13 @@ class Manifest:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
         found, earlier = _read(folder / NAME)
+        self.folder, self.settings = folder, {**(found or {}), **settings}
         for partial in folder.glob(f".{NAME}.????????"):  # of a run that was killed
             partial.unlink(missing_ok=True)
         if found is None and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"--output {folder} has other files in it: choose an empty folder.")
-        if found not in (None, settings):
-            names = [name for name in settings if (found or {}).get(name) != settings[name]]
+        if found is not None and (names := _differing(settings, found)):
             raise UserError(
                 f"--output {folder} holds translations with another {' and '.join(names)}: choose "
                 "another folder, or the options of the first run."
@@ -107,6 +113,9 @@ class Manifest:
         Args:
             files: the names of the input, all of whose parts are added. What an earlier run has
                 made of other files stays.
+
+        Raises:
+            UserError: if a part is not there.
         """
         others = [record for record in self.done.values() if record.file not in files]
         kept = sorted([*self._records, *others], key=lambda record: (record.file, record.part))
@@ -117,10 +126,37 @@ class Manifest:
                 part.unlink()
         for partial in self.folder.rglob(".part-*"):  # of workers that were killed
             partial.unlink(missing_ok=True)
+        gone = sorted(path for path in outputs if not path.is_file())
+        if gone:
+            raise UserError(
+                f"--output {self.folder} lacks {gone[0].relative_to(self.folder)}, which a worker "
+                "has written: name a folder that all machines see, and start again."
+            )
 
     def _write(self, records: Iterable[Record]) -> None:
         lines = [json.dumps(self.settings), *map(_line, records)]
         write_text(self.folder / NAME, "".join(f"{line}\n" for line in lines))
+
+
+def check_is_of_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that is not the output of this run, as on a machine that does not see it.
+
+    Args:
+        settings: of the run's :class:`Manifest`.
+
+    Raises:
+        UserError: naming this machine.
+    """
+    try:
+        with (folder / NAME).open(encoding="utf-8") as file:
+            found = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found != settings:
+        raise UserError(
+            f"--output {folder} on {platform.node()} is not the folder of this run: name one that "
+            "all machines see."
+        )
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:
@@ -135,6 +171,17 @@ def digest(path: Path) -> str | None:
         return sha256(path)
     except OSError:
         return None
+
+
+def _differing(settings: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """The names of settings that differ between two runs; :data:`SOMETIMES` if both have them."""
+    names = [*settings, *(name for name in found if name not in settings)]
+    return [
+        name
+        for name in names
+        if settings.get(name) != found.get(name)
+        and (name not in SOMETIMES or (name in settings and name in found))
+    ]
 
 
 def _line(record: Record) -> str:
@@ -158,7 +205,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
     if not values or not isinstance(values[0], dict):
         raise UserError(f"{path} is damaged: choose another folder for --output.")
     lines: list[dict[str, Any]] = [
-        {"path": ""} | value for value in values[1:] if isinstance(value, dict)
+        {"path": "", "invalid": 0} | value for value in values[1:] if isinstance(value, dict)
     ]
     records = [Record(**value) for value in lines if _is_record(value, path.parent)]
     return values[0], records

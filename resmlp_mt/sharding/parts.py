@@ -1,6 +1,7 @@
 """Reads parts of files from the input, translates them, and writes them to the output."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.files import make_folder, output_file
 from resmlp_mt.sharding.formats import Format, Part
 from resmlp_mt.sharding.manifest import Done, Record
+
+MOST_NAMED = 10  # lines of a part in one message
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
     found = translator.translate(texts, num_hypotheses=1, first_line=shard.part.first)
     best = [translations[0] for translations in found]
     failed = translator.failed - failed
+    empty = [n for n, t in enumerate(best, shard.part.first + 1) if t.score == -float("inf")]
+    if empty:
+        named = ", ".join(map(str, empty[:MOST_NAMED])) + ", ..." * (len(empty) > MOST_NAMED)
+        logger.error("%s: lines that were left empty: %s", file.path, named)
     content = file.format.translated(shard.part, best)
     path = folder / shard.output
     make_folder(path.parent, "--output")
@@ -112,7 +120,8 @@ def translate(shard: Shard, translator: Translator, folder: Path) -> Record:
         source=shard.source,
         output=shard.output,
         sha256=hashlib.sha256(content).hexdigest(),
-        too_long=sum(t.score == -float("inf") for t in best) - failed,
+        too_long=len(empty) - failed,
         failed=failed,
         path=str(file.path),
+        invalid=shard.part.invalid,
     )
