@@ -1,10 +1,11 @@
 """Sentences longer than those of the training: perplexity of reference translations by length.
 
     python -m benchmarks.length_text --data DIR --work DIR
+    python -m benchmarks.length_text --data DIR --work DIR --report
 
 Trains the models of length_text.yaml where --work does not hold them yet, ten minutes of processor
-time each. Writes length_text.json, .md and .png beside this file. A finished training with other
-options than the config has is refused.
+time each; with --report, it trains none. Writes length_text.json, .md and .png beside this file. A
+finished training with other options than the config has is refused.
 
 The perplexity of the references (fairseq-generate --score-reference) tells models apart that are
 still too weak for BLEU.
@@ -85,12 +86,18 @@ def weights_by_distance(path: Path) -> list[float] | None:
     ]
 
 
-def measured(workshop: Workshop, name: str) -> list[Json]:
-    """A row for each model: perplexities over all seeds, and weights by distance."""
+def measured(workshop: Workshop, name: str, trained_only: bool) -> list[Json]:
+    """A row for each model: perplexities over all seeds, and weights by distance.
+
+    Args:
+        trained_only: leave out models whose trainings are not there, rather than train them.
+    """
     budget = workshop.config["sets"][name]["budgets"][0]
     rows = []
     for model in workshop.config["models"]:
         runs = [Run(model, name, seed, budget) for seed in workshop.config["seeds"]]
+        if trained_only and not all(map(workshop.is_trained, runs)):
+            continue
         # sentences of all seeds together
         scores = [reference_scores(workshop, run, 0) for run in runs]
         source, _ = workshop.text(name, 0)
@@ -125,6 +132,7 @@ def page(result: Json) -> str:
         "![perplexity by source length](length_text.png)",
     ]
     for name, group in result["sets"].items():
+        missing = config["models"].keys() - {row["model"] for row in group["rows"]}
         lengths = [f"{low}-{following - 1}" for low, following in pairwise(BORDERS)]
         distances = [f"{low}-{high - 1}" for low, high in pairwise(DISTANCES)]
         parts += [
@@ -137,6 +145,11 @@ def page(result: Json) -> str:
                     [names[row["model"]], ", ".join(map(str, row["seeds"])), str(row["updates"]),
                      *("" if value is None else f"{value:.1f}" for value in row["perplexity"])]
                     for row in group["rows"]
+                ]
+                + [
+                    [names[model], "not run", *[""] * (len(lengths) + 1)]
+                    for model in config["models"]
+                    if model in missing
                 ],
             ),
             "Weights of the encoder's mixing by distance in subwords (root mean square over layers "
@@ -181,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs")
+    parser.add_argument("--report", action="store_true", help="train nothing, write the tables")
     args = parser.parse_args()
     workshop = Workshop(HERE / "length_text.yaml", args.data, args.work)
     config = workshop.config
@@ -192,7 +206,7 @@ def main() -> None:
             name: {
                 "most": declared["most_source_tokens"],
                 "budget": declared["budgets"][0],
-                "rows": measured(workshop, name),
+                "rows": measured(workshop, name, args.report),
             }
             for name, declared in config["sets"].items()
         },

@@ -244,7 +244,7 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
-@pytest.mark.parametrize("config", ["variants", "training_options", "distillation"])
+@pytest.mark.parametrize("config", ["variants", "training_options", "distillation", "length_text"])
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
     quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
     assert changed["options"] == quality["options"]
