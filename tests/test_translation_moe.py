@@ -25,4 +25,4 @@ def test_experts_train_and_translate(corpus: Corpus, tmp_path: Path) -> None:
     output = fairseq(
         "generate", corpus.data, "--path", checkpoint, "--cpu", "--user-dir", "resmlp_mt", expect=1
     ).stdout
-    assert "its task 'translation_moe' is unknown (is --user-dir missing?)" in output
+    assert "its task 'translation_moe' is unknown; give the --user-dir of the code" in output
