@@ -1,5 +1,6 @@
 """Remedies for fairseq's training: batch buckets, R-Drop, averages, and the best checkpoints."""
 
+import inspect
 import logging
 import os
 from contextlib import AbstractContextManager
@@ -74,12 +75,11 @@ def _rdrop_forward(
 # --- --log-file is opened again at every epoch, and then holds every line several times ---
 
 
-def _progress_bar(
-    original: Original, iterator: Any, *args: Any, log_file: str | None = None, **kwargs: Any
-) -> Any:
-    if log_file is not None:
+def _progress_bar(original: Original, *args: Any, **kwargs: Any) -> Any:
+    given = inspect.signature(original).bind(*args, **kwargs).arguments
+    if given.get("log_file") is not None:
         close_log_files(progress_bar.__name__)
-    return original(iterator, *args, log_file=log_file, **kwargs)
+    return original(*args, **kwargs)
 
 
 def close_log_files(*loggers: str) -> None:
