@@ -143,7 +143,7 @@ def _check(task: Any) -> None:
 
 def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, str]:
     """The task of a checkpoint and its name; None if fairseq does not know it."""
-    options = stored_options.options_of(state, "task")
+    options = checkpoints.options_of(state, "task")
     name = str(options.get("_name") or options.get("task"))
     return tasks.TASK_REGISTRY.get(name), name
 
@@ -186,7 +186,7 @@ def _check_words(task: Any, state: Mapping[str, Any], path: Path, *, other_words
     """Refuse a task of many languages whose options add other words than in the training."""
     kind, _ = _stored_task(state)
     if isinstance(task, TranslationMultiSimpleEpochTask) and kind is type(task):
-        stored = stored_options.options_of(state, "task")
+        stored = checkpoints.options_of(state, "task")
         many_languages.check_same(
             vars(languages.options_of_task(task)), stored, path, other_words=other_words
         )
@@ -197,7 +197,7 @@ def _check_pairs(task: Any, state: Mapping[str, Any], path: Path, *, is_new: boo
 
     A new training may begin with its weights.
     """
-    stored = stored_options.options_of(state, "task")
+    stored = checkpoints.options_of(state, "task")
     if isinstance(task, TranslationMultiSimpleEpochTask) and not is_new:
         many_languages.check_pairs(vars(task.args), stored, path)
     elif isinstance(task, TranslationTask) and is_new:
@@ -214,7 +214,7 @@ def _check_pairs(task: Any, state: Mapping[str, Any], path: Path, *, is_new: boo
 
 def _stored_pair(state: Mapping[str, Any]) -> tuple[str, str] | None:
     """The languages of a checkpoint; None if it does not know them."""
-    options = stored_options.options_of(state, "task")
+    options = checkpoints.options_of(state, "task")
     source, target = (options.get(name) for name in languages.OPTIONS)
     return (source, target) if isinstance(source, str) and isinstance(target, str) else None
 

@@ -44,7 +44,7 @@ def _load_checkpoint_to_cpu(
         checkpoints.check_parameters(looked_at, local)
         check_finite(looked_at["model"], local)
         stored_options.check_options(looked_at, "model", local)
-        stored = stored_options.options_of(looked_at, "model")
+        stored = checkpoints.options_of(looked_at, "model")
         parameters = _unwrapped(looked_at["model"])
         pruning.check_overrides(arg_overrides or {}, stored, parameters, local)
         _check_sizes(looked_at, local)
@@ -74,7 +74,7 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
 
 def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that do not fit the parameters, before a model is built."""
-    config = stored_options.options_of(state, "model")
+    config = checkpoints.options_of(state, "model")
     names = {field.name for field in fields(ModelConfig)}
     sizes = {name: value for name, value in config.items() if name in names}
     parameters = _unwrapped(state["model"])

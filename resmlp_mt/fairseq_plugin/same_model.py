@@ -13,9 +13,9 @@ from fairseq.trainer import Trainer
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.checkpoints import HIDDEN, SHARED
+from resmlp_mt.fairseq_plugin.checkpoints import HIDDEN, SHARED, options_of
 from resmlp_mt.fairseq_plugin.config import activation
-from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, options_of, registered
+from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, registered
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 

@@ -12,7 +12,6 @@ from fairseq.registry import REGISTRIES
 from resmlp_mt.command_line import flag
 from resmlp_mt.engine.exported_config import OFF
 from resmlp_mt.fairseq_plugin import checkpoints
-from resmlp_mt.fairseq_plugin.checkpoints import options_of as options_of
 
 
 def name_of(section: str, stored: Any) -> Any:
