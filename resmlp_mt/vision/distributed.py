@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.machine import processor
 from resmlp_mt.vision.libraries import timm
 
@@ -115,7 +115,14 @@ def start_process(device: str | None) -> Process:
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     if not (port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(f"MASTER_PORT is {port!r}: set it to a number from 1 to {2**16 - 1}.")
-    try:
+    with refused(
+        lambda error: (
+            f"the {processes} processes cannot meet at MASTER_ADDR {address} and MASTER_PORT "
+            f"{port} ({textwrap.shorten(reason(error), 200).rstrip('.')}): set them to the address "
+            "of the first one's machine and a free port of it."
+        ),
+        *(RuntimeError, ValueError, OSError),
+    ):
         local, _, _ = timm.utils.distributed.world_info_from_env()
         if here.type == "cuda" and local >= (gpus := torch.cuda.device_count()):
             raise UserError(
@@ -124,16 +131,6 @@ def start_process(device: str | None) -> Process:
                 "--device cpu."
             )
         found = timm.utils.distributed.init_distributed_device_so(str(here))
-    except UserError:
-        raise
-    except (RuntimeError, ValueError, OSError) as error:
-        if is_of_memory(error):
-            raise
-        raise UserError(
-            f"the {processes} processes cannot meet at MASTER_ADDR {address} and MASTER_PORT "
-            f"{port} ({textwrap.shorten(reason(error), 200).rstrip('.')}): set them to the address "
-            "of the first one's machine and a free port of it."
-        ) from error
     return Process(
         torch.device(found["device"]),
         found["global_rank"],
