@@ -85,7 +85,8 @@ def run(
     typed: Path | None,
 ) -> NoReturn:
     """Become the program, in the process that was forked for it."""
-    multiprocessing.current_process().daemon = False  # the command may have processes of its own
+    multiprocessing.current_process().daemon = False  # the command may have processes of its own,
+    multiprocessing.set_start_method(None, force=True)  # and starts them as any program does
     for number, path, flags in (
         (0, typed or os.devnull, os.O_RDONLY),
         (1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
