@@ -7,6 +7,7 @@ folder with parts of --shard-size lines in the same format. The same command con
 stopped. docs/bulk.md says how to start it on a cluster.
 """
 
+import json
 import logging
 import os
 import sys
@@ -139,11 +140,11 @@ def check_names(names: Sequence[str]) -> None:
                 raise UserError(f"--input has {folder} as a file and as a folder: rename one.")
 
 
-def settings_of(args: Options, digest: str, has_records: bool) -> dict[str, Any]:
+def settings_of(args: Options, digest: str, dtype: str, has_records: bool) -> dict[str, Any]:
     """What the output depends on besides the input; see :class:`Manifest`.
 
     Args:
-        digest: of the model.
+        digest, dtype: of the model; the type as it was exported.
         has_records: whether there is input that has columns.
     """
     options = SearchOptions.of(args)
@@ -155,6 +156,7 @@ def settings_of(args: Options, digest: str, has_records: bool) -> dict[str, Any]
     }
     has_effect = {
         "column": has_records,
+        "dtype": args.dtype not in (None, dtype),
         "seed": options.sampling,
         "batch_size": options.sampling,  # a batch has draws of its own
         "beam": not options.sampling,
@@ -177,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "leave it out."
         )
 
-    from resmlp_mt.engine import digests, pretrained
+    from resmlp_mt.engine import digests, model_folder, pretrained
     from resmlp_mt.engine.translator import Translator
     from resmlp_mt.sharding import ray_data
     from resmlp_mt.sharding.manifest import Manifest, locked
@@ -198,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with threads_kept():
         load()  # raises the errors of the model and the options
     digest = digests.total(place)
-    settings = settings_of(args, digest, has_records)
+    stored = json.loads((place / model_folder.CONFIG).read_bytes())
+    settings = settings_of(args, digest, stored["dtype"], has_records)
     folder = args.output.absolute()  # not resolved: links may differ on other machines
     with locked(folder), Manifest(folder, settings) as manifest:
         check_identity(files, args.shard_size, manifest.done)

@@ -498,6 +498,9 @@ def test_draws_depend_on_the_batches(
     with pytest.raises(UserError, match="with another seed: choose"):
         run("drawn", "--sampling", "--batch-size", 2, "--seed", 2)
     run("searched", "--seed", 2)
+    run("searched", "--dtype", "float32")  # as the model was exported
+    with pytest.raises(UserError, match="with another dtype: choose"):
+        run("searched", "--dtype", "int8")
     with pytest.raises(UserError, match="with another beam: choose"):
         run("searched", "--beam", 3)
     with pytest.raises(UserError, match="with another sampling: choose"):
@@ -732,6 +735,28 @@ def test_names_that_cannot_be_translated_are_refused(
             paths[-1] = tmp_path / str(number)
     with pytest.raises(UserError, match=message):
         bulk.corpus_files(paths, tmp_path / "out", "text")
+
+
+class Doomed:
+    """In place of a dataset: its workers die as often as they may be started again."""
+
+    def map_batches(self, *_: object, **options: Any) -> "Doomed":
+        self.options = options
+        return self
+
+    def iter_rows(self) -> Iterator[object]:
+        assert 0 < self.options["max_task_retries"] <= self.options["max_restarts"] < 20
+        raise ray.exceptions.ActorUnavailableError("the actor is unavailable:\nit died", None)
+
+
+def test_workers_are_not_replaced_for_ever(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray.data, "from_items", lambda *_, **__: Doomed())
+    monkeypatch.setattr(ray_data, "connected", lambda *_: nullcontext(1))
+    write(tmp_path / "a.en", lines_of(5))
+    with pytest.raises(UserError, match=r"^workers died again and again, .* fewer --workers or a"):
+        bulk.main([str(model), "-i", str(tmp_path / "a.en"), "-o", str(tmp_path / "out")])
 
 
 def test_a_name_need_not_be_utf_8(tmp_path: Path, model: Path) -> None:

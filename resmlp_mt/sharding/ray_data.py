@@ -14,14 +14,17 @@ from typing import Any
 import pyarrow
 import ray
 import ray.data
+import ray.exceptions
 
 from resmlp_mt.engine import digests, pretrained
 from resmlp_mt.engine.translator import Translator
-from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
+from resmlp_mt.errors import UserError, is_of_memory, one_line, reason, refused
 from resmlp_mt.sharding.manifest import Done, Manifest, Record, check_is_of_run
 from resmlp_mt.sharding.parts import CorpusFile, Shard, shards, translate
 
 COLUMN = "pickled"
+RESTARTS, RETRIES = 10, 3
+"""How often a worker is replaced, and a part translated again, where their processes die."""
 logger = logging.getLogger(__name__)
 
 
@@ -160,7 +163,7 @@ def run(
 ) -> Generator[Record, None, None]:
     """Translate files; yields a record for each part as soon as it is finished.
 
-    A worker that dies is replaced, and its unfinished parts are given to others.
+    A worker that dies is replaced, and its unfinished parts are given to others, but not for ever.
 
     Args:
         size: number of lines in a part.
@@ -168,10 +171,17 @@ def run(
         load, model, digest: see :class:`Worker`.
 
     Raises:
-        UserError: if a file cannot be read or written, or a worker has no model, another one or
-            another output folder.
+        UserError: if a file cannot be read or written, workers die again and again, or one has no
+            model, another one or another output folder.
     """
-    with _settings():
+    deaths = refused(
+        lambda _: (
+            "workers died again and again, most often because memory runs out: give fewer "
+            "--workers or a smaller --batch-size, and parts that are done stay."
+        ),
+        *(ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError),
+    )
+    with _settings(), deaths:
         corpus = ray.data.from_items(
             [{COLUMN: pickle.dumps(file)} for file in files], override_num_blocks=len(files)
         )
@@ -189,6 +199,8 @@ def run(
             fn_constructor_args=(load, model, digest, manifest.folder, manifest.settings),
             num_cpus=threads,
             compute=ray.data.ActorPoolStrategy(size=workers),
+            max_restarts=RESTARTS,
+            max_task_retries=RETRIES,
         )
         for row in records.iter_rows():
             found = _value(row[COLUMN])
@@ -204,9 +216,11 @@ def _settings() -> Iterator[None]:
     before = context.target_max_block_size, context.enable_progress_bars, log.level
     context.target_max_block_size = 1  # every shard is a block, and blocks are given to workers
     context.enable_progress_bars = False
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)  # its errors are raised, too
     try:
         with warnings.catch_warnings():
+            # there is no other way to limit restarts
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             # One file is one input of the workers, but every part of it is given to another one.
             warnings.filterwarnings(
                 "ignore", "The minimum number of concurrent actors", UserWarning
