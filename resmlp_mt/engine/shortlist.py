@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from resmlp_mt.engine.vocabulary import SPECIAL
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import UserError, reason, refused
 
 MOST_PER_WORD = 1000  # target words per source word that a file may have
 
@@ -68,7 +68,13 @@ class Shortlist:
         Raises:
             UserError: if the file is broken or belongs to other vocabularies.
         """
-        try:
+        damage = OSError, KeyError, TypeError, ValueError, SafetensorError
+        with refused(
+            lambda error: (
+                f"{path} cannot be read as a shortlist ({reason(error)}): export the model again."
+            ),
+            *damage,
+        ):
             with safe_open(path, framework="np") as stored:
                 shape = stored.get_slice("by_source").get_shape()
                 fits = len(stored.get_slice("always").get_shape()) == 1
@@ -86,12 +92,6 @@ class Shortlist:
                 fits = fits and int(words.max()) < target_vocabulary
             fits = fits and bool((np.diff(always) > 0).all())
             fits = fits and always[: len(SPECIAL)].tolist() == [*range(len(SPECIAL))]
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            if is_of_memory(error):
-                raise
-            raise UserError(
-                f"{path} cannot be read as a shortlist ({error}): export the model again."
-            ) from error
         if not fits:
             raise UserError(
                 f"{path} does not belong to these vocabularies ({source_vocabulary} and "
