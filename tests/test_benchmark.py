@@ -1,5 +1,6 @@
 """The benchmark: statistics, floors, batches, equal work for all peers, and the command itself."""
 
+import copy
 import json
 import math
 import re
@@ -8,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from benchmarks.speed import command as benchmark
 from benchmarks.speed import (
     generation_rows,
     lengths,
+    peak_memory,
     preset_rows,
     timing,
     training_rows,
@@ -31,6 +35,8 @@ from benchmarks.speed.timing import Spread, interleaved, ratio, spread
 from benchmarks.speed.training_rows import Training, batches
 from benchmarks.speed.translation_models import BASE, QUICK, build, dictionary
 from conftest import ROOT
+from resmlp_mt.engine.model_folder import TranslationModel
+from resmlp_mt.engine.weights import prepared
 
 
 def row(ours: float, peer: float, goal: float | None, less_is_better: bool = False) -> Row:
@@ -313,15 +319,47 @@ def test_the_table_of_gradients_by_hand() -> None:
         assert f"| `{name}` | " in gradients.page(report)
 
 
-def test_the_command(tmp_path: Path) -> None:
-    """All groups of rows, at a size that takes seconds, with both files and the plot."""
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All groups of rows, at a size that takes seconds.
+
+    Most of the command's time goes into exporting graphs and starting processes: here the engine's
+    model stands for the graphs, and memory is measured in this process.
+    """
+
+    def stand_in(
+        loaded: TranslationModel, folder: Path, threads: int, dtype: str = "int8"
+    ) -> TranslationModel:
+        return replace(loaded, model=prepared(copy.deepcopy(loaded.model), dtype))
+
+    def measured_here(_: list[str], input: str, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(stdout=str(peak_memory.peak(json.loads(input))))
+
+    for module in (generation_rows, preset_rows):
+        monkeypatch.setattr(module, "as_graphs", stand_in)
+    process = SimpleNamespace(run=measured_here, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(training_rows, "subprocess", process)
+    monkeypatch.setattr(sys, "argv", ["benchmark", *EVERYTHING, "--output", str(tmp_path)])
+    benchmark.main()
+    check_report(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_by_itself(tmp_path: Path) -> None:
+    """The same, with graphs of ONNX and a process for each measurement of memory."""
     done = subprocess.run(
-        [sys.executable, "-m", "resmlp_mt.benchmark", "--quick", "--repeats", "2", "--threads",
-         "1", "--output", str(tmp_path)],
+        [sys.executable, "-m", "resmlp_mt.benchmark", *EVERYTHING, "--output", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "benchmark.json").read_text())
+    check_report(tmp_path)
+
+
+EVERYTHING = ["--quick", "--repeats", "2", "--threads", "1"]
+
+
+def check_report(folder: Path) -> None:
+    """Both files and the plot, with all groups of rows."""
+    result = json.loads((folder / "benchmark.json").read_text())
     assert list(result) == list(benchmark.GROUPS)
     entries = [entry for group in result.values() for entry in group["rows"]]
     rows = [entry for entry in entries if "ours" in entry]
@@ -341,9 +379,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert len(floors) == len(rows)
     # how far a time is from the machine's limit depends on what else runs
     assert all(0 < floor < math.inf for floor in floors)
-    table = (tmp_path / "benchmark.md").read_text()
+    table = (folder / "benchmark.md").read_text()
     assert all(entry["measured"] in table for entry in entries)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in folder.iterdir()} == {
         "benchmark.json", "benchmark.md", "length.png",
     }  # fmt: skip
 
