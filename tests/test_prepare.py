@@ -25,6 +25,7 @@ from conftest import ROOT
 from resmlp_mt import files, prepare
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import corpus, steps
+from resmlp_mt.preparation.manifest import CLEANED
 from resmlp_mt.preparation.options import parse_args
 from resmlp_mt.preparation.pipeline import fairseq_names
 from tests import corpus_server
@@ -594,8 +595,12 @@ def test_data_of_another_corpus_are_not_replaced(
     path = tmp_path / "out/manifest.json"
     path.parent.mkdir()
     written = {"corpus": "multi30k_en_de", "source_lang": "en", "target_lang": "de"}
-    for content, status in ((json.dumps(written), 1), ("{}", 0), ("[", 0)):
-        path.write_text(content)
+    cleaned = path.parent / CLEANED  # of a run that was killed after it
+    cleaned.parent.mkdir()
+    cases = ((json.dumps(written), 1), ("{}", 0), ("[", 0))
+    for file, content, status in [(file, *case) for case in cases for file in (path, cleaned)]:
+        path.unlink(missing_ok=True)
+        file.write_text(content)
         assert run("multi30k_en_de", "--output", path.parent, "--dry-run") == 0
         assert run("multi30k_en_fr", "--output", path.parent, "--dry-run") == status
         said = f"{path.parent} holds multi30k_en_de (en to de): choose another --output, or delete"
@@ -637,7 +642,11 @@ def test_data_of_other_training_text_are_not_replaced(
     assert prepare_from(one) == 0
     before = outputs(out)
     capsys.readouterr()
-    for folder in (other, shared, packed):
+    for folder in (other, shared, packed, None):
+        if folder is None:  # a later run of this text was killed after it was cleaned
+            folder = other
+            (out / "manifest.json").unlink()
+            before = outputs(out)
         assert prepare_from(folder) == 1
         assert (
             f"{out} holds data made from training files of which none is as it was: choose another "

@@ -194,6 +194,9 @@ def test_what_is_there_is_named(tmp_path: Path) -> None:
         UserError, match=f"'valid' .*exactly once, .*; it has nothing of it, but {there}$"
     ):
         corpus.local(tmp_path, "en", "de")
+    (tmp_path / "train.de").rename(tmp_path / "train.de.xz")
+    with pytest.raises(UserError, match=r"'train' .*; it has train\.de\.xz, train\.en$"):
+        corpus.local(tmp_path, "en", "de")
 
 
 @pytest.mark.parametrize("name", ["dev", "val", "validation", "Dev"])

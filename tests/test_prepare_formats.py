@@ -213,6 +213,7 @@ def test_tmx_takes_no_other_script(
 
 def test_what_is_left_out_of_tmx_is_counted(tmp_path: Path) -> None:
     units = [["en", "de"], ["en"], ["fr", "en"], ["de", "en", "de", "fr", "fr"], ["en", "en", "de"]]
+    units.append(["en-GB", "en-US", "de"])  # whichever is taken, the other is left out
     variants = [
         "".join(f'<tuv xml:lang="{tag}"><seg>{tag}{n}</seg></tuv>' for n, tag in enumerate(unit))
         for unit in units
@@ -222,8 +223,8 @@ def test_what_is_left_out_of_tmx_is_counted(tmp_path: Path) -> None:
     files = TextFiles(path, path, "tmx", "en", "de")
     for _ in range(2):  # once each time that it is read
         read = list(formats.pairs(files))
-        assert read == [(b"en0", b"de1"), (b"en1", b"de0"), (b"en0", b"de2")]
-        assert files.left_out == {formats.ONE_SIDED: 2, formats.REPEATED: 2}
+        assert read == [(b"en0", b"de1"), (b"en1", b"de0"), (b"en0", b"de2"), (b"en-US1", b"de2")]
+        assert files.left_out == {formats.ONE_SIDED: 2, formats.REPEATED: 3}
 
 
 def test_one_text_of_tmx_is_not_both_sides(tmp_path: Path) -> None:

@@ -358,10 +358,10 @@ def _local_split(
     for paths in map(files.__getitem__, [*sides, *forms]):
         if len(paths) > 1:
             raise UserError(f"{' and '.join(map(str, paths))} are all there: keep one")
-    there = ", ".join(path.name for paths in files.values() for path in paths)
+    everything = [path.name for path in _files(folder)]
+    there = ", ".join(name for name in everything if name.lower().startswith(f"{stem}."))
     if not there:
-        others = [path.name for path in _files(folder)]
-        there = f"nothing of it, but {', '.join(others[:9])}" if others else "no files"
+        there = f"nothing of it, but {', '.join(everything[:9])}" if everything else "no files"
     if len(set(sides)) == 2 and not forms:
         return (Part(str(files[sides[0]][0]), str(files[sides[1]][0])),)
     if len(forms) == 1 and not sides:

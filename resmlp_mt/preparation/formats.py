@@ -218,6 +218,7 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
     path = files.source
     empty = True
     langs: set[str] = set()
+    wanted = _tag(files.source_lang), _tag(files.target_lang)
     files.left_out[ONE_SIDED] = files.left_out[REPEATED] = 0
     try:
         with opened(path) as file:
@@ -226,14 +227,12 @@ def _tmx(files: TextFiles) -> Iterator[Pair]:
                 sides = dict(reversed(variants))  # of a repeated language, the first text
                 langs.update(sides)
                 tags = tuple(sorted(sides))
-                source, target = (
-                    _tmx_tag(_tag(lang), tags) for lang in (files.source_lang, files.target_lang)
-                )
+                source, target = (_tmx_tag(lang, tags) for lang in wanted)
                 if source is None or target is None or source == target:
                     files.left_out[ONE_SIDED] += 1
                     continue
-                used = sum(tag in (source, target) for tag, _ in variants)
-                files.left_out[REPEATED] += used - 2
+                ours = [tag for tag, _ in variants if any(_tmx_tag(w, (tag,)) for w in wanted)]
+                files.left_out[REPEATED] += len(ours) - 2
                 empty = False
                 yield sides[source].encode(), sides[target].encode()
     except UserError:

@@ -12,7 +12,7 @@ from typing import Any
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.corpus import Corpus
 from resmlp_mt.preparation.options import Options
-from resmlp_mt.preparation.steps import Record
+from resmlp_mt.preparation.steps import Record, write_json
 
 PACKAGES = ("numpy", "sacremoses", "sentencepiece")
 
@@ -21,6 +21,9 @@ NOT_RECORDED = ("output", "from_dir", "jobs", "dry_run", "corpus")
 
 CORPUS = ("corpus", "source_lang", "target_lang")
 """Entries that say which corpus was prepared."""
+
+CLEANED = ".steps/cleaned.json"
+"""In the folder of a manifest: these entries and the inputs, as soon as the text is cleaned."""
 
 
 @functools.cache
@@ -74,12 +77,24 @@ def check_text(path: Path, training: Set[str]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A manifest; empty if there is none."""
+    """A manifest, or what a run that was killed before it has left; empty if there is neither."""
+    found = path if path.exists() else path.parent / CLEANED
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(found.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def record_cleaned(path: Path, corpus: Corpus, inputs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write :data:`CLEANED`, for the checks of a run after a killed one.
+
+    Args:
+        path: of the manifest.
+        corpus, inputs: as in `build`.
+    """
+    content = dict(zip(CORPUS, (corpus.name, corpus.source, corpus.target), strict=True))
+    write_json(path.parent / CLEANED, content | {"inputs": inputs})
 
 
 def build(

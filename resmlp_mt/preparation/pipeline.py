@@ -77,6 +77,7 @@ class Preparation:
             manifest.check_text(self.manifest_path, inputs.training)
         sources.warn_of_split_text(inputs.train)
         cleaned = self._clean(inputs)
+        manifest.record_cleaned(self.manifest_path, self.corpus, inputs.manifest)
         model = self._train_subwords(cleaned)
         binarized = self._binarize(cleaned, model)
         content = manifest.build(self.corpus, self.args, inputs.manifest, cleaned, model, binarized)
