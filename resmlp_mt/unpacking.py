@@ -38,6 +38,9 @@ DAMAGE = (
 A :class:`UserError` is a ``ValueError``: let it pass before.
 """
 
+MAX_HEADER = 1 << 20
+"""Largest size in bytes of all headers of a member of a tar file: names and attributes."""
+
 ARCHIVES = {".7z", ".rar", ".zip", ".tar", ".tgz"}
 PACKED = {".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"}
 DOCUMENTS = {
@@ -155,6 +158,41 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(
             f"{path}: the gzip file is cut off or damaged ({error}): fetch or make it again"
         ) from error
+
+
+class TarMember(tarfile.TarInfo):
+    """A member of a tar file, for ``tarfile.open(..., tarinfo=TarMember)``: its headers are small.
+
+    tarfile reads a header of any size into memory, and packed, a gigabyte takes a megabyte.
+    """
+
+    def _proc_member(self, archive: Any) -> tarfile.TarInfo:
+        file = archive.fileobj
+        archive.fileobj = _Headers(file)
+        try:
+            found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+            return found
+        finally:
+            archive.fileobj = file
+
+
+class _Headers:
+    """Reads the headers of a member from `file`.
+
+    Raises:
+        tarfile.ReadError: beyond `MAX_HEADER`, and for a negative size, which means the whole file.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.left = MAX_HEADER
+        self.tell = file.tell
+
+    def read(self, size: int) -> Any:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.ReadError(f"the headers of a file have more than {MAX_HEADER:,} bytes")
+        return self.file.read(size)
 
 
 def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

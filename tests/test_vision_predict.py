@@ -89,7 +89,7 @@ def test_folders_behind_links_are_walked_once(
     (folder / "photo.heic").touch()
     found = rows(capsys, digits, folder)
     assert [row["file"] for row in found] == [str(folder / "0.png"), str(folder / "link/1.png")]
-    assert f"{folder}: 1 file left out, not named as an image (1 .heic)" in caplog.text
+    assert f"{folder}: 1 file left out, no image by name or place (1 .heic)" in caplog.text
     assert f"{folder}/link/loop leads back to {folder}: left out" in caplog.text
     (folder / "run").mkdir()
     image(folder / "run/2.png")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
-from resmlp_mt.unpacking import DAMAGE, members_of
+from resmlp_mt.unpacking import DAMAGE, TarMember, members_of
 from resmlp_mt.vision.image_dataset import (
     ImageDataset,
     MemoryDataset,
@@ -21,6 +21,7 @@ from resmlp_mt.vision.image_dataset import (
 )
 from resmlp_mt.vision.images import (
     EXTENSIONS,
+    LOOSE,
     BadImage,
     ImageNames,
     check_bytes,
@@ -52,6 +53,7 @@ class _Reader:
         parts: the images of the split, by its name in the archive.
         classes: the training classes with images, by the name of the training split.
         folders: all training classes that have a folder, likewise.
+        splits: the names of splits that have images of classes.
         names: knows the images of the split, and counts its other files.
     """
 
@@ -59,6 +61,7 @@ class _Reader:
         self.parts: dict[str, list[_Sample]] = {}
         self.classes: dict[str, set[str]] = {}
         self.folders: dict[str, set[str]] = {}
+        self.splits: set[str] = set()
         self.names = ImageNames(path)
         self._path = path
         self._split, self._training = names_of(split), names_of(training)
@@ -107,11 +110,14 @@ class _Reader:
                 self.names.leave_out("symbolic link")
             elif of_split and rest:
                 self.names.is_image(below)  # counts it
+            elif of_split and is_image(name):
+                self.names.leave_out(LOOSE)
             return
         if not (is_link or member.isfile()):
             if of_split:
                 self.names.leave_out("of another type")
             return
+        self.splits.add(part)
         if of_training:
             self.classes.setdefault(part, set()).add(name)
         if not of_split:
@@ -156,7 +162,7 @@ def archive_dataset(
         *DAMAGE,
     ):
         check_is_whole(path)
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=TarMember) as archive:
             found.read(archive)
     found.names.warn()
     chosen = chosen_name(found.parts, split, f"--data cifar10-tar {path}")
@@ -167,7 +173,8 @@ def archive_dataset(
     names = {sample.path[0] for sample in samples}
     trained = chosen_name(found.classes, training, f"--data cifar10-tar {path}") or ""
     known = found.classes.get(trained, set())
-    empty = sorted(found.folders.get(trained, set()) - known)
+    # a folder train may hold train and val
+    empty = sorted(found.folders.get(trained, set()) - known - found.splits)
     empty = [name for name in empty if not select or name in (classes or [])]
     if empty and usual_name(split) == usual_name(training):
         raise UserError(

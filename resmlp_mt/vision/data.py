@@ -31,7 +31,7 @@ from resmlp_mt.vision.image_dataset import (
     class_indices,
     warn_of_nesting,
 )
-from resmlp_mt.vision.images import EXTENSIONS, ImageNames, in_a_loop, is_image
+from resmlp_mt.vision.images import EXTENSIONS, LOOSE, ImageNames, in_a_loop, is_image
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
 from resmlp_mt.vision.transforms import Transform
@@ -111,6 +111,9 @@ def _folder(
         indices = class_indices(names, classes, str(folder), select=select)
         images = ImageNames(folder)
         found = {name: list(_images_of(folder, name, images)) for name in sorted(indices)}
+        for path in folder.iterdir():
+            if is_image(path.name) and not path.is_dir():
+                images.leave_out(LOOSE)
         empty = [name for name, paths in found.items() if not paths]
         # a training class needs images; a validation class may have none
         if empty and usual_name(split) == usual_name(training):

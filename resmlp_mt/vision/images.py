@@ -43,6 +43,8 @@ MAX_BYTES = 2**28
 MAX_RATIO = 200
 #: the formats of torchvision's ImageFolder, and GIF; EPS, PDF and others would run programs
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: where an image is no image of a class
+LOOSE = "in no folder of a class"
 EXTENSIONS = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
@@ -89,7 +91,7 @@ class ImageNames:
             kinds = ", ".join(f"{count} {what}" for what, count in self._others.most_common(5))
             total = self._others.total()
             logger.warning(
-                "%s: %d %s left out, not named as an image (%s)",
+                "%s: %d %s left out, no image by name or place (%s)",
                 self._place, total, "file" if total == 1 else "files", kinds,
             )  # fmt: skip
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
-from resmlp_mt.unpacking import DAMAGE, members_of
+from resmlp_mt.unpacking import DAMAGE, TarMember, members_of
 from resmlp_mt.vision.archives import check_end
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import (
@@ -160,7 +160,10 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
     for shard in shard_files(source, split):
         try:
             check_is_whole(shard)
-            with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            with (
+                shard.open("rb") as file,
+                tarfile.open(fileobj=file, mode="r:", tarinfo=TarMember) as archive,
+            ):
                 images, labels, others = _members(archive, shard)
                 targets += [_label(file, labels[key]) for key in images]
                 for key in labels.keys() - images.keys():
