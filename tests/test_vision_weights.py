@@ -524,6 +524,21 @@ def test_timms_models_take_weights_in_the_same_way(tmp_path: Path) -> None:
     assert torch.equal(third.stem[0].weight, first.stem[0].weight)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("beside", ["head.fc.", "fc.1.", "model.classifier."])
+def test_the_classifier_of_any_model_may_lie_beside_it(name: str, beside: str) -> None:
+    """As in mmpretrain and Lightning; other models than ours name it fc, head.fc, ..."""
+    first, second = (timm.create_model(name, num_classes=3) for _ in range(2))
+    last = next(n for n, module in first.named_modules() if module is first.get_classifier()) + "."
+    source = {
+        beside + key.removeprefix(last) if key.startswith(last) else f"backbone.{key}": value
+        for key, value in first.state_dict().items()
+    }
+    load_weights(second, {"state_dict": source})
+    for key, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value), key
+
+
 def test_our_models_are_read_from_the_hub(tmp_path: Path) -> None:
     """In a process that has not registered them with timm; its file stands in for the hub's."""
     sizes = {"img_size": 8, "patch_size": 2}

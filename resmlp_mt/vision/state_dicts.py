@@ -17,7 +17,7 @@ import pathlib
 import re
 import types
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,10 @@ def _hub_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def state_dict(
-    source: Mapping[str, Any], expected: Mapping[str, Any], name: str
+    source: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    name: str,
+    classifier: Sequence[str] = ("head.weight", "head.bias"),
 ) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without wrappers and prefixes.
 
@@ -153,10 +156,12 @@ def state_dict(
         source: a state dict, or dictionaries that hold one or several.
         expected: names of the parameters; timm's and the authors' names of a ResMLP also fit.
         name: name of the source in errors.
+        classifier: names of the parameters of the last layer.
 
     Raises:
         UserError: if there are no tensors.
     """
+    last = {key.rpartition(".")[2]: (key, expected[key]) for key in classifier if key in expected}
     known = {renamed(key, 0, column) for key in expected for column in range(3)}
     found: list[tuple[int, str, dict[str, Tensor]]] = []  # number of fitting names, place, tensors
     whole: dict[str, Tensor] = {}
@@ -175,7 +180,7 @@ def state_dict(
                 if key.startswith(prefix) and not (others and not prefix and key.startswith(others))
             }
             if prefixes[prefix]:
-                _take_classifier(inside, tensors, expected, known, prefix)
+                _take_classifier(inside, tensors, last, known, prefix)
                 found.append((prefixes[prefix], f"{where}.{prefix}", inside))
     if not whole:
         raise UserError(f"{name} holds no state dict of tensors.")
@@ -215,18 +220,20 @@ def _classifier(names: Iterable[str], known: Iterable[str], prefix: str = "") ->
 def _take_classifier(
     inside: dict[str, Tensor],
     tensors: Mapping[str, Tensor],
-    expected: Mapping[str, Any],
+    last: Mapping[str, tuple[str, Tensor]],
     known: Iterable[str],
     prefix: str,
 ) -> None:
-    """Give a model without its last layer the only one beside it, under the name ``head``."""
-    if "head.weight" not in expected or "head.weight" in inside:
+    """Give a model without its last layer the only one beside it, under the model's names."""
+    if last.keys() != {"weight", "bias"} or last["weight"][0] in inside:
         return
-    beside = {kind: name for name, kind in _classifier(tensors, known, prefix).items()}
-    if beside and tensors[beside["weight"]].shape[1:] == expected["head.weight"].shape[1:]:
+    own = {prefix + name for name in known}
+    others = [name for name in tensors if name not in own]
+    beside = {kind: name for name, kind in _classifier(others, known, prefix).items()}
+    if beside and tensors[beside["weight"]].shape[1:] == last["weight"][1].shape[1:]:
         for kind, name in beside.items():
             inside.pop(name.removeprefix(prefix), None)
-            inside[f"head.{kind}"] = tensors[name]
+            inside[last[kind][0]] = tensors[name]
 
 
 def dictionaries(

@@ -107,10 +107,10 @@ def load_weights(
         )
     model = timm.utils.unwrap_model(model)
     expected = model.state_dict()
-    state = state_dict(source, expected, name)
+    classifier = _classifier_names(model)
+    state = state_dict(source, expected, name, classifier)
     if isinstance(model, ResMLP):
         state = own_names(state)
-    classifier = _classifier_names(model)
     if not classifier:  # the model returns features
         others = last_layers(state.keys() - expected.keys(), expected)
         state = {key: value for key, value in state.items() if key not in others}
