@@ -29,49 +29,39 @@ from resmlp_mt.vision.loader import Batch, batches
 from resmlp_mt.vision.transforms import create_transform
 
 TOP = 5
-#: similarities computed at once: about 100 MB, including the selection of the largest
-QUERIES, KEYS = 1024, 8192
+#: similarities computed at once: some 300 MB with the selection of the largest
+PRODUCTS = 2**24
 
 
 def nearest(
-    queries: Tensor, keys: Tensor, k: int, chunk_size: tuple[int, int] = (QUERIES, KEYS)
+    queries: Tensor, keys: Tensor, k: int, products: int = PRODUCTS
 ) -> tuple[Tensor, Tensor]:
     """The k keys with the highest inner product with each query, the highest first.
 
-    Of equal products, the earlier key comes first. The memory besides inputs and outputs does not
-    grow with the number of queries or keys.
+    Of equal products, the earlier key comes first.
 
     Args:
         queries: (queries, dim).
         keys: (keys, dim), at least k.
         k: number of keys to find.
-        chunk_size: number of queries, and of keys, that are compared at once.
+        products: largest number that is computed at once, but at least that of one query.
 
     Returns:
         inner products and indices of the keys, both (queries, k).
     """
     found = []
-    for some_queries in queries.split(chunk_size[0]):
-        products = queries.new_empty(len(some_queries), 0)
-        indices = torch.empty(len(some_queries), 0, dtype=torch.long, device=queries.device)
-        start = 0
-        for some_keys in keys.split(chunk_size[1]):
-            stop = start + len(some_keys)
-            numbers = torch.arange(start, stop, device=queries.device)
-            products = torch.cat((products, some_queries @ some_keys.T), 1)
-            indices = torch.cat((indices, numbers.expand(len(some_queries), -1)), 1)
-            if products.size(1) > k:  # topk does not define which of equal values it takes
-                smallest = products.topk(k).values[:, -1:]
-                above, equal = products > smallest, products == smallest
-                rest = k - above.sum(1, keepdim=True)
-                chosen = above | (equal & (equal.cumsum(1) <= rest))
-                products = products[chosen].view(-1, k)
-                indices = indices[chosen].view(-1, k)
-            start = stop
-        products, order = products.sort(descending=True, stable=True)
-        found.append((products, indices.gather(1, order)))
-    products, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return products, indices
+    for some in queries.split(max(1, products // len(keys))):
+        values = some @ keys.T
+        least = values.topk(k).values[:, -1:]
+        # topk does not define which of those it takes
+        above, equal = values > least, values == least
+        rest = k - above.sum(1, keepdim=True)
+        chosen = above | (equal & (equal.cumsum(1) <= rest))
+        indices = chosen.nonzero()[:, 1].view(-1, k)
+        values, order = values.gather(1, indices).sort(descending=True, stable=True)
+        found.append((values, indices.gather(1, order)))
+    values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return values, indices
 
 
 def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
