@@ -38,11 +38,12 @@ from resmlp_mt.command_line import command
 from resmlp_mt.vision import train
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.distributed import measured_on
-from resmlp_mt.vision.factory import MODELS, build_model, create_model
+from resmlp_mt.vision.factory import build_model, create_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import seed_all
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import renamed
+from resmlp_mt.vision.presets import MODELS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # isort: skip

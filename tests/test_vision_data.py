@@ -1,5 +1,6 @@
 """The images behind --data, their transforms, and the order in which a training sees them."""
 
+import gzip
 import io
 import os
 import random
@@ -30,7 +31,7 @@ from resmlp_mt.vision import (
     images,
     loader,
     prediction,
-    recipe,
+    training_parts,
     transforms,
 )
 from resmlp_mt.vision.images import BadImage
@@ -143,7 +144,7 @@ def pack(folder: Path, archive: Path, top: str = "top") -> None:
 
 
 @pytest.mark.parametrize(
-    "top", ["top", ".", "training", "eval", "Train/val", "../up", ".cache/images"]
+    "top", ["top", ".", "training", "train", "eval", "Train/val", "../up", ".cache/images"]
 )
 def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, top: str) -> None:
     (folder / "val/b/part/of/it").mkdir(parents=True)
@@ -236,7 +237,9 @@ def test_links_of_archives_lead_nowhere_else(
     assert len(bad) == 6
     assert all("which leads to no file of the archive" in text for text in bad)
     assert len(found) == 12 + len(bad)
-    assert "3 files left out, not named as an image (2 symbolic link, 1 of another" in caplog.text
+    assert (
+        "3 files left out, no image by name or place (2 symbolic link, 1 of another" in caplog.text
+    )
 
 
 def test_links_of_archives_have_the_size_of_their_files(
@@ -310,6 +313,34 @@ def test_headers_without_end_are_refused(tmp_path: Path) -> None:
     path.write_bytes(header.tobuf(tarfile.USTAR_FORMAT) * 5000 + bytes(1024))
     for words in (["cifar10-tar", str(path)], ["wds", str(tmp_path)]):
         with pytest.raises(UserError, match=r"train-0\.tar cannot be read: "):
+            data.create_dataset(words, "train")
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (tarfile.XHDTYPE, 2**21),
+        (tarfile.XGLTYPE, 2**21),
+        (tarfile.GNUTYPE_LONGNAME, 2**21),
+        (tarfile.GNUTYPE_LONGLINK, -512),  # all of the file
+        (tarfile.GNUTYPE_SPARSE, 0),  # whose map has no end
+    ],
+)
+def test_headers_do_not_fill_the_memory(tmp_path: Path, kind: bytes, size: int) -> None:
+    """Packed, a gigabyte of them takes a megabyte."""
+    plain, packed = tmp_path / "train-0.tar", tmp_path / "images.tar.gz"
+    header = tarfile.TarInfo("train/a/1.png")
+    header.type, header.size = kind, size
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    if kind == tarfile.GNUTYPE_SPARSE:
+        block[482] = 1  # more of the map follows
+        block[148:156] = b"%06o\0 " % tarfile.calc_chksums(block)[0]
+    shard(plain, {"train/a/0.png": png()})
+    first = plain.read_bytes()[: 2 * tarfile.BLOCKSIZE]
+    plain.write_bytes(first + block + b"1" * 2**22)
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    for words in (["cifar10-tar", str(packed)], ["wds", str(tmp_path)]):
+        with pytest.raises(UserError, match=r"cannot be read: the headers of a file have more"):
             data.create_dataset(words, "train")
 
 
@@ -524,11 +555,18 @@ def test_the_papers_augmentation_takes_every_strength() -> None:
         operation.prob = 1.0
         assert operation(random_image(1)).size == (8, 8)
     options = AugmentationOptions(aa="rand-m10-n4-inc1")
-    augment = recipe.training_transform(options, CONFIG | {"input_size": (3, 40, 40)})
+    augment = training_parts.training_transform(options, CONFIG | {"input_size": (3, 40, 40)})
     random.seed(0)
     for seed in range(60):
         result = augment(random_image(seed, (50, 60)))
         assert (result.shape, result.dtype) == ((3, 40, 40), torch.uint8)
+
+
+def test_options_for_large_images_are_told_for_small_ones(caplog: pytest.LogCaptureFixture) -> None:
+    options = AugmentationOptions(scale=[0.5, 1.0])
+    for side, told in ((40, ""), (32, "--scale is for images of more than 32 pixels: not used")):
+        training_parts.training_transform(options, CONFIG | {"input_size": (3, side, side)})
+        assert caplog.messages == [told][: len(told)]
 
 
 def blank(count: int) -> image_dataset.MemoryDataset:
@@ -594,7 +632,7 @@ def test_data_below_one_update_is_refused() -> None:
 def test_workers_and_start_do_not_change_a_batch() -> None:
     images = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
     options = AugmentationOptions(aa="rand-m9-mstd0.5-inc1")
-    transform = recipe.training_transform(options, CONFIG)
+    transform = training_parts.training_transform(options, CONFIG)
     dataset = image_dataset.MemoryDataset(images, list(range(24)), ["a"] * 24, transform)
 
     def read(workers: int, start: int) -> list[torch.Tensor]:
@@ -683,8 +721,12 @@ def test_files_that_are_left_out_are_told(
     (folder / "train/a/b").mkdir()
     for name in ("x.HEIC", "b/y.heic", "z"):
         (folder / "train/a" / name).touch()
+    random_image(99).save(folder / "train/loose.png")
     assert pixels(create()) == expected
-    message = "3 files left out, not named as an image (2 .heic, 1 without an extension)"
+    message = (
+        "4 files left out, no image by name or place (2 .heic, 1 without an extension, 1 in no "
+        "folder of a class)"
+    )
     assert f"{folder}/train: {message}" in caplog.text
     (folder / "train/a/again").symlink_to(
         folder / "train"
@@ -1022,7 +1064,7 @@ def test_samples_of_shards_without_an_image_are_told(
     found = create()
     first, second = ((random_image(seed).tobytes(), target) for seed, target in ((0, 2), (1, 1)))
     assert pixels(found) == [first, first, second]  # a hard link is the file that it leads to
-    message = "3 files left out, not named as an image (2 .avif, 1 .png (link))"
+    message = "3 files left out, no image by name or place (2 .avif, 1 .png (link))"
     assert f"{tmp_path}: {message}" in caplog.text
 
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resmlp_mt.vision import create_model
-from resmlp_mt.vision.factory import MODELS
 from resmlp_mt.vision.folding import folded
 from resmlp_mt.vision.mixing import MIXINGS
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.presets import MODELS
 
 S12 = "resmlp_s12"
 

@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import factory, recipe, train
+from resmlp_mt.vision import factory, train, training_parts
 from resmlp_mt.vision.checkpoints import load
 from resmlp_mt.vision.factory import create_model
 from resmlp_mt.vision.libraries import timm
-from resmlp_mt.vision.training_arguments import AUGMENTATION, OURS, parse_args
+from resmlp_mt.vision.training_arguments import AUGMENTATION, parse_args
 from vision_checkpoints import folder
 
 #: a value of each option of the augmentation that is not its default
@@ -73,7 +73,7 @@ def test_schedules_that_end_low_take_the_end(sched: str) -> None:
 
 def test_optimizers_with_a_momentum_take_it() -> None:
     options = parse_args(["--data", "x", "--opt", "sgd", "--momentum", "0.95"])
-    optimizer = recipe.create_optimizer(options, create_model("resmlp_tiny", 2))
+    optimizer = training_parts.create_optimizer(options, create_model("resmlp_tiny", 2))
     assert optimizer.defaults["momentum"] == 0.95
 
 
@@ -82,7 +82,7 @@ def test_an_optimizer_without_its_package_is_named(monkeypatch: pytest.MonkeyPat
     for opt, package in (("fusedlamb", "apex"), ("lookahead_bnbadam8bit", "bitsandbytes")):
         options = parse_args(["--data", "x", "--opt", opt])
         with pytest.raises(UserError, match=rf"^--opt {opt}: .*require {package} to be installed"):
-            recipe.create_optimizer(options, create_model("resmlp_tiny", 2))
+            training_parts.create_optimizer(options, create_model("resmlp_tiny", 2))
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,6 @@ def test_patches_are_for_the_model(tmp_path: Path, words: str, patch: int | None
     for name in ("NULL", "OTHER"):
         words = words.replace(name, f"{tmp_path}/{name}.yaml")
     assert parse_args(words.split()).patch_size == patch
-
-
-def test_names_of_our_models_begin_alike() -> None:
-    for name in (*factory.MODELS, *timm.list_models(), "timm:resmlp_12_224", "resmlp_12_224.x"):
-        assert factory.is_ours(name) == name.startswith(OURS), name
 
 
 @pytest.mark.parametrize("words", [[], ["-c", "digits"]])

@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from conftest import ROOT
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import create_model, timm_models, timm_registration
-from resmlp_mt.vision.factory import HUB_NAMES, MODELS
 from resmlp_mt.vision.libraries import timm, torchvision
 from resmlp_mt.vision.mixing import MIXINGS
 from resmlp_mt.vision.model import ResMLP
+from resmlp_mt.vision.presets import HUB_NAMES, MODELS
 from resmlp_mt.vision.weights import load_weights
 
 

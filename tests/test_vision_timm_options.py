@@ -14,7 +14,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import checkpoints, create_model, evaluate, load_weights, recipe, train
+from resmlp_mt.vision import (
+    checkpoints,
+    create_model,
+    evaluate,
+    load_weights,
+    train,
+    training_parts,
+)
 from resmlp_mt.vision.evaluation_options import (
     EvaluationOptions,
     ExportOptions,
@@ -99,7 +106,7 @@ def test_an_older_timm_has_fewer_schedules(monkeypatch: pytest.MonkeyPatch) -> N
     none = lambda *_, **__: (None, 100)  # noqa: E731  (what timm 1.0.20 returns)
     monkeypatch.setattr(timm.scheduler, "create_scheduler_v2", none)
     with pytest.raises(UserError, match="--sched wsd needs a newer timm than "):
-        recipe.create_scheduler(options, optimizer, 10)
+        training_parts.create_scheduler(options, optimizer, 10)
 
 
 def test_several_processes_are_for_training_alone() -> None:
@@ -151,7 +158,7 @@ def test_an_answer_names_options_of_the_command_alone(command: str) -> None:
 
 def trainer_parts(*words: object) -> tuple[Any, Any]:
     options = parse_args(["--data", "x", *map(str, words)])
-    return options, recipe.create_optimizer(options, create_model("resmlp_tiny", 2))
+    return options, training_parts.create_optimizer(options, create_model("resmlp_tiny", 2))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +180,7 @@ def trainer_parts(*words: object) -> tuple[Any, Any]:
 )  # fmt: skip
 def test_schedules_are_timms(words: str, arguments: dict[str, Any]) -> None:
     options, optimizer = trainer_parts("--epochs", 8, *words.split())
-    found, epochs = recipe.create_scheduler(options, optimizer, 10)
+    found, epochs = training_parts.create_scheduler(options, optimizer, 10)
     same = torch.optim.AdamW(create_model("resmlp_tiny", 2).parameters(), lr=1e-3)
     usual = {"sched": options.sched, "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-6}
     expected, total = timm.scheduler.create_scheduler_v2(same, num_epochs=8, **usual | arguments)
@@ -193,7 +200,7 @@ def test_a_schedule_is_given_no_option_that_is_unset(monkeypatch: pytest.MonkeyP
         "create_scheduler_v2",
         lambda _, **named: (object(), given.update(named) or 1),
     )
-    recipe.create_scheduler(options, optimizer, 10)
+    training_parts.create_scheduler(options, optimizer, 10)
     assert given["sched"] == "step"
     assert None not in given.values()
 
@@ -220,7 +227,7 @@ def test_optimizers_take_their_options() -> None:
 def test_the_learning_rate_grows_with_the_batch(words: str, rate: float) -> None:
     options, _ = trainer_parts("--lr", 1)
     options = parse_args(["--data", "x", *words.split()])
-    assert recipe.learning_rate(options, 1024) == pytest.approx(rate)
+    assert training_parts.learning_rate(options, 1024) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("total", [False, True])
@@ -236,7 +243,9 @@ def test_binary_cross_entropy(total: bool, threshold: float | None, mixup: int) 
     targets = 0.9 * nn.functional.one_hot(labels, 3) + 0.1 / 3
     if mixup:  # two labels for every image, smoothed before
         targets = 0.3 * targets + 0.7 * targets.flip(0)
-    loss = recipe.create_loss(options, None)(torch.empty(0), logits, targets if mixup else labels)
+    loss = training_parts.create_loss(options, None)(
+        torch.empty(0), logits, targets if mixup else labels
+    )
     if threshold:
         targets = (targets > threshold).float()
     right, wrong = logits.sigmoid().log(), (-logits).sigmoid().log()
@@ -247,7 +256,7 @@ def test_binary_cross_entropy(total: bool, threshold: float | None, mixup: int) 
 def test_colours_may_be_taken_away() -> None:
     options, _ = trainer_parts("--grayscale-prob", 1, "--color-jitter", 0, "--img-size", 40)
     config = {"input_size": (3, 40, 40), "mean": MEAN, "std": STD}
-    transform = recipe.training_transform(options, config)
+    transform = training_parts.training_transform(options, config)
     found: Any = transform(Image.new("RGB", (60, 50), (200, 100, 0)))
     assert (found[0] == found[1]).all()
     assert (found[0] == found[2]).all()
@@ -410,6 +419,8 @@ def test_empty_values_leave_options_out_as_in_timm(
         ("--lr-noise-pct 0.5", "--lr-noise-pct needs --lr-noise"),
         ("--lr-noise-std 0.5", "--lr-noise-std needs --lr-noise"),
         ("--color-jitter 0 --color-jitter-prob 0.5", "--color-jitter-prob needs --color-jitter"),
+        ("--aa v0 --color-jitter 0.3", "--aa v0 does not use --color-jitter: leave it out"),
+        ("--aa rand-m9 --color-jitter-prob 0.5", "--aa rand-m9 does not use --color-jitter-prob"),
         ("--remode rand", "--remode needs --reprob"),
         ("--recount 2", "--recount needs --reprob"),
         ("--mixup-prob 0.5", "--mixup-prob needs --mixup or --cutmix"),

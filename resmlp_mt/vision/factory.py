@@ -5,7 +5,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,10 @@ from resmlp_mt.vision.checkpoints import ELSEWHERE, load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import did_you_mean
+from resmlp_mt.vision.presets import HUB_NAMES, MODELS, TIMM_NAMES, is_ours, untagged
 from resmlp_mt.vision.transforms import LARGEST_SIDE
 from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights, no_weights
 
-
-@dataclass(frozen=True)
-class Preset:
-    """The sizes of a named model."""
-
-    embed_dim: int
-    depth: int
-    patch_size: int
-    layer_scale_init: float
-    img_size: int = 224
-
-
-# Sizes: table 1 of the paper. LayerScale: the authors' code.
-MODELS = {
-    "resmlp_s12": Preset(384, 12, 16, 0.1),
-    "resmlp_s24": Preset(384, 24, 16, 1e-5),
-    "resmlp_s36": Preset(384, 36, 16, 1e-6),
-    "resmlp_b24": Preset(768, 24, 16, 1e-6),
-    "resmlp_tiny": Preset(64, 4, 4, 0.1, img_size=32),
-}
-#: timm's names for our models, with different arguments
-TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
-    "resmlp_12_224": ("resmlp_s12", {}),
-    "resmlp_24_224": ("resmlp_s24", {}),
-    "resmlp_36_224": ("resmlp_s36", {}),
-    "resmlp_big_24_224": ("resmlp_b24", {"patch_size": 8}),
-}
-#: our names for models whose weights timm's hub has, with timm's
-HUB_NAMES = {own: name for name, (own, different) in TIMM_NAMES.items() if not different}
 #: preparation of images in the paper's evaluation (section 3.1)
 IMAGENET = {
     "mean": timm.data.IMAGENET_DEFAULT_MEAN,
@@ -241,16 +212,6 @@ def check_name(name: str, flag: str = "--model") -> None:
     if not (is_ours(name) or timm.models.is_model(plain)):
         names = [*MODELS, *timm.models.list_models()]
         raise UserError(f"{flag} {name}: there is no such model{_similar(plain, names)}.")
-
-
-def untagged(name: str) -> str:
-    """A model's name without the tag of its weights: resmlp_12_224.fb_in1k is resmlp_12_224."""
-    return name.partition(".")[0]
-
-
-def is_ours(name: str) -> bool:
-    """Whether a name means a ResMLP; timm's names and tags of weights are allowed."""
-    return untagged(name) in MODELS or untagged(name) in TIMM_NAMES
 
 
 def _hub_name(plain: str) -> str | None:

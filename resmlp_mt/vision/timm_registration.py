@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resmlp_mt.vision.factory import FIRST_CONV, HUB_NAMES, MODELS, create_model, default_config
+from resmlp_mt.vision.factory import FIRST_CONV, create_model, default_config
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.parameter_names import own_names
+from resmlp_mt.vision.presets import HUB_NAMES, MODELS
 from resmlp_mt.vision.state_dicts import checkpoint_grid, state_dict
 from resmlp_mt.vision.weights import adapt
 

@@ -21,11 +21,11 @@ from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
-from resmlp_mt.vision.recipe import Loss
 from resmlp_mt.vision.resuming import Position
 from resmlp_mt.vision.signals import Stop
 from resmlp_mt.vision.summary import Summary, score
 from resmlp_mt.vision.training_options import TrainingOptions
+from resmlp_mt.vision.training_parts import Loss
 from resmlp_mt.vision.transforms import Normalize
 
 

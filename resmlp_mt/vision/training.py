@@ -1,6 +1,6 @@
 """Runs one training from its options: sets up output folder, data and model, and resumes.
 
-:mod:`resmlp_mt.vision.recipe` makes the parts, :mod:`resmlp_mt.vision.trainer` has the loop.
+:mod:`.training_parts` makes the parts, :mod:`.trainer` has the loop.
 """
 
 import logging
@@ -24,14 +24,20 @@ from resmlp_mt.vision.classifier import check_forward
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distill import Teacher, load_teacher
 from resmlp_mt.vision.distributed import Process, start_process
-from resmlp_mt.vision.factory import build_model, input_arguments, is_ours, pretrained_cfg
+from resmlp_mt.vision.factory import build_model, input_arguments, pretrained_cfg
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, check_classes
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.output_folder import hold_folder
-from resmlp_mt.vision.recipe import (
+from resmlp_mt.vision.presets import is_ours
+from resmlp_mt.vision.resuming import resume
+from resmlp_mt.vision.signals import Stop, stops
+from resmlp_mt.vision.summary import best_line
+from resmlp_mt.vision.trainer import Trainer
+from resmlp_mt.vision.training_options import TrainingOptions
+from resmlp_mt.vision.training_parts import (
     create_average,
     create_erasing,
     create_loss,
@@ -41,11 +47,6 @@ from resmlp_mt.vision.recipe import (
     learning_rate,
     training_transform,
 )
-from resmlp_mt.vision.resuming import resume
-from resmlp_mt.vision.signals import Stop, stops
-from resmlp_mt.vision.summary import best_line
-from resmlp_mt.vision.trainer import Trainer
-from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.transforms import Normalize, check_data_config, create_transform
 from resmlp_mt.vision.weights import ClassifierError, Stored, load_weights
 

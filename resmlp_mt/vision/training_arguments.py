@@ -15,6 +15,7 @@ from typing import Any
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.options import KeyValues, Parser, Unneeded, did_you_mean
+from resmlp_mt.vision.presets import is_ours
 from resmlp_mt.vision.timm_options import UNNEEDED, answer
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
@@ -28,8 +29,6 @@ DIGITS = {
 }
 #: side of a patch of a digit, in pixels
 DIGIT_PATCH = 2
-#: beginning of the names of our models, as in :func:`resmlp_mt.vision.factory.is_ours`
-OURS = "resmlp_"
 
 # Options that do not change what a run computes, and may differ after --resume.
 MAY_CHANGE = {
@@ -113,16 +112,20 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
 
 def _digits(found: dict[str, Any]) -> dict[str, Any]:
     """What is usual for the digits; models of timm and other sizes of images have own patches."""
-    fits = found.get("model", OURS).startswith(OURS) and not found.get("img_size")
+    fits = _has_ours(found) and not found.get("img_size")
     return DIGITS | ({"patch_size": DIGIT_PATCH} if fits else {})
 
 
 def _without_patches(in_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     """The values of a file; its patches, of one of our models, are not for a flag's of timm."""
-    was_ours = in_file.get("model", OURS).startswith(OURS)
-    if was_ours and not flags.get("model", OURS).startswith(OURS):
+    if _has_ours(in_file) and not _has_ours(flags):
         return {name: value for name, value in in_file.items() if name != "patch_size"}
     return in_file
+
+
+def _has_ours(values: dict[str, Any]) -> bool:
+    """Whether options name one of our models, or none."""
+    return is_ours(values.get("model", TrainingOptions.model))
 
 
 def _given(parser: Parser, words: Sequence[str] | None) -> dict[str, Any]:
@@ -213,6 +216,8 @@ def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
         ("warmup_lr warmup_prefix", "--warmup-epochs 0", options.warmup_epochs),
         ("lr_cycle_mul lr_cycle_decay", "--lr-cycle-limit 1", options.lr_cycle_limit > 1),
         (AUGMENTATION, "--no-aug", options.aug),
+        # timm has both only with its policies of three operations
+        ("color_jitter color_jitter_prob", f"--aa {options.aa}", "3a" in (options.aa or "3a")),
         ("momentum", f"--opt {options.opt}", _takes_momentum(options)),
     )
     usual = TrainingOptions()

@@ -1,5 +1,6 @@
 """Makes the parts of a training from its options: transforms, optimizer, schedule, losses."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.distill import DistillationLoss, Teacher
 from resmlp_mt.vision.libraries import timm
@@ -19,8 +21,13 @@ from resmlp_mt.vision.training_options import (
 )
 from resmlp_mt.vision.transforms import PaddedCrop, Transform
 
+logger = logging.getLogger(__name__)
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images, logits, labels) -> scalar"""
+
+OF_LARGE = ("scale", "ratio", "train_crop_mode")
+"""Options of the random resized crop."""
 
 
 def training_transform(options: AugmentationOptions, data_config: dict[str, Any]) -> Transform:
@@ -63,6 +70,10 @@ def training_transform(options: AugmentationOptions, data_config: dict[str, Any]
         ) from error
     size = data_config["input_size"][1:]
     if options.aug and max(size) <= 32:
+        usual = AugmentationOptions()
+        unused = [name for name in OF_LARGE if getattr(options, name) != getattr(usual, name)]
+        if unused:
+            logger.warning("%s is for images of more than 32 pixels: not used", flag(unused[0]))
         transform.transforms[0] = PaddedCrop(size, max(size) // 8)
     result: Transform = transform
     return result
