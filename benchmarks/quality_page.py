@@ -132,48 +132,55 @@ def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
     return parts
 
 
-def summary(result: Json) -> str:
-    """The tables at equal time, for the README, with the differences at equal updates."""
-    config = result["config"]
-    names = names_of(config)
+def summary(results: Sequence[Json]) -> str:
+    """The tables of reports at equal time, for the README, with the differences at equal updates.
+
+    A model that several reports have on one test set has the row of the first.
+    """
     lines = [
         "| set, test | model | parameters | seeds | BLEU | chrF | BLEU difference (p) "
         "| after equal updates (p) |",
         "|-|-|-:|-:|-:|-:|-:|-:|",
     ]
+    rows: dict[tuple[str, str], dict[str, str]] = {}  # by set and test, then by model
     budgets, machines = set(), set()
-    for group in result["sets"]:
-        at_updates = {
-            (table["test"], row["model"]): row
-            for table in group["tables"]
-            if table["at"] == "updates"
-            for row in table["rows"]
-        }
-        for table in group["tables"]:
-            if table["at"] != "time":
-                continue
-            budgets.add(f"{group['budget']:,}")
-            machines.add(group["machine"].rpartition(",")[0])
-            for row in table["rows"]:
-                if not row["seeds"]:
+    for result in results:
+        names = names_of(result["config"])
+        for group in result["sets"]:
+            at_updates = {
+                (table["test"], row["model"]): row
+                for table in group["tables"]
+                if table["at"] == "updates"
+                for row in table["rows"]
+            }
+            for table in group["tables"]:
+                if table["at"] != "time":
                     continue
-                cells = [
-                    f"{group['set']}, {table['test']}",
-                    names[row["model"]],
-                    f"{group['trained'][row['model']][0]['parameters'] / 1e6:.2f} M",
-                    str(len(row["seeds"])),
-                    *(f"{row['pooled'][m]['score']:.2f}" for m in ("bleu", "chrf")),
-                    difference(row, "bleu"),
-                    difference(at_updates.get((table["test"], row["model"]), {}), "bleu"),
-                ]
-                lines.append("| " + " | ".join(cells) + " |")
+                budgets.add(f"{group['budget']:,}")
+                machines.add(group["machine"].rpartition(",")[0])
+                found = rows.setdefault((group["set"], table["test"]), {})
+                for row in table["rows"]:
+                    if not row["seeds"]:
+                        continue
+                    cells = [
+                        f"{group['set']}, {table['test']}",
+                        names[row["model"]],
+                        f"{group['trained'][row['model']][0]['parameters'] / 1e6:.2f} M",
+                        str(len(row["seeds"])),
+                        *(f"{row['pooled'][m]['score']:.2f}" for m in ("bleu", "chrf")),
+                        difference(row, "bleu"),
+                        difference(at_updates.get((table["test"], row["model"]), {}), "bleu"),
+                    ]
+                    found.setdefault(row["model"], "| " + " | ".join(cells) + " |")
     if not budgets:
         return "Not run."
+    lines += [line for found in rows.values() for line in found.values()]
     return (
         f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
-        f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md): "
-        "curves, lengths, signatures, all numbers after\nequal updates; difference and p: from "
-        "the Transformer, over the seeds that both have):\n\n" + "\n".join(lines)
+        f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md) and "
+        "[benchmarks/paper.md](benchmarks/paper.md): curves,\nlengths, signatures, all numbers "
+        "after equal updates; difference and p: from the Transformer that was\ntrained beside the "
+        "model, over the seeds that both have):\n\n" + "\n".join(lines)
     )
 
 

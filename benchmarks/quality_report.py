@@ -20,11 +20,13 @@ from resmlp_mt.files import write_text
 from resmlp_mt.machine import processor
 from resmlp_mt.scoring.measures import Measure, length_scores
 
+SUMMARISED = ("quality", "paper")  # reports whose rows the README has
+
 
 def write(workshop: Workshop, out: Path) -> None:
     """Translate and score with all trained models, and write a .json, .md and .png.
 
-    They are named after the config. The README shows the tables of quality.yaml. A set without
+    They are named after the config. The README shows the tables of SUMMARISED. A set without
     finished runs keeps the tables of the report that is there, also those of models that the
     config no longer has.
     """
@@ -44,8 +46,9 @@ def write(workshop: Workshop, out: Path) -> None:
     write_text(written, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     page = quality_page.page(result, name)
     write_text(out / f"{name}.md", page)
-    if out == HERE and name == "quality":
-        write_block(name, quality_page.summary(result))
+    if out == HERE and name in SUMMARISED:
+        reports = (json.loads((HERE / f"{each}.json").read_text()) for each in SUMMARISED)
+        write_block("quality", quality_page.summary([*reports]))
     quality_page.plot(result, out / f"{name}.png")
     quality_page.plot_lengths(result, out / f"{name}_lengths.png")
     print(page)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import sacrebleu
 import torch
-import yaml
 from sacrebleu.significance import PairedTest
 
 from benchmarks import processor_time, quality_page, quality_report, quality_runs
@@ -116,11 +115,11 @@ def test_a_page_from_before_says_that_the_last_checkpoint_translated(
 def test_what_was_not_run_is_said(tmp_path: Path) -> None:
     done = Done(tmp_path)
     done.config["seeds"] = [1, 2, 3]
-    done.is_trained = lambda run: run.model != "faithful" and run.seed < 3 and not run.extra
+    done.is_trained = lambda run: run.model == "plus" and run.seed < 3 and not run.extra
     quality_report.write(done, tmp_path)
     text = (tmp_path / "quality.md").read_text()
     assert "| ResMLP plus | 1.50 M | 1, 2 (3 not run) | 310 |" in text
-    assert "| ResMLP (paper) | | not run |" in text
+    assert "| Transformer | | not run |" in text
     done.is_trained = lambda run: False
     quality_report.write(done, tmp_path / "empty")
     assert "Not run." in (tmp_path / "empty/quality.md").read_text()
@@ -181,7 +180,9 @@ def test_models_that_the_config_no_longer_has_keep_their_tables_and_options(
     assert written["sets"] == result["sets"]
 
 
-@pytest.mark.parametrize("name", ["quality", "variants", "training_options", "distillation"])
+@pytest.mark.parametrize(
+    "name", ["quality", "paper", "variants", "training_options", "distillation"]
+)
 def test_every_page_is_what_its_numbers_and_its_config_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -194,6 +195,15 @@ def test_every_page_is_what_its_numbers_and_its_config_give(
     for suffix in (".md", ".json"):
         written = (tmp_path / config.with_suffix(suffix).name).read_text()
         assert written == config.with_suffix(suffix).read_text()
+
+
+def test_the_readme_has_the_rows_of_all_reports_each_model_once(result: dict[str, Any]) -> None:
+    paper = json.loads(json.dumps(result).replace('"plus"', '"faithful"'))
+    paper["config"]["models"]["faithful"]["name"] = "ResMLP (paper)"
+    rows = quality_page.summary([result, paper]).splitlines()[-3:]
+    assert [row.split(" | ")[1] for row in rows] == ["ResMLP plus", "Transformer", "ResMLP (paper)"]
+    assert rows[2].replace("ResMLP (paper)", "ResMLP plus") == rows[0]
+    assert rows[:2] == quality_page.summary([result]).splitlines()[-2:]
 
 
 def test_a_log_that_goes_on_counts_its_last_rows(tmp_path: Path) -> None:
@@ -230,10 +240,10 @@ def test_the_clock_stands_still_in_what_is_left_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
-    config = yaml.safe_load(CONFIG.read_text())
+    config, paper = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", "paper"))
     common = [
         {o: v for o, v in model["grid"].items() if o != "--layer-scale-init"}
-        for model in config["models"].values()
+        for model in (config["models"] | paper["models"]).values()
     ]
     assert len(common) == 4
     assert all(grid == common[0] for grid in common)
@@ -244,7 +254,7 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
-@pytest.mark.parametrize("config", ["variants", "training_options", "distillation", "length_text"])
+@pytest.mark.parametrize("config", ["variants", "training_options", "distillation", "length_text", "gate"])
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
     quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
     assert changed["options"] == quality["options"]
