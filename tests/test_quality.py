@@ -254,17 +254,21 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
         assert len(set(read)) == len(read)
 
 
-@pytest.mark.parametrize("config", ["variants", "training_options", "distillation", "length_text", "gate"])
+@pytest.mark.parametrize(
+    "config", ["variants", "training_options", "distillation", "length_text", "gate"]
+)
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
-    quality, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in ("quality", config))
+    names = "quality", "paper", config
+    quality, paper, changed = (quality_runs.read_config(CONFIG.with_stem(n)) for n in names)
     assert changed["options"] == quality["options"]
+    known = quality["models"] | paper["models"]
     models = changed["models"].values()
     baselines = {model.get("baseline", changed["baseline"]) for model in models}
     for name, model in changed["models"].items():
         words = model["options"].split()
-        if name in quality["models"]:
-            assert words == quality["models"][name]["options"].split()
-        if name in quality["models"] or name in baselines:
+        if name in known:
+            assert words == known[name]["options"].split()
+        if name in known or name in baselines:
             continue
         baseline = changed["models"][model.get("baseline", changed["baseline"])]
         plain = baseline["options"].split()

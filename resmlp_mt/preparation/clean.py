@@ -89,15 +89,17 @@ def _word_counts(lines: Sequence[str]) -> list[int]:
 class Chunk:
     """Consecutive pairs of one piece of text.
 
-    `first` is the line number of the first pair in its file, `offset` its index among all training
-    pairs.
+    `source` and `target` are `pairs` lines with a line feed between them: other processes take text
+    in one piece far sooner than in thousands. `first` is the line number of the first pair in its
+    file, `offset` its index among all training pairs.
     """
 
     files: TextFiles
     first: int
     offset: int
-    sources: list[bytes]
-    targets: list[bytes]
+    pairs: int
+    source: bytes
+    target: bytes
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ class Cleaner:
 
     def __call__(self, chunk: Chunk) -> Cleaned:
         raw = (
-            decode_lines(chunk.sources, chunk.files.source, chunk.first),
-            decode_lines(chunk.targets, chunk.files.target, chunk.first),
+            decode_lines(chunk.source, chunk.files.source, chunk.first),
+            decode_lines(chunk.target, chunk.files.target, chunk.first),
         )
         sources, targets = self.normalize(0, raw[0]), self.normalize(1, raw[1])
         failed = faults(sources, targets, self.options)
@@ -201,7 +203,8 @@ def chunks(
             share = max_pairs // len(parts) + (index < max_pairs % len(parts))
         first = 1
         for sources, targets in blocks(files, size, share):
-            yield Chunk(files, first, offset, sources, targets)
+            text = b"\n".join(sources), b"\n".join(targets)
+            yield Chunk(files, first, offset, len(sources), *text)
             first += len(sources)
             offset += len(sources)
 
@@ -211,10 +214,10 @@ def valid_chunks(
 ) -> Iterator[Chunk]:
     """The training pairs that are held out: the n-th, 2n-th, ... of all."""
     for chunk in chunks(parts, max_pairs):
-        places = range(-(chunk.offset + 1) % valid_every, len(chunk.sources), valid_every)
-        for place in places:
-            pair = [chunk.sources[place]], [chunk.targets[place]]
-            yield Chunk(chunk.files, chunk.first + place, chunk.offset + place, *pair)
+        sources, targets = chunk.source.split(b"\n"), chunk.target.split(b"\n")
+        for place in range(-(chunk.offset + 1) % valid_every, chunk.pairs, valid_every):
+            pair = sources[place], targets[place]
+            yield Chunk(chunk.files, chunk.first + place, chunk.offset + place, 1, *pair)
 
 
 def clean_train(
@@ -355,13 +358,13 @@ def clean_held_out(
         files = [stack.enter_context(atomic_write(path)) for path in outputs]
         for chunk in items:
             paths = (chunk.files.source, chunk.files.target)
-            for side, block in enumerate((chunk.sources, chunk.targets)):
-                lines = decode_lines(block, paths[side], chunk.first)
+            for side, text in enumerate((chunk.source, chunk.target)):
+                lines = decode_lines(text, paths[side], chunk.first)
                 raw_files[side].write(_joined([line.translate(_UNREADABLE) for line in lines]))
                 normalized = cleaner.normalize(side, lines)
                 sentences.update(normalized)
                 files[side].write(_joined(cleaner.tokenize(side, normalized)))
-            count += len(chunk.sources)
+            count += chunk.pairs
     return count, sentences
 
 
