@@ -410,6 +410,9 @@ STORED = {
         "state_dict": prefixed(o, "teacher.") | prefixed(x, "student.")
     },
     "DeepSpeed": lambda x, o: {"module": x, "optimizer": {"state": {"a": torch.ones(1)}}},
+    "initial weights": lambda x, o: {"init_state_dict": o, "state_dict": x},
+    "moments": lambda x, o: {"adam": {"exp_avg": o, "exp_avg_sq": o}, "net": x},
+    "a teacher's short name": lambda x, o: {"t_net": o, "s_net": x},
     "averages beside": lambda x, o: {"state_dict": o, "state_dict_avg": x},
     "polyak": lambda x, o: {"model": o, "model_polyak": x},
     "the best and the last": lambda x, o: {"last_state_dict": o, "best_state_dict": x},

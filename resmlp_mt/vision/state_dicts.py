@@ -39,6 +39,9 @@ LAST_LAYER = re.compile(
 OPTIMIZERS = re.compile(r"optimi[sz]er|(^|_)optim(_|$)", re.I)
 #: words in the places of averaged weights, besides those that end in "ema"
 AVERAGES = {"averaged", "average", "avg", "swa", "shadow", "polyak"}
+#: words in the places of teachers, and of tensors that are no trained weights
+TEACHERS = {"teacher", "target", "momentum", "k", "t"}
+NO_WEIGHTS = {"exp", "grad", "grads", "gradient", "gradients", "init", "initial"}
 #: buffers that thop and similar profilers leave in every module
 PROFILING = {"total_ops", "total_params"}
 #: errors of reading JSON that holds something else
@@ -273,17 +276,19 @@ def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _rank(where: str, names: Iterable[str], known: Iterable[str]) -> int:
-    """The rank of a state dict among several: averages, the best, others, teachers.
+    """The rank of a state dict among several: averages, the best, others, teachers, no weights.
 
     The averages of self-supervised training (BYOL, MoCo) only teach; those of DINO are the model,
     so its student comes last. If the student has a classifier, the file is from a distillation.
     """
     # EMAModel and emaModel are two words, as ema_model is
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", where)}
+    if words & NO_WEIGHTS:  # exp_avg is of an optimizer
+        return 5
     if words & AVERAGES or any(word.endswith("ema") for word in words):
         return 0
     if "student" in words and not _classifier(names, known):
         return 4
-    if words & {"teacher", "target", "momentum", "k"}:
+    if words & TEACHERS:
         return 3
     return 1 if "best" in words else 2
