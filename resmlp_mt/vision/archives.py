@@ -135,7 +135,15 @@ class _Reader:
         self, archive: tarfile.TarFile, file: tarfile.TarInfo
     ) -> NDArray[np.uint8] | BadImage:
         if file.offset not in self._decoded:
-            image = _decode(archive, file, f"{self._path}:{file.name}")
+            name = f"{self._path}:{file.name}"
+            content = archive.extractfile(file)
+            assert content is not None  # it is a regular file
+            image: NDArray[np.uint8] | BadImage
+            try:
+                check_bytes(file.size, name)
+                image = np.asarray(open_image(content.read(), name))
+            except BadImage as bad:
+                image = bad
             self._decoded[file.offset] = image
             self._total += image.size if isinstance(image, np.ndarray) else 0
             if self._total > MAX_MEMORY:
@@ -217,18 +225,6 @@ def _file_of(
         seen.add(path)
         member = members[path]
     return member
-
-
-def _decode(
-    archive: tarfile.TarFile, file: tarfile.TarInfo, name: str
-) -> NDArray[np.uint8] | BadImage:
-    content = archive.extractfile(file)
-    assert content is not None  # it is a regular file
-    try:
-        check_bytes(file.size, name)
-        return np.asarray(open_image(content.read(), name))
-    except BadImage as bad:
-        return bad
 
 
 def check_end(archive: tarfile.TarFile, path: Path) -> None:

@@ -8,13 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, command, number, option
+from resmlp_mt.command_line import POSITIVE, command, number, option
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.options import (
     HUBS,
-    INTERPOLATIONS,
     WORKERS,
+    ImagePreparation,
     ModelKeyValues,
     OnError,
     Parser,
@@ -26,7 +26,7 @@ FORMATS = ("jsonl", "json", "csv")
 
 
 @dataclass(frozen=True)
-class ModelChoice:
+class ModelChoice(ImagePreparation):
     """The model: a checkpoint, or --model with --weights or --pretrained."""
 
     checkpoint: Path | None = option(
@@ -63,20 +63,6 @@ class ModelChoice:
         None, metavar="N", type=POSITIVE,
         help="side of the images in pixels (default: as in training)",
     )  # fmt: skip
-    crop_pct: float | None = option(
-        None, metavar="SHARE", type=SHARE,
-        help="side of the central crop, as a share of the resized image (default: the "
-        "checkpoint's; 0.9, the paper's, with --weights)",
-    )  # fmt: skip
-    mean: list[float] | None = option(
-        None, type=FINITE, nargs=3, help="of each channel (default: the model's)"
-    )
-    std: list[float] | None = option(
-        None, type=SOME, nargs=3, help="of each channel (default: the model's)"
-    )
-    interpolation: str | None = option(
-        None, choices=INTERPOLATIONS, help="filter for resizing (default: the model's)"
-    )
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:

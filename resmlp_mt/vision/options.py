@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
-from resmlp_mt.command_line import number
+from resmlp_mt.command_line import FINITE, SHARE, SOME, number, option
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.vision.timm_options import answer
 
@@ -22,6 +23,26 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 WORKERS = number(int, least=0, most=MOST_THREADS)
 #: beginnings of the names of weights that timm fetches
 HUBS = ("timm:", "hf-hub:", "hf_hub:")
+
+
+@dataclass(frozen=True)
+class ImagePreparation:
+    """Preparation of images."""
+
+    crop_pct: float | None = option(
+        None, type=SHARE,
+        help="side of the central crop, as a share of the resized image (default: the model's, "
+        "which is the paper's 0.9 for ours; in training, 1 for images in memory of one size)",
+    )  # fmt: skip
+    mean: list[float] | None = option(
+        None, type=FINITE, nargs=3, help="of each channel (default: the model's)"
+    )
+    std: list[float] | None = option(
+        None, type=SOME, nargs=3, help="of each channel (default: the model's)"
+    )
+    interpolation: str | None = option(
+        None, choices=INTERPOLATIONS, help="filter for resizing (default: the model's)"
+    )
 
 
 class UsageError(command_line.CommandError):

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason, refused
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.unpacking import DAMAGE, TarMember, members_of
 from resmlp_mt.vision.archives import check_end
@@ -158,7 +158,13 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
     targets: list[int] = []
     names = ImageNames(Path(source))
     for shard in shard_files(source, split):
-        try:
+        with refused(
+            lambda error: (
+                f"--data wds: {shard} cannot be read: {reason(error)}; expected an "  # noqa: B023
+                "uncompressed tar file."
+            ),
+            *DAMAGE,
+        ):
             check_is_whole(shard)
             with (
                 shard.open("rb") as file,
@@ -170,15 +176,6 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                     if _whole(_text(file, labels[key])) is not None:
                         name = others.get(key, labels[key][3])
                         names.is_image(Path(name).name)  # counts it
-        except UserError:
-            raise
-        except DAMAGE as error:
-            if is_of_memory(error):
-                raise
-            raise UserError(
-                f"--data wds: {shard} cannot be read: {reason(error)}; expected an uncompressed "
-                "tar file."
-            ) from error
         samples += images.values()
     names.warn()
     if not samples:

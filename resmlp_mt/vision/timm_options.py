@@ -127,14 +127,10 @@ def answer(flag: str, known: Container[str]) -> str | None:
     for flags, answers in ANSWERS.items():
         if flag in flags.split():
             several = (answers,) if isinstance(answers, str) else answers
-            usable = (text for text in several if all(o in known for o in options_in(text)))
+            options = {text: re.findall(r"--[a-z][a-z-]*", text) for text in several}
+            usable = (text for text in several if all(o in known for o in options[text]))
             instead = next(usable, LEAVE_OUT)
             return (
                 f"{flag} is an option of timm or another trainer that this command lacks: {instead}"
             )
     return None
-
-
-def options_in(text: str) -> list[str]:
-    """The options that a text names."""
-    return re.findall(r"--[a-z][a-z-]*", text)

@@ -1,8 +1,4 @@
-"""Registers our models with timm, when this module is imported.
-
-:mod:`resmlp_mt.vision.timm_models` imports it. Pre-trained weights come from
-timm's hub, and are the same as for its own ResMLP.
-"""
+"""Registers our models with timm, when :mod:`resmlp_mt.vision.timm_models` imports this module."""
 
 from typing import Any
 

@@ -97,7 +97,13 @@ def _begin(options: TrainingOptions, trainer: Trainer) -> None:
     resolved = yaml.safe_dump(options.to_config(), sort_keys=False, allow_unicode=True)
     write_text(options.output / "args.yaml", resolved, "--output")
     if not options.resume:
-        _warn_of_warmup(options)
+        is_within = options.sched != "none" and not options.warmup_prefix
+        if is_within and options.warmup_epochs >= options.epochs:
+            logger.warning(
+                "--epochs %d is all warm-up (--warmup-epochs %d), with learning rates below --lr: "
+                "give a smaller --warmup-epochs, or more --epochs.",
+                options.epochs, options.warmup_epochs,
+            )  # fmt: skip
         return
     best, position = options.resume.with_name("best.pth"), trainer.position
     if best.exists() and best.parent.resolve() != options.output.resolve():
@@ -107,16 +113,6 @@ def _begin(options: TrainingOptions, trainer: Trainer) -> None:
         position.best, position.counted = -1.0, position.epoch
     if position.epoch >= trainer.epochs:
         logger.info("--resume %s: all %d epochs are done.", options.resume, trainer.epochs)
-
-
-def _warn_of_warmup(options: TrainingOptions) -> None:
-    is_within = options.sched != "none" and not options.warmup_prefix
-    if is_within and options.warmup_epochs >= options.epochs:
-        logger.warning(
-            "--epochs %d is all warm-up (--warmup-epochs %d), with learning rates below --lr: give "
-            "a smaller --warmup-epochs, or more --epochs.",
-            options.epochs, options.warmup_epochs,
-        )  # fmt: skip
 
 
 def _end(options: TrainingOptions, trainer: Trainer, finished: bool) -> None:
@@ -194,8 +190,20 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
     if data_config != usual:
         shown = {name: value for name, value in data_config.items() if name != "input_size"}
         logger.info("images are prepared as for the weights: %s", shown)
-    options = resolved(options, train, data_config, process.world_size)
-    assert options.workers is not None
+    workers = options.workers
+    if workers is None:
+        workers = 0 if isinstance(train, MemoryDataset) else 4
+    images = options.batch_size * options.grad_accum_steps * process.world_size
+    options = replace(
+        options,
+        img_size=list(data_config["input_size"][1:]),
+        crop_pct=data_config["crop_pct"],
+        mean=list(data_config["mean"]),
+        std=list(data_config["std"]),
+        interpolation=data_config["interpolation"],
+        workers=workers,
+        lr=learning_rate(options, images),
+    )
     train.transform = training_transform(options, data_config)
     validation.transform = create_transform(data_config, normalize=False)
     model.to(process.device)
@@ -226,11 +234,11 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         epochs=epochs,
         loss=create_loss(options, teacher),
         batches=batches,
-        train=training_loader(train, batches, options.workers, options.pin_mem),
+        train=training_loader(train, batches, workers, options.pin_mem),
         validation=validation_loader(
             validation,
             options.validation_batch_size or options.batch_size,
-            options.workers,
+            workers,
             options.pin_mem,
             process.rank,
             process.world_size,
@@ -283,23 +291,6 @@ def _data_config(
     data_config: dict[str, Any] = timm.data.resolve_data_config(given, usual)
     check_data_config(data_config, source)
     return data_config | {name: tuple(data_config[name]) for name in ("mean", "std")}
-
-
-def resolved(
-    options: TrainingOptions, train: ImageDataset, data_config: dict[str, Any], processes: int
-) -> TrainingOptions:
-    """The options, completed with those that depend on the data, the model or the processes."""
-    in_memory = isinstance(train, MemoryDataset)
-    return replace(
-        options,
-        img_size=list(data_config["input_size"][1:]),
-        crop_pct=data_config["crop_pct"],
-        mean=list(data_config["mean"]),
-        std=list(data_config["std"]),
-        interpolation=data_config["interpolation"],
-        workers=(0 if in_memory else 4) if options.workers is None else options.workers,
-        lr=learning_rate(options, options.batch_size * options.grad_accum_steps * processes),
-    )
 
 
 def _model(

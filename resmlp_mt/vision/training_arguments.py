@@ -78,7 +78,16 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     parser = create_parser()
     flags = _given(parser, argv)
     resume, config = flags.get("resume"), flags.get("config")
-    earlier = _config_of(resume) if resume else {}
+    earlier: dict[str, Any] = {}
+    if resume:
+        from resmlp_mt.vision.checkpoints import load  # with PyTorch
+
+        earlier = load(resume).get("config") or {}
+        if not earlier:
+            raise UserError(
+                f"--resume {resume} lacks the options of its training: give the last.pth of a "
+                "training."
+            )
     values = _read_yaml(config) if config else {}
     in_file = _given(parser, _to_flags(values, parser, config)) if config else {}
     found = _over(_without_patches(in_file, flags), flags)
@@ -140,17 +149,6 @@ def _given(parser: Parser, words: Sequence[str] | None) -> dict[str, Any]:
             raise UserError(f"--data is given, and {folder} too: leave out one of them.")
         given["data"] = [folder]
     return given
-
-
-def _config_of(path: Path) -> dict[str, Any]:
-    from resmlp_mt.vision.checkpoints import load  # with PyTorch
-
-    config = load(path).get("config")
-    if not config:
-        raise UserError(
-            f"--resume {path} lacks the options of its training: give the last.pth of a training."
-        )
-    return dict(config)
 
 
 def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:

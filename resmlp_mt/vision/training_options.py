@@ -23,6 +23,7 @@ from resmlp_mt.command_line import (
 from resmlp_mt.vision.options import (
     INTERPOLATIONS,
     WORKERS,
+    ImagePreparation,
     KeyValues,
     ModelKeyValues,
     OnError,
@@ -52,7 +53,7 @@ def whole(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(ImagePreparation):
     """Data."""
 
     data: list[str] = option(
@@ -77,21 +78,6 @@ class DataOptions:
         help="side, or height and width; default: the size of images in memory if all have one, "
         "else the model's",
     )  # fmt: skip
-    crop_pct: float | None = option(
-        None, type=SHARE,
-        help="central share of the image in validation; default: 1 for images in memory of one "
-        "size, else the model's, which is 0.9 for ours",
-    )  # fmt: skip
-    mean: list[float] | None = option(
-        None,
-        type=FINITE,
-        nargs=3,
-        help="of each channel; default: the model's, ImageNet's for ours",
-    )
-    std: list[float] | None = option(None, type=SOME, nargs=3, help="likewise")
-    interpolation: str | None = option(
-        None, choices=INTERPOLATIONS, help="filter for resizing; default: the model's, or bicubic"
-    )
     batch_size: int = option(128, "-b", type=POSITIVE, help="images per process and step")
     validation_batch_size: int | None = option(
         None, "-vb", type=POSITIVE, help="default: that of training"
