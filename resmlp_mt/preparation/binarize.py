@@ -54,14 +54,6 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Binarized:
-    """What `binarize` counted: dictionary entries, pieces and unknown pieces by file."""
-
-    entries: int
-    tokens: dict[str, dict[str, int]]
-
-
-@dataclass(frozen=True)
 class _Part:
     """A block of text, the file for its ids, and the seed of its sampling."""
 
@@ -108,12 +100,15 @@ def binarize(
     subword_type: str,
     sampling: Sampling,
     jobs: int = 1,
-) -> Binarized:
+) -> dict[str, Any]:
     """Binarises `out/text/SPLIT.LANG` with `out/spm.model` into `out/bin`.
 
     Also writes the dictionary, as `out/dict.txt` and for each language. With sampling, `out/bin`,
     `out/bin2`, ... have the training set in different pieces; `fairseq-train bin:bin2:...` takes
     one after the other, epoch by epoch.
+
+    Returns:
+        what was counted: dictionary "entries", and "tokens": pieces and unknown pieces by file.
     """
     from tqdm import tqdm  # here, because workers need none
 
@@ -144,7 +139,7 @@ def binarize(
                     file.write((out / "dict.txt").read_bytes())
         for name in tokens:
             join([part.path for part in parts if part.name == name], indices, out / name)
-    return Binarized(len(indices) - len(FAIRSEQ_SPECIALS), tokens)
+    return {"entries": len(indices) - len(FAIRSEQ_SPECIALS), "tokens": tokens}
 
 
 def _processor(model: Path) -> sentencepiece.SentencePieceProcessor:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from resmlp_mt import language_codes
@@ -18,6 +18,10 @@ FOLDER = Path(__file__).parent / "corpora"
 _GZ = re.compile(r"\.gz$", re.IGNORECASE)
 VALID = ("valid", "dev", "val", "validation")
 """Names of the validation set in a folder; the first that is there counts."""
+
+T = TypeVar("T")
+KINDS: dict[type, str] = {dict: "a mapping of keys to values", list: "a list", str: "a text"}
+"""What is expected of a value, for messages."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +139,19 @@ def _corpus(path: Path, content: Any) -> Corpus:
     Raises:
         TypeError, KeyError, AttributeError, ValueError: saying what is wrong.
     """
-    fields = dict(_mapping(content, "the file"))
+    fields = dict(_typed(content, dict, "the file"))
     if "generator" in fields:
         raise ValueError("generator is no longer run: write its text into a folder, for folder")
     instead = {"files", "train", "valid", "tests", "valid_every"} & fields.keys()
     if "folder" in fields and instead:
         raise ValueError(f"folder stands in place of {', '.join(sorted(instead))}")
     for key in ("source", "target"):
-        fields[key] = file_code(_text(fields[key], key))
+        fields[key] = file_code(_typed(fields[key], str, key))
     for key in ("licence", "citation"):
-        fields[key] = _text(fields.get(key, ""), key)
+        fields[key] = _typed(fields.get(key, ""), str, key)
     fields["files"] = {
         _plain_name(file, "files"): tuple(_package(package) for package in packages)
-        for file, packages in _mapping(fields.get("files", {}), "files").items()
+        for file, packages in _typed(fields.get("files", {}), dict, "files").items()
     }
     for split in ("train", "valid"):
         fields[split] = _parts(fields.get(split, ()), fields["files"])
@@ -158,7 +162,7 @@ def _corpus(path: Path, content: Any) -> Corpus:
             raise ValueError("there must be valid or valid_every, and not both")
     fields["tests"] = {
         test: _parts(parts, fields["files"])
-        for test, parts in _mapping(fields.get("tests", {}), "tests").items()
+        for test, parts in _typed(fields.get("tests", {}), dict, "tests").items()
     }
     if "valid_every" in fields:
         fields["valid_every"] = _number(fields["valid_every"], "valid_every")
@@ -167,7 +171,7 @@ def _corpus(path: Path, content: Any) -> Corpus:
         if not 0 < fields["character_coverage"] <= 1:
             raise ValueError("character_coverage must be above 0 and at most 1")
     if "folder" in fields:
-        folder = path.parent / _plain_name(_text(fields.pop("folder"), "folder"), "folder")
+        folder = path.parent / _plain_name(_typed(fields.pop("folder"), str, "folder"), "folder")
         text = local(folder, fields["source"], fields["target"])
         fields |= {"train": text.train, "valid": text.valid, "tests": text.tests}
     corpus = Corpus(name=path.stem, **fields)
@@ -178,8 +182,8 @@ def _corpus(path: Path, content: Any) -> Corpus:
 
 
 def _package(declared: Any) -> Package:
-    fields = dict(_mapping(declared, "a package"))
-    fields["urls"] = tuple(_text(url, "urls") for url in _list(fields["urls"], "urls"))
+    fields = dict(_typed(declared, dict, "a package"))
+    fields["urls"] = tuple(_typed(url, str, "urls") for url in _typed(fields["urls"], list, "urls"))
     for url in fields["urls"]:
         if urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is not an address that begins with http:// or https://")
@@ -198,10 +202,10 @@ def _parts(declared: Any, files: Mapping[str, tuple[Package, ...]]) -> tuple[Par
 
 
 def _part(declared: Any, files: Mapping[str, tuple[Package, ...]]) -> Part:
-    fields = dict(_mapping(declared, "a part"))
+    fields = dict(_typed(declared, dict, "a part"))
     for key in ("source", "target", "format"):
         if key in fields:
-            fields[key] = _text(fields[key], key)
+            fields[key] = _typed(fields[key], str, key)
     for key in ("source", "target"):
         file, colon, member = fields[key].partition(":")
         path = PurePosixPath(member)
@@ -245,21 +249,9 @@ def _check_packing(named: str, package: str) -> None:
         )
 
 
-def _mapping(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} must be a mapping of keys to values")
-    return value
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise TypeError(f"{name} must be a list")
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text")
+def _typed(value: Any, kind: type[T], name: str) -> T:
+    if not isinstance(value, kind) or value == []:
+        raise TypeError(f"{name} must be {KINDS[kind]}")
     return value
 
 

@@ -1,6 +1,5 @@
 """Writes `manifest.json`: inputs, outputs, options, and how many pairs each step kept."""
 
-import functools
 import json
 import platform
 import unicodedata
@@ -26,14 +25,14 @@ CLEANED = ".steps/cleaned.json"
 """In the folder of a manifest: these entries and the inputs, as soon as the text is cleaned."""
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions that the result depends on; "unicode" is the version of Python's NFC tables."""
-    return {
-        **{name: version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "unicode": unicodedata.unidata_version,
-    }
+def versions(*names: str) -> dict[str, str]:
+    """Versions that the result depends on, or some of them.
+
+    "unicode" is the version of Python's NFC tables.
+    """
+    found = {name: version(name) for name in PACKAGES}
+    found |= {"python": platform.python_version(), "unicode": unicodedata.unidata_version}
+    return {name: found[name] for name in names or found}
 
 
 def check_is_of(path: Path, corpus: Corpus) -> None:

@@ -31,7 +31,7 @@ class Preparation:
     def __init__(self, args: Options) -> None:
         self.args = args
         self.out: Path = args.output
-        self.downloads: Path = sources.downloads(args.output, args.from_dir)
+        self.downloads: Path = args.from_dir or self.out / "downloads"
         self.manifest_path = self.out / "manifest.json"
         self.steps = Steps(self.out, self.manifest_path)
         if args.from_dir:
@@ -181,7 +181,7 @@ class Preparation:
             "valid_every": self.corpus.valid_every,
             "max_pairs": args.max_pairs,
             "code": code("clean.py", "formats.py", "dedup.py", TEXT, LANGUAGES),
-            "versions": _versions("python", "unicode", "sacremoses"),
+            "versions": manifest.versions("python", "unicode", "sacremoses"),
         }
         return self.steps.run("clean", made_from, [*outputs, *paths("text", "train")], action)
 
@@ -206,7 +206,7 @@ class Preparation:
             "text": [cleaned["outputs"][f"text/{path.name}"] for path in (source, target)],
             "options": options,
             "code": code("subwords.py", "normalization.py", "text_blocks.py", TEXT),
-            "versions": _versions("sentencepiece", "unicode"),
+            "versions": manifest.versions("sentencepiece", "unicode"),
         }
         return self.steps.run("spm", made_from, [model], action)
 
@@ -216,7 +216,7 @@ class Preparation:
         splits = list(cleaned["facts"])
 
         def action() -> dict[str, Any]:
-            found = binarize.binarize(
+            return binarize.binarize(
                 self.out,
                 self.languages,
                 splits,
@@ -224,14 +224,13 @@ class Preparation:
                 sampling=sampling,
                 jobs=args.jobs,
             )
-            return {"entries": found.entries, "tokens": found.tokens}
 
         made_from = {
             "text": {k: v for k, v in cleaned["outputs"].items() if k.startswith("text/")},
             "model": model["outputs"],
             "sampling": dataclasses.asdict(sampling),
             "code": code("binarize.py", "subwords.py", "text_blocks.py"),
-            "versions": _versions("sentencepiece", "numpy"),
+            "versions": manifest.versions("sentencepiece", "numpy"),
         }
         outputs = binarize.outputs(self.out, self.languages, splits, sampling.copies)
         return self.steps.run("binarize", made_from, outputs, action)
@@ -257,8 +256,3 @@ def fairseq_names(tests: Collection[str]) -> dict[str, str]:
     numbered = (f"test{number or ''}" for number in itertools.count())
     free = (name for name in numbered if name not in tests)
     return {name if re.fullmatch(r"test\d*", name) else next(free): name for name in tests}
-
-
-def _versions(*names: str) -> dict[str, str]:
-    known = manifest.versions()
-    return {name: known[name] for name in names}

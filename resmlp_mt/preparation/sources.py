@@ -34,11 +34,6 @@ class Inputs:
     training: frozenset[str]
 
 
-def downloads(out: Path, from_dir: Path | None) -> Path:
-    """The folder with the packages of a declared corpus."""
-    return from_dir or out / "downloads"
-
-
 def gather(declared: Corpus, out: Path, from_dir: Path | None, steps: Steps) -> Inputs:
     """Makes the text available.
 
@@ -113,7 +108,7 @@ def _fetch(
     fetch = download.take if from_dir else download.fetch
     sides = {side for part in declared.parts for side in (part.source, part.target)}
     for name, packages in declared.files.items():
-        path, digest = fetch(packages, downloads(out, from_dir), checksums)
+        path, digest = fetch(packages, from_dir or out / "downloads", checksums)
         found[path.name] = {"size": path.stat().st_size, "sha256": digest}
         if archives.is_archive(path.name):
             members = sorted(
