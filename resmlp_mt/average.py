@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, unwritable
+from resmlp_mt.files import check_outputs, writing
 
 KINDS = ("epoch", "update", "best")
 
@@ -82,10 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"--output {args.output} is one of the checkpoints to average: choose another name."
             )
     averaged = average(paths)
-    try:
+    with writing(args.output, "--output"):
         tensor_files.write(averaged, args.output)
-    except OSError as error:
-        raise unwritable(args.output, error, "--output") from error
     print(f"wrote {args.output}, the mean of " + ", ".join(path.name for path in paths))
 
 

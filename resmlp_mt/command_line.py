@@ -304,6 +304,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
             except OSError as error:
                 if error.filename is not None:
                     raise UserError(f"{error.filename} cannot be used: {reason(error)}.") from error
+                if error.errno == errno.ENOENT:  # of os.getcwd
+                    raise UserError("the current folder was removed: change to another.") from error
                 if error.errno in UNWRITABLE:
                     if reader_is_gone(2):  # the results are not at fault
                         _flush()

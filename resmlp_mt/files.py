@@ -5,11 +5,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, reason, refused
 
 LFS = b"version https://git-lfs.github.com/"
 POINTER = "a pointer of Git LFS: get the file itself with git lfs pull"
@@ -92,11 +92,8 @@ def output_file(path: Path, option: str = "") -> Iterator[Path]:
     Raises:
         UserError: if it cannot be written.
     """
-    try:
-        with replacing(path) as partial:
-            yield partial
-    except OSError as error:
-        raise unwritable(path, error, option) from error
+    with writing(path, option), replacing(path) as partial:
+        yield partial
 
 
 def write_text(path: Path, text: str, option: str = "") -> None:
@@ -116,10 +113,8 @@ def make_folder(path: Path, option: str = "") -> None:
     Raises:
         UserError: if it cannot be made.
     """
-    try:
+    with writing(path, option):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error, option) from error
 
 
 def sha256(path: Path) -> str:
@@ -141,15 +136,13 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
     for path in paths:
         if path is None:
             continue
-        target = Path(os.path.realpath(path))
-        try:
+        with writing(path, option):
+            target = Path(os.path.realpath(path))
             if path.is_dir():
                 raise IsADirectoryError(21, os.strerror(21))
             if not path.exists() or path.is_file():
                 with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
                     pass
-        except OSError as error:
-            raise unwritable(path, error, option) from error
 
 
 class LockedError(UserError):
@@ -210,7 +203,8 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
             raise NoLocksError(
                 f"{path} cannot be locked ({reason(error)}): its owner must let you read it."
             ) from error
-        raise unwritable(path.parent, error, option) from error
+        with writing(path.parent, option):
+            raise
     _held.add(file)
     try:
         yield
@@ -219,10 +213,12 @@ def locked(path: Path, taken: str, option: str = "") -> Iterator[None]:
         lock.release()
 
 
-def unwritable(path: Path, error: OSError, option: str = "") -> UserError:
-    """The error for a file that cannot be written."""
+def writing(path: Path, option: str = "") -> AbstractContextManager[None]:
+    """In the block, failures to write are a :class:`UserError` that names the file."""
     named = f"{option} {path}" if option else str(path)
-    return UserError(f"{named} cannot be written ({reason(error)}): choose another place.")
+    return refused(
+        lambda error: f"{named} cannot be written ({reason(error)}): choose another place.", OSError
+    )
 
 
 def synchronize(path: Path) -> None:

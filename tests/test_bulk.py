@@ -604,6 +604,15 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_full_disk_below_the_manifest_is_named(tmp_path: Path) -> None:
+    with Manifest(tmp_path, {}) as journal, open("/dev/full", "w") as full:
+        journal._file.close()
+        journal._file = full
+        with pytest.raises(UserError, match=r"manifest\.jsonl cannot be written \(No space left"):
+            journal.add(Record("a", 0, 1, "", "a/part-00000.txt", "", 0, 0))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # for what was not written
+
+
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / manifest.NAME).write_text("[]\n")
     with pytest.raises(UserError, match=r"manifest\.jsonl is damaged"):

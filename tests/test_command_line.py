@@ -356,6 +356,13 @@ def test_a_file_that_may_not_grow_is_named(tmp_path: Path) -> None:
     assert done.stderr.startswith("standard output cannot be written: File too large")
 
 
+def test_a_folder_that_was_removed_is_told(tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(UserError, match=r"^the current folder was removed: change to another\.$"):
+        command(os.getcwd)()
+
+
 def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
     @command
     def fill() -> None:

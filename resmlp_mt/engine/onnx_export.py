@@ -20,8 +20,6 @@ from torch.export import Dim
 from resmlp_mt.engine import exported_config
 from resmlp_mt.engine.onnx_model import DECODER_STEP, ENCODER
 from resmlp_mt.engine.shortlist import Shortlist
-from resmlp_mt.errors import UserError
-from resmlp_mt.extras import installation
 from resmlp_mt.files import replacing
 from resmlp_mt.materialised_mixing import MaterialisedMixing
 from resmlp_mt.mixing import MixingConfig, TokenMixing
@@ -163,17 +161,12 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
     rows. So only sentences that are translated alone do not depend on others.
 
     Raises:
-        UserError: if a package is not installed, or a graph is too large, in float32 too.
+        UserError: if onnxscript is not installed, or a graph is too large, in float32 too.
         OSError: if a file cannot be written.
     """
     check_exporter()
-    try:
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise UserError(
-            "--format onnx --dtype int8 needs the package onnxruntime: run "
-            f"{installation('onnxruntime')}."
-        ) from error
+    from onnxruntime import quantization
+
     rounded = copy.deepcopy(folded)
     for side in (rounded.encoder, rounded.decoder):
         weight = side.embed_tokens.weight.detach()

@@ -6,7 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, reason, refused
 
 
 class Graphs:
@@ -46,18 +46,16 @@ class Graphs:
         if found is not None:
             return found
         path = self._folder / name
-        try:
+        with refused(
+            lambda error: (
+                f"{path} cannot be opened in a forked process ({said(error)}): load the "
+                "model there."
+            ),
+            Exception,  # the runtime's own types have no common base
+        ):
             if _identity(path) != self._files[name]:
                 raise UserError(f"{path} has changed since it was loaded: load the model again.")
             return self.open(name)
-        except UserError:
-            raise
-        except Exception as error:  # of the runtime's own types, without a common base
-            check_memory(error, path)
-            raise UserError(
-                f"{path} cannot be opened in a forked process ({said(error)}): load the model "
-                "there."
-            ) from error
 
 
 def _session(path: Path, threads: int) -> Any:
@@ -98,19 +96,6 @@ def _identity(path: Path) -> tuple[int, ...]:
 def said(error: Exception) -> str:
     """What an error of the runtime or the system says, in one line."""
     return reason(error) if isinstance(error, OSError) else " ".join(str(error).split())
-
-
-def check_memory(error: Exception, path: Path) -> None:
-    """Look whether memory ran out.
-
-    Raises:
-        UserError: in place of the error, if so.
-    """
-    if is_of_memory(error):
-        raise UserError(
-            f"there is not enough memory to load {path}: close other programs, or load fewer "
-            "models at once."
-        ) from error
 
 
 _all: weakref.WeakSet[Graphs] = weakref.WeakSet()

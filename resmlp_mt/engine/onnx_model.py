@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmlp_mt.engine import earlier_folders, exported_config
-from resmlp_mt.engine.onnx_graphs import Graphs, check_memory, said
+from resmlp_mt.engine.onnx_graphs import Graphs, said
 from resmlp_mt.engine.vocabulary import EOS
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, refused
 from resmlp_mt.extras import installation
 from resmlp_mt.machine import usable_cores
 
@@ -102,23 +102,21 @@ class OnnxModel:
         self._graphs = Graphs(folder, threads or usable_cores())
         metadata = {}
         sizes: Sizes = {}
-        for name in GRAPHS if shortlist is None else (*GRAPHS, *SHORTLIST_GRAPHS):
-            try:
+        with refused(
+            lambda error: f"{folder} has broken ONNX graphs: {name}: {said(error)}",
+            Exception,  # the runtime's own types have no common base
+        ):
+            for name in GRAPHS if shortlist is None else (*GRAPHS, *SHORTLIST_GRAPHS):
                 graph = self._graphs.open(name)
                 # names are decoded here, and need not be UTF-8
                 metadata[name] = graph.get_modelmeta().custom_metadata_map
                 for array in (*graph.get_inputs(), *graph.get_outputs()):
                     sizes[name, array.name] = [n for n in array.shape if isinstance(n, int)]
-            except Exception as error:  # of the runtime's own types, without a common base
-                check_memory(error, folder)
-                raise UserError(
-                    f"{folder} has broken ONNX graphs: {name}: {said(error)}"
-                ) from error
-            if (DECODER_STEP, earlier_folders.INPUT) in sizes:
-                raise UserError(
-                    f"{folder} holds ONNX graphs of an earlier version, which took other arrays: "
-                    "export the model again."
-                )
+        if (DECODER_STEP, earlier_folders.INPUT) in sizes:
+            raise UserError(
+                f"{folder} holds ONNX graphs of an earlier version, which took other arrays: "
+                "export the model again."
+            )
         for name, held in metadata.items():
             exported_config.check(stored, held, folder / name)
         if shortlist is not None:
@@ -189,7 +187,13 @@ class OnnxModel:
         longer = (1, self._heads, 2, self._width)
         computed: dict[str, Arrays] = {}
         graph, is_alike = ENCODER, True
-        try:
+        with refused(
+            lambda error: (
+                f"{folder / graph} does not fit the other graphs and config.json "
+                f"({said(error)}): export the model again."
+            ),
+            Exception,
+        ):
             memory = computed[graph] = self.encode(np.array([[last_source, EOS]]), np.array([2]))
             graph = DECODER_STEP
             states, past = self.step(last_target[None], first, first, one, memory, past)
@@ -206,12 +210,6 @@ class OnnxModel:
                 expected = scores[..., [*self._shortlist.always, *last_target]]
                 tolerance = TOLERANCE * float(np.abs(expected).max())
                 is_alike = np.allclose(some, expected, rtol=0.0, atol=tolerance)
-        except Exception as error:  # of the runtime's own types, without a common base
-            check_memory(error, folder)
-            raise UserError(
-                f"{folder / graph} does not fit the other graphs and config.json ({said(error)}): "
-                "export the model again."
-            ) from error
         for graph, arrays in computed.items():
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise UserError(

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from resmlp_mt import files
-from resmlp_mt.errors import UserError
-from resmlp_mt.files import sha256, write_text
+from resmlp_mt.errors import UserError, reason
+from resmlp_mt.files import sha256, write_text, writing
 
 NAME, LOCK = "manifest.jsonl", ".lock"
 SOMETIMES = {"column", "seed", "batch_size", "beam", "lenpen"}
@@ -102,9 +102,10 @@ class Manifest:
         self._records.append(record)
         if self.done.get((record.file, record.part)) == record:
             return False
-        self._file.write(_line(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.folder / NAME):
+            self._file.write(_line(record) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return True
 
     def finish(self, files: Collection[str]) -> None:
@@ -195,7 +196,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
     except FileNotFoundError:
         return None, []
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from error
     values: list[Any] = []
     for line in text.split("\n"):
         try:

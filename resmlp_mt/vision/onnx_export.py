@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import Dim
 
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.files import check_outputs, output_file, synchronize, unwritable
+from resmlp_mt.files import check_outputs, output_file, synchronize, writing
 from resmlp_mt.onnx_exporter import LARGEST, check_exporter, graph_of, weight_bytes
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.evaluation_options import ExportOptions
@@ -62,18 +62,18 @@ def _save_in_two(program: Any, path: Path) -> Path:
         )
     data = path.with_name(f"{path.name}.data")  # as PyTorch names it
     check_outputs([data], "--output")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            written = [Path(folder, file.name) for file in (data, path)]
-            program.save(written[1], external_data=True)
-            for file in written:
-                synchronize(file)
-            path.unlink(missing_ok=True)
-            for file, place in zip(written, (data, path), strict=True):
-                os.replace(file, place)
-            synchronize(path.parent)
-    except OSError as error:
-        raise unwritable(path, error, "--output") from error
+    with (
+        writing(path, "--output"),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder,
+    ):
+        written = [Path(folder, file.name) for file in (data, path)]
+        program.save(written[1], external_data=True)
+        for file in written:
+            synchronize(file)
+        path.unlink(missing_ok=True)
+        for file, place in zip(written, (data, path), strict=True):
+            os.replace(file, place)
+        synchronize(path.parent)
     return data
 
 
