@@ -134,6 +134,14 @@ def test_what_copying_programs_leave_beside_graphs_does_not_count(
         model_folder.load(weights_folder)
 
 
+def test_files_that_are_not_the_models_may_be_anything(tmp_path: Path) -> None:
+    """The first byte of a process's memory cannot be read, whoever asks."""
+    folder = save(tmp_path / "weights")
+    (folder / "notes").symlink_to("/proc/self/mem")
+    (folder / "data.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert Translator.load(folder).translate(LINES)
+
+
 @pytest.mark.parametrize("given", [".", "", "../here", "absolute"])
 def test_the_current_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str

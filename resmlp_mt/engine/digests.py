@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import sha256
 
 logger = logging.getLogger(__name__)
@@ -75,15 +75,17 @@ def total(folder: Path) -> str:
     Raises:
         UserError: if a file cannot be read.
     """
-    try:
+    with refused(lambda error: f"{folder} cannot be read: {reason(error)}.", OSError):
         sums = folder / NAME
         text = sums.read_bytes() if sums.exists() else _listed(folder).encode()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {reason(error)}.") from error
     return hashlib.sha256(text).hexdigest()
 
 
-def _listed(folder: Path) -> str:
+def files(folder: Path) -> list[Path]:
+    """The files of a model; others in its folder, such as a README, may be anything."""
     found = sorted({path for pattern in EXPORTED for path in folder.glob(pattern)})
-    files = [path for path in found if path.is_file() and not path.name.startswith(".")]
-    return "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def _listed(folder: Path) -> str:
+    return "".join(f"{sha256(path)}  {path.name}\n" for path in files(folder))

@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from resmlp_mt.engine.subword_checks import check_pieces
 from resmlp_mt.engine.subwords import read_sentencepiece
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.files import check_is_whole, is_hidden, synchronize
+from resmlp_mt.files import check_is_whole, is_hidden, make_folder, synchronize, writing
 
 if TYPE_CHECKING:  # ONNX folders are loaded without PyTorch
     from resmlp_mt.engine.shortlist import Shortlist
@@ -97,12 +96,14 @@ def save(
     model = translation.model
     if isinstance(model, OnnxModel):
         raise TypeError("only a folded model can be written")
-    outer: Path | None = None
-    try:
-        if not folder.parent.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        outer = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        partial = outer / folder.name  # has the usual permissions, unlike ``outer``
+    make_folder(folder.parent, "--output")
+    with (
+        writing(folder, "--output"),
+        tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+        ) as outer,
+    ):
+        partial = Path(outer, folder.name)  # has the usual permissions, unlike ``outer``
         partial.mkdir()
         config = {
             "model_type": "resmlp_mt",
@@ -138,11 +139,6 @@ def save(
             folder.rmdir()
         os.replace(partial, folder)
         synchronize(folder.parent)
-    except OSError as error:
-        raise UserError(f"--output {folder} cannot be written: {error.strerror}.") from error
-    finally:
-        if outer is not None:
-            shutil.rmtree(outer, ignore_errors=True)
 
 
 def check_is_free(folder: Path) -> None:
@@ -185,7 +181,7 @@ def load(
     folder = Path(folder)
     damage = OSError, ValueError, KeyError, TypeError, RecursionError
     with refused(lambda error: unreadable(folder, CONFIG, error), *damage):
-        for path in sorted(folder.iterdir()):
+        for path in (folder / digests.NAME, *digests.files(folder)):
             check_is_whole(path)
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
