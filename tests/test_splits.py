@@ -157,10 +157,11 @@ def test_white_space_is_a_space_where_the_model_makes_it_one(rule: str) -> None:
         trained = " ".join(processor.encode(line, out_type=str)).split()
         assert pieces_of(line, words, processor, normalizes=True) == trained
     # a sign that the model does not know is none of its training text
-    plain = model_of(["Bonjour ! merci"], rule=rule)
-    for line in ("Bonjour\xa0!", "\u3000Bonjour\u2028!\u3000", "Bonjour\x0b!", "Bonjour\x1f!"):
-        found = pieces_of(line, words, plain, normalizes=True)
-        assert found == plain.encode("Bonjour !", out_type=str)
+    for has_bytes in (False, True):  # which every sign has
+        plain = model_of(["Bonjour ! merci"], 300, rule, byte_fallback=has_bytes)
+        for line in ("Bonjour\xa0!", "\u3000Bonjour\u2028!\u3000", "Bonjour\x0b!", "Bonjour\x1f!"):
+            found = pieces_of(line, words, plain, normalizes=True)
+            assert found == plain.encode("Bonjour !", out_type=str)
     accents = "Bonjour\xa0! \xe7\u200ba \ufeffva  e\u0301"
     assert subwords.normalized(accents, processor) == (
         "Bonjour! \xe7a va \xe9" if rule == "identity" else "Bonjour ! \xe7a va \xe9"

@@ -211,7 +211,10 @@ def _is_space(character: str, processor: sentencepiece.SentencePieceProcessor) -
 def _is_known(character: str, processor: sentencepiece.SentencePieceProcessor) -> bool:
     """Whether the model has pieces with a character; usual rules delete most control characters."""
     is_deleted = processor.normalize(f"a{character}a") == processor.normalize("aa")
-    return not is_deleted and processor.unk_id() not in processor.encode(character)
+    pieces = processor.encode(character)
+    return not is_deleted and not any(
+        processor.is_unknown(piece) or processor.is_byte(piece) for piece in pieces
+    )
 
 
 def decode_pieces(processor: sentencepiece.SentencePieceProcessor, pieces: Sequence[str]) -> str:
