@@ -319,6 +319,10 @@ def test_numbers_of_numpy_are_numbers() -> None:
         sampling=np.bool_(False),  # type: ignore[arg-type]
     )
     assert options == SearchOptions(beam=3)
+    assert type(options.beam) is int  # twice as many candidates fit into no byte
+    drawing = SearchOptions(sampling=True, beam=1, seed=np.int64(7))  # type: ignore[arg-type]
+    drawn = Translator(translator().loaded, drawing)
+    assert drawn.translate(["w1"], first_line=np.int64(2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["return_scores", "return_attention"])

@@ -5,12 +5,13 @@ Only the standard library is imported here, because the options of the search us
 
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.machine import MOST_THREADS
 
 Item = TypeVar("Item")
+NUMBERS: dict[type, Any] = {int: numbers.Integral, float: numbers.Real}
 
 
 def texts(values: Iterable[Item], name: str, *, optional: bool = False) -> Iterator[Item]:
@@ -71,22 +72,24 @@ def check_between(name: str, value: int, least: int, most: int) -> None:
         raise UserError(f"{name} must be between {least} and {most}, but is {value}.")
 
 
-def check_type(name: str, value: object, kind: type) -> None:
-    """Refuse a value of an option that is not of its type; whole numbers are numbers too.
+def check_type(name: str, value: Any, kind: type[Any]) -> Any:
+    """A value of an option, which must be of its type; whole numbers are numbers too.
 
-    Values of numpy are of the type that they stand for.
+    Values of numpy are of the type that they stand for, and become it: theirs overflow.
 
     Raises:
         TypeError: naming the option.
     """
     if kind is bool and hasattr(value, "dtype") and value.dtype == bool:
-        return
-    allowed = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
-    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
+        return bool(value)
+    if not isinstance(value, NUMBERS.get(kind, kind)) or (
+        kind is not bool and isinstance(value, bool)
+    ):
         expected = {int: "a whole number", float: "a number", bool: "True or False"}
         raise TypeError(
             f"{name} must be {expected.get(kind, kind.__name__)}, but is {value!r:.80}."
         )
+    return kind(value) if kind in NUMBERS else value
 
 
 def prefix_tokens(

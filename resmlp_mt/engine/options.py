@@ -91,7 +91,8 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for field in fields(SearchOptions):  # a command may add options
-            check_type(field.name, getattr(self, field.name), cast(type, field.type))
+            value = check_type(field.name, getattr(self, field.name), cast(type, field.type))
+            object.__setattr__(self, field.name, value)
         for name, least in LEAST.items():
             value = getattr(self, name)
             if not least <= value < math.inf:

@@ -205,7 +205,7 @@ class Translator:
         """
         lines = list(texts(lines, "lines"))
         check_counts(beam_size=beam_size, num_hypotheses=num_hypotheses)
-        check_type("first_line", first_line, int)
+        first_line = check_type("first_line", first_line, int)
         check_type("return_scores", return_scores, bool)
         check_type("return_attention", return_attention, bool)
         options = self.options.of_call(
