@@ -316,7 +316,8 @@ def test_a_worker_whose_models_cannot_be_loaded_tries_it_again_later_and_later(
         pauses.append(seconds)
         failures.append(worker.failure or "")
 
-    worker = Worker([], OPTIONS)
+    worker = Worker([Path("model")], OPTIONS)
+    assert worker._folders == [Path.cwd() / "model"]  # also for processes that start later
     assert worker.languages() == [EN_DE]
     monkeypatch.setattr(asyncio, "sleep", sleep)
 

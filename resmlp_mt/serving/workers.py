@@ -113,7 +113,7 @@ class Worker:
     """
 
     def __init__(self, folders: Sequence[Path], options: ModelOptions) -> None:
-        self._folders = list(folders)
+        self._folders = [folder.absolute() for folder in folders]  # a new process has this one's
         self._options = options
         self.failure: str | None = None
         self._first: Digests | None = None
