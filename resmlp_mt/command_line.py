@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
@@ -293,6 +294,8 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
         for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors=errors)
+                with suppress(OSError):  # in memory
+                    os.set_blocking(stream.fileno(), True)  # else lines are lost on a full pipe
         before = handle(_terminate, {signal.SIGTERM, signal.SIGHUP})
         try:
             try:

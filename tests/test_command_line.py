@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import tomllib
 import venv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -354,6 +356,19 @@ def test_a_file_that_may_not_grow_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("standard output cannot be written: File too large")
+
+
+def test_a_pipe_that_does_not_wait_loses_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that started the command may have made it so."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    lines = 5000  # more than a pipe holds
+    with open(reading) as reader, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: (time.sleep(0.1), reader.read())[1])
+        with open(writing, "w") as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            command(lambda: print("\n".join(["x" * 50] * lines)))()
+        assert found.result().count("\n") == lines
 
 
 def test_a_folder_that_was_removed_is_told(tmp_path: Path) -> None:
