@@ -13,11 +13,12 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from resmlp_mt.command_line import PROCESSES, Parser, command, number, option
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import reason, refused
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.serving.limits import Limits
 from resmlp_mt.signals import handle
@@ -117,8 +118,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_level="warning",
             timeout_graceful_shutdown=round(args.max_wait) + 5,
         )
-        listen(listener)
         host, port = listener.getsockname()[:2]
+        with using(host, port):  # another server may have started at the same time
+            listener.listen()
         # uvicorn answers open requests, then raises the signal again, which is not a failure
         handle(lambda *_: sys.exit(0), {signal.SIGTERM})
         server = Server(config, f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -135,33 +137,21 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UserError: if the address is taken or is not an address of this machine.
     """
-    try:
+    with using(host, port):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except (OSError, UnicodeError) as error:  # the latter for a label that no name can have
-        raise taken(host, port, error) from error
-    return listener
+        return listener
 
 
-def listen(listener: socket.socket) -> None:
-    """Take connections.
-
-    Raises:
-        UserError: if another server that started at the same time has taken the address.
-    """
-    try:
-        listener.listen()
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise taken(host, port, error) from error
-
-
-def taken(host: str, port: int, error: Exception) -> UserError:
-    """The error for an address that cannot be used."""
-    return UserError(
-        f"--host {host} --port {port} cannot be used ({reason(error)}): choose another."
+def using(host: str, port: int) -> AbstractContextManager[None]:
+    """In the block, errors of the address become a :class:`UserError`."""
+    return refused(
+        lambda error: (
+            f"--host {host} --port {port} cannot be used ({reason(error)}): choose another."
+        ),
+        *(OSError, UnicodeError),  # the latter for a label that no name can have
     )
 
 

@@ -182,9 +182,10 @@ def test_an_address_that_is_taken_is_one_sentence(exported: Path) -> None:
     with serve.bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with serve.bind("127.0.0.1", port) as second:
-            serve.listen(first)
-            with pytest.raises(UserError, match=f"--port {port} cannot be used .*in use"):
-                serve.listen(second)
+            first.listen()
+            expected = pytest.raises(UserError, match=f"--port {port} cannot be used .*in use")
+            with expected, serve.using("127.0.0.1", port):
+                second.listen()
     for host in ("nowhere", "a..b", "a" * 64):
         with pytest.raises(UserError, match=f"--host {host} --port 5000 cannot be used"):
             serve.main([str(exported), "--host", host])

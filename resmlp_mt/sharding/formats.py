@@ -76,15 +76,12 @@ class Text:
         return _written([translation.text for translation in best], self.is_packed)
 
 
-class JsonLines:
+class JsonLines(Text):
     """One object per line; it is written with ``id``, ``translation`` and ``score`` added."""
 
     def __init__(self, column: str, is_packed: bool) -> None:
-        self.column, self.is_packed = column, is_packed
-        self.suffix = ".jsonl" + ".gz" * is_packed
-
-    def parts(self, path: Path, size: int) -> Iterator[Part]:
-        return _lines(path, size, self.is_packed)
+        super().__init__(is_packed)
+        self.column, self.suffix = column, self.suffix.replace("txt", "jsonl")
 
     def texts(self, part: Part, origin: str) -> list[str]:
         texts = []

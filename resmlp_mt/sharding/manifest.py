@@ -8,12 +8,13 @@ import json
 import os
 import platform
 from collections.abc import Collection, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from resmlp_mt import files
+from resmlp_mt.engine.model_folder import from_json
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import sha256, write_text, writing
 
@@ -205,22 +206,11 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record]]:
             continue
     if not values or not isinstance(values[0], dict):
         raise UserError(f"{path} is damaged: choose another folder for --output.")
-    lines: list[dict[str, Any]] = [
-        {"path": "", "invalid": 0} | value for value in values[1:] if isinstance(value, dict)
-    ]
-    records = [Record(**value) for value in lines if _is_record(value, path.parent)]
+    records: list[Record] = []
+    for value in values[1:]:
+        with suppress(OSError, KeyError, TypeError, ValueError):  # also of names no file can have
+            record = from_json(Record, value, defaults=True)
+            inside = (path.parent / record.output).resolve().relative_to(path.parent.resolve())
+            if inside.parts and str(inside) not in (NAME, LOCK):  # other files are never removed
+                records.append(record)
     return values[0], records
-
-
-def _is_record(value: dict[str, Any], folder: Path) -> bool:
-    """Whether a line is a record of a file in the folder: other files are never removed."""
-    declared = {field.name: field.type for field in fields(Record)}
-    if value.keys() != declared.keys():
-        return False
-    if any(type(value[name]) is not kind for name, kind in declared.items()):
-        return False
-    try:
-        inside = (folder / value["output"]).resolve().relative_to(folder.resolve())
-    except (OSError, ValueError):  # also of names that no file can have
-        return False
-    return inside.parts != () and str(inside) not in (NAME, LOCK)
