@@ -347,9 +347,9 @@ def test_a_file_may_have_values_that_do_nothing(tmp_path: Path) -> None:
         ("--cooldown-epochs 5", "--sched step does not use --cooldown-epochs"),
         ("--sched plateau --warmup-prefix", "--sched plateau does not use --warmup-prefix"),
         ("--recount 2", "--recount needs --reprob"),
-        ("--aug-repeats 2.5", "--aug-repeats: must be a whole number, but is 2.5"),
-        ("--aug-repeats inf", "--aug-repeats: must be a whole number, but is inf"),
-        ("--aug-repeats x", "--aug-repeats: must be a whole number, but is x"),
+        ("--aug-repeats 2.5", "--aug-repeats: invalid whole value: '2.5'"),
+        ("--aug-repeats inf", "--aug-repeats: invalid whole value: 'inf'"),
+        ("--aug-repeats x", "--aug-repeats: invalid whole value: 'x'"),
     ):
         with pytest.raises(UserError, match=message):
             parse_args(["x", "-c", str(path), *words.split()])

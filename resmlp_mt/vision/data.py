@@ -31,7 +31,7 @@ from resmlp_mt.vision.image_dataset import (
     class_indices,
     warn_of_nesting,
 )
-from resmlp_mt.vision.images import EXTENSIONS, LOOSE, ImageNames, in_a_loop, is_image
+from resmlp_mt.vision.images import EXTENSIONS, LOOSE, ImageNames, is_image
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
 from resmlp_mt.vision.transforms import Transform
@@ -44,7 +44,6 @@ def create_dataset(
     classes: Sequence[str] | None = None,
     training: str = "train",
     *,
-    has_options: bool = True,
     select: str = "",
 ) -> ImageDataset:
     """The dataset that ``--data`` names.
@@ -56,7 +55,6 @@ def create_dataset(
         classes: name of each class index, for example from a checkpoint; by default all classes
             of the training split, in alphabetical order.
         training: name of the training split.
-        has_options: whether the command has options for the names of splits.
         select: see :func:`~resmlp_mt.vision.image_dataset.class_indices`.
 
     Raises:
@@ -71,7 +69,7 @@ def create_dataset(
         case ["wds", folder]:
             dataset = shard_dataset(folder, split, classes, training)
         case [folder] if folder not in ("cifar10-tar", "wds"):
-            place = split_folder(Path(folder), split, has_options=has_options)
+            place = split_folder(Path(folder), split)
             dataset = _folder(Path(folder), place, split, classes, training, select)
         case _:
             raise UserError(
@@ -150,15 +148,17 @@ def _images_of(folder: Path, name: str, images: ImageNames) -> Iterator[str]:
     inner = {}  # by the folder's path
     top = os.path.join(folder, name)  # also in the folder "."
     for place, below, files in os.walk(top, onerror=refuse, followlinks=True):
-        if in_a_loop(folder, Path(place).relative_to(folder)):
+        inside = Path(place).relative_to(folder)
+        above = {(folder / part).resolve() for part in inside.parents}
+        if (folder / inside).resolve() in above:  # a link leads back: the same images without end
             below.clear()
         else:
             below[:] = [part for part in below if not is_hidden(part)]
             inner[place] = files
     for place, files in sorted(inner.items()):
         for path in (os.path.join(place, file) for file in sorted(files)):
-            inside = Path(path).relative_to(folder).as_posix()
-            if (is_image(inside) or os.path.isfile(path)) and images.is_image(inside):
+            inside_path = Path(path).relative_to(folder).as_posix()
+            if (is_image(inside_path) or os.path.isfile(path)) and images.is_image(inside_path):
                 yield path
 
 

@@ -174,6 +174,12 @@ class NeighbourOptions(Loading, DataChoice):
         0.07, type=number(float, above=0), metavar="T",
         help="T in the weights exp(similarity / T)",
     )  # fmt: skip
+    train_split: str | None = option(
+        None, metavar="NAME", help="the part that votes (default: the checkpoint's, else train)"
+    )
+    val_split: str | None = option(
+        None, metavar="NAME", help="the part to classify (default: the checkpoint's, else val)"
+    )
     json: Path | None = option(None, metavar="FILE", help="write a report")
 
 

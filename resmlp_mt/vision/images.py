@@ -96,12 +96,6 @@ class ImageNames:
             )  # fmt: skip
 
 
-def in_a_loop(folder: Path, inside: Path) -> bool:
-    """Whether a link on the way leads back, so that the same images come again and again."""
-    places = [(folder / part).resolve() for part in (inside, *inside.parents)]
-    return len(set(places)) < len(places)
-
-
 class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
     """A file without a usable image.
 

@@ -92,9 +92,10 @@ def classify(options: NeighbourOptions) -> None:
     classifier = load_classifier(options, device, head="reset")
     data = classifier.data_or(options.data)
     transform = create_transform(classifier.data_config)
-    training, validation = classifier.train_split, classifier.val_split
-    train = create_dataset(data, training, transform, training=training, has_options=False)
-    val = create_dataset(data, validation, transform, train.classes, training, has_options=False)
+    training = options.train_split or classifier.train_split
+    validation = options.val_split or classifier.val_split
+    train = create_dataset(data, training, transform, training=training)
+    val = create_dataset(data, validation, transform, train.classes, training)
     counter = SkipCounter(options.on_error)
     loading = (options.batch_size, options.workers, device, counter)
     keys, labels = extract(classifier, batches(train, *loading))

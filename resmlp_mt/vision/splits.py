@@ -64,13 +64,12 @@ def chosen_name(names: Collection[str], split: str, place: str) -> str | None:
     return next(iter(names), None)
 
 
-def split_folder(root: Path, split: str, *, has_options: bool = True) -> Path:
+def split_folder(root: Path, split: str) -> Path:
     """The folder of a split.
 
     Args:
         root: the folder with all splits.
         split: name of the split.
-        has_options: whether the command has :data:`OPTIONS`, for its message.
 
     Raises:
         UserError: if there is none, or there are several.
@@ -87,7 +86,7 @@ def split_folder(root: Path, split: str, *, has_options: bool = True) -> Path:
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     others = ", ".join(path.name for path in _folders(root)[:5])
     instead = f", which has {others}" if others else ""
-    choice = f"; other names go to {OPTIONS}" if others and has_options else ""
+    choice = f"; other names go to {OPTIONS}" if others else ""
     raise UserError(
         f"--data: there is no folder {root / split}{also}; expected {split}/CLASS/IMAGE in {root}"
         f"{instead}{choice}."

@@ -90,13 +90,18 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
             )
     values = _read_yaml(config) if config else {}
     in_file = _given(parser, _to_flags(values, parser, config)) if config else {}
-    found = _over(_without_patches(in_file, flags), flags)
+    # the patches of one of our models are not for a flag's model of timm
+    unfit = {"patch_size"} if _has_ours(in_file) and not _has_ours(flags) else set()
+    found = _over({name: value for name, value in in_file.items() if name not in unfit}, flags)
     if resume:  # the folder may have been moved
         words = _to_flags(earlier, parser, resume)
         found = _given(parser, words) | {"output": resume.parent} | found
     usual: dict[str, Any] = {"lr": LR}
     if found.get("data", ["digits"]) == ["digits"]:
-        usual |= {name: value for name, value in _digits(found).items() if name not in values}
+        usual |= {name: value for name, value in DIGITS.items() if name not in values}
+        # models of timm and other sizes of images have patches of their own
+        if _has_ours(found) and not found.get("img_size") and "patch_size" not in values:
+            usual["patch_size"] = DIGIT_PATCH
     if found.get("lr_base") is not None:
         del usual["lr"]
     options = TrainingOptions(**usual | found)
@@ -117,19 +122,6 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     else:
         _check_used(options, in_file)
     return options
-
-
-def _digits(found: dict[str, Any]) -> dict[str, Any]:
-    """What is usual for the digits; models of timm and other sizes of images have own patches."""
-    fits = _has_ours(found) and not found.get("img_size")
-    return DIGITS | ({"patch_size": DIGIT_PATCH} if fits else {})
-
-
-def _without_patches(in_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """The values of a file; its patches, of one of our models, are not for a flag's of timm."""
-    if _has_ours(in_file) and not _has_ours(flags):
-        return {name: value for name, value in in_file.items() if name != "patch_size"}
-    return in_file
 
 
 def _has_ours(values: dict[str, Any]) -> bool:

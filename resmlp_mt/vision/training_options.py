@@ -4,8 +4,6 @@
 for the options of timm that are not here.
 """
 
-import argparse
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -42,14 +40,7 @@ SCHEDULES = (
 
 def whole(text: str) -> int:
     """A whole number from 0 on, also as timm's 3.0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value.is_integer():
-        raise argparse.ArgumentTypeError(f"must be a whole number, but is {text}")
-    count: int = NOT_NEGATIVE(str(int(value)))
-    return count
+    return int(NOT_NEGATIVE(text.removesuffix(".0")))
 
 
 @dataclass(frozen=True)
