@@ -31,6 +31,7 @@ DAMAGE = (
     # of numbers in headers: too large, too many digits, none at all, headers without end
     OverflowError,
     ValueError,
+    IndexError,  # of the map of a sparse file without end
     RecursionError,
 )
 """Errors of the standard library's readers of archives for a damaged file.

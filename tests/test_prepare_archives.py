@@ -196,8 +196,20 @@ def test_a_header_of_any_size_is_bounded(tmp_path: Path) -> None:
     name.size = 3_000_000
     with gzip.open(archive, "wb") as file:
         file.write(name.tobuf() + b"a" * name.size)
-    with pytest.raises(UserError, match="unpacks to more than 1000000 bytes"):
-        archives.unpack(archive, WANTED, tmp_path / "out", limit=1_000_000)
+    with pytest.raises(UserError, match="the headers of a file have more than 1,048,576 bytes"):
+        archives.unpack(archive, WANTED, tmp_path / "out")
+
+
+def test_a_sparse_file_without_its_map_is_an_error(tmp_path: Path) -> None:
+    """tarfile raises an IndexError where more of the map should follow."""
+    header = tarfile.TarInfo("x")
+    header.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[482] = 1  # more of it follows
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(block)[0]
+    (tmp_path / "x.tgz").write_bytes(gzip.compress(block))
+    with pytest.raises(UserError, match=r"x.tgz: the archive is cut off or damaged"):
+        archives.unpack(tmp_path / "x.tgz", WANTED, tmp_path / "out")
 
 
 def test_a_single_gzip_file_is_checked_to_its_end(tmp_path: Path) -> None:

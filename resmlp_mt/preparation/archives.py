@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.steps import atomic_write
-from resmlp_mt.unpacking import DAMAGE, MAX_RATIO, MIN_LIMIT, Bounded, members_of
+from resmlp_mt.unpacking import DAMAGE, MAX_RATIO, MIN_LIMIT, Bounded, TarMember, members_of
 
 OPENERS: dict[tuple[str, ...], Callable[..., Any]] = {
     (".tgz", ".tar.gz"): gzip.open,
@@ -90,7 +90,9 @@ def _unpack_tar(
     # a header can be of any size.
     with (
         opened(archive, "rb") as file,
-        tarfile.open(fileobj=Bounded(file, limit, _too_large(archive, limit)), mode="r|") as tar,
+        tarfile.open(
+            fileobj=Bounded(file, limit, _too_large(archive, limit)), mode="r|", tarinfo=TarMember
+        ) as tar,
     ):
         for info in members_of(tar):
             name = info.name.removeprefix("./")
