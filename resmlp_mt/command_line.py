@@ -151,6 +151,8 @@ class Parser(argparse.ArgumentParser):
         words = [str(w) if isinstance(w, int | float) else os.fsdecode(w) for w in given]
         end = words.index("--") if "--" in words else len(words)
         self.options = [*map(self._with_hyphens, words[:end])]
+        if any("\0" in word for word in words):
+            self.error("no argument may have a NUL in it: only a program can give one")
         return [*self.options, *words[end:]]
 
     def error(self, message: str) -> NoReturn:

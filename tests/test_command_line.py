@@ -499,13 +499,16 @@ def test_every_command_answers_options_that_it_lacks(
     assert re.search(said, capsys.readouterr().err.strip())
 
 
-def test_programs_give_words_paths_and_numbers() -> None:
+def test_programs_give_words_paths_and_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     args = translate.parse_args(["en-de", "--input", Path("a.en"), "--beam", 3, "--lenpen", 0.5])
     assert (args.input, args.beam, args.lenpen) == ("a.en", 3, 0.5)
     with pytest.raises(TypeError, match=r"a list of words, but got a str: write \['en-de', '-i'"):
         translate.parse_args("en-de -i 'my file'")
     with pytest.raises(TypeError, match="NoneType"):
         translate.parse_args([None])  # type: ignore[list-item]
+    with pytest.raises(SystemExit):
+        translate.parse_args(["--output", "a\0b"])
+    assert "error: no argument may have a NUL in it" in capsys.readouterr().err
 
 
 def test_text_in_the_wrong_place_is_told(

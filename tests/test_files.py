@@ -120,6 +120,7 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
         "    if os.fork() == 0:\n"
         "        os.write(start, b'x')\n"
         "        sys.stdin.read()\n"
+        "        os._exit(0)\n"
         "    os.read(started, 1)\n"
         "    os._exit(9)"
     )

@@ -139,7 +139,7 @@ class OnnxModel:
         Raises:
             UserError: naming the option.
         """
-        if device != "cpu":
+        if str(device).partition(":")[0] != "cpu":  # a device of PyTorch, too
             raise UserError(f"--device {device}: the model is ONNX graphs, which run on the CPU.")
 
     def _check_sizes(self, found: Sizes, folder: Path) -> list[int]:
