@@ -1,5 +1,6 @@
 """Files that appear complete or not at all."""
 
+import glob
 import hashlib
 import json
 import os
@@ -80,6 +81,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes have left of :func:`replacing`; none may write ``path`` now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import tarfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -926,6 +926,21 @@ def test_results_without_a_last_pth_are_kept(tmp_path: Path, left: str) -> None:
         options = replace(TrainingOptions(), output=tmp_path / "run")
         chosen = hold_folder(options, Process(torch.device("cpu")), held)
         assert chosen == tmp_path / "run-1"
+
+
+def test_what_a_killed_training_has_not_finished_is_removed(tmp_path: Path) -> None:
+    """A file of weights that it was writing; but no other file, nor one of a training at work."""
+    for name in (".last.pth.a1_b2c3d", ".last.pth.mine", "last.pth", ".notes.a1_b2c3d"):
+        (tmp_path / name).touch()
+    options = replace(TrainingOptions(), output=tmp_path, resume=tmp_path / "last.pth")
+    for is_taken in (True, False):
+        with suppress(UserError), ExitStack() as held:
+            if is_taken:
+                held.enter_context(locked(tmp_path / ".lock", ""))
+            hold_folder(options, Process(torch.device("cpu")), held)
+        left = {path.name for path in tmp_path.iterdir()} - {".lock"}
+        others = {".last.pth.mine", "last.pth", ".notes.a1_b2c3d"}
+        assert left == others | ({".last.pth.a1_b2c3d"} if is_taken else set())
 
 
 @pytest.mark.parametrize("name", [".", "..", "inner/.."])

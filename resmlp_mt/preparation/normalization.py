@@ -115,13 +115,10 @@ def _partly_composed(sequence: tuple[str, ...]) -> Iterator[str]:
     for cut in range(1, len(sequence) + 1):
         start = unicodedata.normalize("NFD", "".join(sequence[:cut]))
         starts = [start] if cut == 1 else []
-        for rest in itertools.product(*(_alike(mark) for mark in sequence[cut:])):
+        alike = ((mark, *_decomposable().get(mark, ())) for mark in sequence[cut:])
+        for rest in itertools.product(*alike):
             for head in (*starts, *_decomposable().get(start, ())):
                 yield "".join((head, *rest))
-
-
-def _alike(mark: str) -> list[str]:
-    return [mark, *_decomposable().get(mark, ())]
 
 
 def _syllables() -> Iterator[str]:

@@ -7,7 +7,6 @@ Before the work starts, the record names the outputs and nothing else; the rest 
 last output is in place. So an interrupted step is never trusted, and what it leaves is known.
 """
 
-import glob
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resmlp_mt.files import replacing, sha256
+from resmlp_mt.files import remove_unfinished, replacing, sha256
 
 Record = dict[str, Any]
 
@@ -30,8 +29,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` when it is complete; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Left by a killed run: one run at a time works here, so no other process writes this file.
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-        left.unlink()
+    remove_unfinished(path)
     with replacing(path) as partial, open(partial, "wb") as file:
         yield file
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 from resmlp_mt import files
 from resmlp_mt.engine.model_folder import from_json
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import sha256, write_text, writing
+from resmlp_mt.files import remove_unfinished, sha256, write_text, writing
 
 NAME, LOCK = "manifest.jsonl", ".lock"
 SOMETIMES = {"column", "seed", "batch_size", "beam", "lenpen"}
@@ -74,8 +74,7 @@ class Manifest:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         found, earlier = _read(folder / NAME)
         self.folder, self.settings = folder, {**(found or {}), **settings}
-        for partial in folder.glob(f".{NAME}.????????"):  # of a run that was killed
-            partial.unlink(missing_ok=True)
+        remove_unfinished(folder / NAME)
         if found is None and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"--output {folder} has other files in it: choose an empty folder.")
         if found is not None and (names := _differing(settings, found)):

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import LockedError, NoLocksError, locked
+from resmlp_mt.files import LockedError, NoLocksError, locked, remove_unfinished
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.training_options import TrainingOptions
 
@@ -86,4 +86,7 @@ def _locked(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder / ".lock", taken, "--output"))
         except NoLocksError as error:
             logger.warning("%s Until then, start no other training with this --output.", error)
+        else:
+            for name in (*RESULTS, "args.yaml"):
+                remove_unfinished(folder / name)
         yield
