@@ -33,12 +33,12 @@ def standard_input(remedy: str) -> BinaryIO:
     return found
 
 
-def check_is_not_output(stream: Any, name: str) -> None:
+def check_is_not_output(stream: Any, given: str) -> None:
     """Refuse input that is also the file of standard output: it grows as it is read, without end.
 
     Args:
         stream: opened to be read.
-        name: of the input, for the message.
+        given: the value of ``--input``; - for standard input.
 
     Raises:
         UserError: if it is the same file.
@@ -48,6 +48,7 @@ def check_is_not_output(stream: Any, name: str) -> None:
     except (AttributeError, OSError, ValueError):  # one of them is not a file of the system
         return
     if stat.S_ISREG(written.st_mode) and os.path.samestat(read, written):
+        name = "standard input" if given == "-" else f"--input {given}"
         raise UserError(f"{name} is also standard output: choose another file for one of them.")
 
 

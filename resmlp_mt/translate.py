@@ -20,15 +20,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, flag, option
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_is_whole, check_outputs, output_file
+from resmlp_mt.files import check_outputs, output_file
 from resmlp_mt.machine import threads_kept
-from resmlp_mt.standard_input import check_is_not_output, standard_input
-from resmlp_mt.unpacking import ARCHIVES, PACKED, RECORDS, kind_of, other_name
+from resmlp_mt.standard_input import check_is_not_output
+from resmlp_mt.unpacking import ARCHIVES, PACKED, kind_of, open_input
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
@@ -190,30 +190,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output is not None and (kind := kind_of(args.output)) in ARCHIVES | PACKED:
         packing = "an archive" if kind in ARCHIVES else "packed"
         raise UserError(f"--output {args.output} is {packing}: name a text file, such as text.gz.")
-    if what := other_name(Path(args.input)):
-        raise UserError(f"--input {args.input} {what}.")
-    if kind_of(Path(args.input)) in RECORDS:
-        raise UserError(
-            f"--input {args.input} has records: python -m resmlp_mt.bulk translates them."
-        )
-    source: BinaryIO
-    try:
-        if args.input == "-":
-            source = standard_input("give --input FILE")
-        else:
-            check_is_whole(Path(args.input))
-            is_packed = Path(args.input).suffix.lower() == ".gz"
-            reader: Any = gzip.open if is_packed else open
-            source = reader(args.input, "rb")
-    except OSError as error:
-        raise UserError(f"--input {args.input} cannot be read: {error.strerror}.") from error
+    source = open_input(args.input)
     check_outputs([args.output], "--output")
     replaced = args.output if args.output is not None and args.output.is_file() else None
     if args.input != "-" and replaced is not None and replaced.samefile(args.input):
         raise UserError(f"--output {args.output} is the --input: choose another name.")
     if args.output is None:
-        named = "standard input" if args.input == "-" else f"--input {args.input}"
-        check_is_not_output(source, named)
+        check_is_not_output(source, args.input)
 
     from resmlp_mt.engine import progress
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text

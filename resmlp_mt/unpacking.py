@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_is_whole
+from resmlp_mt.standard_input import standard_input
 
 MAX_RATIO = 20
 """Largest ratio of unpacked to packed size: about 3 for text, 1000 for a bomb."""
@@ -130,6 +131,26 @@ def other_kind(line: bytes) -> str | None:
     if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
         return OTHERS[codecs.BOM_UTF16_LE]
     return None
+
+
+def open_input(name: str) -> BinaryIO:
+    """The lines of ``--input NAME``, which may be packed with gzip; those of standard input for -.
+
+    Raises:
+        UserError: if it cannot be read, or is something else by its name.
+    """
+    path = Path(name)
+    if what := other_name(path):
+        raise UserError(f"--input {name} {what}.")
+    if kind_of(path) in RECORDS:
+        raise UserError(f"--input {name} has records: python -m resmlp_mt.bulk translates them.")
+    try:
+        if name == "-":
+            return standard_input("give --input FILE")
+        check_is_whole(path)
+        return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+    except OSError as error:
+        raise UserError(f"--input {name} cannot be read: {error.strerror}.") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -25,6 +26,11 @@ from fairseq.optim.lr_scheduler.inverse_square_root_schedule import (
     InverseSquareRootLRScheduleConfig,
     InverseSquareRootSchedule,
 )
+from fairseq.optim.lr_scheduler.triangular_lr_scheduler import (
+    TriangularLRSchedule,
+    TriangularLRScheduleConfig,
+)
+from fairseq.optim.sgd import SGD
 from fairseq.scoring.bertscore import BertScoreScorer, BertScoreScorerConfig
 from fairseq.scoring.wer import WerScorer, WerScorerConfig
 from fairseq_cli import generate, validate
@@ -214,6 +220,23 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
             "skipped. Try increasing the max number of allowed tokens or using a larger dataset.",
         ),
         (raised(build_optimizer, None, []), "--optimizer is missing."),
+        (
+            raised(TriangularLRSchedule, TriangularLRScheduleConfig(max_lr=0.1, lr=[0.2]), None),
+            "TriangularLRSchedule: max_lr must be more than lr.",
+        ),
+        (
+            raised(SGD, Namespace(lr=[0.1], momentum=-1.0, weight_decay=0.0), [torch.ones(1)]),
+            "SGD: Invalid momentum value: -1.0.",
+        ),
+        (
+            FloatingPointError("gradients are Nan/Inf"),
+            "gradients are Nan/Inf: lower --lr, or give --clip-norm or more --warmup-updates.",
+        ),
+        (
+            FileExistsError("bin/dict.en.txt"),
+            "bin/dict.en.txt is there already: remove it, or give another --destdir.",
+        ),
+        (raised(open, "", "rb"), "'' cannot be opened: No such file or directory."),
         (raised(file_utils.cached_path, str(missing)), f"file {missing} not found."),
         (
             raised(lambda: OmegaConf.structured(SentencepieceConfig).sentencepiece_model),

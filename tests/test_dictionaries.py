@@ -23,6 +23,11 @@ from resmlp_mt.fairseq_plugin.checkpoints import read as read_state
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 
 
+def begin(task: Any, path: Path, *, is_new: bool = False) -> None:
+    """What a training compares before it goes on with a checkpoint, or begins with its weights."""
+    dictionaries.check_training(task, read_state(path, only_look=True), path, is_new=is_new)
+
+
 def test_dictionaries_of_another_corpus_are_refused(
     tmp_path: Path, corpus: Corpus, trained: Path
 ) -> None:
@@ -60,7 +65,7 @@ def test_dictionaries_of_another_size_are_refused_before_the_model_is_built(
     with pytest.raises(UserError, match=message):
         checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], task=task)
     with pytest.raises(UserError, match=message):  # --finetune-from-model
-        dictionaries._load_checkpoint(print, SimpleNamespace(task=task), str(checkpoint), True)
+        begin(task, checkpoint, is_new=True)
 
 
 def test_other_models_load_embeddings_in_their_own_way(
@@ -73,13 +78,12 @@ def test_other_models_load_embeddings_in_their_own_way(
         **state["model"],
         "encoder.embed_tokens.weight": torch.zeros(len(task.src_dict) + 1, 4),
     }
-    load, trainer = dictionaries._load_checkpoint, SimpleNamespace(task=task)
     for name, arch in (("bart.pt", "bart_large"), ("ours.pt", "resmlp_mt_tiny")):
         args = Namespace(arch=arch)
         torch.save({"model": weights, "args": args, "cfg": None}, tmp_path / name)
-    assert load(lambda *_: "loaded", trainer, str(tmp_path / "bart.pt")) == "loaded"
+    begin(task, tmp_path / "bart.pt")
     with pytest.raises(UserError, match="the source dictionary in"):
-        load(lambda *_: "loaded", trainer, str(tmp_path / "ours.pt"))
+        begin(task, tmp_path / "ours.pt")
 
 
 def test_dictionaries_are_those_of_the_checkpoint_with_the_suffix(
@@ -109,11 +113,10 @@ def test_a_task_of_many_languages_has_its_dictionaries(tmp_path: Path) -> None:
     trainer = SimpleNamespace(task=task)
     state = dictionaries._state_dict(lambda _: {"model": {}, "cfg": {"task": task.args}}, trainer)
     torch.save({**state, "cfg": None}, tmp_path / "x.pt")
-    load = dictionaries._load_checkpoint
-    assert load(lambda *_: "loaded", trainer, str(tmp_path / "x.pt")) == "loaded"
+    begin(task, tmp_path / "x.pt")
     task.data_manager.get_target_dictionary = lambda _: others
     with pytest.raises(UserError, match="the target dictionary in bin is not the one"):
-        load(lambda *_: "loaded", trainer, str(tmp_path / "x.pt"))
+        begin(task, tmp_path / "x.pt")
 
 
 def test_a_language_model_has_its_dictionary(
@@ -165,29 +168,17 @@ def test_a_training_does_not_go_on_with_other_dictionaries(
     task.cfg = SimpleNamespace(data="data-bin")
     task.src_dict = task.tgt_dict = words
     torch.save({"model": {}, DICTIONARIES: dictionaries._digests(task)}, tmp_path / "x.pt")
-    loaded = []
-
-    def load(reset_optimizer: bool = False) -> None:
-        dictionaries._load_checkpoint(
-            lambda *given: loaded.append(given),
-            SimpleNamespace(task=task),
-            str(tmp_path / "x.pt"),
-            reset_optimizer,
-        )
-
-    load()
+    begin(task, tmp_path / "x.pt")
     task.tgt_dict = others
     with pytest.raises(UserError, match="the target dictionary in data-bin is not the one that"):
-        load()
-    assert len(loaded) == 1
+        begin(task, tmp_path / "x.pt")
     assert not caplog.text
-    load(reset_optimizer=True)
-    assert len(loaded) == 2
+    begin(task, tmp_path / "x.pt", is_new=True)
     assert "the target dictionary in data-bin is not the one that" in caplog.text
     assert "embeddings begin with the vectors of other words" in caplog.text
     (tmp_path / "x.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"x\.pt cannot be read because it is damaged"):
-        load(reset_optimizer=True)
+        begin(task, tmp_path / "x.pt", is_new=True)
 
 
 def test_a_task_without_a_config_saves_its_dictionaries() -> None:
@@ -232,17 +223,16 @@ def test_a_training_goes_on_in_its_direction(
     is_refused: bool,
 ) -> None:
     """A joint dictionary serves both directions, and all weights fit."""
-    path, trainer = tmp_path / "x.pt", SimpleNamespace(task=two_languages(*now))
+    path, task = tmp_path / "x.pt", two_languages(*now)
     stored = dict(zip(("source_lang", "target_lang"), before, strict=True))
     torch.save({"model": {}, "cfg": {"task": stored}}, path)
-    load = dictionaries._load_checkpoint
     if is_refused:
         with pytest.raises(UserError, match=rf"^{path} was trained to translate from en to de, an"):
-            load(print, trainer, str(path))
+            begin(task, path)
     else:
-        assert load(lambda *_: "loaded", trainer, str(path)) == "loaded"
+        begin(task, path)
     assert not caplog.text
-    assert load(lambda *_: "loaded", trainer, str(path), True) == "loaded"  # --finetune-from-model
+    begin(task, path, is_new=True)  # --finetune-from-model
     assert ("used the other way round" in caplog.text) == (now == before[::-1])
 
 

@@ -1,5 +1,6 @@
 """Options that fairseq evaluates as Python are checked before anything is loaded."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -46,6 +47,27 @@ def test_betas_and_epsilons_are_two_numbers(name: str) -> None:
     if name != "adafactor_eps":
         with pytest.raises(UserError, match="two numbers from 0 below 1: give"):
             evaluated_options.check({name: "(0.9, 1)"})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eval_bleu_args": "[1]"}, r"^--eval-bleu-args \[1\] must be a dictionary of JSON: give"),
+        ({"eval_bleu_args": "{beam:4}"}, r"^--eval-bleu-args {beam:4} must be a dictionary of JSO"),
+        ({"eval_bleu_args": '{"beam_size": 4}'}, "^--eval-bleu-args: Key 'beam_size' not in 'Gene"),
+        ({"eval_bleu_args": '{"beam": "4"}'}, "^--eval-bleu-args: beam is '4', not 4"),
+        ({"eval_bleu_args": '{"beam": "x"}'}, "^--eval-bleu-args: Value 'x' of type 'str' could n"),
+        ({"eval_bleu_args": '{"beam": 4, "lenpen": 1, "print_alignment": "hard"}'}, None),
+        ({"eval_bleu_detok_args": "x"}, "^--eval-bleu-detok-args x must be a dictionary of JSON"),
+        ({"eval_bleu_detok": "mosse"}, "^--eval-bleu-detok mosse is unknown: give moses, nltk, sp"),
+        ({"eval_bleu_remove_bpe": "bpe"}, "^--eval-bleu-remove-bpe bpe is unknown: give sentencep"),
+        ({"post_process": "bpe"}, "^--remove-bpe bpe is unknown: give sentencepiece, subword_nmt"),
+        ({"post_process": "@@ ", "eval_bleu_detok": "space"}, None),
+    ],
+)
+def test_what_fairseq_looks_up_late_is_checked(given: Any, message: str | None) -> None:
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        evaluated_options.check(given)
 
 
 @pytest.mark.parametrize("name", evaluated_options.SWITCHES)

@@ -29,6 +29,7 @@ def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     bleu.apply()
     for name in ("_target", "_unspaced", "_subwords", "_joined_by"):
         monkeypatch.setattr(bleu, name, None)
+    monkeypatch.setattr(bleu, "_of_languages", [])
 
 
 def task_of(target: str, **options: Any) -> TranslationTask:

@@ -22,6 +22,7 @@ from fairseq.data import (
 )
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import FairseqLanguageModel
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.scoring.bleu import SacrebleuScorer
 from fairseq.search import DiverseBeamSearch
@@ -298,7 +299,7 @@ def test_more_words_than_there_are_are_refused() -> None:
         generated(build(), sampling_topk=words + 1, **sampling)
 
 
-@pytest.mark.parametrize("change", ["order", "size", None])
+@pytest.mark.parametrize("change", ["order", "size", "kind", None])
 def test_a_language_model_has_the_target_dictionary(change: str | None) -> None:
     """Its scores are added by their positions: other words would have them."""
     task, words = translation_task(), dictionary(20)
@@ -306,12 +307,15 @@ def test_a_language_model_has_the_target_dictionary(change: str | None) -> None:
         words.symbols[5:7] = reversed(words.symbols[5:7])
     elif change == "size":
         words = TruncatedDictionary(words, 10)
-    model: Any = torch.nn.Module()
+    model: Any = object.__new__(FairseqLanguageModel)
+    torch.nn.Module.__init__(model)
     model.decoder = SimpleNamespace(dictionary=words)
-    kwargs = {"lm_model": model, "lm_weight": 0.1}
+    kwargs = {"lm_model": build() if change == "kind" else model, "lm_weight": 0.1}
     message = "--lm-path needs a language model of the target dictionary"
+    if change == "kind":
+        message = "^--lm-path x has a ResMLPModel: give a model of fairseq-train --task language_mo"
     with pytest.raises(UserError, match=message) if change else nullcontext():
-        task.build_generator([build()], Namespace(beam=1), extra_gen_cls_kwargs=kwargs)
+        task.build_generator([build()], Namespace(beam=1, lm_path="x"), extra_gen_cls_kwargs=kwargs)
 
 
 @pytest.mark.parametrize("option", ["print_step", "retain_iter_history"])

@@ -1,8 +1,8 @@
 """``--task translation_multi_simple_epoch`` names what it lacks, and keeps words of languages."""
 
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +10,15 @@ import torch
 from fairseq import options
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.scoring.bleu import BleuConfig, Scorer
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import dictionaries, many_languages
-from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES
+from resmlp_mt.fairseq_plugin import bleu, dictionaries, many_languages
+from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES, read
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 from test_languages import binarised
 
@@ -70,6 +74,7 @@ def write(folder: Path, pair: str, language: str, count: int) -> None:
          "^--extra-lang-pairs names fr, which"),
         ([PAIRS, "-t de"], "translates from one language to another: add --source-lang"),
         ([PAIRS, "-s en"], "translates from one language to another: add --target-lang"),
+        ([PAIRS, "--sampling-temperature 0"], "^--sampling-temperature must be above 0, but is 0"),
         (["--lang-pairs en"], "^--lang-pairs en is no pair of languages, such as en-de"),
     ],
 )  # fmt: skip
@@ -180,6 +185,96 @@ def test_unknown_words_are_told(data: Path, caplog: pytest.LogCaptureFixture) ->
         assert ("most words of the input are not in the en dictionary" in caplog.text) is is_told
 
 
+# --- lines, and words of languages before and after them ---
+
+WITH_WORDS = "--encoder-langtok tgt --decoder-langtok"
+
+
+class Echo(SequenceGenerator):  # type: ignore[misc]
+    """Translates every sentence by itself."""
+
+    def __init__(self, models: Any, words: Any, **given: Any) -> None:
+        torch.nn.Module.__init__(self)
+        self.symbols_to_strip_from_output = {words.eos()} | given.get(
+            "symbols_to_strip_from_output", set()
+        )
+
+    def generate(self, _: Any, sample: Any, **__: Any) -> Any:
+        return [[{"tokens": row}] for row in sample["net_input"]["src_tokens"]]
+
+
+def translated(found: Any, *lines: list[int]) -> list[list[int]]:
+    """What a task makes of lines that fairseq-interactive reads: at most 3 tokens fit the model."""
+    tokens = [torch.tensor(line) for line in lines]
+    dataset = found.build_dataset_for_inference(tokens, list(map(len, tokens)))
+    batches = found.get_batch_iterator(dataset, max_sentences=1, max_positions=(3, 3))
+    generator = Echo.__new__(Echo)
+    hypotheses = {
+        int(batch["id"]): found.inference_step(generator, [], batch)[0][0]["tokens"].tolist()
+        for batch in batches.next_epoch_itr(shuffle=False)
+    }
+    return [hypotheses[number] for number in range(len(lines))]
+
+
+@pytest.mark.parametrize("given", ["", WITH_WORDS, f"{WITH_WORDS} --lang-tok-replacing-bos-eos"])
+def test_lines_that_are_empty_or_too_long_are_left_empty(
+    data: Path, given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their words of languages count, and are no text."""
+    found = task(data, BOTH, given)
+    german = found.source_dictionary.index("__de__")
+    one = {"": [4, 4, 2], WITH_WORDS: [german, 4, 2]}.get(given, [4, 4, german])
+    fits = one[1:-1] if given == WITH_WORDS else [4, 4]
+    assert translated(found, [*fits, 2], [2], [*fits, 4, 2], [*fits, 2]) == [one, [2], [2], one]
+    assert caplog.messages[0].endswith(
+        "has 4 tokens, but at most 3 are allowed: its translation is left empty; shorten it, or "
+        "train with a larger --max-source-positions"
+    )
+
+
+def test_words_of_languages_are_printed_and_counted_if_asked_for(data: Path) -> None:
+    alignment = Namespace(print_alignment="hard"), Namespace(replace_unk="@@ ")
+    for given, strips in ((WITH_WORDS, True), (f"{WITH_WORDS} --keep-inference-langtok", False)):
+        found = task(data, BOTH, given)
+        word = found.target_dictionary.index("__de__")
+        generator = found.build_generator([None], Namespace(), Echo)
+        assert (word in generator.symbols_to_strip_from_output) is strips
+        for options_of_generate in alignment:
+            with (
+                pytest.raises(UserError, match="counts the word of the language")
+                if strips
+                else (nullcontext())
+            ):
+                found.build_generator([None], options_of_generate, Echo)
+    task(data, BOTH, f"{WITH_WORDS} --lang-tok-replacing-bos-eos").build_generator(
+        [None], alignment[0], Echo
+    )
+
+
+def test_words_of_languages_are_no_part_of_a_score(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bleu, "_of_languages", [])
+    found = task(data, BOTH, WITH_WORDS)
+    words = found.target_dictionary
+    scorer = Scorer(BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
+    tokens = torch.IntTensor([words.index("__de__"), 4, words.eos()])
+    for is_counted in (True, False):
+        scorer.reset()
+        scorer.add(tokens, tokens)
+        assert scorer.stat.reflen == scorer.stat.predlen == 1 + is_counted
+        found.build_generator([None], Namespace(), Echo)
+
+
+def test_the_hub_translates(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives an argument that the task does not take, and prints all words."""
+    found = task(data, BOTH, WITH_WORDS)
+    hub = GeneratorHubInterface(convert_namespace_to_omegaconf(arguments(data)), found, [])
+    monkeypatch.setattr(FairseqTask, "build_generator", lambda *_: Echo.__new__(Echo))
+    hub.max_positions = (8, 8)
+    assert hub.translate(["word word", ""]) == ["word word", ""]
+
+
 # --- the options of the training ---
 
 LANGTOKS = """--langtoks '{"main": ("src.x", "tgt")}'"""
@@ -230,7 +325,7 @@ def test_a_model_is_used_with_the_options_of_its_training(
         assert f"{path} was trained {message}" in str(error.value)
         going_on = task(data, PAIRS, *now)
         with pytest.raises(UserError):
-            dictionaries._load_checkpoint(print, SimpleNamespace(task=going_on), str(path))
+            dictionaries.check_training(going_on, read(path), path, is_new=False)
 
 
 def test_a_file_of_languages_is_named() -> None:

@@ -12,7 +12,7 @@ from fairseq.trainer import Trainer
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import option_checks
+from resmlp_mt.fairseq_plugin import evaluated_options, option_checks
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 
@@ -35,6 +35,40 @@ def test_a_number_below_the_least_is_refused(name: str) -> None:
     assert getattr(parsed(f"{beside} {option} {least}"), name) in (least, [least], str(least))
     with pytest.raises(UserError, match=f"^{option} must be at least {least}, but is {least - 1}"):
         parsed(f"{beside} {option} {least - 1}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--clip-norm nan", "^--clip-norm must be a number, but is nan"),
+        ("--lr=", "^--lr must be a number, but is empty"),
+        ("--update-freq=", "^--update-freq must be a number, but is empty"),
+        ("--disable-validation --patience 1", "^--patience needs the scores of validations: drop"),
+        ("--dataset-impl fasta", "^--dataset-impl fasta is for sequences of proteins: drop it"),
+    ],
+)
+def test_what_is_no_value_is_refused(given: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parsed(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--bpe sentencepiece", "^--bpe sentencepiece does nothing in fairseq-preprocess: split"),
+        ("--tokenizer moses", "^--tokenizer moses does nothing in fairseq-preprocess"),
+        ("--workers 0", "^--workers must be at least 1, but is 0"),
+    ],
+)
+def test_what_preprocessing_ignores_is_refused(given: str, message: str) -> None:
+    plain, found = (
+        options.get_preprocessing_parser().parse_args(words) for words in ([], given.split())
+    )
+    option_checks.check_preprocessing("en", None, plain)
+    option_checks.check_preprocessing([], args=plain, src=True)
+    for call in (("en", None, found), ([],)):
+        with pytest.raises(UserError, match=message):
+            option_checks.check_preprocessing(*call, **({} if call[1:] else {"args": found}))
 
 
 def test_a_seed_leaves_room_for_the_numbers_that_are_added_to_it() -> None:
@@ -162,7 +196,8 @@ def test_what_changes_nothing_without_another_option_is_refused(needed: str, nam
 
     def given(name: str) -> list[str]:
         has_value = known._option_string_actions[flag(name)].nargs != 0
-        return [flag(name), "7"] if has_value else [flag(name)]
+        value = evaluated_options.JSON.get(name) or evaluated_options.CHOICES.get(name, "7")[0]
+        return [flag(name), value] if has_value else [flag(name)]
 
     more = given("save_interval_updates") if "interval" in name else []
     options.parse_args_and_arch(make(), [*words, *given(name), *given(needed), *more])

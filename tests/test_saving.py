@@ -216,7 +216,9 @@ def test_a_full_disk_in_a_training_from_another_one(
         "make room and continue with fairseq-train --restore-file checkpoint_last.pt.",
     ):
         with pytest.raises(UserError) as error:
-            saving._save_checkpoint(lambda *_: writes(print, {}, "x.pt"), config, trainer)
+            saving._save_checkpoint(
+                lambda *_: writes(print, {}, "x.pt"), config, trainer, None, None
+            )
         assert str(error.value).endswith(end)
         (tmp_path / "checkpoint_last.pt").touch()
 
@@ -275,14 +277,14 @@ def test_another_training_does_not_write_to_the_folder(half_written: Path) -> No
 
 def test_the_folder_is_free_when_the_training_has_ended(half_written: Path) -> None:
     """However it ends."""
-    folder, options = half_written.parent, SimpleNamespace(write_checkpoints_asynchronously=False)
+    folder = half_written.parent
 
     def fails(*_: Any) -> None:
         start(folder)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        saving._call_main(fails, SimpleNamespace(checkpoint=options), None)
+        saving._call_main(fails)
     assert in_a_child(lambda: start(folder)) == 0
 
     def killed() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sentencepiece
 from fairseq import options
-from fairseq.data import Dictionary, data_utils
+from fairseq.data import Dictionary, encoders
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.hub_utils import GeneratorHubInterface
@@ -111,6 +111,15 @@ def test_the_tokenizer_needs_no_languages_on_the_command_line() -> None:
             assert cfg.tokenizer.target_lang == "en"
 
 
+@pytest.mark.parametrize("name", ["bytes", "characters"])
+def test_subwords_without_options_are_found(name: str) -> None:
+    words = ["data", "--path", "x", "--bpe", name]
+    parser = options.get_interactive_generation_parser()
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, words))
+    bpe = encoders.build_bpe(cfg.bpe)
+    assert bpe.decode(bpe.encode("a dög")) == "a dög"
+
+
 @TASKS
 @pytest.mark.parametrize("tokenizer", ["none", "moses"])
 @pytest.mark.parametrize("punctuation", [False, True])
@@ -197,12 +206,6 @@ def test_a_file_that_is_no_sentencepiece_model_is_named(model: Path, tmp_path: P
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
             SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path)))
-
-
-def test_an_unknown_mark_of_subwords_is_named() -> None:
-    assert data_utils.post_process("a@@ b", "subword_nmt") == "ab"
-    with pytest.raises(UserError, match=r"^--remove-bpe bpe is unknown: give sentencepiece, subwo"):
-        data_utils.post_process("a@@ b", "bpe")
 
 
 @pytest.mark.parametrize("normalizes", [False, True])

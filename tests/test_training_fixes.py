@@ -112,13 +112,14 @@ def test_a_metric_that_no_update_has_is_named() -> None:
     task = TranslationTask(TranslationConfig(), Dictionary(), Dictionary())
     options = SimpleNamespace(best_checkpoint_metric="nll_loss")
     trainer = SimpleNamespace(
-        cfg=SimpleNamespace(checkpoint=options),
+        cfg=SimpleNamespace(checkpoint=options, model=None),
+        is_fsdp=False,
         task=task,
         get_criterion=lambda: CrossEntropyCriterion(task, sentence_avg=False),
     )
 
     def step(found: dict[str, float] | None) -> Any:
-        return training_fixes._train_step(lambda _: found, trainer)
+        return training_fixes._train_step(lambda *_: found, trainer, [{}])
 
     assert step({"nll_loss": 1.0}) == {"nll_loss": 1.0}
     assert step(None) is None  # an overflow of --fp16
@@ -209,13 +210,12 @@ def test_asynchronous_checkpoints_need_their_library(
     monkeypatch: pytest.MonkeyPatch, is_installed: bool
 ) -> None:
     """Without it, fairseq prints a traceback, trains nothing and ends with status 0."""
-    monkeypatch.setattr(saving, "find_spec", lambda _: is_installed or None)
+    monkeypatch.setattr(option_checks, "find_spec", lambda _: is_installed or None)
     for asynchronous in (False, True):
-        options = SimpleNamespace(write_checkpoints_asynchronously=asynchronous)
         refused = asynchronous and not is_installed
         message = "--write-checkpoints-asynchronously needs iopath"
         with pytest.raises(UserError, match=message) if refused else nullcontext():
-            saving._check_library(SimpleNamespace(checkpoint=options))
+            option_checks.check({"write_checkpoints_asynchronously": asynchronous})
 
 
 @pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)

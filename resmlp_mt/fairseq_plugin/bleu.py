@@ -15,10 +15,14 @@ from typing import Any
 from unittest import mock
 
 import sacrebleu
+import torch
 from fairseq import scoring, utils
 from fairseq.data import Dictionary
+from fairseq.scoring.bleu import Scorer
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from torch import Tensor
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
@@ -26,6 +30,8 @@ from resmlp_mt.extras import installation
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.generation_fixes import has_no_targets
+from resmlp_mt.fairseq_plugin.languages import TRANSLATING, options_of_task
+from resmlp_mt.fairseq_plugin.many_languages import numbers_of_languages
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 from resmlp_mt.scoring.cleaning import remove_subwords
 from resmlp_mt.scoring.languages import script_without_spaces
@@ -58,6 +64,9 @@ _unspaced: str | None = None
 _subwords: str | None = None
 """What :func:`subwords_of` finds in its dictionary."""
 
+_of_languages: list[int] = []
+"""Its words of languages, of a task of many."""
+
 _joined_by: tuple[str | None, str | None, bool] | None = None
 """``--remove-bpe`` and ``--bpe`` of fairseq-generate, and whether its default scorer compares what
 ``--bpe`` has joined; None in a program without these options."""
@@ -68,6 +77,7 @@ def apply() -> None:
     wrap(TranslationTask, "_inference_with_bleu", _inference_with_bleu)
     wrap(FairseqTask, "build_generator", _remember_target, before=True)
     wrap(scoring, "build_scorer", _build_scorer)
+    wrap(Scorer, "add", _add)
 
 
 def _inference_with_bleu(
@@ -142,12 +152,12 @@ def subwords_of(words: Dictionary) -> str | None:
     )
 
 
-def unspaced_text(task: TranslationTask) -> str | None:
+def unspaced_text(task: Any) -> str | None:
     """Names the target's text by its script, if its language's code may be wrong (``cn``, ``jp``).
 
     None if spaces separate its words, or no sentence is there to tell.
     """
-    cfg, target = task.cfg, _target_language(task)
+    cfg, target = options_of_task(task), _target_language(task)
     if not target or language_codes.bleu_tokenizer(target) or _spaced_by_phrase(target):
         return None
     if not cfg.data:  # a task of another program, which has its sentences itself
@@ -182,15 +192,24 @@ def _check_installed(tokenizer: str, option: str) -> None:
 
 
 def _remember_target(task: Any, *_: Any, **__: Any) -> None:
-    global _target, _unspaced, _subwords
+    global _target, _unspaced, _subwords, _of_languages
     _target = _unspaced = _subwords = None
+    _of_languages = []
     if has_no_targets(task):  # nothing is compared
         return
     _target = _target_language(task)
-    if isinstance(task, TranslationTask):
+    if isinstance(task, TRANSLATING):
         _unspaced = unspaced_text(task)
+    if isinstance(task, TranslationMultiSimpleEpochTask):
+        _of_languages = numbers_of_languages(task, task.target_dictionary)
     if isinstance(task, TASKS):
         _subwords = subwords_of(task.target_dictionary)
+
+
+def _add(original: Original, self: Any, ref: Tensor, pred: Tensor) -> None:
+    """Leave out the words of languages: before both, they would count as translated."""
+    words = ref.new_tensor(_of_languages)
+    original(self, *(side[torch.isin(side, words, invert=True)] for side in (ref, pred)))
 
 
 def remember_joining(found: argparse.Namespace) -> None:
@@ -204,8 +223,7 @@ def remember_joining(found: argparse.Namespace) -> None:
 
 def _target_language(task: Any) -> str | None:
     """The code of the language that a task translates to; None if it has several."""
-    cfg = getattr(task, "cfg", None) or getattr(task, "args", None)
-    return getattr(cfg, "target_lang", None)
+    return getattr(options_of_task(task), "target_lang", None)
 
 
 def _compared(name: str) -> str | None:

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -63,10 +64,19 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
     Raises:
         UserError: naming the file, if it is missing, damaged, or asks for other types.
     """
+    if path.is_dir():
+        raise not_a_file(path)
     state = tensor_files.read(path, SAFE_GLOBALS, only_look=only_look)
     if not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a fairseq checkpoint: it has no entry 'model'.")
     return state
+
+
+def not_a_file(path: Path) -> UserError:
+    """The error for a folder of checkpoints in the place of one."""
+    best = path / "checkpoint_best.pt"
+    such = f", such as {best}" if best.is_file() else ""
+    return UserError(f"{path} is not a file: give one checkpoint of fairseq-train{such}.")
 
 
 def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:
@@ -177,14 +187,10 @@ def latest_checkpoints(
         UserError: if the folder holds fewer, or they are of two trainings.
     """
     pattern = {"epoch": r"checkpoint(\d+)\.pt", "update": r"checkpoint_\d+_(\d+)\.pt"}[by]
-    found: dict[Path, int] = {}
-    for path in folder.glob("*.pt"):
-        match = re.fullmatch(pattern, path.name)
-        if match is None:
-            continue
-        order = int(match.group(1))
-        if upper_bound is None or order <= upper_bound:
-            found[path] = order
+    matches = ((path, re.fullmatch(pattern, path.name)) for path in folder.glob("*.pt"))
+    numbers = {path: int(match[1]) for path, match in matches if match}
+    most = math.inf if upper_bound is None else upper_bound
+    found = {path: number for path, number in numbers.items() if number <= most}
     if len(found) < count:
         raise UserError(
             f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for."

@@ -89,8 +89,7 @@ def tell_in_one_sentence() -> None:
 def _excepthook(
     original: Original, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    specs = [getattr(sys.modules.get("__main__"), "__spec__", None)]
-    specs += [frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(trace)]
+    specs = [getattr(sys.modules.get("__main__"), "__spec__", None), *_specs(trace)]
     of_command = Path(sys.argv[0]).name.startswith("fairseq-") or any(map(is_command, specs))
     if of_command and issubclass(kind, KeyboardInterrupt):
         return  # Python ends with status 130
@@ -102,6 +101,11 @@ def _excepthook(
         original(kind, error, trace)
     else:
         print(sentence, file=sys.stderr)
+
+
+def _specs(trace: TracebackType | None) -> list[Any]:
+    """The specifications of the modules where an error was raised and went through."""
+    return [frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(trace)]
 
 
 def mistake(error: BaseException) -> str | None:
@@ -138,9 +142,7 @@ def _mistake(error: BaseException) -> str | None:
         return told
     if is_of_memory(error):
         told = f"there is not enough memory ({reason(error)})"
-        specs = [
-            frame.f_globals.get("__spec__") for frame, _ in traceback.walk_tb(error.__traceback__)
-        ]
+        specs = _specs(error.__traceback__)
         reads = any(spec is not None and spec.name in READERS for spec in specs)
         if reads or any(is_command(spec, name) for spec in specs for name in WITHOUT_BATCHES):
             return f"{told}."
@@ -159,7 +161,9 @@ def _mistake(error: BaseException) -> str | None:
         return f"{flag(lacking[1])} is missing."
     if isinstance(error, OSError):
         if error.filename is not None:
-            return f"{error.filename} cannot be opened: {error.strerror}."
+            return f"{error.filename or repr('')} cannot be opened: {error.strerror}."
+        if isinstance(error, FileExistsError) and told:  # of fairseq-preprocess
+            return f"{told} is there already: remove it, or give another --destdir."
         return f"{told}." if told and "not found" in told else None  # fairseq's own
     in_training = re.match("Cannot load model parameters from checkpoint (.*);", told or "")
     if in_training and error.__context__ is not None:  # which fairseq makes of any error
@@ -170,12 +174,24 @@ def _mistake(error: BaseException) -> str | None:
         return told or _misfit(hidden, in_training[1])
     if misfit := _misfit(error):
         return misfit
-    *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
-    spec = frame.f_globals.get("__spec__") if frame else None
+    if type(error) is Exception and told and told.startswith("Size of sample"):
+        return f"{told}, or train with a larger --max-source-positions or --max-target-positions."
+    if isinstance(error, FloatingPointError) and told:  # fairseq's; some have advice
+        advice = (
+            "" if "Try" in told else ": lower --lr, or give --clip-norm or more --warmup-updates"
+        )
+        return f"{one_line(told).rstrip('.')}{advice}."
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    spec = frames[-1].f_globals.get("__spec__") if frames else None
     is_asserted = isinstance(error, AssertionError) and is_command(spec)
     is_fairseq = is_command(spec) or (spec is not None and spec.name.startswith("fairseq."))
     if told and is_fairseq and (is_asserted or type(error) is Exception or FOR_USERS.search(told)):
         return one_line(told.partition(": {")[0].strip().rstrip(".!")) + "."  # a configuration
+    for frame in frames if isinstance(error, AssertionError | ValueError) and told else ():
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("fairseq.optim.") and frame.f_code.co_name == "__init__":
+            part = frame.f_locals["self"]  # an optimizer or a schedule, made of options
+            return f"{type(part).__name__}: {one_line(str(told)).rstrip('.')}."
     return None
 
 

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from resmlp_mt import __version__, language_codes
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, languages, many_languages, stored_options
+from resmlp_mt.fairseq_plugin import (
+    checkpoints,
+    languages,
+    loading,
+    many_languages,
+    stored_options,
+)
 from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES, VERSION
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
@@ -40,7 +46,6 @@ def remember_dictionaries() -> None:
     (``--finetune-from-model``). Some people want this, so it is only warned of.
     """
     wrap(Trainer, "state_dict", _state_dict)
-    wrap(Trainer, "load_checkpoint", _load_checkpoint)
     wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
     wrap(tasks, "setup_task", _setup_task)
 
@@ -66,26 +71,25 @@ def _digests(task: Any) -> dict[str, str]:
     }
 
 
-def _load_checkpoint(
-    original: Original,
-    self: Any,
-    filename: str,
-    reset_optimizer: bool = False,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    path = Path(filename)
-    if isinstance(self.task, TASKS) and path.is_file():
-        state = checkpoints.read(path, only_look=True)
-        other = _other(self.task, state, path)
-        _check_pairs(self.task, state, path, is_new=reset_optimizer)
-        if not reset_optimizer:
-            _check_words(self.task, state, path, other_words=other is not None)
-        if other and (not reset_optimizer or _other_size(self.task, state, path)):
-            raise UserError(f"{other}: give the folder of its binarised text.")
-        if other:
-            logger.warning("%s: its embeddings begin with the vectors of other words.", other)
-    return original(self, filename, reset_optimizer, *args, **kwargs)
+def check_training(task: Any, state: Mapping[str, Any], path: Path, *, is_new: bool) -> None:
+    """Refuse to train on with the checkpoint ``path`` of other words or languages than the task's.
+
+    Args:
+        is_new: a new training begins with its weights; then other words are only warned of.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if not isinstance(task, TASKS):
+        return
+    other = _other(task, state, path)
+    _check_pairs(task, state, path, is_new=is_new)
+    if not is_new:
+        _check_words(task, state, path, other_words=other is not None)
+    if other and (not is_new or _other_size(task, state, path)):
+        raise UserError(f"{other}: give the folder of its binarised text.")
+    if other:
+        logger.warning("%s: its embeddings begin with the vectors of other words.", other)
 
 
 def _load_model_ensemble_and_task(
@@ -111,6 +115,9 @@ def _load_model_ensemble_and_task(
         loaded = original(filenames, arg_overrides, task, strict, suffix, num_shards, state)
     finally:
         _loading.clear()
+    if task is None:
+        read_last = name(filenames[-1], suffix, num_shards - 1, num_shards)
+        loading.build_its_criterion(loaded[2], read_last, state)
     if isinstance(loaded[2], TranslationTask):
         for path in filter(Path.is_file, paths):
             _warn_if_reversed(loaded[2], checkpoints.read(path, only_look=True), path)

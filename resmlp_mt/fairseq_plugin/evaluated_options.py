@@ -5,9 +5,16 @@ model has been loaded.
 """
 
 import ast
+import functools
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
+
+from fairseq.dataclass.configs import GenerationConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
@@ -28,6 +35,18 @@ PAIRS = {
 }
 """Options that are two numbers of 0 or more, each with an example and what they are below."""
 
+JSON = {"eval_bleu_args": '{"beam": 4}', "eval_bleu_detok_args": '{"target_lang": "de"}'}
+"""Options that are dictionaries of JSON, each with an example."""
+
+JOINERS = ("sentencepiece", "subword_nmt", "wordpiece", "letter", "silence", "_EOW", "none")
+
+CHOICES = {
+    "eval_bleu_detok": ("moses", "nltk", "space"),
+    "eval_bleu_remove_bpe": JOINERS,
+    "post_process": JOINERS,
+}
+"""Options that fairseq looks up late."""
+
 SWITCHES = ("left_pad_source", "left_pad_target")
 """Options that are True or False."""
 
@@ -43,32 +62,55 @@ def check(values: Mapping[str, Any]) -> None:
         UserError: naming the option, with an example.
     """
     for name, example in DICTIONARIES.items():
-        found = _value(values.get(name))
-        if found is not None and not (isinstance(found, Mapping) and _are_texts(found)):
-            raise _refused(name, values, "a dictionary of Python, its texts in quotes", example)
+        what = "a dictionary of Python, its texts in quotes"
+        _check(name, values, what, example, _is_dictionary)
     for name, (example, most) in PAIRS.items():
-        found = _value(values.get(name))
-        if found is not None and not _is_pair(found, most):
-            below = f" below {most:g}" if most < math.inf else ""
-            raise _refused(name, values, f"two numbers from 0{below}", example)
+        what = "two numbers from 0" + (f" below {most:g}" if most < math.inf else "")
+        _check(name, values, what, example, functools.partial(_is_pair, most=most))
     for name in SWITCHES:
-        found = _value(values.get(name))
-        if found is not None and not isinstance(found, bool | int):
-            raise _refused(name, values, "True or False", "True")
+        _check(name, values, "True or False", "True", lambda found: isinstance(found, bool | int))
+    for name, example in JSON.items():
+        _check(name, values, "a dictionary of JSON", example, _is_dictionary, json.loads)
+    _check_search(json.loads(values.get("eval_bleu_args") or "{}"))
+    for name, choices in CHOICES.items():
+        given = values.get(name)
+        if given is not None and given not in (*choices, "@@ ", "@@"):  # of subword-nmt
+            option = "--remove-bpe" if name == "post_process" else flag(name)
+            raise UserError(f"{option} {given} is unknown: give {', '.join(choices)}.")
 
 
-def _value(given: Any) -> Any:
-    """What a text stands for; the text itself if it is nothing of Python."""
-    if not isinstance(given, str):
-        return given
-    try:
-        return ast.literal_eval(given)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return given
+def _check(
+    name: str,
+    values: Mapping[str, Any],
+    what: str,
+    example: str,
+    fits: Callable[[Any], bool],
+    read: Callable[[str], Any] = ast.literal_eval,
+) -> None:
+    """Refuse a value, as text or already read, that is not what it must be."""
+    found = given = values.get(name)
+    if isinstance(given, str):
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found = read(given)  # else it is nothing of Python
+    if found is not None and not fits(found):
+        option, quote = flag(name), '"' if "'" in example else "'"
+        raise UserError(f"{option} {given} must be {what}: give {option} {quote}{example}{quote}.")
 
 
-def _are_texts(keys: Mapping[Any, Any]) -> bool:
-    return all(isinstance(key, str) for key in keys)
+def _check_search(given: dict[str, Any]) -> None:
+    """Refuse unknown options of the search, which fairseq ignores, and values of other types."""
+    known = OmegaConf.structured(GenerationConfig)
+    for name, value in given.items():
+        try:
+            known[name] = value
+        except OmegaConfBaseException as error:
+            raise UserError(f"--eval-bleu-args: {str(error).splitlines()[0]}.") from error
+        if known[name] != value:  # as "4" is not 4
+            raise UserError(f"--eval-bleu-args: {name} is {value!r}, not {known[name]!r}.")
+
+
+def _is_dictionary(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(isinstance(key, str) for key in found)
 
 
 def _is_pair(found: Any, most: float) -> bool:
@@ -77,9 +119,3 @@ def _is_pair(found: Any, most: float) -> bool:
         and len(found) == 2
         and all(type(number) in (int, float) and 0 <= number < most for number in found)
     )
-
-
-def _refused(name: str, values: Mapping[str, Any], what: str, example: str) -> UserError:
-    option = flag(name)
-    quoted = f'"{example}"' if "'" in example else f"'{example}'"
-    return UserError(f"{option} {values[name]} must be {what}: give {option} {quoted}.")

@@ -22,13 +22,11 @@ from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
-from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from torch import Tensor
 
-from resmlp_mt.engine import lengths
-from resmlp_mt.engine.lines import decoded
-from resmlp_mt.errors import UserError
+from resmlp_mt.engine.lines import waiting_lines
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import (
     binarised,
     bleu,
@@ -40,7 +38,6 @@ from resmlp_mt.fairseq_plugin import (
     many_languages,
     option_checks,
     resuming,
-    same_model,
     saving,
     several_processes,
     stop_signals,
@@ -50,7 +47,8 @@ from resmlp_mt.fairseq_plugin import (
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
-from resmlp_mt.standard_input import check_is_not_output, standard_input
+from resmlp_mt.standard_input import check_is_not_output
+from resmlp_mt.unpacking import open_input
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +58,14 @@ def apply() -> None:
     wrap(data_utils, "batch_by_size", _batch_by_size)
     wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
     wrap(FairseqTask, "train_step", _train_step)
-    wrap(TranslationTask, "get_batch_iterator", _get_batch_iterator)
     for task in (FairseqTask, TranslationMultiSimpleEpochTask):  # the latter has its own
         wrap(task, "inference_step", _inference_step)
-    wrap(FairseqTask, "filter_indices_by_size", _filter_indices_by_size)
     decode_every_line()
     wrap(utils, "load_align_dict", _load_align_dict)
     wrap(FairseqTask, "build_generator", _build_generator)
     wrap(utils, "replace_unk", _replace_unk)
     wrap(NanDetector, "add_hooks", _add_hooks)
     loading.check_checkpoints()
-    same_model.apply()
     resuming.go_on_exactly()
     binarised.name_damaged_files()
     languages.find_languages()
@@ -154,35 +149,7 @@ def _in_bfloat16(criterion: Any, model: Any, sample: Any) -> Any:
         return criterion(model, sample)
 
 
-# --- a line longer than the model allows stops interactive, or has no output line; an empty one is
-# translated ---
-
-
-def _get_batch_iterator(
-    original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """Answer a source that is too long with a message and an empty translation.
-
-    Such a source is replaced by a single pad, of length 0, so that batches keep their order and
-    limits. The empty hypothesis is inserted where the generator would run.
-    """
-    limits = kwargs.get("max_positions")
-    if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
-        longest = limits[0] if isinstance(limits, tuple) else limits
-        limit, remedy = lengths.limit(longest, kwargs.get("max_tokens"))
-        dataset = copy.copy(dataset)
-        dataset.src = [_within(tokens, limit, remedy, dataset.src_dict) for tokens in dataset.src]
-        dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
-        dataset.sizes = dataset.src_sizes
-    return original(self, dataset, *args, **kwargs)
-
-
-def _within(tokens: Tensor, limit: int, remedy: str, dictionary: Any) -> Tensor:
-    if len(tokens) <= limit:
-        return tokens
-    told = lengths.too_long(len(tokens), limit, remedy)
-    logger.error("the line that begins with '%s' %s", dictionary.string(tokens[:8]), told)
-    return tokens.new_full((1,), dictionary.pad())
+# --- an empty line is translated; one that is too long has no output line ---
 
 
 def _inference_step(
@@ -194,12 +161,14 @@ def _inference_step(
     prefix_tokens: Tensor | None = None,
     constraints: Tensor | None = None,
 ) -> list[Any]:
+    generation_fixes.check_inference(generator, sample, constraints)
     counts = sample["net_input"].get("src_lengths")
     if counts is None:
         return list(original(self, generator, models, sample, prefix_tokens, constraints))
     empty = _without_words(self, generator, sample["net_input"], counts)
     answered = counts.gt(0) & ~empty
-    limits = [model.max_decoder_positions() for model in models or () if _is_ours(model)]
+    decoders = (getattr(model, "decoder", None) for model in models or ())
+    limits = [each.max_positions() for each in decoders if isinstance(each, ResMLPDecoder)]
     if getattr(generator, "match_source_len", False) and limits:
         answered = answered & _leaves_room(counts, min(limits))
     if prefix_tokens is not None and prefix_tokens.size(1):  # of --prefix-size; may end at once
@@ -244,13 +213,11 @@ def _without_words(task: Any, generator: Any, net_input: Any, counts: Tensor) ->
     source = net_input.get("src_tokens")
     if source is None or isinstance(generator, SequenceScorer) or not isinstance(task, TASKS):
         return torch.zeros_like(counts, dtype=torch.bool)
-    words = task.target_dictionary
-    has_words: Tensor = (source.ne(words.eos()) & source.ne(words.pad())).any(dim=1)
-    return counts.gt(0) & ~has_words
-
-
-def _is_ours(model: Any) -> bool:
-    return isinstance(getattr(model, "decoder", None), ResMLPDecoder)
+    words = task.source_dictionary
+    marks = [words.eos(), words.pad()]
+    if isinstance(task, TranslationMultiSimpleEpochTask):
+        marks += many_languages.numbers_of_languages(task, words)
+    return counts.gt(0) & torch.isin(source, source.new_tensor(marks)).all(dim=1)
 
 
 def _leaves_room(counts: Tensor, limit: int) -> Tensor:
@@ -266,19 +233,6 @@ def _leaves_room(counts: Tensor, limit: int) -> Tensor:
     return fits
 
 
-def _filter_indices_by_size(
-    original: Original, self: Any, indices: Any, dataset: Any, *args: Any, **kwargs: Any
-) -> Any:
-    try:
-        return original(self, indices, dataset, *args, **kwargs)
-    except Exception as error:
-        if type(error) is Exception and str(error).startswith("Size of sample"):
-            raise UserError(
-                f"{error}, or train with a larger --max-source-positions or --max-target-positions."
-            ) from error
-        raise
-
-
 # --- interactive stops at a line that is not UTF-8 ---
 
 
@@ -288,24 +242,13 @@ def decode_every_line() -> None:
         wrap(module, "buffered_read", _buffered_read)
 
 
-def _buffered_read(original: Original, input: str, buffer_size: int) -> Iterator[list[str]]:
-    with contextlib.ExitStack() as opened:
-        if input == "-":
-            lines = standard_input("give --input FILE")
-        else:
-            lines = opened.enter_context(open(input, "rb"))
-        check_is_not_output(lines, "standard input" if input == "-" else f"--input {input}")
-        buffer: list[str] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                buffer.append(decoded(line, number))
-            except OSError as error:
-                raise UserError(f"--input {input} cannot be read: {error.strerror}.") from error
-            if len(buffer) >= buffer_size:
-                yield buffer
-                buffer = []
-        if buffer:
-            yield buffer
+def _buffered_read(_: Original, input: str, buffer_size: int) -> Iterator[list[str]]:
+    source, errors = open_input(input), list[OSError]()
+    with contextlib.nullcontext(source) if input == "-" else source:
+        check_is_not_output(source, input)
+        yield from waiting_lines(source, buffer_size, errors)
+    if errors:
+        raise UserError(f"--input {input} cannot be read: {reason(errors[0])}.") from errors[0]
 
 
 # --- --replace-unk: taken for a file named "@@ ", without an alignment, or with one of pairs ---

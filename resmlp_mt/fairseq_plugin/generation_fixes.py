@@ -11,19 +11,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import token_generation_constraints
 from fairseq.data import LanguagePairDataset
+from fairseq.models import FairseqLanguageModel
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask
-from fairseq.tasks.translation import TranslationTask
-from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from torch import Tensor
 
 from resmlp_mt.command_line import flag
+from resmlp_mt.engine import lengths
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.languages import TRANSLATING
 from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 from resmlp_mt.signals import tell
 
@@ -35,9 +37,7 @@ def apply() -> None:
     wrap(NGramRepeatBlock, "_no_repeat_ngram", _no_repeat_ngram)
     wrap(DiverseBeamSearch, "step", _diverse_step)
     wrap(FairseqTask, "build_generator", _check_generator, before=True)
-    for task in (FairseqTask, TranslationMultiSimpleEpochTask):  # the latter has its own
-        wrap(task, "inference_step", _check_inference, before=True)
-    for task in (TranslationTask, TranslationMultiSimpleEpochTask):
+    for task in TRANSLATING:
         wrap(task, "get_batch_iterator", _get_batch_iterator)
     # imported by name
     for module in (token_generation_constraints, *command_modules("interactive")):
@@ -114,6 +114,11 @@ def _check_generator(
 ) -> None:
     language_model = (extra_gen_cls_kwargs or {}).get("lm_model")
     if language_model is not None:
+        if not isinstance(language_model, FairseqLanguageModel):
+            raise UserError(
+                f"--lm-path {getattr(args, 'lm_path', '')} has a {type(language_model).__name__}: "
+                "give a model of fairseq-train --task language_modeling."
+            )
         found, needed = language_model.decoder.dictionary, task.target_dictionary
         if len(found) != len(needed) or found.symbols != needed.symbols:
             raise UserError(
@@ -173,14 +178,12 @@ def has_no_targets(task: Any) -> bool:
     )
 
 
-def _check_inference(
-    _: Any,
-    generator: Any,
-    models: Any,
-    sample: Any,
-    prefix_tokens: Tensor | None = None,
-    constraints: Tensor | None = None,
-) -> None:
+def check_inference(generator: Any, sample: Any, constraints: Tensor | None) -> None:
+    """Refuse options that need something else of a batch than it has.
+
+    Raises:
+        UserError: saying what to give.
+    """
     search = getattr(generator, "search", None)
     if constraints is None and getattr(search, "supports_constraints", False):
         raise UserError(
@@ -261,16 +264,28 @@ def _tell_results(given: str, own: str) -> None:
 
 
 # --- --num-shards and --shard-id are ignored: every process translates everything; a set without
-# sentences ends in a ZeroDivisionError ---
+# sentences ends in a ZeroDivisionError; a line longer than the model allows stops interactive ---
 
 
 def _get_batch_iterator(
     original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Let fairseq-generate and fairseq-validate take their share of ``--num-shards``."""
-    iterator = original(self, dataset, *args, **kwargs)
+    """Let fairseq-generate and fairseq-validate take their share of ``--num-shards``.
+
+    A line that is too long is answered with a message and an empty translation. It is replaced by a
+    single pad, of length 0, so that batches keep their order and limits, and ``fairseq_fixes``
+    inserts the empty hypothesis where the generator would run.
+    """
     count, number = _shard
     name = next((name for name, known in self.datasets.items() if known is dataset), None)
+    limits = kwargs.get("max_positions")
+    if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
+        longest = limits[0] if isinstance(limits, tuple) else limits
+        limit, remedy = lengths.limit(longest, kwargs.get("max_tokens"))
+        dataset = copy.copy(dataset)
+        dataset.src = [_within(tokens, limit, remedy, dataset.src_dict) for tokens in dataset.src]
+        dataset.sizes = dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
+    iterator = original(self, dataset, *args, **kwargs)
     if name is None and count > 1:
         raise UserError(
             "--num-shards divides a binarised corpus: here, give every process its own lines."
@@ -290,6 +305,14 @@ def _get_batch_iterator(
         tell(f"--shard-id {number}: nothing to do, the set {name} has fewer sentences than shards.")
         raise NothingToDoError(0)
     return shard
+
+
+def _within(tokens: Tensor, limit: int, remedy: str, dictionary: Any) -> Tensor:
+    if len(tokens) <= limit:
+        return tokens
+    told = lengths.too_long(len(tokens), limit, remedy)
+    logger.error("the line that begins with '%s' %s", dictionary.string(tokens[:8]), told)
+    return tokens.new_full((1,), dictionary.pad())
 
 
 class NothingToDoError(SystemExit):

@@ -45,7 +45,7 @@ def find_languages() -> None:
 
 def options_of_task(task: Any) -> Any:
     """The options of a task; that of many languages has arguments in place of a configuration."""
-    return getattr(task, "cfg", None) or task.args
+    return getattr(task, "cfg", None) or getattr(task, "args", None)
 
 
 def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:

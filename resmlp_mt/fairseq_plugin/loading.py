@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from fairseq import checkpoint_utils
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +25,6 @@ def check_checkpoints() -> None:
     """Check every checkpoint before fairseq builds anything from it."""
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
     wrap(checkpoint_utils, "_upgrade_state_dict", _upgrade_state_dict)
-    wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
 
 
 def _load_checkpoint_to_cpu(
@@ -37,7 +36,8 @@ def _load_checkpoint_to_cpu(
     local = Path(checkpoint_utils.PathManager.get_local_path(path))
     looked_at = checkpoints.read(local, only_look=True)
     stored_config.check(looked_at, local, arg_overrides)
-    _trained[path] = _Training.of(local, looked_at)
+    kept = ("args", "cfg", checkpoints.VERSION)
+    _trained[path] = {name: looked_at.get(name) for name in kept}
     check_archive(local)
     is_ours = stored_options.uses_plugin(looked_at)
     if is_ours:
@@ -47,7 +47,7 @@ def _load_checkpoint_to_cpu(
         stored = checkpoints.options_of(looked_at, "model")
         parameters = _unwrapped(looked_at["model"])
         pruning.check_overrides(arg_overrides or {}, stored, parameters, local)
-        _check_sizes(looked_at, local)
+        _check_sizes(stored, parameters, local)
         checkpoints.check_digest(looked_at, local)
     try:
         state = original(path, arg_overrides, load_on_all_ranks)
@@ -72,66 +72,40 @@ def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
     return original(state)
 
 
-def _check_sizes(state: Mapping[str, Any], path: Path) -> None:
+def _check_sizes(config: Mapping[str, Any], parameters: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that do not fit the parameters, before a model is built."""
-    config = checkpoints.options_of(state, "model")
     names = {field.name for field in fields(ModelConfig)}
     sizes = {name: value for name, value in config.items() if name in names}
-    parameters = _unwrapped(state["model"])
     wrong = misfit(sizes, {name: value.shape for name, value in parameters.items()})
     if wrong is not None:
         raise UserError(f"{path}: the parameters do not fit its configuration: {wrong}.")
 
 
-def _load_model_ensemble_and_task(
-    original: Original,
-    filenames: list[str],
-    arg_overrides: Any = None,
-    task: Any = None,
-    strict: bool = True,
-    suffix: str = "",
-    num_shards: int = 1,
-    state: Any = None,
-) -> Any:
+_trained: dict[str, dict[str, Any]] = {}
+"""What the checkpoints that were read say of their trainings, by path: their files may be gone."""
+
+
+def build_its_criterion(task: Any, path: str, state: Any) -> None:
     """Let the task of a checkpoint build its criterion, as fairseq-validate does.
 
     fairseq leaves out unknown options of the task and of the model, but not of the criterion.
+
+    Args:
+        path: of the checkpoint.
+        state: its contents, if a program has read them itself.
     """
-    loaded = original(filenames, arg_overrides, task, strict, suffix, num_shards, state)
-    name = checkpoint_utils.get_maybe_sharded_checkpoint_filename
-    path = name(filenames[-1], suffix, num_shards - 1, num_shards)  # was read last
-    trained = _trained.get(path) if state is None else _Training.of(Path(path), state)
-    if task is None and trained is not None:
-        built = loaded[2]
-        built.build_criterion = functools.partial(_build_criterion, built.build_criterion, trained)
-    return loaded
-
-
-class _Training(NamedTuple):
-    """What a checkpoint says of its training: the name of its criterion, and the version."""
-
-    path: Path
-    criterion: Any
-    uses_plugin: bool
-    version: Any
-
-    @classmethod
-    def of(cls, path: Path, state: Mapping[str, Any]) -> Self:
-        stored = state.get("args") or (state.get("cfg") or {}).get("criterion")
-        return cls(
-            path,
-            stored_options.name_of("criterion", stored),
-            stored_options.uses_plugin(state),
-            state.get(checkpoints.VERSION),
-        )
-
-
-_trained: dict[str, _Training] = {}
-"""Of the checkpoints that were read, by path: their files may be gone by the time it is needed."""
+    trained = _trained.get(path) if state is None else state
+    if trained is not None:
+        build = functools.partial(_build_criterion, task.build_criterion, trained, Path(path))
+        task.build_criterion = build
 
 
 def _build_criterion(
-    original: Original, trained: _Training, cfg: Any, from_checkpoint: bool = True
+    original: Original,
+    trained: Mapping[str, Any],
+    path: Path,
+    cfg: Any,
+    from_checkpoint: bool = True,
 ) -> Any:
     """Build the criterion of a checkpoint, or another one, of ``--model-overrides`` or a program.
 
@@ -139,20 +113,19 @@ def _build_criterion(
         UserError: if it is unknown, or if this version lacks an option with which it was trained.
     """
     stored = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
-    state = {checkpoints.VERSION: trained.version, "cfg": {"criterion": stored}}
     name = stored_options.name_of("criterion", stored)
-    is_its_own = name == trained.criterion
+    before = trained.get("args") or (trained.get("cfg") or {}).get("criterion")
+    is_its_own = name == stored_options.name_of("criterion", before)
     if name is not None and stored_options.registered("criterion", name) is None:
         what = f"--criterion {name}"
         if not is_its_own:
             raise UserError(f"{what} is unknown: give its --user-dir.")
-        if trained.uses_plugin:
-            raise checkpoints.of_another_version(state, trained.path, what)
-        raise UserError(
-            f"{trained.path} was trained with {what}, which is unknown: give its --user-dir."
-        )
+        if stored_options.uses_plugin(trained):
+            raise checkpoints.of_another_version(trained, path, what)
+        raise UserError(f"{path} was trained with {what}, which is unknown: give its --user-dir.")
     if is_its_own:
-        stored_options.check_options(state, "criterion", trained.path)
+        state = {**trained, "cfg": {"criterion": stored}}
+        stored_options.check_options(state, "criterion", path)
     takes_old = "from_checkpoint" in inspect.signature(original).parameters
     return original(cfg, from_checkpoint=from_checkpoint) if takes_old else original(cfg)
 

@@ -11,11 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from fairseq import utils
+from fairseq.data import Dictionary, LanguagePairDataset, TransformEosLangPairDataset
 from fairseq.data.multilingual import multilingual_data_manager
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from torch import Tensor
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
@@ -39,7 +44,9 @@ def apply() -> None:
     wrap(task, "setup_task", _setup_task)
     wrap(task, "check_dicts", _check_dictionaries, before=True)
     wrap(task, "build_model", _build_model)
-    wrap(task, "build_generator", _check_generator, before=True)
+    wrap(task, "build_generator", _build_generator)
+    wrap(task, "build_dataset_for_inference", _build_dataset_for_inference)
+    wrap(GeneratorHubInterface, "string", _string)
     wrap(data, "load_langs", _load_languages)
     wrap(data, "get_split_num_data_shards", _count_shards)
     wrap(data, "load_lang_dataset", _load_sides)
@@ -51,25 +58,24 @@ def apply() -> None:
 
 
 def _setup_task(original: Original, cls: Any, args: Any, **kwargs: Any) -> Any:
-    pairs = _pairs(vars(args))
+    pairs = _texts(getattr(args, "lang_pairs", None))
     given = {name: getattr(args, name, None) for name in OPTIONS}
     _check_codes(pairs, [code for code in given.values() if code is not None])
     for name, code in given.items():
         if code is None and any(given.values()):
             raise UserError(f"{TASK} translates from one language to another: add {flag(name)}.")
+    if args.sampling_temperature <= 0:
+        raise UserError(
+            f"--sampling-temperature must be above 0, but is {args.sampling_temperature}."
+        )
     task = original(cls, args, **kwargs)
     more = (getattr(args, "extra_data", None) or {}).values()
     check_folders([args.data, *more], task.langs)
     return task
 
 
-def _pairs(options: Mapping[str, Any]) -> list[str]:
-    """The pairs of ``--lang-pairs``, which fairseq splits when it sets up the task."""
-    return _texts(options.get("lang_pairs"))
-
-
 def _texts(value: object) -> list[str]:
-    """A list of texts, which a command line has as one."""
+    """A list of texts, such as pairs, which a command line has as one."""
     if isinstance(value, str):
         return value.split(",")
     return [str(each) for each in value] if isinstance(value, list | tuple) else []
@@ -137,10 +143,41 @@ def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> An
     return model
 
 
-def _check_generator(task: Any, _: Any, args: Any, *__: Any, **___: Any) -> None:
-    check_direction(task)
+def _build_generator(
+    _: Original,
+    self: Any,
+    models: Any,
+    args: Any,
+    seq_gen_cls: Any = None,
+    extra_gen_cls_kwargs: Any = None,
+    prefix_allowed_tokens_fn: Any = None,
+) -> Any:
+    """Heed ``--keep-inference-langtok``, and take what the hub interface gives."""
+    check_direction(self)
     if getattr(args, "constraints", None):
         raise UserError(f"--constraints are not for {TASK}, which cannot search with them.")
+    options, begin = self.args, self.args.langtoks["main"][1]
+    more = dict(extra_gen_cls_kwargs or {})
+    if begin and not options.keep_inference_langtok:
+        word = self.data_manager.get_decoder_langtok(options.target_lang, begin)
+        more["symbols_to_strip_from_output"] = {word}
+        for name in ("print_alignment", "replace_unk"):
+            if getattr(args, name, None) and not options.lang_tok_replacing_bos_eos:
+                raise UserError(
+                    f"{flag(name)} counts the word of the language before a translation, which is "
+                    "not printed: add --keep-inference-langtok."
+                )
+    return FairseqTask.build_generator(
+        self, models, args, seq_gen_cls, more, prefix_allowed_tokens_fn
+    )
+
+
+def _string(original: Original, self: Any, tokens: Tensor) -> Any:
+    """A translation of the hub interface, without words of languages."""
+    if isinstance(self.task, TranslationMultiSimpleEpochTask):
+        words = tokens.new_tensor(numbers_of_languages(self.task, self.task.target_dictionary))
+        tokens = tokens[torch.isin(tokens, words, invert=True)]
+    return original(self, tokens)
 
 
 def check_direction(task: TranslationMultiSimpleEpochTask) -> None:
@@ -231,6 +268,20 @@ def _load_sides(
         return original(self, data_path, split, src, src_dict, tgt, *args, **kwargs)
 
 
+# --- lines are counted without their words of languages, and may then be too long for the model ---
+
+
+def _build_dataset_for_inference(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Lines as a list of tensors, as ``--task translation`` has them."""
+    found, end = original(self, *args, **kwargs), None
+    if isinstance(found, TransformEosLangPairDataset):  # of --lang-tok-replacing-bos-eos
+        found, end = found.dataset, found.new_src_eos
+    lines = [found.src[number] for number in range(len(found.src))]
+    if end is not None:
+        lines = [torch.cat([line[:-1], line.new_tensor([end])]) for line in lines]
+    return LanguagePairDataset(lines, list(map(len, lines)), self.source_dictionary)
+
+
 # --- models that are used with other options than they were trained with ---
 
 
@@ -267,7 +318,7 @@ def check_pairs(options: Mapping[str, Any], stored: Mapping[str, Any], path: Pat
     Raises:
         UserError: if the training and its checkpoint have no pair in common.
     """
-    before, now = _pairs(stored), _pairs(options)
+    before, now = (_texts(each.get("lang_pairs")) for each in (stored, options))
     if before and not {*before} & {*now}:
         raise UserError(
             f"{path} was trained with --lang-pairs {','.join(before)}: give another --save-dir, or "
@@ -295,7 +346,7 @@ def _before_sentences(options: Mapping[str, Any]) -> list[str]:
 
 def _in_dictionaries(options: Mapping[str, Any]) -> list[str]:
     """The options that put words into the dictionaries, as a command line has them."""
-    pairs = _pairs(options)
+    pairs = _texts(options.get("lang_pairs"))
     langs = _texts(options.get("langs")) or sorted(
         {code for pair in pairs for code in pair.split("-")}
     )
@@ -305,6 +356,11 @@ def _in_dictionaries(options: Mapping[str, Any]) -> list[str]:
     for name, default in (("lang_tok_style", "multilingual"), ("langtoks_specs", "main")):
         words.append(f"{flag(name)} {','.join(_texts(options.get(name)) or [default])}")
     return words
+
+
+def numbers_of_languages(task: TranslationMultiSimpleEpochTask, words: Dictionary) -> list[int]:
+    """The numbers of these words in one of its dictionaries."""
+    return list(map(words.index, words_of_languages(task)))
 
 
 def words_of_languages(task: TranslationMultiSimpleEpochTask) -> frozenset[str]:

@@ -8,7 +8,7 @@ the trainer is made. All are wrapped here alone, and call what other modules che
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,15 +33,18 @@ from resmlp_mt.fairseq_plugin import (
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.ranking import RISES
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 from resmlp_mt.machine import computes_in_bfloat16
 
 LEAST = {
     "batch_size": 1,
     "batch_size_valid": 1,
+    "checkpoint_shard_count": 1,
+    "distributed_world_size": 1,
     "fp16_scale_window": 1,
     "global_sync_iter": 1,
     "log_interval": 1,
+    "lr": 0,
     "max_epoch": 0,
     "max_tokens": 1,
     "max_tokens_valid": 1,
@@ -71,6 +74,7 @@ LEAST_OF_SCHEDULERS = {
 """The same, for one ``--lr-scheduler``."""
 
 REFUSED: dict[tuple[str, object], str] = {
+    ("dataset_impl", "fasta"): "is for sequences of proteins: drop it.",
     ("keep_interval_updates_pattern", 0): "names no update: drop it, or give a number from 1.",
     ("optimizer", "composite"): "needs groups of parameters, which no option gives: use another.",
 }
@@ -109,6 +113,9 @@ def apply() -> None:
     wrap(options, "parse_args_and_arch", _parse_args_and_arch)
     wrap(Trainer, "__init__", _check_trainer, before=True)
     wrap(distributed_utils, "call_main", _check_call, before=True)
+    for module in command_modules("preprocess"):
+        for name in ("_build_dictionary", "_make_all"):  # the first that read the options
+            wrap(module, name, check_preprocessing, before=True)
 
 
 def _parse_args_and_arch(
@@ -135,6 +142,23 @@ def _parse_args_and_arch(
     if getattr(found, "profile", False) and not torch.cuda.is_available():
         raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")
     return parsed
+
+
+def check_preprocessing(*given: Any, **named: Any) -> None:
+    """Refuse options of fairseq-preprocess, ``args``, that change nothing or divide by zero.
+
+    Raises:
+        UserError: naming the option.
+    """
+    args = named.get("args", given[-1])
+    for name in ("bpe", "tokenizer"):
+        if value := getattr(args, name):
+            raise UserError(
+                f"--{name} {value} does nothing in fairseq-preprocess: split the text before, as "
+                "python -m resmlp_mt.prepare does, and drop it."
+            )
+    if args.workers < 1:
+        raise UserError(f"--workers must be at least 1, but is {args.workers}.")
 
 
 def _check_needs(
@@ -221,6 +245,10 @@ def check(values: Mapping[str, Any]) -> None:
             number: Any = int(str(value)) if str(value).lstrip("-").isdecimal() else value
             if isinstance(number, int | float) and number < least:
                 raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
+    for name, given in values.items():
+        numbers = given if isinstance(given, list) else [given]
+        if any(number != number for number in numbers) or (given == [] and name in LEAST):
+            raise UserError(f"{flag(name)} must be a number, but is {'nan' if given else 'empty'}.")
     if (values.get("seed") or 0) > MOST_SEED:
         raise UserError(f"--seed must be at most {MOST_SEED}, but is {values['seed']}.")
     evaluated_options.check(values)
@@ -238,11 +266,21 @@ def check(values: Mapping[str, Any]) -> None:
     for (name, value), why in (REFUSED | of_model).items():
         if values.get(name) == value:
             raise UserError(f"{flag(name)} {value} {why}")
+    if values.get("write_checkpoints_asynchronously") and find_spec("iopath") is None:
+        raise UserError(  # it would end with status 0 and without a training
+            "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "
+            "or drop the option."
+        )
     if of_model and values.get("quantization_config_path") is not None:
         raise UserError(
             "--quantization-config-path trains a ResMLP that nothing can load: drop it, and give "
             "python -m resmlp_mt.export --dtype int8."
         )
+    for name in ("patience", "keep_best_checkpoints"):
+        if values.get("disable_validation") and values.get(name, -1) > 0:
+            raise UserError(
+                f"{flag(name)} needs the scores of validations: drop --disable-validation."
+            )
     metric = values.get("best_checkpoint_metric")
     rises = RISES.get(metric) if metric else None
     if rises is not None and rises != values.get("maximize_best_checkpoint_metric", rises):
@@ -278,18 +316,16 @@ def check_output_layer(model: Any, criterion: Any) -> None:
         return
     output = getattr(getattr(model, "decoder", None), "output_projection", None)
     is_product = hasattr(output, "weight") and getattr(output, "bias", None) is None
-    if not (is_product and _takes(model.forward, "features_only")):
+    arguments = inspect.signature(model.forward).parameters
+    takes = "features_only" in arguments or any(
+        each.kind is each.VAR_KEYWORD for each in arguments.values()
+    )
+    if not (is_product and takes):
         raise UserError(
             "--criterion chunked_label_smoothed_cross_entropy needs a decoder whose output layer "
             "is one matrix, and a model that can leave it out, which a "
             f"{type(model).__name__} does not have: use --criterion label_smoothed_cross_entropy."
         )
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has an argument of this name, or hands on those it does not know."""
-    arguments = inspect.signature(function).parameters
-    return name in arguments or any(a.kind is a.VAR_KEYWORD for a in arguments.values())
 
 
 def check_metric(cfg: Any) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin import checkpoints, dictionaries, same_model
 from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def _train_iterator(original: Original, self: Any, epoch: int, *args: Any, **kwa
     if once:
         iterator.epoch = epoch
     iterator.update_freq = self.cfg.optimization.update_freq  # for _load_position
+    self.stopping_iterator = iterator  # for ``training_end``
     return iterator
 
 
@@ -105,16 +106,11 @@ def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None
                 total,
             )
         elif twice or before != self.num_shards:
-            logger.log(
-                logging.WARNING if twice else logging.INFO,
-                "%d batches of this epoch come twice: %d processes had taken %d each, and %d go on "
-                "after %d each",
-                twice,
-                before,
-                taken,
-                self.num_shards,
-                each,
+            told = (
+                f"{twice} batches of this epoch come twice: {before} processes had taken {taken} "
+                f"each, and {self.num_shards} go on after {each} each"
             )
+            logger.log(logging.WARNING if twice else logging.INFO, told)
         state = {**state, "iterations_in_epoch": each}
     original(self, state)
 
@@ -160,9 +156,23 @@ def _load_checkpoint(
     optimizer_overrides: Any = None,
     reset_meters: bool = False,
 ) -> Any:
+    """Go on with all that is in a checkpoint, or begin with its weights; it is looked at once.
+
+    Raises:
+        UserError: if it is of other words, languages or another model.
+    """
+    path, state = Path(filename), dict[str, Any]()
+    if path.is_file():
+        state = checkpoints.read(path, only_look=True)
+        dictionaries.check_training(self.task, state, path, is_new=reset_optimizer)
+        same_model.check(self.cfg.model, state, path)
     resets = reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters
-    with _averages_of_loaded_weights(self, Path(filename)):
+    with _averages_of_loaded_weights(self, state, path):
         found = original(self, filename, *resets)
+    self.begins_with, self.stored_config = path, state.get("cfg")  # for ``training_end``
+    self.is_validated = found is not None and found.get("val_loss") is not None
+    if reset_optimizer:  # a new training, which has the weights of the file but not its time
+        self._previous_training_time = 0
     if found is not None and not reset_optimizer:
         _count_on(self, filename, reset_lr_scheduler)
     if found is None or reset_optimizer or reset_meters:  # as for the best score of all
@@ -181,15 +191,15 @@ def _load_checkpoint(
 
 
 @contextlib.contextmanager
-def _averages_of_loaded_weights(trainer: Any, path: Path) -> Iterator[None]:
+def _averages_of_loaded_weights(
+    trainer: Any, state: Mapping[str, Any], path: Path
+) -> Iterator[None]:
     """Begin the averages of ``--store-ema`` with the weights of a checkpoint that has none.
 
     fairseq looks for these weights where it has removed them.
     """
     options = trainer.cfg.ema
-    if not (options.store_ema and path.is_file()) or "ema" in (
-        checkpoints.read(path, only_look=True).get("extra_state") or {}
-    ):
+    if not (options.store_ema and state) or "ema" in (state.get("extra_state") or {}):
         yield
         return
     options.store_ema = False

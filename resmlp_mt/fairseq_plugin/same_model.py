@@ -8,29 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq.trainer import Trainer
-
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.checkpoints import HIDDEN, SHARED, options_of
 from resmlp_mt.fairseq_plugin.config import activation
 from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, registered
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
-
-
-def apply() -> None:
-    """Compare the options of trainings with those of their checkpoints."""
-    wrap(Trainer, "load_checkpoint", _load_checkpoint)
-
-
-def _load_checkpoint(
-    original: Original, self: Any, filename: str, *args: Any, **kwargs: Any
-) -> Any:
-    path = Path(filename)
-    if path.is_file():
-        check(self.cfg.model, checkpoints.read(path, only_look=True), path)
-    return original(self, filename, *args, **kwargs)
 
 
 def check(options: Any, state: Mapping[str, Any], path: Path) -> None:

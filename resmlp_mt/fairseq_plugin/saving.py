@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +70,28 @@ def _unsaved(path: str, error: OSError) -> UnsavedError:
     return UnsavedError(f"{path} cannot be written ({reason(error)}), and the training stops.")
 
 
-def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> Any:
+def _save_checkpoint(
+    original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None
+) -> Any:
     try:
-        return original(cfg, trainer, *args)
+        saved = original(cfg, trainer, epoch_itr, val_loss)
     except UnsavedError as error:
         raise UserError(
             f"{str(error).rstrip('.')}; the earlier checkpoints are complete: make room and "
             f"{advice(cfg, trainer.checkpoint_suffix)}."
         ) from error
+    if hasattr(trainer, "stopping_saves"):  # of ``stop_signals``
+        trainer.stopping_saves.append(val_loss)
+    return saved
 
 
 _held = ExitStack()
 """The lock of the folder that the training of this process writes to."""
 
 
-def _call_main(original: Original, cfg: Any, *args: Any, **kwargs: Any) -> None:
-    _check_library(cfg)
-    try:
-        original(cfg, *args, **kwargs)
-    finally:
-        _held.close()
+def _call_main(original: Original, *args: Any, **kwargs: Any) -> None:
+    with _held:
+        original(*args, **kwargs)
 
 
 def _hold_folder(cfg: Any, suffix: str) -> None:
@@ -116,15 +117,6 @@ def _hold_folder(cfg: Any, suffix: str) -> None:
         raise
     except UserError as error:  # no locks there, or the file cannot be read
         logger.warning("%s Until then, start no other training with this --save-dir.", error)
-
-
-def _check_library(cfg: Any) -> None:
-    """Refuse what ends with status 0 and without a training."""
-    if cfg.checkpoint.write_checkpoints_asynchronously and find_spec("iopath") is None:
-        raise UserError(
-            "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "
-            "or drop the option."
-        )
 
 
 def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
@@ -184,11 +176,7 @@ def _check_start(cfg: Any, suffix: str) -> None:
     if PathManager.isfile(path):
         return
     if PathManager.exists(path):
-        best = Path(path, "checkpoint_best.pt")
-        such = f", such as {best}" if best.is_file() else ""
-        raise UserError(
-            f"{option} {path} is not a file: give one checkpoint of fairseq-train{such}."
-        )
+        raise UserError(f"{option} {checkpoints.not_a_file(Path(path))}")
     inside = Path(cfg.save_dir, path)
     raise UserError(
         f"{option} {path} does not exist"

@@ -154,19 +154,9 @@ def _start_processes(
     loaded = [name for name in sys.modules if name.startswith("resmlp_mt.")]
     times: list[float] = []
     resource_tracker.ensure_running()  # starting it later would let signals through
+    given = main, cfg, {**kwargs, "start_rank": start_rank}, loaded, continue_command.command()
     with held():  # until they are handed on here, and until a process has loaded its modules
-        context = spawn(
-            fn=_worker,
-            args=(
-                main,
-                cfg,
-                {**kwargs, "start_rank": start_rank},
-                loaded,
-                continue_command.command(),
-            ),
-            nprocs=processes,
-            join=False,
-        )
+        context = spawn(fn=_worker, args=given, nprocs=processes, join=False)
         before = handle(lambda number, _: _hand_on(context, number, times))
     try:
         codes = _first_ends(context.processes)

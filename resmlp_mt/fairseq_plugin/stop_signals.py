@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 
@@ -43,12 +42,10 @@ class _Stop:
 
 
 def stop_with_a_checkpoint() -> None:
-    """Have fairseq's trainer know where its text is, and save before a validation if asked to."""
-    wrap(Trainer, "get_train_iterator", _get_train_iterator)
+    """Have fairseq's trainer save before a validation if asked to."""
     wrap(Trainer, "train_step", _train_step)
     wrap(Trainer, "begin_valid_epoch", _begin_valid_epoch)
     wrap(Trainer, "valid_step", _valid_step)
-    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
 
 
 def stop_after_an_update(main: Any) -> None:
@@ -105,12 +102,6 @@ def _request(number: int, _: Any) -> None:
     _Stop.requested = number
 
 
-def _get_train_iterator(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
-    iterator = original(self, *args, **kwargs)
-    self.stopping_iterator = iterator
-    return iterator
-
-
 def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     _Stop.updating = True
     return original(self, *args, **kwargs)
@@ -155,15 +146,6 @@ def _agreed(trainer: Any) -> int:
     number = torch.tensor([_Stop.requested], device=trainer.device)
     distributed_utils.all_reduce(number, group=trainer.data_parallel_process_group, op="max")
     return int(number.item())
-
-
-def _save_checkpoint(
-    original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None
-) -> Any:
-    saved = original(cfg, trainer, epoch_itr, val_loss)
-    if hasattr(trainer, "stopping_saves"):
-        trainer.stopping_saves.append(val_loss)
-    return saved
 
 
 def _stop(trainer: Any, number: int) -> None:

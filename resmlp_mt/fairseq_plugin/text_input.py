@@ -18,11 +18,13 @@ from fairseq import file_utils, utils
 from fairseq.data import data_utils
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
+from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass import utils as dataclass_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from hydra.core.config_store import ConfigStore
 
 from resmlp_mt import language_codes
 from resmlp_mt.engine.subword_checks import (
@@ -65,6 +67,10 @@ def apply() -> None:
     wrap(FairseqTask, "build_bpe", _build_bpe)
     wrap(TranslationTask, "build_model", _build_model)
     wrap(GeneratorHubInterface, "__init__", _hub_interface)
+    for name in ("bytes", "characters"):  # which have no dataclass: no command would find them
+        node = FairseqDataclass()
+        node._name = name
+        ConfigStore.instance().store(name=name, group="bpe", node=node, provider="fairseq")
     for task in TRANSLATING:
         wrap(task, "build_dataset_for_inference", _build_dataset_for_inference)
 
@@ -185,23 +191,13 @@ def _punctuated(normalizer: Any, text: str) -> str:
 
 def _decode(_: Original, self: Any, x: str) -> str:
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
-    return _on_one_line(decode_pieces(self.sp, x.split()))
+    return re.sub("[\r\n]", " ", decode_pieces(self.sp, x.split())).strip()
 
 
 def _post_process(original: Original, sentence: str, symbol: str) -> str:
     if symbol == "sentencepiece":  # fairseq leaves bytes as they are
         return join_pieces(sentence.split(" ")).strip()
-    try:
-        return str(original(sentence, symbol))
-    except NotImplementedError as error:
-        raise UserError(
-            f"--remove-bpe {symbol} is unknown: give sentencepiece, subword_nmt, wordpiece, "
-            "letter, silence, _EOW or none."
-        ) from error
-
-
-def _on_one_line(text: str) -> str:
-    return re.sub("[\r\n]", " ", text).strip()
+    return str(original(sentence, symbol))
 
 
 def _build_bpe(original: Original, self: Any, args: Any) -> Any:

@@ -9,7 +9,6 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,6 @@ from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
 from resmlp_mt.fairseq_plugin.resuming import early_stop
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
@@ -32,7 +30,6 @@ def apply() -> None:
     """Mend the ends of trainings; a second call does nothing."""
     wrap(Trainer, "get_lr", _get_lr)
     wrap(Trainer, "lr_step", _lr_step)
-    wrap(Trainer, "load_checkpoint", _load_checkpoint)
     wrap(checkpoint_utils, "load_checkpoint", _begin)
     # --stop-time-hours would follow a clock that is set forward or back
     fairseq.trainer.time = SimpleNamespace(time=time.monotonic)
@@ -77,22 +74,6 @@ def save(trainer: Any, score: float | None) -> None:
 
 
 # --- a training that has ended would train another update, or epoch, at every new start ---
-
-
-def _load_checkpoint(
-    original: Original,
-    self: Any,
-    filename: str,
-    reset_optimizer: bool = False,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    found = original(self, filename, reset_optimizer, *args, **kwargs)
-    self.begins_with = Path(filename)
-    self.is_validated = found is not None and found.get("val_loss") is not None
-    if reset_optimizer:  # a new training, which has the weights of the file but not its time
-        self._previous_training_time = 0
-    return found
 
 
 def train(original: Original, cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
@@ -178,9 +159,8 @@ def _begin(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
     if trainer.get_lr() <= options.stop_min_lr:
         end = f"--stop-min-lr {options.stop_min_lr}"
     if end is not None:
-        stored = checkpoints.read(trainer.begins_with, only_look=True).get("cfg")
         now = OmegaConf.to_container(trainer.cfg, resolve=True, enum_to_str=True)
-        if changed := _changed(stored, now):
+        if changed := _changed(trainer.stored_config, now):
             logger.warning(
                 "%s has ended with %s, and nothing is trained with another %s: give another "
                 "--save-dir, or a later end to go on.",

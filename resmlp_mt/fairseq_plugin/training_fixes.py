@@ -43,7 +43,6 @@ def apply() -> None:
     wrap(EMA, "__init__", _ema)
     wrap(EMA, "_step_internal", _ema_step)
     wrap(Trainer, "train_step", _train_step)
-    wrap(Trainer, "train_step", _train_step_of_batches)
     wrap(progress_bar, "progress_bar", _progress_bar)
     for task in OF_OTHER_MODELS:
         wrap(task, "build_model", _check_model, before=True)
@@ -178,14 +177,25 @@ def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None
     original(self, SimpleNamespace(state_dict=lambda: state), updates)
 
 
-# --- a --best-checkpoint-metric that is not computed ends in a KeyError after the first epoch ---
+# --- a --best-checkpoint-metric that is not computed ends in a KeyError after the first epoch; of
+# several processes with --update-freq, one that lacks the last batch of an epoch would lose the
+# others of its update ---
 
 ONLY_IN_VALIDATION = {"bleu", "ppl"}
 """Metrics that fairseq does not compute in training, or leaves out of what a step returns."""
 
 
-def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
-    found = original(self, *args, **kwargs)
+def _train_step(original: Original, self: Any, samples: Any, *args: Any, **kwargs: Any) -> Any:
+    """Leave out the empty batch that makes epochs equally long, if its process has another.
+
+    fairseq takes an update that ends with it for an empty one: its tokens are not counted.
+    Gradients are exchanged once for an update, but weights of ``--ddp-backend fully_sharded`` and
+    experts with every batch.
+    """
+    exchanges_once = not (self.is_fsdp or getattr(self.cfg.model, "base_layers", 0))
+    if exchanges_once and not all(samples):
+        samples = list(filter(None, samples)) or samples[:1]
+    found = original(self, samples, *args, **kwargs)
     metric = self.cfg.checkpoint.best_checkpoint_metric
     known = type(self.task) is TranslationTask and type(self.get_criterion()).__module__.startswith(
         ("fairseq.", "resmlp_mt.")  # others may have metrics of validation alone
@@ -196,25 +206,6 @@ def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any
             f"--best-checkpoint-metric {metric} is not computed in this training: it has {names}."
         )
     return found
-
-
-# --- several processes with --update-freq: one that lacks the last batch of an epoch would lose the
-# others of its update ---
-
-
-def _train_step_of_batches(
-    original: Original, self: Any, samples: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """Leave out the empty batch that makes epochs equally long, if its process has another.
-
-    fairseq takes an update that ends with it for an empty one: its tokens are not counted.
-    Gradients are exchanged once for an update, but weights of ``--ddp-backend fully_sharded`` and
-    experts with every batch.
-    """
-    exchanges_once = not (self.is_fsdp or getattr(self.cfg.model, "base_layers", 0))
-    if exchanges_once and not all(samples):
-        samples = list(filter(None, samples)) or samples[:1]
-    return original(self, samples, *args, **kwargs)
 
 
 # --- tasks for other kinds of models end in tracebacks ---
