@@ -157,6 +157,7 @@ TRAIN = [
     Case("--validate-after-updates 1000"),
     Case("--fixed-validation-seed 7"),
     Case("--disable-validation"),
+    Case("--disable-validation --patience 1"),
     Case("--max-tokens-valid 30"),
     Case("--batch-size-valid 1"),
     Case("--max-valid-steps 0", "--batch-size-valid 4"),
@@ -354,6 +355,7 @@ GENERATE = [
     Case("--no-beamable-mm"),
     Case("--lm-path {lm}"),
     Case("--lm-path {lm} --lm-weight 0.9"),
+    Case("--lm-path {base} --lm-weight 0.9"),
     Case("--path {base}:{second}"),
     Case("--path {base}:{other}"),
     Case("--path {base}:{other} --print-alignment"),
@@ -421,6 +423,8 @@ VALIDATE = [
 ]
 
 INTERACTIVE = [
+    Case("--bpe bytes"),
+    Case("--bpe characters"),
     Case("--constraints"),
     Case("--constraints unordered"),
     Case("--constraints", "--sampling --nbest 4"),

@@ -264,7 +264,7 @@ def test_all_parts_of_the_training_text_are_read(
             assert side[index].tolist() == words.encode(pieces)
     (tmp_path / "train1.de-en.de.bin").write_bytes(b"")
     (tmp_path / "train1.de-en.de.idx").write_bytes(b"TNTIDX\x00\x00")
-    with pytest.raises(UserError, match=r"train1\.de-en\.de\.bin is missing or in an old format"):
+    with pytest.raises(UserError, match=r"train1\.de-en\.de\.idx is damaged or not what fairseq"):
         read_training_text(tmp_path, loaded)
 
 

@@ -1,12 +1,11 @@
 """Turns a checkpoint of fairseq and its dictionaries into a model that needs no fairseq."""
 
-import itertools
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils, utils
-from fairseq.data import ConcatDataset, data_utils, indexed_dataset
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from resmlp_mt.engine import shortlist_building
 from resmlp_mt.engine.folding import fold
@@ -150,37 +149,24 @@ def read_training_text(data: str | Path, model: TranslationModel) -> tuple[Any, 
     Raises:
         UserError: if it is missing or in another format, or its dictionaries are not the model's.
     """
-    data = Path(data)
-    source, target = model.source_lang, model.target_lang
-    for language, vocabulary in ((source, model.source), (target, model.target)):
-        dictionary = data / f"dict.{language}.txt"
-        if Vocabulary.read(dictionary).symbols != vocabulary.symbols:
+    config = TranslationConfig(
+        data=str(data),
+        source_lang=model.source_lang,
+        target_lang=model.target_lang,
+        train_subset="train",
+        dataset_impl="mmap",
+        required_seq_len_multiple=1,
+    )
+    task = TranslationTask.setup_task(config)
+    for language, words, vocabulary in (
+        (config.source_lang, task.source_dictionary, model.source),
+        (config.target_lang, task.target_dictionary, model.target),
+    ):
+        if words.symbols != vocabulary.symbols:
             raise UserError(
-                f"--shortlist: {dictionary} is not the dictionary that the model was trained with."
+                f"--shortlist: {Path(data, f'dict.{language}.txt')} is not the dictionary that the "
+                "model was trained with."
             )
-    sides: tuple[list[Any], list[Any]] = [], []
-    for part in itertools.count():
-        split = f"train{part or ''}"  # as in fairseq's translation task
-        pairs = [f"{split}.{source}-{target}", f"{split}.{target}-{source}"]
-        pair = next((p for p in pairs if (data / f"{p}.{source}.idx").exists()), None)
-        if pair is None:
-            break
-        for side, language in zip(sides, (source, target), strict=True):
-            prefix = str(data / f"{pair}.{language}")
-            if indexed_dataset.infer_dataset_impl(prefix) != "mmap":
-                raise UserError(
-                    f"--shortlist: {prefix}.bin is missing or in an old format: binarise the text "
-                    "with fairseq-preprocess --dataset-impl mmap, its default."
-                )
-            side.append(data_utils.load_indexed_dataset(prefix, dataset_impl="mmap"))
-        if len(sides[0][-1]) != len(sides[1][-1]):
-            raise UserError(
-                f"--shortlist: {data / pair} has {len(sides[0][-1])} {source} and "
-                f"{len(sides[1][-1])} {target} sentences: binarise the two sides together."
-            )
-    if not sides[0]:
-        raise UserError(
-            f"--shortlist: {data} has no train.{source}-{target}.{source}.idx; give the folder "
-            "that fairseq-preprocess wrote."
-        )
-    return ConcatDataset(sides[0]), ConcatDataset(sides[1])
+    task.load_dataset("train", epoch=1, combine=True)
+    pairs = task.dataset("train")
+    return pairs.src, pairs.tgt

@@ -29,13 +29,9 @@ def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> 
     Raises:
         UserError: if the folder holds fewer, or of several metrics, or the order is not known.
     """
-    found: dict[Path, str] = {}
-    for path in folder.glob("checkpoint.best_*.pt"):
-        match = re.fullmatch(
-            r"checkpoint\.best_(.+)_(-?\d+(\.\d+)?|-?inf\d*|nan\d*)\.pt", path.name
-        )
-        if match:
-            found[path] = match[1]
+    pattern = re.compile(r"checkpoint\.best_(.+)_(-?\d+(\.\d+)?|-?inf\d*|nan\d*)\.pt")
+    matches = ((path, pattern.fullmatch(path.name)) for path in folder.glob("*.pt"))
+    found = {path: match[1] for path, match in matches if match}
     if len(found) < count:
         raise UserError(
             f"--inputs {folder} holds {len(found)} best checkpoints, but {count} were asked for."

@@ -281,7 +281,7 @@ def _check_types(stored: Mapping[str, Any], declared: Any, where: str) -> None:
             and value != default
             and not _fits(value, hint, f"{where}.{field.name}")
         ):
-            expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise StoredConfigError(
                 f"{where}.{field.name} is {value!r:.80}, but should be of type {expected}"
             )
