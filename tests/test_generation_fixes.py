@@ -248,9 +248,12 @@ def test_the_task_of_many_languages_has_the_remedies_of_the_search() -> None:
     words, lines = dictionary(20), sentences([3, 5, 4])
     task: Any = object.__new__(TranslationMultiSimpleEpochTask)
     task.args = Namespace(langtoks={"main": (None, "tgt")}, lang_tok_replacing_bos_eos=False)
-    task.args.target_lang, task.target_langs = "de", ["de"]
+    task.args.target_lang, task.target_langs, task.source_langs = "de", ["de"], ["en"]
+    task.args.lang_tok_style, task.args.langtoks_specs, task.langs = "mbart", ["main"], ["de"]
     task.data_manager = SimpleNamespace(
-        get_decoder_langtok=lambda *_: 9, get_target_dictionary=lambda _: words
+        get_decoder_langtok=lambda *_: 9,
+        get_source_dictionary=lambda _: words,
+        get_target_dictionary=lambda _: words,
     )
     models = [build(max_target_positions=5)]
     lengths = torch.tensor([len(line) for line in lines])

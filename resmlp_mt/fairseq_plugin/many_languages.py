@@ -360,7 +360,7 @@ def _in_dictionaries(options: Mapping[str, Any]) -> list[str]:
 
 def numbers_of_languages(task: TranslationMultiSimpleEpochTask, words: Dictionary) -> list[int]:
     """The numbers of these words in one of its dictionaries."""
-    return list(map(words.index, words_of_languages(task)))
+    return [words.index(word) for word in words_of_languages(task) if word in words]
 
 
 def words_of_languages(task: TranslationMultiSimpleEpochTask) -> frozenset[str]:
