@@ -339,14 +339,14 @@ def test_other_training_text_is_refused(corpus: Corpus, trained: Path, tmp_path:
     command = arguments(corpus, trained, tmp_path / "model")
     other = tmp_path / "data"
     other.mkdir()
-    told = r"dict\.en\.txt cannot be read as a dictionary: No such file or directory\.$"
+    told = r"data has no dictionaries \(such as dict\.en\.txt\): give the folder of the binarised"
     with pytest.raises(UserError, match=told):
         export.main([*command, f"--shortlist={other}"])
     for language in ("en", "de"):
         (other / f"dict.{language}.txt").write_bytes(
             (corpus.data / f"dict.{language}.txt").read_bytes()
         )
-    with pytest.raises(UserError, match=r"has no train\.en-de\.en\.idx; give the folder"):
+    with pytest.raises(UserError, match=r"data has no train\.en-de: it has no text\.$"):
         export.main([*command, f"--shortlist={other}"])
     dictionary(8).save(str(other / "dict.en.txt"))
     with pytest.raises(UserError, match="is not the dictionary that the model was trained with"):

@@ -40,7 +40,7 @@ def _load_indexed_dataset(
         is_mapped = False
     if is_mapped:
         check(path, None if dictionary is None else len(dictionary))
-    elif index.exists() and kwargs.get("dataset_impl") == "mmap":
+    elif index.exists() and kwargs.get("dataset_impl", *args[:1]) == "mmap":
         raise _damaged(index, "it does not begin as an index does")
     return original(path, dictionary, *args, **kwargs)
 
