@@ -181,7 +181,7 @@ def test_models_that_the_config_no_longer_has_keep_their_tables_and_options(
 
 
 @pytest.mark.parametrize(
-    "name", ["quality", "paper", "variants", "training_options", "distillation"]
+    "name", ["quality", "paper", "gate", "variants", "training_options", "distillation"]
 )
 def test_every_page_is_what_its_numbers_and_its_config_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
