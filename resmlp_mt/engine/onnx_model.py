@@ -112,11 +112,11 @@ class OnnxModel:
                 metadata[name] = graph.get_modelmeta().custom_metadata_map
                 for array in (*graph.get_inputs(), *graph.get_outputs()):
                     sizes[name, array.name] = [n for n in array.shape if isinstance(n, int)]
-        if (DECODER_STEP, earlier_folders.INPUT) in sizes:
-            raise UserError(
-                f"{folder} holds ONNX graphs of an earlier version, which took other arrays: "
-                "export the model again."
-            )
+                if (DECODER_STEP, earlier_folders.INPUT) in sizes:  # it lacks other graphs, too
+                    raise UserError(
+                        f"{folder} holds ONNX graphs of an earlier version, which took other "
+                        "arrays: export the model again."
+                    )
         for name, held in metadata.items():
             exported_config.check(stored, held, folder / name)
         if shortlist is not None:
