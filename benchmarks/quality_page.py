@@ -179,8 +179,10 @@ def summary(results: Sequence[Json]) -> str:
         f"After {' and '.join(sorted(budgets))} s of processor time each, one thread of "
         f"{' or '.join(sorted(machines))}\n([benchmarks/quality.md](benchmarks/quality.md) and "
         "[benchmarks/paper.md](benchmarks/paper.md): curves,\nlengths, signatures, all numbers "
-        "after equal updates; difference and p: from the Transformer that was\ntrained beside the "
-        "model, over the seeds that both have):\n\n" + "\n".join(lines)
+        "after equal updates). Difference and p are from the Transformer that was\ntrained beside "
+        "the model, over the seeds that both have. Rows with one seed were trained at another "
+        "time,\nmost of them on another machine: compare their differences with those of plus, "
+        "not their BLEU.\n\n" + "\n".join(lines)
     )
 
 
