@@ -78,8 +78,7 @@ while len(counts) < int(sys.argv[1]):
     counts[draw.choice(words)[:6] + draw.choice(words)[-7:]] += 1
 with tempfile.TemporaryDirectory() as folder:
     subwords._write_rules(Path(folder, subwords.RULES))
-    with open(Path(folder, subwords.WORDS), "w") as file:
-        file.writelines(f"{word}\\t{count}\\n" for word, count in counts.items())
+    subwords._write_words(Path(folder, subwords.WORDS), counts)
     options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
     subwords.run_in_process("", subwords._train, Path(folder), options)
 """

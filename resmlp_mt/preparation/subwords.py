@@ -85,15 +85,13 @@ def train(
         # While other processes count words, this one would wait.
         rules = thread.submit(_write_rules, Path(inputs, RULES))
         if subword_type == "bpe":
-            counts = _count_words(texts, pairs, take, jobs).items()
-            with open(Path(inputs, WORDS), "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(f"{word}\t{count}\n" for word, count in counts)
+            _write_words(Path(inputs, WORDS), _count_words(texts, pairs, take, jobs))
         else:
             _write_sample(Path(inputs, SENTENCES), texts, pairs, take)
         rules.result()
         serialized = run_in_process("--input-sentence-size", _train, Path(inputs), options)
-    with atomic_write(model) as output:
-        output.write(serialized)
+    with atomic_write(model) as file:
+        file.write(serialized)
 
 
 def _train(folder: Path, options: dict[str, Any]) -> bytes:
@@ -171,6 +169,11 @@ def _is_sampled(index: int, pairs: int, take: int) -> bool:
 
 def _write_rules(path: Path) -> None:
     path.write_text(normalization.tsv(normalization.rules()), encoding="utf-8")
+
+
+def _write_words(path: Path, counts: Counter[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{word}\t{count}\n" for word, count in counts.items())
 
 
 def _write_sample(path: Path, texts: tuple[Path, Path], pairs: int, take: int) -> None:
