@@ -270,21 +270,12 @@ def _tell_results(given: str, own: str) -> None:
 def _get_batch_iterator(
     original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Let fairseq-generate and fairseq-validate take their share of ``--num-shards``.
-
-    A line that is too long is answered with a message and an empty translation. It is replaced by a
-    single pad, of length 0, so that batches keep their order and limits, and ``fairseq_fixes``
-    inserts the empty hypothesis where the generator would run.
-    """
+    """Let fairseq-generate and fairseq-validate take their share of ``--num-shards``."""
     count, number = _shard
     name = next((name for name, known in self.datasets.items() if known is dataset), None)
     limits = kwargs.get("max_positions")
     if isinstance(getattr(dataset, "src", None), list) and dataset.tgt is None and limits:
-        longest = limits[0] if isinstance(limits, tuple) else limits
-        limit, remedy = lengths.limit(longest, kwargs.get("max_tokens"))
-        dataset = copy.copy(dataset)
-        dataset.src = [_within(tokens, limit, remedy, dataset.src_dict) for tokens in dataset.src]
-        dataset.sizes = dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
+        dataset = _without_long_lines(dataset, limits, kwargs.get("max_tokens"))
     iterator = original(self, dataset, *args, **kwargs)
     if name is None and count > 1:
         raise UserError(
@@ -305,6 +296,20 @@ def _get_batch_iterator(
         tell(f"--shard-id {number}: nothing to do, the set {name} has fewer sentences than shards.")
         raise NothingToDoError(0)
     return shard
+
+
+def _without_long_lines(dataset: Any, limits: Any, max_tokens: int | None) -> Any:
+    """Answer a line that is too long with a message and an empty translation.
+
+    It is replaced by a single pad, of length 0, so that batches keep their order and limits, and
+    ``fairseq_fixes`` inserts the empty hypothesis where the generator would run.
+    """
+    longest = limits[0] if isinstance(limits, tuple) else limits
+    limit, remedy = lengths.limit(longest, max_tokens)
+    dataset = copy.copy(dataset)
+    dataset.src = [_within(tokens, limit, remedy, dataset.src_dict) for tokens in dataset.src]
+    dataset.sizes = dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
+    return dataset
 
 
 def _within(tokens: Tensor, limit: int, remedy: str, dictionary: Any) -> Tensor:
