@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -15,7 +16,7 @@ from hypothesis import settings
 from libretranslatepy import LibreTranslateAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from resmlp_mt.serving import app
+from resmlp_mt.serving import app, connections
 from resmlp_mt.serving.app import _explained, create_app
 from resmlp_mt.serving.interface import ExplainedSegment
 from resmlp_mt.serving.limits import Limits
@@ -342,12 +343,14 @@ def test_a_client_that_goes_away_frees_its_place() -> None:
     assert [lines for _, lines in worker.batches] == [["first"]]
 
 
-def exchange(address: str, *parts: bytes) -> str:
+def exchange(address: str, *parts: bytes, half_closes: bool = False) -> str:
     """What the server says to these bytes, until it closes the connection."""
     host, port = address.removeprefix("http://").split(":")
     with closing(socket.create_connection((host, int(port)), timeout=300)) as connection:
         for part in parts:
             connection.sendall(part)
+        if half_closes:
+            connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
 
 
@@ -418,6 +421,25 @@ def test_a_client_that_leaves_before_its_request_is_there_is_no_failure() -> Non
             wait_for(lambda: metric(server, "resmlp_requests_in_work") == 2)  # with this one
         wait_for(lambda: metric(server, "resmlp_requests_total", status="499") == 1)
         assert metric(server, "resmlp_requests_total", status="500") == 0
+
+
+def test_a_client_that_closes_its_side_gets_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``nc -N`` does; a slow answer has one before it that shows whether the client is there."""
+    worker = Reversing()
+    with served([worker]) as server, ThreadPoolExecutor(2) as pool:
+        answer = exchange(server, raw(ASKED, ""), half_closes=True)
+        assert answer.startswith("HTTP/1.1 200")
+        assert "WORLD. BIG hELLO" in answer
+        monkeypatch.setattr(connections, "PROBE", 0.05)
+        worker.gate.clear()
+        old = raw(ASKED, "").replace(b"HTTP/1.1", b"HTTP/1.0")
+        slow = [pool.submit(exchange, server, r, half_closes=True) for r in (raw(ASKED, ""), old)]
+        wait_for(lambda: metric(server, "resmlp_requests_in_work") == 3)  # with this one
+        time.sleep(0.3)  # several times the pause
+        worker.gate.set()
+        assert slow[0].result().startswith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+        assert slow[1].result().startswith("HTTP/1.1 200")  # HTTP/1.0 has no such answers
+        assert all("WORLD. BIG hELLO" in each.result() for each in slow)
 
 
 def test_matrices_count_among_the_requests_of_a_client() -> None:

@@ -1,6 +1,7 @@
 """The server and its connections.
 
-They are HTTP/1.1, with a limit for the time until a request's head is there.
+They are HTTP/1.1, with a limit for the time until a request's head is there. A client may close its
+side after its request, and still gets its answer.
 """
 
 import asyncio
@@ -11,7 +12,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from resmlp_mt.signals import forget_lost_terminal
+from resmlp_mt.signals import forget_lost_terminal, reader_is_gone
+
+PROBE = 0.5  # seconds until a client that has closed its side is asked whether it still reads
 
 
 class Server(uvicorn.Server):
@@ -53,6 +56,30 @@ def protocol(seconds: float) -> type[H11Protocol]:
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 self._cancel()
+
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """Keep the connection while its client waits for an answer.
+
+            A client that is gone looks like one that has only closed its own side.
+            """
+            cycle = self.cycle
+            waits = cycle is not None and not (cycle.more_body or cycle.response_complete)
+            if waits:
+                cycle.keep_alive = False
+                self.loop.call_later(PROBE, self._probe)
+            return waits
+
+        def _probe(self, has_asked: bool = False) -> None:
+            """Send what every client reads over; the system of one that is gone answers that."""
+            if self.transport.is_closing():
+                return
+            if reader_is_gone(self.transport.get_extra_info("socket").fileno()):
+                self.transport.abort()
+                return
+            can_ask = self.scope["http_version"] == "1.1" and not self.cycle.response_started
+            if can_ask and not has_asked:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.loop.call_later(PROBE, self._probe, True)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._cancel()
