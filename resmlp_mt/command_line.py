@@ -134,6 +134,7 @@ class Parser(argparse.ArgumentParser):
         found, unknown = parsed
         if unknown:
             self.error(self.unrecognized(unknown))
+        os.getcwd()  # raises if it was removed, where libraries of PyTorch would end the process
         self.check_packages()
         return found
 

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 import resmlp_mt
 from conftest import PIP, ROOT
 from resmlp_mt import bulk, export, prepare, serve, translate
-from resmlp_mt.command_line import command
+from resmlp_mt.command_line import Parser, command
 from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
 from resmlp_mt.extras import EXTRAS, installation
@@ -376,6 +376,8 @@ def test_a_folder_that_was_removed_is_told(tmp_path: Path) -> None:
     tmp_path.rmdir()
     with pytest.raises(UserError, match=r"^the current folder was removed: change to another\.$"):
         command(os.getcwd)()
+    with pytest.raises(UserError, match="folder was removed"):
+        command(Parser("resmlp_mt.score", "").parse_args)([])  # before anything is loaded
 
 
 def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:
