@@ -366,12 +366,16 @@ def test_what_load_did_not_make_cannot_be_pickled() -> None:
 @pytest.mark.parametrize("name", ["batch_size", "max_tokens", "workers", "threads"])
 def test_sizes_of_a_translator_are_checked(name: str, tmp_path: Path) -> None:
     loaded = translator().loaded
-    for value, error in ((0, UserError), (-1, UserError), ("8", TypeError), (2.0, TypeError)):
+    wrong = [(0, UserError), (-1, UserError), ("8", TypeError), (2.0, TypeError), (None, TypeError)]
+    if name == "max_tokens":
+        wrong.pop()  # without a limit
+    for value, error in wrong:
         given: dict[str, Any] = {name: value}
         with pytest.raises(error, match=f"{name} must be "):
             Translator(loaded, SearchOptions(), **given)
-        with pytest.raises(error, match=f"{name} must be "):
-            Translator.load(tmp_path, **given)
+        if given != {"threads": None}:
+            with pytest.raises(error, match=f"{name} must be "):
+                Translator.load(tmp_path, **given)
 
 
 def test_wrong_arguments_are_one_sentence() -> None:
@@ -384,6 +388,18 @@ def test_wrong_arguments_are_one_sentence() -> None:
             ours.translate_iterable(["w1"], buffer_size=value)
         with pytest.raises(UserError, match="num_hypotheses must be at least 1"):
             ours.translate(["w1"], num_hypotheses=value)
+    with pytest.raises(TypeError, match="loaded must be TranslationModel, but is 'MODEL'"):
+        Translator("MODEL", SearchOptions())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="callback must be a function, but is 'print'"):
+        ours.translate(["w1"], callback="print", beam_size=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="words must be Vocabulary, but is 'de'"):
+        ours.pieces("w1", "de")  # type: ignore[arg-type]
+    for tokens in ("12", [1.5], ["5"]):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            ours.decode(tokens)  # type: ignore[arg-type]
+    for device in (None, ["cpu"]):
+        with pytest.raises(TypeError, match="device must be str, but is "):
+            ours.loaded.move(device)  # type: ignore[arg-type]
     for folder in (b"model", 5):
         with pytest.raises(TypeError, match="must be str or Path, but is"):
             Translator.load(folder)  # type: ignore[arg-type]

@@ -43,20 +43,23 @@ def _checked(values: Iterable[Item], name: str, optional: bool) -> Iterator[Item
         yield item
 
 
-def check_counts(**counts: int | None) -> None:
-    """Refuse numbers that are not whole or below 1, and too many threads; None is allowed.
+def check_counts(*optional: str, **counts: int | None) -> None:
+    """Refuse numbers that are not whole or below 1, and too many threads.
+
+    Args:
+        optional: the names of those that may be None.
 
     Raises:
         TypeError: naming the one that is not a whole number.
         UserError: naming the one that is too small or too large.
     """
     for name, count in counts.items():
-        if count is None:
+        if count is None and name in optional:
             continue
-        check_type(name, count, int)
-        if count < 1:
+        given = check_type(name, count, int)
+        if given < 1:
             raise UserError(f"{name} must be at least 1, but is {count}.")
-        if name in ("workers", "threads") and count > MOST_THREADS:
+        if name in ("workers", "threads") and given > MOST_THREADS:
             raise UserError(f"{name} must be at most {MOST_THREADS}, but is {count}.")
 
 

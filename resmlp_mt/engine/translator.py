@@ -72,9 +72,10 @@ class Translator:
         workers: int = 1,
         threads: int = 1,
     ) -> None:
+        check_type("loaded", loaded, TranslationModel)
         check_type("options", options, SearchOptions)
         check_type("use_shortlist", use_shortlist, bool)
-        check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
+        check_counts("max_tokens", batch_size=batch_size, max_tokens=max_tokens)
         if device is not None:
             loaded.move(device)
         self.loaded = loaded
@@ -122,7 +123,8 @@ class Translator:
             TypeError: if an argument is of another type.
             UserError: if the folder or the options cannot be used.
         """
-        check_counts(batch_size=batch_size, max_tokens=max_tokens, workers=workers, threads=threads)
+        counts = {"batch_size": batch_size, "max_tokens": max_tokens, "threads": threads}
+        check_counts("max_tokens", "threads", workers=workers, **counts)
         if workers > 1:
             threads = threads or 1
         place = pretrained.located(folder)
@@ -204,7 +206,8 @@ class Translator:
             UserError: if options do not fit each other or the model.
         """
         lines = list(texts(lines, "lines"))
-        check_counts(beam_size=beam_size, num_hypotheses=num_hypotheses)
+        asked = {"beam_size": beam_size, "num_hypotheses": num_hypotheses}
+        check_counts(*asked, **asked)
         first_line = check_type("first_line", first_line, int)
         check_type("return_scores", return_scores, bool)
         check_type("return_attention", return_attention, bool)
@@ -225,6 +228,8 @@ class Translator:
                 f"num_hypotheses must be between 1 and the beam, {options.beam}, but is {most}: "
                 f"raise the beam."
             )
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function, but is {callback!r:.80}.")
         if callback is not None and options.beam != 1:
             raise UserError("callback needs a beam of 1: give beam_size=1.")
         encoded = [self.encode(line) for line in lines]
@@ -376,6 +381,7 @@ class Translator:
         model = self.loaded
         if words is None:
             return pieces_of(line, model.source, model.sentencepiece, model.normalizes)
+        check_type("words", words, Vocabulary)
         return pieces_of(line, words, model.sentencepiece, model.normalizes_target, keeps_tags=True)
 
     def encode(self, line: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Dictionaries of fairseq, read without fairseq."""
 
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
@@ -73,9 +74,10 @@ class Vocabulary:
         """The symbols of tokens, separated by spaces, without sentence marks.
 
         Raises:
+            TypeError: if a token is not a whole number.
             UserError: if no symbol has this number.
         """
-        numbers = list(tokens)
+        numbers = list(map(operator.index, tokens))
         for number in numbers:
             if not 0 <= number < len(self.symbols):
                 raise UserError(

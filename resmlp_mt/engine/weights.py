@@ -158,8 +158,11 @@ def check_device(device: str) -> None:
     """Check that PyTorch can compute on a device.
 
     Raises:
+        TypeError: if it is not the name of one.
         UserError: if there is no such device.
     """
+    if not isinstance(device, str | int | torch.device):
+        raise TypeError(f"device must be str, but is {device!r:.80}.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
