@@ -1,4 +1,4 @@
-"""Files of tensors and plain values: .safetensors, and what PyTorch's safe loader reads.
+"""Files of tensors and plain values: safetensors, and what PyTorch's safe loader reads.
 
 Every checkpoint and every weight file of others is read here. The sizes that a file declares are
 compared with the size of the file before anything is built from it.
@@ -39,10 +39,10 @@ def read(
     """The contents of a file, on the CPU.
 
     Args:
-        path: .safetensors, or a file of ``torch.save``.
+        path: of safetensors, or a file of ``torch.save``; the content counts, not the name.
         allowed: types besides PyTorch's own that the file may ask for.
         only_look: map the tensors of ``torch.save`` instead of reading them, without their
-            checksums; those of .safetensors are read.
+            checksums; those of safetensors are read.
 
     Raises:
         UserError: if there is no such file, it is damaged, it asks for more than tensors and plain
@@ -52,9 +52,9 @@ def read(
     path = Path(path)
     with refused(lambda error: f"{path} cannot be read: {reason(error)}.", OSError):
         check_is_whole(path)
-        size = path.stat().st_size
+        size, is_safe = path.stat().st_size, _is_safetensors(path)
     try:
-        if path.suffix.lower() == ".safetensors":
+        if is_safe:
             from safetensors.torch import load_file
 
             contents: Any = load_file(path, backend="pread")  # which takes any path
@@ -70,7 +70,7 @@ def read(
             raise
         # the rest of the unpickler's message says how to load the file unsafely
         found = re.search(r"GLOBAL ([\w.]+)|arrays of type '\w+'", str(error))
-        kind = "safetensors" if path.suffix.lower() == ".safetensors" else "PyTorch"
+        kind = "safetensors" if is_safe else "PyTorch"
         why = f"it is damaged or not a {kind} file"
         if found:
             why = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
@@ -86,6 +86,20 @@ def read(
     return contents
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether JSON follows the 8 bytes of its length; else by name, unless PyTorch has written it.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    named = path.suffix.lower() == ".safetensors"
+    if not path.is_file():  # a pipe can be read only once
+        return named
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" or (named and not head.startswith((b"PK\3\4", b"\x80\2\x8a")))
+
+
 def _lacks_memory(error: Exception, size: int) -> bool:
     """Whether memory ran out, and not because a damaged file asks for more than it can hold.
 
@@ -97,6 +111,9 @@ def _lacks_memory(error: Exception, size: int) -> bool:
 
 
 def _load(path: Path, only_look: bool) -> Any:
+    if path.suffix == ".safetensors":  # PyTorch goes by the name
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=only_look)
     except (RuntimeError, UnicodeError) as error:

@@ -638,7 +638,7 @@ def test_workers_and_start_do_not_change_a_batch() -> None:
     def read(workers: int, start: int) -> list[torch.Tensor]:
         batches = loader.EpochBatches(dataset, 4, seed=5)
         batches.start = start
-        found = loader.training_loader(dataset, batches, workers, pin_memory=False)
+        found = loader.create_loader(loader.Seeded(dataset), workers, False, batch_sampler=batches)
         return [images for images, _, _ in found]
 
     alone = read(0, 0)
@@ -655,8 +655,8 @@ def test_validation_shares_hold_each_image_once(count: int, world: int, batch: i
     dataset.targets = list(range(count))
     seen: list[int] = []
     for rank in range(world):
-        share = loader.validation_loader(dataset, batch, 0, False, rank, world)
-        seen += [target for _, targets, _ in share for target in targets.tolist()]
+        own = loader.create_loader(loader.share(dataset, rank, world), 0, False, batch_size=batch)
+        seen += [target for _, targets, _ in own for target in targets.tolist()]
     assert sorted(seen) == list(range(count))
 
 

@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_the_equations(
             (1 - alpha) * cross_entropy - alpha * math.log(softmax(z_s, 1)[teacher_label])
         ) / batch
     for kind, expected in (("soft", soft), ("hard", hard)):
-        loss = distill.DistillationLoss(nn.CrossEntropyLoss(), Constant(teacher), kind, alpha, tau)
+        loss = distill.distillation_loss(nn.CrossEntropyLoss(), Constant(teacher), kind, alpha, tau)
         found = loss(torch.zeros(batch, 3, 1, 1), student, labels).item()
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 

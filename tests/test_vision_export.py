@@ -56,6 +56,15 @@ def test_timms_models_are_exported_too(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-4)
 
 
+def test_the_graph_may_be_named_without_an_option() -> None:
+    here = str(Path(__file__))  # a file that exists
+    for words in ([here, "m.onnx"], [here, "-o", "m.onnx"]):
+        found = parse_export(words)
+        assert (found.output, found.checkpoint) == (Path("m.onnx"), Path(here))
+    found = parse_export(["m.onnx", "--model", "resmlp_s12", "--checkpoint", here])
+    assert (found.output, found.weights) == (Path("m.onnx"), here)
+
+
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "best.pth")
     for words, message in (

@@ -24,7 +24,8 @@ def test_low_temperatures_leave_votes() -> None:
     keys = np.eye(3, dtype=np.float32)
     query = np.array([[0.0, 0.7, 0.7001]], dtype=np.float32)
     for temperature in (1e-6, 1e-4):
-        assert ranked(query, keys, np.array([4, 1, 2]), 3, temperature)[0, 0] == 2
+        (found,) = ranked(query, keys, np.array([4, 1, 2]), [3], temperature)
+        assert found[0, 0] == 2
 
 
 def dino(
@@ -47,7 +48,8 @@ def test_the_top_five_are_dinos(k: int, classes: int, temperature: float) -> Non
     keys, queries = (rng.normal(size=(size, 3)).astype(np.float32) for size in (30, 13))
     keys, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (keys, queries))
     present = {*labels.tolist()}
-    for query, found in zip(queries, ranked(queries, keys, labels, k, temperature), strict=True):
+    _, top, _ = ranked(queries, keys, labels, [2, k, 30], temperature)
+    for query, found in zip(queries, top, strict=True):
         expected = dino(keys, labels.tolist(), query, k, temperature)
         assert found.tolist() == [label for label in expected if label in present]
 

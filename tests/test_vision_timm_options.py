@@ -568,6 +568,9 @@ def test_validation_is_called_as_timms(images: Path, tmp_path: Path) -> None:
     words = [str(images), "--checkpoint", str(best)]
     found = parse(EvaluationOptions, words, "evaluate", "")
     assert (found.data, found.checkpoint, found.weights) == ([str(images)], best, None)
+    for words in ([str(best), str(images)], [str(images), str(best)]):
+        found = parse(EvaluationOptions, words, "evaluate", "")
+        assert (found.data, found.checkpoint) == ([str(images)], best)
     words = ["photo.jpg", "more", "--checkpoint", str(best)]
     labels = parse(PredictionOptions, words, "predict", "")
     assert (labels.inputs, labels.checkpoint) == ([Path("photo.jpg"), Path("more")], best)
@@ -581,8 +584,23 @@ def test_weights_in_a_folder_of_the_hub(tmp_path: Path, name: str) -> None:
         load_weights(target, tmp_path)
     timm.models.save_for_hf(source, str(tmp_path), safe_serialization=name.endswith("safetensors"))
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".json"] == [name]
+    cache = tmp_path / "models--timm--x"
+    (cache / "snapshots").mkdir(parents=True)
+    (cache / "snapshots/0a1b").symlink_to(tmp_path)
+    for given in (tmp_path, f"local-dir:{tmp_path}", cache):
+        target = create_model("resmlp_tiny", **sizes)
+        load_weights(target, given)
+        assert torch.equal(target.head.weight, source.head.weight)
+
+
+def test_the_only_weights_in_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    source, target = (create_model("resmlp_tiny", num_classes=3) for _ in range(2))
+    torch.save({"module": source.state_dict()}, tmp_path / "mp_rank_00_model_states.pt")
     load_weights(target, tmp_path)
     assert torch.equal(target.head.weight, source.head.weight)
+    torch.save(source.state_dict(), tmp_path / "last.pth.tar")
+    with pytest.raises(UserError, match=r"such as last\.pth\.tar, mp_rank_00_model_states\.pt\.$"):
+        load_weights(target, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -623,10 +641,15 @@ def test_weights_that_timm_fetches_have_several_names(monkeypatch: pytest.Monkey
     made, target = (timm.create_model("test_convnext", num_classes=3) for _ in range(2))
     made.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "label_names": ("a", "b", "c")}
     monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name) or made)
-    for name in ("timm:test_convnext", "hf-hub:timm/test_convnext.r160_in1k"):
+    names = "timm:test_convnext", "timm/test_convnext.r", "hf-hub:timm/test_convnext.r160_in1k"
+    for name in names:
         assert load_weights(target, name).classes == ["a", "b", "c"]
         assert target.pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
-    assert asked == ["test_convnext", "hf-hub:timm/test_convnext.r160_in1k"]
+    assert asked == ["test_convnext", "test_convnext.r", names[2]]
+    with pytest.raises(
+        UserError, match=r"hf-hub:x/y: .*: name its architecture, and give hf-hub:x"
+    ):
+        build_model("hf-hub:x/y", 3)
 
 
 def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
@@ -667,6 +690,9 @@ def test_names_may_be_those_of_the_hub(prefix: str) -> None:
         ("--learning-rate 1", "--learning-rate is .*: use --lr "),
         ("--auto-augment x", "--auto-augment is .*: use --aa "),
         ("--test-only", "--test-only is .*: use python -m resmlp_mt.vision.evaluate"),
+        ("--jsd", "--jsd-loss is .*: use --aug-repeats"),
+        ("--repeated-aug", "--repeated-aug is .*: use --aug-repeats"),
+        ("--ThreeAugment", "--ThreeAugment is .*: use --aa 3a"),
         ("--sched cosin", "argument --sched: invalid choice: 'cosin' .*'cosine'"),
         (
             "--config resmlp_s13",

@@ -121,7 +121,8 @@ def test_a_training_goes_on_as_it_began(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path, *PLAIN, "--max-updates", 1)
     with pytest.raises(UserError, match=r"continues with --lr 0\.001, not 0\.01"):
         parse_args([f"--resume={tmp_path / 'last.pth'}", "--lr=0.01"])
-    options = parse_args([f"--resume={tmp_path / 'last.pth'}", "--workers=2", "--output=other"])
+    options = parse_args([f"--resume={tmp_path}", "--workers=2", "--output=other"])
+    assert options.resume == tmp_path / "last.pth"
     assert (options.workers, str(options.output), options.batch_size) == (2, "other", 8)
     words = ["--num-classes", "2", "--torchcompile", "eager", "--torchcompile-mode", "default"]
     options = parse_args([f"--resume={tmp_path / 'last.pth'}", *words])  # computes the same

@@ -153,8 +153,11 @@ def test_every_way_of_naming_and_storing_gives_the_same_model(tmp_path: Path) ->
     torch.save({"model": other, "model_ema": own}, tmp_path / "train.pth")
     torch.save({"state_dict": {f"module.{k}": v for k, v in own.items()}}, tmp_path / "ddp.pt")
     save_file({k: v.contiguous() for k, v in authors.items()}, tmp_path / "authors.safetensors")
+    # the content counts, not the name
+    save_file({k: v.contiguous() for k, v in timms.items()}, tmp_path / "pytorch_model.bin")
+    torch.save(own, tmp_path / "own.safetensors")
     sources = [own, timms, authors, {"model": own}, *sorted(tmp_path.iterdir())]
-    assert len(sources) == 9
+    assert len(sources) == 11
     for source in sources:
         model = small_model(num_classes=5)
         with torch.no_grad():
@@ -622,6 +625,7 @@ def test_plain_values_beside_the_weights_do_no_harm(
         "confusion": np.eye(3, dtype=bool),
         "names": np.array(["cat", "dog"]),
         "date": datetime.now(UTC),
+        "frozen": frozenset({"head"}),
         "times": [datetime(2026, 1, 2).date(), timedelta(hours=1)],
         "version": torch.__version__,
         "hyper_parameters": OmegaConf.create({"lr": 0.1, "sizes": [8, {"a": None}]}),

@@ -10,7 +10,7 @@ images. KL is the mean over images, as in the paper's equation 2 (the authors' c
 by the number of classes). ResMLP has no distillation token: one classifier learns both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ from resmlp_mt.vision.weights import ClassifierError, load_weights
 
 ELSEWHERE = "weights from elsewhere go to --teacher-weights FILE, with --teacher NAME"
 SAME = "give a teacher with the same names in the same order"
+
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(images, logits, labels) -> scalar; labels are (batch,), or (batch, classes) if mixed"""
 
 
 class Teacher(nn.Module):
@@ -119,45 +123,32 @@ def load_teacher(
     return Teacher(model, student, (own["mean"], own["std"]))
 
 
-class DistillationLoss(nn.Module):
+def distillation_loss(
+    base: nn.Module, teacher: nn.Module, kind: str, alpha: float, tau: float
+) -> Loss:
     """The training's loss with the teacher's term; see the docstring of this module.
 
     Args:
         base: logits, labels -> scalar.
-        teacher: images -> logits.
+        teacher: images (batch, 3, height, width) -> logits (batch, classes).
         kind: "soft" or "hard".
         alpha: weight of the teacher's term.
         tau: temperature, for "soft".
     """
 
-    def __init__(
-        self, base: nn.Module, teacher: nn.Module, kind: str, alpha: float, tau: float
-    ) -> None:
-        super().__init__()
-        self.base = base
-        self.teacher = teacher
-        self.kind = kind
-        self.alpha = alpha
-        self.tau = tau
-
-    def forward(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar.
-
-        Args:
-            images: (batch, 3, height, width), for the teacher.
-            logits: (batch, classes), of the student.
-            labels: labels for the training's loss, (batch,) or (batch, classes).
-        """
+    def loss(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            teacher_logits: Tensor = self.teacher(images)
-        if self.kind == "hard":
+            teacher_logits: Tensor = teacher(images)
+        if kind == "hard":
             distillation = F.cross_entropy(logits, teacher_logits.argmax(dim=1))
         else:
-            distillation = self.tau**2 * F.kl_div(
-                F.log_softmax(logits / self.tau, dim=1),
-                F.log_softmax(teacher_logits / self.tau, dim=1),
+            distillation = tau**2 * F.kl_div(
+                F.log_softmax(logits / tau, dim=1),
+                F.log_softmax(teacher_logits / tau, dim=1),
                 reduction="batchmean",
                 log_target=True,
             )
-        loss: Tensor = (1 - self.alpha) * self.base(logits, labels) + self.alpha * distillation
-        return loss
+        total: Tensor = (1 - alpha) * base(logits, labels) + alpha * distillation
+        return total
+
+    return loss

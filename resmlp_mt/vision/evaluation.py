@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,12 @@ def evaluate(options: EvaluationOptions) -> None:
     split = options.split or usual
     dataset, classes = labelled(classifier, data, split)
     counter = SkipCounter(options.on_error)
+    loader = batches(dataset, options.batch_size, options.workers, device, counter)
+    highest = min(TOP, classifier.num_classes)
     outputs = run(
-        classifier, batches(dataset, options.batch_size, options.workers, device, counter)
+        lambda images: classifier.logits(images).topk(highest).indices, loader, data, split
     )
-    if outputs is None:
-        raise UserError(f"--data {' '.join(data)}: none of its images could be read.")
-    targets, top = outputs.targets, outputs.top
-
+    targets, top = outputs.targets, outputs.values
     report = Report(
         model=classifier.name,
         weights=classifier.weights,
@@ -156,22 +155,30 @@ def labelled(classifier: Classifier, data: list[str], split: str) -> tuple[Image
 
 @dataclass
 class Outputs:
-    """Targets (images,), classes with the highest scores, (images, 5 at most), and speed."""
+    """What was computed of all images, (images, ...), their classes (images,), and the speed."""
 
+    values: NDArray[Any]
     targets: NDArray[np.int64]
-    top: NDArray[np.int64]
     images_per_second: float
     model_images_per_second: float
 
 
-def run(classifier: Classifier, loader: Iterable[Batch]) -> Outputs | None:
-    """Run the classifier over all batches; None if they have no images.
+def run(
+    compute: Callable[[Tensor], Tensor], loader: Iterable[Batch], data: list[str], split: str
+) -> Outputs:
+    """Compute something of all images of a split, also for nearest neighbours.
+
+    Args:
+        compute: images (batch, channels, height, width) -> (batch, ...), on the CPU.
+        loader: the batches.
+        data: where they are from, for messages.
+        split: likewise.
 
     Raises:
-        UserError: if the model computes no finite numbers.
+        UserError: if there are no images, or the model computes no finite numbers.
     """
+    values: list[Tensor] = []
     targets: list[Tensor] = []
-    top: list[Tensor] = []
     times = [time.perf_counter()]  # ends of the batches
     seconds: list[float] = []  # time in the model
     for images, batch_targets, _ in loader:
@@ -179,18 +186,17 @@ def run(classifier: Classifier, loader: Iterable[Batch]) -> Outputs | None:
             continue
         start = time.perf_counter()
         with torch.inference_mode():
-            logits = classifier.logits(images)  # on the CPU, so the device has finished
+            values.append(compute(images))  # on the CPU, so the device has finished
         times.append(time.perf_counter())
         seconds.append(times[-1] - start)
-        top.append(logits.topk(min(TOP, logits.size(1))).indices)
         targets.append(batch_targets)
     if not targets:
-        return None
+        raise UserError(f"--data {' '.join(data)}, {split}: none of its images could be read.")
     first = 1 if len(targets) > 1 else 0  # the first batch warms up
     timed = sum(len(batch) for batch in targets[first:])
     return Outputs(
+        torch.cat(values).numpy(),
         torch.cat(targets).numpy(),
-        torch.cat(top).numpy(),
         timed / (times[-1] - times[first]),
         timed / sum(seconds[first:]),
     )

@@ -12,21 +12,20 @@ from resmlp_mt.command_line import POSITIVE, command, number, option
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.options import (
-    HUBS,
     WORKERS,
     ImagePreparation,
-    ModelKeyValues,
+    ModelArguments,
     OnError,
     Parser,
     model_name,
-    path_if_any,
+    of_hub,
 )
 
 FORMATS = ("jsonl", "json", "csv")
 
 
 @dataclass(frozen=True)
-class ModelChoice(ImagePreparation):
+class ModelChoice(ModelArguments, ImagePreparation):
     """The model: a checkpoint, or --model with --weights or --pretrained."""
 
     checkpoint: Path | None = option(
@@ -42,21 +41,9 @@ class ModelChoice(ImagePreparation):
         help="weights of --model from timm, the authors or another trainer (.pth, .safetensors), "
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
-    pretrained: bool = option(False, help="the weights of --model from timm's hub")
     num_classes: int | None = option(
         None, metavar="N", type=POSITIVE,
         help="outputs of --model (default: those of --class-map or --pretrained, else 1000)",
-    )  # fmt: skip
-    class_map: Path | None = option(
-        None, metavar="FILE", type=path_if_any,
-        help="names of the outputs of --model in their order, one a line, or JSON {name: index}",
-    )  # fmt: skip
-    patch_size: int | None = option(
-        None, metavar="N", type=POSITIVE, help="patch size of --model, if not the usual one"
-    )
-    model_kwargs: dict[str, Any] = option(
-        {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
-        help="further arguments of --model, as in training, such as norm=layernorm",
     )  # fmt: skip
     use_ema: bool = option(True, help="the moving average of a checkpoint's weights, if it has one")
     img_size: int | None = option(
@@ -75,7 +62,7 @@ class ModelChoice(ImagePreparation):
         """
         weights, checkpoint = given["weights"] or None, given["checkpoint"]
         if weights is not None and given["model"] is None and checkpoint is None:
-            if weights.startswith(HUBS) or Path(weights).is_dir():
+            if of_hub(weights) or Path(weights).is_dir():
                 raise UserError(f"--weights {weights} needs --model NAME: give both.")
             checkpoint, weights = Path(weights), None
         if checkpoint is not None and not checkpoint.exists():
@@ -123,12 +110,14 @@ class DataChoice(ModelChoice):
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
-        """A folder without an option is the data, as in timm's validate.py.
+        """A folder without an option is the data, as in timm's validate.py, also before the file.
 
         Raises:
             UserError: if there are two of them.
         """
         first, folder = given["checkpoint"], given["folder"]
+        if folder is not None and first.is_dir() and folder.is_file():
+            folder, given["checkpoint"] = first, folder
         if folder is None and (given["model"] or given["weights"]) and first and first.is_dir():
             folder, given["checkpoint"] = first, None
         if folder is not None:
@@ -215,6 +204,17 @@ class ExportOptions(ModelChoice):
     """Output."""
 
     output: Path = option(Path("model.onnx"), "-o", metavar="FILE", help="the ONNX graph to write")
+    graph: Path | None = option(
+        None, "graph", nargs="?", metavar="GRAPH.onnx", help="the same as --output"
+    )
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """A graph without an option is the output, also alone, as in timm's onnx_export.py."""
+        first, graph = given["checkpoint"], given["graph"]
+        if graph is None and first is not None and first.suffix.lower() == ".onnx":
+            graph, given["checkpoint"] = first, None
+        return super().of(given | ({"output": graph} if graph else {}))
 
 
 Options = TypeVar("Options", bound=ModelChoice)

@@ -211,7 +211,8 @@ def check_name(name: str, flag: str = "--model") -> None:
     plain = name.removeprefix(TIMM)
     if not (is_ours(name) or timm.models.is_model(plain)):
         names = [*MODELS, *timm.models.list_models()]
-        raise UserError(f"{flag} {name}: there is no such model{_similar(plain, names)}.")
+        instead = f": name its architecture, and give {name} to --weights" * (":" in plain)
+        raise UserError(f"{flag} {name}: there is no such model{_similar(plain, names)}{instead}.")
 
 
 def _hub_name(plain: str) -> str | None:

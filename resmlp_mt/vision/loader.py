@@ -98,8 +98,8 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
             yield [(key, index) for index in chosen]
 
 
-class _Seeded(Dataset[Any]):
-    """Seeds the augmentation of a batch with its random key."""
+class Seeded(Dataset[Any]):
+    """Seeds the augmentation of a batch of :class:`EpochBatches` with its random key."""
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
@@ -140,29 +140,15 @@ def _ends_with_its_parent(worker: int) -> None:
     signals.leave_signals_to_parent()
 
 
-def training_loader(
-    dataset: ImageDataset, batches: EpochBatches, workers: int, pin_memory: bool
-) -> DataLoader[Any]:
-    """(images, targets, bad images) by batch; iterating begins at ``batches.start``."""
-    return _loader(_Seeded(dataset), workers, pin_memory, batch_sampler=batches)
+def share(dataset: ImageDataset, rank: int, world_size: int) -> Dataset[Any]:
+    """A process's share of the images; all shares together have each image once."""
+    return Subset(dataset, range(rank, len(dataset), world_size))
 
 
-def validation_loader(
-    dataset: ImageDataset,
-    batch_size: int,
-    workers: int,
-    pin_memory: bool,
-    rank: int = 0,
-    world_size: int = 1,
-) -> DataLoader[Any]:
-    """This process's share of the images; all shares together have each image once."""
-    share = Subset(dataset, range(rank, len(dataset), world_size))
-    return _loader(share, workers, pin_memory, batch_size=batch_size)
-
-
-def _loader(
+def create_loader(
     dataset: Dataset[Any], workers: int, pin_memory: bool, **batches: Any
 ) -> DataLoader[Any]:
+    """(images, targets, bad images) by batch; ``batches`` are as for PyTorch's DataLoader."""
     return DataLoader(
         dataset,
         collate_fn=collate,
@@ -206,7 +192,7 @@ def batches(
     Raises:
         UserError: at a bad image, if the counter stops at it.
     """
-    loader = _loader(dataset, workers, device.type == "cuda", batch_size=batch_size)
+    loader = create_loader(dataset, workers, device.type == "cuda", batch_size=batch_size)
     with tqdm(total=len(dataset), unit="image", disable=None, leave=False) as progress:
         for images, targets, bad in loader:
             counter.update(bad)

@@ -3,82 +3,64 @@
 This is the evaluation of DINO (Caron et al. 2021, arXiv:2104.14294, section 4 and appendix F.1) and
 of Wu et al. 2018 (arXiv:1805.01978). The k training images whose features have the highest cosine
 similarity s to those of a validation image vote for their classes, each with the weight
-exp(s / temperature). scikit-learn finds and counts them.
+exp(s / temperature). scikit-learn finds them, once for the largest k.
 
 Both sets go through the evaluation transform. If two classes have equal votes, the earlier one
-comes first; classes without votes come last. The top 5 are DINO's: the first 5 classes in this
-order, with k below 5 only the first k.
+comes first; classes without votes come last. Which of several equally similar images is among the
+k nearest is scikit-learn's choice, and may depend on the largest k. The top 5 are DINO's: the first
+5 classes in this order, with k below 5 only the first k.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestNeighbors
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import check_outputs, write_json
-from resmlp_mt.vision.classifier import Classifier, load_classifier
+from resmlp_mt.vision.classifier import load_classifier
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distributed import find_device, measured_on
+from resmlp_mt.vision.evaluation import TOP, run
 from resmlp_mt.vision.evaluation_options import NeighbourOptions
 from resmlp_mt.vision.images import SkipCounter
-from resmlp_mt.vision.loader import Batch, batches
+from resmlp_mt.vision.loader import batches
 from resmlp_mt.vision.transforms import create_transform
-
-TOP = 5
 
 Features = NDArray[np.float32]
 Classes = NDArray[np.int64]
 
 
 def ranked(
-    queries: Features, keys: Features, labels: Classes, k: int, temperature: float
-) -> Classes:
-    """The classes in the order of their votes.
+    queries: Features, keys: Features, labels: Classes, ks: Sequence[int], temperature: float
+) -> Iterator[Classes]:
+    """The classes in the order of their votes, for each number of neighbours.
 
     Args:
         queries: features of the images to classify, (images, dim).
         keys: features of the training images, (training images, dim).
         labels: classes of the training images.
-        k: number of neighbours that vote, at most all training images.
+        ks: numbers of neighbours that vote, at most all training images.
         temperature: positive.
 
-    Returns:
-        classes (images, 5 at most, and not more than k or different labels), most votes first.
+    Yields:
+        for each k, classes (images, 5 at most, and not more than k or different labels), most votes
+        first.
     """
-
-    def weights(distances: NDArray[Any]) -> NDArray[Any]:
-        # relative to the nearest neighbour, so that low temperatures do not make all votes 0
-        relative: NDArray[Any] = np.exp((distances.min(1, keepdims=True) - distances) / temperature)
-        return relative
-
-    classifier = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)
-    votes = classifier.fit(keys, labels).predict_proba(queries)
-    order = np.argsort(-votes, axis=1, kind="stable")[:, : min(TOP, k)]
-    found: Classes = classifier.classes_[order]
-    return found
-
-
-def extract(classifier: Classifier, loader: Iterable[Batch]) -> tuple[Features, Classes]:
-    """Features (images, dim) and classes (images,).
-
-    Raises:
-        UserError: if the features are not finite numbers, or there are no images.
-    """
-    features: list[Features] = []
-    labels: list[Classes] = []
-    for images, targets, _ in loader:
-        if len(images) > 0:
-            with torch.inference_mode():
-                features.append(classifier.features(images).numpy())
-            labels.append(targets.numpy())
-    if not features:
-        raise UserError("--data: none of the images of one of its parts could be read.")
-    return np.concatenate(features), np.concatenate(labels)
+    search = NearestNeighbors(n_neighbors=max(ks), metric="cosine", algorithm="brute").fit(keys)
+    distances, neighbours = search.kneighbors(queries)  # the nearest first
+    # relative to the nearest neighbour, so that low temperatures do not make all votes 0
+    weights = np.exp((distances[:, :1] - distances) / temperature)
+    present, voted = np.unique(labels, return_inverse=True)
+    rows = np.arange(len(queries))[:, None]
+    for k in ks:
+        votes = np.zeros((len(queries), len(present)))
+        np.add.at(votes, (rows, voted[neighbours[:, :k]]), weights[:, :k])
+        order = np.argsort(-votes, axis=1, kind="stable")[:, : min(TOP, k)]
+        found: Classes = present[order]
+        yield found
 
 
 def classify(options: NeighbourOptions) -> None:
@@ -98,16 +80,18 @@ def classify(options: NeighbourOptions) -> None:
     val = create_dataset(data, validation, transform, train.classes, training)
     counter = SkipCounter(options.on_error)
     loading = (options.batch_size, options.workers, device, counter)
-    keys, labels = extract(classifier, batches(train, *loading))
+    known = run(classifier.features, batches(train, *loading), data, training)
+    keys, labels = known.values, known.targets
     if max(options.nb_knn) > len(keys):
         raise UserError(
             f"-k {max(options.nb_knn)} is more than the {len(keys)} training images: "
             "give a smaller number."
         )
-    queries, targets = extract(classifier, batches(val, *loading))
+    asked = run(classifier.features, batches(val, *loading), data, validation)
+    queries, targets = asked.values, asked.targets
     scores = []
-    for k in options.nb_knn:
-        top = ranked(queries, keys, labels, k, options.temperature)
+    found = ranked(queries, keys, labels, options.nb_knn, options.temperature)
+    for k, top in zip(options.nb_knn, found, strict=True):
         top1 = 100 * float(accuracy_score(targets, top[:, 0]))
         top5 = 100 * float((top == targets[:, None]).any(1).mean())
         scores.append({"k": k, "top1": top1, "top5": top5 if len(train.classes) > TOP else None})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
-from resmlp_mt.command_line import FINITE, SHARE, SOME, number, option
+from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.vision.timm_options import answer
 
@@ -100,7 +100,8 @@ class Parser(command_line.Parser):
     def unrecognized(self, words: Sequence[str]) -> str:
         """The message for words that no option takes; for timm's options, what there is."""
         known = self._option_string_actions
-        answers = [found for word in words if (found := answer(word.partition("=")[0], known))]
+        flags = (word.partition("=")[0] for word in words)
+        answers = [found for each in flags if (found := answer(each, known, abbreviated=True))]
         return answers[0] if answers else super().unrecognized(words)
 
 
@@ -174,6 +175,13 @@ def model_name(text: str) -> str:
     return re.sub(r"^(hf[-_]hub:)?timm/", "", text)
 
 
+def of_hub(text: str) -> str | None:
+    """The name of weights that timm fetches; None for a file or folder here."""
+    if text.startswith("timm/") and not os.path.exists(text):
+        text = text.replace("/", ":", 1)
+    return text if text.startswith(HUBS) else None
+
+
 def split_name(text: str) -> str:
     """The name of a part of the data."""
     if not text:
@@ -184,3 +192,24 @@ def split_name(text: str) -> str:
 def path_if_any(text: str) -> Path | None:
     """A path; an empty text leaves the option out, as in timm."""
     return Path(text) if text else None
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """Arguments of the model."""
+
+    pretrained: bool = option(False, help="the weights of --model from timm's hub")
+    class_map: Path | None = option(
+        None, metavar="FILE", type=path_if_any,
+        help="names of the classes in their order, one a line, or JSON {name: index} (default: "
+        "those of the weights; in training, by letter)",
+    )  # fmt: skip
+    patch_size: int | None = option(
+        None, type=POSITIVE, metavar="N",
+        help="patch size (default: the model's; in training, 2 for ours on the digits in their "
+        "own size)",
+    )  # fmt: skip
+    model_kwargs: dict[str, Any] = option(
+        {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
+        help="further arguments of --model, such as pooling=class_mlp",
+    )  # fmt: skip

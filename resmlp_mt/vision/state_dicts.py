@@ -5,7 +5,7 @@ It may lie under any key, with the prefixes of wrappers (``module.``, ``_orig_mo
 in timm, and the model is preferred to a teacher; the log says which was taken. The classifier may
 lie beside the model, as in Lightning's modules and mmpretrain.
 
-A file is .safetensors, or anything that PyTorch's safe loader reads. It may be in parts, as the
+A file is of safetensors, or anything that PyTorch's safe loader reads. It may be in parts, as the
 Hugging Face hub stores large ones, with an index beside them.
 """
 
@@ -48,16 +48,6 @@ PROFILING = {"total_ops", "total_params"}
 OF_JSON = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
-def _dictionary(*_: object) -> dict[Any, Any]:
-    """A plain dictionary for a defaultdict, which PyTorch's loader does not fill."""
-    return {}
-
-
-def _list(*_: object) -> list[Any]:
-    """A plain list for a deque, as :func:`_dictionary`."""
-    return []
-
-
 class Unread:
     """What trainers store beside weights and is not needed here; its contents are forgotten."""
 
@@ -75,9 +65,11 @@ UNREAD = """
 PLAIN_TYPES: tuple[Any, ...] = (
     argparse.Namespace,
     types.SimpleNamespace,
-    (_dictionary, "collections.defaultdict"),
-    (_list, "collections.deque"),
+    # a dict and a list, because PyTorch's loader does not fill these
+    (lambda *_: {}, "collections.defaultdict"),
+    (lambda *_: [], "collections.deque"),
     *(list, dict, int, float),  # that make its values
+    frozenset,
     torch.torch_version.TorchVersion,  # a str
     *((Unread, name) for name in UNREAD),
     *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
@@ -95,24 +87,32 @@ PLAIN_TYPES: tuple[Any, ...] = (
 #: weights in a folder of the Hugging Face hub, the preferred first
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+#: ends of the names of other files of weights
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar")
 
 
 def read_weights(path: pathlib.Path) -> dict[str, Any]:
     """The contents of a file of weights, of its parts, or of a folder of the Hugging Face hub.
 
-    A ``pretrained_cfg`` is added if timm's config.json lies beside weights of the hub.
+    A ``pretrained_cfg`` is added if timm's config.json lies beside weights of the hub. The only
+    file of weights in a folder may have any name, and the hub's cache has one snapshot.
 
     Raises:
         UserError: if it cannot be read safely, or a part is missing.
     """
     names = [name + end for end in ("", INDEX) for name in HUB_FILES]
     if path.is_dir():
-        found = next((path / name for name in names if (path / name).exists()), None)
-        if found is None:
+        snapshots = [*path.glob("snapshots/*")]
+        folder = snapshots[0] if len(snapshots) == 1 else path
+        others = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        own = [folder / name for name in names if (folder / name).exists()]
+        if not own and len(others) != 1:
+            several = ", ".join(file.name for file in others[:5])
             raise UserError(
-                f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights."
+                f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights"
+                f"{', such as ' * bool(several)}{several}."
             )
-        path = found
+        path = (own or others)[0]
     config = _hub_config(path.with_name("config.json")) if path.name in names else {}
     if not path.name.endswith(INDEX):
         return read(path, allowed=PLAIN_TYPES) | config

@@ -41,22 +41,23 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
     "--channels-last": "it does not help ResMLP: leave it out",
     "--amp --amp-dtype": "use --dtype bfloat16",
     "--apex-amp --native-amp": "use --amp",
+    "--fp16 --bf16 --precision": ("use --amp", "use --dtype bfloat16"),
     "--amp-impl": "mixed precision is PyTorch's: leave it out",
     "--model-dtype": "use --amp, with --amp-dtype",
     "--device-modules --synchronize-step": "use --device",
-    "--local-rank --num-gpu": PROCESSES,
+    "--local-rank --num-gpu --gpu --gpus": PROCESSES,
     "--layer-decay-min-scale --layer-decay-no-opt-scale": "use --layer-decay alone",
     "--epoch-repeats": "use more --epochs",
     "--aug-splits --jsd-loss --resplit": "use --aug-repeats",
     "--model-ema-force-cpu": "the average is kept on the device of the model: leave it out",
     "--worker-seeding": "random numbers do not depend on workers: leave it out",
-    "--log-interval --log-freq --save-images": "use --progress",
+    "--log-interval --log-freq --print-freq --save-images": "use --progress",
     "--val-interval --checkpoint-hist": SAVED,
     "--experiment --output-dir --results-dir": "use --output",
     "--eval-metric": "best.pth has the best top-1 accuracy: leave it out",
     "--tta --retry --crop-border-pixels --use-train-size --tf-preprocessing": LEAVE_OUT,
     "--pin-mem --seed": "it changes nothing here: leave it out",
-    "--crop-mode": "images are cropped at their centre; use --crop-pct",
+    "--crop-mode --eval-crop-ratio": "images are cropped at their centre; use --crop-pct",
     "--use-multi-epochs-loader": "workers are kept between epochs anyway: leave it out",
     "--naflex-loader --naflex-train-seq-lens --naflex-max-seq-len --naflex-patch-sizes": ONE_SIZE,
     "--naflex-patch-size-probs --naflex-loss-scale": ONE_SIZE,
@@ -90,10 +91,17 @@ ANSWERS: dict[str, str | tuple[str, ...]] = {
     "--random-erase": "use --reprob",
     "--mixup-alpha": "use --mixup",
     "--cutmix-alpha": "use --cutmix",
-    "--ra-sampler --ra-reps": "use --aug-repeats",
+    "--ra-sampler --ra-reps --repeated-aug --no-repeated-aug": "use --aug-repeats",
+    "--ThreeAugment": "use --aa 3a",
+    "--unscale-lr": "--lr is not scaled, --lr-base is: leave it out",
+    "--dist-eval": "the processes share the validation: leave it out",
+    "--nb-classes": "use --num-classes",
     "--label-smoothing": "use --smoothing",
     "--train-crop-size --val-crop-size --val-resize-size": ONE_SIZE,
     "--world-size --dist-url --dist-backend": PROCESSES,
+    # of timm's onnx_export.py
+    "--opset --dynamo --keep-init --aten-fallback --check-forward --training": LEAVE_OUT,
+    "--dynamic-size": "only the batch size is free: use --img-size",
 }
 
 
@@ -117,20 +125,22 @@ UNNEEDED: dict[str, str | None] = {
 }
 
 
-def answer(flag: str, known: Container[str]) -> str | None:
+def answer(flag: str, known: Container[str], abbreviated: bool = False) -> str | None:
     """One sentence about an option of timm; None if there is no such option.
 
     Args:
         flag: the option.
         known: the options of the command; the sentence names no others.
+        abbreviated: timm's commands take the beginning of an option, such as ``--jsd``.
     """
-    for flags, answers in ANSWERS.items():
-        if flag in flags.split():
-            several = (answers,) if isinstance(answers, str) else answers
-            options = {text: re.findall(r"--[a-z][a-z-]*", text) for text in several}
-            usable = (text for text in several if all(o in known for o in options[text]))
-            instead = next(usable, LEAVE_OUT)
-            return (
-                f"{flag} is an option of timm or another trainer that this command lacks: {instead}"
-            )
-    return None
+    by_name = {name: answers for names, answers in ANSWERS.items() for name in names.split()}
+    if abbreviated and flag.startswith("--") and flag not in by_name:
+        flag = next((name for name in by_name if name.startswith(flag)), flag)
+    if flag not in by_name:
+        return None
+    answers = by_name[flag]
+    several = (answers,) if isinstance(answers, str) else answers
+    options = {text: re.findall(r"--[a-z][a-z-]*", text) for text in several}
+    usable = (text for text in several if all(o in known for o in options[text]))
+    instead = next(usable, LEAVE_OUT)
+    return f"{flag} is an option of timm or another trainer that this command lacks: {instead}"

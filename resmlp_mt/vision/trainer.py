@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision import checkpoints, resuming
+from resmlp_mt.vision.distill import Loss
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
@@ -25,7 +26,6 @@ from resmlp_mt.vision.resuming import Position
 from resmlp_mt.vision.signals import Stop
 from resmlp_mt.vision.summary import Summary, score
 from resmlp_mt.vision.training_options import TrainingOptions
-from resmlp_mt.vision.training_parts import Loss
 from resmlp_mt.vision.transforms import Normalize
 
 

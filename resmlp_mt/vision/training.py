@@ -28,7 +28,7 @@ from resmlp_mt.vision.factory import build_model, input_arguments, pretrained_cf
 from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, check_classes
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
-from resmlp_mt.vision.loader import EpochBatches, seed_all, training_loader, validation_loader
+from resmlp_mt.vision.loader import EpochBatches, Seeded, create_loader, seed_all, share
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.output_folder import hold_folder
 from resmlp_mt.vision.presets import is_ours
@@ -234,14 +234,12 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         epochs=epochs,
         loss=create_loss(options, teacher),
         batches=batches,
-        train=training_loader(train, batches, workers, options.pin_mem),
-        validation=validation_loader(
-            validation,
-            options.validation_batch_size or options.batch_size,
+        train=create_loader(Seeded(train), workers, options.pin_mem, batch_sampler=batches),
+        validation=create_loader(
+            share(validation, process.rank, process.world_size),
             workers,
             options.pin_mem,
-            process.rank,
-            process.world_size,
+            batch_size=options.validation_batch_size or options.batch_size,
         ),
         normalize=Normalize(data_config["mean"], data_config["std"]).to(process.device),
         counter=SkipCounter(options.on_error),

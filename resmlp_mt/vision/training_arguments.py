@@ -78,6 +78,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     parser = create_parser()
     flags = _given(parser, argv)
     resume, config = flags.get("resume"), flags.get("config")
+    if resume and resume.is_dir():
+        resume = flags["resume"] = resume / "last.pth"
     earlier: dict[str, Any] = {}
     if resume:
         from resmlp_mt.vision.checkpoints import load  # with PyTorch

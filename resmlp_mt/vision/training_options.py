@@ -23,7 +23,7 @@ from resmlp_mt.vision.options import (
     WORKERS,
     ImagePreparation,
     KeyValues,
-    ModelKeyValues,
+    ModelArguments,
     OnError,
     model_name,
     path_if_any,
@@ -59,11 +59,6 @@ class DataOptions(ImagePreparation):
         None, type=POSITIVE, metavar="N",
         help="checked, because the data determine the classes",
     )  # fmt: skip
-    class_map: Path | None = option(
-        None, metavar="FILE", type=path_if_any,
-        help="names of the classes in their order, one a line, or JSON {name: index}; default: by "
-        "letter",
-    )  # fmt: skip
     img_size: list[int] | None = option(
         None, type=POSITIVE, nargs="+", metavar="PIXELS",
         help="side, or height and width; default: the size of images in memory if all have one, "
@@ -84,25 +79,17 @@ class DataOptions(ImagePreparation):
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(ModelArguments):
     """Model."""
 
     model: str = option(
         "resmlp_tiny", type=model_name, help="one of ours or timm's; timm:NAME for timm's own code"
-    )
-    model_kwargs: dict[str, Any] = option(
-        {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
-        help="further arguments of the model, such as pooling=class_mlp",
-    )  # fmt: skip
-    patch_size: int | None = option(
-        None, type=POSITIVE, help="default: the model's; 2 for ours on the digits in their own size"
     )
     drop: float = option(
         0.0, type=number(float, least=0, below=1), help="dropout before the classifier"
     )
     drop_path: float = option(0.0, type=number(float, least=0, below=1), help="stochastic depth")
     grad_checkpointing: bool = option(False, help="less memory, a third more computation")
-    pretrained: bool = option(False, help="start from the weights of timm's hub")
     weights: str | None = option(
         None, "--initial-checkpoint", metavar="FILE",
         help="start from these weights (.pth, .safetensors), or timm:NAME for timm's from the hub",
@@ -275,7 +262,7 @@ class RunOptions:
         help="folder for the results; a second training writes to NAME-1",
     )  # fmt: skip
     resume: Path | None = option(
-        None, metavar="FILE", type=path_if_any, help="continue this last.pth"
+        None, metavar="FILE", type=path_if_any, help="continue this last.pth, or that of a folder"
     )
     max_updates: int | None = option(
         None, type=POSITIVE, help="save and stop after this many updates in all"

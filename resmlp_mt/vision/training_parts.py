@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.vision.distill import DistillationLoss, Teacher
+from resmlp_mt.vision.distill import Loss, Teacher, distillation_loss
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.options import did_you_mean
 from resmlp_mt.vision.training_options import (
@@ -22,9 +21,6 @@ from resmlp_mt.vision.training_options import (
 from resmlp_mt.vision.transforms import PaddedCrop, Transform
 
 logger = logging.getLogger(__name__)
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(images, logits, labels) -> scalar"""
 
 OF_LARGE = ("scale", "ratio", "train_crop_mode")
 """Options of the random resized crop."""
@@ -216,7 +212,7 @@ def create_loss(options: TrainingOptions, teacher: Teacher | None) -> Loss:
     else:
         base = nn.CrossEntropyLoss()
     if teacher is not None:
-        return DistillationLoss(
+        return distillation_loss(
             base,
             teacher,
             options.distillation_type,

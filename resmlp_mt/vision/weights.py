@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import HUBS
+from resmlp_mt.vision.options import of_hub
 from resmlp_mt.vision.parameter_names import own_names
 from resmlp_mt.vision.state_dicts import checkpoint_grid, last_layers, read_weights, state_dict
 from resmlp_mt.vision.transforms import is_data_config
@@ -81,7 +81,8 @@ def load_weights(
         model: a ResMLP, or a model of timm, also in DataParallel, DistributedDataParallel or
             torch.compile; changed in place, but unchanged after an error.
         source: a state dict, a checkpoint that holds one, a file, a folder of the Hugging Face
-            hub, or ``timm:NAME`` or ``hf-hub:OWNER/NAME`` for weights that timm fetches.
+            hub, or ``timm:NAME``, ``timm/NAME`` or ``hf-hub:OWNER/NAME`` for weights that timm
+            fetches.
         head: ``"reset"`` keeps the classifier of ``model``.
         option: that named the source, for messages.
 
@@ -93,13 +94,13 @@ def load_weights(
             fit the model or are not finite.
     """
     name = "the state dict"
-    if isinstance(source, str) and source.startswith(HUBS):
-        name, source = source, hub_weights(source, option)
+    if isinstance(source, str) and (in_hub := of_hub(source)):
+        name, source = source, hub_weights(in_hub, option)
     elif isinstance(source, str) and "://" in source:
         raise UserError(f"{source} is an address: download it, and give the file.")
     elif isinstance(source, str | Path):
-        name = str(source)
-        source = read_weights(Path(source))
+        name = str(source).removeprefix("local-dir:")  # timm's name for a folder of the hub
+        source = read_weights(Path(name))
     if not isinstance(source, Mapping):
         raise UserError(
             f"{name} is of type {type(source).__name__}: give a state dict, a checkpoint that "

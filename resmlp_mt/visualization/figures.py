@@ -26,18 +26,14 @@ def mosaic(images: Tensor) -> NDArray[np.uint8]:
         RGBA bytes (height, width, 4). An entry is a square of ``max(1, SIDE // max(rows,
         columns))`` pixels, and GAP pixels lie between two pictures.
     """
-    down, across, rows, columns = images.shape
+    rows, columns = images.shape[2:]
     pixel = max(1, SIDE // max(rows, columns))
     scaled = images / images.abs().amax((2, 3), keepdim=True).clamp_min(1e-12)
     colors = colormaps[COLORS]((scaled.numpy() + 1) / 2, bytes=True)
     tiles = colors.repeat(pixel, axis=2).repeat(pixel, axis=3)
-    height, width = rows * pixel + GAP, columns * pixel + GAP  # of a picture and a gap
-    canvas = np.zeros((down * height - GAP, across * width - GAP, 4), dtype=np.uint8)
+    spaced = np.pad(tiles, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)))
+    canvas = np.concatenate(np.concatenate(spaced, axis=1), axis=1)[:-GAP, :-GAP]
     canvas[..., 3] = 255
-    for i in range(down):
-        for j in range(across):
-            top, left = i * height, j * width
-            canvas[top : top + rows * pixel, left : left + columns * pixel] = tiles[i, j]
     return canvas
 
 
