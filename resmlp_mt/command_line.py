@@ -16,7 +16,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from pathlib import Path
@@ -194,6 +194,12 @@ class Parser(argparse.ArgumentParser):
             if "--input" in known and not word.startswith("-") and os.path.isfile(word):
                 return f"{message}; did you mean --input {shlex.quote(word)}?"
         return message
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the most similar names; empty if there are none."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def flag(name: str) -> str:

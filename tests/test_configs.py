@@ -410,6 +410,17 @@ def test_a_job_does_not_write_to_the_log_file_of_the_one_before(tmp_path: Path) 
         assert (tmp_path / name).read_text() == ""
 
 
+@pytest.mark.parametrize(
+    ("folder", "is_ours"),
+    [(ROOT / "resmlp_mt", True), ("/another/resmlp_mt", False), ("/another/plugin", True)],
+)
+def test_another_copy_of_the_plugin_is_named(folder: object, is_ours: bool) -> None:
+    config = OmegaConf.create({"common": {"user_dir": str(folder)}})
+    told = pytest.raises(SystemExit, match=rf"^common.user_dir={folder} is another copy of the")
+    with nullcontext() if is_ours else told:
+        resmlp_mt.models.HydraCallback().on_job_start(config)
+
+
 def test_a_mistake_in_one_of_several_jobs_leaves_the_others() -> None:
     ended = JobReturn()
     ended.return_value = FileNotFoundError("Dataset not found: valid (data)")

@@ -9,6 +9,7 @@ from fairseq import options
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
@@ -95,12 +96,17 @@ def test_commands_that_translate_refuse_it_too() -> None:
         ("checkpoint", "best_checkpoint_metric", "bleu", "^--best-checkpoint-metric bleu is better "
          "if it is larger: give --maximize-best-checkpoint-metric"),
         ("criterion", "_name", "nat_loss", "^--criterion nat_loss needs a model that refines"),
+        ("optimizer", "_name", "adamm", r"^optimizer._name=adamm is unknown \(did you mean"),
+        ("model", "encoder_layer", 3, "^model.encoder_layer is no option of resmlp_mt_tiny "
+         r"\(did you mean encoder_layers"),
+        ("model", "encoder_layers", "x", "^model.encoder_layers=x: Value 'x' of type 'str' could "),
     ],
 )  # fmt: skip
 def test_options_of_a_configuration_are_checked_too(
     section: str, name: str, value: Any, message: str
 ) -> None:
-    cfg = convert_namespace_to_omegaconf(parsed("--lr-scheduler inverse_sqrt --optimizer adam"))
+    given = convert_namespace_to_omegaconf(parsed("--lr-scheduler inverse_sqrt --optimizer adam"))
+    cfg = OmegaConf.create(OmegaConf.to_container(given))  # as hydra has it
     cfg[section][name] = value
     with pytest.raises(UserError, match=message):
         Trainer(cfg, None, None, None)

@@ -164,6 +164,8 @@ def _mistake(error: BaseException) -> str | None:
             return f"{error.filename or repr('')} cannot be opened: {error.strerror}."
         if isinstance(error, FileExistsError) and told:  # of fairseq-preprocess
             return f"{told} is there already: remove it, or give another --destdir."
+        if isinstance(error, FileNotFoundError) and os.path.isabs(told or ""):  # of --user-dir
+            return f"{told} does not exist."
         return f"{told}." if told and "not found" in told else None  # fairseq's own
     in_training = re.match("Cannot load model parameters from checkpoint (.*);", told or "")
     if in_training and error.__context__ is not None:  # which fairseq makes of any error

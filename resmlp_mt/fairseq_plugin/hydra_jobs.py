@@ -1,5 +1,6 @@
 """What ``fairseq-hydra-train`` needs: the folder of the plugin, and a callback around each job."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from resmlp_mt.fairseq_plugin.training_fixes import close_log_files
 # ``common.user_dir: ${resmlp_mt:}`` is the folder of this plugin. A path could name another copy of
 # it, and fairseq refuses two modules with one name. A path with its links resolved would be another
 # name, too: Python has imported the plugin under the name of the link.
-OmegaConf.register_new_resolver(
-    "resmlp_mt", lambda: str(Path(__file__).parent.parent), replace=True
-)
+FOLDER = Path(__file__).parent.parent
+OmegaConf.register_new_resolver("resmlp_mt", lambda: str(FOLDER), replace=True)
 
 
 class HydraCallback(Callback):
@@ -32,8 +32,14 @@ class HydraCallback(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Name a value that the recipe leaves to the command line (``???``) and nobody has given.
 
-        fairseq would take None for it.
+        fairseq would take None for it. Name another copy of the plugin too, which it cannot import.
         """
+        given = OmegaConf.select(config, "common.user_dir") or ""
+        if Path(given).name == FOLDER.name and os.path.abspath(given) != str(FOLDER):
+            raise SystemExit(
+                f"common.user_dir={given} is another copy of the plugin than {FOLDER}, whose "
+                "callback the configuration names: give common.user_dir='${resmlp_mt:}'."
+            )
         groups: Any = OmegaConf.to_container(config)
         for group in groups.keys() - {"hydra"}:
             options = groups[group] if isinstance(groups[group], dict) else {}

@@ -18,8 +18,9 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from resmlp_mt.command_line import flag
+from resmlp_mt.command_line import did_you_mean, flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import (
     bleu,
@@ -29,6 +30,7 @@ from resmlp_mt.fairseq_plugin import (
     pruning,
     several_processes,
     stored_config,
+    stored_options,
 )
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
@@ -220,9 +222,33 @@ def check_sections(cfg: Any) -> None:
         if isinstance(section, dict):
             values |= {**section, name: section.get("_name")}
     check(values)
+    for name, section in sections.items():
+        if isinstance(section, dict):
+            _check_section(name, section)
     if values["tpu"] and find_spec("torch_xla") is None:
         raise UserError("--tpu needs a TPU and torch_xla: drop it.")
     stored_config.check_training(sections)
+
+
+def _check_section(kind: str, section: Mapping[str, Any]) -> None:
+    """Refuse names that fairseq looks up late, and ends in a traceback if there are none."""
+    known, name = stored_options.registry(kind), section.get("_name")
+    if not known or name is None:
+        return
+    if name not in known:
+        raise UserError(f"{kind}._name={name} is unknown{did_you_mean(str(name), known)}.")
+    declared = getattr(known[name], "__dataclass", None)
+    if declared is None:
+        return
+    fields = OmegaConf.structured(declared)
+    for option, value in section.items():
+        if option not in {*fields, "arch"}:
+            close = did_you_mean(option, map(str, fields))
+            raise UserError(f"{kind}.{option} is no option of {name}{close}.")
+        try:
+            OmegaConf.merge(fields, {option: value})
+        except OmegaConfBaseException as error:
+            raise UserError(f"{kind}.{option}={value}: {str(error).splitlines()[0]}.") from error
 
 
 def check(values: Mapping[str, Any]) -> None:

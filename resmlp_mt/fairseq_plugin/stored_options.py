@@ -35,12 +35,16 @@ def registered(section: str, name: Any) -> type | None:
     """The class of a part of fairseq or a plugin; None if nothing is registered under the name."""
     if not isinstance(name, str):
         return None
+    return registry(section).get(name)
+
+
+def registry(section: str) -> Mapping[str, type]:
+    """The classes of a part of fairseq and its plugins by name; empty for other sections."""
     if section == "model":
-        found: type | None = models.ARCH_MODEL_REGISTRY.get(name) or models.MODEL_REGISTRY.get(name)
-        return found
-    known = tasks.TASK_REGISTRY if section == "task" else REGISTRIES[section]["registry"]
-    part: type | None = known.get(name)
-    return part
+        return {**models.MODEL_REGISTRY, **models.ARCH_MODEL_REGISTRY}
+    known: Any = tasks.TASK_REGISTRY if section == "task" else REGISTRIES.get(section, {})
+    found: Mapping[str, type] = known.get("registry", {}) if section in REGISTRIES else known
+    return found
 
 
 def is_ours(kind: type | None) -> bool:

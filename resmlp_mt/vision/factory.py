@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resmlp_mt.command_line import did_you_mean
 from resmlp_mt.errors import UserError, is_of_memory
 from resmlp_mt.vision.checkpoints import ELSEWHERE, load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import did_you_mean
 from resmlp_mt.vision.presets import HUB_NAMES, MODELS, TIMM_NAMES, is_ours, untagged
 from resmlp_mt.vision.transforms import LARGEST_SIDE
 from resmlp_mt.vision.weights import TIMM, hub_weights, load_weights, no_weights

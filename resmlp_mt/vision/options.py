@@ -2,11 +2,10 @@
 
 import argparse
 import ast
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -162,12 +161,6 @@ class ModelKeyValues(KeyValues):
 def before_options(word: str) -> str:
     """What to do with a path that was taken for the last value of an option, if it is one."""
     return f"; give {word} before the options" if os.path.exists(word) else ""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the most similar names; empty if there are none."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def model_name(text: str) -> str:

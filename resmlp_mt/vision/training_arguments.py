@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import flag
+from resmlp_mt.command_line import did_you_mean, flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.options import KeyValues, Parser, Unneeded, did_you_mean
+from resmlp_mt.vision.options import KeyValues, Parser, Unneeded
 from resmlp_mt.vision.presets import is_ours
 from resmlp_mt.vision.timm_options import UNNEEDED, answer
 from resmlp_mt.vision.training_options import LR, TrainingOptions

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resmlp_mt.command_line import flag
+from resmlp_mt.command_line import did_you_mean, flag
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.distill import Loss, Teacher, distillation_loss
 from resmlp_mt.vision.libraries import timm
-from resmlp_mt.vision.options import did_you_mean
 from resmlp_mt.vision.training_options import (
     LR,
     AugmentationOptions,
