@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import fairseq.trainer
 import pytest
@@ -216,6 +217,17 @@ def test_asynchronous_checkpoints_need_their_library(
         message = "--write-checkpoints-asynchronously needs iopath"
         with pytest.raises(UserError, match=message) if refused else nullcontext():
             option_checks.check({"write_checkpoints_asynchronously": asynchronous})
+
+
+def test_a_validation_on_the_training_set_has_an_iterator_of_its_own() -> None:
+    """fairseq's would move the training to its next epoch."""
+    trainer = MagicMock()
+    trainer.cfg.dataset.train_subset = "valid"
+    trainer.model.max_positions.return_value = trainer.task.max_positions.return_value = 9
+    for subset in ("valid", "test"):
+        Trainer.get_valid_iterator(trainer, subset)
+        given = trainer.task.get_batch_iterator.call_args.kwargs
+        assert given["disable_iterator_cache"] == (subset == "valid")
 
 
 @pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)

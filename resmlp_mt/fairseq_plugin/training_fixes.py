@@ -43,6 +43,7 @@ def apply() -> None:
     wrap(EMA, "__init__", _ema)
     wrap(EMA, "_step_internal", _ema_step)
     wrap(Trainer, "train_step", _train_step)
+    wrap(Trainer, "get_valid_iterator", _get_valid_iterator)
     wrap(progress_bar, "progress_bar", _progress_bar)
     for task in OF_OTHER_MODELS:
         wrap(task, "build_model", _check_model, before=True)
@@ -206,6 +207,17 @@ def _train_step(original: Original, self: Any, samples: Any, *args: Any, **kwarg
             f"--best-checkpoint-metric {metric} is not computed in this training: it has {names}."
         )
     return found
+
+
+# --- a validation on the training set (--train-subset valid) moves the training to its next epoch:
+# the two share an iterator, and --max-epoch 1 ends with status 0 and without a training ---
+
+
+def _get_valid_iterator(
+    original: Original, self: Any, subset: str, disable_iterator_cache: bool = False
+) -> Any:
+    trains_on_it = subset == self.cfg.dataset.train_subset
+    return original(self, subset, disable_iterator_cache or trains_on_it)
 
 
 # --- tasks for other kinds of models end in tracebacks ---
