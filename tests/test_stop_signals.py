@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,25 @@ def test_before_the_first_update_there_is_nothing_to_save(corpus: Corpus, tmp_pa
         assert not (tmp_path / "x" / "checkpoint_last.pt").exists()
     else:
         assert "stopped after update" in log  # the first update was already done
+
+
+@pytest.mark.parametrize(("seconds", "is_killed"), [(0.5, False), (1.5, True)])
+def test_a_sender_that_reaches_a_process_twice_is_no_second_wish(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, is_killed: bool
+) -> None:
+    """As ``timeout``, which signals its child and then the group of both."""
+    now, killed, state = [0.0], list[int](), stop_signals._Stop
+    monkeypatch.setattr(stop_signals, "forget_lost_terminal", lambda _: None)
+    monkeypatch.setattr(stop_signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "kill", lambda _, number: killed.append(number))
+    for name, value in {"requested": 0, "process": os.getpid(), "updating": True}.items():
+        monkeypatch.setattr(state, name, value)
+    monkeypatch.setattr(state, "has_launcher", False)
+    stop_signals._request(signal.SIGTERM, None)
+    now[0] = seconds
+    stop_signals._request(signal.SIGTERM, None)
+    assert killed == [signal.SIGTERM] * is_killed
 
 
 def signalled_while_printing() -> None:
@@ -227,12 +247,12 @@ def test_processes_for_gpus_that_hang_can_be_ended(
         time.sleep(0.01)
     job.process.send_signal(number)
     if number != signal.SIGKILL:
-        time.sleep(several_processes.AT_ONCE + 0.1)
+        time.sleep(stop_signals.AT_ONCE + 0.1)
         assert job.process.poll() is None
     # a busy machine may hand on the first signal so late that the second still counts as the first
     while number != signal.SIGKILL and job.process.poll() is None:
         job.process.send_signal(number)
-        time.sleep(several_processes.AT_ONCE + 0.1)
+        time.sleep(stop_signals.AT_ONCE + 0.1)
     assert job.process.wait(300) == -number
     end = time.monotonic() + 300
     while not all(several_processes._ended(int(process)) for process in processes):

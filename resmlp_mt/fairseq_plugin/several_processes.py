@@ -49,9 +49,6 @@ logger = logging.getLogger(__name__)
 OF_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 ON_CPU = {"distributed_backend": ("gloo",), "ddp_backend": ("legacy_ddp", "no_c10d")}
 
-AT_ONCE = 1.0
-"""Seconds in which further signals count as the first: some senders reach a process twice."""
-
 _peers: list[tuple[str, int]] = []
 """Host name and process id of every rank."""
 
@@ -208,7 +205,7 @@ def _hand_on(context: Any, number: int, times: list[float]) -> None:
     """
     forget_lost_terminal(number)
     times.append(time.monotonic())
-    again = times[-1] - times[0] > AT_ONCE
+    again = times[-1] - times[0] > stop_signals.AT_ONCE
     for process in context.processes:
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL if again else number)

@@ -15,6 +15,7 @@ import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,18 @@ from resmlp_mt.signals import Handlers, forget_lost_terminal, handle, tell
 logger = logging.getLogger(__name__)
 
 
+AT_ONCE = 1.0
+"""Seconds in which further signals count as the first: some senders reach a process twice.
+
+``timeout`` does so, and a launcher that hands a terminal's Ctrl-C on.
+"""
+
+
 class _Stop:
     """The signal that this process received, and what it is doing."""
 
     requested = 0  # number of the signal
+    since = 0.0  # when it came, in seconds
     process = 0  # id of the process that the handlers are for; its forks inherit them
     updating = False  # a first update has begun, so there is something to save
     has_launcher = (
@@ -90,10 +99,12 @@ def _request(number: int, _: Any) -> None:
             sys.stdout.flush()
         finally:  # a stream that is being written raises an error, and the code there may catch it
             os._exit(128 + number)
-    if _Stop.requested and not _Stop.has_launcher:
+    again = _Stop.requested and time.monotonic() - _Stop.since > AT_ONCE
+    if again and not _Stop.has_launcher:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     if not _Stop.requested:
+        _Stop.since = time.monotonic()
         logger.warning(
             "%s: the training ends after this update, and its validation if one is due, with a "
             "checkpoint.",
