@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import write_json
+from resmlp_mt.files import check_outputs, write_json
 from resmlp_mt.scoring.generate_output import LINE, GenerateOutput, read_generate_output
 from resmlp_mt.scoring.lines import Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, length_scores
@@ -39,6 +39,7 @@ MOST_SHARE = 0.1
 RECORDS = {
     "lines of fairseq-generate: give them with --generate-output, or their text alone": LINE,
     "lines of JSON: extract the translations from them": re.compile(r'\{\s*"\w+"\s*:'),
+    "columns between tabs: cut one of them out, cut -f N": re.compile(r"[^\t]*\w[^\t]*\t\W*\w"),
     "segments of SGML or XML: take their text out": re.compile(
         r"\s*</?(seg|hl|p|src|ref|hyp|tuv?|doc|[a-z]+set|body|header|\?xml)\b", re.IGNORECASE
     ),
@@ -334,6 +335,7 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_args(argv)
+    check_outputs([options.json], "--json")
     if not options.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")
     if options.sentence_level:

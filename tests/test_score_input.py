@@ -106,6 +106,7 @@ def test_unusable_files_are_refused_by_name(
         ("D-0\t-1.5\tEin Haus.", "lines of fairseq-generate: give them with --generate-output"),
         ('{"source": "A house.", "translation": "Ein Haus."}', "lines of JSON: extract the transl"),
         ('<seg id="1">Ein Haus.</seg>', "segments of SGML or XML: take their text out"),
+        ("A house.\tEin Haus.", "columns between tabs: cut one of them out, cut -f N"),
         ("  </doc>", "segments of SGML or XML: take their text out"),
     ],
 )
@@ -255,7 +256,8 @@ def test_scores_are_shown_even_if_the_report_cannot_be_written(
             ["-t", "wmt14", "-l", "en-de", "--echo", "src"],
             "--echo is an option of the sacrebleu command: run sacrebleu",
         ),
-        (["-i", "x", "--ref", "y", "--json", "/no/such/r.json"], "there is no folder /no/such"),
+        (["-i", "-", "--ref", "-"], "- is standard input, which has one text"),
+        (["y", "--src", "-"], "- is standard input, which has one text"),
     ],
 )
 def test_wrong_options_are_explained(
@@ -265,6 +267,14 @@ def test_wrong_options_are_explained(
         main(argv)
     assert stopped.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_text_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("/no/such/r.json", str(tmp_path)):
+        argv = ("-i", "/no/such/x", "--ref", "/no/such/y", "--json", place)
+        assert fails(capsys, *argv).startswith(f"--json {place} cannot be written")
 
 
 def test_unknown_languages_and_test_sets_are_refused(

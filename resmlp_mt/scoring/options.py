@@ -304,5 +304,5 @@ def _check(parser: Parser, options: Options) -> None:
         parser.error("--paired-ar-n is for --paired-ar: add it")
     if options.baseline is not None and options.confidence:
         parser.error("--confidence is for one system: drop it, --baseline gives intervals too")
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
+    if [options.system, options.src, *(options.references or [])].count("-") > 1:
+        parser.error("- is standard input, which has one text: name a file for each of the others")
