@@ -42,8 +42,8 @@ from resmlp_mt.vision.factory import build_model, create_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import seed_all
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.parameter_names import renamed
 from resmlp_mt.vision.presets import MODELS
+from resmlp_mt.vision.state_dicts import renamed
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # isort: skip

@@ -123,6 +123,9 @@ def test_an_empty_class_folder_is_refused_in_training(folder: Path) -> None:
 def test_folders_without_classes_or_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         data.create_dataset([str(tmp_path)], "train")
+    (tmp_path / "train-0000.TAR").touch()
+    with pytest.raises(UserError, match=f"shards are given as --data wds {tmp_path}"):
+        data.create_dataset([str(tmp_path)], "train")
     (tmp_path / "val/a").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no images"):
         data.create_dataset([str(tmp_path)], "val")
@@ -974,6 +977,7 @@ def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
         ("json", b'{"caption": "a dog", "label": 3}'),
         ("json", b'{"cls": "3", "label": 1}'),
         ("json", b'{"label": "dog", "class_id": 3}'),
+        ("json", b'{"category": "dog", "category_id": 3}'),
         ("json", b'{"label": 3.0}'),
         ("json", b'{"Caption": "a dog", "LABEL": 3}'),
         ("json", b'{"label": 3, "Label": "dog"}'),

@@ -28,7 +28,7 @@ from resmlp_mt.vision import create_model, load_weights
 from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.parameter_names import own_names
+from resmlp_mt.vision.state_dicts import own_names
 from resmlp_mt.vision.weights import adapt_mixing
 from vision_checkpoints import Malicious
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.vision.libraries import timm
 
 logger = logging.getLogger(__name__)
@@ -28,16 +28,15 @@ def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
         UserError: if it cannot be read, or its names or indices are not complete and different.
     """
     path = next((p for p in (path, *(f / path for f in folders)) if p.exists()), path)
-    try:
+    binary = f"--class-map {path} is not a text in UTF-8: write one name a line, or JSON."
+    kinds = OSError, ValueError, RecursionError
+    with (
+        refused(lambda error: f"--class-map {path} cannot be read: {reason(error)}.", *kinds),
+        refused(lambda _: binary, UnicodeDecodeError),  # such as timm's .pkl
+    ):
         text = path.read_text(encoding="utf-8-sig")
         is_json = path.suffix.lower() == ".json"
         names: Any = json.loads(text) if is_json else text.rstrip().splitlines()
-    except UnicodeDecodeError as error:  # such as timm's .pkl
-        raise UserError(
-            f"--class-map {path} is not a text in UTF-8: write one name a line, or JSON."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--class-map {path} cannot be read: {reason(error)}.") from error
     if isinstance(names, dict):
         by_index = {str(index): name for name, index in names.items()}
         names = [by_index.get(str(index)) for index in range(len(names))]

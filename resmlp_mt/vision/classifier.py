@@ -184,16 +184,13 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
             f"each of the {outputs} outputs of its model."
         )
     config = checkpoint.get("config") or {}
-    data = config.get("data")
-    is_text = isinstance(data, list | tuple) and all(isinstance(word, str) for word in data)
-    if data is not None and not is_text:
-        raise UserError(
-            f"{choice.checkpoint}: its config.data is not a list of texts, as --data has them."
-        )
+    data = config.get("data") or []
     splits = {key: config[key] for key in ("train_split", "val_split") if key in config}
-    for key, name in splits.items():
-        if not isinstance(name, str):
-            raise UserError(f"{choice.checkpoint}: its config.{key} is not a text.")
+    words = isinstance(data, list | tuple) and all(isinstance(word, str) for word in data)
+    wrong = [f"{key} is not a text" for key in splits if not isinstance(splits[key], str)]
+    wrong += [] if words else ["data is not a list of texts, as --data has them"]
+    if wrong:
+        raise UserError(f"{choice.checkpoint}: its config.{wrong[0]}.")
     data_config = dict(checkpoint["data_config"])
     match data_config.get("input_size"):
         case [channels, _, _] if choice.img_size is not None:
@@ -214,7 +211,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
         weights="model_ema" if choice.use_ema and has_ema else "model",
         classes=list(classes),
         data_config=data_config,
-        data=data,
+        data=data or None,
         select="the class map of the training" if config.get("class_map") else "",
         **splits,
     )

@@ -60,21 +60,20 @@ def find_device(name: str | None) -> torch.device:
         UserError: if there is no such device.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    unknown = f"--device {name} is not a device of PyTorch: give cpu or cuda."
+    with refused(lambda _: unknown, RuntimeError):
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name} is not a device of PyTorch: give cpu or cuda.") from error
     if device.type == "cuda":  # no test allocation: all processes would use the first GPU
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(
                 f"--device {name}: PyTorch finds no such CUDA device here; use --device cpu."
             )
         return device
-    try:
+    with refused(
+        lambda error: f"--device {name} cannot be used here: {textwrap.shorten(str(error), 120)}",
+        *(RuntimeError, AssertionError),
+    ):
         torch.zeros(1, device=device).item()  # a meta device cannot be read
-    except (RuntimeError, AssertionError) as error:
-        reason = textwrap.shorten(str(error), 120)
-        raise UserError(f"--device {name} cannot be used here: {reason}") from error
     return device
 
 

@@ -76,7 +76,7 @@ def evaluate(options: EvaluationOptions) -> None:
     """
     check_outputs([options.json, options.confusion_csv, options.confusion_png])
     if options.confusion_png is not None:
-        _plotting()  # raises an error before the work
+        import matplotlib  # noqa: F401  without its extra, an error before the work
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype, not options.use_train_size)
     data = classifier.data_or(options.data)
@@ -111,7 +111,12 @@ def evaluate(options: EvaluationOptions) -> None:
         write_json(options.json, asdict(report))
     confusion = confusion_matrix(targets, top[:, 0], labels=np.arange(len(classes)))
     if options.confusion_csv is not None:
-        write_csv(confusion, classes, options.confusion_csv)
+        with (
+            output_file(options.confusion_csv) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            table = np.column_stack([classes, confusion]).tolist()
+            csv.writer(file).writerows([["true / predicted", *classes], *table])
     if options.confusion_png is not None:
         with output_file(options.confusion_png) as temporary:
             confusion_figure(confusion, report).savefig(temporary, format="png", dpi=150)
@@ -221,32 +226,17 @@ def per_class(
     ]
 
 
-def write_csv(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Write the confusion matrix (true, predicted) with the names of its rows and columns.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    with (
-        output_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["true / predicted", *classes])
-        writer.writerows(
-            [name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)
-        )
-
-
 def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:
     """The confusion matrix (true, predicted) as a figure, each row as shares of its true class."""
-    figure_class, display_class = _plotting()
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay  # which needs matplotlib too
+
     classes = [_plain(row.name) for row in report.classes]
     side = min(4 + 0.3 * len(classes), 20)
-    axes = figure_class(figsize=(side, side), layout="constrained").subplots()
+    axes = Figure(figsize=(side, side), layout="constrained").subplots()
     few = len(classes) <= FEW_CLASSES
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    display = display_class(shares, display_labels=classes if few else None).plot(
+    display = ConfusionMatrixDisplay(shares, display_labels=classes if few else None).plot(
         ax=axes, include_values=few, values_format=".2f", xticks_rotation="vertical",
         text_kw={"fontsize": 6}, im_kw={"vmin": 0, "vmax": 1},
     )  # fmt: skip
@@ -261,13 +251,6 @@ def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:
 def _plain(name: str) -> str:
     """A name as matplotlib draws it: dollars do not begin formulas, and other bytes are marked."""
     return name.encode(errors="replace").decode().replace("$", r"\$")
-
-
-def _plotting() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # of an extra, and only for pictures
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    return Figure, ConfusionMatrixDisplay
 
 
 def text_of(report: Report) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resmlp_mt.command_line import did_you_mean
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import UserError, is_of_memory, refused
 from resmlp_mt.vision.checkpoints import ELSEWHERE, load
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
@@ -138,10 +138,8 @@ def pretrained_cfg(name: str) -> dict[str, Any]:
     plain = untagged(name)
     if is_ours(name):
         return default_config(TIMM_NAMES[plain][0] if plain in TIMM_NAMES else plain)
-    try:
+    with refused(lambda error: f"--model {name}: {error}", RuntimeError):
         found = timm.models.get_pretrained_cfg(name.removeprefix(TIMM))
-    except RuntimeError as error:
-        raise UserError(f"--model {name}: {error}") from error
     config: dict[str, Any] = (found or timm.models.PretrainedCfg()).to_dict()
     return config
 
@@ -182,7 +180,7 @@ def build_model(
             raise
         of_model = ValueError | TypeError | RuntimeError | AssertionError | ImportError
         if pretrained and not isinstance(error, of_model):
-            raise no_weights(f"--model {name} --pretrained", error) from error
+            raise UserError(no_weights(f"--model {name} --pretrained", error)) from error
         raise UserError(f"--model {name}: {_short(error)}") from error
     if pretrained:
         load_pretrained(own, name)

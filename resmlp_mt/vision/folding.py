@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from resmlp_mt.layers import LEAST_GELU, Affine, merged_after, merged_before
 from resmlp_mt.packed_linear import Int8Linear, PackedLinear, can_pack, quantize
+from resmlp_mt.vision.blocks import Block
 from resmlp_mt.vision.mixing import LinearMixing
-from resmlp_mt.vision.model import Block, ResMLP
+from resmlp_mt.vision.model import ResMLP
 
 ROWS = 784  # tokens whose hidden states are computed at once, so that they stay in cache
 

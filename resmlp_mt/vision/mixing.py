@@ -75,13 +75,11 @@ def create_mixing(mixing: str, dim: int, grid: tuple[int, int]) -> nn.Module | N
     Raises:
         ValueError: if ``mixing`` is not one of :data:`MIXINGS`.
     """
+    if mixing not in MIXINGS:
+        raise ValueError(f"mixing must be one of {', '.join(MIXINGS)}, but is {mixing!r}.")
     tokens = grid[0] * grid[1]
     if mixing == "linear":
         return LinearMixing(tokens)
-    if mixing == "none":
-        return None
     if mixing == "mlp":
         return TokenMLP(tokens)
-    if mixing in MIXINGS:
-        return ConvMixing(dim, grid, mixing)
-    raise ValueError(f"mixing must be one of {', '.join(MIXINGS)}, but is {mixing!r}.")
+    return None if mixing == "none" else ConvMixing(dim, grid, mixing)

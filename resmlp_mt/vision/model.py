@@ -1,9 +1,8 @@
 """The image models of the paper (Touvron et al. 2021, arXiv:2105.03404) and of its ablations.
 
 A linear layer embeds the patches of an image. Then layers mix over patches and over channels, and
-the mean over patches is classified. Every layer takes and returns hidden states (batch, tokens,
-dim), as in timm, whose conventions the model follows. In memory the tokens come first, and the
-layers compute with that view, so that mixing over patches is one matrix product.
+the mean over patches is classified. The model has the methods of timm's, under the names in timm's
+documentation: its training, validation, feature extraction and optimizers call them.
 
 Two details follow the authors' released code instead of the paper's equations: the scale after a
 sublayer has no bias, and stochastic depth has the same rate in all layers.
@@ -11,160 +10,23 @@ sublayer has no bias, and stochastic depth has the same rate in all layers.
 :mod:`resmlp_mt.vision.factory` makes models by name.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from resmlp_mt.layers import Affine, FeedForward
+from resmlp_mt.layers import Affine
+from resmlp_mt.vision.blocks import Block, ClassBlock, PatchEmbed, create_classifier, create_norm
 from resmlp_mt.vision.libraries import timm
-from resmlp_mt.vision.mixing import create_mixing
-from resmlp_mt.vision.timm_conventions import TimmConventions, create_classifier
 
 POOLINGS = ("mean", "class_mlp")
-NORMS = ("affine", "layernorm")
+WITHOUT_DECAY = (Affine, nn.LayerNorm)
+feature_take_indices = timm.models._features.feature_take_indices
+checkpoint = timm.models.checkpoint
 
 
-@torch.fx.wrap  # a symbolic trace keeps this as one step
-def check_size(images: Tensor, channels: int, height: int, width: int) -> None:
-    """Refuse images of another size, or with other channels.
-
-    Raises:
-        ValueError: naming what is expected and what is there.
-    """
-    if images.dim() != 4:
-        raise ValueError(
-            "this model takes images of the shape (batch, channels, height, width), but these have "
-            f"{images.dim()} dimensions: stack them, also a single one."
-        )
-    if images.shape[1] != channels:
-        raise ValueError(
-            f"this model takes images of {channels} channels, but these have {images.shape[1]}: "
-            "convert them, or create the model with their in_chans."
-        )
-    if images.shape[2] != height or images.shape[3] != width:
-        raise ValueError(
-            f"this model takes images of {height} x {width} pixels, but these have "
-            f"{images.shape[2]} x {images.shape[3]}: resize them, or create the model with their "
-            "size and adapt its weights with load_weights."
-        )
-
-
-class PatchEmbed(nn.Module):
-    """A linear layer over the pixels of each patch; patches do not overlap.
-
-    Shapes: (batch, channels, height, width) -> (batch, tokens, dim), the patches row by row.
-
-    The pixels of a patch are ordered (channel, row, column), so that ``proj.weight`` is the
-    flattened kernel of the equivalent convolution.
-
-    Raises:
-        ValueError: for images of another size, or with other channels.
-    """
-
-    def __init__(self, img_size: tuple[int, int], patch_size: int, in_chans: int, dim: int) -> None:
-        super().__init__()
-        self.img_size = img_size
-        self.patch_size = patch_size
-        self.in_chans = in_chans
-        self.proj = nn.Linear(in_chans * patch_size**2, dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        check_size(images, self.in_chans, self.img_size[0], self.img_size[1])
-        size = self.patch_size
-        batch, channels, height, width = images.shape
-        rows, columns = height // size, width // size
-        patches = images.reshape(batch, channels, rows, size, columns, size)
-        patches = patches.permute(2, 4, 0, 1, 3, 5)
-        patches = patches.reshape(rows * columns, batch, channels * size * size)
-        embedded: Tensor = self.proj(patches)
-        return embedded.transpose(0, 1)
-
-
-class Branch(nn.Module):
-    """Base class of layers with residual branches, x + scale * y, and stochastic depth.
-
-    A branch is dropped for each image separately; kept branches are divided by the probability of
-    being kept (Huang et al. 2016, arXiv:1603.09382).
-    """
-
-    def __init__(self, drop_path: float) -> None:
-        super().__init__()
-        self.drop_path = drop_path
-
-    def residual(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        """x + drop_path(scale * y) in one pass over (tokens, batch, dim); scale is (dim,)."""
-        if self.training and self.drop_path > 0:
-            kept = F.dropout(torch.ones_like(x[0, :, :1]), self.drop_path)  # (batch, 1)
-            scale = scale * kept
-        return torch.addcmul(x, scale, y)
-
-
-class Block(Branch):
-    """Z = X + gamma1 * A norm(X), Y = Z + gamma2 * FeedForward(norm(Z)).
-
-    Shapes: input and output (batch, tokens, dim).
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        grid: tuple[int, int],
-        *,
-        drop_path: float,
-        mixing: str,
-        norm: str,
-        layer_scale_init: float,
-    ) -> None:
-        super().__init__(drop_path)
-        self.token_mixing = create_mixing(mixing, dim, grid)
-        if self.token_mixing is not None:
-            self.mixing_pre = create_norm(norm, dim)
-            self.mixing_post = Affine(dim, layer_scale_init, bias=False)
-        self.ffn_pre = create_norm(norm, dim)
-        self.ffn = FeedForward(dim, 4 * dim)
-        self.ffn_post = Affine(dim, layer_scale_init, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(0, 1)
-        if self.token_mixing is not None:
-            x = self.residual(x, self.token_mixing(self.mixing_pre(x)), self.mixing_post.alpha)
-        x = self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
-        return x.transpose(0, 1)
-
-
-class ClassBlock(Branch):
-    """A layer that reads the patches into a class token and leaves the patches as they are.
-
-    It is a class-attention layer (Touvron et al. 2021, arXiv:2103.17239) with a linear layer over
-    the class token and the patches in place of attention.
-
-    Shapes: class token (batch, 1, dim), patches (batch, tokens, dim) -> (batch, 1, dim).
-    """
-
-    def __init__(
-        self, dim: int, tokens: int, *, drop_path: float, norm: str, layer_scale_init: float
-    ) -> None:
-        super().__init__(drop_path)
-        self.mixing_pre = create_norm(norm, dim)
-        self.token_mixing = nn.Linear(1 + tokens, 1)
-        self.mixing_post = Affine(dim, layer_scale_init, bias=False)
-        self.ffn_pre = create_norm(norm, dim)
-        self.ffn = FeedForward(dim, 4 * dim)
-        self.ffn_post = Affine(dim, layer_scale_init, bias=False)
-
-    def forward(self, class_token: Tensor, patches: Tensor) -> Tensor:
-        x = class_token.transpose(0, 1)
-        both = self.mixing_pre(torch.cat((x, patches.transpose(0, 1))))
-        mixing = self.token_mixing
-        y = torch.addmm(mixing.bias, mixing.weight, both.flatten(1)).view_as(x)
-        x = self.residual(x, y, self.mixing_post.alpha)
-        x = self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
-        return x.transpose(0, 1)
-
-
-class ResMLP(TimmConventions):
+class ResMLP(nn.Module):
     """ResMLP as an image classifier; see :func:`resmlp_mt.vision.factory.create_model`.
 
     Weights are initialized as in the authors' code: linear layers N(0, 0.02) with zero biases, the
@@ -180,6 +42,10 @@ class ResMLP(TimmConventions):
     Raises:
         ValueError: for an impossible value.
     """
+
+    if TYPE_CHECKING:  # TorchScript would take them for its own
+        default_cfg: dict[str, Any]
+        pretrained_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -305,15 +171,124 @@ class ResMLP(TimmConventions):
         """
         return self.forward_head(self.forward_features(images))
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The hidden states after some of the layers.
 
-def create_norm(norm: str, dim: int) -> nn.Module:
-    """The affine map or norm before a sublayer.
+        Args:
+            x: images (batch, channels, height, width).
+            indices: this many last layers, or a list of layers (negative ones from the end), or
+                None for all.
+            norm: apply the final norm to each of them.
+            stop_early: do not compute the layers after the last of them.
+            output_fmt: ``"NCHW"``: (batch, embed_dim, rows, columns); ``"NLC"``: (batch, tokens,
+                embed_dim).
+            intermediates_only: leave out the final features.
 
-    Raises:
-        ValueError: if ``norm`` is neither ``"affine"`` nor ``"layernorm"``.
-    """
-    if norm == "affine":
-        return Affine(dim)
-    if norm == "layernorm":
-        return nn.LayerNorm(dim)
-    raise ValueError(f"norm must be one of {', '.join(NORMS)}, but is {norm!r}.")
+        Returns:
+            the list of hidden states, or (final features, that list); the final features are those
+            of ``forward_features``, with the layers that were computed.
+
+        Raises:
+            AssertionError: for layers that do not exist, as timm's models.
+            ValueError: for a format that does not exist, or images of another size or with other
+                channels.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be NCHW or NLC, but is {output_fmt}.")
+        taken, last = feature_take_indices(len(self.blocks), indices)
+        x = self.patch_embed(x)
+        found: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            if not stop_early or number <= last:
+                if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                    x = checkpoint(block, x)
+                else:
+                    x = block(x)
+                if number in taken:
+                    state = self.norm(x) if norm else x
+                    if output_fmt == "NCHW":
+                        state = state.transpose(1, 2).unflatten(2, self.grid)
+                    found.append(state.contiguous())
+        if intermediates_only:
+            return found
+        return self.finish(x), found
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove layers that :meth:`forward_intermediates` does not need; returns its indices.
+
+        ``prune_head`` removes the classifier, the pooling, and layers of a class token.
+        """
+        taken: list[int]
+        taken, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = nn.Sequential(*list(self.blocks)[: last + 1])
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+            if self.class_token is not None:
+                self.class_token, self.class_blocks = None, nn.ModuleList()
+                self.num_prefix_tokens = 0
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last layer; with 0 classes, remove it.
+
+        Args:
+            num_classes: outputs of the layer.
+            global_pool: pooling of tokens before it: ``"avg"``, in a model with class layers
+                ``"token"``, or ``""`` for no pooling; None keeps the present one.
+
+        Raises:
+            ValueError: for a ``global_pool`` that the model cannot have, or a negative number.
+        """
+        own = "token" if self.num_prefix_tokens else "avg"
+        if global_pool not in (None, "", own):
+            raise ValueError(f"global_pool must be {own!r} or '' here, but is {global_pool!r}.")
+        like = next(self.patch_embed.parameters())
+        head = create_classifier(self.embed_dim, num_classes).to(like.device, like.dtype)
+        if global_pool is not None:
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        self.head = head.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the layers in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """A function from parameter name to group number, for layer-wise learning rate decay."""
+        depth = len(self.blocks)
+        fixed = {"patch_embed": 0.0, "class_token": 0.0, "class_blocks": depth, "norm": depth}
+
+        def group(name: str) -> float:
+            part, *rest = name.split(".")
+            return float(rest[0]) + 1 if part == "blocks" else fixed.get(part, float("inf"))
+
+        return group
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are not decayed."""
+        names = {
+            f"{name}.{parameter}"
+            for name, module in self.named_modules()
+            if isinstance(module, WITHOUT_DECAY)
+            for parameter, _ in module.named_parameters()
+        }
+        return names if self.class_token is None else names | {"class_token"}

@@ -100,32 +100,30 @@ def predictions(
         classifier: the model.
         files: their names.
         loader: their batches, with indices of files as targets.
-        topk: number of labels for each file.
+        topk: number of labels for each file, at most all classes.
 
     Raises:
         UserError: if the model computes no finite numbers.
     """
-    numbers = range(len(files))
+    names = classifier.classes or [str(number) for number in range(classifier.num_classes)]
     start = 0
     for images, indices, bad in loader:
-        results = {}
+        labels = {}  # by index
         if len(images) > 0:
             with torch.inference_mode():
-                logits = classifier.logits(images)
-            probabilities, classes = logits.softmax(1).topk(min(topk, logits.size(1)))
-            names = classifier.classes or [str(number) for number in range(logits.size(1))]
-            for index, row, values in zip(
-                indices.tolist(), classes.tolist(), probabilities.tolist(), strict=True
-            ):
-                labels = [names[number] for number in row]
-                pairs = list(zip(labels, values, strict=True))
-                results[index] = Prediction(files[index], pairs)
+                probabilities, classes = classifier.logits(images).softmax(1).topk(topk)
+            for index, row, values in zip(indices.tolist(), classes, probabilities, strict=True):
+                best = (names[number] for number in row.tolist())
+                labels[index] = list(zip(best, values.tolist(), strict=True))
         unread = iter(bad)
+        end = start + len(indices) + len(bad)
         yield [
-            results.get(index) or Prediction(files[index], [], next(unread).reason)
-            for index in numbers[start : start + len(indices) + len(bad)]
+            Prediction(files[index], labels[index])
+            if index in labels
+            else Prediction(files[index], [], next(unread).reason)
+            for index in range(start, end)
         ]
-        start += len(indices) + len(bad)
+        start = end
 
 
 def write(found: Iterable[Sequence[Prediction]], file: TextIO, kind: str, topk: int) -> int:

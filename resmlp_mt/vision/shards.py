@@ -3,7 +3,7 @@
 A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision.splits`), or, if it
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
-``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index`` or ``label_id``. Other
+``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... Other
 files of a sample are left alone, but a warning counts the samples with a class and no image.
 """
 
@@ -45,7 +45,9 @@ LABELS = ("cls", "cls.txt", "cls.json")
 #: a name that has a dot before one of these belongs to a sample
 DOTTED_LABELS = (".cls.txt", ".cls.json", ".json")
 #: keys of the class in a JSON object
-JSON_LABELS = ("cls", "label", "class", "target", "class_id", "class_index", "label_id")
+JSON_LABELS = (
+    "cls", "label", "class", "target", "class_id", "class_index", "label_id", "category_id",
+)  # fmt: skip
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 #: where a file lies: shard, offset, size and name
@@ -303,17 +305,13 @@ def _label(file: BinaryIO, member: Member) -> int:
     shard, _, _, name = member
     text = _text(file, member)
     label = _whole(text)
-    if label is None:
-        fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
-        raise UserError(
-            f"--data wds: {shard}, {name}: expected a class index{fields}, but found {text[:20]!r}."
-        )
-    if label >= MAX_CLASSES:
-        raise UserError(
-            f"--data wds: {shard}, {name}: expected a class index below {MAX_CLASSES:,}, "
-            f"but found {text[:20]!r}."
-        )
-    return label
+    if label is not None and label < MAX_CLASSES:
+        return label
+    fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
+    right = fields if label is None else f" below {MAX_CLASSES:,}"
+    raise UserError(
+        f"--data wds: {shard}, {name}: expected a class index{right}, but found {text[:20]!r}."
+    )
 
 
 def _json_label(text: bytes) -> bytes:

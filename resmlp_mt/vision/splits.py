@@ -87,6 +87,8 @@ def split_folder(root: Path, split: str) -> Path:
     others = ", ".join(path.name for path in _folders(root)[:5])
     instead = f", which has {others}" if others else ""
     choice = f"; other names go to {OPTIONS}" if others else ""
+    if any(root.glob("*.[tT][aA][rR]")):
+        choice += f"; shards are given as --data wds {root}"
     raise UserError(
         f"--data: there is no folder {root / split}{also}; expected {split}/CLASS/IMAGE in {root}"
         f"{instead}{choice}."

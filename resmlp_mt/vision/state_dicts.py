@@ -27,10 +27,19 @@ from torch import Tensor
 from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError, refused
 from resmlp_mt.tensor_files import read, unwrapped
-from resmlp_mt.vision.parameter_names import renamed
 
 logger = logging.getLogger(__name__)
 
+# our name, timm's (MlpMixer with ResBlock), the authors' (resmlp_models.py)
+NAMES = (
+    ("patch_embed.proj.", "stem.proj.", "patch_embed.proj."),
+    (".mixing_pre.", ".norm1.", ".norm1."),
+    (".token_mixing.", ".linear_tokens.", ".attn."),
+    (".mixing_post.alpha", ".ls1", ".gamma_1"),
+    (".ffn_pre.", ".norm2.", ".norm2."),
+    (".ffn.", ".mlp_channels.", ".mlp."),
+    (".ffn_post.alpha", ".ls2", ".gamma_2"),
+)
 #: module, name and parameter of the last layer of a classifier; it may be one of a Sequential
 LAST_LAYER = re.compile(
     r"(.*?\.)??(?:(?:\w+_)?heads?|fc|classifier|linear|logits)(?:\.\w+)?\.(weight|bias)"
@@ -263,16 +272,38 @@ def dictionaries(
 
 def checkpoint_grid(source: Mapping[str, Any]) -> tuple[int, int] | None:
     """The grid of patches of a checkpoint, if it has one."""
-    args = source.get("model_args")
-    if not isinstance(args, Mapping):
-        return None
-    size, patch = args.get("img_size"), args.get("patch_size")
-    sides = (size, size) if isinstance(size, int) else size
-    match sides, patch:
-        case [(int(height), int(width)) | [int(height), int(width)], int(patch)]:
+    match source.get("model_args"):
+        case {"img_size": int(side), "patch_size": int(patch)} if min(side, patch) > 0:
+            return side // patch, side // patch
+        case {"img_size": [int(height), int(width)], "patch_size": int(patch)}:
             if min(height, width, patch) > 0:
                 return height // patch, width // patch
     return None
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of timm or of the authors under our names; ours is returned unchanged.
+
+    The kernel of the patch embedding and timm's affine maps, (1, 1, dim), are flattened.
+    """
+    foreign = 1 if "stem.proj.weight" in state else 2
+    converted = {}
+    for key, value in state.items():
+        key = renamed(key, foreign, 0)
+        if key == "patch_embed.proj.weight" and value.dim() == 4:
+            value = value.flatten(1)
+        elif key.endswith((".alpha", ".beta")):
+            value = value.flatten()
+        converted[key] = value
+    return converted
+
+
+def renamed(key: str, old: int, new: int) -> str:
+    """A parameter's name in another column of :data:`NAMES`."""
+    for names in NAMES:
+        if key.startswith(names[old]) or (names[old].startswith(".") and names[old] in key):
+            return key.replace(names[old], names[new])
+    return key
 
 
 def _rank(where: str, names: Iterable[str], known: Iterable[str]) -> int:

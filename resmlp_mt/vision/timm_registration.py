@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from resmlp_mt.vision.factory import FIRST_CONV, create_model, default_config
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.parameter_names import own_names
 from resmlp_mt.vision.presets import HUB_NAMES, MODELS
-from resmlp_mt.vision.state_dicts import checkpoint_grid, state_dict
+from resmlp_mt.vision.state_dicts import checkpoint_grid, own_names, state_dict
 from resmlp_mt.vision.weights import adapt
 
 #: timm's ``global_pool`` -> our ``pooling``
@@ -18,18 +17,16 @@ POOLINGS = {"avg": "mean", "token": "class_mlp"}
 
 def _weights_of(name: str) -> dict[str, dict[str, Any]]:
     """Where timm has weights for a model of ours, by our name with the weights' tag."""
-    timm_name = HUB_NAMES.get(name)
-    if timm_name is None:
-        return {name: {}}
-    found = timm.models.get_arch_pretrained_cfgs(timm_name).items()
+    theirs = HUB_NAMES.get(name, name)
+    found = timm.models.get_arch_pretrained_cfgs(theirs)
     return {
-        tagged.replace(timm_name, name): {
+        tagged.replace(theirs, name): {
             "hf_hub_id": f"timm/{tagged}",
             "url": config.url,
             "license": config.license,
         }
-        for tagged, config in found
-    }
+        for tagged, config in found.items()
+    } or {name: {}}
 
 
 default_cfgs: Any = timm.models.generate_default_cfgs(

@@ -1,10 +1,10 @@
-"""The training loop: updates, validation, checkpoints; :mod:`.resuming` goes on inside an epoch."""
+"""The training loop: updates, validation and checkpoints."""
 
 import math
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision import checkpoints, resuming
+from resmlp_mt.vision import checkpoints
+from resmlp_mt.vision.checkpoints import Position
 from resmlp_mt.vision.distill import Loss
 from resmlp_mt.vision.distributed import Process
 from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
-from resmlp_mt.vision.resuming import Position
+from resmlp_mt.vision.output_folder import Summary, score
 from resmlp_mt.vision.signals import Stop
-from resmlp_mt.vision.summary import Summary, score
 from resmlp_mt.vision.training_options import TrainingOptions
 from resmlp_mt.vision.transforms import Normalize
 
@@ -113,13 +113,8 @@ class Trainer:
             self.history.append(row)
             accuracy = score(row)[1]
             better = accuracy > self.position.best
-            self.position = Position(
-                epoch=self.position.epoch + 1,
-                updates=self.position.updates,
-                seconds=self.position.seconds,
-                best=max(accuracy, self.position.best),
-                counted=self.position.counted,
-            )
+            best, epoch = max(accuracy, self.position.best), self.position.epoch + 1
+            self.position = replace(self.position, epoch=epoch, step=0, loss_sum=0.0, best=best)
             if self.scheduler:
                 self.scheduler.step(self.position.epoch, accuracy)  # for plateau
             # in this order: a kill between the two repeats the epoch, and best.pth with it
@@ -141,7 +136,14 @@ class Trainer:
             self.mixup.mixup_enabled = position.epoch < options.mixup_off_epoch
         losses = 0.0
         start, before = time.monotonic(), position.seconds
-        with self._progress() as bar:
+        with tqdm(
+            total=len(self.batches),
+            initial=position.step,
+            desc=f"epoch {position.epoch}",
+            unit="step",
+            disable=None if self.main and options.progress else True,  # None: on a terminal only
+            leave=False,
+        ) as bar:
             for images, labels, bad in self.train:
                 self.counter.update(bad)
                 images, labels = refill(images, labels, self.batches.batch_size)
@@ -319,16 +321,5 @@ class Trainer:
                         f"stops, {self.output / name} is left as it was; try a smaller --lr."
                     )
         if resumable:
-            state |= resuming.state_of(self)
+            state |= checkpoints.state_of(self)
         checkpoints.save(state, self.output / name)
-
-    def _progress(self) -> "tqdm[Any]":
-        return tqdm(
-            total=len(self.batches),
-            initial=self.position.step,
-            desc=f"epoch {self.position.epoch}",
-            unit="step",
-            # None: on a terminal only
-            disable=None if self.main and self.options.progress else True,
-            leave=False,
-        )

@@ -16,9 +16,10 @@ import yaml
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, refused
 from resmlp_mt.files import write_text
-from resmlp_mt.vision.checkpoints import digest, load, save
+from resmlp_mt.vision import training_parts
+from resmlp_mt.vision.checkpoints import digest, load, resume, save
 from resmlp_mt.vision.class_map import check_order, check_same, read_class_map
 from resmlp_mt.vision.classifier import check_forward
 from resmlp_mt.vision.data import create_dataset
@@ -30,23 +31,11 @@ from resmlp_mt.vision.images import SkipCounter
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.loader import EpochBatches, Seeded, create_loader, seed_all, share
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.output_folder import hold_folder
+from resmlp_mt.vision.output_folder import best_line, hold_folder
 from resmlp_mt.vision.presets import is_ours
-from resmlp_mt.vision.resuming import resume
 from resmlp_mt.vision.signals import Stop, stops
-from resmlp_mt.vision.summary import best_line
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_options import TrainingOptions
-from resmlp_mt.vision.training_parts import (
-    create_average,
-    create_erasing,
-    create_loss,
-    create_mixup,
-    create_optimizer,
-    create_scheduler,
-    learning_rate,
-    training_transform,
-)
 from resmlp_mt.vision.transforms import Normalize, check_data_config, create_transform
 from resmlp_mt.vision.weights import ClassifierError, Stored, load_weights
 
@@ -148,12 +137,9 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
                 f"--torchcompile {options.torchcompile} is not a backend of torch.compile: "
                 f"expected one of {', '.join(backends)}."
             )
-        try:
-            torch.compile(
-                nn.Identity(), backend=options.torchcompile, mode=options.torchcompile_mode
-            )
-        except RuntimeError as error:
-            raise UserError(f"--torchcompile-mode {options.torchcompile_mode}: {error}.") from error
+        mode = options.torchcompile_mode
+        with refused(lambda error: f"--torchcompile-mode {mode}: {error}.", RuntimeError):
+            torch.compile(nn.Identity(), backend=options.torchcompile, mode=mode)
     elif options.torchcompile_mode:
         raise UserError("--torchcompile-mode needs --torchcompile: give it, or leave out both.")
     training = options.train_split
@@ -202,9 +188,9 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         std=list(data_config["std"]),
         interpolation=data_config["interpolation"],
         workers=workers,
-        lr=learning_rate(options, images),
+        lr=training_parts.learning_rate(options, images),
     )
-    train.transform = training_transform(options, data_config)
+    train.transform = training_parts.training_transform(options, data_config)
     validation.transform = create_transform(data_config, normalize=False)
     model.to(process.device)
     size = data_config["input_size"]
@@ -221,10 +207,14 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         repeats=options.aug_repeats,
         multiple=options.grad_accum_steps,
     )
-    ema = create_average(options, model)
-    optimizer = create_optimizer(options, model)
+    ema = None
+    if options.model_ema:
+        ema = timm.utils.ModelEmaV3(
+            model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup
+        )
+    optimizer = training_parts.create_optimizer(options, model)
     updates_per_epoch = len(batches) // options.grad_accum_steps
-    scheduler, epochs = create_scheduler(options, optimizer, updates_per_epoch)
+    scheduler, epochs = training_parts.create_scheduler(options, optimizer, updates_per_epoch)
     trainer = Trainer(
         options=options,
         process=process,
@@ -232,7 +222,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         optimizer=optimizer,
         scheduler=scheduler,
         epochs=epochs,
-        loss=create_loss(options, teacher),
+        loss=training_parts.create_loss(options, teacher),
         batches=batches,
         train=create_loader(Seeded(train), workers, options.pin_mem, batch_sampler=batches),
         validation=create_loader(
@@ -249,8 +239,8 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             "data_config": data_config,
             "config": options.to_config(),
         },
-        mixup=create_mixup(options, len(train.classes)),
-        erasing=create_erasing(options, process.device),
+        mixup=training_parts.create_mixup(options, len(train.classes)),
+        erasing=training_parts.create_erasing(options, process.device),
         ema=ema,
         teacher=digest(teacher.state_dict()) if teacher else None,
         stop=stop or Stop(),
@@ -338,12 +328,9 @@ def _model(
         elif options.class_map is None:
             check_order(classes, source, remedy)
     if options.grad_checkpointing:
-        try:
+        wrong = f"--grad-checkpointing is not for --model {options.model}: leave it out."
+        with refused(lambda _: wrong, AssertionError):
             any_model.set_grad_checkpointing()
-        except AssertionError as error:
-            raise UserError(
-                f"--grad-checkpointing is not for --model {options.model}: leave it out."
-            ) from error
     return model, model_args, stored.data_config or any_model.pretrained_cfg
 
 

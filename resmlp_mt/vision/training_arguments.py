@@ -107,18 +107,14 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
     if found.get("lr_base") is not None:
         del usual["lr"]
     options = TrainingOptions(**usual | found)
-    if options.img_size:
-        if len(options.img_size) > 2:
-            raise UserError(
-                "--img-size takes a side, or height and width, but not "
-                f"{len(options.img_size)} values."
-            )
-        # For --resume, a side and the pair are the same.
+    for name, expected in (
+        ("img_size", "a side, or height and width"),
+        ("lr_noise", "one share of the epochs, or two"),
+    ):
+        if len(given := getattr(options, name) or ()) > 2:
+            raise UserError(f"{flag(name)} takes {expected}, but not {len(given)} values.")
+    if options.img_size:  # for --resume, a side and the pair are the same
         options = replace(options, img_size=[options.img_size[0], options.img_size[-1]])
-    if options.lr_noise and len(options.lr_noise) > 2:
-        raise UserError(
-            f"--lr-noise takes one share of the epochs, or two, but not {len(options.lr_noise)}."
-        )
     if resume:
         _check_same_run(options, earlier)
     else:

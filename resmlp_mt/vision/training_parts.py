@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resmlp_mt.command_line import did_you_mean, flag
-from resmlp_mt.errors import UserError, reason
+from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.vision.distill import Loss, Teacher, distillation_loss
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.training_options import (
@@ -41,7 +41,13 @@ def training_transform(options: AugmentationOptions, data_config: dict[str, Any]
     """
     if options.aug:
         data_config = data_config | {"interpolation": options.train_interpolation}
-    try:
+    with refused(
+        lambda error: (
+            f"timm refuses the augmentation (--aa {options.aa}, --scale, --train-crop-mode, ...): "
+            f"{reason(error).rstrip('.')}."
+        ),
+        *(AssertionError, KeyError, ValueError),
+    ):
         transform: Any = timm.data.create_transform(
             **data_config,
             is_training=True,
@@ -58,11 +64,6 @@ def training_transform(options: AugmentationOptions, data_config: dict[str, Any]
             gaussian_blur_prob=options.gaussian_blur_prob,
             auto_augment=options.aa,
         )
-    except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(
-            f"timm refuses the augmentation (--aa {options.aa}, --scale, --train-crop-mode, ...): "
-            f"{reason(error).rstrip('.')}."
-        ) from error
     size = data_config["input_size"][1:]
     if options.aug and max(size) <= 32:
         usual = AugmentationOptions()
@@ -82,14 +83,15 @@ def create_optimizer(options: OptimizationOptions, model: nn.Module) -> torch.op
             options.
     """
     arguments = timm.optim.optimizer_kwargs(options) | options.opt_kwargs
-    try:
+    with refused(
+        lambda error: f"--opt {options.opt}: {reason(error).rstrip('.')}.",
+        *(ValueError, TypeError, KeyError, AssertionError, ImportError),
+    ):
         if options.opt.lower().rpartition("_")[2] not in timm.optim.list_optimizers():
             similar = did_you_mean(options.opt.lower(), timm.optim.list_optimizers())
             raise ValueError(f"timm has no such optimizer{similar}")
         _check_taken(options)
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(model, **arguments)
-    except (ValueError, TypeError, KeyError, AssertionError, ImportError) as error:
-        raise UserError(f"--opt {options.opt}: {reason(error).rstrip('.')}.") from error
     return optimizer
 
 
@@ -127,12 +129,13 @@ def create_scheduler(
     """
     given = timm.scheduler.scheduler_kwargs(options)
     arguments = {name: value for name, value in given.items() if value is not None}
-    try:
+    with refused(
+        lambda error: f"--sched {options.sched}: {reason(error).rstrip('.')}.",
+        *(ValueError, TypeError, AssertionError),
+    ):
         scheduler, epochs = timm.scheduler.create_scheduler_v2(
             optimizer, **arguments, updates_per_epoch=updates_per_epoch
         )
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"--sched {options.sched}: {reason(error).rstrip('.')}.") from error
     if scheduler is None and options.sched != "none":
         raise UserError(
             f"--sched {options.sched} needs a newer timm than {timm.__version__}: "
@@ -185,15 +188,6 @@ def create_erasing(options: AugmentationOptions, device: torch.device) -> Any:
     )
 
 
-def create_average(options: OptimizationOptions, model: nn.Module) -> Any:
-    """timm's moving average of the weights; None if it is off."""
-    if not options.model_ema:
-        return None
-    return timm.utils.ModelEmaV3(
-        model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup
-    )
-
-
 def create_loss(options: TrainingOptions, teacher: Teacher | None) -> Loss:
     """Cross-entropy on smoothed or mixed labels, with the teacher's term if there is one."""
     base: nn.Module
@@ -210,17 +204,12 @@ def create_loss(options: TrainingOptions, teacher: Teacher | None) -> Loss:
         base = timm.loss.LabelSmoothingCrossEntropy(options.smoothing)
     else:
         base = nn.CrossEntropyLoss()
-    if teacher is not None:
-        return distillation_loss(
-            base,
-            teacher,
-            options.distillation_type,
-            options.distillation_alpha,
-            options.distillation_tau,
-        )
-
-    def loss(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        value: Tensor = base(logits, labels)
-        return value
-
-    return loss
+    if teacher is None:
+        return lambda images, logits, labels: base(logits, labels)
+    return distillation_loss(
+        base,
+        teacher,
+        options.distillation_type,
+        options.distillation_alpha,
+        options.distillation_tau,
+    )

@@ -14,12 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resmlp_mt.errors import UserError, is_of_memory
+from resmlp_mt.errors import UserError, refused
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import of_hub
-from resmlp_mt.vision.parameter_names import own_names
-from resmlp_mt.vision.state_dicts import checkpoint_grid, last_layers, read_weights, state_dict
+from resmlp_mt.vision.state_dicts import (
+    checkpoint_grid,
+    last_layers,
+    own_names,
+    read_weights,
+    state_dict,
+)
 from resmlp_mt.vision.transforms import is_data_config
 
 logger = logging.getLogger(__name__)
@@ -167,7 +172,11 @@ def _class_names(names: Any) -> list[str] | None:
 
 
 def adapt_mixing(
-    weight: Tensor, bias: Tensor, old: tuple[int, int], new: tuple[int, int]
+    weight: Tensor,
+    bias: Tensor,
+    old: tuple[int, int],
+    new: tuple[int, int],
+    class_token: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mixing on the grid ``new``: resize to ``old``, mix, resize back.
 
@@ -176,27 +185,20 @@ def adapt_mixing(
         bias: (old rows * old columns).
         old: rows and columns of patches in the given mixing.
         new: rows and columns of patches in the returned mixing.
+        class_token: the weight is one row for the class token and the patches instead.
 
     Returns:
         weight and bias for the new grid, float32 unless they were float64.
     """
-    up, down = _resize_matrix(old, new), _resize_matrix(new, old)
-    weight, bias, up, down = _precise(weight, bias, up, down)
+    device, dtype = weight.device, torch.promote_types(weight.dtype, torch.float32)
+    up, down = (
+        _resize_matrix(old, new).to(device, dtype),
+        _resize_matrix(new, old).to(device, dtype),
+    )
+    weight, bias = weight.to(dtype), bias.to(device, dtype)
+    if class_token:
+        return torch.cat((weight[:, :1], weight[:, 1:] @ down), dim=1), bias
     return up @ weight @ down, up @ bias
-
-
-def _adapt_class_mixing(
-    weight: Tensor, bias: Tensor, old: tuple[int, int], new: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """:func:`adapt_mixing` for one row that reads the class token and the patches."""
-    weight, down = _precise(weight, _resize_matrix(new, old))
-    return torch.cat((weight[:, :1], weight[:, 1:] @ down), dim=1), bias
-
-
-def _precise(weight: Tensor, *others: Tensor) -> list[Tensor]:
-    """All on the device of the weight, which may be of half precision, and of one precise type."""
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return [each.to(weight.device, dtype) for each in (weight, *others)]
 
 
 def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -226,8 +228,8 @@ def adapt(
         if grid in (None, model.grid) and state[key].shape == target.shape:
             continue
         grid = grid or _square(tokens, name)
-        adapted = _adapt_class_mixing if class_block else adapt_mixing
-        state[key], state[bias] = adapted(state[key], state[bias], grid, model.grid)
+        matrix = state[key], state[bias]
+        state[key], state[bias] = adapt_mixing(*matrix, grid, model.grid, class_token=class_block)
         if key == "blocks.0.token_mixing.weight":
             logger.info(
                 "%s: mixing matrices adapted from a grid of %d x %d patches to %d x %d",
@@ -294,27 +296,22 @@ def hub_weights(source: str, option: str = "--weights") -> dict[str, Any]:
     """
     from resmlp_mt.vision import timm_registration  # noqa: F401  it imports this module
 
-    try:
-        name = source.removeprefix(TIMM)
-        model = timm.create_model(name, pretrained=True)
-    except Exception as error:
-        if is_of_memory(error):
-            raise
-        raise no_weights(f"{option} {source}", error, option) from error
+    with refused(lambda error: no_weights(f"{option} {source}", error, option), Exception):
+        model = timm.create_model(source.removeprefix(TIMM), pretrained=True)
     state: dict[str, Any] = model.state_dict()
     is_paper = source.startswith(f"{TIMM}resmlp_")
     return state if is_paper else {**state, "pretrained_cfg": model.pretrained_cfg}
 
 
-def no_weights(given: str, error: Exception, option: str = "--weights") -> UserError:
-    """The error for anything that the hub's client and its transports raise, a dozen types.
+def no_weights(given: str, error: Exception, option: str = "--weights") -> str:
+    """The message for anything that the hub's client and its transports raise, a dozen types.
 
     Args:
         given: the options that named the weights.
         error: what was raised.
         option: that takes a file of them.
     """
-    return UserError(
+    return (
         f"{given}: timm's hub gave no weights ({textwrap.shorten(str(error), 200)}); download "
         f"them elsewhere and give the file to {option}."
     )

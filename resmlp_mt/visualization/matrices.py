@@ -17,7 +17,6 @@ from torch import Tensor
 from resmlp_mt.errors import UserError, refused
 from resmlp_mt.mixing import stored_mixing
 from resmlp_mt.vision import state_dicts
-from resmlp_mt.vision.parameter_names import own_names
 
 Layers = dict[str, list[dict[str, Tensor]]]
 """For each stack ("image", "encoder" or "decoder") and each layer, the matrices "A", "B" and "C";
@@ -60,7 +59,7 @@ def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     names = (name for _, named in state_dicts.dictionaries(source) for name in named)
     layers = {match[0] for name in names if (match := LAYER.search(name))}
     expected = dict.fromkeys(f"{layer}{part}" for layer in layers for part in PARTS)
-    return own_names(state_dicts.state_dict(source, expected, name))
+    return state_dicts.own_names(state_dicts.state_dict(source, expected, name))
 
 
 def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = None) -> Layers:
@@ -92,7 +91,10 @@ def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = Non
         if stack == "image":
             heads = [parameters["weight"]] if "weight" in parameters else []
         else:
-            heads = _translation(parameters, stack == "decoder", positions, name)
+            with refused(lambda error: f"{name}: {error}", ValueError):
+                mixing = stored_mixing(parameters, causal=stack == "decoder")
+            longest = mixing.max_positions if mixing else 0
+            heads = [*mixing.matrix(min(positions or longest, longest)).detach()] if mixing else []
         for number, matrix in enumerate(heads, 1):
             found[stack][index]["A" if len(heads) == 1 else f"A{number}"] = matrix
     layers = {stack: [members[i] for i in sorted(members)] for stack, members in found.items()}
@@ -107,18 +109,6 @@ def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = Non
 def a_of(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mixing matrices of a layer, one for each head."""
     return {letter: matrix for letter, matrix in layer.items() if letter.startswith("A")}
-
-
-def _translation(
-    parameters: dict[str, Tensor], causal: bool, positions: int | None, name: str
-) -> list[Tensor]:
-    """The matrix of each head, for sentences of ``positions``."""
-    with refused(lambda error: f"{name}: {error}", ValueError):
-        mixing = stored_mixing(parameters, causal)
-    if mixing is None:
-        return []
-    longest = mixing.max_positions
-    return list(mixing.matrix(min(positions or longest, longest)).detach())
 
 
 def grid_of(source: Mapping[str, Any], tokens: int, given: Sequence[int] | None) -> tuple[int, int]:
