@@ -68,6 +68,7 @@ def leave_signals_to_parent() -> None:
     """In a worker process: ignore signals, which terminals send to all; its parent ends it."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+    release()  # what came meanwhile is ignored, too
 
 
 def follow_parent() -> None:

@@ -205,6 +205,25 @@ except ValueError as error:
 """
 
 
+INTERRUPTED = """
+import os, signal, threading
+from functools import partial
+from resmlp_mt.preparation import parallel
+signal.signal(signal.SIGINT, lambda *_: None)
+for seconds in (0.05, 0.1, 0.2):
+    threading.Timer(seconds, os.killpg, (0, signal.SIGINT)).start()
+with parallel.mapped(2, partial, (abs,), [-1, -2]) as results:
+    print(list(results))
+"""
+
+
+def test_ctrl_c_does_not_reach_workers_that_are_starting() -> None:
+    """A terminal signals the whole group; they printed tracebacks."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, start_new_session=True)
+    assert (done.stdout, done.stderr) == ("[1, 2]\n", "")
+
+
 KILLED = """
 import os
 from resmlp_mt.preparation import parallel

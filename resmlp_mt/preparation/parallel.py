@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from resmlp_mt import signals
@@ -46,11 +47,17 @@ def mapped(
 def _in_order(pool: ProcessPoolExecutor, most: int, items: Iterable[Any]) -> Iterator[Any]:
     waiting: deque[Future[Any]] = deque()
     for item in items:
-        waiting.append(pool.submit(_call, item))
+        waiting.append(_submit(pool, _call, item))
         if len(waiting) >= most:
             yield _result(waiting.popleft())
     while waiting:
         yield _result(waiting.popleft())
+
+
+def _submit(pool: ProcessPoolExecutor, *call: Any) -> Future[Any]:
+    """Submits a call. A process that it starts is told of no Ctrl-C before it ignores it."""
+    with signals.held():
+        return pool.submit(*call)
 
 
 _made: Callable[[], Callable[[Any], Any]]
@@ -85,7 +92,7 @@ def run_in_process(option: str, function: Callable[..., Result], *args: Any) -> 
         args: its arguments.
     """
     with _processes(1) as pool:
-        return _result(pool.submit(function, *args), option)
+        return _result(_submit(pool, function, *args), option)
 
 
 @contextmanager
@@ -94,6 +101,7 @@ def _processes(jobs: int, *prepare: Any) -> Iterator[ProcessPoolExecutor]:
     # "spawn" on every platform, because a process with threads must not be forked.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
+    resource_tracker.ensure_running()  # starting it later would let signals through
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=prepare)
     try:
         yield pool
