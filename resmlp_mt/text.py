@@ -68,6 +68,9 @@ STOPS = (" .", " \u3002")
 TOKENIZED_PERIODS = 0.5
 TOKENIZED_MARKS = 0.01
 
+QUOTED = re.compile(r'"([^"]|"")*"\s*')
+"""A field of CSV that has quotes or separators."""
+
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 """A piece of a sentencepiece model with ``--byte_fallback`` for characters without a piece."""
 
@@ -139,6 +142,13 @@ def _subword_mark(line: str) -> str | None:
     # letters with a bar between words; the cells of a table have as many bars as letters
     is_spelt = 0 < 2 * words.count("|") < len(words) - 1 and max(map(len, words)) == 1
     return "|" if is_spelt else None
+
+
+def looks_quoted(lines: Iterable[str]) -> str | None:
+    """A line that is quoted as in CSV, with its quotes doubled; None if some quotes are not."""
+    quoted = [line for line in lines if '"' in line]
+    doubled = [line for line in quoted if '""' in line[1:-1]]
+    return doubled[0] if doubled and all(map(QUOTED.fullmatch, quoted)) else None
 
 
 def looks_tokenized(lines: Iterable[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import formats
 from resmlp_mt.preparation.formats import TextFiles
-from resmlp_mt.preparation.sources import warn_of_split_text
+from resmlp_mt.preparation.sources import Inputs, refuse_headers, warn_of_unusual_text
 from tests import corpus_server
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\rh"
@@ -345,13 +346,65 @@ def test_text_that_was_split_before_is_told(
     tmp_path: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = tmp_path / "train.en", tmp_path / "train.de"
-    source.write_text("The dog runs.\n" * 20, encoding="utf-8")
+    source.write_text("He runs.\n" * 20, encoding="utf-8")
     target.write_text(f"{line}\n" * 20, encoding="utf-8")
-    warn_of_split_text([TextFiles(source, target, "plain", "en", "de")])
+    warn_of_unusual_text([TextFiles(source, target, "plain", "en", "de")])
     told = capsys.readouterr().err
     assert told == "" if not said else said in told
     if said:
         assert told.startswith(f"prepare: warning: {target} was split before (")
+
+
+@pytest.mark.parametrize(
+    ("first", "is_header"),
+    [
+        (("en", "de"), True),
+        (("EN", "deu"), True),
+        (('\ufeff"English"', "German"), True),
+        (("source_text", "Translation"), True),
+        (("sentence1", "sentence2"), True),
+        (("Text", "Text"), False),
+        (("1", "1"), False),
+        (("The dog runs.", "de"), False),
+        (("", ""), False),
+    ],
+)
+@pytest.mark.parametrize("form", ["plain", "tsv"])
+def test_the_header_of_a_table_is_no_sentence(
+    tmp_path: Path, first: tuple[str, str], is_header: bool, form: str
+) -> None:
+    """In the text of a data frame as in tab-separated values, and in every set."""
+    lines = [first, ("The dog runs.", "Der Hund rennt.")]
+    source, target = paths = (tmp_path / "x.en", tmp_path / "x.de")
+    for side, path in enumerate(paths):
+        path.write_text("".join(f"{line[side]}\n" for line in lines), encoding="utf-8")
+    if form == "tsv":
+        target = source
+        source.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+    files = [TextFiles(source, target, form, "en", "de")]
+    for sets in (files, [], {}), ([], files, {}), ([], [], {"test": files}):
+        told = pytest.raises(UserError, match=rf"^{source}: its first pair, '.*looks like a header")
+        with told if is_header else nullcontext():
+            refuse_headers(Inputs(*sets, digests={}, manifest={}, training=frozenset()))
+
+
+@pytest.mark.parametrize(
+    ("line", "is_told"),
+    [
+        ('"He said ""yes"" and left."', True),
+        ('"He said yes."', False),
+        ('"" is empty, and "x" is not.', False),
+    ],
+)
+def test_the_quotes_of_a_table_are_told(
+    tmp_path: Path, line: str, is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.en"
+    path.write_text(f'He runs.\n{line}\n"Yes, he runs."\n', encoding="utf-8")
+    warn_of_unusual_text([TextFiles(path, path, "plain", "en", "de")])
+    told = capsys.readouterr().err
+    assert (f"{path} has the quotes of a table (CSV), as in {line}: they" in told) == is_told
+    assert f"3 of the first 3 pairs of {path} are the same on both sides" in told
 
 
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A line ends at "\\n" and nowhere else: U+2028, NEL, form feed or a lone carriage
 sentence would shift every later pair.
 """
 
+import codecs
 import functools
 import html
 import re
@@ -160,7 +161,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             is_first = number == 0 and not rest
             if is_first and (what := other_kind(block.partition(b"\n")[0])):
                 raise UserError(f"{path} {what}")
-            text = rest + block
+            text = rest + (block.removeprefix(codecs.BOM_UTF8) if is_first else block)
             *lines, rest = text.split(b"\n")
             if len(text) >= MAX_LINE_BYTES:  # else no line is that long
                 for place, line in enumerate((*lines, rest), number + 1):

@@ -75,7 +75,8 @@ class Preparation:
         inputs = sources.gather(self.corpus, self.out, self.args.from_dir, self.steps)
         if self.args.corpus == "local" or self.args.corpus.endswith(".yaml"):
             manifest.check_text(self.manifest_path, inputs.training)
-        sources.warn_of_split_text(inputs.train)
+        sources.refuse_headers(inputs)
+        sources.warn_of_unusual_text(inputs.train)
         cleaned = self._clean(inputs)
         manifest.record_cleaned(self.manifest_path, self.corpus, inputs.manifest)
         model = self._train_subwords(cleaned)

@@ -1,16 +1,20 @@
 """Brings the text of a corpus to the disk: fetches it or takes it from a folder."""
 
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from resmlp_mt import language_codes
+from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import archives, formats
 from resmlp_mt.preparation.corpus import Corpus, Part, warn
 from resmlp_mt.preparation.formats import TextFiles, pairs
 from resmlp_mt.preparation.steps import Steps, code
-from resmlp_mt.text import looks_split, looks_tokenized
+from resmlp_mt.text import looks_quoted, looks_split, looks_tokenized
 
 LOOKED_AT = 2000
 """Pairs of each file that show whether it is raw."""
@@ -151,15 +155,55 @@ def _unpack(
     }
 
 
-def warn_of_split_text(training: Iterable[TextFiles]) -> None:
+HEADER = re.compile(
+    "(source|src|target|tgt|trg)([_ ](text|sentence|segment|lang|language))?"
+    "|(text|sentence|segment|lang)[_ ]?[12]|translation|reference"
+    "|english|german|french|spanish|italian|portuguese|dutch|russian|polish|czech|turkish|arabic"
+    "|hindi|chinese|japanese|korean|vietnamese"
+)
+"""Names that tables give to columns of text, besides codes of the languages."""
+
+
+def refuse_headers(inputs: Inputs) -> None:
+    """Refuse text whose first line names the columns, as tables have it: it would be a sentence.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for files in (*inputs.train, *inputs.valid, *itertools.chain(*inputs.tests.values())):
+        for pair in islice(pairs(files, 1), 1):
+            names = [side.decode("utf-8-sig", "replace").strip(' "').lower() for side in pair]
+            languages = files.source_lang, files.target_lang
+            if names[0] != names[1] and all(
+                HEADER.fullmatch(name) or language_codes.find(name, [language])
+                for name, language in zip(names, languages, strict=True)
+            ):
+                raise UserError(
+                    f"{files.source}: its first pair, {names[0]!r} and {names[1]!r}, looks like a "
+                    "header of columns: remove that line"
+                )
+
+
+def warn_of_unusual_text(training: Iterable[TextFiles]) -> None:
     """Says which files do not look raw: a model that learns from them expects and writes the same.
+
+    Also says which have the same text on both sides, as a file that was copied under a wrong name.
 
     Raises:
         UserError: a file cannot be read.
     """
     for files in training:
-        sides = zip(*islice(pairs(files, LOOKED_AT), LOOKED_AT), strict=True)
+        looked_at = list(islice(pairs(files, LOOKED_AT), LOOKED_AT))
+        same = sum(source == target for source, target in looked_at)
+        if same > len(looked_at) / 2:
+            warn(
+                f"{same} of the first {len(looked_at)} pairs of {files.source} are the same on "
+                "both sides"
+            )
+        sides = zip(*looked_at, strict=True)
         for path, lines in zip((files.source, files.target), sides, strict=False):
             text = [line.decode(errors="replace") for line in lines]
             if shown := looks_split(text) or looks_tokenized(text):
                 warn(f"{path} was split before ({shown}): give the raw text")
+            if line := looks_quoted(text):
+                warn(f"{path} has the quotes of a table (CSV), as in {line}: they would be learnt")
