@@ -22,6 +22,7 @@ from resmlp_mt.fairseq_plugin.checkpoints import (
     allow_safe_globals,
     average,
     check_digest,
+    digest,
     latest_checkpoints,
     read,
 )
@@ -85,6 +86,20 @@ def test_average_is_the_mean_of_every_parameter(tmp_path: Path) -> None:
     halves = sum(value.bfloat16().double() for value in values) / 3
     torch.testing.assert_close(model["half"], halves.bfloat16(), rtol=0, atol=0)
     assert torch.equal(model["longest_trained"], torch.tensor(9))
+
+
+def test_a_checkpoint_that_counts_twice_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``checkpoint*.pt`` also takes the copies that fairseq calls the last and the best."""
+    state: dict[str, Any] = {"model": {"a": torch.ones(2)}}
+    paths = [tmp_path / "checkpoint5.pt", tmp_path / "checkpoint_last.pt", tmp_path / "x.pt"]
+    for path in paths:
+        torch.save({**state, "digest": digest(state)} if path.stem != "x" else state, path)
+    average([*paths[1:], paths[2]])
+    assert "counts twice" not in caplog.text
+    average(paths)
+    assert f"{paths[1]} is the same as {paths[0]}: it counts twice." in caplog.text
 
 
 @pytest.mark.parametrize("room", [0, 100, 3000])

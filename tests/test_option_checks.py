@@ -145,6 +145,13 @@ def test_the_best_checkpoint_is_not_the_worst(metric: str, rises: bool, maximize
     parsed(given.replace(metric, "my_metric"))
 
 
+@pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
+def test_averages_do_not_move_away(decay: float) -> None:
+    parsed("--store-ema --ema-decay 0")
+    with pytest.raises(UserError, match=rf"^--ema-decay must be .* below 1, but is {decay}"):
+        parsed(f"--store-ema --ema-decay {decay}")
+
+
 def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
     for criterion in ("adaptive_loss", "nat_loss"):
         parsed(f"--criterion {criterion}", arch="transformer_tiny")
@@ -158,6 +165,8 @@ def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
         parsed(quantized)
     with pytest.raises(UserError, match=r"^--optimizer composite needs groups"):
         parsed("--optimizer composite", arch="transformer_tiny")
+    with pytest.raises(UserError, match=r"^--sentencepiece-enable-sampling does nothing in a tr"):
+        parsed("--bpe sentencepiece --sentencepiece-model x --sentencepiece-enable-sampling")
     with pytest.raises(UserError, match=r"^--keep-interval-updates-pattern 0 names no update"):
         parsed("--keep-interval-updates-pattern 0")
     parsed("--keep-interval-updates-pattern -1")

@@ -221,9 +221,13 @@ def average(paths: list[Path]) -> dict[str, Any]:
     parameters: dict[str, Tensor] = averaged["model"]
     sums = {name: value.double() for name, value in parameters.items()}
     dictionaries = averaged.get(DICTIONARIES)
+    known = {averaged.get("digest"): paths[0]}
     for path in paths[1:]:
         state = _read_parameters(path)
         other = state["model"]
+        if "digest" in state and state["digest"] in known:  # as checkpoint_last.pt has
+            logger.warning("%s is the same as %s: it counts twice.", path, known[state["digest"]])
+        known.setdefault(state.get("digest"), path)
         dictionaries = dictionaries or state.get(DICTIONARIES)
         if other_dictionary(state, dictionaries):
             raise UserError(

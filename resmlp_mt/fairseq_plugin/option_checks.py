@@ -277,6 +277,10 @@ def check(values: Mapping[str, Any]) -> None:
             raise UserError(f"{flag(name)} must be a number, but is {'nan' if given else 'empty'}.")
     if (values.get("seed") or 0) > MOST_SEED:
         raise UserError(f"--seed must be at most {MOST_SEED}, but is {values['seed']}.")
+    if values.get("store_ema") and not 0 <= values["ema_decay"] < 1:
+        raise UserError(
+            f"--ema-decay must be at least 0 and below 1, but is {values['ema_decay']}."
+        )
     evaluated_options.check(values)
     if (
         values.get("lr_scheduler") == "cosine"
@@ -296,6 +300,11 @@ def check(values: Mapping[str, Any]) -> None:
         raise UserError(  # it would end with status 0 and without a training
             "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "
             "or drop the option."
+        )
+    if "max_update" in values and values.get("sentencepiece_enable_sampling"):
+        raise UserError(
+            "--sentencepiece-enable-sampling does nothing in a training, whose text is split "
+            "already: give python -m resmlp_mt.prepare --samples K, and drop it."
         )
     if of_model and values.get("quantization_config_path") is not None:
         raise UserError(

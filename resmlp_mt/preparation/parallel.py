@@ -54,10 +54,12 @@ def _in_order(pool: ProcessPoolExecutor, most: int, items: Iterable[Any]) -> Ite
         yield _result(waiting.popleft())
 
 
-def _submit(pool: ProcessPoolExecutor, *call: Any) -> Future[Any]:
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[..., Result], *args: Any
+) -> Future[Result]:
     """Submits a call. A process that it starts is told of no Ctrl-C before it ignores it."""
     with signals.held():
-        return pool.submit(*call)
+        return pool.submit(function, *args)
 
 
 _made: Callable[[], Callable[[Any], Any]]
