@@ -54,7 +54,9 @@ class Options(BatchOptions, SearchOptions):
         help="exported folder or checkpoint (default: en-de, which comes with the package)",
     )  # fmt: skip
     input: str = option("-", "-i", metavar="FILE", help="text, also .gz, - for standard input")
-    data: Path | None = option(None, metavar="DIR", help="dictionaries of a checkpoint")
+    data: Path | None = option(
+        None, metavar="DIR", help="dictionaries of a checkpoint (default: the training's)"
+    )
     sentencepiece_model: Path | None = option(
         None, metavar="FILE",
         help="subwords of a checkpoint (default: spm.model beside the folder of the dictionaries)",

@@ -129,6 +129,21 @@ def test_ids_that_are_there_stay(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_records_stay_as_they_are_written(tmp_path: Path) -> None:
+    """Python's floats would round numbers, or make infinity of them, which is no JSON."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"text":"a","x":1.10,"y":1e999,"s":"\\u00e9"} \n {"text":"b" }\n'
+    )
+    kind = format_of(tmp_path / "a.jsonl", "text")
+    (part,) = kind.parts(tmp_path / "a.jsonl", 5)
+    found = kind.translated(part, [Translation(text, "", 0.0, []) for text in ("ä", "b")])
+    added = '"translation": "ä", "score": 0.0}'
+    assert found.decode().splitlines() == [
+        '{"id": 0, "text":"a","x":1.10,"y":1e999,"s":"\\u00e9", ' + added,
+        '{"id": 1, "text":"b", ' + added.replace("ä", "b"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

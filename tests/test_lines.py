@@ -90,13 +90,15 @@ DOCUMENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*PACKED, *DOCUMENTS, "tar", "tar of GNU", "parquet", "PDF"])
+@pytest.mark.parametrize("kind", [*PACKED, *DOCUMENTS, "tar", "tar of GNU", "parquet", "PDF", "CR"])
 def test_what_is_no_text_is_known_by_its_first_bytes(kind: str, tmp_path: Path) -> None:
     if kind.startswith("tar"):
         form = tarfile.PAX_FORMAT if kind == "tar" else tarfile.GNU_FORMAT
         content, what = tarfile.TarInfo("text").tobuf(form), "a tar archive: unpack it"
     elif kind in DOCUMENTS:
         content, what = DOCUMENTS[kind], "a document: take its text out"
+    elif kind == "CR":  # of Macs before 2001
+        content, what = b"one\rtwo\rthree\r", "of lines that end in carriage returns alone: conver"
     elif kind == "PDF":
         content, what = b"%PDF-1.7\n", "a PDF: take its text out"
     elif kind == "parquet":
@@ -120,7 +122,7 @@ def test_what_is_no_text_is_known_by_its_first_bytes(kind: str, tmp_path: Path) 
         "PAR1 is a receptor.",
         "PK",
         "BZh",
-        "7z is a packer.",
+        *("7z is a packer.", "one\rtwo", "\r 10%|#|\r 20%|##|\rone"),
         *("a" * 257 + f"ustar{i}" for i in ("", "d", " d")),
     ],
 )

@@ -121,12 +121,15 @@ def test_white_space_and_empty_lines_are_kept(server: str) -> None:
 @pytest.mark.parametrize("content", ["data", "files", "params"])
 def test_forms_and_addresses_do_as_well_as_json(server: str, content: str) -> None:
     fields = {"q": "Hello\nbig world.", "source": "en", "target": "de", "alternatives": "1"}
-    sent = {name: (None, value) for name, value in fields.items()} if content == "files" else fields
+    sent = [(name, (None, v) if content == "files" else v) for name, v in fields.items()]
     answer = requests.post(f"{server}/translate", timeout=60, **{content: sent})
     assert answer.json() == {
         "translatedText": "hELLO\nWORLD. BIG",
         "alternatives": ["hELLO!\nWORLD. BIG!"],
     }
+    sent = [*sent[:3], ("q", (None, "a") if content == "files" else "a")]
+    answer = requests.post(f"{server}/translate", timeout=60, **{content: sent})
+    assert answer.json() == {"translatedText": ["hELLO\nWORLD. BIG", "A"]}  # both
 
 
 @pytest.mark.parametrize("empty", [None, ""])

@@ -229,7 +229,7 @@ class BatchOptions:
     dtype: str | None = option(None, choices=DTYPES, help="default: as the model was exported")
     batch_size: int = option(64, type=POSITIVE, metavar="N", help="sentences in a batch")
     max_tokens: int | None = option(
-        None, type=POSITIVE, metavar="N", help="source tokens in a batch"
+        None, type=POSITIVE, metavar="N", help="source tokens in a batch (default: no limit)"
     )
     shortlist: bool = option(
         False, action="store_true",

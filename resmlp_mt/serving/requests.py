@@ -151,7 +151,7 @@ async def fields(request: Request) -> dict[str, Any]:
     Raises:
         BadRequestError: if the body has another format.
     """
-    found = dict(_decoded(request.scope["query_string"]))
+    found = _grouped(_decoded(request.scope["query_string"]))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         # the body as a whole is limited by LimitedBodies

@@ -94,11 +94,13 @@ class JsonLines(Text):
 
     def translated(self, part: Part, best: Sequence[Translation]) -> bytes:
         lines = []
-        records = map(json.loads, part.content.decode().split("\n"))
-        for number, (record, translation) in enumerate(zip(records, best, strict=True)):
+        records = part.content.decode().split("\n")
+        for number, (record, translation) in enumerate(zip(records, best, strict=True), part.first):
+            before = "" if "id" in json.loads(record) else f'"id": {number}, '
             added = {"translation": translation.text, "score": json_score(translation.score)}
-            record = {"id": part.first + number, **record, **added}
-            lines.append(json.dumps(record, ensure_ascii=False))
+            # as it is written: Python's floats would round its numbers
+            own = record.strip()[1:-1].strip()
+            lines.append(f"{{{before}{own}, {json.dumps(added, ensure_ascii=False)[1:]}")
         return _written(lines, self.is_packed)
 
 
