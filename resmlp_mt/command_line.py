@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
                 elif entry.default is not MISSING:
                     keywords["default"] = entry.default
                 if Path in (hints[entry.name], *get_args(hints[entry.name])):
-                    keywords.setdefault("type", Path)
+                    keywords.setdefault("type", expanded)
                 others = entry.metadata["names"]
                 if any(not other.startswith("-") for other in others):
                     group.add_argument(*others, **keywords)
@@ -225,6 +225,11 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def expanded(text: str) -> Path:
+    """The type of an option for a path: shells leave the ``~`` of ``--output=~/FILE`` as it is."""
+    return Path(os.path.expanduser(text))
 
 
 class _Refused(argparse.Action):

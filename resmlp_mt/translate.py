@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, flag, option
+from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, expanded, flag, option
 from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_outputs, output_file
@@ -80,7 +80,7 @@ class Options(BatchOptions, SearchOptions):
         False, action="store_true", help="also print scores, as with --nbest 2"
     )
     output: Path | None = option(
-        None, "-o", type=lambda text: None if text == "-" else Path(text), metavar="FILE",
+        None, "-o", type=lambda text: None if text == "-" else expanded(text), metavar="FILE",
         help="also .gz; default: -, standard output",
     )  # fmt: skip
     split_sentences: bool = option(

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -142,7 +143,7 @@ def open_input(name: str) -> BinaryIO:
     Raises:
         UserError: if it cannot be read, or is something else by its name.
     """
-    path = Path(name)
+    path = Path(os.path.expanduser(name))  # see command_line.expanded
     if what := other_name(path):
         raise UserError(f"--input {name} {what}.")
     if kind_of(path) in RECORDS:

@@ -31,6 +31,7 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.extras import EXTRAS, installation
 from resmlp_mt.files import replacing
 from resmlp_mt.signals import ending_signals
+from resmlp_mt.unpacking import open_input
 from terminals import Terminal
 
 VISION = [
@@ -527,6 +528,19 @@ def test_text_in_the_wrong_place_is_told(
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=r"^no MODEL is given(?!.*standard input)"):
         translate.main(["--input", str(text)])
+
+
+def test_the_home_is_found_where_shells_leave_its_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else ``export --output=~/MODEL`` would make a folder named ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.en").write_text("one\n")
+    assert translate.parse_args(["--output=~/a.de"]).output == tmp_path / "a.de"
+    assert export.parse_args(["c.pt", "--output=~/MODEL"]).output == tmp_path / "MODEL"
+    assert bulk.parse_args(["--input", "~/a.en", "-o~"]).input == [tmp_path / "a.en"]
+    with open_input("~/a.en") as stream:
+        assert stream.read() == b"one\n"
 
 
 def test_options_may_have_underscores(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,10 @@ def test_a_translator_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert Translator.load(ROOT / "models/en-de").translate([QUESTION]) == [translations]
     with pytest.raises(UserError, match=r"^'' is neither a checkpoint nor a folder"):
         Translator.load("")  # a variable that is not set
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own").symlink_to(FOLDER)
+    for own in ("~/own/", Path("~/own")):
+        assert Translator.load(own).translate([QUESTION]) == [translations]
     (tmp_path / "en-de").mkdir()  # a path wins over a name
     with pytest.raises(UserError, match="en-de cannot be read as an exported model"):
         Translator.load("en-de")

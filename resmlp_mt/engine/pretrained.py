@@ -23,8 +23,9 @@ def located(model: str | Path | None = None) -> Path:
     """
     if model is not None and not isinstance(model, str | Path):
         raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
-    if model is not None and os.path.exists(model):  # no error if the name is too long
-        return Path(model)
+    given = os.path.expanduser(model or "")
+    if os.path.exists(given):  # no error if the name is too long
+        return Path(given)
     folder = FOLDER / (DEFAULT if model is None else model)
     if folder.parent == FOLDER and os.path.isdir(folder):
         return folder
