@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import choose_encoder
@@ -44,7 +45,6 @@ from resmlp_mt.serving.requests import (
     ClientGoneError,
     ClientLimit,
     Counted,
-    HeadAsGet,
     LimitedBodies,
     fields,
     while_connected,
@@ -157,7 +157,6 @@ def create_app(
         lifespan=running,
         redoc_url=None,
     )
-    app.add_middleware(HeadAsGet)
     app.add_middleware(LimitedBodies, most=limits.max_body, seconds=limits.max_wait)
     app.add_middleware(Counted, metrics=metrics)
     if cors_origins:
@@ -312,6 +311,10 @@ def create_app(
         return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.openapi()  # which does not describe HEAD: it is answered as GET, without the body
+    for route in app.routes:
+        if isinstance(route, APIRoute) and "GET" in route.methods:
+            route.methods.add("HEAD")
     return app
 
 

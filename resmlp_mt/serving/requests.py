@@ -24,23 +24,6 @@ class ClientGoneError(Exception):
     """The client has disconnected."""
 
 
-class HeadAsGet:
-    """Middleware that answers HEAD as GET, as Flask does; the server leaves the body out."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("method") != "HEAD":
-            await self._app(scope, receive, send)
-            return
-        inner = {**scope, "method": "GET"}  # the server leaves out the body by its own scope
-        try:
-            await self._app(inner, receive, send)
-        finally:
-            scope.update(inner, method="HEAD")  # with the route, for the metrics
-
-
 class LimitedBodies:
     """Middleware that refuses a body that is too large or too slow, while it arrives."""
 
