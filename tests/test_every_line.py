@@ -185,7 +185,7 @@ def test_graphs_that_are_exchanged_or_not_finite_are_refused(tmp_path: Path) -> 
     encoder, step = (graph.read_bytes() for graph in graphs)
     graphs[0].write_bytes(step)
     graphs[1].write_bytes(encoder)
-    with pytest.raises(UserError, match=r"decoder_step\.onnx does not fit config\.json"):
+    with pytest.raises(UserError, match=r"encoder\.onnx does not fit the other graphs"):
         model_folder.load(folder)
 
     broken = fold(build().float())

@@ -313,8 +313,8 @@ def create_app(
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.openapi()  # which does not describe HEAD: it is answered as GET, without the body
     for route in app.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
-            route.methods.add("HEAD")
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            route.methods = {"GET", "HEAD"}
     return app
 
 

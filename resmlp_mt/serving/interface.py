@@ -123,15 +123,13 @@ class ExplainResponse(BaseModel):
     detectedLanguage: DetectedLanguage | None = None  # noqa: N815
 
 
-class LanguageInfo(BaseModel):
-    code: str
-    name: str
-    targets: list[str]
-
-
 class NamedLanguage(BaseModel):
     code: str
     name: str
+
+
+class LanguageInfo(NamedLanguage):
+    targets: list[str]
 
 
 class DefaultLanguages(BaseModel):
