@@ -74,6 +74,8 @@ def read(
         why = f"it is damaged or not a {kind} file"
         if found:
             why = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
+        elif "DTensors" in str(error):
+            why = "its tensors are shared among processes (DTensor)"
         raise UserError(
             f"{path} cannot be read because {why}: expected tensors and plain values only, as in a "
             "model's state_dict()."

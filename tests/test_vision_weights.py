@@ -1,6 +1,7 @@
 """Weights of timm's and the authors' ResMLP give timm's outputs and gradients here."""
 
 import argparse
+import functools
 import logging
 import random
 import subprocess
@@ -635,6 +636,17 @@ def test_plain_values_beside_the_weights_do_no_harm(
     model = randomised(small_model(), seed=1)
     load_weights(model, tmp_path / "w.pth")
     assert_same_parameters(model, expected)
+    # Lightning stores what a module was made with; its class is not here
+    own = type("Net", (nn.Linear,), {"__module__": module.__name__})
+    module.Net = own  # type: ignore[attr-defined]
+    hyper = {"net": own(2, 2), "optimizer": functools.partial(torch.optim.AdamW, lr=0.1)}
+    torch.save({"hyper_parameters": hyper, "state_dict": expected.state_dict()}, tmp_path / "w.pth")
+    model = randomised(small_model(), seed=1)
+    load_weights(model, tmp_path / "w.pth")
+    assert_same_parameters(model, expected)
+    torch.save({"model": own(2, 2)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"asks for mmengine\.logging\.\w+\.Net: expected"):
+        load_weights(model, tmp_path / "w.pth")
     large = np.zeros((), "V1000")[()]
     for value in (large, np.float64, Fraction(1, 2)):
         torch.save({"value": value, "model": expected.state_dict()}, tmp_path / "w.pth")

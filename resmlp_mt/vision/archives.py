@@ -55,6 +55,7 @@ class _Reader:
         folders: all training classes that have a folder, likewise.
         splits: the names of splits that have images of classes.
         names: knows the images of the split, and counts its other files.
+        members: everything by its path; a hard link is the member that it leads to.
     """
 
     def __init__(self, path: Path, split: str, training: str) -> None:
@@ -66,8 +67,7 @@ class _Reader:
         self._path = path
         self._split, self._training = names_of(split), names_of(training)
         self._words = {word for name in (*SPLITS, split, training) for word in names_of(name)}
-        # members by their path: a hard link is the member that it leads to
-        self._members: dict[str, tarfile.TarInfo] = {}
+        self.members: dict[str, tarfile.TarInfo] = {}
         self._links: list[tuple[_Sample, tarfile.TarInfo]] = []
         self._decoded: dict[int, NDArray[np.uint8] | BadImage] = {}  # by where the file lies
         self._total = 0
@@ -82,17 +82,17 @@ class _Reader:
         for member in members_of(archive):
             self._add(archive, member)
         check_end(archive, self._path)
-        links = [(sample, _file_of(member, self._members)) for sample, member in self._links]
+        links = [(sample, _file_of(member, self.members)) for sample, member in self._links]
         found = [(file, sample) for sample, file in links if file is not None]
         # in the order of the archive: going back in a compressed one begins at its start
         for file, sample in sorted(found, key=lambda pair: pair[0].offset):
             sample.image = self._decode(archive, file)
 
     def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        linked = self._members.get(posixpath.normpath(member.linkname))
+        linked = self.members.get(posixpath.normpath(member.linkname))
         target = linked if member.islnk() else member
         if target is not None:
-            self._members[posixpath.normpath(member.name)] = target
+            self.members[posixpath.normpath(member.name)] = target
         inside = _from_split(member.name, self._words, member.isdir())
         if len(inside) < 2 or is_foreign(member.name):
             return
@@ -175,7 +175,8 @@ def archive_dataset(
     found.names.warn()
     chosen = chosen_name(found.parts, split, f"--data cifar10-tar {path}")
     if chosen is None:
-        raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE.")
+        other = "".join(f", but {name}" for name in [*found.members][-1:])  # pickles in CIFAR's own
+        raise UserError(f"--data cifar10-tar {path} holds no images {split}/CLASS/IMAGE{other}.")
     samples = found.parts[chosen]
     warn_of_nesting([sample.path for sample in samples], str(path))
     names = {sample.path[0] for sample in samples}

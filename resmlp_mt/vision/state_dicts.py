@@ -15,10 +15,12 @@ import json
 import logging
 import pathlib
 import re
+import sys
 import types
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -60,6 +62,9 @@ OF_JSON = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionEr
 class Unread:
     """What trainers store beside weights and is not needed here; its contents are forgotten."""
 
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
     def __setstate__(self, state: object) -> None:
         """Keep nothing."""
 
@@ -68,7 +73,7 @@ class Unread:
 UNREAD = """
     mmengine.logging.history_buffer.HistoryBuffer omegaconf.base.ContainerMetadata
     omegaconf.base.Metadata omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig
-    omegaconf.nodes.AnyNode typing.Any
+    omegaconf.nodes.AnyNode typing.Any functools.partial
 """.split()
 #: types of plain values that trainers store beside tensors, some with their names in files
 PLAIN_TYPES: tuple[Any, ...] = (
@@ -92,6 +97,9 @@ PLAIN_TYPES: tuple[Any, ...] = (
     ),
 )
 
+
+#: where types are refused that are not named above; those of other modules are Unread
+REFUSED = {*sys.stdlib_module_names, "__builtin__", "numpy"}
 
 #: weights in a folder of the Hugging Face hub, the preferred first
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -124,7 +132,7 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         path = (own or others)[0]
     config = _hub_config(path.with_name("config.json")) if path.name in names else {}
     if not path.name.endswith(INDEX):
-        return read(path, allowed=PLAIN_TYPES) | config
+        return _read(path) | config
     with refused(
         lambda _: f"{path} is not the index of a file in parts: expected its weight_map.",
         *OF_JSON,
@@ -133,8 +141,28 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         files = [path.with_name(part) for part in sorted(parts)]
         if not parts or "\0" in "".join(parts):
             raise ValueError
-    tensors = {key: value for file in files for key, value in read(file, PLAIN_TYPES).items()}
+    tensors = {key: value for file in files for key, value in _read(file).items()}
     return tensors | config
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The contents of a file; objects of other libraries and of the trainer's own are left out.
+
+    Raises:
+        UserError: if it cannot be read, or has no tensors then.
+    """
+    try:
+        return read(path, PLAIN_TYPES)
+    except UserError as error:
+        refusal = error
+    with suppress(Exception):  # of a dozen types, if it is damaged or has still others
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        unread = [name for name in names if name.partition(".")[0] not in REFUSED]
+        contents = read(path, (*PLAIN_TYPES, *((Unread, name) for name in unread)))
+        if next(dictionaries(contents), None):
+            logger.info("%s: objects of %s are left out", path, ", ".join(sorted(unread)))
+            return contents
+    raise refusal
 
 
 def _hub_config(path: pathlib.Path) -> dict[str, Any]:
