@@ -37,6 +37,16 @@ OF_PROCESSES = {
 }
 
 
+COUNTED = {
+    "lines": "",
+    "invalid": "are not valid UTF-8, and their wrong bytes became U+FFFD: the errors above name "
+    "them",
+    "too_long": "are too long for the model and were left empty",
+    "failed": "",
+}
+"""Numbers of a :class:`Record` that are added up, and what a warning says of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(BatchOptions, SearchOptions):
     """Corpus and model."""
@@ -216,37 +226,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             logger.info("%d files, %d workers", len(files), workers)
             for record in records:
-                lines.update(
-                    all=record.lines,
-                    too_long=record.too_long,
-                    failed=record.failed,
-                    invalid=record.invalid,
-                )
+                lines.update({name: getattr(record, name) for name in COUNTED})
                 if manifest.add(record):
                     translated += record.lines
                 logger.info(
                     "%s: %d lines are there, %.1f lines/s",
                     record.output,
-                    lines["all"],
+                    lines["lines"],
                     translated / (time.monotonic() - begin),
                 )
         manifest.finish({file.name for file in files})
-    if lines["invalid"]:
-        logger.warning(
-            "%d of %d lines are not valid UTF-8, and their wrong bytes became U+FFFD: the errors "
-            "above name them",
-            lines["invalid"],
-            lines["all"],
-        )
-    if lines["too_long"]:
-        logger.warning(
-            "%d of %d lines are too long for the model and were left empty",
-            lines["too_long"],
-            lines["all"],
-        )
+    for name, what in COUNTED.items():
+        if what and lines[name]:
+            logger.warning("%d of %d lines %s", lines[name], lines["lines"], what)
     if lines["failed"]:
         raise UserError(
-            f"{lines['failed']} of {lines['all']} lines have no translation with a finite score "
+            f"{lines['failed']} of {lines['lines']} lines have no translation with a finite score "
             "and were left empty."
         )
 

@@ -44,8 +44,7 @@ from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.requests import (
     ClientGoneError,
     ClientLimit,
-    Counted,
-    LimitedBodies,
+    Watched,
     fields,
     while_connected,
 )
@@ -157,8 +156,7 @@ def create_app(
         lifespan=running,
         redoc_url=None,
     )
-    app.add_middleware(LimitedBodies, most=limits.max_body, seconds=limits.max_wait)
-    app.add_middleware(Counted, metrics=metrics)
+    app.add_middleware(Watched, metrics=metrics, most=limits.max_body, seconds=limits.max_wait)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,

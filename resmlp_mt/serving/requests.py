@@ -24,11 +24,15 @@ class ClientGoneError(Exception):
     """The client has disconnected."""
 
 
-class LimitedBodies:
-    """Middleware that refuses a body that is too large or too slow, while it arrives."""
+class Watched:
+    """Middleware that counts every answer and its time.
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+    It refuses a body that is too large or too slow, while it arrives.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, most: int, seconds: float) -> None:
         self._app = app
+        self._metrics = metrics
         self._most = most
         self._seconds = seconds
 
@@ -36,7 +40,8 @@ class LimitedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        size = 0
+        start = time.perf_counter()
+        status, size = 500, 0
         is_complete = False
         end = asyncio.get_running_loop().time() + self._seconds
 
@@ -59,23 +64,6 @@ class LimitedBodies:
                 )
             return message
 
-        await self._app(scope, limited, send)
-
-
-class Counted:
-    """Middleware that counts every answer and its time."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start = time.perf_counter()
-        status = 500
-
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -84,7 +72,7 @@ class Counted:
 
         with self._metrics.in_work.track_inprogress():
             try:
-                await self._app(scope, receive, watched)
+                await self._app(scope, limited, watched)
             finally:
                 route = scope.get("route")
                 # other paths and methods would make a new time series for every wrong request
@@ -137,7 +125,7 @@ async def fields(request: Request) -> dict[str, Any]:
     found = _grouped(_decoded(request.scope["query_string"]))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        # the body as a whole is limited by LimitedBodies
+        # the body as a whole is limited by Watched
         async with request.form(max_part_size=sys.maxsize) as form:
             return found | _grouped(form.multi_items())
     body = await request.body()
