@@ -41,8 +41,13 @@ def search_of(
         is_scored: whether the scores of a greedy search are wanted.
 
     Raises:
-        UserError: if the model's search does not have the options.
+        TypeError: if ``callback`` is no function.
+        UserError: if it is given with a larger beam, or the model's search lacks an option.
     """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, but is {callback!r:.80}.")
+    if callback is not None and options.beam != 1:
+        raise UserError("callback needs a beam of 1: give beam_size=1.")
     model = loaded.model
     if isinstance(model, OnnxModel):
         lacking = options.of_pytorch + ["callback"] * (callback is not None)

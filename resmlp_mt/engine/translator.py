@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
 from resmlp_mt.engine.batches import Workers, batches, explain
@@ -123,7 +123,7 @@ class Translator:
             TypeError: if an argument is of another type.
             UserError: if the folder or the options cannot be used.
         """
-        counts = {"batch_size": batch_size, "max_tokens": max_tokens, "threads": threads}
+        counts: Any = {"batch_size": batch_size, "max_tokens": max_tokens, "threads": threads}
         check_counts("max_tokens", "threads", workers=workers, **counts)
         if workers > 1:
             threads = threads or 1
@@ -136,8 +136,7 @@ class Translator:
         )
         translator._load = partial(
             cls.load, pretrained.portable(place), options, dtype=dtype, device=device,
-            batch_size=batch_size, max_tokens=max_tokens, use_shortlist=use_shortlist,
-            workers=workers, threads=threads,
+            use_shortlist=use_shortlist, workers=workers, **counts,
         )  # fmt: skip
         return translator
 
@@ -228,10 +227,6 @@ class Translator:
                 f"num_hypotheses must be between 1 and the beam, {options.beam}, but is {most}: "
                 f"raise the beam."
             )
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be a function, but is {callback!r:.80}.")
-        if callback is not None and options.beam != 1:
-            raise UserError("callback needs a beam of 1: give beam_size=1.")
         encoded = [self.encode(line) for line in lines]
         prefixes = None
         if target_prefix is not None:
