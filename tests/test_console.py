@@ -21,11 +21,12 @@ from fairseq import checkpoint_utils, file_utils
 from fairseq.data import EpochBatchIterator
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.optim import build_optimizer
+from fairseq.optim import FairseqOptimizer, build_optimizer
 from fairseq.optim.lr_scheduler.inverse_square_root_schedule import (
     InverseSquareRootLRScheduleConfig,
     InverseSquareRootSchedule,
 )
+from fairseq.optim.lr_scheduler.step_lr_scheduler import StepLRSchedule, StepLRScheduleConfig
 from fairseq.optim.lr_scheduler.triangular_lr_scheduler import (
     TriangularLRSchedule,
     TriangularLRScheduleConfig,
@@ -320,6 +321,9 @@ def test_options_that_do_not_fit_the_model_are_one_sentence(
         "Cannot use a fixed learning rate schedule with inverse_sqrt. Consider "
         "--lr-scheduler=fixed instead."
     )
+    optimizer = object.__new__(FairseqOptimizer)
+    error = raised(StepLRSchedule, StepLRScheduleConfig(lr=[0.1], lr_decay=2), optimizer)
+    assert console.mistake(error) == "StepLRSchedule: lr_decay <= 1 is not so."
 
 
 def test_other_errors_keep_their_traceback(

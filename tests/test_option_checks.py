@@ -157,8 +157,8 @@ def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
         parsed(f"--criterion {criterion}", arch="transformer_tiny")
         with pytest.raises(UserError, match=f"^--criterion {criterion} needs a"):
             parsed(f"--criterion {criterion} --ddp-backend legacy_ddp")
-    with pytest.raises(UserError, match=r"^--task language_modeling is for models without an enco"):
-        parsed("--task language_modeling")
+    with pytest.raises(UserError, match=r"^--use-plasma-view needs a part of pyarrow"):
+        parsed("--use-plasma-view", arch="transformer_tiny")
     quantized = "--quantization-config-path x"
     parsed(quantized, arch="transformer_tiny")
     with pytest.raises(UserError, match=r"^--quantization-config-path trains a ResMLP that noth"):

@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import fairseq.trainer
 import pytest
 import torch
+from fairseq import tasks
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import CheckpointConfig, EMAConfig
@@ -21,13 +22,13 @@ from fairseq.models.transformer import TransformerModel
 from fairseq.models.transformer_align import TransformerAlignModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
-from omegaconf import OmegaConf
 
 from models import build, config
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import option_checks, saving, training_fixes
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
+from resmlp_mt.fairseq_plugin.model import OF_OTHER_MODELS, ResMLPModel
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -230,15 +231,16 @@ def test_a_validation_on_the_training_set_has_an_iterator_of_its_own() -> None:
         assert given["disable_iterator_cache"] == (subset == "valid")
 
 
-@pytest.mark.parametrize("kind", training_fixes.OF_OTHER_MODELS)
-def test_tasks_of_other_models_are_refused(kind: Any) -> None:
-    task = object.__new__(kind)
-    of_a_user = object.__new__(type("TaskOfAUser", (kind,), {}))
-    for refused in (task, of_a_user):
-        with pytest.raises(UserError, match=r"--task translation(_multi_simple_epoch)?\.$"):
-            refused.build_model(OmegaConf.structured(config()))
-    with pytest.raises(Exception, match=r"^(?!this|--task)"):  # fairseq's own business
-        task.build_model(OmegaConf.create({"_name": "transformer"}))
+@pytest.mark.parametrize("name", sorted(OF_OTHER_MODELS.values()))
+def test_tasks_of_other_models_are_refused(name: str) -> None:
+    kind = tasks.TASK_REGISTRY[name]
+    of_a_user = type("TaskOfAUser", (kind,), {})
+    for refused in (kind, of_a_user):
+        with pytest.raises(UserError, match="is for models of another kind than a ResMLP: use --"):
+            ResMLPModel.build_model(config(), object.__new__(refused))
+    with pytest.raises(UserError, match=rf"^--task {name} is for models of another kind"):
+        option_checks.check({"arch": "resmlp_mt_tiny", "task": name})
+    option_checks.check({"arch": "transformer", "task": name})
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -189,11 +189,13 @@ def _mistake(error: BaseException) -> str | None:
     is_fairseq = is_command(spec) or (spec is not None and spec.name.startswith("fairseq."))
     if told and is_fairseq and (is_asserted or type(error) is Exception or FOR_USERS.search(told)):
         return one_line(told.partition(": {")[0].strip().rstrip(".!")) + "."  # a configuration
-    for frame in frames if isinstance(error, AssertionError | ValueError) and told else ():
+    for frame in frames if isinstance(error, AssertionError | ValueError) else ():
         module = str(frame.f_globals.get("__name__"))
         if module.startswith("fairseq.optim.") and frame.f_code.co_name == "__init__":
             part = frame.f_locals["self"]  # an optimizer or a schedule, made of options
-            return f"{type(part).__name__}: {one_line(str(told)).rstrip('.')}."
+            line = traceback.extract_tb(error.__traceback__)[-1].line
+            told = told or f"{str(line).removeprefix('assert ').replace('self.', '')} is not so"
+            return f"{type(part).__name__}: {one_line(told).rstrip('.')}."
     return None
 
 

@@ -4,16 +4,46 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from fairseq import tasks
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import pruning, retained_dropout
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig, model_config, validate
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.vectors import build_embedding
 from resmlp_mt.packed_linear import PackingLinear
+
+FOR_TEXT = (
+    *("translation", "translation_multi_simple_epoch", "dummy_mt"),
+    *("denoising", "multilingual_denoising", "span_masked_lm"),  # of one language
+)
+"""Names of fairseq's tasks for models with an encoder and a decoder of text."""
+
+OF_OTHER_MODELS = {
+    kind: name
+    for name, kind in tasks.TASK_REGISTRY.items()
+    if name not in FOR_TEXT and kind.__module__.startswith("fairseq.tasks.")
+}
+"""fairseq's other tasks, and their names."""
+
+
+def check_task(kind: type | None) -> None:
+    """Refuse a task of fairseq for other kinds of models, and one of a user that is made of it.
+
+    Raises:
+        UserError: saying which task to give.
+    """
+    for base in () if kind is None else kind.__mro__:
+        if base in OF_OTHER_MODELS:
+            raise UserError(
+                f"--task {OF_OTHER_MODELS[base]} is for models of another kind than a ResMLP: use "
+                "--task translation, or for several languages --task "
+                "translation_multi_simple_epoch."
+            )
 
 
 class ResMLPModel(FairseqEncoderDecoderModel):
@@ -43,8 +73,9 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         """Build a model for the task's dictionaries.
 
         Raises:
-            UserError: if an option is out of range or does not fit another one.
+            UserError: if an option is out of range or does not fit another one or the task.
         """
+        check_task(type(task))
         pruning.count_kept(cfg)
         source, target = task.source_dictionary, task.target_dictionary
         validate(cfg, joined_dictionary=source == target)

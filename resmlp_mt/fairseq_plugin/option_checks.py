@@ -34,6 +34,7 @@ from resmlp_mt.fairseq_plugin import (
 )
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
+from resmlp_mt.fairseq_plugin.model import check_task
 from resmlp_mt.fairseq_plugin.ranking import RISES
 from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 from resmlp_mt.machine import computes_in_bfloat16
@@ -79,13 +80,13 @@ REFUSED: dict[tuple[str, object], str] = {
     ("dataset_impl", "fasta"): "is for sequences of proteins: drop it.",
     ("keep_interval_updates_pattern", 0): "names no update: drop it, or give a number from 1.",
     ("optimizer", "composite"): "needs groups of parameters, which no option gives: use another.",
+    ("use_plasma_view", True): "needs a part of pyarrow that there is no longer: drop it.",
 }
 """Why an option may not have a value."""
 
 REFUSED_FOR_RESMLP: dict[tuple[str, object], str] = {
     ("criterion", "adaptive_loss"): "needs an adaptive softmax, which a ResMLP does not have: use "
     "--criterion label_smoothed_cross_entropy.",
-    ("task", "language_modeling"): "is for models without an encoder: use --task translation.",
     ("criterion", "nat_loss"): "needs a model that refines its translations iteratively: use "
     "--criterion label_smoothed_cross_entropy.",
 }
@@ -295,7 +296,9 @@ def check(values: Mapping[str, Any]) -> None:
     of_model = REFUSED_FOR_RESMLP if issubclass(model, ResMLPConfig) else {}
     for (name, value), why in (REFUSED | of_model).items():
         if values.get(name) == value:
-            raise UserError(f"{flag(name)} {value} {why}")
+            raise UserError(f"{flag(name)} {'' if value is True else f'{value} '}{why}")
+    if of_model:
+        check_task(stored_options.registered("task", values.get("task")))
     if values.get("write_checkpoints_asynchronously") and find_spec("iopath") is None:
         raise UserError(  # it would end with status 0 and without a training
             "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "

@@ -17,18 +17,12 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_rdrop import (
 from fairseq.data import LanguagePairDataset, bucket_pad_length_dataset, data_utils
 from fairseq.logging import progress_bar
 from fairseq.models.ema import EMA
-from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
-from fairseq.tasks.semisupervised_translation import SemisupervisedTranslationTask
 from fairseq.tasks.translation import TranslationTask
-from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
-from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.trainer import Trainer
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, same_model
-from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.saving import updates
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
@@ -45,8 +39,6 @@ def apply() -> None:
     wrap(Trainer, "train_step", _train_step)
     wrap(Trainer, "get_valid_iterator", _get_valid_iterator)
     wrap(progress_bar, "progress_bar", _progress_bar)
-    for task in OF_OTHER_MODELS:
-        wrap(task, "build_model", _check_model, before=True)
 
 
 # --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
@@ -218,26 +210,3 @@ def _get_valid_iterator(
 ) -> Any:
     trains_on_it = subset == self.cfg.dataset.train_subset
     return original(self, subset, disable_iterator_cache or trains_on_it)
-
-
-# --- tasks for other kinds of models end in tracebacks ---
-
-OF_OTHER_MODELS = {
-    TranslationLevenshteinTask: "--task translation_lev is for models that refine translations "
-    "iteratively: use --task translation.",
-    TranslationFromPretrainedBARTTask: "--task translation_from_pretrained_bart is for an mBART: "
-    "use --task translation.",
-    **dict.fromkeys(
-        (MultilingualTranslationTask, SemisupervisedTranslationTask),
-        "this task is for models with an encoder and a decoder for every language: use --task "
-        "translation_multi_simple_epoch.",
-    ),
-}
-
-
-def _check_model(task: Any, cfg: Any, *_: Any, **__: Any) -> None:
-    """Say which task trains a ResMLP."""
-    if issubclass(OmegaConf.get_type(cfg) or object, ResMLPConfig):
-        raise UserError(
-            next(OF_OTHER_MODELS[kind] for kind in type(task).__mro__ if kind in OF_OTHER_MODELS)
-        )
