@@ -32,7 +32,7 @@ from torch import Tensor
 
 from resmlp_mt import tensor_files
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.vision.state_dicts import PLAIN_TYPES
+from resmlp_mt.vision.state_dicts import read_file
 
 if TYPE_CHECKING:
     from resmlp_mt.vision.trainer import Trainer
@@ -85,7 +85,7 @@ def load(path: str | Path, instead: str = ELSEWHERE) -> dict[str, Any]:
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder: give the best.pth or last.pth of a training.")
     # those of other trainers hold more: the message below says what to do with them
-    checkpoint = tensor_files.read(path, PLAIN_TYPES)
+    checkpoint = read_file(Path(path))
     for name, (kind, required) in PARTS.items():
         value = checkpoint.get(name)
         if not isinstance(value, kind) and (required or value is not None):

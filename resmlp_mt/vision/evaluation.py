@@ -218,12 +218,8 @@ def per_class(
     def per_cent(share: float) -> float | None:
         return None if np.isnan(share) else 100 * float(share)
 
-    return [
-        ClassReport(
-            name, int(images[i]), per_cent(recall[i]), per_cent(precision[i]), per_cent(f1[i])
-        )
-        for i, name in enumerate(classes)
-    ]
+    rows = zip(classes, images, recall, precision, f1, strict=True)
+    return [ClassReport(name, int(n), *map(per_cent, scores)) for name, n, *scores in rows]
 
 
 def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:

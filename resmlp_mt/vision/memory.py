@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 from resmlp_mt.errors import UserError, is_of_memory
 
-#: beginning of PyTorch's messages about one of them
-WORKER = "DataLoader worker (pid"
-#: status of one that has no room for its batch
+#: status of a process of --workers that has no room for its batch
 NO_ROOM = 12
 #: ends for want of memory: killed by the system, or writing to a full /dev/shm
 OF_MEMORY = re.compile(rf"by signal: (Killed|Bus error)|exit code {NO_ROOM}\b")
@@ -31,11 +29,12 @@ def memory_told() -> Iterator[None]:
             ) from error
         # PyTorch may wrap what it knows of an end in an error that says only which process it was
         known = (each for each in (error.__cause__, error) if isinstance(each, RuntimeError))
-        ended = next((str(each) for each in known if str(each).startswith(WORKER)), None)
+        said = (str(each) for each in known)
+        ended = next((text for text in said if text.startswith("DataLoader worker (pid")), None)
         if ended is None:
             raise
-        said = ended.partition(". ")[0].rstrip(". ")
+        what = ended.partition(". ")[0].rstrip(". ")
         advice = "--workers 0 shows where"
-        if OF_MEMORY.search(said):
+        if OF_MEMORY.search(what):
             advice = "memory or /dev/shm is too small; give --workers 0, or docker run --ipc=host"
-        raise UserError(f"a process of --workers ended ({said}): {advice}.") from error
+        raise UserError(f"a process of --workers ended ({what}): {advice}.") from error

@@ -44,14 +44,6 @@ class ImagePreparation:
     )
 
 
-class UsageError(command_line.CommandError):
-    """A wrong command line; the exit status is 2, as in argparse."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.code = 2  # the message has been printed
-
-
 class Parser(command_line.Parser):
     """A parser for options dataclasses; errors are one sentence, with a suggestion.
 
@@ -87,14 +79,15 @@ class Parser(command_line.Parser):
             raise
 
     def error(self, message: str) -> NoReturn:
-        """Print one sentence and raise it.
+        """Print one sentence and raise it, with argparse's exit status.
 
         Raises:
-            UsageError: always.
+            CommandError: always.
         """
-        message = f"{self.prog}: {message} (--help lists the options)."
-        print(message, file=sys.stderr)
-        raise UsageError(message)
+        error = command_line.CommandError(f"{self.prog}: {message} (--help lists the options).")
+        print(error, file=sys.stderr)
+        error.code = 2
+        raise error
 
     def unrecognized(self, words: Sequence[str]) -> str:
         """The message for words that no option takes; for timm's options, what there is."""

@@ -10,12 +10,12 @@ files of a sample are left alone, but a warning counts the samples with a class 
 import json
 import logging
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
-from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -208,7 +208,7 @@ def _members(
     has_hidden = any(
         "/." in f"/{member.name.removeprefix('./')}" and not member.isdir() for member in members
     )
-    above = _folders_above(members) if has_hidden else ()
+    above = _folder_above(members) if has_hidden else ""
     for member in members:
         # WebDataset's rule: the key ends at the first dot of the file's name
         stem, _, extension = Path(member.name).name.partition(".")
@@ -220,10 +220,11 @@ def _members(
         if member.isdir() or not stem or is_foreign(member.name):
             continue
         if has_hidden:
-            *folders, name = _below(above, member.name)
-            if is_hidden("/".join(folders)) and is_image(name):
+            below = _normal(member.name).removeprefix(above)
+            folder, _, name = below.rpartition("/")
+            if is_hidden(folder) and is_image(name):
                 left_out.append(member.name)
-            if is_hidden("/".join((*folders, name))):
+            if is_hidden(below):
                 continue
         last = Path(member.name).suffix.lower()
         key = str(Path(member.name).with_name(stem))
@@ -278,18 +279,15 @@ def _members(
     return images, labels, others
 
 
-def _folders_above(members: Iterable[tarfile.TarInfo]) -> tuple[str, ...]:
-    """The folders that all images of a shard have in common; these alone may be hidden."""
-    paths = [member.name for member in members if not (member.isdir() or is_foreign(member.name))]
-    folders = [PurePosixPath(path).parts[:-1] for path in paths if is_image(Path(path).name)]
-    levels = zip(*folders, strict=False)
-    return tuple(names[0] for names in takewhile(lambda names: len({*names}) == 1, levels))
+def _folder_above(members: Iterable[tarfile.TarInfo]) -> str:
+    """The folder that all images of a shard have in common; it alone may be hidden."""
+    paths = [_normal(m.name) for m in members if not (m.isdir() or is_foreign(m.name))]
+    folders = [posixpath.dirname(path) for path in paths if is_image(posixpath.basename(path))]
+    return posixpath.join(posixpath.commonpath(folders or [""]), "")
 
 
-def _below(above: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The parts of a name below the folders of :func:`_folders_above`: one or more."""
-    parts = PurePosixPath(name).parts
-    return parts[len(above) :] if parts[:-1][: len(above)] == above else parts
+def _normal(name: str) -> str:
+    return posixpath.normpath(name.lstrip("/"))
 
 
 def _text(file: BinaryIO, member: Member) -> bytes:

@@ -12,8 +12,6 @@ SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "eval", "evaluation"),
 }
-#: what takes other names, in the commands that have it
-OPTIONS = "--train-split, --val-split or --split"
 
 
 def names_of(split: str) -> tuple[str, ...]:
@@ -86,7 +84,7 @@ def split_folder(root: Path, split: str) -> Path:
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     others = ", ".join(path.name for path in _folders(root)[:5])
     instead = f", which has {others}" if others else ""
-    choice = f"; other names go to {OPTIONS}" if others else ""
+    choice = "; other names go to --train-split, --val-split or --split" * bool(others)
     if any(root.glob("*.[tT][aA][rR]")):
         choice += f"; shards are given as --data wds {root}"
     raise UserError(

@@ -60,7 +60,7 @@ OF_JSON = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionEr
 
 
 class Unread:
-    """What trainers store beside weights and is not needed here; its contents are forgotten."""
+    """Objects that trainers store beside weights, such as settings; their content is forgotten."""
 
     def __new__(cls, *_: object) -> Self:
         return super().__new__(cls)
@@ -69,12 +69,6 @@ class Unread:
         """Keep nothing."""
 
 
-#: the types that :class:`Unread` stands for: mmengine's logs, and configurations of omegaconf
-UNREAD = """
-    mmengine.logging.history_buffer.HistoryBuffer omegaconf.base.ContainerMetadata
-    omegaconf.base.Metadata omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig
-    omegaconf.nodes.AnyNode typing.Any functools.partial
-""".split()
 #: types of plain values that trainers store beside tensors, some with their names in files
 PLAIN_TYPES: tuple[Any, ...] = (
     argparse.Namespace,
@@ -85,7 +79,7 @@ PLAIN_TYPES: tuple[Any, ...] = (
     *(list, dict, int, float),  # that make its values
     frozenset,
     torch.torch_version.TorchVersion,  # a str
-    *((Unread, name) for name in UNREAD),
+    *((Unread, name) for name in ("functools.partial", "typing.Any")),
     *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
     *stored_arrays.GLOBALS,
     *((stored_arrays.number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -132,7 +126,7 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         path = (own or others)[0]
     config = _hub_config(path.with_name("config.json")) if path.name in names else {}
     if not path.name.endswith(INDEX):
-        return _read(path) | config
+        return read_file(path) | config
     with refused(
         lambda _: f"{path} is not the index of a file in parts: expected its weight_map.",
         *OF_JSON,
@@ -141,11 +135,11 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         files = [path.with_name(part) for part in sorted(parts)]
         if not parts or "\0" in "".join(parts):
             raise ValueError
-    tensors = {key: value for file in files for key, value in _read(file).items()}
+    tensors = {key: value for file in files for key, value in read_file(file).items()}
     return tensors | config
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read_file(path: pathlib.Path) -> dict[str, Any]:
     """The contents of a file; objects of other libraries and of the trainer's own are left out.
 
     Raises:

@@ -39,7 +39,7 @@ class Trainer:
         description: entries about the model in every checkpoint: model_args, classes, ...
         epochs: in all, with cycles, a warm-up prefix and the cool-down.
         stop: the request to save and end at the next step.
-        mixup, erasing, ema: timm's, None if off.
+        mixup: timm's, None if off; so are ``erasing`` and ``ema``, the moving average.
         teacher: digest of the teacher, None without one.
     """
 
@@ -57,8 +57,6 @@ class Trainer:
     counter: SkipCounter
     description: dict[str, Any]
     mixup: Any = None
-    erasing: Any = None
-    ema: Any = None
     teacher: str | None = None
     stop: Stop = field(default_factory=Stop)
     position: Position = field(default_factory=Position)
@@ -70,6 +68,16 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             device.type, enabled=options.amp and options.amp_dtype == "float16"
         )
+        self.ema: Any = None
+        if options.model_ema:
+            self.ema = timm.utils.ModelEmaV3(
+                self.model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup
+            )
+        self.erasing: Any = None
+        if options.reprob and options.aug:
+            self.erasing = timm.data.random_erasing.RandomErasing(
+                options.reprob, mode=options.remode, max_count=options.recount, device=device
+            )
         self.parallel: DistributedDataParallel | None = None
         if self.process.world_size > 1:
             ids = [self.process.local_rank] if device.type == "cuda" else None

@@ -207,11 +207,6 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
         repeats=options.aug_repeats,
         multiple=options.grad_accum_steps,
     )
-    ema = None
-    if options.model_ema:
-        ema = timm.utils.ModelEmaV3(
-            model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup
-        )
     optimizer = training_parts.create_optimizer(options, model)
     updates_per_epoch = len(batches) // options.grad_accum_steps
     scheduler, epochs = training_parts.create_scheduler(options, optimizer, updates_per_epoch)
@@ -240,8 +235,6 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             "config": options.to_config(),
         },
         mixup=training_parts.create_mixup(options, len(train.classes)),
-        erasing=training_parts.create_erasing(options, process.device),
-        ema=ema,
         teacher=digest(teacher.state_dict()) if teacher else None,
         stop=stop or Stop(),
     )

@@ -27,8 +27,6 @@ DIGITS = {
     "batch_size": 64,
     "lr": 3 * LR,
 }
-#: side of a patch of a digit, in pixels
-DIGIT_PATCH = 2
 
 # Options that do not change what a run computes, and may differ after --resume.
 MAY_CHANGE = {
@@ -103,7 +101,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
         usual |= {name: value for name, value in DIGITS.items() if name not in values}
         # models of timm and other sizes of images have patches of their own
         if _has_ours(found) and not found.get("img_size") and "patch_size" not in values:
-            usual["patch_size"] = DIGIT_PATCH
+            usual["patch_size"] = 2
     if found.get("lr_base") is not None:
         del usual["lr"]
     options = TrainingOptions(**usual | found)

@@ -179,15 +179,6 @@ def create_mixup(options: TrainingOptions, num_classes: int) -> Any:
     )
 
 
-def create_erasing(options: AugmentationOptions, device: torch.device) -> Any:
-    """timm's random erasing; None if it is off."""
-    if not options.reprob or not options.aug:
-        return None
-    return timm.data.random_erasing.RandomErasing(
-        options.reprob, mode=options.remode, max_count=options.recount, device=device
-    )
-
-
 def create_loss(options: TrainingOptions, teacher: Teacher | None) -> Loss:
     """Cross-entropy on smoothed or mixed labels, with the teacher's term if there is one."""
     base: nn.Module

@@ -191,10 +191,8 @@ def adapt_mixing(
         weight and bias for the new grid, float32 unless they were float64.
     """
     device, dtype = weight.device, torch.promote_types(weight.dtype, torch.float32)
-    up, down = (
-        _resize_matrix(old, new).to(device, dtype),
-        _resize_matrix(new, old).to(device, dtype),
-    )
+    directions = (old, new), (new, old)
+    up, down = (_resize_matrix(*sizes).to(device, dtype) for sizes in directions)
     weight, bias = weight.to(dtype), bias.to(device, dtype)
     if class_token:
         return torch.cat((weight[:, :1], weight[:, 1:] @ down), dim=1), bias
