@@ -105,6 +105,18 @@ def test_several_batches_are_in_work_at_once_with_their_own_threads() -> None:
     assert torch.get_num_threads() == threads_of_another() == before
 
 
+def test_threads_end_with_their_translator() -> None:
+    """Else a program that loads models again and again fills up."""
+    workers = Workers(2)
+    assert workers.results(lambda item, check: item, [1, 2]) == [1, 2]
+    assert workers._threads is not None
+    threads = list(workers._threads._threads)
+    del workers
+    for thread in threads:
+        thread.join(300)
+        assert not thread.is_alive()
+
+
 def test_several_workers_leave_other_models_their_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)

@@ -75,6 +75,12 @@ _thread = threading.local()
 """``is_worker`` is set in the threads of all workers."""
 
 
+def _start_thread(threads: int, has_started: threading.Event) -> None:
+    _thread.is_worker = True
+    set_threads(threads)
+    has_started.set()
+
+
 class Workers:
     """Threads that call a function for many items; a single worker is the calling thread.
 
@@ -98,16 +104,11 @@ class Workers:
         self._start()
 
     def _start(self) -> None:
-        def start_thread() -> None:
-            _thread.is_worker = True
-            set_threads(self._threads_each)
-            self._has_started = True
-
-        self._has_started = False
+        # nothing that a thread holds leads to its pool, which ends its threads when it is let go
+        self._has_started = has_started = threading.Event()
+        initial = _start_thread, (self._threads_each, has_started)
         self._process = os.getpid()
-        self._threads = (
-            None if self._count == 1 else ThreadPoolExecutor(self._count, initializer=start_thread)
-        )
+        self._threads = None if self._count == 1 else ThreadPoolExecutor(self._count, "", *initial)
 
     def results(
         self, function: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item]
@@ -156,7 +157,7 @@ class Workers:
             is_stopped.set()
             for future in futures:
                 future.cancel()
-            if self._has_started and before is not None:
+            if self._has_started.is_set() and before is not None:
                 # a worker has set the number for threads that have not computed yet, too
-                self._has_started = False
+                self._has_started.clear()
                 set_threads(before)
