@@ -285,6 +285,13 @@ def test_a_wrapped_model_gets_its_weights(wrap: Callable[[nn.Module], nn.Module]
     assert_same_parameters(model, expected)
 
 
+def test_the_patches_of_other_weights_are_told() -> None:
+    with pytest.raises(
+        UserError, match=r"sizes of these weights \(their patches have 2 pixels a si"
+    ):
+        load_weights(small_model(), small_model(patch_size=2).state_dict())
+
+
 def test_a_grid_that_cannot_be_known_is_refused() -> None:
     source = small_model(img_size=(12, 8)).state_dict()
     with pytest.raises(UserError, match="for 6 patches, which do not make a square grid"):

@@ -15,7 +15,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.vision.checkpoints import ELSEWHERE
 from resmlp_mt.vision.class_map import imagenet_names, read_class_map
-from resmlp_mt.vision.evaluation_options import ModelChoice
+from resmlp_mt.vision.evaluation_options import DataChoice, ModelChoice
 from resmlp_mt.vision.factory import build_model, input_arguments, load_model, pretrained_cfg
 from resmlp_mt.vision.folding import can_be_folded, folded
 from resmlp_mt.vision.libraries import timm
@@ -39,7 +39,7 @@ class Classifier:
         weights: which weights of a checkpoint these are, "model" or "model_ema".
         classes: name of each output; None if the weights have no names.
         data_config: how images are prepared, as in timm.
-        data: the training data, as in ``--data``, if known.
+        data: what ``--data`` says, by default the training data; empty if unknown.
         train_split, val_split: the parts of the data for training and validation.
         dtype: type of the products that compute the logits: float32, bfloat16 or int8.
         select: the class map that chose the classes, for messages; the data may have others. Empty
@@ -52,7 +52,7 @@ class Classifier:
     weights: str
     classes: list[str] | None
     data_config: dict[str, Any]
-    data: list[str] | None
+    data: list[str]
     train_split: str = "train"
     val_split: str = "val"
     dtype: str = "float32"
@@ -63,17 +63,6 @@ class Classifier:
     def num_classes(self) -> int:
         """The number of outputs."""
         return int(self.model.num_classes)  # type: ignore[arg-type]
-
-    def data_or(self, data: list[str] | None) -> list[str]:
-        """The values of ``--data``, by default those of the training.
-
-        Raises:
-            UserError: if there are none.
-        """
-        found = data or self.data
-        if found is None:
-            raise UserError("no images: give --data DIR, cifar10-tar FILE, wds DIR or digits.")
-        return found
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) -> (batch, classes), on the CPU as float32.
@@ -156,6 +145,10 @@ def load_classifier(
             "no model: give a checkpoint, before options that take several values, or --model "
             "NAME with --weights FILE or --pretrained."
         )
+    if isinstance(choice, DataChoice):
+        classifier.data = choice.data or classifier.data
+        if not classifier.data:
+            raise UserError("no images: give --data DIR, cifar10-tar FILE, wds DIR or digits.")
     classifier.model.eval().to(device)
     classifier.dtype = dtype
     config = classifier.data_config
@@ -211,7 +204,7 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
         weights="model_ema" if choice.use_ema and has_ema else "model",
         classes=list(classes),
         data_config=data_config,
-        data=data or None,
+        data=list(data),
         select="the class map of the training" if config.get("class_map") else "",
         **splits,
     )
@@ -227,8 +220,7 @@ def _from_weights(
         )
     assert choice.model is not None
     given = input_arguments(choice.model, choice.img_size, choice.patch_size)
-    data = getattr(choice, "data", None) or []  # not every command has it
-    folders = [Path(word) for word in data[-1:]]
+    folders = [Path(word) for word in getattr(choice, "data", None) or []][-1:]
     names = read_class_map(choice.class_map, folders) if choice.class_map else None
     in_hub = pretrained_cfg(choice.model)["num_classes"] if choice.weights is None else None
     num_classes = choice.num_classes or len(names or ()) or in_hub or 1000
@@ -273,7 +265,7 @@ def _from_weights(
     name = f"{choice.model} {choice.weights or 'pretrained'}"
     selects = "--class-map" if choice.class_map else ""
     return Classifier(
-        model, name, "model", names, data_config, data=None, select=selects, assumed=not known
+        model, name, "model", names, data_config, data=[], select=selects, assumed=not known
     )
 
 

@@ -79,7 +79,7 @@ def evaluate(options: EvaluationOptions) -> None:
         import matplotlib  # noqa: F401  without its extra, an error before the work
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype, not options.use_train_size)
-    data = classifier.data_or(options.data)
+    data = classifier.data
     usual = "." if is_one_split(data, classifier.val_split) else classifier.val_split
     split = options.split or usual
     dataset, classes = labelled(classifier, data, split)

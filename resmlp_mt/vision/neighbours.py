@@ -72,7 +72,7 @@ def classify(options: NeighbourOptions) -> None:
     check_outputs([options.json])
     device = find_device(options.device)
     classifier = load_classifier(options, device, head="reset")
-    data = classifier.data_or(options.data)
+    data = classifier.data
     transform = create_transform(classifier.data_config)
     training = options.train_split or classifier.train_split
     validation = options.val_split or classifier.val_split

@@ -131,12 +131,16 @@ def load_weights(
     if isinstance(model, ResMLP):
         adapt(state, model, checkpoint_grid(source), name)
     # timm resizes what depends on the resolution while it fetches weights
-    adapted = "" if isinstance(model, ResMLP) else ", or take those of timm's hub with --pretrained"
+    hint = ", or take those of timm's hub with --pretrained"
+    if isinstance(model, ResMLP):
+        kernel = state["patch_embed.proj.weight"].shape[1:].numel()
+        side = math.isqrt(kernel // model.in_chans)
+        hint = f" (their patches have {side} pixels a side)" * (side != model.patch_size)
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
                 f"{name}: {key} has the shape {tuple(state[key].shape)}, but the model needs "
-                f"{tuple(target.shape)}: create the model with the sizes of these weights{adapted}."
+                f"{tuple(target.shape)}: create the model with the sizes of these weights{hint}."
             )
     for key, _ in model.named_parameters():
         if not state[key].isfinite().all():
