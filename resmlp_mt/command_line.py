@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 
 import resmlp_mt
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, check_current_folder, is_of_memory, reason
 from resmlp_mt.extras import installation, missing
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
@@ -134,7 +134,7 @@ class Parser(argparse.ArgumentParser):
         found, unknown = parsed
         if unknown:
             self.error(self.unrecognized(unknown))
-        os.getcwd()  # raises if it was removed, where libraries of PyTorch would end the process
+        check_current_folder()
         self.check_packages()
         return found
 

@@ -1,6 +1,7 @@
 """The exception for mistakes that a user can mend."""
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -55,6 +56,16 @@ def refused(sentence: Callable[[Exception], str], *kinds: type[Exception]) -> It
         if isinstance(error, UserError) or is_of_memory(error):
             raise
         raise UserError(sentence(error)) from error
+
+
+def check_current_folder() -> None:
+    """Refuse a current folder that was removed: libraries of PyTorch would end the process.
+
+    Raises:
+        UserError: if it was.
+    """
+    with refused(lambda _: "the current folder was removed: change to another.", FileNotFoundError):
+        os.getcwd()
 
 
 def one_line(message: str) -> str:

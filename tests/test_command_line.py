@@ -379,6 +379,8 @@ def test_a_folder_that_was_removed_is_told(tmp_path: Path) -> None:
         command(os.getcwd)()
     with pytest.raises(UserError, match="folder was removed"):
         command(Parser("resmlp_mt.score", "").parse_args)([])  # before anything is loaded
+    with pytest.raises(UserError, match="folder was removed"):
+        pretrained.located()
 
 
 def test_a_full_disk_elsewhere_is_not_blamed_on_standard_output() -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import resmlp_mt
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, check_current_folder
 
 FOLDER = Path(resmlp_mt.__file__).resolve().parent / "pretrained"
 DEFAULT = "en-de"
@@ -19,8 +19,9 @@ def located(model: str | Path | None = None) -> Path:
 
     Raises:
         TypeError: if ``model`` is something else.
-        UserError: if there is no such path or name.
+        UserError: if there is no such path or name, or the current folder was removed.
     """
+    check_current_folder()
     if model is not None and not isinstance(model, str | Path):
         raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
     given = os.path.expanduser(model or "")
