@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from models import build, config, dictionary, padded, sentences, task
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import pruning
-from resmlp_mt.fairseq_plugin.retained_dropout import TRANSFORMER_NAMES, dropping
+from resmlp_mt.fairseq_plugin.model import TRANSFORMER_NAMES, dropping
 from resmlp_mt.model import stack
 from resmlp_mt.models.resmlp_mt import ResMLPModel
 from test_mixing import MODELS

@@ -15,7 +15,7 @@ from conftest import Corpus, train
 from models import build, config
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import same_model
+from resmlp_mt.fairseq_plugin import checkpoints, resuming
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 
 ARCH = "resmlp_mt_plus_6l"
@@ -83,7 +83,7 @@ def test_every_option_is_shown_by_weights_or_compared_or_free() -> None:
     assert known == OTHERS.keys() | FREE
     assert not OTHERS.keys() & FREE
     for name, value in OTHERS.items():
-        is_compared = name in (*same_model.HIDDEN, *same_model.SHARED)
+        is_compared = name in (*checkpoints.HIDDEN, *checkpoints.SHARED)
         assert (shapes(**{name: value}) == shapes()) == is_compared, name
 
 
@@ -95,35 +95,35 @@ def test_other_options_that_no_weight_shows_are_refused(name: str, before: Any, 
     path = Path("x.pt")
     told = f"^{flag(name)} is {now}, but x.pt was trained with {before}, .*: give {before}\\.$"
     with pytest.raises(UserError, match=told):
-        same_model.check(options(**{name: now}), state(**{name: before}), path)
-    same_model.check(options(**{name: now}), state(**{name: now}), path)
+        resuming.check_model(options(**{name: now}), state(**{name: before}), path)
+    resuming.check_model(options(**{name: now}), state(**{name: now}), path)
     without = state()
     del without["cfg"]["model"][name]  # then it is the preset's
     preset = getattr(MODEL_DATACLASS_REGISTRY[ARCH], name)
-    same_model.check(options(**{name: preset}), without, path)
+    resuming.check_model(options(**{name: preset}), without, path)
     with pytest.raises(UserError, match=f"x.pt was trained with {preset}"):
-        same_model.check(options(**{name: now}), without, path)
+        resuming.check_model(options(**{name: now}), without, path)
 
 
 def test_two_names_of_one_activation_are_one() -> None:
-    same_model.check(
+    resuming.check_model(
         options(activation_fn="gelu_fast"), state(activation_fn="gelu_accurate"), Path("x.pt")
     )
 
 
-@pytest.mark.parametrize("name", same_model.SHARED)
+@pytest.mark.parametrize("name", checkpoints.SHARED)
 def test_embeddings_that_differ_are_not_shared(name: str) -> None:
     with pytest.raises(UserError, match=f"^{flag(name)}: x.pt was trained without it: drop it"):
-        same_model.check(options(**{name: True}), state(), Path("x.pt"))
-    same_model.check(options(**{name: True}), state(**{name: True}), Path("x.pt"))
-    same_model.check(options(**{name: True}), state(share_all_embeddings=True), Path("x.pt"))
-    same_model.check(options(), state(**{name: True}), Path("x.pt"))
+        resuming.check_model(options(**{name: True}), state(), Path("x.pt"))
+    resuming.check_model(options(**{name: True}), state(**{name: True}), Path("x.pt"))
+    resuming.check_model(options(**{name: True}), state(share_all_embeddings=True), Path("x.pt"))
+    resuming.check_model(options(), state(**{name: True}), Path("x.pt"))
 
 
 def test_models_of_fairseq_are_left_to_it() -> None:
     theirs = {"model": {}, "cfg": {"model": {"_name": "transformer", "activation_fn": "relu"}}}
-    same_model.check(options(), theirs, Path("x.pt"))
-    same_model.check(OmegaConf.create(theirs["cfg"]["model"]), state(), Path("x.pt"))
+    resuming.check_model(options(), theirs, Path("x.pt"))
+    resuming.check_model(OmegaConf.create(theirs["cfg"]["model"]), state(), Path("x.pt"))
 
 
 def test_averages_begin_with_those_of_the_same_model(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """The model as fairseq sees it, and remedies for fairseq's defects.
 
-* The model: ``model``, ``encoder``, ``decoder``, ``config``, ``vectors``, ``pruning``,
-  ``retained_dropout``; its criterions: ``criterion``, ``rdrop``.
+* The model: ``model``, ``encoder``, ``decoder``, ``config``, ``vectors``, ``pruning``; its
+  criterions: ``criterion``, ``rdrop``.
 * Checkpoints: ``checkpoints``, ``stored_config``, ``stored_options``, ``ranking``, ``leftovers``,
   ``conversion``.
 * Remedies wrap functions of fairseq (``wrapping``), and ``fairseq_fixes`` applies them. They are
   for text (``binarised``, ``languages``, ``many_languages``, ``dictionaries``, ``text_input``),
   translating (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
   ``stop_signals``, ``training_end``, ``continue_command``), checkpoints (``loading``,
-  ``same_model``, ``hub``, ``saving``, ``resuming``), and options and messages
+  ``hub``, ``saving``, ``resuming``), and options and messages
   (``option_checks``, ``evaluated_options``, ``console``, ``hydra_jobs``).
 """

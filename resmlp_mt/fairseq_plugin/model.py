@@ -1,6 +1,7 @@
 """The translation model as fairseq calls it: its encoder, its decoder and its options."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,11 +11,15 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import pruning, retained_dropout
+from resmlp_mt.fairseq_plugin import pruning
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig, model_config, validate
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
 from resmlp_mt.fairseq_plugin.vectors import build_embedding
+from resmlp_mt.layers import FeedForward
+from resmlp_mt.model.attention import CrossAttention
+from resmlp_mt.model.decoder import DecoderLayer
+from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.packed_linear import PackingLinear
 
 FOR_TEXT = (
@@ -142,7 +147,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         """Called once before translation; keeps the dropout that ``retain_dropout`` names."""
         super().make_generation_fast_(**kwargs)
         if kwargs.get("retain_dropout"):
-            retained_dropout.retain(self, kwargs.get("retain_dropout_modules"))
+            _retain(self, kwargs.get("retain_dropout_modules"))
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Called before fairseq's commands translate: linear layers may keep packed weights."""
@@ -154,3 +159,48 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def set_beam_size(self, beam_size: int) -> None:
         """Called by fairseq's generator: hypotheses of a sentence may share keys and values."""
         self.decoder.set_beam_size(beam_size)
+
+
+# The Transformer's modules with dropout in the same places have these names.
+TRANSFORMER_NAMES = {
+    "ResMLPEncoder": "TransformerEncoder",
+    "ResMLPDecoder": "TransformerDecoder",
+    "EncoderLayer": "TransformerEncoderLayer",
+    "DecoderLayer": "TransformerDecoderLayer",
+    "CrossAttention": "MultiheadAttention",
+}
+
+
+def _retain(model: FairseqEncoderDecoderModel, names: str | Sequence[str] | None) -> None:
+    """Keep dropout on while a model translates or scores (``--retain-dropout``).
+
+    Args:
+        names: names of modules, ours or the Transformer's, as a list or, from the command line,
+            separated by commas; None for all.
+
+    Raises:
+        UserError: if the model has no module with a name.
+    """
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",")]
+    for name in names or ():
+        if name not in {*TRANSFORMER_NAMES, *TRANSFORMER_NAMES.values()}:
+            raise UserError(
+                f"--retain-dropout-modules {name} is none of {', '.join(TRANSFORMER_NAMES)}."
+            )
+    for owner, module in dropping(model):
+        if names is None or owner in names or TRANSFORMER_NAMES[owner] in names:
+            module.training = True
+
+
+def dropping(model: FairseqEncoderDecoderModel) -> Iterator[tuple[str, nn.Module]]:
+    """All dropout modules, each with the name of the module that it belongs to."""
+    yield "ResMLPEncoder", model.encoder.dropout
+    yield "ResMLPDecoder", model.decoder.dropout
+    for module in model.modules():
+        if isinstance(module, CrossAttention):
+            yield "CrossAttention", module
+        elif isinstance(module, EncoderLayer | DecoderLayer):
+            for inner in (module.dropout, module.ffn, module.ffn.activation_dropout):
+                assert isinstance(inner, FeedForward | nn.Dropout)
+                yield type(module).__name__, inner

@@ -12,8 +12,12 @@ from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRS
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
+from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, dictionaries, same_model
+from resmlp_mt.fairseq_plugin import checkpoints, dictionaries
+from resmlp_mt.fairseq_plugin.checkpoints import HIDDEN, SHARED
+from resmlp_mt.fairseq_plugin.config import activation
+from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, registered
 from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 
 logger = logging.getLogger(__name__)
@@ -165,7 +169,7 @@ def _load_checkpoint(
     if path.is_file():
         state = checkpoints.read(path, only_look=True)
         dictionaries.check_training(self.task, state, path, is_new=reset_optimizer)
-        same_model.check(self.cfg.model, state, path)
+        check_model(self.cfg.model, state, path)
     resets = reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters
     with _averages_of_loaded_weights(self, state, path):
         found = original(self, filename, *resets)
@@ -188,6 +192,42 @@ def _load_checkpoint(
         # the checkpoint was written between the epoch's validation and this step
         self.lr_step(position["epoch"], found.get("val_loss"))
     return found
+
+
+def check_model(options: Any, state: Mapping[str, Any], path: Path) -> None:
+    """Refuse weights that fit and would make another model, as with another number of heads.
+
+    Args:
+        options: of the model that gets the weights.
+        state: of the checkpoint.
+
+    Raises:
+        UserError: naming the option and its value in the checkpoint.
+    """
+    stored = checkpoints.options_of(state, "model")
+    kinds = [registered("model", name_of("model", each)) for each in (stored, options)]
+    if not all(map(is_ours, kinds)):
+        return
+    # its options count where a checkpoint leaves them out
+    preset = getattr(kinds[0], "__dataclass", None)
+
+    def values(name: str) -> list[Any]:
+        """Of the checkpoint, and of the model now."""
+        found = stored.get(name, getattr(preset, name)), getattr(options, name)
+        return [activation(value) if name == "activation_fn" else value for value in found]
+
+    for name in HIDDEN:
+        before, now = values(name)
+        if before != now:
+            raise UserError(
+                f"{flag(name)} is {now}, but {path} was trained with {before}, and all its weights "
+                f"would fit: give {before}."
+            )
+    of_all, _ = values(SHARED[0])
+    for name in SHARED:
+        before, now = values(name)
+        if now and not (before or of_all):
+            raise UserError(f"{flag(name)}: {path} was trained without it: drop it.")
 
 
 @contextlib.contextmanager

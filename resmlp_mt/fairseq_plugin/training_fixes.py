@@ -22,7 +22,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, same_model
+from resmlp_mt.fairseq_plugin import checkpoints, resuming
 from resmlp_mt.fairseq_plugin.saving import updates
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
@@ -152,7 +152,7 @@ def _ema(original: Original, self: Any, model: Any, config: Any, *args: Any, **k
                 "--store-ema."
             )
         if hasattr(model, "cfg"):
-            same_model.check(model.cfg, state, Path(seed))
+            resuming.check_model(model.cfg, state, Path(seed))
     original(self, model, config, *args, **kwargs)
     whole = (name for name, value in model.state_dict().items() if not value.is_floating_point())
     self.skip_keys = {*self.skip_keys, *whole}
