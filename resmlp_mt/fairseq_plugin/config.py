@@ -171,7 +171,8 @@ class ResMLPTinyConfig(ResMLPConfig):
 class ResMLPPlusConfig(ResMLPConfig):
     """Mixing by distance alone, in 8 heads of channels, between value and output projections.
 
-    The weights shrink with the distance. 6 + 6 layers. LayerScale starts at 1, for Adam.
+    The weights shrink with the distance, and a gate multiplies the mixed states. 6 + 6 layers.
+    LayerScale starts at 1, for Adam.
     See docs/quality.md.
     """
 
@@ -179,6 +180,7 @@ class ResMLPPlusConfig(ResMLPConfig):
     mixing_relative: Relative = _default("mixing_relative", "alone")
     mixing_decay: Sides = _default("mixing_decay", "both")
     mixing_values: Sides = _default("mixing_values", "both")
+    mixing_gate: Sides = _default("mixing_gate", "both")
     layer_scale_init: float = _default("layer_scale_init", 1.0)
 
 
