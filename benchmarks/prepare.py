@@ -50,71 +50,12 @@ TWO_JOBS = 1.8
 
 HASHES = 40_000_000
 
-HASH_TABLE = """
-import sys
-import numpy as np
-from resmlp_mt.preparation import dedup
-draw = np.random.default_rng(1)
-table = dedup.HashSet()
-for _ in range(int(sys.argv[1]) // 5000):
-    table.add(draw.integers(0, 2**64, 5000, dtype=np.uint64))
-print(table._table.nbytes)
-"""
-
 WORDS = 1_100_000
 
-TRAINER = """
-import random, sys, tempfile
-from collections import Counter
-from pathlib import Path
-from resmlp_mt.preparation import subwords
-counts = Counter()
-for path in sys.argv[2:]:
-    with open(path) as text:
-        for line in text:
-            counts.update(line.split())
-draw, words = random.Random(1), list(counts)
-while len(counts) < int(sys.argv[1]):
-    counts[draw.choice(words)[:6] + draw.choice(words)[-7:]] += 1
-with tempfile.TemporaryDirectory() as folder:
-    subwords._write_rules(Path(folder, subwords.RULES))
-    subwords._write_words(Path(folder, subwords.WORDS), counts)
-    options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
-    subwords.run_in_process("", subwords._train, Path(folder), options)
-"""
 
-SPM_ENCODE = """
-import sys
-import sentencepiece
-processor = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])
-for source, target in zip(sys.argv[2::2], sys.argv[3::2]):
-    with open(source, newline="\\n") as text, open(target, "w") as pieces:
-        while lines := text.readlines(1 << 20):
-            for line in processor.encode(lines, out_type=str, num_threads=1):
-                pieces.write(" ".join(line) + "\\n")
-"""
-
-ARROW = """
-import sys
-import pyarrow as pa
-import pyarrow.compute as pc
-pa.set_cpu_count(1)
-sides = []
-for path in sys.argv[1:3]:
-    with pa.input_stream(path) as file:
-        text = file.read().decode().split("\\n")[:-1]
-    side = pc.utf8_normalize(pa.array(text, pa.large_string()), form="NFC")
-    side = pc.replace_substring_regex(side, r"[\\s\\p{Z}\\p{Cc}]+", " ")
-    sides.append(pc.utf8_trim_whitespace(side))
-table = pa.table({"source": sides[0], "target": sides[1]})
-lengths = [pc.add(pc.count_substring(side, " "), 1) for side in sides]
-longest, shortest = pc.max_element_wise(*lengths), pc.min_element_wise(*lengths)
-good = pc.and_(pc.less_equal(longest, 250), pc.less_equal(longest, pc.multiply(shortest, 3)))
-for side in sides:
-    good = pc.and_(good, pc.greater(pc.utf8_length(side), 0))
-table = table.filter(good).group_by(["source", "target"], use_threads=False).aggregate([])
-print(len(table))
-"""
+def program(name: str, *arguments: object) -> list[str]:
+    """The command of a program of prepare_programs.py."""
+    return [sys.executable, "-m", "benchmarks.prepare_programs", name, *map(str, arguments)]
 
 
 @dataclass(frozen=True)
@@ -234,7 +175,7 @@ def peers(out: Path, pair: str) -> dict[str, dict[str, float]]:
     folder.mkdir()
     names = [f"{split}.{lang}" for split in ("train", "valid") for lang in languages]
     files = [str(place / name) for name in names for place in (out / "text", folder)]
-    encode = measure([sys.executable, "-c", SPM_ENCODE, str(out / "spm.model"), *files])
+    encode = measure(program("encode", out / "spm.model", *files))
     command = [sys.executable, "-m", "fairseq_cli.preprocess", "--source-lang", languages[0]]
     command += ["--target-lang", languages[1], "--joined-dictionary"]
     command += ["--srcdict", str(out / "dict.txt"), "--trainpref", str(folder / "train")]
@@ -255,7 +196,7 @@ def two_at_once(out: Path, pair: str) -> float:
     Nothing that is divided among two processes can gain more on this machine.
     """
     commands = [
-        [sys.executable, "-c", SPM_ENCODE, str(out / "spm.model"), str(text), os.devnull]
+        program("encode", out / "spm.model", text, os.devnull)
         for text in (out / f"text/train.{lang}" for lang in pair.split("-"))
     ]
     start = time.monotonic()
@@ -318,7 +259,7 @@ def arrow(out: Path, pair: str, pairs: int) -> dict[str, Any] | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     paths = [str(out / "text" / f"train.{lang}") for lang in pair.split("-")]
-    run = measure([sys.executable, "-c", ARROW, *paths], out.with_suffix(".arrow.log"))
+    run = measure(program("arrow", *paths), out.with_suffix(".arrow.log"))
     idle = measure([sys.executable, "-c", "import pyarrow.compute"])
     return {
         "version": version,
@@ -563,8 +504,7 @@ def main() -> None:
         size = wmt_bytes(args.data, pair)
         hours = extrapolate(found["pairs"][pair], count, size)
         found["extrapolated"][name] = {"pairs": count, "bytes_per_pair": size, "hours": hours}
-    command = [sys.executable, "-c", HASH_TABLE, str(HASHES)]
-    run = measure(command)
+    run = measure(program("hash_table", HASHES))
     found["hash_table"] = {
         "entries": HASHES,
         "table_mib": int(run.output) / 2**20,
@@ -572,8 +512,8 @@ def main() -> None:
         "cpu_seconds": run.cpu_seconds,
     }
     first = next(iter(CORPORA))
-    texts = [str(args.work / first / "text" / f"train.{lang}") for lang in first.split("-")]
-    run = measure([sys.executable, "-c", TRAINER, str(WORDS), *texts])
+    texts = [args.work / first / "text" / f"train.{lang}" for lang in first.split("-")]
+    run = measure(program("trainer", WORDS, *texts))
     found["trainer"] = {"words": WORDS, "peak_mib": run.peak_mib, "cpu_seconds": run.cpu_seconds}
     write_text(HERE / "prepare.json", json.dumps(found, indent=2) + "\n")
     write_text(HERE / "prepare.md", report(found))
