@@ -38,9 +38,9 @@ UPDATES, WARMUP, SENTENCES, LEARNING_RATE = 500, 100, 32, 2e-3
 DIM, HIDDEN, LAYERS, HEADS = 64, 128, 2, 4
 MIXINGS = {
     "paper": MixingConfig(),
-    "plus": MixingConfig(heads=HEADS, relative="alone", decay=True, values=True),
-    "plus, no decay": MixingConfig(heads=HEADS, relative="alone", values=True),
-    "plus, gate": MixingConfig(heads=HEADS, relative="alone", decay=True, values=True, gate=True),
+    "plus, no gate": MixingConfig(heads=HEADS, relative="alone", decay=True, values=True),
+    "plus, no gate, no decay": MixingConfig(heads=HEADS, relative="alone", values=True),
+    "plus": MixingConfig(heads=HEADS, relative="alone", decay=True, values=True, gate=True),
 }
 
 

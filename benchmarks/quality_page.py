@@ -8,22 +8,21 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's root logger takes all
+import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # noqa: E402
 
-from benchmarks.quality_runs import SAMPLES, Json
-from benchmarks.readme import command_line
-from resmlp_mt.files import replacing
+from benchmarks.quality_runs import SAMPLES, Json  # noqa: E402
+from benchmarks.readme import command_line  # noqa: E402
+from resmlp_mt.files import replacing  # noqa: E402
 
 # The checkpoint of a training that translates, by the rule of its table.
 CHOSEN = {
     "best": "the checkpoint with the lowest validation loss",
     "last": "its last checkpoint",
 }
-
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # below fairseq's root logger
 
 
 def names_of(config: Json) -> dict[str, str]:

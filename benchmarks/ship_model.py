@@ -260,7 +260,7 @@ def page(result: Json) -> str:
     if result["shipped"] is None:
         parts.append("Nothing was exported yet.")
     else:
-        by_length = result["shipped"]["beams"][config["beam"]]["by_length"]
+        by_length = result["shipped"]["beams"][str(config["beam"])]["by_length"]
         parts += [
             f"## models/en-de: int8, {result['shipped']['bytes'] / 1e6:.1f} MB",
             "\n".join(
@@ -313,11 +313,11 @@ def main() -> None:
         if not args.report:
             print(f"{datetime.datetime.now():%H:%M:%S} {model}, {budget} s", flush=True)
             trainings.train(Run(model, SET, config["seed"], budget))
-    result = report(trainings, args.models_dir)
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(report(trainings, args.models_dir), indent=1, ensure_ascii=False) + "\n"
     write_text(HERE / "ship_model.json", text)
+    result = json.loads(text)  # the pages are made from what the file has
     if result["shipped"] is not None:
-        write_text(args.models_dir / "en-de" / "README.md", card(json.loads(text)))
+        write_text(args.models_dir / "en-de" / "README.md", card(result))
     write_text(HERE / "ship_model.md", page(result))
     write_block("ship_model", summary(result))
     print(page(result))

@@ -44,7 +44,7 @@ PRESETS = {
     "resmlp_mt_plus_6_2": (6, 2, 512, 2048, 8),
     "resmlp_mt_tiny": (2, 2, 128, 256, 4),
 }
-PLUS = MixingConfig(heads=8, relative="alone", decay=True, values=True)
+PLUS = MixingConfig(heads=8, relative="alone", decay=True, values=True, gate=True)
 
 
 def from_command_line(*arguments: str) -> DictConfig:
