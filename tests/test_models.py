@@ -139,7 +139,7 @@ def expected_parameters(
     plus_heads: int = 0,
 ) -> int:
     """Counted from the equations; embeddings all shared, both sides of one length."""
-    affine, projections = 2 * dim, 2 * (dim * dim + dim)
+    affine, projections = 2 * dim, 3 * (dim * dim + dim)  # values, gate and output
     encoder_mixing = decoder_mixing = positions * positions + positions
     if plus_heads:
         rates = plus_heads

@@ -36,7 +36,7 @@ OTHERS: dict[str, Any] = {
     "decoder_mixing_relative": "none",
     "mixing_decay": "both",
     "mixing_values": "decoder",
-    "mixing_gate": "both",
+    "mixing_gate": "none",
     "share_all_embeddings": True,
     "share_decoder_input_output_embed": True,
     "max_source_positions": 20,
