@@ -59,7 +59,7 @@ def test_a_training_with_other_options_gets_no_row(
     for model in workshop.config["models"]:
         run = Run(model, "mix_short_en_de", 1, 600)
         options = workshop.options(run)
-        if model == "plus_no_decay":
+        if model == "no_decay":
             options += ["--lr", "6e-3"]
         folder = workshop.folder(run)
         folder.mkdir(parents=True)
@@ -68,12 +68,13 @@ def test_a_training_with_other_options_gets_no_row(
         (folder / "test-references.json").write_text('{"0": [-1.0]}')
     monkeypatch.setattr(Workshop, "text", lambda *_: (["a b"], ["c d"]))
     monkeypatch.setattr(length_text, "weights_by_distance", lambda *_: None)
-    with pytest.raises(SystemExit, match="plus_no_decay-1-600 has a training with other options"):
+    with pytest.raises(SystemExit, match="no_decay-1-600 has a training with other options"):
         length_text.measured(workshop, "mix_short_en_de", trained_only=False)
-    (workshop.work / "mix_short_en_de/plus_no_decay-1-600/train.json").unlink()
+    (workshop.work / "mix_short_en_de/no_decay-1-600/train.json").unlink()
     rows = length_text.measured(workshop, "mix_short_en_de", trained_only=True)
     assert [(row["model"], row["perplexity"][0]) for row in rows] == [
         ("plus", 2.0),
         ("transformer", 2.0),
         ("faithful", 2.0),
+        ("no_gate", 2.0),
     ]
