@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -62,7 +63,7 @@ def hash_table(entries: str) -> None:
 
 def trainer(words: str, *paths: str) -> None:
     """The subword trainer on the words of some files, and on invented ones up to a number."""
-    from resmlp_mt.preparation import subwords
+    from resmlp_mt.preparation import parallel, subwords
 
     counts: Counter[str] = Counter()
     for path in paths:
@@ -76,10 +77,15 @@ def trainer(words: str, *paths: str) -> None:
         subwords._write_rules(Path(folder, subwords.RULES))
         subwords._write_words(Path(folder, subwords.WORDS), counts)
         options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
-        subwords.run_in_process("", subwords._train, Path(folder), options)
+        parallel.run_in_process("", subwords._train, Path(folder), options)
 
 
-PROGRAMS = {"encode": encode, "arrow": arrow, "hash_table": hash_table, "trainer": trainer}
+PROGRAMS: dict[str, Callable[..., None]] = {
+    "encode": encode,
+    "arrow": arrow,
+    "hash_table": hash_table,
+    "trainer": trainer,
+}
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]](*sys.argv[2:])
