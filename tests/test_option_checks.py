@@ -211,7 +211,8 @@ def test_what_changes_nothing_without_another_option_is_refused(needed: str, nam
 
     def given(name: str) -> list[str]:
         has_value = known._option_string_actions[flag(name)].nargs != 0
-        value = evaluated_options.JSON.get(name) or evaluated_options.CHOICES.get(name, "7")[0]
+        usual = "0.7" if name == "ema_decay" else "7"
+        value = evaluated_options.JSON.get(name) or evaluated_options.CHOICES.get(name, [usual])[0]
         return [flag(name), value] if has_value else [flag(name)]
 
     more = given("save_interval_updates") if "interval" in name else []

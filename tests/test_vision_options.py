@@ -45,7 +45,6 @@ AUGMENTED = {
         ("--momentum 0.95", "--opt adamw does not use --momentum"),
         ("--opt lookahead_Lamb --momentum 0.95", "--opt lookahead_Lamb does not use --momentum"),
         ("--amp-dtype float16", "--amp-dtype needs --amp"),
-        ("--pretrained --weights w.pth", "--weights does not use --pretrained"),
         *(
             (f"--no-aug --{name.replace('_', '-')} {value}", "--no-aug does not use --")
             for name, value in AUGMENTED.items()

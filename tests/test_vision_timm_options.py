@@ -527,7 +527,6 @@ def test_weights_without_a_model_are_named(tmp_path: Path) -> None:
         (("--weights", tmp_path / "bare.pth"), "go to --weights, with --model NAME"),
         (("nowhere", "-m", "resmlp_s12", "--weights", "w.pth"), "^nowhere cannot be read: No such"),
         (("nowhere", "--weights", tmp_path / "bare.pth"), "^nowhere cannot be read: No such"),
-        (("-m", "x", "--weights", "w.pth", "--pretrained"), "--weights does not use --pretrained"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main([*map(str, words)])

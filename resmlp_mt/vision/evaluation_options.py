@@ -61,8 +61,6 @@ class ModelChoice(ModelArguments, ImagePreparation):
             UserError: naming it, before PyTorch is loaded.
         """
         weights, checkpoint = given["weights"] or None, given["checkpoint"]
-        if weights is not None and given["pretrained"]:
-            raise UserError("--weights does not use --pretrained: leave out one of them.")
         if weights is not None and given["model"] is None and checkpoint is None:
             if of_hub(weights) or Path(weights).is_dir():
                 raise UserError(f"--weights {weights} needs --model NAME: give both.")

@@ -202,7 +202,6 @@ def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
         ("warmup_lr warmup_prefix", "--warmup-epochs 0", options.warmup_epochs),
         ("lr_cycle_mul lr_cycle_decay", "--lr-cycle-limit 1", options.lr_cycle_limit > 1),
         (AUGMENTATION, "--no-aug", options.aug),
-        ("pretrained", "--weights", not options.weights),
         # timm has both only with its policies of three operations
         ("color_jitter color_jitter_prob", f"--aa {options.aa}", "3a" in (options.aa or "3a")),
         ("momentum", f"--opt {options.opt}", _takes_momentum(options)),
