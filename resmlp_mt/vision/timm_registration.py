@@ -17,16 +17,18 @@ POOLINGS = {"avg": "mean", "token": "class_mlp"}
 
 def _weights_of(name: str) -> dict[str, dict[str, Any]]:
     """Where timm has weights for a model of ours, by our name with the weights' tag."""
-    theirs = HUB_NAMES.get(name, name)
-    found = timm.models.get_arch_pretrained_cfgs(theirs)
+    timm_name = HUB_NAMES.get(name)
+    if timm_name is None:
+        return {name: {}}
+    found = timm.models.get_arch_pretrained_cfgs(timm_name).items()
     return {
-        tagged.replace(theirs, name): {
+        tagged.replace(timm_name, name): {
             "hf_hub_id": f"timm/{tagged}",
             "url": config.url,
             "license": config.license,
         }
-        for tagged, config in found.items()
-    } or {name: {}}
+        for tagged, config in found
+    }
 
 
 default_cfgs: Any = timm.models.generate_default_cfgs(
