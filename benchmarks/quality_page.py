@@ -180,7 +180,7 @@ def summary(results: Sequence[Json]) -> str:
         "[benchmarks/paper.md](benchmarks/paper.md): curves,\nlengths, signatures, all numbers "
         "after equal updates). Difference and p are from the Transformer that was\ntrained beside "
         "the model, over the seeds that both have. Rows with one seed were trained at another "
-        "time,\nmost of them on another machine: compare their differences with those of plus, "
+        "time,\nsome of them on another machine: compare their differences with those of plus, "
         "not their BLEU.\n\n" + "\n".join(lines)
     )
 
