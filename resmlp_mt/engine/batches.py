@@ -106,9 +106,14 @@ class Workers:
     def _start(self) -> None:
         # nothing that a thread holds leads to its pool, which ends its threads when it is let go
         self._has_started = has_started = threading.Event()
-        initial = _start_thread, (self._threads_each, has_started)
         self._process = os.getpid()
-        self._threads = None if self._count == 1 else ThreadPoolExecutor(self._count, "", *initial)
+        self._threads = None
+        if self._count > 1:
+            self._threads = ThreadPoolExecutor(
+                self._count,
+                initializer=_start_thread,
+                initargs=(self._threads_each, has_started),
+            )
 
     def results(
         self, function: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item]

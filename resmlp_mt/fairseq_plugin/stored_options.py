@@ -42,9 +42,9 @@ def registry(section: str) -> Mapping[str, type]:
     """The classes of a part of fairseq and its plugins by name; empty for other sections."""
     if section == "model":
         return {**models.MODEL_REGISTRY, **models.ARCH_MODEL_REGISTRY}
-    known: Any = tasks.TASK_REGISTRY if section == "task" else REGISTRIES.get(section, {})
-    found: Mapping[str, type] = known.get("registry", {}) if section in REGISTRIES else known
-    return found
+    if section == "task":
+        return dict(tasks.TASK_REGISTRY)
+    return dict(REGISTRIES[section]["registry"]) if section in REGISTRIES else {}
 
 
 def is_ours(kind: type | None) -> bool:

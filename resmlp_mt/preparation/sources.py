@@ -1,10 +1,9 @@
 """Brings the text of a corpus to the disk: fetches it or takes it from a folder."""
 
-import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,7 @@ def refuse_headers(inputs: Inputs) -> None:
     Raises:
         UserError: naming the file.
     """
-    for files in (*inputs.train, *inputs.valid, *itertools.chain(*inputs.tests.values())):
+    for files in (*inputs.train, *inputs.valid, *chain(*inputs.tests.values())):
         for pair in islice(pairs(files, 1), 1):
             names = [side.decode("utf-8-sig", "replace").strip(' "').lower() for side in pair]
             languages = files.source_lang, files.target_lang

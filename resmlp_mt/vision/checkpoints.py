@@ -144,7 +144,7 @@ class Position:
 
 
 def state_of(trainer: "Trainer") -> dict[str, Any]:
-    """These entries, for a training as it is now."""
+    """The entries of ``last.pth`` from which a training goes on as it is now."""
     # timm's schedule saves neither the current plateau nor the rates before the noise
     plateau = getattr(trainer.scheduler, "lr_scheduler", None)
     return {

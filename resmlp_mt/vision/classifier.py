@@ -220,7 +220,8 @@ def _from_weights(
         )
     assert choice.model is not None
     given = input_arguments(choice.model, choice.img_size, choice.patch_size)
-    folders = [Path(word) for word in getattr(choice, "data", None) or []][-1:]
+    data = (choice.data or []) if isinstance(choice, DataChoice) else []
+    folders = [Path(word) for word in data[-1:]]
     names = read_class_map(choice.class_map, folders) if choice.class_map else None
     in_hub = pretrained_cfg(choice.model)["num_classes"] if choice.weights is None else None
     num_classes = choice.num_classes or len(names or ()) or in_hub or 1000

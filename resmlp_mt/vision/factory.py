@@ -209,7 +209,7 @@ def check_name(name: str, flag: str = "--model") -> None:
     plain = name.removeprefix(TIMM)
     if not (is_ours(name) or timm.models.is_model(plain)):
         names = [*MODELS, *timm.models.list_models()]
-        instead = f": name its architecture, and give {name} to --weights" * (":" in plain)
+        instead = f": name its architecture, and give {name} to --weights" if ":" in plain else ""
         raise UserError(f"{flag} {name}: there is no such model{_similar(plain, names)}{instead}.")
 
 

@@ -84,7 +84,7 @@ def split_folder(root: Path, split: str) -> Path:
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     others = ", ".join(path.name for path in _folders(root)[:5])
     instead = f", which has {others}" if others else ""
-    choice = "; other names go to --train-split, --val-split or --split" * bool(others)
+    choice = "; other names go to --train-split, --val-split or --split" if others else ""
     if any(root.glob("*.[tT][aA][rR]")):
         choice += f"; shards are given as --data wds {root}"
     raise UserError(

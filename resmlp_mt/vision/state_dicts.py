@@ -118,10 +118,10 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         others = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
         own = [folder / name for name in names if (folder / name).exists()]
         if not own and len(others) != 1:
-            several = ", ".join(file.name for file in others[:5])
+            several = f", such as {', '.join(file.name for file in others[:5])}" if others else ""
             raise UserError(
                 f"{path} is a folder without {' or '.join(HUB_FILES)}: give a file of weights"
-                f"{', such as ' * bool(several)}{several}."
+                f"{several}."
             )
         path = (own or others)[0]
     config = _hub_config(path.with_name("config.json")) if path.name in names else {}

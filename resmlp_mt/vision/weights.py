@@ -130,17 +130,12 @@ def load_weights(
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
         adapt(state, model, checkpoint_grid(source), name)
-    # timm resizes what depends on the resolution while it fetches weights
-    hint = ", or take those of timm's hub with --pretrained"
-    if isinstance(model, ResMLP):
-        kernel = state["patch_embed.proj.weight"].shape[1:].numel()
-        side = math.isqrt(kernel // model.in_chans)
-        hint = f" (their patches have {side} pixels a side)" * (side != model.patch_size)
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
                 f"{name}: {key} has the shape {tuple(state[key].shape)}, but the model needs "
-                f"{tuple(target.shape)}: create the model with the sizes of these weights{hint}."
+                f"{tuple(target.shape)}: create the model with the sizes of these weights"
+                f"{_hint(model, state)}."
             )
     for key, _ in model.named_parameters():
         if not state[key].isfinite().all():
@@ -163,6 +158,16 @@ def _set_preparation(model: Any, config: Mapping[str, Any]) -> None:
         own = getattr(model, "pretrained_cfg", None) or {}
         rest = {key: value for key, value in own.items() if key not in PREPARATION}
         model.pretrained_cfg = rest | given
+
+
+def _hint(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What else may help if weights have other sizes than the model."""
+    if not isinstance(model, ResMLP):
+        # timm resizes what depends on the resolution while it fetches weights
+        return ", or take those of timm's hub with --pretrained"
+    kernel = state["patch_embed.proj.weight"].shape[1:].numel()
+    side = math.isqrt(kernel // model.in_chans)
+    return "" if side == model.patch_size else f" (their patches have {side} pixels a side)"
 
 
 def _class_names(names: Any) -> list[str] | None:
