@@ -16,8 +16,9 @@ import datetime
 import json
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
+from statistics import mean
 
 import matplotlib
 
@@ -26,31 +27,32 @@ import matplotlib.pyplot as plt
 import torch
 
 from benchmarks.quality_page import names_of, options
-from benchmarks.quality_report import versions
+from benchmarks.quality_report import best, versions
 from benchmarks.quality_runs import HERE, Json, Run, Workshop, checkpoint, once
 from resmlp_mt.command_line import command
 from resmlp_mt.files import replacing, write_text
 from resmlp_mt.visualization.matrices import a_of, matrices, read_checkpoint, state_dict
 
 BORDERS = (1, 11, 21, 31, 46, 61, 101)  # source tokens, by white space
+LABELS = [f"{low}-{following - 1}" for low, following in pairwise(BORDERS)]
+TRAINED = LABELS.index("21-30")  # the longest range of lengths that the training has
 DISTANCES = (1, 11, 21, 31, 41, 51, 61, 81)
 
 
-def reference_scores(workshop: Workshop, run: Run, test: int) -> dict[int, list[float]]:
+def reference_scores(workshop: Workshop, run: Run, updates: int) -> dict[int, list[float]]:
     """Logarithms to base 2 of the probabilities of the reference's tokens, by sentence.
 
     Sentences that are longer than the model allows are missing.
     """
-    folder, updates = workshop.folder(run), workshop.train(run)["curve"][-1]["updates"]
-    subset = f"test{test or ''}"
+    folder = workshop.folder(run)
 
     def measure() -> Json:
-        output = folder / f"{subset}-references.txt"
-        workshop.generate(run, updates, subset, output, "--score-reference")
+        output = folder / f"test-{updates}-references.txt"
+        workshop.generate(run, updates, "test", output, "--score-reference")
         found = re.findall(r"^P-(\d+)\t(.*)$", output.read_text(), re.MULTILINE)
         return {number: [float(each) for each in scores.split()] for number, scores in found}
 
-    scores = once(folder / f"{subset}-references.json", measure)
+    scores = once(folder / f"test-{updates}-references.json", measure)
     return {int(number): values for number, values in scores.items()}
 
 
@@ -86,39 +88,52 @@ def weights_by_distance(path: Path) -> list[float] | None:
     ]
 
 
-def measured(workshop: Workshop, name: str, trained_only: bool) -> list[Json]:
-    """A row for each model: perplexities over all seeds, and weights by distance.
+def measured(workshop: Workshop, name: str, trained_only: bool) -> Json:
+    """Perplexities of each model over all its seeds, and weights by distance.
+
+    After the whole trainings, and after as many updates as every training has made. The
+    checkpoint with the lowest validation loss until then is measured.
 
     Args:
-        trained_only: leave out models whose trainings are not there, rather than train them.
+        trained_only: leave out trainings that are not there, rather than make them.
     """
     budget = workshop.config["sets"][name]["budgets"][0]
-    rows = []
-    for model in workshop.config["models"]:
-        runs = [Run(model, name, seed, budget) for seed in workshop.config["seeds"]]
-        if trained_only and not all(map(workshop.is_trained, runs)):
-            continue
+    runs: dict[str, list[Run]] = {}
+    for model, seed in product(workshop.config["models"], workshop.config["seeds"]):
+        run = Run(model, name, seed, budget)
+        if not trained_only or workshop.is_trained(run):
+            runs.setdefault(model, []).append(run)
+    curves = {run: workshop.train(run)["curve"] for each in runs.values() for run in each}
+    every = workshop.config["save_every"]
+    common = min(curve[-1]["updates"] for curve in curves.values()) // every * every
+    source, _ = workshop.text(name, 0)
+
+    def row(model: str, updates: int | None) -> Json:
         # sentences of all seeds together
-        scores = [reference_scores(workshop, run, 0) for run in runs]
-        source, _ = workshop.text(name, 0)
         pooled = {
-            seed * len(source) + number: values
-            for seed, each in enumerate(scores)
-            for number, values in each.items()
+            index * len(source) + number: values
+            for index, run in enumerate(runs[model])
+            for number, values in reference_scores(
+                workshop, run, best(curves[run], updates)["updates"]
+            ).items()
         }
-        curve = workshop.train(runs[0])["curve"]
-        rows.append(
-            {
-                "model": model,
-                "seeds": [run.seed for run in runs],
-                "updates": curve[-1]["updates"],
-                "perplexity": perplexities(pooled, source * len(runs)),
-                "weights": weights_by_distance(
-                    checkpoint(workshop.folder(runs[0]), curve[-1]["updates"])
-                ),
-            }
-        )
-    return rows
+        return {
+            "model": model,
+            "seeds": [run.seed for run in runs[model]],
+            "updates": [updates or curves[run][-1]["updates"] for run in runs[model]],
+            "perplexity": perplexities(pooled, source * len(runs[model])),
+        }
+
+    def last(run: Run) -> Path:
+        return checkpoint(workshop.folder(run), curves[run][-1]["updates"])
+
+    return {
+        "tables": [
+            {"updates": updates, "rows": [row(model, updates) for model in runs]}
+            for updates in (None, common)
+        ],
+        "weights": {model: weights_by_distance(last(own[0])) for model, own in runs.items()},
+    }
 
 
 def page(result: Json) -> str:
@@ -132,38 +147,56 @@ def page(result: Json) -> str:
         "![perplexity by source length](length_text.png)",
     ]
     for name, group in result["sets"].items():
-        missing = config["models"].keys() - {row["model"] for row in group["rows"]}
-        lengths = [f"{low}-{following - 1}" for low, following in pairwise(BORDERS)]
         distances = [f"{low}-{high - 1}" for low, high in pairwise(DISTANCES)]
+        parts.append(f"## {name}: trained on at most {group['most']} source tokens")
+        for entry in group["tables"]:
+            parts += [
+                f"### {after(group, entry).capitalize()}",
+                "Perplexity of the references, by source tokens. In brackets: how many times as\n"
+                f"high as at {LABELS[TRAINED]} tokens.",
+                table(
+                    ["model", "seeds", "updates", *LABELS],
+                    [cells(names[row["model"]], row) for row in entry["rows"]]
+                    + [
+                        [names[model], "not run", *[""] * (len(LABELS) + 1)]
+                        for model in config["models"]
+                        if model not in group["weights"]
+                    ],
+                ),
+            ]
         parts += [
-            f"## {name}: trained on at most {group['most']} source tokens",
-            f"Perplexity of the references, by source tokens; {group['budget']} processor seconds "
-            "of training.",
-            table(
-                ["model", "seeds", "updates", *lengths],
-                [
-                    [names[row["model"]], ", ".join(map(str, row["seeds"])), str(row["updates"]),
-                     *("" if value is None else f"{value:.1f}" for value in row["perplexity"])]
-                    for row in group["rows"]
-                ]
-                + [
-                    [names[model], "not run", *[""] * (len(lengths) + 1)]
-                    for model in config["models"]
-                    if model in missing
-                ],
-            ),
+            "### Weights",
             "Weights of the encoder's mixing by distance in subwords (root mean square over layers "
-            "and heads).\nThey start at 0.02, times the decay.",
+            "and heads), with the first seed.\nThey start at 0.02, times the decay.",
             table(
                 ["model", *distances],
                 [
-                    [names[row["model"]], *(f"{value:.4f}" for value in row["weights"])]
-                    for row in group["rows"]
-                    if row["weights"]
+                    [names[model], *(f"{value:.4f}" for value in weights)]
+                    for model, weights in group["weights"].items()
+                    if weights
                 ],
             ),
-        ]  # fmt: skip
+        ]
     return "\n\n".join([*parts, *options(config, ())]) + "\n"
+
+
+def after(group: Json, entry: Json) -> str:
+    """How long the trainings of a table are."""
+    return f"after {entry['updates']} updates" if entry["updates"] else f"after {group['budget']} s"
+
+
+def cells(name: str, row: Json) -> list[str]:
+    """A row of the table: the mean of the seeds' updates, and perplexities with their ratios."""
+    found = row["perplexity"]
+    return [
+        name,
+        ", ".join(map(str, row["seeds"])),
+        f"{mean(row['updates']):.0f}",
+        *(
+            "" if value is None else f"{value:.1f} ({value / found[TRAINED]:.2f})"
+            for value in found
+        ),
+    ]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -172,16 +205,20 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(result: Json, path: Path) -> None:
-    """Perplexity against source length."""
-    groups, names = result["sets"], names_of(result["config"])
+    """Perplexity against source length, for each table."""
+    names = names_of(result["config"])
+    tables = [
+        (f"{name}, {after(group, entry)}", entry)
+        for name, group in result["sets"].items()
+        for entry in group["tables"]
+    ]
     figure, grid = plt.subplots(
-        1, len(groups), figsize=(6 * len(groups), 4), squeeze=False, layout="constrained"
+        1, len(tables), figsize=(6 * len(tables), 4), squeeze=False, layout="constrained"
     )
-    labels = [f"{low}-{following - 1}" for low, following in pairwise(BORDERS)]
-    for ax, (name, group) in zip(grid[0], groups.items(), strict=True):
-        for row in group["rows"]:
-            ax.plot(labels, row["perplexity"], "o-", label=names[row["model"]].replace("`", ""))
-        ax.set(title=name, xlabel="source tokens", ylabel="perplexity of references", yscale="log")
+    for ax, (title, entry) in zip(grid[0], tables, strict=True):
+        for row in entry["rows"]:
+            ax.plot(LABELS, row["perplexity"], "o-", label=names[row["model"]].replace("`", ""))
+        ax.set(title=title, xlabel="source tokens", ylabel="perplexity of references", yscale="log")
         ax.grid(alpha=0.3, which="both")
         ax.legend(frameon=False)
     with replacing(path) as partial:
@@ -206,7 +243,7 @@ def main() -> None:
             name: {
                 "most": declared["most_source_tokens"],
                 "budget": declared["budgets"][0],
-                "rows": measured(workshop, name, args.report),
+                **measured(workshop, name, args.report),
             }
             for name, declared in config["sets"].items()
         },

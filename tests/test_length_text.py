@@ -63,18 +63,29 @@ def test_a_training_with_other_options_gets_no_row(
             options += ["--lr", "6e-3"]
         folder = workshop.folder(run)
         folder.mkdir(parents=True)
-        curve = [{"updates": 10, "seconds": 600.0, "valid_loss": 5.0, "valid_ppl": 32.0}]
+        # the last checkpoint is worse than the one before; plus made the most updates
+        losses = {150: 5.0, 300: 3.0 if model == "plus" else 4.0, 350: 6.0}
+        curve = [
+            {"updates": updates, "seconds": 600.0, "valid_loss": loss, "valid_ppl": 2**loss}
+            for updates, loss in list(losses.items())[: 3 if model == "plus" else 2]
+        ]
         (folder / "train.json").write_text(json.dumps({"options": options, "curve": curve}))
-        (folder / "test-references.json").write_text('{"0": [-1.0]}')
+        for updates, score in {150: -2.0, 300: -1.0, 350: -3.0}.items():
+            (folder / f"test-{updates}-references.json").write_text(f'{{"0": [{score}]}}')
     monkeypatch.setattr(Workshop, "text", lambda *_: (["a b"], ["c d"]))
     monkeypatch.setattr(length_text, "weights_by_distance", lambda *_: None)
+    workshop.config["seeds"] = [1]
     with pytest.raises(SystemExit, match="no_decay-1-600 has a training with other options"):
         length_text.measured(workshop, "mix_short_en_de", trained_only=False)
     (workshop.work / "mix_short_en_de/no_decay-1-600/train.json").unlink()
-    rows = length_text.measured(workshop, "mix_short_en_de", trained_only=True)
-    assert [(row["model"], row["perplexity"][0]) for row in rows] == [
-        ("plus", 2.0),
-        ("transformer", 2.0),
-        ("faithful", 2.0),
-        ("no_gate", 2.0),
+    found = length_text.measured(workshop, "mix_short_en_de", trained_only=True)
+    whole, equal = found["tables"]
+    assert (whole["updates"], equal["updates"]) == (None, 300)
+    assert [(row["model"], row["updates"], row["perplexity"][0]) for row in whole["rows"]] == [
+        ("plus", [350], 2.0),
+        ("transformer", [300], 2.0),
+        ("faithful", [300], 2.0),
+        ("no_gate", [300], 2.0),
     ]
+    assert [row["updates"] for row in equal["rows"]] == [[300]] * 4
+    assert list(found["weights"]) == ["plus", "transformer", "faithful", "no_gate"]
