@@ -80,7 +80,9 @@ class Options(BatchOptions, SearchOptions):
         False, action="store_true", help="also print scores, as with --nbest 2"
     )
     output: Path | None = option(
-        None, "-o", type=lambda text: None if text == "-" else expanded(text), metavar="FILE",
+        # opened by its name, standard output would be emptied first
+        None, "-o", type=lambda text: None if text in ("-", "/dev/stdout") else expanded(text),
+        metavar="FILE",
         help="also .gz; default: -, standard output",
     )  # fmt: skip
     split_sentences: bool = option(

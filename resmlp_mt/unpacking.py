@@ -130,9 +130,11 @@ def other_kind(line: bytes) -> str | None:
     if line.startswith((b"ustar\0", b"ustar  \0"), 257):  # of POSIX, and of GNU
         return "is a tar archive: unpack it"
     parts = line.rstrip(b"\r").split(b"\r")
-    if len(parts) > 2 and all(map(bytes.strip, parts)) and b"%|" not in line:  # of progress bars
+    is_old = len(parts) > 1 and line.count(b"\r") > 1 and all(map(bytes.strip, parts))
+    if is_old and b"%|" not in line:  # of progress bars
         return "is of lines that end in carriage returns alone: convert it to line feeds"
-    if 3 * line.count(0) > len(line.rstrip()) > 1:  # Latin script without a byte order mark
+    # most alphabets without a byte order mark: every other byte is the number of the alphabet
+    if 3 * sum(byte < 9 for byte in line) > len(line.rstrip()) > 1:
         return OTHERS[codecs.BOM_UTF16_LE]
     return None
 

@@ -51,11 +51,12 @@ def test_a_line_that_could_fill_the_memory_ends_the_input(monkeypatch: pytest.Mo
     [
         *("utf-16", "utf-16-be", "utf-32", "utf-32-be", "gzip"),
         *("utf-16-le, no mark", "utf-16-be, no mark", "utf-32-le, no mark"),
+        "utf-16-le, no mark, Cyrillic",
     ],
 )
 def test_what_is_not_utf8_at_all_is_refused(encoding: str, tmp_path: Path) -> None:
     """Its bytes would be lines, but other ones."""
-    text = "\ufeffone\ntwo\n"
+    text = "\ufeffРаз, два\n" if "Cyrillic" in encoding else "\ufeffone\ntwo\n"
     if encoding == "gzip":
         content, what = gzip.compress(text.encode()), "packed with gzip: unpack it with gunzip"
     else:
@@ -90,15 +91,17 @@ DOCUMENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*PACKED, *DOCUMENTS, "tar", "tar of GNU", "parquet", "PDF", "CR"])
+@pytest.mark.parametrize(
+    "kind", [*PACKED, *DOCUMENTS, "tar", "tar of GNU", "parquet", "PDF", "one\rtwo\r", "a\rb\rc"]
+)
 def test_what_is_no_text_is_known_by_its_first_bytes(kind: str, tmp_path: Path) -> None:
     if kind.startswith("tar"):
         form = tarfile.PAX_FORMAT if kind == "tar" else tarfile.GNU_FORMAT
         content, what = tarfile.TarInfo("text").tobuf(form), "a tar archive: unpack it"
     elif kind in DOCUMENTS:
         content, what = DOCUMENTS[kind], "a document: take its text out"
-    elif kind == "CR":  # of Macs before 2001
-        content, what = b"one\rtwo\rthree\r", "of lines that end in carriage returns alone: conver"
+    elif "\r" in kind:  # of Macs before 2001
+        content, what = kind.encode(), "of lines that end in carriage returns alone: conver"
     elif kind == "PDF":
         content, what = b"%PDF-1.7\n", "a PDF: take its text out"
     elif kind == "parquet":

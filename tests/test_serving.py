@@ -664,6 +664,10 @@ def test_a_sentence_that_is_too_long_is_told_whose_limit_it_is(
     monkeypatch.setattr(workers, "_digests", {})
     workers._load([pretrained.located()], ModelOptions(beam=1, max_batch_tokens=most))
     line = "dog " * 200
-    (answer,) = workers._translate(Work(EN_DE), [line])
+    answer, unknown = workers._translate(Work(EN_DE, explained=True), [line, "北京"])
+    # names in another script stay as they are
+    assert [(found.text, found.pieces) for found in unknown.translations] == [
+        ("北京", ["▁", "北京"])
+    ]
     with pytest.raises(TooLongError, match=f"but {named} takes at most {min(most, 128)}: divide"):
         service._check(line, answer)

@@ -1,6 +1,7 @@
 """The server's interface, with workers that are made up: LibreTranslate's answers and errors."""
 
 import asyncio
+import gzip
 import json
 import socket
 import time
@@ -364,16 +365,37 @@ def raw(fields: object, head: str = "Connection: close\r\n") -> bytes:
     return f"POST /translate HTTP/1.1\r\n{head}\r\n{body}".encode()
 
 
-def test_bytes_of_a_form_that_are_not_escaped_are_utf_8(server: str) -> None:
-    """So ``curl -d q=...`` sends them."""
-    for q, expected in (("Où é".encode(), "É oÙ"), (b"a \xff", "\ufffd A"), (b"a+b%20c", "C B A")):
-        answer = requests.post(
-            f"{server}/translate",
-            b"source=en&target=de&q=" + q,
-            headers={"Content-Type": "application/x-www-form-urlencoded"},
-            timeout=60,
-        )
-        assert answer.json() == {"translatedText": expected}
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("kind", "q", "expected"),
+    [
+        (FORM, "Où é".encode(), "É oÙ"),  # so ``curl -d q=...`` sends it
+        (FORM, b"a+b%20c", "C B A"),
+        (f"{FORM}; charset=iso-8859-1", b"%E9 o\xf9", "OÙ É"),
+        (FORM, b"%E9 o", "Invalid request: its text is not utf-8"),
+        (FORM, b"a \xff", "Invalid request: its text is not utf-8"),
+        (f"{FORM}; charset=none", b"a", "Invalid request: its text is not none"),
+        ("application/json; charset=ISO-8859-1", "Où é".encode("latin-1"), "É oÙ"),
+        ("application/json", "Où é".encode("latin-1"), "Invalid JSON format"),
+        ("application/json; charset=none", b"a", "Invalid JSON format"),
+    ],
+)
+def test_text_has_the_charset_that_its_request_names(
+    server: str, kind: str, q: bytes, expected: str
+) -> None:
+    body = b'{"source": "en", "target": "de", "q": "%s"}' % q
+    body = body if "json" in kind else b"source=en&target=de&q=" + q
+    answer = requests.post(f"{server}/translate", body, headers={"Content-Type": kind}, timeout=60)
+    assert list(answer.json().values()) == [expected]
+
+
+def test_a_request_that_cannot_be_read_is_refused(server: str) -> None:
+    packed = gzip.compress(json.dumps(ASKED).encode())
+    headers = {"Content-Encoding": "gzip"}
+    answer = requests.post(f"{server}/translate", packed, headers=headers, timeout=60)
+    assert (answer.status_code, answer.json()["error"][:25]) == (415, "the request is compressed")
     many = requests.post(f"{server}/translate", {**ASKED, "q": ["a"] * 1001}, timeout=60)
     assert (many.status_code, many.json()["error"]) == (
         400,
@@ -472,6 +494,17 @@ def test_a_request_that_does_not_arrive_is_408() -> None:
         answer = exchange(server, raw(ASKED)[:-3])
     assert answer.startswith("HTTP/1.1 408")
     assert "did not arrive within 0.2 seconds" in answer
+
+
+def test_a_request_that_is_answered_early_does_not_keep_its_connection() -> None:
+    """Each byte of the body that arrives later would put off uvicorn's own limit."""
+    with served([Reversing()], Limits(max_wait=0.2)) as server:
+        host, port = server.removeprefix("http://").split(":")
+        with closing(socket.create_connection((host, int(port)), timeout=300)) as slow:
+            slow.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            assert slow.recv(10_000).startswith(b"HTTP/1.1 404")
+            slow.sendall(b"a")
+            assert slow.recv(10_000) == b""
 
 
 def test_a_request_that_arrives_byte_by_byte_is_408() -> None:

@@ -422,13 +422,21 @@ def test_text_in_lower_case_is_warned_of(
 def test_text_that_is_split_otherwise_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     subwords._warn_once.cache_clear()
     translator = Translator(translation_model(), OPTIONS)
-    translator.translate(["a b c d", ""])
     translator.translate(["w1 w2 w3 w4 a b", "w1 c d e"])
     assert not caplog.records
     for _ in range(2):
-        translator.translate(["a b c", "d e w1"])
+        translator.translate(["w1 a b c", "d e w1"])
     (told,) = caplog.messages
     assert told.startswith("most words of the input are not in the dictionary of en: give text")
+
+
+def test_lines_that_say_nothing_to_the_model_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    translator = Translator(translation_model(), OPTIONS)
+    translator.translate(["w1", "a b", "c", ""])
+    (told,) = caplog.messages
+    assert told.startswith("the model knows no word of 2 lines, the first of which begins with 'a ")
 
 
 def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -440,12 +448,12 @@ def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
     for text, told in (
         (ENGLISH[0], []),
         (
-            "Привет мир как дела друг мой",
+            f"Привет мир как дела друг мой {ENGLISH[0].split()[0]}",
             ["most words of the input are not in the dictionary of en: give text in en"],
         ),
     ):
         tokens = words.encode(pieces_of(text, words, processor, normalizes=True))
-        subwords.warn_of_unknown_words([tokens], loaded)
+        subwords.warn_of_unknown_words({text: tokens}, loaded)
         assert caplog.messages == told
 
 

@@ -277,6 +277,9 @@ def test_packed_files_and_a_dash(
 ) -> None:
     lines = run(exported, "--output", "-", text=b"one two\n\nthree\n", capsys=capsys)
     assert [bool(line) for line in lines] == [True, False, True]
+    # not opened by this name: that would empty the file of ``>> FILE``
+    named = run(exported, "--output", "/dev/stdout", text=b"one two\n\nthree\n", capsys=capsys)
+    assert named == lines
     packed, output = tmp_path / "in.gz", tmp_path / "out.gz"
     packed.write_bytes(gzip.compress(b"one two\n") + gzip.compress(b"\nthree\n"))
     assert not run(exported, "--input", packed, "--output", output, text=b"", capsys=capsys)

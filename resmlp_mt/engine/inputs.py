@@ -4,7 +4,7 @@ Only the standard library is imported here, because the options of the search us
 """
 
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from resmlp_mt.errors import UserError
@@ -29,7 +29,8 @@ def texts(values: Iterable[Item], name: str, *, optional: bool = False) -> Itera
         kind = type(values).__name__
         raise TypeError(f"{name}: expected a list of str, but got a {kind}: write [text].")
     is_table = hasattr(values, "columns")  # whose items are the names of its columns
-    if is_table or isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+    has_order = not isinstance(values, Mapping | set | frozenset)
+    if is_table or not has_order or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a list of str, but got a {type(values).__name__}.")
     return _checked(values, name, optional)
 

@@ -151,9 +151,28 @@ def are_unknown(sentences: Iterable[Sequence[int]], indices: Mapping[str, int]) 
     return words.count(UNK) > max(MOST_UNKNOWN, len(words) / 2)
 
 
-def warn_of_unknown_words(sentences: Iterable[Sequence[int]], model: "TranslationModel") -> None:
-    """Warn of the first sentences whose words are mostly unknown to the model."""
-    if are_unknown(sentences, model.source.indices):
+def says_nothing(tokens: Sequence[int], indices: Mapping[str, int]) -> bool:
+    """Whether nothing in a sentence is known, so that every translation of it is made up."""
+    return len(tokens) > 1 and set(tokens[:-1]) <= {UNK, indices.get(SPACE, UNK)}
+
+
+def warn_of_unknown_words(
+    sentences: Mapping[str, Sequence[int]], model: "TranslationModel"
+) -> None:
+    """Warn of sentences that say nothing to the model, and of the first that are mostly unknown.
+
+    Args:
+        sentences: the tokens of each line.
+    """
+    indices = model.source.indices
+    unknown = [line for line, tokens in sentences.items() if says_nothing(tokens, indices)]
+    if unknown:
+        logger.warning(
+            "the model knows no word of %d lines, the first of which begins with '%s': their "
+            "translations are made up",
+            len(unknown), unknown[0][:40],
+        )  # fmt: skip
+    if are_unknown(sentences.values(), indices):
         _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 
 

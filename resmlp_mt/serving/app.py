@@ -74,6 +74,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         422: "A parameter of the address is wrong",
         408: "The request did not arrive in time",
         413: "Too long: the request, or one of its sentences",
+        415: "The request is compressed",
         429: "Too many unanswered requests of this client",
         500: "Translating failed",
         503: "The server is busy",
@@ -201,7 +202,10 @@ def create_app(
             raise TooLongError(
                 f"Invalid request: request ({size}) exceeds text limit ({limits.char_limit})"
             )
-        found = [pairs.find(asked.source, asked.target, text) for text in asked.texts]
+        # in a thread: the first detection of a language takes long, and other clients would wait
+        found = await asyncio.to_thread(
+            lambda: [pairs.find(asked.source, asked.target, text) for text in asked.texts]
+        )
         meant = [pair for pair, _ in found]
         with clients.place(request):
             work = translate(asked.texts, meant, scheduler, metrics, explained)
@@ -273,7 +277,7 @@ def create_app(
     @app.post("/detect", openapi_extra=_body(DetectRequest), responses=_ERRORS)
     async def detect(request: Request) -> list[DetectedLanguage]:
         """The likeliest languages of a text, best first, among those that the server translates."""
-        return pairs.detect(parse(DetectRequest, await fields(request)).q)
+        return await asyncio.to_thread(pairs.detect, parse(DetectRequest, await fields(request)).q)
 
     @app.post("/suggest", include_in_schema=False)
     @app.post("/translate_file", include_in_schema=False)

@@ -51,11 +51,15 @@ def protocol(seconds: float) -> type[H11Protocol]:
             self._deadline = self.loop.call_later(seconds, self._give_up)
 
         def data_received(self, data: bytes) -> None:
-            if self._deadline is None and self.conn.their_state is h11.IDLE:
+            if self._deadline is None and self._is_idle():
                 self._deadline = self.loop.call_later(seconds, self._give_up)
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
+            if not self._is_idle():
                 self._cancel()
+
+        def _is_idle(self) -> bool:
+            """Whether no request is in work; the body of an answered one may still arrive."""
+            return self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
 
         def eof_received(self) -> bool:  # type: ignore[override]
             """Keep the connection while its client waits for an answer.
@@ -92,9 +96,11 @@ def protocol(seconds: float) -> type[H11Protocol]:
 
         def _give_up(self) -> None:
             self._deadline = None
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            )
+            if self.conn.our_state is h11.IDLE:
+                self.transport.write(
+                    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+                    b"Content-Length: 0\r\n\r\n"
+                )
             self.transport.close()
 
     return Connection

@@ -1,5 +1,6 @@
 """The language pairs of a server: their names, and the pair that a request means."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Pairs:
     def __init__(self, pairs: Sequence[Languages]) -> None:
         self._pairs = list(pairs)
         self._identifier: Any = None
+        self._detecting = threading.Lock()
 
     def sources(self) -> list[str]:
         """Codes of the source languages."""
@@ -107,17 +109,22 @@ class Pairs:
         return pairs[detected.language] if detected else next(iter(pairs.values())), detected
 
     def detect(self, text: str, codes: Sequence[str] | None = None) -> list[DetectedLanguage]:
-        """The likeliest languages of a text, best first, among ``codes``, by default all."""
-        codes = self.codes() if codes is None else codes
-        if self._identifier is None:
-            from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model
+        """The likeliest languages of a text, best first, among ``codes``, by default all.
 
-            self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        The first call loads a model, which may take seconds.
+        """
+        codes = self.codes() if codes is None else codes
+        with self._detecting:
+            if self._identifier is None:
+                from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+                self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+            ranked = self._identifier.rank(text[:DETECTED])
         # the first code of each language; arz, if there is no ar, and the other way round
         own = {language_codes.language(code): code for code in reversed(codes)}
         related = {language_codes.macrolanguage(code): code for code in reversed(codes)}
         shares = dict.fromkeys(codes, 0.0)
-        for label, probability in self._identifier.rank(text[:DETECTED]):
+        for label, probability in ranked:
             code = own.get(language_codes.language(label))
             code = code or related.get(language_codes.macrolanguage(label))
             if code is not None:

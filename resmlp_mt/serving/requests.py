@@ -1,6 +1,8 @@
 """Handling of every request: limits of its body, counts, clients that disconnect."""
 
 import asyncio
+import email.message
+import json
 import sys
 import time
 from collections import Counter
@@ -122,35 +124,41 @@ async def fields(request: Request) -> dict[str, Any]:
     Raises:
         BadRequestError: if the body has another format.
     """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(415, "the request is compressed: send it as it is")
     found = _grouped(_decoded(request.scope["query_string"]))
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    header = email.message.Message()
+    header["Content-Type"] = request.headers.get("content-type", "")
+    content_type, charset = header.get_content_type(), header.get_content_charset("utf-8")
     if content_type == "multipart/form-data":
         # the body as a whole is limited by Watched
         async with request.form(max_part_size=sys.maxsize) as form:
             return found | _grouped(form.multi_items())
     body = await request.body()
     if content_type == "application/x-www-form-urlencoded":
-        return found | _grouped(_decoded(body))
+        return found | _grouped(_decoded(body, charset))
     if not body:
         return found
-    try:
-        sent = await request.json()
-    except (ValueError, RecursionError) as error:
+    try:  # without a charset, JSON may be UTF-16, too
+        sent = json.loads(body if charset == "utf-8" else body.decode(charset))
+    except (ValueError, LookupError, RecursionError) as error:
         raise BadRequestError("Invalid JSON format") from error
     if not isinstance(sent, dict):
         raise BadRequestError("Invalid JSON format")
     return {**found, **sent}
 
 
-def _decoded(form: bytes) -> list[tuple[str, Any]]:
-    """The fields of a form. As in browsers, bytes that are not escaped are UTF-8, too.
+def _decoded(form: bytes, charset: str = "utf-8") -> list[tuple[str, Any]]:
+    """The fields of a form. As in browsers, its bytes need not be escaped.
 
     Raises:
-        BadRequestError: if there are too many.
+        BadRequestError: if there are too many, or they are not text in ``charset``.
     """
-    text = form.decode("utf-8", errors="replace")
+    options: Any = {"keep_blank_values": True, "max_num_fields": MOST_FIELDS}
     try:
-        return list(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        return parse_qsl(form.decode(charset), encoding=charset, errors="strict", **options)
+    except (UnicodeError, LookupError) as error:
+        raise BadRequestError(f"Invalid request: its text is not {charset}") from error
     except ValueError as error:
         raise BadRequestError(f"Invalid request: more than {MOST_FIELDS} fields") from error
 

@@ -5,7 +5,6 @@ in which threads wait for each other. A worker computes with one thread, for the
 """
 
 import asyncio
-import itertools
 import json
 import logging
 import multiprocessing
@@ -308,23 +307,25 @@ def _translator(languages: Languages) -> "Translator":
 
 
 def _translate(work: Work, lines: list[str]) -> list[Answer]:
+    from resmlp_mt.engine.subwords import says_nothing
+
     translator = _translator(work.languages)
-    tokens = [len(translator.encode(line)) for line in lines]
-    fits = [count <= translator.longest for count in tokens]
+    indices = translator.loaded.source.indices
     is_servers = translator.longest < translator.loaded.model.config.max_source_positions
+    answers, fitting = [], []
+    for line in lines:
+        tokens, pieces = translator.encode(line), translator.pieces(line) if work.explained else []
+        answer = Answer(len(tokens), translator.longest, [], pieces, is_servers)
+        if says_nothing(tokens, indices):  # names in another script stay as they are
+            answer.translations.append(Translated(line, 0.0, pieces))
+        elif answer.tokens <= answer.longest:
+            fitting.append((line, answer))
+        answers.append(answer)
     attention = work.explained and translator.has_attention
-    fitting = itertools.compress(lines, fits)
-    found = iter(translator.translate(fitting, return_attention=attention))
-    return [
-        Answer(
-            count,
-            translator.longest,
-            _finite(next(found), work.explained) if is_short else [],
-            translator.pieces(line) if work.explained else [],
-            is_servers,
-        )
-        for line, count, is_short in zip(lines, tokens, fits, strict=True)
-    ]
+    found = translator.translate([line for line, _ in fitting], return_attention=attention)
+    for (_, answer), translations in zip(fitting, found, strict=True):
+        answer.translations.extend(_finite(translations, work.explained))
+    return answers
 
 
 def _mixing(languages: Languages, layer: int, length: int) -> bytes:
