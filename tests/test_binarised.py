@@ -1,5 +1,6 @@
 """Damaged binarised text and dictionaries are named, whatever the damage is."""
 
+import itertools
 import logging
 import random
 import shutil
@@ -10,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fairseq.data import Dictionary, data_utils
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
+from fairseq.data import dictionary as fairseq_dictionary
+from fairseq.data.indexed_dataset import (
+    IndexedRawTextDataset,
+    MMapIndexedDataset,
+    MMapIndexedDatasetBuilder,
+)
+from fairseq.file_chunker_utils import Chunker
 
 from conftest import Corpus
 from resmlp_mt.errors import UserError
@@ -124,3 +131,32 @@ def test_a_look_at_some_sentences_is_not_logged(
     (data / "valid.en-de.de.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"valid\.en-de\.de\.bin is damaged"):
         binarised.some_sentences(data, ("en", "de"), "de", words)
+
+
+TEXT = "a\rdog\n\nruns\r\n\u2028in\x0cthe\x85\n\r\ngrass\r\rand wider\n" * 3
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 100])
+def test_fairseq_ends_lines_of_text_at_line_feeds_alone(tmp_path: Path, parts: int) -> None:
+    """As prepare.py and all other commands; a carriage return would shift all later sentences."""
+    path = tmp_path / "text"
+    path.write_bytes(TEXT.encode())
+    offsets = fairseq_dictionary.find_offsets(str(path), parts)
+    lines: list[str] = []
+    for start, end in itertools.pairwise(offsets):
+        if start < end:
+            with Chunker(str(path), start, end) as part:
+                lines += part
+    assert "".join(lines) == TEXT
+    assert len(lines) == TEXT.count("\n")
+    assert len(IndexedRawTextDataset(str(path), Dictionary())) == len(lines)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_text_that_is_not_utf8_is_named(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"a dog\n" * 10 + b"caf\xe9 noir\n" * 10)
+    with pytest.raises(UserError, match=r"text is not valid UTF-8 \(byte 0xe9\)"):
+        Dictionary.add_file_to_dictionary(str(path), Dictionary(), str.split, workers)
+    with pytest.raises(UserError, match="text is not valid UTF-8"):
+        IndexedRawTextDataset(str(path), Dictionary())

@@ -1,16 +1,19 @@
-"""Reads binarised text; an error names a damaged file before anything is trained.
+"""Reads and makes binarised text; an error names a damaged file before anything is trained.
 
 fairseq trusts the files of fairseq-preprocess. A damaged one ends in a traceback, kills the
-process, or trains on other words.
+process, or trains on other words. In text, fairseq takes a lone carriage return for the end of a
+line, which shifts all sentences after it from their translations.
 """
 
 import os
 import struct
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from fairseq.data import Dictionary, data_utils, indexed_dataset
+from fairseq import binarizer, file_chunker_utils
+from fairseq.data import Dictionary, data_utils, dictionary, indexed_dataset
 
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
@@ -23,10 +26,16 @@ MOST_READ = 200  # sentences, which show how a text was split
 
 
 def name_damaged_files() -> None:
-    """Check binarised text and dictionaries when they are loaded."""
+    """Check binarised text and dictionaries when they are loaded; end lines at line feeds alone."""
     wrap(data_utils, "load_indexed_dataset", _load_indexed_dataset)
     wrap(Dictionary, "add_from_file", _add_from_file)
     wrap(indexed_dataset.MMapIndexedDatasetBuilder, "merge_file_", _merge_file)
+    for module in (file_chunker_utils, binarizer, dictionary):  # imported by name
+        wrap(module, "find_offsets", _find_offsets)
+    wrap(file_chunker_utils, "_safe_readline", _read_line)
+    wrap(file_chunker_utils.Chunker, "__enter__", _open_part)
+    wrap(file_chunker_utils.Chunker, "__exit__", _close_part)
+    wrap(indexed_dataset.IndexedRawTextDataset, "read_data", _read_raw)
 
 
 def _load_indexed_dataset(
@@ -93,6 +102,51 @@ def _merge_file(original: Original, self: Any, another_file: str) -> None:
     before = len(self._sizes)
     original(self, another_file)
     self._sizes[before:] = map(int, self._sizes[before:])
+
+
+def _find_offsets(_: Original, filename: str, num_chunks: int) -> list[int]:
+    """Where the parts of a text begin, each with a line, and its size."""
+    size = os.path.getsize(filename)
+    offsets = [0]
+    with open(filename, "rb") as file:
+        for part in range(1, num_chunks):
+            file.seek(size // num_chunks * part)
+            file.readline()
+            offsets.append(file.tell())
+    return [*offsets, size]
+
+
+def _read_line(_: Original, file: Any) -> Any:
+    """The first line of a part; fairseq would go back, a byte at a time, for one it can decode."""
+    return file.readline()
+
+
+def _open_part(original: Original, self: Any) -> Any:
+    lines = original(self)
+    self.fd.reconfigure(newline="\n")
+    return lines
+
+
+def _close_part(original: Original, self: Any, kind: Any, error: Any, trace: Any) -> None:
+    original(self, kind, error, trace)
+    if isinstance(error, UnicodeDecodeError):
+        raise _not_utf8(self.path, error) from error
+
+
+def _read_raw(original: Original, self: Any, path: str, words: Dictionary) -> None:
+    def opened(name: str, mode: str, encoding: str) -> Any:
+        return open(name, mode, encoding=encoding, newline="\n")
+
+    with mock.patch.object(indexed_dataset, "open", opened, create=True):
+        try:
+            original(self, path, words)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error) from error
+
+
+def _not_utf8(path: str, error: UnicodeDecodeError) -> UserError:
+    byte = error.object[error.start]
+    return UserError(f"{path} is not valid UTF-8 (byte 0x{byte:02x}): convert it with iconv.")
 
 
 def _add_from_file(original: Original, self: Any, file: Any) -> Any:
