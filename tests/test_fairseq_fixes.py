@@ -44,6 +44,27 @@ def batches_of(
     return [list(map(int, batch)) for batch in batches]
 
 
+# --- colons in paths ---
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ("a:b/bin", ["a:b/bin"]),
+        ("a:b/bin:a:b/bin2:c", ["a:b/bin", "a:b/bin2", "c"]),
+        ("c:none:d", ["c", "none", "d"]),
+        ("s3://c|a:b/bin", ["s3://c", "a:b/bin"]),
+    ],
+)
+def test_a_colon_in_a_path_that_exists_divides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: str, expected: list[str]
+) -> None:
+    for name in ("a:b/bin", "a:b/bin2", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert utils.split_paths(paths) == expected
+
+
 # --- the last batch ---
 
 

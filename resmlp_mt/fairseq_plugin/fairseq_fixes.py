@@ -9,6 +9,7 @@ import contextlib
 import copy
 import functools
 import logging
+import os
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 def apply() -> None:
     """Mend the installed fairseq; a second call does nothing."""
+    wrap(utils, "split_paths", _split_paths)
     wrap(data_utils, "batch_by_size", _batch_by_size)
     wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
     wrap(FairseqTask, "train_step", _train_step)
@@ -80,6 +82,21 @@ def apply() -> None:
     bleu.apply()
     option_checks.apply()
     training_end.apply()
+
+
+# --- a folder or checkpoint whose path has a colon, as a time has, is taken for two ---
+
+
+def _split_paths(original: Original, paths: str, separator: str = os.pathsep) -> list[str]:
+    """The paths between colons; a colon within one that exists does not divide it."""
+    parts: list[str] = original(paths, separator)
+    found: list[str] = []
+    while parts:
+        counts = range(len(parts), 1, -1)
+        size = next((n for n in counts if os.path.exists(separator.join(parts[:n]))), 1)
+        found.append(separator.join(parts[:size]))
+        parts = parts[size:]
+    return found
 
 
 # --- the last batch is dropped unless --required-batch-size-multiple divides its size ---
