@@ -254,6 +254,7 @@ def test_bleu_of_subwords_chooses_no_checkpoint(
         ({"dog": 10_000, "\u2581": 20, "foo@@": 20}, None),  # raw text has a few
         ({"\u2581": 50} | {chr(0x4E00 + n): 10 for n in range(100)}, "sentencepiece"),  # Chinese
         ({"dog": 900, "do@@": 20}, "subword_nmt"),
+        ({"dog\u2581": 50, "\u2581": 1, "do": 90}, "sentencepiece"),  # the space after a word
         ({}, None),
     ],
 )

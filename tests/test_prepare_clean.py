@@ -231,6 +231,9 @@ def test_held_out_sets_are_normalised_but_never_filtered(tmp_path: Path) -> None
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no training pair is left of 2 \(dropped: empty 2\)"):
         run(tmp_path, [write(tmp_path, [("", "a"), ("b", " ")])])
+    held_out = frozenset({"a", "c"})
+    with pytest.raises(UserError, match="valid or test has the same sentences"):
+        run(tmp_path, [write(tmp_path, [("a", "b"), ("c", "d"), ("", "e")])], held_out=held_out)
     with pytest.raises(UserError, match="the training files are empty"):
         run(tmp_path, [write(tmp_path, [])])
 

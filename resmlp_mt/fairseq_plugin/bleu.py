@@ -143,7 +143,8 @@ def _check_joined(cfg: Any, task: TranslationTask) -> None:
 def subwords_of(words: Dictionary) -> str | None:
     """The ``--remove-bpe`` that joins the subwords of a dictionary; None if it has whole words."""
     marked = {
-        "sentencepiece": (word.startswith("\u2581") for word in words.symbols),
+        # after words with --treat_whitespace_as_suffix
+        "sentencepiece": ("\u2581" in (word[:1], word[-1:]) for word in words.symbols),
         "subword_nmt": (word.endswith("@@") for word in words.symbols),
     }
     least = LEAST_MARKED * sum(words.count)

@@ -271,10 +271,10 @@ def clean_train(
         if read == 0:
             raise UserError("the training files are empty: expected one sentence per line")
         reasons = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
-        raise UserError(
-            f"no training pair is left of {read} (dropped: {reasons}): "
-            "look at the input, --max-length and --max-ratio"
-        )
+        remedy = "look at the input, --max-length and --max-ratio"
+        if max(dropped, key=dropped.__getitem__) == "held-out":
+            remedy = "valid or test has the same sentences, give it others"
+        raise UserError(f"no training pair is left of {read} (dropped: {reasons}): {remedy}")
     if options.concatenate > 1:
         steps.append({"step": "concatenate", "kept": lines, "dropped": 0, "joined": joiner.joined})
     return {"read": read, "pairs": lines, "steps": steps} | left_out(parts)
