@@ -84,7 +84,7 @@ def page(result: Json, name: str) -> str:
             parts += [
                 "### Tuning, on the validation set",
                 grid_points(group, config),
-                tuning_table(group, names),
+                tuning_table(group, names, config["save_every"]),
             ]
     signatures = sorted(
         {
@@ -244,19 +244,28 @@ def length_table(rows: Sequence[Json], names: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def tuning_table(group: Json, names: dict[str, str]) -> str:
-    """Validation perplexity with changed options; seed 1."""
-    lines = ["| model | changed | updates | valid ppl |", "|-|-|-:|-:|"]
-    plain = [
-        {"model": model, "changed": "as in the config", **logs[0]["curve"][-1]}
+def tuning_table(group: Json, names: dict[str, str], every: int) -> str:
+    """Validation perplexity with changed options; seed 1.
+
+    Args:
+        every: updates between two validations.
+    """
+    runs = [
+        (model, "as in the config", logs[0]["curve"])
         for model, logs in group["trained"].items()
         if logs
     ]
-    for row in sorted([*plain, *group["tuning"]], key=lambda row: row["model"]):
-        lines.append(
-            f"| {names[row['model']]} | {row['changed']} | {row['updates']} | "
-            f"{row['valid_ppl']:.2f} |"
-        )
+    runs += [(row["model"], row["changed"], row["curve"]) for row in group["tuning"]]
+    common = min(curve[-1]["updates"] for _, _, curve in runs) // every * every
+    lines = [
+        f"| model | changed | updates | lowest valid ppl | after {common} updates |",
+        "|-|-|-:|-:|-:|",
+    ]
+    for model, changed, curve in sorted(runs, key=lambda run: run[0]):
+        lowest = min(row["valid_ppl"] for row in curve)
+        (then,) = (row["valid_ppl"] for row in curve if row["updates"] == common)
+        updates = curve[-1]["updates"]
+        lines.append(f"| {names[model]} | {changed} | {updates} | {lowest:.2f} | {then:.2f} |")
     return "\n".join(lines)
 
 

@@ -137,7 +137,11 @@ def one_set(workshop: Workshop, name: str, budget: int) -> Json:
         "tables": [],
     }
     result["tuning"] = [
-        {"model": model, "changed": " ".join(run.extra), **best(workshop.train(run)["curve"])}
+        {
+            "model": model,
+            "changed": " ".join(run.extra),
+            "curve": workshop.train(run)["curve"],
+        }
         for model in config["models"]
         for run in workshop.tuning(name, model, budget)
         if workshop.is_trained(run)

@@ -404,13 +404,22 @@ def test_the_readme_has_the_block_of_every_script_that_writes_one() -> None:
             assert text.count(f"<!-- end of {name} -->\n") == 1
 
 
-def test_the_page_counts_the_points_of_the_grid_that_were_run(tmp_path: Path) -> None:
+def test_the_page_has_the_points_of_the_grid_that_were_run(tmp_path: Path) -> None:
     done = Done(tmp_path)
-    extras = ((), ("--lr", "2e-3"))
-    done.is_trained = lambda run: run.model == "transformer" and run.extra in extras
+    done.is_trained = lambda run: (
+        run.model in ("plus", "transformer") and run.extra in ((), ("--lr", "2e-3"))
+    )
     quality_report.write(done, tmp_path)
     text = (tmp_path / "quality.md").read_text()
-    assert "Points of the grid that were run: Transformer 2 of 9.\n" in text
+    assert "Points of the grid that were run: ResMLP plus 2 of 18; Transformer 2 of 9.\n" in text
+    assert (
+        "| model | changed | updates | lowest valid ppl | after 300 updates |\n"
+        "|-|-|-:|-:|-:|\n"
+        "| ResMLP plus | as in the config | 310 | 32.26 | 33.33 |\n"
+        "| ResMLP plus | --lr 2e-3 | 310 | 32.26 | 33.33 |\n"
+        "| Transformer | as in the config | 300 | 33.33 | 33.33 |\n"
+        "| Transformer | --lr 2e-3 | 300 | 33.33 | 33.33 |\n"
+    ) in text
 
 
 def test_the_grid_leaves_out_what_the_model_has(tmp_path: Path) -> None:
