@@ -978,6 +978,7 @@ def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
         ("json", b'{"cls": "3", "label": 1}'),
         ("json", b'{"label": "dog", "class_id": 3}'),
         ("json", b'{"category": "dog", "category_id": 3}'),
+        ("json", b'{"class_name": "dog", "class_idx": 3}'),
         ("json", b'{"label": 3.0}'),
         ("json", b'{"Caption": "a dog", "LABEL": 3}'),
         ("json", b'{"label": 3, "Label": "dog"}'),
@@ -1058,7 +1059,11 @@ def test_samples_of_shards_without_an_image_are_told(
     more = {f"{key}.{end}": b"3" for key in "cd" for end in ("avif", "json")}
     shard(tmp_path / "train-1.tar", {"e.png": png(1), "e.json": b"1", **more})
     with tarfile.open(path, "a") as tar:
-        for kind, key, target in ((tarfile.LNKTYPE, "f", "a"), (tarfile.SYMTYPE, "g", "../x")):
+        for kind, key, target in (
+            (tarfile.LNKTYPE, "f", "a"),
+            (tarfile.SYMTYPE, "g", "../x"),
+            (tarfile.SYMTYPE, "h", "./f"),
+        ):
             for end in ("png", "json"):
                 info = tarfile.TarInfo(f"{key}.{end}")
                 info.type, info.linkname = kind, f"{target}.{end}"
@@ -1067,7 +1072,8 @@ def test_samples_of_shards_without_an_image_are_told(
                 tar.addfile(info)
     found = create()
     first, second = ((random_image(seed).tobytes(), target) for seed, target in ((0, 2), (1, 1)))
-    assert pixels(found) == [first, first, second]  # a hard link is the file that it leads to
+    # a link is the file that it leads to
+    assert pixels(found) == [first, first, first, second]
     message = "3 files left out, no image by name or place (2 .avif, 1 .png (link))"
     assert f"{tmp_path}: {message}" in caplog.text
 

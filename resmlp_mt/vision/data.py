@@ -16,22 +16,16 @@ whatever the number of processes and workers, so a training can continue in the 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import is_hidden
 from resmlp_mt.vision.archives import archive_dataset
-from resmlp_mt.vision.image_dataset import (
-    ImageDataset,
-    MemoryDataset,
-    class_indices,
-    warn_of_nesting,
-)
-from resmlp_mt.vision.images import EXTENSIONS, LOOSE, ImageNames, is_image
+from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, labelled
+from resmlp_mt.vision.images import EXTENSIONS, LOOSE, ImageNames, is_image, walk
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
 from resmlp_mt.vision.transforms import Transform
@@ -69,8 +63,7 @@ def create_dataset(
         case ["wds", folder]:
             dataset = shard_dataset(folder, split, classes, training)
         case [folder] if folder not in ("cifar10-tar", "wds"):
-            place = split_folder(Path(folder), split)
-            dataset = _folder(Path(folder), place, split, classes, training, select)
+            dataset = _folder(Path(folder), split, classes, training, select)
         case _:
             raise UserError(
                 f"--data {' '.join(data)} is not understood: expected a folder, cifar10-tar FILE, "
@@ -95,71 +88,37 @@ def is_one_split(data: Sequence[str], split: str) -> bool:
 
 
 def _folder(
-    root: Path,
-    folder: Path,
-    split: str,
-    classes: Sequence[str] | None,
-    training: str,
-    select: str,
+    root: Path, split: str, classes: Sequence[str] | None, training: str, select: str
 ) -> ImageDataset:
+    folder = split_folder(root, split)
+    names = ImageNames(folder)
+    files = {}
     try:
-        names = set(_class_names(folder))
+        folders = _class_names(folder)
         if classes is None:
             classes = _class_names(find_split_folder(root, training) or folder)
-        indices = class_indices(names, classes, str(folder), select=select)
-        images = ImageNames(folder)
-        found = {name: list(_images_of(folder, name, images)) for name in sorted(indices)}
+        for name in folders:
+            top = os.path.join(folder, name)
+            for place, found in sorted(walk(top)):  # torchvision's order
+                inside = (name, *Path(os.path.relpath(place, top)).parts)
+                for file in sorted(found):
+                    if names.is_image("/".join((*inside, file))):
+                        files[(*inside, file)] = os.path.join(place, file)
         for path in folder.iterdir():
             if is_image(path.name) and not path.is_dir():
-                images.leave_out(LOOSE)
-        empty = [name for name, paths in found.items() if not paths]
-        # a training class needs images; a validation class may have none
-        if empty and usual_name(split) == usual_name(training):
-            raise FileNotFoundError(f"no images of {', '.join(empty[:5])}")
+                names.leave_out(LOOSE)
     except OSError as error:
         why = reason(error).rstrip(". ")
-        place = error.filename or folder
-        raise UserError(f"--data {place}: {why}; expected CLASS/IMAGE in {folder}.") from error
-    images.warn()
-    samples = [(path, indices[name]) for name, paths in found.items() for path in paths]
-    if not samples:
+        where = error.filename or folder
+        raise UserError(f"--data {where}: {why}; expected CLASS/IMAGE in {folder}.") from error
+    names.warn()
+    is_training = usual_name(split) == usual_name(training)
+    paths, targets = labelled(
+        files, {*folders}, classes, f"{folder}: ", is_training=is_training, select=select
+    )
+    if not paths:
         raise UserError(f"--data: {folder} holds no images ({', '.join(EXTENSIONS)}).")
-    paths, targets = zip(*samples, strict=True)
-    start = len(os.path.join(folder, ""))
-    warn_of_nesting((path[start:].split(os.sep) for path in paths), str(folder))
     return ImageDataset(paths, targets, classes)
-
-
-def _images_of(folder: Path, name: str, images: ImageNames) -> Iterator[str]:
-    """The images of a class, in torchvision's order; links are followed unless they lead back.
-
-    Args:
-        folder: with all classes.
-        name: of the class, and of its folder.
-        images: counts its other files.
-
-    Raises:
-        OSError: if a folder inside may not be read: its images would be missing without a word.
-    """
-
-    def refuse(error: OSError) -> NoReturn:
-        raise error
-
-    inner = {}  # by the folder's path
-    top = os.path.join(folder, name)  # also in the folder "."
-    for place, below, files in os.walk(top, onerror=refuse, followlinks=True):
-        inside = Path(place).relative_to(folder)
-        above = {(folder / part).resolve() for part in inside.parents}
-        if (folder / inside).resolve() in above:  # a link leads back: the same images without end
-            below.clear()
-        else:
-            below[:] = [part for part in below if not is_hidden(part)]
-            inner[place] = files
-    for place, files in sorted(inner.items()):
-        for path in (os.path.join(place, file) for file in sorted(files)):
-            inside_path = Path(path).relative_to(folder).as_posix()
-            if (is_image(inside_path) or os.path.isfile(path)) and images.is_image(inside_path):
-                yield path
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -1,18 +1,19 @@
 """Images with the indices of their classes, as PyTorch's DataLoader takes them."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, TypeVar
 from unicodedata import normalize
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.vision.images import BadImage, open_image
+from resmlp_mt.vision.images import EXTENSIONS, BadImage, open_image
 from resmlp_mt.vision.transforms import Transform
 
 logger = logging.getLogger(__name__)
+Source = TypeVar("Source")
 
 
 class UnknownClassesError(UserError):
@@ -101,9 +102,6 @@ def class_indices(
     Letters with accents may be composed or not: macOS writes another form than other systems.
 
     Args:
-        names: those of the data.
-        classes: name of each index.
-        where: the data, for messages.
         select: the class map whose choice ``classes`` are, for messages: as in timm, names that
             it lacks are left out. Empty: they are refused.
 
@@ -134,23 +132,44 @@ def class_indices(
     return {name: index for name, index in indices.items() if index >= 0}
 
 
-def warn_of_nesting(paths: Iterable[Sequence[str]], where: str) -> None:
-    """Say that classes are the uppermost folders, if most have images only in several others.
+def labelled(
+    files: Mapping[tuple[str, ...], Source],
+    folders: Set[str],
+    classes: Sequence[str],
+    where: str,
+    *,
+    is_training: bool,
+    select: str = "",
+) -> tuple[list[Source], list[int]]:
+    """The files of classes, and the indices of these.
 
     Args:
-        paths: the parts of each image's path, from the folder of its class on.
-        where: the data.
+        files: by the parts of their paths, from the folder of their class on.
+        folders: the names of the classes that have a folder.
+        classes: name of each index.
+        where: the data, for messages; the name of a folder may follow.
+        is_training: the training needs images of each folder; a validation class may have none.
+        select: see :func:`class_indices`.
+
+    Raises:
+        UserError: as :func:`class_indices`, or if a training class has no images.
     """
-    inner: dict[str, set[str]] = {}
-    for name, *rest in paths:
+    inner: dict[str, set[str]] = {}  # for each class, the folders inside that have images
+    for name, *rest in files:
         inner.setdefault(name, set()).add(rest[0] if len(rest) > 1 else "")
-    nested = [name for name, folders in inner.items() if "" not in folders and len(folders) > 1]
+    indices = class_indices({*folders, *inner}, classes, where.rstrip(": /"), select=select)
+    empty = sorted(indices.keys() - inner.keys())
+    if empty and is_training:
+        raise UserError(f"{where}{empty[0]} holds no images ({', '.join(EXTENSIONS)}).")
+    nested = [name for name, own in inner.items() if "" not in own and len(own) > 1]
     if 2 * len(nested) > len(inner):
         logger.warning(
             "%s: the %d classes are its uppermost folders, but most of them have images only in "
             "folders inside (%s/%s): if those are the classes, move them up",
-            where, len(inner), nested[0], min(inner[nested[0]]),
+            where.rstrip(": /"), len(inner), nested[0], min(inner[nested[0]]),
         )  # fmt: skip
+    kept = [(file, indices[inside[0]]) for inside, file in files.items() if inside[0] in indices]
+    return [file for file, _ in kept], [index for _, index in kept]
 
 
 def check_classes(train: ImageDataset, validation: ImageDataset) -> None:

@@ -16,11 +16,12 @@ long as wide are refused, as are files of more than :data:`MAX_BYTES` bytes, and
 
 import io
 import logging
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -70,11 +71,7 @@ class ImageNames:
         self._others: Counter[str] = Counter()  # by extension, or what they are
 
     def is_image(self, inside: str) -> bool:
-        """Whether a file has the name of an image.
-
-        Args:
-            inside: its path in the folder or the archive.
-        """
+        """Whether a file has the name of an image, by its path in the folder or the archive."""
         if is_image(inside):
             return True
         if not is_hidden(inside):
@@ -96,16 +93,45 @@ class ImageNames:
             )  # fmt: skip
 
 
+def walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """The folders below one and behind its links, each once, and their files.
+
+    Hidden folders are left out.
+
+    Raises:
+        OSError: if a folder may not be read: its images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    read: set[Path] = set()
+    tops = [root]  # folders come before the links that lead to them
+    while tops:
+        top = tops.pop(0)
+        if read and Path(root).resolve().is_relative_to(Path(top).resolve()):
+            logger.warning("%s leads back to %s: left out", top, root)
+            continue
+        # it names links, but does not follow them
+        for place, below, names in os.walk(top, onerror=refuse):
+            folder = Path(place).resolve()
+            if folder in read:
+                logger.warning("%s leads to a folder that is read already: left out", place)
+                below.clear()
+                continue
+            read.add(folder)
+            below[:] = sorted(name for name in below if not is_hidden(name))
+            links = (os.path.join(place, name) for name in below)
+            tops += [link for link in links if os.path.islink(link)]
+            yield place, names
+
+
 class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
     """A file without a usable image.
 
     A dataset *returns* it in place of the sample instead of raising it, because an exception from
     a worker of a DataLoader loses its type and gets a traceback. :func:`collate` and
     :class:`SkipCounter` do the rest.
-
-    Args:
-        name: the file.
-        reason: what is wrong with it, as a clause.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -118,21 +144,13 @@ class BadImage(ValueError):  # noqa: N818  (the file is bad, not the program)
 
 
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """Read an image as 8-bit RGB; the docstring of this module lists the steps.
-
-    Args:
-        source: a file, or the bytes of one.
-        name: its name in errors; by default the path.
+    """Read a file, or the bytes of one, as 8-bit RGB; the docstring of this module has the steps.
 
     Raises:
         BadImage: if the file is missing, or is not a complete and usable image.
     """
     if name is None:
         name = "image" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and Path(source).is_fifo():  # reading it would wait forever
-        raise BadImage(name, "it is a pipe, not a file")
-    if source == b"":
-        raise BadImage(name, "the file is empty")
     try:
         _check_file(source, name)
         with warnings.catch_warnings():
@@ -152,10 +170,8 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(name, f"the image has more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
-        empty = isinstance(source, str | Path) and Path(source).stat().st_size == 0
         kinds = ", ".join(FORMATS)
-        unknown = f"this is not an image file of a known kind ({kinds})"
-        raise BadImage(name, "the file is empty" if empty else unknown) from error
+        raise BadImage(name, f"this is not an image file of a known kind ({kinds})") from error
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
@@ -168,23 +184,23 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
 
 
 def check_bytes(size: int, name: str) -> None:
-    """Refuse a file of more than :data:`MAX_BYTES` bytes.
-
-    Raises:
-        BadImage: naming the file.
-    """
+    """Refuse a file of more than :data:`MAX_BYTES` bytes with a :class:`BadImage`."""
     if size > MAX_BYTES:
         raise BadImage(name, f"the file has more than {MAX_BYTES:,} bytes")
 
 
 def _check_file(source: str | Path | bytes, name: str) -> None:
-    """Refuse files that take much memory as soon as Pillow opens them."""
+    """Refuse what is no file with content, or takes much memory as soon as Pillow opens it."""
     if isinstance(source, bytes):
         size, head = len(source), source[:64]
+    elif Path(source).is_fifo():  # reading it would wait forever
+        raise BadImage(name, "it is a pipe, not a file")
     else:
         with Path(source).open("rb") as file:
             head = file.read(64)
             size = file.seek(0, io.SEEK_END)
+    if not head:
+        raise BadImage(name, "the file is empty")
     if head.startswith(LFS):
         raise BadImage(name, f"it is {POINTER}")
     check_bytes(size, name)
@@ -262,9 +278,6 @@ def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor, list[BadImage]]:
 
 class SkipCounter:
     """Implements ``--on-error``: the first bad image ends the command, or all are left out.
-
-    Args:
-        on_error: "raise" or "skip".
 
     Attributes:
         skipped: the images left out, {file: reason}; each file counts once.

@@ -9,7 +9,6 @@ files of a sample are left alone, but a warning counts the samples with a class 
 
 import json
 import logging
-import os
 import posixpath
 import re
 import tarfile
@@ -23,7 +22,7 @@ from PIL import Image
 from resmlp_mt.errors import UserError, is_of_memory, reason, refused
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.unpacking import DAMAGE, TarMember, members_of
-from resmlp_mt.vision.archives import check_end
+from resmlp_mt.vision.archives import check_end, file_of
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import (
     EXTENSIONS,
@@ -46,7 +45,8 @@ LABELS = ("cls", "cls.txt", "cls.json")
 DOTTED_LABELS = (".cls.txt", ".cls.json", ".json")
 #: keys of the class in a JSON object
 JSON_LABELS = (
-    "cls", "label", "class", "target", "class_id", "class_index", "label_id", "category_id",
+    "cls", "label", "class", "target", "class_id", "class_index", "class_idx", "label_id",
+    "label_idx", "category_id",
 )  # fmt: skip
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -198,44 +198,37 @@ def _members(
     images: dict[str, Member] = {}
     labels: dict[str, Member] = {}
     described: dict[str, Member] = {}
-    fields: dict[str, str] = {}
     others: dict[str, str] = {}
-    stored: dict[str, tuple[int, int]] = {}  # offset and size of files
+    dotted: list[tuple[str, str, str]] = []  # key, path and name in the archive
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
     left_out: list[str] = []  # images in hidden folders
-    members = [*members_of(archive)]
-    # few shards have a hidden name, and paths of all members take time
-    has_hidden = any(
-        "/." in f"/{member.name.removeprefix('./')}" and not member.isdir() for member in members
-    )
-    above = _folder_above(members) if has_hidden else ""
-    for member in members:
-        # WebDataset's rule: the key ends at the first dot of the file's name
-        stem, _, extension = Path(member.name).name.partition(".")
-        extension = extension.lower()  # also WebDataset's rule
-        if member.isfile():
-            stored[member.name] = (member.offset_data, member.size)
-        elif member.islnk() and member.linkname in stored:  # tar stores equal files once
-            stored[member.name] = stored[member.linkname]
-        if member.isdir() or not stem or is_foreign(member.name):
+    members = [(_normal(m.name), m) for m in members_of(archive)]
+    check_end(archive, shard)
+    files = dict(members)
+    above = _folder_above(path for path, m in members if not m.isdir())
+    for path, member in members:
+        below = path.removeprefix(above)
+        folder, _, name = below.rpartition("/")
+        # WebDataset's rule: the key ends at the first dot of the file's name, and case is nothing
+        stem, _, extension = name.partition(".")
+        extension = extension.lower()
+        if member.isdir() or is_foreign(path):
             continue
-        if has_hidden:
-            below = _normal(member.name).removeprefix(above)
-            folder, _, name = below.rpartition("/")
+        if is_hidden(below) or not stem:
             if is_hidden(folder) and is_image(name):
                 left_out.append(member.name)
-            if is_hidden(below):
-                continue
-        last = Path(member.name).suffix.lower()
-        key = str(Path(member.name).with_name(stem))
-        if member.name not in stored:
+            continue
+        key = posixpath.join(folder, stem)
+        file = file_of(member, files)
+        if file is None:
             others.setdefault(key, f"{member.name} (link)")
             continue
+        last = posixpath.splitext(below)[1].lower()
         if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
             # a second picture of this key, or a picture whose key was shortened
-            fields[member.name] = key
+            dotted.append((key, below, member.name))
             continue
-        cut.update(member.name[: -len(e)] for e in DOTTED_LABELS if extension.endswith(e))
+        cut.update(below[: -len(e)] for e in DOTTED_LABELS if extension.endswith(e))
         if f".{extension}" in EXTENSIONS:
             found = images
         elif extension in LABELS:
@@ -250,22 +243,20 @@ def _members(
                 f"--data wds: {shard} has both {found[key][3]} and {member.name} for "
                 f"{stem!r}: give each sample a key of its own."
             )
-        found[key] = (str(shard), *stored[member.name], member.name)
-    check_end(archive, shard)
+        found[key] = (str(shard), file.offset_data, file.size, member.name)
     if left_out:
         logger.warning(
             "%s: %d %s in hidden folders left out (first: %s)",
             shard, len(left_out), "image" if len(left_out) == 1 else "images", left_out[0],
         )  # fmt: skip
-    for name, key in fields.items():
-        own, last = os.path.splitext(name)
-        if key in images and own not in cut and last.lower() != ".cls":
-            continue
-        stem, _, field = Path(name).name.partition(".")
-        raise UserError(
-            f"--data wds: {shard}: WebDataset takes {name} for {field!r} of {stem!r}: "
-            "write keys without dots."
-        )
+    for key, below, full in dotted:
+        own, last = posixpath.splitext(below)
+        if key not in images or own in cut or last.lower() == ".cls":
+            stem, _, field = posixpath.basename(below).partition(".")
+            raise UserError(
+                f"--data wds: {shard}: WebDataset takes {full} for {field!r} of {stem!r}: "
+                "write keys without dots."
+            )
     for key in labels.keys() - images.keys():
         raise UserError(
             f"--data wds: {shard} has {labels[key][3]}, but no image of that name "
@@ -274,15 +265,15 @@ def _members(
     labels = described | labels
     for key in images.keys() - labels.keys():
         raise UserError(
-            f"--data wds: {shard} has no class for {key}: {Path(key).name}.cls is missing."
+            f"--data wds: {shard} has no class for {key}: {posixpath.basename(key)}.cls is missing."
         )
     return images, labels, others
 
 
-def _folder_above(members: Iterable[tarfile.TarInfo]) -> str:
+def _folder_above(paths: Iterable[str]) -> str:
     """The folder that all images of a shard have in common; it alone may be hidden."""
-    paths = [_normal(m.name) for m in members if not (m.isdir() or is_foreign(m.name))]
-    folders = [posixpath.dirname(path) for path in paths if is_image(posixpath.basename(path))]
+    images = (path for path in paths if is_image(posixpath.basename(path)) and not is_foreign(path))
+    folders = [posixpath.dirname(path) for path in images]
     return posixpath.join(posixpath.commonpath(folders or [""]), "")
 
 

@@ -63,11 +63,7 @@ def chosen_name(names: Collection[str], split: str, place: str) -> str | None:
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """The folder of a split.
-
-    Args:
-        root: the folder with all splits.
-        split: name of the split.
+    """The folder of a split in the folder of all.
 
     Raises:
         UserError: if there is none, or there are several.
