@@ -4,6 +4,8 @@ Hidden states are (batch, tokens, dim), as in timm. In memory the tokens come fi
 compute with that view, so that mixing over patches is one matrix product.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,16 +72,31 @@ class PatchEmbed(nn.Module):
         return embedded.transpose(0, 1)
 
 
-class Branch(nn.Module):
-    """Base class of layers with residual branches, x + scale * y, and stochastic depth.
+class Layer(nn.Module):
+    """A layer of two residual branches, x + scale * y, with stochastic depth.
 
     A branch is dropped for each image separately; kept branches are divided by the probability of
     being kept (Huang et al. 2016, arXiv:1603.09382).
     """
 
-    def __init__(self, drop_path: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        token_mixing: nn.Module | None,
+        *,
+        drop_path: float,
+        norm: str,
+        layer_scale_init: float,
+    ) -> None:
         super().__init__()
         self.drop_path = drop_path
+        self.token_mixing = token_mixing
+        if token_mixing is not None:
+            self.mixing_pre = create_norm(norm, dim)
+            self.mixing_post = Affine(dim, layer_scale_init, bias=False)
+        self.ffn_pre = create_norm(norm, dim)
+        self.ffn = FeedForward(dim, 4 * dim)
+        self.ffn_post = Affine(dim, layer_scale_init, bias=False)
 
     def residual(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         """x + drop_path(scale * y) in one pass over (tokens, batch, dim); scale is (dim,)."""
@@ -89,30 +106,14 @@ class Branch(nn.Module):
         return torch.addcmul(x, scale, y)
 
 
-class Block(Branch):
+class Block(Layer):
     """Z = X + gamma1 * A norm(X), Y = Z + gamma2 * FeedForward(norm(Z)).
 
     Shapes: input and output (batch, tokens, dim).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        grid: tuple[int, int],
-        *,
-        drop_path: float,
-        mixing: str,
-        norm: str,
-        layer_scale_init: float,
-    ) -> None:
-        super().__init__(drop_path)
-        self.token_mixing = create_mixing(mixing, dim, grid)
-        if self.token_mixing is not None:
-            self.mixing_pre = create_norm(norm, dim)
-            self.mixing_post = Affine(dim, layer_scale_init, bias=False)
-        self.ffn_pre = create_norm(norm, dim)
-        self.ffn = FeedForward(dim, 4 * dim)
-        self.ffn_post = Affine(dim, layer_scale_init, bias=False)
+    def __init__(self, dim: int, grid: tuple[int, int], *, mixing: str, **layer: Any) -> None:
+        super().__init__(dim, create_mixing(mixing, dim, grid), **layer)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(0, 1)
@@ -122,7 +123,7 @@ class Block(Branch):
         return x.transpose(0, 1)
 
 
-class ClassBlock(Branch):
+class ClassBlock(Layer):
     """A layer that reads the patches into a class token and leaves the patches as they are.
 
     It is a class-attention layer (Touvron et al. 2021, arXiv:2103.17239) with a linear layer over
@@ -131,21 +132,13 @@ class ClassBlock(Branch):
     Shapes: class token (batch, 1, dim), patches (batch, tokens, dim) -> (batch, 1, dim).
     """
 
-    def __init__(
-        self, dim: int, tokens: int, *, drop_path: float, norm: str, layer_scale_init: float
-    ) -> None:
-        super().__init__(drop_path)
-        self.mixing_pre = create_norm(norm, dim)
-        self.token_mixing = nn.Linear(1 + tokens, 1)
-        self.mixing_post = Affine(dim, layer_scale_init, bias=False)
-        self.ffn_pre = create_norm(norm, dim)
-        self.ffn = FeedForward(dim, 4 * dim)
-        self.ffn_post = Affine(dim, layer_scale_init, bias=False)
+    def __init__(self, dim: int, tokens: int, **layer: Any) -> None:
+        super().__init__(dim, nn.Linear(1 + tokens, 1), **layer)
 
     def forward(self, class_token: Tensor, patches: Tensor) -> Tensor:
         x = class_token.transpose(0, 1)
         both = self.mixing_pre(torch.cat((x, patches.transpose(0, 1))))
-        mixing = self.token_mixing
+        mixing: nn.Linear = self.token_mixing  # type: ignore[assignment]
         y = torch.addmm(mixing.bias, mixing.weight, both.flatten(1)).view_as(x)
         x = self.residual(x, y, self.mixing_post.alpha)
         x = self.residual(x, self.ffn(self.ffn_pre(x)), self.ffn_post.alpha)
