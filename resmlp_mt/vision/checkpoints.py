@@ -74,10 +74,6 @@ def load(path: str | Path, instead: str = ELSEWHERE) -> dict[str, Any]:
 
     A file of version 0.1.0 has no digest: it is read with a warning.
 
-    Args:
-        path: the file.
-        instead: what to do with another one, for the message.
-
     Raises:
         UserError: if the file is missing, is not such a checkpoint, or was changed or damaged
             since it was written.

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -38,16 +38,28 @@ def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
         is_json = path.suffix.lower() == ".json"
         names: Any = json.loads(text) if is_json else text.rstrip().splitlines()
     if isinstance(names, dict):
-        by_index = {str(index): name for name, index in names.items()}
-        names = [by_index.get(str(index)) for index in range(len(names))]
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    stripped = [name.strip() for name in names] if is_list else []
-    if not stripped or not all(stripped) or len({*stripped}) < len(stripped):
+        names = {index: name for name, index in names.items()}
+    found = names_of_classes(names)
+    if found is None:
         raise UserError(
             f"--class-map {path}: expected the name of each class on a line of its own, or JSON "
             "with a list of them or {name: index}, each name once and the indices from 0 on."
         )
-    return stripped
+    return found
+
+
+def names_of_classes(names: Any) -> list[str] | None:
+    """The names of all classes, from a list or ``{index: name}``; None for anything else.
+
+    None of them is empty, or there twice.
+    """
+    if isinstance(names, Mapping):
+        by_index = {str(index): name for index, name in names.items()}
+        names = [by_index.get(str(index)) for index in range(len(names))]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    stripped = [name.strip() for name in names]
+    return stripped if stripped and all(stripped) and len({*stripped}) == len(names) else None
 
 
 def imagenet_names(count: int) -> list[str] | None:
@@ -65,8 +77,7 @@ def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
 
     Args:
         classes: those of the data, sorted by letter.
-        what: what has as many classes without their names.
-        instead: another remedy than ``--class-map``, with "or" after it.
+        what: what has as many classes, for messages; and ``instead``, a remedy and "or".
 
     Raises:
         UserError: naming the two orders, if they differ.
@@ -91,16 +102,12 @@ def check_order(classes: Sequence[str], what: str, instead: str = "") -> None:
 
 
 def check_same(known: Sequence[str], classes: Sequence[str], what: str, remedy: str) -> None:
-    """Refuse a classifier whose classes, or their order, differ from the data's.
+    """Refuse a classifier whose known classes, or their order, differ from the data's.
 
-    Args:
-        known: the classes of the classifier.
-        classes: those of the data; letters with accents may be composed or not.
-        what: what has the classifier.
-        remedy: what to do instead.
+    Letters with accents may be composed or not.
 
     Raises:
-        UserError: if they differ.
+        UserError: if they differ, with what has the classifier and the remedy.
     """
     if [normalize("NFC", name) for name in known] != [normalize("NFC", name) for name in classes]:
         raise UserError(

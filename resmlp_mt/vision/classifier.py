@@ -115,9 +115,6 @@ def load_classifier(
     """The model that the options name, on the device.
 
     Args:
-        choice: the options.
-        device: of the model.
-        dtype: see :class:`Classifier`.
         use_test_size: prepare images for a model of timm in its size for tests, if it has one.
         head: ``"reset"`` for features alone: weights need no classifier, or may have any.
 
@@ -272,13 +269,7 @@ def _from_weights(
 
 @torch.no_grad()
 def check_forward(model: nn.Module, name: str, input_size: Sequence[int], num_classes: int) -> None:
-    """Run a model on an image before the work: not every model takes every size.
-
-    Args:
-        model: in any mode, which is kept.
-        name: of the model, for messages.
-        input_size: channels, height and width of the image.
-        num_classes: of the scores that it must return.
+    """Run a model on an image (channels, height, width) before the work: not all take every size.
 
     Raises:
         UserError: if it does not take the image, or returns something else, or memory runs out.

@@ -126,14 +126,11 @@ def load_teacher(
 def distillation_loss(
     base: nn.Module, teacher: nn.Module, kind: str, alpha: float, tau: float
 ) -> Loss:
-    """The training's loss with the teacher's term; see the docstring of this module.
+    """The training's loss with the teacher's term, "soft" or "hard"; see this module's docstring.
 
     Args:
         base: logits, labels -> scalar.
         teacher: images (batch, 3, height, width) -> logits (batch, classes).
-        kind: "soft" or "hard".
-        alpha: weight of the teacher's term.
-        tau: temperature, for "soft".
     """
 
     def loss(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

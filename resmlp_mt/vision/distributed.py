@@ -90,9 +90,6 @@ def measured_on(device: torch.device) -> dict[str, Any]:
 def start_process(device: str | None) -> Process:
     """Join the processes of torchrun or srun, if there are any: nccl on GPUs, gloo on CPUs.
 
-    Args:
-        device: ``--device``; see :func:`find_device`.
-
     Raises:
         UserError: if there is no such device, this machine has fewer GPUs than processes, or the
             processes cannot meet.

@@ -175,9 +175,6 @@ def run(
 
     Args:
         compute: images (batch, channels, height, width) -> (batch, ...), on the CPU.
-        loader: the batches.
-        data: where they are from, for messages.
-        split: likewise.
 
     Raises:
         UserError: if there are no images, or the model computes no finite numbers.

@@ -227,11 +227,7 @@ def parse(
     description: str,
     needs: Sequence[str] = (),
 ) -> Options:
-    """The options of a command line; the last three arguments are as in :class:`Parser`.
-
-    Raises:
-        UserError: for a wrong one, or an extra that is not installed.
-    """
+    """The options of a command line; the last three arguments are as in :class:`Parser`."""
     parser = Parser(name, kind, description, needs)
     return kind.of(vars(parser.parse_intermixed_args(argv)))
 
@@ -239,11 +235,9 @@ def parse(
 def command_main(
     kind: type[Options], name: str, description: str, function: str, needs: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """The ``main`` of a command; its arguments are as in :func:`parse`.
+    """The ``main`` of a command: :func:`parse`, then the "module:function" of this room.
 
-    Args:
-        function: what takes the options, as "module:function" of this room. The module loads
-            PyTorch, and is imported after the options were read.
+    The module loads PyTorch, and is imported after the options were read.
     """
 
     @command

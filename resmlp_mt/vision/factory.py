@@ -147,13 +147,7 @@ def pretrained_cfg(name: str) -> dict[str, Any]:
 def build_model(
     name: str, num_classes: int, pretrained: bool = False, **model_args: Any
 ) -> nn.Module:
-    """One of our models, or any of timm's.
-
-    Args:
-        name: one of ours, also under timm's name; any other of timm; ``timm:NAME`` for timm's code.
-        num_classes: outputs of the classifier.
-        pretrained: start from the weights of timm's hub.
-        model_args: further arguments of :func:`create_model`, or of timm's model.
+    """One of our models, also under timm's name, or any of timm's; ``timm:NAME`` is timm's code.
 
     Raises:
         UserError: if there is no such model, it does not take the arguments or lacks a package, or

@@ -27,13 +27,9 @@ ROWS = 784  # tokens whose hidden states are computed at once, so that they stay
 
 
 class FoldedBlock(nn.Module):
-    """x + s A x + c, then x + C GELU(B x); changes x in place.
+    """x + s A x + c, then x + C GELU(B x); changes x (tokens, batch, dim) in place.
 
-    Shapes: input and output (tokens, batch, dim).
-
-    Args:
-        block: with affine maps and linear mixing.
-        missing: (dim,), the bias that the input lacks.
+    ``missing``, (dim,), is the bias that the input lacks.
     """
 
     def __init__(self, block: Block, missing: Tensor) -> None:

@@ -42,10 +42,7 @@ class EpochBatches(Sampler[list[tuple[tuple[int, ...], int]]]):
     iterating, set ``epoch``, and set ``start`` to the first step that is not done yet.
 
     Args:
-        dataset: the dataset of the indices.
-        batch_size: images per batch.
-        seed: seed of the order and the random keys.
-        rank, world_size: number of this process, and of all processes.
+        seed: of the order and the random keys.
         repeats: views of an image that one or several processes see at the same time (repeated
             augmentation, Hoffer et al. 2020); 0 for none.
         multiple: batches per update.

@@ -40,10 +40,8 @@ def ranked(
 
     Args:
         queries: features of the images to classify, (images, dim).
-        keys: features of the training images, (training images, dim).
-        labels: classes of the training images.
+        keys, labels: features (training images, dim) and classes of the training images.
         ks: numbers of neighbours that vote, at most all training images.
-        temperature: positive.
 
     Yields:
         for each k, classes (images, 5 at most, and not more than k or different labels), most votes

@@ -47,11 +47,7 @@ class ImagePreparation:
 class Parser(command_line.Parser):
     """A parser for options dataclasses; errors are one sentence, with a suggestion.
 
-    Args:
-        command: name of the module in :mod:`resmlp_mt.vision`.
-        kind: dataclass of the options.
-        description: what the command does.
-        needs: modules that the command needs besides PyTorch and timm.
+    ``needs`` are modules that the command needs besides PyTorch and timm.
     """
 
     def __init__(

@@ -95,13 +95,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class Summary:
-    """The reports in an output folder.
-
-    Args:
-        folder: folder for the reports.
-        tensorboard: also write event files.
-        epoch: the first epoch that is reported; later events of an earlier run are ignored.
-    """
+    """The reports in an output folder, from ``epoch`` on: later events of a run are ignored."""
 
     def __init__(self, folder: Path, tensorboard: bool, epoch: int) -> None:
         self.folder = folder
@@ -112,11 +106,7 @@ class Summary:
             self.writer = events.SummaryWriter(folder, purge_step=epoch)
 
     def report(self, history: list[Row]) -> None:
-        """Write all rows, and print the last one.
-
-        Raises:
-            UserError: if summary.csv cannot be written.
-        """
+        """Write all rows, as :meth:`write`, and print the last one."""
         self.write(history)
         row = history[-1]
         values = {key: value for key, value in row.items() if key not in ("epoch", "updates")}

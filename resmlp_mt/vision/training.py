@@ -252,14 +252,10 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
 def _data_config(
     options: TrainingOptions, train: ImageDataset, usual: dict[str, Any], source: str
 ) -> dict[str, Any]:
-    """How images are prepared: as the options say, else as for the model or its weights.
-
-    Args:
-        usual: ``pretrained_cfg`` or ``data_config`` of the model or its weights, as in timm.
-        source: where ``usual`` comes from, for messages.
+    """How images are prepared: as the options say, else as ``usual`` for the model or its weights.
 
     Raises:
-        UserError: if that is not usable; it may come from a file.
+        UserError: naming the source of ``usual``, if that is not usable; it may be a file.
     """
     size = options.img_size or train.image_size
     given = {

@@ -32,10 +32,6 @@ def training_transform(options: AugmentationOptions, data_config: dict[str, Any]
     replaces the random resized crop, as in the authors' code. Images of another size are resized
     first. Without augmentation, images are interpolated as in validation.
 
-    Args:
-        options: the options of the augmentation.
-        data_config: input_size, interpolation, mean, std of the images, as in timm.
-
     Raises:
         UserError: for options that timm refuses, such as an unknown policy.
     """

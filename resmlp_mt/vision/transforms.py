@@ -19,9 +19,7 @@ LARGEST_SIDE = 4096
 def is_data_config(config: Any, channels: int = 3) -> bool:
     """Whether images with these channels can be prepared with it; its sizes determine the memory.
 
-    Args:
-        config: as in timm; from a file, so it may be anything.
-        channels: of the model's images.
+    It may be anything, because it comes from a file.
     """
     match config:
         case {
@@ -49,11 +47,6 @@ def is_data_config(config: Any, channels: int = 3) -> bool:
 
 def check_data_config(config: Any, name: str, channels: int = 3) -> None:
     """Refuse what :func:`is_data_config` does not accept.
-
-    Args:
-        config: as in timm.
-        name: of the model, for the message.
-        channels: of the model's images.
 
     Raises:
         UserError: if it is not a data_config, does not fit the model, or its sizes are unusual.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resmlp_mt.errors import UserError, refused
+from resmlp_mt.vision.class_map import names_of_classes
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
 from resmlp_mt.vision.options import of_hub
@@ -38,12 +39,7 @@ PREPARATION = (
 
 
 class Stored(NamedTuple):
-    """What weights say of their training, as our checkpoints do; None if they do not.
-
-    Attributes:
-        classes: names of the classes.
-        data_config: how images are prepared, as in timm.
-    """
+    """What weights say of their training, as our checkpoints do; None if they do not."""
 
     classes: list[str] | None = None
     data_config: dict[str, Any] | None = None
@@ -146,7 +142,7 @@ def load_weights(
     _set_preparation(model, config)
     data_config = source.get("data_config")
     return Stored(
-        _class_names(source.get("classes")) or _class_names(config.get("label_names")),
+        names_of_classes(source.get("classes")) or names_of_classes(config.get("label_names")),
         data_config if is_data_config(data_config) else None,
     )
 
@@ -170,16 +166,6 @@ def _hint(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     return "" if side == model.patch_size else f" (their patches have {side} pixels a side)"
 
 
-def _class_names(names: Any) -> list[str] | None:
-    """The names of all classes, from a list or timm's ``{index: name}``; None for anything else."""
-    if isinstance(names, Mapping):
-        by_index = {str(index): name for index, name in names.items()}
-        names = [by_index.get(str(index)) for index in range(len(names))]
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return None
-    return list(names) if len(names) == len({*names}) > 0 else None
-
-
 def adapt_mixing(
     weight: Tensor,
     bias: Tensor,
@@ -190,11 +176,9 @@ def adapt_mixing(
     """Mixing on the grid ``new``: resize to ``old``, mix, resize back.
 
     Args:
-        weight: (old rows * old columns) squared.
+        weight: (old rows * old columns) squared; with a ``class_token``, one row for it and them.
         bias: (old rows * old columns).
-        old: rows and columns of patches in the given mixing.
-        new: rows and columns of patches in the returned mixing.
-        class_token: the weight is one row for the class token and the patches instead.
+        old: rows and columns of patches in the given mixing; ``new``: in the returned one.
 
     Returns:
         weight and bias for the new grid, float32 unless they were float64.
@@ -294,10 +278,6 @@ def hub_weights(source: str, option: str = "--weights") -> dict[str, Any]:
 
     Its ``pretrained_cfg`` is added, except for timm's ResMLPs: ours are prepared as in the paper.
 
-    Args:
-        source: the name.
-        option: that has it, for messages.
-
     Raises:
         UserError: if the hub does not return any.
     """
@@ -311,13 +291,7 @@ def hub_weights(source: str, option: str = "--weights") -> dict[str, Any]:
 
 
 def no_weights(given: str, error: Exception, option: str = "--weights") -> str:
-    """The message for anything that the hub's client and its transports raise, a dozen types.
-
-    Args:
-        given: the options that named the weights.
-        error: what was raised.
-        option: that takes a file of them.
-    """
+    """The message for anything that the hub's client and its transports raise, a dozen types."""
     return (
         f"{given}: timm's hub gave no weights ({textwrap.shorten(str(error), 200)}); download "
         f"them elsewhere and give the file to {option}."

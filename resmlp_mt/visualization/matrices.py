@@ -65,11 +65,7 @@ def state_dict(source: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 def matrices(state: Mapping[str, Tensor], name: str, positions: int | None = None) -> Layers:
     """A, B and C of every layer; the decoder's A is lower triangular.
 
-    Args:
-        state: parameters by name.
-        name: name of their file, for messages.
-        positions: take a translation model's A for sentences with this many positions, or with
-            fewer if the model has fewer.
+    A translation model's A is that for sentences of ``positions``, or fewer if it has fewer.
 
     Raises:
         UserError: if the state dict has no mixing matrices.

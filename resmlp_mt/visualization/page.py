@@ -26,11 +26,7 @@ def page(
 ) -> str:
     """An HTML page that holds all PNG files and links to every file by name.
 
-    Args:
-        files: the contents by name.
-        title: title of the page.
-        stacks: number of heads of each stack ("image", "encoder" or "decoder").
-        threshold: an entry below this share of the largest is small.
+    ``stacks`` has the number of heads of each stack ("image", "encoder" or "decoder").
     """
     image = "image" in stacks
     heads = max(stacks.values())
