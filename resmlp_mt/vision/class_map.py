@@ -38,9 +38,9 @@ def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
         is_json = path.suffix.lower() == ".json"
         names: Any = json.loads(text) if is_json else text.rstrip().splitlines()
     if isinstance(names, dict):
-        names = {index: name for name, index in names.items()}
-    found = names_of_classes(names)
-    if found is None:
+        names = {str(index): name for name, index in names.items()}
+    found = [name.strip() for name in names_of_classes(names) or ()]
+    if not found or not all(found) or len({*found}) < len(found):
         raise UserError(
             f"--class-map {path}: expected the name of each class on a line of its own, or JSON "
             "with a list of them or {name: index}, each name once and the indices from 0 on."
@@ -49,17 +49,13 @@ def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
 
 
 def names_of_classes(names: Any) -> list[str] | None:
-    """The names of all classes, from a list or ``{index: name}``; None for anything else.
-
-    None of them is empty, or there twice.
-    """
+    """The names of all classes, from a list or ``{index: name}``; None for anything else."""
     if isinstance(names, Mapping):
         by_index = {str(index): name for index, name in names.items()}
         names = [by_index.get(str(index)) for index in range(len(names))]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return None
-    stripped = [name.strip() for name in names]
-    return stripped if stripped and all(stripped) and len({*stripped}) == len(names) else None
+    return list(names) if len(names) == len({*names}) > 0 else None
 
 
 def imagenet_names(count: int) -> list[str] | None:
