@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -69,11 +70,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield path  # not what it points to: /dev/stdout may lead to pipe:[123], not a path
         return
     target = Path(os.path.realpath(path))
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(descriptor)
-    partial = Path(name)
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    partial.open("xb").close()  # with the permissions of any new file
     try:
-        partial.chmod(_mode(target))
+        if target.exists():
+            partial.chmod(target.stat().st_mode & 0o777)
         yield partial
         synchronize(partial)
         os.replace(partial, target)
@@ -239,12 +240,3 @@ def synchronize(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _mode(target: Path) -> int:
-    """The permissions of the replaced file, else those of any new file."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -99,7 +99,7 @@ def test_a_shortlist_is_where_the_model_is() -> None:
     by_source = np.random.default_rng(0).integers(4, 40, (40, 2))
     loaded = translation_model(engine(CONFIGS[0]), shortlist=Shortlist(np.arange(12), by_source))
     loaded.move("meta")
-    choice = chosen_words(loaded, 3)([[5, 6, 7, EOS], [8, EOS]])
+    choice = chosen_words(loaded, SearchOptions(beam=3))([[5, 6, 7, EOS], [8, EOS]])
     assert choice.allowed is not None
     tensors = [choice.words, choice.allowed, *choice.output_projection.parameters()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -93,6 +93,15 @@ def test_every_lost_file_is_named(exported: dict[str, Path], form: str, tmp_path
             model_folder.load(damaged)
 
 
+def test_digests_may_be_those_of_sha256sum_for_binary_files(folder: Path) -> None:
+    sums = folder / digests.NAME
+    sums.write_text(sums.read_text().replace("  ", " *"))
+    digests.check(folder, ["config.json"])
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json is not the file that was exported"):
+        digests.check(folder, ["config.json"])
+
+
 def test_other_files_and_folders_do_not_count(folder: Path) -> None:
     """A folder of 0.1.0 has no digests; notes and caches lie in any."""
     for name in (digests.NAME, "config.json"):

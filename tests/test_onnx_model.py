@@ -110,7 +110,7 @@ def test_the_search_is_that_of_pytorch(
     words: list[Any] = [None, None]
     if use_shortlist:
         options = replace(options, beam=min(options.beam, 3))
-        words = [chosen_words(one, options.beam)(batch) for one in loaded]
+        words = [chosen_words(one, options)(batch) for one in loaded]
     expected = beam_search(loaded[0].model, batch, options, words[0])
     found = onnx_search.beam_search(loaded[1].model, batch, options, words[1])
     if options.beam == 1:  # no score is asked for

@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import requests
@@ -64,7 +64,7 @@ def test_another_process_finds_it_by_its_name(
     (tmp_path / "copy").mkdir()
     for path in FOLDER.iterdir():
         (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
-    for given in (None, FOLDER, ROOT / "models/en-de", "link"):
+    for given in (None, FOLDER, ROOT / "models/en-de", "link", PurePath("link")):
         assert pretrained.portable(pretrained.located(given)) is None
     pickled = pickle.dumps(Translator.load())
     assert str(FOLDER).encode() not in pickled

@@ -221,7 +221,7 @@ def test_a_sample_is_not_the_best_of_several() -> None:
 
 def test_a_beam_above_the_vocabulary_is_refused_at_once() -> None:
     translator(beam=9)
-    with pytest.raises(UserError, match=r"--beam 10 .* vocabulary of 20: choose at most 9"):
+    with pytest.raises(UserError, match=r"--beam 10 .* vocabulary of 20 words: choose at most 9"):
         translator(beam=10)
     translator(beam=10, sampling=True)
 
@@ -349,10 +349,10 @@ def test_a_layer_or_length_that_is_not_there_is_refused() -> None:
     config = ours.loaded.model.config
     assert ours.mixing_matrix(config.encoder_layers - 1, 3).shape[1:] == (3, 3)
     for layer in (-1, config.encoder_layers):
-        with pytest.raises(UserError, match=f"layer must be between 0 and .*, but is {layer}"):
+        with pytest.raises(UserError, match=f"layer must be .*, but is {layer}"):
             ours.mixing_matrix(layer, 3)
     for length in (0, config.max_source_positions + 1):
-        with pytest.raises(UserError, match=f"length must be between 1 and .*, but is {length}"):
+        with pytest.raises(UserError, match=f"length must be at .*, but is {length}"):
             ours.mixing_matrix(0, length)
     with pytest.raises(TypeError, match="length must be a whole number, but is 'a'"):
         ours.mixing_matrix(0, "a")  # type: ignore[arg-type]

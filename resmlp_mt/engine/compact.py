@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resmlp_mt.materialised_mixing import MaterialisedMixing
 from resmlp_mt.mixing_products import diagonals, is_toeplitz, toeplitz
-from resmlp_mt.model.config import LEAST_VALUES, ModelConfig
+from resmlp_mt.model.config import LEAST_VALUES
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.packed_linear import Int8Embedding, Int8Linear, quantize
 
@@ -70,7 +70,8 @@ def fill(model: EncoderDecoder, stored: dict[str, Tensor]) -> EncoderDecoder:
             continue
         weight, scale, bias = _int8(stored, name, layer)
         if isinstance(layer, nn.Linear):
-            model.set_submodule(name, Int8Linear(weight, scale, bias, _least_input(config, name)))
+            least = LEAST_VALUES.get(config.activation_fn) if name.endswith(".fc2") else None
+            model.set_submodule(name, Int8Linear(weight, scale, bias, least))
             continue
         for side in ("encoder", "decoder"):
             if model.get_submodule(f"{side}.embed_tokens") is layer:
@@ -149,7 +150,3 @@ def _shared_projection(model: EncoderDecoder, stored: dict[str, Tensor]) -> Int8
     columns = _taken(stored, f"{PROJECTION}.columns", torch.float32, [dim])
     bias = _taken(stored, f"{PROJECTION}.bias", torch.float32, [rows])
     return Int8Linear(table.weight, table.scale, bias, columns=columns)
-
-
-def _least_input(config: ModelConfig, layer: str) -> float | None:
-    return LEAST_VALUES.get(config.activation_fn) if layer.endswith(".fc2") else None

@@ -50,8 +50,8 @@ def check(folder: Path, used: Iterable[str]) -> None:
         raise UserError(f"{folder / NAME} cannot be read: {reason(error)}.") from error
     listed = {}
     for line in text.splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
+        digest, _, name = line.partition(" ")
+        listed[name[1:]] = digest  # behind another space, or a star for a binary file
     for name in used:
         path = folder / name
         if not path.exists():

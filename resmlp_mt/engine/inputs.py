@@ -1,14 +1,12 @@
-"""Checks of what Python code gives to a translator.
+"""Checks of what Python code gives to a translator."""
 
-Only the standard library is imported here, because the options of the search use it.
-"""
-
+import argparse
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from resmlp_mt.errors import UserError
-from resmlp_mt.machine import MOST_THREADS
+from resmlp_mt.command_line import POSITIVE, PROCESSES, number
+from resmlp_mt.errors import UserError, refused
 
 Item = TypeVar("Item")
 NUMBERS: dict[type, Any] = {int: numbers.Integral, float: numbers.Real}
@@ -36,10 +34,10 @@ def texts(values: Iterable[Item], name: str, *, optional: bool = False) -> Itera
 
 
 def _checked(values: Iterable[Item], name: str, optional: bool) -> Iterator[Item]:
-    for number, item in enumerate(values):
+    for place, item in enumerate(values):
         if not isinstance(item, str) and not (optional and item is None):
             raise TypeError(
-                f"{name}: expected a list of str, but item {number} is {type(item).__name__}."
+                f"{name}: expected a list of str, but item {place} is {type(item).__name__}."
             )
         yield item
 
@@ -57,23 +55,23 @@ def check_counts(*optional: str, **counts: int | None) -> None:
     for name, count in counts.items():
         if count is None and name in optional:
             continue
-        given = check_type(name, count, int)
-        if given < 1:
-            raise UserError(f"{name} must be at least 1, but is {count}.")
-        if name in ("workers", "threads") and given > MOST_THREADS:
-            raise UserError(f"{name} must be at most {MOST_THREADS}, but is {count}.")
+        bounds = PROCESSES if name in ("workers", "threads") else POSITIVE
+        check_number(name, check_type(name, count, int), bounds)
 
 
 def check_between(name: str, value: int, least: int, most: int) -> None:
-    """Refuse a number that is not whole or not in these bounds.
+    """Refuse what is no whole number in these bounds, as :func:`check_counts` does."""
+    check_number(name, check_type(name, value, int), number(int, least=least, most=most))
+
+
+def check_number(name: str, value: Any, bounds: Callable[[Any], Any]) -> None:
+    """Refuse a number outside of bounds, which are the type of an option of a command.
 
     Raises:
-        TypeError: if it is not a whole number.
         UserError: if it is too small or too large.
     """
-    check_type(name, value, int)
-    if not least <= value <= most:
-        raise UserError(f"{name} must be between {least} and {most}, but is {value}.")
+    with refused(lambda error: f"{name} {error}.", argparse.ArgumentTypeError):
+        bounds(value)
 
 
 def check_type(name: str, value: Any, kind: type[Any]) -> Any:

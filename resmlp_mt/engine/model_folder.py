@@ -1,14 +1,8 @@
 """A folder that translates without fairseq: weights, sizes, dictionaries, sentencepiece model.
 
-config.json          sizes and options (:class:`ModelConfig`), languages, type of the weights,
-                     whether input is normalised, tags (:class:`Vocabulary`)
-model.safetensors    parameters of the folded :class:`EncoderDecoder`; int8 weights X.weight come
-                     with their scales X.scale. An output projection that shares the int8 embedding
-                     has factors for its columns, X.columns, and no weights of its own
-dict.LANG.txt        fairseq's dictionaries
-sentencepiece.model  optional
-shortlist.safetensors  optional (:class:`Shortlist`)
-SHA256SUMS           digests of all these files
+docs/engine.md lists the files. In model.safetensors, int8 weights X.weight come with their scales
+X.scale; an output projection that shares the int8 embedding has factors for its columns, X.columns,
+and no weights of its own.
 """
 
 from __future__ import annotations

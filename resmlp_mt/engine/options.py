@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
-from resmlp_mt.command_line import FINITE, POSITIVE, flag, number, option
-from resmlp_mt.engine.inputs import check_type
+from resmlp_mt.command_line import FINITE, NOT_NEGATIVE, POSITIVE, SOME, flag, number, option
+from resmlp_mt.engine.inputs import check_number, check_type
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
 
@@ -19,16 +19,11 @@ SHORTEST = 2
 DTYPES = ("float32", "bfloat16", "int8")
 """What embeddings and linear layers may be; everything else stays in float32 or bfloat16."""
 
-LEAST = {
-    "beam": 1, "min_len": 0, "max_len_a": 0, "max_len_b": 0, "no_repeat_ngram_size": 0,
-    "coverage_penalty": 0,
-}  # fmt: skip
-MOST_LENPEN = 10  # the lengths that models allow, to this power, still fit into a float32
-
 OF_PYTORCH = (
     "no_repeat_ngram_size", "repetition_penalty", "coverage_penalty", "disable_unk", "sampling",
 )  # fmt: skip
 WHOLE = number(int)
+NOT_BELOW_0 = number(float, least=0)
 
 
 @dataclass(frozen=True)
@@ -48,32 +43,35 @@ class SearchOptions:
         UserError: naming the option, what was expected and what to do.
     """
 
-    beam: int = option(5, type=WHOLE, metavar="N", help="hypotheses")
+    beam: int = option(5, type=POSITIVE, metavar="N", help="hypotheses")
     lenpen: float = option(
-        1.0, type=FINITE, metavar="X",
+        # the lengths that models allow, to this power, still fit into a float32
+        1.0, type=number(float, least=-10, most=10), metavar="X",
         help="power of the length that divides scores: larger, longer output",
     )  # fmt: skip
     unnormalized: bool = option(False, action="store_true", help="compare sums of scores")
     unkpen: float = option(0.0, type=FINITE, metavar="X", help="penalty of an unknown word")
     temperature: float = option(
-        1.0, type=FINITE, metavar="X", help="divisor of the scores before the softmax"
+        1.0, type=SOME, metavar="X", help="divisor of the scores before the softmax"
     )
     min_len: int = option(
-        1, type=WHOLE, metavar="N", help="least number of tokens of a translation"
+        1, type=NOT_NEGATIVE, metavar="N", help="least number of tokens of a translation"
     )
     max_len_a: float = option(
-        0.0, type=FINITE, metavar="X",
+        0.0, type=NOT_BELOW_0, metavar="X",
         help="a in the largest number of tokens, a * source tokens + b",
     )  # fmt: skip
-    max_len_b: int = option(200, type=WHOLE, metavar="N", help="b in the largest number of tokens")
+    max_len_b: int = option(
+        200, type=NOT_NEGATIVE, metavar="N", help="b in the largest number of tokens"
+    )
     no_repeat_ngram_size: int = option(
-        0, type=WHOLE, metavar="N", help="no n-gram of this size occurs twice, 0 allows all"
+        0, type=NOT_NEGATIVE, metavar="N", help="no n-gram of this size occurs twice, 0 allows all"
     )
     repetition_penalty: float = option(
-        1.0, type=FINITE, metavar="X", help="divisor of the scores of earlier tokens"
+        1.0, type=SOME, metavar="X", help="divisor of the scores of earlier tokens"
     )
     coverage_penalty: float = option(
-        0.0, type=FINITE, metavar="X", help="penalty for leaving out parts of the source"
+        0.0, type=NOT_BELOW_0, metavar="X", help="penalty for leaving out parts of the source"
     )
     disable_unk: bool = option(False, action="store_true", help="no unknown words")
     sampling: bool = option(
@@ -92,22 +90,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for field in fields(SearchOptions):  # a command may add options
             value = check_type(field.name, getattr(self, field.name), cast(type, field.type))
+            check_number(flag(field.name), value, field.metadata["keywords"].get("type", bool))
             object.__setattr__(self, field.name, value)
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if not least <= value < math.inf:
-                raise UserError(f"{flag(name)} must be at least {least}, but is {value}.")
-        for name in ("repetition_penalty", "temperature"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise UserError(f"{flag(name)} must be above 0, but is {value}.")
-        for name in ("lenpen", "unkpen"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{name} must be a number, but is {getattr(self, name)}.")
-        if not abs(self.lenpen) <= MOST_LENPEN:
-            raise UserError(
-                f"--lenpen must be between -{MOST_LENPEN} and {MOST_LENPEN}, but is {self.lenpen}."
-            )
         if self.sampling_topk != -1 and self.sampling_topk < 1:
             raise UserError(f"--sampling-topk must be above 0, but is {self.sampling_topk}.")
         if self.sampling_topp != -1 and not 0 < self.sampling_topp <= 1:
@@ -184,18 +168,19 @@ class SearchOptions:
             )
         return longest
 
-    def check_beam(self, words: int) -> None:
+    def check_beam(self, words: int, what: str = "vocabulary") -> None:
         """Refuse a beam whose 2 * beam candidates are more than the words, pad and unk left out.
 
         Args:
             words: that a sentence may have.
+            what: has these words.
 
         Raises:
             UserError: naming the option.
         """
         if 2 * self.beam > words - 2 and not self.sampling:
             raise UserError(
-                f"--beam {self.beam} is too large for a vocabulary of {words}: choose at most "
+                f"--beam {self.beam} is too large for a {what} of {words} words: choose at most "
                 f"{words // 2 - 1}."
             )
 

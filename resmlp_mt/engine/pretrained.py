@@ -10,7 +10,7 @@ FOLDER = Path(resmlp_mt.__file__).resolve().parent / "pretrained"
 DEFAULT = "en-de"
 
 
-def located(model: str | Path | None = None) -> Path:
+def located(model: str | os.PathLike[str] | None = None) -> Path:
     """The folder or file of a model.
 
     Args:
@@ -22,7 +22,7 @@ def located(model: str | Path | None = None) -> Path:
         UserError: if there is no such path or name, or the current folder was removed.
     """
     check_current_folder()
-    if model is not None and not isinstance(model, str | Path):
+    if model is not None and not isinstance(model, str | os.PathLike):
         raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
     given = os.path.expanduser(model or "")
     if os.path.exists(given):  # no error if the name is too long

@@ -42,7 +42,9 @@ def restricted(
         if position < len(prefix) and row not in at_limit
     }
     if past is not None and options.repetition_penalty != 1.0:
-        penalize_repetition(logits, past, options.repetition_penalty)
+        # tokens that came before become less likely (Keskar et al. 2019, section 4.1)
+        seen, penalty = logits.gather(2, past), options.repetition_penalty
+        logits.scatter_(2, past, torch.where(seen < 0, seen * penalty, seen / penalty))
     if options.disable_unk:
         rows = [row for row in range(len(logits)) if forced.get(row) != UNK]
         logits[rows, :, UNK] = -torch.inf
@@ -70,17 +72,6 @@ def _log_total(logits: Tensor) -> Tensor:
     if logits.is_cpu and logits.numel() > MANY_SCORES:
         rows = max(1, CACHED_SCORES * rows // logits.numel())
     return torch.cat([some.logsumexp(dim=2, keepdim=True) for some in logits.split(rows)])
-
-
-def penalize_repetition(logits: Tensor, past: Tensor, penalty: float) -> None:
-    """Make tokens that came before less likely (Keskar et al. 2019, section 4.1), in place.
-
-    Args:
-        logits: scores before the softmax, (rows, beam, words).
-        past: the tokens of each hypothesis, (rows, beam, positions).
-    """
-    seen = logits.gather(2, past)
-    logits.scatter_(2, past, torch.where(seen < 0, seen * penalty, seen / penalty))
 
 
 def forbid_repeated_ngrams(logits: Tensor, past: Tensor, size: int) -> None:

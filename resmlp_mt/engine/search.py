@@ -112,7 +112,7 @@ def search_of(
     )
 
 
-def chosen_words(loaded: TranslationModel, beam: int) -> WordsOf:
+def chosen_words(loaded: TranslationModel, options: SearchOptions) -> WordsOf:
     """The words that the sentences of a batch may use, by the model's shortlist.
 
     Raises:
@@ -120,12 +120,7 @@ def chosen_words(loaded: TranslationModel, beam: int) -> WordsOf:
     """
     if loaded.shortlist is None:
         raise UserError("--shortlist: this model has none; export it with --shortlist DATA-BIN.")
-    most = (len(loaded.shortlist.always) - 2) // 2
-    if beam > most:
-        raise UserError(
-            f"--beam {beam} is too large for this shortlist: choose at most "
-            f"{most}, or leave out --shortlist."
-        )
+    options.check_beam(len(loaded.shortlist.always), "shortlist")
     if isinstance(loaded.model, OnnxModel):
         return loaded.model.choose
     import torch

@@ -30,13 +30,8 @@ class Translation(NamedTuple):
 
         A greedy search does not compute scores unless asked.
         """
-        return Translation(
-            self.text,
-            self.pieces,
-            self.score if scores else float("nan"),
-            self.positional_scores if scores else [],
-            self.attention if attention else None,
-        )
+        kept = self if scores else self._replace(score=float("nan"), positional_scores=[])
+        return kept if attention else kept._replace(attention=None)
 
 
 class ScoringResult(NamedTuple):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
@@ -91,12 +91,12 @@ class Translator:
         self.longest, self.remedy = lengths.limit(config.max_source_positions, max_tokens)
         options.max_len(SHORTEST, config.max_target_positions)
         options.check_beam(config.target_vocabulary)
-        self._words = chosen_words(loaded, options.beam) if use_shortlist else None
+        self._words = chosen_words(loaded, options) if use_shortlist else None
 
     @classmethod
     def load(
         cls,
-        folder: str | Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         options: SearchOptions | None = None,
         *,
         dtype: str | None = None,
