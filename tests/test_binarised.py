@@ -4,6 +4,7 @@ import itertools
 import logging
 import random
 import shutil
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,11 @@ def test_fairseq_ends_lines_of_text_at_line_feeds_alone(tmp_path: Path, parts: i
     assert "".join(lines) == TEXT
     assert len(lines) == TEXT.count("\n")
     assert len(IndexedRawTextDataset(str(path), Dictionary())) == len(lines)
+
+
+def test_ctrl_c_does_not_reach_the_processes_of_workers() -> None:
+    with fairseq_dictionary.Pool(1) as pool:
+        assert pool.apply(signal.getsignal, (signal.SIGINT,)) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -360,6 +360,13 @@ def test_ctrl_c_and_a_closed_pipe_are_silent() -> None:
         )  # fmt: skip
         os.close(writing)
         assert (done.returncode, done.stderr) == (status, b"")
+    # fairseq-preprocess ends at once: its pool of processes could wait for them without end
+    late = (
+        "from importlib.machinery import ModuleSpec\nimport atexit\natexit.register(print, 'late')\n"
+        "exec('raise KeyboardInterrupt', {'__spec__': ModuleSpec('fairseq_cli.preprocess', None)})"
+    )
+    done = subprocess.run([sys.executable, "-c", program + late], capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (-2, b"", b"")
     # of another pipe
     done = subprocess.run(
         [sys.executable, "-c", f"{program}raise BrokenPipeError"], capture_output=True, cwd=ROOT

@@ -5,6 +5,8 @@ process, or trains on other words. In text, fairseq takes a lone carriage return
 line, which shifts all sentences after it from their translations.
 """
 
+import functools
+import multiprocessing
 import os
 import struct
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from fairseq import binarizer, file_chunker_utils
 from fairseq.data import Dictionary, data_utils, dictionary, indexed_dataset
 
+from resmlp_mt import signals
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
@@ -32,6 +35,9 @@ def name_damaged_files() -> None:
     wrap(indexed_dataset.MMapIndexedDatasetBuilder, "merge_file_", _merge_file)
     for module in (file_chunker_utils, binarizer, dictionary):  # imported by name
         wrap(module, "find_offsets", _find_offsets)
+    # of --workers; at Ctrl-C, they would print tracebacks and be started anew
+    pool = functools.partial(multiprocessing.Pool, initializer=signals.follow_parent)
+    binarizer.Pool = dictionary.Pool = pool
     wrap(file_chunker_utils, "_safe_readline", _read_line)
     wrap(file_chunker_utils.Chunker, "__enter__", _open_part)
     wrap(file_chunker_utils.Chunker, "__exit__", _close_part)

@@ -92,6 +92,9 @@ def _excepthook(
     specs = [getattr(sys.modules.get("__main__"), "__spec__", None), *_specs(trace)]
     of_command = Path(sys.argv[0]).name.startswith("fairseq-") or any(map(is_command, specs))
     if of_command and issubclass(kind, KeyboardInterrupt):
+        if any(is_command(spec, "preprocess") for spec in specs):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Pool could wait for its processes
+            os.kill(os.getpid(), signal.SIGINT)
         return  # Python ends with status 130
     if of_command and issubclass(kind, BrokenPipeError) and reader_is_gone(1):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` is not an error
