@@ -87,14 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from resmlp_mt.engine import model_folder
 
     model_folder.check_is_free(args.output)
-    if not args.checkpoint.is_file():
-        example = args.checkpoint / "checkpoint_best.pt"
-        such = f", such as {example}" if example.is_file() else ""
-        raise UserError(
-            f"{args.checkpoint} is not a file: give one checkpoint of fairseq-train{such}."
-        )
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set up, because fairseq logs while it is imported
+    from resmlp_mt.fairseq_plugin import checkpoints
     from resmlp_mt.fairseq_plugin.conversion import (
         build_shortlist,
         load_trained,
@@ -102,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
+    if not args.checkpoint.is_file():
+        raise checkpoints.not_a_file(args.checkpoint)
     loaded = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
     if args.shortlist is not None:
         text = read_training_text(args.shortlist, loaded)

@@ -63,12 +63,13 @@ def check_overrides(
         option = f"{side}_layers_to_keep"
         numbers = kept(argparse.Namespace(**overrides), side)
         if numbers is not None and overrides[option] != stored.get(option):
-            _check_there(numbers, _layers(names, side), side, path)
+            _check_there(numbers, set(_layers(names, side).values()), side, path)
 
 
-def _layers(parameters: Iterable[str], side: str) -> set[int]:
+def _layers(parameters: Iterable[str], side: str) -> dict[str, int]:
+    """The layer of each parameter that belongs to one."""
     matches = (re.match(rf"{side}\.layers\.(\d+)\.", name) for name in parameters)
-    return {int(match[1]) for match in matches if match}
+    return {match.string: int(match[1]) for match in matches if match}
 
 
 def _check_there(numbers: list[int], there: set[int], side: str, where: object) -> None:
@@ -91,24 +92,18 @@ def pruned(state: dict[str, Any], cfg: Any) -> dict[str, Any]:
         numbers = kept(cfg, side)
         if numbers is None:
             continue
-        pattern = re.compile(rf"{side}\.layers\.(\d+)\.(.+)")
-        there = _layers(state, side)
+        layers = _layers(state, side)
+        there = set(layers.values())
         if len(there) != len(numbers):
             _check_there(numbers, there, side, "the checkpoint")
-            state = _renumbered(state, side, pattern, numbers)
+            begin = f"{side}.layers."
+            new_names = {
+                name: name.replace(f"{begin}{old}.", f"{begin}{numbers.index(old)}.", 1)
+                for name, old in layers.items()
+                if old in numbers
+            }
+            dropped = layers.keys() - new_names.keys()
+            state = {new_names.get(k, k): v for k, v in state.items() if k not in dropped}
         setattr(cfg, f"{side}_layers", len(numbers))
         setattr(cfg, f"{side}_layers_to_keep", None)
     return state
-
-
-def _renumbered(
-    state: dict[str, Any], side: str, pattern: re.Pattern[str], numbers: list[int]
-) -> dict[str, Any]:
-    result = {}
-    for name, value in state.items():
-        match = pattern.fullmatch(name)
-        if match is None:
-            result[name] = value
-        elif int(match[1]) in numbers:
-            result[f"{side}.layers.{numbers.index(int(match[1]))}.{match[2]}"] = value
-    return result

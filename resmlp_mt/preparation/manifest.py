@@ -1,6 +1,5 @@
 """Writes `manifest.json`: inputs, outputs, options, and how many pairs each step kept."""
 
-import json
 import platform
 import unicodedata
 from collections.abc import Mapping, Set
@@ -11,7 +10,7 @@ from typing import Any
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.corpus import Corpus
 from resmlp_mt.preparation.options import Options
-from resmlp_mt.preparation.steps import Record, write_json
+from resmlp_mt.preparation.steps import Record, read_json, write_json
 
 PACKAGES = ("numpy", "sacremoses", "sentencepiece")
 
@@ -77,12 +76,7 @@ def check_text(path: Path, training: Set[str]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """A manifest, or what a run that was killed before it has left; empty if there is neither."""
-    found = path if path.exists() else path.parent / CLEANED
-    try:
-        content = json.loads(found.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(path if path.exists() else path.parent / CLEANED)
 
 
 def record_cleaned(path: Path, corpus: Corpus, inputs: Mapping[str, Mapping[str, Any]]) -> None:

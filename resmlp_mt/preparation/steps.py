@@ -71,7 +71,7 @@ class Steps:
     def digest(self, path: Path) -> str:
         """SHA-256 of an input; computed again only if its size or time of change differs."""
         cache_path = self.folder / "digests.json"
-        cache = _read_json(cache_path)
+        cache = read_json(cache_path)
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         name = str(path.resolve())
@@ -85,7 +85,7 @@ class Steps:
 
     def finished(self, name: str, inputs: Mapping[str, Any]) -> Record | None:
         """The record of step `name`, if it was made from `inputs` and the outputs are unchanged."""
-        record = _read_json(self._path(name))
+        record = read_json(self._path(name))
         if record.get("key") != _key(inputs):
             return None
         for output, facts in record["outputs"].items():
@@ -103,7 +103,7 @@ class Steps:
 
     def _listed(self, record: Path) -> set[str]:
         """The outputs that a record lists in this folder: no other file is ever removed."""
-        names, out = _read_json(record).get("outputs"), self.out.resolve()
+        names, out = read_json(record).get("outputs"), self.out.resolve()
         found: set[str] = set()
         for name in names if isinstance(names, dict) else ():
             with suppress(OSError, ValueError):  # names that no file can have, or outside
@@ -171,10 +171,10 @@ def _key(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty if there is none (the step is then run again)."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty if there is none, and a step is then run again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
