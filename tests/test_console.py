@@ -362,7 +362,8 @@ def test_ctrl_c_and_a_closed_pipe_are_silent() -> None:
         assert (done.returncode, done.stderr) == (status, b"")
     # fairseq-preprocess ends at once: its pool of processes could wait for them without end
     late = (
-        "from importlib.machinery import ModuleSpec\nimport atexit\natexit.register(print, 'late')\n"
+        "import atexit; atexit.register(print, 'late')\n"
+        "from importlib.machinery import ModuleSpec\n"
         "exec('raise KeyboardInterrupt', {'__spec__': ModuleSpec('fairseq_cli.preprocess', None)})"
     )
     done = subprocess.run([sys.executable, "-c", program + late], capture_output=True, cwd=ROOT)
