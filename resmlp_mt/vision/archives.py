@@ -43,7 +43,8 @@ def archive_dataset(
     ):
         check_is_whole(path)
         with tarfile.open(path, tarinfo=TarMember) as archive:
-            members = by_path(archive, path)
+            members = {posixpath.normpath(m.name.lstrip("/")): m for m in members_of(archive)}
+            check_end(archive, path)
             parts = _parts(members, {*SPLITS, split, training}, path)
 
             def of(split: str) -> str | None:
@@ -71,18 +72,6 @@ def archive_dataset(
             )
             images = _decoded(archive, path, kept, members)
     return MemoryDataset(images, targets, classes)
-
-
-def by_path(archive: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
-    """The members of a whole archive by their normal paths.
-
-    Raises:
-        UserError: as :func:`check_end`.
-        Exception: one of ``DAMAGE``, if it cannot be read.
-    """
-    members = {posixpath.normpath(m.name.lstrip("/")): m for m in members_of(archive)}
-    check_end(archive, path)
-    return members
 
 
 @dataclass
@@ -190,10 +179,7 @@ def file_of(
 ) -> tarfile.TarInfo | None:
     """A file itself, or that to which a link leads; None if it is no file of the archive.
 
-    Nothing outside of the archive is looked at.
-
-    Args:
-        members: all of them, as from :func:`by_path`.
+    Nothing outside of the archive is looked at. ``members`` are all of them by normal paths.
     """
     seen: set[str] = set()
     while not member.isfile():

@@ -49,7 +49,7 @@ def create_dataset(
         classes: name of each class index, for example from a checkpoint; by default all classes
             of the training split, in alphabetical order.
         training: name of the training split.
-        select: see :func:`~resmlp_mt.vision.image_dataset.class_indices`.
+        select: see :func:`~resmlp_mt.vision.image_dataset.labelled`.
 
     Raises:
         UserError: if the data is missing, empty or damaged, or has a class that is not in

@@ -94,44 +94,6 @@ class MemoryDataset(ImageDataset):
         return Image.fromarray(source)
 
 
-def class_indices(
-    names: set[str], classes: Sequence[str], where: str, *, select: str = ""
-) -> dict[str, int]:
-    """Indices of the names in ``classes``; names that it lacks are refused, or left out.
-
-    Letters with accents may be composed or not: macOS writes another form than other systems.
-
-    Args:
-        select: the class map whose choice ``classes`` are, for messages: as in timm, names that
-            it lacks are left out. Empty: they are refused.
-
-    Raises:
-        UnknownClassesError: if they are refused.
-        UserError: if the class map has none of them.
-    """
-    numbers = {normalize("NFC", name): index for index, name in enumerate(classes)}
-    indices = {name: numbers.get(normalize("NFC", name), -1) for name in names}
-    unknown = sorted(name for name, index in indices.items() if index < 0)
-    if not unknown:
-        return indices
-    shown = ", ".join(unknown[:5])
-    if not select:
-        raise UnknownClassesError(
-            f"{where} has classes that training lacks ({shown}); remove them or train with them.",
-            names,
-        )
-    if len(unknown) == len(names):
-        raise UserError(
-            f"{where} has none of the classes of {select}, but {shown}: both must have the same "
-            "names."
-        )
-    logger.info(
-        "%s: %d of %d classes are not in %s, and are left out (%s)",
-        where, len(unknown), len(names), select, shown,
-    )  # fmt: skip
-    return {name: index for name, index in indices.items() if index >= 0}
-
-
 def labelled(
     files: Mapping[tuple[str, ...], Source],
     folders: Set[str],
@@ -143,21 +105,45 @@ def labelled(
 ) -> tuple[list[Source], list[int]]:
     """The files of classes, and the indices of these.
 
+    Letters with accents may be composed or not: macOS writes another form than other systems.
+
     Args:
         files: by the parts of their paths, from the folder of their class on.
         folders: the names of the classes that have a folder.
         classes: name of each index.
         where: the data, for messages; the name of a folder may follow.
         is_training: the training needs images of each folder; a validation class may have none.
-        select: see :func:`class_indices`.
+        select: the class map whose choice ``classes`` are, for messages: as in timm, names that
+            it lacks are left out. Empty: they are refused.
 
     Raises:
-        UserError: as :func:`class_indices`, or if a training class has no images.
+        UnknownClassesError: if they are refused.
+        UserError: if the class map has none of them, or a training class has no images.
     """
     inner: dict[str, set[str]] = {}  # for each class, the folders inside that have images
     for name, *rest in files:
         inner.setdefault(name, set()).add(rest[0] if len(rest) > 1 else "")
-    indices = class_indices({*folders, *inner}, classes, where.rstrip(": /"), select=select)
+    names, place = {*folders, *inner}, where.rstrip(": /")
+    numbers = {normalize("NFC", name): index for index, name in enumerate(classes)}
+    found = {name: numbers.get(normalize("NFC", name)) for name in names}
+    indices = {name: index for name, index in found.items() if index is not None}
+    if unknown := sorted(names - indices.keys()):
+        shown = ", ".join(unknown[:5])
+        if not select:
+            raise UnknownClassesError(
+                f"{place} has classes that training lacks ({shown}); remove them or train with "
+                "them.",
+                names,
+            )
+        if not indices:
+            raise UserError(
+                f"{place} has none of the classes of {select}, but {shown}: both must have the "
+                "same names."
+            )
+        logger.info(
+            "%s: %d of %d classes are not in %s, and are left out (%s)",
+            place, len(unknown), len(names), select, shown,
+        )  # fmt: skip
     empty = sorted(indices.keys() - inner.keys())
     if empty and is_training:
         raise UserError(f"{where}{empty[0]} holds no images ({', '.join(EXTENSIONS)}).")
@@ -166,7 +152,7 @@ def labelled(
         logger.warning(
             "%s: the %d classes are its uppermost folders, but most of them have images only in "
             "folders inside (%s/%s): if those are the classes, move them up",
-            where.rstrip(": /"), len(inner), nested[0], min(inner[nested[0]]),
+            place, len(inner), nested[0], min(inner[nested[0]]),
         )  # fmt: skip
     kept = [(file, indices[inside[0]]) for inside, file in files.items() if inside[0] in indices]
     return [file for file, _ in kept], [index for _, index in kept]
