@@ -973,6 +973,8 @@ def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
         ("cls", b'"3"'),
         ("cls.txt", b"3"),
         ("CLS.JSON", b"3"),
+        ("label", b"3"),
+        ("Target", b"3\n"),
         ("json", b"3"),
         ("json", b'{"caption": "a dog", "label": 3}'),
         ("json", b'{"cls": "3", "label": 1}'),

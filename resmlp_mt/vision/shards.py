@@ -3,7 +3,8 @@
 A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision.splits`), or, if it
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
-``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... Other
+``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... Without
+both, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ... Other
 files of a sample are left alone, but a warning counts the samples with a class and no image.
 """
 
@@ -198,6 +199,7 @@ def _members(
     images: dict[str, Member] = {}
     labels: dict[str, Member] = {}
     described: dict[str, Member] = {}
+    named: dict[str, Member] = {}  # KEY.label and the like, where there is neither of them
     others: dict[str, str] = {}
     dotted: list[tuple[str, str, str]] = []  # key, path and name in the archive
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
@@ -236,6 +238,8 @@ def _members(
         elif extension == "json":
             found = described
         else:
+            if extension in JSON_LABELS:
+                named.setdefault(key, (str(shard), file.offset_data, file.size, member.name))
             others.setdefault(key, member.name)
             continue
         if key in found:
@@ -262,7 +266,7 @@ def _members(
             f"--data wds: {shard} has {labels[key][3]}, but no image of that name "
             f"({', '.join(EXTENSIONS)})."
         )
-    labels = described | labels
+    labels = named | described | labels
     for key in images.keys() - labels.keys():
         raise UserError(
             f"--data wds: {shard} has no class for {key}: {posixpath.basename(key)}.cls is missing."
