@@ -181,13 +181,10 @@ def _from_checkpoint(choice: ModelChoice) -> Classifier:
     wrong += [] if words else ["data is not a list of texts, as --data has them"]
     if wrong:
         raise UserError(f"{choice.checkpoint}: its config.{wrong[0]}.")
-    data_config = dict(checkpoint["data_config"])
-    match data_config.get("input_size"):
-        case [channels, _, _] if choice.img_size is not None:
-            data_config["input_size"] = (channels, choice.img_size, choice.img_size)
-    check_data_config(
-        data_config, str(choice.checkpoint), checkpoint["model_args"].get("in_chans", 3)
-    )
+    data_config, channels = checkpoint["data_config"], checkpoint["model_args"].get("in_chans", 3)
+    check_data_config(data_config, str(choice.checkpoint), channels)
+    if choice.img_size is not None:
+        data_config["input_size"] = (channels, choice.img_size, choice.img_size)
     size = tuple(data_config["input_size"][1:])
     if isinstance(model, ResMLP) and size != model.img_size:
         raise UserError(

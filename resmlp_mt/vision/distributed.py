@@ -37,20 +37,20 @@ class Process:
         result: list[float] = tensor.tolist()
         return result
 
+    def of_all(self, value: T) -> list[T]:
+        """The values of all processes."""
+        said = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(said, value)
+        return said
+
     def union(self, names: Iterable[str]) -> set[str]:
         """The names of all processes, each once."""
-        found = [list(names)]
-        if self.world_size > 1:
-            mine, found = found[0], [[] for _ in range(self.world_size)]
-            dist.all_gather_object(found, mine)
-        return set().union(*found)
+        return set().union(*self.of_all(list(names)))
 
     def of_first(self, value: T) -> T:
         """The first process's value."""
-        said = [value]
-        if self.world_size > 1:
-            dist.broadcast_object_list(said, device=self.device)
-        return said[0]
+        return self.of_all(value)[0]
 
 
 def find_device(name: str | None) -> torch.device:

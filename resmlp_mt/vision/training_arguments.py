@@ -203,22 +203,16 @@ def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
         ("momentum", f"--opt {options.opt}", _takes_momentum(options)),
     )
     usual = TrainingOptions()
-
-    def idle(names: str, is_used: Any) -> str | None:
-        """The first of some options that is given by a flag, if all are without effect."""
-        for name in names.split() if not is_used else ():
-            value = getattr(options, name)
-            may_stay = value == in_file.get(name) and not name.startswith(OWN)
-            if value not in (getattr(usual, name), 0) and not may_stay:
-                return flag(name)
-        return None
-
-    for names, partner, is_used in needs:
-        if found := idle(names, is_used):
-            raise UserError(f"{found} needs {partner}: give it, or leave out both.")
-    for names, other, is_used in without:
-        if found := idle(names, is_used):
-            raise UserError(f"{other} does not use {found}: leave it out.")
+    for rules, sentence in (
+        (needs, "{} needs {}: give it, or leave out both."),
+        (without, "{1} does not use {0}: leave it out."),
+    ):
+        for names, partner, is_used in rules:
+            for name in names.split() if not is_used else ():
+                value = getattr(options, name)
+                may_stay = value == in_file.get(name) and not name.startswith(OWN)
+                if value not in (getattr(usual, name), 0) and not may_stay:
+                    raise UserError(sentence.format(flag(name), partner))
 
 
 def _takes_momentum(options: TrainingOptions) -> bool:
