@@ -162,7 +162,7 @@ def test_ctrl_c_does_not_reach_the_processes_of_workers() -> None:
 def test_text_that_is_not_utf8_is_named(tmp_path: Path, workers: int) -> None:
     path = tmp_path / "text"
     path.write_bytes(b"a dog\n" * 10 + b"caf\xe9 noir\n" * 10)
-    with pytest.raises(UserError, match=r"text is not valid UTF-8 \(byte 0xe9\)"):
+    with pytest.raises(UserError, match="text is not valid UTF-8"):
         Dictionary.add_file_to_dictionary(str(path), Dictionary(), str.split, workers)
     with pytest.raises(UserError, match="text is not valid UTF-8"):
         IndexedRawTextDataset(str(path), Dictionary())

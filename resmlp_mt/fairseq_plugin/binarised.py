@@ -8,17 +8,17 @@ line, which shifts all sentences after it from their translations.
 import functools
 import multiprocessing
 import os
+import signal
 import struct
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from fairseq import binarizer, file_chunker_utils
 from fairseq.data import Dictionary, data_utils, dictionary, indexed_dataset
 
 from resmlp_mt import signals
-from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.errors import UserError, is_of_memory, reason, refused
 from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -36,12 +36,13 @@ def name_damaged_files() -> None:
     for module in (file_chunker_utils, binarizer, dictionary):  # imported by name
         wrap(module, "find_offsets", _find_offsets)
     # of --workers; at Ctrl-C, they would print tracebacks and be started anew
-    pool = functools.partial(multiprocessing.Pool, initializer=signals.follow_parent)
+    pool = functools.partial(multiprocessing.Pool, initializer=_begin_worker)
     binarizer.Pool = dictionary.Pool = pool
     wrap(file_chunker_utils, "_safe_readline", _read_line)
-    wrap(file_chunker_utils.Chunker, "__enter__", _open_part)
     wrap(file_chunker_utils.Chunker, "__exit__", _close_part)
     wrap(indexed_dataset.IndexedRawTextDataset, "read_data", _read_raw)
+    for reader in (file_chunker_utils, indexed_dataset):
+        reader.open = _open
 
 
 def _load_indexed_dataset(
@@ -122,37 +123,32 @@ def _find_offsets(_: Original, filename: str, num_chunks: int) -> list[int]:
     return [*offsets, size]
 
 
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # but not SIGTERM, by which Pool ends it
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # where nobody takes its words any more
+    signals.end_with_parent()
+
+
 def _read_line(_: Original, file: Any) -> Any:
     """The first line of a part; fairseq would go back, a byte at a time, for one it can decode."""
     return file.readline()
 
 
-def _open_part(original: Original, self: Any) -> Any:
-    lines = original(self)
-    self.fd.reconfigure(newline="\n")
-    return lines
+def _open(path: str, mode: str, **options: Any) -> Any:
+    """Open a file for a module that reads text and other files, in place of Python's function."""
+    return open(path, mode, newline="\n" if mode == "r" else None, **options)
 
 
 def _close_part(original: Original, self: Any, kind: Any, error: Any, trace: Any) -> None:
     original(self, kind, error, trace)
     if isinstance(error, UnicodeDecodeError):
-        raise _not_utf8(self.path, error) from error
+        raise UserError(f"{self.path} is not valid UTF-8: convert it with iconv.") from error
 
 
 def _read_raw(original: Original, self: Any, path: str, words: Dictionary) -> None:
-    def opened(name: str, mode: str, encoding: str) -> Any:
-        return open(name, mode, encoding=encoding, newline="\n")
-
-    with mock.patch.object(indexed_dataset, "open", opened, create=True):
-        try:
-            original(self, path, words)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path, error) from error
-
-
-def _not_utf8(path: str, error: UnicodeDecodeError) -> UserError:
-    byte = error.object[error.start]
-    return UserError(f"{path} is not valid UTF-8 (byte 0x{byte:02x}): convert it with iconv.")
+    sentence = f"{path} is not valid UTF-8: convert it with iconv."
+    with refused(lambda _: sentence, UnicodeDecodeError):
+        original(self, path, words)
 
 
 def _add_from_file(original: Original, self: Any, file: Any) -> Any:
