@@ -105,11 +105,7 @@ def relatives(code: str, known: Collection[str]) -> list[str]:
 
 
 def _is_spelling(code: str, other: str) -> bool:
-    return _folded(code) == _folded(other)
-
-
-def _folded(code: str) -> str:
-    return code.replace("-", "_").casefold()
+    return code.replace("-", "_").casefold() == other.replace("-", "_").casefold()
 
 
 def _parsed(code: str) -> langcodes.Language:

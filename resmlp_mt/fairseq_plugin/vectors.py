@@ -1,6 +1,7 @@
 """Embeddings: random, or with the vectors of ``--encoder-embed-path``, ``--decoder-embed-path``."""
 
 import logging
+import re
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 SPACE = "\u2581"
 """What sentencepiece's pieces have for the space before a word."""
+
+NUMBER = re.compile(r"[-+]?\.?\d[-+.\de]*")
 
 
 def build_embedding(
@@ -49,7 +52,7 @@ def read_vectors(path: str, dim: int, option: str) -> dict[str, Tensor]:
                 if number == 0 and len(parts) == 2 and "".join(parts).isdecimal():
                     continue
                 word = parts[:-dim]
-                fits = len(word) == 1 or (len(word) > 1 and not _is_number(word[-1]))
+                fits = len(word) == 1 or (len(word) > 1 and not NUMBER.fullmatch(word[-1]))
                 widths.add(dim if fits else len(parts) - 1)
                 if fits:
                     vectors[" ".join(word)] = torch.tensor(list(map(float, parts[-dim:])))
@@ -58,14 +61,6 @@ def read_vectors(path: str, dim: int, option: str) -> dict[str, Tensor]:
     if widths != {dim}:
         raise UserError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
     return vectors
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def fill(embedding: nn.Embedding, dictionary: Dictionary, path: str, option: str) -> None:

@@ -304,7 +304,8 @@ def local(folder: Path, source: str, target: str) -> Corpus:
     others = [
         path.name
         for path in _files(folder)
-        if str(path) not in used and _is_text(path.name.split(".")[1:], languages)
+        if str(path) not in used
+        and (_matches(ends := path.name.split(".")[1:], languages) or {*PAIR_FORMATS} & {*ends})
     ]
     if others:
         more = f" and {len(others) - 9} more" if len(others) > 9 else ""
@@ -320,11 +321,6 @@ def _natural(name: str) -> list[str | int]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-
-
-def _is_text(extensions: Collection[str], languages: tuple[str, str]) -> bool:
-    """Whether a file is probably text of the languages, packed or not."""
-    return bool(_matches(extensions, languages)) or not set(PAIR_FORMATS).isdisjoint(extensions)
 
 
 def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:

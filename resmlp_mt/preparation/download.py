@@ -17,7 +17,7 @@ from urllib3.util import Retry
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation.corpus import Package
-from resmlp_mt.preparation.steps import write_json
+from resmlp_mt.preparation.steps import read_json, write_json
 
 ATTEMPTS = 5
 """Times that a mirror may cut the connection; each attempt continues where the last one ended."""
@@ -242,13 +242,9 @@ def _remember(path: Path, url: str, headers: Mapping[str, str]) -> None:
 
 
 def _validator(path: Path, url: str) -> str | None:
-    try:
-        content = json.loads(_validator_path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    if content.get("url") != url or not isinstance(content.get("validator"), str):
-        return None
-    return str(content["validator"])
+    content = read_json(_validator_path(path))
+    known = content.get("validator") if content.get("url") == url else None
+    return known if isinstance(known, str) else None
 
 
 def _range_start(headers: Mapping[str, str]) -> int | None:
