@@ -105,7 +105,7 @@ def measured(workshop: Workshop, name: str, trained_only: bool) -> Json:
             runs.setdefault(model, []).append(run)
     curves = {run: workshop.train(run)["curve"] for each in runs.values() for run in each}
     every = workshop.config["save_every"]
-    common = min(curve[-1]["updates"] for curve in curves.values()) // every * every
+    common = min((curve[-1]["updates"] for curve in curves.values()), default=0) // every * every
     source, _ = workshop.text(name, 0)
 
     def row(model: str, updates: int | None) -> Json:
@@ -131,6 +131,7 @@ def measured(workshop: Workshop, name: str, trained_only: bool) -> Json:
         "tables": [
             {"updates": updates, "rows": [row(model, updates) for model in runs]}
             for updates in (None, common)
+            if updates != 0  # a run has not reached the first checkpoint
         ],
         "weights": {model: weights_by_distance(last(own[0])) for model, own in runs.items()},
     }
@@ -143,7 +144,8 @@ def page(result: Json) -> str:
     parts = [
         f"# {config['title']}",
         f"{result['date']}; {', '.join(map(' '.join, result['versions'].items()))}.\n"
-        "Written by `benchmarks/length_text.py`.",
+        "Written by `benchmarks/length_text.py`. The checkpoint with the lowest validation loss is "
+        "measured.",
         "![perplexity by source length](length_text.png)",
     ]
     for name, group in result["sets"].items():
@@ -167,7 +169,8 @@ def page(result: Json) -> str:
         parts += [
             "### Weights",
             "Weights of the encoder's mixing by distance in subwords (root mean square over layers "
-            "and heads), with the first seed.\nThey start at 0.02, times the decay.",
+            "and heads), in the last checkpoint of the first seed.\n"
+            "They start at 0.02, times the decay.",
             table(
                 ["model", *distances],
                 [

@@ -133,7 +133,7 @@ def other_kind(line: bytes) -> str | None:
     is_old = len(parts) > 1 and line.count(b"\r") > 1 and all(map(bytes.strip, parts))
     if is_old and b"%|" not in line:  # of progress bars
         return "is of lines that end in carriage returns alone: convert it to line feeds"
-    # most alphabets without a byte order mark: every other byte is the number of the alphabet
+    # Latin to Arabic script without a byte order mark: every other byte is the script's number
     if 3 * sum(byte < 9 for byte in line) > len(line.rstrip()) > 1:
         return OTHERS[codecs.BOM_UTF16_LE]
     return None

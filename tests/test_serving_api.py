@@ -376,10 +376,11 @@ FORM = "application/x-www-form-urlencoded"
         (f"{FORM}; charset=iso-8859-1", b"%E9 o\xf9", "OÙ É"),
         (FORM, b"%E9 o", "Invalid request: its text is not utf-8"),
         (FORM, b"a \xff", "Invalid request: its text is not utf-8"),
-        (f"{FORM}; charset=none", b"a", "Invalid request: its text is not none"),
+        (f"{FORM}; charset=none", b"a", "Invalid request: unknown charset none"),
+        (f"{FORM}; charset=punycode", b"a", "Invalid request: unknown charset punycode"),
         ("application/json; charset=ISO-8859-1", "Où é".encode("latin-1"), "É oÙ"),
         ("application/json", "Où é".encode("latin-1"), "Invalid JSON format"),
-        ("application/json; charset=none", b"a", "Invalid JSON format"),
+        ("application/json; charset=none", b"a", "Invalid request: unknown charset none"),
     ],
 )
 def test_text_has_the_charset_that_its_request_names(

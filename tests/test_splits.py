@@ -430,11 +430,11 @@ def test_text_that_is_split_otherwise_is_warned_of_once(caplog: pytest.LogCaptur
     assert told.startswith("most words of the input are not in the dictionary of en: give text")
 
 
-def test_lines_that_say_nothing_to_the_model_are_warned_of(
+def test_lines_of_which_the_model_knows_no_word_are_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     translator = Translator(translation_model(), OPTIONS)
-    translator.translate(["w1", "a b", "c", ""])
+    translator.translate(["w1", "a b", "a b", ""])
     (told,) = caplog.messages
     assert told.startswith("the model knows no word of 2 lines, the first of which begins with 'a ")
 
@@ -453,8 +453,21 @@ def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
         ),
     ):
         tokens = words.encode(pieces_of(text, words, processor, normalizes=True))
-        subwords.warn_of_unknown_words({text: tokens}, loaded)
+        subwords.warn_of_unknown_words([(text, tokens)], loaded)
         assert caplog.messages == told
+
+
+def test_a_line_with_a_tag_may_be_unknown() -> None:
+    processor = model_of(ENGLISH)
+    words = Vocabulary([*SPECIAL, *words_of(processor), "<2de>"])
+    loaded = translation_model(None, words, processor)
+    for text, expected in (
+        ("<2de> \u65e5", True),
+        ("<2de> " + ENGLISH[0], False),
+        ("<2de>", False),
+    ):
+        tokens = words.encode(pieces_of(text, words, processor, normalizes=True))
+        assert subwords.is_unknown(text, tokens, loaded) is expected
 
 
 def test_earlier_folders_are_normalised_and_wrong_values_are_refused(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def test_an_archive_holds_what_its_folder_holds(folder: Path, tmp_path: Path, to
         assert ours.image_size == (8, 8)
 
 
-def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", ["", "/"])
+def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path, root: str) -> None:
     """A hard link to an image is an image; files that begin with a dot are not."""
     plain = tmp_path / "plain.tar"
     pack(folder, plain.with_suffix(".tar.gz"))
@@ -172,7 +173,7 @@ def test_an_archive_with_links_and_what_macos_adds(folder: Path, tmp_path: Path)
     with tarfile.open(plain, "a") as tar:
         image = next(member for member in tar.getmembers() if member.name.endswith(".png"))
         link = tarfile.TarInfo(str(Path(image.name).with_name("zz.png")))
-        link.type, link.linkname = tarfile.LNKTYPE, image.name
+        link.type, link.linkname = tarfile.LNKTYPE, root + image.name
         tar.addfile(link)
         tar.addfile(tarfile.TarInfo(str(Path(image.name).with_name("._0.png"))))
     found = data.create_dataset(["cifar10-tar", str(plain)], "train")

@@ -245,7 +245,12 @@ def test_a_class_map_gives_the_order_of_weights_without_names(tmp_path: Path) ->
     predict.main([*map(str, words[:-2]), str(data / "val/2/0.png"), "--class-map",
                   str(tmp_path / "a.txt"), "--output", str(tmp_path / "p.csv")])  # fmt: skip
     assert (tmp_path / "p.csv").read_text().splitlines()[1].split(",")[1] == "2"
-    wrong = {"a.txt": "2\n10\n2\n", "b.json": '{"2": 0, "10": 2}', "c.json": '{"2": [0]}'}
+    wrong = {
+        "a.txt": "2\n10\n2\n",
+        "b.json": '{"2": 0, "10": 2}',
+        "c.json": '{"2": [0]}',
+        "d.json": '{"2": 0, "3": 0, "10": 1}',
+    }
     for name, content in wrong.items():
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=f"{name}: expected the name of each class"):

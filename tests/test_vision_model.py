@@ -254,6 +254,17 @@ def test_affine_maps_and_scales_are_not_decayed() -> None:
     assert other.no_weight_decay() <= other.state_dict().keys()
 
 
+def test_parameters_keep_the_order_that_optimizers_of_earlier_trainings_have() -> None:
+    parts = ["mixing_pre", "token_mixing", "mixing_post", "ffn_pre", "ffn", "ffn_post"]
+    model = small(pooling="class_mlp")
+    for layers, expected in (
+        (model.blocks, ["token_mixing", "mixing_pre", *parts[2:]]),
+        (model.class_blocks, parts),
+    ):
+        for layer in layers:
+            assert [name for name, _ in layer.named_children()] == expected
+
+
 def test_tiny_is_for_small_images() -> None:
     assert create_model("resmlp_tiny", 10)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     digits = create_model("resmlp_tiny", 10, img_size=8, patch_size=2, in_chans=1)

@@ -60,7 +60,12 @@ def check_counts(*optional: str, **counts: int | None) -> None:
 
 
 def check_between(name: str, value: int, least: int, most: int) -> None:
-    """Refuse what is no whole number in these bounds, as :func:`check_counts` does."""
+    """Refuse anything but a whole number within these bounds.
+
+    Raises:
+        TypeError: if it is not a whole number.
+        UserError: if it is too small or too large.
+    """
     check_number(name, check_type(name, value, int), number(int, least=least, most=most))
 
 

@@ -168,12 +168,13 @@ class SearchOptions:
             )
         return longest
 
-    def check_beam(self, words: int, what: str = "vocabulary") -> None:
+    def check_beam(self, words: int, what: str = "vocabulary", remedy: str = "") -> None:
         """Refuse a beam whose 2 * beam candidates are more than the words, pad and unk left out.
 
         Args:
             words: that a sentence may have.
             what: has these words.
+            remedy: what else to do, for the message.
 
         Raises:
             UserError: naming the option.
@@ -181,7 +182,7 @@ class SearchOptions:
         if 2 * self.beam > words - 2 and not self.sampling:
             raise UserError(
                 f"--beam {self.beam} is too large for a {what} of {words} words: choose at most "
-                f"{words // 2 - 1}."
+                f"{words // 2 - 1}{remedy}."
             )
 
     def restrict(self, scores: Any, position: int, at_limit: Sequence[int]) -> None:

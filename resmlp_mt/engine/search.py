@@ -120,7 +120,7 @@ def chosen_words(loaded: TranslationModel, options: SearchOptions) -> WordsOf:
     """
     if loaded.shortlist is None:
         raise UserError("--shortlist: this model has none; export it with --shortlist DATA-BIN.")
-    options.check_beam(len(loaded.shortlist.always), "shortlist")
+    options.check_beam(len(loaded.shortlist.always), "shortlist", ", or leave out --shortlist")
     if isinstance(loaded.model, OnnxModel):
         return loaded.model.choose
     import torch

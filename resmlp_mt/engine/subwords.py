@@ -151,28 +151,31 @@ def are_unknown(sentences: Iterable[Sequence[int]], indices: Mapping[str, int]) 
     return words.count(UNK) > max(MOST_UNKNOWN, len(words) / 2)
 
 
-def says_nothing(tokens: Sequence[int], indices: Mapping[str, int]) -> bool:
-    """Whether nothing in a sentence is known, so that every translation of it is made up."""
-    return len(tokens) > 1 and set(tokens[:-1]) <= {UNK, indices.get(SPACE, UNK)}
+def is_unknown(line: str, tokens: Sequence[int], model: "TranslationModel") -> bool:
+    """Whether a model knows no word of a line, so that every translation of it is made up."""
+    if UNK not in tokens:
+        return False
+    words, processor = model.source, model.sentencepiece
+    tags = leading_tags(line, words, processor) if processor is not None else []
+    return set(tokens[len(tags) : -1]) <= {UNK, words.indices.get(SPACE, UNK)}
 
 
 def warn_of_unknown_words(
-    sentences: Mapping[str, Sequence[int]], model: "TranslationModel"
+    sentences: Sequence[tuple[str, Sequence[int]]], model: "TranslationModel"
 ) -> None:
-    """Warn of sentences that say nothing to the model, and of the first that are mostly unknown.
+    """Warn of lines of which a model knows no word, and of the first that are mostly unknown.
 
     Args:
-        sentences: the tokens of each line.
+        sentences: lines and their tokens.
     """
-    indices = model.source.indices
-    unknown = [line for line, tokens in sentences.items() if says_nothing(tokens, indices)]
+    unknown = [line for line, tokens in sentences if is_unknown(line, tokens, model)]
     if unknown:
         logger.warning(
             "the model knows no word of %d lines, the first of which begins with '%s': their "
             "translations are made up",
             len(unknown), unknown[0][:40],
         )  # fmt: skip
-    if are_unknown(sentences.values(), indices):
+    if are_unknown((tokens for _, tokens in sentences), model.source.indices):
         _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 
 

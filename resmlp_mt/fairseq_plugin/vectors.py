@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 SPACE = "\u2581"
 """What sentencepiece's pieces have for the space before a word."""
 
-NUMBER = re.compile(r"[-+]?\.?\d[-+.\de]*")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def build_embedding(

@@ -273,7 +273,7 @@ def clean_train(
         reasons = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
         remedy = "look at the input, --max-length and --max-ratio"
         if max(dropped, key=dropped.__getitem__) == "held-out":
-            remedy = "valid or test has the same sentences, give it others"
+            remedy = "valid or test has the same sentences: take others there"
         raise UserError(f"no training pair is left of {read} (dropped: {reasons}): {remedy}")
     if options.concatenate > 1:
         steps.append({"step": "concatenate", "kept": lines, "dropped": 0, "joined": joiner.joined})

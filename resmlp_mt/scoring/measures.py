@@ -1,7 +1,7 @@
 """The measures: sacreBLEU's metrics, on plain or Moses-tokenized text, each with its signature."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
@@ -178,13 +178,22 @@ class Measure:
         return list(map(self._prepare, hypotheses))
 
     def equals(self, other: Self, hypotheses: Sequence[str]) -> bool:
-        """Whether both give the same score for these hypotheses, in the same way."""
+        """Whether both give the same score for these hypotheses, from the same tokens."""
+        aside = {"tokenize": None, "force": None}  # what they do shows in the tokens
         return (
             KINDS[self.metric].metric == KINDS[other.metric].metric
-            and self.arguments == other.arguments
-            and self.references == other.references
-            and self.prepared(hypotheses) == other.prepared(hypotheses)
+            and self.arguments | aside == other.arguments | aside
+            and all(
+                self._tokens(ours) == other._tokens(theirs)
+                for ours, theirs in (
+                    (self.prepared(hypotheses), other.prepared(hypotheses)),
+                    *zip(self.references, other.references, strict=True),
+                )
+            )
         )
+
+    def _tokens(self, prepared: Iterable[str]) -> list[str]:
+        return [self._metric._preprocess_segment(line) for line in prepared]
 
     def score(self, hypotheses: Sequence[str], samples: int = 1) -> Score:
         """Score a system; with more than one bootstrap sample, with an interval."""

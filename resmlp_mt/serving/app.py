@@ -202,12 +202,14 @@ def create_app(
             raise TooLongError(
                 f"Invalid request: request ({size}) exceeds text limit ({limits.char_limit})"
             )
-        # in a thread: the first detection of a language takes long, and other clients would wait
-        found = await asyncio.to_thread(
-            lambda: [pairs.find(asked.source, asked.target, text) for text in asked.texts]
-        )
-        meant = [pair for pair, _ in found]
+
+        def find() -> list[tuple[Languages | None, DetectedLanguage | None]]:
+            return [pairs.find(asked.source, asked.target, text) for text in asked.texts]
+
         with clients.place(request):
+            # the first detection of a language takes long, and other clients would wait
+            found = await asyncio.to_thread(find) if asked.source == AUTO else find()
+            meant = [pair for pair, _ in found]
             work = translate(asked.texts, meant, scheduler, metrics, explained)
             texts = await while_connected(request, work, metrics)
         detected = [language for _, language in found if language is not None]
@@ -277,7 +279,9 @@ def create_app(
     @app.post("/detect", openapi_extra=_body(DetectRequest), responses=_ERRORS)
     async def detect(request: Request) -> list[DetectedLanguage]:
         """The likeliest languages of a text, best first, among those that the server translates."""
-        return await asyncio.to_thread(pairs.detect, parse(DetectRequest, await fields(request)).q)
+        text = parse(DetectRequest, await fields(request)).q
+        with clients.place(request):
+            return await asyncio.to_thread(pairs.detect, text)
 
     @app.post("/suggest", include_in_schema=False)
     @app.post("/translate_file", include_in_schema=False)

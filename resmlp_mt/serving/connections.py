@@ -53,8 +53,9 @@ def protocol(seconds: float) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             if self._deadline is None and self._is_idle():
                 self._deadline = self.loop.call_later(seconds, self._give_up)
+            is_late = self.conn.our_state is h11.DONE  # the body of an answered request
             super().data_received(data)
-            if not self._is_idle():
+            if not self._is_idle() or (is_late and self.conn.our_state is h11.IDLE):
                 self._cancel()
 
         def _is_idle(self) -> bool:

@@ -1,8 +1,10 @@
 """Handling of every request: limits of its body, counts, clients that disconnect."""
 
 import asyncio
+import codecs
 import email.message
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -19,6 +21,8 @@ from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.metrics import Metrics
 
 Result = TypeVar("Result")
+COMPRESSED = re.compile(r"\b(gzip|deflate|compress|br|zstd)\b", re.IGNORECASE)
+NOT_OF_REQUESTS = {"idna", "punycode", "raw-unicode-escape", "unicode-escape", "utf-7"}
 MOST_FIELDS = 1000  # of a form, as starlette has it for the other kind of form
 
 
@@ -124,12 +128,12 @@ async def fields(request: Request) -> dict[str, Any]:
     Raises:
         BadRequestError: if the body has another format.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if COMPRESSED.search(request.headers.get("content-encoding", "")):
         raise HTTPException(415, "the request is compressed: send it as it is")
     found = _grouped(_decoded(request.scope["query_string"]))
     header = email.message.Message()
     header["Content-Type"] = request.headers.get("content-type", "")
-    content_type, charset = header.get_content_type(), header.get_content_charset("utf-8")
+    content_type, charset = header.get_content_type(), _charset(header)
     if content_type == "multipart/form-data":
         # the body as a whole is limited by Watched
         async with request.form(max_part_size=sys.maxsize) as form:
@@ -146,6 +150,22 @@ async def fields(request: Request) -> dict[str, Any]:
     if not isinstance(sent, dict):
         raise BadRequestError("Invalid JSON format")
     return {**found, **sent}
+
+
+def _charset(header: email.message.Message) -> str:
+    """The encoding that a request declares, in Python's spelling.
+
+    Raises:
+        BadRequestError: if no client has it. Some of Python's take quadratic time to decode.
+    """
+    declared = header.get_content_charset("utf-8")
+    try:
+        name = codecs.lookup(declared).name
+    except (LookupError, ValueError) as error:
+        raise BadRequestError(f"Invalid request: unknown charset {declared}") from error
+    if name in NOT_OF_REQUESTS:
+        raise BadRequestError(f"Invalid request: unknown charset {declared}")
+    return name
 
 
 def _decoded(form: bytes, charset: str = "utf-8") -> list[tuple[str, Any]]:

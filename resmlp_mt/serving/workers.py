@@ -307,16 +307,15 @@ def _translator(languages: Languages) -> "Translator":
 
 
 def _translate(work: Work, lines: list[str]) -> list[Answer]:
-    from resmlp_mt.engine.subwords import says_nothing
+    from resmlp_mt.engine.subwords import is_unknown
 
     translator = _translator(work.languages)
-    indices = translator.loaded.source.indices
     is_servers = translator.longest < translator.loaded.model.config.max_source_positions
     answers, fitting = [], []
     for line in lines:
         tokens, pieces = translator.encode(line), translator.pieces(line) if work.explained else []
         answer = Answer(len(tokens), translator.longest, [], pieces, is_servers)
-        if says_nothing(tokens, indices):  # names in another script stay as they are
+        if is_unknown(line, tokens, translator.loaded):  # names in another script stay as they are
             answer.translations.append(Translated(line, 0.0, pieces))
         elif answer.tokens <= answer.longest:
             fitting.append((line, answer))

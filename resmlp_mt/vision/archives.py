@@ -183,8 +183,12 @@ def file_of(
     """
     seen: set[str] = set()
     while not member.isfile():
-        folder = posixpath.dirname(member.name.lstrip("/")) if member.issym() else ""
-        path = posixpath.normpath(posixpath.join(folder, member.linkname))
+        path = member.linkname
+        if member.issym():
+            path = posixpath.join(posixpath.dirname(member.name.lstrip("/")), path)
+        else:  # a hard link has the name of a member, which may be absolute
+            path = path.lstrip("/")
+        path = posixpath.normpath(path)
         if not (member.issym() or member.islnk()) or path in seen or path not in members:
             return None
         seen.add(path)

@@ -134,6 +134,8 @@ class ClassBlock(Layer):
 
     def __init__(self, dim: int, tokens: int, **layer: Any) -> None:
         super().__init__(dim, nn.Linear(1 + tokens, 1), **layer)
+        # optimizers of trainings that go on know parameters by their order
+        self._modules = {"mixing_pre": self.mixing_pre, **self._modules}
 
     def forward(self, class_token: Tensor, patches: Tensor) -> Tensor:
         x = class_token.transpose(0, 1)

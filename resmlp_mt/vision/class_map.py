@@ -38,7 +38,8 @@ def read_class_map(path: Path, folders: Iterable[Path] = ()) -> list[str]:
         is_json = path.suffix.lower() == ".json"
         names: Any = json.loads(text) if is_json else text.rstrip().splitlines()
     if isinstance(names, dict):
-        names = {str(index): name for name, index in names.items()}
+        by_index = {str(index): name for name, index in names.items()}
+        names = by_index if len(by_index) == len(names) else None
     found = [name.strip() for name in names_of_classes(names) or ()]
     if not found or not all(found) or len({*found}) < len(found):
         raise UserError(

@@ -18,6 +18,7 @@ whatever the number of processes and workers, so a training can continue in the 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -97,7 +98,10 @@ def _folder(
         folders = _class_names(folder)
         if classes is None:
             classes = _class_names(find_split_folder(root, training) or folder)
+        chosen = {normalize("NFC", name) for name in classes}
         for name in folders:
+            if normalize("NFC", name) not in chosen:  # left out, or refused below
+                continue
             top = os.path.join(folder, name)
             for place, found in sorted(walk(top)):  # torchvision's order
                 inside = (name, *Path(os.path.relpath(place, top)).parts)

@@ -3,8 +3,8 @@
 A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision.splits`), or, if it
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
-``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... Without
-both, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ... Other
+``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... If there
+is neither, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ... Other
 files of a sample are left alone, but a warning counts the samples with a class and no image.
 """
 
@@ -45,7 +45,7 @@ LABELS = ("cls", "cls.txt", "cls.json")
 #: a name that has a dot before one of these belongs to a sample
 DOTTED_LABELS = (".cls.txt", ".cls.json", ".json")
 #: keys of the class in a JSON object
-JSON_LABELS = (
+LABEL_NAMES = (
     "cls", "label", "class", "target", "class_id", "class_index", "class_idx", "label_id",
     "label_idx", "category_id",
 )  # fmt: skip
@@ -238,9 +238,10 @@ def _members(
         elif extension == "json":
             found = described
         else:
-            if extension in JSON_LABELS:
+            if extension in LABEL_NAMES:
                 named.setdefault(key, (str(shard), file.offset_data, file.size, member.name))
-            others.setdefault(key, member.name)
+            else:
+                others.setdefault(key, member.name)
             continue
         if key in found:
             raise UserError(
@@ -300,7 +301,7 @@ def _label(file: BinaryIO, member: Member) -> int:
     label = _whole(text)
     if label is not None and label < MAX_CLASSES:
         return label
-    fields = f" (as {', '.join(JSON_LABELS)})" if text.startswith(b"{") else ""
+    fields = f" (as {', '.join(LABEL_NAMES)})" if text.startswith(b"{") else ""
     right = fields if label is None else f" below {MAX_CLASSES:,}"
     raise UserError(
         f"--data wds: {shard}, {name}: expected a class index{right}, but found {text[:20]!r}."
@@ -315,7 +316,7 @@ def _json_label(text: bytes) -> bytes:
         return text
     if isinstance(value, dict):
         value = {key.lower(): v for key, v in value.items()} | value
-        found = [value[key] for key in JSON_LABELS if key in value]
+        found = [value[key] for key in LABEL_NAMES if key in value]
         value = next((v for v in found if _whole(v) is not None), found[0] if found else None)
     return str(value).encode() if isinstance(value, int | float | str) else text
 
