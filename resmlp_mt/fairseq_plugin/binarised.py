@@ -134,9 +134,10 @@ def _read_line(_: Original, file: Any) -> Any:
     return file.readline()
 
 
-def _open(path: str, mode: str, **options: Any) -> Any:
+def _open(path: str, mode: str, encoding: str | None = None, **options: Any) -> Any:
     """Open a file for a module that reads text and other files, in place of Python's function."""
-    return open(path, mode, newline="\n" if mode == "r" else None, **options)
+    newline = "\n" if mode == "r" else None
+    return open(path, mode, encoding=encoding, newline=newline, **options)
 
 
 def _close_part(original: Original, self: Any, kind: Any, error: Any, trace: Any) -> None:
