@@ -74,9 +74,14 @@ KINDS: dict[str, Callable[[str], Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def mended() -> None:
+    """As in a command, where fairseq-interactive is loaded before the plugin."""
+    fairseq_fixes.decode_every_line()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fairseq_fixes.decode_every_line()
     for text in (TEXT, TEXT + "\r\n", "x" * 9000 + "\nö\n" * 5000, ""):
         expected = [line.strip() for line in text.splitlines()]
         stdin = KINDS[kind](text)
