@@ -25,6 +25,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")
 """Magic number, version, code of the tokens' type, number of sentences."""
 
+NOT_UTF8 = "{} is not valid UTF-8: convert it with iconv."
 MOST_READ = 200  # sentences, which show how a text was split
 
 
@@ -143,12 +144,11 @@ def _open(path: str, mode: str, encoding: str | None = None, **options: Any) -> 
 def _close_part(original: Original, self: Any, kind: Any, error: Any, trace: Any) -> None:
     original(self, kind, error, trace)
     if isinstance(error, UnicodeDecodeError):
-        raise UserError(f"{self.path} is not valid UTF-8: convert it with iconv.") from error
+        raise UserError(NOT_UTF8.format(self.path)) from error
 
 
 def _read_raw(original: Original, self: Any, path: str, words: Dictionary) -> None:
-    sentence = f"{path} is not valid UTF-8: convert it with iconv."
-    with refused(lambda _: sentence, UnicodeDecodeError):
+    with refused(lambda _: NOT_UTF8.format(path), UnicodeDecodeError):
         original(self, path, words)
 
 

@@ -1,9 +1,9 @@
 """The measures: sacreBLEU's metrics, on plain or Moses-tokenized text, each with its signature."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Self
 
 from resmlp_mt.errors import UserError
@@ -180,20 +180,17 @@ class Measure:
     def equals(self, other: Self, hypotheses: Sequence[str]) -> bool:
         """Whether both give the same score for these hypotheses, from the same tokens."""
         aside = {"tokenize": None, "force": None}  # what they do shows in the tokens
+        texts = chain(
+            ((self._prepare(line), other._prepare(line)) for line in hypotheses),
+            zip(chain(*self.references), chain(*other.references), strict=True),
+        )
+        ours, theirs = self._metric._preprocess_segment, other._metric._preprocess_segment
         return (
             KINDS[self.metric].metric == KINDS[other.metric].metric
             and self.arguments | aside == other.arguments | aside
-            and all(
-                self._tokens(ours) == other._tokens(theirs)
-                for ours, theirs in (
-                    (self.prepared(hypotheses), other.prepared(hypotheses)),
-                    *zip(self.references, other.references, strict=True),
-                )
-            )
+            # up to the first line that differs
+            and all(ours(mine) == theirs(other_text) for mine, other_text in texts)
         )
-
-    def _tokens(self, prepared: Iterable[str]) -> list[str]:
-        return [self._metric._preprocess_segment(line) for line in prepared]
 
     def score(self, hypotheses: Sequence[str], samples: int = 1) -> Score:
         """Score a system; with more than one bootstrap sample, with an interval."""

@@ -227,7 +227,11 @@ def parse(
     description: str,
     needs: Sequence[str] = (),
 ) -> Options:
-    """The options of a command line; the last three arguments are as in :class:`Parser`."""
+    """The options of a command line; the last three arguments are as in :class:`Parser`.
+
+    Raises:
+        UserError: for a wrong one, or an extra that is not installed.
+    """
     parser = Parser(name, kind, description, needs)
     return kind.of(vars(parser.parse_intermixed_args(argv)))
 

@@ -225,6 +225,7 @@ def _members(
         if file is None:
             others.setdefault(key, f"{member.name} (link)")
             continue
+        place = (str(shard), file.offset_data, file.size, member.name)
         last = posixpath.splitext(below)[1].lower()
         if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
             # a second picture of this key, or a picture whose key was shortened
@@ -239,7 +240,7 @@ def _members(
             found = described
         else:
             if extension in LABEL_NAMES:
-                named.setdefault(key, (str(shard), file.offset_data, file.size, member.name))
+                named.setdefault(key, place)
             else:
                 others.setdefault(key, member.name)
             continue
@@ -248,7 +249,7 @@ def _members(
                 f"--data wds: {shard} has both {found[key][3]} and {member.name} for "
                 f"{stem!r}: give each sample a key of its own."
             )
-        found[key] = (str(shard), file.offset_data, file.size, member.name)
+        found[key] = place
     if left_out:
         logger.warning(
             "%s: %d %s in hidden folders left out (first: %s)",

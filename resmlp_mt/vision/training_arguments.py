@@ -68,7 +68,11 @@ def create_parser() -> Parser:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainingOptions:
-    """The options: flags over ``--config`` over those of the run that ``--resume`` continues."""
+    """The options: flags over ``--config`` over those of the run that ``--resume`` continues.
+
+    Raises:
+        UserError: for an option, a value or a file that is wrong.
+    """
     parser = create_parser()
     flags = _given(parser, argv)
     resume, config = flags.get("resume"), flags.get("config")
