@@ -348,8 +348,8 @@ def test_other_errors_keep_their_traceback(
 
 def test_ctrl_c_and_a_closed_pipe_are_silent() -> None:
     program = (
-        "import sys; from resmlp_mt.fairseq_plugin import console\n"
-        "console.tell_in_one_sentence(); sys.argv = ['fairseq-generate']\n"
+        "import sys; from resmlp_mt.fairseq_plugin import console, wrapping\n"
+        "wrapping.mend(console); sys.argv = ['fairseq-generate']\n"
     )
     for error, status in (("KeyboardInterrupt", -2), ("BrokenPipeError", -13)):
         reading, writing = os.pipe()

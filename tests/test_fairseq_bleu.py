@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import bleu
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.models import resmlp_mt  # noqa: F401  applies the remedies
 
 TEXT = ["我们今天去图书馆看书。", "他昨天买了一辆红色的自行车。"]
@@ -26,7 +27,7 @@ OTHER = ["我们今天去图书馆看报。", "他昨天买了一辆绿色的自
 @pytest.fixture(autouse=True)
 def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the commands that other tests have run in this process."""
-    bleu.apply()
+    mend(bleu)
     for name in ("_target", "_unspaced", "_subwords", "_joined_by"):
         monkeypatch.setattr(bleu, name, None)
     monkeypatch.setattr(bleu, "_of_languages", [])

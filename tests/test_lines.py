@@ -24,6 +24,7 @@ from resmlp_mt.engine.lines import alignment, decoded, waiting_lines
 from resmlp_mt.engine.translation import Translation
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.preparation.formats import TextFiles, pairs
 from resmlp_mt.scoring.lines import read_lines
 
@@ -68,7 +69,7 @@ def test_what_is_not_utf8_at_all_is_refused(encoding: str, tmp_path: Path) -> No
     assert [error.strerror for error in errors] == [f"it is {what}"]
     path = tmp_path / "input"
     path.write_bytes(content)
-    fairseq_fixes.decode_every_line()
+    mend(fairseq_fixes)
     with pytest.raises(UserError, match=f"--input {path} cannot be read: it is {what}"):
         list(interactive.buffered_read(str(path), 9))
 

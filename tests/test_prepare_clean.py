@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.preparation import clean, dedup
 from resmlp_mt.preparation.clean import Options
 from resmlp_mt.preparation.formats import TextFiles
@@ -262,7 +263,7 @@ def test_moses_knows_a_language_under_every_spelling(code: str) -> None:
 
     from resmlp_mt.fairseq_plugin import text_input
 
-    text_input.apply()
+    mend(text_input)
     line = "L'eau d'été\u00a0: 1\u00a0000 «\u00a0oui\u00a0»"
 
     def cleaned(language: str) -> list[str]:

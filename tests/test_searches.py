@@ -20,6 +20,7 @@ from models import EOS, build, padded, sentences
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes, generation_fixes
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from test_generation_fixes import translation_task
 
 SEARCHES: dict[str, Any] = {
@@ -96,7 +97,7 @@ def packed(rows: list[list[list[int]]], pack: Any) -> Tensor:
 
 @pytest.mark.parametrize("state", [OrderedConstraintState, UnorderedConstraintState])
 def test_constraints_without_words_are_left_out(state: Any) -> None:
-    generation_fixes.apply()
+    mend(generation_fixes)
     rows = [[[5], []], [[], [6, 7]], [[]], [], [[8], [], [9, 4]]]
     expected = [[[5]], [[6, 7]], [], [], [[8], [9, 4]]]
     for module in (token_generation_constraints, interactive):

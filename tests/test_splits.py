@@ -40,6 +40,7 @@ from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.text import normalize
 
 VIETNAMESE = ["những người tiếng việt", "đường phố nhiều người", "một đường của những phố"]
@@ -95,7 +96,7 @@ def test_text_is_not_normalised_for_a_model_of_text_that_was_not(
     tmp_path: Path, text: list[str]
 ) -> None:
     """Its letters would be unknown: the model has no others."""
-    text_input.apply()
+    mend(text_input)
     processor = model_of(text)
     sentences = [processor.encode(line, out_type=str) for line in text]
     words = Vocabulary([*SPECIAL, *words_of(processor)])
@@ -133,7 +134,7 @@ def test_words_of_khmer_stay_apart_where_the_model_takes_them_apart(
     rule: str, sign: str, letter: str, tmp_path: Path
 ) -> None:
     """The usual rules of sentencepiece do so; all other invisible signs are removed."""
-    text_input.apply()
+    mend(text_input)
     one, two = 2 * letter, 3 * letter
     processor = model_of([f"{one} {two}", f"{one}{two}"], rule=rule)
     words = Vocabulary([*SPECIAL, *words_of(processor)])
@@ -177,7 +178,7 @@ def test_signs_of_other_scripts_beside_khmer_stay_apart(before: str, after: str)
 
 def test_pieces_tell_whether_text_was_normalised_if_no_sentence_does(tmp_path: Path) -> None:
     """Also for fairseq's other tasks."""
-    text_input.apply()
+    mend(text_input)
     processor = model_of(BENGALI)
     words = Vocabulary([*SPECIAL, *words_of(processor)])
     assert not check_splits(processor, Path("spm.model"), [words], [], tmp_path)
@@ -191,7 +192,7 @@ def test_pieces_tell_whether_text_was_normalised_if_no_sentence_does(tmp_path: P
 
 @pytest.mark.parametrize("text", [BENGALI, VIETNAMESE], ids=["Bengali", "Vietnamese"])
 def test_moses_gets_text_as_the_dictionary_has_it(text: list[str], tmp_path: Path) -> None:
-    text_input.apply()
+    mend(text_input)
     task = task_of(tmp_path, [word for line in text for word in line.split()], ["Hund"])
     tokenizer = task.build_tokenizer(Namespace(tokenizer="moses"))
     task.build_bpe(Namespace(bpe=None))
@@ -253,7 +254,7 @@ def test_tags_that_are_pieces_of_the_model_are_given_as_in_training(
     suffix: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """User-defined symbols that were put before the pieces, or into the text."""
-    text_input.apply()
+    mend(text_input)
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(ENGLISH * 20), model_writer=buffer, vocab_size=60,
@@ -290,7 +291,7 @@ def test_tags_that_are_pieces_of_the_model_are_given_as_in_training(
 
 
 def test_fairseq_leaves_tags_whole_that_are_no_pieces(tmp_path: Path) -> None:
-    text_input.apply()
+    mend(text_input)
     processor = model_of(ENGLISH)
     task = task_of(tmp_path, [*words_of(processor), "<2de>"], words_of(processor))
     bpe = task.build_bpe(encoder(processor, tmp_path / "spm.model"))
@@ -490,7 +491,7 @@ def test_fairseq_warns_of_a_larger_model_of_the_same_corpus(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All words of the dictionary are its pieces, but it would make others, all unknown."""
-    text_input.apply()
+    mend(text_input)
     syllables = ["".join(word) for word in itertools.product("bdfgk", "aeiou", "lmnrst", "aeiou")]
     lines = [" ".join(syllables[start::7]) for start in range(7)]
     small, large = model_of(lines, 60), model_of(lines, 120)
@@ -513,7 +514,7 @@ def test_fairseq_warns_of_a_larger_model_of_the_same_corpus(
 
 def test_output_may_be_joined_with_the_model_of_the_target(tmp_path: Path) -> None:
     """As fairseq-generate does, which splits nothing."""
-    text_input.apply()
+    mend(text_input)
     english, bengali = model_of(ENGLISH), model_of(BENGALI)
     task = task_of(tmp_path, words_of(english), words_of(bengali))
     bpe = task.build_bpe(encoder(bengali, tmp_path / "bn.model"))

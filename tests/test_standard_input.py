@@ -23,6 +23,7 @@ from resmlp_mt import translate
 from resmlp_mt.engine.lines import waiting_lines
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import fairseq_fixes
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.standard_input import standard_input
 from translations import score, write
 
@@ -77,7 +78,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
 @pytest.fixture(autouse=True)
 def mended() -> None:
     """As in a command, where fairseq-interactive is loaded before the plugin."""
-    fairseq_fixes.decode_every_line()
+    mend(fairseq_fixes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,7 +177,7 @@ def test_score_and_translate_read_it_too(
 
 
 def test_closed_input_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    fairseq_fixes.decode_every_line()
+    mend(fairseq_fixes)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match=r"^standard input is closed: give --input FILE\.$"):
         next(iter(interactive.buffered_read("-", 1)))

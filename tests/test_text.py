@@ -23,6 +23,7 @@ from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import BOS, EOS, SPECIAL, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.preparation import normalization, subwords
 from resmlp_mt.text import INVISIBLE as INVISIBLE_SIGN
 from resmlp_mt.text import REPLACED, normalize
@@ -160,8 +161,8 @@ def translator(processor: sentencepiece.SentencePieceProcessor) -> Translator:
 @example("e\u200b\u0301\u0323\u00ad\u0302")
 @example("half \ud83d of an emoji")
 def test_the_engine_and_fairseq_prepare_any_text(model: Path, text: str) -> None:
-    text_input.apply()
-    text_input.apply()
+    mend(text_input)
+    mend(text_input)
     bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(model)))
     assert bpe.encode(text) == bpe.encode(normalize(text))
     assert bpe.encode(text).split() == bpe.sp.encode(normalize(text), out_type=str)
@@ -170,7 +171,7 @@ def test_the_engine_and_fairseq_prepare_any_text(model: Path, text: str) -> None
 
 
 def test_fairseq_refuses_a_model_that_did_not_make_the_words(model: Path, tmp_path: Path) -> None:
-    text_input.apply()
+    mend(text_input)
     own = sentencepiece.SentencePieceProcessor(model_file=str(model))
     words = Dictionary()
     for index in range(3, len(own)):
@@ -200,7 +201,7 @@ def test_fairseq_refuses_a_model_that_did_not_make_the_words(model: Path, tmp_pa
 
 def test_raw_text_for_a_dictionary_of_pieces_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """fairseq-interactive without --bpe would translate nothing but unknown words."""
-    text_input.apply()
+    mend(text_input)
     text_input._warn_of_unknown_words.cache_clear()
     words = Dictionary()
     for piece in ("\u2581the", "\u2581dog", "s", "\u2581"):
@@ -224,7 +225,7 @@ def test_raw_text_for_a_dictionary_of_pieces_is_told(caplog: pytest.LogCaptureFi
 
 def test_text_is_normalised_before_it_is_tokenized() -> None:
     """As prepare.py does; the tokenizer splits at invisible characters."""
-    text_input.apply()
+    mend(text_input)
     moses = MosesTokenizer(MosesTokenizerConfig(source_lang="en", target_lang="de"))
     for text in ("wo\u200brd \u2060it\u2060's", "Cafe\u0301-bar\u00ad.", "a\u2581b \ufeffe\u0301."):
         assert moses.encode(text) == moses.encode(normalize(text))
@@ -273,7 +274,7 @@ def test_text_comes_out_as_spm_decode_has_it(kind: str) -> None:
 
 def test_remove_bpe_decodes_bytes_as_sentencepiece_does() -> None:
     """fairseq-generate and --eval-bleu have no model to decode with."""
-    text_input.apply()
+    mend(text_input)
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["the dog runs in the grass"] * 50),

@@ -21,9 +21,10 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 from models import dictionary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.preparation import clean
 
-text_input.apply()
+mend(text_input)
 
 
 @pytest.fixture(scope="module")

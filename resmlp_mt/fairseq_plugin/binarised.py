@@ -5,8 +5,6 @@ process, or trains on other words. In text, fairseq takes a lone carriage return
 line, which shifts all sentences after it from their translations.
 """
 
-import functools
-import multiprocessing
 import os
 import signal
 import struct
@@ -19,7 +17,7 @@ from fairseq.data import Dictionary, data_utils, dictionary, indexed_dataset
 
 from resmlp_mt import signals
 from resmlp_mt.errors import UserError, is_of_memory, reason, refused
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")
@@ -29,23 +27,7 @@ NOT_UTF8 = "{} is not valid UTF-8: convert it with iconv."
 MOST_READ = 200  # sentences, which show how a text was split
 
 
-def name_damaged_files() -> None:
-    """Check binarised text and dictionaries when they are loaded; end lines at line feeds alone."""
-    wrap(data_utils, "load_indexed_dataset", _load_indexed_dataset)
-    wrap(Dictionary, "add_from_file", _add_from_file)
-    wrap(indexed_dataset.MMapIndexedDatasetBuilder, "merge_file_", _merge_file)
-    for module in (file_chunker_utils, binarizer, dictionary):  # imported by name
-        wrap(module, "find_offsets", _find_offsets)
-    # of --workers; at Ctrl-C, they would print tracebacks and be started anew
-    pool = functools.partial(multiprocessing.Pool, initializer=_begin_worker)
-    binarizer.Pool = dictionary.Pool = pool
-    wrap(file_chunker_utils, "_safe_readline", _read_line)
-    wrap(file_chunker_utils.Chunker, "__exit__", _close_part)
-    wrap(indexed_dataset.IndexedRawTextDataset, "read_data", _read_raw)
-    for reader in (file_chunker_utils, indexed_dataset):
-        reader.open = _open
-
-
+@remedy(data_utils, "load_indexed_dataset")
 def _load_indexed_dataset(
     original: Original, path: str, dictionary: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
@@ -105,6 +87,7 @@ def check(prefix: str, vocabulary: int | None) -> None:
             )
 
 
+@remedy(indexed_dataset.MMapIndexedDatasetBuilder, "merge_file_")
 def _merge_file(original: Original, self: Any, another_file: str) -> None:
     """Take over sizes as Python's whole numbers: fairseq adds them up in 32 bits with numpy 2."""
     before = len(self._sizes)
@@ -112,6 +95,7 @@ def _merge_file(original: Original, self: Any, another_file: str) -> None:
     self._sizes[before:] = map(int, self._sizes[before:])
 
 
+@remedy((file_chunker_utils, binarizer, dictionary), "find_offsets")
 def _find_offsets(_: Original, filename: str, num_chunks: int) -> list[int]:
     """Where the parts of a text begin, each with a line, and its size."""
     size = os.path.getsize(filename)
@@ -124,34 +108,44 @@ def _find_offsets(_: Original, filename: str, num_chunks: int) -> list[int]:
     return [*offsets, size]
 
 
+@remedy((binarizer, dictionary), "Pool")
+def _pool(original: Original, *args: Any, **kwargs: Any) -> Any:
+    """The processes of ``--workers``; at Ctrl-C, they would print tracebacks and start anew."""
+    return original(*args, initializer=_begin_worker, **kwargs)
+
+
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # but not SIGTERM, by which Pool ends it
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # where nobody takes its words any more
     signals.end_with_parent()
 
 
+@remedy(file_chunker_utils, "_safe_readline")
 def _read_line(_: Original, file: Any) -> Any:
     """The first line of a part; fairseq would go back, a byte at a time, for one it can decode."""
     return file.readline()
 
 
-def _open(path: str, mode: str, encoding: str | None = None, **options: Any) -> Any:
+def open_text(path: str, mode: str, encoding: str | None = None, **options: Any) -> Any:
     """Open a file for a module that reads text and other files, in place of Python's function."""
     newline = "\n" if mode == "r" else None
     return open(path, mode, encoding=encoding, newline=newline, **options)
 
 
+@remedy(file_chunker_utils.Chunker, "__exit__")
 def _close_part(original: Original, self: Any, kind: Any, error: Any, trace: Any) -> None:
     original(self, kind, error, trace)
     if isinstance(error, UnicodeDecodeError):
         raise UserError(NOT_UTF8.format(self.path)) from error
 
 
+@remedy(indexed_dataset.IndexedRawTextDataset, "read_data")
 def _read_raw(original: Original, self: Any, path: str, words: Dictionary) -> None:
     with refused(lambda _: NOT_UTF8.format(path), UnicodeDecodeError):
         original(self, path, words)
 
 
+@remedy(Dictionary, "add_from_file")
 def _add_from_file(original: Original, self: Any, file: Any) -> Any:
     if not isinstance(file, str):
         return original(self, file)

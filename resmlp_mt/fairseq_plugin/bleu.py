@@ -32,7 +32,7 @@ from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.generation_fixes import has_no_targets
 from resmlp_mt.fairseq_plugin.languages import TRANSLATING, options_of_task
 from resmlp_mt.fairseq_plugin.many_languages import numbers_of_languages
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.scoring.cleaning import remove_subwords
 from resmlp_mt.scoring.languages import script_without_spaces
 
@@ -72,14 +72,7 @@ _joined_by: tuple[str | None, str | None, bool] | None = None
 ``--bpe`` has joined; None in a program without these options."""
 
 
-def apply() -> None:
-    """Mend fairseq's BLEU; a second call does nothing."""
-    wrap(TranslationTask, "_inference_with_bleu", _inference_with_bleu)
-    wrap(FairseqTask, "build_generator", _remember_target, before=True)
-    wrap(scoring, "build_scorer", _build_scorer)
-    wrap(Scorer, "add", _add)
-
-
+@remedy(TranslationTask, "_inference_with_bleu")
 def _inference_with_bleu(
     original: Original, self: Any, generator: Any, sample: Any, model: Any
 ) -> Any:
@@ -192,6 +185,7 @@ def _check_installed(tokenizer: str, option: str) -> None:
         ) from error
 
 
+@remedy(FairseqTask, "build_generator", before=True)
 def _remember_target(task: Any, *_: Any, **__: Any) -> None:
     global _target, _unspaced, _subwords, _of_languages
     _target = _unspaced = _subwords = None
@@ -207,6 +201,7 @@ def _remember_target(task: Any, *_: Any, **__: Any) -> None:
         _subwords = subwords_of(task.target_dictionary)
 
 
+@remedy(Scorer, "add")
 def _add(original: Original, self: Any, ref: Tensor, pred: Tensor) -> None:
     """Leave out the words of languages: before both, they would count as translated."""
     words = ref.new_tensor(_of_languages)
@@ -246,6 +241,7 @@ def _compared(name: str) -> str | None:
     return f"subwords, not words: give --remove-bpe {_subwords}, or none if that is meant{place}"
 
 
+@remedy(scoring, "build_scorer")
 def _build_scorer(original: Original, choice: Any, *args: Any) -> Any:
     tokenizer = language_codes.bleu_tokenizer(_target) if _target else None
     is_13a = getattr(choice, "sacrebleu_tokenizer", None) == "13a"  # the default

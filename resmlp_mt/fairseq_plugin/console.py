@@ -29,7 +29,7 @@ from omegaconf.errors import MissingMandatoryValue
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, is_of_memory, one_line, reason
 from resmlp_mt.fairseq_plugin.continue_command import command, is_of_hydra
-from resmlp_mt.fairseq_plugin.wrapping import Original, is_command, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, is_command, remedy
 from resmlp_mt.signals import reader_is_gone
 
 KNOWN: tuple[tuple[str, type[Warning]], ...] = (
@@ -81,11 +81,7 @@ READERS = ("resmlp_mt.tensor_files", "fairseq.checkpoint_utils")
 """Modules that read checkpoints, for which the size of a batch does not matter."""
 
 
-def tell_in_one_sentence() -> None:
-    """End fairseq's commands with one sentence where their user can mend what stopped them."""
-    wrap(sys, "excepthook", _excepthook)
-
-
+@remedy(sys, "excepthook")
 def _excepthook(
     original: Original, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:

@@ -2,6 +2,9 @@
 
 Another corpus may have dictionaries of the same size. fairseq would then translate its text into
 other words without an error. It also forgets languages that it has found by itself in the data.
+
+A training may begin with the weights of another vocabulary of the same size
+(``--finetune-from-model``). Some people want this, so it is only warned of.
 """
 
 import hashlib
@@ -27,7 +30,7 @@ from resmlp_mt.fairseq_plugin import (
     stored_options,
 )
 from resmlp_mt.fairseq_plugin.checkpoints import DICTIONARIES, VERSION
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +42,7 @@ _loading: list[Path] = []
 embeddings would not fit, which looks like a mistake in the options of the model."""
 
 
-def remember_dictionaries() -> None:
-    """Store both in checkpoints, refuse other dictionaries, and tell of the other direction.
-
-    A training may begin with the weights of another vocabulary of the same size
-    (``--finetune-from-model``). Some people want this, so it is only warned of.
-    """
-    wrap(Trainer, "state_dict", _state_dict)
-    wrap(checkpoint_utils, "load_model_ensemble_and_task", _load_model_ensemble_and_task)
-    wrap(tasks, "setup_task", _setup_task)
-
-
+@remedy(Trainer, "state_dict")
 def _state_dict(original: Original, self: Any) -> dict[str, Any]:
     state: dict[str, Any] = original(self)
     state[VERSION] = __version__
@@ -92,6 +85,7 @@ def check_training(task: Any, state: Mapping[str, Any], path: Path, *, is_new: b
         logger.warning("%s: its embeddings begin with the vectors of other words.", other)
 
 
+@remedy(checkpoint_utils, "load_model_ensemble_and_task")
 def _load_model_ensemble_and_task(
     original: Original,
     filenames: list[str],
@@ -124,6 +118,7 @@ def _load_model_ensemble_and_task(
     return loaded
 
 
+@remedy(tasks, "setup_task")
 def _setup_task(original: Original, *args: Any, **kwargs: Any) -> Any:
     task = original(*args, **kwargs)
     _check(task)

@@ -10,14 +10,18 @@ import copy
 import functools
 import logging
 import os
+import sys
+import time
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import fairseq.trainer
 import numpy as np
 import torch
-from fairseq import utils
-from fairseq.data import data_utils, iterators
+from fairseq import file_chunker_utils, utils
+from fairseq.data import data_utils, indexed_dataset, iterators
 from fairseq.models import FairseqEncoder
 from fairseq.nan_detector import NanDetector
 from fairseq.optim import AMPOptimizer
@@ -47,7 +51,7 @@ from resmlp_mt.fairseq_plugin import (
 )
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
-from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, mend, remedy
 from resmlp_mt.standard_input import check_is_not_output
 from resmlp_mt.unpacking import open_input
 
@@ -56,37 +60,24 @@ logger = logging.getLogger(__name__)
 
 def apply() -> None:
     """Mend the installed fairseq; a second call does nothing."""
-    wrap(utils, "split_paths", _split_paths)
-    wrap(data_utils, "batch_by_size", _batch_by_size)
-    wrap(iterators.BufferedIterator, "_create_consumer", _create_consumer)
-    wrap(FairseqTask, "train_step", _train_step)
-    for task in (FairseqTask, TranslationMultiSimpleEpochTask):  # the latter has its own
-        wrap(task, "inference_step", _inference_step)
-    decode_every_line()
-    wrap(utils, "load_align_dict", _load_align_dict)
-    wrap(FairseqTask, "build_generator", _build_generator)
-    wrap(utils, "replace_unk", _replace_unk)
-    wrap(NanDetector, "add_hooks", _add_hooks)
-    loading.check_checkpoints()
-    resuming.go_on_exactly()
-    binarised.name_damaged_files()
-    languages.find_languages()
-    many_languages.apply()
-    dictionaries.remember_dictionaries()
-    several_processes.train_on_several_processes()
-    stop_signals.stop_with_a_checkpoint()
-    saving.never_lose_a_checkpoint()  # also looks at what the two above start and save
-    generation_fixes.apply()
-    hub.apply()
-    training_fixes.apply()
-    bleu.apply()
+    mend(
+        *(sys.modules[__name__], loading, resuming, binarised, languages, many_languages),
+        *(dictionaries, several_processes, stop_signals),
+        saving,  # also looks at what the two above start and save
+        *(generation_fixes, hub, training_fixes, bleu),
+    )
     option_checks.apply()
-    training_end.apply()
+    mend(training_end)
+    for reader in (file_chunker_utils, indexed_dataset):
+        reader.open = binarised.open_text
+    # --stop-time-hours would follow a clock that is set forward or back
+    fairseq.trainer.time = SimpleNamespace(time=time.monotonic)
 
 
 # --- a folder or checkpoint whose path has a colon, as a time has, is taken for two ---
 
 
+@remedy(utils, "split_paths")
 def _split_paths(original: Original, paths: str, separator: str = os.pathsep) -> list[str]:
     """The paths between colons; a colon within one that exists does not divide it."""
     parts: list[str] = original(paths, separator)
@@ -102,6 +93,7 @@ def _split_paths(original: Original, paths: str, separator: str = os.pathsep) ->
 # --- the last batch is dropped unless --required-batch-size-multiple divides its size ---
 
 
+@remedy(data_utils, "batch_by_size")
 def _batch_by_size(original: Original, indices: Any, *args: Any, **kwargs: Any) -> list[Any]:
     """Append the sentences that ``batch_by_size`` leaves out (fairseq issues #5036, #5351)."""
     if not isinstance(indices, np.ndarray):
@@ -126,6 +118,7 @@ def _batch_by_size(original: Original, indices: Any, *args: Any, **kwargs: Any) 
 _readers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
+@remedy(iterators.BufferedIterator, "_create_consumer")
 def _create_consumer(original: Original, self: Any) -> None:
     original(self)
     _readers.add(self._consumer)
@@ -145,6 +138,7 @@ def _stop_readers() -> None:
 # --- without a GPU, --amp is ignored ---
 
 
+@remedy(FairseqTask, "train_step")
 def _train_step(
     original: Original,
     self: Any,
@@ -169,6 +163,7 @@ def _in_bfloat16(criterion: Any, model: Any, sample: Any) -> Any:
 # --- an empty line is translated; one that is too long has no output line ---
 
 
+@remedy((FairseqTask, TranslationMultiSimpleEpochTask), "inference_step")
 def _inference_step(
     original: Original,
     self: Any,
@@ -253,13 +248,9 @@ def _leaves_room(counts: Tensor, limit: int) -> Tensor:
 # --- interactive stops at a line that is not UTF-8 ---
 
 
-def decode_every_line() -> None:
-    """Let fairseq-interactive read any bytes; only a line feed ends a line."""
-    for module in command_modules("interactive"):
-        wrap(module, "buffered_read", _buffered_read)
-
-
+@remedy("interactive", "buffered_read")
 def _buffered_read(_: Original, input: str, buffer_size: int) -> Iterator[list[str]]:
+    """Read any bytes; only a line feed ends a line."""
     source, errors = open_input(input), list[OSError]()
     with contextlib.nullcontext(source) if input == "-" else source:
         check_is_not_output(source, input)
@@ -271,6 +262,7 @@ def _buffered_read(_: Original, input: str, buffer_size: int) -> Iterator[list[s
 # --- --replace-unk: taken for a file named "@@ ", without an alignment, or with one of pairs ---
 
 
+@remedy(utils, "load_align_dict")
 def _load_align_dict(original: Original, replace_unk: str | None) -> Any:
     """Let a bare ``--replace-unk`` copy the aligned source word; read a file of words as UTF-8."""
     if replace_unk == "@@ ":
@@ -285,6 +277,7 @@ def _load_align_dict(original: Original, replace_unk: str | None) -> Any:
     return {pair[0]: pair[1] for pair in pairs}
 
 
+@remedy(FairseqTask, "build_generator")
 def _build_generator(
     original: Original, self: Any, models: Any, args: Any, *rest: Any, **kwargs: Any
 ) -> Any:
@@ -295,6 +288,7 @@ def _build_generator(
     return original(self, models, args, *rest, **kwargs)
 
 
+@remedy(utils, "replace_unk")
 def _replace_unk(original: Original, hypo: str, src: str, alignment: Any, *rest: Any) -> str:
     """Convert the generator's pairs (source, target) to the list of sources by target."""
     source_of = {int(target): int(source) for source, target in alignment}
@@ -307,6 +301,7 @@ def _replace_unk(original: Original, hypo: str, src: str, alignment: Any, *rest:
 # --- NaN in training ends in a StopIteration instead of naming the module ---
 
 
+@remedy(NanDetector, "add_hooks")
 def _add_hooks(original: Original, self: Any, module: Any) -> None:
     """Leave out the one hook that PyTorch cannot attach: backward, for a dict of lists."""
     if isinstance(module, FairseqEncoder):

@@ -26,29 +26,16 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.engine import lengths
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.languages import TRANSLATING
-from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.signals import tell
 
 logger = logging.getLogger(__name__)
 
 
-def apply() -> None:
-    """Mend fairseq's generation; a second call does nothing."""
-    wrap(NGramRepeatBlock, "_no_repeat_ngram", _no_repeat_ngram)
-    wrap(DiverseBeamSearch, "step", _diverse_step)
-    wrap(FairseqTask, "build_generator", _check_generator, before=True)
-    for task in TRANSLATING:
-        wrap(task, "get_batch_iterator", _get_batch_iterator)
-    # imported by name
-    for module in (token_generation_constraints, *command_modules("interactive")):
-        wrap(module, "pack_constraints", _pack_constraints)
-    for module in command_modules("validate"):
-        wrap(module, "main", _validate)
-
-
 # --- --no-repeat-ngram-size does nothing without the CUDA extension: it looks at pads ---
 
 
+@remedy(NGramRepeatBlock, "_no_repeat_ngram")
 def _no_repeat_ngram(
     original: Original,
     self: Any,
@@ -78,6 +65,7 @@ def _no_repeat_ngram(
 # --- --diverse-beam-groups takes the numbers of sentences for rows of the batch ---
 
 
+@remedy(DiverseBeamSearch, "step")
 def _diverse_step(
     original: Original,
     self: Any,
@@ -103,6 +91,7 @@ NEEDS_TRANSLATIONS = (
 )
 
 
+@remedy(FairseqTask, "build_generator", before=True)
 def _check_generator(
     task: Any,
     models: Any,
@@ -197,6 +186,7 @@ def check_inference(generator: Any, sample: Any, constraints: Tensor | None) -> 
 # --- --constraints ends in an AssertionError at a tab without words behind it, or goes wrong ---
 
 
+@remedy((token_generation_constraints, "interactive"), "pack_constraints")
 def _pack_constraints(original: Original, batch_constraints: list[list[Tensor]]) -> Any:
     """Leave out constraints without words: to search for them shifts the ends of the others."""
     return original([[words for words in row if len(words)] for row in batch_constraints])
@@ -267,6 +257,7 @@ def _tell_results(given: str, own: str) -> None:
 # sentences ends in a ZeroDivisionError; a line longer than the model allows stops interactive ---
 
 
+@remedy(TRANSLATING, "get_batch_iterator")
 def _get_batch_iterator(
     original: Original, self: Any, dataset: Any, *args: Any, **kwargs: Any
 ) -> Any:
@@ -324,6 +315,7 @@ class NothingToDoError(SystemExit):
     """The end of a command whose share of a set has no sentences."""
 
 
+@remedy("validate", "main")
 def _validate(original: Original, cfg: Any, override_args: Any = None) -> None:
     """Go on with the other sets of ``--valid-subset`` if this process has no share of one."""
     if _shard[0] == 1 or isinstance(cfg, argparse.Namespace):

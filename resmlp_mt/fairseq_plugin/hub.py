@@ -13,16 +13,11 @@ from unittest import mock
 from fairseq import file_utils, hub_utils
 
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.unpacking import DAMAGE, members_of
 
 
-def apply() -> None:
-    """Mend ``from_pretrained`` of all models; a second call does nothing."""
-    wrap(file_utils, "load_archive_file", _load_archive_file)
-    wrap(hub_utils, "from_pretrained", _from_pretrained)
-
-
+@remedy(hub_utils, "from_pretrained")
 def _from_pretrained(
     original: Original,
     model_name_or_path: str,
@@ -42,6 +37,7 @@ def _from_pretrained(
     return original(model_name_or_path, checkpoint_file, data, *args, **kwargs)
 
 
+@remedy(file_utils, "load_archive_file")
 def _load_archive_file(original: Original, archive_file: str) -> Any:
     """The folder itself, or the one to which an archive from the network is unpacked.
 

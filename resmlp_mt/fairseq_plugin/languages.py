@@ -21,7 +21,7 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 from resmlp_mt import language_codes
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +35,12 @@ class MissingDictionaryError(UserError):
     """A folder does not have the dictionary of a language."""
 
 
-def find_languages() -> None:
-    """Accept every spelling of ``--source-lang`` and ``--target-lang``; name what is missing."""
-    wrap(TranslationTask, "setup_task", _setup_task)
-    wrap(TranslationTask, "load_dataset", _load_dataset)
-    wrap(translation, "load_langpair_dataset", _load_langpair_dataset)
-    wrap(data_utils, "infer_language_pair", _infer_language_pair)
-
-
 def options_of_task(task: Any) -> Any:
     """The options of a task; that of many languages has arguments in place of a configuration."""
     return getattr(task, "cfg", None) or getattr(task, "args", None)
 
 
+@remedy(TranslationTask, "setup_task")
 def _setup_task(original: Original, cls: Any, cfg: Any, **kwargs: Any) -> Any:
     folder = Path(utils.split_paths(cfg.data)[0])
     known = _languages(folder)
@@ -123,6 +116,7 @@ def check_folders(joined: Iterable[str], languages: Iterable[str]) -> None:
                 )
 
 
+@remedy(data_utils, "infer_language_pair")
 def _infer_language_pair(_: Original, path: str) -> tuple[str, str]:
     folder = Path(path)
     pairs = _pairs(folder)
@@ -165,6 +159,7 @@ def _texts(folder: Path) -> set[str]:
     return {f"{split}.{pair}" for split, pair, code in names if code in pairs.get(pair, ())}
 
 
+@remedy(TranslationTask, "load_dataset")
 def _load_dataset(original: Original, self: Any, split: str, *args: Any, **kwargs: Any) -> Any:
     """Name text that is missing; of several folders, each is read for an epoch."""
     folders = [Path(path) for path in utils.split_paths(self.cfg.data)]
@@ -215,6 +210,7 @@ def without_targets(data: str, split: str, pair: tuple[str, str]) -> UserError:
     )
 
 
+@remedy(translation, "load_langpair_dataset")
 def _load_langpair_dataset(
     original: Original, *args: Any, upsample_primary: int = 1, **kwargs: Any
 ) -> Any:

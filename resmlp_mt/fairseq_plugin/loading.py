@@ -15,18 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, is_of_memory, reason
 from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config, stored_options
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
 from resmlp_mt.tensor_files import check_archive, unwrapped
 
 
-def check_checkpoints() -> None:
-    """Check every checkpoint before fairseq builds anything from it."""
-    wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
-    wrap(checkpoint_utils, "_upgrade_state_dict", _upgrade_state_dict)
-
-
+@remedy(checkpoint_utils, "load_checkpoint_to_cpu")
 def _load_checkpoint_to_cpu(
     original: Original,
     path: str,
@@ -64,6 +59,7 @@ def _unwrapped(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {unwrapped(name, "module"): value for name, value in parameters.items()}
 
 
+@remedy(checkpoint_utils, "_upgrade_state_dict")
 def _upgrade_state_dict(original: Original, state: dict[str, Any]) -> Any:
     """Read a checkpoint that was reduced to its weights and options; fairseq ends in a KeyError."""
     if "best_loss" not in state:  # of fairseq's oldest checkpoints

@@ -33,30 +33,15 @@ from resmlp_mt.fairseq_plugin.languages import (
     missing_text,
     without_targets,
 )
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 TASK = "--task translation_multi_simple_epoch"
-
-
-def apply() -> None:
-    """Mend the task of many languages; a second call does nothing."""
-    task, data = TranslationMultiSimpleEpochTask, MultilingualDatasetManager
-    wrap(task, "setup_task", _setup_task)
-    wrap(task, "check_dicts", _check_dictionaries, before=True)
-    wrap(task, "build_model", _build_model)
-    wrap(task, "build_generator", _build_generator)
-    wrap(task, "build_dataset_for_inference", _build_dataset_for_inference)
-    wrap(GeneratorHubInterface, "string", _string)
-    wrap(data, "load_langs", _load_languages)
-    wrap(data, "get_split_num_data_shards", _count_shards)
-    wrap(data, "load_lang_dataset", _load_sides)
-    wrap(data, "get_sampling_ratios", _check_weights, before=True)
-    wrap(multilingual_data_manager, "eval_str_dict", _read_dictionary)
 
 
 # --- options that end in tracebacks ---
 
 
+@remedy(TranslationMultiSimpleEpochTask, "setup_task")
 def _setup_task(original: Original, cls: Any, args: Any, **kwargs: Any) -> Any:
     pairs = _texts(getattr(args, "lang_pairs", None))
     given = {name: getattr(args, name, None) for name in OPTIONS}
@@ -94,6 +79,7 @@ def _check_codes(pairs: list[str], codes: list[str]) -> None:
             raise UserError(f"--lang-pairs {pair} is no pair of languages, such as en-de.")
 
 
+@remedy(MultilingualDatasetManager, "load_langs")
 def _load_languages(original: Original, cls: Any, args: Any, **kwargs: Any) -> Any:
     """Name a language that is not one of the model."""
     found = original(cls, args, **kwargs)
@@ -116,6 +102,7 @@ def _load_languages(original: Original, cls: Any, args: Any, **kwargs: Any) -> A
     return found
 
 
+@remedy(TranslationMultiSimpleEpochTask, "check_dicts", before=True)
 def _check_dictionaries(
     task: Any, dictionaries: Mapping[str, Any], sources: list[str], targets: list[str]
 ) -> None:
@@ -132,6 +119,7 @@ def _check_dictionaries(
                 )
 
 
+@remedy(TranslationMultiSimpleEpochTask, "build_model")
 def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     model = original(self, *args, **kwargs)
     is_ours = isinstance(getattr(model, "decoder", None), ResMLPDecoder)
@@ -143,6 +131,7 @@ def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> An
     return model
 
 
+@remedy(TranslationMultiSimpleEpochTask, "build_generator")
 def _build_generator(
     _: Original,
     self: Any,
@@ -172,6 +161,7 @@ def _build_generator(
     )
 
 
+@remedy(GeneratorHubInterface, "string")
 def _string(original: Original, self: Any, tokens: Tensor) -> Any:
     """A translation of the hub interface, without words of languages."""
     if isinstance(self.task, TranslationMultiSimpleEpochTask):
@@ -192,6 +182,7 @@ def check_direction(task: TranslationMultiSimpleEpochTask) -> None:
         )
 
 
+@remedy(MultilingualDatasetManager, "get_sampling_ratios", before=True)
 def _check_weights(manager: Any, _: Any, datasets: Any, *__: Any, **___: Any) -> None:
     weights = manager.args.sampling_weights
     if weights and not manager.args.sampling_weights_from_file:  # which wins
@@ -202,6 +193,7 @@ def _check_weights(manager: Any, _: Any, datasets: Any, *__: Any, **___: Any) ->
                 )
 
 
+@remedy(multilingual_data_manager, "eval_str_dict")
 def _read_dictionary(_: Original, text: str | None, *__: Any, **___: Any) -> Any:
     """The value of an option that is a dictionary of Python, which fairseq would run as code.
 
@@ -225,6 +217,7 @@ def _read_dictionary(_: Original, text: str | None, *__: Any, **___: Any) -> Any
 # --- text that is missing, or whose sides differ ---
 
 
+@remedy(MultilingualDatasetManager, "get_split_num_data_shards")
 def _count_shards(original: Original, self: Any, split: str) -> Any:
     """The number of folders with text of each pair, and the first ones are read in turn.
 
@@ -248,6 +241,7 @@ def _count_shards(original: Original, self: Any, split: str) -> Any:
     return counts
 
 
+@remedy(MultilingualDatasetManager, "load_lang_dataset")
 def _load_sides(
     original: Original,
     self: Any,
@@ -271,6 +265,7 @@ def _load_sides(
 # --- lines are counted without their words of languages, and may then be too long for the model ---
 
 
+@remedy(TranslationMultiSimpleEpochTask, "build_dataset_for_inference")
 def _build_dataset_for_inference(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Lines as a list of tensors, as ``--task translation`` has them."""
     found, end = original(self, *args, **kwargs), None

@@ -18,7 +18,7 @@ from resmlp_mt.fairseq_plugin import checkpoints, dictionaries
 from resmlp_mt.fairseq_plugin.checkpoints import HIDDEN, SHARED
 from resmlp_mt.fairseq_plugin.config import activation
 from resmlp_mt.fairseq_plugin.stored_options import is_ours, name_of, registered
-from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -26,24 +26,10 @@ EARLY_STOP = ("best", "num_runs")
 """What ``should_stop_early`` keeps: the best score, and the validations since then."""
 
 
-def go_on_exactly() -> None:
-    """Form the same batches, and take those that are left.
-
-    Also save the scores and counts behind early stopping and the learning rate.
-    """
-    wrap(Trainer, "get_train_iterator", _train_iterator)
-    wrap(EpochBatchIterator, "state_dict", _position)
-    wrap(EpochBatchIterator, "load_state_dict", _load_position)
-    wrap(EpochBatchIterator, "_get_iterator_for_epoch", _get_iterator_for_epoch)
-    wrap(Trainer, "save_checkpoint", _save_checkpoint)
-    wrap(Trainer, "load_checkpoint", _load_checkpoint)
-    wrap(ReduceLROnPlateauLRSchedule, "state_dict", _plateau)
-    wrap(ReduceLROnPlateauLRSchedule, "load_state_dict", _load_plateau)
-
-
 # --- training that resumes inside an epoch repeats and misses sentences (fairseq issue #5387) ---
 
 
+@remedy(Trainer, "get_train_iterator")
 def _train_iterator(original: Original, self: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
     """Form the batches of a resumed epoch as an uninterrupted training does.
 
@@ -68,11 +54,13 @@ def _train_iterator(original: Original, self: Any, epoch: int, *args: Any, **kwa
 # --- a position inside an epoch counts the batches of one process ---
 
 
+@remedy(EpochBatchIterator, "state_dict")
 def _position(original: Original, self: Any) -> dict[str, Any]:
     batches = {"batches": len(self.frozen_batches), "seed": self.seed}
     return {**original(self), "num_shards": self.num_shards, **batches}
 
 
+@remedy(EpochBatchIterator, "load_state_dict")
 def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None:
     """Go on after the batches that all processes have taken, or earlier, where an update begins.
 
@@ -122,6 +110,7 @@ def _load_position(original: Original, self: Any, state: dict[str, Any]) -> None
 # --- --curriculum N never shuffles: the batches of the first epoch's order are used again ---
 
 
+@remedy(EpochBatchIterator, "_get_iterator_for_epoch")
 def _get_iterator_for_epoch(
     original: Original,
     self: Any,
@@ -139,6 +128,7 @@ def _get_iterator_for_epoch(
 # --- --patience, --lr-patience and --ema-update-freq count from 0 again: save their counts ---
 
 
+@remedy(Trainer, "save_checkpoint")
 def _save_checkpoint(
     original: Original, self: Any, filename: str, extra_state: dict[str, Any]
 ) -> Any:
@@ -151,6 +141,7 @@ def _save_checkpoint(
     return original(self, filename, extra_state)
 
 
+@remedy(Trainer, "load_checkpoint")
 def _load_checkpoint(
     original: Original,
     self: Any,
@@ -289,10 +280,12 @@ def forget_scores() -> None:
             kept.pop(name, None)
 
 
+@remedy(ReduceLROnPlateauLRSchedule, "state_dict")
 def _plateau(original: Original, self: Any) -> dict[str, Any]:
     return {**original(self), "num_bad_epochs": self.lr_scheduler.num_bad_epochs}
 
 
+@remedy(ReduceLROnPlateauLRSchedule, "load_state_dict")
 def _load_plateau(original: Original, self: Any, state: dict[str, Any]) -> None:
     original(self, state)
     self.lr_scheduler.num_bad_epochs = state.get("num_bad_epochs", 0)

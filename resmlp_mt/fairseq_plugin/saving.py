@@ -22,7 +22,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints, leftovers, resuming
 from resmlp_mt.fairseq_plugin.continue_command import LAST, advice
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.files import LockedError, locked, replacing
 
 logger = logging.getLogger(__name__)
@@ -32,15 +32,7 @@ class UnsavedError(UserError):
     """A checkpoint could not be written."""
 
 
-def never_lose_a_checkpoint() -> None:
-    """Write every checkpoint to a temporary file; resume from the newest readable one."""
-    wrap(checkpoint_utils, "torch_persistent_save", _torch_persistent_save)
-    wrap(PathManager, "copy", _copy)
-    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
-    wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
-    wrap(distributed_utils, "call_main", _call_main)
-
-
+@remedy(checkpoint_utils, "torch_persistent_save")
 def _torch_persistent_save(
     original: Original, obj: Any, filename: str, async_write: bool = False
 ) -> None:
@@ -55,6 +47,7 @@ def _torch_persistent_save(
         raise _unsaved(filename, error) from error
 
 
+@remedy(PathManager, "copy")
 def _copy(original: Original, src_path: str, dst_path: str, overwrite: bool = False) -> Any:
     if PathManager.path_requires_pathmanager(src_path) or not PathManager.supports_rename(dst_path):
         return original(src_path, dst_path, overwrite)
@@ -70,6 +63,7 @@ def _unsaved(path: str, error: OSError) -> UnsavedError:
     return UnsavedError(f"{path} cannot be written ({reason(error)}), and the training stops.")
 
 
+@remedy(checkpoint_utils, "save_checkpoint")
 def _save_checkpoint(
     original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None
 ) -> Any:
@@ -89,6 +83,7 @@ _held = ExitStack()
 """The lock of the folder that the training of this process writes to."""
 
 
+@remedy(distributed_utils, "call_main")
 def _call_main(original: Original, *args: Any, **kwargs: Any) -> None:
     with _held:
         original(*args, **kwargs)
@@ -119,6 +114,7 @@ def _hold_folder(cfg: Any, suffix: str) -> None:
         logger.warning("%s Until then, start no other training with this --save-dir.", error)
 
 
+@remedy(checkpoint_utils, "load_checkpoint")
 def _load_checkpoint(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
     """Start from the newest readable checkpoint where the last one is damaged.
 

@@ -3,6 +3,9 @@
 For ``--distributed-world-size N``, fairseq starts min(number of GPUs, N) processes, which is none
 on a CPU. The process that starts them would be the only one to receive a signal, and end before
 they save. Without that option fairseq ignores torchrun, and every process trains alone on all data.
+
+The remedies reach commands that import the plugin before they start processes;
+``fairseq-hydra-train`` does so through the callback in ``configs/mt``.
 """
 
 import importlib
@@ -32,7 +35,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import console, continue_command, stop_signals
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
-from resmlp_mt.fairseq_plugin.wrapping import Original, is_command, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, is_command, mend, remedy
 from resmlp_mt.signals import (
     ENDING,
     end_with_parent,
@@ -53,18 +56,7 @@ _peers: list[tuple[str, int]] = []
 """Host name and process id of every rank."""
 
 
-def train_on_several_processes() -> None:
-    """Join the processes of torchrun, or start those of ``--distributed-world-size N``.
-
-    The remedy reaches commands that import the plugin before they start processes;
-    ``fairseq-hydra-train`` does so through the callback in ``configs/mt``.
-    """
-    wrap(distributed_utils, "call_main", _call_main)
-    wrap(distributed_utils, "distributed_init", _distributed_init)
-    wrap(distributed_utils, "_broadcast_object_slow", _broadcast_object)
-    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
-
-
+@remedy(distributed_utils, "call_main")
 def _call_main(original: Original, cfg: Any, main: Any, **kwargs: Any) -> None:
     options = cfg.distributed_training
     if not trains(main):
@@ -183,7 +175,7 @@ def _worker(
     sys.orig_argv = command  # otherwise it names multiprocessing's start module
     for name in modules:  # --user-dir skips this plugin, because it is imported already
         importlib.import_module(name)
-    train_on_several_processes()
+    mend(sys.modules[__name__])
     end_with_parent()  # torch's signal of its death would be taken for a request to stop
     stop_signals.stop_after_an_update(main)
     try:
@@ -300,6 +292,7 @@ def _ended(process: int) -> bool:
     return False
 
 
+@remedy(distributed_utils, "distributed_init")
 def _distributed_init(original: Original, cfg: Any) -> Any:
     rank = original(cfg)
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -324,6 +317,7 @@ def check_joined() -> None:
         )
 
 
+@remedy(checkpoint_utils, "save_checkpoint")
 def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> Any:
     """All processes come here before one of them saves: agree on the longest trained sentence.
 
@@ -337,6 +331,7 @@ def _save_checkpoint(original: Original, cfg: Any, trainer: Any, *args: Any) -> 
     return original(cfg, trainer, *args)
 
 
+@remedy(distributed_utils, "_broadcast_object_slow")
 def _broadcast_object(
     _: Original, obj: Any, src_rank: int, group: Any, dist_device: torch.device
 ) -> Any:

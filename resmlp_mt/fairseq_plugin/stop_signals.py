@@ -25,7 +25,7 @@ from fairseq.trainer import Trainer
 
 from resmlp_mt.fairseq_plugin import training_end
 from resmlp_mt.fairseq_plugin.continue_command import RESETS, command, going_on
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.signals import Handlers, forget_lost_terminal, handle, tell
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,6 @@ class _Stop:
     )
 
 
-def stop_with_a_checkpoint() -> None:
-    """Have fairseq's trainer save before a validation if asked to."""
-    wrap(Trainer, "train_step", _train_step)
-    wrap(Trainer, "begin_valid_epoch", _begin_valid_epoch)
-    wrap(Trainer, "valid_step", _valid_step)
-
-
 def stop_after_an_update(main: Any) -> None:
     """Have a training check after every update, and its validation, whether it should stop.
 
@@ -66,9 +59,9 @@ def stop_after_an_update(main: Any) -> None:
         main: ``main`` of fairseq-train. Its module may be a copy that has no name.
     """
     names = inspect.unwrap(main).__globals__
-    for name, remedy in (("validate_and_save", _validate_and_save), ("train", training_end.train)):
-        if getattr(names[name], "func", None) is not remedy:
-            names[name] = functools.partial(remedy, names[name])
+    for name, mended in (("validate_and_save", _validate_and_save), ("train", training_end.train)):
+        if getattr(names[name], "func", None) is not mended:
+            names[name] = functools.partial(mended, names[name])
 
 
 def handle_signals(*, has_launcher: bool) -> Handlers:
@@ -113,6 +106,7 @@ def _request(number: int, _: Any) -> None:
     _Stop.requested = number
 
 
+@remedy(Trainer, "train_step")
 def _train_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     _Stop.updating = True
     return original(self, *args, **kwargs)
@@ -136,6 +130,7 @@ def _validate_and_save(
     return losses, is_last
 
 
+@remedy(Trainer, "begin_valid_epoch")
 def _begin_valid_epoch(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save before a validation: it can be long, and the training may be killed meanwhile."""
     if _agreed(self):
@@ -143,6 +138,7 @@ def _begin_valid_epoch(original: Original, self: Any, *args: Any, **kwargs: Any)
     return original(self, *args, **kwargs)
 
 
+@remedy(Trainer, "valid_step")
 def _valid_step(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save within a validation too; several processes cannot agree within it."""
     if _Stop.requested and self.data_parallel_world_size == 1 and not self.stopping_saves:

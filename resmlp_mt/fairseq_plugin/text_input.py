@@ -48,33 +48,18 @@ from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.languages import TRANSLATING, options_of_task
 from resmlp_mt.fairseq_plugin.many_languages import words_of_languages
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.text import SURROGATE, join_pieces, normalize
 
 logger = logging.getLogger(__name__)
 
-
-def apply() -> None:
-    """Wrap ``--bpe sentencepiece``, ``--remove-bpe sentencepiece`` and ``--tokenizer moses``."""
-    wrap(MosesTokenizer, "__init__", _moses_tokenizer)
-    wrap(MosesTokenizer, "encode", _encode)
-    wrap(SentencepieceBPE, "__init__", _sentencepiece_bpe)
-    wrap(SentencepieceBPE, "encode", _split)
-    wrap(SentencepieceBPE, "decode", _decode)
-    wrap(data_utils, "post_process", _post_process)
-    wrap(dataclass_utils, "_override_attr", _override_attr)
-    wrap(FairseqTask, "build_tokenizer", _build_tokenizer)
-    wrap(FairseqTask, "build_bpe", _build_bpe)
-    wrap(TranslationTask, "build_model", _build_model)
-    wrap(GeneratorHubInterface, "__init__", _hub_interface)
-    for name in ("bytes", "characters"):  # which have no dataclass: no command would find them
-        node = FairseqDataclass()
-        node._name = name
-        ConfigStore.instance().store(name=name, group="bpe", node=node, provider="fairseq")
-    for task in TRANSLATING:
-        wrap(task, "build_dataset_for_inference", _build_dataset_for_inference)
+for _name in ("bytes", "characters"):  # which have no dataclass: no command would find them
+    _node = FairseqDataclass()
+    _node._name = _name
+    ConfigStore.instance().store(name=_name, group="bpe", node=_node, provider="fairseq")
 
 
+@remedy(MosesTokenizer, "__init__")
 def _moses_tokenizer(original: Original, self: Any, cfg: Any) -> None:
     """With the rules that prepare.py has for a language, however its code is spelt."""
     cfg = copy.copy(cfg)
@@ -84,6 +69,7 @@ def _moses_tokenizer(original: Original, self: Any, cfg: Any) -> None:
     original(self, cfg)
 
 
+@remedy(dataclass_utils, "_override_attr")
 def _override_attr(original: Original, node: str, kind: Any, args: Any) -> list[str]:
     """Keep fairseq's default languages of the tokenizer where the task's are not given.
 
@@ -94,6 +80,7 @@ def _override_attr(original: Original, node: str, kind: Any, args: Any) -> list[
     return [text for text in overrides if text not in unknown]
 
 
+@remedy(FairseqTask, "build_tokenizer")
 def _build_tokenizer(original: Original, self: Any, args: Any) -> Any:
     self.input_tokenizer = _with_languages(original(self, args), self)
     return self.input_tokenizer
@@ -113,6 +100,7 @@ def _has_languages(task: Any) -> bool:
     return isinstance(task, TRANSLATING) and options_of_task(task).source_lang is not None
 
 
+@remedy(TranslationTask, "build_model")
 def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
     model = original(self, *args, **kwargs)
     if self.cfg.eval_bleu and "target_lang" not in json.loads(self.cfg.eval_bleu_detok_args):
@@ -120,6 +108,7 @@ def _build_model(original: Original, self: Any, *args: Any, **kwargs: Any) -> An
     return model
 
 
+@remedy(SentencepieceBPE, "__init__")
 def _sentencepiece_bpe(_: Original, self: Any, cfg: Any) -> None:
     # fairseq opens the file by a path, which must be UTF-8, and does not say which file is wrong
     self.enable_sampling = cfg.sentencepiece_enable_sampling
@@ -137,10 +126,12 @@ def _normalise(bpe: Any, normalizes: bool) -> None:
 _without_halves = functools.partial(SURROGATE.sub, "\ufffd")
 
 
+@remedy(MosesTokenizer, "encode")
 def _encode(original: Original, self: Any, x: str) -> str:
     return str(original(self, getattr(self, "prepare", normalize)(x)))
 
 
+@remedy(SentencepieceBPE, "encode")
 def _split(original: Original, self: Any, x: str) -> str:
     """The pieces of a text; tags before it stay whole, as in an exported model."""
     tags: list[str] = []
@@ -189,17 +180,20 @@ def _punctuated(normalizer: Any, text: str) -> str:
     return normalize(normalizer.normalize(text))
 
 
+@remedy(SentencepieceBPE, "decode")
 def _decode(_: Original, self: Any, x: str) -> str:
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
     return re.sub("[\r\n]", " ", decode_pieces(self.sp, x.split())).strip()
 
 
+@remedy(data_utils, "post_process")
 def _post_process(original: Original, sentence: str, symbol: str) -> str:
     if symbol == "sentencepiece":  # fairseq leaves bytes as they are
         return join_pieces(sentence.split(" ")).strip()
     return str(original(sentence, symbol))
 
 
+@remedy(FairseqTask, "build_bpe")
 def _build_bpe(original: Original, self: Any, args: Any) -> Any:
     bpe = original(self, args)
     _check_pieces(bpe, args, self)
@@ -207,6 +201,7 @@ def _build_bpe(original: Original, self: Any, args: Any) -> Any:
     return bpe
 
 
+@remedy(GeneratorHubInterface, "__init__")
 def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: Any) -> None:
     original(self, cfg, task, models)
     self.tokenizer = _with_languages(self.tokenizer, task)
@@ -256,6 +251,7 @@ def _refuse(message: str, _: str) -> NoReturn:
     raise UserError(message)
 
 
+@remedy(TRANSLATING, "build_dataset_for_inference")
 def _build_dataset_for_inference(
     original: Original, self: Any, src_tokens: Any, *args: Any, **kwargs: Any
 ) -> Any:

@@ -6,13 +6,10 @@ If its options differ then, a warning names them.
 import inspect
 import logging
 import math
-import time
 from argparse import Namespace
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
-import fairseq.trainer
 from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.trainer import Trainer
@@ -21,23 +18,15 @@ from omegaconf import OmegaConf
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.resuming import early_stop
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 logger = logging.getLogger(__name__)
-
-
-def apply() -> None:
-    """Mend the ends of trainings; a second call does nothing."""
-    wrap(Trainer, "get_lr", _get_lr)
-    wrap(Trainer, "lr_step", _lr_step)
-    wrap(checkpoint_utils, "load_checkpoint", _begin)
-    # --stop-time-hours would follow a clock that is set forward or back
-    fairseq.trainer.time = SimpleNamespace(time=time.monotonic)
 
 
 # --- --stop-min-lr would end a training before its first update, because a warm-up begins at 0 ---
 
 
+@remedy(Trainer, "get_lr")
 def _get_lr(original: Original, self: Any) -> Any:
     """The learning rate; before the first update, it is at least above ``--stop-min-lr``."""
     rate = original(self)
@@ -50,6 +39,7 @@ def _get_lr(original: Original, self: Any) -> Any:
 # --- --max-epoch and --stop-min-lr would lose the epochs after the last of --save-interval ---
 
 
+@remedy(Trainer, "lr_step")
 def _lr_step(original: Original, self: Any, epoch: int, val_loss: float | None = None) -> Any:
     """Save the epoch that has ended if it is the last one, and was not saved.
 
@@ -147,6 +137,7 @@ HARMLESS = {"data", "source_lang", "target_lang", "total_num_update"}
 """Options in them that differ after a move, once they are found, or with another --max-update."""
 
 
+@remedy(checkpoint_utils, "load_checkpoint")
 def _begin(original: Original, cfg: Any, trainer: Any, **arguments: Any) -> Any:
     """Load a checkpoint; warn if nothing is left to train with the options that were changed."""
     found, iterator = original(cfg, trainer, **arguments)

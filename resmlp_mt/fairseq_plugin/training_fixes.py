@@ -24,31 +24,18 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, resuming
 from resmlp_mt.fairseq_plugin.saving import updates
-from resmlp_mt.fairseq_plugin.wrapping import Original, wrap
-
-
-def apply() -> None:
-    """Mend fairseq's training; a second call does nothing."""
-    wrap(data_utils, "get_buckets", _get_buckets)
-    bucket_pad_length_dataset.get_buckets = data_utils.get_buckets
-    wrap(LanguagePairDataset, "__init__", _language_pair_dataset)
-    wrap(RdropLabelSmoothedCrossEntropyCriterion, "forward", _rdrop_forward)
-    wrap(checkpoint_utils, "save_checkpoint", _save_checkpoint)
-    wrap(EMA, "__init__", _ema)
-    wrap(EMA, "_step_internal", _ema_step)
-    wrap(Trainer, "train_step", _train_step)
-    wrap(Trainer, "get_valid_iterator", _get_valid_iterator)
-    wrap(progress_bar, "progress_bar", _progress_bar)
-
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 # --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
 
 
+@remedy((data_utils, bucket_pad_length_dataset), "get_buckets")
 def _get_buckets(_: Original, sizes: Any, num_buckets: int) -> Any:
     shares = np.linspace(0, 100, num_buckets + 1)
     return np.unique(np.percentile(sizes, shares, method="lower")[1:])
 
 
+@remedy(LanguagePairDataset, "__init__")
 def _language_pair_dataset(original: Original, self: Any, *args: Any, **kwargs: Any) -> None:
     with mock.patch.object(np, "compat", SimpleNamespace(long=int), create=True):
         original(self, *args, **kwargs)
@@ -57,6 +44,7 @@ def _language_pair_dataset(original: Original, self: Any, *args: Any, **kwargs: 
 # --- R-Drop doubles the inputs of a batch in place, and --eval-bleu then lacks references ---
 
 
+@remedy(RdropLabelSmoothedCrossEntropyCriterion, "forward")
 def _rdrop_forward(
     original: Original, self: Any, model: Any, sample: Any, *args: Any, **kwargs: Any
 ) -> Any:
@@ -67,6 +55,7 @@ def _rdrop_forward(
 # --- --log-file is opened again at every epoch, and then holds every line several times ---
 
 
+@remedy(progress_bar, "progress_bar")
 def _progress_bar(original: Original, *args: Any, **kwargs: Any) -> Any:
     given = inspect.signature(original).bind(*args, **kwargs).arguments
     if given.get("log_file") is not None:
@@ -85,6 +74,7 @@ def close_log_files(*loggers: str) -> None:
 # --- --keep-best-checkpoints N keeps fewer ---
 
 
+@remedy(checkpoint_utils, "save_checkpoint")
 def _save_checkpoint(
     original: Original, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any
 ) -> Any:
@@ -141,6 +131,7 @@ def _room_for_another(cfg: Any, suffix: str) -> AbstractContextManager[Any]:
 # once for each of their names ---
 
 
+@remedy(EMA, "__init__")
 def _ema(original: Original, self: Any, model: Any, config: Any, *args: Any, **kwargs: Any) -> None:
     """Average every tensor once, and take whole numbers, such as lengths, as they are."""
     seed = config.ema_seed_model
@@ -165,6 +156,7 @@ def _ema(original: Original, self: Any, model: Any, config: Any, *args: Any, **k
     }
 
 
+@remedy(EMA, "_step_internal")
 def _ema_step(original: Original, self: Any, new_model: Any, updates: Any = None) -> None:
     state = {n: value for n, value in new_model.state_dict().items() if n not in self.repeated}
     original(self, SimpleNamespace(state_dict=lambda: state), updates)
@@ -178,6 +170,7 @@ ONLY_IN_VALIDATION = {"bleu", "ppl"}
 """Metrics that fairseq does not compute in training, or leaves out of what a step returns."""
 
 
+@remedy(Trainer, "train_step")
 def _train_step(original: Original, self: Any, samples: Any, *args: Any, **kwargs: Any) -> Any:
     """Leave out the empty batch that makes epochs equally long, if its process has another.
 
@@ -205,6 +198,7 @@ def _train_step(original: Original, self: Any, samples: Any, *args: Any, **kwarg
 # the two share an iterator, and --max-epoch 1 ends with status 0 and without a training ---
 
 
+@remedy(Trainer, "get_valid_iterator")
 def _get_valid_iterator(
     original: Original, self: Any, subset: str, disable_iterator_cache: bool = False
 ) -> Any:

@@ -5,10 +5,44 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 Original = Callable[..., Any]
 """The function of fairseq that a remedy receives as its first argument."""
+
+
+Remedy = TypeVar("Remedy", bound=Callable[..., Any])
+
+
+def remedy(owner: Any, name: str, *, before: bool = False) -> Callable[[Remedy], Remedy]:
+    """Decorates a function that mends ``owner.name``, once :func:`mend` is called with its module.
+
+    Args:
+        owner: a class or a module, the name of a command for its modules, or several of these.
+        before: see :func:`wrap`.
+    """
+
+    def mark(function: Remedy) -> Remedy:
+        places = owner if isinstance(owner, tuple) else (owner,)
+        marked: Any = function
+        marked.mends = [
+            *getattr(function, "mends", ()),
+            *((place, name, before) for place in places),
+        ]
+        return function
+
+    return mark
+
+
+def mend(*modules: ModuleType) -> None:
+    """Apply all remedies of these modules, in their order; a second call changes nothing."""
+    for module in modules:
+        for function in list(vars(module).values()):
+            if inspect.isfunction(function) and function.__module__ == module.__name__:
+                for place, name, before in getattr(function, "mends", ()):
+                    for owner in command_modules(place) if isinstance(place, str) else (place,):
+                        wrap(owner, name, function, before=before)
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any], *, before: bool = False) -> None:

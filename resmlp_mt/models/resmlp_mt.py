@@ -20,12 +20,12 @@ from resmlp_mt.fairseq_plugin.config import (
 from resmlp_mt.fairseq_plugin.criterion import ChunkedConfig, ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.model import ResMLPModel as ResMLPModel
 from resmlp_mt.fairseq_plugin.rdrop import RDropConfig, RDropLabelSmoothedCrossEntropy
+from resmlp_mt.fairseq_plugin.wrapping import mend
 
 console.quieten()
 console.write_utf8()
 fairseq_fixes.apply()
-console.tell_in_one_sentence()
-text_input.apply()
+mend(console, text_input)
 allow_safe_globals()
 
 register_criterion("rdrop_label_smoothed_cross_entropy", dataclass=RDropConfig)(
