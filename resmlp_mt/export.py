@@ -17,6 +17,7 @@ from resmlp_mt.command_line import Parser, command, option
 from resmlp_mt.engine.options import DTYPES
 from resmlp_mt.errors import UserError
 from resmlp_mt.extras import installation
+from resmlp_mt.files import not_a_checkpoint
 
 # Options of CTranslate2's converters, and what there is here.
 OF_CTRANSLATE2 = {
@@ -86,10 +87,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from resmlp_mt.engine import model_folder
 
+    if not args.checkpoint.is_file():
+        raise not_a_checkpoint(args.checkpoint)
     model_folder.check_is_free(args.output)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     # after the logger is set up, because fairseq logs while it is imported
-    from resmlp_mt.fairseq_plugin import checkpoints
     from resmlp_mt.fairseq_plugin.conversion import (
         build_shortlist,
         load_trained,
@@ -97,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
-    if not args.checkpoint.is_file():
-        raise checkpoints.not_a_file(args.checkpoint)
     loaded = load_trained(args.checkpoint, args.data, args.sentencepiece_model)
     if args.shortlist is not None:
         text = read_training_text(args.shortlist, loaded)

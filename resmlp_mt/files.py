@@ -35,6 +35,13 @@ def is_foreign(path: str) -> bool:
     return any(part.lower() in FOREIGN for part in path.split("/"))
 
 
+def not_a_checkpoint(path: Path) -> UserError:
+    """The error for what is no file in the place of a checkpoint, such as a folder of them."""
+    best = path / "checkpoint_best.pt"
+    such = f", such as {best}" if best.is_file() else ""
+    return UserError(f"{path} is not a file: give one checkpoint of fairseq-train{such}.")
+
+
 def check_is_whole(path: Path) -> None:
     """Refuse the small text that Git LFS leaves in place of a large file.
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,14 @@ def test_mistakes_are_named_in_one_line(
         export.main([*arguments, "--out", str(tmp_path / "model")])
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_checkpoint_is_named_before_fairseq_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "resmlp_mt.fairseq_plugin.conversion", None)
+    with pytest.raises(UserError, match=r"none\.pt is not a file: give one checkpoint"):
+        export.main([str(tmp_path / "none.pt"), "--out", str(tmp_path / "model")])
 
 
 def test_onnx_is_refused_with_other_types(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import leftovers
+from resmlp_mt.files import not_a_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +66,11 @@ def read(path: Path, *, only_look: bool = False) -> dict[str, Any]:
         UserError: naming the file, if it is missing, damaged, or asks for other types.
     """
     if path.is_dir():
-        raise not_a_file(path)
+        raise not_a_checkpoint(path)
     state = tensor_files.read(path, SAFE_GLOBALS, only_look=only_look)
     if not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a fairseq checkpoint: it has no entry 'model'.")
     return state
-
-
-def not_a_file(path: Path) -> UserError:
-    """The error for a folder of checkpoints in the place of one."""
-    best = path / "checkpoint_best.pt"
-    such = f", such as {best}" if best.is_file() else ""
-    return UserError(f"{path} is not a file: give one checkpoint of fairseq-train{such}.")
 
 
 def options_of(state: Mapping[str, Any], section: str) -> Mapping[str, Any]:

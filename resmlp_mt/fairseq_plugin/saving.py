@@ -23,7 +23,7 @@ from resmlp_mt.errors import UserError, reason
 from resmlp_mt.fairseq_plugin import checkpoints, leftovers, resuming
 from resmlp_mt.fairseq_plugin.continue_command import LAST, advice
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
-from resmlp_mt.files import LockedError, locked, replacing
+from resmlp_mt.files import LockedError, locked, not_a_checkpoint, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _check_start(cfg: Any, suffix: str) -> None:
     if PathManager.isfile(path):
         return
     if PathManager.exists(path):
-        raise UserError(f"{option} {checkpoints.not_a_file(Path(path))}")
+        raise UserError(f"{option} {not_a_checkpoint(Path(path))}")
     inside = Path(cfg.save_dir, path)
     raise UserError(
         f"{option} {path} does not exist"
