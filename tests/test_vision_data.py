@@ -998,8 +998,10 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
     shard(tmp_path / "train-0.tar", {"a.png": png(), f"a.{name}": label})
     assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3]
     other = {"b.json": b'{"label": 7}', "b.png": png(1), "b.cls": b"2"}  # cls wins
+    other |= {"c.json": b'{"caption": "a dog"}', "c.png": png(2), "c.label": b"4"}
+    other |= {"d.json": b"1", "d.png": png(2), "d.label": b"4"}
     shard(tmp_path / "train-1.tar", other)
-    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3, 2]
+    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3, 2, 4, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision.splits`), or, if it
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
-``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... If there
-is neither, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ... Other
+``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... If
+neither has it, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ... Other
 files of a sample are left alone, but a warning counts the samples with a class and no image.
 """
 
@@ -173,7 +173,7 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                 shard.open("rb") as file,
                 tarfile.open(fileobj=file, mode="r:", tarinfo=TarMember) as archive,
             ):
-                images, labels, others = _members(archive, shard)
+                images, labels, others = _members(archive, file, shard)
                 targets += [_label(file, labels[key]) for key in images]
                 for key in labels.keys() - images.keys():
                     if _whole(_text(file, labels[key])) is not None:
@@ -187,7 +187,7 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
 
 
 def _members(
-    archive: tarfile.TarFile, shard: Path
+    archive: tarfile.TarFile, file: BinaryIO, shard: Path
 ) -> tuple[dict[str, Member], dict[str, Member], dict[str, str]]:
     """The images of a shard, the files of their classes, and the name of another file, by key.
 
@@ -199,7 +199,7 @@ def _members(
     images: dict[str, Member] = {}
     labels: dict[str, Member] = {}
     described: dict[str, Member] = {}
-    named: dict[str, Member] = {}  # KEY.label and the like, where there is neither of them
+    named: dict[str, Member] = {}  # KEY.label and the like, where neither has a class
     others: dict[str, str] = {}
     dotted: list[tuple[str, str, str]] = []  # key, path and name in the archive
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
@@ -221,11 +221,11 @@ def _members(
                 left_out.append(member.name)
             continue
         key = posixpath.join(folder, stem)
-        file = file_of(member, files)
-        if file is None:
+        content = file_of(member, files)
+        if content is None:
             others.setdefault(key, f"{member.name} (link)")
             continue
-        place = (str(shard), file.offset_data, file.size, member.name)
+        place = (str(shard), content.offset_data, content.size, member.name)
         last = posixpath.splitext(below)[1].lower()
         if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
             # a second picture of this key, or a picture whose key was shortened
@@ -268,6 +268,9 @@ def _members(
             f"--data wds: {shard} has {labels[key][3]}, but no image of that name "
             f"({', '.join(EXTENSIONS)})."
         )
+    for key in named.keys() & described.keys():  # JSON may describe anything else
+        if _whole(_text(file, described[key])) is None:
+            del described[key]
     labels = named | described | labels
     for key in images.keys() - labels.keys():
         raise UserError(
