@@ -366,6 +366,7 @@ def raw(fields: object, head: str = "Connection: close\r\n") -> bytes:
 
 
 FORM = "application/x-www-form-urlencoded"
+PARTS = "multipart/form-data; boundary=end"
 
 
 @pytest.mark.parametrize(
@@ -378,6 +379,9 @@ FORM = "application/x-www-form-urlencoded"
         (FORM, b"a \xff", "Invalid request: its text is not utf-8"),
         (f"{FORM}; charset=none", b"a", "Invalid request: unknown charset none"),
         (f"{FORM}; charset=punycode", b"a", "Invalid request: unknown charset punycode"),
+        (PARTS, "Où é".encode(), "É oÙ"),
+        (PARTS, "Où é".encode("latin-1"), "Invalid request: its text is not utf-8"),
+        (f"{PARTS}; charset=latin1", "Où é".encode("latin-1"), "É oÙ"),
         ("application/json; charset=ISO-8859-1", "Où é".encode("latin-1"), "É oÙ"),
         ("application/json", "Où é".encode("latin-1"), "Invalid JSON format"),
         ("application/json; charset=none", b"a", "Invalid request: unknown charset none"),
@@ -387,7 +391,11 @@ def test_text_has_the_charset_that_its_request_names(
     server: str, kind: str, q: bytes, expected: str
 ) -> None:
     body = b'{"source": "en", "target": "de", "q": "%s"}' % q
-    body = body if "json" in kind else b"source=en&target=de&q=" + q
+    body = b"source=en&target=de&q=" + q if FORM in kind else body
+    if PARTS in kind:
+        part = b'--end\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        fields = {b"source": b"en", b"target": b"de", b"q": q}
+        body = b"".join(part % field for field in fields.items()) + b"--end--\r\n"
     answer = requests.post(f"{server}/translate", body, headers={"Content-Type": kind}, timeout=60)
     assert list(answer.json().values()) == [expected]
 

@@ -134,11 +134,12 @@ async def fields(request: Request) -> dict[str, Any]:
     header = email.message.Message()
     header["Content-Type"] = request.headers.get("content-type", "")
     content_type, charset = header.get_content_type(), _charset(header)
+    body = await request.body()
     if content_type == "multipart/form-data":
+        _text(body, charset)  # starlette would take it for Latin-1
         # the body as a whole is limited by Watched
         async with request.form(max_part_size=sys.maxsize) as form:
             return found | _grouped(form.multi_items())
-    body = await request.body()
     if content_type == "application/x-www-form-urlencoded":
         return found | _grouped(_decoded(body, charset))
     if not body:
@@ -175,12 +176,24 @@ def _decoded(form: bytes, charset: str = "utf-8") -> list[tuple[str, Any]]:
         BadRequestError: if there are too many, or they are not text in ``charset``.
     """
     options: Any = {"keep_blank_values": True, "max_num_fields": MOST_FIELDS}
+    text = _text(form, charset)
     try:
-        return parse_qsl(form.decode(charset), encoding=charset, errors="strict", **options)
-    except (UnicodeError, LookupError) as error:
-        raise BadRequestError(f"Invalid request: its text is not {charset}") from error
+        return parse_qsl(text, encoding=charset, errors="strict", **options)
+    except UnicodeError as error:
+        raise _not_in(charset) from error
     except ValueError as error:
         raise BadRequestError(f"Invalid request: more than {MOST_FIELDS} fields") from error
+
+
+def _text(body: bytes, charset: str) -> str:
+    try:
+        return body.decode(charset)
+    except (UnicodeError, LookupError) as error:
+        raise _not_in(charset) from error
+
+
+def _not_in(charset: str) -> BadRequestError:
+    return BadRequestError(f"Invalid request: its text is not {charset}")
 
 
 def _grouped(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
