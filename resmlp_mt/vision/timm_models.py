@@ -8,6 +8,8 @@ For timm's own scripts, ``python -m`` registers the models and then runs the scr
     python -m resmlp_mt.vision.timm_models train.py DATA --model resmlp_s12
     python -m resmlp_mt.vision.timm_models validate.py DATA --model resmlp_s12 --checkpoint FILE
 
+timm has no entry points for models of other packages, and takes a name with a slash for a
+repository of the Hugging Face hub, so the import comes first and the names are plain.
 Pre-trained weights come from timm's hub, and are the same as for its own ResMLP.
 """
 
