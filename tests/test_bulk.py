@@ -17,6 +17,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow
 import pyarrow.parquet
@@ -325,6 +326,21 @@ def test_another_file_may_be_translated_into_the_same_folder(tmp_path: Path, mod
     ]
     lines = (folder / manifest.NAME).read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines[1:]] == ["a.en"] * 2
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("local", r"^Ray cannot be started on this machine \(no room\)\.$"),
+        ("auto", r"^--address auto has no cluster of Ray \(no room\)\.$"),
+    ],
+)
+def test_a_missing_cluster_is_told(
+    monkeypatch: pytest.MonkeyPatch, address: str, told: str
+) -> None:
+    monkeypatch.setattr(ray_data.ray, "init", Mock(side_effect=ConnectionError("no room")))
+    with pytest.raises(UserError, match=told):
+        ray_data._start(address, None)
 
 
 def answers(worker: ray_data.Worker, shards: Iterator[parts.Shard]) -> list[object]:

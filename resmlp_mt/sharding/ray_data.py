@@ -145,7 +145,9 @@ def _start(address: str, processors: int | None) -> None:
     try:
         ray.init(address=address, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address} has no cluster of Ray ({reason(error)}).") from error
+        wrong = f"--address {address} has no cluster of Ray"
+        wrong = "Ray cannot be started on this machine" if address == "local" else wrong
+        raise UserError(f"{wrong} ({reason(error)}).") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would end the program with status 15
