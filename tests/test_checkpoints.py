@@ -183,12 +183,24 @@ def test_the_averaged_checkpoint_translates(corpus: Corpus, trained: Path, tmp_p
         "generate", corpus.data, "--user-dir", "resmlp_mt", "--path", output, "--cpu",
     ).stdout  # fmt: skip
     assert translated.count("\nH-") == 13
-    refused = subprocess.run(
-        [*command, "--num-epoch-checkpoints", "99", "--output", str(output)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert refused.returncode == 1
-    assert refused.stderr.strip().endswith("holds 3 epoch checkpoints, but 99 were asked for.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("epoch", "--save-interval N"),
+        ("update", "--save-interval-updates N"),
+        ("best", "--keep-best-checkpoints N"),
+    ],
+)
+def test_missing_checkpoints_are_told_with_what_writes_them(
+    tmp_path: Path, kind: str, option: str
+) -> None:
+    (tmp_path / "checkpoint_best.pt").touch()
+    told = rf"holds 0 {kind} checkpoints, but 3 were asked for: fairseq-train {option} writes such"
+    words = ["--inputs", str(tmp_path), f"--num-{kind}-checkpoints", "3", "--output", "average.pt"]
+    with pytest.raises(UserError, match=told):
+        average_command.main(words)
 
 
 def test_latest_checkpoints_are_chosen_by_number(tmp_path: Path) -> None:

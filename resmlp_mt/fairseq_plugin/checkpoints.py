@@ -187,7 +187,8 @@ def latest_checkpoints(
     found = {path: number for path, number in numbers.items() if number <= most}
     if len(found) < count:
         raise UserError(
-            f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for."
+            f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for: "
+            f"fairseq-train --save-interval{'-updates' if by == 'update' else ''} N writes such."
         )
     chosen = sorted(found, key=found.__getitem__, reverse=True)[:count]
     states: dict[Path, dict[str, Any]] = {}

@@ -34,7 +34,8 @@ def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> 
     found = {path: match[1] for path, match in matches if match}
     if len(found) < count:
         raise UserError(
-            f"--inputs {folder} holds {len(found)} best checkpoints, but {count} were asked for."
+            f"--inputs {folder} holds {len(found)} best checkpoints, but {count} were asked for: "
+            "fairseq-train --keep-best-checkpoints N writes such (checkpoint.best_METRIC_VALUE.pt)."
         )
     metrics = sorted(set(found.values()))
     if len(metrics) > 1:
