@@ -47,10 +47,6 @@ def load_trained(
             sentencepiece model did not split it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path} is neither a checkpoint nor a folder written by python -m resmlp_mt.export."
-        )
     pieces = None
     if sentencepiece_model is not None:
         sentencepiece_model = Path(sentencepiece_model)
