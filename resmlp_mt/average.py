@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             bound = args.checkpoint_upper_bound
             paths = latest_checkpoints(paths[0], count, by=kind, upper_bound=bound)
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and not chosen:
             raise UserError(
                 f"--inputs {path} is a folder: add --num-epoch-checkpoints N or another --num-*."
             )

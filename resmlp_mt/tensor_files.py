@@ -4,6 +4,7 @@ Every checkpoint and every weight file of others is read here. The sizes that a 
 compared with the size of the file before anything is built from it.
 """
 
+import errno
 import re
 import zipfile
 from argparse import Namespace
@@ -52,6 +53,8 @@ def read(
     path = Path(path)
     with refused(lambda error: f"{path} cannot be read: {reason(error)}.", OSError):
         check_is_whole(path)
+        if path.is_fifo():  # reading it would wait forever
+            raise OSError(errno.EINVAL, "it is a pipe, not a file")
         size, is_safe = path.stat().st_size, _is_safetensors(path)
     try:
         if is_safe:

@@ -27,6 +27,7 @@ from resmlp_mt.fairseq_plugin.checkpoints import (
     read,
 )
 from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
+from resmlp_mt.tensor_files import read as read_tensors
 from resmlp_mt.tensor_files import write
 
 
@@ -201,6 +202,19 @@ def test_missing_checkpoints_are_told_with_what_writes_them(
     words = ["--inputs", str(tmp_path), f"--num-{kind}-checkpoints", "3", "--output", "average.pt"]
     with pytest.raises(UserError, match=told):
         average_command.main(words)
+
+
+def test_what_is_no_file_is_not_averaged(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint1.pt").mkdir()
+    words = ["--inputs", str(tmp_path), "--num-epoch-checkpoints", "1", "--output", "average.pt"]
+    with pytest.raises(UserError, match=r"^--inputs .*checkpoint1\.pt is not a file\.$"):
+        average_command.main(words)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(UserError, match=r"pipe\.pth cannot be read: it is a pipe, not a file\.$"):
+        read_tensors(tmp_path / "pipe.pth")
 
 
 def test_latest_checkpoints_are_chosen_by_number(tmp_path: Path) -> None:
