@@ -50,6 +50,8 @@ Some cells differ although ResMLP has the option:
   Another value makes another model.
 * `--checkpoint-activations` and `--offload-activations` change only memory and time here. With
   them, the Transformer also draws other dropout.
+* `--required-seq-len-multiple` adds pads, which change nothing in ResMLP. With them, the
+  Transformer draws other dropout.
 * `--encoder-layers-to-keep` and `--decoder-layers-to-keep` may be given one without the other.
 
 Every criterion, optimizer, learning rate schedule and score has a row. Left out are options that
@@ -136,9 +138,11 @@ TRAIN = [
     Case("--criterion label_smoothed_cross_entropy_with_rdrop --rdrop-alpha 5"),
     Case("--eval-bleu", "--criterion label_smoothed_cross_entropy_with_rdrop --rdrop-alpha 5"),
     Case("--criterion label_smoothed_cross_entropy_with_alignment"),
+    Case("--criterion label_smoothed_cross_entropy_with_alignment --load-alignments"),
     Case("--criterion adaptive_loss"),
     Case("--criterion adaptive_loss --ddp-backend legacy_ddp"),
     Case("--criterion composite_loss --underlying-criterion cross_entropy"),
+    Case("--criterion composite_loss --underlying-criterion ctc"),
     Case("--criterion nat_loss"),
     Case("--sentence-avg"),
     Case("--update-freq 2"),
@@ -174,6 +178,7 @@ TRAIN = [
     Case("--store-ema --ema-decay 0.5"),
     Case("--store-ema --ema-fp32 --ema-start-update 2 --ema-update-freq 2"),
     Case("--use-bmuf"),
+    Case("--use-bmuf --global-sync-iter 1 --warmup-iterations 1"),
     Case("--optimizer adagrad"),
     Case("--optimizer adafactor --lr 0.001"),
     Case("--optimizer composite"),
@@ -197,6 +202,7 @@ TRAIN = [
     Case("--maximize-best-checkpoint-metric"),
     Case("--checkpoint-suffix x"),
     Case("--checkpoint-shard-count 2"),
+    Case("--gen-subset valid"),
     Case("--load-checkpoint-on-all-dp-ranks"),
     Case("--write-checkpoints-asynchronously"),
     Case("--model-parallel-size 2"),
@@ -232,9 +238,11 @@ TRAIN = [
     Case("--azureml-logging"),
     Case("--fp16-no-flatten-grads"),
     Case("--fp16-init-scale 2 --fp16-scale-window 2 --fp16-scale-tolerance 0.5"),
-    Case("--min-loss-scale 1 --threshold-loss-scale 1"),
+    Case("--min-loss-scale 1"),
+    Case("--threshold-loss-scale 1"),
     Case("--on-cpu-convert-precision"),
     Case("--amp-batch-retries 1 --amp-init-scale 2 --amp-scale-window 2"),
+    Case("--amp-batch-retries 1 --amp-init-scale 2 --amp-scale-window 2", "--amp"),
     Case("--all-gather-list-size 100"),
     Case("--reset-logging"),
     Case("--use-plasma-view"),
@@ -274,6 +282,7 @@ TRAIN = [
     Case("--lr-scheduler cosine"),
     Case("--lr-scheduler inverse_sqrt --warmup-updates 4"),
     Case("--lr-scheduler manual"),
+    Case("--lr-scheduler manual --epoch2lr {{'1':0.1}}"),
     Case("--lr-scheduler pass_through"),
     Case("--lr-scheduler polynomial_decay --total-num-update 20"),
     Case("--lr-scheduler reduce_lr_on_plateau"),
@@ -316,7 +325,7 @@ GENERATE = [
     Case("--nbest 5"),
     Case("--lenpen 3"),
     Case("--unnormalized"),
-    Case("--unkpen 1000"),
+    Case("--unkpen -1000"),
     Case("--temperature 3"),
     Case("--min-len 9"),
     Case("--max-len-a 0.5 --max-len-b 0"),
@@ -390,6 +399,23 @@ GENERATE = [
     Case("--amp"),
     Case("--tpu"),
     Case("--memory-efficient-fp16"),
+    Case("--memory-efficient-bf16"),
+    Case("--fp16-init-scale 2"),
+    Case("--valid-subset valid"),
+    Case("--batch-size-valid 1"),
+    Case("--max-tokens-valid 30"),
+    Case("--restore-file {second}"),
+    Case("--log-file {results}/log"),
+    Case("--tensorboard-logdir {results}/tensorboard"),
+    Case("--criterion label_smoothed_cross_entropy"),
+    Case("--eval-bleu"),
+    Case("--prefix-size 2", "--sampling --nbest 4"),
+    Case("--prefix-size 2", "--diverse-beam-groups 2"),
+    Case("--prefix-size 2 --no-repeat-ngram-size 2"),
+    Case("--lm-path {lm} --lm-weight 0.9", "--path {base}:{other}"),
+    Case("--sampling --nbest 4", "--path {base}:{other}"),
+    Case("--diverse-beam-groups 2", "--path {base}:{other}"),
+    Case("--score-reference --retain-dropout", "--path {base}:{other}"),
     Case("--iter-decode-max-iter 2"),
     Case("--iter-decode-eos-penalty 1"),
     Case("--iter-decode-force-max-iter"),
@@ -418,6 +444,12 @@ VALIDATE = [
     Case("--required-seq-len-multiple 8"),
     Case("--num-batch-buckets 3", "--max-tokens 60"),
     Case("--fp16"),
+    Case("--bf16"),
+    Case("--amp"),
+    Case("--gen-subset test"),
+    Case("--batch-size-valid 1"),
+    Case("--criterion label_smoothed_cross_entropy"),
+    Case("--eval-bleu"),
     Case("--path {base}:{second}"),
     Case("--model-overrides {{'encoder_layers_to_keep':'0'}}"),
 ]
@@ -441,6 +473,11 @@ INTERACTIVE = [
     Case("--no-repeat-ngram-size 1"),
     Case("--score-reference"),
     Case("--force-annotations"),
+    Case("--bf16"),
+    Case("--amp"),
+    Case("--eos-token w3"),
+    Case("--constraints", "--path {base}:{other}"),
+    Case("--print-alignment", "--path {base}:{other}"),
 ]
 
 
@@ -592,13 +629,19 @@ class Bench:
             path = save_dir / "checkpoint_last.pt"
             if not path.exists():
                 return "no checkpoint"
-            parameters = torch.load(path, weights_only=True)["model"]
+            saved = torch.load(path, weights_only=True)
+            parameters = [saved["model"], saved["extra_state"].get("ema", {})]
             validations = re.findall(r"valid on .*", done.log)
-            sums = (value.double().abs().sum().item() for value in parameters.values())
+            sums = (x.double().abs().sum().item() for part in parameters for x in part.values())
             numbers = [f"{value:.4g}" for value in sums]  # kernels round differently
             scores = re.findall(r" \| (\w+) (\S+)", validations[-1]) if validations else []
             scores = [(name, value) for name, value in scores if name != "wps"]  # a speed
-            return repr((sorted(p.name for p in save_dir.iterdir()), numbers, scores))
+            counts = [
+                len(validations),
+                done.log.count("| train_inner |"),
+                *map(bool, saved.values()),
+            ]
+            return repr((sorted(p.name for p in save_dir.iterdir()), numbers, scores, counts))
         if command == "validate":
             lines = re.findall(r'"(?:valid|test)_(?:loss|wpb|bsz)": "[^"]*"', done.log)
         else:

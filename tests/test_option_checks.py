@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq import options
+from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
@@ -13,7 +14,8 @@ from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import evaluated_options, option_checks
+from resmlp_mt.fairseq_plugin import evaluated_options, ignored_options, option_checks
+from resmlp_mt.fairseq_plugin.model import check_choice, of_other_models
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
 
 
@@ -32,7 +34,7 @@ def test_one_remedy_checks_the_options_of_all_commands_and_one_those_of_training
 @pytest.mark.parametrize("name", option_checks.LEAST)
 def test_a_number_below_the_least_is_refused(name: str) -> None:
     option, least = "--" + name.replace("_", "-"), option_checks.LEAST[name]
-    beside = "--lr-scheduler fixed --use-bmuf "
+    beside = "--lr-scheduler fixed --use-bmuf --fp16"
     assert getattr(parsed(f"{beside} {option} {least}"), name) in (least, [least], str(least))
     with pytest.raises(UserError, match=f"^{option} must be at least {least}, but is {least - 1}"):
         parsed(f"{beside} {option} {least - 1}")
@@ -95,7 +97,7 @@ def test_commands_that_translate_refuse_it_too() -> None:
         ("lr_scheduler", "warmup_updates", 0, "^--warmup-updates must be at least 1, but is 0"),
         ("checkpoint", "best_checkpoint_metric", "bleu", "^--best-checkpoint-metric bleu is better "
          "if it is larger: give --maximize-best-checkpoint-metric"),
-        ("criterion", "_name", "nat_loss", "^--criterion nat_loss needs a model that refines"),
+        ("criterion", "_name", "nat_loss", "^--criterion nat_loss is for models of another kind"),
         ("optimizer", "_name", "adamm", r"^optimizer._name=adamm is unknown \(did you mean"),
         ("model", "encoder_layer", 3, "^model.encoder_layer is no option of resmlp_mt_tiny "
          r"\(did you mean encoder_layers"),
@@ -153,10 +155,6 @@ def test_averages_do_not_move_away(decay: float) -> None:
 
 
 def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
-    for criterion in ("adaptive_loss", "nat_loss"):
-        parsed(f"--criterion {criterion}", arch="transformer_tiny")
-        with pytest.raises(UserError, match=f"^--criterion {criterion} needs a"):
-            parsed(f"--criterion {criterion} --ddp-backend legacy_ddp")
     with pytest.raises(UserError, match=r"^--use-plasma-view needs a part of pyarrow"):
         parsed("--use-plasma-view", arch="transformer_tiny")
     quantized = "--quantization-config-path x"
@@ -170,6 +168,78 @@ def test_what_needs_another_model_is_refused_for_a_resmlp() -> None:
     with pytest.raises(UserError, match=r"^--keep-interval-updates-pattern 0 names no update"):
         parsed("--keep-interval-updates-pattern 0")
     parsed("--keep-interval-updates-pattern -1")
+
+
+@pytest.mark.parametrize("name", sorted(of_other_models("criterion").values()))
+def test_criterions_of_other_models_are_refused(name: str) -> None:
+    told = f"^--criterion {name} is for models of another kind than a ResMLP: use --criterion label"
+    for option in ("criterion", "underlying_criterion"):
+        option_checks.check({"arch": "transformer_tiny", option: name})
+        with pytest.raises(UserError, match=told):
+            option_checks.check({"arch": "resmlp_mt_tiny", option: name})
+    of_a_user = type("CriterionOfAUser", (CRITERION_REGISTRY[name],), {})
+    check_choice("criterion", of_a_user)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--gen-subset valid", "^--gen-subset has no effect in fairseq-train: drop it"),
+        ("--lr-scheduler manual", "^--lr-scheduler manual needs --epoch2lr or --update2lr"),
+        (
+            "--pipeline-model-parallel",
+            "^--pipeline-model-parallel is for pipeline_parallel_transformer alone",
+        ),
+        ("--suppress-crashes", "^--suppress-crashes is for fairseq-hydra-train: drop it"),
+        ("--load-alignments", "^--load-alignments changes nothing without --criterion label"),
+        (
+            "--criterion label_smoothed_cross_entropy_with_alignment",
+            "^--criterion label_smoothed_cross_entropy_with_alignment changes nothing without --lo",
+        ),
+    ],
+)
+def test_what_changes_nothing_is_refused_for_a_resmlp(given: str, message: str) -> None:
+    parsed(given, arch="transformer_tiny")
+    with pytest.raises(UserError, match=message):
+        parsed(given)
+
+
+def test_what_changes_something_is_not_refused() -> None:
+    parsed("--lr-scheduler manual --epoch2lr {'1':0.1}")
+    parsed("--load-alignments --criterion label_smoothed_cross_entropy_with_alignment")
+    parsed("--fp16 --fp16-init-scale 4")
+    parsed("--memory-efficient-fp16 --threshold-loss-scale 1")
+    parsed("--fp16-init-scale 4", arch="transformer_tiny")
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "message"),
+    [
+        ("generation", "--valid-subset valid", "generate: give --gen-subset, or drop it"),
+        ("generation", "--batch-size-valid 3", "generate: give --batch-size, or drop it"),
+        ("generation", "--bf16", "generate: give --fp16, or drop it"),
+        ("generation", "--memory-efficient-bf16", "generate: drop it"),
+        ("generation", "--iter-decode-max-iter=2", "generate: drop it"),
+        ("generation", "--eos-token w3", "generate: drop it"),
+        ("generation", "--max-tokens 9 --memory-efficient-fp16 --num-workers 0", None),
+        ("interactive_generation", "--amp", "interactive: give --fp16, or drop it"),
+        ("interactive_generation", "--buffer-size 3", None),
+        ("validation", "--gen-subset x", "validate: give --valid-subset, or drop it"),
+        ("validation", "--criterion label_smoothed_cross_entropy", "validate: drop it"),
+        ("validation", "--valid-subset test --fp16 --eval-bleu", None),
+    ],
+)
+def test_what_a_command_never_reads_is_refused_for_a_resmlp(
+    command: str, given: str, message: str | None
+) -> None:
+    for suppress in (False, True)[: 1 + (command == "validation")]:
+        parser = getattr(options, f"get_{command}_parser")()
+        words = ["data", "--path", "x", *given.split()]
+        options.parse_args_and_arch(parser, words, suppress_defaults=suppress)
+    ignored_options.check_checkpoint({"cfg": {"model": {"_name": "transformer_tiny"}}})
+    told = f"^{given.replace('=', ' ').split()[0]} has no effect in fairseq-{message}"
+    with pytest.raises(UserError, match=told) if message else nullcontext():
+        ignored_options.check_checkpoint({"cfg": {"model": {"_name": "resmlp_mt_tiny"}}})
 
 
 def test_bfloat16_trains_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +269,11 @@ def test_what_needs_another_machine_is_refused(
 
 @pytest.mark.parametrize(
     ("needed", "name"),
-    [(needed, name) for needed, names in option_checks.NEEDED.items() for name in names],
+    [
+        (needed, name)
+        for needed, names in (ignored_options.NEEDED | ignored_options.NEEDED_FOR_RESMLP).items()
+        for name in names
+    ],
 )
 def test_what_changes_nothing_without_another_option_is_refused(needed: str, name: str) -> None:
     """Such as --lm-path, whose --lm-weight is 0 by default."""

@@ -28,7 +28,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import option_checks, saving, training_fixes
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
-from resmlp_mt.fairseq_plugin.model import OF_OTHER_MODELS, ResMLPModel
+from resmlp_mt.fairseq_plugin.model import ResMLPModel, of_other_models
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -231,7 +231,7 @@ def test_a_validation_on_the_training_set_has_an_iterator_of_its_own() -> None:
         assert given["disable_iterator_cache"] == (subset == "valid")
 
 
-@pytest.mark.parametrize("name", sorted(OF_OTHER_MODELS.values()))
+@pytest.mark.parametrize("name", sorted(of_other_models("task").values()))
 def test_tasks_of_other_models_are_refused(name: str) -> None:
     kind = tasks.TASK_REGISTRY[name]
     of_a_user = type("TaskOfAUser", (kind,), {})

@@ -9,5 +9,5 @@
   translating (``generation_fixes``, ``bleu``), training (``training_fixes``, ``several_processes``,
   ``stop_signals``, ``training_end``, ``continue_command``), checkpoints (``loading``,
   ``hub``, ``saving``, ``resuming``), and options and messages
-  (``option_checks``, ``evaluated_options``, ``console``, ``hydra_jobs``).
+  (``option_checks``, ``ignored_options``, ``evaluated_options``, ``console``, ``hydra_jobs``).
 """

@@ -14,7 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError, is_of_memory, reason
-from resmlp_mt.fairseq_plugin import checkpoints, pruning, stored_config, stored_options
+from resmlp_mt.fairseq_plugin import (
+    checkpoints,
+    ignored_options,
+    pruning,
+    stored_config,
+    stored_options,
+)
+from resmlp_mt.fairseq_plugin.model import check_choice
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.model.sizes import misfit
@@ -30,6 +37,7 @@ def _load_checkpoint_to_cpu(
 ) -> Any:
     local = Path(checkpoint_utils.PathManager.get_local_path(path))
     looked_at = checkpoints.read(local, only_look=True)
+    ignored_options.check_checkpoint(looked_at)
     stored_config.check(looked_at, local, arg_overrides)
     kept = ("args", "cfg", checkpoints.VERSION)
     _trained[path] = {name: looked_at.get(name) for name in kept}
@@ -119,6 +127,8 @@ def _build_criterion(
         if stored_options.uses_plugin(trained):
             raise checkpoints.of_another_version(trained, path, what)
         raise UserError(f"{path} was trained with {what}, which is unknown: give its --user-dir.")
+    if stored_options.uses_plugin(trained):
+        check_choice("criterion", stored_options.registered("criterion", name))
     if is_its_own:
         state = {**trained, "cfg": {"criterion": stored}}
         stored_options.check_options(state, "criterion", path)

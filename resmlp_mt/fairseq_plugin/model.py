@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from fairseq import tasks
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import pruning
+from resmlp_mt.fairseq_plugin import pruning, stored_options
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig, model_config, validate
 from resmlp_mt.fairseq_plugin.decoder import ResMLPDecoder
 from resmlp_mt.fairseq_plugin.encoder import ResMLPEncoder
@@ -22,32 +21,49 @@ from resmlp_mt.model.decoder import DecoderLayer
 from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.packed_linear import PackingLinear
 
-FOR_TEXT = (
-    *("translation", "translation_multi_simple_epoch", "dummy_mt"),
-    *("denoising", "multilingual_denoising", "span_masked_lm"),  # of one language
-)
-"""Names of fairseq's tasks for models with an encoder and a decoder of text."""
-
-OF_OTHER_MODELS = {
-    kind: name
-    for name, kind in tasks.TASK_REGISTRY.items()
-    if name not in FOR_TEXT and kind.__module__.startswith("fairseq.tasks.")
+FITTING = {
+    "task": (
+        *("translation", "translation_multi_simple_epoch", "dummy_mt"),
+        *("denoising", "multilingual_denoising", "span_masked_lm"),  # of one language
+    ),
+    "criterion": (
+        *("cross_entropy", "label_smoothed_cross_entropy", "composite_loss"),
+        "label_smoothed_cross_entropy_with_alignment",
+        "label_smoothed_cross_entropy_with_rdrop",
+    ),
 }
-"""fairseq's other tasks, and their names."""
+"""fairseq's tasks and criterions for models with an encoder and a decoder of text."""
+
+USUAL = {
+    "task": "--task translation, or for several languages --task translation_multi_simple_epoch",
+    "criterion": "--criterion label_smoothed_cross_entropy",
+}
 
 
-def check_task(kind: type | None) -> None:
-    """Refuse a task of fairseq for other kinds of models, and one of a user that is made of it.
+def of_other_models(section: str) -> dict[type, str]:
+    """fairseq's other tasks or criterions, and their names."""
+    return {
+        kind: name
+        for name, kind in stored_options.registry(section).items()
+        if name not in FITTING[section] and kind.__module__.startswith("fairseq.")
+    }
+
+
+def check_choice(section: str, kind: type | None) -> None:
+    """Refuse a task or a criterion of fairseq for other kinds of models.
+
+    A task of a user that is made of one is refused, too.
 
     Raises:
-        UserError: saying which task to give.
+        UserError: saying which one to give.
     """
-    for base in () if kind is None else kind.__mro__:
-        if base in OF_OTHER_MODELS:
+    others = of_other_models(section)
+    bases = [kind] if section == "criterion" else getattr(kind, "__mro__", ())
+    for base in bases:
+        if base in others:
             raise UserError(
-                f"--task {OF_OTHER_MODELS[base]} is for models of another kind than a ResMLP: use "
-                "--task translation, or for several languages --task "
-                "translation_multi_simple_epoch."
+                f"--{section} {others[base]} is for models of another kind than a ResMLP: use "
+                f"{USUAL[section]}."
             )
 
 
@@ -80,7 +96,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         Raises:
             UserError: if an option is out of range or does not fit another one or the task.
         """
-        check_task(type(task))
+        check_choice("task", type(task))
         pruning.count_kept(cfg)
         source, target = task.source_dictionary, task.target_dictionary
         validate(cfg, joined_dictionary=source == target)

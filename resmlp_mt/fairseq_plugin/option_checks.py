@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from fairseq import options
 from fairseq.distributed import utils as distributed_utils
-from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +25,7 @@ from resmlp_mt.fairseq_plugin import (
     bleu,
     evaluated_options,
     generation_fixes,
+    ignored_options,
     loading,
     pruning,
     several_processes,
@@ -34,7 +34,6 @@ from resmlp_mt.fairseq_plugin import (
 )
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
-from resmlp_mt.fairseq_plugin.model import check_task
 from resmlp_mt.fairseq_plugin.ranking import RISES
 from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
 from resmlp_mt.machine import computes_in_bfloat16
@@ -84,32 +83,6 @@ REFUSED: dict[tuple[str, object], str] = {
 }
 """Why an option may not have a value."""
 
-REFUSED_FOR_RESMLP: dict[tuple[str, object], str] = {
-    ("criterion", "adaptive_loss"): "needs an adaptive softmax, which a ResMLP does not have: use "
-    "--criterion label_smoothed_cross_entropy.",
-    ("criterion", "nat_loss"): "needs a model that refines its translations iteratively: use "
-    "--criterion label_smoothed_cross_entropy.",
-}
-"""The same, for a training of a ResMLP."""
-
-NEEDED = {
-    "lm_path": ["lm_weight"],
-    "lm_weight": ["lm_path"],
-    "sampling": ["sampling_topk", "sampling_topp"],
-    "diverse_beam_groups": ["diverse_beam_strength"],
-    "retain_dropout": ["retain_dropout_modules"],
-    "save_interval_updates": ["keep_interval_updates"],
-    "keep_interval_updates": ["keep_interval_updates_pattern"],
-    "eval_bleu": [
-        *("eval_bleu_args", "eval_bleu_detok", "eval_bleu_detok_args", "eval_bleu_print_samples"),
-        *("eval_bleu_remove_bpe", "eval_tokenized_bleu"),
-    ],
-    "store_ema": [
-        *("ema_decay", "ema_fp32", "ema_seed_model", "ema_start_update", "ema_update_freq"),
-    ],
-}
-"""Options without which others are read and change nothing."""
-
 
 def apply() -> None:
     """Check the options of all commands; a second call does nothing."""
@@ -141,7 +114,8 @@ def _parse_args_and_arch(
         found.tpu = False  # which fairseq sets with --bf16: it would use no GPU
     check(vars(found))
     if not kwargs.get("suppress_defaults"):  # it has been parsed with them before
-        _check_needs(parser, found, sys.argv[1:] if input_args is None else input_args)
+        words = sys.argv[1:] if input_args is None else input_args
+        ignored_options.check_line(parser, found, words)
     if getattr(found, "profile", False) and not torch.cuda.is_available():
         raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")
     return parsed
@@ -162,26 +136,6 @@ def check_preprocessing(*given: Any, **named: Any) -> None:
             )
     if args.workers < 1:
         raise UserError(f"--workers must be at least 1, but is {args.workers}.")
-
-
-def _check_needs(
-    parser: argparse.ArgumentParser, found: argparse.Namespace, words: Sequence[str]
-) -> None:
-    def is_given(name: str) -> bool:
-        default = parser.get_default(name)
-        return bool(getattr(found, name, default) != default)
-
-    given = {word.partition("=")[0] for word in words}
-    for needed, names in NEEDED.items():
-        if needed == "eval_bleu" and not hasattr(found, "save_dir"):
-            continue  # no training: fairseq-validate changes the options of the checkpoint
-        if flag(needed) in given:  # also with its default, such as --lm-weight 0 of a sweep
-            continue
-        for name in [] if is_given(needed) else filter(is_given, names):
-            raise UserError(
-                f"{flag(name)} changes nothing without {flag(needed)}: add it, or drop "
-                f"{flag(name)}."
-            )
 
 
 def _check_call(cfg: Any, main: Any, **_: Any) -> None:
@@ -292,13 +246,11 @@ def check(values: Mapping[str, Any]) -> None:
             "--lr-scheduler cosine divides by --max-update less --warmup-updates, which is 0: give "
             "more updates."
         )
-    model = MODEL_DATACLASS_REGISTRY.get(values.get("arch", values.get("model")), object)
-    of_model = REFUSED_FOR_RESMLP if issubclass(model, ResMLPConfig) else {}
-    for (name, value), why in (REFUSED | of_model).items():
+    for (name, value), why in REFUSED.items():
         if values.get(name) == value:
             raise UserError(f"{flag(name)} {'' if value is True else f'{value} '}{why}")
-    if of_model:
-        check_task(stored_options.registered("task", values.get("task")))
+    if ignored_options.is_resmlp(values.get("arch", values.get("model"))):
+        ignored_options.check_training(values)
     if values.get("write_checkpoints_asynchronously") and find_spec("iopath") is None:
         raise UserError(  # it would end with status 0 and without a training
             "--write-checkpoints-asynchronously needs iopath, which is not installed: install it "
@@ -308,11 +260,6 @@ def check(values: Mapping[str, Any]) -> None:
         raise UserError(
             "--sentencepiece-enable-sampling does nothing in a training, whose text is split "
             "already: give python -m resmlp_mt.prepare --samples K, and drop it."
-        )
-    if of_model and values.get("quantization_config_path") is not None:
-        raise UserError(
-            "--quantization-config-path trains a ResMLP that nothing can load: drop it, and give "
-            "python -m resmlp_mt.export --dtype int8."
         )
     for name in ("patience", "keep_best_checkpoints"):
         if values.get("disable_validation") and values.get(name, -1) > 0:

@@ -52,6 +52,11 @@ def is_ours(kind: type | None) -> bool:
     return kind is not None and kind.__module__.startswith("resmlp_mt.")
 
 
+def is_known(kind: type | None) -> bool:
+    """Whether a class is a part of this plugin or of fairseq, and not of a user."""
+    return is_ours(kind) or (kind is not None and kind.__module__.startswith("fairseq."))
+
+
 def uses_plugin(state: Mapping[str, Any]) -> bool:
     """Whether the configuration of a checkpoint names a model of this plugin."""
     return is_ours(registered("model", _architecture(state)))

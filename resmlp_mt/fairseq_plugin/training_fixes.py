@@ -24,6 +24,7 @@ from torch import Tensor
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import checkpoints, resuming
 from resmlp_mt.fairseq_plugin.saving import updates
+from resmlp_mt.fairseq_plugin.stored_options import is_known
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 
 # --- --num-batch-buckets uses an argument and a type that numpy 2 no longer has ---
@@ -183,8 +184,8 @@ def _train_step(original: Original, self: Any, samples: Any, *args: Any, **kwarg
         samples = list(filter(None, samples)) or samples[:1]
     found = original(self, samples, *args, **kwargs)
     metric = self.cfg.checkpoint.best_checkpoint_metric
-    known = type(self.task) is TranslationTask and type(self.get_criterion()).__module__.startswith(
-        ("fairseq.", "resmlp_mt.")  # others may have metrics of validation alone
+    known = type(self.task) is TranslationTask and is_known(
+        type(self.get_criterion())  # others may have metrics of validation alone
     )
     if known and found is not None and metric not in {*found, *ONLY_IN_VALIDATION}:
         names = ", ".join(sorted({*found, "ppl"} - {"sample_size"}))

@@ -1,0 +1,197 @@
+"""Options that a command of fairseq takes and never reads: refused, because the user meant them.
+
+fairseq's parsers offer the options of a training to all commands. What a command never reads is
+refused when it is known that it has a ResMLP, and fairseq's own models are left alone.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from fairseq.dataclass.configs import CheckpointConfig, CommonConfig, DatasetConfig
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+from resmlp_mt.command_line import flag
+from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin.config import ResMLPConfig
+from resmlp_mt.fairseq_plugin.model import check_choice
+from resmlp_mt.fairseq_plugin.stored_options import is_known, registered, uses_plugin
+
+NEEDED = {
+    "lm_path": ["lm_weight"],
+    "lm_weight": ["lm_path"],
+    "sampling": ["sampling_topk", "sampling_topp"],
+    "diverse_beam_groups": ["diverse_beam_strength"],
+    "retain_dropout": ["retain_dropout_modules"],
+    "save_interval_updates": ["keep_interval_updates"],
+    "keep_interval_updates": ["keep_interval_updates_pattern"],
+    "eval_bleu": [
+        *("eval_bleu_args", "eval_bleu_detok", "eval_bleu_detok_args", "eval_bleu_print_samples"),
+        *("eval_bleu_remove_bpe", "eval_tokenized_bleu"),
+    ],
+    "store_ema": [
+        *("ema_decay", "ema_fp32", "ema_seed_model", "ema_start_update", "ema_update_freq"),
+    ],
+}
+"""Options without which others are read and change nothing."""
+
+NEEDED_FOR_RESMLP = {
+    "fp16": [
+        *("fp16_init_scale", "fp16_no_flatten_grads", "fp16_scale_tolerance"),
+        *("fp16_scale_window", "threshold_loss_scale"),
+    ],
+    "amp": ["amp_batch_retries", "amp_init_scale", "amp_scale_window"],
+}
+"""The same, for a training of a ResMLP."""
+
+READ = {
+    *("all_gather_list_size", "cpu", "empty_cache_freq", "fp16", "log_format", "log_interval"),
+    *("memory_efficient_fp16", "no_progress_bar", "seed", "use_plasma_view", "user_dir"),
+    *("batch_size", "data_buffer_size", "dataset_impl", "max_tokens", "num_shards", "num_workers"),
+    *("required_batch_size_multiple", "required_seq_len_multiple", "shard_id"),
+    *("skip_invalid_size_inputs_valid_test", "checkpoint_shard_count", "checkpoint_suffix"),
+}
+"""What commands that translate or validate read of the options of the groups below."""
+
+UNREAD = {
+    *(
+        entry.name
+        for kind in (CommonConfig, DatasetConfig, CheckpointConfig)
+        for entry in fields(kind)
+    ),
+    *("criterion", "lr_scheduler", "optimizer", "pipeline_model_parallel"),
+} - READ
+"""What they do not read, except for the sets of sentences that they are for."""
+
+UNREAD_BY_SEARCH = {
+    *("beam_mt", "lenpen_mt", "max_len_a_mt", "max_len_b_mt"),  # of speech
+    *("iter_decode_eos_penalty", "iter_decode_force_max_iter", "iter_decode_max_iter"),
+    *("iter_decode_with_beam", "iter_decode_with_external_reranker", "decoding_format"),
+    *("eos_token", "eval_bleu", "load_alignments", "no_early_stop", "upsample_primary"),
+}
+"""The same for commands that translate: options of other generators, and of a training's task."""
+
+INSTEAD = {
+    "amp": "fp16",
+    "batch_size_valid": "batch_size",
+    "bf16": "fp16",
+    "gen_subset": "valid_subset",
+    "max_tokens_valid": "max_tokens",
+    "restore_file": "path",
+    "valid_subset": "gen_subset",
+}
+"""What was probably meant."""
+
+NOT_READ = "has no effect in fairseq-train: drop it."
+
+REFUSED: dict[str, tuple[object, str]] = {
+    "checkpoint_shard_count": (1, NOT_READ),
+    "gen_subset": ("test", NOT_READ),
+    "pipeline_model_parallel": (False, "is for pipeline_parallel_transformer alone: drop it."),
+    "plasma_path": (CommonConfig.plasma_path, NOT_READ),
+    "quantization_config_path": (
+        None,
+        "trains a ResMLP that nothing can load: drop it, and give python -m resmlp_mt.export "
+        "--dtype int8.",
+    ),
+}
+"""Options of a training that a ResMLP cannot have, with their defaults."""
+
+WITH_ALIGNMENT = "label_smoothed_cross_entropy_with_alignment"
+
+_unread: list[str] = []
+"""Sentences for the options of this process that its command does not read."""
+
+
+def is_resmlp(arch: str | None) -> bool:
+    """Whether an architecture is one of this plugin."""
+    return issubclass(MODEL_DATACLASS_REGISTRY.get(arch, object), ResMLPConfig)
+
+
+def check_training(values: Mapping[str, Any]) -> None:
+    """Refuse for a ResMLP what trains other models, or changes nothing.
+
+    Args:
+        values: options of a training by their names.
+
+    Raises:
+        UserError: naming the option.
+    """
+    criterions = [values.get("criterion"), values.get("underlying_criterion")]
+    check_choice("task", registered("task", values.get("task")))
+    for name in criterions:
+        check_choice("criterion", registered("criterion", name))
+    for name, (default, why) in REFUSED.items():
+        if values.get(name, default) != default:
+            raise UserError(f"{flag(name)} {why}")
+    if values.get("lr_scheduler") == "manual" and all(
+        values[name] in ("{}", {}) for name in ("epoch2lr", "update2lr")
+    ):
+        raise UserError("--lr-scheduler manual needs --epoch2lr or --update2lr: give one of them.")
+    loads, uses = values.get("load_alignments"), WITH_ALIGNMENT in criterions
+    if uses and not loads and values.get("task") == "translation":
+        raise UserError(
+            f"--criterion {WITH_ALIGNMENT} changes nothing without --load-alignments: add it."
+        )
+    if loads and not uses and is_known(registered("criterion", criterions[0])):
+        raise UserError(
+            f"--load-alignments changes nothing without --criterion {WITH_ALIGNMENT}: add it, or "
+            "drop --load-alignments."
+        )
+
+
+def check_line(
+    parser: argparse.ArgumentParser, found: argparse.Namespace, words: Sequence[str]
+) -> None:
+    """Check what a command line has, and remember what its command never reads.
+
+    Raises:
+        UserError: for an option that changes nothing without another one.
+    """
+    given = {word.partition("=")[0] for word in words}
+
+    def differs(name: str) -> bool:
+        default = parser.get_default(name)
+        return bool(getattr(found, name, default) != default)
+
+    _unread.clear()
+    if (command := _command(found)) is not None:
+        unread = UNREAD - {"gen_subset"} | UNREAD_BY_SEARCH
+        if command == "fairseq-validate":
+            unread = UNREAD - {"valid_subset"} | {"post_process", "quiet", "results_path"}
+        for name in sorted(unread):
+            if flag(name) in given:  # with its default too, as --valid-subset valid
+                advice = f"give {flag(INSTEAD[name])}, or drop it" if name in INSTEAD else "drop it"
+                _unread.append(f"{flag(name)} has no effect in {command}: {advice}.")
+    own = NEEDED_FOR_RESMLP if is_resmlp(getattr(found, "arch", None)) else {}
+    if own and found.suppress_crashes:
+        raise UserError("--suppress-crashes is for fairseq-hydra-train: drop it.")
+    for needed, names in (NEEDED | own).items():
+        if needed == "eval_bleu" and command is not None:
+            continue  # fairseq-validate changes the options of the checkpoint
+        if flag(needed) in given or differs(needed):  # also with its default, as in a sweep
+            continue
+        for name in filter(differs, names):
+            raise UserError(
+                f"{flag(name)} changes nothing without {flag(needed)}: add it, or drop "
+                f"{flag(name)}."
+            )
+
+
+def _command(found: argparse.Namespace) -> str | None:
+    """The command that translates or validates with these options; None for others."""
+    if hasattr(found, "score_reference"):
+        return f"fairseq-{'interactive' if hasattr(found, 'buffer_size') else 'generate'}"
+    is_validate = hasattr(found, "results_path") and not hasattr(found, "context_window")
+    return "fairseq-validate" if is_validate else None
+
+
+def check_checkpoint(state: Mapping[str, Any]) -> None:
+    """Refuse what the command line has for nothing, if a checkpoint to load is of a ResMLP.
+
+    Raises:
+        UserError: naming the first of these options.
+    """
+    if _unread and uses_plugin(state):
+        raise UserError(_unread[0])
