@@ -276,7 +276,7 @@ def read_references(
     """
     source, cleaning = None, options.cleaning
     if options.test_set is not None:
-        from resmlp_mt.scoring.testsets import load_test_set
+        from resmlp_mt.scoring.downloads import load_test_set
 
         assert options.language_pair is not None  # the options were checked
         source, references = load_test_set(options.test_set, options.language_pair)

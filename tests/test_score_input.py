@@ -15,7 +15,7 @@ from resmlp_mt import unpacking
 from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
 from resmlp_mt.scoring import lines as reading
-from resmlp_mt.scoring.testsets import load_test_set
+from resmlp_mt.scoring.downloads import load_test_set
 from translations import Corpus, fails, score, scores, write
 
 

@@ -113,9 +113,9 @@ def load(path: Path) -> Corpus:
         UserError: invalid YAML, an unknown or missing key, a value of the wrong type, a name that
             leads out of the folder, a part of an undeclared file, two files with one name.
     """
-    from resmlp_mt.preparation import strict_yaml  # here, because --help needs no YAML
+    from resmlp_mt import yaml_files  # here, because --help needs no YAML
 
-    content = strict_yaml.read(path)
+    content = yaml_files.read_text(path)
     try:
         corpus = _corpus(path, content)
     except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -16,6 +17,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import sha256
 from resmlp_mt.preparation.corpus import Package
 from resmlp_mt.preparation.steps import read_json, write_json
 
@@ -71,15 +73,12 @@ class Checksums:
         size = path.stat().st_size
         if package.size is not None and size != package.size:
             raise MismatchError(f"has {size} bytes where {package.size} are expected")
-        with open(path, "rb") as file:
-            sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-            while block := file.read(BLOCK):
-                sha256.update(block)
-                if package.md5 is not None:
-                    md5.update(block)
-        if package.md5 is not None and md5.hexdigest() != package.md5:
-            raise MismatchError(f"has MD5 {md5.hexdigest()} where {package.md5} is expected")
-        digest = sha256.hexdigest()
+        if package.md5 is not None:
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))
+            if found.hexdigest() != package.md5:
+                raise MismatchError(f"has MD5 {found.hexdigest()} where {package.md5} is expected")
+        digest = sha256(path)
         name = package.file_name
         expected = package.sha256 or self.known().get(name)
         if expected is not None and digest != expected:
@@ -191,10 +190,11 @@ def _transfer(session: requests.Session, url: str, path: Path, size: int | None)
     """Sends one request; appends to the part file if the server confirms its version."""
     part = _partial(path)
     start = _size(part)
-    known = _validator(path, url)
+    begun = read_json(_validator_path(path))
+    known = begun.get("validator") if begun.get("url") == url else None
     # gzip files must arrive as they are, not decoded on the way.
     headers = {"Accept-Encoding": "identity"}
-    if start and known:
+    if start and isinstance(known, str):
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:
@@ -205,13 +205,17 @@ def _transfer(session: requests.Session, url: str, path: Path, size: int | None)
             raise _RejectedError(f"answers {response.status_code} {response.reason}")
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise _RejectedError("answers with a web page")
-        resumed = response.status_code == 206 and _range_start(response.headers) == start
+        sent = response.headers.get("Content-Range", "")  # such as "bytes 10-99/100"
+        resumed = response.status_code == 206 and sent.startswith(f"bytes {start}-")
         if response.status_code == 206 and not resumed:
             _forget(path)
             raise requests.ConnectionError("the server sent another range than asked for")
         if not resumed:
             start = 0
-            _remember(path, url, response.headers)
+            # the validator of this version of the file, for If-Range; a weak ETag cannot be one
+            etag = response.headers.get("ETag", "")
+            validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+            write_json(_validator_path(path), {"url": url, "validator": validator})
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else size
         if size is not None and total != size:
@@ -232,26 +236,6 @@ def _transfer(session: requests.Session, url: str, path: Path, size: int | None)
                 progress.update(len(block))
             file.flush()
             os.fsync(file.fileno())
-
-
-def _remember(path: Path, url: str, headers: Mapping[str, str]) -> None:
-    """Stores the validator of this version of the file, for If-Range; a weak ETag cannot be one."""
-    etag = headers.get("ETag", "")
-    validator = etag if etag.startswith('"') else headers.get("Last-Modified")
-    write_json(_validator_path(path), {"url": url, "validator": validator})
-
-
-def _validator(path: Path, url: str) -> str | None:
-    content = read_json(_validator_path(path))
-    known = content.get("validator") if content.get("url") == url else None
-    return known if isinstance(known, str) else None
-
-
-def _range_start(headers: Mapping[str, str]) -> int | None:
-    """First byte of a "bytes 10-99/100" answer."""
-    unit, _, rest = headers.get("Content-Range", "").partition(" ")
-    start = rest.partition("-")[0]
-    return int(start) if unit == "bytes" and start.isdigit() else None
 
 
 def _size(path: Path) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resmlp_mt import language_codes
 from resmlp_mt.errors import UserError
@@ -17,6 +17,14 @@ from resmlp_mt.text import looks_quoted, looks_split, looks_tokenized
 
 LOOKED_AT = 2000
 """Pairs of each file that show whether it is raw."""
+
+
+class _Place(NamedTuple):
+    """Where text is, with its SHA-256, and that of the archive that it was in or its own."""
+
+    path: Path
+    digest: str
+    packed: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ def gather(declared: Corpus, out: Path, from_dir: Path | None, steps: Steps) -> 
     Raises:
         UserError: the text is not available, or is damaged.
     """
-    places: dict[str, tuple[Path, str]] = {}
+    places: dict[str, _Place] = {}
     found: dict[str, dict[str, Any]] = {}
     if declared.files:
         places = _fetch(declared, out, from_dir, steps, found)
@@ -57,14 +65,15 @@ def gather(declared: Corpus, out: Path, from_dir: Path | None, steps: Steps) -> 
         for part in declared.parts:
             for side in (part.source, part.target):
                 path = Path(side)
-                places[side] = (path, steps.digest(path))
-                found[path.name] = {"size": path.stat().st_size, "sha256": places[side][1]}
+                digest = steps.digest(path)
+                places[side] = _Place(path, digest, digest)
+                found[path.name] = {"size": path.stat().st_size, "sha256": digest}
 
     def located(parts: Sequence[Part]) -> list[TextFiles]:
         return [
             TextFiles(
-                places[part.source][0],
-                places[part.target][0],
+                places[part.source].path,
+                places[part.target].path,
                 part.format,
                 declared.source,
                 declared.target,
@@ -77,22 +86,12 @@ def gather(declared: Corpus, out: Path, from_dir: Path | None, steps: Steps) -> 
         train=located(declared.train),
         valid=located(declared.valid),
         tests={name: located(parts) for name, parts in declared.tests.items()},
-        digests=dict(places.values()),
+        digests={place.path: place.digest for place in places.values()},
         manifest=found,
         training=frozenset(
-            found[name]["sha256"] for name in _file_names(declared, declared.train) & found.keys()
+            places[side].packed for part in declared.train for side in (part.source, part.target)
         ),
     )
-
-
-def _file_names(declared: Corpus, parts: Sequence[Part]) -> set[str]:
-    """Names of the files that hold parts of a corpus, in all of their packings."""
-    sides = {side for part in parts for side in (part.source, part.target)}
-    if not declared.files:
-        return {Path(side).name for side in sides}
-    return {
-        package.file_name for side in sides for package in declared.files[side.partition(":")[0]]
-    }
 
 
 def _fetch(
@@ -101,12 +100,12 @@ def _fetch(
     from_dir: Path | None,
     steps: Steps,
     found: dict[str, dict[str, Any]],
-) -> dict[str, tuple[Path, str]]:
-    """Path and digest of every file and member that the parts name."""
+) -> dict[str, "_Place"]:
+    """The place of every file and member that the parts name."""
     # here, because it imports requests, which only declared corpora need
     from resmlp_mt.preparation import download
 
-    places: dict[str, tuple[Path, str]] = {}
+    places: dict[str, _Place] = {}
     checksums = download.Checksums(out / "checksums.json")
     fetch = download.take if from_dir else download.fetch
     sides = {side for part in declared.parts for side in (part.source, part.target)}
@@ -121,7 +120,7 @@ def _fetch(
         else:
             if path.name not in checksums.known():
                 formats.check(path)
-            places[name] = (path, digest)
+            places[name] = _Place(path, digest, digest)
         # Only now, so that the digest of a truncated file is never recorded.
         checksums.record(path.name, digest)
     return places
@@ -129,8 +128,8 @@ def _fetch(
 
 def _unpack(
     name: str, archive: Path, digest: str, members: Sequence[str], out: Path, steps: Steps
-) -> dict[str, tuple[Path, str]]:
-    """Paths and digests of the members, by `name:member`."""
+) -> dict[str, "_Place"]:
+    """The places of the members, by `name:member`."""
     folder = out / "unpacked" / name
 
     def action() -> dict[str, Any]:
@@ -144,14 +143,12 @@ def _unpack(
         action,
         in_summary=False,  # a check after it asks the manifest what the data were made from
     )
-    outputs = record["outputs"]
-    return {
-        f"{name}:{member}": (
-            folder / member,
-            outputs[(folder / member).relative_to(out).as_posix()]["sha256"],
-        )
-        for member in members
-    }
+    places: dict[str, _Place] = {}
+    for member in members:
+        path = folder / member
+        own = record["outputs"][path.relative_to(out).as_posix()]["sha256"]
+        places[f"{name}:{member}"] = _Place(path, own, digest)
+    return places
 
 
 HEADER = re.compile(

@@ -241,14 +241,14 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe over those of its ``base``."""
     import yaml
 
-    from resmlp_mt import yaml_keys
+    from resmlp_mt.yaml_files import SafeLoader
 
     name = path.name.removesuffix(".yaml")
     ours = path.parent in (Path(), Path("configs/vision"))
     recipe = RECIPES / f"{name}.yaml"
     found = recipe if ours and not path.is_file() and recipe.exists() else path
     try:
-        values = yaml.load(found.read_text(encoding="utf-8"), yaml_keys.SafeLoader)
+        values = yaml.load(found.read_text(encoding="utf-8"), SafeLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         known = {path.stem for path in RECIPES.glob("*.yaml")}
