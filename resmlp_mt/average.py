@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from resmlp_mt import tensor_files
-    from resmlp_mt.fairseq_plugin.checkpoints import average, latest_checkpoints
-    from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
+    from resmlp_mt.fairseq_plugin.checkpoints import average
+    from resmlp_mt.fairseq_plugin.ranking import best_checkpoints, latest_checkpoints
 
     chosen = [kind for kind in KINDS if getattr(args, f"num_{kind}_checkpoints") is not None]
     if args.checkpoint_upper_bound is not None and chosen not in (["epoch"], ["update"]):

@@ -46,7 +46,7 @@ class _TextLoader(_UniqueKeys, yaml.BaseLoader):
         return super().compose_node(parent, index)
 
 
-def read_text(path: Path) -> Any:
+def read_corpus(path: Path) -> Any:
     """The content of a corpus file, as texts, lists and dictionaries.
 
     Raises:

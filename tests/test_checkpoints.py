@@ -23,10 +23,9 @@ from resmlp_mt.fairseq_plugin.checkpoints import (
     average,
     check_digest,
     digest,
-    latest_checkpoints,
     read,
 )
-from resmlp_mt.fairseq_plugin.ranking import best_checkpoints
+from resmlp_mt.fairseq_plugin.ranking import best_checkpoints, latest_checkpoints
 from resmlp_mt.tensor_files import read as read_tensors
 from resmlp_mt.tensor_files import write
 

@@ -20,7 +20,7 @@ from resmlp_mt.engine import digests, exported_config, model_folder
 from resmlp_mt.engine.onnx_export import export_onnx
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints
+from resmlp_mt.fairseq_plugin import checkpoints, ranking
 from resmlp_mt.fairseq_plugin.conversion import load_trained
 from resmlp_mt.model.config import ModelConfig
 from resmlp_mt.models import resmlp_mt  # noqa: F401  registers the architectures
@@ -287,6 +287,6 @@ def test_flipped_bits_of_checkpoints_are_noticed(trained: Path, tmp_path: Path) 
 
 
 def test_an_average_has_a_digest_of_its_own(trained: Path, corpus: Corpus, tmp_path: Path) -> None:
-    paths = checkpoints.latest_checkpoints(trained, 2, by="epoch")
+    paths = ranking.latest_checkpoints(trained, 2, by="epoch")
     tensor_files.write(checkpoints.average(paths), tmp_path / "average.pt")
     load_trained(tmp_path / "average.pt", corpus.data)

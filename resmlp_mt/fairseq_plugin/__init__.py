@@ -2,7 +2,7 @@
 
 * The model: ``model``, ``encoder``, ``decoder``, ``config``, ``vectors``, ``pruning``; its
   criterions: ``criterion``, ``rdrop``.
-* Checkpoints: ``checkpoints``, ``stored_config``, ``stored_options``, ``ranking``, ``leftovers``,
+* Checkpoints: ``checkpoints``, ``stored_config``, ``stored_options``, ``ranking``,
   ``conversion``.
 * Remedies wrap functions of fairseq (``wrapping``), and ``fairseq_fixes`` applies them. They are
   for text (``binarised``, ``languages``, ``many_languages``, ``dictionaries``, ``text_input``),

@@ -4,10 +4,8 @@ import argparse
 import hashlib
 import json
 import logging
-import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from resmlp_mt import __version__, language_codes, stored_arrays, tensor_files
 from resmlp_mt.command_line import flag
 from resmlp_mt.engine.weights import check_finite
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import leftovers
 from resmlp_mt.files import not_a_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -166,37 +163,12 @@ def complete(parameters: dict[str, Any], prefix: str = "encoder.") -> None:
     parameters.setdefault(f"{prefix}{LONGEST}", torch.zeros((), dtype=torch.long))
 
 
-def latest_checkpoints(
-    folder: Path, count: int, *, by: str, upper_bound: int | None = None
-) -> list[Path]:
-    """The newest checkpoints of a training run, newest first.
-
-    Args:
-        folder: fairseq's ``--save-dir``.
-        count: number of checkpoints.
-        by: ``"epoch"`` (checkpointN.pt) or ``"update"`` (checkpoint_E_N.pt).
-        upper_bound: leave out checkpoints with a higher epoch or update.
-
-    Raises:
-        UserError: if the folder holds fewer, or they are of two trainings.
-    """
-    pattern = {"epoch": r"checkpoint(\d+)\.pt", "update": r"checkpoint_\d+_(\d+)\.pt"}[by]
-    matches = ((path, re.fullmatch(pattern, path.name)) for path in folder.glob("*.pt"))
-    numbers = {path: int(match[1]) for path, match in matches if match}
-    most = math.inf if upper_bound is None else upper_bound
-    found = {path: number for path, number in numbers.items() if number <= most}
-    if len(found) < count:
-        raise UserError(
-            f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for: "
-            f"fairseq-train --save-interval{'-updates' if by == 'update' else ''} N writes such."
-        )
-    chosen = sorted(found, key=found.__getitem__, reverse=True)[:count]
-    states: dict[Path, dict[str, Any]] = {}
-    for path in found:
-        with suppress(UserError):  # reading the chosen ones will name them
-            states[path] = read(path, only_look=True)
-    leftovers.check(chosen, {path: found[path] for path in states}, states)
-    return chosen
+def updates(state: Mapping[str, Any]) -> int:
+    """How many updates a checkpoint has seen; -1 if it does not tell."""
+    try:
+        return int(state["optimizer_history"][-1]["num_updates"])
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return -1
 
 
 def average(paths: list[Path]) -> dict[str, Any]:

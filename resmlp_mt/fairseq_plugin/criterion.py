@@ -143,18 +143,10 @@ class ChunkedConfig(rdrop.RDropConfig):
 class ChunkedLabelSmoothedCrossEntropy(rdrop.RDropLabelSmoothedCrossEntropy):
     """fairseq's criterion, for decoders whose output layer is one matrix without a bias."""
 
-    def __init__(
-        self,
-        task: Any,
-        sentence_avg: bool,
-        label_smoothing: float,
-        ignore_prefix_size: int = 0,
-        report_accuracy: bool = False,
-        rdrop_alpha: float = ChunkedConfig.rdrop_alpha,
-    ) -> None:
-        super().__init__(
-            task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, rdrop_alpha
-        )
+    configuration = ChunkedConfig
+
+    def check(self) -> None:
+        super().check()
         if self.report_accuracy or self.ignore_prefix_size:
             raise UserError(
                 "--report-accuracy and --ignore-prefix-size need "

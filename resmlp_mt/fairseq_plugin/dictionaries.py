@@ -129,12 +129,12 @@ def _check(task: Any) -> None:
     """Refuse a task whose dictionaries differ from those of the checkpoints that are loaded."""
     for path in _loading if isinstance(task, TASKS) else ():
         state = checkpoints.read(path, only_look=True)
-        if stored_options.has_unknown_task(state):
+        kind, name = _stored_task(state)
+        if name and kind is None:
             continue  # loading names it; another task may have other words
         other = _other(task, state, path)
         _check_words(task, state, path, other_words=other is not None)
         if other:
-            kind, name = _stored_task(state)
             if kind is not None and kind is not type(task):  # which may add words of its own
                 raise UserError(
                     f"{path} was trained with --task {name}: give it, with the options of its "
@@ -143,11 +143,10 @@ def _check(task: Any) -> None:
             raise UserError(f"{other}: give the folder of its binarised text.")
 
 
-def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, str]:
+def _stored_task(state: Mapping[str, Any]) -> tuple[type | None, Any]:
     """The task of a checkpoint and its name; None if fairseq does not know it."""
-    options = checkpoints.options_of(state, "task")
-    name = str(options.get("_name") or options.get("task"))
-    return tasks.TASK_REGISTRY.get(name), name
+    name = stored_options.name_of("task", checkpoints.options_of(state, "task"))
+    return stored_options.registered("task", name), name
 
 
 def _other(task: Any, state: Mapping[str, Any], path: Path) -> str | None:

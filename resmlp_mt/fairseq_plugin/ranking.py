@@ -1,18 +1,57 @@
-"""Checkpoints in the order of their scores in validation."""
+"""The newest and the best checkpoints of a training, in their order."""
 
+import itertools
+import logging
 import math
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import checkpoints, leftovers
+from resmlp_mt.fairseq_plugin import checkpoints
+
+logger = logging.getLogger(__name__)
 
 RISES = {"bleu": True, "sacrebleu": True, "chrf": True, "accuracy": True} | dict.fromkeys(
     ("loss", "nll_loss", "ppl", "wer", "cer", "ter"), False
 )
 """Whether a larger value is better, for metrics with a known name."""
+
+
+def latest_checkpoints(
+    folder: Path, count: int, *, by: str, upper_bound: int | None = None
+) -> list[Path]:
+    """The newest checkpoints of a training run, newest first.
+
+    Args:
+        folder: fairseq's ``--save-dir``.
+        count: number of checkpoints.
+        by: ``"epoch"`` (checkpointN.pt) or ``"update"`` (checkpoint_E_N.pt).
+        upper_bound: leave out checkpoints with a higher epoch or update.
+
+    Raises:
+        UserError: if the folder holds fewer, or they are of two trainings.
+    """
+    pattern = {"epoch": r"checkpoint(\d+)\.pt", "update": r"checkpoint_\d+_(\d+)\.pt"}[by]
+    matches = ((path, re.fullmatch(pattern, path.name)) for path in folder.glob("*.pt"))
+    numbers = {path: int(match[1]) for path, match in matches if match}
+    most = math.inf if upper_bound is None else upper_bound
+    found = {path: number for path, number in numbers.items() if number <= most}
+    if len(found) < count:
+        raise UserError(
+            f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for: "
+            f"fairseq-train --save-interval{'-updates' if by == 'update' else ''} N writes such."
+        )
+    chosen = sorted(found, key=found.__getitem__, reverse=True)[:count]
+    states: dict[Path, dict[str, Any]] = {}
+    for path in found:
+        with suppress(UserError):  # reading the chosen ones will name them
+            states[path] = checkpoints.read(path, only_look=True)
+    _check_leftovers(chosen, {path: found[path] for path in states}, states)
+    return chosen
 
 
 def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> list[Path]:
@@ -53,8 +92,8 @@ def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> 
         return math.isnan(value), -value if maximize else value, path.name
 
     chosen = sorted(found, key=order)[:count]
-    updates = {path: leftovers.updates(state) for path, state in states.items()}
-    leftovers.check(chosen, updates, states)
+    updates = {path: checkpoints.updates(state) for path, state in states.items()}
+    _check_leftovers(chosen, updates, states)
     return chosen
 
 
@@ -85,3 +124,46 @@ def _value(state: dict[str, Any], path: Path) -> float:
                 f"{path} is damaged: its val_loss is larger than any number of a training."
             ) from None
     return float(re.sub(r"(inf|nan)\d*$", r"\1", path.stem.rpartition("_")[2]))
+
+
+def _check_leftovers(
+    chosen: Sequence[Path], order: Mapping[Path, int], states: Mapping[Path, Mapping[str, Any]]
+) -> None:
+    """Look for checkpoints of an earlier training among the chosen ones.
+
+    A later training overwrites the first of them alone. Its own were written after those of the
+    earlier one, although they come before them. The files of a copied folder may have any times,
+    but a copy usually takes less time than passes between two checkpoints of a training.
+
+    Args:
+        chosen: the checkpoints that will be used.
+        order: of all checkpoints of this kind, the numbers of their epochs or updates.
+        states: what is in them, if they can be read.
+
+    Raises:
+        UserError: if they are of two trainings; where that is not certain, it is a warning.
+    """
+    times = {path: time for path in order if (time := _training_time(states[path])) is not None}
+    known = sorted(times, key=order.__getitem__)
+    steps = [times[b] - times[a] for a, b in itertools.pairwise(known) if times[b] > times[a]]
+    if not steps:
+        return
+    written = {path: path.stat().st_mtime for path in known}
+    for path in (path for path in known if path in chosen):
+        before = (other for other in known if order[other] < order[path])
+        newest = max(before, key=written.__getitem__, default=path)
+        if written[newest] - written[path] <= statistics.median(steps):
+            continue
+        told = f"{newest} was written later than {path}, although it comes before it"
+        advice = "remove what the earlier training has left, or name the files to average"
+        if checkpoints.updates(states[newest]) >= checkpoints.updates(states[path]) >= 0:
+            raise UserError(f"{told}: they are of two trainings; {advice}.")
+        logger.warning("%s: if they are of two trainings, %s.", told, advice)
+        return
+
+
+def _training_time(state: Mapping[str, Any]) -> float | None:
+    """The seconds that a checkpoint was trained for."""
+    extra = state.get("extra_state")
+    found = extra.get("previous_training_time") if isinstance(extra, Mapping) else None
+    return found if isinstance(found, float) and math.isfinite(found) else None

@@ -38,6 +38,8 @@ class RDropConfig(LabelSmoothedCrossEntropyCriterionConfig):
 class RDropLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # type: ignore[misc]
     """fairseq's criterion over two passes while training, for any encoder-decoder model."""
 
+    configuration: type[RDropConfig] = RDropConfig
+
     def __init__(
         self,
         task: Any,
@@ -45,16 +47,24 @@ class RDropLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):  # typ
         label_smoothing: float,
         ignore_prefix_size: int = 0,
         report_accuracy: bool = False,
-        rdrop_alpha: float = RDropConfig.rdrop_alpha,
+        rdrop_alpha: float | None = None,  # of the configuration
     ) -> None:
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
-        if not 0 <= label_smoothing < 1:
+        self.rdrop_alpha = self.configuration.rdrop_alpha if rdrop_alpha is None else rdrop_alpha
+        self.check()
+
+    def check(self) -> None:
+        """Refuse options that are out of range.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if not 0 <= self.eps < 1:
+            raise UserError(f"--label-smoothing must be at least 0 and below 1, but is {self.eps}.")
+        if not 0 <= self.rdrop_alpha < float("inf"):
             raise UserError(
-                f"--label-smoothing must be at least 0 and below 1, but is {label_smoothing}."
+                f"--rdrop-alpha must be a number of 0 or more, but is {self.rdrop_alpha}."
             )
-        if not 0 <= rdrop_alpha < float("inf"):
-            raise UserError(f"--rdrop-alpha must be a number of 0 or more, but is {rdrop_alpha}.")
-        self.rdrop_alpha = rdrop_alpha
 
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True

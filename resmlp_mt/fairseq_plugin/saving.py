@@ -20,7 +20,7 @@ from omegaconf import open_dict
 from resmlp_mt import tensor_files
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.fairseq_plugin import checkpoints, leftovers, resuming
+from resmlp_mt.fairseq_plugin import checkpoints, resuming
 from resmlp_mt.fairseq_plugin.continue_command import LAST, advice
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.files import LockedError, locked, not_a_checkpoint, replacing
@@ -218,7 +218,7 @@ def _others(folder: Path) -> list[Path]:
 def updates(path: Path) -> int:
     """How many updates a checkpoint has seen; -1 if it cannot be read."""
     try:
-        return leftovers.updates(checkpoints.read(path, only_look=True))
+        return checkpoints.updates(checkpoints.read(path, only_look=True))
     except UserError:
         return -1
 

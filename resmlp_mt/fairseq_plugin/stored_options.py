@@ -71,14 +71,6 @@ def _architecture(state: Mapping[str, Any]) -> Any:
     return name_of("model", config.get("model", config)) or config.get("arch")
 
 
-def has_unknown_task(state: Mapping[str, Any]) -> bool:
-    """Whether nothing is registered under the name of a checkpoint's task."""
-    cfg = state.get("cfg")
-    stored = cfg.get("task") if isinstance(cfg, Mapping) else None
-    name = name_of("task", stored) if isinstance(stored, Mapping) else None
-    return isinstance(name, str) and registered("task", name) is None
-
-
 def check_architecture(state: Mapping[str, Any], path: Path) -> None:
     """Refuse a model of the plugin that this version does not have.
 

@@ -115,7 +115,7 @@ def load(path: Path) -> Corpus:
     """
     from resmlp_mt import yaml_files  # here, because --help needs no YAML
 
-    content = yaml_files.read_text(path)
+    content = yaml_files.read_corpus(path)
     try:
         corpus = _corpus(path, content)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
