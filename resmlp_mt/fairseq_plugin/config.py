@@ -1,6 +1,6 @@
 """Options of the translation models, under the names of fairseq's Transformer.
 
-The options are one flat dataclass. Every preset is a subclass that changes only what differs.
+The options are one flat dataclass. Presets, in ``resmlp_mt.models``, have other default values.
 Fields are ``typing.Optional``, and booleans default to False, because fairseq's command-line
 generator understands nothing else.
 """
@@ -139,64 +139,6 @@ class ResMLPConfig(FairseqDataclass):
     )
     max_source_positions: int = option(II("task.max_source_positions"), None, least=1)
     max_target_positions: int = option(II("task.max_target_positions"), None, least=1)
-
-
-def _default(name: str, value: Any) -> Any:
-    """An option of the base model with another default value."""
-    return field(default=value, metadata=ResMLPConfig.__dataclass_fields__[name].metadata)
-
-
-@dataclass
-class ResMLP12LConfig(ResMLPConfig):
-    """The 12-layer model of the paper."""
-
-    encoder_layers: int = _default("encoder_layers", 12)
-    decoder_layers: int = _default("decoder_layers", 12)
-
-
-@dataclass
-class ResMLPTinyConfig(ResMLPConfig):
-    """A model for demonstrations and tests: minutes on a CPU."""
-
-    encoder_embed_dim: int = _default("encoder_embed_dim", 128)
-    encoder_ffn_embed_dim: int = _default("encoder_ffn_embed_dim", 256)
-    encoder_layers: int = _default("encoder_layers", 2)
-    decoder_embed_dim: int = _default("decoder_embed_dim", 128)
-    decoder_ffn_embed_dim: int = _default("decoder_ffn_embed_dim", 256)
-    decoder_layers: int = _default("decoder_layers", 2)
-    decoder_attention_heads: int = _default("decoder_attention_heads", 4)
-
-
-@dataclass
-class ResMLPPlusConfig(ResMLPConfig):
-    """Mixing by distance alone, in 8 heads of channels, between value and output projections.
-
-    The weights shrink with the distance, and a gate multiplies the mixed states. 6 + 6 layers.
-    LayerScale starts at 1, for Adam.
-    See docs/quality.md.
-    """
-
-    mixing_heads: int = _default("mixing_heads", 8)
-    mixing_relative: Relative = _default("mixing_relative", "alone")
-    mixing_decay: Sides = _default("mixing_decay", "both")
-    mixing_values: Sides = _default("mixing_values", "both")
-    mixing_gate: Sides = _default("mixing_gate", "both")
-    layer_scale_init: float = _default("layer_scale_init", 1.0)
-
-
-@dataclass
-class ResMLPPlus12LConfig(ResMLPPlusConfig):
-    """12 + 12 layers."""
-
-    encoder_layers: int = _default("encoder_layers", 12)
-    decoder_layers: int = _default("decoder_layers", 12)
-
-
-@dataclass
-class ResMLPPlus62Config(ResMLPPlusConfig):
-    """6 + 2 layers: the encoder reads a sentence once, the decoder works for every token."""
-
-    decoder_layers: int = _default("decoder_layers", 2)
 
 
 def model_config(

@@ -1,11 +1,13 @@
 """The translation model as fairseq calls it: its encoder, its decoder and its options."""
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
@@ -175,6 +177,31 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def set_beam_size(self, beam_size: int) -> None:
         """Called by fairseq's generator: hypotheses of a sentence may share keys and values."""
         self.decoder.set_beam_size(beam_size)
+
+
+Model = TypeVar("Model", bound=ResMLPModel)
+
+
+def preset(name: str, **defaults: Any) -> Callable[[type[Model]], type[Model]]:
+    """Registers a class as ``--arch name``.
+
+    Args:
+        defaults: options whose default values differ from those of the 6-layer model.
+    """
+
+    def register(kind: type[Model]) -> type[Model]:
+        base = ResMLPConfig.__dataclass_fields__
+        changed = [
+            (option, base[option].type, field(default=value, metadata=base[option].metadata))
+            for option, value in defaults.items()
+        ]
+        config = make_dataclass(f"{kind.__name__}Config", changed, bases=(ResMLPConfig,))
+        config.__doc__, config.__module__ = kind.__doc__, kind.__module__
+        setattr(sys.modules[kind.__module__], config.__name__, config)  # where pickle looks for it
+        register_model(name, dataclass=config)(kind)
+        return kind
+
+    return register
 
 
 # The Transformer's modules with dropout in the same places have these names.
