@@ -26,9 +26,15 @@ from resmlp_mt.serving.alignment import Word, between_words, words
 from resmlp_mt.serving.interface import BadRequestError
 from resmlp_mt.serving.languages import Pairs
 from resmlp_mt.serving.limits import ModelOptions
-from resmlp_mt.serving.matrices import LARGEST_REMEMBERED, MOST_REMEMBERED, Matrices
 from resmlp_mt.serving.metrics import Metrics
-from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
+from resmlp_mt.serving.scheduler import (
+    LARGEST_REMEMBERED,
+    MOST_REMEMBERED,
+    FailedError,
+    Matrices,
+    RefusedError,
+    Scheduler,
+)
 from resmlp_mt.serving.service import TooLongError, translate
 from resmlp_mt.serving.workers import (
     Answer,

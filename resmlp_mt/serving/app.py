@@ -39,7 +39,6 @@ from resmlp_mt.serving.interface import (
 )
 from resmlp_mt.serving.languages import AUTO, Pairs
 from resmlp_mt.serving.limits import Limits
-from resmlp_mt.serving.matrices import Matrices
 from resmlp_mt.serving.metrics import Metrics
 from resmlp_mt.serving.requests import (
     ClientGoneError,
@@ -48,7 +47,7 @@ from resmlp_mt.serving.requests import (
     fields,
     while_connected,
 )
-from resmlp_mt.serving.scheduler import FailedError, RefusedError, Scheduler
+from resmlp_mt.serving.scheduler import FailedError, Matrices, RefusedError, Scheduler
 from resmlp_mt.serving.service import Part, TooLongError, TranslatedText, translate
 from resmlp_mt.serving.workers import Languages, Worker, WorkerDiedError
 
