@@ -8,15 +8,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from benchmarks.quality_runs import SAMPLES, Json
+from benchmarks.readme import command_line
+from resmlp_mt.files import replacing
+
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's root logger takes all
-import matplotlib  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-from benchmarks.quality_runs import SAMPLES, Json  # noqa: E402
-from benchmarks.readme import command_line  # noqa: E402
-from resmlp_mt.files import replacing  # noqa: E402
 
 # The checkpoint of a training that translates, by the rule of its table.
 CHOSEN = {
@@ -287,9 +285,8 @@ def plot(result: Json, path: Path) -> None:
     groups = [group for group in result["sets"] if any(group["trained"].values())]
     if not groups:
         return
-    figure, grid = plt.subplots(
-        len(groups), 2, figsize=(10, 4 * len(groups)), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(10, 4 * len(groups)), layout="constrained")
+    grid = figure.subplots(len(groups), 2, squeeze=False)
     for axes, group in zip(grid, groups, strict=True):
         for index, (model, logs) in enumerate(group["trained"].items()):
             name: Any = label(result, model)
@@ -309,7 +306,6 @@ def plot(result: Json, path: Path) -> None:
         axes[1].legend(frameon=False, loc="upper right", fontsize="small")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
-    plt.close(figure)
 
 
 def label(result: Json, model: str) -> str:
@@ -329,9 +325,8 @@ def plot_lengths(result: Json, path: Path) -> None:
         return
     wide = min(3, len(tables))
     high = -(-len(tables) // wide)
-    figure, grid = plt.subplots(
-        high, wide, figsize=(5 * wide, 5 * high), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(5 * wide, 5 * high), layout="constrained")
+    grid = figure.subplots(high, wide, squeeze=False)
     for ax in grid.flat[len(tables) :]:
         ax.remove()
     for ax, (title, rows) in zip(grid.flat, tables, strict=False):
@@ -344,4 +339,3 @@ def plot_lengths(result: Json, path: Path) -> None:
         ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
-    plt.close(figure)

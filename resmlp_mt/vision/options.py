@@ -112,10 +112,10 @@ class Unneeded(argparse.Action):
 
 
 class KeyValues(argparse.Action):
-    """KEY=VALUE arguments as a dictionary, with values in Python syntax, as in timm.
+    """KEY=VALUE arguments as a dictionary, with values in Python syntax, as in timm."""
 
-    ``const`` has keys that are refused, because other options or the data determine them.
-    """
+    determined: tuple[str, ...] = ()
+    """Keys that are refused, because other options or the data determine them."""
 
     def __call__(
         self,
@@ -130,7 +130,7 @@ class KeyValues(argparse.Action):
             if not (equals and name.isidentifier()):
                 message = f"expected KEY=VALUE, but found {word!r}{before_options(word)}"
                 raise argparse.ArgumentError(self, message)
-            if name in (self.const or ()):
+            if name in self.determined:
                 raise argparse.ArgumentError(
                     self, f"{name} follows from --model and the data: leave it out"
                 )
@@ -139,6 +139,12 @@ class KeyValues(argparse.Action):
             except (ValueError, SyntaxError):
                 found[name] = value
         setattr(namespace, self.dest, found)
+
+
+class ModelKeyValues(KeyValues):
+    """Further arguments of ``--model``."""
+
+    determined = ("name", "num_classes", "in_chans", "features_only")
 
 
 def before_options(word: str) -> str:
@@ -181,12 +187,11 @@ class ModelArguments:
         "those of the weights; in training, by letter)",
     )  # fmt: skip
     patch_size: int | None = option(
-        None, type=POSITIVE, metavar="N",
+        None, type=POSITIVE,
         help="patch size (default: the model's; in training, 2 for ours on the digits in their "
         "own size)",
     )  # fmt: skip
     model_kwargs: dict[str, Any] = option(
-        {}, nargs="*", action=KeyValues, metavar="KEY=VALUE",
-        const=("name", "num_classes", "in_chans", "features_only"),
+        {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
         help="further arguments of --model, such as pooling=class_mlp",
     )  # fmt: skip
