@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, option
-from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
+from resmlp_mt.engine.options import BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError
 from resmlp_mt.files import is_hidden
 from resmlp_mt.machine import threads_kept
@@ -30,11 +30,6 @@ if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.sharding.parts import CorpusFile
 
 logger = logging.getLogger("resmlp_mt.bulk")
-
-OF_PROCESSES = {
-    "--results-path": "use --output",
-    "--num-shards --shard-id": "Ray divides the corpus, leave it out",
-}
 
 
 COUNTED = {
@@ -58,15 +53,13 @@ class Options(BatchOptions, SearchOptions):
     input: list[Path] = option(..., "-i", nargs="+", metavar="PATH", help="files or folders")
     output: Path = option(..., "-o", metavar="DIR", help="folder that all machines see")
     column: str = option("text", metavar="NAME", help="what to translate of jsonl and parquet")
-    shard_size: int = option(10_000, type=POSITIVE, metavar="N", help="lines of a part")
+    shard_size: int = option(10_000, type=POSITIVE, help="lines of a part")
     address: str = option(
         os.environ.get("RAY_ADDRESS") or "local",
         help="auto or HOST:PORT joins a cluster of Ray, local starts one on this machine",
     )
-    workers: int | None = option(
-        None, type=PROCESSES, metavar="N", help="default: one for each processor"
-    )
-    threads: int = option(1, type=PROCESSES, metavar="N", help="threads of a worker")
+    workers: int | None = option(None, type=PROCESSES, help="default: one for each processor")
+    threads: int = option(1, type=PROCESSES, help="threads of a worker")
 
 
 def parse_args(argv: Sequence[str] | None) -> Options:
@@ -75,7 +68,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         "resmlp_mt.bulk", "Translate a corpus on many processors or machines.", needs=["ray"]
     )
     parser.add_options(Options)
-    parser.refuse("another program", OF_OTHERS | OF_PROCESSES)
+    parser.refuse("another program", "translators", "translators-of-several-processes")
     return Options(**vars(parser.parse_args(argv)))
 
 

@@ -16,7 +16,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from pathlib import Path
@@ -74,8 +75,11 @@ class Parser(argparse.ArgumentParser):
                     keywords["default"] = entry.default_factory()
                 elif entry.default is not MISSING:
                     keywords["default"] = entry.default
-                if Path in (hints[entry.name], *get_args(hints[entry.name])):
+                kinds = {hints[entry.name], *get_args(hints[entry.name])}
+                if Path in kinds:
                     keywords.setdefault("type", expanded)
+                elif "choices" not in keywords and kinds & METAVARS.keys():
+                    keywords.setdefault("metavar", METAVARS[(kinds & METAVARS.keys()).pop()])
                 others = entry.metadata["names"]
                 if any(not other.startswith("-") for other in others):
                     group.add_argument(*others, **keywords)
@@ -92,14 +96,15 @@ class Parser(argparse.ArgumentParser):
         if self.missing:
             raise UserError(f"{self.prog}: {self.missing}.")
 
-    def refuse(self, origin: str, answers: Mapping[str, str]) -> None:
+    def refuse(self, origin: str, *tables: str) -> None:
         """Answer options that people know from other commands, and that this one lacks.
 
         Args:
             origin: the other command.
-            answers: options, separated by spaces, and what there is instead.
+            tables: of ``other_programs.toml``, with what there is instead of these options.
         """
-        for names, instead in answers.items():
+        answers = [pair for table in tables for pair in other_programs()[table].items()]
+        for names, instead in answers:
             self.add_argument(
                 *names.split(),
                 action=_Refused,
@@ -196,6 +201,13 @@ class Parser(argparse.ArgumentParser):
         return message
 
 
+@functools.cache
+def other_programs() -> dict[str, dict[str, str]]:
+    """Options of other programs, separated by spaces, and what to do instead, in tables."""
+    path = Path(__file__).with_name("other_programs.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the most similar names; empty if there are none."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
@@ -205,6 +217,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def flag(name: str) -> str:
     """The option for a field of a dataclass of options."""
     return "--" + name.replace("_", "-")
+
+
+METAVARS: dict[type, str] = {int: "N", float: "X"}
+"""What stands for the value of an option in ``--help``, if nothing else is said."""
 
 
 def option(default: Any, *names: str, **keywords: Any) -> Any:
@@ -225,6 +241,16 @@ def option(default: Any, *names: str, **keywords: Any) -> Any:
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def switch(text: str, *names: str) -> Any:
+    """A field of a dataclass of options that is off unless the option is given, without ``--no-``.
+
+    Args:
+        text: its help.
+        names: more names of the option.
+    """
+    return option(False, *names, action="store_true", help=text)
 
 
 def expanded(text: str) -> Path:

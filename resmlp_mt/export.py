@@ -19,19 +19,6 @@ from resmlp_mt.errors import UserError
 from resmlp_mt.extras import installation
 from resmlp_mt.files import not_a_checkpoint
 
-# Options of CTranslate2's converters, and what there is here.
-OF_CTRANSLATE2 = {
-    "--model-path --path --model": "give the checkpoint alone, as CKPT",
-    "--data-dir --fixed-dictionary": "use --data",
-    "-s --source-lang -t --target-lang --user-dir --model-spec": "the checkpoint knows it, leave "
-    "it out",
-    "--output-dir": "use --output",
-    "--vocab-mapping": "--shortlist DATA-BIN makes one from the training text",
-    "--quantization": "use --dtype",
-    "--fp16 --bf16 --half": "use --dtype bfloat16",
-    "--force": "nothing is overwritten, remove the folder first",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -70,7 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         needs=["fairseq"],
     )
     parser.add_options(Options)
-    parser.refuse("a converter", OF_CTRANSLATE2)
+    parser.refuse("a converter", "converters")
     options = Options(**vars(parser.parse_args(argv)))
     if options.format == "onnx" and options.dtype == "bfloat16":
         parser.error("--format onnx has float32 or int8 weights: choose one of them for --dtype")

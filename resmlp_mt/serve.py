@@ -56,32 +56,7 @@ class Options(Limits):
         [], type=origin, action="append", metavar="ORIGIN",
         help="site whose pages may ask from a browser, may be repeated, * for all (default: none)",
     )  # fmt: skip
-    workers: int = option(usable_cores(), type=PROCESSES, metavar="N", help="processes")
-
-
-# Options of LibreTranslate, and what there is here.
-OF_LIBRETRANSLATE = {
-    "--req-limit --req-limit-storage --req-time-cost --hourly-req-limit --daily-req-limit": "use "
-    "--client-requests, for unanswered requests, or a proxy",
-    "--batch-limit": "use --queue-size",
-    "--load-only": "give the folders of the models, as MODEL",
-    "--update-models --force-update-models": "nothing is downloaded, give the folders of the "
-    "models, as MODEL",
-    "--api-keys --api-keys-db-path --api-keys-remote --get-api-key-link --require-api-key-origin "
-    "--require-api-key-secret --require-api-key-fingerprint --under-attack": "there are no keys, "
-    "put a proxy that asks for a password in front",
-    "--ssl": "put a proxy with TLS in front",
-    "--url-prefix": "put a proxy that removes the prefix in front",
-    "--disable-web-ui": "the page is always there, a proxy may leave out / and /page",
-    "--suggestions --disable-files-translation": "neither suggestions nor files are taken, leave "
-    "it out",
-    "--metrics --metrics-auth-token": "/metrics is always there, a proxy may ask for a password",
-    "--frontend-language-source --frontend-language-target": "the page begins with the first "
-    "MODEL's languages",
-    "--frontend-timeout --frontend-title --ga-id": "the page has no such setting, leave it out",
-    "--debug --secondary --shared-storage --translation-cache": "there is no such mode, leave it "
-    "out",
-}
+    workers: int = option(usable_cores(), type=PROCESSES, help="processes")
 
 
 def parse_args(argv: Sequence[str] | None) -> Options:
@@ -92,7 +67,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         needs=["fastapi"],
     )
     parser.add_options(Options)
-    parser.refuse("LibreTranslate", OF_LIBRETRANSLATE)
+    parser.refuse("LibreTranslate", "libretranslate")
     return Options(**vars(parser.parse_args(argv)))
 
 

@@ -22,8 +22,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command, expanded, flag, option
-from resmlp_mt.engine.options import OF_OTHERS, BatchOptions, SearchOptions
+from resmlp_mt.command_line import (
+    POSITIVE,
+    PROCESSES,
+    Parser,
+    command,
+    expanded,
+    flag,
+    option,
+    switch,
+)
+from resmlp_mt.engine.options import BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import check_outputs, output_file
 from resmlp_mt.machine import threads_kept
@@ -32,17 +41,6 @@ from resmlp_mt.unpacking import ARCHIVES, PACKED, kind_of, open_input
 
 if TYPE_CHECKING:  # so that --help answers at once
     from resmlp_mt.engine.model_folder import TranslationModel
-
-# Options of other translation commands that bulk answers differently, or not at all.
-OF_ONE_PROCESS = {
-    "--cpu": "that is the default, and --device cuda uses a GPU",
-    "--gpu --cuda": "use --device cuda",
-    "--num-hypotheses --num-return-sequences --n-best": "use --nbest",
-    "--json": "use --out-format jsonl",
-    "--results-path": "redirect standard output, > FILE",
-    "--num-shards --shard-id": "python -m resmlp_mt.bulk divides a corpus",
-    "--print-alignment": "--out-format jsonl has the alignment",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,32 +61,24 @@ class Options(BatchOptions, SearchOptions):
     )  # fmt: skip
     device: str = option("cpu", metavar="NAME", help="cpu, cuda, cuda:1 ...")
     workers: int = option(
-        1, type=PROCESSES, metavar="N",
-        help="batches translated at once; for a file, one per core is fastest",
-    )  # fmt: skip
+        1, type=PROCESSES, help="batches translated at once; for a file, one per core is fastest"
+    )
     threads: int | None = option(
-        None, type=PROCESSES, metavar="N",
+        None, type=PROCESSES,
         help="threads of one product; default: one per core, or one for each of several workers",
     )  # fmt: skip
-    buffer_size: int = option(
-        2048, type=POSITIVE, metavar="N", help="most waiting lines to translate together"
-    )
-    nbest: int = option(
-        1, type=POSITIVE, metavar="N", help="translations of a line; with --sampling, draws"
-    )
-    print_scores: bool = option(
-        False, action="store_true", help="also print scores, as with --nbest 2"
-    )
+    buffer_size: int = option(2048, type=POSITIVE, help="most waiting lines to translate together")
+    nbest: int = option(1, type=POSITIVE, help="translations of a line; with --sampling, draws")
+    print_scores: bool = switch("also print scores, as with --nbest 2")
     output: Path | None = option(
         # opened by its name, standard output would be emptied first
         None, "-o", type=lambda text: None if text in ("-", "/dev/stdout") else expanded(text),
         metavar="FILE",
         help="also .gz; default: -, standard output",
     )  # fmt: skip
-    split_sentences: bool = option(
-        False, action="store_true",
-        help="a line is text of any number of sentences, translated one by one (extra serve)",
-    )  # fmt: skip
+    split_sentences: bool = switch(
+        "a line is text of any number of sentences, translated one by one (extra serve)"
+    )
     out_format: str = option(
         "text", choices=("text", "jsonl"),
         help="jsonl: source, translation, score, alignment and n-best in an object a line",
@@ -99,7 +89,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     """Parse the command line; exits with status 2 on a wrong one."""
     parser = Parser("resmlp_mt.translate", "Translate text, one sentence a line.")
     parser.add_options(Options)
-    parser.refuse("another program", OF_OTHERS | OF_ONE_PROCESS)
+    parser.refuse("another program", "translators", "translators-of-one-process")
     options = Options(**vars(parser.parse_args(argv)))
     if options.nbest > options.beam and not options.sampling:
         parser.error(f"--nbest {options.nbest} is above --beam {options.beam}: raise --beam")

@@ -16,11 +16,12 @@ from sacrebleu import sacrebleu as sacrebleu_command
 from sacrebleu.metrics import BLEU
 
 from resmlp_mt import language_codes
+from resmlp_mt.command_line import other_programs
 from resmlp_mt.errors import UserError
 from resmlp_mt.score import main
 from resmlp_mt.scoring.downloads import download
 from resmlp_mt.scoring.languages import language_pair, script_without_words
-from resmlp_mt.scoring.options import OF_SACREBLEU, TOKENIZERS, parse_args
+from resmlp_mt.scoring.options import TOKENIZERS, parse_args
 from translations import Corpus, command, fails, score, scores, write
 
 TEXTS = {
@@ -142,7 +143,7 @@ def test_every_option_of_sacrebleu_is_known(monkeypatch: pytest.MonkeyPatch) -> 
             parse()
     theirs, ours = known
     assert theirs - ours == {"-V"}
-    assert {name for names in OF_SACREBLEU for name in names.split()} <= theirs
+    assert {name for names in other_programs()["sacrebleu"] for name in names.split()} <= theirs
 
 
 def test_all_tokenizers_of_sacrebleu_can_be_chosen() -> None:

@@ -56,7 +56,7 @@ def test_a_wheel_has_the_recipes_and_models() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     package = ROOT / "resmlp_mt"
-    patterns = ("configs/**/*", "pretrained/*/*", "serving/page/*", "py.typed")
+    patterns = ("configs/**/*", "pretrained/*/*", "serving/page/*", "py.typed", "*.toml")
     files = [file for pattern in patterns for file in package.glob(pattern) if file.is_file()]
     for file in files:
         assert f"build/lib/{file.relative_to(ROOT)}" in copied, file

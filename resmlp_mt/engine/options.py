@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self, cast
 
-from resmlp_mt.command_line import FINITE, NOT_NEGATIVE, POSITIVE, SOME, flag, number, option
+from resmlp_mt.command_line import (
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SOME,
+    flag,
+    number,
+    option,
+    switch,
+)
 from resmlp_mt.engine.inputs import check_number, check_type
 from resmlp_mt.engine.vocabulary import EOS, PAD, UNK
 from resmlp_mt.errors import UserError
@@ -43,41 +52,33 @@ class SearchOptions:
         UserError: naming the option, what was expected and what to do.
     """
 
-    beam: int = option(5, type=POSITIVE, metavar="N", help="hypotheses")
+    beam: int = option(5, type=POSITIVE, help="hypotheses")
     lenpen: float = option(
         # the lengths that models allow, to this power, still fit into a float32
-        1.0, type=number(float, least=-10, most=10), metavar="X",
+        1.0, type=number(float, least=-10, most=10),
         help="power of the length that divides scores: larger, longer output",
     )  # fmt: skip
-    unnormalized: bool = option(False, action="store_true", help="compare sums of scores")
-    unkpen: float = option(0.0, type=FINITE, metavar="X", help="penalty of an unknown word")
-    temperature: float = option(
-        1.0, type=SOME, metavar="X", help="divisor of the scores before the softmax"
-    )
-    min_len: int = option(
-        1, type=NOT_NEGATIVE, metavar="N", help="least number of tokens of a translation"
-    )
+    unnormalized: bool = switch("compare sums of scores")
+    unkpen: float = option(0.0, type=FINITE, help="penalty of an unknown word")
+    temperature: float = option(1.0, type=SOME, help="divisor of the scores before the softmax")
+    min_len: int = option(1, type=NOT_NEGATIVE, help="least number of tokens of a translation")
     max_len_a: float = option(
-        0.0, type=NOT_BELOW_0, metavar="X",
-        help="a in the largest number of tokens, a * source tokens + b",
-    )  # fmt: skip
-    max_len_b: int = option(
-        200, type=NOT_NEGATIVE, metavar="N", help="b in the largest number of tokens"
+        0.0, type=NOT_BELOW_0, help="a in the largest number of tokens, a * source tokens + b"
     )
+    max_len_b: int = option(200, type=NOT_NEGATIVE, help="b in the largest number of tokens")
     no_repeat_ngram_size: int = option(
-        0, type=NOT_NEGATIVE, metavar="N", help="no n-gram of this size occurs twice, 0 allows all"
+        0, type=NOT_NEGATIVE, help="no n-gram of this size occurs twice, 0 allows all"
     )
     repetition_penalty: float = option(
-        1.0, type=SOME, metavar="X", help="divisor of the scores of earlier tokens"
+        1.0, type=SOME, help="divisor of the scores of earlier tokens"
     )
     coverage_penalty: float = option(
-        0.0, type=NOT_BELOW_0, metavar="X", help="penalty for leaving out parts of the source"
+        0.0, type=NOT_BELOW_0, help="penalty for leaving out parts of the source"
     )
-    disable_unk: bool = option(False, action="store_true", help="no unknown words")
-    sampling: bool = option(
-        False, action="store_true",
-        help="draw each translation instead of searching for the best; --beam has no effect",
-    )  # fmt: skip
+    disable_unk: bool = switch("no unknown words")
+    sampling: bool = switch(
+        "draw each translation instead of searching for the best; --beam has no effect"
+    )
     sampling_topk: int = option(
         -1, type=WHOLE, metavar="K", help="draw among the K best tokens, -1 for all"
     )
@@ -85,7 +86,7 @@ class SearchOptions:
         -1.0, type=FINITE, metavar="P",
         help="draw among the best tokens up to probability P, -1 for all",
     )  # fmt: skip
-    seed: int = option(1, type=WHOLE, metavar="N", help="seed of the draws")
+    seed: int = option(1, type=WHOLE, help="seed of the draws")
 
     def __post_init__(self) -> None:
         for field in fields(SearchOptions):  # a command may add options
@@ -213,43 +214,11 @@ class BatchOptions:
     """Batches."""
 
     dtype: str | None = option(None, choices=DTYPES, help="default: as the model was exported")
-    batch_size: int = option(64, type=POSITIVE, metavar="N", help="sentences in a batch")
+    batch_size: int = option(64, type=POSITIVE, help="sentences in a batch")
     max_tokens: int | None = option(
-        None, type=POSITIVE, metavar="N", help="source tokens in a batch (default: no limit)"
+        None, type=POSITIVE, help="source tokens in a batch (default: no limit)"
     )
-    shortlist: bool = option(
-        False, action="store_true",
-        help="score only the words of the exported shortlist: faster, other scores",
-    )  # fmt: skip
-
-
-OF_OTHERS = {
-    "--path --model --model-path": "give the model alone, as MODEL",
-    "-s --source-lang --src-lang --src -t --target-lang --tgt-lang --tgt --from --to --task "
-    "--user-dir": "the model knows it, leave it out",
-    "--bpe --remove-bpe --post-process": "text goes in and out without subwords, leave it out",
-    "--tokenizer": "an exported model takes raw text, leave it out",
-    "--fp16 --bf16 --half": "use --dtype bfloat16",
-    "--compute-type": "use --dtype",
-    "--inter-threads": "use --workers",
-    "--intra-threads": "use --threads",
-    "--max-batch-size --max-sentences": "use --batch-size",
-    "--beam-size --num-beams": "use --beam",
-    "--length-penalty": "use --lenpen",
-    "--max-length --max-decoding-length --max-new-tokens": "use --max-len-b",
-    "--min-length --min-decoding-length --min-new-tokens": "use --min-len",
-    "--do-sample": "use --sampling",
-    "--top-k --random-sampling-topk": "use --sampling-topk",
-    "--top-p --random-sampling-topp": "use --sampling-topp",
-    "--replace-unk": "--disable-unk leaves unknown words out",
-    "--score-reference --prefix-size --target-prefix": "in Python, Translator has score_batch and "
-    "target_prefix",
-    "--gen-subset": "give its raw text to --input",
-    "--quiet --scoring --sacrebleu": "python -m resmlp_mt.score computes scores, leave it out",
-    "--num-workers --data-buffer-size": "text is read as it is translated, leave it out",
-    "--constraints --diverse-beam-groups --lm-path": "use fairseq-interactive",
-}
-"""Options of other translation commands, and what there is here."""
+    shortlist: bool = switch("score only the words of the exported shortlist: faster, other scores")
 
 
 class Hypothesis(NamedTuple):

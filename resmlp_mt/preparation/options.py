@@ -8,24 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, flag, number, option
+from resmlp_mt.command_line import POSITIVE, PROCESSES, SHARE, Parser, flag, number, option, switch
 from resmlp_mt.machine import usable_cores
 from resmlp_mt.preparation import corpus
-
-# Options of fairseq-preprocess, and what there is here.
-OF_FAIRSEQ = {
-    "-s --source-lang": "use --src",
-    "-t --target-lang": "use --tgt",
-    "--destdir": "use --output",
-    "--trainpref --validpref --testpref": "give the folder of raw text to --from-dir",
-    "--workers": "use --jobs",
-    "--bpe": "use --subword-type",
-    "--nwordssrc --nwordstgt": "use --vocab-size",
-    "--joined-dictionary": "the dictionary is always joint, leave it out",
-    "--task --user-dir --dataset-impl": "fairseq reads the data with any, leave it out",
-    "--srcdict --tgtdict --thresholdsrc --thresholdtgt --padding-factor --dict-only --only-source "
-    "--alignfile --align-suffix": "run fairseq-preprocess on text in subwords",
-}
 
 
 def _corpus(text: str) -> str:
@@ -65,10 +50,10 @@ class CorpusOptions:
     tgt: str | None = option(
         None, type=_language, metavar="LANG", help="target language (local only)"
     )
-    dry_run: bool = option(False, action="store_true", help="print what would be done")
-    jobs: int = option(usable_cores(), type=PROCESSES, metavar="N", help="processes")
+    dry_run: bool = switch("print what would be done")
+    jobs: int = option(usable_cores(), type=PROCESSES, help="processes")
     max_pairs: int | None = option(
-        None, type=POSITIVE, metavar="N",
+        None, type=POSITIVE,
         help="read only N training pairs, an equal share of each part, for a quick trial",
     )  # fmt: skip
 
@@ -82,19 +67,17 @@ class CleaningOptions:
         choices=["none", "moses"],
         help="moses: tokenize as fairseq's --tokenizer moses does",
     )
-    normalize_punctuation: bool = option(
-        False, action="store_true", help="Moses punctuation normalisation"
-    )
+    normalize_punctuation: bool = switch("Moses punctuation normalisation")
     max_length: int = option(250, type=POSITIVE, help="largest number of words in a sentence")
     max_ratio: float = option(
         3.0, type=number(float, least=1), help="largest ratio of the two sides' words"
     )
     concatenate: int = option(
-        1, type=POSITIVE, metavar="N",
+        1, type=POSITIVE,
         help="join N neighbouring pairs to one, for longer training sentences (default: off)",
     )  # fmt: skip
     concatenate_share: float = option(
-        0.5, type=SHARE, metavar="X", help="share of the training set that --concatenate joins"
+        0.5, type=SHARE, help="share of the training set that --concatenate joins"
     )
 
 
@@ -117,7 +100,7 @@ class SubwordOptions:
         "for fairseq-train OUT/bin:OUT/bin2:..., which takes one after the other, epoch by epoch",
     )  # fmt: skip
     sentencepiece_alpha: float = option(
-        0.1, type=SHARE, metavar="X",
+        0.1, type=SHARE,
         help="of --samples: share of the merges left out (bpe), or smoothing of the "
         "probabilities (unigram)",
     )  # fmt: skip
@@ -136,7 +119,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
         needs=["yaml", "tqdm"],
     )
     parser.add_options(Options)
-    parser.refuse("fairseq-preprocess", OF_FAIRSEQ)
+    parser.refuse("fairseq-preprocess", "fairseq-preprocess")
     options = Options(**vars(parser.parse_args(argv)))
     parser.set_defaults(sentencepiece_alpha=None, concatenate_share=None)
     given = parser.parse_args(argv)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, flag, number, option
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, flag, number, option, switch
 from resmlp_mt.scoring.cleaning import SYMBOLS, Cleaning
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED
 
@@ -19,19 +19,6 @@ TOKENIZERS = (
     *("spm", "flores101", "flores200", "spBLEU-1K"),
 )
 SEVERAL = number(int, least=2)  # one sample has no interval
-
-# Options of the sacrebleu command alone, and what there is here.
-OF_SACREBLEU = {
-    "-b --score-only": "every number is printed with its signature",
-    "-f --format": "tables are printed, and --json FILE writes the report",
-    "-nr --num-refs": "give --ref one file for each reference",
-    "-e --encoding": "text must be UTF-8: convert it",
-    "-j --paired-jobs": "one system is compared with one baseline, in one process",
-    "-nc --no-color": "nothing is coloured",
-    "-ol --origlang --subset -d --detail": "write a part of a test set with sacrebleu --echo, "
-    "and give it to --ref",
-    "--list --echo --download --citation --cite": "run sacrebleu",
-}
 
 
 def borders(text: str) -> list[int]:
@@ -73,10 +60,7 @@ class InputOptions:
     detokenize: str | None = option(
         None, metavar="LANG", help="undo the Moses tokenization of the system's text"
     )
-    force: bool = option(
-        False, action="store_true",
-        help="score text even if it looks like subwords, tokens or markup",
-    )  # fmt: skip
+    force: bool = switch("score text even if it looks like subwords, tokens or markup")
 
     @property
     def system(self) -> str:
@@ -102,10 +86,7 @@ class MeasureOptions:
         None, "-m", nargs="+", choices=list(KINDS), metavar="NAME",
         help=f"{', '.join(KINDS)} (default: all that can be computed)",
     )  # fmt: skip
-    sentence_level: bool = option(
-        False, "-sl", action="store_true",
-        help="one score per sentence, by one metric (default: bleu)",
-    )  # fmt: skip
+    sentence_level: bool = switch("one score per sentence, by one metric (default: bleu)", "-sl")
     length_buckets: list[int] | None = option(
         None, type=borders, metavar="N,N,...",
         help=f"where the buckets of the source length begin (default: {BUCKETS})",
@@ -121,13 +102,13 @@ class BleuOptions:
         help=f"{', '.join(TOKENIZERS)} (default: zh, ja-mecab and ko-mecab for Chinese, Japanese "
         "and Korean, else 13a)",
     )  # fmt: skip
-    lowercase: bool = option(False, "-lc", action="store_true", help="ignore case")
+    lowercase: bool = switch("ignore case", "-lc")
     smooth_method: str = option(
         "exp", "-s", choices=("none", "floor", "add-k", "exp"),
         help="smoothing of n-grams that do not match",
     )  # fmt: skip
     smooth_value: float | None = option(
-        None, "-sv", type=number(float, least=0), metavar="X",
+        None, "-sv", type=number(float, least=0),
         help="value of floor (default: 0.1) and add-k (default: 1)",
     )  # fmt: skip
 
@@ -136,55 +117,44 @@ class BleuOptions:
 class ChrfOptions:
     """chrF."""
 
-    chrf_char_order: int = option(
-        6, "-cc", type=POSITIVE, metavar="N", help="longest n-grams of characters"
-    )
+    chrf_char_order: int = option(6, "-cc", type=POSITIVE, help="longest n-grams of characters")
     chrf_word_order: int = option(
-        0, "-cw", type=NOT_NEGATIVE, metavar="N",
-        help="longest n-grams of words in chrf; chrf++ has 2",
-    )  # fmt: skip
-    chrf_beta: int = option(2, type=POSITIVE, metavar="N", help="weight of recall")
-    chrf_whitespace: bool = option(False, action="store_true", help="count white space")
-    chrf_lowercase: bool = option(False, action="store_true", help="ignore case")
-    chrf_eps_smoothing: bool = option(
-        False, action="store_true", help="as chrF++.py, NLTK and Moses smooth"
+        0, "-cw", type=NOT_NEGATIVE, help="longest n-grams of words in chrf; chrf++ has 2"
     )
+    chrf_beta: int = option(2, type=POSITIVE, help="weight of recall")
+    chrf_whitespace: bool = switch("count white space")
+    chrf_lowercase: bool = switch("ignore case")
+    chrf_eps_smoothing: bool = switch("as chrF++.py, NLTK and Moses smooth")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TerOptions:
     """TER."""
 
-    ter_case_sensitive: bool = option(False, action="store_true", help="do not ignore case")
-    ter_asian_support: bool = option(False, action="store_true", help="split Asian characters")
-    ter_no_punct: bool = option(False, action="store_true", help="leave out punctuation")
-    ter_normalized: bool = option(False, action="store_true", help="basic tokenization")
+    ter_case_sensitive: bool = switch("do not ignore case")
+    ter_asian_support: bool = switch("split Asian characters")
+    ter_no_punct: bool = switch("leave out punctuation")
+    ter_normalized: bool = switch("basic tokenization")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsOptions:
     """Confidence and significance."""
 
-    confidence: bool = option(
-        False, "-ci", action="store_true", help="95 %% interval by bootstrap resampling"
-    )
+    confidence: bool = switch("95 %% interval by bootstrap resampling", "-ci")
     confidence_n: int | None = option(
-        None, "-cin", type=SEVERAL, metavar="N", help=f"samples (default: {SAMPLES['bs']})"
+        None, "-cin", type=SEVERAL, help=f"samples (default: {SAMPLES['bs']})"
     )
     baseline: str | None = option(
         None, metavar="FILE", help="another system's output, of the same kind as the system"
     )
-    paired_bs: bool = option(
-        False, "-pbs", action="store_true", help="paired bootstrap (the default)"
-    )
-    paired_ar: bool = option(
-        False, "-par", action="store_true", help="paired approximate randomization"
-    )
+    paired_bs: bool = switch("paired bootstrap (the default)", "-pbs")
+    paired_ar: bool = switch("paired approximate randomization", "-par")
     paired_bs_n: int | None = option(
-        None, "-pbsn", type=SEVERAL, metavar="N", help=f"samples (default: {SAMPLES['bs']})"
+        None, "-pbsn", type=SEVERAL, help=f"samples (default: {SAMPLES['bs']})"
     )
     paired_ar_n: int | None = option(
-        None, "-parn", type=SEVERAL, metavar="N", help=f"samples (default: {SAMPLES['ar']})"
+        None, "-parn", type=SEVERAL, help=f"samples (default: {SAMPLES['ar']})"
     )
 
 
@@ -196,9 +166,9 @@ class Options(
     """Output."""
 
     json: Path | None = option(None, metavar="FILE", help="write the full report as JSON")
-    width: int = option(1, "-w", type=number(int, least=0, most=12), metavar="N", help="decimals")
-    short: bool = option(False, "-sh", action="store_true", help="short signatures")
-    quiet: bool = option(False, "-q", action="store_true", help="print only the tables")
+    width: int = option(1, "-w", type=number(int, least=0, most=12), help="decimals")
+    short: bool = switch("short signatures", "-sh")
+    quiet: bool = switch("print only the tables", "-q")
 
     @property
     def of_metrics(self) -> dict[str, dict[str, Any]]:
@@ -230,7 +200,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         "Score translations: sacreBLEU, chrF, TER and tokenized BLEU with signatures.",
     )
     parser.add_options(Options)
-    parser.refuse("the sacrebleu command", OF_SACREBLEU)
+    parser.refuse("the sacrebleu command", "sacrebleu")
     options = Options(**vars(parser.parse_args(argv)))
     _check(parser, options)
     return options

@@ -42,14 +42,13 @@ class ModelChoice(ModelArguments, ImagePreparation):
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
     num_classes: int | None = option(
-        None, metavar="N", type=POSITIVE,
+        None, type=POSITIVE,
         help="outputs of --model (default: those of --class-map or --pretrained, else 1000)",
     )  # fmt: skip
     use_ema: bool = option(True, help="the moving average of a checkpoint's weights, if it has one")
     img_size: int | None = option(
-        None, metavar="N", type=POSITIVE,
-        help="side of the images in pixels (default: as in training)",
-    )  # fmt: skip
+        None, type=POSITIVE, help="side of the images in pixels (default: as in training)"
+    )
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
@@ -74,10 +73,8 @@ class ModelChoice(ModelArguments, ImagePreparation):
 class Loading:
     """Loading."""
 
-    batch_size: int = option(128, "-b", metavar="N", type=POSITIVE, help="images at once")
-    workers: int = option(
-        2, "-j", metavar="N", type=WORKERS, help="processes that read images, 0: none"
-    )
+    batch_size: int = option(128, "-b", type=POSITIVE, help="images at once")
+    workers: int = option(2, "-j", type=WORKERS, help="processes that read images, 0: none")
     device: str | None = option(None, help="default: cuda if there is one, else cpu")
     on_error: OnError = option(
         "raise", choices=("raise", "skip"),

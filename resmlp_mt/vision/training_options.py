@@ -56,9 +56,8 @@ class DataOptions(ImagePreparation):
     )
     val_split: str = option("val", metavar="NAME", type=split_name, help="the part to validate on")
     num_classes: int | None = option(
-        None, type=POSITIVE, metavar="N",
-        help="checked, because the data determine the classes",
-    )  # fmt: skip
+        None, type=POSITIVE, help="checked, because the data determine the classes"
+    )
     img_size: list[int] | None = option(
         None, type=POSITIVE, nargs="+", metavar="PIXELS",
         help="side, or height and width; default: the size of images in memory if all have one, "

@@ -18,13 +18,13 @@ class Options:
         help="an entry is small below this share of the largest one",
     )
     patches: int = option(
-        6, type=POSITIVE, metavar="N", help="images: draw the rows of the N x N central patches"
+        6, type=POSITIVE, help="images: draw the rows of the N x N central patches"
     )
     grid: list[int] | None = option(
         None, type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"),
         help="images: the grid of patches, if the checkpoint does not have it and it is not square",
     )  # fmt: skip
     positions: int = option(
-        64, type=POSITIVE, metavar="N",
+        64, type=POSITIVE,
         help="translation: draw and count the first N positions; later ones are seldom trained",
     )  # fmt: skip
