@@ -33,7 +33,7 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, and no more than the time of its container allows."""
+    """Cores that this process may run on, or fewer if its container has less processor time."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -51,7 +51,7 @@ def quota(groups: Path = Path("/sys/fs/cgroup")) -> float:
         try:
             words = [(groups / name).read_text(encoding="utf-8") for name in names]
             time, period = map(int, " ".join(words).split())
-        except (OSError, ValueError):  # another version; "max" is no limit, as -1 is
+        except (OSError, ValueError):  # another version; "max" and -1 mean no limit
             continue
         if time > 0 and period > 0:
             return time / period

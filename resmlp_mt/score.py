@@ -306,7 +306,7 @@ def _read(path: str, is_forced: bool) -> Sentences:
     """The lines of a file.
 
     Raises:
-        UserError: if it is no text by its name, or most lines are records, unless forced.
+        UserError: if its name is not that of a text, or most lines are records, unless forced.
     """
     if (what := other_name(Path(path))) and not is_forced:
         raise UserError(f"{path} {what}, or insist with --force")

@@ -1,4 +1,4 @@
-"""Text files: what is none, and gzip with a bound on its content; damage in archives."""
+"""Tells text files from others, reads gzip with a bound on its content, and names damage."""
 
 import codecs
 import gzip
@@ -89,7 +89,7 @@ OTHERS = {
         "is UTF-16 or UTF-32: convert it to UTF-8 with iconv",
     ),
 }
-"""How files begin whose bytes look like lines, but are not."""
+"""The first bytes of files that look like lines of text and are something else."""
 
 
 def kind_of(path: Path) -> str:
@@ -98,13 +98,13 @@ def kind_of(path: Path) -> str:
 
 
 def other_name(path: Path, wrong: str = "is not lines of text") -> str | None:
-    """What a file is, by its name, that is neither text nor one of :data:`RECORDS`.
+    """Says what a file is, by its name, if it is neither text nor one of :data:`RECORDS`.
 
     Args:
         wrong: what to say of :data:`NOT_LINES`.
 
     Returns:
-        It, and what to do; None for text and records.
+        What it is, and what to do; None for text and records.
     """
     kind = kind_of(path)
     if kind in ARCHIVES:
@@ -117,12 +117,12 @@ def other_name(path: Path, wrong: str = "is not lines of text") -> str | None:
 
 
 def other_kind(line: bytes) -> str | None:
-    """What a file is that is not UTF-8 text, and what to do; None for text.
+    """Says what a file is if it is not UTF-8 text, and what to do; None for text.
 
     Args:
         line: its first line.
     """
-    if line.startswith(b"PK\3\4") and line.startswith(_OF_DOCUMENTS, 30):  # behind its header
+    if line.startswith(b"PK\3\4") and line.startswith(_OF_DOCUMENTS, 30):  # after its header
         return _DOCUMENT
     for begin, what in OTHERS.items():
         if line.startswith(begin):

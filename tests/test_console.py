@@ -323,7 +323,7 @@ def test_options_that_do_not_fit_the_model_are_one_sentence(
     )
     optimizer = object.__new__(FairseqOptimizer)
     error = raised(StepLRSchedule, StepLRScheduleConfig(lr=[0.1], lr_decay=2), optimizer)
-    assert console.mistake(error) == "StepLRSchedule: lr_decay <= 1 is not so."
+    assert console.mistake(error) == "StepLRSchedule: lr_decay <= 1 does not hold."
 
 
 def test_other_errors_keep_their_traceback(

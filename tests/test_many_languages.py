@@ -67,15 +67,15 @@ def write(folder: Path, pair: str, language: str, count: int) -> None:
     ("given", "message"),
     [
         (["--langs en,de --lang-pairs en-de -s en -t fr"],
-         r"^--target-lang names fr, which is none of the languages of --langs \(en, de\): choose"),
+         r"^--target-lang names fr, which is not among the languages of --langs \(en, de\):"),
         (["--lang-pairs en-de -s fr -t en"], "^--source-lang names fr, .* of --lang-pairs"),
-        (["--langs en,de --lang-pairs en-fr"], "^--lang-pairs names fr, which is none of the"),
+        (["--langs en,de --lang-pairs en-fr"], "^--lang-pairs names fr, which is not among the"),
         (["--langs en,de --lang-pairs en-de --extra-lang-pairs", '{"mined": "en-fr"}'],
          "^--extra-lang-pairs names fr, which"),
         ([PAIRS, "-t de"], "translates from one language to another: add --source-lang"),
         ([PAIRS, "-s en"], "translates from one language to another: add --target-lang"),
         ([PAIRS, "--sampling-temperature 0"], "^--sampling-temperature must be above 0, but is 0"),
-        (["--lang-pairs en"], "^--lang-pairs en is no pair of languages, such as en-de"),
+        (["--lang-pairs en"], "^--lang-pairs en is not a pair of languages, such as en-de"),
     ],
 )  # fmt: skip
 def test_languages_that_the_task_does_not_have_are_named(
@@ -127,7 +127,9 @@ def test_dictionaries_on_the_command_line_are_no_code(
     for wrong in ("{a:1}", "{'a'", "{1}", "{}.copy()"):
         with pytest.raises(SystemExit):
             arguments(data, option, wrong)
-        assert f"argument {option}: {wrong} is no dictionary: write it" in capsys.readouterr().err
+        assert (
+            f"argument {option}: {wrong} is not a dictionary: write it" in capsys.readouterr().err
+        )
 
 
 def test_every_set_has_a_weight(data: Path) -> None:

@@ -649,7 +649,7 @@ def test_data_of_other_training_text_are_not_replaced(
             before = outputs(out)
         assert prepare_from(folder) == 1
         assert (
-            f"{out} holds data made from training files of which none is as it was: choose another "
+            f"{out} holds data made from other training files: choose another "
             "--output, or delete it first.\n"
         ) in capsys.readouterr().err
         assert outputs(out) == before

@@ -39,7 +39,7 @@ from resmlp_mt.scoring.languages import script_without_spaces
 logger = logging.getLogger(__name__)
 
 MOST_CHARACTERS = 4
-"""Characters of a word, with the space behind it, up to which Chinese was split into words."""
+"""Characters of a word, with the space after it, up to which Chinese was split into words."""
 
 EAST_ASIAN = [f"text in {script} script" for script in ("Han", "Hiragana", "Katakana")]
 """What :func:`unspaced_text` finds where sacreBLEU has tokenizers."""

@@ -193,7 +193,7 @@ def _mistake(error: BaseException) -> str | None:
         if module.startswith("fairseq.optim.") and frame.f_code.co_name == "__init__":
             part = frame.f_locals["self"]  # an optimizer or a schedule, made of options
             line = traceback.extract_tb(error.__traceback__)[-1].line
-            told = told or f"{str(line).removeprefix('assert ').replace('self.', '')} is not so"
+            told = told or f"{str(line).removeprefix('assert ').replace('self.', '')} does not hold"
             return f"{type(part).__name__}: {one_line(told).rstrip('.')}."
     return None
 

@@ -91,7 +91,7 @@ def _check(
     found = given = values.get(name)
     if isinstance(given, str):
         with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            found = read(given)  # else it is nothing of Python
+            found = read(given)  # else it is not Python
     if found is not None and not fits(found):
         option, quote = flag(name), '"' if "'" in example else "'"
         raise UserError(f"{option} {given} must be {what}: give {option} {quote}{example}{quote}.")

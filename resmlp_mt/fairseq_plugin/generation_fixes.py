@@ -183,7 +183,7 @@ def check_inference(generator: Any, sample: Any, constraints: Tensor | None) -> 
         raise UserError(f"--score-reference {NEEDS_TRANSLATIONS}")
 
 
-# --- --constraints ends in an AssertionError at a tab without words behind it, or goes wrong ---
+# --- --constraints ends in an AssertionError at a tab without words after it, or goes wrong ---
 
 
 @remedy((token_generation_constraints, "interactive"), "pack_constraints")

@@ -76,7 +76,7 @@ def _check_codes(pairs: list[str], codes: list[str]) -> None:
             )
     for pair in pairs:
         if "-" not in pair:
-            raise UserError(f"--lang-pairs {pair} is no pair of languages, such as en-de.")
+            raise UserError(f"--lang-pairs {pair} is not a pair of languages, such as en-de.")
 
 
 @remedy(MultilingualDatasetManager, "load_langs")
@@ -96,7 +96,7 @@ def _load_languages(original: Original, cls: Any, args: Any, **kwargs: Any) -> A
         for code in filter(None, codes):
             if code not in found:
                 raise UserError(
-                    f"{option} names {code}, which is none of the languages of {flag(place)} "
+                    f"{option} names {code}, which is not among the languages of {flag(place)} "
                     f"({', '.join(found)}): choose from them."
                 )
     return found
@@ -198,7 +198,7 @@ def _read_dictionary(_: Original, text: str | None, *__: Any, **___: Any) -> Any
     """The value of an option that is a dictionary of Python, which fairseq would run as code.
 
     Raises:
-        ArgumentTypeError: if it is none; argparse adds the name of the option.
+        ArgumentTypeError: if it is not a dictionary; argparse adds the name of the option.
     """
     if not isinstance(text, str):
         return text
@@ -208,7 +208,7 @@ def _read_dictionary(_: Original, text: str | None, *__: Any, **___: Any) -> Any
         found = None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(
-            f"{text} is no dictionary: write it and its texts in quotes, such as "
+            f"{text} is not a dictionary: write it and its texts in quotes, such as "
             """'{"main:en-de": 0.5}'"""
         )
     return found

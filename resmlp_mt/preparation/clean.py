@@ -45,7 +45,7 @@ _UNSPACED = re.compile(f"[{_SIGNS}{UNSPACED}]")
 _WORDS = re.compile(rf"[^\w\s]*[{_SIGNS}][^\w\s]*|[{UNSPACED}]{{1,4}}|[^\s{_SIGNS}{UNSPACED}]+")
 
 # Readers in text mode take a lone carriage return for a line end, and `score` a NUL byte for a sign
-# that a file is no text.
+# that a file is not text.
 _UNREADABLE = str.maketrans("\r", " ", "\0")
 
 

@@ -69,7 +69,7 @@ def check_text(path: Path, training: Set[str]) -> None:
         return  # none, or another tool's
     if before and before.isdisjoint(training):
         raise UserError(
-            f"{path.parent} holds data made from training files of which none is as it was: choose "
+            f"{path.parent} holds data made from other training files: choose "
             "another --output, or delete it first."
         )
 
