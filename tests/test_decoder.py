@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import reference
 from models import PAD, build, dictionary, padded, sentences, shifted
 from resmlp_mt.model import attention, cache, decoder
-from resmlp_mt.model.attention import CrossAttention
+from resmlp_mt.model.attention import CrossAttention, Memory
 from test_encoder import affine_as_numbers, linear_as_numbers
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-12}
@@ -294,9 +294,9 @@ def test_attention_weights_do_not_overflow_in_half_precision() -> None:
             linear.weight.copy_(torch.eye(64))
             linear.bias.zero_()
     x = torch.full((1, 1, 64), 40.0, dtype=torch.float16)
-    keys = values = x.unsqueeze(0)
-    fused, _ = attention(x, keys, values, None)
-    weighted, weights = attention(x, keys, values, None, need_weights=True)
+    memory = Memory(x.unsqueeze(0), x.unsqueeze(0), None)
+    fused, _ = attention(x, memory)
+    weighted, weights = attention(x, memory, need_weights=True)
     assert weights.item() == 1
     torch.testing.assert_close(weighted, fused)
     assert torch.equal(weighted, x)

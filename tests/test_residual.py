@@ -18,7 +18,7 @@ from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import AbsoluteMixing, TokenMixing
 from resmlp_mt.mixing_products import CAUSAL_ROWS
 from resmlp_mt.model import residual
-from resmlp_mt.model.attention import CrossAttention, Source
+from resmlp_mt.model.attention import CrossAttention, Memory, Source
 from resmlp_mt.model.gradients import packed_bits, unpacked_bits
 from resmlp_mt.model.residual import (
     add_branch,
@@ -113,13 +113,13 @@ def test_attention_and_its_gradients_are_those_of_the_modules(
     found: list[Tensor | None] = []
 
     def attend(branch: bool) -> Tensor:
-        read = *attention.keys_and_values(source), source.mask()
+        read = Memory(*attention.keys_and_values(source), source.mask())
         if branch:
-            arguments = pre, attention, post, nn.Dropout(0.3).eval(), *read, need_weights
+            arguments = pre, attention, post, nn.Dropout(0.3).eval(), read, need_weights
             y, weights = attention_branch(x, layout, *arguments)
             found.append(weights)
             return y
-        y, weights = attention(pre(x), *read, layout, need_weights)
+        y, weights = attention(pre(x), read, layout, need_weights)
         found.append(weights)
         return x + post(y)
 

@@ -24,6 +24,7 @@ from resmlp_mt.files import replacing
 from resmlp_mt.materialised_mixing import MaterialisedMixing
 from resmlp_mt.mixing import MixingConfig, TokenMixing
 from resmlp_mt.mixing_products import Past, diagonals, is_toeplitz
+from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.decoder import DecoderLayer
 from resmlp_mt.model.encoder import EncoderLayer
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -129,9 +130,8 @@ class _DecoderStep(nn.Module):
             heads = its_past.size(1)
             entries = _Entries(its_weights, its_past, heads)
             # asked for weights, the attention is written as plain products
-            x, entry, _ = layer.step(
-                x, entries, its_own, offset, its_keys, its_values, mask, need_weights=True
-            )
+            memory = Memory(its_keys, its_values, mask)
+            x, entry, _ = layer.step(x, entries, its_own, offset, memory, need_weights=True)
             entry = entry.unflatten(2, (heads, -1)).transpose(1, 2)
             present.append(torch.cat([its_past, entry], dim=2))
         return x, *present

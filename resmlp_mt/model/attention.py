@@ -54,8 +54,9 @@ class Source:
 class Memory(NamedTuple):
     """The encoded source, as the decoder reads it.
 
-    Keys and values are (decoder_layers, batch, heads, length, dim / heads). The mask is
-    (batch, 1, 1, length): 0 at tokens and minus infinity at pads; None if there are no pads.
+    Keys and values are (decoder_layers, batch, heads, length, dim / heads), and for one layer
+    (batch, heads, length, dim / heads). The mask is (batch, 1, 1, length): 0 at tokens and minus
+    infinity at pads; None if there are no pads.
     """
 
     keys: Tensor
@@ -117,9 +118,7 @@ class CrossAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
+        memory: Memory,
         layout: Layout | None = None,
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -127,9 +126,7 @@ class CrossAttention(nn.Module):
 
         Args:
             x: (batch, queries, dim), or (tokens, dim) with a layout.
-            keys: (batch, heads, length, dim / heads), as ``values``.
-            values: the vectors that are averaged.
-            mask: (batch, 1, 1, length), added to the scores.
+            memory: of this layer.
             layout: where the target tokens stand.
             need_weights: also return the weights, which rules out the fused kernel.
 
@@ -137,16 +134,14 @@ class CrossAttention(nn.Module):
             The output, shaped like ``x``, and the weights if asked for, (batch, heads, queries,
             length).
         """
-        attended, weights = self.attend(self.q_proj(x), keys, values, mask, layout, need_weights)
+        attended, weights = self.attend(self.q_proj(x), memory, layout, need_weights)
         output: Tensor = self.out_proj(attended)
         return output if layout is None else layout.pack(output), weights
 
     def attend(
         self,
         queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
+        memory: Memory,
         layout: Layout | None = None,
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -163,15 +158,15 @@ class CrossAttention(nn.Module):
         weights: Tensor | None = None
         if need_weights:
             # scaled before the product, which could overflow in float16
-            scores = (queries * self.scale) @ keys.transpose(2, 3)
-            if mask is not None:
-                scores = scores + mask
+            scores = (queries * self.scale) @ memory.keys.transpose(2, 3)
+            if memory.mask is not None:
+                scores = scores + memory.mask
             weights = scores.softmax(dim=3, dtype=torch.promote_types(scores.dtype, torch.float32))
-            attended = F.dropout(weights, dropout).type_as(values) @ values
+            attended = F.dropout(weights, dropout).type_as(memory.values) @ memory.values
         else:
             parts = [
                 F.scaled_dot_product_attention(*part, dropout, scale=self.scale)
-                for part in _parts(queries, keys, values, mask)
+                for part in _parts(queries, *memory)
             ]
             attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         # no copy: the kernel's output lies in memory like the queries

@@ -54,9 +54,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         layout: Layout,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
+        memory: Memory,
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Transform the hidden states of all positions.
@@ -64,9 +62,7 @@ class DecoderLayer(nn.Module):
         Args:
             x: of the target tokens, (tokens, dim).
             layout: where they stand.
-            keys: keys of the source, (batch, heads, source length, dim / heads).
-            values: values of the source, of the same shape.
-            mask: (batch, 1, 1, source length), added to the scores of the attention.
+            memory: the source, for this layer.
             need_weights: also return the attention weights.
 
         Returns:
@@ -75,7 +71,7 @@ class DecoderLayer(nn.Module):
         x = mixing_branch(
             x, layout, self.mixing_pre, self.token_mixing, self.mixing_post, self.dropout
         )
-        return self._attend_and_feed(x, keys, values, mask, layout, need_weights)
+        return self._attend_and_feed(x, memory, layout, need_weights)
 
     def step(
         self,
@@ -83,9 +79,7 @@ class DecoderLayer(nn.Module):
         past: Past,
         own: Tensor,
         offset: Tensor | None,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
+        memory: Memory,
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Transform the newest position of every hypothesis.
@@ -95,9 +89,7 @@ class DecoderLayer(nn.Module):
             past: the earlier positions.
             own: diagonal entry of A for the newest position, see :meth:`TokenMixing.step`.
             offset: offset of the newest position, see :meth:`TokenMixing.step`.
-            keys: keys of the source, (batch, heads, source length, dim / heads).
-            values: values of the source, of the same shape.
-            mask: (batch, 1, 1, source length).
+            memory: the source, for this layer.
             need_weights: also return the attention weights.
 
         Returns:
@@ -107,22 +99,14 @@ class DecoderLayer(nn.Module):
         mixing = self.mixing_pre, self.mixing_post
         y, entry = self.token_mixing.step(x, *mixing, past, own, offset)
         x = add_branch(x, y, None, self.dropout)
-        x, weights = self._attend_and_feed(x, keys, values, mask, None, need_weights)
+        x, weights = self._attend_and_feed(x, memory, None, need_weights)
         return x, entry, weights
 
     def _attend_and_feed(
-        self,
-        x: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
-        layout: Layout | None,
-        need_weights: bool,
+        self, x: Tensor, memory: Memory, layout: Layout | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         attention = self.encoder_attn_pre, self.encoder_attn, self.encoder_attn_post
-        x, weights = attention_branch(
-            x, layout, *attention, self.dropout, keys, values, mask, need_weights
-        )
+        x, weights = attention_branch(x, layout, *attention, self.dropout, memory, need_weights)
         x = feed_forward_branch(x, self.ffn_pre, self.ffn, self.ffn_post, self.dropout)
         return x, weights
 
@@ -199,8 +183,8 @@ class Decoder(Stack):
             visit(x)
         weights: Tensor | None = None
         for index, layer, keep in kept_layers(self.layers, self.config.decoder_layerdrop):
-            read = keys[index], values[index], mask, index == weights_of
-            after, found = run_layer(layer, self.config, x, layout, *read)
+            read = Memory(keys[index], values[index], mask)
+            after, found = run_layer(layer, self.config, x, layout, read, index == weights_of)
             x, weights = unless_dropped(keep, after, x), weights if found is None else found
             if visit is not None:
                 visit(x)
@@ -303,7 +287,7 @@ class Decoder(Stack):
         else:
             mixing = mixing.expand(-1, len(tokens), -1, -1, -1)
         mixing = mixing.flatten(1, 2)
-        past = history.flatten(3, 4).flatten(1, 2)
+        entries_before = history.flatten(3, 4).flatten(1, 2)
         offsets: Sequence[Tensor | None] = [None] * len(mixing)
         if tables.offsets is not None:
             offsets = tables.offsets[:, position].unbind()
@@ -311,21 +295,13 @@ class Decoder(Stack):
         entries = []
         # one call for all layers: indexing would be one for each
         parts = zip(
-            self._layers, mixing.unbind(), past.unbind(),
+            self._layers, mixing.unbind(), entries_before.unbind(),
             tables.diagonals[:, position].unbind(), offsets,
             memory.keys.unbind(), memory.values.unbind(), strict=True,
         )  # fmt: skip
         for index, (layer, its_mixing, its_past, its_own, offset, keys, values) in enumerate(parts):
-            x, entry, found = layer.step(
-                x,
-                Past(its_mixing, its_past, heads),
-                its_own,
-                offset,
-                keys,
-                values,
-                memory.mask,
-                index == weights_of,
-            )
+            past, read = Past(its_mixing, its_past, heads), Memory(keys, values, memory.mask)
+            x, entry, found = layer.step(x, past, its_own, offset, read, index == weights_of)
             weights = weights if found is None else found
             if visit is not None:
                 visit(x)

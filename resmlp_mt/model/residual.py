@@ -22,7 +22,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import TokenMixing
-from resmlp_mt.model.attention import CrossAttention
+from resmlp_mt.model.attention import CrossAttention, Memory
 from resmlp_mt.model.gradients import ActivatedLinear, AffineLinear, AffineMixing, DroppedAddition
 from resmlp_mt.padding import Layout
 
@@ -74,9 +74,7 @@ def attention_branch(
     attention: CrossAttention,
     post: Affine | None,
     dropout: nn.Dropout,
-    keys: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
+    memory: Memory,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """x + dropout(post(attention(pre(x)))), and the weights of the attention if asked for.
@@ -84,7 +82,7 @@ def attention_branch(
     The arguments are as in :class:`CrossAttention`; ``x`` is (tokens, dim) with a layout, else
     (batch, queries, dim), as the output.
     """
-    read = keys, values, mask, layout, need_weights
+    read = memory, layout, need_weights
     linears = attention.q_proj, attention.out_proj
     if (
         layout is None

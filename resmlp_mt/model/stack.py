@@ -6,6 +6,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from resmlp_mt.graphs import is_recording
@@ -113,10 +114,10 @@ def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Any:
     """
     if config.offload_activations and torch.is_grad_enabled():
         device = next(layer.parameters()).device
-        waiting = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+        waiting = tree_map_only(Tensor, Tensor.cpu, arguments)
 
         def layer_there(_: Tensor, *moved: object) -> Any:
-            return layer(*(a.to(device) if isinstance(a, Tensor) else a for a in moved))
+            return layer(*tree_map_only(Tensor, lambda x: x.to(device), moved))
 
         # PyTorch only keeps the random state of its arguments' devices, for the same dropout again.
         there = torch.empty(0, device=device)
