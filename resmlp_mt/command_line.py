@@ -103,8 +103,8 @@ class Parser(argparse.ArgumentParser):
             origin: the other command.
             tables: of ``other_programs.toml``, with what there is instead of these options.
         """
-        answers = [pair for table in tables for pair in other_programs()[table].items()]
-        for names, instead in answers:
+        answers = tomllib.loads(OTHER_PROGRAMS.read_text(encoding="utf-8"))
+        for names, instead in (pair for table in tables for pair in answers[table].items()):
             self.add_argument(
                 *names.split(),
                 action=_Refused,
@@ -201,13 +201,6 @@ class Parser(argparse.ArgumentParser):
         return message
 
 
-@functools.cache
-def other_programs() -> dict[str, dict[str, str]]:
-    """Options of other programs, separated by spaces, and what to do instead, in tables."""
-    path = Path(__file__).with_name("other_programs.toml")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the most similar names; empty if there are none."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
@@ -219,8 +212,8 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-METAVARS: dict[type, str] = {int: "N", float: "X"}
-"""What stands for the value of an option in ``--help``, if nothing else is said."""
+OTHER_PROGRAMS = Path(__file__).with_name("other_programs.toml")
+METAVARS: dict[type, str] = {int: "N", float: "X"}  # in --help, if nothing else is said
 
 
 def option(default: Any, *names: str, **keywords: Any) -> Any:
