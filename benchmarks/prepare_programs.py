@@ -63,7 +63,7 @@ def hash_table(entries: str) -> None:
 
 def trainer(words: str, *paths: str) -> None:
     """The subword trainer on the words of some files, and on invented ones up to a number."""
-    from resmlp_mt.preparation import normalization, parallel, subwords
+    from resmlp_mt.preparation import parallel, subwords
 
     counts: Counter[str] = Counter()
     for path in paths:
@@ -74,8 +74,7 @@ def trainer(words: str, *paths: str) -> None:
     while len(counts) < int(words):
         counts[draw.choice(known)[:6] + draw.choice(known)[-7:]] += 1
     with tempfile.TemporaryDirectory() as folder:
-        rules = normalization.tsv(normalization.rules())
-        Path(folder, subwords.RULES).write_text(rules, encoding="utf-8")
+        subwords._write_rules(Path(folder, subwords.RULES))
         subwords._write_words(Path(folder, subwords.WORDS), counts)
         options = {"model_type": "bpe", "vocab_size": 32000, "character_coverage": 1.0}
         parallel.run_in_process("", subwords._train, Path(folder), options)

@@ -82,12 +82,12 @@ def train(
         ThreadPoolExecutor(1) as thread,
     ):
         # While other processes count words, this one would wait.
-        rules = thread.submit(lambda: normalization.tsv(normalization.rules()))
+        rules = thread.submit(_write_rules, Path(inputs, RULES))
         if subword_type == "bpe":
             _write_words(Path(inputs, WORDS), _count_words(texts, pairs, take, jobs))
         else:
             _write_sample(Path(inputs, SENTENCES), texts, pairs, take)
-        Path(inputs, RULES).write_text(rules.result(), encoding="utf-8")
+        rules.result()
         serialized = run_in_process("--input-sentence-size", _train, Path(inputs), options)
     with atomic_write(model) as file:
         file.write(serialized)
@@ -164,6 +164,10 @@ def _count(pairs: int, take: int, block: TextBlock) -> Counter[str]:
 def _is_sampled(index: int, pairs: int, take: int) -> bool:
     """Whether pair `index` (from 0) is one of the `take` of `pairs` pairs, evenly spaced."""
     return (index + 1) * take // pairs != index * take // pairs
+
+
+def _write_rules(path: Path) -> None:
+    path.write_text(normalization.tsv(normalization.rules()), encoding="utf-8")
 
 
 def _write_words(path: Path, counts: Counter[str]) -> None:
