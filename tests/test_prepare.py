@@ -684,7 +684,7 @@ def test_data_of_another_archive_are_not_replaced(
     for _ in range(2):
         capsys.readouterr()
         assert prepare_from("v2.tgz") == 1
-        assert f"{out} holds data made from training files of which" in capsys.readouterr().err
+        assert f"{out} holds data made from other training files" in capsys.readouterr().err
         changed = {name for name, content in outputs(out).items() if before.get(name) != content}
         assert changed == {"checksums.json", "unpacked/news/a.de", "unpacked/news/a.en"}
     assert prepare_from("v1.tgz") == 0

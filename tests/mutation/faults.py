@@ -270,7 +270,7 @@ FAULTS = [
     ),
     Fault(
         "saving", "the last checkpoint is copied over in place", f"{PLUGIN}/saving.py",
-        '    wrap(PathManager, "copy", _copy)\n', "",
+        '@remedy(PathManager, "copy")\n', "",
         "tests/test_saving.py -k 'killed_within or full_disk_while'",
     ),
     Fault(
