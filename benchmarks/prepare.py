@@ -7,7 +7,8 @@ put together; all validation and test sets are held out. The tables are those of
 processes; with every other the preparation is repeated and its manifest has to be the same. The
 peers run on the same cleaned text: sentencepiece's encoding alone, written as pieces, also as two
 independent processes at once, which shows what the second core is worth, and fairseq-preprocess on
-those pieces, whose files have to be the same byte for byte. Writes benchmarks/prepare.md and .json.
+those pieces, whose files have to be the same byte for byte. At last the text of the first pair is
+prepared as many times over as make the size of WMT14. Writes benchmarks/prepare.md and .json.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ SENTENCES = 2_000_000
 
 TWO_JOBS = 1.8
 """The goal of two processes: all steps this much faster than with one."""
+
+COPIES = 18
+"""How often the text of the first language pair is repeated, to be as long as WMT14 en-de."""
 
 HASHES = 40_000_000
 
@@ -128,15 +132,7 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
         "cpu_seconds_again": again.cpu_seconds,
-        "by_jobs": {
-            str(count): {
-                "seconds": other.seconds,
-                "cpu_seconds": other.cpu_seconds,
-                "peak_mib": other.peak_mib,
-                "steps": step_facts(place),
-            }
-            for count, (other, place) in runs.items()
-        },
+        "by_jobs": {str(count): facts_of(other, place) for count, (other, place) in runs.items()},
         "largest_process_mib": run.peak_mib,
         "steps": step_facts(out),
         "splits": manifest["splits"],
@@ -149,6 +145,32 @@ def prepare(pair: str, folder: Path, out: Path, jobs: Sequence[int]) -> dict[str
         },
         "peers": peers(out, pair),
         "two_at_once": two_at_once(out, pair),
+    }
+
+
+def at_full_size(folder: Path, work: Path, jobs: Sequence[int]) -> dict[str, Any]:
+    """Preparations of the first pair's text, `COPIES` times over, with each number of processes."""
+    pair = next(iter(CORPORA))
+    text, first = work / "repeated.in", work / f"repeated-{jobs[0]}"
+    subprocess.run(program("repeat", folder, text, COPIES), check=True)
+    by_jobs = {}
+    for count in jobs:
+        out = work / f"repeated-{count}"
+        run = timed(pair, text, out, count)
+        if (out / "manifest.json").read_bytes() != (first / "manifest.json").read_bytes():
+            raise SystemExit(f"{out} differs from {first}: see their manifest.json")
+        by_jobs[str(count)] = facts_of(run, out)
+    manifest = json.loads((first / "manifest.json").read_text(encoding="utf-8"))
+    return {"pair": pair, "by_jobs": by_jobs, "train": manifest["splits"]["train"]}
+
+
+def facts_of(run: Run, out: Path) -> dict[str, Any]:
+    """What a preparation took, as a whole and by step."""
+    return {
+        "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "peak_mib": run.peak_mib,
+        "steps": step_facts(out),
     }
 
 
@@ -218,6 +240,11 @@ def undivided(result: dict[str, Any], jobs: int) -> float:
     """
     trainer = result["by_jobs"][str(jobs)]["steps"]["spm"]["cpu_seconds"]
     return float(trainer + result["cpu_seconds_again"])
+
+
+def verdict(gain: float) -> str:
+    """Whether two processes reach their goal."""
+    return "met" if gain >= TWO_JOBS else "missed"
 
 
 def amdahl(result: dict[str, Any], jobs: int) -> float:
@@ -330,7 +357,7 @@ def report(found: dict[str, Any]) -> str:
         gains = [r["seconds"] / m["seconds"] for r, m in zip(results, more, strict=True)]
         goal = ""
         if count == 2:
-            goal = f" (goal {TWO_JOBS}: {'met' if min(gains) >= TWO_JOBS else 'missed'})"
+            goal = f" (goal {TWO_JOBS}: {verdict(min(gains))})"
         rows.append(
             [f"faster with `--jobs {count}`, all steps{goal}", *(f"{gain:.2f}" for gain in gains)]
         )
@@ -408,6 +435,7 @@ def report(found: dict[str, Any]) -> str:
         numbers = [*(f"{value:.1f}" for value in minutes), f"{sum(minutes):.0f}"]
         rows.append([name, f"{facts['pairs']:,}", f"{facts['bytes_per_pair']:.0f}", *numbers])
     lines += table(rows)
+    lines += full_size_table(found["full_size"])
     hashes, trainer = found["hash_table"], found["trainer"]
     lines += [
         "## Memory at full size, measured",
@@ -449,6 +477,40 @@ def report(found: dict[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def full_size_table(found: dict[str, Any]) -> list[str]:
+    """The preparation of a text as long as WMT14's, with each number of processes."""
+    by_jobs, train = found["by_jobs"], found["train"]
+    fewest, one = next(iter(by_jobs.items()))
+    lines = [
+        "## As many pairs as WMT14 en-de has, measured",
+        "",
+        f"The {found['pair']} text {COPIES} times over: {train['read']:,} pairs read, "
+        f"{train['pairs']:,} kept. Each copy begins every sentence at another word, so that the "
+        "pairs differ and the words are the same.",
+        "",
+    ]
+    rows = [["", *(f"`--jobs {count}`" for count in by_jobs)]]
+    for key, name in (("seconds", "wall time, s"), ("cpu_seconds", "processor time, s")):
+        rows.append([name, *(f"{facts[key]:.1f}" for facts in by_jobs.values())])
+    rates = (train["read"] / facts["seconds"] for facts in by_jobs.values())
+    rows.append(["pairs/s", *(f"{rate:,.0f}" for rate in rates)])
+    gains = (one["seconds"] / facts["seconds"] for facts in by_jobs.values())
+    goal = ""
+    if "2" in by_jobs:
+        goal = f" (goal of two: {TWO_JOBS}, {verdict(one['seconds'] / by_jobs['2']['seconds'])})"
+    faster = f"faster than with `--jobs {fewest}`{goal}"
+    rows.append([faster, *(f"{gain:.2f}" for gain in gains)])
+    for step in ("clean", "spm", "binarize"):
+        by_step = (
+            one["steps"][step]["seconds"] / facts["steps"][step]["seconds"]
+            for facts in by_jobs.values()
+        )
+        rows.append([f"- {step}", *(f"{gain:.2f}" for gain in by_step)])
+    peaks = (f"{facts['peak_mib']:.0f}" for facts in by_jobs.values())
+    rows.append(["peak of the largest process, MiB", *peaks])
+    return [*lines, *table(rows)]
 
 
 def write_readme(found: dict[str, Any]) -> None:
@@ -500,6 +562,8 @@ def main() -> None:
         peer = arrow(args.work / pair, pair, kept)
         if peer:
             found["arrow"][pair] = peer
+    first = next(iter(CORPORA))
+    found["full_size"] = at_full_size(args.work / f"{first}.in", args.work, args.jobs)
     for name, (pair, count) in TARGETS.items():
         size = wmt_bytes(args.data, pair)
         hours = extrapolate(found["pairs"][pair], count, size)
@@ -511,7 +575,6 @@ def main() -> None:
         "peak_mib": run.peak_mib,
         "cpu_seconds": run.cpu_seconds,
     }
-    first = next(iter(CORPORA))
     texts = [args.work / first / "text" / f"train.{lang}" for lang in first.split("-")]
     run = measure(program("trainer", WORDS, *texts))
     found["trainer"] = {"words": WORDS, "peak_mib": run.peak_mib, "cpu_seconds": run.cpu_seconds}

@@ -1,16 +1,38 @@
 """The programs that prepare.py measures, each in a process of its own.
 
-    python -m benchmarks.prepare_programs {encode,arrow,hash_table,trainer} ...
+    python -m benchmarks.prepare_programs {repeat,encode,arrow,hash_table,trainer} ...
 
 Each imports only what it needs, because its memory is measured too.
 """
 
+import gzip
 import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+
+def repeat(folder: str, place: str, copies: str) -> None:
+    """A local folder with the training text several times, in plain files.
+
+    Copy k begins every sentence k words later, and ends it with these words. So there are few
+    duplicates, and no word that the text does not have.
+    """
+    Path(place).mkdir()
+    for path in Path(folder).iterdir():
+        if not path.name.startswith("train."):
+            shutil.copy(path, place)
+            continue
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        with open(Path(place, path.stem), "wb") as text:
+            for copy in range(int(copies)):
+                for line in lines:
+                    words = line.split()
+                    first = copy % max(1, len(words))
+                    text.write(b" ".join(words[first:] + words[:first]) + b"\n")
 
 
 def encode(model: str, *paths: str) -> None:
@@ -81,6 +103,7 @@ def trainer(words: str, *paths: str) -> None:
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {
+    "repeat": repeat,
     "encode": encode,
     "arrow": arrow,
     "hash_table": hash_table,

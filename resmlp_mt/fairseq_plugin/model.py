@@ -43,11 +43,16 @@ USUAL = {
 
 
 def of_other_models(section: str) -> dict[type, str]:
-    """fairseq's other tasks or criterions, and their names."""
+    """fairseq's other tasks or criterions, and their names.
+
+    Its examples, which users load by a plugin of their own, are not among them.
+    """
     return {
         kind: name
         for name, kind in stored_options.registry(section).items()
-        if name not in FITTING[section] and kind.__module__.startswith("fairseq.")
+        if name not in FITTING[section]
+        and kind.__module__.startswith("fairseq.")
+        and not kind.__module__.startswith("fairseq.examples.")
     }
 
 
