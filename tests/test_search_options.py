@@ -554,8 +554,8 @@ def test_options_that_do_not_fit_are_named(call: dict[str, object], message: str
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=3), st.integers(1, 40))
 def test_the_denominator_of_many_scores_is_that_of_few(shape: list[int], cached: int) -> None:
     logits = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    logits[..., 1:].masked_fill_(logits[..., 1:] < -1, -torch.inf)  # words that are not allowed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restrictions, "MANY_SCORES", 0)
         patch.setattr(restrictions, "CACHED_SCORES", cached)
         found = restrictions._log_total(logits)
     torch.testing.assert_close(found, logits.exp().sum(2, keepdim=True).log())

@@ -8,8 +8,7 @@ from torch import Tensor
 from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.vocabulary import UNK
 
-CACHED_SCORES = 2**17
-MANY_SCORES = 2**20
+CACHED_SCORES = 2**19
 
 
 def restricted(
@@ -64,14 +63,20 @@ def restricted(
 
 
 def _log_total(logits: Tensor) -> Tensor:
-    """``logits.logsumexp(2, keepdim=True)``; of many scores on a CPU, a few rows at a time.
+    """``logits.logsumexp(2, keepdim=True)``; on a CPU a few rows at a time.
 
-    Its exponentials then stay in the processor's cache: a third less time for 256 rows of 32,000.
+    From PyTorch's log-softmax, which takes a third less time for the same. With a few rows, the
+    scores are still in the processor's cache when they are read again.
     """
     rows = len(logits)
-    if logits.is_cpu and logits.numel() > MANY_SCORES:
+    if logits.is_cpu:
         rows = max(1, CACHED_SCORES * rows // logits.numel())
-    return torch.cat([some.logsumexp(dim=2, keepdim=True) for some in logits.split(rows)])
+    return torch.cat(
+        [
+            some.amax(2, keepdim=True) - some.log_softmax(2).amax(2, keepdim=True)
+            for some in logits.split(rows)
+        ]
+    )
 
 
 def forbid_repeated_ngrams(logits: Tensor, past: Tensor, size: int) -> None:
