@@ -165,7 +165,7 @@ def _greedy_search(
     """:func:`beam_search` with a beam of 1, with few operations besides the graphs' own."""
     rows, longest = len(limits), int(limits.max()) + 1
     sentences, nearest = np.arange(rows), int(limits.min())
-    steps = np.arange(longest)
+    steps, lines = np.arange(longest), sentences
     descends = np.ones((rows, 1, longest), dtype=np.float32)
     tokens = np.full((rows, longest + 1), EOS)
     scores = np.zeros((rows, longest), dtype=np.float32)
@@ -184,12 +184,13 @@ def _greedy_search(
             _to_log_probabilities(logits, options)
         options.restrict(logits, position, at_limit)
         best = logits[:, 0].argmax(axis=1)
-        scores[:, position] = logits[np.arange(len(best)), 0, best]
-        tokens[:, after] = best if choice is None else choice.words[best]
-        ends = tokens[:, after] == EOS
-        ends[at_limit] = True
-        if not ends.any():
+        scores[:, position] = logits[lines, 0, best]
+        chosen = best if choice is None else choice.words[best]
+        tokens[:, after] = chosen
+        if not at_limit and EOS not in chosen:
             continue
+        ends = chosen == EOS
+        ends[at_limit] = True
         for row in ends.nonzero()[0]:
             found = scores[row, :after]
             if tokens[row, after] == EOS and np.isfinite(found).all():
@@ -206,7 +207,7 @@ def _greedy_search(
         sentences, limits, descends, tokens, scores = (
             array[going] for array in (sentences, limits, descends, tokens, scores)
         )
-        forbidden = None if forbidden is None else forbidden[going]
+        forbidden, lines = None if forbidden is None else forbidden[going], lines[: len(tokens)]
     return finished
 
 

@@ -106,8 +106,9 @@ class SearchOptions:
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     def changed(self, **changes: Any) -> Self:
-        """A copy with the changes that are not None."""
-        return replace(self, **{name: new for name, new in changes.items() if new is not None})
+        """A copy with the changes that are not None; itself without any, to check nothing again."""
+        given = {name: new for name, new in changes.items() if new is not None}
+        return replace(self, **given) if given else self
 
     def of_call(
         self,
@@ -133,7 +134,7 @@ class SearchOptions:
         draws = num_hypotheses or (1 if is_asked else beam_size)
         return self.changed(
             beam=draws if is_sampling else beam_size,
-            sampling=is_sampling,
+            sampling=None if is_sampling == self.sampling else is_sampling,
             sampling_topk=-1 if is_search or sampling_topk == 0 else sampling_topk,
             sampling_topp=-1.0 if is_search else sampling_topp,
             **changes,
