@@ -448,7 +448,7 @@ VALIDATE = [
     Case("--amp"),
     Case("--gen-subset test"),
     Case("--batch-size-valid 1"),
-    Case("--criterion label_smoothed_cross_entropy"),
+    Case("--criterion label_smoothed_cross_entropy --report-accuracy"),
     Case("--eval-bleu"),
     Case("--path {base}:{second}"),
     Case("--model-overrides {{'encoder_layers_to_keep':'0'}}"),
@@ -643,7 +643,8 @@ class Bench:
             ]
             return repr((sorted(p.name for p in save_dir.iterdir()), numbers, scores, counts))
         if command == "validate":
-            lines = re.findall(r'"(?:valid|test)_(?:loss|wpb|bsz)": "[^"]*"', done.log)
+            # all that is printed but speeds
+            lines = re.findall(r'"(?:valid|test)_(?!wps|ups|wall)\w+": "[^"]*"', done.log)
         else:
             pattern = r"^(?:[STHDPAEIC]-\d+|Generate \w+ with).*$"
             lines = re.findall(pattern, done.output, re.MULTILINE)

@@ -36,10 +36,11 @@ def is_foreign(path: str) -> bool:
 
 
 def not_a_checkpoint(path: Path) -> UserError:
-    """The error for what is no file in the place of a checkpoint, such as a folder of them."""
+    """The error for a checkpoint that is missing or is not a file, such as a folder of them."""
     best = path / "checkpoint_best.pt"
     such = f", such as {best}" if best.is_file() else ""
-    return UserError(f"{path} is not a file: give one checkpoint of fairseq-train{such}.")
+    wrong = "is not a file" if path.exists() else "does not exist"
+    return UserError(f"{path} {wrong}: give one checkpoint of fairseq-train{such}.")
 
 
 def check_is_whole(path: Path) -> None:

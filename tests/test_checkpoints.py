@@ -188,16 +188,16 @@ def test_the_averaged_checkpoint_translates(corpus: Corpus, trained: Path, tmp_p
 @pytest.mark.parametrize(
     ("kind", "option"),
     [
-        ("epoch", "--save-interval N"),
-        ("update", "--save-interval-updates N"),
-        ("best", "--keep-best-checkpoints N"),
+        ("epoch", "longer, without --no-epoch-checkpoints"),
+        ("update", "with --save-interval-updates N"),
+        ("best", r"with --keep-best-checkpoints N\.$"),
     ],
 )
 def test_missing_checkpoints_are_told_with_what_writes_them(
     tmp_path: Path, kind: str, option: str
 ) -> None:
     (tmp_path / "checkpoint_best.pt").touch()
-    told = rf"holds 0 {kind} checkpoints, but 3 were asked for: fairseq-train {option} writes such"
+    told = rf"holds 0 {kind} checkpoints, but 3 were asked for: ask for fewer, or train {option}"
     words = ["--inputs", str(tmp_path), f"--num-{kind}-checkpoints", "3", "--output", "average.pt"]
     with pytest.raises(UserError, match=told):
         average_command.main(words)

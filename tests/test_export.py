@@ -436,7 +436,7 @@ def test_dictionaries_equal_those_of_fairseq(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.pt"], "missing.pt is not a file: give one checkpoint"),
+        (["missing.pt"], "missing.pt does not exist: give one checkpoint"),
         (["README.md"], "README.md cannot be read because it is damaged or not a PyTorch file"),
         (["README.md", "--sentencepiece-model", "LICENSE"], "LICENSE cannot be read as a sent"),
     ],

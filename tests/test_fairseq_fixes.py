@@ -47,6 +47,30 @@ def batches_of(
 # --- colons in paths ---
 
 
+EVERY_REMEDY = """
+import sys
+import resmlp_mt.models
+from resmlp_mt.fairseq_plugin.wrapping import command_modules
+places = 0
+for module in [module for name, module in sys.modules.items() if name.startswith("resmlp_mt.")]:
+    for function in vars(module).values():
+        for place, name, _ in getattr(function, "mends", ()):
+            for owner in command_modules(place) if isinstance(place, str) else [place]:
+                places += 1
+                if function not in getattr(getattr(owner, name), "remedies", ()):
+                    print(module.__name__, function.__name__, "does not mend", owner, name)
+assert places > 50, places
+"""
+
+
+def test_every_remedy_is_applied_when_the_plugin_is_loaded() -> None:
+    """In a new process: other tests here apply some themselves."""
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_REMEDY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_presets_are_right_on_the_command_line_and_through_hydra(name: str) -> N
         from_command_line("--arch", name, *lengths),
         from_hydra(f"+model._name={name}", *hydra_lengths),
         from_hydra(f"model={name}", *hydra_lengths),
+        pickle.loads(pickle.dumps(from_command_line("--arch", name, *lengths))),
     ):
         assert cfg.layer_scale_init == (1.0 if is_plus else 0.2)
         model = built(cfg)

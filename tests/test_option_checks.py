@@ -218,14 +218,19 @@ def test_what_changes_something_is_not_refused() -> None:
         ("generation", "--valid-subset valid", "generate: give --gen-subset, or drop it"),
         ("generation", "--batch-size-valid 3", "generate: give --batch-size, or drop it"),
         ("generation", "--bf16", "generate: give --fp16, or drop it"),
-        ("generation", "--memory-efficient-bf16", "generate: drop it"),
+        ("generation", "--memory-efficient-bf16", "generate: give --fp16, or drop it"),
         ("generation", "--iter-decode-max-iter=2", "generate: drop it"),
         ("generation", "--eos-token w3", "generate: drop it"),
+        ("generation", "--eval-bleu-args {}", None),
+        ("generation", "--eval-bleu-print-samples", "generate: drop it"),
+        ("generation", "--model-parallel-size 1 --lr-scheduler fixed --no-early-stop", None),
         ("generation", "--max-tokens 9 --memory-efficient-fp16 --num-workers 0", None),
         ("interactive_generation", "--amp", "interactive: give --fp16, or drop it"),
+        ("interactive_generation", "--valid-subset test", "interactive: drop it"),
         ("interactive_generation", "--buffer-size 3", None),
         ("validation", "--gen-subset x", "validate: give --valid-subset, or drop it"),
-        ("validation", "--criterion label_smoothed_cross_entropy", "validate: drop it"),
+        ("validation", "--max-sentences-valid 3", "validate: give --batch-size, or drop it"),
+        ("validation", "--criterion label_smoothed_cross_entropy --report-accuracy", None),
         ("validation", "--valid-subset test --fp16 --eval-bleu", None),
     ],
 )
@@ -237,7 +242,8 @@ def test_what_a_command_never_reads_is_refused_for_a_resmlp(
         words = ["data", "--path", "x", *given.split()]
         options.parse_args_and_arch(parser, words, suppress_defaults=suppress)
     ignored_options.check_checkpoint({"cfg": {"model": {"_name": "transformer_tiny"}}})
-    told = f"^{given.replace('=', ' ').split()[0]} has no effect in fairseq-{message}"
+    name = given.replace("=", " ").split()[0].replace("max-sentences", "batch-size")
+    told = f"^{name} has no effect in fairseq-{message}"
     with pytest.raises(UserError, match=told) if message else nullcontext():
         ignored_options.check_checkpoint({"cfg": {"model": {"_name": "resmlp_mt_tiny"}}})
 

@@ -436,12 +436,8 @@ def test_lines_of_which_the_model_knows_no_word_are_warned_of(
 ) -> None:
     translator = Translator(translation_model(), OPTIONS)
     translator.translate(["w1", "a b", "a b", ""])
-    translator.translate(["c"], first_line=4)  # the next ones of the same text
-    told = "the model knows no word of %s begins with '%s': their translations are made up"
-    assert caplog.messages == [
-        told % ("2 lines, the first of which (number 2)", "a b"),
-        told % ("1 lines, the first of which (number 5)", "c"),
-    ]
+    (told,) = caplog.messages
+    assert told.startswith("the model knows no word of 2 lines, the first of which begins with 'a ")
 
 
 def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -458,7 +454,7 @@ def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
         ),
     ):
         tokens = words.encode(pieces_of(text, words, processor, normalizes=True))
-        subwords.warn_of_unknown_words([text], {0: tokens}, 0, loaded)
+        subwords.warn_of_unknown_words([(text, tokens)], loaded)
         assert caplog.messages == told
 
 

@@ -161,25 +161,21 @@ def is_unknown(line: str, tokens: Sequence[int], model: "TranslationModel") -> b
 
 
 def warn_of_unknown_words(
-    lines: Sequence[str],
-    sentences: Mapping[int, Sequence[int]],
-    first: int,
-    model: "TranslationModel",
+    sentences: Sequence[tuple[str, Sequence[int]]], model: "TranslationModel"
 ) -> None:
     """Warn of lines of which a model knows no word, and of the first that are mostly unknown.
 
     Args:
-        sentences: tokens of some lines, by their place in ``lines``.
-        first: the number of the first of the lines in the text, from 0.
+        sentences: lines and their tokens.
     """
-    unknown = [n for n, tokens in sentences.items() if is_unknown(lines[n], tokens, model)]
+    unknown = [line for line, tokens in sentences if is_unknown(line, tokens, model)]
     if unknown:
         logger.warning(
-            "the model knows no word of %d lines, the first of which (number %d) begins with '%s': "
-            "their translations are made up",
-            len(unknown), first + unknown[0] + 1, lines[unknown[0]][:40],
+            "the model knows no word of %d line%s, the first of which begins with '%s': their "
+            "translations are made up",
+            len(unknown), "" if len(unknown) == 1 else "s", unknown[0][:40],
         )  # fmt: skip
-    if are_unknown(sentences.values(), model.source.indices):
+    if are_unknown((tokens for _, tokens in sentences), model.source.indices):
         _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 
 

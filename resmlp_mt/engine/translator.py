@@ -251,7 +251,7 @@ class Translator:
             elif len(tokens) > 1:
                 sentences[number] = tokens
         lengths.warn(map(len, sentences.values()), self.loaded.model.config.longest_trained_source)
-        warn_of_unknown_words(lines, sentences, first_line, self.loaded)
+        warn_of_unknown_words([(lines[n], row) for n, row in sentences.items()], self.loaded)
 
         def translated(numbers: list[int], check: Check) -> list[list[Translation]]:
             """The hypotheses of each sentence of a batch, best first."""

@@ -68,7 +68,7 @@ UNREAD_BY_SEARCH = {
     *("beam_mt", "lenpen_mt", "max_len_a_mt", "max_len_b_mt"),  # of speech
     *("iter_decode_eos_penalty", "iter_decode_force_max_iter", "iter_decode_max_iter"),
     *("iter_decode_with_beam", "iter_decode_with_external_reranker", "decoding_format"),
-    *("eos_token", "eval_bleu", "load_alignments", "no_early_stop", "upsample_primary"),
+    *("eos_token", "eval_bleu", "load_alignments", "upsample_primary", *NEEDED["eval_bleu"]),
 }
 """The same for commands that translate: options of other generators, and of a training's task."""
 
@@ -78,6 +78,7 @@ INSTEAD = {
     "bf16": "fp16",
     "gen_subset": "valid_subset",
     "max_tokens_valid": "max_tokens",
+    "memory_efficient_bf16": "fp16",
     "restore_file": "path",
     "valid_subset": "gen_subset",
 }
@@ -126,7 +127,7 @@ def check_training(values: Mapping[str, Any]) -> None:
         if values.get(name, default) != default:
             raise UserError(f"{flag(name)} {why}")
     if values.get("lr_scheduler") == "manual" and all(
-        values[name] in ("{}", {}) for name in ("epoch2lr", "update2lr")
+        values.get(name, "{}") in ("{}", {}) for name in ("epoch2lr", "update2lr")
     ):
         raise UserError("--lr-scheduler manual needs --epoch2lr or --update2lr: give one of them.")
     loads, uses = values.get("load_alignments"), WITH_ALIGNMENT in criterions
@@ -134,7 +135,8 @@ def check_training(values: Mapping[str, Any]) -> None:
         raise UserError(
             f"--criterion {WITH_ALIGNMENT} changes nothing without --load-alignments: add it."
         )
-    if loads and not uses and is_known(registered("criterion", criterions[0])):
+    readers = [("task", values.get("task")), *(("criterion", name) for name in criterions if name)]
+    if loads and not uses and all(is_known(registered(*reader)) for reader in readers):
         raise UserError(
             f"--load-alignments changes nothing without --criterion {WITH_ALIGNMENT}: add it, or "
             "drop --load-alignments."
@@ -149,7 +151,8 @@ def check_line(
     Raises:
         UserError: for an option that changes nothing without another one.
     """
-    given = {word.partition("=")[0] for word in words}
+    actions = [parser._option_string_actions.get(word.partition("=")[0]) for word in words]
+    given = {action.dest for action in actions if action is not None}
 
     def differs(name: str) -> bool:
         default = parser.get_default(name)
@@ -157,20 +160,29 @@ def check_line(
 
     _unread.clear()
     if (command := _command(found)) is not None:
-        unread = UNREAD - {"gen_subset"} | UNREAD_BY_SEARCH
+        unread, instead = UNREAD - {"gen_subset"}, INSTEAD
         if command == "fairseq-validate":
-            unread = UNREAD - {"valid_subset"} | {"post_process", "quiet", "results_path"}
-        for name in sorted(unread):
-            if flag(name) in given:  # with its default too, as --valid-subset valid
-                advice = f"give {flag(INSTEAD[name])}, or drop it" if name in INSTEAD else "drop it"
-                _unread.append(f"{flag(name)} has no effect in {command}: {advice}.")
+            # the criterion brings options of its own, which change that of the checkpoint
+            unread = UNREAD - {"valid_subset", "criterion"} | {"post_process", "results_path"}
+        elif is_known(registered("task", found.task)):  # a user's may have a generator of its own
+            unread |= UNREAD_BY_SEARCH
+        if command == "fairseq-interactive":
+            instead = {name: other for name, other in INSTEAD.items() if other != "gen_subset"}
+        for name in sorted(unread & given):
+            if name in instead:  # with its default too, as --valid-subset valid
+                advice = f"give {flag(instead[name])}, or drop it"
+            elif differs(name):
+                advice = "drop it"
+            else:
+                continue
+            _unread.append(f"{flag(name)} has no effect in {command}: {advice}.")
     own = NEEDED_FOR_RESMLP if is_resmlp(getattr(found, "arch", None)) else {}
     if own and found.suppress_crashes:
         raise UserError("--suppress-crashes is for fairseq-hydra-train: drop it.")
     for needed, names in (NEEDED | own).items():
         if needed == "eval_bleu" and command is not None:
             continue  # fairseq-validate changes the options of the checkpoint
-        if flag(needed) in given or differs(needed):  # also with its default, as in a sweep
+        if needed in given or differs(needed):  # also with its default, as in a sweep
             continue
         for name in filter(differs, names):
             raise UserError(

@@ -79,7 +79,7 @@ REFUSED: dict[tuple[str, object], str] = {
     ("dataset_impl", "fasta"): "is for sequences of proteins: drop it.",
     ("keep_interval_updates_pattern", 0): "names no update: drop it, or give a number from 1.",
     ("optimizer", "composite"): "needs groups of parameters, which no option gives: use another.",
-    ("use_plasma_view", True): "needs a part of pyarrow that there is no longer: drop it.",
+    ("use_plasma_view", True): "needs a part of pyarrow that was removed: drop it.",
 }
 """Why an option may not have a value."""
 
@@ -112,6 +112,9 @@ def _parse_args_and_arch(
         found.total_num_update = found.max_update  # its default, which fairseq loses
     if getattr(found, "bf16", False) and not find_spec("torch_xla"):
         found.tpu = False  # which fairseq sets with --bf16: it would use no GPU
+    for name in ("batch_size_valid", "max_tokens_valid"):  # fairseq leaves them as text
+        if str(getattr(found, name, None)).isdigit():
+            setattr(found, name, int(getattr(found, name)))
     check(vars(found))
     if not kwargs.get("suppress_defaults"):  # it has been parsed with them before
         words = sys.argv[1:] if input_args is None else input_args

@@ -15,6 +15,12 @@ from resmlp_mt.fairseq_plugin import checkpoints
 
 logger = logging.getLogger(__name__)
 
+ENOUGH = {
+    "epoch": "longer, without --no-epoch-checkpoints, and with a larger --keep-last-epochs",
+    "update": "with --save-interval-updates N, and with a larger --keep-interval-updates",
+}
+"""How a training writes more checkpoints."""
+
 RISES = {"bleu": True, "sacrebleu": True, "chrf": True, "accuracy": True} | dict.fromkeys(
     ("loss", "nll_loss", "ppl", "wer", "cer", "ter"), False
 )
@@ -43,7 +49,7 @@ def latest_checkpoints(
     if len(found) < count:
         raise UserError(
             f"--inputs {folder} holds {len(found)} {by} checkpoints, but {count} were asked for: "
-            f"fairseq-train --save-interval{'-updates' if by == 'update' else ''} N writes such."
+            f"ask for fewer, or train {ENOUGH[by]}."
         )
     chosen = sorted(found, key=found.__getitem__, reverse=True)[:count]
     states: dict[Path, dict[str, Any]] = {}
@@ -74,7 +80,7 @@ def best_checkpoints(folder: Path, count: int, maximize: bool | None = None) -> 
     if len(found) < count:
         raise UserError(
             f"--inputs {folder} holds {len(found)} best checkpoints, but {count} were asked for: "
-            "fairseq-train --keep-best-checkpoints N writes such (checkpoint.best_METRIC_VALUE.pt)."
+            "ask for fewer, or train with --keep-best-checkpoints N."
         )
     metrics = sorted(set(found.values()))
     if len(metrics) > 1:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import torch
@@ -13,6 +14,7 @@ from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine
 from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.model.config import ModelConfig
+from resmlp_mt.padding import Layout
 
 
 def refuse_torchscript(_: nn.Module) -> NoReturn:
@@ -114,10 +116,11 @@ def run_layer(layer: nn.Module, config: ModelConfig, *arguments: object) -> Any:
     """
     if config.offload_activations and torch.is_grad_enabled():
         device = next(layer.parameters()).device
-        waiting = tree_map_only(Tensor, Tensor.cpu, arguments)
+        moved = partial(tree_map_only, Tensor, is_leaf=lambda part: isinstance(part, Layout))
+        waiting = moved(Tensor.cpu, arguments)
 
-        def layer_there(_: Tensor, *moved: object) -> Any:
-            return layer(*tree_map_only(Tensor, lambda x: x.to(device), moved))
+        def layer_there(_: Tensor, *arguments: object) -> Any:
+            return layer(*moved(lambda x: x.to(device), arguments))
 
         # PyTorch only keeps the random state of its arguments' devices, for the same dropout again.
         there = torch.empty(0, device=device)

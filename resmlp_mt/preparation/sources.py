@@ -100,7 +100,7 @@ def _fetch(
     from_dir: Path | None,
     steps: Steps,
     found: dict[str, dict[str, Any]],
-) -> dict[str, "_Place"]:
+) -> dict[str, _Place]:
     """The place of every file and member that the parts name."""
     # here, because it imports requests, which only declared corpora need
     from resmlp_mt.preparation import download
@@ -128,7 +128,7 @@ def _fetch(
 
 def _unpack(
     name: str, archive: Path, digest: str, members: Sequence[str], out: Path, steps: Steps
-) -> dict[str, "_Place"]:
+) -> dict[str, _Place]:
     """The places of the members, by `name:member`."""
     folder = out / "unpacked" / name
 
