@@ -296,17 +296,17 @@ def _without_long_lines(dataset: Any, limits: Any, max_tokens: int | None) -> An
     ``fairseq_fixes`` inserts the empty hypothesis where the generator would run.
     """
     longest = limits[0] if isinstance(limits, tuple) else limits
-    limit, remedy = lengths.limit(longest, max_tokens)
+    limit, advice = lengths.limit(longest, max_tokens)
     dataset = copy.copy(dataset)
-    dataset.src = [_within(tokens, limit, remedy, dataset.src_dict) for tokens in dataset.src]
+    dataset.src = [_within(tokens, limit, advice, dataset.src_dict) for tokens in dataset.src]
     dataset.sizes = dataset.src_sizes = np.array([len(tokens) for tokens in dataset.src])
     return dataset
 
 
-def _within(tokens: Tensor, limit: int, remedy: str, dictionary: Any) -> Tensor:
+def _within(tokens: Tensor, limit: int, advice: str, dictionary: Any) -> Tensor:
     if len(tokens) <= limit:
         return tokens
-    told = lengths.too_long(len(tokens), limit, remedy)
+    told = lengths.too_long(len(tokens), limit, advice)
     logger.error("the line that begins with '%s' %s", dictionary.string(tokens[:8]), told)
     return tokens.new_full((1,), dictionary.pad())
 
