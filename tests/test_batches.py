@@ -311,7 +311,7 @@ def test_a_softmax_is_taken_only_for_scores(
     def refused(*_: object, **__: object) -> object:
         raise AssertionError("a softmax")
 
-    monkeypatch.setattr(torch.Tensor, "logsumexp", refused)
+    monkeypatch.setattr(torch.Tensor, "log_softmax", refused)
     translator = Translator(loaded, SearchOptions(beam=1))
     ((found,),) = translator.translate(lines, return_scores=False)
     assert (found.text, found.positional_scores) == (expected[0][0].text, [])

@@ -455,7 +455,7 @@ def test_a_missing_checkpoint_is_named_before_fairseq_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "resmlp_mt.fairseq_plugin.conversion", None)
-    with pytest.raises(UserError, match=r"none\.pt is not a file: give one checkpoint"):
+    with pytest.raises(UserError, match=r"none\.pt does not exist: give one checkpoint"):
         export.main([str(tmp_path / "none.pt"), "--out", str(tmp_path / "model")])
 
 
