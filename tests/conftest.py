@@ -74,9 +74,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def process_as_before() -> Iterator[None]:
     """Give every test the same process, whatever tests ran before it.
 
-    Commands that are called here set handlers of signals, threads, the levels of loggers and
-    variables for their whole process. Signals end the process and those that it starts, also if
-    the tests run in the background, where they are ignored.
+    Commands that are called here set handlers of signals, threads, the levels of loggers, variables
+    and what they keep of their options for their whole process. Signals end the process and those
+    that it starts, also if the tests run in the background, where they are ignored.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
     handlers = {number: signal.getsignal(number) for number in numbers}
@@ -102,6 +102,9 @@ def process_as_before() -> Iterator[None]:
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:] = path
+    for name, kept, nothing in (("bleu", "_joined_by", None), ("ignored_options", "_unread", [])):
+        if module := sys.modules.get(f"resmlp_mt.fairseq_plugin.{name}"):
+            vars(module)[kept] = nothing
     torch.set_num_threads(1)
 
 

@@ -298,6 +298,11 @@ def give(options_of_generate: str) -> None:
         ("sentencepiece", "--bpe characters", ["bleu"]),
         ("sentencepiece", "--remove-bpe --bpe characters", []),
         ("sentencepiece", "--post-process none", []),
+        (
+            "sentencepiece",
+            "--remove-bpe sentencepiece --bpe sentencepiece --sentencepiece-model x",
+            [],
+        ),
         ("sentencepiece", "--post-process none --bpe characters", []),
         ("subword_nmt", "", [*SCORERS]),
         ("subword_nmt", "--remove-bpe sentencepiece", [*SCORERS]),
@@ -324,12 +329,9 @@ def test_scores_of_subwords_are_told(
     assert told_of_scores(task, caplog) == []  # nothing is scored
 
 
-@pytest.mark.parametrize("bpe", ["sentencepiece --sentencepiece-model x", "characters"])
-def test_scores_of_sentences_without_spaces_are_told(
-    bpe: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scores_of_sentences_without_spaces_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """The words that --remove-bpe leaves are pieces to --bpe."""
-    give(f"--remove-bpe sentencepiece --bpe {bpe}")
+    give("--remove-bpe sentencepiece --bpe characters")
     assert told_of_scores(task_of_subwords(SUBWORDS["sentencepiece"]), caplog) == [
         f"--scoring {name} compares sentences without spaces, because --bpe joins the words too: "
         "drop --bpe"

@@ -20,7 +20,7 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 
 from models import dictionary
 from resmlp_mt.errors import UserError
-from resmlp_mt.fairseq_plugin import text_input
+from resmlp_mt.fairseq_plugin import fairseq_fixes, text_input
 from resmlp_mt.fairseq_plugin.wrapping import mend
 from resmlp_mt.preparation import clean
 
@@ -190,6 +190,18 @@ def test_half_of_a_pair_becomes_a_sign_without_normalising(
         assert bpe.encode("the \ud83d dog") == bpe.encode("the \ufffd dog")
     bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(model)))
     assert bpe.encode("the \ud83d dog e\u0301") == bpe.encode("the \ufffd dog e\u0301")
+
+
+def test_text_that_is_joined_keeps_its_spaces(model: Path) -> None:
+    """--remove-bpe and --bpe together, as in recipes for mBART: fairseq joins the words, too."""
+    fairseq_fixes.apply()
+    bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(model)))
+    assert bpe.decode("the dog") == "thedog"
+    words = "data --path x --bpe sentencepiece --sentencepiece-model x --remove-bpe".split()
+    for given, text in (("sentencepiece", "the dog"), ("none", "thedog")):
+        parser = options.get_interactive_generation_parser()
+        options.parse_args_and_arch(parser, [*words, given])
+        assert bpe.decode("the dog") == text
 
 
 def test_a_file_that_is_no_sentencepiece_model_is_named(model: Path, tmp_path: Path) -> None:

@@ -217,6 +217,11 @@ def remember_joining(found: argparse.Namespace) -> None:
         _joined_by = removed, getattr(found, "bpe", None), reads_text
 
 
+def are_joined(subwords: str) -> bool:
+    """Whether ``--remove-bpe`` joins these subwords before ``--bpe`` does."""
+    return _joined_by is not None and _joined_by[0] == subwords
+
+
 def _target_language(task: Any) -> str | None:
     """The code of the language that a task translates to; None if it has several."""
     return getattr(options_of_task(task), "target_lang", None)
@@ -232,7 +237,7 @@ def _compared(name: str) -> str | None:
         return None
     removed, bpe, reads_text = _joined_by
     joining = JOINED_BY[_subwords]
-    if removed == _subwords == "sentencepiece" and bpe in joining:
+    if removed == _subwords == "sentencepiece" and bpe in joining and bpe != removed:
         return "sentences without spaces, because --bpe joins the words too: drop --bpe"
     read = {removed, bpe if reads_text or name != "bleu" else None}
     if not read.isdisjoint((*joining, "none")):

@@ -44,6 +44,7 @@ from resmlp_mt.engine.subwords import (
 from resmlp_mt.engine.tags import tags_before
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import bleu
 from resmlp_mt.fairseq_plugin.binarised import some_sentences
 from resmlp_mt.fairseq_plugin.dictionaries import TASKS
 from resmlp_mt.fairseq_plugin.languages import TRANSLATING, options_of_task
@@ -182,6 +183,8 @@ def _punctuated(normalizer: Any, text: str) -> str:
 
 @remedy(SentencepieceBPE, "decode")
 def _decode(_: Original, self: Any, x: str) -> str:
+    if bleu.are_joined("sentencepiece"):  # to join its words, too, would lose their spaces
+        return x
     # fairseq only joins pieces, which prints "<0xE2><0x82><0xAC>" for a euro sign
     return re.sub("[\r\n]", " ", decode_pieces(self.sp, x.split())).strip()
 
