@@ -210,7 +210,7 @@ TRAIN = [
     Case("--restore-file {base}"),
     Case("--continue-once {base}"),
     Case("--reset-lr-scheduler", "--restore-file {base} --max-epoch 8"),
-    Case("--reset-meters", "--restore-file {base} --max-epoch 8"),
+    Case("--reset-meters", "--restore-file {base} --max-epoch 8 --lr 0.1"),
     Case("--optimizer-overrides {{'weight_decay':0.5}}", "--restore-file {base} --max-epoch 8"),
     Case("--ddp-backend legacy_ddp"),
     Case("--find-unused-parameters"),
