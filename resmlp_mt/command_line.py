@@ -78,8 +78,8 @@ class Parser(argparse.ArgumentParser):
                 kinds = {hints[entry.name], *get_args(hints[entry.name])}
                 if Path in kinds:
                     keywords.setdefault("type", expanded)
-                elif "choices" not in keywords and kinds & METAVARS.keys():
-                    keywords.setdefault("metavar", METAVARS[(kinds & METAVARS.keys()).pop()])
+                elif "choices" not in keywords and (names := kinds & METAVARS.keys()):
+                    keywords.setdefault("metavar", METAVARS[names.pop()])
                 others = entry.metadata["names"]
                 if any(not other.startswith("-") for other in others):
                     group.add_argument(*others, **keywords)

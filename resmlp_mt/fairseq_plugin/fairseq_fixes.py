@@ -64,10 +64,8 @@ def apply() -> None:
         *(sys.modules[__name__], loading, resuming, binarised, languages, many_languages),
         *(dictionaries, several_processes, stop_signals),
         saving,  # also looks at what the two above start and save
-        *(generation_fixes, hub, training_fixes, bleu),
+        *(generation_fixes, hub, training_fixes, bleu, option_checks, training_end),
     )
-    option_checks.apply()
-    mend(training_end)
     for reader in (file_chunker_utils, indexed_dataset):
         reader.open = binarised.open_text
     # --stop-time-hours would follow a clock that is set forward or back

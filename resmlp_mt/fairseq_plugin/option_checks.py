@@ -35,7 +35,7 @@ from resmlp_mt.fairseq_plugin import (
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 from resmlp_mt.fairseq_plugin.ranking import RISES
-from resmlp_mt.fairseq_plugin.wrapping import Original, command_modules, wrap
+from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.machine import computes_in_bfloat16
 
 LEAST = {
@@ -84,16 +84,7 @@ REFUSED: dict[tuple[str, object], str] = {
 """Why an option may not have a value."""
 
 
-def apply() -> None:
-    """Check the options of all commands; a second call does nothing."""
-    wrap(options, "parse_args_and_arch", _parse_args_and_arch)
-    wrap(Trainer, "__init__", _check_trainer, before=True)
-    wrap(distributed_utils, "call_main", _check_call, before=True)
-    for module in command_modules("preprocess"):
-        for name in ("_build_dictionary", "_make_all"):  # the first that read the options
-            wrap(module, name, check_preprocessing, before=True)
-
-
+@remedy(options, "parse_args_and_arch")
 def _parse_args_and_arch(
     original: Original,
     parser: argparse.ArgumentParser,
@@ -124,6 +115,8 @@ def _parse_args_and_arch(
     return parsed
 
 
+@remedy("preprocess", "_build_dictionary", before=True)  # the first that read the options
+@remedy("preprocess", "_make_all", before=True)
 def check_preprocessing(*given: Any, **named: Any) -> None:
     """Refuse options of fairseq-preprocess, ``args``, that change nothing or divide by zero.
 
@@ -141,12 +134,14 @@ def check_preprocessing(*given: Any, **named: Any) -> None:
         raise UserError(f"--workers must be at least 1, but is {args.workers}.")
 
 
+@remedy(distributed_utils, "call_main", before=True)
 def _check_call(cfg: Any, main: Any, **_: Any) -> None:
     """Check the options of ``fairseq-hydra-train`` before its data and model are loaded."""
     if OmegaConf.is_config(cfg) and several_processes.trains(main):
         check_sections(cfg)
 
 
+@remedy(Trainer, "__init__", before=True)
 def _check_trainer(
     _: Any, cfg: Any, task: Any, model: Any, criterion: Any, *__: Any, **___: Any
 ) -> None:

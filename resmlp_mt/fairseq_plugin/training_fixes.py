@@ -184,9 +184,8 @@ def _train_step(original: Original, self: Any, samples: Any, *args: Any, **kwarg
         samples = list(filter(None, samples)) or samples[:1]
     found = original(self, samples, *args, **kwargs)
     metric = self.cfg.checkpoint.best_checkpoint_metric
-    known = type(self.task) is TranslationTask and is_known(
-        type(self.get_criterion())  # others may have metrics of validation alone
-    )
+    # a user's criterion may have metrics of validation alone
+    known = type(self.task) is TranslationTask and is_known(type(self.get_criterion()))
     if known and found is not None and metric not in {*found, *ONLY_IN_VALIDATION}:
         names = ", ".join(sorted({*found, "ppl"} - {"sample_size"}))
         raise UserError(

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from resmlp_mt.preparation.parallel import TextBlock, cut, mapped
+from resmlp_mt.preparation.parallel import mapped
 from resmlp_mt.preparation.steps import atomic_write
 from resmlp_mt.preparation.subwords import EOS, FAIRSEQ_SPECIALS, UNK, write_dictionary
+from resmlp_mt.preparation.text_blocks import TextBlock, cut
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 

@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import requests
@@ -17,7 +16,6 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import sha256
 from resmlp_mt.preparation.corpus import Package
 from resmlp_mt.preparation.steps import read_json, write_json
 
@@ -73,12 +71,15 @@ class Checksums:
         size = path.stat().st_size
         if package.size is not None and size != package.size:
             raise MismatchError(f"has {size} bytes where {package.size} are expected")
-        if package.md5 is not None:
-            with open(path, "rb") as file:
-                found = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))
-            if found.hexdigest() != package.md5:
-                raise MismatchError(f"has MD5 {found.hexdigest()} where {package.md5} is expected")
-        digest = sha256(path)
+        with open(path, "rb") as file:  # once for both: it may have gigabytes
+            sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+            while block := file.read(BLOCK):
+                sha256.update(block)
+                if package.md5 is not None:
+                    md5.update(block)
+        if package.md5 is not None and md5.hexdigest() != package.md5:
+            raise MismatchError(f"has MD5 {md5.hexdigest()} where {package.md5} is expected")
+        digest = sha256.hexdigest()
         name = package.file_name
         expected = package.sha256 or self.known().get(name)
         if expected is not None and digest != expected:

@@ -1,7 +1,4 @@
-"""Spreads work over processes, with results in the order of the items and bounded memory.
-
-Text files are cut into blocks of whole lines, which the processes read.
-"""
+"""Spreads work over processes, with results in the order of the items and bounded memory."""
 
 import functools
 import multiprocessing
@@ -10,9 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any, TypeVar
 
 from resmlp_mt import signals
@@ -124,42 +119,3 @@ def _begin(function: Callable[..., None] | None = None, *args: Any) -> None:
     signals.follow_parent()
     if function is not None:
         function(*args)
-
-
-BLOCK = 8 << 20
-"""Bytes in a block, a few seconds of work for a process."""
-
-PIECE = 1 << 20
-"""Bytes of a block that a process reads at a time."""
-
-
-@dataclass(frozen=True)
-class TextBlock:
-    """Bytes `start` to `end` of `path`: whole lines, beginning with line number `first`."""
-
-    path: Path
-    start: int
-    end: int
-    first: int
-
-    def read(self) -> Iterator[str]:
-        """The lines in pieces of about `PIECE` bytes; each piece ends with a line feed."""
-        with open(self.path, "rb") as file:
-            file.seek(self.start)
-            left = self.end - self.start
-            while left:
-                piece = file.read(min(PIECE, left))
-                piece += b"" if piece.endswith(b"\n") else file.readline()
-                left -= len(piece)
-                yield piece.decode()
-
-
-def cut(path: Path) -> Iterator[TextBlock]:
-    """The blocks of `path`; only a line feed ends a line, and the last line must have one."""
-    start = first = 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            block += b"" if block.endswith(b"\n") else file.readline()
-            yield TextBlock(path, start, start + len(block), first)
-            start += len(block)
-            first += block.count(b"\n")

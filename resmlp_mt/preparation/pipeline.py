@@ -206,7 +206,7 @@ class Preparation:
         made_from = {
             "text": [cleaned["outputs"][f"text/{path.name}"] for path in (source, target)],
             "options": options,
-            "code": code("subwords.py", "normalization.py", "parallel.py", TEXT),
+            "code": code("subwords.py", "normalization.py", "text_blocks.py", TEXT),
             "versions": manifest.versions("sentencepiece", "unicode"),
         }
         return self.steps.run("spm", made_from, [model], action)
@@ -230,7 +230,7 @@ class Preparation:
             "text": {k: v for k, v in cleaned["outputs"].items() if k.startswith("text/")},
             "model": model["outputs"],
             "sampling": dataclasses.asdict(sampling),
-            "code": code("binarize.py", "subwords.py", "parallel.py"),
+            "code": code("binarize.py", "subwords.py", "text_blocks.py"),
             "versions": manifest.versions("sentencepiece", "numpy"),
         }
         outputs = binarize.outputs(self.out, self.languages, splits, sampling.copies)

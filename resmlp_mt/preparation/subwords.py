@@ -17,8 +17,9 @@ import sentencepiece
 from resmlp_mt.errors import UserError
 from resmlp_mt.preparation import normalization
 from resmlp_mt.preparation.formats import MAX_LINE_BYTES
-from resmlp_mt.preparation.parallel import TextBlock, cut, mapped, run_in_process
+from resmlp_mt.preparation.parallel import mapped, run_in_process
 from resmlp_mt.preparation.steps import atomic_write
+from resmlp_mt.preparation.text_blocks import TextBlock, cut
 
 THREADS = 16
 """Threads of the trainer; fixed, because the sums of unigram training depend on it."""
