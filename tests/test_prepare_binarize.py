@@ -18,7 +18,7 @@ from fairseq_cli import preprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resmlp_mt.preparation import binarize, parallel, subwords
+from resmlp_mt.preparation import binarize, subwords, text_blocks
 from resmlp_mt.preparation.binarize import Encoder, Sampling
 from tests import corpus_server
 
@@ -95,8 +95,8 @@ def fairseq_preprocess(out: Path, dictionary: Path, target: Path) -> None:
 def test_the_files_are_those_of_fairseq_preprocess(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "BLOCK", 5000)
-    monkeypatch.setattr(parallel, "PIECE", 900)
+    monkeypatch.setattr(text_blocks, "BLOCK", 5000)
+    monkeypatch.setattr(text_blocks, "PIECE", 900)
     found = run(folder)
     fairseq_preprocess(folder, folder / "dict.txt", tmp_path / "fairseq")
     theirs = sorted(path.name for path in (tmp_path / "fairseq/bin").glob("*.en-de.*"))

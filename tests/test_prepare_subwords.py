@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.preparation import parallel, subwords
+from resmlp_mt.preparation import subwords, text_blocks
 from tests import corpus_server
 
 
@@ -99,8 +99,8 @@ def test_bpe_learns_from_word_counts_what_it_learns_from_sentences(
     tmp_path: Path, texts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, sentences: int
 ) -> None:
     """Pieces and scores, with all sentences and with a sample, in blocks of any size."""
-    monkeypatch.setattr(parallel, "BLOCK", 3000)
-    monkeypatch.setattr(parallel, "PIECE", 700)
+    monkeypatch.setattr(text_blocks, "BLOCK", 3000)
+    monkeypatch.setattr(text_blocks, "PIECE", 700)
     subwords.train(
         texts,
         400,
