@@ -71,12 +71,49 @@ def test_sums_of_half_precision_models_are_float32(dtype: torch.dtype) -> None:
     target = torch.randint(2000, (12000,), generator=generator)
     with torch.autocast("cpu", torch.bfloat16):
         loss, nll = criterion.smoothed_cross_entropy(features, weight, target, 0.1)
-    lprobs = (features.detach().float() @ weight.float().t()).log_softmax(1)
+    if dtype == torch.float16:  # whose products are in float32
+        scores = features.detach().float() @ weight.float().t()
+    else:
+        scores = features.detach() @ weight.t()
+    lprobs = scores.log_softmax(1, dtype=torch.float32)
     expected, expected_nll = label_smoothed_nll_loss(lprobs, target.unsqueeze(1), 0.1)
     torch.testing.assert_close((loss, nll), (expected, expected_nll), rtol=1e-5, atol=0.0)
     loss.backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+def test_bfloat16_is_fairseqs(is_autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is fairseq's, whose gradients are no nearer to those of double precision."""
+    monkeypatch.setattr(criterion, "ROWS", 64)  # 8 parts, whose gradients are added
+    generator = torch.Generator().manual_seed(1)
+    features, weight = torch.randn(500, 64), torch.randn(300, 64, generator=generator)
+    target = torch.randint(300, (500,), generator=generator)
+
+    def losses(kind: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        dtype = torch.float32 if is_autocast else torch.bfloat16
+        x, w = (
+            each.bfloat16().to(torch.double if kind == "exact" else dtype).requires_grad_()
+            for each in (features, weight)
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+            if kind == "ours":
+                loss, _ = criterion.smoothed_cross_entropy(x, w, target, 0.1)
+            else:
+                scores = torch.nn.functional.linear(x, w)
+                lprobs = scores.log_softmax(1, dtype=None if kind == "exact" else torch.float32)
+                loss, _ = label_smoothed_nll_loss(lprobs, target.unsqueeze(1), 0.1)
+        loss.backward()
+        assert x.grad is not None
+        assert w.grad is not None
+        assert (x.grad.dtype, w.grad.dtype) == (x.dtype, w.dtype)
+        return loss.detach(), [x.grad.double(), w.grad.double()]
+
+    (ours, grads), (fairseqs, others), (_, exact) = map(losses, ("ours", "fairseq", "exact"))
+    torch.testing.assert_close(ours, fairseqs, rtol=1e-5, atol=0.0)
+    for grad, other, expected in zip(grads, others, exact, strict=True):
+        assert (grad - expected).norm() <= 1.1 * (other - expected).norm()
 
 
 @pytest.mark.parametrize("frozen", ["features", "weight", "both"])

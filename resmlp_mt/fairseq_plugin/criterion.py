@@ -28,8 +28,8 @@ def smoothed_cross_entropy(
     """Sums over all rows of the label-smoothed loss and of the negative log-likelihood.
 
     The gradients are computed in the forward pass, while the scores are there. Only the loss has
-    gradients. Scores and sums are computed in float32 at least, also under autocast, like fairseq's
-    log-probabilities: half precision cannot hold the sum over a batch.
+    gradients. Scores are computed in the type of :func:`_type_of_products`, log-probabilities and
+    sums in float32 at least, as fairseq does: half precision cannot hold the sum over a batch.
 
     Args:
         features: (rows, dim).
@@ -37,13 +37,23 @@ def smoothed_cross_entropy(
         target: (rows,).
         epsilon: fairseq's ``--label-smoothing``.
     """
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    features, weight = features.to(dtype), weight.to(dtype)
+    dtype = _type_of_products(features)
     if not torch.is_grad_enabled():  # the function asks for requires_grad alone
         features, weight = features.detach(), weight.detach()
     with torch.autocast(features.device.type, enabled=False):
-        loss, nll = _SmoothedCrossEntropy.apply(features, weight, target, epsilon)
+        loss, nll = _SmoothedCrossEntropy.apply(features, weight, target, epsilon, dtype)
     return loss, nll
+
+
+def _type_of_products(features: Tensor) -> torch.dtype:
+    """bfloat16 where the decoder's own projection would compute in it, else float32 at least.
+
+    float16 cannot hold the sums over rows and words.
+    """
+    device, dtype = features.device.type, features.dtype
+    if torch.is_autocast_enabled(device) and dtype == torch.float32:
+        dtype = torch.get_autocast_dtype(device)
+    return dtype if dtype == torch.bfloat16 else torch.promote_types(features.dtype, torch.float32)
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
@@ -59,24 +69,35 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        epsilon: float,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         of_all = epsilon / (len(weight) - 1)
         of_target = 1 - epsilon - of_all
-        nll, of_classes = features.new_zeros(2)
+        features, weight = features.to(dtype), weight.to(dtype)
+        full = torch.promote_types(dtype, torch.float32)
+        nll, of_classes = features.new_zeros(2, dtype=full)
         of_features = of_weight = None
         if ctx.needs_input_grad[0]:
             of_features = torch.empty_like(features)
         if ctx.needs_input_grad[1]:
-            of_weight = torch.empty_like(weight)
+            of_weight = torch.empty_like(weight, dtype=full)
         # Scores, log-probabilities and gradients have the same memory in turn: on a CPU, new memory
-        # costs more time than the softmax.
-        memory = features.new_empty(min(ROWS, len(features)), len(weight))
+        # costs more time than the softmax. The products of bfloat16 need their own.
+        size = min(ROWS, len(features)), len(weight)
+        memory = features.new_empty(size, dtype=full)
+        of_products = memory if dtype == full else features.new_empty(size)
         for start in range(0, max(len(features), 1), ROWS):
             rows = slice(start, start + ROWS)
             words = target[rows].unsqueeze(1)
-            scores = memory[: len(words)]
-            torch.mm(features[rows], weight.t(), out=scores)
+            scores, product = memory[: len(words)], of_products[: len(words)]
+            torch.mm(features[rows], weight.t(), out=product)
+            if dtype != full:
+                scores.copy_(product)
             if scores.is_cpu:  # nothing promises that other devices can do this in place
                 log_probs = torch.log_softmax(scores, 1, out=scores)
             else:
@@ -86,13 +107,19 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
             if of_features is not None or of_weight is not None:
                 grad = log_probs.exp_()
                 grad.scatter_add_(1, words, grad.new_full(words.shape, -of_target))
+                if dtype != full:
+                    grad = product.copy_(grad)
                 if of_features is not None:
                     torch.mm(grad, weight, out=of_features[rows])
                 if of_weight is not None:
-                    of_weight.addmm_(grad.t(), features[rows], beta=int(start > 0))
+                    if dtype == full:
+                        of_weight.addmm_(grad.t(), features[rows], beta=int(start > 0))
+                    else:  # which would round the sum for every part
+                        part = grad.t() @ features[rows]
+                        of_weight = of_weight.add_(part) if start else of_weight.copy_(part)
         if any(ctx.needs_input_grad):
             # by products with ones: a sum over so many rows takes as long as a softmax
-            constants = [features.new_full((1, len(x)), -of_all) @ x for x in (weight, features)]
+            constants = [-of_all * (x.new_ones(1, len(x)) @ x).to(full) for x in (weight, features)]
             ctx.save_for_backward(of_features, of_weight, *constants)
         ctx.mark_non_differentiable(nll)
         return of_target * nll + of_all * of_classes, nll
@@ -105,27 +132,28 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
             None if x is None else torch.addcmul(constant * grad, x, grad)
             for x, constant in zip((of_features, of_weight), constants, strict=True)
         )
-        return *gradients, None, None
+        return *gradients, None, None, None
 
 
 def chunked_divergence(features: Tensor, weight: Tensor) -> Tensor:
     """:func:`symmetric_divergence` of the first and the second half of the rows.
 
-    Scores are computed for some rows at a time, and again for the gradients, in float32 at least,
-    also under autocast.
+    Scores are computed for some rows at a time, and again for the gradients, in the types of
+    :func:`smoothed_cross_entropy`.
 
     Args:
         features: (2 rows, dim).
         weight: weight of the output projection, (vocabulary, dim).
     """
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = _type_of_products(features)
+    full = torch.promote_types(dtype, torch.float32)
     features, weight = features.to(dtype), weight.to(dtype)
 
     def part(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-        scores = (F.linear(half, weight).log_softmax(1) for half in (one, other))
+        scores = (F.linear(half, weight).log_softmax(1, dtype=full) for half in (one, other))
         return rdrop.symmetric_divergence(*scores)
 
-    total = features.new_zeros(())
+    total = features.new_zeros((), dtype=full)
     with torch.autocast(features.device.type, enabled=False):
         first, second = features.chunk(2)
         for one, other in zip(first.split(ROWS), second.split(ROWS), strict=True):
