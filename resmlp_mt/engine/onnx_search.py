@@ -120,7 +120,7 @@ def beam_search(
         row[: len(sentence)] = sentence
     memory = model.encode(padded, np.array(lengths))
     if beam == 1:
-        return _greedy_search(model, memory, np.array(limits), options, choice, is_scored, check)
+        return _greedy_search(model, memory, limits, options, choice, is_scored, check)
     beams = _Beams(model, memory, limits, beam, choice)
     finished: list[list[Hypothesis]] = [[] for _ in source]
     for position in range(max(limits) + 1):
@@ -156,58 +156,62 @@ def beam_search(
 def _greedy_search(
     model: OnnxModel,
     memory: Arrays,
-    limits: Indices,
+    limits: list[int],
     options: SearchOptions,
     choice: ChosenWords | None,
     is_scored: bool,
     check: Callable[[], None] | None,
 ) -> list[list[Hypothesis]]:
     """:func:`beam_search` with a beam of 1, with few operations besides the graphs' own."""
-    rows, longest = len(limits), int(limits.max()) + 1
-    sentences, nearest = np.arange(rows), int(limits.min())
-    steps, lines = np.arange(longest), sentences
-    descends = np.ones((rows, 1, longest), dtype=np.float32)
-    tokens = np.full((rows, longest + 1), EOS)
-    scores = np.zeros((rows, longest), dtype=np.float32)
-    past, forbidden = model.first_past(rows), _forbidden(choice)
+    longest, nearest = max(limits) + 1, min(limits)
+    steps = np.arange(longest)
+    descends = np.ones((len(limits), 1, longest), dtype=np.float32)
+    past, forbidden = model.first_past(len(limits)), _forbidden(choice)
+    words = None if choice is None else choice.words.tolist()
+    # Of each sentence that goes on. They are lists: for one sentence of a small model, operations
+    # of numpy on a number take a tenth of the time.
+    sentences = list(range(len(limits)))
+    tokens: list[list[int]] = [[EOS] for _ in limits]
+    scores: list[list[float]] = [[] for _ in limits]
     finished: list[list[Hypothesis]] = [[] for _ in limits]
     for position in range(longest):
         if check is not None:
             check()
-        now, after = slice(position, position + 1), position + 1
         states, past = model.step(
-            tokens[:, now], steps[now], steps[:position], descends[:, :, :position], memory, past
+            np.array([found[-1:] for found in tokens]),
+            steps[position : position + 1],
+            steps[:position],
+            descends[: len(tokens), :, :position],
+            memory,
+            past,
         )
         logits = _scores(model, states, choice, forbidden)
-        at_limit = np.flatnonzero(limits == position).tolist() if position >= nearest else []
+        at_limit = []
+        if position >= nearest:
+            at_limit = [row for row, limit in enumerate(limits) if limit == position]
         if is_scored or options.temperature != 1.0:  # which divides before unkpen is subtracted
             _to_log_probabilities(logits, options)
         options.restrict(logits, position, at_limit)
-        best = logits[:, 0].argmax(axis=1)
-        scores[:, position] = logits[lines, 0, best]
-        chosen = best if choice is None else choice.words[best]
-        tokens[:, after] = chosen
-        if not at_limit and EOS not in chosen:
+        for row, best in enumerate(logits[:, 0].argmax(axis=1).tolist()):
+            scores[row].append(logits.item(row, 0, best))
+            tokens[row].append(best if words is None else words[best])
+        ends = {row for row, found in enumerate(tokens) if found[-1] == EOS}.union(at_limit)
+        if not ends:
             continue
-        ends = chosen == EOS
-        ends[at_limit] = True
-        for row in ends.nonzero()[0]:
-            found = scores[row, :after]
-            if tokens[row, after] == EOS and np.isfinite(found).all():
-                ids = tokens[row, 1 : after + 1].tolist()
-                score = float(found.sum()) / options.norm(after)
-                hypothesis = Hypothesis(ids, score, found.tolist())
+        for row in ends:
+            if tokens[row][-1] == EOS and np.isfinite(scores[row]).all():
+                score = sum(scores[row]) / options.norm(position + 1)
+                hypothesis = Hypothesis(tokens[row][1:], score, scores[row])
                 finished[sentences[row]].append(hypothesis)
-        if ends.all():
+        going = [row for row in range(len(tokens)) if row not in ends]
+        if not going:
             break
-        going = ~ends
         memory, past = (
             {name: array[going] for name, array in arrays.items()} for arrays in (memory, past)
         )
-        sentences, limits, descends, tokens, scores = (
-            array[going] for array in (sentences, limits, descends, tokens, scores)
-        )
-        forbidden, lines = None if forbidden is None else forbidden[going], lines[: len(tokens)]
+        forbidden = None if forbidden is None else forbidden[going]
+        sentences, limits = [sentences[row] for row in going], [limits[row] for row in going]
+        tokens, scores = [tokens[row] for row in going], [scores[row] for row in going]
     return finished
 
 
