@@ -108,6 +108,8 @@ class Workshop:
             most = declared.get("most_source_tokens")
             if most is not None and not split.startswith("test"):
                 pairs = [pair for pair in pairs if len(pair[0].split()) <= most]
+            if split == "train":
+                pairs = pairs[: declared.get("most_pairs")]
             for language, lines in zip(languages, zip(*pairs, strict=True), strict=True):
                 write_text(text / f"{split}.{language}", "".join(lines))
         return text
