@@ -86,9 +86,10 @@ def pad(x: Tensor, rows: Tensor, count: int) -> Tensor:
 
 
 def smoothed_cross_entropy(
-    features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+    features: Tensor, weight: Tensor, target: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    log_probs = F.linear(features, weight).log_softmax(1)
+    full = torch.promote_types(dtype, torch.float32)
+    log_probs = F.linear(features.to(dtype), weight.to(dtype)).log_softmax(1, dtype=full)
     nll = -log_probs.gather(1, target.unsqueeze(1)).sum()
     of_all = epsilon / (len(weight) - 1)
     return (1 - epsilon - of_all) * nll - of_all * log_probs.sum(), nll.detach()

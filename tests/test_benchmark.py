@@ -136,6 +136,27 @@ def test_operations_are_those_of_the_matrix_products() -> None:
     assert operations(lambda: attend(heads, heads, heads)) == 2 * 2 * (2 * 4 * 4 * 8)
 
 
+def test_operations_of_a_translation_are_those_counted_by_hand() -> None:
+    """One sentence of 3 tokens, into 4 and end-of-sentence, with a beam of 4."""
+    sizes = replace(QUICK, embed_dim=8, ffn_embed_dim=16, layers=1, heads=1, vocabulary=20)
+    source, steps, beam, dim = 3, 5, generation_rows.BEAM, 8
+    assert beam == 4
+    ffn, square, words = 2 * 2 * dim * 16, 2 * dim**2, 2 * dim * 20
+    attention = 2 * 2 * dim  # of one query to one key
+    # feed-forward, projections of queries and outputs, cross-attention, scores of words
+    decoder = beam * steps * (ffn + 2 * square + attention * source + words)
+    memory = source * 2 * square  # keys and values for the decoder
+    # each hypothesis weights the entries of all hypotheses at earlier positions
+    mixing = 2 * dim * source**2 + 2 * dim * beam * beam * sum(range(steps))
+    ours = source * ffn + memory + decoder + mixing
+    self_attention = source * (4 * square + attention * source)
+    self_attention += beam * (steps * 4 * square + attention * sum(range(1, steps + 1)))
+    for is_fairseq, projected in ((True, beam), (False, 1)):
+        peers = source * ffn + projected * memory + decoder + self_attention
+        found = generation_rows.work_ratio([(3, 5)], sizes, 1, is_fairseq, sentences=1)
+        assert found == peers / ours
+
+
 def test_floor_is_the_larger_of_computing_and_moving() -> None:
     rates = Rates(matrix={"fp32": 100.0, "int8": 400.0}, bandwidth=10.0)
     assert rates.seconds(200.0) == 2.0

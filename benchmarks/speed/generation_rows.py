@@ -38,6 +38,7 @@ from resmlp_mt.model.encoder_decoder import EncoderDecoder
 GENERATION_GOAL = 1.6
 TRANSLATE_GOALS = {"fp32": 1.3, "bf16": 1.3, "int8": 1.25}
 BEAM = 4
+MODELS = "resmlp", "transformer"
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,20 @@ def fairseq_generate(
     """Sentences per second of fairseq's ``SequenceGenerator``, one batch a round."""
     words = dictionary(sizes.vocabulary)
     task = draw_task(lengths, words, sizes, sentences, seed)
-    sample = to_device(task.sample, device)
 
     def generating(name: str) -> Callable[[int], float]:
         model = build_for_generation(name, sizes, seed, device)
-        generator = SequenceGenerator(
-            [model], words, beam_size=BEAM, min_len=task.target_length, max_len_a=0,
-            max_len_b=task.target_length,
-        ).to(device)  # fmt: skip
+        generate = _generator(model, words, task, device)
 
         def run(index: int) -> float:
             with torch.inference_mode():
-                found = generator.generate([model], sample)
+                found = generate()
             assert all(len(h[0]["tokens"]) == task.target_length + 1 for h in found)
             return float(sentences)
 
         return run
 
-    runs = {name: generating(name) for name in ("resmlp", "transformer")}
+    runs = {name: generating(name) for name in MODELS}
     speeds = interleaved(runs, rounds, device=device)
     folded = fold(build("resmlp", sizes, seed))
     row = Row(
@@ -105,9 +102,42 @@ def fairseq_generate(
         peer=speeds["transformer"],
         goal=GENERATION_GOAL,
         floor=sentences / floor_seconds(folded, task, sentences, rates, "fp32"),
+        work_ratio=work_ratio(lengths, sizes, seed, is_fairseq=True),
         note=f"batch {sentences}, {task.target_length} tokens",
     )
     return [explained(row, runs["resmlp"])]
+
+
+def _generator(model: Any, words: Dictionary, task: Task, device: str) -> Callable[[], Any]:
+    """A call of fairseq's generator on the sentences of a task."""
+    sample = to_device(task.sample, device)
+    generator = SequenceGenerator(
+        [model], words, beam_size=BEAM, min_len=task.target_length, max_len_a=0,
+        max_len_b=task.target_length,
+    ).to(device)  # fmt: skip
+    return lambda: generator.generate([model], sample)
+
+
+def work_ratio(
+    lengths: Lengths, sizes: Sizes, seed: int, is_fairseq: bool, sentences: int = 8
+) -> float:
+    """The Transformer's operations divided by those of ours, counted in fairseq's generator.
+
+    Engines compute the same products, except that fairseq's Transformer projects keys and values of
+    the source for every hypothesis, and CTranslate2 once.
+    """
+    words = dictionary(sizes.vocabulary)
+    task = draw_task(lengths, words, sizes, sentences, seed)
+    ours, peers = (
+        # as built: products with packed weights would not be counted
+        operations(_generator(build(name, sizes, seed).eval(), words, task, "cpu"))
+        for name in MODELS
+    )
+    if not is_fairseq:
+        positions = task.sample["net_input"]["src_tokens"].numel()
+        layers = sizes.decoder_layers or sizes.layers
+        peers -= (BEAM - 1) * layers * 2 * (2 * sizes.embed_dim**2 * positions)
+    return peers / ours
 
 
 def translate(
@@ -135,6 +165,7 @@ def translate(
         return [Unmeasured("python -m resmlp_mt.translate", reason)]
     words = dictionary(sizes.vocabulary)
     folded = fold(build("resmlp", sizes, seed))
+    work = work_ratio(lengths, sizes, seed, is_fairseq=False)
     rows: Rows = []
     with tempfile.TemporaryDirectory() as folder:
         save_for_ctranslate2(sizes, words, Path(folder), seed)
@@ -187,6 +218,7 @@ def translate(
                             peer=speeds["ctranslate2"],
                             goal=TRANSLATE_GOALS[shown],
                             floor=min(batch_size, sentences) / floor,
+                            work_ratio=work,
                             note=f"{task.target_length} tokens",
                         )
                         is_explained = not way and workers == 1  # workers are other threads
