@@ -54,10 +54,13 @@ from resmlp_mt.text import SURROGATE, join_pieces, normalize
 
 logger = logging.getLogger(__name__)
 
-for _name in ("bytes", "characters"):  # which have no dataclass: no command would find them
-    _node = FairseqDataclass()
-    _node._name = _name
-    ConfigStore.instance().store(name=_name, group="bpe", node=_node, provider="fairseq")
+
+def register_subwords() -> None:
+    """Let commands find ``--bpe bytes`` and ``--bpe characters``, which have no dataclass."""
+    for name in ("bytes", "characters"):
+        node = FairseqDataclass()
+        node._name = name
+        ConfigStore.instance().store(name=name, group="bpe", node=node, provider="fairseq")
 
 
 @remedy(MosesTokenizer, "__init__")

@@ -18,6 +18,7 @@ console.quieten()
 console.write_utf8()
 fairseq_fixes.apply()
 mend(console, text_input)
+text_input.register_subwords()
 allow_safe_globals()
 
 register_criterion("rdrop_label_smoothed_cross_entropy", dataclass=RDropConfig)(
