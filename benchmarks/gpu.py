@@ -64,10 +64,11 @@ TOKENS, MEMORY = "target tokens/s", "MiB at the peak"
 def parts() -> list[Part]:
     """All rows, the most wanted ones first."""
 
-    def train(dtype: str, unit: str, tokens: int) -> Part:
+    def train(dtype: str, unit: str, tokens: int, is_chunked: bool = False) -> Part:
+        chunked = ", chunked criterion" if is_chunked else ""
         return Part(
-            "training", f"{dtype}, batches of {tokens:,} tokens", unit,
-            lambda s: training(s, dtype, tokens, unit == MEMORY),
+            "training", f"{dtype}, batches of {tokens:,} tokens{chunked}", unit,
+            lambda s: training(s, dtype, tokens, unit == MEMORY, is_chunked),
         )  # fmt: skip
 
     def translate(batch: int) -> Part:
@@ -86,6 +87,7 @@ def parts() -> list[Part]:
         Part("torchrun", "fairseq-train, 1 process, 5 updates", "seconds", torchrun),
         *(train(dtype, unit, 8192) for dtype in DTYPES for unit in (TOKENS, MEMORY)),
         train("bf16", TOKENS, 32768),  # where arithmetic takes longer than launching it
+        *(train("bf16", unit, 8192, is_chunked=True) for unit in (TOKENS, MEMORY)),
         *(translate(batch) for batch in BATCHES),
         *(
             image(size, mode, variant)
@@ -162,9 +164,9 @@ def page(rows: list[Row], machine: dict[str, Any] | None) -> str:
         "By `python -m benchmarks.gpu`; base size, random weights, medians of rounds in which",
         'peers take turns. "ratio": the faithful ResMLP divided by the model of fairseq or timm.',
         "",
-        "Training uses autocast, fairseq's criterion and Adam, and a gradient scaler in fp16.",
-        'Under "translation", "faithful" and "fairseq transformer" are fairseq\'s generator in',
-        'float16, and "translate" is the engine.',
+        "Training uses autocast, Adam, fairseq's criterion where no other is named, and a gradient",
+        'scaler in fp16. Under "translation", "faithful" and "fairseq transformer" are fairseq\'s',
+        'generator in float16, and "translate" is the engine.',
         "",
     ]
     if machine is None:

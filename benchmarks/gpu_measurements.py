@@ -35,6 +35,7 @@ from resmlp_mt.engine.options import SearchOptions
 from resmlp_mt.engine.translator import Translator
 from resmlp_mt.engine.vocabulary import Vocabulary
 from resmlp_mt.engine.weights import prepared
+from resmlp_mt.fairseq_plugin.criterion import ChunkedLabelSmoothedCrossEntropy
 
 SEED = 1
 TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,8 +65,12 @@ class Settings:
         return {name: speed.median for name, speed in speeds.items()}
 
 
-def training(settings: Settings, dtype: str, tokens: int, is_memory: bool) -> Figures:
+def training(
+    settings: Settings, dtype: str, tokens: int, is_memory: bool, is_chunked: bool = False
+) -> Figures:
     """Target tokens per second of updates with so many tokens, or MiB at their peak.
+
+    All models have fairseq's criterion, or the chunked one.
 
     Raises:
         RuntimeError: if peak memory is asked for on a CPU, or a gradient is not finite.
@@ -83,7 +88,7 @@ def training(settings: Settings, dtype: str, tokens: int, is_memory: bool) -> Fi
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        step = update(build(name, settings.sizes, SEED), settings, dtype)
+        step = update(build(name, settings.sizes, SEED), settings, dtype, is_chunked)
         if is_memory:
             for _ in range(2):
                 step(data[0])
@@ -96,11 +101,14 @@ def training(settings: Settings, dtype: str, tokens: int, is_memory: bool) -> Fi
     return settings.medians({shown: lambda _, run=run: run() for shown, run in steps.items()})  # type: ignore[misc]
 
 
-def update(model: nn.Module, settings: Settings, dtype: str) -> Callable[[dict[str, Any]], float]:
+def update(
+    model: nn.Module, settings: Settings, dtype: str, is_chunked: bool
+) -> Callable[[dict[str, Any]], float]:
     """One update with Adam, in the autocast type; returns the target tokens."""
     model = model.to(settings.device).train()
     task = SimpleNamespace(target_dictionary=dictionary(settings.sizes.vocabulary))
-    criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+    kinds = LabelSmoothedCrossEntropyCriterion, ChunkedLabelSmoothedCrossEntropy
+    criterion = kinds[is_chunked](task, False, 0.1)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=1e-4, betas=(0.9, 0.98), fused=settings.device == "cuda"
     )
