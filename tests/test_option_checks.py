@@ -10,6 +10,8 @@ from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
+from fairseq_cli import train
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
@@ -202,6 +204,34 @@ def test_what_changes_nothing_is_refused_for_a_resmlp(given: str, message: str) 
     parsed(given, arch="transformer_tiny")
     with pytest.raises(UserError, match=message):
         parsed(given)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("common.fp16_init_scale=4", "^--fp16-init-scale changes nothing without --fp16"),
+        ("common.fp16_init_scale=4 common.fp16=false", None),  # as in the first run of a sweep
+        ("ema.ema_decay=0.5", "^--ema-decay changes nothing without --store-ema"),
+        ("ema.ema_decay=0.5 ema.store_ema=true", None),
+        ("task.eval_bleu_print_samples=true", "^--eval-bleu-print-samples changes nothing"),
+        ("generation.beam=9", "^generation.beam has no effect in a training: drop it"),
+        ("common_eval.path=x", "^common_eval.path has no effect in a training: drop it"),
+        ("optimization.max_update=3", None),
+    ],
+)
+def test_a_job_of_hydra_has_nothing_that_changes_nothing(
+    words: str, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = convert_namespace_to_omegaconf(parsed("--optimizer adam"))
+    cfg = OmegaConf.create(OmegaConf.to_container(given, enum_to_str=True))
+    cfg.scoring, cfg.job_logging_cfg = None, {}
+    cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(words.split()))
+    option_checks._check_call(cfg, train.main)  # of fairseq-train, whose words were checked
+    job = OmegaConf.create({"overrides": {"task": words.split()}})
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: job)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        option_checks._check_call(cfg, train.main)
 
 
 def test_what_changes_something_is_not_refused() -> None:

@@ -5,18 +5,24 @@ refused when it is known that it has a ResMLP, and fairseq's own models are left
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fairseq.dataclass.configs import CheckpointConfig, CommonConfig, DatasetConfig
+from fairseq.dataclass.configs import (
+    CheckpointConfig,
+    CommonConfig,
+    DatasetConfig,
+    FairseqConfig,
+)
 from fairseq.models import MODEL_DATACLASS_REGISTRY
+from omegaconf import OmegaConf
 
 from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.model import check_choice
-from resmlp_mt.fairseq_plugin.stored_options import is_known, registered, uses_plugin
+from resmlp_mt.fairseq_plugin.stored_options import is_known, registered, registry, uses_plugin
 
 NEEDED = {
     "lm_path": ["lm_weight"],
@@ -99,6 +105,9 @@ REFUSED: dict[str, tuple[object, str]] = {
 }
 """Options of a training that a ResMLP cannot have, with their defaults."""
 
+UNREAD_SECTIONS = ("common_eval", "eval_lm", "generation", "interactive", "scoring")
+"""Sections of a configuration of ``fairseq-hydra-train`` for other commands."""
+
 WITH_ALIGNMENT = "label_smoothed_cross_entropy_with_alignment"
 
 _unread: list[str] = []
@@ -176,13 +185,62 @@ def check_line(
             else:
                 continue
             _unread.append(f"{flag(name)} has no effect in {command}: {advice}.")
-    own = NEEDED_FOR_RESMLP if is_resmlp(getattr(found, "arch", None)) else {}
-    if own and found.suppress_crashes:
+    ours = is_resmlp(getattr(found, "arch", None))
+    if ours and found.suppress_crashes:
         raise UserError("--suppress-crashes is for fairseq-hydra-train: drop it.")
-    for needed, names in (NEEDED | own).items():
-        if needed == "eval_bleu" and command is not None:
-            continue  # fairseq-validate changes the options of the checkpoint
-        if needed in given or differs(needed):  # also with its default, as in a sweep
+    # fairseq-validate changes the options of the checkpoint
+    _check_needed(ours, given, differs, skipped=None if command is None else "eval_bleu")
+
+
+def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> None:
+    """Check what a configuration of ``fairseq-hydra-train`` has, as :func:`check_line` does.
+
+    Args:
+        sections: of the configuration.
+        given: names of the options that the command line has.
+
+    Raises:
+        UserError: for an option that changes nothing, or nothing without another one.
+    """
+    ours = is_resmlp(sections["model"].get("_name"))
+    usual: Any = OmegaConf.to_container(OmegaConf.structured(FairseqConfig), resolve=False)
+    different = set()
+    for section, values in sections.items():
+        if not isinstance(values, dict):
+            continue
+        declared = getattr(registry(section).get(values.get("_name")), "__dataclass", None)
+        defaults = usual.get(section) or {}
+        if declared is not None:
+            defaults = OmegaConf.to_container(OmegaConf.structured(declared), resolve=False)
+        names = {
+            name
+            for name, value in values.items()
+            if defaults.get(name, value) != value
+            and not str(defaults[name]).startswith("${")  # what another option says
+        }
+        if ours and names and section in UNREAD_SECTIONS:
+            raise UserError(f"{section}.{min(names)} has no effect in a training: drop it.")
+        different |= names
+    _check_needed(ours, given, different.__contains__)
+
+
+def _check_needed(
+    ours: bool,
+    given: Collection[str],
+    differs: Callable[[str], bool],
+    skipped: str | None = None,
+) -> None:
+    """Refuse options that differ from their default and need another one.
+
+    Args:
+        ours: whether a ResMLP is trained.
+        given: options that the command line has.
+        differs: whether an option has another value than its default.
+        skipped: an option that may be missing.
+    """
+    for needed, names in (NEEDED | (NEEDED_FOR_RESMLP if ours else {})).items():
+        # also with its default, as in a sweep
+        if needed == skipped or needed in given or differs(needed):
             continue
         for name in filter(differs, names):
             raise UserError(

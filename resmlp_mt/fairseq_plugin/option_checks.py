@@ -16,6 +16,7 @@ import torch
 from fairseq import options
 from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -139,6 +140,10 @@ def _check_call(cfg: Any, main: Any, **_: Any) -> None:
     """Check the options of ``fairseq-hydra-train`` before its data and model are loaded."""
     if OmegaConf.is_config(cfg) and several_processes.trains(main):
         check_sections(cfg)
+        if HydraConfig.initialized():  # else the command line has been checked
+            words = HydraConfig.get().overrides.task
+            given = {word.partition("=")[0].rpartition(".")[2] for word in words}
+            ignored_options.check_configuration(OmegaConf.to_container(cfg), given)
 
 
 @remedy(Trainer, "__init__", before=True)
