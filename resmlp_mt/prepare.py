@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             taken = f"another run is using {args.output}: wait for it or use another --output"
             with locked(args.output / ".steps/lock", taken, "--output"):
                 told = preparation.run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # of Ctrl-C, or of SIGTERM and SIGHUP
         print(
             "interrupted; the same command continues from the last finished step", file=sys.stderr
         )

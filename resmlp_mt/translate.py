@@ -193,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_is_not_output(source, args.input)
 
     from resmlp_mt.engine import progress
+    from resmlp_mt.engine.doubts import Doubts
     from resmlp_mt.engine.lines import waiting_lines, write_json, write_text
     from resmlp_mt.engine.translator import Translator
 
@@ -207,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers=args.workers,
         threads=args.threads or 1,
     )
+    doubts = Doubts(translator.loaded)
     is_json = args.out_format == "jsonl"
     has_attention = is_json and translator.has_attention
     is_scored = args.print_scores or args.nbest > 1
@@ -222,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for lines in waiting_lines(stream, args.buffer_size, errors):
             if args.split_sentences:
                 texts = [line.strip() for line in lines]
-                joined, sentences = translate_texts(translator, texts, first_sentence)
+                joined, sentences = translate_texts(translator, texts, first_sentence, doubts)
                 first_sentence += sentences
                 # one line each, whatever else divides lines in the text
                 file.writelines(f"{' '.join(text.splitlines())}\n" for text in joined)
@@ -233,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     return_scores=is_json or is_scored,
                     return_attention=has_attention,
                     first_line=first,
+                    doubts=doubts,
                 )
                 for number, translations in enumerate(results):
                     if is_json:
@@ -246,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 shown.reach(first_sentence if args.split_sentences else first)
         if shown is not None:
             shown.end()
+        doubts.end()
         if errors:
             place = f" after line {first}" if first else ""
             raise UserError(

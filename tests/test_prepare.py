@@ -919,6 +919,7 @@ def test_a_terminated_run_cleans_up(tmp_path: Path, local: list[object]) -> None
     driver.write_text(STOP)
     done = script(driver, 15, "SIGTERM", *local, "--output", out, "--jobs", 1)
     assert done.returncode == 128 + signal.SIGTERM
+    assert "interrupted; the same command continues" in done.stderr
     assert not list(out.rglob(".*.????????"))
     record = json.loads((out / ".steps" / "clean.json").read_text())
     assert "key" not in record or (out / "text" / "train.en").exists()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -195,6 +197,8 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
 
 FAILING = """
 import os
+import signal
+from contextlib import suppress
 from functools import partial
 from resmlp_mt.preparation import parallel
 try:
@@ -207,6 +211,7 @@ except ValueError as error:
 
 INTERRUPTED = """
 import os, signal, threading
+from contextlib import suppress
 from functools import partial
 from resmlp_mt.preparation import parallel
 signal.signal(signal.SIGINT, lambda *_: None)
@@ -224,8 +229,49 @@ def test_ctrl_c_does_not_reach_workers_that_are_starting() -> None:
     assert (done.stdout, done.stderr) == ("[1, 2]\n", "")
 
 
+ENDED = """
+import multiprocessing, os, sys, time
+from contextlib import suppress
+from functools import partial
+from resmlp_mt.command_line import command
+from resmlp_mt.preparation import parallel
+@command
+def main():
+    with parallel.mapped(2, partial, (time.sleep,), [0, 600, 600]) as results:
+        next(results)
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), int(sys.argv[1]))
+        next(results)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -9)]
+)
+def test_workers_end_with_a_command_that_is_ended(number: int, status: int) -> None:
+    """The signal of a service manager reaches the command alone."""
+    command = [sys.executable, "-c", ENDED, str(int(number))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    workers = [Path("/proc", process, "stat") for process in done.stdout.split()]
+    assert len(workers) == 2
+
+    def runs(worker: Path) -> bool:
+        with suppress(OSError):  # it is gone
+            return worker.read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
+
+    deadline = time.monotonic() + 30
+    while any(map(runs, workers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(runs, workers))
+
+
 KILLED = """
 import os
+import signal
 from resmlp_mt.preparation import parallel
 try:
     parallel.run_in_process("--input-sentence-size", os._exit, 3)

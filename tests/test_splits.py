@@ -3,8 +3,10 @@
 import io
 import itertools
 import os
+import re
 import unicodedata
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from models import build, translation_model
-from resmlp_mt.engine import model_folder, subwords
+from resmlp_mt.engine import doubts, model_folder, subwords
 from resmlp_mt.engine.folding import fold
 from resmlp_mt.engine.lines import decoded
 from resmlp_mt.engine.model_folder import TranslationModel
@@ -41,6 +43,7 @@ from resmlp_mt.engine.vocabulary import SPECIAL, UNK, Vocabulary
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import text_input
 from resmlp_mt.fairseq_plugin.wrapping import mend
+from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.text import normalize
 
 VIETNAMESE = ["những người tiếng việt", "đường phố nhiều người", "một đường của những phố"]
@@ -421,7 +424,7 @@ def test_text_in_lower_case_is_warned_of(
 
 
 def test_text_that_is_split_otherwise_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    subwords._warn_once.cache_clear()
+    doubts._warn_once.cache_clear()
     translator = Translator(translation_model(), OPTIONS)
     translator.translate(["w1 w2 w3 w4 a b", "w1 c d e"])
     assert not caplog.records
@@ -440,9 +443,27 @@ def test_lines_of_which_the_model_knows_no_word_are_warned_of(
     assert told.startswith("the model knows no word of 2 lines, the first of which begins with 'a ")
 
 
+def test_doubtful_lines_of_a_run_are_told_of_at_once_and_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loaded = translation_model()
+    assert isinstance(loaded.model, EncoderDecoder)
+    loaded.model.config = replace(loaded.model.config, longest_trained_source=3)
+    lines = ["w1 w2 w3", "a b", "w1", "c", "w1 w2 w3 w4", "d", "w2"]
+    for sizes in (2, 7):  # of the parts
+        caplog.clear()
+        found = list(Translator(loaded, OPTIONS).translate_iterable(lines, sizes))
+        assert len(found) == len(lines)
+        counts = [re.findall(r"^(a line|\d)|of (\d) line", text) for text in caplog.messages]
+        told = [a or b for ((a, b),) in counts]
+        assert told == (["a line", "1", "2", "3"] if sizes == 2 else ["2", "3"])
+    assert "have up to 5 tokens" in caplog.text
+    assert "begins with 'a b'" in caplog.text
+
+
 def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """sentencepiece puts a space, which is known, before every unknown word."""
-    subwords._warn_once.cache_clear()
+    doubts._warn_once.cache_clear()
     processor = model_of(ENGLISH)
     words = Vocabulary([*SPECIAL, *words_of(processor)])
     loaded = translation_model(None, words, processor)
@@ -454,7 +475,7 @@ def test_another_language_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
         ),
     ):
         tokens = words.encode(pieces_of(text, words, processor, normalizes=True))
-        subwords.warn_of_unknown_words([(text, tokens)], loaded)
+        doubts.Doubts(loaded).add([(text, tokens)])
         assert caplog.messages == told
 
 

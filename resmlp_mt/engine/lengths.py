@@ -36,22 +36,23 @@ def check(text: str, length: int, most: int) -> None:
         )
 
 
-def warn(lengths: Iterable[int], longest_trained: int) -> bool:
-    """Warn if sentences are longer than all source sentences of the training; returns if so.
+def longer(lengths: Iterable[int], longest_trained: int) -> list[int]:
+    """The lengths above that of all source sentences of the training.
 
     Args:
         lengths: numbers of tokens, with end-of-sentence.
         longest_trained: from the model's configuration; 0 if unknown.
     """
-    longer = [length for length in lengths if 0 < longest_trained < length]
-    if not longer:
-        return False
-    is_one = len(longer) == 1
+    return [length for length in lengths if 0 < longest_trained < length]
+
+
+def warn(count: int, most: int, longest_trained: int) -> None:
+    """Warn of ``count`` lines that are :func:`longer`, with up to ``most`` tokens."""
+    is_one = count == 1
     logger.warning(
         "%s %d tokens, but the longest one of the training had %d: %s may be poor",
-        "a line has" if is_one else f"{len(longer)} of the lines have up to",
-        max(longer),
+        "a line has" if is_one else f"{count} of the lines have up to",
+        most,
         longest_trained,
         "its translation" if is_one else "their translations",
     )
-    return True

@@ -14,6 +14,7 @@ from resmlp_mt.engine import inputs
 from resmlp_mt.text import SURROGATE
 
 if TYPE_CHECKING:
+    from resmlp_mt.engine.doubts import Doubts
     from resmlp_mt.engine.model_folder import TranslationModel
     from resmlp_mt.engine.translator import Translator
 
@@ -77,13 +78,17 @@ def joined(parts: Iterable[Segment], translations: Iterable[str], space: str) ->
 
 
 def translate_texts(
-    translator: Translator, texts: Sequence[str], first_sentence: int = 0
+    translator: Translator,
+    texts: Sequence[str],
+    first_sentence: int = 0,
+    doubts: Doubts | None = None,
 ) -> tuple[list[str], int]:
     """Translate texts of any number of sentences, sentence by sentence.
 
     Args:
         first_sentence: the number of the first sentence in a longer text; sentences of other
             numbers are sampled with other draws.
+        doubts: of a longer text; see :meth:`Translator.translate`.
 
     Returns:
         The best translation of each text, and the number of sentences. One that is too long is
@@ -96,7 +101,11 @@ def translate_texts(
     divided = [segments(text, source) for text in inputs.texts(texts, "texts")]
     sentences = [line for parts in divided for line in _tagged(parts, translator.loaded)]
     results = translator.translate(
-        sentences, num_hypotheses=1, return_scores=False, first_line=first_sentence
+        sentences,
+        num_hypotheses=1,
+        return_scores=False,
+        first_line=first_sentence,
+        doubts=doubts,
     )
     found = (best.text for best, *_ in results)
     space = " " if language_codes.has_spaces(target) else ""

@@ -1,7 +1,5 @@
 """Splits text into the subwords of a sentencepiece model, and joins them."""
 
-import functools
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +16,6 @@ from resmlp_mt.text import BYTE, SURROGATE, UNSPACED, join_pieces, normalize
 
 if TYPE_CHECKING:
     from resmlp_mt.engine.model_folder import TranslationModel
-
-logger = logging.getLogger(__name__)
 
 SPACE = "\u2581"
 """sentencepiece's sign for a space."""
@@ -158,33 +154,6 @@ def is_unknown(line: str, tokens: Sequence[int], model: "TranslationModel") -> b
     words, processor = model.source, model.sentencepiece
     tags = leading_tags(line, words, processor) if processor is not None else []
     return set(tokens[len(tags) : -1]) <= {UNK, words.indices.get(SPACE, UNK)}
-
-
-def warn_of_unknown_words(
-    sentences: Sequence[tuple[str, Sequence[int]]], model: "TranslationModel"
-) -> None:
-    """Warn of lines of which a model knows no word, and of the first that are mostly unknown.
-
-    Args:
-        sentences: lines and their tokens.
-    """
-    unknown = [line for line, tokens in sentences if is_unknown(line, tokens, model)]
-    if unknown:
-        logger.warning(
-            "the model knows no word of %d line%s, the first of which begins with '%s': their "
-            "translations are made up",
-            len(unknown), "" if len(unknown) == 1 else "s", unknown[0][:40],
-        )  # fmt: skip
-    if are_unknown((tokens for _, tokens in sentences), model.source.indices):
-        _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
-
-
-@functools.cache
-def _warn_once(language: str, is_split: bool) -> None:
-    remedy = f"text in {language}" if is_split else "text that is split as the training text was"
-    logger.warning(
-        "most words of the input are not in the dictionary of %s: give %s", language, remedy
-    )
 
 
 def split_words(line: str, vocabulary: Vocabulary) -> list[str]:

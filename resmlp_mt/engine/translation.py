@@ -10,6 +10,12 @@ if TYPE_CHECKING:  # ONNX graphs are searched without PyTorch
 
 logger = logging.getLogger(__name__)
 
+NOT_FINITE = (
+    "has no translation with a finite score: it is left empty; look at the model and the options "
+    "of the search"
+)
+"""Why a line has no translation."""
+
 
 class Translation(NamedTuple):
     """One translation of a line.
@@ -53,7 +59,7 @@ def by_coverage(translations: list[Translation], penalty: float) -> list[Transla
     return sorted(scored, key=lambda found: found.score, reverse=True)
 
 
-def no_translation(line: str, reason: str) -> list[Translation]:
+def no_translation(line: str, reason: str = NOT_FINITE) -> list[Translation]:
     """The one translation of a line that cannot be translated; the reason is logged."""
     logger.error("the line that begins with '%s' %s", line[:40], reason)
     return [Translation("", "", -float("inf"), [])]

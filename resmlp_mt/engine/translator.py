@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from resmlp_mt.engine import lengths, model_folder, pretrained
 from resmlp_mt.engine.batches import Workers, batches, explain
+from resmlp_mt.engine.doubts import Doubts
 from resmlp_mt.engine.inputs import check_between, check_counts, check_type, prefix_tokens, texts
 from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import SHORTEST, SearchOptions
 from resmlp_mt.engine.search import Callback, Check, chosen_words, search_of
-from resmlp_mt.engine.subwords import decode_pieces, pieces_of, warn_of_unknown_words
+from resmlp_mt.engine.subwords import decode_pieces, pieces_of
 from resmlp_mt.engine.translation import ScoringResult, Translation, by_coverage, no_translation
 from resmlp_mt.engine.vocabulary import EOS, Vocabulary
 from resmlp_mt.errors import UserError
@@ -165,6 +166,7 @@ class Translator:
         return_attention: bool = False,
         callback: Callback | None = None,
         first_line: int = 0,
+        doubts: Doubts | None = None,
     ) -> list[list[Translation]]:
         """Translate lines.
 
@@ -193,6 +195,7 @@ class Translator:
                 time.
             first_line: the number of the first of these lines in a longer text. ``callback`` gets
                 the numbers, and lines of other numbers are sampled with other draws.
+            doubts: of a longer text, which are told of once; by default this call warns by itself.
 
         Returns:
             The translations of each line, best first, at least one and at most ``beam``. A line
@@ -250,8 +253,7 @@ class Translator:
                 results[number] = no_translation(line, told)
             elif len(tokens) > 1:
                 sentences[number] = tokens
-        lengths.warn(map(len, sentences.values()), self.loaded.model.config.longest_trained_source)
-        warn_of_unknown_words([(lines[n], row) for n, row in sentences.items()], self.loaded)
+        (doubts or Doubts(self.loaded)).add([(lines[n], row) for n, row in sentences.items()])
 
         def translated(numbers: list[int], check: Check) -> list[list[Translation]]:
             """The hypotheses of each sentence of a batch, best first."""
@@ -288,11 +290,7 @@ class Translator:
             if not translations:
                 with self._lock:
                     self.failed += 1
-                results[number] = no_translation(
-                    lines[number],
-                    "has no translation with a finite score: it is left empty; look at the model "
-                    "and the options of the search",
-                )
+                results[number] = no_translation(lines[number])
         return results
 
     def translate_iterable(
@@ -307,10 +305,12 @@ class Translator:
         check_counts(buffer_size=buffer_size)
         remaining = texts(lines, "lines")
         buffers = iter(lambda: list(islice(remaining, buffer_size)), [])
-        return chain.from_iterable(
-            self.translate(buffer, first_line=number * buffer_size)
+        doubts = Doubts(self.loaded)
+        found = (
+            self.translate(buffer, first_line=number * buffer_size, doubts=doubts)
             for number, buffer in enumerate(buffers)
         )
+        return chain(chain.from_iterable(found), iter(doubts.end, None))
 
     def score_batch(self, source: Iterable[str], target: Iterable[str]) -> list[ScoringResult]:
         """Score given translations, as ``fairseq-generate --score-reference`` does.

@@ -87,8 +87,10 @@ class ResMLPEncoder(Encoder, FairseqEncoder):  # type: ignore[misc]
             self._may_warn = False  # of validation sets
             self.longest_trained.copy_(torch.maximum(self.longest_trained, counts.max()))
         elif self._may_warn and not is_recording():
-            warned = lengths.warn(counts.flatten().tolist(), self.longest_trained_source)
-            self._may_warn = not warned
+            longer = lengths.longer(counts.flatten().tolist(), self.longest_trained_source)
+            if longer:
+                lengths.warn(len(longer), max(longer), self.longest_trained_source)
+                self._may_warn = False
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         checkpoints.complete(state_dict, prefix)

@@ -22,7 +22,7 @@ from resmlp_mt.command_line import flag
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin.config import ResMLPConfig
 from resmlp_mt.fairseq_plugin.model import check_choice
-from resmlp_mt.fairseq_plugin.stored_options import is_known, registered, registry, uses_plugin
+from resmlp_mt.fairseq_plugin.stored_options import is_known, registered, uses_plugin
 
 NEEDED = {
     "lm_path": ["lm_weight"],
@@ -208,7 +208,7 @@ def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> 
     for section, values in sections.items():
         if not isinstance(values, dict):
             continue
-        declared = getattr(registry(section).get(values.get("_name")), "__dataclass", None)
+        declared = getattr(registered(section, values.get("_name")), "__dataclass", None)
         defaults = usual.get(section) or {}
         if declared is not None:
             defaults = OmegaConf.to_container(OmegaConf.structured(declared), resolve=False)
