@@ -16,7 +16,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resmlp_mt.command_line import flag
+from resmlp_mt.command_line import did_you_mean, flag
 from resmlp_mt.errors import UserError
 
 DICTIONARIES = {
@@ -71,7 +71,7 @@ def check(values: Mapping[str, Any]) -> None:
         _check(name, values, "True or False", "True", lambda found: isinstance(found, bool | int))
     for name, example in JSON.items():
         _check(name, values, "a dictionary of JSON", example, _is_dictionary, json.loads)
-    _check_search(json.loads(values.get("eval_bleu_args") or "{}"))
+    check_search("--eval-bleu-args", json.loads(values.get("eval_bleu_args") or "{}"))
     for name, choices in CHOICES.items():
         given = values.get(name)
         if given is not None and given not in (*choices, "@@ ", "@@"):  # of subword-nmt
@@ -97,16 +97,25 @@ def _check(
         raise UserError(f"{option} {given} must be {what}: give {option} {quote}{example}{quote}.")
 
 
-def _check_search(given: dict[str, Any]) -> None:
-    """Refuse unknown options of the search, which fairseq ignores, and values of other types."""
+def check_search(place: str, given: Mapping[str, Any]) -> None:
+    """Refuse unknown options of the search, which fairseq ignores, and values of other types.
+
+    Args:
+        place: where they were given.
+        given: values by name.
+
+    Raises:
+        UserError: naming the place and the option.
+    """
     known = OmegaConf.structured(GenerationConfig)
     for name, value in given.items():
         try:
             known[name] = value
         except OmegaConfBaseException as error:
-            raise UserError(f"--eval-bleu-args: {str(error).splitlines()[0]}.") from error
+            close = did_you_mean(name, map(str, known)) if name not in known else ""
+            raise UserError(f"{place}: {str(error).splitlines()[0]}{close}.") from error
         if known[name] != value:  # as "4" is not 4
-            raise UserError(f"--eval-bleu-args: {name} is {value!r}, not {known[name]!r}.")
+            raise UserError(f"{place}: {name} is {value!r}, not {known[name]!r}.")
 
 
 def _is_dictionary(found: Any) -> bool:

@@ -6,13 +6,18 @@ names lead, and then removes the archive.
 
 import os
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 from unittest import mock
 
 from fairseq import file_utils, hub_utils
+from omegaconf import DictConfig
 
+from resmlp_mt.command_line import did_you_mean
 from resmlp_mt.errors import UserError, reason
+from resmlp_mt.fairseq_plugin.evaluated_options import check_search
+from resmlp_mt.fairseq_plugin.stored_options import is_known, is_ours, registry
 from resmlp_mt.fairseq_plugin.wrapping import Original, remedy
 from resmlp_mt.unpacking import DAMAGE, members_of
 
@@ -20,21 +25,75 @@ from resmlp_mt.unpacking import DAMAGE, members_of
 @remedy(hub_utils, "from_pretrained")
 def _from_pretrained(
     original: Original,
-    model_name_or_path: str,
-    checkpoint_file: str = "model.pt",
-    data_name_or_path: str = ".",
+    model_name_or_path: Any,
+    checkpoint_file: Any = "model.pt",
+    data_name_or_path: Any = ".",
     *args: Any,
     **kwargs: Any,
 ) -> Any:
     """Find ``./DATA`` and ``../DATA`` in the current folder, as every other path.
 
     fairseq takes them for paths from the folder of the model, which they are if there are no such
-    folders.
+    folders. It ignores unknown options, and takes no ``Path``.
     """
-    data = data_name_or_path
+    given = {name: _text(value) for name, value in kwargs.items()}
+    for kind in ("bpe", "tokenizer"):
+        known, name = registry(kind), given.get(kind)
+        if isinstance(name, str) and name not in known:
+            raise UserError(f"{kind}={name!r} is unknown{did_you_mean(name, known)}.")
+    data = _text(data_name_or_path)
     if data and data.startswith(("./", "../")) and Path(data).is_dir():
         data = os.path.abspath(data)
-    return original(model_name_or_path, checkpoint_file, data, *args, **kwargs)
+    found = original(_text(model_name_or_path), _text(checkpoint_file), data, *args, **given)
+    if found["models"] and is_ours(type(found["models"][0])):
+        _check_options(given, found["args"])
+    return found
+
+
+def _text(path: Any) -> Any:
+    """A path as text, and any other value as it is."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def _check_options(given: Iterable[str], config: DictConfig) -> None:
+    """Refuse options that no part of a configuration has."""
+    known = {"archive_map", "generation_args", *config}
+    for section in config.values():
+        known |= set(section) if isinstance(section, DictConfig) else set()
+    for name in given:
+        if name in known:
+            continue
+        for kind in ("bpe", "tokenizer"):
+            for other, part in registry(kind).items():
+                if hasattr(getattr(part, "__dataclass", None), name):
+                    raise UserError(f"{name} changes nothing without {kind}={other!r}: add it.")
+        raise UserError(f"{name} is no option of the model or its task{did_you_mean(name, known)}.")
+
+
+@remedy(hub_utils.GeneratorHubInterface, "generate")
+def _generate(
+    original: Original,
+    self: Any,
+    tokenized_sentences: Any,
+    beam: int = 5,
+    verbose: bool = False,
+    skip_invalid_size_inputs: bool = False,
+    inference_step_args: Any = None,
+    prefix_allowed_tokens_fn: Any = None,
+    **kwargs: Any,
+) -> Any:
+    if is_known(type(self.task)):  # a user's may have a generator of its own
+        check_search("the hub's options of the search", {"beam": beam, **kwargs})
+    return original(
+        self,
+        tokenized_sentences,
+        beam,
+        verbose,
+        skip_invalid_size_inputs,
+        inference_step_args,
+        prefix_allowed_tokens_fn,
+        **kwargs,
+    )
 
 
 @remedy(file_utils, "load_archive_file")

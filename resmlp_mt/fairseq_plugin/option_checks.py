@@ -143,7 +143,8 @@ def _check_call(cfg: Any, main: Any, **_: Any) -> None:
         if HydraConfig.initialized():  # else the command line has been checked
             words = HydraConfig.get().overrides.task
             given = {word.partition("=")[0].rpartition(".")[2] for word in words}
-            ignored_options.check_configuration(OmegaConf.to_container(cfg), given)
+            sections: Any = OmegaConf.to_container(cfg)
+            ignored_options.check_configuration(sections, given)
 
 
 @remedy(Trainer, "__init__", before=True)

@@ -25,6 +25,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from resmlp_mt import language_codes
 from resmlp_mt.engine.subword_checks import (
@@ -37,6 +38,7 @@ from resmlp_mt.engine.subword_checks import (
 from resmlp_mt.engine.subwords import (
     are_unknown,
     decode_pieces,
+    find_sentencepiece,
     normalized,
     read_sentencepiece,
     split_tags,
@@ -201,6 +203,7 @@ def _post_process(original: Original, sentence: str, symbol: str) -> str:
 
 @remedy(FairseqTask, "build_bpe")
 def _build_bpe(original: Original, self: Any, args: Any) -> Any:
+    _find_model(args, self)
     bpe = original(self, args)
     _check_pieces(bpe, args, self)
     _prepare_alike(getattr(self, "input_tokenizer", None), bpe, self)
@@ -209,10 +212,21 @@ def _build_bpe(original: Original, self: Any, args: Any) -> Any:
 
 @remedy(GeneratorHubInterface, "__init__")
 def _hub_interface(original: Original, self: Any, cfg: Any, task: Any, models: Any) -> None:
+    _find_model(cfg.bpe, task)
     original(self, cfg, task, models)
     self.tokenizer = _with_languages(self.tokenizer, task)
     _check_pieces(self.bpe, cfg.bpe, task)
     _prepare_alike(self.tokenizer, self.bpe, task)
+
+
+def _find_model(options: Any, task: Any) -> None:
+    """If no sentencepiece model is given, take the one that ``prepare.py`` left beside the data."""
+    name = "sentencepiece_model"
+    if not (isinstance(options, DictConfig) and OmegaConf.is_missing(options, name)):
+        return
+    data = options_of_task(task).data if _has_languages(task) else None
+    if data and (found := find_sentencepiece(Path(utils.split_paths(data)[0]))):
+        options[name] = str(found)
 
 
 def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
