@@ -976,6 +976,8 @@ def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
         ("CLS.JSON", b"3"),
         ("label", b"3"),
         ("Target", b"3\n"),
+        ("label.txt", b"3"),
+        ("class_id.JSON", b"3"),
         ("json", b"3"),
         ("json", b'{"caption": "a dog", "label": 3}'),
         ("json", b'{"cls": "3", "label": 1}'),
@@ -1000,8 +1002,12 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
     other = {"b.json": b'{"label": 7}', "b.png": png(1), "b.cls": b"2"}  # cls wins
     other |= {"c.json": b'{"caption": "a dog"}', "c.png": png(2), "c.label": b"4"}
     other |= {"d.json": b"1", "d.png": png(2), "d.label": b"4"}
+    # names and empty files do not hide the number beside them
+    other |= {"e.cls": b"dog", "e.png": png(3), "e.label": b"5", "f.cls": b"", "f.png": png(4)}
+    other |= {"f.json": b"6", "g.png": png(5), "g.label": b"dog", "g.class": b"7"}
     shard(tmp_path / "train-1.tar", other)
-    assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3, 2, 4, 1]
+    found = data.create_dataset(["wds", str(tmp_path)], "train").targets
+    assert found == [3, 2, 4, 1, 5, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -1017,6 +1023,10 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
         ({"a.png": png(), "a.json": b'{"label": true}'}, r"expected a class index.*b'True'"),
         ({"a.png": png(), "a.json": b'{"label": 2.5}'}, r"expected a class index.*b'2\.5'"),
         ({"a.png": png(), "a.cls": b"0", "a.1.cls": b"1"}, r"takes a\.1\.cls for '1\.cls' of 'a'"),
+        (
+            {"a.png": png(), "a.label": b"0", "a.2.png": png(1), "a.2.label": b"1"},
+            r"takes a\.2\.png for '2\.png' of 'a': write keys without dots",
+        ),
         (
             {"a.png": png(), "a.json": b"0", "a.2.png": png(1), "a.2.json": b"1"},
             r"takes a\.2\.png for '2\.png' of 'a': write keys without dots",

@@ -4,8 +4,9 @@ A shard belongs to the split that its name has as a word (:mod:`resmlp_mt.vision
 has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the index of
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
 ``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... If
-neither has it, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ... Other
-files of a sample are left alone, but a warning counts the samples with a class and no image.
+neither has it, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ..., also with ``.txt``
+or ``.json`` behind. Other files of a sample are left alone, but a warning counts the samples with a
+class and no image.
 """
 
 import json
@@ -13,6 +14,7 @@ import logging
 import posixpath
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -41,14 +43,15 @@ logger = logging.getLogger(__name__)
 MAX_CLASSES = 1_000_000
 #: largest member with a class, in bytes
 MAX_LABEL = 2**20
-LABELS = ("cls", "cls.txt", "cls.json")
-#: a name that has a dot before one of these belongs to a sample
-DOTTED_LABELS = (".cls.txt", ".cls.json", ".json")
 #: keys of the class in a JSON object
 LABEL_NAMES = (
     "cls", "label", "class", "target", "class_id", "class_index", "class_idx", "label_id",
     "label_idx", "category_id",
 )  # fmt: skip
+#: fields of a sample: its image, and those that may have its class, the preferred first
+IMAGE = "image"
+OWN = ("cls", "cls.txt", "cls.json")
+LABELS = (*OWN, "json", *(name + end for name in LABEL_NAMES[1:] for end in ("", ".txt", ".json")))
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 #: where a file lies: shard, offset, size and name
@@ -173,33 +176,31 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                 shard.open("rb") as file,
                 tarfile.open(fileobj=file, mode="r:", tarinfo=TarMember) as archive,
             ):
-                images, labels, others = _members(archive, file, shard)
-                targets += [_label(file, labels[key]) for key in images]
-                for key in labels.keys() - images.keys():
-                    if _whole(_text(file, labels[key])) is not None:
-                        name = others.get(key, labels[key][3])
-                        names.is_image(Path(name).name)  # counts it
-        samples += images.values()
+                for image, labels, name in _samples(archive, shard):
+                    label = _label(file, labels)
+                    if image is None:
+                        if label is not None:  # else it may describe anything
+                            names.is_image(Path(name).name)  # counts it
+                        continue
+                    if label is None:
+                        raise _no_class(file, labels[0])
+                    samples.append(image)
+                    targets.append(label)
     names.warn()
     if not samples:
         raise UserError(f"--data wds: {source} holds no images in its shards for {split}.")
     return samples, targets
 
 
-def _members(
-    archive: tarfile.TarFile, file: BinaryIO, shard: Path
-) -> tuple[dict[str, Member], dict[str, Member], dict[str, str]]:
-    """The images of a shard, the files of their classes, and the name of another file, by key.
-
-    JSON without an image may describe anything.
+def _samples(
+    archive: tarfile.TarFile, shard: Path
+) -> list[tuple[Member | None, list[Member], str]]:
+    """The image of each sample, the files that may have its class, and the name of any other file.
 
     Raises:
         UserError: if a file is there twice, or without its other half.
     """
-    images: dict[str, Member] = {}
-    labels: dict[str, Member] = {}
-    described: dict[str, Member] = {}
-    named: dict[str, Member] = {}  # KEY.label and the like, where neither has a class
+    samples: dict[str, dict[str, Member]] = defaultdict(dict)  # by key and field
     others: dict[str, str] = {}
     dotted: list[tuple[str, str, str]] = []  # key, path and name in the archive
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
@@ -212,8 +213,8 @@ def _members(
         below = path.removeprefix(above)
         folder, _, name = below.rpartition("/")
         # WebDataset's rule: the key ends at the first dot of the file's name, and case is nothing
-        stem, _, extension = name.partition(".")
-        extension = extension.lower()
+        stem, _, field = name.partition(".")
+        field = field.lower()
         if member.isdir() or is_foreign(path):
             continue
         if is_hidden(below) or not stem:
@@ -225,31 +226,24 @@ def _members(
         if content is None:
             others.setdefault(key, f"{member.name} (link)")
             continue
-        place = (str(shard), content.offset_data, content.size, member.name)
         last = posixpath.splitext(below)[1].lower()
-        if last in (*EXTENSIONS, ".cls") and f".{extension}" != last:
+        if last in (*EXTENSIONS, ".cls") and f".{field}" != last:
             # a second picture of this key, or a picture whose key was shortened
             dotted.append((key, below, member.name))
             continue
-        cut.update(below[: -len(e)] for e in DOTTED_LABELS if extension.endswith(e))
-        if f".{extension}" in EXTENSIONS:
-            found = images
-        elif extension in LABELS:
-            found = labels
-        elif extension == "json":
-            found = described
-        else:
-            if extension in LABEL_NAMES:
-                named.setdefault(key, place)
-            else:
-                others.setdefault(key, member.name)
+        cut.update(below[: -len(each) - 1] for each in LABELS if field.endswith(f".{each}"))
+        if f".{field}" in EXTENSIONS:
+            field = IMAGE
+        elif field not in LABELS:
+            others.setdefault(key, member.name)
             continue
-        if key in found:
+        found = samples[key]
+        if field in found:
             raise UserError(
-                f"--data wds: {shard} has both {found[key][3]} and {member.name} for "
+                f"--data wds: {shard} has both {found[field][3]} and {member.name} for "
                 f"{stem!r}: give each sample a key of its own."
             )
-        found[key] = place
+        found[field] = (str(shard), content.offset_data, content.size, member.name)
     if left_out:
         logger.warning(
             "%s: %d %s in hidden folders left out (first: %s)",
@@ -257,26 +251,29 @@ def _members(
         )  # fmt: skip
     for key, below, full in dotted:
         own, last = posixpath.splitext(below)
-        if key not in images or own in cut or last.lower() == ".cls":
+        if IMAGE not in samples[key] or own in cut or last.lower() == ".cls":
             stem, _, field = posixpath.basename(below).partition(".")
             raise UserError(
                 f"--data wds: {shard}: WebDataset takes {full} for {field!r} of {stem!r}: "
                 "write keys without dots."
             )
-    for key in labels.keys() - images.keys():
-        raise UserError(
-            f"--data wds: {shard} has {labels[key][3]}, but no image of that name "
-            f"({', '.join(EXTENSIONS)})."
-        )
-    for key in named.keys() & described.keys():  # JSON may describe anything else
-        if _whole(_text(file, described[key])) is None:
-            del described[key]
-    labels = named | described | labels
-    for key in images.keys() - labels.keys():
-        raise UserError(
-            f"--data wds: {shard} has no class for {key}: {posixpath.basename(key)}.cls is missing."
-        )
-    return images, labels, others
+    for key, found in samples.items():
+        if IMAGE not in found and not found.keys().isdisjoint(OWN):
+            label = next(found[field] for field in OWN if field in found)
+            raise UserError(
+                f"--data wds: {shard} has {label[3]}, but no image of that name "
+                f"({', '.join(EXTENSIONS)})."
+            )
+        if found.keys() == {IMAGE}:
+            raise UserError(
+                f"--data wds: {shard} has no class for {key}: {posixpath.basename(key)}.cls is "
+                "missing."
+            )
+    return [
+        (found.get(IMAGE), labels, others.get(key, labels[0][3]))
+        for key, found in samples.items()
+        if (labels := [found[field] for field in LABELS if field in found])
+    ]
 
 
 def _folder_above(paths: Iterable[str]) -> str:
@@ -299,16 +296,19 @@ def _text(file: BinaryIO, member: Member) -> bytes:
     return _json_label(text) if name.lower().endswith(".json") else text
 
 
-def _label(file: BinaryIO, member: Member) -> int:
-    shard, _, _, name = member
-    text = _text(file, member)
-    label = _whole(text)
-    if label is not None and label < MAX_CLASSES:
-        return label
+def _label(file: BinaryIO, labels: Iterable[Member]) -> int | None:
+    """The class in the first of some files that has a usable one."""
+    numbers = (_whole(_text(file, label)) for label in labels)
+    return next((n for n in numbers if n is not None and n < MAX_CLASSES), None)
+
+
+def _no_class(file: BinaryIO, label: Member) -> UserError:
+    text = _text(file, label)
     fields = f" (as {', '.join(LABEL_NAMES)})" if text.startswith(b"{") else ""
-    right = fields if label is None else f" below {MAX_CLASSES:,}"
-    raise UserError(
-        f"--data wds: {shard}, {name}: expected a class index{right}, but found {text[:20]!r}."
+    right = fields if _whole(text) is None else f" below {MAX_CLASSES:,}"
+    return UserError(
+        f"--data wds: {label[0]}, {label[3]}: expected a class index{right}, but found "
+        f"{text[:20]!r}."
     )
 
 
