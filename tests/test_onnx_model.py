@@ -1,6 +1,7 @@
 """A folder of ONNX graphs translates like one of safetensors, and without PyTorch."""
 
 import asyncio
+import os
 import re
 import shutil
 import subprocess
@@ -214,8 +215,11 @@ def test_nothing_but_numpy_sentencepiece_and_onnxruntime_is_needed(
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[TranslationModel, Path]:
-    """A model of dimension 64 with a shortlist, and its folders ``float32`` and ``int8``."""
-    folder = tmp_path_factory.mktemp("int8")
+    """A model of dimension 64 with a shortlist, and its folders ``float32`` and ``int8``.
+
+    They are below a path that is not UTF-8.
+    """
+    folder = tmp_path_factory.mktemp("int8") / os.fsdecode(b"caf\xe9")
     sizes = {"encoder_embed_dim": 64, "decoder_embed_dim": 64, "encoder_ffn_embed_dim": 256}
     table = np.random.default_rng(0).integers(4, 60, (60, 4))
     lexicon = Shortlist(np.arange(30), table)

@@ -165,6 +165,7 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
         OSError: if a file cannot be written.
     """
     check_exporter()
+    import onnx
     from onnxruntime import quantization
 
     rounded = copy.deepcopy(folded)
@@ -177,7 +178,7 @@ def export_int8(folded: EncoderDecoder, folder: Path, shortlist: Shortlist | Non
             for graph in (ENCODER, DECODER_STEP):
                 with replacing(folder / graph) as partial:
                     quantization.quantize_dynamic(
-                        Path(name) / graph,
+                        onnx.load(Path(name) / graph),  # a path would have to be UTF-8
                         partial,
                         op_types_to_quantize=["MatMul"],
                         per_channel=True,
