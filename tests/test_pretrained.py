@@ -76,7 +76,8 @@ def test_another_process_finds_it_by_its_name(
 
 
 IN_OTHER_PROCESSES = """
-import copy, multiprocessing, os, pickle
+import copy, faulthandler, multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
 from resmlp_mt import SearchOptions, Translator
 
 LINES = ["Where is the station?"] * 9
@@ -92,11 +93,13 @@ if __name__ == "__main__":
         assert texts(copy.deepcopy(translator)) == expected
         child = os.fork()
         if not child:
+            faulthandler.dump_traceback_later(120, exit=True)  # what waits for ever says where
             os._exit(texts(translator) != expected)
         assert os.waitpid(child, 0)[1] == 0
         assert texts(translator) == expected
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(texts, [translator]) == [expected]
+    # unlike multiprocessing.Pool, it tells of a process that has ended
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert [*pool.map(texts, [translator])] == [expected]
 """
 
 
