@@ -103,8 +103,7 @@ class Parser(argparse.ArgumentParser):
             origin: the other command.
             tables: of ``other_programs.toml``, with what there is instead of these options.
         """
-        answers = tomllib.loads(OTHER_PROGRAMS.read_text(encoding="utf-8"))
-        for names, instead in (pair for table in tables for pair in answers[table].items()):
+        for names, instead in (pair for table in tables for pair in answers(table).items()):
             self.add_argument(
                 *names.split(),
                 action=_Refused,
@@ -203,7 +202,7 @@ class Parser(argparse.ArgumentParser):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the most similar names; empty if there are none."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
+    close = difflib.get_close_matches(name, [*dict.fromkeys(known)], n=3, cutoff=0.7)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
@@ -213,6 +212,15 @@ def flag(name: str) -> str:
 
 
 OTHER_PROGRAMS = Path(__file__).with_name("other_programs.toml")
+
+
+@functools.cache
+def answers(table: str) -> dict[str, Any]:
+    """What there is instead of options of other programs: a table of ``other_programs.toml``."""
+    found: dict[str, Any] = tomllib.loads(OTHER_PROGRAMS.read_text(encoding="utf-8"))[table]
+    return found
+
+
 METAVARS: dict[type, str] = {int: "N", float: "X"}  # in --help, if nothing else is said
 
 

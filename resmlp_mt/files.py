@@ -20,7 +20,7 @@ POINTER = "a pointer of Git LFS: get the file itself with git lfs pull"
 FOREIGN = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
     "__pycache__", "#snapshot", "@recycle", "@recently-snapshot", "network trash folder",
-    "temporary items", "thumbs.db", "desktop.ini",
+    "temporary items", "thumbs.db", "desktop.ini", "~snapshot", "lost.dir", "recycler",
 }  # fmt: skip
 
 
@@ -144,16 +144,18 @@ def sha256(path: Path) -> str:
 
 
 def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
-    """Refuse output files that cannot be written, before any work is done.
+    """Refuse output files that cannot be written, or are one file, before any work is done.
 
     Raises:
         UserError: naming the file.
     """
-    for path in paths:
-        if path is None:
-            continue
+    targets: set[Path] = set()
+    for path in filter(None, paths):
         with writing(path, option):
             target = Path(os.path.realpath(path))
+            if target in targets and (path.is_file() or not path.exists()):
+                raise UserError(f"{path} is given for two results: give each a file of its own.")
+            targets.add(target)
             if path.is_dir():
                 raise IsADirectoryError(21, os.strerror(21))
             if not path.exists() or path.is_file():

@@ -106,8 +106,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> N
 
 def test_checking_leaves_everything_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null")])
+    check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null"), Path("/dev/null")])
     assert os.listdir(tmp_path) == ["a"]
+    for name in "ab":  # one result would be lost
+        with pytest.raises(UserError, match=rf"{name} is given for two results: give each a"):
+            check_outputs([tmp_path / name, tmp_path / ".." / tmp_path.name / name])
     assert (tmp_path / "a").read_text() == "old"
 
 

@@ -688,7 +688,7 @@ def plant(split: Path) -> None:
     """What tools and systems leave in people's folders."""
     picture = random_image(99)
     for place in (
-        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "@Recycle",
+        ".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "@Recycle", "~snapshot",
         "a/.ipynb_checkpoints", "a/__MACOSX", "a/@eaDir/0.png",
     ):  # fmt: skip
         (split / place).mkdir(parents=True)

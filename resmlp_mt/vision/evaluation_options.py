@@ -1,6 +1,7 @@
 """The options of the commands that use a trained model: evaluate, knn, predict, export."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class ModelChoice(ModelArguments, ImagePreparation):
         "timm:NAME for timm's own code",
     )  # fmt: skip
     weights: str | None = option(
-        None, "--initial-checkpoint", "--checkpoint", metavar="FILE",
+        None, "--initial-checkpoint", "--checkpoint", type=os.path.expanduser, metavar="FILE",
         help="weights of --model from timm, the authors or another trainer (.pth, .safetensors), "
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
@@ -97,7 +98,7 @@ class DataChoice(ModelChoice):
     """Data."""
 
     data: list[str] | None = option(
-        None, "--data-dir", nargs="+", metavar="DATA",
+        None, "--data-dir", type=os.path.expanduser, nargs="+", metavar="DATA",
         help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
-from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
+from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, expanded, number, option
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.vision.timm_options import answer
 
@@ -94,7 +94,7 @@ class Parser(command_line.Parser):
 
 
 class Unneeded(argparse.Action):
-    """An option of timm that changes nothing here: with any value, or only with that in ``const``.
+    """An option of timm that changes nothing here: with the value in ``const``, or any if it is *.
 
     Its entry in :mod:`resmlp_mt.vision.timm_options` answers for other values.
     """
@@ -107,7 +107,7 @@ class Unneeded(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Refuse another value; keep none."""
-        if self.const is not None and " ".join(values) != self.const:
+        if self.const not in (None, "*") and " ".join(values) != self.const:
             parser.error(answer(self.option_strings[0], parser._option_string_actions) or "")
 
 
@@ -173,7 +173,7 @@ def split_name(text: str) -> str:
 
 def path_if_any(text: str) -> Path | None:
     """A path; an empty text leaves the option out, as in timm."""
-    return Path(text) if text else None
+    return expanded(text) if text else None
 
 
 @dataclass(frozen=True)

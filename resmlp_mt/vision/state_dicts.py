@@ -106,7 +106,7 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
     """The contents of a file of weights, of its parts, or of a folder of the Hugging Face hub.
 
     A ``pretrained_cfg`` is added if timm's config.json lies beside weights of the hub. The only
-    file of weights in a folder may have any name, and the hub's cache has one snapshot.
+    file of weights in a folder may have any name; of the hub's cache, the main snapshot counts.
 
     Raises:
         UserError: if it cannot be read safely, or a part is missing.
@@ -114,6 +114,9 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
     names = [name + end for end in ("", INDEX) for name in HUB_FILES]
     if path.is_dir():
         snapshots = [*path.glob("snapshots/*")]
+        if len(snapshots) > 1 and (main := path / "refs/main").is_file():
+            name = main.read_text(encoding="utf-8", errors="replace").strip()
+            snapshots = [each for each in snapshots if each.name == name]
         folder = snapshots[0] if len(snapshots) == 1 else path
         others = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
         own = [folder / name for name in names if (folder / name).exists()]
@@ -218,16 +221,19 @@ def state_dict(
                 found.append((prefixes[prefix], f"{where}.{prefix}", inside))
     if not whole:
         raise UserError(f"{name} holds no state dict of tensors.")
-    if any(value.is_meta for value in whole.values()):
-        raise UserError(f"{name} holds tensors without content: expected dense ones.")
-    if not found:
-        return whole
+    found = found or [(0, "", whole)]
     most = max(count for count, _, _ in found)
     fitting = [f for f in found if 2 * f[0] >= most]
     _, place, best = min(fitting, key=lambda f: (_rank(f[1], f[2], known), -f[0]))
     if len(fitting) > 1:
         places = ", ".join(f[1].strip(".") or "the top" for f in fitting)
         logger.info("%s holds %s: %s is loaded", name, places, place.strip(".") or "the top")
+    own = (value for key, value in best.items() if key in known)
+    if any(value.is_meta or not value.numel() for value in own):  # as in DeepSpeed's parts
+        raise UserError(
+            f"{name} holds tensors without content: join the parts of the checkpoint, with what "
+            "has written them."
+        )
     return best
 
 

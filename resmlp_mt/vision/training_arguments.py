@@ -61,7 +61,7 @@ def create_parser() -> Parser:
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the same as --data DIR")
     for name, words in UNNEEDED.items():
         parser.add_argument(
-            name, action=Unneeded, nargs=1 if words is None else len(words.split()), const=words,
+            name, action=Unneeded, nargs=len(words.split()), const=words,
             dest=argparse.SUPPRESS, help=argparse.SUPPRESS,
         )  # fmt: skip
     return parser
