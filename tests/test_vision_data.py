@@ -537,9 +537,8 @@ def test_the_small_crop_is_that_of_a_padded_image(seed: int) -> None:
 
 def test_normalising_a_batch_is_normalising_each_image() -> None:
     image = random_image(0)
-    ours = transforms.Normalize(CONFIG["mean"], CONFIG["std"])(
-        torch.stack([transforms.create_transform(CONFIG, normalize=False)(image)])
-    )
+    plain = torch.stack([transforms.create_transform(CONFIG, normalize=False)(image)])
+    ours = transforms.create_normalization(CONFIG)(plain.float())
     theirs = torchvision.transforms.Compose(
         [
             torchvision.transforms.ToTensor(),

@@ -740,7 +740,7 @@ def test_an_unknown_optimizer_leads_to_a_known_one() -> None:
 
 @pytest.mark.parametrize("name", ["ResMLP-S12", "RESMLP_S12", "resmlp-s12", "resmlp_12_dist"])
 def test_spellings_of_the_paper_lead_to_a_model(name: str) -> None:
-    assert did_you_mean("abd", ["abc", "abc"]) == " (did you mean abc?)"
+    assert did_you_mean("abcd", ["abce", "abce"]) == " (did you mean abce?)"
     with pytest.raises(UserError, match=r"did you mean resmlp_s12"):
         build_model(name, 10)
 

@@ -297,7 +297,7 @@ def _names_of(rank: int, folder: str) -> None:
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     process = Process(torch.device("cpu"), rank, rank, 2)
-    names = process.union({"both.jpg": "cut", f"{rank}.jpg": "cut"})
+    names = set().union(*process.of_all(["both.jpg", f"{rank}.jpg"]))
     Path(folder, f"{rank}.txt").write_text(" ".join(sorted(names)))
     torch.distributed.destroy_process_group()
 
@@ -306,7 +306,7 @@ def test_an_image_that_two_processes_skip_counts_once(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_names_of, (str(tmp_path),), nprocs=2)
     for rank in range(2):
         assert (tmp_path / f"{rank}.txt").read_text() == "0.jpg 1.jpg both.jpg"
-    assert Process(torch.device("cpu")).union({"a.jpg": "cut"}) == {"a.jpg"}
+    assert Process(torch.device("cpu")).of_all("a.jpg") == ["a.jpg"]
 
 
 def test_two_processes_are_one_with_twice_the_batch(folder: Path, tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_models_of_timm_get_the_images_that_they_are_for(folder: Path, tmp_path:
         assert trainer.description["data_config"] == expected
         pixels, _, _ = next(iter(trainer.validation))
         assert pixels.shape[1:] == expected["input_size"]
-        mean = trainer.normalize.mean.flatten().tolist()
+        mean = trainer.normalize.mean
         assert mean == pytest.approx([255 * value for value in expected["mean"]])
     ours = trainer_of(folder, tmp_path).description["data_config"]
     assert ours == timm.data.resolve_data_config(
@@ -588,7 +588,7 @@ def test_images_are_prepared_as_for_the_weights(
         assert trainer.description["config"].items() >= (own | {
             "mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7],
         }).items()  # fmt: skip
-        assert trainer.normalize.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
+        assert trainer.normalize.mean == pytest.approx([25.5, 51, 76.5])
         assert "images are prepared as for the weights: " in caplog.text
         trainer = trainer_of(folder, tmp_path / "b", *words, "--crop-pct", 1, "--mean", 0, 0, 0)
         changed = own | {"crop_pct": 1, "mean": (0, 0, 0)}

@@ -156,8 +156,7 @@ async def fields(request: Request) -> dict[str, Any]:
 def _charset(header: email.message.Message) -> str:
     """The encoding that a request declares, in Python's spelling.
 
-    Raises:
-        BadRequestError: if no client has it. Some of Python's take quadratic time to decode.
+    Those that no client has are refused: some of Python's take quadratic time to decode.
     """
     declared = header.get_content_charset("utf-8")
     try:
@@ -170,11 +169,7 @@ def _charset(header: email.message.Message) -> str:
 
 
 def _decoded(form: bytes, charset: str = "utf-8") -> list[tuple[str, Any]]:
-    """The fields of a form. As in browsers, its bytes need not be escaped.
-
-    Raises:
-        BadRequestError: if there are too many, or they are not text in ``charset``.
-    """
+    """The fields of a form. As in browsers, its bytes need not be escaped."""
     options: Any = {"keep_blank_values": True, "max_num_fields": MOST_FIELDS}
     text = _text(form, charset)
     try:

@@ -237,11 +237,7 @@ class Worker:
 
 
 def _check_threads() -> None:
-    """Start as many threads as a pool, whose second one starts unseen: without it, all would wait.
-
-    Raises:
-        RuntimeError: if the system starts none.
-    """
+    """Start as many threads as a pool, whose second one starts unseen; without it, all wait."""
     ended = threading.Event()
     try:
         for _ in range(2):

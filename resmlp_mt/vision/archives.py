@@ -127,9 +127,6 @@ def _decoded(
     """The images of members, each file read once and in the order of the archive.
 
     Going back in a compressed one begins at its start.
-
-    Raises:
-        UserError: if they would fill the memory.
     """
     files = [(member, file_of(member, members)) for member in samples]
     found: dict[int, NDArray[np.uint8] | BadImage] = {}  # by where the file lies

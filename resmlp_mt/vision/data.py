@@ -126,11 +126,7 @@ def _folder(
 
 
 def _class_names(folder: Path) -> list[str]:
-    """The classes: all folders except those of operating systems and tools.
-
-    Raises:
-        OSError: if there are no classes, or one may not be read.
-    """
+    """The classes: all folders except those of operating systems and tools."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     classes = [name for name in names if not is_hidden(name)]
     if not classes:

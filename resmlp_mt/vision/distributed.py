@@ -2,7 +2,6 @@
 
 import os
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,10 +42,6 @@ class Process:
         if self.world_size > 1:
             dist.all_gather_object(said, value)
         return said
-
-    def union(self, names: Iterable[str]) -> set[str]:
-        """The names of all processes, each once."""
-        return set().union(*self.of_all(list(names)))
 
     def of_first(self, value: T) -> T:
         """The first process's value."""

@@ -77,10 +77,13 @@ def create_model(
     if own not in MODELS:
         raise ValueError(f"there is no model {name!r}{_similar(name, MODELS)}.")
     preset = MODELS[own]
-    tag = name.partition(".")[2]
-    if tag and tag not in _tags(untagged(name)):
-        tags = ", ".join(_tags(untagged(name))) or "none"
-        raise ValueError(f"there are no weights with the tag {tag!r}; its tags: {tags}.")
+    if tag := name.partition(".")[2]:
+        hub_name = HUB_NAMES.get(untagged(name))
+        tagged = timm.models.get_arch_pretrained_cfgs(hub_name) if hub_name else ()
+        tags = [each.partition(".")[2] for each in tagged]
+        if tag not in tags:
+            known = ", ".join(tags) or "none"
+            raise ValueError(f"there are no weights with the tag {tag!r}; its tags: {known}.")
     size = preset.img_size if img_size is None else img_size
     if not isinstance(size, int) and len(size) != 2:
         raise ValueError(f"img_size must be a side, or height and width, but is {size}.")
@@ -207,18 +210,6 @@ def check_name(name: str, flag: str = "--model") -> None:
         raise UserError(f"{flag} {name}: there is no such model{_similar(plain, names)}{instead}.")
 
 
-def _hub_name(plain: str) -> str | None:
-    """timm's name of one of our models, None if its hub has no weights."""
-    return plain if plain in TIMM_NAMES else HUB_NAMES.get(plain)
-
-
-def _tags(plain: str) -> list[str]:
-    """The tags of a model's weights in timm's hub."""
-    hub_name = _hub_name(plain)
-    found = timm.models.get_arch_pretrained_cfgs(hub_name) if hub_name else {}
-    return [tagged.partition(".")[2] for tagged in found]
-
-
 def load_pretrained(model: ResMLP, name: str) -> None:
     """Load timm's weights for one of our models; a classifier with other outputs is left out.
 
@@ -226,7 +217,7 @@ def load_pretrained(model: ResMLP, name: str) -> None:
         UserError: if the hub has no weights, or they do not fit.
     """
     plain, dot, tag = name.partition(".")
-    hub_name = _hub_name(plain)
+    hub_name = HUB_NAMES.get(plain)
     if hub_name is None:
         raise UserError(
             f"--model {name}: there are no pre-trained weights; models with weights are "

@@ -29,6 +29,7 @@ try:
     import timm.utils
     import torchvision
     import torchvision.transforms.functional
+    import torchvision.transforms.v2
 except ModuleNotFoundError as error:
     raise missing(error) from error
 

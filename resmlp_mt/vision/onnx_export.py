@@ -51,9 +51,6 @@ def _save_in_two(program: Any, path: Path) -> Path:
     """Write a graph, and its weights into a file beside it, which is returned.
 
     Both appear complete or not at all, and never one of them with an earlier other one.
-
-    Raises:
-        UserError: if they cannot be written.
     """
     if path.exists() and not path.is_file():
         raise UserError(

@@ -60,11 +60,7 @@ def _hold(wanted: Path, resume: Path | None, held: ExitStack) -> Path:
 
 
 def _is_free(folder: Path, held: ExitStack) -> bool:
-    """Whether a folder has no training and none of its results; it is then held.
-
-    Raises:
-        OSError, UserError: if that cannot be known.
-    """
+    """Whether a folder has no training and none of its results; it is then held."""
     results = [folder / name for name in RESULTS]
     if any(map(Path.exists, results)):
         return False

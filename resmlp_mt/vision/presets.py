@@ -30,8 +30,9 @@ TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "resmlp_36_224": ("resmlp_s36", {}),
     "resmlp_big_24_224": ("resmlp_b24", {"patch_size": 8}),
 }
-#: our names for models whose weights timm's hub has, with timm's
+#: names for models whose weights timm's hub has, ours and timm's, with timm's
 HUB_NAMES = {own: name for name, (own, different) in TIMM_NAMES.items() if not different}
+HUB_NAMES |= {name: name for name in TIMM_NAMES}
 
 
 def untagged(name: str) -> str:

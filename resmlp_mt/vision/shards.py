@@ -197,18 +197,20 @@ def _samples(
 ) -> list[tuple[Member | None, list[Member], str]]:
     """The image of each sample, the files that may have its class, and the name of any other file.
 
-    Raises:
-        UserError: if a file is there twice, or without its other half.
+    A file that is there twice, or without its other half, is refused.
     """
     samples: dict[str, dict[str, Member]] = defaultdict(dict)  # by key and field
     others: dict[str, str] = {}
     dotted: list[tuple[str, str, str]] = []  # key, path and name in the archive
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
     left_out: list[str] = []  # images in hidden folders
-    members = [(_normal(m.name), m) for m in members_of(archive)]
+    members = [(posixpath.normpath(m.name.lstrip("/")), m) for m in members_of(archive)]
     check_end(archive, shard)
     files = dict(members)
-    above = _folder_above(path for path, m in members if not m.isdir())
+    # the folder that all images have in common; it alone may be hidden
+    paths = (path for path, member in members if not member.isdir() and not is_foreign(path))
+    folders = [posixpath.dirname(path) for path in paths if is_image(posixpath.basename(path))]
+    above = posixpath.join(posixpath.commonpath(folders or [""]), "")
     for path, member in members:
         below = path.removeprefix(above)
         folder, _, name = below.rpartition("/")
@@ -274,17 +276,6 @@ def _samples(
         for key, found in samples.items()
         if (labels := [found[field] for field in LABELS if field in found])
     ]
-
-
-def _folder_above(paths: Iterable[str]) -> str:
-    """The folder that all images of a shard have in common; it alone may be hidden."""
-    images = (path for path in paths if is_image(posixpath.basename(path)) and not is_foreign(path))
-    folders = [posixpath.dirname(path) for path in images]
-    return posixpath.join(posixpath.commonpath(folders or [""]), "")
-
-
-def _normal(name: str) -> str:
-    return posixpath.normpath(name.lstrip("/"))
 
 
 def _text(file: BinaryIO, member: Member) -> bytes:

@@ -163,11 +163,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _hub_config(path: pathlib.Path) -> dict[str, Any]:
-    """The ``pretrained_cfg`` of timm's config.json, which has all entries at the top if it is old.
-
-    Raises:
-        UserError: if the file is there and cannot be read.
-    """
+    """The ``pretrained_cfg`` of timm's config.json, which has it at the top if it is old."""
     if not path.exists():
         return {}
     with refused(

@@ -26,7 +26,6 @@ from resmlp_mt.vision.loader import TRAINING, EpochBatches, refill, seed_all
 from resmlp_mt.vision.output_folder import Summary, score
 from resmlp_mt.vision.signals import Stop
 from resmlp_mt.vision.training_options import TrainingOptions
-from resmlp_mt.vision.transforms import Normalize
 
 
 @dataclass
@@ -36,6 +35,7 @@ class Trainer:
     Attributes:
         model: the bare model; ``options`` say how it is wrapped.
         loss: a function of (images, logits, labels).
+        normalize: see :func:`~resmlp_mt.vision.transforms.create_normalization`.
         description: entries about the model in every checkpoint: model_args, classes, ...
         epochs: in all, with cycles, a warm-up prefix and the cool-down.
         stop: the request to save and end at the next step.
@@ -53,7 +53,7 @@ class Trainer:
     batches: EpochBatches
     train: DataLoader[Any]
     validation: DataLoader[Any]
-    normalize: Normalize
+    normalize: Any
     counter: SkipCounter
     description: dict[str, Any]
     mixup: Any = None
@@ -181,7 +181,7 @@ class Trainer:
 
     def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
         device = self.process.device
-        images = self.normalize(images.to(device, non_blocking=True))
+        images = self.normalize(images.to(device, non_blocking=True).float())
         labels = labels.to(device, non_blocking=True)
         if self.erasing:
             images = self.erasing(images)
@@ -193,11 +193,7 @@ class Trainer:
             return self.loss(images, self.forward(images), labels)
 
     def _agree(self, loss: float) -> tuple[float, bool]:
-        """The mean loss of all processes, and whether any of them is to stop.
-
-        Raises:
-            UserError: if the loss is not finite; the weights are not changed yet.
-        """
+        """The mean loss of all processes, and whether any of them is to stop."""
         loss, stops = self.process.sum(loss, float(self.stop.number))
         loss /= self.process.world_size
         if not math.isfinite(loss):
@@ -289,7 +285,7 @@ class Trainer:
                 break
             if not len(images):
                 continue
-            images = self.normalize(images.to(device, non_blocking=True))
+            images = self.normalize(images.to(device, non_blocking=True).float())
             labels = labels.to(device, non_blocking=True)
             with self.autocast():
                 logits = model(images).float()

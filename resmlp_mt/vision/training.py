@@ -36,7 +36,11 @@ from resmlp_mt.vision.presets import is_ours
 from resmlp_mt.vision.signals import Stop, stops
 from resmlp_mt.vision.trainer import Trainer
 from resmlp_mt.vision.training_options import TrainingOptions
-from resmlp_mt.vision.transforms import Normalize, check_data_config, create_transform
+from resmlp_mt.vision.transforms import (
+    check_data_config,
+    create_normalization,
+    create_transform,
+)
 from resmlp_mt.vision.weights import ClassifierError, Stored, load_weights
 
 logger = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ def run(options: TrainingOptions) -> None:
                 _begin(options, trainer)
             stop.waits = True
             finished = trainer.fit()
-            skipped = process.union(trainer.counter.skipped)
+            skipped = set().union(*process.of_all([*trainer.counter.skipped]))
             if process.rank == 0:
                 if skipped:
                     logger.warning(
@@ -226,7 +230,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             options.pin_mem,
             batch_size=options.validation_batch_size or options.batch_size,
         ),
-        normalize=Normalize(data_config["mean"], data_config["std"]).to(process.device),
+        normalize=create_normalization(data_config),
         counter=SkipCounter(options.on_error),
         description={
             "model_args": model_args,
@@ -252,11 +256,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
 def _data_config(
     options: TrainingOptions, train: ImageDataset, usual: dict[str, Any], source: str
 ) -> dict[str, Any]:
-    """How images are prepared: as the options say, else as ``usual`` for the model or its weights.
-
-    Raises:
-        UserError: naming the source of ``usual``, if that is not usable; it may be a file.
-    """
+    """How images are prepared: as the options say, else as ``usual``, which is of ``source``."""
     size = options.img_size or train.image_size
     given = {
         "input_size": size and (3, size[0], size[-1]),

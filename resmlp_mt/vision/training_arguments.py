@@ -154,9 +154,7 @@ def _check_same_run(options: TrainingOptions, earlier: dict[str, Any]) -> None:
 def _check_used(options: TrainingOptions, in_file: dict[str, Any]) -> None:
     """Refuse flags that do nothing without another option, or that would overrule another one.
 
-    Args:
-        in_file: the values of --config. It may hold any option of timm, even one without effect,
-            with an older version's defaults.
+    The values of --config, ``in_file``, may be without effect, and an older version's defaults.
     """
     for key in (key for key in options.opt_kwargs if key in OPTIMIZER_FLAGS):
         raise UserError(

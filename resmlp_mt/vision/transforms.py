@@ -1,12 +1,10 @@
 """The transforms of images: timm's, and normalisation by batch on the device."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.libraries import timm, torchvision
@@ -64,7 +62,7 @@ def create_transform(data_config: dict[str, Any], normalize: bool = True) -> Tra
 
     Args:
         data_config: input_size, interpolation, mean, std and crop_pct, as in timm.
-        normalize: if False, the result is a uint8 tensor for :class:`Normalize`.
+        normalize: if False, the result is a uint8 tensor; see :func:`create_normalization`.
     """
     transform: Transform = timm.data.create_transform(**data_config, normalize=normalize)
     return transform
@@ -103,16 +101,7 @@ class PaddedCrop:
         return cropped
 
 
-class Normalize(torch.nn.Module):
-    """Turns uint8 images (batch, 3, height, width) into normalised float32, on the device."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self.mean).div_(self.std)
+def create_normalization(data_config: dict[str, Any]) -> Any:
+    """Images with values from 0 to 255, float32 (batch, 3, height, width), normalised in place."""
+    scaled = ([255 * value for value in data_config[name]] for name in ("mean", "std"))
+    return torchvision.transforms.v2.Normalize(*scaled, inplace=True)

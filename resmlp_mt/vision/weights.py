@@ -218,7 +218,14 @@ def adapt(
         grid = old_grid if old_grid and math.prod(old_grid) == tokens else None
         if grid in (None, model.grid) and state[key].shape == target.shape:
             continue
-        grid = grid or _square(tokens, name)
+        if grid is None:
+            side = math.isqrt(tokens)
+            grid = side, side
+            if side * side != tokens:
+                raise UserError(
+                    f"{name}: its mixing matrices are for {tokens} patches, which do not make a "
+                    "square grid: create the model with the img_size of these weights."
+                )
         matrix = state[key], state[bias]
         state[key], state[bias] = adapt_mixing(*matrix, grid, model.grid, class_token=class_block)
         if key == "blocks.0.token_mixing.weight":
@@ -226,16 +233,6 @@ def adapt(
                 "%s: mixing matrices adapted from a grid of %d x %d patches to %d x %d",
                 name, *grid, *model.grid,
             )  # fmt: skip
-
-
-def _square(tokens: int, name: str) -> tuple[int, int]:
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise UserError(
-            f"{name}: its mixing matrices are for {tokens} patches, which do not make a square "
-            "grid: create the model with the img_size of these weights."
-        )
-    return side, side
 
 
 def _classifier_names(model: nn.Module) -> list[str]:
