@@ -224,8 +224,9 @@ def state_dict(
     if len(fitting) > 1:
         places = ", ".join(f[1].strip(".") or "the top" for f in fitting)
         logger.info("%s holds %s: %s is loaded", name, places, place.strip(".") or "the top")
-    own = (value for key, value in best.items() if key in known)
-    if any(value.is_meta or not value.numel() for value in own):  # as in DeepSpeed's parts
+    own = [value for key, value in best.items() if key in known]
+    # DeepSpeed's parts hold empty tensors
+    if own and (any(v.is_meta for v in own) or not any(v.numel() for v in own)):
         raise UserError(
             f"{name} holds tensors without content: join the parts of the checkpoint, with what "
             "has written them."
