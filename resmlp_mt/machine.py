@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,23 @@ def threads_kept() -> Iterator[None]:
         # PyTorch may have been loaded in the block
         if before := before or _unchanged:
             set_threads(before)
+
+
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """In the block, what a program has set for its own models changes nothing.
+
+    That is, its default device and its autocast.
+    """
+    import torch
+
+    with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def instructions() -> dict[str, Any]:

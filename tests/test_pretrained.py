@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 import pytest
 import requests
+import torch
 from huggingface_hub import ModelCard
 
 from benchmarks import model_card
@@ -109,6 +110,15 @@ def test_a_translator_goes_to_other_processes(tmp_path: Path) -> None:
     script.write_text(IN_OTHER_PROCESSES)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     subprocess.run([sys.executable, script], env=environment, check=True, timeout=300)
+
+
+def test_settings_of_other_models_do_not_change_it() -> None:
+    """A program may compute other models on another device, and in bfloat16."""
+    expected = Translator.load(use_shortlist=True).translate([QUESTION])
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        translator = Translator.load(use_shortlist=True)
+        assert translator.translate([QUESTION]) == expected
+        translator.score_batch([QUESTION], [expected[0][0].text])
 
 
 def test_a_server_serves_it() -> None:

@@ -22,6 +22,7 @@ from resmlp_mt.engine.batches import batches
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, StepResult
 from resmlp_mt.engine.restrictions import restricted, sample
 from resmlp_mt.engine.vocabulary import EOS, PAD
+from resmlp_mt.machine import as_usual
 from resmlp_mt.model.attention import Memory
 from resmlp_mt.model.cache import FIRST_ROOM, Cache
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -122,6 +123,7 @@ class _Beams:
         )
 
 
+@as_usual()
 @torch.inference_mode()
 def beam_search(
     model: EncoderDecoder,

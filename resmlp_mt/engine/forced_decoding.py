@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from resmlp_mt.engine.vocabulary import EOS, PAD
+from resmlp_mt.machine import as_usual
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
 from resmlp_mt.padding import Layout
 
@@ -26,6 +27,7 @@ class Forced(NamedTuple):
     attention: Tensor
 
 
+@as_usual()
 @torch.inference_mode()
 def forced_decoding(
     model: EncoderDecoder, pairs: Sequence[tuple[list[int], list[int]]]
@@ -48,6 +50,7 @@ def forced_decoding(
     ]
 
 
+@as_usual()
 @torch.inference_mode()
 def forced_attention(
     model: EncoderDecoder, pairs: Sequence[tuple[list[int], list[int]]]

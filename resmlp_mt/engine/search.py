@@ -14,6 +14,7 @@ from resmlp_mt.engine.model_folder import TranslationModel
 from resmlp_mt.engine.onnx_model import OnnxModel
 from resmlp_mt.engine.options import Hypothesis, SearchOptions, StepResult
 from resmlp_mt.errors import UserError
+from resmlp_mt.machine import as_usual
 
 Batch = list[list[int]]
 """The tokens of some sentences."""
@@ -131,6 +132,7 @@ def chosen_words(loaded: TranslationModel, options: SearchOptions) -> WordsOf:
     shortlist, device = loaded.shortlist, loaded.model.device
     select = selector(loaded.model.decoder.output_projection)
 
+    @as_usual()
     def choose(batch: Batch) -> WordChoice:
         found, permitted = shortlist.words(batch)
         words = torch.from_numpy(found).to(device)

@@ -15,7 +15,7 @@ from resmlp_mt.engine.earlier_folders import is_earlier, renamed
 from resmlp_mt.engine.folding import empty
 from resmlp_mt.engine.model_folder import CONFIG, WEIGHTS, from_json, unreadable
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.machine import computes_in_bfloat16, set_threads
+from resmlp_mt.machine import as_usual, computes_in_bfloat16, set_threads
 from resmlp_mt.mixing import VARIANTS
 from resmlp_mt.model.config import ACTIVATIONS, ModelConfig
 from resmlp_mt.model.encoder_decoder import EncoderDecoder
@@ -33,6 +33,7 @@ def write(model: EncoderDecoder, path: Path, dtype: str) -> None:
     path.write_bytes(serialized(compact.tensors(model, dtype), {"format": "pt", **metadata}))
 
 
+@as_usual()
 def load(
     folder: Path, config: dict[str, Any], dtype: str, device: str, threads: int | None
 ) -> EncoderDecoder:
