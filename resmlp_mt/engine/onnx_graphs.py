@@ -37,11 +37,7 @@ class Graphs:
         return self._open[name]
 
     def __getitem__(self, name: str) -> Any:
-        """A graph that was opened before, maybe by the process that this one was forked from.
-
-        Raises:
-            UserError: if it cannot be opened again, or is another file now.
-        """
+        """A graph that was opened before, maybe by the process that this one was forked from."""
         found = self._open.get(name)
         if found is not None:
             return found

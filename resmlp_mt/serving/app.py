@@ -89,8 +89,7 @@ _MIXING_ERRORS: dict[int | str, dict[str, Any]] = {
 def _body(kind: type[BaseModel], **properties: dict[str, Any]) -> dict[str, Any]:
     """A request body in the OpenAPI description; FastAPI does not read it, since it may be a form.
 
-    Args:
-        properties: additions to the description of some fields.
+    The ``properties`` are additions to the description of some fields.
     """
     schema = kind.model_json_schema()
     for name, more in properties.items():

@@ -3,10 +3,12 @@
 import posixpath
 import tarfile
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import dropwhile
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,56 +39,63 @@ def archive_dataset(
     select: str = "",
 ) -> ImageDataset:
     where = f"--data cifar10-tar {path}"
-    with refused(
-        lambda error: f"{where} cannot be read: {reason(error).rstrip(':')}; expected a tar file.",
-        *DAMAGE,
-    ):
-        check_is_whole(path)
-        with tarfile.open(path, tarinfo=TarMember) as archive:
-            members = {posixpath.normpath(m.name.lstrip("/")): m for m in members_of(archive)}
-            check_end(archive, path)
-            parts = _parts(members, {*SPLITS, split, training}, path)
+    with opened(path, "cifar10-tar", "r") as (archive, found):
+        members = dict(found)
+        parts = _parts(members, {*SPLITS, split, training}, path)
 
-            def of(split: str) -> str | None:
-                names = [name for name in parts if name.lower() in names_of(split)]
-                return chosen_name(names, split, where)
+        def of(split: str) -> str | None:
+            names = [name for name in parts if name.lower() in names_of(split)]
+            return chosen_name(names, split, where)
 
-            chosen = of(split)
-            if chosen is None:
-                # such as the pickles in CIFAR's own
-                other = "".join(f", but {name}" for name in [*members][-1:])
-                raise UserError(f"{where} holds no images {split}/CLASS/IMAGE{other}.")
-            part = parts[chosen]
-            part.names.warn()
-            if classes is None:
-                trained = parts[of(training) or chosen]
-                names = {inside[0] for inside in trained.images}
-                classes = sorted(names | trained.folders - parts.keys())
-            kept, targets = labelled(
-                part.images,
-                part.folders - parts.keys(),  # a folder train may hold train and val
-                classes,
-                f"{where}: {chosen}/",
-                is_training=usual_name(split) == usual_name(training),
-                select=select,
-            )
-            images = _decoded(archive, path, kept, members)
+        chosen = of(split)
+        if chosen is None:
+            # such as the pickles in CIFAR's own
+            other = "".join(f", but {name}" for name in [*members][-1:])
+            raise UserError(f"{where} holds no images {split}/CLASS/IMAGE{other}.")
+        part = parts[chosen]
+        part.names.warn()
+        if classes is None:
+            trained = parts[of(training) or chosen]
+            names = {inside[0] for inside in trained.images}
+            classes = sorted(names | trained.folders - parts.keys())
+        kept, targets = labelled(
+            part.images,
+            part.folders - parts.keys(),  # a folder train may hold train and val
+            classes,
+            f"{where}: {chosen}/",
+            is_training=usual_name(split) == usual_name(training),
+            select=select,
+        )
+        images = _decoded(archive, path, kept, members)
     return MemoryDataset(images, targets, classes)
+
+
+@contextmanager
+def opened(
+    path: Path, kind: str, mode: Literal["r", "r:"]
+) -> Iterator[tuple[tarfile.TarFile, list[tuple[str, tarfile.TarInfo]]]]:
+    """An archive that was read to its end, and its members with their normal paths.
+
+    In the block, errors of reading become a :class:`UserError`. The mode r: refuses packed ones.
+    """
+    plain = "a tar file" if mode == "r" else "an uncompressed tar file"
+    what = f"--data {kind}: {path} cannot be read"
+    with refused(lambda e: f"{what}: {reason(e).rstrip(':')}; expected {plain}.", *DAMAGE):
+        check_is_whole(path)
+        with tarfile.open(path, mode, tarinfo=TarMember) as archive:
+            members = [(posixpath.normpath(m.name.lstrip("/")), m) for m in members_of(archive)]
+            _check_end(archive, path)
+            yield archive, members
 
 
 @dataclass
 class _Part:
-    """A split of an archive.
+    """A split of an archive."""
 
-    Attributes:
-        names: counts the files that are no images of classes.
-        images: by the parts of their paths, from the folder of their class on.
-        folders: the names of the folders of classes.
-    """
-
-    names: ImageNames
+    names: ImageNames  # counts the files that are no images of classes
+    # by the parts of their paths, from the folder of their class on
     images: dict[tuple[str, ...], tarfile.TarInfo] = field(default_factory=dict)
-    folders: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)  # of classes
 
 
 def _parts(
@@ -193,14 +202,13 @@ def file_of(
     return member
 
 
-def check_end(archive: tarfile.TarFile, path: Path) -> None:
+def _check_end(archive: tarfile.TarFile, path: Path) -> None:
     """Refuse an archive that was not read to its end, or another one behind it.
 
     tarfile takes any broken header, except the first, for the end, and so it does with zeros.
 
     Raises:
         UserError: naming the file and the byte.
-        Exception: one of ``DAMAGE``, if the rest cannot be read.
     """
     assert archive.fileobj is not None  # it is open
     archive.fileobj.seek(archive.offset)

@@ -112,10 +112,10 @@ class Unneeded(argparse.Action):
 
 
 class KeyValues(argparse.Action):
-    """KEY=VALUE arguments as a dictionary, with values in Python syntax, as in timm."""
+    """KEY=VALUE arguments as a dictionary, with values in Python syntax, as in timm.
 
-    determined: tuple[str, ...] = ()
-    """Keys that are refused, because other options or the data determine them."""
+    Keys in ``const`` are refused, because other options or the data determine them.
+    """
 
     def __call__(
         self,
@@ -130,7 +130,7 @@ class KeyValues(argparse.Action):
             if not (equals and name.isidentifier()):
                 message = f"expected KEY=VALUE, but found {word!r}{before_options(word)}"
                 raise argparse.ArgumentError(self, message)
-            if name in self.determined:
+            if name in (self.const or ()):
                 raise argparse.ArgumentError(
                     self, f"{name} follows from --model and the data: leave it out"
                 )
@@ -139,12 +139,6 @@ class KeyValues(argparse.Action):
             except (ValueError, SyntaxError):
                 found[name] = value
         setattr(namespace, self.dest, found)
-
-
-class ModelKeyValues(KeyValues):
-    """Further arguments of ``--model``."""
-
-    determined = ("name", "num_classes", "in_chans", "features_only")
 
 
 def before_options(word: str) -> str:
@@ -192,6 +186,7 @@ class ModelArguments:
         "own size)",
     )  # fmt: skip
     model_kwargs: dict[str, Any] = option(
-        {}, nargs="*", action=ModelKeyValues, metavar="KEY=VALUE",
+        {}, nargs="*", action=KeyValues, metavar="KEY=VALUE",
+        const=("name", "num_classes", "in_chans", "features_only"),
         help="further arguments of --model, such as pooling=class_mlp",
     )  # fmt: skip

@@ -18,14 +18,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from PIL import Image
 
-from resmlp_mt.errors import UserError, is_of_memory, reason, refused
-from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
-from resmlp_mt.unpacking import DAMAGE, TarMember, members_of
-from resmlp_mt.vision.archives import check_end, file_of
+from resmlp_mt.errors import UserError, is_of_memory, reason
+from resmlp_mt.files import is_foreign, is_hidden
+from resmlp_mt.vision.archives import file_of, opened
 from resmlp_mt.vision.image_dataset import ImageDataset
 from resmlp_mt.vision.images import (
     EXTENSIONS,
@@ -164,28 +163,18 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
     targets: list[int] = []
     names = ImageNames(Path(source))
     for shard in shard_files(source, split):
-        with refused(
-            lambda error: (
-                f"--data wds: {shard} cannot be read: {reason(error)}; expected an "  # noqa: B023
-                "uncompressed tar file."
-            ),
-            *DAMAGE,
-        ):
-            check_is_whole(shard)
-            with (
-                shard.open("rb") as file,
-                tarfile.open(fileobj=file, mode="r:", tarinfo=TarMember) as archive,
-            ):
-                for image, labels, name in _samples(archive, shard):
-                    label = _label(file, labels)
-                    if image is None:
-                        if label is not None:  # else it may describe anything
-                            names.is_image(Path(name).name)  # counts it
-                        continue
-                    if label is None:
-                        raise _no_class(file, labels[0])
-                    samples.append(image)
-                    targets.append(label)
+        with opened(shard, "wds", "r:") as (archive, members):
+            file = cast(BinaryIO, archive.fileobj)
+            for image, labels, name in _samples(members, shard):
+                label = _label(file, labels)
+                if image is None:
+                    if label is not None:  # else it may describe anything
+                        names.is_image(Path(name).name)  # counts it
+                    continue
+                if label is None:
+                    raise _no_class(file, labels[0])
+                samples.append(image)
+                targets.append(label)
     names.warn()
     if not samples:
         raise UserError(f"--data wds: {source} holds no images in its shards for {split}.")
@@ -193,7 +182,7 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
 
 
 def _samples(
-    archive: tarfile.TarFile, shard: Path
+    members: Sequence[tuple[str, tarfile.TarInfo]], shard: Path
 ) -> list[tuple[Member | None, list[Member], str]]:
     """The image of each sample, the files that may have its class, and the name of any other file.
 
@@ -204,8 +193,6 @@ def _samples(
     dotted: list[tuple[str, str, str]] = []  # key, path and name in the archive
     cut: set[str] = set()  # names with dots, without the extension of a file with a class
     left_out: list[str] = []  # images in hidden folders
-    members = [(posixpath.normpath(m.name.lstrip("/")), m) for m in members_of(archive)]
-    check_end(archive, shard)
     files = dict(members)
     # the folder that all images have in common; it alone may be hidden
     paths = (path for path, member in members if not member.isdir() and not is_foreign(path))

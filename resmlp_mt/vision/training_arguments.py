@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resmlp_mt.command_line import did_you_mean, flag
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 from resmlp_mt.vision.options import KeyValues, Parser, Unneeded
 from resmlp_mt.vision.presets import is_ours
 from resmlp_mt.vision.timm_options import UNNEEDED, answer
@@ -248,11 +248,10 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.load(found.read_text(encoding="utf-8"), SafeLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        known = {path.stem for path in RECIPES.glob("*.yaml")}
-        is_missing = isinstance(error, FileNotFoundError)
-        similar = did_you_mean(name, known) if ours and is_missing else ""
-        raise UserError(f"--config {path} cannot be read: {reason}{similar}.") from error
+        similar = ""
+        if ours and isinstance(error, FileNotFoundError):
+            similar = did_you_mean(name, (path.stem for path in RECIPES.glob("*.yaml")))
+        raise UserError(f"--config {path} cannot be read: {reason(error)}{similar}.") from error
     if not isinstance(values, dict) or not all(_flat(value) for value in values.values()):
         raise UserError(f"--config {path}: expected lines of the form OPTION: VALUE.")
     spelt = Counter(str(key).replace("-", "_") for key in values)
@@ -298,8 +297,8 @@ def _to_flags(values: dict[str, Any], parser: Parser, path: Path) -> list[str]:
             off = not value and (instead is not None or word in alone)
             if off:
                 continue
-            reason = instead or f"there is no option {key}"
-            raise UserError(f"{path}: {reason}; train --help lists the options.")
+            what = instead or f"there is no option {key}"
+            raise UserError(f"{path}: {what}; train --help lists the options.")
         if value == "":
             continue  # timm's way to leave an option out
         if isinstance(value, bool):

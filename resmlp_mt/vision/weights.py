@@ -126,12 +126,17 @@ def load_weights(
     _check_names(state, expected, name)
     if isinstance(model, ResMLP):
         adapt(state, model, checkpoint_grid(source), name)
+    # timm resizes what depends on the resolution while it fetches weights
+    hint = ", or take those of timm's hub with --pretrained"
+    if isinstance(model, ResMLP):
+        kernel = state["patch_embed.proj.weight"].shape[1:].numel()
+        side = math.isqrt(kernel // model.in_chans)
+        hint = f" (their patches have {side} pixels a side)" if side != model.patch_size else ""
     for key, target in expected.items():
         if state[key].shape != target.shape:
             raise UserError(
                 f"{name}: {key} has the shape {tuple(state[key].shape)}, but the model needs "
-                f"{tuple(target.shape)}: create the model with the sizes of these weights"
-                f"{_hint(model, state)}."
+                f"{tuple(target.shape)}: create the model with the sizes of these weights{hint}."
             )
     for key, _ in model.named_parameters():
         if not state[key].isfinite().all():
@@ -139,31 +144,17 @@ def load_weights(
     model.load_state_dict(state)
     found = source.get("pretrained_cfg")
     config = found if isinstance(found, Mapping) else {}
-    _set_preparation(model, config)
+    preparation = {key: config[key] for key in PREPARATION if config.get(key) is not None}
+    if preparation:
+        own = getattr(model, "pretrained_cfg", None) or {}
+        rest = {key: value for key, value in own.items() if key not in PREPARATION}
+        any_model: Any = model
+        any_model.pretrained_cfg = rest | preparation
     data_config = source.get("data_config")
     return Stored(
         names_of_classes(source.get("classes")) or names_of_classes(config.get("label_names")),
         data_config if is_data_config(data_config) else None,
     )
-
-
-def _set_preparation(model: Any, config: Mapping[str, Any]) -> None:
-    """Put the preparation of images in a ``pretrained_cfg``, if it has one, in that of a model."""
-    given = {key: config[key] for key in PREPARATION if config.get(key) is not None}
-    if given:
-        own = getattr(model, "pretrained_cfg", None) or {}
-        rest = {key: value for key, value in own.items() if key not in PREPARATION}
-        model.pretrained_cfg = rest | given
-
-
-def _hint(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """What else may help if weights have other sizes than the model."""
-    if not isinstance(model, ResMLP):
-        # timm resizes what depends on the resolution while it fetches weights
-        return ", or take those of timm's hub with --pretrained"
-    kernel = state["patch_embed.proj.weight"].shape[1:].numel()
-    side = math.isqrt(kernel // model.in_chans)
-    return "" if side == model.patch_size else f" (their patches have {side} pixels a side)"
 
 
 def adapt_mixing(
