@@ -8,9 +8,9 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
-from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command, expanded
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, Parser, command
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, writing
+from resmlp_mt.files import check_outputs, expanded, writing
 
 KINDS = ("epoch", "update", "best")
 

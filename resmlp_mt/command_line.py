@@ -26,6 +26,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 import resmlp_mt
 from resmlp_mt.errors import UserError, check_current_folder, is_of_memory, reason
 from resmlp_mt.extras import installation, missing
+from resmlp_mt.files import expanded
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
@@ -252,11 +253,6 @@ def switch(text: str, *names: str) -> Any:
         names: more names of the option.
     """
     return option(False, *names, action="store_true", help=text)
-
-
-def expanded(text: str) -> Path:
-    """The type of an option for a path: shells leave the ``~`` of ``--output=~/FILE`` as it is."""
-    return Path(os.path.expanduser(text))
 
 
 class _Refused(argparse.Action):

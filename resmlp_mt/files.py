@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,29 @@ def is_hidden(path: str) -> bool:
 def is_foreign(path: str) -> bool:
     """Whether a part of a path belongs to an operating system."""
     return any(part.lower() in FOREIGN for part in path.split("/"))
+
+
+def expanded(text: str) -> Path:
+    """The type of an option for a path: shells leave the ``~`` of ``--output=~/FILE`` as it is.
+
+    A file whose name has the same characters in another form of Unicode is meant, too: names that
+    come from macOS have accents of their own (NFD), and look the same.
+    """
+    path = Path(os.path.expanduser(text))
+    if text.isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        alike = [part]
+        if not os.path.lexists(found / part):
+            with suppress(OSError):
+                alike = [name for name in os.listdir(found) if _nfc(name) == _nfc(part)]
+        found /= alike[0] if len(alike) == 1 else part
+    return found
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def not_a_checkpoint(path: Path) -> UserError:

@@ -27,14 +27,13 @@ from resmlp_mt.command_line import (
     PROCESSES,
     Parser,
     command,
-    expanded,
     flag,
     option,
     switch,
 )
 from resmlp_mt.engine.options import BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.files import check_outputs, expanded, output_file
 from resmlp_mt.machine import threads_kept
 from resmlp_mt.standard_input import check_is_not_output
 from resmlp_mt.unpacking import ARCHIVES, PACKED, kind_of, open_input
@@ -187,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = open_input(args.input)
     check_outputs([args.output], "--output")
     replaced = args.output if args.output is not None and args.output.is_file() else None
-    if args.input != "-" and replaced is not None and replaced.samefile(args.input):
+    if args.input != "-" and replaced is not None and replaced.samefile(expanded(args.input)):
         raise UserError(f"--output {args.output} is the --input: choose another name.")
     if args.output is None:
         check_is_not_output(source, args.input)

@@ -4,7 +4,6 @@ import codecs
 import gzip
 import io
 import lzma
-import os
 import tarfile
 import zipfile
 import zlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_is_whole
+from resmlp_mt.files import check_is_whole, expanded
 from resmlp_mt.standard_input import standard_input
 
 MAX_RATIO = 20
@@ -145,7 +144,7 @@ def open_input(name: str) -> BinaryIO:
     Raises:
         UserError: if it cannot be read, or is something else by its name.
     """
-    path = Path(os.path.expanduser(name))  # see command_line.expanded
+    path = expanded(name)
     if what := other_name(path):
         raise UserError(f"--input {name} {what}.")
     if kind_of(path) in RECORDS:

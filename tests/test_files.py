@@ -17,6 +17,7 @@ from resmlp_mt.files import (
     LockedError,
     NoLocksError,
     check_outputs,
+    expanded,
     locked,
     output_file,
     replacing,
@@ -174,3 +175,22 @@ def test_the_lock_of_another_user_is_held_if_it_can_be_read(
     with pytest.raises(LockedError if refused == "a" else NoLocksError, match=message):  # noqa: SIM117
         with locked(path, "taken"), locked(path, "taken"):
             pass
+
+
+def test_a_name_in_another_form_of_unicode_is_that_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files from macOS have decomposed names, which look the same."""
+    composed, decomposed = "\u00e9t\u00e9", "e\u0301te\u0301"
+    (tmp_path / decomposed).mkdir()
+    (tmp_path / decomposed / composed).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / decomposed / composed
+    for given in (f"{tmp_path}/{composed}/{decomposed}", f"~/{composed}/{composed}", str(path)):
+        assert expanded(given) == path
+    assert expanded(f"{composed}/{decomposed}") == path.relative_to(tmp_path)
+    assert expanded(f"{composed}/n\u00e9w") == Path(decomposed, "n\u00e9w")
+    assert expanded("n\u00e9w/x") == Path("n\u00e9w/x")
+    (tmp_path / composed).mkdir()
+    assert expanded(f"{composed}/x") == Path(composed, "x")

@@ -166,11 +166,11 @@ def test_a_digest_follows_the_file(tmp_path: Path) -> None:
     steps = Steps(tmp_path / "out", tmp_path / "m")
     path = tmp_path / "x"
     digests: list[str] = []
-    for content in (b"one", b"two", b"two"):
+    for content, modified in ((b"one", 0), (b"two", 1), (b"two", 2), (b"six", 2)):
         path.write_bytes(content)
-        os.utime(path, ns=(1, len(digests)))
+        os.utime(path, ns=(1, modified))
         digests.append(steps.digest(path))
-    assert digests[0] != digests[1] == digests[2]
+    assert digests[0] != digests[1] == digests[2] != digests[3]
 
 
 def slow_first(factor: int, number: int) -> int:

@@ -375,7 +375,10 @@ def test_sentences_of_a_pipe_have_draws_of_their_own(
     assert len(set(run(exported, *options, text=b"one two. One two.\n" * 8, capsys=capsys))) > 1
 
 
-def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(tmp_path: Path) -> None:
+def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     text = tmp_path / "in.txt"
     text.write_text("A dog runs.\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"in.txt is text, and MODEL .*: give it with --input"):
@@ -383,5 +386,5 @@ def test_text_for_a_model_and_an_output_that_is_the_input_are_refused(tmp_path: 
     (tmp_path / "link").symlink_to(text)
     for output in (text, tmp_path / "link"):
         with pytest.raises(UserError, match="is the --input: choose another name"):
-            translate.main(["--input", str(text), "--output", str(output)])
+            translate.main(["--input=~/in.txt", "--output", str(output)])
     assert text.read_text(encoding="utf-8") == "A dog runs.\n"

@@ -69,11 +69,15 @@ class Steps:
                 left.unlink()
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of an input; computed again only if its size or time of change differs."""
+        """SHA-256 of an input; computed again only if its size or a time of change differs.
+
+        Some tools give all files the same time of modification, but no tool chooses that of the
+        file's entry in the file system.
+        """
         cache_path = self.folder / "digests.json"
         cache = read_json(cache_path)
         stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         name = str(path.resolve())
         known = cache.get(name)
         if known is not None and known["stamp"] == stamp:
