@@ -28,6 +28,7 @@ class Doubts:
 
     def __init__(self, model: TranslationModel) -> None:
         self._model = model
+        self._trained = model.model.config.longest_trained_source
         self._lock = threading.Lock()
         self._longer = self._longest = self._unknown = 0
         self._first = ""
@@ -35,39 +36,35 @@ class Doubts:
 
     def add(self, sentences: Sequence[tuple[str, Sequence[int]]]) -> None:
         """Count the doubtful ones among some lines and their tokens."""
-        sizes = [len(tokens) for _, tokens in sentences]
-        longer = lengths.longer(sizes, self._model.model.config.longest_trained_source)
-        unknown = [line for line, tokens in sentences if is_unknown(line, tokens, self._model)]
+        model = self._model
+        longer = lengths.longer((len(tokens) for _, tokens in sentences), self._trained)
+        unknown = [line for line, tokens in sentences if is_unknown(line, tokens, model)]
         with self._lock:
             self._longer += len(longer)
             self._longest = max(self._longest, *longer, 0)
             self._unknown += len(unknown)
             self._first = self._first or next(iter(unknown), "")
-            self._tell(*(name for name, told in self._told.items() if not told))
-        words, model = self._model.source.indices, self._model
-        if are_unknown((tokens for _, tokens in sentences), words):
+            self._tell([name for name, told in self._told.items() if not told])
+        if are_unknown((tokens for _, tokens in sentences), model.source.indices):
             _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 
     def end(self) -> None:
         """Warn of the whole run, where it had more such lines than the warning at once said."""
         with self._lock:
-            self._tell(*self._told)
+            self._tell([*self._told])
 
-    def _tell(self, *names: str) -> None:
-        found = {"longer": self._longer, "unknown": self._unknown}
-        for name in names:
-            if found[name] == self._told[name]:
-                continue
-            self._told[name] = found[name]
-            if name == "longer":
-                trained = self._model.model.config.longest_trained_source
-                lengths.warn(self._longer, self._longest, trained)
-            else:
-                logger.warning(
-                    "the model knows no word of %d line%s, the first of which begins with '%s': "
-                    "their translations are made up",
-                    self._unknown, "" if self._unknown == 1 else "s", self._first[:40],
-                )  # fmt: skip
+    def _tell(self, names: Sequence[str]) -> None:
+        before = self._told
+        now = {"longer": self._longer, "unknown": self._unknown}
+        self._told = before | {name: now[name] for name in names}
+        if self._told["longer"] > before["longer"]:
+            lengths.warn(self._longer, self._longest, self._trained)
+        if self._told["unknown"] > before["unknown"]:
+            logger.warning(
+                "the model knows no word of %d line%s, the first of which begins with '%s': their "
+                "translations are made up",
+                self._unknown, "" if self._unknown == 1 else "s", self._first[:40],
+            )  # fmt: skip
 
 
 @functools.cache

@@ -4,6 +4,7 @@ fairseq takes every path that is not a folder for an archive: it writes the memb
 names lead, and then removes the archive.
 """
 
+import inspect
 import os
 import tarfile
 from collections.abc import Iterable
@@ -72,28 +73,15 @@ def _check_options(given: Iterable[str], config: DictConfig) -> None:
 
 @remedy(hub_utils.GeneratorHubInterface, "generate")
 def _generate(
-    original: Original,
-    self: Any,
-    tokenized_sentences: Any,
-    beam: int = 5,
-    verbose: bool = False,
-    skip_invalid_size_inputs: bool = False,
-    inference_step_args: Any = None,
-    prefix_allowed_tokens_fn: Any = None,
-    **kwargs: Any,
+    original: Original, self: Any, tokenized_sentences: Any, *args: Any, **kwargs: Any
 ) -> Any:
+    others = inspect.signature(original).parameters
     if is_known(type(self.task)):  # a user's may have a generator of its own
-        check_search("the hub's options of the search", {"beam": beam, **kwargs})
-    return original(
-        self,
-        tokenized_sentences,
-        beam,
-        verbose,
-        skip_invalid_size_inputs,
-        inference_step_args,
-        prefix_allowed_tokens_fn,
-        **kwargs,
-    )
+        given = {
+            name: value for name, value in kwargs.items() if name not in others or name == "beam"
+        }
+        check_search("the hub's options of the search", given)
+    return original(self, tokenized_sentences, *args, **kwargs)
 
 
 @remedy(file_utils, "load_archive_file")
