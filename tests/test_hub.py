@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fairseq import checkpoint_utils, file_utils, hub_utils
@@ -141,22 +142,24 @@ def test_a_damaged_archive_with_an_address_is_named(
 
 def test_paths_are_paths_and_unknown_options_are_refused(corpus: Corpus, trained: Path) -> None:
     """fairseq splits paths as text, and ignores options that it does not know."""
-    given = (trained, Path("checkpoint_best.pt"), Path(corpus.data))
+    given = (trained, Path("checkpoint_best.pt"), corpus.data)
     hub = ResMLPTiny.from_pretrained(*given, beam=2, bpe="sentencepiece")  # found beside the data
     tokens = hub.encode("one two")
     assert hub.decode(tokens) == "one two"
     assert hub.generate([tokens], beam=1, lenpen=1, print_alignment="hard")
-    for options, message in (
+    searches: list[tuple[dict[str, Any], str]] = [
         ({"beem": 1}, r"'beem' not in .* \(did you mean beam"),
         ({"lenpen": "1"}, "lenpen is '1', not 1.0"),
-    ):
+    ]
+    for options, message in searches:
         with pytest.raises(UserError, match=f"^the hub's options of the search: .*{message}"):
             hub.generate([tokens], **options)
-    for options, message in (
+    models: list[tuple[dict[str, Any], str]] = [
         ({"beem": 1}, r"^beem is no option of the model or its task \(did you mean beam"),
         ({"sentencepiece_model": Path("x")}, "^sentencepiece_model changes nothing without bpe='s"),
         ({"bpe": "sentencepeice"}, r"^bpe='sentencepeice' is unknown \(did you mean sentencepiece"),
         ({"tokenizer": "mosses"}, r"^tokenizer='mosses' is unknown \(did you mean moses"),
-    ):
+    ]
+    for options, message in models:
         with pytest.raises(UserError, match=message):
             ResMLPTiny.from_pretrained(*given, **options)

@@ -1,6 +1,5 @@
 """The translation model as fairseq calls it: its encoder, its decoder and its options."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, make_dataclass
@@ -83,18 +82,19 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def from_pretrained(
         cls,
         model_name_or_path: str | Path,
-        checkpoint_file: str = "model.pt",
+        checkpoint_file: str | Path = "model.pt",
         data_name_or_path: str | Path = ".",
         **kwargs: Any,
     ) -> Any:
         """fairseq's hub interface; its paths may be of type ``Path``.
 
         Raises:
-            UserError: if the model or the data is not a folder, or an archive is not safe.
+            UserError: if the model or the data is not a folder, an archive is not safe, or an
+                option is unknown.
         """
-        folder, data = os.fspath(model_name_or_path), os.fspath(data_name_or_path)
-        others = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in kwargs.items()}
-        return super().from_pretrained(folder, checkpoint_file, data, **others)
+        return super().from_pretrained(
+            model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
+        )
 
     @classmethod
     def build_model(cls, cfg: ResMLPConfig, task: FairseqTask) -> Self:

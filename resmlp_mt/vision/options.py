@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from resmlp_mt import command_line
-from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, expanded, number, option
+from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
+from resmlp_mt.files import expanded
 from resmlp_mt.machine import MOST_THREADS
 from resmlp_mt.vision.timm_options import answer
 
