@@ -161,6 +161,25 @@ def test_raw_text_for_tokenized_data_is_refused(model: Path, tmp_path: Path, mak
         assert bpe.encode(text).split() == bpe.sp.encode("l&apos; eau …", out_type=str)
 
 
+@TASKS
+def test_a_tokenizer_for_raw_training_text_is_warned_of(
+    model: Path, make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It splits words otherwise than in the training, without an error."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for line, name, is_told in (
+        ("the dog runs, et.", "moses", True),
+        ("the dog runs, et.", "space", False),
+        ("the dog runs, et.", None, False),
+        ("the dog runs , et .", "moses", False),
+    ):
+        caplog.clear()
+        text = [processor.encode(line, out_type=str)] * 10
+        monkeypatch.setattr(text_input, "some_sentences", lambda *_, found=text: found)
+        tokenizers(make(model), model, name)
+        assert ("was not tokenized, as text will be now: drop" in caplog.text) is is_told
+
+
 def test_pieces_of_many_languages_are_those_of_the_dictionary(model: Path) -> None:
     """But for the words of languages, which no model has."""
     task = many_languages_task(model)

@@ -67,6 +67,9 @@ text has none; in other text of English there are a few, and a letter of Bengali
 LEAST_SENTENCES = 10
 """With fewer sentences, it is not known whether text was tokenized."""
 
+MOST_TOUCHED = 0.5
+"""Share of the sentences of tokenized text in which a mark ends a word, such as an abbreviation."""
+
 MOST_COMMAS = 0.02
 """Share of the sentences of tokenized text in which a comma ends a word, as in raw text."""
 
@@ -162,6 +165,13 @@ def warn_of_tokens(data: Path, lines: Iterable[str]) -> None:
             "the text in %s was tokenized before (%s), which an exported model does not do to its "
             "input: give it text that was tokenized alike, or train on raw text.", data, shown,
         )  # fmt: skip
+
+
+def is_untokenized(lines: Iterable[str]) -> bool:
+    """Whether marks touch words in most of the lines, as in text that no tool has tokenized."""
+    text = [line for line in lines if line.strip()]
+    touched = sum(re.search(r"\w[,.!?;:](?!\S)", line) is not None for line in text)
+    return len(text) >= LEAST_SENTENCES and touched > MOST_TOUCHED * len(text)
 
 
 def warn_of_lower_case(

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from fairseq import file_utils, utils
 from fairseq.data import data_utils
 from fairseq.data.encoders.moses_tokenizer import MosesTokenizer
+from fairseq.data.encoders.nltk_tokenizer import NLTKTokenizer
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass import utils as dataclass_utils
@@ -33,6 +34,7 @@ from resmlp_mt.engine.subword_checks import (
     check_splits,
     has_normalized_pieces,
     is_normalized,
+    is_untokenized,
     prepared_with,
 )
 from resmlp_mt.engine.subwords import (
@@ -119,7 +121,7 @@ def _sentencepiece_bpe(_: Original, self: Any, cfg: Any) -> None:
     # fairseq opens the file by a path, which must be UTF-8, and does not say which file is wrong
     self.enable_sampling = cfg.sentencepiece_enable_sampling
     self.alpha = cfg.sentencepiece_alpha
-    self.words = None
+    self.words, self.is_of_raw = None, False
     self.sp = read_sentencepiece(Path(file_utils.cached_path(cfg.sentencepiece_model)))
     _normalise(self, has_normalized_pieces(self.sp))
 
@@ -166,6 +168,12 @@ def _prepare_alike(tokenizer: Any, bpe: Any, task: Any) -> None:
         return
     folder = Path(utils.split_paths(options_of_task(task).data)[0])
     options = prepared_with(folder)
+    if bpe.is_of_raw and isinstance(tokenizer, MosesTokenizer | NLTKTokenizer):
+        logger.warning(
+            "the training text in %s was not tokenized, as text will be now: drop --tokenizer "
+            "(tokenizer=... in Python).",
+            folder,
+        )
     if tokenizer is None and options.get("tokenizer") == "moses":
         # only raw text needs it: fairseq-generate decodes alone
         bpe.prepare = functools.partial(
@@ -260,6 +268,7 @@ def _check_pieces(bpe: Any, args: Any, task: Any) -> None:
             text = some_sentences(folder, codes, cfg.source_lang, task.source_dictionary)
             if text:
                 source.tags = tags_before(text, bpe.sp)
+                bpe.is_of_raw = is_untokenized(bpe.sp.decode([*map(list, text)]))
                 _normalise(bpe, check_splits(bpe.sp, path, (source, target), text, folder))
         except UserError as error:
             # not refused: fairseq also takes text that was split with a restricted vocabulary or
