@@ -16,7 +16,6 @@ import os
 import shlex
 import signal
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields
@@ -28,6 +27,7 @@ from resmlp_mt.errors import UserError, check_current_folder, is_of_memory, reas
 from resmlp_mt.extras import installation, missing
 from resmlp_mt.files import expanded
 from resmlp_mt.machine import MOST_THREADS
+from resmlp_mt.other_programs import answers
 from resmlp_mt.signals import discard, forget_lost_terminal, handle, reader_is_gone, restore
 
 P = ParamSpec("P")
@@ -210,16 +210,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def flag(name: str) -> str:
     """The option for a field of a dataclass of options."""
     return "--" + name.replace("_", "-")
-
-
-OTHER_PROGRAMS = Path(__file__).with_name("other_programs.toml")
-
-
-@functools.cache
-def answers(table: str) -> dict[str, Any]:
-    """What there is instead of options of other programs: a table of ``other_programs.toml``."""
-    found: dict[str, Any] = tomllib.loads(OTHER_PROGRAMS.read_text(encoding="utf-8"))[table]
-    return found
 
 
 METAVARS: dict[type, str] = {int: "N", float: "X"}  # in --help, if nothing else is said

@@ -77,6 +77,8 @@ def read(
         why = f"it is damaged or not a {kind} file"
         if found:
             why = f"it asks for {found[1]}" if found[1] else f"it holds {found[0]}"
+        elif path.is_file() and (what := _other(path)):
+            why = what
         elif "DTensors" in str(error):
             why = "its tensors are shared among processes (DTensor)"
         raise UserError(
@@ -103,6 +105,16 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:] == b"{" or (named and not head.startswith((b"PK\3\4", b"\x80\2\x8a")))
+
+
+def _other(path: Path) -> str | None:
+    """What a file is that holds no tensors: people download pages, and pack files."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as an error of its server"
+    packed = head.startswith((b"\x1f\x8b", b"bzh", b"\xfd7zxz\0", b"(\xb5/\xfd", b"7z\xbc\xaf"))
+    return "it is packed (unpack it)" if packed else None
 
 
 def _lacks_memory(error: Exception, size: int) -> bool:

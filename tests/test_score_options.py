@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 import zlib
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from sacrebleu import sacrebleu as sacrebleu_command
 from sacrebleu.metrics import BLEU
 
 from resmlp_mt import language_codes
-from resmlp_mt.command_line import OTHER_PROGRAMS
 from resmlp_mt.errors import UserError
+from resmlp_mt.other_programs import answers
 from resmlp_mt.score import main
 from resmlp_mt.scoring.downloads import download
 from resmlp_mt.scoring.languages import language_pair, script_without_words
@@ -144,8 +143,7 @@ def test_every_option_of_sacrebleu_is_known(monkeypatch: pytest.MonkeyPatch) -> 
             parse()
     theirs, ours = known
     assert theirs - ours == {"-V"}
-    answers = tomllib.loads(OTHER_PROGRAMS.read_text())["sacrebleu"]
-    assert {name for names in answers for name in names.split()} <= theirs
+    assert {name for names in answers("sacrebleu") for name in names.split()} <= theirs
 
 
 def test_all_tokenizers_of_sacrebleu_can_be_chosen() -> None:

@@ -34,8 +34,7 @@ from resmlp_mt.vision.evaluation_options import (
 from resmlp_mt.vision.factory import build_model
 from resmlp_mt.vision.libraries import timm
 from resmlp_mt.vision.model import ResMLP
-from resmlp_mt.vision.options import Parser
-from resmlp_mt.vision.timm_options import ANSWERS, answer
+from resmlp_mt.vision.options import ANSWERS, Parser, answer
 from resmlp_mt.vision.training_arguments import create_parser, parse_args
 from vision_checkpoints import MEAN, STD, checkpoint, folder, run_json
 

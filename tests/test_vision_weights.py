@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import gzip
 import logging
 import random
 import subprocess
@@ -324,10 +325,12 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     for name in ("cut.pth", "cut.safetensors"):
         (folder / name).write_bytes((folder / name).read_bytes()[:700])
     (folder / "text.pth").write_text("weights")
+    torch.save({"fc.weight": torch.ones(2)}, folder / "other.pth")
+    (folder / "page.pth").write_text("\n<!DOCTYPE html><html>404")
+    (folder / "packed.pth.gz").write_bytes(gzip.compress((folder / "other.pth").read_bytes()))
     (folder / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
     torch.save([1, 2], folder / "list.pth")
     torch.save({"epoch": 3}, folder / "numbers.pth")
-    torch.save({"fc.weight": torch.ones(2)}, folder / "other.pth")
     torch.save(small_model(embed_dim=16).state_dict(), folder / "wider.pth")
     torch.save({**state, "two\nlines": torch.ones(2)}, folder / "surplus.pth")
     messages = {
@@ -337,6 +340,8 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "cut.pth": "it is damaged or not a PyTorch file",
         "cut.safetensors": "it is damaged or not a safetensors file",
         "text.pth": "it is damaged or not a PyTorch file",
+        "page.pth": "because it is a web page, such as an error of its server: expected tensors",
+        "packed.pth.gz": r"because it is packed \(unpack it\): expected tensors",
         "lfs.pth": "is a pointer of Git LFS: get the file itself with git lfs pull",
         "list.pth": "holds a list: expected a dictionary",
         "numbers.pth": "holds no state dict of tensors",

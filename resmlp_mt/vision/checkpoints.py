@@ -61,12 +61,10 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
     path = Path(path)
     contents = {name: value for name, value in state.items() if name != "digest"}
     contents["digest"] = digest(contents)
-    try:
+    kept = "; the earlier checkpoint there is kept" if path.exists() else ""
+    with refused(lambda error: f"{path} cannot be written: {reason(error)}{kept}.", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         tensor_files.write(contents, path)
-    except OSError as error:
-        kept = "; the earlier checkpoint there is kept" if path.exists() else ""
-        raise UserError(f"{path} cannot be written: {reason(error)}{kept}.") from error
 
 
 def load(path: str | Path, instead: str = ELSEWHERE) -> dict[str, Any]:

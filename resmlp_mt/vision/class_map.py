@@ -61,8 +61,7 @@ def names_of_classes(names: Any) -> list[str] | None:
 
 def imagenet_names(count: int) -> list[str] | None:
     """The classes of weights without names: those of ImageNet if there are as many, or unknown."""
-    info = timm.data.ImageNetInfo()
-    names: list[str] = info.label_names()
+    names: list[str] = timm.data.ImageNetInfo().label_names()
     return names if count == len(names) else None
 
 

@@ -211,12 +211,10 @@ def per_class(
     precision, recall, f1, images = precision_recall_fscore_support(
         targets, predicted, labels=np.arange(len(classes)), zero_division=np.nan
     )
-
-    def per_cent(share: float) -> float | None:
-        return None if np.isnan(share) else 100 * float(share)
-
-    rows = zip(classes, images, recall, precision, f1, strict=True)
-    return [ClassReport(name, int(n), *map(per_cent, scores)) for name, n, *scores in rows]
+    return [
+        ClassReport(name, int(n), *(None if np.isnan(x) else 100 * float(x) for x in scores))
+        for name, n, *scores in zip(classes, images, recall, precision, f1, strict=True)
+    ]
 
 
 def confusion_figure(confusion: NDArray[np.int64], report: Report) -> Any:

@@ -5,7 +5,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -14,7 +14,7 @@ from resmlp_mt import command_line
 from resmlp_mt.command_line import FINITE, POSITIVE, SHARE, SOME, number, option
 from resmlp_mt.files import expanded
 from resmlp_mt.machine import MOST_THREADS
-from resmlp_mt.vision.timm_options import answer
+from resmlp_mt.other_programs import answers
 
 OnError = Literal["raise", "skip"]
 # Pillow's filters, under timm's names
@@ -23,6 +23,11 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 WORKERS = number(int, least=0, most=MOST_THREADS)
 #: beginnings of the names of weights that timm fetches
 HUBS = ("timm:", "hf-hub:", "hf_hub:")
+#: options of timm and other trainers, and what to do instead; of several, the first
+#: whose options the command has
+ANSWERS: dict[str, str | list[str]] = {
+    name: instead for names, instead in answers("timm").items() for name in names.split()
+}
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,32 @@ class Parser(command_line.Parser):
         return answers[0] if answers else super().unrecognized(words)
 
 
+def answer(flag: str, known: Container[str], abbreviated: bool = False) -> str | None:
+    """One sentence about an option of timm; None if there is no such option.
+
+    Args:
+        flag: the option.
+        known: the options of the command; the sentence names no others.
+        abbreviated: timm's commands take the beginning of an option, such as ``--jsd``.
+    """
+    if abbreviated and flag.startswith("--") and flag not in ANSWERS:
+        flag = next((name for name in ANSWERS if name.startswith(flag)), flag)
+    if flag not in ANSWERS:
+        return None
+    given = ANSWERS[flag]
+    usable = (
+        text
+        for text in ([given] if isinstance(given, str) else given)
+        if all(name in known for name in re.findall(r"--[a-z][a-z-]*", text))
+    )
+    instead = next(usable, "leave it out")
+    return f"{flag} is an option of timm or another trainer that this command lacks: {instead}"
+
+
 class Unneeded(argparse.Action):
     """An option of timm that changes nothing here: with the value in ``const``, or any if it is *.
 
-    Its entry in :mod:`resmlp_mt.vision.timm_options` answers for other values.
+    Its entry in :data:`ANSWERS` is for other values.
     """
 
     def __call__(
@@ -109,7 +136,7 @@ class Unneeded(argparse.Action):
     ) -> None:
         """Refuse another value; keep none."""
         if self.const not in (None, "*") and " ".join(values) != self.const:
-            parser.error(answer(self.option_strings[0], parser._option_string_actions) or "")
+            parser.error(answer(str(option_string), parser._option_string_actions) or "")
 
 
 class KeyValues(argparse.Action):

@@ -84,10 +84,10 @@ PLAIN_TYPES: tuple[Any, ...] = (
     *stored_arrays.GLOBALS,
     *((stored_arrays.number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     # paths of another system cannot be made here, but pure ones can
-    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
     *(
-        (pathlib.PureWindowsPath, f"{module}.WindowsPath")
+        (getattr(pathlib, f"Pure{name}"), f"{module}.{name}")
         for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "WindowsPath")
     ),
 )
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from resmlp_mt.command_line import did_you_mean, flag
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.vision.options import KeyValues, Parser, Unneeded
+from resmlp_mt.other_programs import answers
+from resmlp_mt.vision.options import KeyValues, Parser, Unneeded, answer
 from resmlp_mt.vision.presets import is_ours
-from resmlp_mt.vision.timm_options import UNNEEDED, answer
 from resmlp_mt.vision.training_options import LR, TrainingOptions
 
 # The digits are not photographs: a mirrored digit is another sign, and colour means nothing.
@@ -59,9 +59,9 @@ def create_parser() -> Parser:
         needs=["sklearn", "yaml"],  # the extra of the first one brings both
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the same as --data DIR")
-    for name, words in UNNEEDED.items():
+    for names, words in answers("timm-unneeded").items():
         parser.add_argument(
-            name, action=Unneeded, nargs=len(words.split()), const=words,
+            *names.split(), action=Unneeded, nargs=len(words.split()), const=words,
             dest=argparse.SUPPRESS, help=argparse.SUPPRESS,
         )  # fmt: skip
     return parser

@@ -1,7 +1,7 @@
 """The options of the training, named as in timm's train.py.
 
-:mod:`resmlp_mt.vision.training_arguments` reads them; :mod:`resmlp_mt.vision.timm_options` answers
-for the options of timm that are not here.
+:mod:`resmlp_mt.vision.training_arguments` reads them; :mod:`resmlp_mt.vision.options` answers for
+the options of timm that are not here.
 """
 
 import os
