@@ -181,7 +181,8 @@ def test_models_that_the_config_no_longer_has_keep_their_tables_and_options(
 
 
 @pytest.mark.parametrize(
-    "name", ["quality", "paper", "gate", "variants", "training_options", "distillation"]
+    "name",
+    ["quality", "paper", "gate", "variants", "training_options", "few_pairs", "distillation"],
 )
 def test_every_page_is_what_its_numbers_and_its_config_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -255,7 +256,7 @@ def test_both_systems_have_the_same_grid_and_fit_the_same_data() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", ["variants", "training_options", "distillation", "length_text", "gate"]
+    "config", ["variants", "training_options", "few_pairs", "distillation", "length_text", "gate"]
 )
 def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None:
     names = "quality", "paper", config
@@ -342,7 +343,8 @@ def test_splits_are_joined_halved_and_cut_by_length(
     monkeypatch.setattr(workshop, "execute", lambda *_: 0.0)
     workshop.config["sets"] = {
         "s": {
-            "source": "en", "target": "de", "vocabulary": 50, "most_source_tokens": 3,
+            "source": "en", "target": "de", "vocabulary": 50,
+            "most_source_tokens": 3, "most_pairs": 2,
             "train": ["a/train"], "valid": ["a/valid:first"],
             "tests": {"one": "a/valid:second", "two": ["a/valid:second", "a/train"]},
         }
@@ -351,7 +353,7 @@ def test_splits_are_joined_halved_and_cut_by_length(
     text = {path.name: path.read_text().splitlines() for path in (tmp_path / "s/text").iterdir()}
     for language in ("en", "de"):
         counts = {name: len(lines) for name, lines in text.items() if name.endswith(language)}
-        assert counts == {f"train.{language}": 3, f"valid.{language}": 2, f"test.{language}": 3,
+        assert counts == {f"train.{language}": 2, f"valid.{language}": 2, f"test.{language}": 3,
                           f"test1.{language}": 9}  # fmt: skip
     assert text["valid.de"] == ["devalid", "devalid x"]
     assert workshop.text("s", 1)[0][-1] == "entrain x x x x x"
