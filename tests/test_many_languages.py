@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq import options
+from fairseq import options, scoring
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.hub_utils import GeneratorHubInterface
@@ -15,6 +15,7 @@ from fairseq.scoring.bleu import BleuConfig, Scorer
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from omegaconf import OmegaConf
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.fairseq_plugin import bleu, dictionaries, many_languages
@@ -259,13 +260,16 @@ def test_words_of_languages_are_no_part_of_a_score(
     monkeypatch.setattr(bleu, "_of_languages", [])
     found = task(data, BOTH, WITH_WORDS)
     words = found.target_dictionary
-    scorer = Scorer(BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
     tokens = torch.IntTensor([words.index("__de__"), 4, words.eos()])
     for is_counted in (True, False):
-        scorer.reset()
+        scorer = scoring.build_scorer(OmegaConf.create({"_name": "bleu"}), words)
         scorer.add(tokens, tokens)
         assert scorer.stat.reflen == scorer.stat.predlen == 1 + is_counted
         found.build_generator([None], Namespace(), Echo)
+    # a program's own, which may be of other words
+    scorer = Scorer(BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
+    scorer.add(tokens, tokens)
+    assert scorer.stat.reflen == scorer.stat.predlen == 2
 
 
 def test_the_hub_translates(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

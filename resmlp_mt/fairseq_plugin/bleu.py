@@ -201,10 +201,18 @@ def _remember_target(task: Any, *_: Any, **__: Any) -> None:
         _subwords = subwords_of(task.target_dictionary)
 
 
+@remedy(scoring, "build_scorer")
+def _scorer_of_languages(original: Original, *args: Any) -> Any:
+    scorer = original(*args)
+    if isinstance(scorer, Scorer):
+        scorer.of_languages = _of_languages
+    return scorer
+
+
 @remedy(Scorer, "add")
 def _add(original: Original, self: Any, ref: Tensor, pred: Tensor) -> None:
     """Leave out the words of languages: before both, they would count as translated."""
-    words = ref.new_tensor(_of_languages)
+    words = ref.new_tensor(getattr(self, "of_languages", []))
     original(self, *(side[torch.isin(side, words, invert=True)] for side in (ref, pred)))
 
 
