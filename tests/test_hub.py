@@ -3,15 +3,19 @@
 import io
 import random
 import tarfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fairseq import checkpoint_utils, file_utils, hub_utils
 from fairseq.models.transformer import TransformerModel
+from omegaconf import OmegaConf
 
-from conftest import Corpus
+from conftest import ROOT, Corpus
 from resmlp_mt.errors import UserError
+from resmlp_mt.fairseq_plugin import hub
 from resmlp_mt.models.resmlp_mt import ResMLPTiny
 
 
@@ -143,17 +147,18 @@ def test_a_damaged_archive_with_an_address_is_named(
 def test_paths_are_paths_and_unknown_options_are_refused(corpus: Corpus, trained: Path) -> None:
     """fairseq splits paths as text, and ignores options that it does not know."""
     given = (trained, Path("checkpoint_best.pt"), corpus.data)
-    hub = ResMLPTiny.from_pretrained(*given, beam=2, bpe="sentencepiece")  # found beside the data
-    tokens = hub.encode("one two")
-    assert hub.decode(tokens) == "one two"
-    assert hub.generate([tokens], beam=1, lenpen=1, print_alignment="hard")
+    found = ResMLPTiny.from_pretrained(*given, beam=2, bpe="sentencepiece")  # found beside the data
+    tokens = found.encode("one two")
+    assert found.decode(tokens) == "one two"
+    assert found.generate([tokens], beam=1, lenpen=1, print_alignment="hard")
+    assert found.generate([tokens], beam=np.int64(1), lenpen=np.float64(0.6))
     searches: list[tuple[dict[str, Any], str]] = [
         ({"beem": 1}, r"'beem' not in .* \(did you mean beam"),
         ({"lenpen": "1"}, "lenpen is '1', not 1.0"),
     ]
     for options, message in searches:
         with pytest.raises(UserError, match=f"^the hub's options of the search: .*{message}"):
-            hub.generate([tokens], **options)
+            found.generate([tokens], **options)
     models: list[tuple[dict[str, Any], str]] = [
         ({"beem": 1}, r"^beem is no option of the model or its task \(did you mean beam"),
         ({"sentencepiece_model": Path("x")}, "^sentencepiece_model changes nothing without bpe='s"),
@@ -163,3 +168,13 @@ def test_paths_are_paths_and_unknown_options_are_refused(corpus: Corpus, trained
     for options, message in models:
         with pytest.raises(UserError, match=message):
             ResMLPTiny.from_pretrained(*given, **options)
+    with pytest.raises(KeyError):  # it is looked for once the user's module is imported
+        ResMLPTiny.from_pretrained(*given, bpe="own", user_dir=ROOT / "resmlp_mt")
+
+
+def test_options_of_tasks_without_a_dataclass_are_known() -> None:
+    task = Namespace(source_lang=None)
+    config = OmegaConf.create({"task": task}, flags={"allow_objects": True})
+    hub._check_options(["source_lang"], config)
+    with pytest.raises(UserError, match=r"^sauce_lang is no option .* mean source_lang"):
+        hub._check_options(["sauce_lang"], config)

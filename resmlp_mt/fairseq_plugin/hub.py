@@ -7,11 +7,13 @@ names lead, and then removes the archive.
 import inspect
 import os
 import tarfile
+from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from fairseq import file_utils, hub_utils
 from omegaconf import DictConfig
 
@@ -40,7 +42,7 @@ def _from_pretrained(
     given = {name: _text(value) for name, value in kwargs.items()}
     for kind in ("bpe", "tokenizer"):
         known, name = registry(kind), given.get(kind)
-        if isinstance(name, str) and name not in known:
+        if isinstance(name, str) and name not in known and "user_dir" not in given:
             raise UserError(f"{kind}={name!r} is unknown{did_you_mean(name, known)}.")
     data = _text(data_name_or_path)
     if data and data.startswith(("./", "../")) and Path(data).is_dir():
@@ -59,8 +61,9 @@ def _text(path: Any) -> Any:
 def _check_options(given: Iterable[str], config: DictConfig) -> None:
     """Refuse options that no part of a configuration has."""
     known = {"archive_map", "generation_args", *config}
-    for section in config.values():
-        known |= set(section) if isinstance(section, DictConfig) else set()
+    for section in config.values():  # a task of many languages has a Namespace
+        if isinstance(section, DictConfig | Namespace):
+            known.update(section if isinstance(section, DictConfig) else vars(section))
     for name in given:
         if name in known:
             continue
@@ -75,8 +78,14 @@ def _check_options(given: Iterable[str], config: DictConfig) -> None:
 def _generate(
     original: Original, self: Any, tokenized_sentences: Any, *args: Any, **kwargs: Any
 ) -> Any:
+    """Refuse unknown options of the search; the task of a user may have a generator of its own."""
     others = inspect.signature(original).parameters
-    if is_known(type(self.task)):  # a user's may have a generator of its own
+    if is_known(type(self.task)) and any(is_ours(type(model)) for model in self.models):
+        # numbers of numpy, as of a loop over arange, are numbers
+        kwargs = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in kwargs.items()
+        }
         given = {
             name: value for name, value in kwargs.items() if name not in others or name == "beam"
         }

@@ -105,8 +105,11 @@ REFUSED: dict[str, tuple[object, str]] = {
 }
 """Options of a training that a ResMLP cannot have, with their defaults."""
 
-UNREAD_SECTIONS = ("common_eval", "eval_lm", "generation", "interactive", "scoring")
-"""Sections of a configuration of ``fairseq-hydra-train`` for other commands."""
+UNREAD_SECTIONS = ("common_eval", "eval_lm", "interactive", "scoring")
+"""Sections of a configuration of ``fairseq-hydra-train`` for other commands.
+
+The hub takes ``generation`` from the checkpoint.
+"""
 
 WITH_ALIGNMENT = "label_smoothed_cross_entropy_with_alignment"
 
@@ -202,7 +205,7 @@ def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> 
     Raises:
         UserError: for an option that changes nothing, or nothing without another one.
     """
-    ours = is_resmlp(sections["model"].get("_name"))
+    ours = is_resmlp((sections["model"] or {}).get("_name"))
     usual: Any = OmegaConf.to_container(OmegaConf.structured(FairseqConfig), resolve=False)
     different = set()
     for section, values in sections.items():
