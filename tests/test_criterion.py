@@ -207,6 +207,27 @@ def test_rdrop_has_the_gradients_of_fairseqs_rdrop(kind: Any) -> None:
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
+def test_the_divergence_in_bfloat16_adds_the_gradients_of_its_parts_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compared with double precision, several parts are no worse than one."""
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(1000, 64, generator=generator).bfloat16()
+    weight = torch.randn(300, 64, generator=generator).bfloat16()
+
+    def gradient(rows: int, dtype: torch.dtype) -> torch.Tensor:
+        monkeypatch.setattr(criterion, "ROWS", rows)
+        learned = weight.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            criterion.chunked_divergence(features.to(dtype), learned).backward()
+        assert learned.grad is not None
+        return learned.grad.double()
+
+    exact = gradient(500, torch.double)
+    at_once, in_parts = (gradient(rows, torch.float32) - exact for rows in (500, 5))
+    assert in_parts.norm() <= 1.02 * at_once.norm()
+
+
 @BOTH
 def test_rdrop_is_for_training_alone(kind: Any) -> None:
     """In validation, and with alpha 0, everything is as without; the batch is left alone."""

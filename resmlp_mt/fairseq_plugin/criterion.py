@@ -147,9 +147,10 @@ def chunked_divergence(features: Tensor, weight: Tensor) -> Tensor:
     """
     dtype = _type_of_products(features)
     full = torch.promote_types(dtype, torch.float32)
-    features, weight = features.to(dtype), weight.to(dtype)
+    features, weight = features.to(dtype), weight.to(full)  # whose gradients are added
 
     def part(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(dtype)
         scores = (F.linear(half, weight).log_softmax(1, dtype=full) for half in (one, other))
         return rdrop.symmetric_divergence(*scores)
 
