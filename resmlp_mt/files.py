@@ -21,7 +21,7 @@ POINTER = "a pointer of Git LFS: get the file itself with git lfs pull"
 FOREIGN = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
     "__pycache__", "#snapshot", "@recycle", "@recently-snapshot", "network trash folder",
-    "temporary items", "thumbs.db", "desktop.ini", "~snapshot", "lost.dir", "recycler",
+    "temporary items", "thumbs.db", "desktop.ini", "~snapshot", "lost.dir",
 }  # fmt: skip
 
 
@@ -37,14 +37,20 @@ def is_foreign(path: str) -> bool:
 
 
 def expanded(text: str) -> Path:
-    """The type of an option for a path: shells leave the ``~`` of ``--output=~/FILE`` as it is.
+    """The type of an option for a path; see :func:`path_text`."""
+    return Path(path_text(text))
+
+
+def path_text(text: str) -> str:
+    """A path as a user means it: shells leave the ``~`` of ``--output=~/FILE`` as it is.
 
     A file whose name has the same characters in another form of Unicode is meant, too: names that
     come from macOS have accents of their own (NFD), and look the same.
     """
-    path = Path(os.path.expanduser(text))
-    if text.isascii() or os.path.lexists(path):
-        return path
+    given = os.path.expanduser(text)
+    if text.isascii() or os.path.lexists(given):
+        return given
+    path = Path(given)
     found = Path(path.anchor)
     for part in path.parts[len(found.parts) :]:
         alike = [part]
@@ -52,7 +58,7 @@ def expanded(text: str) -> Path:
             with suppress(OSError):
                 alike = [name for name in os.listdir(found) if _nfc(name) == _nfc(part)]
         found /= alike[0] if len(alike) == 1 else part
-    return found
+    return str(found)
 
 
 def _nfc(name: str) -> str:

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 import resmlp_mt
 from conftest import PIP, ROOT
 from resmlp_mt import bulk, export, prepare, serve, translate
-from resmlp_mt.command_line import Parser, command
+from resmlp_mt.command_line import Parser, command, did_you_mean
 from resmlp_mt.engine import pretrained
 from resmlp_mt.errors import UserError
 from resmlp_mt.extras import EXTRAS, installation
@@ -280,6 +280,11 @@ def test_the_plugins_folder_keeps_the_name_of_a_link(tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout == f"{tmp_path}/link/resmlp_mt\n", done.stderr
+
+
+def test_a_name_is_suggested_once() -> None:
+    assert did_you_mean("abcd", ["abce", "abce"]) == " (did you mean abce?)"
+    assert not did_you_mean("abcd", ["xyz"])
 
 
 def test_a_closed_error_stream_does_not_stop_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

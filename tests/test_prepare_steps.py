@@ -197,8 +197,6 @@ def test_results_come_in_order_and_items_are_read_as_needed(jobs: int) -> None:
 
 FAILING = """
 import os
-import signal
-from contextlib import suppress
 from functools import partial
 from resmlp_mt.preparation import parallel
 try:
@@ -211,7 +209,6 @@ except ValueError as error:
 
 INTERRUPTED = """
 import os, signal, threading
-from contextlib import suppress
 from functools import partial
 from resmlp_mt.preparation import parallel
 signal.signal(signal.SIGINT, lambda *_: None)
@@ -231,7 +228,6 @@ def test_ctrl_c_does_not_reach_workers_that_are_starting() -> None:
 
 ENDED = """
 import multiprocessing, os, sys, time
-from contextlib import suppress
 from functools import partial
 from resmlp_mt.command_line import command
 from resmlp_mt.preparation import parallel
@@ -271,7 +267,6 @@ def test_workers_end_with_a_command_that_is_ended(number: int, status: int) -> N
 
 KILLED = """
 import os
-import signal
 from resmlp_mt.preparation import parallel
 try:
     parallel.run_in_process("--input-sentence-size", os._exit, 3)

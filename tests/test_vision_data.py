@@ -1014,6 +1014,7 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
     [
         ({"a.png": png(), "a.cls": b"0", "b.cls": b"1"}, r"has b\.cls, but no image of that name"),
         ({"a.png": png(), "a.cls": b"0", "a.jpg": png()}, r"has both a\.png and a\.jpg for 'a'"),
+        ({"a.png": png(), "a.cls": b"0", "a.cls.txt": b"1"}, r"has both a\.cls and a\.cls\.txt"),
         ({"a.png": png(), "a.json": b'{"label": "dog"}'}, r"expected a class index.*b'dog'"),
         (
             {"a.png": png(), "a.json": b'{"caption": "dog"}'},

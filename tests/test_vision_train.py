@@ -297,7 +297,7 @@ def _names_of(rank: int, folder: str) -> None:
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     process = Process(torch.device("cpu"), rank, rank, 2)
-    names = set().union(*process.of_all(["both.jpg", f"{rank}.jpg"]))
+    names = process.union(["both.jpg", f"{rank}.jpg"])
     Path(folder, f"{rank}.txt").write_text(" ".join(sorted(names)))
     torch.distributed.destroy_process_group()
 
@@ -306,7 +306,7 @@ def test_an_image_that_two_processes_skip_counts_once(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_names_of, (str(tmp_path),), nprocs=2)
     for rank in range(2):
         assert (tmp_path / f"{rank}.txt").read_text() == "0.jpg 1.jpg both.jpg"
-    assert Process(torch.device("cpu")).of_all("a.jpg") == ["a.jpg"]
+    assert Process(torch.device("cpu")).union(["a.jpg"]) == {"a.jpg"}
 
 
 def test_two_processes_are_one_with_twice_the_batch(folder: Path, tmp_path: Path) -> None:

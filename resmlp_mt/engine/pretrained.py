@@ -5,6 +5,7 @@ from pathlib import Path
 
 import resmlp_mt
 from resmlp_mt.errors import UserError, check_current_folder
+from resmlp_mt.files import path_text
 
 FOLDER = Path(resmlp_mt.__file__).resolve().parent / "pretrained"
 DEFAULT = "en-de"
@@ -24,7 +25,7 @@ def located(model: str | os.PathLike[str] | None = None) -> Path:
     check_current_folder()
     if model is not None and not isinstance(model, str | os.PathLike):
         raise TypeError(f"the model must be str or Path, but is {model!r:.80}.")
-    given = os.path.expanduser(model or "")
+    given = path_text(os.fspath(model or ""))
     if os.path.exists(given):  # no error if the name is too long
         return Path(given)
     folder = FOLDER / (DEFAULT if model is None else model)

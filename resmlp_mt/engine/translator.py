@@ -195,7 +195,7 @@ class Translator:
                 time.
             first_line: the number of the first of these lines in a longer text. ``callback`` gets
                 the numbers, and lines of other numbers are sampled with other draws.
-            doubts: of a longer text, which are told of once; by default this call warns by itself.
+            doubts: of a longer text, whose end tells of all; by default this call is a whole text.
 
         Returns:
             The translations of each line, best first, at least one and at most ``beam``. A line
@@ -310,6 +310,7 @@ class Translator:
             self.translate(buffer, first_line=number * buffer_size, doubts=doubts)
             for number, buffer in enumerate(buffers)
         )
+        # at the end, the second iterator calls doubts.end, and yields nothing
         return chain(chain.from_iterable(found), iter(doubts.end, None))
 
     def score_batch(self, source: Iterable[str], target: Iterable[str]) -> list[ScoringResult]:

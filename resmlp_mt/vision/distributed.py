@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +43,10 @@ class Process:
         if self.world_size > 1:
             dist.all_gather_object(said, value)
         return said
+
+    def union(self, values: Iterable[T]) -> set[T]:
+        """The values that any process has."""
+        return set().union(*self.of_all([*values]))
 
     def of_first(self, value: T) -> T:
         """The first process's value."""

@@ -1,7 +1,6 @@
 """The options of the commands that use a trained model: evaluate, knn, predict, export."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from resmlp_mt.command_line import POSITIVE, command, number, option
 from resmlp_mt.errors import UserError
+from resmlp_mt.files import path_text
 from resmlp_mt.vision.memory import memory_told
 from resmlp_mt.vision.options import (
     WORKERS,
@@ -38,7 +38,7 @@ class ModelChoice(ModelArguments, ImagePreparation):
         "timm:NAME for timm's own code",
     )  # fmt: skip
     weights: str | None = option(
-        None, "--initial-checkpoint", "--checkpoint", type=os.path.expanduser, metavar="FILE",
+        None, "--initial-checkpoint", "--checkpoint", type=path_text, metavar="FILE",
         help="weights of --model from timm, the authors or another trainer (.pth, .safetensors), "
         "or timm:NAME for those of timm's hub",
     )  # fmt: skip
@@ -98,7 +98,7 @@ class DataChoice(ModelChoice):
     """Data."""
 
     data: list[str] | None = option(
-        None, "--data-dir", type=os.path.expanduser, nargs="+", metavar="DATA",
+        None, "--data-dir", type=path_text, nargs="+", metavar="DATA",
         help="DIR, cifar10-tar FILE, wds DIR or digits (default: what a checkpoint was trained on)",
     )  # fmt: skip
 

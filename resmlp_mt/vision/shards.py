@@ -5,8 +5,8 @@ has none, its folder. Samples are ``KEY.jpg`` (or .png, .webp, ...) with the ind
 the class in ``KEY.cls``, as text, or in ``KEY.json``: a number, or an object that has one as
 ``cls``, ``label``, ``class``, ``target``, ``class_id``, ``class_index``, ``label_id``, ... If
 neither has it, it may be in ``KEY.label``, ``KEY.class``, ``KEY.target``, ..., also with ``.txt``
-or ``.json`` behind. Other files of a sample are left alone, but a warning counts the samples with a
-class and no image.
+or ``.json`` at the end. Other files of a sample are left alone, but a warning counts the samples
+with a class and no image.
 """
 
 import json
@@ -227,9 +227,10 @@ def _samples(
             others.setdefault(key, member.name)
             continue
         found = samples[key]
-        if field in found:
+        twice = next((each for each in (OWN if field in OWN else (field,)) if each in found), None)
+        if twice is not None:
             raise UserError(
-                f"--data wds: {shard} has both {found[field][3]} and {member.name} for "
+                f"--data wds: {shard} has both {found[twice][3]} and {member.name} for "
                 f"{stem!r}: give each sample a key of its own."
             )
         found[field] = (str(shard), content.offset_data, content.size, member.name)

@@ -69,7 +69,7 @@ def run(options: TrainingOptions) -> None:
                 _begin(options, trainer)
             stop.waits = True
             finished = trainer.fit()
-            skipped = set().union(*process.of_all([*trainer.counter.skipped]))
+            skipped = process.union(trainer.counter.skipped)
             if process.rank == 0:
                 if skipped:
                     logger.warning(

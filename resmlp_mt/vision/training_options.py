@@ -4,7 +4,6 @@
 the options of timm that are not here.
 """
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from resmlp_mt.command_line import (
     number,
     option,
 )
+from resmlp_mt.files import path_text
 from resmlp_mt.vision.options import (
     INTERPOLATIONS,
     WORKERS,
@@ -49,7 +49,7 @@ class DataOptions(ImagePreparation):
     """Data."""
 
     data: list[str] = option(
-        ["digits"], "--data-dir", type=os.path.expanduser, nargs="+", metavar="DATA",
+        ["digits"], "--data-dir", type=path_text, nargs="+", metavar="DATA",
         help="DIR (train/, val/), cifar10-tar FILE, wds DIR (WebDataset shards), or digits",
     )  # fmt: skip
     train_split: str = option(
@@ -91,7 +91,7 @@ class ModelOptions(ModelArguments):
     drop_path: float = option(0.0, type=number(float, least=0, below=1), help="stochastic depth")
     grad_checkpointing: bool = option(False, help="less memory, a third more computation")
     weights: str | None = option(
-        None, "--initial-checkpoint", type=os.path.expanduser, metavar="FILE",
+        None, "--initial-checkpoint", type=path_text, metavar="FILE",
         help="start from these weights (.pth, .safetensors), or timm:NAME for timm's from the hub",
     )  # fmt: skip
     reset_head: bool = option(False, help="--weights or --pretrained without the classifier")
@@ -239,11 +239,11 @@ class DistillationOptions:
     """Distillation."""
 
     teacher: str | None = option(
-        None, type=os.path.expanduser, metavar="MODEL",
+        None, type=path_text, metavar="MODEL",
         help="one of timm's, or a checkpoint of this command",
     )  # fmt: skip
     teacher_weights: str | None = option(
-        None, type=os.path.expanduser, metavar="FILE",
+        None, type=path_text, metavar="FILE",
         help="its weights (.pth, .safetensors), or timm:NAME from timm's hub",
     )  # fmt: skip
     distillation_type: str = option("none", choices=["none", "soft", "hard"], help="as in DeiT")
