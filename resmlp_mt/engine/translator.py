@@ -310,8 +310,7 @@ class Translator:
             self.translate(buffer, first_line=number * buffer_size, doubts=doubts)
             for number, buffer in enumerate(buffers)
         )
-        # at the end, the second iterator calls doubts.end, and yields nothing
-        return chain(chain.from_iterable(found), iter(doubts.end, None))
+        return chain(chain.from_iterable(found), iter(doubts.end, None))  # which yields nothing
 
     def score_batch(self, source: Iterable[str], target: Iterable[str]) -> list[ScoringResult]:
         """Score given translations, as ``fairseq-generate --score-reference`` does.
