@@ -240,6 +240,18 @@ def test_missing_files_and_options_are_one_sentence(tmp_path: Path) -> None:
         (raised(open, "", "rb"), "'' cannot be opened: No such file or directory."),
         (raised(file_utils.cached_path, str(missing)), f"file {missing} not found."),
         (
+            OSError("We couldn't connect to 'https://huggingface.co' to load the files."),
+            "We couldn't connect to 'https://huggingface.co' to load the files.",
+        ),
+        (
+            LookupError("Resource 'punkt_tab' not found.\n  >>> nltk.download('punkt_tab')"),
+            "NLTK lacks punkt_tab: run python -m nltk.downloader punkt_tab.",
+        ),
+        (
+            raised(file_utils.cached_path, "s3://bucket/file"),
+            "fairseq needs botocore for this, which is not installed: install it.",
+        ),
+        (
             raised(lambda: OmegaConf.structured(SentencepieceConfig).sentencepiece_model),
             "--sentencepiece-model is missing.",
         ),

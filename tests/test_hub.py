@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from fairseq import checkpoint_utils, file_utils, hub_utils
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
@@ -31,6 +32,33 @@ def archive(path: Path, *names: str, link: str | None = None) -> Path:
             member.size = 3
             tar.addfile(member, io.BytesIO(b"new"))
     return path
+
+
+def test_what_cannot_be_fetched_is_told_and_what_was_fetched_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network fairseq ends in a traceback, and it keeps the page of an error."""
+    refusal = requests.Response()
+    refusal.status_code, refusal.url, refusal._content = 403, "https://x/y", b"<html>"
+
+    def unreachable(*_: object, **__: object) -> requests.Response:
+        try:
+            raise OSError(-2, "Name or service not known")
+        except OSError:
+            raise requests.ConnectionError("Max retries") from None
+
+    for answer, told in (
+        (unreachable, "Name or service not known"),
+        (lambda *_, **__: refusal, "403 Client Error: None for url: https://x/y"),
+    ):
+        for method in ("get", "head"):
+            monkeypatch.setattr(requests, method, answer)
+        with pytest.raises(UserError, match=f"^https://x/gpt2_bpe/y cannot be fetched: {told}; gi"):
+            file_utils.get_from_cache("https://x/gpt2_bpe/y", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    fetched = tmp_path / file_utils.url_to_filename("https://x/y", "etag")
+    fetched.touch()
+    assert file_utils.get_from_cache("https://x/y", str(tmp_path)) == str(fetched)
 
 
 @pytest.mark.parametrize("model", [ResMLPTiny, TransformerModel])

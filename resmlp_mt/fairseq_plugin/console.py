@@ -165,7 +165,12 @@ def _mistake(error: BaseException) -> str | None:
             return f"{told} is there already: remove it, or give another --destdir."
         if isinstance(error, FileNotFoundError) and os.path.isabs(told or ""):  # of --user-dir
             return f"{told} does not exist."
-        return f"{told}." if told and "not found" in told else None  # fairseq's own
+        # a library's own: fairseq's of a missing file, or that of a model that cannot be fetched
+        return f"{one_line(told).rstrip('.')}." if told else None
+    if type(error) is LookupError and (
+        lacking := re.search(r"nltk\.download\('(\w+)'\)", told or "")
+    ):
+        return f"NLTK lacks {lacking[1]}: run python -m nltk.downloader {lacking[1]}."
     in_training = re.match("Cannot load model parameters from checkpoint (.*);", told or "")
     if in_training and error.__context__ is not None:  # which fairseq makes of any error
         hidden = error.__context__
@@ -188,6 +193,8 @@ def _mistake(error: BaseException) -> str | None:
     is_fairseq = is_command(spec) or (spec is not None and spec.name.startswith("fairseq."))
     if told and is_fairseq and (is_asserted or type(error) is Exception or FOR_USERS.search(told)):
         return one_line(told.partition(": {")[0].strip().rstrip(".!")) + "."  # a configuration
+    if isinstance(error, ModuleNotFoundError) and is_fairseq:
+        return f"fairseq needs {error.name} for this, which is not installed: install it."
     for frame in frames if isinstance(error, AssertionError | ValueError) else ():
         module = str(frame.f_globals.get("__name__"))
         if module.startswith("fairseq.optim.") and frame.f_code.co_name == "__init__":
