@@ -421,6 +421,33 @@ def test_another_copy_of_the_plugin_is_named(folder: object, is_ours: bool) -> N
         resmlp_mt.models.HydraCallback().on_job_start(config)
 
 
+def test_a_recipe_of_a_user_over_one_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """fairseq's defaults come where ``_self_`` is, and every file replaces what is before it."""
+    (tmp_path / "changes.yaml").write_text("model: {dropout: 0.3}\ntask: {data: x}")
+    search = f"hydra.searchpath=[{CONFIGS}]"
+    for defaults, dropout, refused in (
+        ("[_self_, demo, changes]", 0.3, False),
+        ("[_self_, demo]", 0.1, False),
+        ("[demo, _self_, changes]", 0.3, True),
+    ):
+        own = "model: {dropout: 0.2, layer_scale_init: 1}"
+        (tmp_path / "mine.yaml").write_text(f"defaults: {defaults}\n{own}")
+        GlobalHydra.instance().clear()
+        hydra_init("mine")
+        with initialize_config_dir(str(tmp_path), version_base="1.1"):
+            cfg = compose("mine", [search], return_hydra_config=True)
+        cfg.task.data = "x"
+        assert cfg.model.dropout == dropout
+        told = pytest.raises(SystemExit, match="with _self_ and replace demo: begin defaults with")
+        with told if refused else nullcontext():
+            resmlp_mt.models.HydraCallback().on_job_start(cfg)
+        message = "mine.yaml: model.dropout: 0.2 has no effect, because a file after _self_ in de"
+        assert [message in text for text in caplog.messages] == [True] * (not refused)
+        caplog.clear()
+
+
 def test_a_mistake_in_one_of_several_jobs_leaves_the_others() -> None:
     ended = JobReturn()
     ended.return_value = FileNotFoundError("Dataset not found: valid (data)")

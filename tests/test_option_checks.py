@@ -1,6 +1,7 @@
 """Values of options that end in a traceback, or in another training than meant, are refused."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -231,6 +232,29 @@ def test_a_job_of_hydra_has_nothing_that_changes_nothing(
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: job)
     with pytest.raises(UserError, match=message) if message else nullcontext():
+        option_checks._check_call(cfg, train.main)
+
+
+@pytest.mark.parametrize("recipe", ["", "common: {fp16_init_scale: 4}"])
+def test_a_recipe_may_turn_off_what_another_file_has_on(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values that belonged to it stay, as those of the other file."""
+    given = convert_namespace_to_omegaconf(parsed("--optimizer adam"))
+    cfg = OmegaConf.create(OmegaConf.to_container(given, enum_to_str=True))
+    cfg.scoring, cfg.job_logging_cfg, cfg.dataset.disable_validation = None, {}, True
+    cfg.common.fp16_init_scale, cfg.checkpoint.patience, cfg.common_eval.path = 4, 3, "x"
+    cfg.task.load_alignments = True
+    (tmp_path / "mine.yaml").write_text(f"defaults: [_self_, theirs]\n{recipe}")
+    job = {
+        "overrides": {"task": ["task.data=data"]},
+        "job": {"config_name": "mine"},
+        "runtime": {"config_sources": [{"path": str(tmp_path), "schema": "file"}]},
+    }
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(job))
+    told = pytest.raises(UserError, match=r"^--fp16-init-scale changes nothing")
+    with told if recipe else nullcontext():
         option_checks._check_call(cfg, train.main)
 
 

@@ -1,6 +1,8 @@
 """What ``fairseq-hydra-train`` needs: the folder of the plugin, and a callback around each job."""
 
+import logging
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,69 @@ from resmlp_mt.fairseq_plugin.training_fixes import close_log_files
 # name, too: Python has imported the plugin under the name of the link.
 FOLDER = Path(__file__).parent.parent
 OmegaConf.register_new_resolver("resmlp_mt", lambda: str(FOLDER), replace=True)
+
+
+logger = logging.getLogger(__name__)
+
+
+def recipe(hydra: Any) -> tuple[str, dict[str, Any]]:
+    """The file of ``--config-name``, and what it has itself; nothing if it is no file.
+
+    Args:
+        hydra: hydra's own part of the configuration.
+    """
+    name = str(OmegaConf.select(hydra, "job.config_name")).removesuffix(".yaml")
+    for source in OmegaConf.select(hydra, "runtime.config_sources") or ():
+        path = Path(source.path, f"{name}.yaml")
+        if source["schema"] == "file" and path.is_file():
+            own: Any = OmegaConf.to_container(OmegaConf.load(path))
+            return str(path), own or {}
+    return "", {}
+
+
+def given(hydra: Any) -> set[str]:
+    """Names of the options that the command line and the recipe have, without other files'."""
+    sections = [own for own in recipe(hydra)[1].values() if isinstance(own, dict)]
+    words = [word.partition("=")[0].rpartition(".")[2] for word in hydra.overrides.task]
+    return {*words, *(name for own in sections for name in own)}
+
+
+def check_recipe(groups: dict[str, Any], path: str, own: dict[str, Any], words: list[str]) -> None:
+    """Refuse a recipe that loses other files to fairseq's defaults, and warn of what it loses.
+
+    Args:
+        groups: the whole configuration.
+        path: the recipe, and what it has itself.
+        own: see ``path``.
+        words: the options of the command line, which may change the recipe's.
+
+    Raises:
+        SystemExit: if fairseq's defaults replaced a file.
+    """
+    lost = [
+        entry
+        for entry in takewhile(lambda entry: entry != "_self_", own.get("defaults") or ())
+        if isinstance(entry, str) or any(entry[key] and "hydra/" not in key for key in entry)
+    ]
+    if lost:
+        raise SystemExit(
+            f"{path}: fairseq's default values come with _self_ and replace {lost[0]}: begin "
+            f"defaults with _self_, and write what changes {lost[0]} into a file that follows it."
+        )
+    changed = [word.partition("=")[0].lstrip("+~") for word in words]
+    for section in own.keys() - {"defaults", "hydra"}:
+        there = groups.get(section)
+        if not (isinstance(own[section], dict) and isinstance(there, dict)):
+            continue
+        for name, value in own[section].items():
+            key, found = f"{section}.{name}", there.get(name)
+            is_same = found == value or str(found) == str(value)
+            if not is_same and not any(f"{key}.".startswith(f"{word}.") for word in changed):
+                logger.warning(
+                    "%s: %s: %s has no effect, because a file after _self_ in defaults gives %s: "
+                    "write it into a file that follows.",
+                    path, key, value, found,
+                )  # fmt: skip
 
 
 class HydraCallback(Callback):
@@ -41,6 +106,8 @@ class HydraCallback(Callback):
                 "callback the configuration names: give common.user_dir='${resmlp_mt:}'."
             )
         groups: Any = OmegaConf.to_container(config)
+        if "hydra" in config:
+            check_recipe(groups, *recipe(config.hydra), config.hydra.overrides.task)
         for group in groups.keys() - {"hydra"}:
             options = groups[group] if isinstance(groups[group], dict) else {}
             for name, value in options.items():

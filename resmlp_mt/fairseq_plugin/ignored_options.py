@@ -5,7 +5,7 @@ refused when it is known that it has a ResMLP, and fairseq's own models are left
 """
 
 import argparse
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -142,16 +142,10 @@ def check_training(values: Mapping[str, Any]) -> None:
         values.get(name, "{}") in ("{}", {}) for name in ("epoch2lr", "update2lr")
     ):
         raise UserError("--lr-scheduler manual needs --epoch2lr or --update2lr: give one of them.")
-    loads, uses = values.get("load_alignments"), WITH_ALIGNMENT in criterions
+    uses, loads = WITH_ALIGNMENT in criterions, values.get("load_alignments")
     if uses and not loads and values.get("task") == "translation":
         raise UserError(
             f"--criterion {WITH_ALIGNMENT} changes nothing without --load-alignments: add it."
-        )
-    readers = [("task", values.get("task")), *(("criterion", name) for name in criterions if name)]
-    if loads and not uses and all(is_known(registered(*reader)) for reader in readers):
-        raise UserError(
-            f"--load-alignments changes nothing without --criterion {WITH_ALIGNMENT}: add it, or "
-            "drop --load-alignments."
         )
 
 
@@ -192,7 +186,9 @@ def check_line(
     if ours and found.suppress_crashes:
         raise UserError("--suppress-crashes is for fairseq-hydra-train: drop it.")
     # fairseq-validate changes the options of the checkpoint
-    _check_needed(ours, given, differs, skipped=None if command is None else "eval_bleu")
+    skipped = None if command is None else "eval_bleu"
+    different = set(filter(differs, vars(found)))
+    _check_needed(ours, given | different, different, vars(found), skipped)
 
 
 def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> None:
@@ -200,17 +196,19 @@ def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> 
 
     Args:
         sections: of the configuration.
-        given: names of the options that the command line has.
+        given: names of the options that the command line and the recipe have. What the recipe takes
+            from others is not refused: it has turned the other option off.
 
     Raises:
         UserError: for an option that changes nothing, or nothing without another one.
     """
     ours = is_resmlp((sections["model"] or {}).get("_name"))
     usual: Any = OmegaConf.to_container(OmegaConf.structured(FairseqConfig), resolve=False)
-    different = set()
+    different, found = set(), dict[str, Any]()
     for section, values in sections.items():
         if not isinstance(values, dict):
             continue
+        found |= {**values, section: values.get("_name")}
         declared = getattr(registered(section, values.get("_name")), "__dataclass", None)
         defaults = usual.get(section) or {}
         if declared is not None:
@@ -221,35 +219,56 @@ def check_configuration(sections: Mapping[str, Any], given: Collection[str]) -> 
             if defaults.get(name, value) != value
             and not str(defaults[name]).startswith("${")  # what another option says
         }
-        if ours and names and section in UNREAD_SECTIONS:
-            raise UserError(f"{section}.{min(names)} has no effect in a training: drop it.")
+        if ours and names & set(given) and section in UNREAD_SECTIONS:
+            name = min(names & set(given))
+            raise UserError(f"{section}.{name} has no effect in a training: drop it.")
         different |= names
-    _check_needed(ours, given, different.__contains__)
+    _check_needed(ours, given, different, found)
 
 
 def _check_needed(
     ours: bool,
     given: Collection[str],
-    differs: Callable[[str], bool],
+    different: Collection[str],
+    values: Mapping[str, Any],
     skipped: str | None = None,
 ) -> None:
-    """Refuse options that differ from their default and need another one.
+    """Refuse options that the user has given for nothing, because another one is missing.
 
     Args:
         ours: whether a ResMLP is trained.
-        given: options that the command line has.
-        differs: whether an option has another value than its default.
+        given: options that the user has given.
+        different: options that have another value than their default.
+        values: of all options.
         skipped: an option that may be missing.
     """
+    in_vain = set(given) & set(different)
     for needed, names in (NEEDED | (NEEDED_FOR_RESMLP if ours else {})).items():
         # also with its default, as in a sweep
-        if needed == skipped or needed in given or differs(needed):
+        if needed == skipped or needed in given or needed in different:
             continue
-        for name in filter(differs, names):
+        for name in filter(in_vain.__contains__, names):
             raise UserError(
                 f"{flag(name)} changes nothing without {flag(needed)}: add it, or drop "
                 f"{flag(name)}."
             )
+    for name in ("patience", "keep_best_checkpoints"):
+        if values.get("disable_validation") and name in in_vain and values[name] > 0:
+            raise UserError(
+                f"{flag(name)} needs the scores of validations: drop --disable-validation."
+            )
+    criterions = [values.get("criterion"), values.get("underlying_criterion")]
+    readers = [("task", values.get("task")), *(("criterion", name) for name in criterions if name)]
+    if (
+        ours
+        and "load_alignments" in in_vain
+        and WITH_ALIGNMENT not in criterions
+        and all(is_known(registered(*reader)) for reader in readers)
+    ):
+        raise UserError(
+            f"--load-alignments changes nothing without --criterion {WITH_ALIGNMENT}: add it, or "
+            "drop --load-alignments."
+        )
 
 
 def _command(found: argparse.Namespace) -> str | None:

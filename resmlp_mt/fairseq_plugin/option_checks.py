@@ -26,6 +26,7 @@ from resmlp_mt.fairseq_plugin import (
     bleu,
     evaluated_options,
     generation_fixes,
+    hydra_jobs,
     ignored_options,
     loading,
     pruning,
@@ -141,9 +142,8 @@ def _check_call(cfg: Any, main: Any, **_: Any) -> None:
     if OmegaConf.is_config(cfg) and several_processes.trains(main):
         check_sections(cfg)
         if HydraConfig.initialized():  # else the command line has been checked
-            words = HydraConfig.get().overrides.task
-            given = {word.partition("=")[0].rpartition(".")[2] for word in words}
             sections: Any = OmegaConf.to_container(cfg)
+            given = hydra_jobs.given(HydraConfig.get())
             ignored_options.check_configuration(sections, given)
 
 
@@ -265,11 +265,6 @@ def check(values: Mapping[str, Any]) -> None:
             "--sentencepiece-enable-sampling does nothing in a training, whose text is split "
             "already: give python -m resmlp_mt.prepare --samples K, and drop it."
         )
-    for name in ("patience", "keep_best_checkpoints"):
-        if values.get("disable_validation") and values.get(name, -1) > 0:
-            raise UserError(
-                f"{flag(name)} needs the scores of validations: drop --disable-validation."
-            )
     metric = values.get("best_checkpoint_metric")
     rises = RISES.get(metric) if metric else None
     if rises is not None and rises != values.get("maximize_best_checkpoint_metric", rises):
