@@ -890,6 +890,11 @@ def test_composed_and_decomposed_letters_are_one_class(folder: Path) -> None:
     (folder / "train/c").rename(folder / "train/caf\N{LATIN SMALL LETTER E WITH ACUTE}")
     (folder / "val/c").rename(folder / "val/cafe\N{COMBINING ACUTE ACCENT}")
     assert data.create_dataset([str(folder)], "val").targets == [1, 2]
+    # a folder that was copied from both
+    (folder / "train/cafe\N{COMBINING ACUTE ACCENT}").mkdir()
+    random_image(9).save(folder / "train/cafe\N{COMBINING ACUTE ACCENT}/9.png")
+    both = data.create_dataset([str(folder)], "train")
+    assert (len(both.classes), set(both.targets)) == (3, {0, 1, 2})
 
 
 def test_every_extension_of_jpeg(folder: Path) -> None:
@@ -995,7 +1000,9 @@ def test_keys_of_shards_in_capitals(tmp_path: Path) -> None:
         ("cls", b"3.00"),
     ],
 )
-def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label: bytes) -> None:
+def test_classes_of_shards_as_people_write_them(
+    tmp_path: Path, name: str, label: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     shard(tmp_path / "train-0.tar", {"a.png": png(), f"a.{name}": label})
     assert data.create_dataset(["wds", str(tmp_path)], "train").targets == [3]
     other = {"b.json": b'{"label": 7}', "b.png": png(1), "b.cls": b"2"}  # cls wins
@@ -1004,9 +1011,11 @@ def test_classes_of_shards_as_people_write_them(tmp_path: Path, name: str, label
     # names and empty files do not hide the number beside them
     other |= {"e.cls": b"dog", "e.png": png(3), "e.label": b"5", "f.cls": b"", "f.png": png(4)}
     other |= {"f.json": b"6", "g.png": png(5), "g.label": b"dog", "g.class": b"7"}
+    other |= {"h.png": png(6), "h.txt": b"8", "i.png": png(7), "i.txt": b"9", "i.json": b"1"}
     shard(tmp_path / "train-1.tar", other)
     found = data.create_dataset(["wds", str(tmp_path)], "train").targets
-    assert found == [3, 2, 4, 1, 5, 6, 7]
+    assert found == [3, 2, 4, 1, 5, 6, 7, 8, 1]
+    assert "4 of 9 samples have no class in the file that is preferred" in caplog.text
 
 
 @pytest.mark.parametrize(

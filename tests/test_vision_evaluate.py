@@ -330,7 +330,8 @@ def test_a_folder_of_the_hub_brings_names_and_preparation(
     if is_old:
         config |= config.pop("pretrained_cfg")
         config["labels"] = config.pop("label_names")
-        (hub / "config.json").write_text(json.dumps(config))
+        # as editors of Windows write it
+        (hub / "config.json").write_text(json.dumps(config), encoding="utf-8-sig")
     data = folder(tmp_path / "data", "val", bird=1, cat=1, dog=2)
     words = ["--model", name, "--num-classes", 3, "--data", data]
     words += ["--img-size", 32] if sizes else []

@@ -397,7 +397,7 @@ def test_models_of_timm_get_the_images_that_they_are_for(folder: Path, tmp_path:
         assert trainer.description["data_config"] == expected
         pixels, _, _ = next(iter(trainer.validation))
         assert pixels.shape[1:] == expected["input_size"]
-        mean = trainer.normalize.mean
+        mean = trainer.normalize.keywords["mean"].flatten().tolist()
         assert mean == pytest.approx([255 * value for value in expected["mean"]])
     ours = trainer_of(folder, tmp_path).description["data_config"]
     assert ours == timm.data.resolve_data_config(
@@ -588,7 +588,9 @@ def test_images_are_prepared_as_for_the_weights(
         assert trainer.description["config"].items() >= (own | {
             "mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7],
         }).items()  # fmt: skip
-        assert trainer.normalize.mean == pytest.approx([25.5, 51, 76.5])
+        assert trainer.normalize.keywords["mean"].flatten().tolist() == pytest.approx(
+            [25.5, 51, 76.5]
+        )
         assert "images are prepared as for the weights: " in caplog.text
         trainer = trainer_of(folder, tmp_path / "b", *words, "--crop-pct", 1, "--mean", 0, 0, 0)
         changed = own | {"crop_pct": 1, "mean": (0, 0, 0)}

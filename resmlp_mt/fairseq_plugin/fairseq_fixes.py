@@ -267,7 +267,7 @@ def _load_align_dict(original: Original, replace_unk: str | None) -> Any:
         return {}
     if not replace_unk:
         return original(replace_unk)
-    with open(replace_unk, encoding="utf-8") as file:
+    with open(replace_unk, encoding="utf-8-sig") as file:
         pairs = [line.split() for line in file if line.strip()]
     for pair in pairs:
         if len(pair) < 2:

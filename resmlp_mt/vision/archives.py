@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resmlp_mt.errors import UserError, reason, refused
 from resmlp_mt.files import check_is_whole, is_foreign, is_hidden
 from resmlp_mt.unpacking import DAMAGE, TarMember, members_of
-from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, labelled
+from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, distinct, labelled
 from resmlp_mt.vision.images import (
     LOOSE,
     BadImage,
@@ -57,7 +57,7 @@ def archive_dataset(
         if classes is None:
             trained = parts[of(training) or chosen]
             names = {inside[0] for inside in trained.images}
-            classes = sorted(names | trained.folders - parts.keys())
+            classes = distinct(names | trained.folders - parts.keys())
         kept, targets = labelled(
             part.images,
             part.folders - parts.keys(),  # a folder train may hold train and val

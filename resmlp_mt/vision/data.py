@@ -25,7 +25,7 @@ import numpy as np
 from resmlp_mt.errors import UserError, reason
 from resmlp_mt.files import is_hidden
 from resmlp_mt.vision.archives import archive_dataset
-from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, labelled
+from resmlp_mt.vision.image_dataset import ImageDataset, MemoryDataset, distinct, labelled
 from resmlp_mt.vision.images import EXTENSIONS, LOOSE, ImageNames, is_image, walk
 from resmlp_mt.vision.shards import shard_dataset
 from resmlp_mt.vision.splits import SPLITS, find_split_folder, split_folder, usual_name
@@ -97,7 +97,7 @@ def _folder(
     try:
         folders = _class_names(folder)
         if classes is None:
-            classes = _class_names(find_split_folder(root, training) or folder)
+            classes = distinct(_class_names(find_split_folder(root, training) or folder))
         chosen = {normalize("NFC", name) for name in classes}
         for name in folders:
             if normalize("NFC", name) not in chosen:  # left out, or refused below

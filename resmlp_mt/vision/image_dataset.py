@@ -1,7 +1,7 @@
 """Images with the indices of their classes, as PyTorch's DataLoader takes them."""
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 from unicodedata import normalize
 
@@ -92,6 +92,11 @@ class MemoryDataset(ImageDataset):
         if isinstance(source, BadImage):
             raise source
         return Image.fromarray(source)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Names of classes in order, without those that are there with other forms of accents."""
+    return list({normalize("NFC", name): name for name in sorted(names)}.values())
 
 
 def labelled(

@@ -50,7 +50,11 @@ LABEL_NAMES = (
 #: fields of a sample: its image, and those that may have its class, the preferred first
 IMAGE = "image"
 OWN = ("cls", "cls.txt", "cls.json")
-LABELS = (*OWN, "json", *(name + end for name in LABEL_NAMES[1:] for end in ("", ".txt", ".json")))
+LABELS = (
+    *(*OWN, "json"),
+    *(name + end for name in LABEL_NAMES[1:] for end in ("", ".txt", ".json")),
+    "txt",  # mostly a caption
+)
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 #: where a file lies: shard, offset, size and name
@@ -162,11 +166,12 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
     samples: list[Member] = []
     targets: list[int] = []
     names = ImageNames(Path(source))
+    replaced = 0  # classes from a second file of a sample
     for shard in shard_files(source, split):
         with opened(shard, "wds", "r:") as (archive, members):
             file = cast(BinaryIO, archive.fileobj)
             for image, labels, name in _samples(members, shard):
-                label = _label(file, labels)
+                label, number = _label(file, labels)
                 if image is None:
                     if label is not None:  # else it may describe anything
                         names.is_image(Path(name).name)  # counts it
@@ -175,7 +180,16 @@ def shard_samples(source: str, split: str) -> tuple[list[Member], list[int]]:
                     raise _no_class(file, labels[0])
                 samples.append(image)
                 targets.append(label)
+                if number:
+                    replaced += 1
+                    first, second = labels[0][3], labels[number][3]
     names.warn()
+    if replaced:
+        logger.warning(
+            "%s: %d of %d samples have no class in the file that is preferred, and it is read from "
+            "another (such as %s, instead of %s)",
+            source, replaced, len(targets), second, first,
+        )  # fmt: skip
     if not samples:
         raise UserError(f"--data wds: {source} holds no images in its shards for {split}.")
     return samples, targets
@@ -275,10 +289,12 @@ def _text(file: BinaryIO, member: Member) -> bytes:
     return _json_label(text) if name.lower().endswith(".json") else text
 
 
-def _label(file: BinaryIO, labels: Iterable[Member]) -> int | None:
-    """The class in the first of some files that has a usable one."""
-    numbers = (_whole(_text(file, label)) for label in labels)
-    return next((n for n in numbers if n is not None and n < MAX_CLASSES), None)
+def _label(file: BinaryIO, labels: Iterable[Member]) -> tuple[int | None, int]:
+    """The class in the first of some files that has a usable one, and the number of that file."""
+    found = ((_whole(_text(file, label)), number) for number, label in enumerate(labels))
+    return next(
+        (each for each in found if each[0] is not None and each[0] < MAX_CLASSES), (None, 0)
+    )
 
 
 def _no_class(file: BinaryIO, label: Member) -> UserError:

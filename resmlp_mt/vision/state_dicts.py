@@ -28,6 +28,7 @@ from torch import Tensor
 
 from resmlp_mt import stored_arrays
 from resmlp_mt.errors import UserError, refused
+from resmlp_mt.files import is_hidden
 from resmlp_mt.tensor_files import read, unwrapped
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,8 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
             name = main.read_text(encoding="utf-8", errors="replace").strip()
             snapshots = [each for each in snapshots if each.name == name]
         folder = snapshots[0] if len(snapshots) == 1 else path
-        others = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = [file for file in folder.iterdir() if not is_hidden(file.name)]
+        others = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
         own = [folder / name for name in names if (folder / name).exists()]
         if not own and len(others) != 1:
             several = f", such as {', '.join(file.name for file in others[:5])}" if others else ""
@@ -134,7 +136,7 @@ def read_weights(path: pathlib.Path) -> dict[str, Any]:
         lambda _: f"{path} is not the index of a file in parts: expected its weight_map.",
         *OF_JSON,
     ):
-        parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        parts = set(json.loads(path.read_text(encoding="utf-8-sig"))["weight_map"].values())
         files = [path.with_name(part) for part in sorted(parts)]
         if not parts or "\0" in "".join(parts):
             raise ValueError
@@ -172,7 +174,7 @@ def _hub_config(path: pathlib.Path) -> dict[str, Any]:
         ),
         *OF_JSON,
     ):
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
         inner = config.get("pretrained_cfg") or {}
         return {"pretrained_cfg": {"label_names": config.get("labels"), **inner, **config}}
 

@@ -230,7 +230,7 @@ def create_trainer(options: TrainingOptions, process: Process, stop: Stop | None
             options.pin_mem,
             batch_size=options.validation_batch_size or options.batch_size,
         ),
-        normalize=create_normalization(data_config),
+        normalize=create_normalization(data_config, process.device),
         counter=SkipCounter(options.on_error),
         description={
             "model_args": model_args,

@@ -2,9 +2,12 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from resmlp_mt.errors import UserError
 from resmlp_mt.vision.libraries import timm, torchvision
@@ -101,7 +104,20 @@ class PaddedCrop:
         return cropped
 
 
-def create_normalization(data_config: dict[str, Any]) -> Any:
-    """Images with values from 0 to 255, float32 (batch, 3, height, width), normalised in place."""
-    scaled = ([255 * value for value in data_config[name]] for name in ("mean", "std"))
-    return torchvision.transforms.v2.Normalize(*scaled, inplace=True)
+def create_normalization(
+    data_config: dict[str, Any], device: torch.device | str = "cpu"
+) -> Callable[[Tensor], Tensor]:
+    """A function that normalises images on a device in place.
+
+    They have values from 0 to 255, float32 (batch, channels, height, width). torchvision's makes
+    its mean and deviation anew, and copies them to the device, for every batch.
+    """
+    mean, std = (
+        torch.tensor([255 * value for value in data_config[name]], device=device).view(-1, 1, 1)
+        for name in ("mean", "std")
+    )
+    return partial(_normalize, mean=mean, std=std)
+
+
+def _normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return images.sub_(mean).div_(std)
