@@ -210,6 +210,23 @@ def test_what_changes_nothing_is_refused_for_a_resmlp(given: str, message: str) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--left-pad-source False", "False; --left-pad-source takes no value, and means False"),
+        ("--share-all-embeddings True --fp16", "True; --share-all-embeddings takes no value, and"),
+        ("--max-source-positons 3", "--max-source-positons 3 (did you mean --max-source-positions"),
+        ("--nothing-of-the-kind", "--nothing-of-the-kind\n"),
+    ],
+)
+def test_words_that_fairseq_does_not_know(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed(words)
+    assert f"error: unrecognized arguments: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         ("common.fp16_init_scale=4", "^--fp16-init-scale changes nothing without --fp16"),
         ("common.fp16_init_scale=4 common.fp16=false", None),  # as in the first run of a sweep
         ("ema.ema_decay=0.5", "^--ema-decay changes nothing without --store-ema"),

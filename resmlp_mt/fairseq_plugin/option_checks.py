@@ -9,8 +9,10 @@ import argparse
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from itertools import pairwise
+from typing import Any, NoReturn
 
 import torch
 from fairseq import options
@@ -65,6 +67,9 @@ LEAST = {
 }
 """The least values of numbers that fairseq divides by, or that make it do nothing."""
 
+UNRECOGNIZED = "unrecognized arguments: "
+"""The beginning of argparse's message."""
+
 MOST_SEED = 2**31 - 1
 """numpy takes twice as many, but fairseq adds numbers of epochs and processes to it."""
 
@@ -96,6 +101,8 @@ def _parse_args_and_arch(
 ) -> Any:
     loading.add_options(parser)
     generation_fixes.choose_scoring(parser, input_args)
+    words = sys.argv[1:] if input_args is None else input_args
+    parser.error = partial(_error, parser, words)  # type: ignore[method-assign]
     parsed = original(parser, input_args, *args, **kwargs)
     found: argparse.Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     loading.heed_options(found)
@@ -110,11 +117,23 @@ def _parse_args_and_arch(
             setattr(found, name, int(getattr(found, name)))
     check(vars(found))
     if not kwargs.get("suppress_defaults"):  # it has been parsed with them before
-        words = sys.argv[1:] if input_args is None else input_args
         ignored_options.check_line(parser, found, words)
     if getattr(found, "profile", False) and not torch.cuda.is_available():
         raise UserError("--profile needs a GPU, whose profiler it starts: drop it.")
     return parsed
+
+
+def _error(parser: argparse.ArgumentParser, words: Sequence[str], message: str) -> NoReturn:
+    """End with status 2, and say what was meant by words that fairseq does not know."""
+    known = parser._option_string_actions
+    if message.startswith(UNRECOGNIZED):
+        unknown = message.removeprefix(UNRECOGNIZED).split()
+        for before, word in pairwise(words):
+            if word in unknown and word.lower() in ("true", "false") and before in known:
+                message += f"; {before} takes no value, and means {known[before].const}"
+        options = (word for word in unknown if word.startswith("--"))
+        message += next(filter(None, (did_you_mean(word, known) for word in options)), "")
+    argparse.ArgumentParser.error(parser, message)
 
 
 @remedy("preprocess", "_build_dictionary", before=True)  # the first that read the options
