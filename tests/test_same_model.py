@@ -141,8 +141,5 @@ def test_a_training_with_other_options_is_told(
     log = train(
         corpus, tmp_path, "--finetune-from-model", path, "--decoder-attention-heads", 2, expect=1
     )
-    assert log.endswith(
-        f"--decoder-attention-heads is 2, but {path} was trained with 4, and all its weights would "
-        "fit: give 4.\n"
-    )
+    assert log.endswith(f"--decoder-attention-heads is 2, but {path} was trained with 4: give 4.\n")
     assert not list(tmp_path.glob("*.pt"))

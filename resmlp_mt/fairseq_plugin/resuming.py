@@ -211,8 +211,7 @@ def check_model(options: Any, state: Mapping[str, Any], path: Path) -> None:
         before, now = values(name)
         if before != now:
             raise UserError(
-                f"{flag(name)} is {now}, but {path} was trained with {before}, and all its weights "
-                f"would fit: give {before}."
+                f"{flag(name)} is {now}, but {path} was trained with {before}: give {before}."
             )
     of_all, _ = values(SHARED[0])
     for name in SHARED:

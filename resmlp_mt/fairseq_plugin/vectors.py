@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.models.transformer import Embedding
 from torch import Tensor, nn
 
-from resmlp_mt.errors import UserError
+from resmlp_mt.errors import UserError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ def read_vectors(path: str, dim: int, option: str) -> dict[str, Tensor]:
                 if fits:
                     vectors[" ".join(word)] = torch.tensor(list(map(float, parts[-dim:])))
     except (OSError, ValueError) as error:
-        raise UserError(f"{option} {path} cannot be read as GloVe text: {error}.") from error
+        raise UserError(
+            f"{option} {path} cannot be read as GloVe text: {reason(error)}."
+        ) from error
     if widths != {dim}:
         raise UserError(f"{option} {path} has vectors of width {sorted(widths)}, not {dim}.")
     return vectors
