@@ -5,6 +5,7 @@ even if an extra is not installed.
 """
 
 import argparse
+import array
 import difflib
 import errno
 import functools
@@ -270,17 +271,25 @@ def number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> Callable[[str], Any]:
-    """The type of an option that is a finite number within these bounds."""
+    """The type of an option that is a number within these bounds.
+
+    A whole number has at most 64 bits. Another number has to be finite, and above or below the
+    bounds, in the 32 bits of a model's numbers too: 1e39 is infinite there, and 1e-50 zero.
+    """
+    if kind is int:
+        least, most = max(least, -(2**63)), min(most, 2**63)
 
     def convert(text: str) -> float:
         value = kind(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"must be a finite number, but is {text}")
+        is_whole = isinstance(value, int)  # which may be too large for a float
+        stored = value if is_whole else array.array("f", [value])[0]
         for holds, bound in (
+            (is_whole or math.isfinite(value), "a finite number"),
             (value >= least, f"at least {least}"),
-            (value > above, f"above {above}"),
+            (min(value, stored) > above, f"above {above}"),
             (value <= most, f"at most {most}"),
-            (value < below, f"below {below}"),
+            (max(value, stored) < below, f"below {below}"),
+            (is_whole or math.isfinite(stored), "a finite number"),
         ):
             if not holds:
                 raise argparse.ArgumentTypeError(f"must be {bound}, but is {text}")

@@ -91,13 +91,15 @@ for action in parser._actions:
     if action.nargs != 0 and action.default not in (None, argparse.SUPPRESS, [], {}):
         assert "default" in told, (action.option_strings, action.default)
     assert action.type not in (int, float), (action.option_strings, "has no limits")
-    if getattr(action.type, "__name__", "") == "float":
-        for text in ("inf", "-inf", "nan", "1e999"):
-            try:
-                action.type(text)
-            except argparse.ArgumentTypeError:
-                continue
-            raise AssertionError((action.option_strings, text))
+    kind = getattr(action.type, "__name__", "")
+    # 1e39 is infinite in 32 bits
+    floats = ("inf", "-inf", "nan", "1e999", "1e39", "-1e39")
+    for text in {"float": floats, "int": (str(10**20), str(-(10**20)), str(10**400))}.get(kind, ()):
+        try:
+            action.type(text)
+        except argparse.ArgumentTypeError:
+            continue
+        raise AssertionError((action.option_strings, text))
     if "--out" in action.option_strings:
         assert action.option_strings[0] == "--output"
 """

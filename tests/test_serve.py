@@ -202,6 +202,7 @@ def test_an_address_that_is_taken_is_one_sentence(exported: Path) -> None:
         (["m", "--max-wait", "inf"], "--max-wait: must be a finite number, but is inf"),
         (["m", "--max-wait", "1e300"], "--max-wait: must be at most 86400"),
         (["m", "--lenpen", "inf"], "--lenpen: must be a finite number, but is inf"),
+        (["m", "--lenpen", "11"], "--lenpen: must be at most 10, but is 11"),
         *(
             (["m", "--cors-origin", text], "--cors-origin: expected https://NAME, https:")
             for text in (

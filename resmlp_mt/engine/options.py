@@ -32,6 +32,8 @@ OF_PYTORCH = (
     "no_repeat_ngram_size", "repetition_penalty", "coverage_penalty", "disable_unk", "sampling",
 )  # fmt: skip
 WHOLE = number(int)
+LENPEN = number(float, least=-10, most=10)
+"""The lengths that models allow, to this power, still fit into a float32."""
 NOT_BELOW_0 = number(float, least=0)
 
 
@@ -54,8 +56,7 @@ class SearchOptions:
 
     beam: int = option(5, type=POSITIVE, help="hypotheses")
     lenpen: float = option(
-        # the lengths that models allow, to this power, still fit into a float32
-        1.0, type=number(float, least=-10, most=10),
+        1.0, type=LENPEN,
         help="power of the length that divides scores: larger, longer output",
     )  # fmt: skip
     unnormalized: bool = switch("compare sums of scores")

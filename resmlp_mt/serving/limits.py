@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from resmlp_mt.command_line import FINITE, NOT_NEGATIVE, POSITIVE, PROCESSES, number, option, switch
-from resmlp_mt.engine.options import DTYPES
+from resmlp_mt.command_line import NOT_NEGATIVE, POSITIVE, PROCESSES, number, option, switch
+from resmlp_mt.engine.options import DTYPES, LENPEN
 
 DAY = 24 * 60 * 60  # seconds
 
@@ -13,7 +13,7 @@ class ModelOptions:
     """Translation."""
 
     beam: int = option(5, type=POSITIVE, help="hypotheses: there are at most N - 1 alternatives")
-    lenpen: float = option(1.0, type=FINITE, help="length penalty")
+    lenpen: float = option(1.0, type=LENPEN, help="length penalty")
     max_batch_tokens: int = option(
         4096, type=POSITIVE, help="source tokens in a batch, and so in a sentence"
     )
