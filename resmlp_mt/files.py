@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -181,6 +182,8 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
     """
     targets: set[Path] = set()
     for path in filter(None, paths):
+        if str(path) == "-":
+            raise UserError(f"{option} - is no file, and not standard output: name a file.".strip())
         with writing(path, option):
             target = Path(os.path.realpath(path))
             if target in targets and (path.is_file() or not path.exists()):
@@ -191,6 +194,16 @@ def check_outputs(paths: Sequence[Path | None], option: str = "") -> None:
             if not path.exists() or path.is_file():
                 with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
                     pass
+
+
+def check_standard_output(path: Path | None, option: str) -> None:
+    """Refuse results that would be lost: no file is named for them, and standard output is closed.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if path is None and sys.stdout is None:
+        raise UserError(f"standard output is closed: give {option} FILE.")
 
 
 class LockedError(UserError):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from resmlp_mt.command_line import command
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, write_json
+from resmlp_mt.files import check_outputs, check_standard_output, write_json
 from resmlp_mt.scoring.generate_output import LINE, GenerateOutput, read_generate_output
 from resmlp_mt.scoring.lines import Sentences, read_lines
 from resmlp_mt.scoring.measures import KINDS, TOKENIZED, LengthScore, Measure, length_scores
@@ -335,6 +335,7 @@ def _check_counts(system: Sentences, other: Sentences, test_set: str | None) -> 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_args(argv)
+    check_standard_output(options.json, "--json")
     check_outputs([options.json], "--json")
     if not options.quiet:
         logging.basicConfig(level=logging.INFO, format="sacreBLEU: %(message)s")

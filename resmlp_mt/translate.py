@@ -33,7 +33,7 @@ from resmlp_mt.command_line import (
 )
 from resmlp_mt.engine.options import BatchOptions, SearchOptions
 from resmlp_mt.errors import UserError, reason
-from resmlp_mt.files import check_outputs, expanded, output_file
+from resmlp_mt.files import check_outputs, check_standard_output, expanded, output_file
 from resmlp_mt.machine import threads_kept
 from resmlp_mt.standard_input import check_is_not_output
 from resmlp_mt.unpacking import ARCHIVES, PACKED, kind_of, open_input
@@ -178,8 +178,7 @@ def opened_output(path: Path | None) -> Iterator[TextIO]:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    if args.output is None and sys.stdout is None:
-        raise UserError("standard output is closed: give --output FILE.")
+    check_standard_output(args.output, "--output")
     if args.output is not None and (kind := kind_of(args.output)) in ARCHIVES | PACKED:
         packing = "an archive" if kind in ARCHIVES else "packed"
         raise UserError(f"--output {args.output} is {packing}: name a text file, such as text.gz.")

@@ -108,6 +108,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> N
 def test_checking_leaves_everything_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     check_outputs([tmp_path / "a", tmp_path / "b", Path("/dev/null"), Path("/dev/null")])
+    with pytest.raises(UserError, match=r"^--json - is no file, and not standard output: name a"):
+        check_outputs([Path("-")], "--json")
     assert os.listdir(tmp_path) == ["a"]
     for name in "ab":  # one result would be lost
         with pytest.raises(UserError, match=rf"{name} is given for two results: give each a"):

@@ -186,6 +186,17 @@ def test_a_failed_run_leaves_the_old_report_and_no_litter(corpus: Corpus, tmp_pa
     assert same_file.read_text() == "old"
 
 
+def test_closed_standard_output_loses_no_scores(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    argv = ["-i", corpus.file["sys"], "--ref", corpus.file["ref"], "-m", "BLEU", "--quiet"]
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(UserError, match=r"^standard output is closed: give --json FILE"):
+        main(argv)
+    main([*argv, "--json", str(tmp_path / "r.json")])
+    assert (tmp_path / "r.json").exists()
+
+
 def test_scores_are_shown_even_if_the_report_cannot_be_written(
     corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:

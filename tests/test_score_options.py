@@ -290,10 +290,19 @@ def test_a_missing_extra_is_named(
         ("en-fr-CA", ("en", "fr-CA")),
         ("en-FR-ca", ("en-FR", "ca")),
         ("xx-yy", ("xx", "yy")),
+        ("en-xx", ("en", "xx")),
+        ("en-uk", ("en", "uk")),
+        ("EN-DE", ("EN", "DE")),
     ],
 )
 def test_pairs_are_split_as_they_are_meant(text: str, expected: tuple[str, str]) -> None:
     assert language_pair(text) == expected
+
+
+@pytest.mark.parametrize("text", ["zh-Hant", "zh-TW", "zh-cn", "pt-BR", "sr-latn", "es-419"])
+def test_one_language_is_no_pair(text: str) -> None:
+    with pytest.raises(ValueError, match="expected source and target"):
+        language_pair(text)
 
 
 def test_base_languages() -> None:

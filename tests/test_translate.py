@@ -333,14 +333,13 @@ def test_files_of_other_kinds_are_refused_by_their_names(
 def test_json_lines_have_score_alignment_and_nbest(
     corpus: Corpus, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = b"  one two \n \n" + b"two " * 99 + b"\n"
+    text = "  one\u2028two\x85 \n \n".encode() + b"two " * 99 + b"\n"
     plain = run(exported, "--nbest", 2, text=text, capsys=capsys)
-    found = [
-        json.loads(line)
-        for line in run(exported, "--nbest", 2, "--out-format", "jsonl", text=text, capsys=capsys)
-    ]
+    lines = run(exported, "--nbest", 2, "--out-format", "jsonl", text=text, capsys=capsys)
+    assert "\n".join(lines).splitlines() == lines  # no other sign divides them
+    found = [json.loads(line) for line in lines]
     first = found[0]
-    assert first["source"] == "one two"
+    assert first["source"] == "one\u2028two"
     scores = [f"D-0\t{n['score']}\t{n['translation']}" for n in first["nbest"]]
     assert scores == plain[:2]
     assert (first["translation"], first["score"]) == tuple(first["nbest"][0].values())

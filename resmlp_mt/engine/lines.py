@@ -9,6 +9,7 @@ import json
 import logging
 import lzma
 import math
+import re
 import select
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # bytes that are read at once
+OTHER_BREAKS = re.compile("[\x85\u2028\u2029]")
 LONGEST_LINE = 1 << 24  # bytes; a longer one is not a sentence, and could fill the memory
 
 
@@ -155,7 +157,9 @@ def write_json(
         "alignment": alignment(best) if has_attention else None,
         "nbest": [{"translation": t.text, "score": json_score(t.score)} for t in translations],
     }
-    file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+    # one line, however its reader divides lines; JSON itself escapes other signs like these
+    file.write(OTHER_BREAKS.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text) + "\n")
 
 
 def alignment(translation: Translation) -> list[tuple[int, int]]:

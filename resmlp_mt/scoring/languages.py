@@ -28,8 +28,17 @@ def language_pair(text: str) -> tuple[str, str]:
         ValueError: if it is not a pair, or can be read in two ways.
     """
     parts = text.split("-")
-    if len(parts) < 2 or not all(re.fullmatch(r"\w+", part) for part in parts):
-        raise ValueError("expected source and target, such as en-de")
+    # zh-Hant, de-at and pt-BR are one language: the second part is a script, or a region
+    is_one = (
+        len(parts) == 2
+        and parts[1] != "xx"
+        and langcodes.tag_is_valid(text)
+        and (
+            not langcodes.tag_is_valid(parts[1]) or (parts[0].islower() and not parts[1].islower())
+        )
+    )
+    if len(parts) < 2 or is_one or not all(re.fullmatch(r"\w+", part) for part in parts):
+        raise ValueError("expected source and target, such as en-de or en-zh_CN")
     splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
     if len(splits) > 1:
         splits = [pair for pair in splits if all(map(langcodes.tag_is_valid, pair))]

@@ -83,7 +83,7 @@ class MeasureOptions:
     """What is computed."""
 
     metrics: list[str] | None = option(
-        None, "-m", nargs="+", choices=list(KINDS), metavar="NAME",
+        None, "-m", nargs="+", type=str.lower, choices=list(KINDS), metavar="NAME",
         help=f"{', '.join(KINDS)} (default: all that can be computed)",
     )  # fmt: skip
     sentence_level: bool = switch("one score per sentence, by one metric (default: bleu)", "-sl")

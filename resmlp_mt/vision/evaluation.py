@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, output_file, write_json
+from resmlp_mt.files import check_outputs, check_standard_output, output_file, write_json
 from resmlp_mt.vision.class_map import ORDERED, TAKEN, check_order, check_same
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.data import create_dataset, is_one_split
@@ -74,6 +74,7 @@ def evaluate(options: EvaluationOptions) -> None:
     Raises:
         UserError: for a model or data that cannot be used.
     """
+    check_standard_output(options.json, "--json")
     check_outputs([options.json, options.confusion_csv, options.confusion_png])
     if options.confusion_png is not None:
         import matplotlib  # noqa: F401  without its extra, an error before the work

@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
 from resmlp_mt.errors import UserError
-from resmlp_mt.files import check_outputs, write_json
+from resmlp_mt.files import check_outputs, check_standard_output, write_json
 from resmlp_mt.vision.classifier import load_classifier
 from resmlp_mt.vision.data import create_dataset
 from resmlp_mt.vision.distributed import find_device, measured_on
@@ -67,6 +67,7 @@ def classify(options: NeighbourOptions) -> None:
     Raises:
         UserError: for a model or data that cannot be used.
     """
+    check_standard_output(options.json, "--json")
     check_outputs([options.json])
     device = find_device(options.device)
     classifier = load_classifier(options, device, head="reset")

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import torch
 
 from resmlp_mt.errors import UserError, reason, refused
-from resmlp_mt.files import check_outputs, output_file
+from resmlp_mt.files import check_outputs, check_standard_output, output_file
 from resmlp_mt.vision.classifier import Classifier, load_classifier
 from resmlp_mt.vision.distributed import find_device
 from resmlp_mt.vision.evaluation_options import FORMATS, PredictionOptions
@@ -120,6 +120,7 @@ def predict(options: PredictionOptions) -> None:
         kind = options.output.suffix.lower().lstrip(".") if options.output else "jsonl"
         if kind not in FORMATS:
             raise UserError(f"--output {options.output}: give --format csv, json or jsonl.")
+    check_standard_output(options.output, "--output")
     check_outputs([options.output])
     device = find_device(options.device)
     classifier = load_classifier(options, device, options.dtype)
