@@ -18,6 +18,7 @@ from torch import Tensor
 
 from resmlp_mt.errors import UserError, is_of_memory, reason, refused
 from resmlp_mt.files import check_is_whole, replacing
+from resmlp_mt.unpacking import is_packed
 
 #: numbers per byte of a file, at most: tied tensors share their storage
 NUMBERS_PER_BYTE = 16
@@ -110,11 +111,10 @@ def _is_safetensors(path: Path) -> bool:
 def _other(path: Path) -> str | None:
     """What a file is that holds no tensors: people download pages, and pack files."""
     with path.open("rb") as file:
-        head = file.read(64).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        head = file.read(512)
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, such as an error of its server"
-    packed = head.startswith((b"\x1f\x8b", b"bzh", b"\xfd7zxz\0", b"(\xb5/\xfd", b"7z\xbc\xaf"))
-    return "it is packed (unpack it)" if packed else None
+    return "it is packed (unpack it)" if is_packed(head) else None
 
 
 def _lacks_memory(error: Exception, size: int) -> bool:

@@ -63,22 +63,15 @@ _OF_DOCUMENTS = (b"mimetype", b"[Content_Types].xml", b"_rels/", b"docProps/", b
 """The first file in a document that is a zip archive."""
 
 _PACKED, _DOCUMENT = "is packed: unpack it", "is a document: take its text out"
-_BZIP2 = [b"BZh%d" % size for size in range(1, 10)]
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\3\4"
+_PACKERS = (
+    *(b"BZh%d" % size for size in range(1, 10)),
+    *(b"\xfd7zXZ\0", b"(\xb5/\xfd", b'\x04"M\x18', b"7z\xbc\xaf", b"Rar!\x1a"),
+)
 
 OTHERS = {
-    b"\x1f\x8b": "is packed with gzip: unpack it with gunzip",
-    **dict.fromkeys(
-        (
-            *_BZIP2,
-            b"\xfd7zXZ\0",
-            b"(\xb5/\xfd",
-            b'\x04"M\x18',
-            b"PK\3\4",
-            b"7z\xbc\xaf",
-            b"Rar!\x1a",
-        ),
-        _PACKED,
-    ),
+    _GZIP: "is packed with gzip: unpack it with gunzip",
+    **dict.fromkeys((*_PACKERS, _ZIP), _PACKED),
     **dict.fromkeys((b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), _DOCUMENT),
     b"%PDF-": "is a PDF: take its text out",
     b"PAR1\x15": "is parquet: take its text out, or name it .parquet for python -m resmlp_mt.bulk",
@@ -121,12 +114,12 @@ def other_kind(line: bytes) -> str | None:
     Args:
         line: its first line.
     """
-    if line.startswith(b"PK\3\4") and line.startswith(_OF_DOCUMENTS, 30):  # after its header
+    if line.startswith(_ZIP) and line.startswith(_OF_DOCUMENTS, 30):  # after its header
         return _DOCUMENT
     for begin, what in OTHERS.items():
         if line.startswith(begin):
             return what
-    if line.startswith((b"ustar\0", b"ustar  \0"), 257):  # of POSIX, and of GNU
+    if _is_tar(line):
         return "is a tar archive: unpack it"
     parts = line.rstrip(b"\r").split(b"\r")
     is_old = len(parts) > 1 and line.count(b"\r") > 1 and all(map(bytes.strip, parts))
@@ -136,6 +129,19 @@ def other_kind(line: bytes) -> str | None:
     if 3 * sum(byte < 9 for byte in line) > len(line.rstrip()) > 1:
         return OTHERS[codecs.BOM_UTF16_LE]
     return None
+
+
+def is_packed(head: bytes) -> bool:
+    """Whether a file is packed or a tar archive; zip does not count, which torch.save writes.
+
+    Args:
+        head: its first 512 bytes.
+    """
+    return head.startswith((_GZIP, *_PACKERS)) or _is_tar(head)
+
+
+def _is_tar(head: bytes) -> bool:
+    return head.startswith((b"ustar\0", b"ustar  \0"), 257)  # of POSIX, and of GNU
 
 
 def open_input(name: str) -> BinaryIO:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resmlp_mt.engine import lengths
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
     from resmlp_mt.engine.model_folder import TranslationModel
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Lines:
+    """How many lines of a run are doubtful in one way, and of how many a warning has said so."""
+
+    warn: Callable[[], None]
+    count: int = 0
+    told: int = 0
+
+    def tell(self) -> None:
+        """Warn, if there are more than the last warning said."""
+        if self.count > self.told:
+            self.told = self.count
+            self.warn()
 
 
 class Doubts:
@@ -30,9 +46,10 @@ class Doubts:
         self._model = model
         self._trained = model.model.config.longest_trained_source
         self._lock = threading.Lock()
-        self._longer = self._longest = self._unknown = 0
+        self._longer = _Lines(self._warn_of_longer)
+        self._unknown = _Lines(self._warn_of_unknown)
+        self._longest = 0
         self._first = ""
-        self._told = {"longer": 0, "unknown": 0}
 
     def add(self, sentences: Sequence[tuple[str, Sequence[int]]]) -> None:
         """Count the doubtful ones among some lines and their tokens."""
@@ -40,31 +57,32 @@ class Doubts:
         longer = lengths.longer((len(tokens) for _, tokens in sentences), self._trained)
         unknown = [line for line, tokens in sentences if is_unknown(line, tokens, model)]
         with self._lock:
-            self._longer += len(longer)
+            self._longer.count += len(longer)
             self._longest = max(self._longest, *longer, 0)
-            self._unknown += len(unknown)
+            self._unknown.count += len(unknown)
             self._first = self._first or next(iter(unknown), "")
-            self._tell([name for name, told in self._told.items() if not told])
+            for lines in (self._longer, self._unknown):
+                if not lines.told:
+                    lines.tell()
         if are_unknown((tokens for _, tokens in sentences), model.source.indices):
             _warn_once(model.source_lang, is_split=model.sentencepiece is not None)
 
     def end(self) -> None:
         """Warn of the whole run, where it had more such lines than the warning at once said."""
         with self._lock:
-            self._tell([*self._told])
+            self._longer.tell()
+            self._unknown.tell()
 
-    def _tell(self, names: Sequence[str]) -> None:
-        before = self._told
-        now = {"longer": self._longer, "unknown": self._unknown}
-        self._told = before | {name: now[name] for name in names}
-        if self._told["longer"] > before["longer"]:
-            lengths.warn(self._longer, self._longest, self._trained)
-        if self._told["unknown"] > before["unknown"]:
-            logger.warning(
-                "the model knows no word of %d line%s, the first of which begins with '%s': their "
-                "translations are made up",
-                self._unknown, "" if self._unknown == 1 else "s", self._first[:40],
-            )  # fmt: skip
+    def _warn_of_longer(self) -> None:
+        lengths.warn(self._longer.count, self._longest, self._trained)
+
+    def _warn_of_unknown(self) -> None:
+        count = self._unknown.count
+        logger.warning(
+            "the model knows no word of %d line%s, the first of which begins with '%s': their "
+            "translations are made up",
+            count, "" if count == 1 else "s", self._first[:40],
+        )  # fmt: skip
 
 
 @functools.cache
