@@ -65,15 +65,19 @@ class Workshop:
     def prepared(self, name: str, model: str | None = None) -> Path:
         """The folder that prepare.py made of a set.
 
-        A model may have ``samples`` (sampled copies of its training set), or a ``teacher`` (the
-        folder of an exported model, whose translations its training set has as targets).
+        A model may have ``samples`` (sampled copies of its training set), ``concatenate`` (how many
+        neighbouring pairs its training set joins), or a ``teacher`` (the folder of an exported
+        model, whose translations its training set has as targets).
         """
         declared = self.config["sets"][name]
         own = self.config["models"][model] if model else {}
         samples, teacher = self._samples(model), own.get("teacher")
+        joined = own.get("concatenate")
         parts = ["data"]
         if samples:
             parts.append(f"{samples}-samples")
+        if joined:
+            parts.append(f"{joined}-joined")
         if teacher:
             parts.append(f"taught-{Path(teacher).name}")
         out = self.work / name / "-".join(parts)
@@ -86,6 +90,7 @@ class Workshop:
                 "--src", declared["source"], "--tgt", declared["target"], "--out", out,
                 "--vocab-size", declared["vocabulary"], "--jobs", self.config["threads"],
                 *(["--samples", samples] if samples else []),
+                *(["--concatenate", joined] if joined else []),
             ]  # fmt: skip
             self.execute(command, out.with_suffix(".log"))
         return out

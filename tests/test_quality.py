@@ -274,16 +274,17 @@ def test_a_variant_differs_from_its_baseline_in_one_respect(config: str) -> None
         baseline = changed["models"][model.get("baseline", changed["baseline"])]
         plain = quality_runs.values(baseline["options"].split())
         others = {option for option in own | plain if own.get(option) != plain.get(option)}
-        if "samples" in model or "teacher" in model:
+        if model.keys() & {"samples", "concatenate", "teacher"}:
             assert not others
         else:
             assert len(others - {"--rdrop-alpha"}) == 1
 
 
-def test_a_model_may_train_on_sampled_copies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workshop = Workshop(CONFIG.with_stem("training_options"), tmp_path, tmp_path)
+def commands_of(
+    config: str, models: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[list[str]]:
+    """The commands that prepare the data of some models (on a set each) and train them."""
+    workshop = Workshop(CONFIG.with_stem(config), folder, folder)
     commands: list[list[str]] = []
 
     def execute(command: list[object], log: Path) -> float:
@@ -295,15 +296,36 @@ def test_a_model_may_train_on_sampled_copies(
 
     monkeypatch.setattr(workshop, "execute", execute)
     monkeypatch.setattr(workshop, "_pairs", lambda *_: [("a\n", "b\n")])
-    for model in ("plus_d15", "plus_samples"):
-        workshop.train(Run(model, "multi30k_en_de", 1, 600))
-    plain, plain_training, sampled, training = commands
+    for model, name in models.items():
+        workshop.train(Run(model, name, 1, 600))
+    return commands
+
+
+def test_a_model_may_train_on_sampled_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = dict.fromkeys(("plus_d15", "plus_samples"), "multi30k_en_de")
+    plain, plain_training, sampled, training = commands_of(
+        "training_options", models, tmp_path, monkeypatch
+    )
     folder = tmp_path.resolve() / "multi30k_en_de"
     assert "--samples" not in plain
     assert sampled[sampled.index("--samples") + 1] == "8"
     assert plain_training[2] == f"{folder}/data/bin"
     copies = ["bin", *(f"bin{copy}" for copy in range(2, 9))]
     assert training[2] == ":".join(f"{folder}/data-8-samples/{copy}" for copy in copies)
+
+
+def test_a_model_may_train_on_joined_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = dict.fromkeys(("plus", "plus_joined"), "mix_short_en_de")
+    plain, plain_training, joined, training = commands_of(
+        "length_text", models, tmp_path, monkeypatch
+    )
+    assert "--concatenate" not in plain
+    assert joined[joined.index("--concatenate") + 1] == "3"
+    folder = tmp_path.resolve() / "mix_short_en_de"
+    assert plain_training[2] == f"{folder}/data/bin"
+    assert training[2] == f"{folder}/data-3-joined/bin"
 
 
 def test_a_model_may_train_on_the_translations_of_a_teacher(
