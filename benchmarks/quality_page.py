@@ -117,6 +117,8 @@ def options(config: Json, generate: Collection[tuple[str, str]]) -> list[str]:
             data = f", on the translations of `{declared['teacher']}`"
         elif "samples" in declared:
             data = f", on {declared['samples']} sampled copies"
+        elif "concatenate" in declared:
+            data = f", on data of `prepare --concatenate {declared['concatenate']}`"
         parts.append(f"{names[model]}{data}:\n\n    {' '.join(declared['options'].split())}")
     for name, declared in config["sets"].items():
         if declared.get("options"):
