@@ -24,7 +24,6 @@ from benchmarks.speed.machine import describe
 from benchmarks.speed.timing import Run, interleaved, ratio
 from benchmarks.speed.training_rows import CHUNKED, Training, batches
 from benchmarks.speed.translation_models import BASE, Sizes
-from resmlp_mt import padding
 from resmlp_mt.command_line import POSITIVE, PROCESSES, Parser, command
 from resmlp_mt.fairseq_plugin import criterion
 from resmlp_mt.files import write_text
@@ -77,14 +76,6 @@ def affine_mixing(
     return torch.addcmul(post_beta, layout.pack(mixed), post_alpha)
 
 
-def dropped_addition(x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:
-    return torch.addcmul(x, y, kept, value=1 / share)
-
-
-def pad(x: Tensor, rows: Tensor, count: int) -> Tensor:
-    return x.new_zeros(count, *x.shape[1:]).index_copy(0, rows, x)
-
-
 def smoothed_cross_entropy(
     features: Tensor, weight: Tensor, target: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -100,8 +91,6 @@ PLAIN: dict[str, tuple[Any, Callable[..., Any]]] = {
     "AffineLinear": (residual, affine_linear),
     "ActivatedLinear": (residual, activated_linear),
     "AffineMixing": (residual, affine_mixing),
-    "DroppedAddition": (residual, dropped_addition),
-    "_Pad": (padding, pad),
     "_SmoothedCrossEntropy": (criterion, smoothed_cross_entropy),
 }
 

@@ -1,6 +1,6 @@
 """Padding: at the end, since row 0 of a mixing matrix is position 0, and left out of products."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,9 @@ class Layout(NamedTuple):
     def pad(self, x: Tensor) -> Tensor:
         """Put (tokens, ...) in their places in (length, batch, ...), among zeros."""
         if self.rows is not None:
-            x = _Pad.apply(x, self.rows, self.length * self.batch)
+            # index_copy_ would keep x for its gradient, which may be the scores of all words
+            places = x.new_zeros(self.length * self.batch, *x.shape[1:])
+            x = places.index_put_((self.rows,), x)
         x = x.view(self.length, self.batch, *x.shape[1:])
         if self.is_pad is not None:
             x = x.masked_fill(self.is_pad.view(*self.is_pad.shape, *[1] * (x.dim() - 2)), 0.0)
@@ -117,22 +119,3 @@ class Aligned(NamedTuple):
         if missing:
             x = nn.functional.pad(x, (0, 0, 0, 0, 0, missing))
         return x if self.shift is None else realigned(x, self.shift)
-
-
-class _Pad(torch.autograd.Function):
-    """Like ``index_copy``, but without keeping the input, which may be the scores of all words.
-
-    benchmarks/gradients.md has its price.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, rows: Tensor, count: int) -> Tensor:
-        return x.new_zeros(count, *x.shape[1:]).index_copy_(0, rows, x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        ctx.rows = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, ctx.rows), None, None

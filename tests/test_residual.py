@@ -19,7 +19,6 @@ from resmlp_mt.mixing import AbsoluteMixing, TokenMixing
 from resmlp_mt.mixing_products import CAUSAL_ROWS
 from resmlp_mt.model import residual
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
-from resmlp_mt.model.gradients import packed_bits, unpacked_bits
 from resmlp_mt.model.residual import (
     add_branch,
     attention_branch,
@@ -200,16 +199,6 @@ def test_neighbours_are_dropped_independently_and_draws_follow_the_seed() -> Non
         assert is_likely(pairs[:, 0] & pairs[:, 1], share**2)  # each element is in one pair
     torch.manual_seed(3)
     assert torch.equal(keep_mask(torch.zeros(200_000), 0.3)[0], mask)
-
-
-@settings(deadline=None, max_examples=20)
-@given(shape=st.lists(st.integers(0, 9), min_size=1, max_size=3), seed=st.integers(0, 1000))
-def test_packed_masks_are_the_masks(shape: list[int], seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.randint(0, 2, shape, generator=generator, dtype=torch.uint8)
-    packed = packed_bits(mask)
-    assert packed.numel() == -(-mask.numel() // 8)
-    assert torch.equal(unpacked_bits(packed, mask.shape), mask.bool())
 
 
 def test_dropout_leaves_out_and_scales_up_what_the_branch_adds() -> None:
@@ -401,4 +390,4 @@ def test_a_layer_keeps_little_for_its_gradients(monkeypatch: pytest.MonkeyPatch)
 
     less = kept()
     monkeypatch.setattr(residual, "_are_plain", lambda *_: False)
-    assert less < 0.5 * kept()
+    assert less < 0.52 * kept()

@@ -38,7 +38,10 @@ def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gra
 
     @once_differentiable
     def wrapped(ctx: Any, grad: Tensor) -> _Gradients:
-        with torch.autocast(grad.device.type, enabled=False):
+        device = grad.device.type
+        if not torch.is_autocast_enabled(device):
+            return backward(ctx, grad)
+        with torch.autocast(device, enabled=False):
             return backward(ctx, grad)
 
     return cast("Callable[..., _Gradients]", wrapped)
@@ -207,44 +210,3 @@ def _outer(heads: int, grad: Tensor, x: Tensor, causal: bool) -> Tensor:
         seen = slice(0, rows.stop)
         of_matrix[:, rows, seen] = torch.bmm(of_output[:, rows], flat[:, seen].transpose(1, 2))
     return of_matrix
-
-
-class DroppedAddition(torch.autograd.Function):
-    """x + m y / share, for a mask m with that share of ones.
-
-    Autograd keeps a byte of m for each element. Here a CPU keeps one bit, a GPU one byte: packing
-    takes several kernels. On a CPU, too, packing has a price: an update takes a little longer than
-    with autograd, most in a small model. benchmarks/gradients.md has time and memory.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, kept: Tensor, share: float) -> Tensor:
-        ctx.save_for_backward(packed_bits(kept) if kept.is_cpu else kept)
-        ctx.share, ctx.shape = share, kept.shape
-        return torch.addcmul(x, y, kept, value=1 / share)
-
-    @staticmethod
-    @_without_autocast
-    def backward(ctx: Any, grad: Tensor) -> _Gradients:
-        of_y = None
-        if ctx.needs_input_grad[1]:
-            (kept,) = ctx.saved_tensors
-            if kept.is_cpu:
-                kept = unpacked_bits(kept, ctx.shape)
-            of_y = (grad * kept).mul_(1 / ctx.share)
-        return grad, of_y, None, None
-
-
-def packed_bits(mask: Tensor) -> Tensor:
-    """A byte for eight numbers that are 0 or 1: of every eighth of the mask, one."""
-    eighths = F.pad(mask.flatten(), (0, -mask.numel() % 8)).view(8, -1)
-    return (eighths * _bits()).sum(0, dtype=torch.uint8)
-
-
-def unpacked_bits(packed: Tensor, shape: torch.Size) -> Tensor:
-    """The mask with this shape that :func:`packed_bits` packed."""
-    return (packed & _bits()).ne(0).flatten()[: shape.numel()].view(shape)
-
-
-def _bits() -> Tensor:
-    return torch.tensor([[1 << bit] for bit in range(8)], dtype=torch.uint8)

@@ -23,7 +23,7 @@ from resmlp_mt.graphs import is_recording
 from resmlp_mt.layers import Affine, FeedForward
 from resmlp_mt.mixing import TokenMixing
 from resmlp_mt.model.attention import CrossAttention, Memory
-from resmlp_mt.model.gradients import ActivatedLinear, AffineLinear, AffineMixing, DroppedAddition
+from resmlp_mt.model.gradients import ActivatedLinear, AffineLinear, AffineMixing
 from resmlp_mt.padding import Layout
 
 _KNOWN = {
@@ -144,10 +144,10 @@ def add_branch(x: Tensor, y: Tensor, post: Affine | None, dropout: nn.Dropout) -
         y = post(y)
     if not dropout.training:
         return x + y
-    if not (0 < dropout.p < 1 and _are_plain(dropout)):
+    if not (y.is_cpu and 0 < dropout.p < 1 and _are_plain(dropout)):
         return x + cast(Tensor, dropout(y))
-    added: Tensor = DroppedAddition.apply(x, y, *keep_mask(y, dropout.p))
-    return added
+    kept, share = keep_mask(y, dropout.p)
+    return torch.addcmul(x, y, kept, value=1 / share)
 
 
 def _are_plain(*modules: nn.Module) -> bool:
@@ -172,14 +172,13 @@ def _are_plain(*modules: nn.Module) -> bool:
 def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
     """The mask of dropout, 1 where ``x`` is kept and else 0, and the share that is kept.
 
-    On a CPU, PyTorch draws a random number of 64 bits for each element. Here four elements share
-    one, so that the probability is ``p`` rounded to 16 bits, and so is the share.
+    PyTorch draws a random number of 64 bits for each element. Here four elements share one, so that
+    the probability is ``p`` rounded to 16 bits, and so is the share.
 
     Args:
+        x: on a CPU.
         p: the probability of 0, between 0 and 1.
     """
-    if x.device.type != "cpu":
-        return torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p).view(torch.uint8), 1 - p
     dropped = min(round(p * 2**16), 2**16 - 1)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()] >= dropped - 2**15
