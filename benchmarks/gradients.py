@@ -3,8 +3,10 @@
     python -m benchmarks.gradients --threads 1
 
 An update of the paper's model with the chunked criterion, dropout 0.1, in batches with pads: 3 + 3
-layers of dim 128 with 4,000 subwords, and 6 + 6 of dim 512 with 32,000. All variants compute the
-same loss and gradients. Writes gradients.json and gradients.md beside this file.
+layers of dim 128 with 4,000 subwords, 6 + 6 of dim 512 with 32,000, and 6 + 6 of dim 16, which has
+hardly anything to multiply: its time is that of Python and of starting operations, for which a GPU
+waits in small batches. All variants compute the same loss and gradients. Plus and fairseq's
+Transformer are beside them. Writes gradients.json and gradients.md beside this file.
 """
 
 import json
@@ -37,8 +39,10 @@ HERE = Path(__file__).resolve().parent
 SIZES = {
     "3 + 3 layers, dim 128": (Sizes(128, 512, 3, 4, 4_000, 128), 2000),
     "6 + 6 layers, dim 512": (BASE, 1024),
+    "6 + 6 layers, dim 16": (Sizes(16, 32, 6, 2, 100, 256), 128),
 }
 BY_HAND, NONE = "all by hand", "none by hand"
+OTHERS = {"ResMLP plus, all by hand": "plus", "fairseq's Transformer": "transformer"}
 SEED = 1
 
 
@@ -136,11 +140,16 @@ def measured(sizes: Sizes, places: int, rounds: int) -> dict[str, dict[str, floa
     """Milliseconds of an update, times as long as by hand, and megabytes, for each variant."""
     variants = {BY_HAND: [], **{name: [name] for name in PLAIN}, NONE: list(PLAIN)}
     data = batches(default_lengths(), sizes, places, count=rounds, device="cpu", seed=SEED)
-    training = Training(f"resmlp{CHUNKED}", sizes, device="cpu", bf16=False, seed=SEED)
-    runs = {name: running(names, training, data) for name, names in variants.items()}
+    trainings = {
+        name: Training(f"{model}{CHUNKED}", sizes, device="cpu", bf16=False, seed=SEED)
+        for name, model in {BY_HAND: "resmlp", **OTHERS}.items()
+    }
+    chosen = [(name, names, trainings[BY_HAND]) for name, names in variants.items()]
+    chosen += [(name, [], trainings[name]) for name in OTHERS]
+    runs = {name: running(names, training, data) for name, names, training in chosen}
     speeds = interleaved(runs, rounds)
     found = {}
-    for name, names in variants.items():
+    for name, names, training in chosen:
         times = ratio(speeds[BY_HAND], speeds[name])
         found[name] = {
             "milliseconds": 1000 / speeds[name].median,
@@ -184,7 +193,7 @@ def page(report: dict[str, Any]) -> str:
             f" | {row['megabytes']:.1f}"
             for row in (rows[name] for rows in sizes.values())
         ]
-        shown = "nothing" if name == BY_HAND else f"`{name}`" if name in PLAIN else "all"
+        shown = {BY_HAND: "nothing", NONE: "all"}.get(name, f"`{name}`" if name in PLAIN else name)
         lines.append(f"| {shown} | " + " | ".join(cells) + " |")
     return (
         "# What gradients by hand save\n\n"

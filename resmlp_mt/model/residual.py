@@ -1,7 +1,7 @@
 """The residual branches of a layer, x + dropout(Aff(f(Aff(x)))).
 
 In training, only what the backward pass cannot recompute is kept. For each token that is x,
-B Aff(x) in the feed-forward layer, what the kernel of the attention needs, and one bit per channel
+B Aff(x) in the feed-forward layer, what the kernel of the attention needs, and one byte per channel
 for dropout; not the outputs of affine maps, of the activation and of the attention's last linear
 layer, nor padded inputs of A (:mod:`resmlp_mt.model.gradients`).
 
