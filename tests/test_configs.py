@@ -426,11 +426,14 @@ def test_a_recipe_of_a_user_over_one_of_ours(
 ) -> None:
     """fairseq's defaults come where ``_self_`` is, and every file replaces what is before it."""
     (tmp_path / "changes.yaml").write_text("model: {dropout: 0.3}\ntask: {data: x}")
-    search = f"hydra.searchpath=[{CONFIGS}]"
+    # as a recipe that no test has begun with, which gives it fairseq's defaults
+    (tmp_path / "ours/of_ours.yaml").parent.mkdir()
+    (tmp_path / "ours/of_ours.yaml").write_text((CONFIGS / "demo.yaml").read_text())
+    search = f"hydra.searchpath=[{tmp_path}/ours]"
     for defaults, dropout, refused in (
-        ("[_self_, demo, changes]", 0.3, False),
-        ("[_self_, demo]", 0.1, False),
-        ("[demo, _self_, changes]", 0.3, True),
+        ("[_self_, of_ours, changes]", 0.3, False),
+        ("[_self_, of_ours]", 0.1, False),
+        ("[of_ours, _self_, changes]", 0.3, True),
     ):
         own = "model: {dropout: 0.2, layer_scale_init: 1}"
         (tmp_path / "mine.yaml").write_text(f"defaults: {defaults}\n{own}")
@@ -440,7 +443,9 @@ def test_a_recipe_of_a_user_over_one_of_ours(
             cfg = compose("mine", [search], return_hydra_config=True)
         cfg.task.data = "x"
         assert cfg.model.dropout == dropout
-        told = pytest.raises(SystemExit, match="with _self_ and replace demo: begin defaults with")
+        told = pytest.raises(
+            SystemExit, match="with _self_ and replace of_ours: begin defaults with"
+        )
         with told if refused else nullcontext():
             resmlp_mt.models.HydraCallback().on_job_start(cfg)
         message = "mine.yaml: model.dropout: 0.2 has no effect, because a file after _self_ in de"
