@@ -72,7 +72,7 @@ class Layout(NamedTuple):
     def pad(self, x: Tensor) -> Tensor:
         """Put (tokens, ...) in their places in (length, batch, ...), among zeros."""
         if self.rows is not None:
-            # index_copy_ would keep x for its gradient, which may be the scores of all words
+            # index_copy_ would keep x for its gradient
             places = x.new_zeros(self.length * self.batch, *x.shape[1:])
             x = places.index_put_((self.rows,), x)
         x = x.view(self.length, self.batch, *x.shape[1:])
