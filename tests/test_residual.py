@@ -218,6 +218,12 @@ def test_dropout_leaves_out_and_scales_up_what_the_branch_adds() -> None:
     torch.testing.assert_close(add_branch(x, y, post, dropout), x + post(y))
 
 
+def test_dropout_on_another_device_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(residual, "keep_mask")  # its draws are those of a CPU
+    x = torch.randn(3, 7, device="meta", requires_grad=True)
+    assert add_branch(x, 2 * x, None, nn.Dropout(0.25)).is_meta
+
+
 @pytest.mark.parametrize("sentences_of_each_length", [1, 3])  # 28 and 84 tokens, fc1 has 65 rows
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_rounds_no_more_than_the_modules(
