@@ -46,13 +46,6 @@ OTHERS = {"ResMLP plus, all by hand": "plus", "fairseq's Transformer": "transfor
 SEED = 1
 
 
-def affine_linear(x: Tensor, alpha: Tensor, beta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The affine map is applied to the smaller of x and the weight, as by hand."""
-    if len(x) < len(weight):
-        return F.linear(torch.addcmul(beta, x, alpha), weight, bias)
-    return F.linear(x, weight * alpha, weight @ beta + bias)
-
-
 def activated_linear(
     x: Tensor,
     weight: Tensor,
@@ -92,7 +85,6 @@ def smoothed_cross_entropy(
 
 # the function by hand, where it is looked up, and plain autograd
 PLAIN: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "AffineLinear": (residual, affine_linear),
     "ActivatedLinear": (residual, activated_linear),
     "AffineMixing": (residual, affine_mixing),
     "_SmoothedCrossEntropy": (criterion, smoothed_cross_entropy),

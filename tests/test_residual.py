@@ -19,6 +19,7 @@ from resmlp_mt.mixing import AbsoluteMixing, TokenMixing
 from resmlp_mt.mixing_products import CAUSAL_ROWS
 from resmlp_mt.model import residual
 from resmlp_mt.model.attention import CrossAttention, Memory, Source
+from resmlp_mt.model.gradients import ActivatedLinear, AffineMixing
 from resmlp_mt.model.residual import (
     add_branch,
     attention_branch,
@@ -362,14 +363,21 @@ def test_a_backward_pass_under_autocast_keeps_the_types_of_the_forward_pass() ->
     length = CAUSAL_ROWS + 5
     module = Branches(4, length, True, "gelu", 0.2)
     x = torch.randn(length, 4, requires_grad=True)
-    found = []
-    for autocast in (False, True):
-        torch.manual_seed(0)
-        y = module(x, layout_of([length]))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            found.append(torch.autograd.grad(y.square().sum(), [x, *module.parameters()]))
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
+    matrix, offset = module.mixing.matrix(length), module.mixing.offset(length)
+    pre, post, last, fc2 = module.pre, module.post, module.last, module.ffn.fc2
+    affines = pre.alpha, pre.beta, matrix, offset, post.alpha, post.beta
+    hidden = torch.randn(length, 9, requires_grad=True)
+    linear = fc2.weight, fc2.bias, last.alpha, last.beta
+    for y, inputs in (
+        (AffineMixing.apply(x, *affines, layout_of([length]), True), (x, *affines)),
+        (ActivatedLinear.apply(hidden, *linear, F.gelu), (hidden, *linear)),
+    ):
+        grad = torch.randn_like(y)
+        expected = torch.autograd.grad(y, inputs, grad, retain_graph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = torch.autograd.grad(y, inputs, grad)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_a_layer_keeps_little_for_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,4 +404,4 @@ def test_a_layer_keeps_little_for_its_gradients(monkeypatch: pytest.MonkeyPatch)
 
     less = kept()
     monkeypatch.setattr(residual, "_are_plain", lambda *_: False)
-    assert less < 0.52 * kept()
+    assert less < 0.6 * kept()

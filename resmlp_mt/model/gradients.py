@@ -2,17 +2,13 @@
 
 With g the gradient of y, P = g^T h, and sums over tokens:
 
-    y = W (alpha h + beta) + b     dW_ij = P_ij alpha_j + (sum g_i) beta_j
-                                   dalpha_j = sum_i P_ij W_ij     dbeta = W^T sum g
     y = alpha (W h + b) + beta     dW_ij = alpha_i P_ij
                                    dalpha_i = sum_j P_ij W_ij + b_i sum g_i
     y = alpha (A h + b) + beta     dalpha = sum (A^T g) h + b g
 
-So the gradients of an affine map next to a linear layer come from P, which the gradient of W needs
-anyway, and the outputs of W and A are not needed. An affine map before W is applied to W where a
-batch has at least as many tokens as W has rows, else to the tokens: the passes over numbers cost up
-to a fifth of an update on a CPU. One after W is applied to the output: it starts as small as 1e-5,
-and so small a weight would be rounded to nothing in float16.
+So the gradients of an affine map after a linear layer come from P, which the gradient of W needs
+anyway, and the outputs of W and A are not needed. The map is applied to the output and not to W: it
+starts as small as 1e-5, and so small a weight would be rounded to nothing in float16.
 
 Plain autograd computes the same in a line or two for each function: they are in
 benchmarks/gradients.py. benchmarks/gradients.md has what each saves: memory above all.
@@ -45,45 +41,6 @@ def _without_autocast(backward: Callable[..., _Gradients]) -> Callable[..., _Gra
             return backward(ctx, grad)
 
     return cast("Callable[..., _Gradients]", wrapped)
-
-
-class AffineLinear(torch.autograd.Function):
-    """W (alpha x + beta) + b; (tokens, dim) -> (tokens, hidden dim).
-
-    Autograd keeps W alpha or alpha x + beta too.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, alpha: Tensor, beta: Tensor, weight: Tensor, bias: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(x, alpha, beta, weight)
-        if len(x) < len(weight):
-            return F.linear(torch.addcmul(beta, x, alpha), weight, bias)
-        return F.linear(x, weight * alpha, weight @ beta + bias)
-
-    @staticmethod
-    @_without_autocast
-    def backward(ctx: Any, grad: Tensor) -> _Gradients:
-        x, alpha, beta, weight = ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        of_x = of_alpha = of_weight = None
-        of_bias = grad.sum(0, dtype=weight.dtype)
-        if len(x) < len(weight):
-            if needed[0] or needed[1]:
-                of_affine = grad @ weight.to(grad.dtype)
-                of_alpha = (of_affine * x).sum(0, dtype=weight.dtype)
-                of_x = of_affine * alpha
-            if needed[3]:
-                of_weight = grad.t() @ torch.addcmul(beta, x, alpha).to(grad.dtype)
-        else:
-            if needed[0]:
-                of_x = grad @ (weight * alpha).to(grad.dtype)
-            if needed[1] or needed[3]:
-                product = (grad.t() @ x.to(grad.dtype)).to(weight.dtype)
-                of_alpha = (product * weight).sum(0)
-                of_weight = product.mul_(alpha).addr_(of_bias, beta)
-        return of_x, of_alpha, of_bias @ weight, of_weight, of_bias
 
 
 class ActivatedLinear(torch.autograd.Function):
