@@ -126,6 +126,7 @@ def _affine_linear(x: Tensor, affine: Affine, linear: nn.Linear) -> Tensor:
     weight = linear.weight
     if len(x) < len(weight):
         return cast(Tensor, linear(affine(x)))
+    assert affine.beta is not None  # it is plain
     return F.linear(x, weight * affine.alpha, weight @ affine.beta + linear.bias)
 
 
