@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from docs import draw_imports
 from docs.draw_imports import OF_THE_COMMANDS, imported, imported_rooms
+from mutation.faults import FAULTS
 
 PACKAGE = draw_imports.PACKAGE
 ROOMS = draw_imports.rooms()
@@ -190,3 +191,8 @@ def test_files_named_in_the_architecture_exist() -> None:
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     long = {p.name for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 400}
     assert not long
+
+
+def test_every_fault_of_the_mutation_run_can_be_made() -> None:
+    lost = [fault.what for fault in FAULTS if fault.old not in (ROOT / fault.file).read_text()]
+    assert not lost, "the code has changed: give tests/mutation/faults.py its new text"
